@@ -1,0 +1,252 @@
+"""Every exception this package raises on its own account.
+
+All of them derive from :exc:`NatsError`. Where Trio already has a word for the situation, the class
+derives from Trio's too, so code written against Trio's channels needs no second ``except``. Using a
+closed connection or subscription raises :exc:`trio.ClosedResourceError` itself, and the end of a
+subscription :exc:`trio.EndOfChannel` itself.
+
+No text in here ever holds a password, token, seed, JWT or signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import trio
+
+__all__ = [
+    "AuthenticationExpiredError",
+    "AuthorizationError",
+    "ClientCertificateError",
+    "ConfigurationError",
+    "ConnectAttempt",
+    "ConnectError",
+    "ConnectPhase",
+    "ConnectTimeoutError",
+    "ConnectionLostError",
+    "CredentialsError",
+    "InvalidHeaderError",
+    "InvalidSubjectError",
+    "MaxPayloadError",
+    "NatsError",
+    "NoInfoError",
+    "NoRespondersError",
+    "OutboxFullError",
+    "PermissionsViolationError",
+    "PlaintextAuthError",
+    "ProtocolError",
+    "RequestTimeoutError",
+    "ServerClosedError",
+    "ServerReportedError",
+    "SlowConsumerError",
+    "TLSCertificateError",
+    "TLSConfigurationError",
+    "TLSError",
+    "TLSHandshakeError",
+    "TLSInjectionError",
+    "TLSNotOfferedError",
+    "TLSRequiredError",
+]
+
+_E = TypeVar("_E", bound=BaseException)
+
+ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "info", "auth"]
+"""Where an attempt to connect ended: name resolution, dialling, an HTTP upgrade or proxy, the TLS
+handshake, waiting for the server's ``INFO``, or credentials (ours being unusable, or the server's
+verdict on them)."""
+
+
+class NatsError(Exception):
+    """Base class of all errors raised by this package."""
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+class ConfigurationError(NatsError, ValueError):
+    """An option, or a combination of options, that cannot work. Raised before any packet is sent."""
+
+
+class InvalidSubjectError(NatsError, ValueError):
+    """A subject, queue group or inbox prefix that NATS does not allow (ADR-6)."""
+
+
+class InvalidHeaderError(NatsError, ValueError):
+    """A header name or value that cannot be sent (ADR-4)."""
+
+
+class MaxPayloadError(NatsError, ValueError):
+    """The message, headers included, is larger than the server's ``max_payload``.
+
+    Nothing was sent. ``size`` and ``max_payload`` are in bytes.
+    """
+
+    def __init__(self, size: int, max_payload: int) -> None:
+        super().__init__(
+            f"message of {size:,} bytes (headers included) is larger than the server's max_payload "
+            f"of {max_payload:,} bytes; send less, split it, or raise max_payload on the server"
+        )
+        self.size = size
+        self.max_payload = max_payload
+
+
+class CredentialsError(NatsError, ValueError):
+    """Credentials that cannot be used: malformed, unreadable or incomplete. Never quotes them."""
+
+
+# --- opening -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectAttempt:
+    """What happened to one server on the way to a :exc:`ConnectError`."""
+
+    server: str
+    """The server's URL without credentials."""
+    phase: ConnectPhase
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{self.server} [{self.phase}]: {self.error}"
+
+
+class ConnectError(NatsError, OSError):
+    """No server could be connected to. ``attempts`` has one entry per server, in the order tried.
+
+    ``__cause__`` is the single failure, or an :exc:`ExceptionGroup` of all of them.
+    """
+
+    def __init__(self, attempts: Sequence[ConnectAttempt]) -> None:
+        self.attempts = tuple(attempts)
+        if len(self.attempts) == 1:
+            text = f"cannot connect to {self.attempts[0]}"
+        else:
+            lines = "".join(f"\n  - {attempt}" for attempt in self.attempts)
+            text = f"cannot connect to any of {len(self.attempts)} servers:{lines}"
+        super().__init__(text)
+
+    def errors(self, kind: type[_E]) -> Iterator[_E]:
+        """The failures of the given class, in the order they happened."""
+        for attempt in self.attempts:
+            if isinstance(attempt.error, kind):
+                yield attempt.error
+
+
+class ConnectTimeoutError(NatsError, TimeoutError):
+    """One attempt used up ``connect_timeout`` (which spans dial, INFO, TLS and authentication)."""
+
+
+class NoInfoError(NatsError):
+    """The peer accepted the connection but did not begin with a NATS ``INFO`` line."""
+
+
+class ServerClosedError(NatsError):
+    """The server closed the connection while it was being opened, without saying why."""
+
+
+class TLSError(NatsError):
+    """Base class of everything that goes wrong with TLS."""
+
+
+class TLSConfigurationError(TLSError, ConfigurationError):
+    """TLS options that contradict each other or the URL, or material that cannot be loaded."""
+
+
+class TLSNotOfferedError(TLSError):
+    """The mode promises TLS, but the server offers none. Nothing was sent in plaintext."""
+
+
+class TLSRequiredError(TLSError):
+    """The server insists on TLS, but the mode forbids it."""
+
+
+class TLSHandshakeError(TLSError):
+    """The TLS handshake failed. There is no fallback to plaintext, ever."""
+
+
+class TLSCertificateError(TLSHandshakeError):
+    """The server's certificate was not acceptable: unknown issuer, expired, or another host's."""
+
+
+class ClientCertificateError(TLSHandshakeError):
+    """The server refused our client certificate, or asked for one and got none."""
+
+
+class TLSInjectionError(TLSError):
+    """Plaintext arrived between ``INFO`` and the TLS handshake. Somebody is tampering."""
+
+
+class PlaintextAuthError(TLSError):
+    """``plaintext_auth="refuse"``: a replayable secret would have left in plaintext."""
+
+
+# --- what the server says ------------------------------------------------------------------------
+
+
+class ProtocolError(NatsError):
+    """The peer sent something that is not the NATS protocol, or beyond the limits set for it."""
+
+
+class ServerReportedError(NatsError):
+    """An ``-ERR`` line. ``message`` is the server's text as sent, bounded and printable."""
+
+    def __init__(self, message: str, explanation: str = "") -> None:
+        super().__init__(f"server said {message!r}" + (f": {explanation}" if explanation else ""))
+        self.message = message
+
+
+class AuthorizationError(ServerReportedError):
+    """The server did not accept the credentials."""
+
+
+class AuthenticationExpiredError(AuthorizationError):
+    """The credentials were accepted once and have expired or been revoked."""
+
+
+class PermissionsViolationError(ServerReportedError):
+    """The server forbids publishing or subscribing to ``subject``.
+
+    ``operation`` is ``"publish"`` or ``"subscription"``; ``queue`` is set when the subscription
+    named a queue group.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        operation: Literal["publish", "subscription"],
+        subject: str,
+        queue: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.operation = operation
+        self.subject = subject
+        self.queue = queue
+
+
+# --- using a connection ----------------------------------------------------------------------------
+
+
+class ConnectionLostError(NatsError, trio.BrokenResourceError):
+    """The connection is gone for good, or went while something could not wait. See ``__cause__``."""
+
+
+class RequestTimeoutError(NatsError, TimeoutError):
+    """No reply arrived within the request's ``timeout``, or the reply stream stalled."""
+
+
+class NoRespondersError(NatsError):
+    """Nobody is subscribed to the request's subject."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"nobody is subscribed to {subject!r}: no responder for the request")
+        self.subject = subject
+
+
+class OutboxFullError(NatsError, trio.WouldBlock):
+    """``pending_size`` bytes are waiting to be written and the connection was told not to wait."""
+
+
+class SlowConsumerError(NatsError):
+    """A subscription's limit was reached and messages for it were dropped."""
