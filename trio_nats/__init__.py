@@ -1,3 +1,144 @@
-"""A Trio-native client for NATS."""
+"""A Trio-native client for NATS.
+
+>>> import trio
+>>> from trio_nats import open_nats
+>>> async def main():
+...     async with open_nats("nats://localhost:4222") as nc:
+...         async with nc.subscribe("greet.*") as greetings:
+...             await nc.publish("greet.joe", b"hello")
+...             print(await greetings.receive())
+"""
+
+from __future__ import annotations
 
 __version__ = "0.1.0.dev0"
+
+from . import errors, events
+from ._core.stats import Statistics
+from ._protocol.info import ServerInfo
+from ._transport.tls_info import CertificateInfo, TLSInfo
+from .auth import (
+    JWT,
+    Auth,
+    AuthCallback,
+    AuthLike,
+    Credentials,
+    NKey,
+    Sign,
+    Token,
+    UserPassword,
+)
+from .connect import open_nats
+from .connection import Connection
+from .errors import (
+    AuthenticationExpiredError,
+    AuthorizationError,
+    ClientCertificateError,
+    ConfigurationError,
+    ConnectAttempt,
+    ConnectError,
+    ConnectionLostError,
+    ConnectPhase,
+    ConnectTimeoutError,
+    CredentialsError,
+    InvalidHeaderError,
+    InvalidSubjectError,
+    MaxPayloadError,
+    NatsError,
+    NoInfoError,
+    NoRespondersError,
+    OutboxFullError,
+    PermissionsViolationError,
+    PlaintextAuthError,
+    ProtocolError,
+    RequestTimeoutError,
+    ServerClosedError,
+    ServerReportedError,
+    SlowConsumerError,
+    TLSCertificateError,
+    TLSConfigurationError,
+    TLSError,
+    TLSHandshakeError,
+    TLSInjectionError,
+    TLSNotOfferedError,
+    TLSRequiredError,
+)
+from .events import ConnectionState
+from .headers import Headers, HeadersLike, Status
+from .message import Msg, Payload
+from .options import (
+    PendingLimits,
+    ProtocolLimits,
+    ReconnectPolicy,
+    TLSMode,
+    TLSOptions,
+)
+from .replies import Replies, empty_sentinel
+from .servers import Server
+from .subscription import Subscription
+
+__all__ = [
+    "JWT",
+    "Auth",
+    "AuthCallback",
+    "AuthLike",
+    "AuthenticationExpiredError",
+    "AuthorizationError",
+    "CertificateInfo",
+    "ClientCertificateError",
+    "ConfigurationError",
+    "ConnectAttempt",
+    "ConnectError",
+    "ConnectPhase",
+    "ConnectTimeoutError",
+    "Connection",
+    "ConnectionLostError",
+    "ConnectionState",
+    "Credentials",
+    "CredentialsError",
+    "Headers",
+    "HeadersLike",
+    "InvalidHeaderError",
+    "InvalidSubjectError",
+    "MaxPayloadError",
+    "Msg",
+    "NKey",
+    "NatsError",
+    "NoInfoError",
+    "NoRespondersError",
+    "OutboxFullError",
+    "Payload",
+    "PendingLimits",
+    "PermissionsViolationError",
+    "PlaintextAuthError",
+    "ProtocolError",
+    "ProtocolLimits",
+    "ReconnectPolicy",
+    "Replies",
+    "RequestTimeoutError",
+    "Server",
+    "ServerClosedError",
+    "ServerInfo",
+    "ServerReportedError",
+    "Sign",
+    "SlowConsumerError",
+    "Statistics",
+    "Status",
+    "Subscription",
+    "TLSCertificateError",
+    "TLSConfigurationError",
+    "TLSError",
+    "TLSHandshakeError",
+    "TLSInfo",
+    "TLSInjectionError",
+    "TLSMode",
+    "TLSNotOfferedError",
+    "TLSOptions",
+    "TLSRequiredError",
+    "Token",
+    "UserPassword",
+    "empty_sentinel",
+    "errors",
+    "events",
+    "open_nats",
+]

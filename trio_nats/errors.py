@@ -62,11 +62,11 @@ class NatsError(Exception):
     """Base class of all errors raised by this package."""
 
 
-# --- bad input ---------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------
 
 
 class ConfigurationError(NatsError, ValueError):
-    """An option, or a combination of options, that cannot work. Raised before any packet is sent."""
+    """An option, or a combination of options, that cannot work. Raised before anything is sent."""
 
 
 class InvalidSubjectError(NatsError, ValueError):
@@ -96,7 +96,7 @@ class CredentialsError(NatsError, ValueError):
     """Credentials that cannot be used: malformed, unreadable or incomplete. Never quotes them."""
 
 
-# --- opening -----------------------------------------------------------------------------------
+# --- opening -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,14 @@ class ConnectTimeoutError(NatsError, TimeoutError):
 
 
 class NoInfoError(NatsError):
-    """The peer accepted the connection but did not begin with a NATS ``INFO`` line."""
+    """The peer accepted the connection but did not begin with a NATS ``INFO`` line.
+
+    ``closed`` says that it closed the connection instead.
+    """
+
+    def __init__(self, text: str, *, closed: bool = False) -> None:
+        super().__init__(text)
+        self.closed = closed
 
 
 class ServerClosedError(NatsError):
@@ -195,6 +202,7 @@ class ServerReportedError(NatsError):
     def __init__(self, message: str, explanation: str = "") -> None:
         super().__init__(f"server said {message!r}" + (f": {explanation}" if explanation else ""))
         self.message = message
+        self.explanation = explanation
 
 
 class AuthorizationError(ServerReportedError):
@@ -209,7 +217,7 @@ class PermissionsViolationError(ServerReportedError):
     """The server forbids publishing or subscribing to ``subject``.
 
     ``operation`` is ``"publish"`` or ``"subscription"``; ``queue`` is set when the subscription
-    named a queue group.
+    named a queue group, and ``sid`` when the server told the subscription's number.
     """
 
     def __init__(
@@ -218,18 +226,22 @@ class PermissionsViolationError(ServerReportedError):
         operation: Literal["publish", "subscription"],
         subject: str,
         queue: str | None = None,
+        sid: str | None = None,
     ) -> None:
         super().__init__(message)
         self.operation = operation
         self.subject = subject
         self.queue = queue
+        self.sid = sid
 
 
-# --- using a connection ----------------------------------------------------------------------------
+# --- using a connection --------------------------------------------------------------------------
 
 
 class ConnectionLostError(NatsError, trio.BrokenResourceError):
-    """The connection is gone for good, or went while something could not wait. See ``__cause__``."""
+    """The connection is gone for good, or went while something could not wait. ``__cause__`` says
+    why.
+    """
 
 
 class RequestTimeoutError(NatsError, TimeoutError):

@@ -1,0 +1,154 @@
+"""What waits to be written, and who waits for room."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from .._protocol import commands
+from ..errors import OutboxFullError
+from .settings import WhenFull
+
+__all__ = ["Outbox"]
+
+# A chunk is joined and written in one go. Larger ones gain nothing, and what is in one when the
+# wire breaks counts as lost.
+_CHUNK = 64 * 1024
+# PONGs jump the queue, so a peer that asks for them and does not read them must be stopped.
+_MAX_PONGS = 1024
+
+
+class Outbox:
+    """Frames in the order they were accepted, in chunks of about 64 KiB.
+
+    Appending is synchronous and never fails, so a frame is in it whole or not at all, whatever is
+    cancelled. Waiting for room comes before.
+    """
+
+    def __init__(self, limit: int, when_full: WhenFull) -> None:
+        self._limit = limit
+        self._when_full: WhenFull = when_full
+        self._chunks: deque[list[bytes]] = deque()
+        self._open: list[bytes] = []
+        self._open_size = 0
+        self._pongs = 0
+        self._writer: trio.lowlevel.Task | None = None
+        self._for_room = trio.lowlevel.ParkingLot()
+        self._unyielded = 0
+        self.size = 0
+        """Bytes waiting, those being written included."""
+
+    def append(self, frame: bytes) -> None:
+        """Accept one whole frame."""
+        size = len(frame)
+        self.size += size
+        self._open_size += size
+        self._open.append(frame)
+        if self._open_size >= _CHUNK:
+            self._seal()
+        if self._writer is not None:
+            self._wake()
+
+    def prepend(self, frames: list[bytes]) -> None:
+        """Put frames before all that waits: what a new wire has to hear first."""
+        if frames:
+            self.size += sum(map(len, frames))
+            self._seal()
+            self._chunks.appendleft(frames)
+            self._wake()
+
+    def pong(self) -> bool:
+        """Answer a PING, ahead of everything. ``False`` if too many answers are waiting already."""
+        self._pongs += 1
+        self._wake()
+        return self._pongs <= _MAX_PONGS
+
+    async def room(self) -> None:
+        """A checkpoint that waits while the limit is reached, or raises, as was chosen.
+
+        Yields to other tasks at least once for every chunk's worth of frames, so that a loop that
+        does nothing but publish does not keep the writer from writing. Cancelled, nothing has
+        happened.
+        """
+        if self.size < self._limit:
+            if self.size - self._unyielded < _CHUNK:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                return
+            self._unyielded = self.size
+            await trio.lowlevel.checkpoint()
+        while self.size >= self._limit:
+            if self._when_full == "raise":
+                await trio.lowlevel.checkpoint()
+                raise OutboxFullError(
+                    f"{self.size:,} bytes are waiting to be written (pending_size is "
+                    f"{self._limit:,}): the server is away, or slower than what is published"
+                )
+            await self._for_room.park()
+
+    async def wait(self) -> None:
+        """Return once there is something to write, at once if there is. For the one writer."""
+        if self._chunks or self._open or self._pongs:
+            return
+
+        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            self._writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._writer = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def take(self) -> list[bytes]:
+        """Remove the next chunk. Call :meth:`written` once it is, or :meth:`lost` if not."""
+        if self._chunks:
+            chunk = self._chunks.popleft()
+        else:
+            chunk, self._open, self._open_size = self._open, [], 0
+        if self._pongs:
+            self.size += len(commands.PONG) * self._pongs
+            chunk = [commands.PONG * self._pongs, *chunk]
+            self._pongs = 0
+        return chunk
+
+    def written(self, size: int) -> None:
+        """``size`` bytes taken are done with; there may be room now."""
+        self.size -= size
+        self._unyielded = min(self._unyielded, self.size)
+        if self._for_room and self.size < self._limit:
+            self._for_room.unpark_all()
+
+    def lost(self, chunk: list[bytes]) -> int:
+        """A chunk taken will never be written. Returns how many messages were in it."""
+        self.written(sum(map(len, chunk)))
+        return sum(map(_is_message, chunk))
+
+    def forget_commands(self) -> None:
+        """Keep only messages: what else waits was meant for a wire that is gone."""
+        self._seal()
+        kept = [[frame for frame in chunk if _is_message(frame)] for chunk in self._chunks]
+        self._chunks = deque(chunk for chunk in kept if chunk)
+        self._pongs = 0
+        remaining = sum(len(frame) for chunk in self._chunks for frame in chunk)
+        self.written(self.size - remaining)
+
+    def close(self) -> None:
+        """Drop everything, and let go whoever waits for room."""
+        self._chunks.clear()
+        self._open, self._open_size, self._pongs = [], 0, 0
+        self.size = 0
+        self._for_room.unpark_all()
+
+    def _seal(self) -> None:
+        if self._open:
+            self._chunks.append(self._open)
+            self._open, self._open_size = [], 0
+
+    def _wake(self) -> None:
+        writer = self._writer
+        if writer is not None:
+            self._writer = None
+            trio.lowlevel.reschedule(writer)
+
+
+def _is_message(frame: bytes) -> bool:
+    return frame.startswith((b"PUB ", b"HPUB "))

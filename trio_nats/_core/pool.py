@@ -1,0 +1,102 @@
+"""The servers a connection may use, and how often each has failed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from .._protocol.info import ServerInfo
+from ..errors import ConfigurationError
+from ..servers import Scheme, Server, is_ip_address, parse_server
+
+__all__ = ["Pool"]
+
+
+class Pool:
+    """Seeds, which stay for ever, and discovered servers, which the cluster names and withdraws.
+
+    A server without credentials of its own in the URL has the first URL's.
+    """
+
+    def __init__(self, seeds: Sequence[Server], *, randomize: bool) -> None:
+        self._randomize = randomize
+        first = next((seed for seed in seeds if seed.has_userinfo), None)
+        self._userinfo = first
+        order = [self._with_userinfo(seed) for seed in seeds]
+        if randomize:
+            random.shuffle(order)
+        self._servers = order
+        self.failures: dict[Server, int] = {}
+        """Failed attempts in a row."""
+
+    def _with_userinfo(self, server: Server) -> Server:
+        first = self._userinfo
+        if first is None or server.has_userinfo:
+            return server
+        return replace(server, user=first.user, password=first.password, token=first.token)
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """All of them, in the order they would be tried."""
+        return tuple(self._servers)
+
+    def failed(self, server: Server) -> int:
+        """Move a server to the end. Returns how often in a row it has failed."""
+        count = self.failures[server] = self.failures.get(server, 0) + 1
+        self._move_to_end(server)
+        return count
+
+    def connected(self, server: Server) -> None:
+        """A server is in use: its failures are forgiven, and it comes last if it is lost."""
+        self.failures.clear()
+        self._move_to_end(server)
+
+    def remove(self, server: Server) -> None:
+        """Never try this server again."""
+        if server in self._servers:
+            self._servers.remove(server)
+
+    def _move_to_end(self, server: Server) -> None:
+        if server in self._servers:
+            self._servers.remove(server)
+            self._servers.append(server)
+
+    def discover(self, info: ServerInfo, named_by: Server, scheme: Scheme) -> list[Server]:
+        """Take the cluster's members from INFO; returns those not known before.
+
+        They get the scheme in use with the server that named them, and where they are bare
+        addresses, that server's name is what their certificates must be for.
+        """
+        urls = info.ws_connect_urls if named_by.is_websocket else info.connect_urls
+        if urls is None:
+            return []
+        named = dict(self._parsed(urls, named_by, scheme))
+        known = {(server.host, server.port) for server in self._servers}
+        self._servers = [
+            server
+            for server in self._servers
+            if not server.discovered or (server.host, server.port) in named or server == named_by
+        ]
+        new = [server for address, server in named.items() if address not in known]
+        if self._randomize:
+            random.shuffle(new)
+        self._servers += new
+        return new
+
+    def _parsed(
+        self, urls: Iterable[str], named_by: Server, scheme: Scheme
+    ) -> Iterable[tuple[tuple[str, int], Server]]:
+        name = named_by.tls_name or (None if is_ip_address(named_by.host) else named_by.host)
+        for url in urls:
+            try:
+                found = parse_server(f"{scheme}://{url}")
+            except ConfigurationError:
+                continue  # one unusable address is no reason to distrust the others
+            server = replace(
+                self._with_userinfo(found),
+                path=named_by.path,
+                tls_name=name if is_ip_address(found.host) else None,
+                discovered=True,
+            )
+            yield (server.host, server.port), server

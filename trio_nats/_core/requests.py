@@ -1,0 +1,142 @@
+"""Replies to requests: one wildcard subscription for all of them.
+
+The last token of a reply's subject finds the slot that waits for it. A slot lives exactly as long
+as its request, so a late reply finds nothing and is dropped, and no cancellation leaves one behind.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from typing import Protocol
+
+import outcome
+import trio
+
+from ..errors import NoRespondersError, PermissionsViolationError
+from ..message import Msg
+from .router import Router
+
+__all__ = ["ReplySlot", "Requests", "Slot", "new_inbox"]
+
+_ALPHABET = string.digits + string.ascii_letters
+
+
+def new_inbox(prefix: str) -> str:
+    """A subject nobody else uses or can guess, below ``prefix``."""
+    return f"{prefix}.{''.join(secrets.choice(_ALPHABET) for _ in range(22))}"
+
+
+class Slot(Protocol):
+    """What waits for the replies to one request."""
+
+    subject: str
+    """What the request was published to."""
+
+    def push(self, msg: Msg) -> None: ...
+    def end(self, error: Exception) -> None: ...
+
+
+class ReplySlot:
+    """Waits for a single reply: parks the requesting task, and hands it the reply directly."""
+
+    __slots__ = ("_result", "_task", "subject")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self._task: trio.lowlevel.Task | None = None
+        self._result: outcome.Outcome[Msg] | None = None
+
+    def push(self, msg: Msg) -> None:
+        """The reply has come."""
+        if is_no_responders(msg):
+            self._settle(outcome.Error(NoRespondersError(self.subject)))
+        else:
+            self._settle(outcome.Value(msg))
+
+    def end(self, error: Exception) -> None:
+        """There will be no reply."""
+        self._settle(outcome.Error(error))
+
+    def _settle(self, result: outcome.Outcome[Msg]) -> None:
+        if self._result is None:
+            self._result = result
+            if self._task is not None:
+                trio.lowlevel.reschedule(self._task, self._result)
+
+    async def wait(self) -> Msg:
+        """The reply."""
+        if self._result is not None:
+            await trio.lowlevel.checkpoint()
+            return self._result.unwrap()
+
+        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._task = trio.lowlevel.current_task()
+        reply: Msg = await trio.lowlevel.wait_task_rescheduled(abort)
+        return reply
+
+
+def is_no_responders(msg: Msg) -> bool:
+    """Whether the server itself answered that nobody is subscribed."""
+    raw = msg.raw_headers
+    return raw is not None and raw.startswith(b"NATS/1.0 503") and not msg.data
+
+
+class Requests:
+    """The slots of a connection, and the :class:`~.router.Sink` that feeds them.
+
+    It subscribes when the first request is made, so a connection that makes none needs no
+    permission for inboxes.
+    """
+
+    raw_queue: bytes | None = None
+    remaining: int | None = None
+    pending = (0, 0)
+
+    def __init__(self, router: Router, inbox_prefix: str) -> None:
+        self._router = router
+        self._prefix = new_inbox(inbox_prefix).encode() + b"."
+        self._skip = len(self._prefix)
+        self._count = 0
+        self._sid: bytes | None = None
+        self.slots: dict[bytes, Slot] = {}
+        self.raw_subject = self._prefix + b"*"
+
+    def new_token(self) -> tuple[bytes, bytes]:
+        """A token for a slot to come, and the reply subject that leads to it."""
+        self._count += 1
+        token = b"%d" % self._count
+        return token, self._prefix + token
+
+    def open(self, token: bytes, slot: Slot) -> None:
+        """Expect replies. They must end with :meth:`close`."""
+        if self._sid is None:
+            self._sid = self._router.add(self)
+        self.slots[token] = slot
+
+    def close(self, token: bytes) -> None:
+        """Forget a slot; replies that still come for it are dropped."""
+        self.slots.pop(token, None)
+
+    def push(self, msg: Msg) -> None:
+        """Hand a reply to its slot. Replies are never dropped for a limit's sake."""
+        slot = self.slots.get(msg.raw_subject[self._skip :])
+        if slot is not None:
+            slot.push(msg)
+
+    def end(self, error: Exception) -> None:
+        """The inbox is gone: every request fails, and the next one subscribes anew."""
+        self._sid = None
+        slots, self.slots = self.slots, {}
+        for slot in slots.values():
+            slot.end(error)
+
+    def deny(self, error: PermissionsViolationError) -> bool:
+        """Fail the requests to a subject the server forbids. ``False`` if there are none."""
+        denied = [token for token, slot in self.slots.items() if slot.subject == error.subject]
+        for token in denied:
+            self.slots.pop(token).end(error)
+        return bool(denied)

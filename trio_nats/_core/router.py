@@ -1,0 +1,125 @@
+"""From subscription numbers to subscriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import trio
+
+from .._protocol import commands
+from ..errors import PermissionsViolationError
+from ..message import Msg
+from .outbox import Outbox
+
+__all__ = ["Router", "Sink"]
+
+
+class Sink(Protocol):
+    """Where messages of one subscription go."""
+
+    @property
+    def raw_subject(self) -> bytes: ...
+    @property
+    def raw_queue(self) -> bytes | None: ...
+    @property
+    def remaining(self) -> int | None:
+        """How many messages it still wants, if it has a limit."""
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """Messages and bytes not yet taken out."""
+
+    def push(self, msg: Msg) -> None:
+        """Take a message; must not fail."""
+
+    def end(self, error: Exception) -> None:
+        """There will be no more messages, and this is why."""
+
+
+class Router:
+    """All subscriptions of a connection, whichever wire is carrying them."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._next_sid = 1
+        self.sinks: dict[bytes, Sink] = {}
+        self.live = False
+        """Whether there is a wire to tell about changes. Without one they wait for ``restore``."""
+        self.stalled: set[Sink] = set()
+        """Full subscriptions that asked for reading to stop."""
+        self._unstalled = trio.lowlevel.ParkingLot()
+
+    def add(self, sink: Sink) -> bytes:
+        """Subscribe. Returns the number to remove it by."""
+        sid = b"%d" % self._next_sid
+        self._next_sid += 1
+        self.sinks[sid] = sink
+        if self.live:
+            for frame in _frames(sid, sink):
+                self._outbox.append(frame)
+        return sid
+
+    def remove(self, sid: bytes, *, tell: bool = True) -> None:
+        """Unsubscribe; not telling the server where it knows already. Harmless when repeated."""
+        sink = self.sinks.pop(sid, None)
+        if sink is None:
+            return
+        self.unstall(sink)
+        if self.live and tell:
+            self._outbox.append(commands.unsub(sid))
+
+    def restore(self) -> list[bytes]:
+        """The frames that make a new wire carry every subscription."""
+        return [frame for sid, sink in self.sinks.items() for frame in _frames(sid, sink)]
+
+    def stall(self, sink: Sink) -> None:
+        """Stop reading until :meth:`unstall`."""
+        self.stalled.add(sink)
+
+    def unstall(self, sink: Sink) -> None:
+        """``sink`` has room again, or is gone."""
+        self.stalled.discard(sink)
+        if not self.stalled:
+            self._unstalled.unpark_all()
+
+    async def wait_unstalled(self) -> None:
+        """Wait while any subscription asked for reading to stop."""
+        while self.stalled:
+            await self._unstalled.park()
+
+    def deny(self, error: PermissionsViolationError) -> bool:
+        """End the subscription the server forbids (ADR-40). ``False`` if there is no such."""
+        for sid in self._denied(error):
+            sink = self.sinks.pop(sid)
+            self.unstall(sink)
+            sink.end(error)
+            return True
+        return False
+
+    def _denied(self, error: PermissionsViolationError) -> Iterable[bytes]:
+        if error.sid is not None and error.sid.encode() in self.sinks:
+            return [error.sid.encode()]
+        subject = error.subject.encode()
+        queue = None if error.queue is None else error.queue.encode()
+        return (
+            sid
+            for sid, sink in self.sinks.items()
+            if sink.raw_subject == subject and sink.raw_queue == queue
+        )
+
+    def end_all(self, error: Exception) -> None:
+        """The connection is over."""
+        sinks, self.sinks = self.sinks, {}
+        self.live = False
+        self.stalled.clear()
+        self._unstalled.unpark_all()
+        for sink in sinks.values():
+            sink.end(error)
+
+
+def _frames(sid: bytes, sink: Sink) -> list[bytes]:
+    frames = [commands.sub(sink.raw_subject, sink.raw_queue, sid)]
+    if sink.remaining is not None:
+        frames.append(commands.unsub(sid, sink.remaining))
+    return frames

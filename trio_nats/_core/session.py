@@ -1,0 +1,179 @@
+"""The life of one wire: a reader, a writer and a pinger.
+
+These three tasks are the only ones that touch the wire's stream, so no cancellation of a user's
+task can leave a TLS record or a frame half-written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from .._protocol.info import ServerInfo
+from .._protocol.parser import ErrorLine, Event, Signal
+from .._protocol.server_errors import server_error
+from .._transport.opening import Wire
+from .._transport.tls_errors import reason_of
+from ..errors import ConnectionLostError, NatsError, ProtocolError, ServerReportedError
+from ..message import Msg
+from .outbox import Outbox
+from .pings import Pings
+from .router import Router
+from .stats import Counters
+
+__all__ = ["Session", "SessionCallbacks"]
+
+logger = logging.getLogger("trio_nats.connection")
+
+_READ = 64 * 1024
+
+
+class SessionCallbacks:
+    """What a session tells its supervisor. Synchronous, called from the reader."""
+
+    def on_info(self, session: Session, info: ServerInfo) -> None:
+        """The server sent a new INFO."""
+        raise NotImplementedError
+
+    def on_server_error(self, error: ServerReportedError) -> None:
+        """The server sent ``-ERR``."""
+        raise NotImplementedError
+
+
+class Session:
+    """Runs one wire until it breaks or is cancelled."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        router: Router,
+        outbox: Outbox,
+        counters: Counters,
+        callbacks: SessionCallbacks,
+    ) -> None:
+        self.wire = wire
+        self.pings = Pings(outbox)
+        self._router = router
+        self._outbox = outbox
+        self._counters = counters
+        self._callbacks = callbacks
+        self._scope = trio.CancelScope()
+        self._reason: Exception | None = None
+        self._last_error: ServerReportedError | None = None
+
+    def stop(self, reason: Exception) -> None:
+        """End it for ``reason``, unless it is ending already."""
+        if self._reason is None:
+            self._reason = reason
+        self._scope.cancel()
+
+    async def run(self, ping_interval: float, max_pings_out: int) -> Exception:
+        """Carry traffic until the wire is gone. Returns why; closes the stream in any case."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._guard, self._read)
+                    nursery.start_soon(self._guard, self._write)
+                    nursery.start_soon(self._guard, self._ping, ping_interval, max_pings_out)
+        finally:
+            self.pings.end()
+            await trio.aclose_forcefully(self.wire.stream)
+        return self._reason or ConnectionLostError("the connection ended")
+
+    async def _guard(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run one of the three; the first to fail says why the session ended."""
+        try:
+            await task(*args)
+        except trio.BrokenResourceError as error:
+            self.stop(self._lost(reason_of(error), error))
+        except NatsError as error:
+            self.stop(error)
+        except Exception as error:
+            # Not a fault of the network but of ours. The wire cannot be trusted any more; the
+            # connection can, so it is treated as any other loss, and loudly.
+            logger.exception("unexpected error in the session with %s", self.wire.server)
+            self.stop(self._lost(f"internal error: {type(error).__name__}", error))
+
+    def _lost(self, why: str, cause: Exception | None = None) -> ConnectionLostError:
+        said = f"; before that, {self._last_error}" if self._last_error else ""
+        error = ConnectionLostError(f"lost the connection to {self.wire.server}: {why}{said}")
+        error.__cause__ = self._last_error or cause
+        return error
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def _read(self) -> None:
+        stream, feed = self.wire.stream, self.wire.parser.feed
+        counters, router = self._counters, self._router
+        events, self.wire.early = self.wire.early, []
+        while True:
+            self._dispatch(events)
+            if router.stalled:
+                await router.wait_unstalled()
+            data = await stream.receive_some(_READ)
+            if not data:
+                raise self._lost("the server closed it")
+            counters.in_bytes += len(data)
+            events = feed(bytes(data))
+
+    def _dispatch(self, events: list[Event]) -> None:
+        find = self._router.sinks.get
+        others = 0
+        for event in events:
+            if event.__class__ is Msg:
+                sink = find(event.sid)
+                if sink is not None:
+                    sink.push(event)
+            else:
+                others += 1
+                self._handle(event)
+        self._counters.in_messages += len(events) - others
+
+    def _handle(self, event: Event) -> None:
+        """What is not a message."""
+        if event is Signal.PONG:
+            self.pings.pong()
+        elif event is Signal.PING:
+            if not self._outbox.pong():
+                raise ProtocolError(f"{self.wire.server} sends PINGs without reading the answers")
+        elif isinstance(event, ServerInfo):
+            self.wire.info = event
+            self._callbacks.on_info(self, event)
+        elif isinstance(event, ErrorLine):
+            self._last_error = server_error(event.text)
+            self._callbacks.on_server_error(self._last_error)
+        elif isinstance(event, ProtocolError):
+            raise event
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def _write(self) -> None:
+        outbox, counters, stream = self._outbox, self._counters, self.wire.stream
+        while True:
+            await outbox.wait()
+            chunk = outbox.take()
+            data = b"".join(chunk)
+            try:
+                await stream.send_all(data)
+            except BaseException:
+                counters.lost_in_flight += outbox.lost(chunk)
+                raise
+            counters.out_bytes += len(data)
+            outbox.written(len(data))
+
+    # --- keeping alive ---------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def _ping(self, interval: float, max_out: int) -> None:
+        while True:
+            await trio.sleep(interval)
+            if self.pings.outstanding >= max_out:
+                raise self._lost(
+                    f"{self.pings.outstanding} PINGs in a row had no answer "
+                    f"(ping_interval {interval:g} s, max_pings_out {max_out})"
+                )
+            self.pings.send()

@@ -1,0 +1,35 @@
+"""All options of a connection in the form the core wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from .._transport.opening import OpeningSettings
+from ..options import PendingLimits, ReconnectPolicy
+from ..servers import Server
+
+__all__ = ["Settings", "WhenFull"]
+
+WhenFull: TypeAlias = Literal["wait", "raise"]
+"""What ``publish`` does while ``pending_size`` bytes are waiting to be written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """See ``open_nats`` for what each of them means."""
+
+    servers: Sequence[Server]
+    opening: OpeningSettings
+    randomize: bool
+    ignore_discovered: bool
+    reconnect: ReconnectPolicy
+    pending: PendingLimits
+    pending_size: int
+    when_pending_full: WhenFull
+    ping_interval: float
+    max_pings_out: int
+    inbox_prefix: str
+    request_timeout: float
+    close_timeout: float

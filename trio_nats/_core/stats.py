@@ -1,0 +1,48 @@
+"""Counting what went in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Counters", "Statistics"]
+
+
+@dataclass(slots=True)
+class Counters:
+    """The live counters, bumped where things happen."""
+
+    in_messages: int = 0
+    in_bytes: int = 0
+    out_messages: int = 0
+    out_bytes: int = 0
+    dropped: int = 0
+    lost_in_flight: int = 0
+    connects: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """A connection's numbers at one moment, counted since it was opened (ADR-40).
+
+    Bytes are those of the NATS protocol, framing included, below any encryption or compression.
+    """
+
+    in_messages: int
+    in_bytes: int
+    out_messages: int
+    """Messages accepted by ``publish``, ``respond`` and ``request``, written or not."""
+    out_bytes: int
+    """Bytes written."""
+    dropped: int
+    """Messages dropped because a subscription was full."""
+    lost_in_flight: int
+    """Messages that were being written when a connection broke; they may or may not have arrived,
+    and are not sent again."""
+    reconnects: int
+    subscriptions: int
+    pending_messages: int
+    """Messages received and not yet taken out of their subscriptions."""
+    pending_bytes: int
+    """The bytes of those messages."""
+    outbox_bytes: int
+    """Bytes accepted and not yet handed to the socket."""

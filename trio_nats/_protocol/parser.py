@@ -1,0 +1,249 @@
+"""From bytes, in whatever pieces they come, to protocol events.
+
+This is the hottest code of the package: one call parses every whole frame of a large read in one
+pass, with C-level string methods only, and what it does not need yet (text, header fields) it does
+not decode. Everything that is not simply the next message is handled in functions of its own.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..errors import ProtocolError
+from ..message import Msg, Publisher
+from ..options import ProtocolLimits
+from .info import ServerInfo, decode_info
+
+__all__ = ["ErrorLine", "Event", "Parser", "Signal", "excerpt"]
+
+_M, _H, _P, _I, _PLUS, _MINUS = b"MHPI+-"
+_CR, _LF = b"\r\n"
+_STARTS = frozenset(b"MHPI+-")
+_MAX_DIGITS = 12
+"""No size is longer; converting endless digits would take quadratic time."""
+
+
+class Signal(enum.Enum):
+    """The events that carry nothing."""
+
+    PING = b"PING"
+    PONG = b"PONG"
+    OK = b"+OK"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorLine:
+    """An ``-ERR`` line's text, without its quotes, bounded and printable."""
+
+    text: str
+
+
+Event: TypeAlias = Msg | Signal | ServerInfo | ErrorLine | ProtocolError
+"""What a peer can say. A :exc:`ProtocolError` is always the last event there is."""
+
+
+class Parser:
+    """Turns a server's bytes into events; any way of cutting the bytes gives the same events.
+
+    A malformed byte, or one beyond ``limits``, gives a :exc:`ProtocolError` as the last event: what
+    came before it was well formed and is delivered, what comes after it is ignored. Memory is
+    bounded by one frame of the largest size allowed, plus the piece just fed.
+    """
+
+    def __init__(self, limits: ProtocolLimits, origin: Publisher | None = None) -> None:
+        self._limits = limits
+        self._origin = origin
+        self._pending = bytearray()
+        # How long `_pending` must be before another look is worth it. While a control line is
+        # incomplete that is unknown (0): then only a line feed is worth a look. Without this, a
+        # peer that trickles single bytes would make us scan the same bytes over and over.
+        self._wanted = 0
+        self._dead = False
+
+    @property
+    def buffered(self) -> int:
+        """The number of bytes waiting for the rest of their frame."""
+        return len(self._pending)
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Parse ``data`` as the continuation of what was fed before."""
+        pending = self._pending
+        if pending:
+            pending += data
+            if self._still_waiting(data):
+                return []
+            data = bytes(pending)
+            pending.clear()
+        events: list[Event] = []
+        if self._dead:
+            return events
+        self._wanted = 0
+        try:
+            position = self._parse(data, events)
+        except ProtocolError as error:
+            self._dead = True
+            events.append(error)
+            return events
+        if position < len(data):
+            pending += data[position:] if position else data
+        return events
+
+    def _still_waiting(self, data: bytes) -> bool:
+        size = len(self._pending)
+        if self._wanted:
+            return size < self._wanted
+        return _LF not in data and size <= self._line_limit(self._pending[0]) + 1
+
+    def _line_limit(self, first: int) -> int:
+        return self._limits.info if first == _I else self._limits.control_line
+
+    def _parse(self, data: bytes, events: list[Event]) -> int:
+        """Append every whole frame's event; return where the first incomplete one starts."""
+        find = data.find
+        append = events.append
+        origin = self._origin
+        max_payload = self._limits.payload
+        max_line = self._limits.control_line + 2
+        size = len(data)
+        position = 0
+        while position < size:
+            if data[position] != _M:
+                after = self._parse_other(data, position, events)
+                if after == position:
+                    break
+                position = after
+                continue
+            line_end = find(b"\r\n", position, position + max_line)
+            if line_end < 0:
+                self._check_line_room(data, position)
+                break
+            words = data[position:line_end].split()
+            count = words[-1]
+            if not (
+                3 < len(words) < 6
+                and words[0] == b"MSG"
+                and count.isdigit()
+                and len(count) <= _MAX_DIGITS
+            ):
+                raise _malformed("MSG line", data, position)
+            length = int(count)
+            if length > max_payload:
+                raise _too_large(length, max_payload, data, position)
+            start = line_end + 2
+            end = start + length
+            if end + 2 > size:
+                self._wanted = end + 2 - position
+                break
+            if data[end] != _CR or data[end + 1] != _LF:
+                raise _malformed("end of payload", data, end)
+            append(
+                Msg(
+                    words[1],
+                    words[2],
+                    words[3] if len(words) == 5 else None,
+                    data[start:end],
+                    None,
+                    origin,
+                )
+            )
+            position = end + 2
+        return position
+
+    def _parse_other(self, data: bytes, position: int, events: list[Event]) -> int:
+        """One frame that is not MSG. Returns ``position`` itself while it is incomplete."""
+        first = data[position]
+        if first not in _STARTS:
+            raise _malformed("data", data, position)
+        line_end = data.find(b"\r\n", position, position + self._line_limit(first) + 2)
+        if line_end < 0:
+            self._check_line_room(data, position)
+            return position
+        if first == _H:
+            return self._parse_hmsg(data, position, line_end, events)
+        line = data[position:line_end]
+        if first == _P or first == _PLUS:
+            try:
+                events.append(Signal(line.rstrip()))
+            except ValueError:
+                raise _malformed("data", data, position) from None
+        elif first == _I:
+            if line[:5] not in (b"INFO ", b"INFO\t"):
+                raise _malformed("data", data, position)
+            events.append(decode_info(line[5:]))
+        else:
+            if line[:4] != b"-ERR":
+                raise _malformed("data", data, position)
+            events.append(ErrorLine(_error_text(line[4:])))
+        return line_end + 2
+
+    def _parse_hmsg(self, data: bytes, position: int, line_end: int, events: list[Event]) -> int:
+        words = data[position:line_end].split()
+        if not (
+            4 < len(words) < 7
+            and words[0] == b"HMSG"
+            and words[-1].isdigit()
+            and words[-2].isdigit()
+            and max(len(words[-1]), len(words[-2])) <= _MAX_DIGITS
+        ):
+            raise _malformed("HMSG line", data, position)
+        header_length, length = int(words[-2]), int(words[-1])
+        if length > self._limits.payload:
+            raise _too_large(length, self._limits.payload, data, position)
+        if header_length > self._limits.headers:
+            raise _too_large(header_length, self._limits.headers, data, position)
+        if header_length > length:
+            raise _malformed("HMSG line (headers longer than the whole)", data, position)
+        start = line_end + 2
+        end = start + length
+        if end + 2 > len(data):
+            self._wanted = end + 2 - position
+            return position
+        if data[end] != _CR or data[end + 1] != _LF:
+            raise _malformed("end of payload", data, end)
+        split = start + header_length
+        events.append(
+            Msg(
+                words[1],
+                words[2],
+                words[3] if len(words) == 6 else None,
+                data[split:end],
+                data[start:split],
+                self._origin,
+            )
+        )
+        return end + 2
+
+    def _check_line_room(self, data: bytes, position: int) -> None:
+        limit = self._line_limit(data[position])
+        if len(data) - position >= limit + 2:
+            raise ProtocolError(
+                f"the server sent a line longer than the limit of {limit:,} bytes, beginning with "
+                f"{excerpt(data[position : position + 60])}"
+            )
+
+
+def excerpt(data: bytes) -> str:
+    """At most 60 bytes of ``data`` in printable form, for error texts."""
+    shown = repr(bytes(data[:60]))[1:]
+    return shown + "..." if len(data) > 60 else shown
+
+
+def _malformed(what: str, data: bytes, position: int) -> ProtocolError:
+    return ProtocolError(
+        f"the server sent malformed {what}: {excerpt(data[position : position + 61])}"
+    )
+
+
+def _too_large(size: int, limit: int, data: bytes, position: int) -> ProtocolError:
+    return ProtocolError(
+        f"the server announced {size:,} bytes, more than the limit of {limit:,}: "
+        f"{excerpt(data[position : position + 61])}"
+    )
+
+
+def _error_text(raw: bytes) -> str:
+    text = raw.decode("utf-8", "replace").strip().removeprefix("'").removesuffix("'")
+    printable = "".join(char if char.isprintable() else "?" for char in text[:512])
+    return printable

@@ -1,0 +1,60 @@
+"""What the texts of ``-ERR`` lines mean. Servers differ in their case, so it is ignored."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from ..errors import (
+    AuthenticationExpiredError,
+    AuthorizationError,
+    PermissionsViolationError,
+    ServerReportedError,
+)
+
+__all__ = ["server_error"]
+
+_PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "?([^\s"]+)"?', re.I)
+_QUEUE = re.compile(r'using queue "(\S+)"', re.I)
+_SID = re.compile(r'\(sid "(\S+)"\)', re.I)
+
+# In the order they are looked for; the text behind each tells a user what to do.
+_AUTHORIZATION = {
+    "authorization violation": "check the credentials, and that this server knows them",
+    "authentication timeout": "the credentials arrived too late; is the client or network slow?",
+}
+_EXPIRED = {
+    "user authentication expired": "the user's JWT has expired; give the connection a fresh one",
+    "user authentication revoked": "the user's JWT has been revoked",
+    "account authentication expired": "the account's JWT has expired",
+}
+_OTHER = {
+    "maximum connections exceeded": "the server takes no more connections",
+    "maximum account active connections exceeded": "the account may not open more connections",
+    "maximum subscriptions exceeded": "the connection may not make more subscriptions",
+    "maximum payload violation": "a message was larger than the server allows",
+    "connection throttling is active": "too many connections at once; it is worth trying again",
+}
+
+
+def server_error(text: str) -> ServerReportedError:
+    """The exception that says what ``text`` says."""
+    if found := _PERMISSION.search(text):
+        queue, sid = _QUEUE.search(text), _SID.search(text)
+        operation: Literal["publish", "subscription"] = (
+            "publish" if found[1].lower() == "publish" else "subscription"
+        )
+        return PermissionsViolationError(
+            text, operation, found[2], queue[1] if queue else None, sid[1] if sid else None
+        )
+    lowered = text.lower()
+    for phrase, hint in _AUTHORIZATION.items():
+        if phrase in lowered:
+            return AuthorizationError(text, hint)
+    for phrase, hint in _EXPIRED.items():
+        if phrase in lowered:
+            return AuthenticationExpiredError(text, hint)
+    for phrase, hint in _OTHER.items():
+        if phrase in lowered:
+            return ServerReportedError(text, hint)
+    return ServerReportedError(text)

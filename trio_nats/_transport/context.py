@@ -1,0 +1,192 @@
+"""The ``ssl.SSLContext`` of one attempt, built from what the files say now.
+
+Everything here blocks (it reads files, and loading the system's certificates takes a while), so
+it runs in a worker thread; see :func:`load_context`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import ssl
+import tempfile
+from pathlib import Path
+
+import trio
+
+from ..errors import TLSConfigurationError
+from ..options import StrPath, TLSOptions
+
+__all__ = ["build_context", "load_context"]
+
+logger = logging.getLogger("trio_nats.tls")
+
+# Python 3.13 began to add VERIFY_X509_STRICT and VERIFY_X509_PARTIAL_CHAIN by default. The flags
+# are set here so that every Python gives the same verdict: not STRICT, which refuses many
+# home-made authorities over missing extensions, but PARTIAL_CHAIN, by which an intermediate
+# authority that the user names explicitly is trusted as such.
+_VERIFY_FLAGS = (
+    ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+)
+
+
+async def load_context(options: TLSOptions) -> ssl.SSLContext:
+    """:func:`build_context` in a worker thread. Cancelled, it leaves the thread to finish alone."""
+    return await trio.to_thread.run_sync(build_context, options, abandon_on_cancel=True)
+
+
+def build_context(options: TLSOptions) -> ssl.SSLContext:
+    """The context that ``options`` describe.
+
+    Raises :exc:`TLSConfigurationError` for files that cannot be read, do not hold what they
+    should, or do not belong together.
+    """
+    context = options.context
+    if context is None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = options.minimum_version
+        context.verify_flags = _VERIFY_FLAGS
+        _load_authorities(context, options)
+        if options.cert_file is not None:
+            _load_client_certificate(context, options)
+        elif options.bundle_file is not None:
+            _load_bundle(context, options)
+        if options.insecure_skip_verify:
+            logger.warning(
+                "insecure_skip_verify: accepting any certificate; anyone on the network path "
+                "can read and change everything"
+            )
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+    if options.configure is not None:
+        options.configure(context)
+    return context
+
+
+def _load_authorities(context: ssl.SSLContext, options: TLSOptions) -> None:
+    if options.ca_file is None and options.ca_data is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return
+    if options.ca_file is not None:
+        _check_readable("ca_file", options.ca_file)
+        try:
+            context.load_verify_locations(cafile=os.fspath(options.ca_file))
+        except (ssl.SSLError, OSError):
+            raise TLSConfigurationError(
+                f"ca_file {str(options.ca_file)!r} holds no certificate in PEM form"
+            ) from None
+    if options.ca_data is not None:
+        try:
+            context.load_verify_locations(cadata=options.ca_data)
+        except (ssl.SSLError, ValueError, TypeError):
+            raise TLSConfigurationError(
+                "ca_data holds no certificate (PEM text, or DER bytes)"
+            ) from None
+
+
+def _load_client_certificate(context: ssl.SSLContext, options: TLSOptions) -> None:
+    assert options.cert_file is not None
+    _check_readable("cert_file", options.cert_file)
+    if options.key_file is not None:
+        _check_readable("key_file", options.key_file)
+    certificate = f"cert_file {str(options.cert_file)!r}"
+    key_file = options.cert_file if options.key_file is None else options.key_file
+    try:
+        context.load_cert_chain(
+            os.fspath(options.cert_file),
+            os.fspath(key_file),
+            password=_Password(options.key_password, key_file),
+        )
+    except TLSConfigurationError:
+        raise
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise TLSConfigurationError(
+            f"{certificate}: {_certificate_fault(error, options)}"
+        ) from None
+
+
+def _certificate_fault(error: Exception, options: TLSOptions) -> str:
+    """OpenSSL says little more than "PEM lib", so look at the files for what is wrong."""
+    assert options.cert_file is not None
+    key_file = options.cert_file if options.key_file is None else options.key_file
+    if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+        return f"the private key in {str(key_file)!r} belongs to another certificate"
+    if b"-----BEGIN CERTIFICATE-----" not in Path(options.cert_file).read_bytes():
+        return "it holds no certificate in PEM form"
+    if b"PRIVATE KEY-----" not in Path(key_file).read_bytes():
+        if options.key_file is None:
+            return "it holds no private key; give key_file too"
+        return f"key_file {str(key_file)!r} holds no private key in PEM form"
+    if options.key_password is not None:
+        return f"the private key in {str(key_file)!r} cannot be read; is key_password right?"
+    return f"certificate or key is damaged ({getattr(error, 'reason', None) or error})"
+
+
+class _Password:
+    """Gives OpenSSL the password. Without one it would ask on the terminal, blocking everything."""
+
+    def __init__(self, password: str | None, key_file: StrPath) -> None:
+        self._password = password
+        self._key_file = key_file
+
+    def __call__(self) -> str:
+        if self._password is None:
+            raise TLSConfigurationError(
+                f"the private key in {str(self._key_file)!r} is encrypted; give key_password"
+            )
+        return self._password
+
+
+def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> None:
+    assert options.bundle_file is not None
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.serialization import pkcs12
+    except ImportError:
+        raise TLSConfigurationError(
+            "bundle_file needs the 'pkcs12' extra: pip install 'trio-nats[pkcs12]'"
+        ) from None
+    _check_readable("bundle_file", options.bundle_file)
+    data = Path(options.bundle_file).read_bytes()
+    password = options.bundle_password
+    try:
+        bundle = pkcs12.load_pkcs12(data, None if password is None else password.encode())
+    except ValueError:
+        raise TLSConfigurationError(
+            f"bundle_file {str(options.bundle_file)!r} cannot be opened: it is not PKCS#12, "
+            "or bundle_password is wrong or missing"
+        ) from None
+    if bundle.key is None or bundle.cert is None:
+        raise TLSConfigurationError(
+            f"bundle_file {str(options.bundle_file)!r} lacks a certificate or its private key"
+        )
+    # The ssl module reads keys from files only, so the key goes into one that nobody else may
+    # open, encrypted with a password that exists in this function alone.
+    once = secrets.token_hex(32)
+    pem = bundle.key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(once.encode()),
+    )
+    for entry in (bundle.cert, *bundle.additional_certs):
+        pem += entry.certificate.public_bytes(serialization.Encoding.PEM)
+    with tempfile.TemporaryDirectory(prefix="trio-nats-") as folder:
+        file = Path(folder, "bundle.pem")
+        file.touch(mode=0o600)
+        file.write_bytes(pem)
+        try:
+            context.load_cert_chain(file, password=once)
+        except ssl.SSLError as error:
+            raise TLSConfigurationError(
+                f"bundle_file {str(options.bundle_file)!r}: {error.reason}"
+            ) from None
+
+
+def _check_readable(option: str, file: StrPath) -> None:
+    try:
+        with Path(file).open("rb"):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TLSConfigurationError(f"cannot read {option} {str(file)!r}: {reason}") from error

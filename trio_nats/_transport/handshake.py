@@ -1,0 +1,181 @@
+"""The TLS handshake, and the one plaintext line that may precede it.
+
+Servers with TLS send INFO in plaintext and then wait for the client to begin the handshake, unless
+``handshake_first`` is set, in which case they wait in silence. A client cannot know which it talks
+to. So it begins at once ("optimistic TLS"), and if the first bytes it gets are that INFO line, it
+takes exactly this line out of the way and goes on. Anything else ahead of the handshake is an
+attack, or a peer that does not speak TLS.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+
+import trio
+
+from .._protocol.info import ServerInfo, decode_info
+from .._protocol.parser import excerpt
+from ..errors import (
+    NoInfoError,
+    ProtocolError,
+    TLSHandshakeError,
+    TLSInjectionError,
+    TLSNotOfferedError,
+)
+from ..options import TLSMode
+
+__all__ = ["LeadingInfoStream", "read_info", "start_tls"]
+
+logger = logging.getLogger("trio_nats.tls")
+
+# The TLS record types a server may begin with: change_cipher_spec, alert, handshake.
+_TLS_RECORDS = frozenset((0x14, 0x15, 0x16))
+_READ = 16 * 1024
+
+
+async def read_info(
+    stream: trio.abc.ReceiveStream, limit: int, received: bytes = b""
+) -> tuple[ServerInfo, bytes]:
+    """Read the INFO line, ``received`` being what has come already. Also returns what came after.
+
+    Raises :exc:`NoInfoError` for a peer that begins with anything else or closes without it, and
+    :exc:`ProtocolError` for an INFO that is malformed or longer than ``limit`` bytes.
+    """
+    buffer = bytearray(received)
+    searched = 0
+    while (end := buffer.find(b"\r\n", searched)) < 0:
+        if not b"INFO ".startswith(buffer[:5]):
+            break
+        if len(buffer) > limit:
+            raise ProtocolError(f"the server's INFO is longer than the limit of {limit:,} bytes")
+        searched = max(0, len(buffer) - 1)
+        data = await stream.receive_some(_READ)
+        if not data:
+            raise NoInfoError(
+                "the peer closed the connection before its INFO was complete"
+                if buffer
+                else "the peer closed the connection without sending INFO",
+                closed=True,
+            )
+        buffer += data
+    if bytes(buffer[:5]) != b"INFO ":
+        began = excerpt(bytes(buffer[:61]))
+        raise NoInfoError(
+            f"the peer did not begin with INFO but with {began}; is it NATS?"
+        )
+    return decode_info(bytes(buffer[5:end])), bytes(buffer[end + 2 :])
+
+
+class LeadingInfoStream(trio.abc.Stream):
+    """The stream below a client's TLS: takes one leading INFO line out of what is received.
+
+    Once the first TLS record has begun it adds one comparison per read.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        server: str,
+        mode: TLSMode,
+        limit: int,
+        info: ServerInfo | None = None,
+    ) -> None:
+        self._stream = stream
+        self._server = server
+        self._mode = mode
+        self._limit = limit
+        self._begun = False
+        self.info = info
+        """The INFO that came before the handshake, whether taken out here or by the caller."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """See :meth:`trio.abc.ReceiveStream.receive_some`."""
+        if self._begun:
+            return await self._stream.receive_some(max_bytes)
+        data = bytes(await self._stream.receive_some(_READ))
+        if data[:1] == b"I" and self.info is None:
+            data = await self._take_info(data)
+        if data and data[0] not in _TLS_RECORDS:
+            raise self._not_tls(data)
+        self._begun = True
+        return data
+
+    async def _take_info(self, data: bytes) -> bytes:
+        if self._mode is TLSMode.IMPLICIT:
+            raise TLSHandshakeError(
+                f"{self._server} spoke first, in plaintext, but TLS mode IMPLICIT expects the TLS "
+                "handshake before anything else; use REQUIRE, which takes both kinds of server"
+            )
+        info, rest = await read_info(self._stream, self._limit, data)
+        if not info.offers_tls:
+            raise TLSNotOfferedError(
+                f"{self._server} offers no TLS, but TLS is required (mode {self._mode}); nothing "
+                "was sent in plaintext. Switch TLS on in the server, or, if plaintext is "
+                "acceptable, use nats:// with PREFER or DISABLE"
+            )
+        self.info = info
+        return rest or bytes(await self._stream.receive_some(_READ))
+
+    def _not_tls(self, data: bytes) -> Exception:
+        if self.info is not None:
+            return injected(self._server, data)
+        return TLSHandshakeError(
+            f"{self._server} does not speak TLS: it answered the handshake with {excerpt(data)}"
+        )
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See :meth:`trio.abc.SendStream.send_all`."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See :meth:`trio.abc.SendStream.wait_send_all_might_not_block`."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """See :meth:`trio.abc.AsyncResource.aclose`."""
+        await self._stream.aclose()
+
+
+def injected(server: str, data: bytes) -> TLSInjectionError:
+    """The error for plaintext where only TLS may be."""
+    return TLSInjectionError(
+        f"{server} sent plaintext between INFO and the TLS handshake: {excerpt(data)}. "
+        "Somebody on the way may be injecting it; the connection was closed and nothing believed"
+    )
+
+
+async def start_tls(
+    stream: trio.abc.Stream, context: ssl.SSLContext, server_hostname: str
+) -> tuple[trio.SSLStream[trio.abc.Stream], Sequence[bytes]]:
+    """Handshake as a client. Returns the stream, and the certificates above the server's own.
+
+    Lets through what Trio raises; the caller then closes ``stream`` and never uses it again.
+    """
+    handshaken: list[ssl.SSLObject] = []
+
+    # Trio keeps its SSLObject to itself; the context's documented hook is the way to see the chain.
+    class Remembered(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            handshaken.append(self)
+
+    previous = context.sslobject_class
+    context.sslobject_class = Remembered
+    try:
+        wrapped = trio.SSLStream(
+            stream, context, server_hostname=server_hostname, https_compatible=True
+        )
+    finally:
+        context.sslobject_class = previous
+    await wrapped.do_handshake()
+    return wrapped, _issuers(handshaken[0])
+
+
+def _issuers(ssl_object: ssl.SSLObject) -> Sequence[bytes]:
+    verified = ssl_object.context.verify_mode is not ssl.CERT_NONE
+    name = "get_verified_chain" if verified else "get_unverified_chain"
+    get_chain: Callable[[], list[bytes] | None] | None = getattr(ssl_object, name, None)
+    return () if get_chain is None else (get_chain() or [])[1:]  # Python 3.13 or later

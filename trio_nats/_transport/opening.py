@@ -1,0 +1,336 @@
+"""One attempt to open a connection: resolve, dial, INFO, TLS, CONNECT, PONG, under one deadline.
+
+Whatever goes wrong, cancellation included, leaves no socket behind: an attempt either returns a
+:class:`Wire` on which the server has answered our first PING, or raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from dataclasses import dataclass
+
+import trio
+
+from .._protocol import commands
+from .._protocol.info import ServerInfo
+from .._protocol.parser import ErrorLine, Event, Parser, Signal
+from .._protocol.server_errors import server_error
+from ..auth import Answer, AuthLike, prepare_auth
+from ..errors import (
+    AuthorizationError,
+    ConnectAttempt,
+    ConnectPhase,
+    ConnectTimeoutError,
+    CredentialsError,
+    NatsError,
+    NoInfoError,
+    PlaintextAuthError,
+    ProtocolError,
+    ServerClosedError,
+    TLSConfigurationError,
+)
+from ..message import Publisher
+from ..options import PlaintextAuth, ProtocolLimits, TLSMode, TLSOptions
+from ..servers import Server, is_loopback
+from .context import load_context
+from .dial import DialError, dial, peer_address
+from .handshake import LeadingInfoStream, injected, read_info, start_tls
+from .plan import TLSPlan, effective_mode, plan_tls, upgrades
+from .tls_errors import Handshake, explain_failed_handshake, explain_failed_read, reason_of
+from .tls_info import TLSInfo, client_certificate_expiry, describe
+
+__all__ = ["AttemptFailed", "OpeningSettings", "Wire", "open_wire"]
+
+logger = logging.getLogger("trio_nats.connect")
+
+_READ = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpeningSettings:
+    """What an attempt needs to know beyond the server's address."""
+
+    tls: TLSOptions
+    auth: AuthLike | None
+    name: str | None
+    echo: bool
+    connect_timeout: float
+    plaintext_auth: PlaintextAuth
+    limits: ProtocolLimits
+    version: str
+    """This package's, for CONNECT."""
+
+
+@dataclass(slots=True, eq=False)
+class Wire:
+    """An open connection to one server, ready for traffic."""
+
+    server: Server
+    stream: trio.abc.Stream
+    parser: Parser
+    early: list[Event]
+    """What the server sent behind its first PONG."""
+    info: ServerInfo
+    tls: TLSInfo | None
+
+
+class AttemptFailed(Exception):
+    """An attempt ended in ``attempt.error``. Never leaves the package."""
+
+    def __init__(self, attempt: ConnectAttempt) -> None:
+        super().__init__(str(attempt))
+        self.attempt = attempt
+
+
+async def open_wire(
+    server: Server, settings: OpeningSettings, origin: Publisher, *, sticky: bool
+) -> Wire:
+    """Try to connect to ``server``. Raises :exc:`AttemptFailed`.
+
+    ``origin`` is what received messages respond through. ``sticky`` says that plaintext is out of
+    the question, because the connection was encrypted before.
+    """
+    opening = _Opening(server, settings, origin, sticky)
+    try:
+        with trio.fail_after(settings.connect_timeout):
+            return await opening.run()
+    except trio.TooSlowError:
+        error: Exception = opening.too_slow()
+    except (NatsError, DialError) as raised:
+        error = raised
+    except trio.BrokenResourceError as raised:
+        error = ServerClosedError(f"the connection to {server} broke: {reason_of(raised)}")
+    logger.debug("%s: %s: %s", server, opening.phase, error)
+    raise AttemptFailed(ConnectAttempt(server.url, opening.phase, error)) from error
+
+
+class _Opening:
+    """The state of one attempt, which its errors are explained from."""
+
+    def __init__(
+        self, server: Server, settings: OpeningSettings, origin: Publisher, sticky: bool
+    ) -> None:
+        self._server = server
+        self._origin = origin
+        self._settings = settings
+        tls = settings.tls
+        self._mode = effective_mode(server.scheme, tls.mode, tls.has_material, sticky)
+        self._sticky = sticky
+        self._context: ssl.SSLContext | None = None
+        self._plain_info: ServerInfo | None = None
+        self._tls_info: TLSInfo | None = None
+        self.phase: ConnectPhase = "tls"
+
+    async def run(self) -> Wire:
+        tls = self._settings.tls
+        plan = plan_tls(
+            self._server.scheme, tls.mode, has_material=tls.has_material, sticky=self._sticky
+        )
+        self.phase = "auth"
+        answer = await prepare_auth(self._settings.auth, self._server)
+        self.phase = "tls"
+        if plan.promises_tls or (tls.has_material and plan is TLSPlan.IF_OFFERED):
+            # Before dialling: no need to bother a server with a certificate that cannot be loaded.
+            self._context = await self._load_context()
+        stream = await self._dial()
+        try:
+            return await self._introduce(stream, plan, answer)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+
+    async def _load_context(self) -> ssl.SSLContext:
+        try:
+            return await load_context(self._settings.tls)
+        except NatsError:
+            raise
+        except Exception as error:
+            raise TLSConfigurationError(
+                f"the TLS context could not be made: {type(error).__name__}: {error}"
+            ) from error
+
+    async def _dial(self) -> trio.SocketStream:
+        self.phase = "dial"
+        try:
+            return await dial(self._server)
+        except DialError as error:
+            if error.resolving:
+                self.phase = "resolve"
+            raise
+
+    async def _introduce(self, raw: trio.SocketStream, plan: TLSPlan, answer: Answer) -> Wire:
+        """From an open socket to a wire."""
+        stream: trio.abc.Stream = raw
+        if plan.promises_tls:
+            stream = await self._handshake(raw)
+            info, rest = self._plain_info, b""
+            if info is None:
+                info, rest = await self._read_info(stream)
+        else:
+            info, rest = await self._read_info(raw)
+            if upgrades(plan, info, self._server):
+                if rest:
+                    raise injected(self._server.url, rest)
+                self._plain_info = info
+                stream, rest = await self._handshake(raw), b""
+        self.phase = "auth"
+        if stream is raw:
+            self._guard_plaintext(answer, raw)
+        return await self._log_in(stream, info, rest, answer)
+
+    async def _handshake(self, raw: trio.abc.Stream) -> trio.abc.Stream:
+        self.phase = "tls"
+        tls = self._settings.tls
+        context = self._context or await self._load_context()
+        leading = LeadingInfoStream(
+            raw,
+            server=self._server.url,
+            mode=self._mode,
+            limit=self._settings.limits.info,
+            info=self._plain_info,
+        )
+        name = tls.server_hostname or self._server.tls_name or self._server.host.partition("%")[0]
+        try:
+            stream, issuers = await start_tls(leading, context, name)
+        except trio.BrokenResourceError as error:
+            self._plain_info = leading.info
+            raise explain_failed_handshake(error, self._known()) from error
+        except ValueError as error:
+            # OpenSSL's word on a name that can be none, such as one with a leading dot.
+            raise TLSConfigurationError(f"{name!r} cannot be verified as a host name") from error
+        self._plain_info = leading.info
+        expiry = None
+        if tls.cert_file is not None:
+            expiry = await trio.to_thread.run_sync(
+                client_certificate_expiry, tls.cert_file, abandon_on_cancel=True
+            )
+        self._tls_info = describe(stream, issuers, expiry, info_inside_tls=leading.info is None)
+        return stream
+
+    def _known(self) -> Handshake:
+        tls = self._settings.tls
+        certificate = tls.cert_file or tls.bundle_file or tls.context
+        return Handshake(self._server.url, self._mode, certificate is not None, self._plain_info)
+
+    async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
+        self.phase = "info"
+        try:
+            return await read_info(stream, self._settings.limits.info)
+        except NoInfoError as error:
+            if not error.closed:
+                raise
+            if self._tls_info is not None:
+                raise explain_failed_read(None, self._known()) or error from error
+            raise NoInfoError(f"{error}{self._silence_hint()}", closed=True) from None
+        except trio.BrokenResourceError as error:
+            raise self._explained(error) from error
+
+    def _silence_hint(self) -> str:
+        if self._tls_info is not None or self._mode not in (TLSMode.PREFER, TLSMode.DISABLE):
+            return ""
+        return (
+            f". TLS mode {self._mode} waits for INFO in plaintext; if the server or a proxy before "
+            "it wants the TLS handshake first, use REQUIRE or IMPLICIT"
+        )
+
+    def _explained(self, error: trio.BrokenResourceError) -> NatsError:
+        explained = explain_failed_read(error, self._known()) if self._tls_info else None
+        return explained or ServerClosedError(
+            f"the connection to {self._server} broke: {reason_of(error)}"
+        )
+
+    def _guard_plaintext(self, answer: Answer, raw: trio.SocketStream) -> None:
+        policy = self._settings.plaintext_auth
+        if not answer.replayable or policy == "allow" or is_loopback(peer_address(raw)):
+            return
+        text = (
+            f"{answer.method} for {self._server} would cross the network in plaintext, where "
+            "anyone listening can pick it up and use it"
+        )
+        if policy == "refuse":
+            raise PlaintextAuthError(
+                f'{text}; nothing was sent. Use TLS, or plaintext_auth="allow" if that is meant'
+            )
+        logger.warning('%s. Use TLS, or plaintext_auth="allow" if that is meant', text)
+
+    async def _log_in(
+        self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
+    ) -> Wire:
+        parser = Parser(self._settings.limits, self._origin)
+        wire = Wire(self._server, stream, parser, parser.feed(rest), info, self._tls_info)
+        fields = await self._connect_fields(info, answer)
+        try:
+            await stream.send_all(commands.connect(fields) + commands.PING)
+            while not await self._pong_among(wire, answer):
+                data = await stream.receive_some(_READ)
+                if not data:
+                    raise self._closed_early()
+                wire.early = parser.feed(bytes(data))
+        except trio.BrokenResourceError as error:
+            raise self._explained(error) from error
+        return wire
+
+    async def _connect_fields(
+        self, info: ServerInfo, answer: Answer
+    ) -> dict[str, str | int | bool]:
+        if answer.nkey is not None and not info.nonce:
+            if info.auth_required:
+                raise CredentialsError(
+                    f"{self._server} did not ask for a signature, so it takes no NKeys"
+                )
+            answer = Answer()
+        fields: dict[str, str | int | bool] = {
+            "verbose": False,
+            "pedantic": False,
+            "tls_required": self._tls_info is not None,
+            "lang": "python-trio",
+            "version": self._settings.version,
+            "protocol": 1,
+            "echo": self._settings.echo,
+            "headers": info.headers,
+            "no_responders": info.headers,
+        }
+        if self._settings.name is not None:
+            fields["name"] = self._settings.name
+        return fields | await answer.connect_fields(info.nonce)
+
+    async def _pong_among(self, wire: Wire, answer: Answer) -> bool:
+        """Handle what came; once PONG is among it, leave what follows it in ``wire.early``."""
+        for position, event in enumerate(wire.early):
+            if event is Signal.PONG:
+                wire.early = wire.early[position + 1 :]
+                return True
+            if event is Signal.PING:
+                await wire.stream.send_all(commands.PONG)
+            elif isinstance(event, ServerInfo):
+                wire.info = event
+            elif isinstance(event, ErrorLine):
+                raise self._refusal(event.text, answer)
+            elif isinstance(event, ProtocolError):
+                raise event
+        wire.early = []
+        return False
+
+    def _refusal(self, text: str, answer: Answer) -> NatsError:
+        error = server_error(text)
+        if isinstance(error, AuthorizationError):
+            return type(error)(text, f"{error.explanation} ({answer.doubts()})")
+        return error
+
+    def _closed_early(self) -> NatsError:
+        closed = explain_failed_read(None, self._known()) if self._tls_info else None
+        return closed or ServerClosedError(
+            f"{self._server} closed the connection after CONNECT without a word"
+        )
+
+    def too_slow(self) -> NatsError:
+        within = f"within {self._settings.connect_timeout:g} s (connect_timeout)"
+        if self.phase == "info":
+            return NoInfoError(f"no INFO {within}{self._silence_hint()}")
+        what = {
+            "dial": "no TCP connection",
+            "tls": "the TLS handshake was not done",
+            "auth": "no answer to CONNECT",
+        }.get(self.phase, "not connected")
+        return ConnectTimeoutError(f"{what} {within}")

@@ -1,0 +1,92 @@
+"""Which TLS has to happen, decided from what the user said, before anything is dialled.
+
+A pure function of four values; the table in ``docs/security.md`` is this function written out.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from .._protocol.info import ServerInfo
+from ..errors import TLSConfigurationError, TLSRequiredError
+from ..options import TLSMode
+from ..servers import Scheme
+
+__all__ = ["TLSPlan", "effective_mode", "plan_tls", "upgrades"]
+
+
+class TLSPlan(enum.Enum):
+    """What the opening of a connection does about TLS."""
+
+    NEVER = "never"
+    """Read INFO in plaintext; fail if it insists on TLS."""
+    IF_OFFERED = "if offered"
+    """Read INFO in plaintext; then handshake if it offers TLS."""
+    AT_ONCE = "at once"
+    """Handshake at once, tolerating one plaintext INFO line ahead of it."""
+    FIRST = "first"
+    """Handshake at once; a plaintext byte ahead of it is an error."""
+    BY_SCHEME = "by scheme"
+    """A WebSocket: ``wss`` means TLS below HTTP, ``ws`` means none, and INFO has no say."""
+
+    @property
+    def promises_tls(self) -> bool:
+        """Whether nothing may ever be sent in plaintext."""
+        return self in (TLSPlan.AT_ONCE, TLSPlan.FIRST)
+
+
+def effective_mode(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> TLSMode:
+    """The mode after AUTO, floors and stickiness: never AUTO itself.
+
+    ``sticky`` says that this connection was encrypted before, and so must stay.
+    """
+    secure_scheme = scheme in ("tls", "wss")
+    if mode is TLSMode.AUTO:
+        wants_tls = secure_scheme or has_material
+        mode = TLSMode.REQUIRE if wants_tls else TLSMode.PREFER
+    if mode is TLSMode.PREFER and (secure_scheme or sticky):
+        return TLSMode.REQUIRE
+    return mode
+
+
+def plan_tls(
+    scheme: Scheme, mode: TLSMode, *, has_material: bool = False, sticky: bool = False
+) -> TLSPlan:
+    """What to do about TLS. Raises :exc:`TLSConfigurationError` for what cannot be meant."""
+    secure_scheme = scheme in ("tls", "wss")
+    if mode is TLSMode.DISABLE and secure_scheme:
+        plain = "nats" if scheme == "tls" else "ws"
+        raise TLSConfigurationError(
+            f"a {scheme}:// URL asks for TLS, but the TLS mode is DISABLE; "
+            f"use {plain}:// if plaintext is meant, or another mode"
+        )
+    effective = effective_mode(scheme, mode, has_material, sticky)
+    if scheme == "ws" and effective in (TLSMode.REQUIRE, TLSMode.IMPLICIT):
+        why = "certificates or other TLS options" if mode is TLSMode.AUTO else f"TLS mode {mode}"
+        raise TLSConfigurationError(
+            f"a ws:// URL is plaintext, but {why} ask for TLS; use wss:// (its default port is "
+            "443, not 80)"
+        )
+    if scheme in ("ws", "wss"):
+        return TLSPlan.BY_SCHEME
+    return {
+        TLSMode.DISABLE: TLSPlan.NEVER,
+        TLSMode.PREFER: TLSPlan.IF_OFFERED,
+        TLSMode.REQUIRE: TLSPlan.AT_ONCE,
+        TLSMode.IMPLICIT: TLSPlan.FIRST,
+    }[effective]
+
+
+def upgrades(plan: TLSPlan, info: ServerInfo, server: object) -> bool:
+    """After a plaintext INFO under NEVER or IF_OFFERED: is it time for a TLS handshake?
+
+    Raises :exc:`TLSRequiredError` when the server insists on what the plan forbids.
+    """
+    if plan is TLSPlan.IF_OFFERED:
+        return info.offers_tls
+    if info.tls_required:
+        raise TLSRequiredError(
+            f"{server} requires TLS, but the TLS mode is DISABLE; nothing was sent. "
+            "Use AUTO, PREFER or REQUIRE"
+        )
+    return False

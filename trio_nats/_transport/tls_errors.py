@@ -1,0 +1,159 @@
+"""What a failed handshake means, in words that say what to do about it."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+import trio
+
+from .._protocol.info import ServerInfo
+from ..errors import (
+    ClientCertificateError,
+    NatsError,
+    ServerClosedError,
+    TLSCertificateError,
+    TLSHandshakeError,
+)
+from ..options import TLSMode
+
+__all__ = ["Handshake", "explain_failed_handshake", "explain_failed_read"]
+
+# Alerts by which a server says that it is our certificate it does not like. OpenSSL names an alert
+# for the protocol version that introduced it, whichever version is being spoken.
+_CLIENT_CERTIFICATE_ALERTS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants one, and none was given",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not know the authority that issued it",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it found it unacceptable, or wants one and none was given",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it does not support its kind",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it has been revoked",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it has expired",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it could not be checked",
+    "TLSV1_ALERT_ACCESS_DENIED": "it is valid but not allowed in",
+}
+
+
+_VERSION_MISMATCH = (
+    "UNSUPPORTED_PROTOCOL",
+    "TLSV1_ALERT_PROTOCOL_VERSION",
+    "NO_PROTOCOLS_AVAILABLE",
+)
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What was known when the handshake began."""
+
+    server: str
+    mode: TLSMode
+    has_client_certificate: bool
+    info: ServerInfo | None
+    """INFO, if it came in plaintext before the handshake."""
+
+
+def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSHandshakeError:
+    """The typed error for a handshake that Trio reported as broken."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return TLSCertificateError(_certificate_text(cause, handshake) + _proxy_hint(handshake))
+    reason = getattr(cause, "reason", None) or ""
+    if refused := _client_certificate_refusal(reason, handshake):
+        return refused
+    hint = _proxy_hint(handshake)
+    if reason in _VERSION_MISMATCH:
+        what = "there is no TLS version both sides allow; see minimum_version"
+    elif reason in (
+        "WRONG_VERSION_NUMBER",
+        "UNKNOWN_PROTOCOL",
+        "HTTP_REQUEST",
+        "PACKET_LENGTH_TOO_LONG",
+    ):
+        what = "the peer answered with something that is not TLS"
+    elif reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
+        what = "the server refused it: no common cipher, or no acceptable client certificate"
+    elif isinstance(cause, ssl.SSLEOFError) or not isinstance(cause, ssl.SSLError):
+        what = "the peer closed the connection in the middle of it"
+    elif "ALERT" in reason:
+        what = f"the server refused it ({reason})"
+    else:
+        what = reason or str(cause) or "the connection broke"
+    return TLSHandshakeError(f"TLS handshake with {handshake.server} failed: {what}.{hint}")
+
+
+def explain_failed_read(error: BaseException | None, handshake: Handshake) -> NatsError | None:
+    """A read that failed between the handshake and the server's first PONG.
+
+    Under TLS 1.3 a server checks the client's certificate only after the client believes the
+    handshake to be done, so this is where a refusal shows. ``error`` is ``None`` for a bare end of
+    file, which is all that some TLS-terminating proxies have to say.
+    """
+    if error is not None:
+        reason = getattr(error.__cause__, "reason", None) or ""
+        return _client_certificate_refusal(reason, handshake)
+    sent = "the one sent" if handshake.has_client_certificate else "none was sent"
+    if handshake.info is not None and not handshake.info.tls_verify:
+        return ServerClosedError(
+            f"{handshake.server} closed the connection after the TLS handshake without a word"
+        )
+    return ClientCertificateError(
+        f"{handshake.server} closed the connection right after the TLS handshake, as a server or "
+        f"TLS-terminating proxy does that did not get an acceptable client certificate ({sent}); "
+        "check cert_file and key_file, or what the server's side expects"
+    )
+
+
+def _client_certificate_refusal(reason: str, handshake: Handshake) -> ClientCertificateError | None:
+    why = _CLIENT_CERTIFICATE_ALERTS.get(reason)
+    if why is None and reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
+        # This alert alone does not tell a missing certificate from a cipher mismatch.
+        verifies = handshake.info is not None and handshake.info.tls_verify
+        if verifies or (handshake.info is None and not handshake.has_client_certificate):
+            why = "it most likely wants one it accepts"
+    if why is None:
+        return None
+    if handshake.has_client_certificate:
+        what = "refused our client certificate"
+        todo = "check cert_file (leaf first, then its intermediates) and the server's ca_file"
+    else:
+        what = "refused the connection over the client certificate"
+        todo = "give cert_file and key_file"
+    return ClientCertificateError(
+        f"{handshake.server} {what}: {why} ({reason.removeprefix('SSLV3_')}); {todo}"
+    )
+
+
+def _certificate_text(cause: ssl.SSLCertVerificationError, handshake: Handshake) -> str:
+    fault = (cause.verify_message or str(cause)).rstrip(".")
+    lowered = fault.lower()
+    if "hostname mismatch" in lowered or "ip address mismatch" in lowered:
+        todo = "connect by a name that is in it, or set server_hostname to one"
+    elif "expired" in lowered:
+        todo = "the server needs a new one (or this machine's clock is wrong)"
+    elif "not yet valid" in lowered:
+        todo = "is this machine's clock right?"
+    elif "issuer" in lowered or "self-signed" in lowered or "self signed" in lowered:
+        todo = "if you trust its issuer, give the issuer's certificate as ca_file"
+    else:
+        todo = "it cannot be trusted as it is"
+    return f"the certificate of {handshake.server} is not acceptable: {fault}; {todo}"
+
+
+def _proxy_hint(handshake: Handshake) -> str:
+    info = handshake.info
+    if info is None or info.tls_required or handshake.mode is TLSMode.DISABLE:
+        return ""
+    return (
+        " The server's INFO offers TLS without requiring it; if something in front of it cannot "
+        "pass TLS on, and plaintext is acceptable, use TLS mode DISABLE."
+    )
+
+
+def reason_of(error: trio.BrokenResourceError) -> str:
+    """Why a stream broke, in a few words."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS error: {cause.reason or cause}"
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause)
+    return str(cause) or "connection broken"

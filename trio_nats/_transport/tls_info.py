@@ -1,0 +1,158 @@
+"""What is known about the encryption of a live connection."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+from ..options import StrPath
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate, Name
+
+__all__ = ["CertificateInfo", "TLSInfo", "client_certificate_expiry", "describe"]
+
+
+_SHORT = {
+    "commonName": "CN",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "stateOrProvinceName": "ST",
+    "localityName": "L",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateInfo:
+    """One certificate.
+
+    Text fields are empty, and times ``None``, where nothing could decode it: the standard library
+    decodes only a verified server's own certificate, the ``pkcs12`` extra all of them.
+    """
+
+    subject: str
+    issuer: str
+    subject_alt_names: tuple[str, ...]
+    not_before: datetime | None
+    not_after: datetime | None
+    sha256: str
+    """The fingerprint of the whole certificate, in hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class TLSInfo:
+    """Am I encrypted, and to whom?"""
+
+    version: str
+    """Such as ``"TLSv1.3"``."""
+    cipher: str
+    verified_name: str | None
+    """The name the server's certificate was checked against; ``None`` when nothing was checked."""
+    peer_chain: tuple[CertificateInfo, ...]
+    """The server's certificate, then its issuers up to the trusted one. Before Python 3.13, or with
+    a ready ``context``, only the first is known."""
+    client_certificate_expires: datetime | None
+    """When our own certificate ends; known with the ``pkcs12`` extra only."""
+    info_inside_tls: bool
+    """Whether INFO came encrypted, rather than in plaintext before the handshake."""
+
+
+def describe(
+    stream: trio.SSLStream[trio.abc.Stream],
+    issuers: Sequence[bytes],
+    client_certificate_expires: datetime | None,
+    *,
+    info_inside_tls: bool,
+) -> TLSInfo:
+    """The :class:`TLSInfo` of a stream after its handshake; ``issuers`` are DER certificates."""
+    cipher = stream.cipher()
+    checked = stream.context.check_hostname
+    return TLSInfo(
+        version=stream.version() or "unknown",
+        cipher=cipher[0] if cipher else "unknown",
+        verified_name=stream.server_hostname if checked else None,
+        peer_chain=(*_peer(stream), *(_from_der(der) or _from_ssl({}, der) for der in issuers)),
+        client_certificate_expires=client_certificate_expires,
+        info_inside_tls=info_inside_tls,
+    )
+
+
+def _peer(stream: trio.SSLStream[trio.abc.Stream]) -> tuple[CertificateInfo, ...]:
+    der = cast("bytes | None", stream.getpeercert(True))
+    if der is None:
+        return ()
+    decoded = cast("dict[str, object] | None", stream.getpeercert())
+    return (_from_ssl(decoded, der) if decoded else _from_der(der) or _from_ssl({}, der),)
+
+
+def _from_ssl(decoded: dict[str, object], der: bytes) -> CertificateInfo:
+    def name(key: str) -> str:
+        parts = cast("tuple[tuple[tuple[str, str], ...], ...]", decoded.get(key, ()))
+        return ",".join(f"{_SHORT.get(kind, kind)}={value}" for rdn in parts for kind, value in rdn)
+
+    def moment(key: str) -> datetime | None:
+        text = decoded.get(key)
+        if not isinstance(text, str):
+            return None
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
+
+    names = cast("tuple[tuple[str, str], ...]", decoded.get("subjectAltName", ()))
+    return CertificateInfo(
+        subject=name("subject"),
+        issuer=name("issuer"),
+        subject_alt_names=tuple(value for _, value in names),
+        not_before=moment("notBefore"),
+        not_after=moment("notAfter"),
+        sha256=hashlib.sha256(der).hexdigest(),
+    )
+
+
+def _from_der(der: bytes) -> CertificateInfo | None:
+    try:
+        from cryptography import x509
+    except ImportError:
+        return None
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        return CertificateInfo(
+            subject=_name(certificate.subject),
+            issuer=_name(certificate.issuer),
+            subject_alt_names=_alt_names(certificate),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            sha256=hashlib.sha256(der).hexdigest(),
+        )
+    except ValueError:
+        return None
+
+
+def _name(name: Name) -> str:
+    return ",".join(f"{part.rfc4514_attribute_name}={part.value!s}" for part in name)
+
+
+def _alt_names(certificate: Certificate) -> tuple[str, ...]:
+    from cryptography import x509
+
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(str(getattr(name, "value", name)) for name in extension.value)
+
+
+def client_certificate_expiry(cert_file: StrPath) -> datetime | None:
+    """When the first certificate of a PEM file ends, if that can be known."""
+    try:
+        from cryptography import x509
+
+        return x509.load_pem_x509_certificates(Path(cert_file).read_bytes())[0].not_valid_after_utc
+    except (ImportError, OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,391 @@
+"""Credentials, and how each of them answers a server's challenge.
+
+Every kind checks what it can when it is made, reads its files again at every attempt to connect,
+and never shows a secret in its ``repr`` or in an error. Follows ADR-14 (credentials files) and the
+server's NKey and JWT authentication.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import inspect
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+import trio
+
+from .errors import CredentialsError
+from .options import StrPath
+from .servers import Server
+
+__all__ = [
+    "JWT",
+    "Auth",
+    "AuthCallback",
+    "AuthLike",
+    "Credentials",
+    "NKey",
+    "Sign",
+    "Token",
+    "UserPassword",
+    "prepare_auth",
+]
+
+Sign: TypeAlias = Callable[[bytes], bytes | Awaitable[bytes]]
+"""Signs a server's nonce with an Ed25519 user key; returns the 64 raw bytes of the signature."""
+
+_MAX_FILE = 1024 * 1024
+_SECTION = re.compile(r"-{3,}\s*BEGIN\s+([A-Z ]+?)\s*-{3,}\s*(\S.*?)\s*-{3,}\s*END\b", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Answer:
+    """Credentials ready to be put into one CONNECT."""
+
+    method: str = "none"
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    jwt: str | None = None
+    nkey: str | None = None
+    sign: Sign | None = None
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a listener on the wire could use what he hears to log in himself."""
+        bearer = self.jwt is not None and self.sign is None
+        return self.password is not None or self.token is not None or bearer
+
+    async def connect_fields(self, nonce: str | None) -> dict[str, str]:
+        """The fields of CONNECT, with the nonce signed where there is one to sign."""
+        fields = {
+            "user": self.user,
+            "pass": self.password,
+            "auth_token": self.token,
+            "jwt": self.jwt,
+            "nkey": self.nkey,
+        }
+        if self.sign is not None and nonce:
+            fields["sig"] = await self._signature(self.sign, nonce)
+        return {name: value for name, value in fields.items() if value is not None}
+
+    async def _signature(self, sign: Sign, nonce: str) -> str:
+        try:
+            result = sign(nonce.encode())
+            signature = await result if inspect.isawaitable(result) else result
+        except Exception as error:
+            raise CredentialsError(
+                f"signing the server's nonce failed: the sign callable raised "
+                f"{type(error).__name__}"
+            ) from error
+        if not isinstance(signature, bytes) or len(signature) != 64:
+            raise CredentialsError("the sign callable must return the 64 bytes of the signature")
+        return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
+
+    def doubts(self) -> str:
+        """What can be said from here about why a server might refuse these credentials."""
+        if self.method == "none":
+            return "no credentials were sent"
+        if self.jwt is not None:
+            expires = _claims(self.jwt).exp
+            if expires and expires < time.time():
+                when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(expires))
+                return f"the user JWT expired at {when}"
+        return f"sent: {self.method}"
+
+
+class Auth(ABC):
+    """One way to say who you are. Use one of the subclasses."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def prepare(self) -> Answer:
+        """Read what has to be read. Raises :exc:`CredentialsError` when it cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserPassword(Auth):
+    """A user name and a password."""
+
+    user: str
+    password: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _check_text("UserPassword.user", self.user)
+        _check_text("UserPassword.password", self.password, empty=True)
+
+    async def prepare(self) -> Answer:
+        """See :meth:`Auth.prepare`."""
+        return Answer(method="user and password", user=self.user, password=self.password)
+
+
+@dataclass(frozen=True, slots=True)
+class Token(Auth):
+    """A single secret token."""
+
+    token: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _check_text("Token.token", self.token)
+
+    async def prepare(self) -> Answer:
+        """See :meth:`Auth.prepare`."""
+        return Answer(method="token", token=self.token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NKey(Auth):
+    """An NKey user: the server's challenge is signed, and no secret ever leaves the process.
+
+    Give the ``seed`` (``SU...``) or a ``file`` that holds it. The public key is derived.
+    """
+
+    seed: str | None = field(default=None, repr=False)
+    file: StrPath | None = None
+
+    def __post_init__(self) -> None:
+        _exactly_one("NKey", seed=self.seed, file=self.file)
+        if self.seed is not None:
+            public_key(_check_text("NKey.seed", self.seed).strip())
+
+    async def prepare(self) -> Answer:
+        """See :meth:`Auth.prepare`."""
+        seed = self.seed if self.file is None else _seed_in(await _read(self.file), self.file)
+        assert seed is not None
+        seed = seed.strip()
+        return Answer(method="NKey", nkey=public_key(seed), sign=_signer(seed))
+
+
+@dataclass(frozen=True, slots=True)
+class JWT(Auth):
+    """A user JWT, with the ``seed`` of the user it was issued to.
+
+    A ``sign`` callable may take the seed's place, so that it can stay in a vault. With neither, the
+    JWT must be a bearer JWT, which whoever sees it can use.
+    """
+
+    jwt: str = field(repr=False)
+    seed: str | None = field(default=None, kw_only=True, repr=False)
+    sign: Sign | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        jwt = _check_text("JWT.jwt", self.jwt).strip()
+        if self.seed is not None and self.sign is not None:
+            raise CredentialsError("JWT takes a seed or a sign callable, not both")
+        if self.seed is None:
+            _claims(jwt)
+        else:
+            _check_pair(jwt, _check_text("JWT.seed", self.seed).strip())
+
+    async def prepare(self) -> Answer:
+        """See :meth:`Auth.prepare`."""
+        sign = self.sign if self.seed is None else _signer(self.seed.strip())
+        method = "JWT" if sign is not None else "bearer JWT"
+        return Answer(method=method, jwt=self.jwt.strip(), sign=sign)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials(Auth):
+    """A user JWT and its seed as in a ``.creds`` file: the ``file``'s path, or its ``text``."""
+
+    file: StrPath | None = None
+    text: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _exactly_one("Credentials", file=self.file, text=self.text)
+        if self.text is not None:
+            _parse_credentials(_check_text("Credentials.text", self.text), "the credentials text")
+
+    async def prepare(self) -> Answer:
+        """See :meth:`Auth.prepare`."""
+        if self.file is None:
+            jwt, seed = _parse_credentials(self.text or "", "the credentials text")
+        else:
+            text = await _read(self.file)
+            jwt, seed = _parse_credentials(text, f"credentials file {str(self.file)!r}")
+        sign = None if seed is None else _signer(seed)
+        return Answer(method="credentials (JWT)", jwt=jwt, sign=sign)
+
+
+AuthCallback: TypeAlias = Callable[[Server], Auth | Awaitable[Auth | None] | None]
+"""Asked at every attempt; ``None`` means no credentials. A synchronous one must not block."""
+
+AuthLike: TypeAlias = Auth | AuthCallback
+
+
+async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:
+    """The credentials for one attempt on ``server``. ``auth`` wins over what the URL says.
+
+    Raises :exc:`CredentialsError` when they cannot be used.
+    """
+    chosen = auth if isinstance(auth, Auth) else None
+    if auth is not None and chosen is None:
+        chosen = await _ask(auth, server)
+    elif server.token is not None:
+        chosen = chosen or Token(server.token)
+    elif server.user is not None:
+        chosen = chosen or UserPassword(server.user, server.password or "")
+    return Answer() if chosen is None else await chosen.prepare()
+
+
+async def _ask(callback: Auth | AuthCallback, server: Server) -> Auth | None:
+    assert not isinstance(callback, Auth)
+    try:
+        result = callback(server)
+        answer = await result if inspect.isawaitable(result) else result
+    except Exception as error:
+        raise CredentialsError(f"the auth callback raised {type(error).__name__}") from error
+    if answer is not None and not isinstance(answer, Auth):
+        raise CredentialsError(
+            f"the auth callback returned {type(answer).__name__}; return an Auth such as "
+            "UserPassword, Token, NKey, JWT or Credentials, or None"
+        )
+    return answer
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+async def _read(file: StrPath) -> str:
+    def read() -> str:
+        with Path(file).open("rb") as opened:
+            data = opened.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise CredentialsError(f"{str(file)!r} is larger than any credentials file")
+        return data.decode("utf-8-sig")
+
+    try:
+        return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+    except OSError as error:
+        raise CredentialsError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise CredentialsError(f"{str(file)!r} is not a text file") from None
+
+
+def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
+    """JWT and seed of a creds file, whatever its line ends and spacing."""
+    if len(text) > _MAX_FILE:
+        raise CredentialsError(f"{what} is larger than any credentials")
+    jwt = seed = None
+    for label, body in _SECTION.findall(text):
+        value = "".join(body.split())
+        if label.endswith("JWT"):
+            jwt = jwt or value
+        elif label.endswith("SEED"):
+            seed = seed or value
+    if jwt is None:
+        raise CredentialsError(f"{what} has no '-----BEGIN NATS USER JWT-----' section")
+    if seed is None:
+        if not _claims(jwt).nats.bearer_token:
+            raise CredentialsError(f"{what} has no '-----BEGIN USER NKEY SEED-----' section")
+    else:
+        _check_pair(jwt, seed)
+    return jwt, seed
+
+
+def _seed_in(text: str, file: StrPath) -> str:
+    for line in text.split():
+        if line.startswith("S") and len(line) > 40:
+            public_key(line)
+            return line
+    raise CredentialsError(f"no NKey seed (SU...) found in {str(file)!r}")
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+_KINDS = {"A": "account", "O": "operator", "N": "server", "C": "cluster", "X": "curve"}
+
+
+def public_key(seed: str) -> str:
+    """The public key (``U...``) of a user seed. Raises :exc:`CredentialsError`, not echoing it."""
+    # Imported late: it loads libsodium, which connections without NKeys have no use for.
+    import nkeys
+
+    raw = _decode_seed(seed)
+    if nkeys.crc16(raw[:-2]).to_bytes(2, "little") != raw[-2:]:
+        raise CredentialsError("the NKey seed's checksum is wrong; it was mistyped or cut short")
+    kind = seed[1]
+    if kind != "U":
+        raise CredentialsError(
+            f"an NKey user seed (SU...) is needed, but this is "
+            f"{_KINDS.get(kind, 'an unknown kind of')} seed (S{kind}...)"
+        )
+    return str(nkeys.from_seed(seed.encode()).public_key.decode())
+
+
+def _decode_seed(seed: str) -> bytes:
+    """The seed's bytes: two of prefix, 32 of key, two of checksum."""
+    fault = "an NKey seed is 58 characters, beginning with 'SU'"
+    if len(seed) != 58 or not seed.isascii():
+        raise CredentialsError(f"the NKey seed is {len(seed)} characters long; {fault}")
+    if not seed.startswith("S"):
+        raise CredentialsError(f"this is not an NKey seed (is it a public key?); {fault}")
+    try:
+        return base64.b32decode(seed + "=" * (-len(seed) % 8))
+    except binascii.Error:
+        raise CredentialsError("the NKey seed holds characters that no NKey has") from None
+
+
+def _signer(seed: str) -> Sign:
+    public_key(seed)
+
+    def sign(nonce: bytes) -> bytes:
+        import nkeys
+
+        return bytes(nkeys.from_seed(seed.encode()).sign(nonce))
+
+    return sign
+
+
+class _Nats(msgspec.Struct):
+    bearer_token: bool = False
+
+
+class _Claims(msgspec.Struct):
+    sub: str = ""
+    exp: int = 0
+    nats: _Nats = msgspec.field(default_factory=_Nats)
+
+
+def _claims(jwt: str) -> _Claims:
+    """What the client itself needs to know of a JWT. Its signature is the server's business."""
+    parts = jwt.split(".")
+    if len(parts) == 3:
+        try:
+            body = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+            return msgspec.json.decode(body, type=_Claims)
+        except (ValueError, msgspec.DecodeError):
+            pass
+    raise CredentialsError("the user JWT is not a JWT (three base64 parts joined by dots)")
+
+
+def _check_pair(jwt: str, seed: str) -> None:
+    key, subject = public_key(seed), _claims(jwt).sub
+    if subject != key:
+        raise CredentialsError(
+            f"the seed is that of {key}, but the JWT was issued to {subject[:64] or 'nobody'}"
+        )
+
+
+# --- checking arguments --------------------------------------------------------------------------
+
+
+def _check_text(name: str, value: object, *, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise CredentialsError(f"{name} is a str, not {type(value).__name__}")
+    if not value.strip() and not empty:
+        raise CredentialsError(f"{name} is empty")
+    return value
+
+
+def _exactly_one(kind: str, **given: object) -> None:
+    if sum(value is not None for value in given.values()) != 1:
+        raise CredentialsError(f"{kind} takes exactly one of {' and '.join(given)}")

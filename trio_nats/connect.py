@@ -1,0 +1,215 @@
+"""``open_nats``: from what users write to a running connection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
+from typing import TypeVar, cast
+
+import trio
+
+from . import __version__
+from ._core.settings import Settings, WhenFull
+from ._core.supervisor import Supervisor
+from ._protocol.subjects import check_inbox_prefix
+from ._transport.opening import OpeningSettings
+from ._transport.plan import plan_tls
+from .auth import Auth, AuthLike
+from .connection import Connection
+from .errors import ConfigurationError
+from .options import (
+    PendingLimits,
+    PlaintextAuth,
+    ProtocolLimits,
+    ReconnectPolicy,
+    TLSOptions,
+    check_choice,
+    check_count,
+    check_seconds,
+)
+from .servers import Server, parse_servers
+
+__all__ = ["open_nats"]
+
+_T = TypeVar("_T")
+
+DEFAULT_SERVER = "nats://localhost:4222"
+
+
+def open_nats(
+    servers: str | Sequence[str] | None = None,
+    *,
+    tls: TLSOptions | None = None,
+    auth: AuthLike | None = None,
+    name: str | None = None,
+    connect_timeout: float = 5.0,
+    randomize: bool = True,
+    ignore_discovered: bool = False,
+    reconnect: ReconnectPolicy | None = None,
+    pending: PendingLimits | None = None,
+    pending_size: int = 8 * 1024 * 1024,
+    when_pending_full: WhenFull = "wait",
+    ping_interval: float = 120.0,
+    max_pings_out: int = 2,
+    inbox_prefix: str = "_INBOX",
+    echo: bool = True,
+    request_timeout: float = 5.0,
+    close_timeout: float = 5.0,
+    plaintext_auth: PlaintextAuth = "warn",
+    limits: ProtocolLimits | None = None,
+) -> AbstractAsyncContextManager[Connection]:
+    """Connect to NATS, for the length of an ``async with`` block.
+
+    ``async with open_nats("nats://localhost:4222") as nc:`` gives a :class:`Connection`.
+    Everything the connection starts ends with the block. Leaving it normally finishes what was
+    begun, see :meth:`Connection.aclose`; leaving it by an exception, cancellation included, closes
+    at once, and the exception comes out as it is.
+
+    :param servers: one URL, a comma-separated list, or a sequence: ``nats://``, ``tls://`` or just
+        ``host:port``, port 4222 unless given, with ``user:password@`` or ``token@`` before the
+        host if need be (percent-encoded). Default: the environment's ``NATS_URL``, else
+        ``nats://localhost:4222``. All of them are tried before giving up.
+    :param tls: encryption, see :class:`TLSOptions`. By default the connection is encrypted where
+        the server offers it, and a ``tls://`` URL insists.
+    :param auth: :class:`UserPassword`, :class:`Token`, :class:`NKey`, :class:`JWT`,
+        :class:`Credentials`, or a callable, also an async one, that is given the
+        :class:`Server` and returns one of these; it is asked at every attempt to connect. Wins
+        over credentials in the URL.
+    :param name: shown by the server's monitoring.
+    :param connect_timeout: seconds for one attempt on one server, from name resolution to the
+        answer to our credentials.
+    :param randomize: try the servers in random order, so that clients spread.
+    :param ignore_discovered: use only ``servers``, not what the cluster says about its members.
+    :param reconnect: when and how often to try again after a loss, see :class:`ReconnectPolicy`.
+    :param pending: what may wait in each subscription, see :class:`PendingLimits`.
+    :param pending_size: bytes published that may wait to be written.
+    :param when_pending_full: at that limit ``publish`` waits (``"wait"``), or raises
+        :exc:`OutboxFullError` (``"raise"``).
+    :param ping_interval: seconds between PINGs, which find out that a connection is dead.
+    :param max_pings_out: this many without an answer mean that it is.
+    :param inbox_prefix: what reply subjects begin with; needs the permission to subscribe to it.
+    :param echo: whether subscriptions receive what this connection publishes itself.
+    :param request_timeout: seconds that a request waits unless it says otherwise.
+    :param close_timeout: seconds that closing may take to finish what was begun.
+    :param plaintext_auth: what to do when a password, token or bearer JWT is about to cross the
+        network unencrypted: ``"warn"`` in the log, ``"refuse"``, or ``"allow"``.
+    :param limits: what to believe a server at the most, see :class:`ProtocolLimits`.
+
+    Raises :exc:`ConfigurationError` at the call for options that cannot work, and on entering
+    :exc:`CredentialsError` for ``auth`` that cannot be used, or :exc:`ConnectError`, with an entry
+    for each server, when none could be connected to.
+    """
+    if name is not None and not isinstance(name, str):
+        raise ConfigurationError(f"name is a str, not {type(name).__name__}")
+    if auth is not None and not isinstance(auth, Auth) and not callable(auth):
+        raise ConfigurationError(
+            f"auth is an Auth such as UserPassword, or a callable, not {type(auth).__name__}"
+        )
+    check_choice("plaintext_auth", plaintext_auth, ("warn", "refuse", "allow"))
+    check_choice("when_pending_full", when_pending_full, ("wait", "raise"))
+    tls = _given("tls", tls, TLSOptions)
+    parsed = parse_servers(_default_servers() if servers is None else servers)
+    for server in parsed:
+        _check_server(server, tls)
+    return _Open(
+        Settings(
+            servers=parsed,
+            opening=OpeningSettings(
+                tls=tls,
+                auth=auth,
+                name=name,
+                echo=echo,
+                connect_timeout=check_seconds("connect_timeout", connect_timeout),
+                plaintext_auth=plaintext_auth,
+                limits=_given("limits", limits, ProtocolLimits),
+                version=__version__,
+            ),
+            randomize=randomize,
+            ignore_discovered=ignore_discovered,
+            reconnect=_given("reconnect", reconnect, ReconnectPolicy),
+            pending=_given("pending", pending, PendingLimits),
+            pending_size=check_count("pending_size", pending_size, 1),
+            when_pending_full=when_pending_full,
+            ping_interval=check_seconds("ping_interval", ping_interval),
+            max_pings_out=check_count("max_pings_out", max_pings_out, 1),
+            inbox_prefix=check_inbox_prefix(inbox_prefix),
+            request_timeout=check_seconds("request_timeout", request_timeout),
+            close_timeout=check_seconds("close_timeout", close_timeout, zero=True),
+        )
+    )
+
+
+def _default_servers() -> str:
+    return os.environ.get("NATS_URL", "").strip() or DEFAULT_SERVER
+
+
+def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
+    """An option group, or its default."""
+    if value is None:
+        return kind()
+    if not isinstance(value, cast("type[_T]", kind)):
+        expected = getattr(kind, "__name__", "")
+        raise ConfigurationError(f"{name} is a {expected}, not {type(value).__name__}")
+    return value
+
+
+def _check_server(server: Server, tls: TLSOptions) -> None:
+    plan_tls(server.scheme, tls.mode, has_material=tls.has_material)
+    if server.is_websocket:
+        raise ConfigurationError(
+            f"{server}: WebSocket connections are not supported yet; use nats:// or tls://"
+        )
+
+
+class _Open(AbstractAsyncContextManager[Connection]):
+    """The nursery around a connection, which no exception group escapes from."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Connection:
+        if self._connection is not None:
+            raise RuntimeError("open_nats() can be entered only once; call it again")
+        self._connection = connection = Connection(partial(Supervisor, self._settings))
+        await self._check_credentials()
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        try:
+            error = await self._nursery.start(connection._core.run)
+            if error is not None:
+                raise error
+        except BaseException:
+            await self._close_nursery(connection)
+            raise
+        return connection
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        connection = self._connection
+        assert connection is not None
+        try:
+            if exc is None:
+                await connection.aclose()
+        finally:
+            await self._close_nursery(connection)
+
+    async def _close_nursery(self, connection: Connection) -> None:
+        # The background task never raises, and leaving a nursery waits for its tasks even when
+        # cancelled, so nothing comes out of here and what is on its way out stays as it is.
+        connection._core.stop()
+        connection._core.end(None)
+        await self._manager.__aexit__(None, None, None)
+
+    async def _check_credentials(self) -> None:
+        """Bad credentials are the caller's mistake, not a server's: say so before dialling."""
+        auth = self._settings.opening.auth
+        if isinstance(auth, Auth):
+            await auth.prepare()

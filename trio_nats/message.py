@@ -1,0 +1,116 @@
+"""A received message."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from .headers import Headers, HeadersLike, Status, decode_headers, encode_headers
+
+__all__ = ["Msg", "Payload"]
+
+Payload: TypeAlias = bytes | bytearray | memoryview | str
+"""What may be sent as a message's data: anything bytes-like, or text, which is sent as UTF-8."""
+
+
+class Publisher(Protocol):
+    """What a message answers through: the connection it came in on."""
+
+    async def publish(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+    ) -> None: ...
+
+
+# One is made per message received, so it is a C-level struct that keeps the wire's own bytes and
+# decodes text only when asked. gc=False: a message can only be part of a cycle through a queue that
+# its connection empties when it ends, and hundreds of thousands may be waiting in one, which the
+# garbage collector would walk again and again.
+class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
+    """A message as it arrived.
+
+    ``data`` is the payload as ``bytes``. Two messages are equal only if they are the same object.
+    Build one yourself, in tests, with :meth:`Msg.new`.
+    """
+
+    raw_subject: bytes
+    """The subject as it was on the wire."""
+    sid: bytes
+    """The wire's number of the subscription it was sent to."""
+    raw_reply: bytes | None
+    data: bytes
+    """The payload."""
+    raw_headers: bytes | None = None
+    """The header block as it was on the wire, or ``None``."""
+    _origin: Publisher | None = None
+    _headers: Headers | None = None
+
+    @classmethod
+    def new(
+        cls,
+        subject: str,
+        data: bytes = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+    ) -> Msg:
+        """A message that never was on a wire, for the tests of code that takes messages."""
+        return cls(
+            subject.encode(),
+            b"0",
+            None if reply is None else reply.encode(),
+            data,
+            None if headers is None else encode_headers(headers),
+        )
+
+    @property
+    def subject(self) -> str:
+        """The subject it was published to."""
+        return self.raw_subject.decode("utf-8", "backslashreplace")
+
+    @property
+    def reply(self) -> str | None:
+        """The subject to answer to, if the sender wants an answer."""
+        raw = self.raw_reply
+        return None if raw is None else raw.decode("utf-8", "backslashreplace")
+
+    @property
+    def headers(self) -> Headers:
+        """The headers; empty when the message came without. See :class:`Headers`."""
+        headers = self._headers
+        if headers is None:
+            raw = self.raw_headers
+            headers = Headers() if raw is None else decode_headers(raw)[0]
+            self._headers = headers
+        return headers
+
+    @property
+    def status(self) -> Status | None:
+        """The status of a message the server itself made, such as 503 for "no responders"."""
+        raw = self.raw_headers
+        return None if raw is None else decode_headers(raw)[1]
+
+    async def respond(self, payload: Payload = b"", *, headers: HeadersLike | None = None) -> None:
+        """Publish ``payload`` to this message's :attr:`reply` subject.
+
+        Raises :exc:`ValueError` when the sender did not ask for an answer, and whatever
+        :meth:`Connection.publish` raises. Cancelled, it has sent all of the answer or none.
+        """
+        reply = self.reply
+        if reply is None:
+            raise ValueError(f"the message on {self.subject!r} has no reply subject to respond to")
+        if self._origin is None:
+            raise ValueError("this message was not received from a connection; cannot respond")
+        await self._origin.publish(reply, payload, headers=headers)
+
+    def __repr__(self) -> str:
+        data = self.data if len(self.data) <= 64 else self.data[:61] + b"..."
+        extra = "" if self.raw_headers is None else f", headers={self.headers.pairs()!r}"
+        return (
+            f"Msg({self.subject!r}, {data!r}, reply={self.reply!r}, size={len(self.data)}{extra})"
+        )

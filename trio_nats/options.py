@@ -1,0 +1,252 @@
+"""The options of a connection, in groups.
+
+All groups are frozen dataclasses that check themselves when made, so a mistake surfaces in the line
+that makes it. None of them shows a secret in its ``repr``.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from .errors import ConfigurationError, TLSConfigurationError
+
+__all__ = [
+    "FullPolicy",
+    "PendingLimits",
+    "PlaintextAuth",
+    "ProtocolLimits",
+    "ReconnectPolicy",
+    "StrPath",
+    "TLSMode",
+    "TLSOptions",
+    "check_choice",
+    "check_seconds",
+]
+
+StrPath: TypeAlias = str | os.PathLike[str]
+
+PlaintextAuth: TypeAlias = Literal["warn", "refuse", "allow"]
+"""What to do when a replayable secret is about to leave in plaintext for another machine."""
+
+FullPolicy: TypeAlias = Literal["drop_newest", "drop_oldest", "wait"]
+"""What to do with a message for a subscription whose limits are reached."""
+
+
+def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
+    """``value`` if it is a positive number of seconds (or zero, where that means something)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ConfigurationError(f"{name} is a number of seconds, not {value!r}")
+    if value < 0 or (value == 0 and not zero):
+        least = "zero or more" if zero else "more than zero"
+        raise ConfigurationError(f"{name} must be {least} seconds, not {value!r}")
+    return value
+
+
+def check_count(name: str, value: int, least: int = 0) -> int:
+    """``value`` if it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(f"{name} is a whole number, not {value!r}")
+    if value < least:
+        raise ConfigurationError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Complain unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise ConfigurationError(f"{name} is one of {known}, not {value!r}")
+
+
+class TLSMode(enum.StrEnum):
+    """How a connection comes to be encrypted, or not.
+
+    A ``tls://`` or ``wss://`` URL is a floor: no mode lowers it.
+    """
+
+    AUTO = "auto"
+    """``REQUIRE`` for a ``tls://`` URL or when TLS material is given, otherwise ``PREFER``."""
+    PREFER = "prefer"
+    """Encrypted if the server offers it, otherwise plaintext. No protection from an attacker who
+    can change what the server says."""
+    REQUIRE = "require"
+    """Encrypted or not connected. Works with every server that can do TLS, TLS-first ones and
+    TLS-terminating proxies included."""
+    IMPLICIT = "implicit"
+    """``REQUIRE`` from a peer that begins with the handshake (``handshake_first``, server 2.10.4
+    or later, or a TLS-terminating proxy); one that says a word before it is refused."""
+    DISABLE = "disable"
+    """Never encrypted, even where the server offers it: behind a proxy that cannot pass it on."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TLSOptions:
+    """Everything about TLS. Files are read again at every attempt to connect.
+
+    Raises :exc:`TLSConfigurationError` for options that contradict each other.
+    """
+
+    mode: TLSMode = TLSMode.AUTO
+    """See :class:`TLSMode`; its values are accepted as strings too."""
+    ca_file: StrPath | None = None
+    """PEM file of the certificate authorities to trust *instead of* the system's."""
+    ca_data: str | bytes | None = field(default=None, repr=False)
+    """The same as text (PEM) or bytes (DER)."""
+    cert_file: StrPath | None = None
+    """PEM file with the client certificate, followed by intermediates if there are any: the whole
+    chain is sent. May hold the private key too."""
+    key_file: StrPath | None = None
+    """PEM file with the client certificate's private key."""
+    key_password: str | None = field(default=None, repr=False)
+    bundle_file: StrPath | None = None
+    """PKCS#12 file with certificate, chain and key. Needs the ``pkcs12`` extra."""
+    bundle_password: str | None = field(default=None, repr=False)
+    server_hostname: str | None = None
+    """The name to expect in the server's certificate and to send as SNI, if not the URL's host."""
+    insecure_skip_verify: bool = False
+    """Accept any certificate from anyone: encrypted, but not protected. Logs a warning."""
+    minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+    context: ssl.SSLContext | None = None
+    """A ready context to use as it is, in place of all of the above but ``mode`` and
+    ``server_hostname``."""
+    configure: Callable[[ssl.SSLContext], None] | None = field(default=None, repr=False)
+    """Called with each context just before it is used, in a worker thread."""
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "mode", TLSMode(self.mode))
+        except ValueError:
+            known = ", ".join(repr(mode.value) for mode in TLSMode)
+            raise TLSConfigurationError(
+                f"unknown TLS mode {self.mode!r}; use a TLSMode or one of {known}"
+            ) from None
+        self._check_client_certificate()
+        if self.context is not None:
+            self._check_ready_context(self.context)
+        if self.server_hostname == "":
+            raise TLSConfigurationError(
+                "server_hostname is empty; leave it out or give a host name"
+            )
+        if not isinstance(self.minimum_version, ssl.TLSVersion):
+            raise TLSConfigurationError(
+                f"minimum_version is an ssl.TLSVersion, not {self.minimum_version!r}"
+            )
+
+    def _check_client_certificate(self) -> None:
+        if self.key_file is not None and self.cert_file is None:
+            raise TLSConfigurationError("key_file is given without cert_file; a key needs both")
+        if self.key_password is not None and self.cert_file is None:
+            raise TLSConfigurationError("key_password is given without cert_file and key_file")
+        if self.bundle_file is not None and self.cert_file is not None:
+            raise TLSConfigurationError(
+                "cert_file and bundle_file both hold a client certificate; give one of them"
+            )
+        if self.bundle_password is not None and self.bundle_file is None:
+            raise TLSConfigurationError("bundle_password is given without bundle_file")
+
+    def _check_ready_context(self, context: ssl.SSLContext) -> None:
+        if not isinstance(context, ssl.SSLContext):
+            raise TLSConfigurationError(
+                f"context is an ssl.SSLContext, not {type(context).__name__}"
+            )
+        clashing = [
+            name
+            for name in ("ca_file", "ca_data", "cert_file", "bundle_file")
+            if getattr(self, name) is not None
+        ]
+        if self.insecure_skip_verify:
+            clashing.append("insecure_skip_verify")
+        if clashing:
+            raise TLSConfigurationError(
+                f"context is used as it is; {', '.join(clashing)} would have no effect: "
+                "configure the context itself, or leave context out"
+            )
+
+    @property
+    def has_material(self) -> bool:
+        """Whether anything is given that only makes sense if TLS is wanted."""
+        material = (
+            self.ca_file,
+            self.ca_data,
+            self.cert_file,
+            self.bundle_file,
+            self.context,
+            self.configure,
+        )
+        return any(item is not None for item in material)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconnectPolicy:
+    """When, and how often, to connect again after losing a server.
+
+    Before every attempt, the first included, the connection waits a random time between zero and
+    a ceiling that starts at ``wait`` and doubles, per server, up to ``max_wait`` ("full jitter"),
+    so that a cluster's clients do not all come back in the same instant.
+    """
+
+    wait: float = 0.25
+    """The first ceiling, in seconds."""
+    max_wait: float = 8.0
+    """The last ceiling, in seconds."""
+    max_attempts: int | None = None
+    """Attempts per server in a row before it is given up; ``None`` never gives up, 0 does not
+    reconnect at all."""
+
+    def __post_init__(self) -> None:
+        check_seconds("ReconnectPolicy.wait", self.wait, zero=True)
+        check_seconds("ReconnectPolicy.max_wait", self.max_wait, zero=True)
+        if self.max_wait < self.wait:
+            raise ConfigurationError(
+                f"ReconnectPolicy.max_wait ({self.max_wait}) is less than wait ({self.wait})"
+            )
+        if self.max_attempts is not None:
+            check_count("ReconnectPolicy.max_attempts", self.max_attempts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingLimits:
+    """How much may wait in one subscription, and what happens to what comes after that."""
+
+    messages: int = 500_000
+    bytes: int = 64 * 1024 * 1024
+    """Of payload and headers."""
+    when_full: FullPolicy = "drop_newest"
+    """``"drop_newest"`` drops what arrives, ``"drop_oldest"`` what has waited longest, and
+    ``"wait"`` stops reading from the server, which stalls *every* subscription of the connection,
+    its keep-alive included, and in the end makes the server cut it off as a slow consumer."""
+
+    def __post_init__(self) -> None:
+        check_count("PendingLimits.messages", self.messages, 1)
+        check_count("PendingLimits.bytes", self.bytes, 1)
+        check_choice(
+            "PendingLimits.when_full", self.when_full, ("drop_newest", "drop_oldest", "wait")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolLimits:
+    """The most a server is believed to send, in bytes. Beyond it the connection is given up."""
+
+    payload: int = 64 * 1024 * 1024
+    """One message, headers included."""
+    headers: int = 4 * 1024 * 1024
+    """One message's headers."""
+    control_line: int = 64 * 1024
+    info: int = 1024 * 1024
+    """The INFO line, which grows with the cluster."""
+
+    def __post_init__(self) -> None:
+        check_count("ProtocolLimits.payload", self.payload, 1)
+        check_count("ProtocolLimits.headers", self.headers, 16)
+        check_count("ProtocolLimits.control_line", self.control_line, 512)
+        check_count("ProtocolLimits.info", self.info, 512)

@@ -1,0 +1,127 @@
+"""The replies to a request that may have many (ADR-47)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from ._core.requests import Slot, is_no_responders
+from .errors import NoRespondersError
+from .message import Msg
+
+__all__ = ["Replies", "empty_sentinel"]
+
+
+def empty_sentinel(msg: Msg) -> bool:
+    """The customary sentinel: a reply without data ends the replies."""
+    return not msg.data
+
+
+class Replies(trio.abc.ReceiveChannel[Msg]):
+    """A channel of replies, made by :meth:`Connection.request_many`.
+
+    Entering it with ``async with`` publishes the request; leaving it forgets about replies still to
+    come. When it ends is said at :meth:`Connection.request_many`.
+    """
+
+    def __init__(
+        self,
+        subject: str,
+        timeout: float,
+        max_responses: int | None,
+        stall: float | None,
+        sentinel: Callable[[Msg], bool] | None,
+        *,
+        send: Callable[[Slot], Awaitable[None]],
+        forget: Callable[[], None],
+    ) -> None:
+        self.subject = subject
+        self._timeout = timeout
+        self._max_responses = max_responses
+        self._stall = stall
+        self._sentinel = sentinel
+        self._send = send
+        self._forget = forget
+        self._deadline: float | None = None
+        self._arrived: deque[Msg] = deque()
+        self._received = 0
+        self._ended: Exception | None = None
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def __aenter__(self) -> Self:
+        """Publish the request. Cancelled, nothing has happened."""
+        if self._deadline is not None:
+            raise RuntimeError("a request can be entered only once; make another")
+        await self._send(self)
+        self._deadline = trio.current_time() + self._timeout
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Expect no more replies. Done even if cancelled; harmless when repeated."""
+        self._arrived.clear()
+        self._ended = None
+        self._finish(trio.ClosedResourceError("these replies are closed"))
+        await trio.lowlevel.checkpoint()
+
+    def push(self, msg: Msg) -> None:
+        """Called with each reply."""
+        if is_no_responders(msg):
+            self._finish(NoRespondersError(self.subject))
+        else:
+            self._arrived.append(msg)
+            self._waiting.unpark()
+
+    def end(self, error: Exception) -> None:
+        """There will be no more, and this is why."""
+        self._finish(error)
+
+    def _finish(self, error: Exception) -> None:
+        self._forget()
+        if self._ended is None:
+            self._ended = error
+        self._waiting.unpark_all()
+
+    async def receive(self) -> Msg:
+        """The next reply; waits for it. Cancelled, the reply stays for the next one who asks."""
+        await trio.lowlevel.checkpoint()
+        if self._deadline is None:
+            raise RuntimeError(
+                "not entered; use it as 'async with nc.request_many(...) as replies:'"
+            )
+        with trio.CancelScope(deadline=self._next_deadline(self._deadline)):
+            while not self._arrived and self._ended is None:
+                await self._waiting.park()
+        if not self._arrived:
+            self._finish(trio.EndOfChannel())
+            assert self._ended is not None
+            raise self._ended.with_traceback(None)
+        return self._take()
+
+    def _next_deadline(self, deadline: float) -> float:
+        if self._stall is not None and self._received:
+            return min(deadline, trio.current_time() + self._stall)
+        return deadline
+
+    def _take(self) -> Msg:
+        msg = self._arrived.popleft()
+        self._received += 1
+        if self._sentinel is not None and self._sentinel(msg):
+            self._arrived.clear()
+            self._finish(trio.EndOfChannel())
+            raise trio.EndOfChannel
+        if self._received == self._max_responses:
+            self._arrived.clear()
+            self._finish(trio.EndOfChannel())
+        return msg

@@ -1,0 +1,264 @@
+"""Subscriptions: channels that messages come out of."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+import outcome
+import trio
+
+from ._core.supervisor import Supervisor
+from .events import SlowConsumer
+from .message import Msg
+from .options import PendingLimits
+
+__all__ = ["Subscription"]
+
+logger = logging.getLogger("trio_nats.subscription")
+
+
+class Subscription(trio.abc.ReceiveChannel[Msg]):
+    """The messages of one subscription, as a Trio channel.
+
+    Made by :meth:`Connection.subscribe` and used with ``async with``: entering subscribes, leaving
+    unsubscribes, also when cancelled. Several tasks may receive from it at the same time, as a pool
+    of workers; each message goes to exactly one of them, in the order of arrival, and the task that
+    waited longest comes first.
+
+    It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, once ``max_msgs`` messages
+    have been taken out; with :exc:`PermissionsViolationError` if the server forbids it; with
+    :exc:`ConnectionLostError` when the connection is gone for good; and with
+    :exc:`trio.ClosedResourceError` when this end or the connection was closed.
+    """
+
+    def __init__(
+        self,
+        core: Supervisor,
+        subject: str,
+        raw_subject: bytes,
+        queue: str | None,
+        raw_queue: bytes | None,
+        max_msgs: int | None,
+        limits: PendingLimits,
+    ) -> None:
+        self._core = core
+        self._subject = subject
+        self._queue_group = queue
+        self.raw_subject = raw_subject
+        self.raw_queue = raw_queue
+        self.remaining = max_msgs
+        self._limits = limits
+        self._max_messages = limits.messages
+        self._max_bytes = limits.bytes
+        self._sid: bytes | None = None
+        self._queue: deque[Msg] = deque()
+        self._bytes = 0
+        self._waiters: dict[trio.lowlevel.Task, None] = {}
+        self._turn = 0
+        self._full = False
+        self._dropped = 0
+        self._ended: Exception | None = None
+
+    # --- what it is ------------------------------------------------------------------------------
+
+    @property
+    def subject(self) -> str:
+        """What was subscribed to, wildcards included."""
+        return self._subject
+
+    @property
+    def queue(self) -> str | None:
+        """The queue group, if it is in one."""
+        return self._queue_group
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """How many messages, and how many bytes of data and headers, wait to be received."""
+        return len(self._queue), self._bytes
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were dropped because the limits were reached."""
+        return self._dropped
+
+    def __repr__(self) -> str:
+        queue = f", queue={self._queue_group!r}" if self._queue_group else ""
+        state = "not entered" if self._sid is None else "open" if self._ended is None else "ended"
+        return f"<Subscription {self._subject!r}{queue} {state}, {len(self._queue)} pending>"
+
+    # --- entering and leaving --------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Subscribe. Cancelled, nothing has happened."""
+        await trio.lowlevel.checkpoint()
+        if self._sid is not None:
+            raise RuntimeError("a subscription can be entered only once; subscribe again")
+        if self._core.state in ("closing", "closed"):
+            raise self._core.closed_error()
+        self._core.check_run()
+        self._sid = self._core.router.add(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Unsubscribe and drop what was not received. Done even if cancelled, or repeated."""
+        self._leave(trio.ClosedResourceError("this subscription is closed"))
+        self._queue.clear()
+        self._bytes = 0
+        await trio.lowlevel.checkpoint()
+
+    def _leave(self, error: Exception, *, tell: bool = True) -> None:
+        if self._sid is not None:
+            self._core.router.remove(self._sid, tell=tell)
+        self.end(error)
+
+    # --- the core's side -------------------------------------------------------------------------
+
+    def push(self, msg: Msg) -> None:
+        """Called with each message. It goes to the task that has waited longest, or is kept."""
+        waiters = self._waiters
+        if waiters:
+            task = next(iter(waiters))
+            del waiters[task]
+            trio.lowlevel.reschedule(task, outcome.Value(msg))
+        else:
+            queue = self._queue
+            size = len(msg.data)
+            if msg.raw_headers is not None:
+                size += len(msg.raw_headers)
+            if len(queue) >= self._max_messages or self._bytes + size > self._max_bytes:
+                self._overflow(msg, size)
+            else:
+                queue.append(msg)
+                self._bytes += size
+        if self.remaining is not None:
+            self.remaining -= 1
+            if self.remaining <= 0:
+                self._leave(trio.EndOfChannel(), tell=False)
+
+    def end(self, error: Exception) -> None:
+        """No more messages will come. Those that did can still be received, unless closed."""
+        if self._ended is None or isinstance(error, trio.ClosedResourceError):
+            self._ended = error
+        if isinstance(error, trio.ClosedResourceError):
+            self._queue.clear()
+            self._bytes = 0
+        waiters, self._waiters = self._waiters, {}
+        for task in waiters:
+            trio.lowlevel.reschedule(task, outcome.Error(_fresh(error)))
+
+    def _overflow(self, msg: Msg, size: int) -> None:
+        policy = self._limits.when_full
+        first = not self._full
+        self._full = True
+        if policy == "wait":
+            self._queue.append(msg)
+            self._bytes += size
+            self._core.router.stall(self)
+        elif policy == "drop_oldest":
+            self._queue.append(msg)
+            self._bytes += size
+            while len(self._queue) > 1 and (
+                len(self._queue) > self._max_messages or self._bytes > self._max_bytes
+            ):
+                self._forget(self._queue.popleft())
+                self._count_drop()
+        else:
+            self._count_drop()
+        if first:
+            logger.warning("slow consumer: %r has %d messages pending", self, len(self._queue))
+            self._core.hub.emit(
+                SlowConsumer(self._subject, len(self._queue), self._bytes, self._dropped)
+            )
+
+    def _count_drop(self) -> None:
+        self._dropped += 1
+        self._core.counters.dropped += 1
+
+    def _forget(self, msg: Msg) -> None:
+        self._bytes -= len(msg.data)
+        if msg.raw_headers is not None:
+            self._bytes -= len(msg.raw_headers)
+        if self._full:
+            self._check_recovered()
+
+    def _check_recovered(self) -> None:
+        """An episode of being full is over once half of the room is free again."""
+        if len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes:
+            self._full = False
+            self._core.router.unstall(self)
+
+    # --- the user's side -------------------------------------------------------------------------
+
+    async def receive(self) -> Msg:
+        """The next message; waits for it. Cancelled, no message is lost."""
+        queue = self._queue
+        while queue:
+            self._turn = (self._turn + 1) & 63
+            if self._turn:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await trio.lowlevel.checkpoint()
+            if queue:  # another task may have been quicker
+                msg = queue.popleft()
+                self._forget(msg)
+                return msg
+        return await self._wait()
+
+    def receive_nowait(self) -> Msg:
+        """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
+        if self._queue:
+            msg = self._queue.popleft()
+            self._forget(msg)
+            return msg
+        self._check_entered()
+        if self._ended is not None:
+            raise _fresh(self._ended)
+        raise trio.WouldBlock
+
+    async def _wait(self) -> Msg:
+        self._check_entered()
+        if self._ended is not None:
+            await trio.lowlevel.checkpoint()
+            raise _fresh(self._ended)
+        self._core.check_run()
+        task = trio.lowlevel.current_task()
+
+        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            del self._waiters[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiters[task] = None
+        msg: Msg = await trio.lowlevel.wait_task_rescheduled(abort)
+        return msg
+
+    def _check_entered(self) -> None:
+        if self._sid is None and self._ended is None:
+            raise RuntimeError(
+                "this subscription has not been entered; use it as "
+                "'async with nc.subscribe(...) as sub:'"
+            )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Msg:
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+
+def _fresh(error: Exception) -> Exception:
+    """``error`` without the traceback of an earlier raise, which would grow with every one."""
+    return error.with_traceback(None)
