@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -25,6 +26,7 @@ from .options import (
     PlaintextAuth,
     ProtocolLimits,
     ReconnectPolicy,
+    TLSMode,
     TLSOptions,
     check_choice,
     check_count,
@@ -33,6 +35,8 @@ from .options import (
 from .servers import Server, parse_servers
 
 __all__ = ["open_nats"]
+
+logger = logging.getLogger("trio_nats.tls")
 
 _T = TypeVar("_T")
 
@@ -111,6 +115,8 @@ def open_nats(
     check_choice("plaintext_auth", plaintext_auth, ("warn", "refuse", "allow"))
     check_choice("when_pending_full", when_pending_full, ("wait", "raise"))
     tls = _given("tls", tls, TLSOptions)
+    if tls.mode is TLSMode.DISABLE and tls.has_material:
+        logger.warning("TLS mode DISABLE: the certificates and other TLS options have no effect")
     parsed = parse_servers(_default_servers() if servers is None else servers)
     for server in parsed:
         _check_server(server, tls)

@@ -75,7 +75,7 @@ class Connection:
         core = self._core
         await core.outbox.room()
         if core.state is not ConnectionState.OPEN:
-            self._check_usable()
+            core.check_open()
         core.outbox.append(frame)
         core.counters.out_messages += 1
 
@@ -108,10 +108,6 @@ class Connection:
             self._known_subjects.clear()
         self._known_subjects[subject] = raw
         return raw
-
-    def _check_usable(self) -> None:
-        if self._core.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
-            raise self._core.closed_error()
 
     # --- subscribing -----------------------------------------------------------------------------
 
@@ -221,9 +217,9 @@ class Connection:
     async def _send_request(self, token: bytes, frame: bytes, slot: Slot) -> None:
         """Open the slot and publish. Cancelled, neither has happened."""
         core = self._core
-        core.check_run()
+        core.check_usable()
         await core.outbox.room()
-        self._check_usable()
+        core.check_open()
         core.requests.open(token, slot)
         core.outbox.append(frame)
         core.counters.out_messages += 1
@@ -254,7 +250,7 @@ class Connection:
     async def _within(
         self, timeout: float | None, what: str, operation: Callable[[], Awaitable[_T]]
     ) -> _T:
-        self._check_usable()
+        self._core.check_usable()
         if timeout is None:
             return await operation()
         with trio.move_on_after(check_seconds("timeout", timeout)):
@@ -262,7 +258,6 @@ class Connection:
         raise RequestTimeoutError(f"{what}: the server did not answer within {timeout:g} s")
 
     async def _flush(self) -> float:
-        self._core.check_run()
         while True:
             session = await self._core.live_session()
             begun = time.perf_counter()

@@ -96,9 +96,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         await trio.lowlevel.checkpoint()
         if self._sid is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
-        if self._core.state in ("closing", "closed"):
-            raise self._core.closed_error()
-        self._core.check_run()
+        self._core.check_usable()
         self._sid = self._core.router.add(self)
         return self
 
@@ -161,10 +159,9 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         policy = self._limits.when_full
         first = not self._full
         self._full = True
-        if policy == "wait":
+        if policy == "wait" and self._core.router.stall(self):
             self._queue.append(msg)
             self._bytes += size
-            self._core.router.stall(self)
         elif policy == "drop_oldest":
             self._queue.append(msg)
             self._bytes += size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -26,9 +27,10 @@ class Outbox:
     cancelled. Waiting for room comes before.
     """
 
-    def __init__(self, limit: int, when_full: WhenFull) -> None:
+    def __init__(self, limit: int, when_full: WhenFull, check_run: Callable[[], None]) -> None:
         self._limit = limit
         self._when_full: WhenFull = when_full
+        self._check_run = check_run
         self._chunks: deque[list[bytes]] = deque()
         self._open: list[bytes] = []
         self._open_size = 0
@@ -41,14 +43,14 @@ class Outbox:
 
     def append(self, frame: bytes) -> None:
         """Accept one whole frame."""
+        if self._writer is not None:
+            self._wake()
         size = len(frame)
         self.size += size
         self._open_size += size
         self._open.append(frame)
         if self._open_size >= _CHUNK:
             self._seal()
-        if self._writer is not None:
-            self._wake()
 
     def prepend(self, frames: list[bytes]) -> None:
         """Put frames before all that waits: what a new wire has to hear first."""
@@ -144,8 +146,11 @@ class Outbox:
             self._open, self._open_size = [], 0
 
     def _wake(self) -> None:
+        """Have the writer run, after the present task has gone on to wait for something."""
         writer = self._writer
         if writer is not None:
+            # Scheduling it from another run would corrupt both.
+            self._check_run()
             self._writer = None
             trio.lowlevel.reschedule(writer)
 

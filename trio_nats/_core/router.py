@@ -48,6 +48,7 @@ class Router:
         """Whether there is a wire to tell about changes. Without one they wait for ``restore``."""
         self.stalled: set[Sink] = set()
         """Full subscriptions that asked for reading to stop."""
+        self._may_stall = True
         self._unstalled = trio.lowlevel.ParkingLot()
 
     def add(self, sink: Sink) -> bytes:
@@ -73,9 +74,17 @@ class Router:
         """The frames that make a new wire carry every subscription."""
         return [frame for sid, sink in self.sinks.items() for frame in _frames(sid, sink)]
 
-    def stall(self, sink: Sink) -> None:
-        """Stop reading until :meth:`unstall`."""
-        self.stalled.add(sink)
+    def stall(self, sink: Sink) -> bool:
+        """Stop reading until :meth:`unstall`. ``False`` if it is too late for that."""
+        if self._may_stall:
+            self.stalled.add(sink)
+        return self._may_stall
+
+    def read_on(self) -> None:
+        """Let nothing stop the reading any more, so that the last PONG can be read."""
+        self._may_stall = False
+        self.stalled.clear()
+        self._unstalled.unpark_all()
 
     def unstall(self, sink: Sink) -> None:
         """``sink`` has room again, or is gone."""
@@ -112,8 +121,7 @@ class Router:
         """The connection is over."""
         sinks, self.sinks = self.sinks, {}
         self.live = False
-        self.stalled.clear()
-        self._unstalled.unpark_all()
+        self.read_on()
         for sink in sinks.values():
             sink.end(error)
 

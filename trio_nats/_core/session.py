@@ -82,8 +82,12 @@ class Session:
             await trio.aclose_forcefully(self.wire.stream)
         return self._reason or ConnectionLostError("the connection ended")
 
+    @trio.lowlevel.enable_ki_protection
     async def _guard(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run one of the three; the first to fail says why the session ended."""
+        """Run one of the three; the first to fail says why the session ended.
+
+        Protected from KeyboardInterrupt, which belongs to the user's code, not into half a frame.
+        """
         try:
             await task(*args)
         except trio.BrokenResourceError as error:
@@ -104,7 +108,6 @@ class Session:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
         stream, feed = self.wire.stream, self.wire.parser.feed
         counters, router = self._counters, self._router
@@ -150,7 +153,6 @@ class Session:
 
     # --- writing ---------------------------------------------------------------------------------
 
-    @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
         outbox, counters, stream = self._outbox, self._counters, self.wire.stream
         while True:
@@ -167,7 +169,6 @@ class Session:
 
     # --- keeping alive ---------------------------------------------------------------------------
 
-    @trio.lowlevel.enable_ki_protection
     async def _ping(self, interval: float, max_out: int) -> None:
         while True:
             await trio.sleep(interval)

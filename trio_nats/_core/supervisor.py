@@ -9,7 +9,7 @@ from collections.abc import Callable
 import trio
 
 from .._protocol.info import ServerInfo
-from .._transport.opening import AttemptFailed, Wire, open_wire
+from .._transport.opening import AttemptFailed, OpeningMemory, Wire, open_wire
 from ..errors import (
     ConnectAttempt,
     ConnectError,
@@ -52,7 +52,7 @@ class Supervisor(SessionCallbacks):
         self.settings = settings
         self._origin = origin
         self.pool = Pool(settings.servers, randomize=settings.randomize)
-        self.outbox = Outbox(settings.pending_size, settings.when_pending_full)
+        self.outbox = Outbox(settings.pending_size, settings.when_pending_full, self.check_run)
         self.router = Router(self.outbox)
         self.requests = Requests(self.router, settings.inbox_prefix)
         self.hub = EventHub()
@@ -63,12 +63,13 @@ class Supervisor(SessionCallbacks):
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""
         self._token = trio.lowlevel.current_trio_token()
-        self._was_tls = False
+        self._memory = OpeningMemory()
         self._changed = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
 
     # --- the background task ---------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def run(
         self, task_status: trio.TaskStatus[ConnectError | None] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -86,9 +87,20 @@ class Supervisor(SessionCallbacks):
                 return
             self._begin(wire)
             task_status.started(None)
+            await self._stay_connected()
+
+    async def _stay_connected(self) -> None:
+        try:
             while (session := self.session) is not None:
                 reason = await session.run(self.settings.ping_interval, self.settings.max_pings_out)
                 await self._after_loss(session.wire.server, reason)
+        except Exception as error:
+            # A fault of ours, not of the network's. It must not come out of the user's block as
+            # an exception group; what waits for the connection is told instead.
+            logger.exception("unexpected error while keeping the connection")
+            failure = ConnectionLostError(f"internal error: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self.end(failure)
 
     def stop(self) -> None:
         """Cancel the background task. What it leaves is for :meth:`end` to settle."""
@@ -115,9 +127,9 @@ class Supervisor(SessionCallbacks):
         self.session = Session(wire, self.router, self.outbox, self.counters, self)
         self.outbox.prepend(self.router.restore())
         self.router.live = True
-        self._was_tls = self._was_tls or wire.tls is not None
         self.pool.connected(wire.server)
         self.counters.connects += 1
+        self.info = ServerInfo()
         self.on_info(self.session, wire.info)
         first = self.counters.connects == 1
         logger.info("connected to %s (%s)", wire.server, wire.tls.version if wire.tls else "plain")
@@ -137,7 +149,7 @@ class Supervisor(SessionCallbacks):
         raise _connect_error(attempts)
 
     async def _open(self, server: Server) -> Wire:
-        return await open_wire(server, self.settings.opening, self._origin, sticky=self._was_tls)
+        return await open_wire(server, self.settings.opening, self._origin, self._memory)
 
     async def _reopen(self) -> Wire:
         """Try until a server answers, or none is left that may be tried again."""
@@ -165,9 +177,10 @@ class Supervisor(SessionCallbacks):
 
     def on_info(self, session: Session, info: ServerInfo) -> None:
         """See :meth:`SessionCallbacks.on_info`."""
+        lame_before = self.info.ldm
         self.info = info
         server = session.wire.server
-        if info.ldm:
+        if info.ldm and not lame_before:
             logger.info("%s is in lame duck mode", server)
             self.hub.emit(LameDuck(server.url))
         if not self.settings.ignore_discovered:
@@ -212,6 +225,16 @@ class Supervisor(SessionCallbacks):
         error.__cause__ = self.failure
         return error
 
+    def check_open(self) -> None:
+        """Complain if the connection has ended, or is ending."""
+        if self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+            raise self.closed_error()
+
+    def check_usable(self) -> None:
+        """:meth:`check_open` and :meth:`check_run`."""
+        self.check_open()
+        self.check_run()
+
     def check_run(self) -> None:
         """Complain when called from another ``trio.run()`` than the connection's."""
         if trio.lowlevel.current_trio_token() is not self._token:
@@ -222,6 +245,7 @@ class Supervisor(SessionCallbacks):
 
     def begin_closing(self) -> None:
         """Take nothing new from now on."""
+        self.router.read_on()
         self._set_state(ConnectionState.CLOSING)
 
     def end(self, failure: NatsError | None) -> None:

@@ -16,7 +16,7 @@ from ..message import Msg, Publisher
 from ..options import ProtocolLimits
 from .info import ServerInfo, decode_info
 
-__all__ = ["ErrorLine", "Event", "Parser", "Signal", "excerpt"]
+__all__ = ["ErrorLine", "Event", "Parser", "Signal", "error_text", "excerpt"]
 
 _M, _H, _P, _I, _PLUS, _MINUS = b"MHPI+-"
 _CR, _LF = b"\r\n"
@@ -175,7 +175,7 @@ class Parser:
         else:
             if line[:4] != b"-ERR":
                 raise _malformed("data", data, position)
-            events.append(ErrorLine(_error_text(line[4:])))
+            events.append(ErrorLine(error_text(line[4:])))
         return line_end + 2
 
     def _parse_hmsg(self, data: bytes, position: int, line_end: int, events: list[Event]) -> int:
@@ -243,7 +243,8 @@ def _too_large(size: int, limit: int, data: bytes, position: int) -> ProtocolErr
     )
 
 
-def _error_text(raw: bytes) -> str:
+def error_text(raw: bytes) -> str:
+    """What follows ``-ERR``: without its quotes, bounded and printable."""
     text = raw.decode("utf-8", "replace").strip().removeprefix("'").removesuffix("'")
     printable = "".join(char if char.isprintable() else "?" for char in text[:512])
     return printable

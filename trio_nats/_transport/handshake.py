@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 import trio
 
 from .._protocol.info import ServerInfo, decode_info
-from .._protocol.parser import excerpt
+from .._protocol.parser import error_text, excerpt
+from .._protocol.server_errors import server_error
 from ..errors import (
     NoInfoError,
     ProtocolError,
@@ -60,11 +61,12 @@ async def read_info(
                 closed=True,
             )
         buffer += data
+    if bytes(buffer[:5]) == b"-ERR ":
+        # What a server says that is too busy to introduce itself.
+        raise server_error(error_text(bytes(buffer[4:]).partition(b"\r")[0]))
     if bytes(buffer[:5]) != b"INFO ":
         began = excerpt(bytes(buffer[:61]))
-        raise NoInfoError(
-            f"the peer did not begin with INFO but with {began}; is it NATS?"
-        )
+        raise NoInfoError(f"the peer did not begin with INFO but with {began}; is it NATS?")
     return decode_info(bytes(buffer[5:end])), bytes(buffer[end + 2 :])
 
 

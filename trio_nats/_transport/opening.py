@@ -40,7 +40,7 @@ from .plan import TLSPlan, effective_mode, plan_tls, upgrades
 from .tls_errors import Handshake, explain_failed_handshake, explain_failed_read, reason_of
 from .tls_info import TLSInfo, client_certificate_expiry, describe
 
-__all__ = ["AttemptFailed", "OpeningSettings", "Wire", "open_wire"]
+__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "open_wire"]
 
 logger = logging.getLogger("trio_nats.connect")
 
@@ -75,6 +75,15 @@ class Wire:
     tls: TLSInfo | None
 
 
+@dataclass(slots=True)
+class OpeningMemory:
+    """What a connection remembers from one attempt to the next."""
+
+    was_tls: bool = False
+    """It was encrypted once, so plaintext is out of the question from then on."""
+    warned_of_plaintext: bool = False
+
+
 class AttemptFailed(Exception):
     """An attempt ended in ``attempt.error``. Never leaves the package."""
 
@@ -84,14 +93,13 @@ class AttemptFailed(Exception):
 
 
 async def open_wire(
-    server: Server, settings: OpeningSettings, origin: Publisher, *, sticky: bool
+    server: Server, settings: OpeningSettings, origin: Publisher, memory: OpeningMemory
 ) -> Wire:
     """Try to connect to ``server``. Raises :exc:`AttemptFailed`.
 
-    ``origin`` is what received messages respond through. ``sticky`` says that plaintext is out of
-    the question, because the connection was encrypted before.
+    ``origin`` is what received messages respond through.
     """
-    opening = _Opening(server, settings, origin, sticky)
+    opening = _Opening(server, settings, origin, memory)
     try:
         with trio.fail_after(settings.connect_timeout):
             return await opening.run()
@@ -101,6 +109,9 @@ async def open_wire(
         error = raised
     except trio.BrokenResourceError as raised:
         error = ServerClosedError(f"the connection to {server} broke: {reason_of(raised)}")
+    except Exception as raised:
+        logger.exception("unexpected error while connecting to %s", server)
+        error = raised
     logger.debug("%s: %s: %s", server, opening.phase, error)
     raise AttemptFailed(ConnectAttempt(server.url, opening.phase, error)) from error
 
@@ -109,14 +120,14 @@ class _Opening:
     """The state of one attempt, which its errors are explained from."""
 
     def __init__(
-        self, server: Server, settings: OpeningSettings, origin: Publisher, sticky: bool
+        self, server: Server, settings: OpeningSettings, origin: Publisher, memory: OpeningMemory
     ) -> None:
         self._server = server
         self._origin = origin
         self._settings = settings
         tls = settings.tls
-        self._mode = effective_mode(server.scheme, tls.mode, tls.has_material, sticky)
-        self._sticky = sticky
+        self._mode = effective_mode(server.scheme, tls.mode, tls.has_material, memory.was_tls)
+        self._memory = memory
         self._context: ssl.SSLContext | None = None
         self._plain_info: ServerInfo | None = None
         self._tls_info: TLSInfo | None = None
@@ -125,7 +136,10 @@ class _Opening:
     async def run(self) -> Wire:
         tls = self._settings.tls
         plan = plan_tls(
-            self._server.scheme, tls.mode, has_material=tls.has_material, sticky=self._sticky
+            self._server.scheme,
+            tls.mode,
+            has_material=tls.has_material,
+            sticky=self._memory.was_tls,
         )
         self.phase = "auth"
         answer = await prepare_auth(self._settings.auth, self._server)
@@ -235,7 +249,11 @@ class _Opening:
         )
 
     def _explained(self, error: trio.BrokenResourceError) -> NatsError:
-        explained = explain_failed_read(error, self._known()) if self._tls_info else None
+        explained = None
+        if self._tls_info is not None:
+            # A reset says as little as a bare end of file does.
+            said = error if isinstance(error.__cause__, ssl.SSLError) else None
+            explained = explain_failed_read(said, self._known())
         return explained or ServerClosedError(
             f"the connection to {self._server} broke: {reason_of(error)}"
         )
@@ -252,7 +270,9 @@ class _Opening:
             raise PlaintextAuthError(
                 f'{text}; nothing was sent. Use TLS, or plaintext_auth="allow" if that is meant'
             )
-        logger.warning('%s. Use TLS, or plaintext_auth="allow" if that is meant', text)
+        if not self._memory.warned_of_plaintext:
+            self._memory.warned_of_plaintext = True
+            logger.warning('%s. Use TLS, or plaintext_auth="allow" if that is meant', text)
 
     async def _log_in(
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
@@ -269,6 +289,7 @@ class _Opening:
                 wire.early = parser.feed(bytes(data))
         except trio.BrokenResourceError as error:
             raise self._explained(error) from error
+        self._memory.was_tls = self._memory.was_tls or self._tls_info is not None
         return wire
 
     async def _connect_fields(
