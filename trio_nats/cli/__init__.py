@@ -1,0 +1,21 @@
+"""The ``trio-nats`` command. Needs the ``cli`` extra."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; the console script and ``python -m trio_nats`` come in here."""
+    try:
+        from .app import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.exit(
+            f"the trio-nats command needs {error.name}, which is not installed; "
+            "run: pip install 'trio-nats[cli]'"
+        )
+    app()

@@ -1,0 +1,42 @@
+"""The commands and their flags. What they do stands in a module each, loaded when it is called."""
+
+from __future__ import annotations
+
+import sys
+
+import trio
+import typer
+
+import trio_nats
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="trio-nats",
+    help="NATS from the command line, by way of the Trio-native client.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """NATS from the command line, by way of the Trio-native client."""
+    if version:
+        typer.echo(trio_nats.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo() -> None:
+    """Start real servers with a throwaway CA and show what each TLS mode does against them."""
+    try:
+        from .demo import run_demo
+    except ModuleNotFoundError as error:
+        if error.name != "trustme":
+            raise
+        sys.exit("the demo makes certificates with trustme; run: pip install 'trio-nats[demo]'")
+    trio.run(run_demo)

@@ -1,0 +1,170 @@
+"""``trio-nats demo``: every TLS mode against every kind of server, then messages."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+import trustme
+from rich.console import Console
+from rich.table import Table
+
+from trio_nats import (
+    Connection,
+    ConnectError,
+    NoRespondersError,
+    TLSMode,
+    TLSOptions,
+    open_nats,
+)
+from trio_nats.testing import NatsServer, ServerTLS
+
+__all__ = ["run_demo"]
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate authority that exists for the length of the demo, and what it signed."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> Certificates:
+        """Issue a certificate for this machine's loopback names."""
+        ca = trustme.CA()
+        issued = ca.issue_cert("localhost", "127.0.0.1")
+        made = cls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+        ca.cert_pem.write_to_path(made.ca_file)
+        issued.private_key_pem.write_to_path(made.key_file)
+        for blob in issued.cert_chain_pems:
+            blob.write_to_path(made.cert_file, append=True)
+        return made
+
+    def server(self, **settings: bool | str) -> ServerTLS:
+        """A server's ``tls`` block."""
+        allow_non_tls = settings.get("allow_non_tls") is True
+        return ServerTLS(
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            allow_non_tls=allow_non_tls,
+            handshake_first=settings.get("handshake_first", False),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one attempt."""
+
+    text: str
+    error: str = ""
+
+
+Row = Mapping[TLSMode, Outcome]
+
+
+async def run_demo() -> None:
+    """Print the table of modes and servers, then send a few messages."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="trio-nats-demo-") as folder:
+        certificates = Certificates.make(Path(folder))
+        kinds: dict[str, ServerTLS | None] = {
+            "no TLS": None,
+            "TLS required": certificates.server(),
+            "TLS available": certificates.server(allow_non_tls=True),
+            "TLS first": certificates.server(handshake_first=True),
+            "TLS first or not": certificates.server(handshake_first="auto"),
+        }
+        console.print("Starting a real nats-server of each kind, with a throwaway CA ...")
+        rows = await _try_all(kinds, certificates)
+        _print_table(console, rows)
+        await _messages(console, certificates)
+
+
+async def _try_all(
+    kinds: Mapping[str, ServerTLS | None], certificates: Certificates
+) -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+
+    async def row(kind: str, tls: ServerTLS | None) -> None:
+        async with NatsServer(tls=tls) as server:
+            rows[kind] = await _try_modes(server.port, certificates)
+
+    async with trio.open_nursery() as nursery:
+        for kind, tls in kinds.items():
+            nursery.start_soon(row, kind, tls)
+    return {kind: rows[kind] for kind in kinds}
+
+
+async def _try_modes(port: int, certificates: Certificates) -> Row:
+    outcomes: dict[TLSMode, Outcome] = {}
+
+    async def attempt(mode: TLSMode) -> None:
+        options = TLSOptions(mode=mode, ca_file=certificates.ca_file)
+        try:
+            async with open_nats(f"nats://localhost:{port}", tls=options) as nc:
+                tls = nc.tls_info
+                outcomes[mode] = Outcome(tls.version if tls else "plaintext")
+        except ConnectError as error:
+            failed = error.attempts[0]
+            outcomes[mode] = Outcome(f"refused ({failed.phase})", str(failed.error))
+
+    async with trio.open_nursery() as nursery:
+        for mode in TLSMode:
+            nursery.start_soon(attempt, mode)
+    return outcomes
+
+
+def _print_table(console: Console, rows: Mapping[str, Row]) -> None:
+    table = Table("server", *(str(mode) for mode in TLSMode), title="What each TLS mode came to")
+    footnotes: dict[str, int] = {}
+    for kind, row in rows.items():
+        cells = []
+        for mode in TLSMode:
+            outcome = row[mode]
+            note = ""
+            if outcome.error:
+                number = footnotes.setdefault(f"{kind}, {mode}: {outcome.error}", len(footnotes) + 1)
+                note = f" {number}"
+            cells.append(outcome.text + note)
+        table.add_row(kind, *cells)
+    console.print(table)
+    console.print("AUTO acts as REQUIRE here, because a CA file is given. What was refused, and why:")
+    for text, number in footnotes.items():
+        console.print(f"{number:3}. {text}", highlight=False, soft_wrap=True)
+
+
+async def _messages(console: Console, certificates: Certificates) -> None:
+    console.print("\nNow some messages, over TLS:")
+    options = TLSOptions(ca_file=certificates.ca_file)
+    async with (
+        NatsServer(tls=certificates.server()) as server,
+        open_nats(f"tls://localhost:{server.port}", tls=options, name="demo") as nc,
+    ):
+        async with nc.subscribe("greet.*") as greetings:
+            await nc.publish("greet.joe", b"hello", headers={"Lang": "en"})
+            msg = await greetings.receive()
+            console.print(f"  subscription got {msg.subject} {msg.data!r} {msg.headers.pairs()}")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_shout, nc)
+            reply = await nc.request("shout", b"is anybody there?")
+            console.print(f"  request got {reply.data!r}")
+            nursery.cancel_scope.cancel()
+        try:
+            await nc.request("nobody", b"hello?")
+        except NoRespondersError as error:
+            console.print(f"  and where nobody listens: {error}")
+        console.print(f"  round trip: {await nc.rtt() * 1000:.2f} ms, {nc.tls_info}")
+
+
+async def _shout(
+    nc: Connection, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    async with nc.subscribe("shout", queue="shouters") as requests:
+        task_status.started()
+        async for msg in requests:
+            await msg.respond(msg.data.upper())
