@@ -119,7 +119,7 @@ class ConnectError(NatsError, OSError):
     """
 
     def __init__(self, attempts: Sequence[ConnectAttempt]) -> None:
-        self.attempts = tuple(attempts)
+        self.attempts: tuple[ConnectAttempt, ...] = tuple(attempts)
         if len(self.attempts) == 1:
             text = f"cannot connect to {self.attempts[0]}"
         else:

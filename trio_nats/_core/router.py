@@ -25,10 +25,14 @@ class Sink(Protocol):
     @property
     def remaining(self) -> int | None:
         """How many messages it still wants, if it has a limit."""
+        ...
+
 
     @property
     def pending(self) -> tuple[int, int]:
         """Messages and bytes not yet taken out."""
+        ...
+
 
     def push(self, msg: Msg) -> None:
         """Take a message; must not fail."""

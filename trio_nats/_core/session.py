@@ -126,7 +126,7 @@ class Session:
         find = self._router.sinks.get
         others = 0
         for event in events:
-            if event.__class__ is Msg:
+            if type(event) is Msg:
                 sink = find(event.sid)
                 if sink is not None:
                     sink.push(event)

@@ -1,0 +1,154 @@
+"""Everything that is checked about this project: run ``nox``, or ``nox -s tests`` for the tests.
+
+Plain virtual environments, no tool beyond nox itself is needed. ``nox -s tests-3.12 -- -k tls``
+runs some of the tests on one interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+EXTRAS = "server,pkcs12,cli,demo"
+COVERAGE_FLOOR = 95
+
+nox.options.default_venv_backend = "venv"
+nox.options.download_python = "never"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests", "lint", "typing", "typing-compat", "docs"]
+
+
+def candidates(version: str) -> Iterator[Path]:
+    """Where ``pythonX.Y`` may be: on PATH, beside the Python running nox, or with pyenv."""
+    name = f"python{version}"
+    for found in (shutil.which(name), shutil.which(name, path=str(Path(sys.base_prefix, "bin")))):
+        if found is not None:
+            yield Path(found)
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from sorted(pyenv.glob(f"versions/{version}*/bin/{name}"), reverse=True)
+
+
+def works(python: Path, version: str) -> bool:
+    """Whether ``python`` runs, is that version and can make environments.
+
+    pyenv's shims exist for versions that are not switched on, and Debian packages ``venv`` apart.
+    """
+    code = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
+    try:
+        run = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return run.returncode == 0 and run.stdout.strip() == version
+
+
+def find_pythons() -> list[str]:
+    """The versions the tests can run on here, each made findable for nox; never an empty list."""
+    versions = []
+    for minor in range(11, 16):
+        version = f"3.{minor}"
+        python = next((path for path in candidates(version) if works(path, version)), None)
+        if python is None:
+            continue
+        versions.append(version)
+        if shutil.which(python.name) != str(python):
+            os.environ["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    return versions or [f"{sys.version_info.major}.{sys.version_info.minor}"]
+
+
+PYTHONS = find_pythons()
+measured: list[str] = []
+"""Coverage data files of this run of nox, for the ``coverage`` session."""
+
+
+def group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests under coverage; without arguments, the total must reach the floor."""
+    # Editable, so that processes started by tests run, and measure, the same files.
+    session.install("-e", f".[{EXTRAS}]", *group("tests"))
+    data = f".coverage-{session.python}"
+    session.env["COVERAGE_FILE"] = data
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    if session.posargs:
+        session.run("coverage", "report")
+    else:
+        measured.append(data)
+        session.notify("coverage")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Join what the tests covered on every interpreter, and hold it against the floor."""
+    session.install("coverage")
+    found = (f".coverage-{version}" for version in PYTHONS)
+    data = measured or [name for name in found if Path(name).exists()]
+    session.run("coverage", "combine", "--quiet", "--keep", *data)
+    session.run("coverage", "report", f"--fail-under={COVERAGE_FLOOR}")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting; ``nox -s lint -- --fix`` mends what can be mended."""
+    session.install(*group("lint"))
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the package's own types, the completeness of its public ones, and a user's program."""
+    session.install(f".[{EXTRAS}]", *group("typing"), *group("tests"))
+    session.run("mypy", "trio_nats", "tests/typing")
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "trio_nats", "--ignoreexternal")
+
+
+@nox.session(name="typing-compat")
+def typing_compat(session: nox.Session) -> None:
+    """Check a user's program where trio-typing is still installed.
+
+    Measured with trio-typing 0.10.0 and Trio 0.35: its ``trio-stubs`` hide Trio's own types from
+    mypy and pyright alike, so names newer than the stubs (``trio.TaskStatus``) do not exist for
+    them. That is why the program is checked away from this tree, against the installed package:
+    this package itself cannot type-check there, the code of its users can. The mypy plugin stays
+    off: with it mypy 1.20 and 2.4 end with an internal error on any program that imports trio.
+    """
+    session.install(".", *group("typing"), "trio-typing==0.10.0")
+    program = ROOT / "tests" / "typing" / "user_program.py"
+    with tempfile.TemporaryDirectory() as elsewhere, session.chdir(elsewhere):
+        shutil.copy(program, elsewhere)
+        session.run("mypy", "--strict", program.name)
+        session.run("pyright", program.name)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error. The result is in docs/_build/html."""
+    session.install(f".[{EXTRAS}]", *group("docs"), *group("tests"))
+    session.run(
+        "sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"
+    )
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the demo as a user would, from an ordinary installation."""
+    session.install(".[demo]")
+    session.run("trio-nats", "demo", *session.posargs)

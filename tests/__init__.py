@@ -1,0 +1,1 @@
+"""The tests of trio_nats, and under ``tests.support`` what they are built with."""

@@ -1,0 +1,364 @@
+"""Who may import whom: the map in docs/architecture.md, enforced.
+
+Every import counts, wherever it stands: inside a function or under ``TYPE_CHECKING`` it still says
+that one room knows about another.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import trio_nats
+
+MAX_LINES = 550
+
+# The rooms, lowest floor first. A room is a module or a package directly in trio_nats. It may
+# import from its own floor and from any floor below it, except as BUILT_ON_TOP and EDGES say.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"errors"}),
+    frozenset({"headers", "message", "events", "options", "servers"}),
+    frozenset({"_protocol"}),
+    frozenset({"auth", "_transport"}),
+    frozenset({"_core"}),
+    frozenset({"subscription", "replies", "connection", "connect"}),
+    frozenset({"jetstream", "keyvalue", "objectstore", "services"}),
+    frozenset({"__init__"}),
+    frozenset({"__main__", "anyio", "cli", "contexts", "telemetry", "testing"}),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+NOUNS = FLOORS[0] | FLOORS[1]
+SANS_IO = NOUNS | FLOORS[2]
+# Built on what users hold, as a user could have built them.
+BUILT_ON_TOP = FLOORS[6]
+EDGES = FLOORS[8]
+
+IO_MODULES = frozenset(
+    {"anyio", "asyncio", "select", "selectors", "socket", "socketserver", "ssl", "subprocess"}
+    | {"threading", "trio", "wsproto"}
+)
+IO_EXCEPTIONS = {
+    # Errors derive from Trio's where Trio already has a word for the situation.
+    "errors": {"trio"},
+    # TLSOptions speaks of ssl.SSLContext and ssl.TLSVersion; contexts are made in _transport.
+    "options": {"ssl"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A source file, its dotted name below the package ("" for the package itself)."""
+
+    name: str
+    path: Path
+    package: str
+
+    @property
+    def room(self) -> str:
+        return self.name.partition(".")[0] or "__init__"
+
+    @property
+    def is_package(self) -> bool:
+        return self.path.name == "__init__.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import statement, resolved: ``target`` is a module of the package, or a foreign name."""
+
+    source: Module
+    target: Module | str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.source.path.name}:{self.line}"
+
+
+class House:
+    """A package on disk, parsed."""
+
+    def __init__(self, root: Path) -> None:
+        self.package = root.name
+        self.modules: dict[str, Module] = {}
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            self.modules[name] = Module(name, path, self.package)
+        self.imports = [i for module in self.modules.values() for i in self._imports(module)]
+
+    def _imports(self, module: Module) -> Iterator[Import]:
+        tree = ast.parse(module.path.read_text("utf-8"), str(module.path))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield Import(module, self._target(alias.name), node.lineno)
+            elif isinstance(node, ast.ImportFrom):
+                base = self._base(module, node)
+                for alias in node.names:
+                    if base == self.package and alias.name == "__version__":
+                        continue  # A constant, set before the front door imports anything.
+                    # `from a import b` imports a.b where that is a module, else a.
+                    target = self._target(f"{base}.{alias.name}")
+                    if not isinstance(target, Module):
+                        target = self._target(base)
+                    yield Import(module, target, node.lineno)
+
+    def _base(self, module: Module, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        here = [self.package, *module.name.split(".")] if module.name else [self.package]
+        up = node.level - 1 if module.is_package else node.level
+        return ".".join([*here[: len(here) - up], *([node.module] if node.module else [])])
+
+    def _target(self, dotted: str) -> Module | str:
+        first, _, rest = dotted.partition(".")
+        if first == self.package and rest in self.modules:
+            return self.modules[rest]
+        return dotted
+
+    def inner_imports(self) -> Iterator[tuple[Import, Module]]:
+        for imported in self.imports:
+            if isinstance(imported.target, Module):
+                yield imported, imported.target
+
+
+def unknown_rooms(house: House) -> Iterator[str]:
+    for module in house.modules.values():
+        if module.room not in FLOOR_OF:
+            yield (
+                f"{module.path.name}: the room {module.room!r} is on no floor; give it a place in "
+                f"docs/architecture.md and in FLOORS of tests/test_layers.py"
+            )
+
+
+def unresolved(house: House) -> Iterator[str]:
+    for imported in house.imports:
+        if isinstance(imported.target, str) and (
+            imported.target.partition(".")[0] == house.package
+        ):
+            yield f"{imported}: {imported.target!r} is not a module of the package"
+
+
+def upward_imports(house: House) -> Iterator[str]:
+    for imported, target in house.inner_imports():
+        room, other = imported.source.room, target.room
+        if room == other or room not in FLOOR_OF or other not in FLOOR_OF:
+            continue
+        if FLOOR_OF[other] > FLOOR_OF[room]:
+            yield f"{imported}: {room} may not import {other}, which is above it"
+        elif room in BUILT_ON_TOP and other.startswith("_"):
+            yield f"{imported}: {room} is built on the public connection and may not use {other}"
+        elif room in EDGES and other == "_core":
+            yield f"{imported}: {room} is an edge and may not reach into {other}"
+
+
+def io_below(house: House) -> Iterator[str]:
+    for imported in house.imports:
+        room = imported.source.room
+        if room not in SANS_IO or isinstance(imported.target, Module):
+            continue
+        foreign = imported.target.partition(".")[0]
+        if foreign in IO_MODULES - IO_EXCEPTIONS.get(imported.source.name, set()):
+            yield f"{imported}: {room} does no I/O and may not import {foreign}"
+
+
+def cycles(house: House) -> Iterator[str]:
+    graph: dict[str, list[str]] = {name: [] for name in house.modules}
+    for imported, target in house.inner_imports():
+        graph[imported.source.name].append(target.name)
+    done: set[str] = set()
+    path: list[str] = []
+
+    def visit(name: str) -> Iterator[str]:
+        if name in path:
+            loop = [*path[path.index(name) :], name]
+            yield "modules import each other: " + " -> ".join(n or "__init__" for n in loop)
+        elif name not in done:
+            path.append(name)
+            for other in graph[name]:
+                yield from visit(other)
+            path.pop()
+            done.add(name)
+
+    for name in graph:
+        yield from visit(name)
+
+
+def too_long(house: House) -> Iterator[str]:
+    for module in house.modules.values():
+        lines = len(module.path.read_text("utf-8").splitlines())
+        if lines > MAX_LINES:
+            yield f"{module.path.name} has {lines} lines; more than {MAX_LINES} is two modules"
+
+
+RULES = (unknown_rooms, unresolved, upward_imports, io_below, cycles, too_long)
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return House(Path(trio_nats.__file__).parent)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_package_keeps_its_layers(house, rule) -> None:
+    assert len(house.modules) > 1
+    found = list(rule(house))
+    assert not found, "\n".join(found)
+
+
+# --- the checker itself ------------------------------------------------------------------------
+
+
+def build(tmp_path: Path, **files: str) -> House:
+    """A package of the given files; ``__`` in a name stands for a directory."""
+    root = tmp_path / "trio_nats"
+    for name, text in {"init": "", **files}.items():
+        path = root / (("/".join(name.split("__"))).replace("init", "__init__") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return House(root)
+
+
+def complaints(house: House) -> list[str]:
+    return [text for rule in RULES for text in rule(house)]
+
+
+def test_a_good_house_has_no_complaints(tmp_path) -> None:
+    house = build(
+        tmp_path,
+        init="from .connection import Connection\nfrom . import errors",
+        errors="import trio",
+        message="from .errors import NatsError",
+        _protocol__init="from .parser import Parser",
+        _protocol__parser="from ..errors import NatsError\nfrom . import subjects\nimport json",
+        _protocol__subjects="",
+        _transport__init="import ssl, socket, trio",
+        _core__init="",
+        _core__session="import trio_nats._transport\nfrom trio_nats._protocol import Parser",
+        connection="from . import __version__\nfrom ._core.session import Session",
+        jetstream__init="from ..connection import Connection",
+        cli__init="from trio_nats import open_nats, testing\nimport trio_nats.errors as errors",
+        testing__init="import trio_nats",
+    )
+    assert complaints(house) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        pytest.param(
+            {"errors": "from .message import Msg", "message": ""},
+            "errors.py:1: errors may not import message, which is above it",
+            id="relative",
+        ),
+        pytest.param(
+            {"_protocol__a": "import os\nimport trio_nats._core.b", "_core__b": ""},
+            "a.py:2: _protocol may not import _core, which is above it",
+            id="absolute",
+        ),
+        pytest.param(
+            {"auth": "from trio_nats import connection", "connection": ""},
+            "auth.py:1: auth may not import connection, which is above it",
+            id="from-the-package",
+        ),
+        pytest.param(
+            {"_core__a__b": "from ...connection import C", "connection": ""},
+            "b.py:1: _core may not import connection, which is above it",
+            id="three-dots",
+        ),
+        pytest.param(
+            {"_core__init": "from .. import connection", "connection": ""},
+            "__init__.py:1: _core may not import connection, which is above it",
+            id="two-dots-in-a-package",
+        ),
+        pytest.param(
+            {
+                "auth": "if TYPE_CHECKING:\n    from .connection import Connection",
+                "connection": "",
+            },
+            "auth.py:2: auth may not import connection, which is above it",
+            id="type-checking",
+        ),
+        pytest.param(
+            {"auth": "def f():\n    from .connection import Connection", "connection": ""},
+            "auth.py:2: auth may not import connection, which is above it",
+            id="inside-a-function",
+        ),
+        pytest.param(
+            {"connection": "from trio_nats import open_nats"},
+            "connection.py:1: connection may not import __init__, which is above it",
+            id="front-door",
+        ),
+        pytest.param(
+            {"init": "from . import testing", "testing": ""},
+            "__init__.py:1: __init__ may not import testing, which is above it",
+            id="edge-from-the-front-door",
+        ),
+        pytest.param(
+            {"cli__init": "from .._core import pool", "_core__init": "", "_core__pool": ""},
+            "__init__.py:1: cli is an edge and may not reach into _core",
+            id="edge-into-core",
+        ),
+        pytest.param(
+            {"keyvalue": "from ._protocol import subjects", "_protocol__subjects": ""},
+            "keyvalue.py:1: keyvalue is built on the public connection and may not use _protocol",
+            id="built-on-top",
+        ),
+        pytest.param(
+            {"_protocol__parser": "from socket import socket"},
+            "parser.py:1: _protocol does no I/O and may not import socket",
+            id="socket-in-protocol",
+        ),
+        pytest.param(
+            {"_protocol__errors": "import trio"},
+            "errors.py:1: _protocol does no I/O and may not import trio",
+            id="only-the-errors-room-may-import-trio",
+        ),
+        pytest.param(
+            {"message": "if TYPE_CHECKING:\n    import trio.abc"},
+            "message.py:2: message does no I/O and may not import trio",
+            id="trio-in-a-noun",
+        ),
+        pytest.param(
+            {"errors": "import ssl"},
+            "errors.py:1: errors does no I/O and may not import ssl",
+            id="ssl-in-errors",
+        ),
+        pytest.param(
+            {
+                "subscription": "from . import connection",
+                "connection": "from . import subscription",
+            },
+            "modules import each other: connection -> subscription -> connection",
+            id="cycle",
+        ),
+        pytest.param(
+            {"_core__init": "from .a import A", "_core__a": "from . import A"},
+            "modules import each other: _core -> _core.a -> _core",
+            id="cycle-through-a-package",
+        ),
+        pytest.param(
+            {"helpers": ""},
+            "helpers.py: the room 'helpers' is on no floor; give it a place in "
+            "docs/architecture.md and in FLOORS of tests/test_layers.py",
+            id="unknown-room",
+        ),
+        pytest.param(
+            {"connection": "from ._core.sesion import Session", "_core__session": ""},
+            "connection.py:1: 'trio_nats._core.sesion' is not a module of the package",
+            id="unresolved",
+        ),
+        pytest.param(
+            {"connection": "x = 1\n" * (MAX_LINES + 1)},
+            "connection.py has 551 lines; more than 550 is two modules",
+            id="too-long",
+        ),
+    ],
+)
+def test_a_violation_is_found(tmp_path, files, expected) -> None:
+    assert complaints(build(tmp_path, **files)) == [expected]

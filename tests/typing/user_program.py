@@ -1,0 +1,86 @@
+"""What a user's program looks like to a type checker: checked strictly, never run.
+
+It is also checked where trio-typing is installed, so it names nothing of Trio's that those stubs,
+which end with Trio 0.22, do not have: no ``trio.TaskStatus``.
+"""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import trio
+
+import trio_nats
+from trio_nats import (
+    ConnectError,
+    Connection,
+    Msg,
+    NatsError,
+    NoRespondersError,
+    RequestTimeoutError,
+    TLSError,
+    TLSMode,
+    TLSOptions,
+    UserPassword,
+    open_nats,
+)
+
+
+async def serve(nc: Connection) -> None:
+    async with nc.subscribe("double", queue="workers") as sub:
+        async for msg in sub:
+            assert_type(msg, Msg)
+            assert_type(msg.data, bytes)
+            assert_type(msg.subject, str)
+            assert_type(msg.reply, str | None)
+            await msg.respond(msg.data * 2)
+
+
+async def ask(nc: Connection) -> bytes:
+    try:
+        reply = await nc.request("double", b"x", timeout=2)
+    except NoRespondersError as error:
+        assert_type(error.subject, str)
+        return b""
+    except (RequestTimeoutError, trio.Cancelled):
+        raise
+    assert_type(reply, Msg)
+    return reply.data
+
+
+async def drain(channel: trio.abc.ReceiveChannel[Msg]) -> int:
+    count = 0
+    async for _ in channel:
+        count += 1
+    return count
+
+
+async def main() -> None:
+    tls = TLSOptions(mode=TLSMode.REQUIRE, ca_file="ca.pem")
+    try:
+        async with open_nats(
+            ["tls://a:4222", "tls://b:4222"], tls=tls, auth=UserPassword("joe", "secret")
+        ) as nc:
+            assert_type(nc, Connection)
+            await nc.publish("greet.joe", b"hello", headers={"lang": "en"})
+            await nc.publish("greet.joe", "text")
+            await nc.flush()
+            assert_type(await nc.rtt(), float)
+            async with nc.subscribe("greet.*") as sub, trio.open_nursery() as nursery:
+                nursery.start_soon(serve, nc)
+                nursery.start_soon(drain, sub)
+                with trio.move_on_after(1):
+                    msg = await sub.receive()
+                    assert_type(msg, trio_nats.Msg)
+                await ask(nc)
+    except ConnectError as failure:
+        for attempt in failure.attempts:
+            print(attempt.server, attempt.phase, attempt.error)
+        for refused in failure.errors(TLSError):
+            assert_type(refused, TLSError)
+    except NatsError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    trio.run(main)
