@@ -36,7 +36,7 @@ from .servers import Server, parse_servers
 
 __all__ = ["open_nats"]
 
-logger = logging.getLogger("trio_nats.tls")
+_logger = logging.getLogger("trio_nats.tls")
 
 _T = TypeVar("_T")
 
@@ -116,7 +116,7 @@ def open_nats(
     check_choice("when_pending_full", when_pending_full, ("wait", "raise"))
     tls = _given("tls", tls, TLSOptions)
     if tls.mode is TLSMode.DISABLE and tls.has_material:
-        logger.warning("TLS mode DISABLE: the certificates and other TLS options have no effect")
+        _logger.warning("TLS mode DISABLE: the certificates and other TLS options have no effect")
     parsed = parse_servers(_default_servers() if servers is None else servers)
     for server in parsed:
         _check_server(server, tls)

@@ -27,7 +27,7 @@ from .subscription import Subscription
 
 __all__ = ["Connection"]
 
-logger = logging.getLogger("trio_nats.connection")
+_logger = logging.getLogger("trio_nats.connection")
 
 _T = TypeVar("_T")
 
@@ -347,7 +347,7 @@ class Connection:
                 if core.session is None or await core.session.pings.round_trip():
                     break
         if core.outbox.size:
-            logger.warning("closing with %d bytes not written", core.outbox.size)
+            _logger.warning("closing with %d bytes not written", core.outbox.size)
 
     def __repr__(self) -> str:
         return f"<Connection {self._core.state} {self.connected_url or ''}>"

@@ -17,7 +17,7 @@ from .options import PendingLimits
 
 __all__ = ["Subscription"]
 
-logger = logging.getLogger("trio_nats.subscription")
+_logger = logging.getLogger("trio_nats.subscription")
 
 
 class Subscription(trio.abc.ReceiveChannel[Msg]):
@@ -173,7 +173,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         else:
             self._count_drop()
         if first:
-            logger.warning("slow consumer: %r has %d messages pending", self, len(self._queue))
+            _logger.warning("slow consumer: %r has %d messages pending", self, len(self._queue))
             self._core.hub.emit(
                 SlowConsumer(self._subject, len(self._queue), self._bytes, self._dropped)
             )

@@ -38,7 +38,7 @@ class Outbox:
         self._writer: trio.lowlevel.Task | None = None
         self._for_room = trio.lowlevel.ParkingLot()
         self._unyielded = 0
-        self.size = 0
+        self.size: int = 0
         """Bytes waiting, those being written included."""
 
     def append(self, frame: bytes) -> None:

@@ -94,7 +94,7 @@ class Requests:
 
     raw_queue: bytes | None = None
     remaining: int | None = None
-    pending = (0, 0)
+    pending: tuple[int, int] = (0, 0)
 
     def __init__(self, router: Router, inbox_prefix: str) -> None:
         self._router = router
@@ -103,7 +103,7 @@ class Requests:
         self._count = 0
         self._sid: bytes | None = None
         self.slots: dict[bytes, Slot] = {}
-        self.raw_subject = self._prefix + b"*"
+        self.raw_subject: bytes = self._prefix + b"*"
 
     def new_token(self) -> tuple[bytes, bytes]:
         """A token for a slot to come, and the reply subject that leads to it."""

@@ -27,12 +27,10 @@ class Sink(Protocol):
         """How many messages it still wants, if it has a limit."""
         ...
 
-
     @property
     def pending(self) -> tuple[int, int]:
         """Messages and bytes not yet taken out."""
         ...
-
 
     def push(self, msg: Msg) -> None:
         """Take a message; must not fail."""
@@ -48,7 +46,7 @@ class Router:
         self._outbox = outbox
         self._next_sid = 1
         self.sinks: dict[bytes, Sink] = {}
-        self.live = False
+        self.live: bool = False
         """Whether there is a wire to tell about changes. Without one they wait for ``restore``."""
         self.stalled: set[Sink] = set()
         """Full subscriptions that asked for reading to stop."""

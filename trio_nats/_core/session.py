@@ -53,8 +53,8 @@ class Session:
         counters: Counters,
         callbacks: SessionCallbacks,
     ) -> None:
-        self.wire = wire
-        self.pings = Pings(outbox)
+        self.wire: Wire = wire
+        self.pings: Pings = Pings(outbox)
         self._router = router
         self._outbox = outbox
         self._counters = counters

@@ -49,16 +49,18 @@ class Supervisor(SessionCallbacks):
     """Everything a connection has that outlives its wires, and the task that replaces them."""
 
     def __init__(self, settings: Settings, origin: Publisher) -> None:
-        self.settings = settings
+        self.settings: Settings = settings
         self._origin = origin
-        self.pool = Pool(settings.servers, randomize=settings.randomize)
-        self.outbox = Outbox(settings.pending_size, settings.when_pending_full, self.check_run)
-        self.router = Router(self.outbox)
-        self.requests = Requests(self.router, settings.inbox_prefix)
-        self.hub = EventHub()
-        self.counters = Counters()
-        self.state = ConnectionState.CONNECTING
-        self.info = ServerInfo()
+        self.pool: Pool = Pool(settings.servers, randomize=settings.randomize)
+        self.outbox: Outbox = Outbox(
+            settings.pending_size, settings.when_pending_full, self.check_run
+        )
+        self.router: Router = Router(self.outbox)
+        self.requests: Requests = Requests(self.router, settings.inbox_prefix)
+        self.hub: EventHub = EventHub()
+        self.counters: Counters = Counters()
+        self.state: ConnectionState = ConnectionState.CONNECTING
+        self.info: ServerInfo = ServerInfo()
         self.session: Session | None = None
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""

@@ -11,7 +11,7 @@ import trio_nats
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="trio-nats",
     help="NATS from the command line, by way of the Trio-native client.",
     no_args_is_help=True,

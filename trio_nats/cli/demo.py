@@ -128,12 +128,16 @@ def _print_table(console: Console, rows: Mapping[str, Row]) -> None:
             outcome = row[mode]
             note = ""
             if outcome.error:
-                number = footnotes.setdefault(f"{kind}, {mode}: {outcome.error}", len(footnotes) + 1)
+                number = footnotes.setdefault(
+                    f"{kind}, {mode}: {outcome.error}", len(footnotes) + 1
+                )
                 note = f" {number}"
             cells.append(outcome.text + note)
         table.add_row(kind, *cells)
     console.print(table)
-    console.print("AUTO acts as REQUIRE here, because a CA file is given. What was refused, and why:")
+    console.print(
+        "AUTO acts as REQUIRE here, because a CA file is given. What was refused, and why:"
+    )
     for text, number in footnotes.items():
         console.print(f"{number:3}. {text}", highlight=False, soft_wrap=True)
 
