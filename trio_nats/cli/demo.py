@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trio_nats import (
-    Connection,
     ConnectError,
+    Connection,
     NoRespondersError,
     TLSMode,
     TLSOptions,
@@ -104,14 +104,16 @@ async def _try_modes(port: int, certificates: Certificates) -> Row:
     outcomes: dict[TLSMode, Outcome] = {}
 
     async def attempt(mode: TLSMode) -> None:
-        options = TLSOptions(mode=mode, ca_file=certificates.ca_file)
+        ca_file = None if mode is TLSMode.DISABLE else certificates.ca_file
+        options = TLSOptions(mode=mode, ca_file=ca_file)
         try:
             async with open_nats(f"nats://localhost:{port}", tls=options) as nc:
                 tls = nc.tls_info
                 outcomes[mode] = Outcome(tls.version if tls else "plaintext")
         except ConnectError as error:
             failed = error.attempts[0]
-            outcomes[mode] = Outcome(f"refused ({failed.phase})", str(failed.error))
+            why = str(failed.error).replace(failed.server, "the server")
+            outcomes[mode] = Outcome("refused", why)
 
     async with trio.open_nursery() as nursery:
         for mode in TLSMode:
@@ -121,25 +123,20 @@ async def _try_modes(port: int, certificates: Certificates) -> Row:
 
 def _print_table(console: Console, rows: Mapping[str, Row]) -> None:
     table = Table("server", *(str(mode) for mode in TLSMode), title="What each TLS mode came to")
-    footnotes: dict[str, int] = {}
+    notes: dict[str, int] = {}
     for kind, row in rows.items():
-        cells = []
-        for mode in TLSMode:
-            outcome = row[mode]
-            note = ""
-            if outcome.error:
-                number = footnotes.setdefault(
-                    f"{kind}, {mode}: {outcome.error}", len(footnotes) + 1
-                )
-                note = f" {number}"
-            cells.append(outcome.text + note)
-        table.add_row(kind, *cells)
+        cells = [row[mode] for mode in TLSMode]
+        table.add_row(kind, *(_cell(cell, notes) for cell in cells))
     console.print(table)
-    console.print(
-        "AUTO acts as REQUIRE here, because a CA file is given. What was refused, and why:"
-    )
-    for text, number in footnotes.items():
-        console.print(f"{number:3}. {text}", highlight=False, soft_wrap=True)
+    console.print("With a CA file given, as here, AUTO acts as REQUIRE. Why it was refused:")
+    for why, number in notes.items():
+        console.print(f"  {number}. {why}", highlight=False, soft_wrap=True)
+
+
+def _cell(outcome: Outcome, notes: dict[str, int]) -> str:
+    if not outcome.error:
+        return outcome.text
+    return f"{outcome.text} ({notes.setdefault(outcome.error, len(notes) + 1)})"
 
 
 async def _messages(console: Console, certificates: Certificates) -> None:
@@ -161,8 +158,12 @@ async def _messages(console: Console, certificates: Certificates) -> None:
         try:
             await nc.request("nobody", b"hello?")
         except NoRespondersError as error:
-            console.print(f"  and where nobody listens: {error}")
-        console.print(f"  round trip: {await nc.rtt() * 1000:.2f} ms, {nc.tls_info}")
+            console.print(f"  and where nobody listens: {error}", soft_wrap=True)
+        tls = nc.tls_info
+        assert tls is not None
+        console.print(f"  all of it encrypted by {tls.version}, {tls.cipher}")
+        console.print(f"  to {tls.verified_name}, certified by {tls.peer_chain[0].issuer}")
+        console.print(f"  round trip: {await nc.rtt() * 1000:.2f} ms")
 
 
 async def _shout(

@@ -1,0 +1,71 @@
+"""Which ports a server listens on, and what to do when another process was faster."""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+from collections.abc import Mapping
+
+from .settings import ServerSettings
+
+__all__ = ["assign_ports", "fixed_ports", "free_port", "taken_ports"]
+
+_TAKEN = re.compile(
+    r"listen tcp \S*:(\d+): bind: (?:address already in use|Only one usage of each socket address)"
+)
+
+# Below the ports that systems hand out by themselves (from 32768 on Linux, 49152 elsewhere). Out of
+# that range a port may become the local end of any connection while its server is down; even of the
+# very connection that tries to reach the server, which then succeeds in talking to itself.
+_PORTS = range(12_000, 32_000)
+
+
+def free_port(host: str) -> int:
+    """A port on ``host`` that nobody listens on. It may be taken by the time it is used.
+
+    Raises:
+        OSError: ``host`` is no address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    refused: OSError | None = None
+    # Random and not counted up, so that test processes running side by side rarely meet; the
+    # system's randomness, because test suites like to seed the module's.
+    for port in (*random.SystemRandom().sample(_PORTS, 100), 0):
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            try:
+                sock.bind((host, port))
+            except OSError as exc:
+                refused = exc
+                continue
+            bound: int = sock.getsockname()[1]
+            return bound
+    assert refused is not None
+    raise refused
+
+
+def fixed_ports(settings: ServerSettings) -> dict[str, int | None]:
+    """Every listener of a server, with the port the settings demand for it if they do."""
+    ports = {"client": settings.port, "monitor": None}
+    if settings.websocket is not None:
+        ports["websocket"] = settings.websocket.port
+    if settings.cluster is not None:
+        ports["cluster"] = settings.cluster.port
+    return ports
+
+
+def assign_ports(settings: ServerSettings, known: Mapping[str, int]) -> dict[str, int]:
+    """A port for every listener: what the settings demand, else what is ``known``, else a free one.
+
+    Raises:
+        OSError: the host of the settings is no address of this machine.
+    """
+    return {
+        what: fixed or known.get(what) or free_port(settings.host)
+        for what, fixed in fixed_ports(settings).items()
+    }
+
+
+def taken_ports(log: str) -> set[int]:
+    """The ports a server logged that it could not have, because somebody else listens there."""
+    return {int(port) for port in _TAKEN.findall(log)}

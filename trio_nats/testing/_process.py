@@ -1,0 +1,92 @@
+"""A nats-server process: started, signalled, and certain to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from ._system import poll
+from .errors import ServerSignalError
+
+__all__ = ["ServerProcess"]
+
+_KILL_TIMEOUT = 10.0
+
+
+class ServerProcess:
+    """Starts ``argv`` with its output going to the end of ``log_file``.
+
+    ``subprocess`` and not Trio's processes: spawning cannot be cancelled half-way, output to a file
+    needs no task to pump it, and waiting goes by the wall clock (see :func:`poll`). What that costs
+    is a few milliseconds of blocking in a test.
+
+    Raises:
+        OSError: the program cannot be run.
+    """
+
+    def __init__(self, argv: Sequence[str], log_file: Path) -> None:
+        self.paused = False
+        with log_file.open("ab") as log:
+            self._popen = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative for the signal that ended it; None while it runs."""
+        return self._popen.poll()
+
+    @property
+    def is_running(self) -> bool:
+        return self.returncode is None
+
+    def send(
+        self, name: Literal["SIGHUP", "SIGUSR2", "SIGSTOP", "SIGCONT"], *, purpose: str
+    ) -> None:
+        """Send a signal; nothing happens when the process has ended.
+
+        Raises:
+            ServerSignalError: on Windows, saying that ``purpose`` is not possible there.
+        """
+        if sys.platform == "win32":
+            raise ServerSignalError(f"{purpose} needs {name}, a signal that Windows does not have")
+        self._popen.send_signal(signal.Signals[name])
+
+    def pause(self) -> None:
+        self.send("SIGSTOP", purpose="pausing a server")
+        self.paused = True
+        if sys.platform == "linux":
+            # The signal is only on its way. This returns once every thread has come to a halt, and
+            # takes nothing from the process's state that Popen will want.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        self.send("SIGCONT", purpose="resuming a server")
+        self.paused = False
+
+    async def stop(self, timeout: float) -> None:
+        """Ask it to end, and kill it if it is still there after ``timeout`` seconds."""
+        self._popen.terminate()
+        if self.paused:
+            # After the request to end, so that it wakes up ending.
+            self.resume()
+        if not await poll(lambda: not self.is_running, timeout):
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End it now, paused or not, and collect its exit code. Not to be cancelled."""
+        self._popen.kill()
+        self.paused = False
+        with trio.CancelScope(shield=True):
+            await poll(lambda: not self.is_running, _KILL_TIMEOUT)
