@@ -77,7 +77,7 @@ async def run_demo() -> None:
             "TLS required": certificates.server(),
             "TLS available": certificates.server(allow_non_tls=True),
             "TLS first": certificates.server(handshake_first=True),
-            "TLS first or not": certificates.server(handshake_first="auto"),
+            "TLS first: auto": certificates.server(handshake_first="auto"),
         }
         console.print("Starting a real nats-server of each kind, with a throwaway CA ...")
         rows = await _try_all(kinds, certificates)
@@ -113,7 +113,7 @@ async def _try_modes(port: int, certificates: Certificates) -> Row:
         except ConnectError as error:
             failed = error.attempts[0]
             why = str(failed.error).replace(failed.server, "the server")
-            outcomes[mode] = Outcome("refused", why)
+            outcomes[mode] = Outcome("error", why)
 
     async with trio.open_nursery() as nursery:
         for mode in TLSMode:
@@ -128,7 +128,7 @@ def _print_table(console: Console, rows: Mapping[str, Row]) -> None:
         cells = [row[mode] for mode in TLSMode]
         table.add_row(kind, *(_cell(cell, notes) for cell in cells))
     console.print(table)
-    console.print("With a CA file given, as here, AUTO acts as REQUIRE. Why it was refused:")
+    console.print("With a CA file given, as here, AUTO acts as REQUIRE. The errors:")
     for why, number in notes.items():
         console.print(f"  {number}. {why}", highlight=False, soft_wrap=True)
 
