@@ -57,7 +57,7 @@ class Parser:
         self._origin = origin
         self._pending = bytearray()
         # How long `_pending` must be before another look is worth it. While a control line is
-        # incomplete that is unknown (0): then only a line feed is worth a look. Without this, a
+        # incomplete that is unknown (0): then only a line end is worth a look. Without this, a
         # peer that trickles single bytes would make us scan the same bytes over and over.
         self._wanted = 0
         self._dead = False
@@ -71,8 +71,9 @@ class Parser:
         """Parse ``data`` as the continuation of what was fed before."""
         pending = self._pending
         if pending:
+            before = len(pending)
             pending += data
-            if self._still_waiting(data):
+            if self._still_waiting(before):
                 return []
             data = bytes(pending)
             pending.clear()
@@ -90,11 +91,13 @@ class Parser:
             pending += data[position:] if position else data
         return events
 
-    def _still_waiting(self, data: bytes) -> bool:
-        size = len(self._pending)
+    def _still_waiting(self, searched: int) -> bool:
+        pending = self._pending
+        size = len(pending)
         if self._wanted:
             return size < self._wanted
-        return _LF not in data and size <= self._line_limit(self._pending[0]) + 1
+        complete = pending.find(b"\r\n", searched - 1) >= 0
+        return not complete and size <= self._line_limit(pending[0]) + 1
 
     def _line_limit(self, first: int) -> int:
         return self._limits.info if first == _I else self._limits.control_line
@@ -137,7 +140,7 @@ class Parser:
                 self._wanted = end + 2 - position
                 break
             if data[end] != _CR or data[end + 1] != _LF:
-                raise _malformed("end of payload", data, end)
+                raise _malformed("payload: not of the size said in", data, position)
             append(
                 Msg(
                     words[1],
@@ -155,7 +158,10 @@ class Parser:
         """One frame that is not MSG. Returns ``position`` itself while it is incomplete."""
         first = data[position]
         if first not in _STARTS:
-            raise _malformed("data", data, position)
+            raise ProtocolError(
+                f"the server sent something that is not the NATS protocol, beginning with "
+                f"{excerpt(data[position : position + 1])}"
+            )
         line_end = data.find(b"\r\n", position, position + self._line_limit(first) + 2)
         if line_end < 0:
             self._check_line_room(data, position)
@@ -167,14 +173,14 @@ class Parser:
             try:
                 events.append(Signal(line.rstrip()))
             except ValueError:
-                raise _malformed("data", data, position) from None
+                raise _malformed("line", data, position) from None
         elif first == _I:
             if line[:5] not in (b"INFO ", b"INFO\t"):
-                raise _malformed("data", data, position)
+                raise _malformed("line", data, position)
             events.append(decode_info(line[5:]))
         else:
             if line[:4] != b"-ERR":
-                raise _malformed("data", data, position)
+                raise _malformed("line", data, position)
             events.append(ErrorLine(error_text(line[4:])))
         return line_end + 2
 
@@ -201,7 +207,7 @@ class Parser:
             self._wanted = end + 2 - position
             return position
         if data[end] != _CR or data[end + 1] != _LF:
-            raise _malformed("end of payload", data, end)
+            raise _malformed("payload: not of the size said in", data, position)
         split = start + header_length
         events.append(
             Msg(
@@ -231,15 +237,18 @@ def excerpt(data: bytes) -> str:
 
 
 def _malformed(what: str, data: bytes, position: int) -> ProtocolError:
-    return ProtocolError(
-        f"the server sent malformed {what}: {excerpt(data[position : position + 61])}"
-    )
+    return ProtocolError(f"the server sent a malformed {what} {_line(data, position)}")
+
+
+def _line(data: bytes, position: int) -> str:
+    """The beginning of a control line, which is complete; what follows it may not be there yet."""
+    return excerpt(data[position : min(data.find(b"\r\n", position), position + 61)])
 
 
 def _too_large(size: int, limit: int, data: bytes, position: int) -> ProtocolError:
     return ProtocolError(
         f"the server announced {size:,} bytes, more than the limit of {limit:,}: "
-        f"{excerpt(data[position : position + 61])}"
+        f"{_line(data, position)}"
     )
 
 

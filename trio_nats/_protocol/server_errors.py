@@ -14,9 +14,16 @@ from ..errors import (
 
 __all__ = ["server_error"]
 
-_PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "?([^\s"]+)"?', re.I)
-_QUEUE = re.compile(r'using queue "(\S+)"', re.I)
-_SID = re.compile(r'\(sid "(\S+)"\)', re.I)
+_QUOTED = r'"((?:[^"\\]|\\.)+)"'
+_PERMISSION = re.compile(
+    r"permissions violation for (publish|subscription)(?: with reply of| to) "
+    rf"(?:{_QUOTED}|([^\s\"]+))",
+    re.I,
+)
+_QUEUE = re.compile(rf"using queue {_QUOTED}", re.I)
+_SID = re.compile(r'\(sid "(\w+)"\)', re.I)
+# The escapes of Go's %q that a subject can need.
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))")
 
 # In the order they are looked for; the text behind each tells a user what to do.
 _AUTHORIZATION = {
@@ -40,12 +47,17 @@ _OTHER = {
 def server_error(text: str) -> ServerReportedError:
     """The exception that says what ``text`` says."""
     if found := _PERMISSION.search(text):
+        subject = found[3] or _unquoted(found[2])
         queue, sid = _QUEUE.search(text), _SID.search(text)
         operation: Literal["publish", "subscription"] = (
             "publish" if found[1].lower() == "publish" else "subscription"
         )
         return PermissionsViolationError(
-            text, operation, found[2], queue[1] if queue else None, sid[1] if sid else None
+            text,
+            operation,
+            subject,
+            _unquoted(queue[1]) if queue else None,
+            sid[1] if sid else None,
         )
     lowered = text.lower()
     for phrase, hint in _AUTHORIZATION.items():
@@ -58,3 +70,14 @@ def server_error(text: str) -> ServerReportedError:
         if phrase in lowered:
             return ServerReportedError(text, hint)
     return ServerReportedError(text)
+
+
+def _unquoted(text: str) -> str:
+    def character(found: re.Match[str]) -> str:
+        code = found[1] or found[2] or found[3]
+        if code is None:
+            return found[4]
+        point = int(code, 16)
+        return chr(point) if point <= 0x10FFFF else "\N{REPLACEMENT CHARACTER}"
+
+    return _ESCAPE.sub(character, text)
