@@ -111,8 +111,8 @@ class Router:
     def _denied(self, error: PermissionsViolationError) -> Iterable[bytes]:
         if error.sid is not None and error.sid.encode() in self.sinks:
             return [error.sid.encode()]
-        subject = error.subject.encode()
-        queue = None if error.queue is None else error.queue.encode()
+        subject = error.subject.encode("utf-8", "replace")
+        queue = None if error.queue is None else error.queue.encode("utf-8", "replace")
         return (
             sid
             for sid, sink in self.sinks.items()

@@ -140,7 +140,7 @@ class Parser:
                 self._wanted = end + 2 - position
                 break
             if data[end] != _CR or data[end + 1] != _LF:
-                raise _malformed("payload: not of the size said in", data, position)
+                raise _malformed("end of payload", data, position)
             append(
                 Msg(
                     words[1],
@@ -158,10 +158,8 @@ class Parser:
         """One frame that is not MSG. Returns ``position`` itself while it is incomplete."""
         first = data[position]
         if first not in _STARTS:
-            raise ProtocolError(
-                f"the server sent something that is not the NATS protocol, beginning with "
-                f"{excerpt(data[position : position + 1])}"
-            )
+            # One byte is all that is sure to be there, however the bytes are cut.
+            raise _malformed("data", data[position : position + 1] + b"\r\n", 0)
         line_end = data.find(b"\r\n", position, position + self._line_limit(first) + 2)
         if line_end < 0:
             self._check_line_room(data, position)
@@ -173,14 +171,14 @@ class Parser:
             try:
                 events.append(Signal(line.rstrip()))
             except ValueError:
-                raise _malformed("line", data, position) from None
+                raise _malformed("data", data, position) from None
         elif first == _I:
             if line[:5] not in (b"INFO ", b"INFO\t"):
-                raise _malformed("line", data, position)
+                raise _malformed("data", data, position)
             events.append(decode_info(line[5:]))
         else:
             if line[:4] != b"-ERR":
-                raise _malformed("line", data, position)
+                raise _malformed("data", data, position)
             events.append(ErrorLine(error_text(line[4:])))
         return line_end + 2
 
@@ -207,7 +205,7 @@ class Parser:
             self._wanted = end + 2 - position
             return position
         if data[end] != _CR or data[end + 1] != _LF:
-            raise _malformed("payload: not of the size said in", data, position)
+            raise _malformed("end of payload", data, position)
         split = start + header_length
         events.append(
             Msg(
@@ -237,7 +235,7 @@ def excerpt(data: bytes) -> str:
 
 
 def _malformed(what: str, data: bytes, position: int) -> ProtocolError:
-    return ProtocolError(f"the server sent a malformed {what} {_line(data, position)}")
+    return ProtocolError(f"the server sent malformed {what}: {_line(data, position)}")
 
 
 def _line(data: bytes, position: int) -> str:

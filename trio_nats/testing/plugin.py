@@ -72,9 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def _nats_started(request: pytest.FixtureRequest) -> _Started:
     """Where the servers of this test are noted for its report; fails unless Trio runs the test."""
-    config = request.config
-    by_trio = request.node.get_closest_marker("trio") and config.pluginmanager.hasplugin("trio")
-    if not by_trio and _anyio_backend(request) != "trio":
+    if not _is_run_by_pytest_trio(request) and _anyio_backend(request) != "trio":
         pytest.fail(
             "the fixtures of trio-nats need a test that is run by Trio: an `async def` run by "
             "pytest-trio (`pip install pytest-trio`, then mark the test with @pytest.mark.trio or "
@@ -83,6 +81,15 @@ def _nats_started(request: pytest.FixtureRequest) -> _Started:
         )
     started: _Started = request.node.stash.setdefault(_started, [])
     return started
+
+
+def _is_run_by_pytest_trio(request: pytest.FixtureRequest) -> bool:
+    try:
+        # An option of pytest-trio, whatever name it is loaded by.
+        request.config.getini("trio_mode")
+    except ValueError:
+        return False
+    return request.node.get_closest_marker("trio") is not None
 
 
 def _anyio_backend(request: pytest.FixtureRequest) -> str | None:
@@ -165,4 +172,4 @@ def _section(server: NatsServer) -> tuple[str, str]:
     lines = server.log.splitlines()
     if len(lines) > LOG_LINES:
         lines[:-LOG_LINES] = [f"... {len(lines) - LOG_LINES} lines more ..."]
-    return f"nats-server log of {server.settings.name or server!r}", "\n".join(lines)
+    return f"nats-server log of {server.settings.name or server}", "\n".join(lines)

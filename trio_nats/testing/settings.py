@@ -112,13 +112,14 @@ class ServerSettings:
 
     config: str | Mapping[str, ConfigValue] | None = None
     """More configuration: text is appended verbatim to what the other fields generate; a mapping is
-    merged into it, and wins. Where the server listens is not taken from here."""
+    merged into it, and wins. Where the server listens and stores is not taken from here."""
     host: str = "127.0.0.1"
     """The address to listen on, for clients of all kinds, monitoring and routes."""
     port: int | None = None
     """The port for clients; None picks a free one."""
     jetstream: bool = False
-    """Whether JetStream is on. Its store is a temporary directory, removed with the server."""
+    """Whether JetStream is on. Its store is a temporary directory that is removed with the server,
+    unless ``args=["--store_dir", path]`` names another."""
     user: str | None = None
     """With ``password``, what clients must present."""
     password: str | None = field(default=None, repr=False)
