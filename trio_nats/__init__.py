@@ -15,7 +15,7 @@ __version__ = "0.1.0.dev0"
 
 from . import errors, events
 from ._core.stats import Statistics
-from ._protocol.info import ServerInfo
+from .server_info import ServerInfo
 from ._transport.tls_info import CertificateInfo, TLSInfo
 from .auth import (
     JWT,

@@ -14,7 +14,7 @@ from ._core.requests import ReplySlot, Slot, new_inbox
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
 from ._protocol import commands
-from ._protocol.info import ServerInfo
+from .server_info import ServerInfo
 from ._protocol.subjects import check_filter, check_queue, check_subject
 from ._transport.tls_info import TLSInfo
 from .errors import ConfigurationError, MaxPayloadError, NatsError, RequestTimeoutError

@@ -10,13 +10,18 @@ import enum
 import math
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .errors import ConfigurationError, TLSConfigurationError
+from .servers import Server
+
+if TYPE_CHECKING:
+    from .server_info import ServerInfo
 
 __all__ = [
+    "Candidate",
     "FullPolicy",
     "PendingLimits",
     "PlaintextAuth",
@@ -185,13 +190,27 @@ class TLSOptions:
         return any(item is not None for item in material)
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A server that may be tried next."""
+
+    server: Server
+    failures: int
+    """Failed attempts in a row."""
+
+
+Picked: TypeAlias = Server | tuple[Server, float] | None
+"""What ``ReconnectPolicy.pick`` may return."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReconnectPolicy:
     """When, and how often, to connect again after losing a server.
 
     Before every attempt, the first included, the connection waits a random time between zero and
     a ceiling that starts at ``wait`` and doubles, per server, up to ``max_wait`` ("full jitter"),
-    so that a cluster's clients do not all come back in the same instant.
+    so that a cluster's clients do not all come back in the same instant. Names are resolved anew at
+    each. Success forgets all failures.
     """
 
     wait: float = 0.25
@@ -201,8 +220,30 @@ class ReconnectPolicy:
     max_attempts: int | None = None
     """Attempts per server in a row before it is given up; ``None`` never gives up, 0 does not
     reconnect at all."""
+    jitter: float = 1.0
+    """The part of each wait that is random: 1 all of it, 0 none."""
+    delay: Callable[[int], float] | None = None
+    """Gives the seconds to wait before the n-th attempt (from 1) since the loss, in place of
+    ``wait``, ``max_wait`` and ``jitter``."""
+    pick: Callable[[Sequence[Candidate], ServerInfo], Picked] | None = None
+    """Picks the server to try next among the candidates (ADR-40), given what the last server said
+    about itself. May return a pair of server and seconds to wait, or ``None`` for no opinion."""
+    retry_on_initial_connect: bool = False
+    """Enter the ``open_nats`` block at once, and go on connecting behind it by this policy."""
+    retry_refused_credentials: bool = False
+    """Go on with a server that has refused the credentials twice in the same words. Without this,
+    one that did is given up, so that clients with stale credentials do not hammer it for ever."""
+    requests: Literal["wait", "fail"] = "wait"
+    """What happens to requests under way when the connection is lost: ``"wait"`` for the reply,
+    which may still come over the next one, or ``"fail"`` at once with
+    :exc:`ConnectionLostError`."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.jitter, bool) or not 0 <= self.jitter <= 1:
+            raise ConfigurationError(
+                f"ReconnectPolicy.jitter is a part between 0 and 1, not {self.jitter!r}"
+            )
+        check_choice("ReconnectPolicy.requests", self.requests, ("wait", "fail"))
         check_seconds("ReconnectPolicy.wait", self.wait, zero=True)
         check_seconds("ReconnectPolicy.max_wait", self.max_wait, zero=True)
         if self.max_wait < self.wait:

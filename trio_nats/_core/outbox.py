@@ -89,7 +89,7 @@ class Outbox:
             await self._for_room.park()
 
     async def wait(self) -> None:
-        """Return once there is something to write, at once if there is. For the one writer."""
+        """Return once there may be something to write, at once if there is. For the one writer."""
         if self._chunks or self._open or self._pongs:
             return
 
@@ -124,14 +124,23 @@ class Outbox:
         self.written(sum(map(len, chunk)))
         return sum(map(_is_message, chunk))
 
-    def forget_commands(self) -> None:
-        """Keep only messages: what else waits was meant for a wire that is gone."""
+    def release_writer(self) -> None:
+        """Let the writer's :meth:`wait` return, so that it can look for another outbox."""
+        self._wake()
+
+    def forget_commands(self) -> int:
+        """Keep only messages: what else waits was meant for a wire that is gone.
+
+        Returns how many PINGs of ours were among it.
+        """
         self._seal()
+        pings = sum(chunk.count(commands.PING) for chunk in self._chunks)
         kept = [[frame for frame in chunk if _is_message(frame)] for chunk in self._chunks]
         self._chunks = deque(chunk for chunk in kept if chunk)
         self._pongs = 0
         remaining = sum(len(frame) for chunk in self._chunks for frame in chunk)
         self.written(self.size - remaining)
+        return pings
 
     def close(self) -> None:
         """Drop everything, and let go whoever waits for room."""

@@ -12,12 +12,24 @@ from .outbox import Outbox
 __all__ = ["Pings"]
 
 
+class _Ping:
+    __slots__ = ("lost", "settled")
+
+    def __init__(self) -> None:
+        self.settled = trio.Event()
+        self.lost = False
+
+    def lose(self) -> None:
+        self.lost = True
+        self.settled.set()
+
+
 class Pings:
     """The PINGs of one session that wait for their PONG."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-        self._waiting: deque[trio.Event] = deque()
+        self.outbox: Outbox = outbox
+        self._waiting: deque[_Ping] = deque()
         self._ended = False
 
     @property
@@ -25,29 +37,37 @@ class Pings:
         """How many have had no answer yet."""
         return len(self._waiting)
 
-    def send(self) -> trio.Event:
-        """Send a PING, behind all that waits to be written; the event is its PONG."""
-        answered = trio.Event()
-        self._waiting.append(answered)
-        self._outbox.append(commands.PING)
-        return answered
+    def send(self) -> _Ping:
+        """Send a PING, behind all that waits to be written."""
+        ping = _Ping()
+        if self._ended:
+            ping.lose()
+        else:
+            self._waiting.append(ping)
+            self.outbox.append(commands.PING)
+        return ping
 
     async def round_trip(self) -> bool:
-        """Send a PING and wait for the PONG. ``False`` if the wire was lost instead.
+        """Send a PING and wait for the PONG. ``False`` if it was lost with its wire instead.
 
         Cancelled, the PONG is still expected, and ignored.
         """
-        answered = self.send()
-        await answered.wait()
-        return not self._ended
+        ping = self.send()
+        await ping.settled.wait()
+        return not ping.lost
 
     def pong(self) -> None:
         """A PONG has come. One that nobody asked for is ignored."""
         if self._waiting:
-            self._waiting.popleft().set()
+            self._waiting.popleft().settled.set()
+
+    def unsent(self, count: int) -> None:
+        """The last ``count`` PINGs never got onto the wire."""
+        for _ in range(min(count, len(self._waiting))):
+            self._waiting.pop().lose()
 
     def end(self) -> None:
         """The wire is gone: let go whoever waits."""
         self._ended = True
         while self._waiting:
-            self._waiting.popleft().set()
+            self._waiting.popleft().lose()

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .._protocol.info import ServerInfo
+from ..server_info import ServerInfo
 from ..errors import ConfigurationError
 from ..servers import Scheme, Server, is_ip_address, parse_server
 
@@ -29,6 +29,7 @@ class Pool:
         self._servers = order
         self.failures: dict[Server, int] = {}
         """Failed attempts in a row."""
+        self._last_error: dict[Server, str] = {}
 
     def _with_userinfo(self, server: Server) -> Server:
         first = self._userinfo
@@ -41,21 +42,33 @@ class Pool:
         """All of them, in the order they would be tried."""
         return tuple(self._servers)
 
-    def failed(self, server: Server) -> int:
-        """Move a server to the end. Returns how often in a row it has failed."""
-        count = self.failures[server] = self.failures.get(server, 0) + 1
+    def failed(self, server: Server, error: Exception) -> bool:
+        """Count a failure and move the server to the end. Whether it failed so the last time too."""
+        self.failures[server] = self.failures.get(server, 0) + 1
         self._move_to_end(server)
-        return count
+        before, now = self._last_error.get(server), f"{type(error).__name__}: {error}"
+        self._last_error[server] = now
+        return before == now
 
     def connected(self, server: Server) -> None:
         """A server is in use: its failures are forgiven, and it comes last if it is lost."""
         self.failures.clear()
+        self._last_error.clear()
         self._move_to_end(server)
 
     def remove(self, server: Server) -> None:
-        """Never try this server again."""
+        """Do not try this server again, unless the cluster names it anew."""
         if server in self._servers:
             self._servers.remove(server)
+
+    def replace(self, seeds: Sequence[Server]) -> None:
+        """Use these servers, and what their cluster names, instead of all known so far."""
+        self._userinfo = next((seed for seed in seeds if seed.has_userinfo), self._userinfo)
+        self._servers = [self._with_userinfo(seed) for seed in seeds]
+        if self._randomize:
+            random.shuffle(self._servers)
+        self.failures.clear()
+        self._last_error.clear()
 
     def _move_to_end(self, server: Server) -> None:
         if server in self._servers:

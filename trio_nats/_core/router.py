@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 import trio
@@ -72,9 +72,23 @@ class Router:
         if self.live and tell:
             self._outbox.append(commands.unsub(sid))
 
+    def deliver(self, msg: Msg) -> None:
+        """Hand a message to its subscription; one for a subscription that is gone is dropped."""
+        sink = self.sinks.get(msg.sid)
+        if sink is not None:
+            sink.push(msg)
+
     def restore(self) -> list[bytes]:
         """The frames that make a new wire carry every subscription."""
         return [frame for sid, sink in self.sinks.items() for frame in _frames(sid, sink)]
+
+    def difference(self, carried: Collection[bytes]) -> list[bytes]:
+        """The frames for a wire that carries the subscriptions ``carried`` to carry all of them."""
+        frames = [commands.unsub(sid) for sid in carried if sid not in self.sinks]
+        for sid, sink in self.sinks.items():
+            if sid not in carried:
+                frames += _frames(sid, sink)
+        return frames
 
     def stall(self, sink: Sink) -> bool:
         """Stop reading until :meth:`unstall`. ``False`` if it is too late for that."""

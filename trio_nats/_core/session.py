@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from .._protocol.info import ServerInfo
 from .._protocol.parser import ErrorLine, Event, Signal
 from .._protocol.server_errors import server_error
 from .._transport.opening import Wire
 from .._transport.tls_errors import reason_of
 from ..errors import ConnectionLostError, NatsError, ProtocolError, ServerReportedError
 from ..message import Msg
+from ..server_info import ServerInfo
 from .outbox import Outbox
 from .pings import Pings
 from .router import Router
@@ -28,6 +28,9 @@ __all__ = ["Session", "SessionCallbacks"]
 logger = logging.getLogger("trio_nats.connection")
 
 _READ = 64 * 1024
+# When writing fails the server has often said why before it hung up. Its words are in our receive
+# buffer by then, so reading them takes no longer than this unless the network is gone altogether.
+_LAST_WORDS = 1.0
 
 
 class SessionCallbacks:
@@ -43,7 +46,7 @@ class SessionCallbacks:
 
 
 class Session:
-    """Runs one wire until it breaks or is cancelled."""
+    """Runs one wire until it breaks or is stopped."""
 
     def __init__(
         self,
@@ -55,13 +58,17 @@ class Session:
     ) -> None:
         self.wire: Wire = wire
         self.pings: Pings = Pings(outbox)
+        self.deliver: Callable[[Msg], None] = router.deliver
+        """Where messages go; a handover puts itself in the way."""
         self._router = router
         self._outbox = outbox
         self._counters = counters
         self._callbacks = callbacks
         self._scope = trio.CancelScope()
+        self._read_all = trio.Event()
         self._reason: Exception | None = None
         self._last_error: ServerReportedError | None = None
+        self.ended: trio.Event = trio.Event()
 
     def stop(self, reason: Exception) -> None:
         """End it for ``reason``, unless it is ending already."""
@@ -69,8 +76,17 @@ class Session:
             self._reason = reason
         self._scope.cancel()
 
+    def detach(self, outbox: Outbox) -> None:
+        """Leave what waits in the present outbox to another session; write from this one."""
+        before, self._outbox, self.pings.outbox = self._outbox, outbox, outbox
+        before.release_writer()
+
+    @trio.lowlevel.enable_ki_protection
     async def run(self, ping_interval: float, max_pings_out: int) -> Exception:
-        """Carry traffic until the wire is gone. Returns why; closes the stream in any case."""
+        """Carry traffic until the wire is gone. Returns why; closes the stream in any case.
+
+        Protected from KeyboardInterrupt, which belongs to the user's code, not into half a frame.
+        """
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -79,15 +95,13 @@ class Session:
                     nursery.start_soon(self._guard, self._ping, ping_interval, max_pings_out)
         finally:
             self.pings.end()
+            self.ended.set()
             await trio.aclose_forcefully(self.wire.stream)
         return self._reason or ConnectionLostError("the connection ended")
 
     @trio.lowlevel.enable_ki_protection
     async def _guard(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run one of the three; the first to fail says why the session ended.
-
-        Protected from KeyboardInterrupt, which belongs to the user's code, not into half a frame.
-        """
+        """Run one of the three; the first to fail says why the session ended."""
         try:
             await task(*args)
         except trio.BrokenResourceError as error:
@@ -106,9 +120,15 @@ class Session:
         error.__cause__ = self._last_error or cause
         return error
 
-    # --- reading ---------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        try:
+            await self._read_on()
+        finally:
+            self._read_all.set()
+
+    async def _read_on(self) -> None:
         stream, feed = self.wire.stream, self.wire.parser.feed
         counters, router = self._counters, self._router
         events, self.wire.early = self.wire.early, []
@@ -123,13 +143,11 @@ class Session:
             events = feed(bytes(data))
 
     def _dispatch(self, events: list[Event]) -> None:
-        find = self._router.sinks.get
+        deliver = self.deliver
         others = 0
         for event in events:
             if type(event) is Msg:
-                sink = find(event.sid)
-                if sink is not None:
-                    sink.push(event)
+                deliver(event)
             else:
                 others += 1
                 self._handle(event)
@@ -151,23 +169,29 @@ class Session:
         elif isinstance(event, ProtocolError):
             raise event
 
-    # --- writing ---------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     async def _write(self) -> None:
-        outbox, counters, stream = self._outbox, self._counters, self.wire.stream
+        counters, stream = self._counters, self.wire.stream
         while True:
+            outbox = self._outbox
             await outbox.wait()
+            if outbox is not self._outbox:
+                continue
             chunk = outbox.take()
             data = b"".join(chunk)
             try:
                 await stream.send_all(data)
-            except BaseException:
+            except BaseException as error:
                 counters.lost_in_flight += outbox.lost(chunk)
+                if isinstance(error, trio.BrokenResourceError):
+                    with trio.move_on_after(_LAST_WORDS):
+                        await self._read_all.wait()
                 raise
             counters.out_bytes += len(data)
             outbox.written(len(data))
 
-    # --- keeping alive ---------------------------------------------------------------------------
+    # --- keeping alive ----------------------------------------------------------------------------
 
     async def _ping(self, interval: float, max_out: int) -> None:
         while True:

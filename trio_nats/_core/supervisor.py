@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio
 
-from .._protocol.info import ServerInfo
+from ..server_info import ServerInfo
 from .._transport.opening import AttemptFailed, OpeningMemory, Wire, open_wire
 from ..errors import (
     ConnectAttempt,

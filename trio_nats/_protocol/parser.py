@@ -14,7 +14,8 @@ from typing import TypeAlias
 from ..errors import ProtocolError
 from ..message import Msg, Publisher
 from ..options import ProtocolLimits
-from .info import ServerInfo, decode_info
+from ..server_info import ServerInfo
+from .info import decode_info
 
 __all__ = ["ErrorLine", "Event", "Parser", "Signal", "error_text", "excerpt"]
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from .._protocol.info import ServerInfo, decode_info
+from .._protocol.info import decode_info
+from ..server_info import ServerInfo
 from .._protocol.parser import error_text, excerpt
 from .._protocol.server_errors import server_error
 from ..errors import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from .._protocol import commands
-from .._protocol.info import ServerInfo
+from ..server_info import ServerInfo
 from .._protocol.parser import ErrorLine, Event, Parser, Signal
 from .._protocol.server_errors import server_error
 from ..auth import Answer, AuthLike, prepare_auth

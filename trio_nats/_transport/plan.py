@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from .._protocol.info import ServerInfo
+from ..server_info import ServerInfo
 from ..errors import TLSConfigurationError, TLSRequiredError
 from ..options import TLSMode
 from ..servers import Scheme

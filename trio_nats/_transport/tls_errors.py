@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
-from .._protocol.info import ServerInfo
+from ..server_info import ServerInfo
 from ..errors import (
     ClientCertificateError,
     NatsError,

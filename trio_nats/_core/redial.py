@@ -1,0 +1,140 @@
+"""Which server to try next, after how long, and when to stop trying."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ..server_info import ServerInfo
+from .._transport.opening import AttemptFailed, Wire
+from ..errors import AuthorizationError, ConnectAttempt, ConnectError
+from ..events import ReconnectFailed
+from ..options import Candidate, ReconnectPolicy
+from ..servers import Server
+from .hub import EventHub
+from .pool import Pool
+
+__all__ = ["Redialer", "connect_error"]
+
+logger = logging.getLogger("trio_nats.reconnect")
+
+_REMEMBERED = 16
+"""Attempts that a final error tells of: the last ones."""
+
+
+class Redialer:
+    """Applies a :class:`ReconnectPolicy` to a pool of servers."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        policy: ReconnectPolicy,
+        hub: EventHub,
+        open_one: Callable[[Server], Awaitable[Wire]],
+    ) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._hub = hub
+        self._open_one = open_one
+
+    async def first(self) -> Wire:
+        """Try every server once, to the end. Raises :exc:`ConnectError`."""
+        attempts: list[ConnectAttempt] = []
+        for server in self._pool.servers:
+            try:
+                return await self._open_one(server)
+            except AttemptFailed as failed:
+                attempts.append(failed.attempt)
+        raise connect_error(attempts)
+
+    async def until_connected(self, info: ServerInfo) -> Wire:
+        """Try, wait, and try again. Raises :exc:`ConnectError` once no server is left to try."""
+        attempts: list[ConnectAttempt] = []
+        number = 0
+        while self._pool.servers:
+            server, delay = self._choose(info, number + 1)
+            if self._exhausted(server):
+                self._pool.remove(server)
+                continue
+            await trio.sleep(delay)
+            number += 1
+            try:
+                return await self._open_one(server)
+            except AttemptFailed as failed:
+                attempts = [*attempts[1 - _REMEMBERED :], failed.attempt]
+                self._note(server, number, failed.attempt.error)
+        raise connect_error(attempts)
+
+    async def another_than(self, server: Server | None) -> Wire | None:
+        """Try every server but ``server`` once; ``None`` if that came to nothing."""
+        for candidate in self._pool.servers:
+            if candidate == server:
+                continue
+            try:
+                return await self._open_one(candidate)
+            except AttemptFailed as failed:
+                logger.info("%s", failed.attempt)
+        return None
+
+    def _exhausted(self, server: Server) -> bool:
+        most = self._policy.max_attempts
+        return most is not None and self._pool.failures.get(server, 0) >= most
+
+    def _note(self, server: Server, number: int, error: Exception) -> None:
+        repeated = self._pool.failed(server, error)
+        self._hub.emit(ReconnectFailed(server.url, number, error))
+        if (
+            repeated
+            and isinstance(error, AuthorizationError)
+            and not self._policy.retry_refused_credentials
+        ):
+            logger.warning("giving up %s, which refused the same way twice: %s", server, error)
+            self._pool.remove(server)
+
+    def _choose(self, info: ServerInfo, number: int) -> tuple[Server, float]:
+        """The server to try, and the seconds to wait before."""
+        server = self._pool.servers[0]
+        if self._policy.pick is not None:
+            try:
+                picked = self._policy.pick(self._candidates(), info)
+                if isinstance(picked, tuple):
+                    return self._known(picked[0]), float(picked[1])
+                if picked is not None:
+                    server = self._known(picked)
+            except Exception:
+                logger.exception("ReconnectPolicy.pick failed; taking the next server in turn")
+        return server, self._delay(server, number)
+
+    def _candidates(self) -> tuple[Candidate, ...]:
+        failures = self._pool.failures
+        return tuple(Candidate(s, failures.get(s, 0)) for s in self._pool.servers)
+
+    def _known(self, server: Server) -> Server:
+        if server not in self._pool.servers:
+            raise ValueError(f"{server} is not one of the candidates")
+        return server
+
+    def _delay(self, server: Server, number: int) -> float:
+        policy = self._policy
+        if policy.delay is not None:
+            try:
+                return max(0.0, float(policy.delay(number)))
+            except Exception:
+                logger.exception("ReconnectPolicy.delay failed; using wait and max_wait")
+        doublings = min(self._pool.failures.get(server, 0), 32)
+        ceiling = min(policy.max_wait, policy.wait * 2.0**doublings)
+        return ceiling * (1 - policy.jitter * random.random())
+
+
+def connect_error(attempts: list[ConnectAttempt]) -> ConnectError:
+    """The error for attempts that all failed, with their errors as its cause."""
+    error = ConnectError(attempts)
+    causes = [attempt.error for attempt in attempts]
+    if len(causes) == 1:
+        error.__cause__ = causes[0]
+    elif causes:
+        error.__cause__ = ExceptionGroup("every server failed", causes)
+    return error

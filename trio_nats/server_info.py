@@ -1,0 +1,51 @@
+"""What a server says about itself."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["ServerInfo"]
+
+
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server last said about itself.
+
+    Fields a server does not send have their defaults, and those this class does not know are
+    ignored, so any server version will do.
+    """
+
+    server_id: str = ""
+    server_name: str = ""
+    version: str = ""
+    proto: int = 0
+    host: str = ""
+    port: int = 0
+    max_payload: int = 1024 * 1024
+    """The largest message the server takes, headers included, in bytes."""
+    headers: bool = False
+    """Whether the server knows message headers."""
+    auth_required: bool = False
+    tls_required: bool = False
+    tls_available: bool = False
+    tls_verify: bool = False
+    """Whether the server checks client certificates."""
+    nonce: str | None = None
+    """What the server wants signed, where it takes NKeys or JWTs."""
+    connect_urls: tuple[str, ...] | None = None
+    """Other servers of the cluster, as ``host:port``."""
+    ws_connect_urls: tuple[str, ...] | None = None
+    ldm: bool = False
+    """Whether the server is in lame duck mode, about to shut down (ADR-5)."""
+    cluster: str | None = None
+    domain: str | None = None
+    """The JetStream domain."""
+    jetstream: bool = False
+    client_id: int = 0
+    client_ip: str = ""
+    git_commit: str = ""
+    go: str = ""
+
+    @property
+    def offers_tls(self) -> bool:
+        """Whether the server can speak TLS on this port."""
+        return self.tls_required or self.tls_available
