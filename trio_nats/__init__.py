@@ -15,7 +15,6 @@ __version__ = "0.1.0.dev0"
 
 from . import errors, events
 from ._core.stats import Statistics
-from .server_info import ServerInfo
 from ._transport.tls_info import CertificateInfo, TLSInfo
 from .auth import (
     JWT,
@@ -74,6 +73,7 @@ from .options import (
     TLSOptions,
 )
 from .replies import Replies, empty_sentinel
+from .server_info import ServerInfo
 from .servers import Server
 from .subscription import Subscription
 

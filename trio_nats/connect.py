@@ -17,7 +17,7 @@ from ._core.settings import Settings, WhenFull
 from ._core.supervisor import Supervisor
 from ._protocol.subjects import check_inbox_prefix
 from ._transport.opening import OpeningSettings
-from ._transport.plan import plan_tls
+from ._transport.plan import check_server
 from .auth import Auth, AuthLike
 from .connection import Connection
 from .errors import ConfigurationError
@@ -32,7 +32,7 @@ from .options import (
     check_count,
     check_seconds,
 )
-from .servers import Server, parse_servers
+from .servers import parse_servers
 
 __all__ = ["open_nats"]
 
@@ -119,7 +119,7 @@ def open_nats(
         _logger.warning("TLS mode DISABLE: the certificates and other TLS options have no effect")
     parsed = parse_servers(_default_servers() if servers is None else servers)
     for server in parsed:
-        _check_server(server, tls)
+        check_server(server, tls)
     return _Open(
         Settings(
             servers=parsed,
@@ -160,14 +160,6 @@ def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
         expected = getattr(kind, "__name__", "")
         raise ConfigurationError(f"{name} is a {expected}, not {type(value).__name__}")
     return value
-
-
-def _check_server(server: Server, tls: TLSOptions) -> None:
-    plan_tls(server.scheme, tls.mode, has_material=tls.has_material)
-    if server.is_websocket:
-        raise ConfigurationError(
-            f"{server}: WebSocket connections are not supported yet; use nats:// or tls://"
-        )
 
 
 class _Open(AbstractAsyncContextManager[Connection]):

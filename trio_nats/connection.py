@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -14,8 +15,8 @@ from ._core.requests import ReplySlot, Slot, new_inbox
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
 from ._protocol import commands
-from .server_info import ServerInfo
 from ._protocol.subjects import check_filter, check_queue, check_subject
+from ._transport.plan import check_server
 from ._transport.tls_info import TLSInfo
 from .errors import ConfigurationError, MaxPayloadError, NatsError, RequestTimeoutError
 from .events import ConnectionState, Event
@@ -23,6 +24,8 @@ from .headers import HeadersLike, encode_headers
 from .message import Msg, Payload
 from .options import PendingLimits, check_count, check_seconds
 from .replies import Replies
+from .server_info import ServerInfo
+from .servers import Server, parse_servers
 from .subscription import Subscription
 
 __all__ = ["Connection"]
@@ -320,6 +323,66 @@ class Connection:
             outbox_bytes=core.outbox.size,
         )
 
+    async def wait_for_state(self, *states: ConnectionState) -> ConnectionState:
+        """Return once the connection is in one of ``states``, at once if it is.
+
+        Raises what using the connection would raise, once it has ended without getting there.
+        """
+        core = self._core
+        core.check_run()
+        await core.wait(lambda: core.state in states or core.state is ConnectionState.CLOSED)
+        if core.state not in states:
+            raise core.closed_error()
+        return core.state
+
+    async def reconnect(self) -> None:
+        """Move to another server, or make the connection to the present one anew.
+
+        New credentials and certificates come into use by that. Where a second connection can be
+        had, nothing is missed: the old one goes on until the new one has taken over. Returns once
+        it has, or once the connection is up again. Cancelled, the move goes on.
+        """
+        core = self._core
+        core.check_usable()
+        await core.change_server_and_wait()
+
+    def set_servers(self, servers: str | Sequence[str]) -> None:
+        """Use these servers for reconnecting, in place of all known so far (ADR-40).
+
+        The present connection stays; :meth:`reconnect` moves it. Raises
+        :exc:`ConfigurationError` for what cannot be used.
+        """
+        parsed = parse_servers(servers)
+        for server in parsed:
+            check_server(server, self._core.settings.opening.tls)
+        self._core.check_usable()
+        self._core.pool.replace(parsed)
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """The servers known, discovered ones included, in the order they would be tried."""
+        return self._core.pool.servers
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Unsubscribe everything, let what has arrived be received, and close.
+
+        Publishing, and so responding, works until all messages have been taken out of the
+        subscriptions, which then end; no new subscriptions can be made. Takes at most ``timeout``
+        seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
+        were left by then. Cancelled, the connection is closed at once.
+        """
+        core = self._core
+        core.check_usable()
+        seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
+        core.begin_draining()
+        try:
+            with trio.move_on_after(seconds) as scope:
+                await core.drain_all()
+        finally:
+            await self.aclose()
+        if scope.cancelled_caught:
+            raise RequestTimeoutError(f"drain: messages were left after {seconds:g} s")
+
     async def aclose(self) -> None:
         """Finish what was begun and end the connection; harmless when repeated.
 
@@ -330,7 +393,7 @@ class Connection:
         """
         core = self._core
         try:
-            if core.state in (ConnectionState.OPEN, ConnectionState.RECONNECTING):
+            if core.state not in (ConnectionState.CLOSING, ConnectionState.CLOSED):
                 core.begin_closing()
                 await self._finish()
             await trio.lowlevel.checkpoint()

@@ -31,6 +31,8 @@ class ConnectionState(enum.StrEnum):
     OPEN = "open"
     RECONNECTING = "reconnecting"
     """The server was lost; another one, or the same, is being looked for."""
+    DRAINING = "draining"
+    """Subscriptions have ended; what arrived is being dealt with. Publishing still works."""
     CLOSING = "closing"
     """Finishing what was begun; takes nothing new."""
     CLOSED = "closed"

@@ -12,13 +12,11 @@ import os
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from .errors import ConfigurationError, TLSConfigurationError
+from .server_info import ServerInfo
 from .servers import Server
-
-if TYPE_CHECKING:
-    from .server_info import ServerInfo
 
 __all__ = [
     "Candidate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from types import TracebackType
 from typing import Self
@@ -11,9 +12,10 @@ import outcome
 import trio
 
 from ._core.supervisor import Supervisor
-from .events import SlowConsumer
+from .errors import RequestTimeoutError
+from .events import ConnectionState, SlowConsumer
 from .message import Msg
-from .options import PendingLimits
+from .options import PendingLimits, check_seconds
 
 __all__ = ["Subscription"]
 
@@ -59,6 +61,8 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         self._waiters: dict[trio.lowlevel.Task, None] = {}
         self._turn = 0
         self._full = False
+        self._watched = False
+        self._taken = trio.lowlevel.ParkingLot()
         self._dropped = 0
         self._ended: Exception | None = None
 
@@ -94,9 +98,11 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
     async def __aenter__(self) -> Self:
         """Subscribe. Cancelled, nothing has happened."""
         await trio.lowlevel.checkpoint()
-        if self._sid is not None:
+        if self._sid is not None or self._ended is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
         self._core.check_usable()
+        if self._core.state is ConnectionState.DRAINING:
+            raise trio.ClosedResourceError("this NATS connection is draining")
         self._sid = self._core.router.add(self)
         return self
 
@@ -115,9 +121,33 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         self._bytes = 0
         await trio.lowlevel.checkpoint()
 
-    def _leave(self, error: Exception, *, tell: bool = True) -> None:
+    async def drain(self, timeout: float | None = None) -> None:
+        """Unsubscribe, but keep what the server has sent until then.
+
+        Returns once nothing more will come, for which it waits at most ``timeout`` seconds (else
+        as long as it takes); the messages there are can be received as before, and then the
+        subscription ends. Raises :exc:`TimeoutError` when the server did not confirm in time.
+        Cancelled or timed out, it is unsubscribed all the same.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._sid is None:
+            raise RuntimeError("a subscription that has not been entered cannot be drained")
+        seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
+        with trio.move_on_after(seconds) as scope:
+            await self._core.drain([self._sid])
+        if scope.cancelled_caught:
+            raise RequestTimeoutError(f"drain: the server did not answer within {seconds:g} s")
+
+    async def wait_taken(self) -> None:
+        """Return once no message waits to be received."""
+        await trio.lowlevel.checkpoint()
+        if self._queue:
+            self._watched = True
+            await self._taken.park()
+
+    def _leave(self, error: Exception) -> None:
         if self._sid is not None:
-            self._core.router.remove(self._sid, tell=tell)
+            self._core.router.remove(self._sid)
         self.end(error)
 
     # --- the core's side -------------------------------------------------------------------------
@@ -142,7 +172,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         if self.remaining is not None:
             self.remaining -= 1
             if self.remaining <= 0:
-                self._leave(trio.EndOfChannel(), tell=False)
+                self._leave(trio.EndOfChannel())
 
     def end(self, error: Exception) -> None:
         """No more messages will come. Those that did can still be received, unless closed."""
@@ -151,6 +181,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         if isinstance(error, trio.ClosedResourceError):
             self._queue.clear()
             self._bytes = 0
+            self._taken.unpark_all()
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
             trio.lowlevel.reschedule(task, outcome.Error(_fresh(error)))
@@ -158,7 +189,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
     def _overflow(self, msg: Msg, size: int) -> None:
         policy = self._limits.when_full
         first = not self._full
-        self._full = True
+        self._full = self._watched = True
         if policy == "wait" and self._core.router.stall(self):
             self._queue.append(msg)
             self._bytes += size
@@ -186,14 +217,19 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         self._bytes -= len(msg.data)
         if msg.raw_headers is not None:
             self._bytes -= len(msg.raw_headers)
-        if self._full:
-            self._check_recovered()
+        if self._watched:
+            self._look_again()
 
-    def _check_recovered(self) -> None:
-        """An episode of being full is over once half of the room is free again."""
-        if len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes:
+    def _look_again(self) -> None:
+        """A message was taken out while somebody cared."""
+        # An episode of being full is over once half of the room is free again.
+        free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
+        if self._full and free:
             self._full = False
             self._core.router.unstall(self)
+        if not self._queue:
+            self._taken.unpark_all()
+        self._watched = self._full or bool(self._taken)
 
     # --- the user's side -------------------------------------------------------------------------
 

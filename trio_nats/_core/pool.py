@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..server_info import ServerInfo
 from ..errors import ConfigurationError
+from ..server_info import ServerInfo
 from ..servers import Scheme, Server, is_ip_address, parse_server
 
 __all__ = ["Pool"]
@@ -43,7 +43,7 @@ class Pool:
         return tuple(self._servers)
 
     def failed(self, server: Server, error: Exception) -> bool:
-        """Count a failure and move the server to the end. Whether it failed so the last time too."""
+        """Count a failure, and put the server last. Whether it failed so the last time too."""
         self.failures[server] = self.failures.get(server, 0) + 1
         self._move_to_end(server)
         before, now = self._last_error.get(server), f"{type(error).__name__}: {error}"

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ..server_info import ServerInfo
 from .._transport.opening import AttemptFailed, Wire
 from ..errors import AuthorizationError, ConnectAttempt, ConnectError
 from ..events import ReconnectFailed
 from ..options import Candidate, ReconnectPolicy
+from ..server_info import ServerInfo
 from ..servers import Server
 from .hub import EventHub
 from .pool import Pool
@@ -78,6 +78,14 @@ class Redialer:
             except AttemptFailed as failed:
                 logger.info("%s", failed.attempt)
         return None
+
+    async def again(self, server: Server) -> Wire | None:
+        """Try a second connection to ``server``; ``None`` if that came to nothing."""
+        try:
+            return await self._open_one(server)
+        except AttemptFailed as failed:
+            logger.info("%s", failed.attempt)
+            return None
 
     def _exhausted(self, server: Server) -> bool:
         most = self._policy.max_attempts

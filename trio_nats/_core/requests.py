@@ -117,6 +117,10 @@ class Requests:
             self._sid = self._router.add(self)
         self.slots[token] = slot
 
+    async def wait_taken(self) -> None:
+        """See :class:`~.router.Sink`. Replies never wait here."""
+        await trio.lowlevel.checkpoint()
+
     def close(self, token: bytes) -> None:
         """Forget a slot; replies that still come for it are dropped."""
         self.slots.pop(token, None)
@@ -130,6 +134,10 @@ class Requests:
     def end(self, error: Exception) -> None:
         """The inbox is gone: every request fails, and the next one subscribes anew."""
         self._sid = None
+        self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Every request under way fails; the inbox stays."""
         slots, self.slots = self.slots, {}
         for slot in slots.values():
             slot.end(error)

@@ -32,6 +32,9 @@ class Sink(Protocol):
         """Messages and bytes not yet taken out."""
         ...
 
+    async def wait_taken(self) -> None:
+        """Return once no message waits to be received."""
+
     def push(self, msg: Msg) -> None:
         """Take a message; must not fail."""
 
@@ -51,6 +54,7 @@ class Router:
         self.stalled: set[Sink] = set()
         """Full subscriptions that asked for reading to stop."""
         self._may_stall = True
+        self._draining: set[bytes] = set()
         self._unstalled = trio.lowlevel.ParkingLot()
 
     def add(self, sink: Sink) -> bytes:
@@ -63,14 +67,22 @@ class Router:
                 self._outbox.append(frame)
         return sid
 
-    def remove(self, sid: bytes, *, tell: bool = True) -> None:
-        """Unsubscribe; not telling the server where it knows already. Harmless when repeated."""
+    def remove(self, sid: bytes) -> None:
+        """Unsubscribe. Harmless when repeated."""
         sink = self.sinks.pop(sid, None)
         if sink is None:
             return
         self.unstall(sink)
-        if self.live and tell:
+        if self.live and sid not in self._draining:
             self._outbox.append(commands.unsub(sid))
+        self._draining.discard(sid)
+
+    def quiesce(self, sid: bytes) -> None:
+        """Unsubscribe, but still take what the server sends until it has heard of that."""
+        if sid in self.sinks and sid not in self._draining:
+            self._draining.add(sid)
+            if self.live:
+                self._outbox.append(commands.unsub(sid))
 
     def deliver(self, msg: Msg) -> None:
         """Hand a message to its subscription; one for a subscription that is gone is dropped."""
@@ -80,12 +92,17 @@ class Router:
 
     def restore(self) -> list[bytes]:
         """The frames that make a new wire carry every subscription."""
-        return [frame for sid, sink in self.sinks.items() for frame in _frames(sid, sink)]
+        return self.difference(())
+
+    def wanted(self) -> dict[bytes, Sink]:
+        """The subscriptions that a new wire has to carry."""
+        return {sid: sink for sid, sink in self.sinks.items() if sid not in self._draining}
 
     def difference(self, carried: Collection[bytes]) -> list[bytes]:
         """The frames for a wire that carries the subscriptions ``carried`` to carry all of them."""
-        frames = [commands.unsub(sid) for sid in carried if sid not in self.sinks]
-        for sid, sink in self.sinks.items():
+        wanted = self.wanted()
+        frames = [commands.unsub(sid) for sid in carried if sid not in wanted]
+        for sid, sink in wanted.items():
             if sid not in carried:
                 frames += _frames(sid, sink)
         return frames

@@ -58,8 +58,8 @@ class Session:
     ) -> None:
         self.wire: Wire = wire
         self.pings: Pings = Pings(outbox)
-        self.deliver: Callable[[Msg], None] = router.deliver
-        """Where messages go; a handover puts itself in the way."""
+        self.divert: Callable[[Msg], None] | None = None
+        """Where messages go instead of to their subscriptions, while a handover watches them."""
         self._router = router
         self._outbox = outbox
         self._counters = counters
@@ -143,11 +143,16 @@ class Session:
             events = feed(bytes(data))
 
     def _dispatch(self, events: list[Event]) -> None:
-        deliver = self.deliver
+        find, divert = self._router.sinks.get, self.divert
         others = 0
         for event in events:
             if type(event) is Msg:
-                deliver(event)
+                if divert is not None:
+                    divert(event)
+                    continue
+                sink = find(event.sid)
+                if sink is not None:  # else it was unsubscribed meanwhile
+                    sink.push(event)
             else:
                 others += 1
                 self._handle(event)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import trio
 
-from ..server_info import ServerInfo
-from .._transport.opening import AttemptFailed, OpeningMemory, Wire, open_wire
+from .._transport.opening import OpeningMemory, Wire, open_wire
 from ..errors import (
-    ConnectAttempt,
     ConnectError,
     ConnectionLostError,
     NatsError,
@@ -25,15 +22,17 @@ from ..events import (
     Disconnected,
     LameDuck,
     Reconnected,
-    ReconnectFailed,
     ServerError,
     ServersDiscovered,
 )
 from ..message import Publisher
+from ..server_info import ServerInfo
 from ..servers import Server
+from .handover import Handover, prime
 from .hub import EventHub
 from .outbox import Outbox
 from .pool import Pool
+from .redial import Redialer
 from .requests import Requests
 from .router import Router
 from .session import Session, SessionCallbacks
@@ -43,6 +42,11 @@ from .stats import Counters
 __all__ = ["Supervisor"]
 
 logger = logging.getLogger("trio_nats.connection")
+
+# How long both wires stay subscribed when changing servers. It has to cover the time that the
+# cluster takes to tell all its members of our new subscriptions.
+_OVERLAP = 1.0
+_PATIENCE = 5.0
 
 
 class Supervisor(SessionCallbacks):
@@ -66,10 +70,13 @@ class Supervisor(SessionCallbacks):
         """Why the connection ended, if not on purpose."""
         self._token = trio.lowlevel.current_trio_token()
         self._memory = OpeningMemory()
+        self._redial = Redialer(self.pool, settings.reconnect, self.hub, self._open)
         self._changed = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._handing_over = False
 
-    # --- the background task ---------------------------------------------------------------------
+    # --- the background task ----------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
     async def run(
@@ -81,21 +88,34 @@ class Supervisor(SessionCallbacks):
         connection. Never raises anything but cancellation.
         """
         with self._scope:
+            if self.settings.reconnect.retry_on_initial_connect:
+                task_status.started(None)
+                await self._tend(self._connect_again)
+                return
             try:
-                wire = await self._open_any()
+                wire = await self._redial.first()
             except ConnectError as error:
                 self.end(error)
                 task_status.started(error)
                 return
             self._begin(wire)
             task_status.started(None)
-            await self._stay_connected()
+            await self._tend()
 
-    async def _stay_connected(self) -> None:
+    async def _tend(self, start: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Run the sessions, one after the other, or two at a time while changing servers."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            if start is not None:
+                nursery.start_soon(self._safely, start)
+            elif self.session is not None:
+                nursery.start_soon(self._safely, self._run_session, self.session)
+            await trio.sleep_forever()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _safely(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
-            while (session := self.session) is not None:
-                reason = await session.run(self.settings.ping_interval, self.settings.max_pings_out)
-                await self._after_loss(session.wire.server, reason)
+            await task(*args)
         except Exception as error:
             # A fault of ours, not of the network's. It must not come out of the user's block as
             # an exception group; what waits for the connection is told instead.
@@ -104,30 +124,43 @@ class Supervisor(SessionCallbacks):
             failure.__cause__ = error
             self.end(failure)
 
+    def _start(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._safely, task, *args)
+
     def stop(self) -> None:
         """Cancel the background task. What it leaves is for :meth:`end` to settle."""
         self._scope.cancel()
 
-    async def _after_loss(self, server: Server, reason: Exception) -> None:
+    async def _run_session(self, session: Session) -> None:
+        reason = await session.run(self.settings.ping_interval, self.settings.max_pings_out)
+        if session is not self.session:
+            return  # another one took its place in good time
         self.session = None
         self.router.live = False
         self.outbox.forget_commands()
         logger.info("%s", reason)
-        self.hub.emit(Disconnected(server.url, reason))
+        self.hub.emit(Disconnected(session.wire.server.url, reason))
+        if self.settings.reconnect.requests == "fail":
+            self.requests.fail(_as_lost(reason))
         if self.state is ConnectionState.OPEN:
             self._set_state(ConnectionState.RECONNECTING)
+        await self._connect_again(reason)
+
+    async def _connect_again(self, lost: Exception | None = None) -> None:
         try:
-            wire = await self._reopen()
+            wire = await self._redial.until_connected(self.info)
         except ConnectError as error:
-            error.__context__ = reason
-            self.end(error if error.attempts else _as_nats_error(reason))
+            error.__context__ = lost
+            self.end(error if error.attempts or lost is None else _as_lost(lost))
         else:
             self._begin(wire)
+            self._start(self._run_session, self.session)
 
-    def _begin(self, wire: Wire) -> None:
+    def _begin(self, wire: Wire, carried: Collection[bytes] | None = None) -> None:
         """Put a new wire to use: subscriptions first, then what waited to be published."""
         self.session = Session(wire, self.router, self.outbox, self.counters, self)
-        self.outbox.prepend(self.router.restore())
+        self.outbox.prepend(self.router.difference(carried or ()))
         self.router.live = True
         self.pool.connected(wire.server)
         self.counters.connects += 1
@@ -136,55 +169,101 @@ class Supervisor(SessionCallbacks):
         first = self.counters.connects == 1
         logger.info("connected to %s (%s)", wire.server, wire.tls.version if wire.tls else "plain")
         self.hub.emit(Connected(wire.server.url) if first else Reconnected(wire.server.url))
-        if self.state is not ConnectionState.CLOSING:
+        if self.state in (ConnectionState.CONNECTING, ConnectionState.RECONNECTING):
             self._set_state(ConnectionState.OPEN)
         self._changed.unpark_all()
-
-    async def _open_any(self) -> Wire:
-        """Try every server once, to the end."""
-        attempts: list[ConnectAttempt] = []
-        for server in self.pool.servers:
-            try:
-                return await self._open(server)
-            except AttemptFailed as failed:
-                attempts.append(failed.attempt)
-        raise _connect_error(attempts)
 
     async def _open(self, server: Server) -> Wire:
         return await open_wire(server, self.settings.opening, self._origin, self._memory)
 
-    async def _reopen(self) -> Wire:
-        """Try until a server answers, or none is left that may be tried again."""
-        policy = self.settings.reconnect
-        attempts: list[ConnectAttempt] = []
-        number = 0
-        while self.pool.servers:
-            server = self.pool.servers[0]
-            failures = self.pool.failures.get(server, 0)
-            if policy.max_attempts is not None and failures >= policy.max_attempts:
-                self.pool.remove(server)
-                continue
-            ceiling = min(policy.max_wait, policy.wait * 2.0 ** min(failures, 32))
-            await trio.sleep(random.uniform(0, ceiling))
-            number += 1
-            try:
-                return await self._open(server)
-            except AttemptFailed as failed:
-                attempts = [*attempts[-15:], failed.attempt]
-                self.pool.failed(server)
-                self.hub.emit(ReconnectFailed(server.url, number, failed.attempt.error))
-        raise _connect_error(attempts)
+    # --- changing servers -------------------------------------------------------------------------
+
+    def change_server(self, *, other_only: bool) -> None:
+        """Begin to move to another server without a gap; harmless while that is under way.
+
+        If it must be another one and there is none, everything stays as it is. Otherwise, where no
+        second connection can be had, the present one is given up and made anew.
+        """
+        if self.session is None or self._nursery is None:
+            return
+        if not self._handing_over:
+            self._handing_over = True
+            self._start(self._change_server, self.session, other_only)
+
+    async def change_server_and_wait(self) -> None:
+        """Change servers, and return once that is done; while disconnected, once connected."""
+        self.change_server(other_only=False)
+        before = self.counters.connects if self.session is not None else -1
+        await self.wait(
+            lambda: (
+                self.state is ConnectionState.CLOSED
+                or (self.session is not None and self.counters.connects > before)
+            )
+        )
+        if self.state is ConnectionState.CLOSED:
+            raise self.closed_error()
+
+    async def _change_server(self, old: Session, other_only: bool) -> None:
+        try:
+            if not self.settings.opening.echo:
+                # With two connections at a time, each would get what the other publishes.
+                if not other_only or len(self.pool.servers) > 1:
+                    old.stop(ConnectionLostError("changing servers"))
+                return
+            wire = await self._redial.another_than(old.wire.server)
+            if wire is None and not other_only:
+                wire = await self._redial.again(old.wire.server)
+            if wire is not None:
+                await self._hand_over(old, wire)
+            elif not other_only:
+                old.stop(ConnectionLostError("reconnecting on demand"))
+        finally:
+            self._handing_over = False
+
+    async def _hand_over(self, old: Session, wire: Wire) -> None:
+        handover = Handover(self.router, old)
+        try:
+            if not await self._prime(handover, wire, old):
+                handover.abandon()
+                await trio.aclose_forcefully(wire.stream)
+                return
+            # Between two sessions: who wants one waits, who publishes does not notice.
+            self.session = None
+            self.router.live = False
+            with trio.move_on_after(_PATIENCE):
+                await handover.silence_old(self.outbox)
+        except BaseException:
+            await trio.aclose_forcefully(wire.stream)
+            raise
+        self._begin(wire, handover.carried)
+        assert self.session is not None
+        handover.take_over(self.session)
+        self._start(self._run_session, self.session)
+        await handover.finish(_OVERLAP, _PATIENCE)
+
+    async def _prime(self, handover: Handover, wire: Wire, old: Session) -> bool:
+        """Subscribe on the new wire. ``False`` if it is not to be used, for either wire's sake."""
+        try:
+            with trio.fail_after(_PATIENCE):
+                await prime(wire, handover.begin())
+        except (NatsError, trio.BrokenResourceError, trio.TooSlowError) as error:
+            logger.info("not moving to %s: %s", wire.server, error)
+            return False
+        return old is self.session
 
     # --- what sessions report --------------------------------------------------------------------
 
     def on_info(self, session: Session, info: ServerInfo) -> None:
         """See :meth:`SessionCallbacks.on_info`."""
+        if session is not self.session:
+            return  # one that is on its way out
         lame_before = self.info.ldm
         self.info = info
         server = session.wire.server
         if info.ldm and not lame_before:
             logger.info("%s is in lame duck mode", server)
             self.hub.emit(LameDuck(server.url))
+            self.change_server(other_only=True)
         if not self.settings.ignore_discovered:
             scheme = "tls" if session.wire.tls and not server.is_websocket else server.scheme
             new = self.pool.discover(info, server, scheme)
@@ -199,6 +278,35 @@ class Supervisor(SessionCallbacks):
                 return
         logger.warning("%s", error)
         self.hub.emit(ServerError(error))
+
+    # --- draining ---------------------------------------------------------------------------------
+
+    async def drain(self, sids: Collection[bytes]) -> None:
+        """Unsubscribe, wait until nothing more can come, and end the subscriptions.
+
+        Cancelled, they are ended all the same.
+        """
+        for sid in sids:
+            self.router.quiesce(sid)
+        try:
+            session = self.session
+            if session is not None and self.router.live:
+                await session.pings.round_trip()
+            else:
+                await trio.lowlevel.checkpoint()
+        finally:
+            for sid in sids:
+                sink = self.router.sinks.get(sid)
+                self.router.remove(sid)
+                if sink is not None:
+                    sink.end(trio.EndOfChannel())
+
+    async def drain_all(self) -> None:
+        """:meth:`drain` every subscription, and wait until all they have has been taken out."""
+        sinks = {sid: sink for sid, sink in self.router.sinks.items() if sink is not self.requests}
+        await self.drain(sinks)
+        for sink in sinks.values():
+            await sink.wait_taken()
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -228,7 +336,7 @@ class Supervisor(SessionCallbacks):
         return error
 
     def check_open(self) -> None:
-        """Complain if the connection has ended, or is ending."""
+        """Complain if the connection has ended, or takes nothing new."""
         if self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             raise self.closed_error()
 
@@ -244,6 +352,10 @@ class Supervisor(SessionCallbacks):
                 "this NATS connection belongs to another trio.run(); open one in each, or use "
                 "trio.from_thread to come back to it"
             )
+
+    def begin_draining(self) -> None:
+        """Take no new subscriptions from now on."""
+        self._set_state(ConnectionState.DRAINING)
 
     def begin_closing(self) -> None:
         """Take nothing new from now on."""
@@ -266,15 +378,9 @@ class Supervisor(SessionCallbacks):
         self.hub.close()
 
 
-def _as_nats_error(error: Exception) -> NatsError:
-    return error if isinstance(error, NatsError) else ConnectionLostError(str(error))
-
-
-def _connect_error(attempts: list[ConnectAttempt]) -> ConnectError:
-    error = ConnectError(attempts)
-    causes = [attempt.error for attempt in attempts]
-    if len(causes) == 1:
-        error.__cause__ = causes[0]
-    elif causes:
-        error.__cause__ = ExceptionGroup("every server failed", causes)
+def _as_lost(reason: Exception) -> ConnectionLostError:
+    if isinstance(reason, ConnectionLostError):
+        return reason
+    error = ConnectionLostError(f"the connection was lost: {reason}")
+    error.__cause__ = reason
     return error

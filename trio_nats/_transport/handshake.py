@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 import trio
 
 from .._protocol.info import decode_info
-from ..server_info import ServerInfo
 from .._protocol.parser import error_text, excerpt
 from .._protocol.server_errors import server_error
 from ..errors import (
@@ -27,6 +26,7 @@ from ..errors import (
     TLSNotOfferedError,
 )
 from ..options import TLSMode
+from ..server_info import ServerInfo
 
 __all__ = ["LeadingInfoStream", "read_info", "start_tls"]
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import trio
 
 from .._protocol import commands
-from ..server_info import ServerInfo
 from .._protocol.parser import ErrorLine, Event, Parser, Signal
 from .._protocol.server_errors import server_error
 from ..auth import Answer, AuthLike, prepare_auth
@@ -32,6 +31,7 @@ from ..errors import (
 )
 from ..message import Publisher
 from ..options import PlaintextAuth, ProtocolLimits, TLSMode, TLSOptions
+from ..server_info import ServerInfo
 from ..servers import Server, is_loopback
 from .context import load_context
 from .dial import DialError, dial, peer_address

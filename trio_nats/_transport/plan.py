@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import enum
 
+from ..errors import ConfigurationError, TLSConfigurationError, TLSRequiredError
+from ..options import TLSMode, TLSOptions
 from ..server_info import ServerInfo
-from ..errors import TLSConfigurationError, TLSRequiredError
-from ..options import TLSMode
-from ..servers import Scheme
+from ..servers import Scheme, Server
 
-__all__ = ["TLSPlan", "effective_mode", "plan_tls", "upgrades"]
+__all__ = ["TLSPlan", "check_server", "effective_mode", "plan_tls", "upgrades"]
 
 
 class TLSPlan(enum.Enum):
@@ -75,6 +75,15 @@ def plan_tls(
         TLSMode.REQUIRE: TLSPlan.AT_ONCE,
         TLSMode.IMPLICIT: TLSPlan.FIRST,
     }[effective]
+
+
+def check_server(server: Server, tls: TLSOptions) -> None:
+    """Complain about an address that these options cannot be used with."""
+    plan_tls(server.scheme, tls.mode, has_material=tls.has_material)
+    if server.is_websocket:
+        raise ConfigurationError(
+            f"{server}: WebSocket connections are not supported yet; use nats:// or tls://"
+        )
 
 
 def upgrades(plan: TLSPlan, info: ServerInfo, server: object) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import trio
 
-from ..server_info import ServerInfo
 from ..errors import (
     ClientCertificateError,
     NatsError,
@@ -16,6 +15,7 @@ from ..errors import (
     TLSHandshakeError,
 )
 from ..options import TLSMode
+from ..server_info import ServerInfo
 
 __all__ = ["Handshake", "explain_failed_handshake", "explain_failed_read"]
 
