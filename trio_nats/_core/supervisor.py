@@ -213,20 +213,19 @@ class Supervisor(SessionCallbacks):
             wire = await self._redial.another_than(old.wire.server)
             if wire is None and not other_only:
                 wire = await self._redial.again(old.wire.server)
-            if wire is not None:
-                await self._hand_over(old, wire)
-            elif not other_only:
+            moved = wire is not None and await self._hand_over(old, wire)
+            if not moved and not other_only:
                 old.stop(ConnectionLostError("reconnecting on demand"))
         finally:
             self._handing_over = False
 
-    async def _hand_over(self, old: Session, wire: Wire) -> None:
+    async def _hand_over(self, old: Session, wire: Wire) -> bool:
         handover = Handover(self.router, old)
         try:
             if not await self._prime(handover, wire, old):
                 handover.abandon()
                 await trio.aclose_forcefully(wire.stream)
-                return
+                return False
             # Between two sessions: who wants one waits, who publishes does not notice.
             self.session = None
             self.router.live = False
@@ -240,6 +239,7 @@ class Supervisor(SessionCallbacks):
         handover.take_over(self.session)
         self._start(self._run_session, self.session)
         await handover.finish(_OVERLAP, _PATIENCE)
+        return True
 
     async def _prime(self, handover: Handover, wire: Wire, old: Session) -> bool:
         """Subscribe on the new wire. ``False`` if it is not to be used, for either wire's sake."""
