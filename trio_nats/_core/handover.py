@@ -5,9 +5,11 @@ What the old wire brings is handed out at once, for it is complete until the ser
 processed our UNSUBs. What the new wire brings is held back until then. Of the two the old wire's
 messages are a beginning and the new wire's an end of what was published, per publisher in the same
 order, so what remains of the new wire's after taking out what the old one brought too is exactly
-what comes next. Messages have no identity in NATS; two are taken for one if they are alike in
-subject, reply, headers and data and came over both wires during the overlap. Members of queue
-groups need none of this: the servers hand each message to one member only.
+what comes next. The new wire may lag behind, so its messages are looked at for a while longer.
+
+Messages have no identity in NATS; two are taken for one if they are alike in subject, reply,
+headers and data and came over both wires during the overlap. Members of queue groups need none of
+this: the servers hand each message to one member only.
 
 Published messages change wires at a PING: once the old server has answered it, it has processed
 all it was sent, and only then does the new one get the next, so order is kept.
@@ -77,6 +79,10 @@ class Handover:
         self._router = router
         self._old = old
         self._private = Outbox(_MAX_HELD, "wait", lambda: None)
+        # What the old wire brought. The older half is forgotten first: some of it was published
+        # before the new server knew of us, so its other copy never comes, and later messages that
+        # merely look like it must not be taken for that.
+        self._seen_early: Counter[_Likeness] = Counter()
         self._seen: Counter[_Likeness] = Counter()
         self._held: list[Msg] = []
         self._held_bytes = 0
@@ -112,30 +118,30 @@ class Handover:
 
     async def finish(self, overlap: float, patience: float) -> None:
         """End the overlap: unsubscribe on the old wire, hand out what only the new one brought."""
-        with trio.move_on_after(overlap):
+        with trio.move_on_after(overlap / 2):
+            await self._old.ended.wait()
+        self._seen_early, self._seen = self._seen, Counter()
+        with trio.move_on_after(overlap / 2):
             await self._old.ended.wait()
         with trio.move_on_after(patience):
             for sid in self.carried:
                 self._private.append(commands.unsub(sid))
             await self._old.pings.round_trip()
-        self.conclude()
+        self._conclude()
+        await trio.sleep(overlap)
+        if self._new is not None:
+            self._new.divert = None
 
-    def conclude(self) -> None:
+    def _conclude(self) -> None:
         """Hand out what was held back and is new; from here on nothing is held back."""
-        new, self._new = self._new, None
-        if new is None:
-            return
-        new.divert = None
-        for msg in self._held:
-            likeness = _likeness(msg)
-            if self._seen[likeness] > 0:
-                self._seen[likeness] -= 1
-            else:
-                self._router.deliver(msg)
-        self._held.clear()
-        self._seen.clear()
         self._old.divert = _drop
         self._old.stop(ConnectionLostError("another connection has taken its place"))
+        held, self._held = self._held, []
+        if self._new is not None:
+            self._new.divert = self._from_new_alone
+        for msg in held:
+            self._from_new_alone(msg)
+        self._seen_early.clear()
 
     def _from_old(self, msg: Msg) -> None:
         sink = self._router.sinks.get(msg.sid)
@@ -155,7 +161,15 @@ class Handover:
         self._held_bytes += len(msg.data)
         if self._held_bytes > _MAX_HELD:
             logger.warning("too much arrived while changing servers; ending the overlap early")
-            self.conclude()
+            self._conclude()
+
+    def _from_new_alone(self, msg: Msg) -> None:
+        likeness = _likeness(msg)
+        for seen in (self._seen_early, self._seen):
+            if seen[likeness] > 0:
+                seen[likeness] -= 1
+                return
+        self._router.deliver(msg)
 
 
 def _drop(msg: Msg) -> None:
