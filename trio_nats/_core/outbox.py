@@ -134,13 +134,13 @@ class Outbox:
         Returns how many PINGs of ours were among it.
         """
         self._seal()
-        pings = sum(chunk.count(commands.PING) for chunk in self._chunks)
+        waiting = [frame for chunk in self._chunks for frame in chunk]
+        gone = [frame for frame in waiting if not _is_message(frame)]
         kept = [[frame for frame in chunk if _is_message(frame)] for chunk in self._chunks]
         self._chunks = deque(chunk for chunk in kept if chunk)
         self._pongs = 0
-        remaining = sum(len(frame) for chunk in self._chunks for frame in chunk)
-        self.written(self.size - remaining)
-        return pings
+        self.written(sum(map(len, gone)))
+        return gone.count(commands.PING)
 
     def close(self) -> None:
         """Drop everything, and let go whoever waits for room."""
