@@ -21,7 +21,7 @@ MAX_LINES = 550
 # import from its own floor and from any floor below it, except as BUILT_ON_TOP and EDGES say.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"headers", "message", "events", "options", "servers"}),
+    frozenset({"headers", "message", "events", "options", "server_info", "servers"}),
     frozenset({"_protocol"}),
     frozenset({"auth", "_transport"}),
     frozenset({"_core"}),

@@ -137,7 +137,7 @@ def decode_headers(block: bytes) -> tuple[Headers, Status | None]:
         return headers, None
     for line in lines:
         name, colon, value = line.partition(":")
-        if colon and _NAME.fullmatch(name):
+        if colon and _NAME.fullmatch(name) and not _UNSENDABLE.search(value):
             headers._pairs.append((name, value.strip(" \t")))
     return headers, _status_of(first)
 
@@ -156,13 +156,12 @@ def _pairs_of(source: object) -> Iterator[tuple[str, str]]:
             f"headers must be a mapping or pairs of str, not {type(source).__name__}"
         )
     for entry in source.items() if isinstance(source, Mapping) else source:
-        try:
-            name, values = entry
-        except (TypeError, ValueError):
+        if not isinstance(entry, (tuple, list)) or len(entry) != 2:
             raise InvalidHeaderError(
                 f"headers must be (name, value) pairs; got {type(entry).__name__}"
-            ) from None
-        if isinstance(values, (list, tuple)):
+            )
+        name, values = entry
+        if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray)):
             for value in values:
                 yield name, value
         else:

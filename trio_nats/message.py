@@ -110,7 +110,12 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     def __repr__(self) -> str:
         data = self.data if len(self.data) <= 64 else self.data[:61] + b"..."
-        extra = "" if self.raw_headers is None else f", headers={self.headers.pairs()!r}"
+        extra = "" if self.raw_headers is None else f", headers={_shorten(self.headers.pairs())}"
         return (
             f"Msg({self.subject!r}, {data!r}, reply={self.reply!r}, size={len(self.data)}{extra})"
         )
+
+
+def _shorten(pairs: list[tuple[str, str]]) -> str:
+    shown = ascii(pairs[:8])
+    return shown if len(pairs) <= 8 and len(shown) <= 500 else f"{shown[:500]}... ({len(pairs)})"

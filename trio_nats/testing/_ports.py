@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Mapping
 
+from .errors import ServerStartError
 from .settings import ServerSettings
 
 __all__ = ["assign_ports", "fixed_ports", "free_port", "taken_ports"]
@@ -25,7 +26,7 @@ def free_port(host: str) -> int:
     """A port on ``host`` that nobody listens on. It may be taken by the time it is used.
 
     Raises:
-        OSError: ``host`` is no address of this machine.
+        ServerStartError: ``host`` is no address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     refused: OSError | None = None
@@ -40,8 +41,7 @@ def free_port(host: str) -> int:
                 continue
             bound: int = sock.getsockname()[1]
             return bound
-    assert refused is not None
-    raise refused
+    raise ServerStartError(f"cannot listen on {host}: {refused}", "") from refused
 
 
 def fixed_ports(settings: ServerSettings) -> dict[str, int | None]:
@@ -58,7 +58,7 @@ def assign_ports(settings: ServerSettings, known: Mapping[str, int]) -> dict[str
     """A port for every listener: what the settings demand, else what is ``known``, else a free one.
 
     Raises:
-        OSError: the host of the settings is no address of this machine.
+        ServerStartError: the host of the settings is no address of this machine.
     """
     return {
         what: fixed or known.get(what) or free_port(settings.host)

@@ -219,7 +219,7 @@ class NatsServer:
             return
         deadline = time.monotonic() + self._settings.start_timeout
         while True:
-            self._ports = self._assign_ports()
+            self._ports = assign_ports(self._settings, self._known_ports)
             try:
                 await self._try_start(self._directory, deadline)
                 break
@@ -271,13 +271,6 @@ class NatsServer:
         self._settings = dataclasses.replace(
             self._settings, cluster=dataclasses.replace(cluster, routes=tuple(routes))
         )
-
-    def _assign_ports(self) -> dict[str, int]:
-        try:
-            return assign_ports(self._settings, self._known_ports)
-        except OSError as exc:
-            reason = f"cannot listen on {self._settings.host}: {exc}"
-            raise ServerStartError(reason, self.log) from exc
 
     def _may_come_free(self, taken: set[int]) -> bool:
         """Whether another round can help: with other ports, or with the same ones later."""
