@@ -90,6 +90,9 @@ class TLSMode(enum.StrEnum):
     def __str__(self) -> str:
         return self.name
 
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TLSOptions:

@@ -12,10 +12,11 @@ def main() -> None:
     try:
         from .app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("typer", "rich"):
             raise
         sys.exit(
-            f"the trio-nats command needs {error.name}, which is not installed; "
+            f"the trio-nats command needs {missing}, which is not installed; "
             "run: pip install 'trio-nats[cli]'"
         )
     app()

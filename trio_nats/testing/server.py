@@ -30,7 +30,7 @@ _COMPLAINT = re.compile(r"server\.conf:(\d+)|Parse error on line (\d+)")
 _RELOADED = "Reloaded server configuration"
 _NOT_RELOADED = "Failed to reload server configuration"
 # These are on the command line, which a running server cannot take another look at.
-_NOT_RELOADABLE = ("host", "port", "args", "binary")
+_NOT_RELOADABLE = ("host", "args", "binary")
 
 
 class NatsServer:
@@ -448,3 +448,5 @@ def _check_reloadable(before: ServerSettings, after: ServerSettings) -> None:
     for name in _NOT_RELOADABLE:
         if getattr(before, name) != getattr(after, name):
             raise ConfigurationError(f"{name} cannot be changed by a reload; use restart()")
+    if fixed_ports(before) != fixed_ports(after):
+        raise ConfigurationError("listeners cannot be changed by a reload; use restart()")

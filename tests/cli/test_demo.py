@@ -1,0 +1,78 @@
+"""``trio-nats demo`` shows the truth."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from trio_nats import __version__
+
+
+def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trio_nats", *args],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "120", **environment},
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def output() -> str:
+    done = run("demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        # the columns are AUTO, PREFER, REQUIRE, IMPLICIT, DISABLE
+        ("no TLS", ["error", "plaintext", "error", "error", "plaintext"]),
+        ("TLS required", ["TLSv1.3", "TLSv1.3", "TLSv1.3", "error", "error"]),
+        ("TLS available", ["TLSv1.3", "TLSv1.3", "TLSv1.3", "error", "plaintext"]),
+        ("TLS first", ["TLSv1.3", "error", "TLSv1.3", "TLSv1.3", "error"]),
+        ("TLS first: auto", ["TLSv1.3", "TLSv1.3", "TLSv1.3", "TLSv1.3", "error"]),
+    ],
+)
+def test_table(output: str, server: str, expected: list[str]) -> None:
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines()]
+    (row,) = [row for row in rows if row[:1] == [server]]
+    assert [cell.partition(" ")[0] for cell in row[1:]] == expected
+
+
+def test_every_error_is_explained(output: str) -> None:
+    for number in range(1, 6):
+        assert f"({number})" in output
+        assert f"\n  {number}. the " in output
+
+
+def test_messages(output: str) -> None:
+    assert "subscription got greet.joe b'hello' [('Lang', 'en')]" in output
+    assert "request got b'IS ANYBODY THERE?'" in output
+    assert "nobody is subscribed to 'nobody'" in output
+    assert "to localhost, certified by " in output
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip() == __version__
+
+
+def test_help_names_the_commands() -> None:
+    done = run()
+    assert "demo" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; from trio_nats.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "demo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'trio-nats[cli]'" in done.stderr

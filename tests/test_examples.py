@@ -1,0 +1,119 @@
+"""Every example, and the README's, run as a user would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.certs import certificates
+from trio_nats import open_nats
+from trio_nats.testing import NatsServer, ServerTLS
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+async def run(*command: str | Path, url: str) -> str:
+    """What the program printed, if it ended well."""
+    done = await trio.run_process(
+        [sys.executable, *command],
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+        check=False,
+        env=environment(url),
+    )
+    output = done.stdout.decode()
+    assert done.returncode == 0, output
+    return output
+
+
+def environment(url: str) -> dict[str, str]:
+    return os.environ | {"NATS_URL": url, "PYTHONWARNINGS": "error"}
+
+
+def test_every_example_is_tested() -> None:
+    here = Path(__file__).read_text()
+    untested = [file.name for file in EXAMPLES.glob("*.py") if f'"{file.name}"' not in here]
+    assert untested == []
+
+
+async def test_quickstart(nats_server: NatsServer) -> None:
+    output = await run(EXAMPLES / "quickstart.py", url=nats_server.url)
+    assert output.splitlines() == [
+        "greet.joe hello quickstart",
+        "greet.sue hello quickstart",
+        "greet.bob hello quickstart",
+    ]
+
+
+async def test_queue_group(nats_server: NatsServer) -> None:
+    output = await run(EXAMPLES / "queue_group.py", url=nats_server.url)
+    jobs = sorted(re.findall(r"worker \d did job (\d+)", output), key=int)
+    assert jobs == [str(number) for number in range(12)]
+
+
+async def test_request_reply(nats_server: NatsServer) -> None:
+    output = await run(EXAMPLES / "request_reply.py", url=nats_server.url)
+    assert output.count("some clock says: it is ") == 2
+    assert "nobody is subscribed to 'sundial'" in output
+    assert "no reply from 'sphinx' within 0.1 s" in output
+
+
+async def test_tls_modes(nats_server: NatsServer) -> None:
+    output = await run(EXAMPLES / "tls_modes.py", nats_server.url, url=nats_server.url)
+    assert re.search(r"^AUTO +plaintext$", output, re.M)
+    assert re.search(r"^PREFER +plaintext$", output, re.M)
+    assert re.search(r"^REQUIRE +.*offers no TLS", output, re.M)
+    assert re.search(r"^DISABLE +plaintext$", output, re.M)
+
+
+async def test_mutual_tls() -> None:
+    certs = certificates()
+    tls = ServerTLS(
+        certs.server.cert_file, certs.server.key_file, ca_file=certs.ca_file, verify=True
+    )
+    async with NatsServer(tls=tls) as server:
+        output = await run(
+            EXAMPLES / "mutual_tls.py",
+            f"tls://localhost:{server.port}",
+            certs.ca_file,
+            certs.client.cert_file,
+            certs.client.key_file,
+            url=server.url,
+        )
+    assert "encrypted by TLSv1.3" in output
+    assert "server is localhost" in output
+    assert "round trip: 0." in output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
+async def test_service_stops_when_told_to(nats_server: NatsServer) -> None:
+    service = await trio.lowlevel.open_process(
+        [sys.executable, str(EXAMPLES / "service.py")],
+        stdout=subprocess.PIPE,
+        env=environment(nats_server.url),
+    )
+    assert service.stdout is not None
+    with trio.fail_after(30):
+        async with open_nats(nats_server.url) as nc, service.stdout:
+            assert await service.stdout.receive_some() == b"serving\n"
+            reply = await nc.request("reverse", b"abc")
+            assert reply.data == b"cba"
+            service.send_signal(signal.SIGTERM)
+            assert await service.stdout.receive_some() == b"stopped\n"
+            assert await service.wait() == 0
+
+
+async def test_readme_example(nats_server: NatsServer, tmp_path: Path) -> None:
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert found is not None
+    program = tmp_path / "example.py"
+    program.write_text(found[1].replace("nats://localhost:4222", nats_server.url))
+    assert await run(program, url=nats_server.url) == "greet.joe b'hello'\n"
