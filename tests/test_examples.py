@@ -38,6 +38,15 @@ def environment(url: str) -> dict[str, str]:
     return os.environ | {"NATS_URL": url, "PYTHONWARNINGS": "error"}
 
 
+async def line(stream: trio.abc.ReceiveStream) -> bytes:
+    received = b""
+    while not received.endswith(b"\n"):
+        data = await stream.receive_some()
+        assert data, f"ended after {received!r}"
+        received += data
+    return received
+
+
 def test_every_example_is_tested() -> None:
     here = Path(__file__).read_text()
     untested = [file.name for file in EXAMPLES.glob("*.py") if f'"{file.name}"' not in here]
@@ -103,11 +112,11 @@ async def test_service_stops_when_told_to(nats_server: NatsServer) -> None:
     assert service.stdout is not None
     with trio.fail_after(30):
         async with open_nats(nats_server.url) as nc, service.stdout:
-            assert await service.stdout.receive_some() == b"serving\n"
+            assert await line(service.stdout) == b"serving\n"
             reply = await nc.request("reverse", b"abc")
             assert reply.data == b"cba"
             service.send_signal(signal.SIGTERM)
-            assert await service.stdout.receive_some() == b"stopped\n"
+            assert await line(service.stdout) == b"stopped\n"
             assert await service.wait() == 0
 
 

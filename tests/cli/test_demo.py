@@ -68,11 +68,13 @@ def test_help_names_the_commands() -> None:
     assert "demo" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich"])
-def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "extra"), [("typer", "cli"), ("rich", "cli"), ("trustme", "demo")]
+)
+def test_without_the_extra_it_says_what_to_install(missing: str, extra: str) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None; from trio_nats.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "demo"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "pip install 'trio-nats[cli]'" in done.stderr
+    assert f"pip install 'trio-nats[{extra}]'" in done.stderr

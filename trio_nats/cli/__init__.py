@@ -12,11 +12,17 @@ def main() -> None:
     try:
         from .app import app
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("typer", "rich"):
-            raise
-        sys.exit(
-            f"the trio-nats command needs {missing}, which is not installed; "
-            "run: pip install 'trio-nats[cli]'"
-        )
+        explain_missing(error)
+        raise
     app()
+
+
+def explain_missing(error: ModuleNotFoundError) -> None:
+    """End the program with what to install, if it is one of the extras that is missing."""
+    missing = (error.name or "").partition(".")[0]
+    extra = {"typer": "cli", "rich": "cli", "trustme": "demo"}.get(missing)
+    if extra is not None:
+        sys.exit(
+            f"this command needs {missing}, which is not installed; "
+            f"run: pip install 'trio-nats[{extra}]'"
+        )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import trio
 import typer
 
 import trio_nats
+
+from . import explain_missing
 
 __all__ = ["app"]
 
@@ -36,7 +36,6 @@ def demo() -> None:
     try:
         from .demo import run_demo
     except ModuleNotFoundError as error:
-        if error.name != "trustme":
-            raise
-        sys.exit("the demo makes certificates with trustme; run: pip install 'trio-nats[demo]'")
+        explain_missing(error)
+        raise
     trio.run(run_demo)
