@@ -14,7 +14,7 @@ author = "the trio_nats authors"
 copyright = "the trio_nats authors"
 version = release = trio_nats.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxcontrib_trio"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib_trio"]
 exclude_patterns = ["_build"]
 # Without intersphinx, references to Trio and the standard library stay plain text.
 nitpicky = False
