@@ -1,0 +1,384 @@
+"""A NATS server whose every word is written down in the test: a *script* plays the server.
+
+A script is an async function of one :class:`Peer`, the server's end of one connection::
+
+    async def script(peer: Peer) -> None:
+        await peer.send_info(tls_required=True)
+        await peer.start_tls(server_context(certificates().server))
+        await peer.accept_connect()
+        await peer.serve()
+
+    async with ScriptedServer(script) as server:
+        ...                                   # connect to server.port
+        peer = await server.peer(0)
+        assert peer.plain_bytes == b""        # nothing left the client outside TLS
+
+A script ends without failing when the client goes away.
+:mod:`tests.support.scripts` has ready ones.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import trio
+import trio.testing
+
+from tests.support.background import Background, LoopbackServer, PeerGone, close_now, is_gone
+from tests.support.tls_records import (
+    HANDSHAKE_FAILURE,
+    is_only_tls_records,
+    split_tls_records,
+)
+
+__all__ = ["MemoryPeer", "Peer", "PeerGone", "Script", "ScriptedServer", "info_line"]
+__all__ += ["is_only_tls_records"]
+
+Happening: TypeAlias = tuple[
+    Literal["received", "sent", "tls-begun", "tls-done", "tls-failed", "eof"], bytes
+]
+
+
+def info_line(**overrides: Any) -> bytes:
+    """The ``INFO`` of a plain nats-server; an override of ``None`` drops the field."""
+    info: dict[str, Any] = {
+        "server_id": "N" + "A" * 55,
+        "server_name": "scripted",
+        "version": "2.15.1",
+        "proto": 1,
+        "git_commit": "0000000",
+        "go": "go1.24",
+        "host": "0.0.0.0",
+        "port": 4222,
+        "headers": True,
+        "max_payload": 1048576,
+        "client_id": 1,
+        "client_ip": "127.0.0.1",
+    }
+    info.update(overrides)
+    shown = {key: value for key, value in info.items() if value is not None}
+    return b"INFO " + json.dumps(shown).encode() + b" \r\n"
+
+
+class RecordedStream(trio.abc.Stream):
+    """The raw stream of a peer: remembers all that passes, and can take back what was read."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._returned = b""
+        self.received = bytearray()
+        self.happenings: list[Happening] = []
+
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too early; it is not recorded a second time."""
+        self._returned = data + self._returned
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._returned:
+            await trio.lowlevel.checkpoint()
+            data, self._returned = self._returned, b""
+            return data
+        data = bytes(await self._stream.receive_some(max_bytes))
+        self.received += data
+        self.happenings.append(("received", data) if data else ("eof", b""))
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.happenings.append(("sent", bytes(data)))
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        assert isinstance(self._stream, trio.abc.HalfCloseableStream)
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def close(self, *, reset: bool = False) -> None:
+        close_now(self._stream, reset=reset)
+
+
+class Peer:
+    """The server's end of one connection, as a script sees it."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._raw = RecordedStream(stream)
+        self._buffer = b""
+        self._tls_from: int | None = None
+        self._failed_at: int | None = None
+        self.tls: trio.SSLStream[RecordedStream] | None = None
+        """The TLS stream, once :meth:`start_tls` has succeeded."""
+
+        self.server_name: str | None = None
+        """The name the client asked for (SNI)."""
+
+        self.connect: dict[str, Any] = {}
+        """The JSON of the last ``CONNECT`` seen."""
+
+        self.lines: list[bytes] = []
+        """Every protocol line read, without its CRLF."""
+
+        self.payloads: list[bytes] = []
+        """The payloads (of HPUB: headers and all) that followed those lines in :meth:`serve`."""
+
+        self.error: BaseException | None = None
+        """What ended the script, if it did not end by itself."""
+
+        self.finished = trio.Event()
+        """Set when the script is over."""
+
+    # -- what was recorded ---------------------------------------------------------------------
+
+    @property
+    def happenings(self) -> list[Happening]:
+        """All that passed on the raw stream, TLS or not, in order."""
+        return self._raw.happenings
+
+    @property
+    def raw_bytes(self) -> bytes:
+        """Every byte received on the raw stream."""
+        return bytes(self._raw.received)
+
+    @property
+    def plain_bytes(self) -> bytes:
+        """The raw bytes received before the TLS handshake began; all of them if it never did."""
+        return self.raw_bytes[: self._tls_from]
+
+    @property
+    def tls_bytes(self) -> bytes:
+        """The raw bytes received since the handshake began, whatever became of it."""
+        return b"" if self._tls_from is None else self.raw_bytes[self._tls_from :]
+
+    @property
+    def plain_after_tls_failure(self) -> bytes:
+        """The raw bytes received after a handshake failed, which must be TLS records if anything.
+
+        What had arrived together with the failure counts if it is no part of a TLS record.
+        """
+        if self._tls_from is None or self._failed_at is None:
+            return b""
+        _, rest = split_tls_records(self.raw_bytes[self._tls_from : self._failed_at])
+        return rest + self.raw_bytes[self._failed_at :]
+
+    # -- bytes ---------------------------------------------------------------------------------
+
+    @property
+    def _stream(self) -> trio.abc.Stream:
+        return self._raw if self.tls is None else self.tls
+
+    async def send(self, data: bytes) -> None:
+        """Send ``data`` in one write, through TLS once that has started."""
+        await self._stream.send_all(data)
+
+    async def receive(self) -> bytes:
+        """Whatever comes next; ``b""`` at the end."""
+        data = await self.peek()
+        self._buffer = b""
+        return data
+
+    async def peek(self) -> bytes:
+        """What :meth:`receive` would return, without taking it."""
+        if not self._buffer:
+            self._buffer = bytes(await self._stream.receive_some())
+        return self._buffer
+
+    async def receive_exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            await self._receive_more()
+        data, self._buffer = self._buffer[:count], self._buffer[count:]
+        return data
+
+    async def expect_line(self, prefix: bytes = b"") -> bytes:
+        """The next line without its CRLF; an assertion fails unless it starts with ``prefix``."""
+        while b"\r\n" not in self._buffer:
+            # A mismatch shows early, so that a test does not hang on a line that never ends.
+            assert self._buffer[: len(prefix)] == prefix[: len(self._buffer)], (
+                f"expected a line starting with {prefix!r}, received {self._buffer[:200]!r}"
+            )
+            await self._receive_more()
+        line, _, self._buffer = self._buffer.partition(b"\r\n")
+        assert line.startswith(prefix), f"expected {prefix!r}, received {line[:200]!r}"
+        self.lines.append(line)
+        return line
+
+    async def _receive_more(self) -> None:
+        data = await self._stream.receive_some()
+        if not data:
+            raise PeerGone(f"end of stream after {self._buffer[:200]!r}")
+        self._buffer += data
+
+    # -- NATS ----------------------------------------------------------------------------------
+
+    async def send_info(self, **overrides: Any) -> None:
+        """Send :func:`info_line`."""
+        await self.send(info_line(**overrides))
+
+    async def accept_connect(self, *, pong: bool = True) -> Mapping[str, Any]:
+        """Take ``CONNECT`` and ``PING``, answer ``PONG``; return the fields of ``CONNECT``."""
+        line = await self.expect_line(b"CONNECT ")
+        self.connect = json.loads(line.removeprefix(b"CONNECT "))
+        await self.expect_line(b"PING")
+        if pong:
+            await self.send(b"PONG\r\n")
+        return self.connect
+
+    async def serve(self) -> None:
+        """Answer every ``PING`` and take in everything else, until the client closes."""
+        while await self.peek():
+            line = await self.expect_line()
+            operation, *arguments = line.split() or [b""]
+            if operation.upper() == b"PING":
+                await self.send(b"PONG\r\n")
+            elif operation.upper() in (b"PUB", b"HPUB"):
+                self.payloads.append((await self.receive_exactly(int(arguments[-1]) + 2))[:-2])
+
+    # -- TLS -----------------------------------------------------------------------------------
+
+    async def start_tls(self, context: ssl.SSLContext, *, alert: bool = True) -> None:
+        """Do the server's side of the handshake; bytes read too early are its first bytes.
+
+        When it fails the peer speaks plaintext again, having sent the alert that says why. That
+        is OpenSSL's habit and nats-server's, but not Trio's; ``alert=False`` is Trio's.
+        """
+        self._begin_tls()
+        self._raw.unread(self._buffer)
+        self._buffer = b""
+        context.sni_callback = self._note_server_name
+        stream = trio.SSLStream(self._raw, context, server_side=True, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            self._fail_tls(repr(error.__cause__).encode())
+            if alert:
+                await self._send_or_ignore(stream._outgoing.read())
+            raise
+        self.happenings.append(("tls-done", b""))
+        self.tls = stream
+
+    async def receive_client_hello(self) -> bytes:
+        """Take the first TLS record and leave it unanswered: from here on the script is alone."""
+        self._begin_tls()
+        while not split_tls_records(self._buffer)[0]:
+            assert is_only_tls_records(self._buffer), f"no ClientHello: {self._buffer[:200]!r}"
+            await self._receive_more()
+        records, _ = split_tls_records(self._buffer)
+        return await self.receive_exactly(len(records[0]))
+
+    async def refuse_tls(self, answer: bytes = HANDSHAKE_FAILURE) -> None:
+        """Answer the ClientHello with a fatal alert and go on in plaintext."""
+        await self.receive_client_hello()
+        self._fail_tls(b"refused")
+        await self.send(answer)
+
+    def _begin_tls(self) -> None:
+        self._tls_from = len(self._raw.received) - len(self._buffer)
+        self.happenings.append(("tls-begun", b""))
+
+    def _fail_tls(self, why: bytes) -> None:
+        self._failed_at = len(self._raw.received) - len(self._buffer)
+        self.happenings.append(("tls-failed", why))
+
+    def _note_server_name(self, tls: object, name: str | None, context: object) -> None:
+        self.server_name = name
+
+    async def _send_or_ignore(self, data: bytes) -> None:
+        try:
+            await self._raw.send_all(data)
+        except trio.BrokenResourceError:
+            pass
+
+    # -- endings -------------------------------------------------------------------------------
+
+    async def stall(self) -> None:
+        """Say nothing more, and read (and record) until the client goes away."""
+        self._buffer = b""
+        try:
+            while await self._raw.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+
+    async def hang_up(self) -> None:
+        """Close our direction, as a server's close looks to a client, and wait for theirs.
+
+        A bare :meth:`close` with unread bytes in the kernel would be a reset now and then.
+        """
+        await self._raw.send_eof()
+        await self.stall()
+
+    def close(self) -> None:
+        """Close the connection at once, without a TLS farewell."""
+        self._raw.close()
+
+    def abort(self) -> None:
+        """Reset the connection: the client's next read or write fails."""
+        self._raw.close(reset=True)
+
+    async def play(self, script: Script) -> None:
+        """Run ``script`` to its end; the client going away is a good end."""
+        try:
+            await script(self)
+        except BaseException as error:
+            self.error = error
+            if not is_gone(error):
+                raise
+        finally:
+            self.finished.set()
+
+
+Script: TypeAlias = Callable[[Peer], Awaitable[object]]
+
+
+class ScriptedServer(LoopbackServer):
+    """A scripted server on a real port: the n-th connection gets the n-th script, or the last."""
+
+    def __init__(self, *scripts: Script) -> None:
+        super().__init__()
+        assert scripts, "a scripted server needs a script"
+        self._scripts = scripts
+        self._arrival = trio.Event()
+        self.peers: list[Peer] = []
+        """The server's ends of all connections so far, in order of arrival."""
+
+    async def peer(self, index: int = 0) -> Peer:
+        """The ``index``-th connection, once it has arrived."""
+        while len(self.peers) <= index:
+            await self._arrival.wait()
+        return self.peers[index]
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        script = self._scripts[min(len(self.peers), len(self._scripts) - 1)]
+        peer = Peer(stream)
+        self.peers.append(peer)
+        self._arrival.set()
+        self._arrival = trio.Event()
+        await peer.play(script)
+
+
+class MemoryPeer(Background):
+    """A scripted server without a network, for tests on a mocked clock: talk to ``client``."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__()
+        self._script = script
+        self.client, stream = trio.testing.memory_stream_pair()
+        self._end = stream
+        self.peer = Peer(stream)
+
+    async def _start(self) -> None:
+        self._nursery.start_soon(self._play)
+
+    async def _play(self) -> None:
+        try:
+            await self._run(lambda: self.peer.play(self._script))
+        finally:
+            close_now(self._end)
+
+    def _stop(self) -> None:
+        close_now(self.client)
