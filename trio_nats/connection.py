@@ -396,6 +396,9 @@ class Connection:
             if core.state not in (ConnectionState.CLOSING, ConnectionState.CLOSED):
                 core.begin_closing()
                 await self._finish()
+            else:
+                # Another task is about to finish what was begun, or has.
+                await core.wait(lambda: core.state is ConnectionState.CLOSED)
             await trio.lowlevel.checkpoint()
         finally:
             core.stop()
@@ -405,7 +408,7 @@ class Connection:
         """Wait until the server has everything, or cannot get it."""
         core = self._core
         with trio.move_on_after(core.settings.close_timeout):
-            while core.session is not None or core.outbox.size:
+            while core.session is not None or core.outbox.size or core.between_wires:
                 await core.wait(lambda: core.session is not None or core.failure is not None)
                 if core.session is None or await core.session.pings.round_trip():
                     break

@@ -169,6 +169,16 @@ def test_repr_of_large_headers_is_short(headers: HeadersLike) -> None:
     assert len(repr(Msg.new("a", headers=headers))) < 2000
 
 
+def test_repr_says_that_headers_were_left_out() -> None:
+    eight = repr(Msg.new("a", headers={"K": ["v"] * 8}))
+    assert eight.endswith(f"headers={[('K', 'v')] * 8!r})")
+    nine = repr(Msg.new("a", headers={"K": ["v"] * 9}))
+    assert nine.endswith(f"headers={[('K', 'v')] * 8!r}... (9))")
+    length = 500 - len("[('K', '')]")
+    assert repr(Msg.new("a", headers={"K": "v" * length})).endswith("v')])")
+    assert repr(Msg.new("a", headers={"K": "v" * (length + 1)})).endswith("v')... (1))")
+
+
 def test_repr_of_hostile_bytes() -> None:
     msg = Msg(b"a\xff\x00", b"1", b"\xfe\x1b", b"\x00", b"NATS/1.0\r\nK: \xff\r\n\r\n")
     assert repr(msg).isprintable()

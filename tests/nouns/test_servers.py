@@ -354,6 +354,20 @@ def test_a_comma_in_a_password_does_not_show_it(servers: str | list[str]) -> Non
         assert_hidden(repr(parsed))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["nats://user:QX\udce9@host", "nats://QX\ud800@host", "nats://\udce9@h", "nats://h\udce9"],
+)
+def test_what_is_not_unicode_is_refused_at_once_without_showing_it(text: str) -> None:
+    """As from an environment variable that is not UTF-8.
+
+    Encoding it later would raise a UnicodeEncodeError, whose repr shows all of the text.
+    """
+    with pytest.raises(ConfigurationError) as caught:
+        parse_servers(text)
+    assert_hidden(repr(caught.value))
+
+
 def test_percent_encoding_carries_any_text() -> None:
     text = "".join(map(chr, range(1, 0x100))) + "\u20ac\U0001f600"
     [server] = parse_servers(f"nats://{quote(text, safe='')}:{quote(text, safe='')}@h")

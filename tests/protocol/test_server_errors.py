@@ -132,7 +132,9 @@ def test_subjects_are_quoted_as_go_quotes(quoted: str, subject: str) -> None:
         (r'"\ud800"', "\N{REPLACEMENT CHARACTER}"),
         (r'"a\udfffb"', "a\N{REPLACEMENT CHARACTER}b"),
         (r'"\U00110000"', "\N{REPLACEMENT CHARACTER}"),
+        (r'"\U0010ffff"', "\U0010ffff"),
         (r'"\U0001f600"', "\U0001f600"),
+        (r'"\x7f\u0085"', "\x7f\x85"),
         (r'"\U0000d800"', "\N{REPLACEMENT CHARACTER}"),
     ],
 )

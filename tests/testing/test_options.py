@@ -181,10 +181,10 @@ async def test_a_topology_by_hand() -> None:
         spoke_of = ServerCluster("c", routes=(hub.cluster_url,))
         async with NatsServer(name="spoke", cluster=spoke_of):
             await hub.wait_for_log("Route connection created")
-            # Logged a moment before it is listed.
+            routes: list[dict[str, str]] = []
             with trio.fail_after(PATIENCE):
-                while not (routes := (await hub.monitor("routez"))["routes"]):
-                    await trio.sleep(0.01)
+                while not routes:  # Logged a moment before they are listed.
+                    routes = (await hub.monitor("routez"))["routes"]
             assert {route["remote_name"] for route in routes} == {"spoke"}
 
 
@@ -270,8 +270,13 @@ async def test_every_string_survives_the_configuration_file() -> None:
     tricky = ["include", "a b", "a.b.>", "*", "$x", "it's", 'say "hi"', "back\\slash", "#", "żółw"]
     metadata = {f"k{number}": text for number, text in enumerate(texts)}
     metadata |= {key: key for key in tricky}
-    async with NatsServer(config={"server_metadata": metadata}) as server:
-        assert (await server.monitor("varz"))["metadata"] == metadata
+    try:
+        async with NatsServer(config={"server_metadata": metadata}) as server:
+            assert (await server.monitor("varz"))["metadata"] == metadata
+    except ServerStartError as exc:
+        if 'unknown field "server_metadata"' not in exc.log:
+            raise
+        pytest.skip("this server cannot repeat what it read")
 
 
 async def test_numbers_paths_and_nesting(tmp_path) -> None:

@@ -157,6 +157,7 @@ def test_fixtures_on_fixtures_and_a_marked_test_without_trio_mode(suite) -> None
 
 
 def test_anyio_with_trio(suite) -> None:
+    pytest.importorskip("anyio")
     result = suite(
         """
         pids = []

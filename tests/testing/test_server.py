@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,7 +27,11 @@ posix_only = pytest.mark.skipif(sys.platform == "win32", reason="scripts and sig
 
 
 def directory_of(server: NatsServer) -> Path:
-    found = re.search(r"Using configuration file: (\S+)", server.log)
+    return directory_in(server.log)
+
+
+def directory_in(log: str) -> Path:
+    found = re.search(r"Using configuration file: (\S+)", log)
     assert found
     return Path(found[1]).parent
 
@@ -146,6 +151,29 @@ async def test_servers_side_by_side_have_nothing_in_common() -> None:
         assert directory_of(one) != directory_of(two)
         await one.kill()
         assert await answers(two)
+
+
+def test_a_block_that_is_never_left_ends_with_the_interpreter() -> None:
+    code = """
+import trio
+from trio_nats.testing import NatsServer
+
+server = NatsServer()
+trio.run(server.__aenter__)
+print(server.port, server.log)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    port, _, log = run.stdout.partition(" ")
+
+    def is_gone() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
+        except OSError:
+            return True
+        return False
+
+    assert trio.run(poll, is_gone, PATIENCE)
+    assert not directory_in(log).exists()
 
 
 # --- failing to start ----------------------------------------------------------------------------

@@ -87,8 +87,10 @@ class Handover:
         self._held: list[Msg] = []
         self._held_bytes = 0
         self._new: Session | None = None
-        self.carried: frozenset[bytes] = frozenset()
-        """The subscriptions that were made on the new wire before it took over."""
+        self._primed: frozenset[bytes] = frozenset()
+        self._shared: frozenset[bytes] = frozenset()
+        self.concluded: trio.Event = trio.Event()
+        """Set when the old wire is out of use and nothing is held back any more."""
 
     def begin(self) -> list[bytes]:
         """Start watching the old wire; returns the frames to subscribe with on the new one.
@@ -98,7 +100,7 @@ class Handover:
         """
         self._old.divert = self._from_old
         wanted = self._router.wanted()
-        self.carried = frozenset(wanted)
+        self._primed = frozenset(wanted)
         return [commands.sub(sink.raw_subject, sink.raw_queue, sid) for sid, sink in wanted.items()]
 
     def abandon(self) -> None:
@@ -107,9 +109,15 @@ class Handover:
 
     async def silence_old(self, outbox: Outbox) -> None:
         """Have the old wire leave ``outbox`` alone, and wait until its server has what it took."""
+        # More may have been subscribed to since the beginning, and the old wire knows of that.
+        self._shared = frozenset(self._router.wanted())
         self._old.detach(self._private)
         self._old.pings.unsent(outbox.forget_commands())
         await self._old.pings.round_trip()
+
+    def missing(self) -> list[bytes]:
+        """What the new wire has yet to hear about subscriptions when it takes over."""
+        return self._router.difference(self._primed, self._shared)
 
     def take_over(self, new: Session) -> None:
         """The new wire is in use from now on; hold back what it brings."""
@@ -124,16 +132,22 @@ class Handover:
         with trio.move_on_after(overlap / 2):
             await self._old.ended.wait()
         with trio.move_on_after(patience):
-            for sid in self.carried:
+            for sid in self._shared:
                 self._private.append(commands.unsub(sid))
             await self._old.pings.round_trip()
-        self._conclude()
+        self.conclude()
         await trio.sleep(overlap)
         if self._new is not None:
             self._new.divert = None
 
-    def _conclude(self) -> None:
-        """Hand out what was held back and is new; from here on nothing is held back."""
+    def conclude(self) -> None:
+        """Hand out what was held back and is new; from here on nothing is held back.
+
+        Harmless when repeated.
+        """
+        if self.concluded.is_set():
+            return
+        self.concluded.set()
         self._old.divert = _drop
         self._old.stop(ConnectionLostError("another connection has taken its place"))
         held, self._held = self._held, []
@@ -154,14 +168,14 @@ class Handover:
         sink = self._router.sinks.get(msg.sid)
         if sink is None:
             return
-        if sink.raw_queue is not None or msg.sid not in self.carried:
+        if sink.raw_queue is not None or msg.sid not in self._shared:
             sink.push(msg)
             return
         self._held.append(msg)
         self._held_bytes += len(msg.data)
         if self._held_bytes > _MAX_HELD:
             logger.warning("too much arrived while changing servers; ending the overlap early")
-            self._conclude()
+            self.conclude()
 
     def _from_new_alone(self, msg: Msg) -> None:
         likeness = _likeness(msg)

@@ -9,10 +9,12 @@ import trio
 from .._protocol import commands
 from .outbox import Outbox
 
-__all__ = ["Pings"]
+__all__ = ["Ping", "Pings"]
 
 
-class _Ping:
+class Ping:
+    """One of them: ``settled`` by its PONG, or ``lost`` with its wire."""
+
     __slots__ = ("lost", "settled")
 
     def __init__(self) -> None:
@@ -20,6 +22,7 @@ class _Ping:
         self.lost = False
 
     def lose(self) -> None:
+        """There will be no PONG."""
         self.lost = True
         self.settled.set()
 
@@ -29,17 +32,12 @@ class Pings:
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox: Outbox = outbox
-        self._waiting: deque[_Ping] = deque()
+        self._waiting: deque[Ping] = deque()
         self._ended = False
 
-    @property
-    def outstanding(self) -> int:
-        """How many have had no answer yet."""
-        return len(self._waiting)
-
-    def send(self) -> _Ping:
+    def send(self) -> Ping:
         """Send a PING, behind all that waits to be written."""
-        ping = _Ping()
+        ping = Ping()
         if self._ended:
             ping.lose()
         else:

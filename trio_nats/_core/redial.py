@@ -109,7 +109,7 @@ class Redialer:
             try:
                 picked = self._policy.pick(self._candidates(), info)
                 if isinstance(picked, tuple):
-                    return self._known(picked[0]), float(picked[1])
+                    return self._known(picked[0]), max(0.0, float(picked[1]))
                 if picked is not None:
                     server = self._known(picked)
             except Exception:

@@ -19,7 +19,7 @@ from ..errors import ConnectionLostError, NatsError, ProtocolError, ServerReport
 from ..message import Msg
 from ..server_info import ServerInfo
 from .outbox import Outbox
-from .pings import Pings
+from .pings import Ping, Pings
 from .router import Router
 from .stats import Counters
 
@@ -199,11 +199,14 @@ class Session:
     # --- keeping alive ----------------------------------------------------------------------------
 
     async def _ping(self, interval: float, max_out: int) -> None:
+        # Only those sent from here: of flush() any number may be under way at a healthy moment.
+        waiting: list[Ping] = []
         while True:
             await trio.sleep(interval)
-            if self.pings.outstanding >= max_out:
+            waiting = [ping for ping in waiting if not ping.settled.is_set()]
+            if len(waiting) >= max_out:
                 raise self._lost(
-                    f"{self.pings.outstanding} PINGs in a row had no answer "
+                    f"{len(waiting)} PINGs in a row had no answer "
                     f"(ping_interval {interval:g} s, max_pings_out {max_out})"
                 )
-            self.pings.send()
+            waiting.append(self.pings.send())

@@ -75,6 +75,8 @@ class Supervisor(SessionCallbacks):
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._handing_over = False
+        self._demanded_at = -1
+        self._handover: Handover | None = None
 
     # --- the background task ----------------------------------------------------------------------
 
@@ -136,6 +138,9 @@ class Supervisor(SessionCallbacks):
         reason = await session.run(self.settings.ping_interval, self.settings.max_pings_out)
         if session is not self.session:
             return  # another one took its place in good time
+        if self._handover is not None:
+            # The next wire must not bring what its predecessor still would.
+            self._handover.conclude()
         self.session = None
         self.router.live = False
         self.outbox.forget_commands()
@@ -157,10 +162,11 @@ class Supervisor(SessionCallbacks):
             self._begin(wire)
             self._start(self._run_session, self.session)
 
-    def _begin(self, wire: Wire, carried: Collection[bytes] | None = None) -> None:
+    def _begin(self, wire: Wire, handover: Handover | None = None) -> None:
         """Put a new wire to use: subscriptions first, then what waited to be published."""
         self.session = Session(wire, self.router, self.outbox, self.counters, self)
-        self.outbox.prepend(self.router.difference(carried or ()))
+        frames = self.router.restore() if handover is None else handover.missing()
+        self.outbox.prepend(frames)
         self.router.live = True
         self.pool.connected(wire.server)
         self.counters.connects += 1
@@ -179,13 +185,16 @@ class Supervisor(SessionCallbacks):
     # --- changing servers -------------------------------------------------------------------------
 
     def change_server(self, *, other_only: bool) -> None:
-        """Begin to move to another server without a gap; harmless while that is under way.
+        """Begin to move to another server without a gap.
 
         If it must be another one and there is none, everything stays as it is. Otherwise, where no
-        second connection can be had, the present one is given up and made anew.
+        second connection can be had, the present one is given up and made anew. Asked for while a
+        move is under way, another one follows unless that one has yet to happen and does.
         """
         if self.session is None or self._nursery is None:
             return
+        if not other_only:
+            self._demanded_at = self.counters.connects
         if not self._handing_over:
             self._handing_over = True
             self._start(self._change_server, self.session, other_only)
@@ -205,19 +214,27 @@ class Supervisor(SessionCallbacks):
 
     async def _change_server(self, old: Session, other_only: bool) -> None:
         try:
-            if not self.settings.opening.echo:
-                # With two connections at a time, each would get what the other publishes.
-                if not other_only or len(self.pool.servers) > 1:
-                    old.stop(ConnectionLostError("changing servers"))
-                return
-            wire = await self._redial.another_than(old.wire.server)
-            if wire is None and not other_only:
-                wire = await self._redial.again(old.wire.server)
-            moved = wire is not None and await self._hand_over(old, wire)
-            if not moved and not other_only:
-                old.stop(ConnectionLostError("reconnecting on demand"))
+            await self._move(old, other_only)
         finally:
             self._handing_over = False
+        # What was asked for meanwhile.
+        if self._demanded_at == self.counters.connects:
+            self.change_server(other_only=False)
+        elif self.session is not old and self.info.ldm:
+            self.change_server(other_only=True)
+
+    async def _move(self, old: Session, other_only: bool) -> None:
+        if not self.settings.opening.echo:
+            # With two connections at a time, each would get what the other publishes.
+            if not other_only or len(self.pool.servers) > 1:
+                old.stop(ConnectionLostError("changing servers"))
+            return
+        wire = await self._redial.another_than(old.wire.server)
+        if wire is None and not other_only:
+            wire = await self._redial.again(old.wire.server)
+        moved = wire is not None and await self._hand_over(old, wire)
+        if not moved and not other_only:
+            old.stop(ConnectionLostError("reconnecting on demand"))
 
     async def _hand_over(self, old: Session, wire: Wire) -> bool:
         handover = Handover(self.router, old)
@@ -227,6 +244,7 @@ class Supervisor(SessionCallbacks):
                 await trio.aclose_forcefully(wire.stream)
                 return False
             # Between two sessions: who wants one waits, who publishes does not notice.
+            self._handover = handover
             self.session = None
             self.router.live = False
             with trio.move_on_after(_PATIENCE):
@@ -234,12 +252,24 @@ class Supervisor(SessionCallbacks):
         except BaseException:
             await trio.aclose_forcefully(wire.stream)
             raise
-        self._begin(wire, handover.carried)
+        self._begin(wire, handover)
         assert self.session is not None
         handover.take_over(self.session)
         self._start(self._run_session, self.session)
         await handover.finish(_OVERLAP, _PATIENCE)
+        self._handover = None
         return True
+
+    @property
+    def between_wires(self) -> bool:
+        """Whether the old wire is being finished and the new one not yet in use."""
+        handover = self._handover
+        return self.session is None and handover is not None and not handover.concluded.is_set()
+
+    async def _settled(self) -> None:
+        """Wait until messages come over one wire only, and none is held back."""
+        if self._handover is not None:
+            await self._handover.concluded.wait()
 
     async def _prime(self, handover: Handover, wire: Wire, old: Session) -> bool:
         """Subscribe on the new wire. ``False`` if it is not to be used, for either wire's sake."""
@@ -286,12 +316,14 @@ class Supervisor(SessionCallbacks):
 
         Cancelled, they are ended all the same.
         """
-        for sid in sids:
-            self.router.quiesce(sid)
         try:
+            await self._settled()
+            for sid in sids:
+                self.router.quiesce(sid)
             session = self.session
             if session is not None and self.router.live:
                 await session.pings.round_trip()
+                await self._settled()
             else:
                 await trio.lowlevel.checkpoint()
         finally:

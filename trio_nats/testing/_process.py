@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,9 @@ class ServerProcess:
             self._popen = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
+        # For blocks that are never left, as when an asynchronous generator is not closed: the
+        # process outlives neither this object nor the interpreter.
+        weakref.finalize(self, self._popen.kill)
 
     @property
     def pid(self) -> int:

@@ -39,7 +39,8 @@ class NatsCluster:
 
     Raises:
         ConfigurationError: for options that contradict each other or that servers cannot share.
-        ServerBinaryNotFoundError, ServerStartError: on entering, as for :class:`NatsServer`.
+        ServerBinaryNotFoundError: on entering, as for :class:`NatsServer`.
+        ServerStartError: on entering, as for :class:`NatsServer`.
         ServerWaitError: on entering, when the servers do not find together in ``start_timeout``.
     """
 
@@ -140,7 +141,8 @@ class NatsCluster:
         """Start one more server, with ``changes`` to the common options; wait until all know it.
 
         Raises:
-            ServerStartError, ServerWaitError: as on entering.
+            ServerStartError: as on entering.
+            ServerWaitError: as on entering; the server is part of the cluster all the same.
             RuntimeError: outside of the ``async with`` block.
         """
         if self._stack is None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +76,8 @@ class NatsServer:
         if self._directory is not None or self._closed:
             raise RuntimeError("a NatsServer can be entered once; make another one")
         self._directory = Path(tempfile.mkdtemp(prefix="trio-nats-"))
+        # For blocks that are never left; the process has such an end of its own.
+        weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         try:
             await self.start()
         except BaseException:

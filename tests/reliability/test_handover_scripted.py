@@ -1,0 +1,203 @@
+"""Changing servers, against servers that do what real ones do only with bad luck."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from tests.reliability.helpers import PATIENCE, QUICK, deliver, read_line, session, take, until
+from tests.support.peer import Peer, ScriptedServer, info_line
+from trio_nats import open_nats
+from trio_nats.events import LameDuck, Reconnected
+
+
+def sid_of(line: bytes) -> bytes:
+    return line.split()[-1]
+
+
+async def test_a_subscription_made_while_the_new_server_is_primed_gets_each_message_once() -> None:
+    primed, subscribed, moved = trio.Event(), trio.Event(), trio.Event()
+
+    async def old(peer: Peer) -> None:
+        await read_line(peer, b"SUB late")
+        subscribed.set()
+        sid = sid_of(peer.lines[-1])
+        await read_line(peer, b"PING")  # the fence
+        await peer.send(b"PONG\r\n")
+        await moved.wait()
+        await peer.send(deliver(b"late", sid, b"one") + deliver(b"late", sid, b"two"))
+        await peer.serve()
+
+    async def new(peer: Peer) -> None:
+        await peer.send_info()
+        await peer.accept_connect()
+        await peer.expect_line(b"SUB early")
+        await peer.expect_line(b"PING")
+        primed.set()
+        await subscribed.wait()
+        await peer.send(b"PONG\r\n")
+        sid = sid_of(await read_line(peer, b"SUB late"))
+        moved.set()
+        await peer.send(deliver(b"late", sid, b"one") + deliver(b"late", sid, b"two"))
+        await read_line(peer, b"PING")
+        await peer.send(deliver(b"late", sid, b"three") + b"PONG\r\n")
+        await peer.serve()
+
+    async with ScriptedServer(session(old), new) as server, open_nats(server.url) as nc:
+        async with nc.subscribe("early"), trio.open_nursery() as nursery:
+            nursery.start_soon(nc.reconnect)
+            with trio.fail_after(PATIENCE):
+                await primed.wait()
+            async with nc.subscribe("late", max_msgs=3) as late:
+                await moved.wait()
+                await nc.flush(PATIENCE)
+                assert [msg.data for msg in await take(late, 3)] == [b"one", b"two", b"three"]
+
+
+async def test_reconnecting_again_while_the_last_change_is_being_finished() -> None:
+    async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+        with trio.fail_after(PATIENCE):
+            await nc.reconnect()
+            await nc.reconnect()
+        assert nc.stats.reconnects == 2
+
+
+async def test_reconnecting_while_a_lame_duck_has_nowhere_to_send_us() -> None:
+    dialled, go_on = trio.Event(), trio.Event()
+
+    async def refuse(peer: Peer) -> None:
+        dialled.set()
+        await go_on.wait()
+
+    async with ScriptedServer(refuse) as other:
+
+        async def lame(peer: Peer) -> None:
+            await read_line(peer, b"SUB")
+            await peer.send(info_line(ldm=True, connect_urls=[f"127.0.0.1:{other.port}"]))
+            await peer.serve()
+
+        async with (
+            ScriptedServer(session(lame), session()) as server,
+            open_nats(server.url, reconnect=QUICK) as nc,
+            nc.subscribe("a"),
+            trio.open_nursery() as nursery,
+        ):
+            with trio.fail_after(PATIENCE):
+                await dialled.wait()
+                nursery.start_soon(nc.reconnect)
+                await trio.testing.wait_all_tasks_blocked()
+                go_on.set()
+                await server.peer(1)
+
+
+async def test_the_next_server_turning_lame_before_the_change_is_finished() -> None:
+    third = ScriptedServer(session())
+    async with third:
+
+        async def lame_too(peer: Peer) -> None:
+            await read_line(peer, b"PING")
+            url = f"127.0.0.1:{third.port}"
+            await peer.send(b"PONG\r\n" + info_line(ldm=True, connect_urls=[url]))
+            await peer.serve()
+
+        async with ScriptedServer(session(lame_too)) as second:
+
+            async def lame(peer: Peer) -> None:
+                await read_line(peer, b"SUB")
+                first.refuse()
+                await peer.send(info_line(ldm=True, connect_urls=[f"127.0.0.1:{second.port}"]))
+                await peer.serve()
+
+            async with ScriptedServer(session(lame)) as first, open_nats(first.url) as nc:
+                async with nc.events() as events, nc.subscribe("a"):
+                    assert (await until(events, LameDuck)).server == first.url
+                    assert (await until(events, Reconnected)).server == second.url
+                    assert (await until(events, LameDuck)).server == second.url
+                    assert (await until(events, Reconnected)).server == third.url
+
+
+async def test_the_new_server_dying_during_the_overlap_brings_no_message_twice() -> None:
+    back = trio.Event()
+
+    async def old(peer: Peer) -> None:
+        sid = sid_of(await read_line(peer, b"SUB"))
+        await read_line(peer, b"PING")
+        await peer.send(b"PONG\r\n")
+        await back.wait()
+        await peer.send(deliver(b"a", sid, b"both"))
+        await peer.serve()
+
+    async def dies(peer: Peer) -> None:
+        await peer.send_info()
+        await peer.accept_connect()
+        sid = sid_of(await read_line(peer, b"SUB"))
+        await peer.expect_line(b"PING")
+        await peer.send(b"PONG\r\n" + deliver(b"a", sid, b"held"))
+        peer.close()
+
+    async def third(peer: Peer) -> None:
+        sid = sid_of(await read_line(peer, b"SUB"))
+        back.set()
+        await peer.send(deliver(b"a", sid, b"both") + deliver(b"a", sid, b"end"))
+        await peer.serve()
+
+    async with (
+        ScriptedServer(session(old), dies, session(third)) as server,
+        open_nats(server.url, reconnect=QUICK) as nc,
+        nc.subscribe("a") as sub,
+    ):
+        with trio.fail_after(PATIENCE):
+            await nc.reconnect()
+            got = [msg.data for msg in await take(sub, 3)]
+            assert got == [b"held", b"both", b"end"]
+
+
+async def test_draining_during_the_overlap_keeps_what_the_new_server_brought() -> None:
+    async def new(peer: Peer) -> None:
+        sid = sid_of(await read_line(peer, b"SUB"))
+        await peer.expect_line(b"PING")
+        await peer.send(b"PONG\r\n" + deliver(b"a", sid, b"only here"))
+        await peer.serve()
+
+    async with (
+        ScriptedServer(session(), session(new)) as server,
+        open_nats(server.url) as nc,
+        nc.subscribe("a") as sub,
+    ):
+        with trio.fail_after(PATIENCE):
+            await nc.reconnect()
+            await sub.drain()
+            assert [msg.data async for msg in sub] == [b"only here"]
+
+
+async def test_closing_between_two_servers_waits_until_the_old_one_has_everything() -> None:
+    fenced, closing, finished = trio.Event(), trio.Event(), trio.Event()
+
+    async def old(peer: Peer) -> None:
+        await read_line(peer, b"PING")
+        fenced.set()
+        await closing.wait()
+        finished.set()
+        await peer.send(b"PONG\r\n")
+        await peer.serve()
+
+    async with ScriptedServer(session(old), session()) as server:
+        async with open_nats(server.url) as nc, trio.open_nursery() as nursery:
+            await nc.publish("a", b"on its way")
+
+            async def close() -> None:
+                await nc.aclose()
+                assert finished.is_set()
+
+            async def move() -> None:
+                try:
+                    await nc.reconnect()
+                except trio.ClosedResourceError:
+                    pass
+
+            nursery.start_soon(move)
+            with trio.fail_after(PATIENCE):
+                await fenced.wait()
+                nursery.start_soon(close)
+                await trio.testing.wait_all_tasks_blocked()
+                closing.set()

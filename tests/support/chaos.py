@@ -1,0 +1,227 @@
+"""A TCP proxy that does to connections what bad networks do, on purpose or at random.
+
+What happens to the n-th connection is a :class:`Plan`, made before its first byte passes: a test
+writes plans down, a soak draws them from a seed, and the same seed gives the same plans::
+
+    async with ChaosProxy(server.port, [Plan(down=Way(cut_after=10)), Plan()]) as proxy:
+        ...                        # the first connection ends within INFO, all others work
+    async with ChaosProxy(server.port, RandomPlans(seed)) as proxy:
+        ...
+
+Beside that all connections can be :meth:`~ChaosProxy.cut`, :meth:`~LoopbackServer.refuse`\\ d and
+swallowed at any moment.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import trio
+
+from tests.support.background import LOOPBACK, LoopbackServer, close_now, is_gone
+
+__all__ = ["ChaosProxy", "Link", "Plan", "Plans", "RandomPlans", "Way"]
+
+_READ = 64 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """What happens to the bytes of one direction of one connection, by their position."""
+
+    cut_after: int | None = None
+    """Let this many bytes pass, then end the connection in both directions."""
+    corrupt_at: int | None = None
+    """Invert one bit of the byte at this position."""
+    chunk: int | None = None
+    """Pass bytes on in pieces of at most this many, each in a write of its own."""
+    delay: float = 0.0
+    """Hold every piece up for so many seconds."""
+    swallow_after: int | None = None
+    """Let this many bytes pass and lose all others, the end of the stream too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What happens to one connection."""
+
+    up: Way = field(default_factory=Way)
+    """From the client to the server."""
+    down: Way = field(default_factory=Way)
+    reset: bool = False
+    """Whether cutting says RST rather than FIN."""
+
+    @property
+    def corrupts(self) -> bool:
+        return self.up.corrupt_at is not None or self.down.corrupt_at is not None
+
+
+Plans: TypeAlias = Sequence[Plan] | Callable[[int], Plan]
+"""The n-th connection gets the n-th plan, or the last; or what the function says."""
+
+
+class RandomPlans:
+    """Plans drawn from ``seed``: the plan of a connection depends on the seed and its number only.
+
+    ``reach`` is how many bytes a fault is away at the most; small ones hit the opening more often.
+    """
+
+    def __init__(self, seed: int | str, *, reach: int = 60_000, corrupt: bool = True) -> None:
+        self.seed = seed
+        self._reach = reach
+        self._corrupt = corrupt
+
+    def __repr__(self) -> str:
+        return f"RandomPlans({self.seed!r}, reach={self._reach}, corrupt={self._corrupt})"
+
+    def __call__(self, number: int) -> Plan:
+        dice = random.Random(f"{self.seed}/{number}")
+        # Half of the faults are near the beginning, where the most different things happen.
+        at = dice.randrange(dice.choice((1_500, self._reach)))
+        shape = {
+            "chunk": dice.choice((None, None, 1_000, 37)),
+            "delay": dice.choice((0.0, 0.0, 0.0, 0.001)),
+        }
+        kinds = ["cut", "cut", "reset", "reset", "swallow", "none"]
+        kind = dice.choice(kinds + ["corrupt"] * 2 * self._corrupt)
+        fault: dict[str, int] = {}
+        if kind in ("cut", "reset"):
+            fault = {"cut_after": at}
+        elif kind == "swallow":
+            fault = {"swallow_after": at}
+        elif kind == "corrupt":
+            # Plaintext may not show the damage, so such a connection does not get old.
+            fault = {"corrupt_at": at, "cut_after": at + dice.randrange(1, 2_000)}
+        bad, good = Way(**fault, **shape), Way(**shape)
+        up, down = (bad, good) if dice.random() < 0.5 else (good, bad)
+        return Plan(up=up, down=down, reset=kind == "reset")
+
+
+class Link:
+    """One connection through the proxy."""
+
+    def __init__(self, number: int, plan: Plan) -> None:
+        self.number = number
+        self.plan = plan
+        self.passed_up = 0
+        """Bytes passed on to the server."""
+        self.passed_down = 0
+        self.opened = trio.current_time()
+        self.closed_at: float | None = None
+        self.closed = trio.Event()
+        """Set when the proxy has closed both sides."""
+        self.ends: list[trio.SocketStream] = []
+
+    def cut(self, *, reset: bool = False) -> None:
+        """Close both sides now: with FIN, or with RST when ``reset``."""
+        for end in self.ends:
+            if end.socket.fileno() >= 0:
+                close_now(end, reset=reset)
+
+
+class ChaosProxy(LoopbackServer):
+    """Passes TCP on to ``target_port`` of this machine, as the plans say."""
+
+    def __init__(self, target_port: int, plans: Plans = ()) -> None:
+        super().__init__()
+        self.target_port = target_port
+        self.plans: Plans = plans
+        """Can be replaced at any time; holds for connections that come after that."""
+        self.links: list[Link] = []
+        """Every connection so far, in order of arrival."""
+        self.swallow = False
+        """While true, all that is said vanishes, on all connections: half-open ones."""
+        self._arrival = trio.Event()
+
+    def cut(self, *, reset: bool = False) -> None:
+        """Close every connection now; see :meth:`Link.cut`."""
+        for link in self.links:
+            if not link.closed.is_set():
+                link.cut(reset=reset)
+
+    async def link(self, index: int) -> Link:
+        """The ``index``-th connection, once it has arrived."""
+        while len(self.links) <= index:
+            await self._arrival.wait()
+        return self.links[index]
+
+    def _plan(self, number: int) -> Plan:
+        if callable(self.plans):
+            return self.plans(number)
+        if not self.plans:
+            return Plan()
+        return self.plans[min(number, len(self.plans) - 1)]
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        number = len(self.links)
+        link = Link(number, self._plan(number))
+        self.links.append(link)
+        try:
+            server = await trio.open_tcp_stream(LOOPBACK, self.target_port)
+            link.ends = [stream, server]
+            self._arrival.set()
+            self._arrival = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pump, link, stream, server, link.plan.up, nursery)
+                nursery.start_soon(self._pump, link, server, stream, link.plan.down, nursery)
+        except OSError:
+            pass  # nobody listens behind the proxy: the client sees its connection closed
+        finally:
+            link.cut(reset=link.plan.reset)
+            link.closed_at = trio.current_time()
+            link.closed.set()
+
+    async def _pump(
+        self,
+        link: Link,
+        source: trio.SocketStream,
+        sink: trio.SocketStream,
+        way: Way,
+        nursery: trio.Nursery,
+    ) -> None:
+        passed = 0
+        try:
+            while data := bytes(await source.receive_some(_READ)):
+                for piece in _pieces(data, way.chunk):
+                    if way.delay:
+                        await trio.sleep(way.delay)
+                    shown, ended = _pass(piece, passed, way)
+                    if shown and not self.swallow:
+                        await sink.send_all(shown)
+                    passed += len(piece)
+                    if sink is link.ends[1]:
+                        link.passed_up += len(shown)
+                    else:
+                        link.passed_down += len(shown)
+                    if ended:
+                        nursery.cancel_scope.cancel()
+                        return
+            lost = way.swallow_after is not None and passed > way.swallow_after
+            if not self.swallow and not lost:
+                await sink.send_eof()
+        except Exception as error:
+            if not is_gone(error):
+                raise
+            nursery.cancel_scope.cancel()
+
+
+def _pieces(data: bytes, size: int | None) -> Sequence[bytes]:
+    if size is None:
+        return (data,)
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _pass(piece: bytes, position: int, way: Way) -> tuple[bytes, bool]:
+    """What of ``piece`` gets through, and whether that is the end of the connection."""
+    shown = bytearray(piece)
+    if way.corrupt_at is not None and 0 <= way.corrupt_at - position < len(shown):
+        shown[way.corrupt_at - position] ^= 0x10
+    if way.swallow_after is not None:
+        del shown[max(0, way.swallow_after - position) :]
+    if way.cut_after is not None and position + len(piece) >= way.cut_after:
+        del shown[max(0, way.cut_after - position) :]
+        return bytes(shown), True
+    return bytes(shown), False
