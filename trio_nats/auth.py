@@ -381,6 +381,11 @@ def _check_pair(jwt: str, seed: str) -> None:
 def _check_text(name: str, value: object, *, empty: bool = False) -> str:
     if not isinstance(value, str):
         raise CredentialsError(f"{name} is a str, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # Not chained: it quotes all of the text.
+        raise CredentialsError(f"{name} is not valid Unicode text") from None
     if not value.strip() and not empty:
         raise CredentialsError(f"{name} is empty")
     return value

@@ -30,6 +30,7 @@ from .options import (
     TLSOptions,
     check_choice,
     check_count,
+    check_flag,
     check_seconds,
 )
 from .servers import parse_servers
@@ -108,6 +109,14 @@ def open_nats(
     """
     if name is not None and not isinstance(name, str):
         raise ConfigurationError(f"name is a str, not {type(name).__name__}")
+    if name is not None and not name.isprintable():
+        raise ConfigurationError("name holds characters that cannot be printed")
+    for flag, value in {
+        "randomize": randomize,
+        "ignore_discovered": ignore_discovered,
+        "echo": echo,
+    }.items():
+        check_flag(flag, value)
     if auth is not None and not isinstance(auth, Auth) and not callable(auth):
         raise ConfigurationError(
             f"auth is an Auth such as UserPassword, or a callable, not {type(auth).__name__}"

@@ -12,6 +12,7 @@ import os
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Literal, TypeAlias
 
 from .errors import ConfigurationError, TLSConfigurationError
@@ -43,12 +44,12 @@ FullPolicy: TypeAlias = Literal["drop_newest", "drop_oldest", "wait"]
 
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     """``value`` if it is a positive number of seconds (or zero, where that means something)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ConfigurationError(f"{name} is a number of seconds, not {value!r}")
     if value < 0 or (value == 0 and not zero):
         least = "zero or more" if zero else "more than zero"
         raise ConfigurationError(f"{name} must be {least} seconds, not {value!r}")
-    return value
+    return min(value, math.inf)
 
 
 def check_count(name: str, value: int, least: int = 0) -> int:
@@ -58,6 +59,18 @@ def check_count(name: str, value: int, least: int = 0) -> int:
     if value < least:
         raise ConfigurationError(f"{name} must be at least {least}, not {value}")
     return value
+
+
+def check_flag(name: str, value: object) -> None:
+    """Complain unless ``value`` is a ``bool``: the text "false" would count as true."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} is True or False, not {value!r}")
+
+
+def check_callable(name: str, value: object) -> None:
+    """Complain unless ``value`` can be called, or is ``None``."""
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"{name} is a callable, not {type(value).__name__}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -135,6 +148,7 @@ class TLSOptions:
             raise TLSConfigurationError(
                 f"unknown TLS mode {self.mode!r}; use a TLSMode or one of {known}"
             ) from None
+        self._check_types()
         self._check_client_certificate()
         if self.context is not None:
             self._check_ready_context(self.context)
@@ -146,6 +160,21 @@ class TLSOptions:
             raise TLSConfigurationError(
                 f"minimum_version is an ssl.TLSVersion, not {self.minimum_version!r}"
             )
+
+    def _check_types(self) -> None:
+        try:
+            check_flag("insecure_skip_verify", self.insecure_skip_verify)
+            check_callable("configure", self.configure)
+        except ConfigurationError as error:
+            raise TLSConfigurationError(str(error)) from None
+        for name in ("ca_file", "cert_file", "key_file", "bundle_file"):
+            if not isinstance(getattr(self, name), (str, os.PathLike, NoneType)):
+                raise TLSConfigurationError(f"{name} is a path: a str or a Path")
+        for name in ("server_hostname", "key_password", "bundle_password"):
+            if not isinstance(getattr(self, name), (str, NoneType)):
+                raise TLSConfigurationError(f"{name} is a str")
+        if not isinstance(self.ca_data, (str, bytes, NoneType)):
+            raise TLSConfigurationError("ca_data is a str (PEM) or bytes (DER)")
 
     def _check_client_certificate(self) -> None:
         if self.key_file is not None and self.cert_file is None:
@@ -171,6 +200,8 @@ class TLSOptions:
         ]
         if self.insecure_skip_verify:
             clashing.append("insecure_skip_verify")
+        if self.minimum_version is not ssl.TLSVersion.TLSv1_2:
+            clashing.append("minimum_version")
         if clashing:
             raise TLSConfigurationError(
                 f"context is used as it is; {', '.join(clashing)} would have no effect: "
@@ -240,7 +271,15 @@ class ReconnectPolicy:
     :exc:`ConnectionLostError`."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.jitter, bool) or not 0 <= self.jitter <= 1:
+        check_callable("ReconnectPolicy.delay", self.delay)
+        check_callable("ReconnectPolicy.pick", self.pick)
+        check_flag("ReconnectPolicy.retry_on_initial_connect", self.retry_on_initial_connect)
+        check_flag("ReconnectPolicy.retry_refused_credentials", self.retry_refused_credentials)
+        if (
+            isinstance(self.jitter, bool)
+            or not isinstance(self.jitter, (int, float))
+            or not 0 <= self.jitter <= 1
+        ):
             raise ConfigurationError(
                 f"ReconnectPolicy.jitter is a part between 0 and 1, not {self.jitter!r}"
             )

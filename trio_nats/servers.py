@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 from urllib.parse import unquote
@@ -17,6 +17,8 @@ Scheme: TypeAlias = Literal["nats", "tls", "ws", "wss"]
 
 DEFAULT_PORTS: dict[str, int] = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PATH_START = re.compile(r"[/?#]")
+_FORBIDDEN_IN_PATH = re.compile(r"[\x00-\x20\x7f]")
 _HOST_FAULT = re.compile(r"[\x00-\x20\x7f/\\?#@\[\]]")
 
 
@@ -68,12 +70,7 @@ def parse_servers(servers: str | Sequence[str]) -> tuple[Server, ...]:
 
     Raises :exc:`ConfigurationError` for what is not a usable address, never quoting credentials.
     """
-    given = [servers] if isinstance(servers, str) else list(servers)
-    texts: list[str] = []
-    for entry in given:
-        if not isinstance(entry, str):
-            raise ConfigurationError(f"a server is given as a str, not {type(entry).__name__}")
-        texts += [text for part in entry.split(",") if (text := part.strip())]
+    texts = [text for part in _entries(servers) for one in part.split(",") if (text := one.strip())]
     if not texts:
         raise ConfigurationError(
             'no server given; pass a URL such as "nats://localhost:4222", or set NATS_URL'
@@ -87,44 +84,73 @@ def parse_servers(servers: str | Sequence[str]) -> tuple[Server, ...]:
     return parsed
 
 
+def _entries(servers: object) -> list[str]:
+    if isinstance(servers, str):
+        return [servers]
+    if isinstance(servers, (bytes, bytearray)) or not isinstance(servers, Iterable):
+        raise ConfigurationError(
+            f"servers are a str or a sequence of str, not {type(servers).__name__}"
+        )
+    entries = list(servers)
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise ConfigurationError(f"a server is given as a str, not {type(entry).__name__}")
+    return entries
+
+
 def parse_server(text: str) -> Server:
     """Read one URL or ``host:port``."""
-    shown = repr(_without_userinfo(text))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Not chained: it quotes all of the text.
+        raise ConfigurationError("a server's URL is not valid Unicode text") from None
     scheme = "nats"
+    prefix = ""
     if found := _SCHEME.match(text):
-        scheme = found[1].lower()
-        text = text[found.end() :]
+        scheme, prefix, text = found[1].lower(), found.group(), text[found.end() :]
+    # An unencoded slash in a password is unambiguous where there can be no path.
+    searched = text.rfind("@") + 1 if scheme in ("nats", "tls") else 0
+    found = _PATH_START.search(text, searched)
+    end = found.start() if found else len(text)
+    authority, path = text[:end], text[end:]
+    shown = repr(prefix + _presentable(authority, path))
     if scheme not in DEFAULT_PORTS:
         known = ", ".join(f"{name}://" for name in DEFAULT_PORTS)
         raise ConfigurationError(f"unknown scheme in {shown}; use one of {known}")
-    authority, path = _split_path(text, scheme, shown)
+    path = _check_path(path, scheme, shown)
     userinfo, at, address = authority.rpartition("@")
     host, port = _split_address(address, DEFAULT_PORTS[scheme], shown)
     user, password, token = _credentials(userinfo, shown) if at else (None, None, None)
     return Server(cast("Scheme", scheme), host, port, user, password, token, path)
 
 
-def _without_userinfo(text: str) -> str:
-    """For error texts: whatever precedes the last ``@`` may be a secret, and so may a query."""
-    head, at, tail = text.rpartition("@")
-    scheme = _SCHEME.match(head)
-    shown = (f"{scheme.group()}...@" if scheme else "...@") + tail if at else text
-    return shown.partition("?")[0][:200]
+def _presentable(authority: str, path: str) -> str:
+    """What an error text may show of a URL: nothing that could be part of a secret.
+
+    A comma, slash, question mark or hash sign in a password that was not percent-encoded cuts the
+    URL in unexpected places, so anything that is not a plain address is suspicious.
+    """
+    _, at, address = authority.rpartition("@")
+    port = address.rpartition(":")[2] if ":" in address else ""
+    if "@" in path or (port and not port.isdigit() and not address.endswith("]")):
+        return "..."
+    return ("...@" if at else "") + address[:200]
 
 
-def _split_path(text: str, scheme: str, shown: str) -> tuple[str, str]:
-    # A slash in a password must be percent-encoded, as in any URL; but people forget, and the
-    # part behind the last "@" is unambiguous, so look for the path only there.
-    head, at, tail = text.rpartition("@")
-    found = re.search(r"[/?#]", tail)
-    if found is None:
-        return text, ""
-    authority, path = head + at + tail[: found.start()], tail[found.start() :]
+def _check_path(path: str, scheme: str, shown: str) -> str:
     if scheme in ("ws", "wss"):
-        return authority, path.partition("#")[0]
-    if path != "/":
-        raise ConfigurationError(f"{shown}: a {scheme}:// URL has no path, query or fragment")
-    return authority, ""
+        if _FORBIDDEN_IN_PATH.search(path):
+            raise ConfigurationError(
+                f"{shown}: white space and control characters in a URL must be percent-encoded"
+            )
+        return path.partition("#")[0]
+    if path not in ("", "/"):
+        raise ConfigurationError(
+            f"{shown}: a {scheme}:// URL has no path, query or fragment "
+            "('/', '?' and '#' in a password must be percent-encoded)"
+        )
+    return ""
 
 
 def _split_address(address: str, default_port: int, shown: str) -> tuple[str, int]:
@@ -155,7 +181,12 @@ def _check_ipv6(host: str, shown: str) -> None:
 
 def _port(text: str, shown: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= 65535):
-        raise ConfigurationError(f"{shown}: a port is a number from 1 to 65535, not {text!r}")
+        # Other text may be half a password, cut off by a comma.
+        given = f", not {text!r}" if text.isdigit() or not text else ""
+        raise ConfigurationError(
+            f"{shown}: a port is a number from 1 to 65535{given} "
+            "(',', '/', '?' and '#' in a password must be percent-encoded)"
+        )
     return int(text)
 
 

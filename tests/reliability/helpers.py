@@ -53,7 +53,7 @@ async def read_until(sub: Subscription, last: bytes) -> list[bytes]:
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for something that no event tells of, such as what a server's process has done."""
     with trio.fail_after(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
 
 

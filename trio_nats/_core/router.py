@@ -98,9 +98,7 @@ class Router:
         """The subscriptions that a new wire has to carry."""
         return {sid: sink for sid, sink in self.sinks.items() if sid not in self._draining}
 
-    def difference(
-        self, carried: Collection[bytes], shared: Collection[bytes] = ()
-    ) -> list[bytes]:
+    def difference(self, carried: Collection[bytes], shared: Collection[bytes] = ()) -> list[bytes]:
         """The frames for a wire that carries the subscriptions ``carried`` to carry all of them.
 
         Those that another wire carries as well are ``shared``. Of their messages some are not

@@ -78,6 +78,7 @@ def _unquoted(text: str) -> str:
         if code is None:
             return found[4]
         point = int(code, 16)
-        return chr(point) if point <= 0x10FFFF else "\N{REPLACEMENT CHARACTER}"
+        is_text = point <= 0x10FFFF and not 0xD800 <= point <= 0xDFFF
+        return chr(point) if is_text else "\N{REPLACEMENT CHARACTER}"
 
     return _ESCAPE.sub(character, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from ._extras import explain_missing
 
 __all__ = ["main"]
 
@@ -15,14 +15,3 @@ def main() -> None:
         explain_missing(error)
         raise
     app()
-
-
-def explain_missing(error: ModuleNotFoundError) -> None:
-    """End the program with what to install, if it is one of the extras that is missing."""
-    missing = (error.name or "").partition(".")[0]
-    extra = {"typer": "cli", "rich": "cli", "trustme": "demo"}.get(missing)
-    if extra is not None:
-        sys.exit(
-            f"this command needs {missing}, which is not installed; "
-            f"run: pip install 'trio-nats[{extra}]'"
-        )

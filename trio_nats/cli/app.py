@@ -7,7 +7,7 @@ import typer
 
 import trio_nats
 
-from . import explain_missing
+from ._extras import explain_missing
 
 __all__ = ["app"]
 
