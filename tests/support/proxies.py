@@ -13,9 +13,6 @@ The knobs can be turned at any time and hold for all connections, present and fu
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import trio
 
@@ -95,17 +92,80 @@ class PlainProxy(LoopbackServer):
     # -- one connection ------------------------------------------------------------------------
 
     async def _handle(self, stream: trio.SocketStream) -> None:
-        client = await self._meet(stream)
         link = Link()
+        link.ends = [stream]
+        self.links.append(link)
         try:
-            with await trio.open_tcp_stream(*self._target) as server:
-                pass
+            client = await self._meet(stream)
+            if client is None:
+                return
+            async with await trio.open_tcp_stream(*self._target) as server:
+                link.ends.append(server)
+                self._announce()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pass_on, client, server, link.to_server, nursery)
+                    nursery.start_soon(self._pass_on, server, client, link.to_client, nursery)
         except OSError:
-            return
+            pass  # the server behind is away
+        finally:
+            for end in link.ends:
+                close_now(end)
+            self._announce()
+            link.closed.set()
 
-    async def _meet(self, stream: trio.SocketStream) -> trio.abc.HalfCloseableStream:
-        raise NotImplementedError
+    async def _meet(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
+        """The client's end as the server behind sees it; ``None`` turns the client away."""
+        return stream
+
+    async def _pass_on(
+        self,
+        source: trio.abc.Stream,
+        sink: trio.abc.Stream,
+        record: bytearray,
+        nursery: trio.Nursery,
+    ) -> None:
+        try:
+            while True:
+                data = bytes(await source.receive_some(65536))
+                while self._swallow:
+                    await self._changed.wait()
+                record += data
+                if not data:
+                    break
+                await trio.sleep(self.delay)
+                step = self.chunk or len(data)
+                for start in range(0, len(data), step):
+                    await sink.send_all(data[start : start + step])
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if not is_gone(error):
+                raise
+        nursery.cancel_scope.cancel()
 
     def _announce(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+class TLSTerminatingProxy(PlainProxy):
+    """Ends TLS and passes plaintext on, as a load balancer does.
+
+    A client whose certificate it does not like is turned away without a word.
+    """
+
+    def __init__(self, target_port: int, context: ssl.SSLContext) -> None:
+        super().__init__(target_port)
+        self._context = context
+
+    async def _meet(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
+        # Certificates are asked for, but looked at only here: a handshake that fails would say why.
+        tls = trio.SSLStream(stream, self._context, server_side=True, https_compatible=True)
+        try:
+            await tls.do_handshake()
+        except trio.BrokenResourceError:
+            return None
+        if self.insists_on_certificate and tls.getpeercert() is None:
+            return None
+        return tls
+
+    insists_on_certificate = False
+    """Whether a client without a certificate is turned away after the handshake."""

@@ -104,10 +104,10 @@ class Session:
         """Run one of the three; the first to fail says why the session ended."""
         try:
             await task(*args)
-        except trio.BrokenResourceError as error:
-            self.stop(self._lost(reason_of(error), error))
         except NatsError as error:
             self.stop(error)
+        except trio.BrokenResourceError as error:
+            self.stop(self._lost(reason_of(error), error))
         except Exception as error:
             # Not a fault of the network but of ours. The wire cannot be trusted any more; the
             # connection can, so it is treated as any other loss, and loudly.

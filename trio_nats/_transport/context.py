@@ -120,7 +120,7 @@ def _certificate_fault(error: Exception, options: TLSOptions) -> str:
         return f"key_file {str(key_file)!r} holds no private key in PEM form"
     if options.key_password is not None:
         return f"the private key in {str(key_file)!r} cannot be read; is key_password right?"
-    return f"certificate or key is damaged ({getattr(error, 'reason', None) or error})"
+    return "the certificate or key is damaged"
 
 
 class _Password:

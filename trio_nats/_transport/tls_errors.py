@@ -156,4 +156,4 @@ def reason_of(error: trio.BrokenResourceError) -> str:
         return f"TLS error: {cause.reason or cause}"
     if isinstance(cause, OSError):
         return cause.strerror or str(cause)
-    return str(cause) or "connection broken"
+    return (str(cause) if cause else "") or "connection broken"

@@ -1,0 +1,158 @@
+"""Credentials that change, expire or are refused while a connection is held up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.reliability.helpers import PATIENCE, QUICK, take, until
+from tests.reliability.jwts import Operator
+from trio_nats import (
+    Auth,
+    ConnectError,
+    ConnectionLostError,
+    ConnectionState,
+    Credentials,
+    NKey,
+    Server,
+    UserPassword,
+    open_nats,
+)
+from trio_nats.errors import AuthenticationExpiredError, AuthorizationError
+from trio_nats.events import Closed, Disconnected, Reconnected, ReconnectFailed, ServerError
+from trio_nats.testing import NatsServer
+
+
+async def test_the_auth_callback_is_asked_at_every_attempt() -> None:
+    asked: list[str] = []
+    current = UserPassword("u", "one")
+
+    def auth(server: Server) -> Auth:
+        asked.append(server.url)
+        return current
+
+    async with NatsServer(user="u", password="one") as server:
+        async with (
+            open_nats(server.url, auth=auth, reconnect=QUICK) as nc,
+            nc.events() as events,
+        ):
+            assert asked == [server.url]
+            current = UserPassword("u", "two")
+            await server.restart(password="two")
+            await until(events, Reconnected)
+            assert len(asked) >= 2
+            await nc.flush(PATIENCE)
+
+
+async def test_a_rotated_seed_file_is_read_again(tmp_path: Path) -> None:
+    import nkeys
+
+    def new_user() -> tuple[str, str]:
+        seed = nkeys.encode_seed(time.time_ns().to_bytes(32, "big"), nkeys.PREFIX_BYTE_USER)
+        return seed.decode(), nkeys.from_seed(seed).public_key.decode()
+
+    (old_seed, old), (new_seed, new) = new_user(), new_user()
+    file = tmp_path / "user.nk"
+    file.write_text(old_seed)
+    async with NatsServer(config={"authorization": {"users": [{"nkey": old}]}}) as server:
+        async with (
+            open_nats(server.url, auth=NKey(file=file), reconnect=QUICK) as nc,
+            nc.events() as events,
+        ):
+            file.write_text(new_seed)
+            await server.restart(config={"authorization": {"users": [{"nkey": new}]}})
+            await until(events, Reconnected)
+            await nc.flush(PATIENCE)
+
+
+async def test_an_expiring_jwt_is_a_reconnect_with_the_fresh_one(tmp_path: Path) -> None:
+    operator = Operator()
+    file = tmp_path / "user.creds"
+    file.write_text(operator.credentials("short", expires=int(time.time()) + 2))
+    async with operator.server() as server:
+        async with (
+            open_nats(server.url, auth=Credentials(file=file), reconnect=QUICK) as nc,
+            nc.events() as events,
+            nc.subscribe("a") as sub,
+        ):
+            file.write_text(operator.credentials("long"))
+            said = await until(events, ServerError)
+            assert isinstance(said.error, AuthenticationExpiredError)
+            lost = await until(events, Disconnected)
+            assert isinstance(lost.reason.__cause__, AuthenticationExpiredError)
+            assert "expired" in str(lost.reason)
+            await until(events, Reconnected)
+            await nc.publish("a", b"still here")
+            assert (await take(sub, 1))[0].data == b"still here"
+
+
+async def test_credentials_refused_twice_in_the_same_words_end_the_connection() -> None:
+    async with NatsServer(user="u", password="right") as server:
+        auth = UserPassword("u", "right")
+        async with open_nats(server.url, auth=auth, reconnect=QUICK) as nc:
+            async with nc.events() as events, nc.subscribe("a") as sub:
+                # Even the port of the server answers at once, and it answers the same.
+                await server.restart(password="changed")
+                refusals = 0
+                with trio.fail_after(PATIENCE):
+                    async for event in events:
+                        if isinstance(event, ReconnectFailed):
+                            refusals += isinstance(event.error, AuthorizationError)
+                        elif isinstance(event, Closed):
+                            closed = event
+                assert refusals == 2
+                assert nc.state is ConnectionState.CLOSED
+                assert closed.reason is nc.failure
+                assert isinstance(nc.failure, ConnectError)
+                assert list(nc.failure.errors(AuthorizationError))
+                for use in (sub.receive, nc.flush, lambda: nc.publish("a")):
+                    with pytest.raises(ConnectionLostError, match="Authorization") as caught:
+                        await use()
+                    assert caught.value.__cause__ is nc.failure
+
+
+async def test_refused_credentials_are_tried_on_and_on_by_choice() -> None:
+    policy = replace(QUICK, retry_refused_credentials=True)
+    async with NatsServer(user="u", password="right") as server:
+        auth = UserPassword("u", "right")
+        async with (
+            open_nats(server.url, auth=auth, reconnect=policy) as nc,
+            nc.events() as events,
+        ):
+            await server.restart(password="changed")
+            refusals = 0
+            while refusals < 5:
+                failed = await until(events, ReconnectFailed)
+                refusals += isinstance(failed.error, AuthorizationError)
+            assert nc.state is ConnectionState.RECONNECTING
+            await server.reload(password="right")
+            await until(events, Reconnected)
+
+
+async def test_one_server_that_refuses_is_given_up_and_another_is_used() -> None:
+    async with (
+        NatsServer(user="u", password="right") as good,
+        NatsServer(user="u", password="wrong") as bad,
+        NatsServer(user="u", password="right") as first,
+    ):
+        urls = [first.url, bad.url, good.url]
+        auth = UserPassword("u", "right")
+        async with (
+            open_nats(urls, auth=auth, randomize=False, reconnect=QUICK) as nc,
+            nc.events() as events,
+        ):
+            await good.kill()
+            await first.kill()
+            refused = 0
+            while refused < 2:
+                failed = await until(events, ReconnectFailed)
+                if failed.server == bad.url:
+                    assert isinstance(failed.error, AuthorizationError)
+                    refused += 1
+            await good.start()
+            assert await until(events, Reconnected) == Reconnected(good.url)
+            assert bad.port not in [server.port for server in nc.servers]

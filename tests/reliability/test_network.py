@@ -1,0 +1,329 @@
+"""What networks do to connections: cut them anywhere, in any state, or swallow what is said."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from tests.reliability.helpers import (
+    PATIENCE,
+    QUICK,
+    eventually,
+    publishing,
+    read_until,
+    session,
+    take,
+    until,
+)
+from tests.support.certs import certificates
+from tests.support.chaos import ChaosProxy, Plan, Way
+from tests.support.peer import Peer, ScriptedServer
+from trio_nats import ReconnectPolicy, TLSOptions, open_nats
+from trio_nats.events import Connected, Disconnected, Reconnected, ReconnectFailed
+from trio_nats.testing import NatsServer, ServerTLS
+
+AT_ONCE = ReconnectPolicy(wait=0, max_wait=0)
+STUBBORN = replace(AT_ONCE, retry_on_initial_connect=True)
+
+
+def tls_server() -> NatsServer:
+    certs = certificates()
+    return NatsServer(tls=ServerTLS(certs.server.cert_file, certs.server.key_file))
+
+
+def tls_options(server: NatsServer) -> TLSOptions | None:
+    return None if server.settings.tls is None else TLSOptions(ca_file=certificates().ca_file)
+
+
+def through(proxy: ChaosProxy, server: NatsServer) -> str:
+    scheme = "nats" if server.settings.tls is None else "tls"
+    return f"{scheme}://127.0.0.1:{proxy.port}"
+
+
+async def measured(server: NatsServer) -> tuple[int, int]:
+    """How many bytes up and down the opening of a connection takes."""
+    async with ChaosProxy(server.port) as proxy:
+        async with open_nats(through(proxy, server), tls=tls_options(server)):
+            return proxy.links[0].passed_up, proxy.links[0].passed_down
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_an_opening_cut_at_any_byte_is_tried_again(tls: bool, reset: bool) -> None:
+    async with tls_server() if tls else NatsServer() as server:
+        up, down = await measured(server)
+        # In the middle of INFO, of the handshake, between CONNECT and PONG, within PONG.
+        step = 149 if tls else 23
+        plans = [
+            Plan(down=Way(cut_after=at), reset=reset)
+            for at in [*range(0, down, step), *range(down - 6, down)]
+        ]
+        plans += [
+            Plan(up=Way(cut_after=at), reset=reset) for at in [*range(1, up, step), up - 6, up]
+        ]
+        async with ChaosProxy(server.port, [*plans, Plan()]) as proxy:
+            async with (
+                open_nats(
+                    through(proxy, server), tls=tls_options(server), reconnect=STUBBORN
+                ) as nc,
+                nc.events() as events,
+            ):
+                await nc.publish("a", b"published before there was a connection")
+                await until(events, Connected)
+                await nc.flush(PATIENCE)
+                cut = [link for link in proxy.links if link.plan is not proxy.plans[-1]]
+                # A cut right behind the last byte of the opening is a connection that ends at once.
+                assert len(plans) - 8 <= len(cut) <= len(plans)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_stream_cut_in_the_middle_of_a_message_hands_out_whole_ones_only(
+    tls: bool,
+) -> None:
+    async with tls_server() if tls else NatsServer() as server:
+        _, opening = await measured(server)
+        cuts = [opening + 2_000 + 777 * number for number in range(20)]
+        plans = [Plan(down=Way(cut_after=at), reset=at % 2 == 0) for at in cuts]
+        async with (
+            open_nats(server.url, tls=tls_options(server)) as pub,
+            ChaosProxy(server.port, [*plans, Plan()]) as proxy,
+            open_nats(through(proxy, server), tls=tls_options(server), reconnect=AT_ONCE) as nc,
+            nc.subscribe("a") as sub,
+            publishing(pub, "p", "a", pause=0),
+        ):
+            with trio.fail_after(PATIENCE):
+                while len(proxy.links) <= len(plans):
+                    await sub.receive()
+                numbers = []
+                for _ in range(100):
+                    name, _, number = (await sub.receive()).data.decode().partition(" ")
+                    assert name == "p"
+                    numbers.append(int(number))
+            assert numbers == sorted(set(numbers))
+            assert nc.stats.reconnects == len(plans)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(tls: bool) -> None:
+    async with tls_server() if tls else NatsServer() as server:
+        up, _ = await measured(server)
+        plans = [Plan(up=Way(cut_after=up + 1_000 + 501 * number)) for number in range(20)]
+        async with (
+            open_nats(server.url, tls=tls_options(server)) as watcher,
+            watcher.subscribe("a") as sub,
+            ChaosProxy(server.port, [*plans, Plan()]) as proxy,
+            open_nats(through(proxy, server), tls=tls_options(server), reconnect=AT_ONCE) as nc,
+        ):
+            await watcher.flush(PATIENCE)
+            number = 0
+            while len(proxy.links) <= len(plans):
+                await nc.publish("a", b"%d %b" % (number, b"." * (number % 200)))
+                number += 1
+            await nc.publish("a", b"end")
+            got = await read_until(sub, b"end")
+            numbers = [int(data.split()[0]) for data in got]
+            assert numbers == sorted(set(numbers)), "twice, or out of order"
+            for data, counted in zip(got, numbers, strict=True):
+                assert data == b"%d %b" % (counted, b"." * (counted % 200))
+            assert "Unknown Protocol" not in server.log
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_one_byte_at_a_time_both_ways(tls: bool) -> None:
+    drops = Plan(up=Way(chunk=1), down=Way(chunk=1))
+    async with tls_server() if tls else NatsServer() as server:
+        async with (
+            ChaosProxy(server.port, [drops]) as proxy,
+            open_nats(through(proxy, server), tls=tls_options(server)) as nc,
+            nc.subscribe("a") as sub,
+        ):
+            for number in range(20):
+                await nc.publish("a", b"%d" % number, headers={"n": str(number)})
+            got = await take(sub, 20)
+            assert [(int(msg.data), msg.headers["n"]) for msg in got] == [
+                (number, str(number)) for number in range(20)
+            ]
+            assert nc.stats.reconnects == 0
+
+
+async def test_a_storm_of_a_hundred_resets() -> None:
+    async with (
+        NatsServer() as server,
+        ChaosProxy(server.port) as proxy,
+        open_nats(proxy.url, reconnect=AT_ONCE) as nc,
+        nc.subscribe("a") as sub,
+        nc.events(buffer=1_000) as events,
+    ):
+        for _ in range(100):
+            proxy.cut(reset=True)
+            await until(events, Reconnected)
+        await nc.publish("a", b"alive")
+        assert (await take(sub, 1))[0].data == b"alive"
+        assert nc.stats.reconnects == 100
+
+
+async def test_a_half_open_connection_is_found_out_by_its_silence() -> None:
+    async with (
+        NatsServer() as server,
+        ChaosProxy(server.port) as proxy,
+        open_nats(proxy.url, ping_interval=0.05, reconnect=QUICK, connect_timeout=0.2) as nc,
+        nc.subscribe("a") as sub,
+        nc.events() as events,
+    ):
+        proxy.swallow = True
+        lost = await until(events, Disconnected)
+        assert "had no answer" in str(lost.reason)
+        await until(events, ReconnectFailed)
+        proxy.swallow = False
+        await until(events, Reconnected)
+        await nc.publish("a", b"alive")
+        assert (await take(sub, 1))[0].data == b"alive"
+
+
+async def test_a_refused_connection_is_tried_until_it_is_accepted() -> None:
+    async with (
+        NatsServer() as server,
+        ChaosProxy(server.port) as proxy,
+        open_nats(proxy.url, reconnect=QUICK) as nc,
+        nc.events() as events,
+    ):
+        proxy.refuse()
+        proxy.cut()
+        for number in range(1, 6):
+            failed = await until(events, ReconnectFailed)
+            assert failed.attempt == number
+        proxy.accept()
+        await until(events, Reconnected)
+
+
+async def test_a_peer_that_never_reads_holds_up_publishers_and_is_given_up() -> None:
+    go_on = trio.Event()
+
+    async def deaf(peer: Peer) -> None:
+        await go_on.wait()
+
+    size = 64 * 1024
+    async with ScriptedServer(session(deaf), session()) as server:
+        async with (
+            open_nats(server.url, pending_size=4 * size, ping_interval=0.1, reconnect=QUICK) as nc,
+            nc.events() as events,
+        ):
+            accepted = 0
+            with trio.move_on_after(0.05) as full:
+                while True:
+                    await nc.publish("a", b"%08d" % accepted + b"." * size)
+                    accepted += 1
+            assert full.cancelled_caught
+            assert 4 * size <= nc.stats.outbox_bytes < 6 * size
+            assert nc.stats.out_messages == accepted
+            lost = await until(events, Disconnected)
+            assert "had no answer" in str(lost.reason)
+            await nc.flush(PATIENCE)
+            assert nc.stats.outbox_bytes == 0
+            second = await server.peer(1)
+            # One message filled a chunk, so it was one that was half written.
+            assert nc.stats.lost_in_flight == 1
+            numbers = [int(payload[:8]) for payload in second.payloads]
+            assert 1 <= len(numbers) < accepted - 1
+            assert numbers == list(range(accepted - len(numbers), accepted))
+            assert {len(payload) for payload in second.payloads} == {size + 8}
+        go_on.set()
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Knows nobody until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.works = False
+        self.asked = 0
+
+    async def getaddrinfo(self, host: Any, port: Any, *args: Any, **more: Any) -> Sequence[Any]:
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        if not self.works:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def test_a_name_is_resolved_anew_at_each_attempt() -> None:
+    resolver = Resolver()
+    trio.socket.set_custom_hostname_resolver(resolver)
+    async with NatsServer() as server:
+        resolver.works = True
+        url = f"nats://nats.example:{server.port}"
+        async with open_nats(url, reconnect=QUICK) as nc, nc.events() as events:
+            resolver.works = False
+            await server.kill()
+            failed = await until(events, ReconnectFailed)
+            assert "cannot resolve 'nats.example'" in str(failed.error)
+            await server.start()
+            before = resolver.asked
+            await eventually(lambda: resolver.asked >= before + 3)
+            resolver.works = True
+            await until(events, Reconnected)
+
+
+# -- no more descriptors -------------------------------------------------------------------------
+
+HUNGRY = """
+import json, os, resource, sys
+import trio
+from trio_nats import ReconnectPolicy, open_nats
+from trio_nats.events import Reconnected, ReconnectFailed
+
+def eat(eaten):
+    try:
+        while True:
+            eaten.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+
+async def main(url):
+    policy = ReconnectPolicy(wait=0.05, max_wait=0.05, jitter=0)
+    # Without echo a reconnect gives up the old connection first.
+    async with open_nats(url, echo=False, reconnect=policy) as nc, nc.events() as events:
+        most = max(map(int, os.listdir("/proc/self/fd"))) + 20
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        eaten, failures = [], []
+        async with trio.open_nursery() as nursery:
+            eat(eaten)
+            nursery.start_soon(nc.reconnect)
+            async for event in events:
+                eat(eaten)
+                assert not isinstance(event, Reconnected)
+                if isinstance(event, ReconnectFailed):
+                    failures.append(str(event.error))
+                    if len(failures) == 3:
+                        break
+            for descriptor in eaten:
+                os.close(descriptor)
+        await nc.flush()
+        print(json.dumps([nc.stats.reconnects, failures]))
+
+trio.run(main, *sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+async def test_running_out_of_descriptors_is_a_failed_attempt_like_any_other() -> None:
+    async with NatsServer() as server:
+        done = await trio.run_process(
+            [sys.executable, "-c", HUNGRY, server.url], capture_stdout=True
+        )
+    reconnects, failures = json.loads(done.stdout)
+    assert reconnects == 1
+    assert len(failures) == 3
+    assert all("Too many open files" in failure for failure in failures)

@@ -1,0 +1,110 @@
+"""Cancelling an operation at every moment at which Trio can.
+
+An operation can be cancelled only while it is suspended, so there are finitely many moments: before
+it begins, and at each suspension. At a suspension there are two kinds. *Waiting*, what it waits for
+has not happened, and Trio withdraws it. *Woken*, it has happened, but the operation has yet to
+hear of it; a cancellation then strikes at the next checkpoint, if there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import trio
+
+__all__ = ["Operation", "cancel_at_each_checkpoint"]
+
+Operation: TypeAlias = Callable[[], Awaitable[object]]
+
+_PATIENCE = 10.0
+
+
+async def cancel_at_each_checkpoint(
+    make_operation: Callable[[], Awaitable[Operation]],
+    check_after: Callable[[], Awaitable[object]],
+    *,
+    limit: int = 1000,
+    background: bool = False,
+) -> int:
+    """Run an operation again and again, cancelling it at its first, second, ... last suspension.
+
+    ``make_operation`` prepares a fresh one and is never cancelled itself; ``check_after`` is called
+    after each run. With ``background`` the suspensions of tasks that the operation starts count
+    too. Returns at how many suspensions it was cancelled.
+    """
+    scope = trio.CancelScope()
+    scope.cancel()
+    await _run(await make_operation(), scope, None)
+    await check_after()
+    visited = 0
+    for woken in (False, True):
+        for number in range(1, limit + 1):
+            scope = trio.CancelScope()
+            injector = _Injector(scope, number, woken=woken, background=background)
+            await _run(await make_operation(), scope, injector)
+            await check_after()
+            if not injector.struck:
+                break
+            visited += not woken
+        else:
+            raise AssertionError(f"still suspended for the {limit}th time")
+    return visited
+
+
+async def _run(operation: Operation, scope: trio.CancelScope, injector: _Injector | None) -> None:
+    with trio.fail_after(_PATIENCE), scope:
+        if injector is None:
+            await operation()
+            return
+        trio.lowlevel.add_instrument(injector)
+        try:
+            await operation()
+        finally:
+            trio.lowlevel.remove_instrument(injector)
+
+
+class _Injector(trio.abc.Instrument):
+    """Cancels ``scope`` at the ``number``-th suspension of the task that makes it."""
+
+    def __init__(
+        self, scope: trio.CancelScope, number: int, *, woken: bool, background: bool
+    ) -> None:
+        self._scope = scope
+        self._left = number
+        self._woken = woken
+        self._background = background
+        self._task = trio.lowlevel.current_task()
+        self._suspended: set[trio.lowlevel.Task] = set()
+        self.struck = False
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        # Called once the task is suspended and can be woken by a cancellation.
+        if self._counts(task):
+            self._suspended.add(task)
+            if not self._woken:
+                self._strike()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        # Called when it has been decided what the task wakes up with.
+        if self._woken and task in self._suspended:
+            self._strike()
+        self._suspended.discard(task)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self._suspended.discard(task)
+
+    def _strike(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.struck = True
+            self._scope.cancel()
+
+    def _counts(self, task: trio.lowlevel.Task) -> bool:
+        if task is self._task or not self._background:
+            return task is self._task
+        seen: trio.lowlevel.Task | None = task
+        while seen is not None and seen is not self._task:
+            nursery = seen.parent_nursery
+            seen = None if nursery is None else nursery.parent_task
+        return seen is not None and task.coro.cr_frame is not None
