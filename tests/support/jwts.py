@@ -143,16 +143,16 @@ class Callout:
         self.issuer = Key("account")
         self.config = (
             "accounts {\n"
-            "  AUTH { users [{ user: %s, password: %s }] }\n"
+            f"  AUTH {{ users [{{ user: {CALLOUT_USER}, password: {CALLOUT_PASSWORD} }}] }}\n"
             "  APP {}\n"
             "}\n"
-            "authorization {\n"
-            "  auth_callout { issuer: %s, auth_users: [%s], account: AUTH }\n"
-            "}\n" % (CALLOUT_USER, CALLOUT_PASSWORD, self.issuer.public, CALLOUT_USER)
+            "authorization { auth_callout {\n"
+            f"  issuer: {self.issuer.public}, auth_users: [{CALLOUT_USER}], account: AUTH\n"
+            "} }\n"
         )
 
     def response(self, request: bytes, *, error: str | None = None) -> str:
-        """The answer to a request on ``$SYS.REQ.USER.AUTH``: a user of account APP, or ``error``."""
+        """What answers a request on ``$SYS.REQ.USER.AUTH``: a user of APP, or ``error``."""
         nats = claims_of(request.decode())["nats"]
         user = nats["user_nkey"]
         answer: dict[str, Any] = {"type": "authorization_response"}

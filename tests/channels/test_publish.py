@@ -1,0 +1,410 @@
+"""Publishing: what may be sent, what is refused and when, and what waits for whom."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.channels.helpers import PATIENCE, all_of, choke, deaf, take
+from tests.reliability.helpers import read_line, session
+from tests.support.peer import Peer, ScriptedServer, info_line
+from trio_nats import (
+    ConfigurationError,
+    Connection,
+    InvalidHeaderError,
+    InvalidSubjectError,
+    MaxPayloadError,
+    OutboxFullError,
+    RequestTimeoutError,
+    open_nats,
+)
+from trio_nats.testing import NatsServer
+
+# --- what is sent -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("payload", "arrives"),
+    [
+        (b"", b""),
+        (b"\x00\r\nPING\r\n\xff", b"\x00\r\nPING\r\n\xff"),
+        (bytearray(b"array"), b"array"),
+        (memoryview(b"a view of")[2:6], b"view"),
+        (memoryview(b"a-b-c-")[::2], b"abc"),
+        (memoryview(array("I", [1, 2, 3])), array("I", [1, 2, 3]).tobytes()),
+        (memoryview(bytes(6)).cast("B", (2, 3)), bytes(6)),
+        ("gr\u00fc\u00df \U0001f44b", "gr\u00fc\u00df \U0001f44b".encode()),
+    ],
+)
+async def test_payloads(nats_server: NatsServer, payload: Any, arrives: bytes) -> None:
+    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
+        await nc.publish("news", payload)
+        await nc.publish("news", payload, headers={"k": "v"})
+        assert await take(news, 2) == [arrives] * 2
+
+
+@pytest.mark.parametrize("payload", [None, 5, ["a"], 1.5])
+async def test_payloads_of_other_kinds(nats_server: NatsServer, payload: Any) -> None:
+    async with open_nats(nats_server.url) as nc:
+        with pytest.raises(TypeError, match=f"bytes-like or str, not {type(payload).__name__}"):
+            await nc.publish("news", payload)
+        assert nc.stats.out_messages == 0
+
+
+async def test_a_payload_is_copied_at_the_call(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
+        buffer = bytearray(b"before")
+        await nc.publish("news", buffer)
+        buffer[:] = b"after."
+        assert await take(news, 1) == [b"before"]
+
+
+async def test_headers_and_reply(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
+        await nc.publish("news", b"x", reply="answers", headers={"a": "1", "B": ["2", "3"]})
+        await nc.publish("news", b"y", reply="answers")
+        await nc.publish("news", b"z")
+        with trio.fail_after(PATIENCE):
+            first, second, third = [await news.receive() for _ in range(3)]
+    assert (first.subject, first.data, first.reply) == ("news", b"x", "answers")
+    assert first.headers is not None
+    assert list(first.headers.items()) == [("a", "1"), ("B", "2"), ("B", "3")]
+    assert (second.reply, second.headers) == ("answers", None)
+    assert (third.reply, third.headers) == (None, None)
+
+
+async def test_order(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc, open_nats(nats_server.url) as reader:
+        async with reader.subscribe("news", max_msgs=20_000) as news:
+            await reader.flush(PATIENCE)
+            for number in range(20_000):
+                headers = {"k": "v"} if number % 3 == 0 else None
+                await nc.publish("news", b"%d" % number, headers=headers)
+            assert await all_of(news) == [b"%d" % number for number in range(20_000)]
+
+
+@pytest.mark.parametrize("echo", [True, False])
+async def test_echo(nats_server: NatsServer, echo: bool) -> None:
+    async with open_nats(nats_server.url, echo=echo) as nc, open_nats(nats_server.url) as other:
+        async with nc.subscribe("news") as news:
+            await nc.publish("news", b"mine")
+            await nc.flush(PATIENCE)
+            await other.publish("news", b"other")
+            assert await take(news, 1 + echo) == ([b"mine"] if echo else []) + [b"other"]
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+async def test_max_payload_exactly(nats_server_factory: Any) -> None:
+    server = await nats_server_factory(config={"max_payload": 1000})
+    head = len(b"NATS/1.0\r\nk: v\r\n\r\n")
+    async with open_nats(server.url) as nc, nc.subscribe("news") as news:
+        with pytest.raises(MaxPayloadError, match=r"1,001 bytes.*of 1,000 bytes") as caught:
+            await nc.publish("news", bytes(1001))
+        assert (caught.value.size, caught.value.max_payload) == (1001, 1000)
+        headers = {"k": "v"}
+        await nc.publish("news", b"?" * 500, headers=headers)
+        head = len((await news.receive()).raw_headers or b"")
+        assert head > 0
+        with pytest.raises(MaxPayloadError, match=r"1,001 bytes \(headers included\)") as caught:
+            await nc.publish("news", bytes(1001 - head), headers=headers)
+        assert caught.value.size == 1001
+        with pytest.raises(MaxPayloadError):
+            await nc.request("news", bytes(1001))
+        with pytest.raises(MaxPayloadError):
+            nc.request_many("news", bytes(1001))
+        assert nc.stats.out_messages == 1
+        await nc.publish("news", bytes(1000))
+        await nc.publish("news", bytes(1000 - head), headers=headers)
+        assert await take(news, 2) == [bytes(1000), bytes(1000 - head)]
+        assert nc.stats.reconnects == 0
+
+
+async def test_a_new_info_changes_max_payload() -> None:
+    async def shrink(peer: Peer) -> None:
+        await read_line(peer, b"PUB shrink")
+        await peer.send(info_line(max_payload=5))
+        await peer.serve()
+
+    async with ScriptedServer(session(shrink)) as server, open_nats(server.url) as nc:
+        await nc.publish("news", b"123456")
+        await nc.publish("shrink")
+        await nc.flush(PATIENCE)
+        with pytest.raises(MaxPayloadError, match="of 6 bytes"):
+            await nc.publish("news", b"123456")
+        await nc.publish("news", b"12345")
+
+
+@pytest.mark.parametrize("subject", ["", "a b", "a..b", ".a", "a.", "a.*", ">", "a\r\nPING", None])
+async def test_bad_subjects(subject: Any) -> None:
+    async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+        with pytest.raises(InvalidSubjectError):
+            await nc.publish(subject)
+        with pytest.raises(InvalidSubjectError):
+            await nc.request(subject)
+        with pytest.raises(InvalidSubjectError):
+            nc.request_many(subject)
+        if subject is not None:
+            with pytest.raises(InvalidSubjectError):
+                await nc.publish("fine", reply=subject)
+        assert nc.stats.out_messages == 0
+        await nc.flush(PATIENCE)
+        assert (await server.peer()).lines[1:] == [b"PING", b"PING"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"": "v"}, {"k:": "v"}, {"k": "v\r\nPING"}, {"k\n": "v"}, {"k v": "\x00\r"}]
+)
+async def test_bad_headers(headers: Any) -> None:
+    async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+        with pytest.raises(InvalidHeaderError):
+            await nc.publish("news", headers=headers)
+        with pytest.raises(InvalidHeaderError):
+            await nc.request("news", headers=headers)
+        assert nc._core.requests.slots == {}
+        await nc.flush(PATIENCE)
+        assert (await server.peer()).lines[1:] == [b"PING", b"PING"]
+
+
+async def test_a_server_without_headers() -> None:
+    async with ScriptedServer(session(headers=False)) as server, open_nats(server.url) as nc:
+        assert not (await server.peer()).connect.get("headers")
+        with pytest.raises(ConfigurationError, match="does not support message headers"):
+            await nc.publish("news", headers={"k": "v"})
+        await nc.publish("news", b"without")
+        await nc.flush(PATIENCE)
+        assert (await server.peer()).payloads == [b"without"]
+
+
+async def test_after_the_end(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        pass
+    used: list[Callable[[], Any]] = [
+        lambda: nc.publish("news"),
+        lambda: nc.request("news"),
+        lambda: nc.request_many("news").__aenter__(),
+        lambda: nc.subscribe("news").__aenter__(),
+        nc.flush,
+        nc.rtt,
+        nc.drain,
+        nc.reconnect,
+    ]
+    for use in used:
+        with pytest.raises(trio.ClosedResourceError):
+            await use()
+    with pytest.raises(trio.ClosedResourceError):
+        nc.set_servers(nats_server.url)
+    await nc.aclose()
+    assert nc._core.requests.slots == {}
+    assert nc.stats.outbox_bytes == 0
+    assert nc.stats.out_messages == 0
+    assert (nc.state, nc.connected_url, nc.tls_info, nc.failure) == ("closed", None, None, None)
+
+
+# --- another run --------------------------------------------------------------------------------
+
+
+async def in_another_run(use: Callable[[], Any]) -> object:
+    """The exception that ``use`` raises in a Trio run of its own, or what it returns."""
+    results: list[object] = []
+
+    async def main() -> None:
+        try:
+            with trio.move_on_after(1):
+                results.append(await use())
+                return
+            results.append("waiting")
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    await trio.to_thread.run_sync(thread.join)
+    return results[0]
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("what", ["publish", "request", "subscribe", "flush", "receive", "drain"])
+async def test_from_another_run(what: str, busy: bool) -> None:
+    listen = trio.Event()
+    async with ScriptedServer(deaf(listen)) as server:
+        async with open_nats(server.url, close_timeout=0) as nc, nc.subscribe("news") as news:
+            if busy:
+                await nc.publish("news", bytes(32 * 1024 * 1024)[: nc.server_info.max_payload])
+            uses: dict[str, Callable[[], Any]] = {
+                "publish": lambda: nc.publish("other"),
+                "request": lambda: nc.request("other"),
+                "subscribe": lambda: nc.subscribe("other").__aenter__(),
+                "flush": nc.flush,
+                "receive": news.receive,
+                "drain": nc.drain,
+            }
+            await trio.testing.wait_all_tasks_blocked()
+            if busy:
+                await choke(nc)
+            before = nc.stats
+            error = await in_another_run(uses[what])
+            assert isinstance(error, RuntimeError), error
+            assert "another trio.run()" in str(error)
+            assert nc.stats == before
+            listen.set()
+
+
+# --- backpressure -------------------------------------------------------------------------------
+
+
+async def test_waiting_for_room() -> None:
+    listen = trio.Event()
+    async with ScriptedServer(deaf(listen)) as server:
+        async with open_nats(server.url, pending_size=1_500_000) as nc:
+            await choke(nc)
+            # Each accepted below the limit, the last one beyond it.
+            assert 1_500_000 <= nc.stats.outbox_bytes < 1_500_000 + 1_048_700
+            accepted = nc.stats.out_messages
+            with trio.move_on_after(0.02) as scope:
+                await nc.publish("news", b"cancelled")
+            assert scope.cancelled_caught
+            assert nc.stats.out_messages == accepted
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(nc.publish, "news", b"patient")
+                await trio.testing.wait_all_tasks_blocked()
+                assert nc.stats.out_messages == accepted
+                listen.set()
+            await nc.flush(PATIENCE)
+            assert nc.stats.outbox_bytes == 0
+            payloads = (await server.peer()).payloads
+            assert len(payloads) == accepted + 1
+            assert payloads[-1] == b"patient"
+
+
+async def test_raising_without_room() -> None:
+    listen = trio.Event()
+    async with ScriptedServer(deaf(listen)) as server:
+        async with open_nats(server.url, pending_size=100, when_pending_full="raise") as nc:
+            await nc.publish("news", bytes(200))
+            # It is still below the limit only if the writer has had a turn, which it had not.
+            with pytest.raises(OutboxFullError, match=r"\d bytes are waiting.*is 100\)"):
+                await nc.publish("news", b"x")
+            with pytest.raises(OutboxFullError):
+                await nc.request("news", b"x")
+            assert nc._core.requests.slots == {}
+            listen.set()
+            await nc.flush(PATIENCE)
+            await nc.publish("news", b"again")
+            await nc.flush(PATIENCE)
+            assert (await server.peer()).payloads == [bytes(200), b"again"]
+
+
+async def test_closing_with_a_chunk_on_its_way() -> None:
+    listen = trio.Event()
+    async with ScriptedServer(deaf(listen)) as server:
+        async with open_nats(server.url, pending_size=1_500_000, close_timeout=0) as nc:
+            await choke(nc)
+        assert nc.stats.outbox_bytes == 0
+
+
+async def test_a_publisher_lets_others_run(nats_server: NatsServer) -> None:
+    turns = written = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with open_nats(nats_server.url) as nc, trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await trio.lowlevel.checkpoint()
+        before = turns
+        for _ in range(10_000):
+            await nc.publish("news", bytes(100))
+            written = max(written, nc.stats.outbox_bytes)
+        # 1.1 MB in all: at least one turn for each 64 KiB, in which the writer also runs.
+        assert turns - before >= 15
+        assert written < 400_000
+        nursery.cancel_scope.cancel()
+
+
+async def test_publishers_share_the_room() -> None:
+    listen = trio.Event()
+    counts = [0, 0, 0]
+
+    async def publish(nc: Connection, index: int) -> None:
+        while True:
+            await nc.publish("news", bytes(50_000))
+            counts[index] += 1
+
+    async with ScriptedServer(deaf(listen)) as server:
+        async with open_nats(server.url, pending_size=100_000) as nc:
+            await choke(nc)
+            async with trio.open_nursery() as nursery:
+                for index in range(3):
+                    nursery.start_soon(publish, nc, index)
+                await trio.testing.wait_all_tasks_blocked()
+                listen.set()
+                with trio.fail_after(PATIENCE):
+                    while sum(counts) < 300:
+                        await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+    assert min(counts) >= 30, counts
+
+
+# --- flush, rtt and the numbers -----------------------------------------------------------------
+
+
+async def test_flush_and_rtt_in_time(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        await nc.flush()
+        assert 0 < await nc.rtt() < PATIENCE
+
+
+async def test_flush_and_rtt_give_up() -> None:
+    listen = trio.Event()
+    async with ScriptedServer(deaf(listen)) as server, open_nats(server.url) as nc:
+        with pytest.raises(RequestTimeoutError, match=r"flush: .* within 0.01 s") as caught:
+            await nc.flush(0.01)
+        assert isinstance(caught.value, TimeoutError)
+        with pytest.raises(RequestTimeoutError, match=r"rtt: .* within 0.01 s"):
+            await nc.rtt(0.01)
+        # The PONGs of those belong to them, and not to the next one.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nc.flush, PATIENCE)
+            await trio.testing.wait_all_tasks_blocked()
+            listen.set()
+        assert (await server.peer()).lines[1:] == [b"PING"] * 4
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
+async def test_timeouts_that_mean_nothing(nats_server: NatsServer, timeout: Any) -> None:
+    async with open_nats(nats_server.url) as nc:
+        for use in (nc.flush, nc.rtt, nc.drain):
+            with pytest.raises(ConfigurationError):
+                await use(timeout)
+        with pytest.raises(ConfigurationError):
+            await nc.request("news", timeout=timeout)
+        assert nc.state == "open"
+
+
+async def test_stats(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
+        await nc.publish("news", b"four")
+        await nc.publish("news", b"x", headers={"k": "v"})
+        assert nc.stats.out_messages == 2
+        await nc.flush(PATIENCE)
+        stats = nc.stats
+        assert (stats.in_messages, stats.subscriptions, stats.pending_messages) == (2, 1, 2)
+        block = len(b"NATS/1.0\r\nk:v\r\n\r\n")
+        assert stats.pending_bytes in (4 + 1 + block, 4 + 1 + block + 1)
+        assert (stats.outbox_bytes, stats.dropped, stats.reconnects) == (0, 0, 0)
+        sent = b"SUB news 1\r\nPUB news 4\r\nfour\r\nPING\r\n"
+        assert len(sent) < stats.out_bytes < len(sent) + 60
+        assert stats.in_bytes > len(b"MSG news 1 4\r\nfour\r\n")
+        await take(news, 2)
+        assert nc.stats.pending_messages == nc.stats.pending_bytes == 0

@@ -1,0 +1,277 @@
+"""What waits while the server is away: publishers, requests, and whoever watches the state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.testing
+
+from tests.reliability.helpers import PATIENCE, QUICK, deliver, read_line, session, take, until
+from tests.support.peer import Peer, ScriptedServer
+from trio_nats import (
+    ConnectionLostError,
+    ConnectionState,
+    NoRespondersError,
+    OutboxFullError,
+    RequestTimeoutError,
+    open_nats,
+)
+from trio_nats.events import Disconnected, Reconnected
+from trio_nats.testing import NatsServer
+
+# -- the outbox ----------------------------------------------------------------------------------
+
+
+async def test_a_full_outbox_makes_publishers_wait_for_the_server() -> None:
+    async with NatsServer() as server:
+        async with (
+            open_nats(server.url, pending_size=1000, reconnect=QUICK) as nc,
+            nc.subscribe("a") as sub,
+            nc.events() as events,
+        ):
+            await server.kill()
+            await until(events, Disconnected)
+            accepted = 0
+
+            async def publish() -> None:
+                nonlocal accepted
+                for number in range(100):
+                    await nc.publish("a", b"%03d" % number + b"." * 97)
+                    accepted += 1
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(publish)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert accepted == nc.stats.out_messages == 9
+                assert 1000 <= nc.stats.outbox_bytes < 1112
+                await server.start()
+                got = await take(sub, 100)
+            assert [int(msg.data[:3]) for msg in got] == list(range(100))
+
+
+async def test_a_publisher_that_gives_up_waiting_has_published_nothing() -> None:
+    async with NatsServer() as server:
+        async with (
+            open_nats(server.url, pending_size=100, reconnect=QUICK) as nc,
+            nc.subscribe("a") as sub,
+            nc.events() as events,
+        ):
+            await server.kill()
+            await until(events, Disconnected)
+            await nc.publish("a", b"1" * 100)
+            with trio.move_on_after(0.05) as scope:
+                await nc.publish("a", b"2")
+            assert scope.cancelled_caught
+            await server.start()
+            await nc.publish("a", b"3")
+            assert [msg.data for msg in await take(sub, 2)] == [b"1" * 100, b"3"]
+
+
+async def test_a_full_outbox_can_be_an_error_instead() -> None:
+    async with NatsServer() as server:
+        async with (
+            open_nats(
+                server.url, pending_size=1000, when_pending_full="raise", reconnect=QUICK
+            ) as nc,
+            nc.subscribe("a") as sub,
+            nc.events() as events,
+        ):
+            await server.kill()
+            await until(events, Disconnected)
+            sent = 0
+            with pytest.raises(OutboxFullError, match="pending_size is 1,000"):
+                while True:
+                    await nc.publish("a", b"%d" % sent)
+                    sent += 1
+            assert sent == nc.stats.out_messages
+            with pytest.raises(OutboxFullError):
+                await nc.request("a", timeout=1)
+            await server.start()
+            assert [int(msg.data) for msg in await take(sub, sent)] == list(range(sent))
+
+
+async def test_what_was_being_written_is_counted_and_not_sent_again() -> None:
+    async def first(peer: Peer) -> None:
+        await read_line(peer, b"PUB a")
+        peer.abort()
+
+    async with ScriptedServer(session(first), session()) as server:
+        async with open_nats(server.url, reconnect=QUICK) as nc, nc.events() as events:
+            # More than any socket buffer takes, so that the wire breaks within it.
+            number = 0
+            while nc.stats.lost_in_flight == 0:
+                await nc.publish("a", b"%08d" % number + b"." * 9_000)
+                number += 1
+            await until(events, Reconnected)
+            await nc.flush(PATIENCE)
+            later = [int(payload[:8]) for payload in (await server.peer(1)).payloads]
+            assert 0 < nc.stats.lost_in_flight <= 8
+            assert nc.stats.out_messages == number
+            # An end of what was published, each once and in order; nothing before it comes back.
+            assert later == list(range(number - len(later), number))
+            assert nc.stats.outbox_bytes == 0
+
+
+# -- requests ------------------------------------------------------------------------------------
+
+
+async def test_a_request_waits_for_its_reply_over_a_reconnect() -> None:
+    async def first(peer: Peer) -> None:
+        await read_line(peer, b"PUB svc")
+        peer.close()
+
+    async def second(peer: Peer) -> None:
+        inbox = (await read_line(peer, b"SUB _INBOX")).split()
+        subject = inbox[1].replace(b"*", b"1")
+        await peer.send(deliver(subject, inbox[2], b"late, but here"))
+        await peer.serve()
+
+    async with ScriptedServer(session(first), session(second)) as server:
+        async with open_nats(server.url, reconnect=QUICK) as nc:
+            reply = await nc.request("svc", b"?", timeout=PATIENCE)
+            assert reply.data == b"late, but here"
+            assert nc.stats.reconnects == 1
+            # It was written, so it is not repeated.
+            assert (await server.peer(1)).payloads == []
+
+
+async def test_requests_fail_at_once_by_choice() -> None:
+    both = trio.Event()
+
+    async def first(peer: Peer) -> None:
+        await read_line(peer, b"PUB svc.2")
+        both.set()
+        peer.close()
+
+    policy = replace(QUICK, requests="fail")
+    async with ScriptedServer(session(first), session()) as server:
+        async with open_nats(server.url, reconnect=policy) as nc:
+            errors: list[ConnectionLostError] = []
+
+            async def ask(subject: str) -> None:
+                with pytest.raises(ConnectionLostError) as caught:
+                    await nc.request(subject, timeout=PATIENCE)
+                errors.append(caught.value)
+
+            with trio.fail_after(PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ask, "svc.1")
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.start_soon(ask, "svc.2")
+            assert len(errors) == 2
+            assert server.url in str(errors[0])
+            with pytest.raises(RequestTimeoutError):
+                await nc.request("svc", timeout=0.1)
+
+
+async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_back() -> None:
+    async with NatsServer() as server:
+        async with (
+            open_nats(server.url, reconnect=QUICK) as asker,
+            open_nats(server.url, reconnect=QUICK) as answerer,
+            answerer.subscribe("svc") as service,
+            asker.events() as events,
+            trio.open_nursery() as nursery,
+        ):
+            await server.kill()
+            await until(events, Disconnected)
+            with pytest.raises(RequestTimeoutError):
+                await asker.request("svc", timeout=0.05)
+
+            async def serve() -> None:
+                async for msg in service:
+                    await msg.respond(b"re: " + msg.data)
+
+            async def ask() -> None:
+                # The service may be the later one to be back.
+                while True:
+                    try:
+                        reply = await asker.request("svc", b"x", timeout=PATIENCE)
+                        break
+                    except NoRespondersError:
+                        await answerer.flush(PATIENCE)
+                assert reply.data == b"re: x"
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(serve)
+            nursery.start_soon(ask)
+            await server.start()
+            with trio.fail_after(PATIENCE):
+                await trio.sleep_forever()
+
+
+async def test_replies_to_many_go_on_over_a_reconnect() -> None:
+    async def first(peer: Peer) -> None:
+        inbox = (await read_line(peer, b"SUB _INBOX")).split()
+        await read_line(peer, b"PUB svc")
+        await peer.send(deliver(inbox[1].replace(b"*", b"1"), inbox[2], b"one"))
+        await read_line(peer, b"PUB cut")
+        peer.close()
+
+    async def second(peer: Peer) -> None:
+        inbox = (await read_line(peer, b"SUB _INBOX")).split()
+        await peer.send(deliver(inbox[1].replace(b"*", b"1"), inbox[2], b"two"))
+        await peer.serve()
+
+    async with ScriptedServer(session(first), session(second)) as server:
+        async with open_nats(server.url, reconnect=QUICK) as nc:
+            many = nc.request_many("svc", timeout=PATIENCE, max_responses=2)
+            async with many as replies:
+                assert (await replies.receive()).data == b"one"
+                await nc.publish("cut")
+                assert (await replies.receive()).data == b"two"
+
+
+# -- the state -----------------------------------------------------------------------------------
+
+
+async def test_the_state_can_be_waited_for() -> None:
+    async with NatsServer() as server:
+        async with open_nats(server.url, reconnect=QUICK) as nc:
+            seen: list[ConnectionState] = []
+
+            async def watch(*states: ConnectionState) -> None:
+                seen.append(await nc.wait_for_state(*states))
+
+            with trio.fail_after(PATIENCE):
+                assert await nc.wait_for_state(ConnectionState.OPEN) is ConnectionState.OPEN
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(watch, ConnectionState.RECONNECTING)
+                    await server.kill()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(watch, ConnectionState.OPEN, ConnectionState.CLOSED)
+                    await server.start()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(watch, ConnectionState.DRAINING)
+                    await trio.testing.wait_all_tasks_blocked()
+                    await nc.drain()
+                assert await nc.wait_for_state(ConnectionState.CLOSED) is ConnectionState.CLOSED
+            assert seen == ["reconnecting", "open", "draining"]
+            with pytest.raises(trio.ClosedResourceError):
+                await nc.wait_for_state(ConnectionState.OPEN)
+
+
+async def test_waiting_for_a_state_that_cannot_come_any_more_ends_with_the_connection() -> None:
+    async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await nc.wait_for_state(ConnectionState.RECONNECTING)
+
+            nursery.start_soon(watch)
+            await trio.testing.wait_all_tasks_blocked()
+            await nc.aclose()
+
+
+async def test_flush_gives_up_in_time() -> None:
+    async with NatsServer() as server:
+        async with open_nats(server.url, reconnect=QUICK, close_timeout=0.1) as nc:
+            await server.kill()
+            await nc.wait_for_state(ConnectionState.RECONNECTING)
+            with pytest.raises(TimeoutError):
+                await nc.flush(timeout=0.05)
+            with pytest.raises(TimeoutError):
+                await nc.rtt(timeout=0.05)
