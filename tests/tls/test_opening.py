@@ -1,0 +1,287 @@
+"""Getting connected: every server is tried, every failure is named, nothing is left behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.certs import certificates, server_context
+from tests.support.peer import Peer, ScriptedServer
+from tests.support.scripts import (
+    no_tls,
+    refuse_connect,
+    says,
+    stall_after_info,
+    stall_at_once,
+    tls_required,
+)
+from trio_nats import (
+    AuthorizationError,
+    ConfigurationError,
+    ConnectError,
+    ConnectionState,
+    InvalidSubjectError,
+    NoInfoError,
+    TLSConfigurationError,
+    TLSMode,
+    TLSNotOfferedError,
+    TLSOptions,
+    open_nats,
+)
+from trio_nats.testing import NatsServer
+
+CERTS = certificates()
+FDS = Path("/proc/self/fd")
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+async def test_every_server_is_tried_to_the_end() -> None:
+    """TLS, INFO and authentication failures move on to the next one, as a refused dial does."""
+    refused = free_port()
+    async with (
+        ScriptedServer(says(b"SSH-2.0\r\n")) as other_protocol,
+        ScriptedServer(refuse_connect("Authorization Violation")) as unauthorized,
+        ScriptedServer(no_tls()) as without_tls,
+    ):
+        urls = [
+            "nats://host.invalid:4222",
+            f"nats://127.0.0.1:{refused}",
+            other_protocol.url,
+            f"tls://127.0.0.1:{without_tls.port}",
+            unauthorized.url,
+        ]
+        with pytest.raises(ConnectError) as caught:
+            async with open_nats(urls, randomize=False):
+                pass
+    attempts = caught.value.attempts
+    assert [attempt.server for attempt in attempts] == urls
+    assert [attempt.phase for attempt in attempts] == ["resolve", "dial", "info", "tls", "auth"]
+    kinds = [type(attempt.error).__name__ for attempt in attempts]
+    assert kinds[2:] == ["NoInfoError", "TLSNotOfferedError", "AuthorizationError"]
+    assert "cannot resolve 'host.invalid'" in str(attempts[0].error)
+    assert "Connection refused" in str(attempts[1].error)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ExceptionGroup)
+    assert list(cause.exceptions) == [attempt.error for attempt in attempts]
+    for kind in (NoInfoError, TLSNotOfferedError, AuthorizationError):
+        assert len(list(caught.value.errors(kind))) == 1
+    for attempt in attempts:
+        assert f"\n  - {attempt.server} [{attempt.phase}]: {attempt.error}" in str(caught.value)
+
+
+async def test_the_last_of_many_will_do(nats_server: NatsServer) -> None:
+    async with ScriptedServer(says(b"no\r\n")) as bad:
+        urls = [f"127.0.0.1:{free_port()}", f"tls://127.0.0.1:{nats_server.port}", bad.url]
+        async with open_nats(",".join([*urls, nats_server.url]), randomize=False) as nc:
+            assert nc.connected_url == nats_server.url
+            assert nc.state is ConnectionState.OPEN
+
+
+async def test_randomised_unless_told_not_to() -> None:
+    ports = [free_port() for _ in range(6)]
+    urls = [f"nats://127.0.0.1:{port}" for port in ports]
+    orders = set()
+    for _ in range(8):
+        with pytest.raises(ConnectError) as caught:
+            async with open_nats(urls):
+                pass
+        orders.add(tuple(attempt.server for attempt in caught.value.attempts))
+    assert len(orders) > 1
+
+
+async def test_nats_url(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", f" {nats_server.url} , ")
+    async with open_nats() as nc:
+        assert nc.connected_url == nats_server.url
+    monkeypatch.setenv("NATS_URL", "gopher://x")
+    with pytest.raises(ConfigurationError, match="unknown scheme"):
+        open_nats()
+
+
+async def test_the_default_is_localhost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NATS_URL", raising=False)
+    asked: list[tuple[object, ...]] = []
+
+    async def open_tcp_stream(*args: object) -> trio.SocketStream:
+        asked.append(args)
+        raise OSError("not today")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    with pytest.raises(ConnectError, match="not today"):
+        async with open_nats():
+            pass
+    assert asked == [("localhost", 4222)]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+async def test_ipv6() -> None:
+    async with NatsServer(host="::1") as server:
+        async with open_nats(f"nats://[::1]:{server.port}") as nc:
+            await nc.flush()
+            assert nc.connected_url == f"nats://[::1]:{server.port}"
+
+
+async def test_errors_are_not_groups() -> None:
+    with pytest.raises(ConnectError) as caught:
+        async with open_nats(f"127.0.0.1:{free_port()}"):
+            pass
+    (attempt,) = caught.value.attempts
+    assert caught.value.__cause__ is attempt.error
+    assert str(caught.value) == f"cannot connect to {attempt.server} [dial]: {attempt.error}"
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, object], str]] = {
+    "scheme": ({"servers": "http://h"}, "unknown scheme"),
+    "port": ({"servers": "h:0"}, "1 to 65535"),
+    "host": ({"servers": "nats://:4222"}, "host is missing"),
+    "mixed": ({"servers": "nats://a,ws://b"}, "cannot be mixed"),
+    "websocket": ({"servers": "ws://a"}, "not supported yet"),
+    "timeout": ({"connect_timeout": -1}, "connect_timeout must be more than zero"),
+    "ping": ({"ping_interval": 0}, "ping_interval must be more than zero"),
+    "closing": ({"close_timeout": float("nan")}, "close_timeout is a number of seconds"),
+    "prefix": ({"inbox_prefix": "a b"}, "inbox prefix 'a b' is not allowed"),
+    "prefix wildcard": ({"inbox_prefix": "a.*"}, "wildcards"),
+    "name": ({"name": 5}, "name is a str"),
+    "unprintable name": ({"name": "a\r\nb"}, "cannot be printed"),
+    "auth": ({"auth": "password"}, "auth is an Auth"),
+    "plaintext": ({"plaintext_auth": "maybe"}, "plaintext_auth is one of"),
+    "pending": ({"pending_size": 0}, "pending_size must be at least 1"),
+    "full": ({"when_pending_full": "panic"}, "when_pending_full is one of"),
+    "tls": ({"tls": "require"}, "tls is a TLSOptions, not str"),
+    "limits": ({"limits": {}}, "limits is a ProtocolLimits, not dict"),
+    "echo": ({"echo": "no"}, "echo is True or False"),
+    "floor": (
+        {"servers": "tls://h", "tls": TLSOptions(mode=TLSMode.DISABLE)},
+        "a tls:// URL asks for TLS",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options_are_refused_at_the_call(case: str) -> None:
+    options, words = BAD_OPTIONS[case]
+    with pytest.raises((ConfigurationError, InvalidSubjectError)) as caught:
+        open_nats(**options)  # type: ignore[arg-type]  # that is the point
+    assert words in str(caught.value)
+
+
+def test_unknown_mode() -> None:
+    with pytest.raises(TLSConfigurationError, match=r"unknown TLS mode 'maybe'; use .*'require'"):
+        TLSOptions(mode="maybe")  # type: ignore[arg-type]  # that is the point
+
+
+def test_certificates_beside_disable_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "trio_nats"):
+        open_nats("h", tls=TLSOptions(mode=TLSMode.DISABLE, ca_file="ca.pem"))
+    assert "have no effect" in caplog.text
+
+
+async def test_entered_once(nats_server: NatsServer) -> None:
+    opening = open_nats(nats_server.url)
+    async with opening:
+        pass
+    with pytest.raises(RuntimeError, match="only once"):
+        async with opening:
+            pass
+
+
+# --- nothing is left ----------------------------------------------------------------------------
+
+
+def sockets() -> int:
+    return sum(
+        os.readlink(FDS / name).startswith("socket:")
+        for name in os.listdir(FDS)
+        if (FDS / name).is_symlink()
+    )
+
+
+needs_proc = pytest.mark.skipif(not FDS.exists(), reason="looks into /proc")
+
+
+def tls() -> TLSOptions:
+    return TLSOptions(ca_file=CERTS.ca_file)
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("script", "scheme"),
+    [
+        (stall_at_once(), "nats"),
+        (stall_at_once(), "tls"),
+        (stall_after_info(), "nats"),
+        (stall_after_info(tls_required=True), "nats"),
+        (says(b"no\r\n"), "nats"),
+        (says(b"no\r\n"), "tls"),
+        (refuse_connect("Authorization Violation"), "nats"),
+        (tls_required(server_context(CERTS.server_expired)), "tls"),
+    ],
+)
+async def test_a_failed_attempt_leaves_no_socket(script: object, scheme: str) -> None:
+    async with ScriptedServer(script) as server:  # type: ignore[arg-type]  # a script
+        url = f"{scheme}://localhost:{server.port}"
+        before = sockets()
+        with pytest.raises(ConnectError):
+            async with open_nats(url, tls=tls() if scheme == "tls" else None, connect_timeout=0.2):
+                pass
+        with trio.fail_after(5):
+            await (await server.peer()).finished.wait()
+        # The server's own end may take a moment longer to be closed; ours is closed by now.
+        assert sockets() <= before + 1
+
+
+async def in_info(peer: Peer) -> None:
+    await peer.stall()
+
+
+async def in_handshake(peer: Peer) -> None:
+    await peer.send_info(tls_required=True)
+    await peer.receive_client_hello()
+    await peer.stall()
+
+
+async def in_login(peer: Peer) -> None:
+    await peer.send_info()
+    await peer.accept_connect(pong=False)
+    await peer.stall()
+
+
+@pytest.mark.parametrize("script", [in_info, in_handshake, in_login])
+async def test_cancelled_in_each_phase(script: object, autojump_clock: trio.abc.Clock) -> None:
+    """The peer sees the connection end, and the block is left by the cancellation alone."""
+    async with ScriptedServer(script) as server:  # type: ignore[arg-type]  # a script
+        with trio.move_on_after(1) as scope:
+            async with open_nats(server.url, tls=TLSOptions(insecure_skip_verify=True)):
+                raise AssertionError("connected")
+        assert scope.cancelled_caught
+        await (await server.peer()).finished.wait()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+async def test_no_descriptor_left_is_a_connect_error() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with ScriptedServer(no_tls()) as server:
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            with pytest.raises(ConnectError, match="Too many open files"):
+                async with open_nats(f"127.0.0.1:{server.port}"):
+                    pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        async with open_nats(server.url) as nc:
+            await nc.flush()
