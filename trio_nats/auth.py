@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import inspect
+import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -42,7 +43,10 @@ Sign: TypeAlias = Callable[[bytes], bytes | Awaitable[bytes]]
 """Signs a server's nonce with an Ed25519 user key; returns the 64 raw bytes of the signature."""
 
 _MAX_FILE = 1024 * 1024
-_SECTION = re.compile(r"-{3,}\s*BEGIN\s+([A-Z ]+?)\s*-{3,}\s*(\S.*?)\s*-{3,}\s*END\b", re.DOTALL)
+# Possessive throughout, and only behind white space: linear for any text, and dashes that belong to
+# base64url are left alone.
+_MARKER = re.compile(r"(?<![^\s\ufeff])-{3,}+\s*+(?:BEGIN\s++(?P<label>[A-Z ]++)\s*+-{3,}+|END\b)")
+_JWT_SHAPE = re.compile(r"[\w-]+=*\.[\w-]+=*\.[\w-]*=*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -94,10 +98,14 @@ class Answer:
         if self.method == "none":
             return "no credentials were sent"
         if self.jwt is not None:
-            expires = _claims(self.jwt).exp
+            claims = _claims(self.jwt)
+            expires = claims.exp
             if expires and expires < time.time():
-                when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(expires))
+                # There are times so negative that they have no date.
+                when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(max(expires, 0)))
                 return f"the user JWT expired at {when}"
+            if self.sign is None and not claims.nats.bearer_token:
+                return "sent: JWT without a signature, though it is no bearer JWT"
         return f"sent: {self.method}"
 
 
@@ -153,6 +161,7 @@ class NKey(Auth):
 
     def __post_init__(self) -> None:
         _exactly_one("NKey", seed=self.seed, file=self.file)
+        _check_file("NKey.file", self.file)
         if self.seed is not None:
             public_key(_check_text("NKey.seed", self.seed).strip())
 
@@ -180,6 +189,8 @@ class JWT(Auth):
         jwt = _check_text("JWT.jwt", self.jwt).strip()
         if self.seed is not None and self.sign is not None:
             raise CredentialsError("JWT takes a seed or a sign callable, not both")
+        if self.sign is not None and not callable(self.sign):
+            raise CredentialsError(f"JWT.sign is a callable, not {type(self.sign).__name__}")
         if self.seed is None:
             _claims(jwt)
         else:
@@ -201,6 +212,7 @@ class Credentials(Auth):
 
     def __post_init__(self) -> None:
         _exactly_one("Credentials", file=self.file, text=self.text)
+        _check_file("Credentials.file", self.file)
         if self.text is not None:
             _parse_credentials(_check_text("Credentials.text", self.text), "the credentials text")
 
@@ -268,6 +280,9 @@ async def _read(file: StrPath) -> str:
         raise CredentialsError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
     except UnicodeDecodeError:
         raise CredentialsError(f"{str(file)!r} is not a text file") from None
+    except ValueError as error:
+        # A name that no file can have, such as one with a null character.
+        raise CredentialsError(f"cannot read {str(file)!r}: {error}") from error
 
 
 def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
@@ -275,8 +290,7 @@ def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
     if len(text) > _MAX_FILE:
         raise CredentialsError(f"{what} is larger than any credentials")
     jwt = seed = None
-    for label, body in _SECTION.findall(text):
-        value = "".join(body.split())
+    for label, value in _sections(text):
         if label.endswith("JWT"):
             jwt = jwt or value
         elif label.endswith("SEED"):
@@ -289,6 +303,16 @@ def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
     else:
         _check_pair(jwt, seed)
     return jwt, seed
+
+
+def _sections(text: str) -> Iterator[tuple[str, str]]:
+    """Label and content of each section. One without an end is none: what follows is not its."""
+    label, start = None, 0
+    for marker in _MARKER.finditer(text):
+        if label is not None and marker["label"] is None:
+            yield label, "".join(text[start : marker.start()].split())
+        label, start = marker["label"], marker.end()
+        label = label and label.strip()
 
 
 def _seed_in(text: str, file: StrPath) -> str:
@@ -318,6 +342,9 @@ def public_key(seed: str) -> str:
             f"an NKey user seed (SU...) is needed, but this is "
             f"{_KINDS.get(kind, 'an unknown kind of')} seed (S{kind}...)"
         )
+    if raw[1] & 0x38:
+        # The rest of the kind, which the letter does not show.
+        raise CredentialsError("the NKey seed is of an unknown kind")
     return str(nkeys.from_seed(seed.encode()).public_key.decode())
 
 
@@ -357,12 +384,12 @@ class _Claims(msgspec.Struct):
 
 def _claims(jwt: str) -> _Claims:
     """What the client itself needs to know of a JWT. Its signature is the server's business."""
-    parts = jwt.split(".")
-    if len(parts) == 3:
+    if _JWT_SHAPE.fullmatch(jwt):
+        part = jwt.split(".")[1]
         try:
-            body = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+            body = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
             return msgspec.json.decode(body, type=_Claims)
-        except (ValueError, msgspec.DecodeError):
+        except (ValueError, msgspec.DecodeError, RecursionError):
             pass
     raise CredentialsError("the user JWT is not a JWT (three base64 parts joined by dots)")
 
@@ -389,6 +416,11 @@ def _check_text(name: str, value: object, *, empty: bool = False) -> str:
     if not value.strip() and not empty:
         raise CredentialsError(f"{name} is empty")
     return value
+
+
+def _check_file(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str | os.PathLike):
+        raise CredentialsError(f"{name} is a path, not {type(value).__name__}")
 
 
 def _exactly_one(kind: str, **given: object) -> None:

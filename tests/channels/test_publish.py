@@ -74,7 +74,7 @@ async def test_headers_and_reply(nats_server: NatsServer) -> None:
             first, second, third = [await news.receive() for _ in range(3)]
     assert (first.subject, first.data, first.reply) == ("news", b"x", "answers")
     assert first.headers is not None
-    assert list(first.headers.items()) == [("a", "1"), ("B", "2"), ("B", "3")]
+    assert first.headers.pairs() == [("a", "1"), ("B", "2"), ("B", "3")]
     assert (second.reply, second.headers) == ("answers", None)
     assert (third.reply, third.headers) == (None, None)
 
@@ -104,7 +104,6 @@ async def test_echo(nats_server: NatsServer, echo: bool) -> None:
 
 async def test_max_payload_exactly(nats_server_factory: Any) -> None:
     server = await nats_server_factory(config={"max_payload": 1000})
-    head = len(b"NATS/1.0\r\nk: v\r\n\r\n")
     async with open_nats(server.url) as nc, nc.subscribe("news") as news:
         with pytest.raises(MaxPayloadError, match=r"1,001 bytes.*of 1,000 bytes") as caught:
             await nc.publish("news", bytes(1001))
@@ -236,8 +235,6 @@ async def test_from_another_run(what: str, busy: bool) -> None:
     listen = trio.Event()
     async with ScriptedServer(deaf(listen)) as server:
         async with open_nats(server.url, close_timeout=0) as nc, nc.subscribe("news") as news:
-            if busy:
-                await nc.publish("news", bytes(32 * 1024 * 1024)[: nc.server_info.max_payload])
             uses: dict[str, Callable[[], Any]] = {
                 "publish": lambda: nc.publish("other"),
                 "request": lambda: nc.request("other"),
@@ -311,7 +308,7 @@ async def test_closing_with_a_chunk_on_its_way() -> None:
 
 
 async def test_a_publisher_lets_others_run(nats_server: NatsServer) -> None:
-    turns = written = 0
+    turns = waiting = 0
 
     async def other() -> None:
         nonlocal turns
@@ -325,10 +322,10 @@ async def test_a_publisher_lets_others_run(nats_server: NatsServer) -> None:
         before = turns
         for _ in range(10_000):
             await nc.publish("news", bytes(100))
-            written = max(written, nc.stats.outbox_bytes)
+            waiting = max(waiting, nc.stats.outbox_bytes)
         # 1.1 MB in all: at least one turn for each 64 KiB, in which the writer also runs.
         assert turns - before >= 15
-        assert written < 400_000
+        assert waiting < 400_000
         nursery.cancel_scope.cancel()
 
 

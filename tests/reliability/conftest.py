@@ -1,8 +1,33 @@
-"""Fixtures of this room."""
+"""Fixtures of this room, and its watchdog: what hangs here is a finding, so it has to show."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Generator
+from typing import Any
+
 import pytest
+import trio
+
+LIMIT = 30.0
+"""Seconds that no test of this room takes. Those on a mocked clock cannot wait for real things."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    mocked = {"autojump_clock", "mock_clock"} & set(getattr(item, "fixturenames", ()))
+    if isinstance(item, pytest.Function) and not mocked:
+        test = item.obj
+        if inspect.iscoroutinefunction(test):
+
+            @functools.wraps(test)
+            async def limited(*args: Any, **kwargs: Any) -> None:
+                with trio.fail_after(LIMIT):
+                    await test(*args, **kwargs)
+
+            item.obj = limited
+    return (yield)
 
 
 @pytest.fixture

@@ -8,7 +8,16 @@ import pytest
 import trio
 import trio.testing
 
-from tests.reliability.helpers import PATIENCE, QUICK, deliver, read_line, session, take, until
+from tests.reliability.helpers import (
+    PATIENCE,
+    QUICK,
+    deliver,
+    eventually,
+    read_line,
+    session,
+    take,
+    until,
+)
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import (
     ConnectionLostError,
@@ -43,9 +52,11 @@ async def test_a_full_outbox_makes_publishers_wait_for_the_server() -> None:
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(publish)
-                await trio.testing.wait_all_tasks_blocked(0.05)
+                await eventually(lambda: accepted == 9)
+                with pytest.raises(TimeoutError):
+                    await nc.flush(timeout=0.05)
                 assert accepted == nc.stats.out_messages == 9
-                assert 1000 <= nc.stats.outbox_bytes < 1112
+                assert 1000 <= nc.stats.outbox_bytes < 1113
                 await server.start()
                 got = await take(sub, 100)
             assert [int(msg.data[:3]) for msg in got] == list(range(100))

@@ -1,0 +1,115 @@
+"""What the tests of messages and of the core share: both kinds of server, and frames."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+
+from tests.support.peer import Peer, ScriptedServer
+from trio_nats import Connection, Msg, ReconnectPolicy, open_nats
+from trio_nats.events import Event
+from trio_nats.testing import NatsServer
+
+__all__ = ["ONCE", "PATIENCE", "QUICK", "all_of", "from_another_run", "hmsg", "msg", "next_event"]
+__all__ += ["scripted", "served", "take"]
+
+PATIENCE = 10.0
+"""What takes longer than that will never happen."""
+
+ONCE = ReconnectPolicy(max_attempts=0)
+"""Does not reconnect."""
+
+QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
+"""Reconnects without taking its time."""
+
+E = TypeVar("E")
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def scripted(
+    info: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[tuple[Connection, Peer]]:
+    """A connection, and the server's end of it with the opening done, in the test's own hands.
+
+    Nobody answers the PING of an orderly end, so it is not waited for unless ``options`` say so.
+    """
+
+    async def script(peer: Peer) -> None:
+        await peer.send_info(**(info or {}))
+        await peer.accept_connect()
+        await trio.sleep_forever()
+
+    options = {"close_timeout": 0, "reconnect": ONCE} | options
+    with trio.fail_after(PATIENCE):
+        async with ScriptedServer(script) as server, open_nats(server.url, **options) as nc:
+            yield nc, await server.peer(0)
+
+
+@asynccontextmanager
+async def served(
+    config: str | None = None, **options: Any
+) -> AsyncIterator[tuple[Connection, NatsServer]]:
+    """A connection to a nats-server of its own."""
+    with trio.fail_after(PATIENCE):
+        async with NatsServer(config=config) as server:
+            async with open_nats(server.url, **options) as nc:
+                yield nc, server
+
+
+async def take(channel: trio.abc.ReceiveChannel[Msg], count: int) -> list[bytes]:
+    """The data of the next ``count`` messages."""
+    return [(await channel.receive()).data for _ in range(count)]
+
+
+async def all_of(channel: trio.abc.ReceiveChannel[Msg]) -> list[bytes]:
+    """The data of all messages until the channel ends."""
+    return [msg.data async for msg in channel]
+
+
+async def next_event(events: trio.abc.ReceiveChannel[Event], kind: type[E]) -> E:
+    """The next event of one kind; those before it are dropped."""
+    async for event in events:
+        if isinstance(event, kind):
+            return event
+    raise AssertionError(f"the connection ended without {kind.__name__}")
+
+
+def msg(subject: str, sid: bytes | int, data: bytes, reply: str = "") -> bytes:
+    """A MSG frame."""
+    words = [subject, sid.decode() if isinstance(sid, bytes) else str(sid), reply, str(len(data))]
+    return b"MSG %b\r\n%b\r\n" % (" ".join(filter(None, words)).encode(), data)
+
+
+def hmsg(subject: str, sid: bytes | int, headers: bytes, data: bytes = b"") -> bytes:
+    """An HMSG frame; ``headers`` is a whole block."""
+    sid = sid if isinstance(sid, bytes) else b"%d" % sid
+    sizes = b"%d %d" % (len(headers), len(headers) + len(data))
+    return b"HMSG %b %b %b\r\n%b%b\r\n" % (subject.encode(), sid, sizes, headers, data)
+
+
+async def from_another_run(function: Callable[[], Awaitable[T]]) -> T:
+    """What ``function`` returns or raises in a ``trio.run()`` of another thread."""
+    done = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(trio.run(function))
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            token.run_sync_soon(done.set)
+
+    # Not a thread of Trio's, which would know the run it came from.
+    threading.Thread(target=run, daemon=True).start()
+    await done.wait()
+    if failed:
+        raise failed[0]
+    return found[0]

@@ -1,0 +1,360 @@
+"""Closing in every state and in every way: nobody is left waiting, and nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.reliability.helpers import PATIENCE, QUICK, eventually, read_line, session, take, until
+from tests.support.certs import certificates
+from tests.support.peer import Peer, ScriptedServer
+from tests.support.scripts import stall_at_once
+from trio_nats import (
+    Connection,
+    ConnectionLostError,
+    ConnectionState,
+    ReconnectPolicy,
+    TLSOptions,
+    open_nats,
+)
+from trio_nats.events import Closed, Disconnected, Reconnected
+from trio_nats.testing import NatsServer
+
+SLOW = ReconnectPolicy(wait=1000, max_wait=1000, jitter=0)
+"""Is found in its backoff whenever one looks."""
+
+NEVER = ReconnectPolicy(max_attempts=0)
+
+# -- the states ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A connection in some state, and how to get it there."""
+
+    options: dict[str, Any]
+    scripts: tuple[Callable[[Peer], Awaitable[object]], ...]
+    prepare: Callable[[ScriptedServer, Connection], Awaitable[object]]
+
+
+async def nothing(server: ScriptedServer, nc: Connection) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def lose(server: ScriptedServer, nc: Connection) -> None:
+    (await server.peer(0)).close()
+    await nc.wait_for_state(ConnectionState.RECONNECTING)
+
+
+async def lose_and_arrive(server: ScriptedServer, nc: Connection) -> None:
+    await lose(server, nc)
+    await server.peer(1)
+
+
+async def arrive(server: ScriptedServer, nc: Connection) -> None:
+    await server.peer(0)
+
+
+async def hello(peer: Peer) -> None:
+    await peer.receive_client_hello()
+    await peer.stall()
+
+
+async def only_info(peer: Peer) -> None:
+    await peer.send_info()
+    await peer.stall()
+
+
+STAGES = {
+    "open": Stage({}, (session(),), nothing),
+    "backoff": Stage({"reconnect": SLOW}, (session(),), lose),
+    "waiting for INFO": Stage({"reconnect": QUICK}, (session(), stall_at_once()), lose_and_arrive),
+    "waiting for PONG": Stage({"reconnect": QUICK}, (session(), only_info), lose_and_arrive),
+    "first dial": Stage(
+        {"reconnect": ReconnectPolicy(retry_on_initial_connect=True, wait=0)},
+        (stall_at_once(),),
+        arrive,
+    ),
+    "TLS handshake": Stage(
+        {
+            "reconnect": ReconnectPolicy(retry_on_initial_connect=True, wait=0),
+            "tls": TLSOptions(ca_file=certificates().ca_file),
+        },
+        (hello,),
+        arrive,
+    ),
+}
+
+
+@pytest.fixture(params=STAGES)
+def stage(request: pytest.FixtureRequest) -> Stage:
+    return STAGES[request.param]
+
+
+@asynccontextmanager
+async def at(stage: Stage) -> AsyncIterator[Connection]:
+    """A connection in the state; at the end of the block nothing of it may be left."""
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    async with ScriptedServer(*stage.scripts) as server:
+        own = trio.lowlevel.current_statistics().tasks_living - tasks
+        async with open_nats(server.url, close_timeout=0.2, **stage.options) as nc:
+            await stage.prepare(server, nc)
+            yield nc
+        assert nc.state is ConnectionState.CLOSED
+        with trio.fail_after(PATIENCE):
+            for peer in server.peers:
+                await peer.finished.wait()
+        await eventually(lambda: trio.lowlevel.current_statistics().tasks_living - tasks <= own)
+
+
+async def test_leaving_the_block(stage: Stage) -> None:
+    async with at(stage):
+        pass
+
+
+async def test_an_exception_of_the_block_leaves_it_as_itself(stage: Stage) -> None:
+    with pytest.raises(KeyError, match="mine") as caught:
+        async with at(stage) as nc:
+            await nc.publish("a", b"left behind")
+            raise KeyError("mine")
+    assert caught.type is KeyError
+    assert nc.failure is None
+
+
+async def test_a_keyboard_interrupt_leaves_it_as_itself(stage: Stage) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        async with at(stage):
+            raise KeyboardInterrupt
+
+
+async def test_a_group_of_the_users_own_is_left_as_it_is(stage: Stage) -> None:
+    group = ExceptionGroup("mine", [ValueError(1), KeyError(2)])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with at(stage):
+            raise group
+    assert caught.value is group
+
+
+async def test_cancelling_everything(stage: Stage) -> None:
+    with trio.CancelScope() as scope:
+        async with at(stage) as nc:
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert nc.state is ConnectionState.CLOSED
+
+
+async def test_closing_twice_and_by_several_at_once(stage: Stage) -> None:
+    async with at(stage) as nc, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(nc.aclose)
+    await nc.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await nc.publish("a")
+
+
+async def test_a_cancelled_close_closes_at_once(stage: Stage) -> None:
+    async with at(stage) as nc:
+        await nc.publish("a", b"never written, perhaps")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await nc.aclose()
+        assert scope.cancelled_caught
+        assert nc.state is ConnectionState.CLOSED
+
+
+# -- those who wait ------------------------------------------------------------------------------
+
+
+def waiters(nc: Connection) -> dict[str, Callable[[], Awaitable[object]]]:
+    async def receive() -> None:
+        async with nc.subscribe("b") as sub:
+            await sub.receive()
+
+    async def iterate() -> None:
+        async with nc.subscribe("b") as sub:
+            async for _ in sub:
+                raise AssertionError("there was no message")
+
+    async def ask_many() -> None:
+        async with nc.request_many("b", timeout=1000) as replies:
+            await replies.receive()
+
+    async def watch() -> None:
+        await nc.wait_for_state(ConnectionState.DRAINING)
+
+    return {
+        "receive": receive,
+        "iterate": iterate,
+        "request": lambda: nc.request("b", timeout=1000),
+        "request_many": ask_many,
+        "flush": nc.flush,
+        "rtt": nc.rtt,
+        "publish": lambda: nc.publish("b", b"no room"),
+        "wait_for_state": watch,
+        "reconnect": nc.reconnect,
+    }
+
+
+NAMES = list(waiters(None))  # type: ignore[arg-type]
+
+
+async def waiting_on(
+    nc: Connection, name: str, expected: type[Exception], errors: list[Exception]
+) -> None:
+    with pytest.raises(expected) as caught:
+        await waiters(nc)[name]()
+    errors.append(caught.value)
+
+
+def deaf_then(ending: trio.Event) -> Callable[[Peer], Awaitable[object]]:
+    """Reads what comes and answers nothing, until it hangs up."""
+
+    async def script(peer: Peer) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.stall)
+            await ending.wait()
+            nursery.cancel_scope.cancel()
+
+    return session(script)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_closing_while_another_task_waits(name: str) -> None:
+    async with ScriptedServer(deaf_then(trio.Event()), stall_at_once()) as server:
+        async with open_nats(server.url, close_timeout=0.05, pending_size=100) as nc:
+            errors: list[Exception] = []
+            async with trio.open_nursery() as nursery:
+                if name == "publish":
+                    # Nothing leaves while the wire is being replaced.
+                    nc._core.outbox.append(b"PUB b 100\r\n" + b"." * 100 + b"\r\n")
+                nursery.start_soon(waiting_on, nc, name, trio.ClosedResourceError, errors)
+                if name != "publish":
+                    await trio.testing.wait_all_tasks_blocked()
+                await nc.aclose()
+            assert "closed" in str(errors[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_losing_the_connection_for_good_while_another_task_waits(name: str) -> None:
+    ending = trio.Event()
+    async with ScriptedServer(deaf_then(ending)) as server:
+        policy = ReconnectPolicy(max_attempts=1, wait=0, retry_refused_credentials=True)
+        async with open_nats(server.url, reconnect=policy, pending_size=100) as nc:
+            errors: list[Exception] = []
+            with trio.fail_after(PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    server.refuse()
+                    if name == "publish":
+                        await lose(server, nc)
+                        nc._core.outbox.append(b"PUB b 100\r\n" + b"." * 100 + b"\r\n")
+                    nursery.start_soon(waiting_on, nc, name, ConnectionLostError, errors)
+                    if name != "publish":
+                        await trio.testing.wait_all_tasks_blocked()
+                    ending.set()
+            assert errors[0].__cause__ is nc.failure
+            assert nc.failure is not None
+            assert "refused" in str(errors[0])
+
+
+async def test_the_block_ends_normally_after_the_connection_was_lost_for_good() -> None:
+    async with ScriptedServer(session()) as server:
+        async with open_nats(server.url, reconnect=NEVER) as nc, nc.events() as events:
+            (await server.peer(0)).close()
+            assert isinstance((await until(events, Closed)).reason, ConnectionLostError)
+        assert nc.state is ConnectionState.CLOSED
+
+
+# -- from within ---------------------------------------------------------------------------------
+
+
+async def test_closing_from_inside_a_message_loop() -> None:
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        seen = []
+        async with nc.subscribe("a") as sub:
+            for number in range(3):
+                await nc.publish("a", b"%d" % number)
+            with pytest.raises(trio.ClosedResourceError):
+                async for msg in sub:
+                    seen.append(msg.data)
+                    if len(seen) == 2:
+                        await nc.aclose()
+        assert seen == [b"0", b"1"]
+
+
+async def test_closing_while_another_close_is_being_finished_waits_for_it() -> None:
+    closing, answer = trio.Event(), trio.Event()
+
+    async def slow(peer: Peer) -> None:
+        await read_line(peer, b"PUB")
+        await peer.expect_line(b"PING")
+        closing.set()
+        await answer.wait()
+        await peer.send(b"PONG\r\n")
+        await peer.serve()
+
+    async with ScriptedServer(session(slow)) as server:
+        async with open_nats(server.url) as nc, trio.open_nursery() as nursery:
+            await nc.publish("a", b"important")
+            nursery.start_soon(nc.aclose)
+            with trio.fail_after(PATIENCE):
+                await closing.wait()
+            second_done = trio.Event()
+
+            async def second() -> None:
+                await nc.aclose()
+                second_done.set()
+
+            nursery.start_soon(second)
+            await trio.testing.wait_all_tasks_blocked()
+            assert nc.state is ConnectionState.CLOSING
+            assert not second_done.is_set()
+            answer.set()
+        assert nc.state is ConnectionState.CLOSED
+
+
+async def test_everything_published_is_with_the_server_when_the_block_is_left() -> None:
+    count = 20_000
+    async with NatsServer() as server, open_nats(server.url) as watcher:
+        async with watcher.subscribe("a") as sub:
+            await watcher.flush(PATIENCE)
+            async with open_nats(server.url) as nc:
+                for number in range(count):
+                    await nc.publish("a", b"%d" % number)
+            assert [int(msg.data) for msg in await take(sub, count)] == list(range(count))
+
+
+async def test_closing_waits_for_a_reconnect_as_long_as_it_may() -> None:
+    async with NatsServer() as server:
+        async with open_nats(server.url, reconnect=QUICK) as nc, nc.events() as events:
+            await server.kill()
+            await until(events, Disconnected)
+            await nc.publish("a", b"still to be sent")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(nc.aclose)
+                await nc.wait_for_state(ConnectionState.CLOSING)
+                with pytest.raises(trio.ClosedResourceError):
+                    await nc.publish("a", b"too late")
+                await server.start()
+                await until(events, Reconnected)
+            assert nc.stats.outbox_bytes == 0
+            assert (await server.monitor("varz"))["in_msgs"] == 1
+
+
+async def test_closing_gives_up_on_a_server_that_stays_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with NatsServer() as server:
+        async with open_nats(server.url, reconnect=QUICK, close_timeout=0.1) as nc:
+            await server.kill()
+            await nc.wait_for_state(ConnectionState.RECONNECTING)
+            await nc.publish("a", b"lost")
+            begun = trio.current_time()
+        assert trio.current_time() - begun < 2
+    assert "bytes not written" in caplog.text
