@@ -20,7 +20,7 @@ from ._transport.opening import OpeningSettings
 from ._transport.plan import check_server
 from .auth import Auth, AuthLike
 from .connection import Connection
-from .errors import ConfigurationError
+from .errors import ConfigurationError, CredentialsError
 from .options import (
     PendingLimits,
     PlaintextAuth,
@@ -178,6 +178,7 @@ class _Open(AbstractAsyncContextManager[Connection]):
         self._settings = settings
         self._connection: Connection | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Connection:
         if self._connection is not None:
             raise RuntimeError("open_nats() can be entered only once; call it again")
@@ -194,6 +195,7 @@ class _Open(AbstractAsyncContextManager[Connection]):
             raise
         return connection
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -208,15 +210,31 @@ class _Open(AbstractAsyncContextManager[Connection]):
         finally:
             await self._close_nursery(connection)
 
+    @trio.lowlevel.enable_ki_protection
     async def _close_nursery(self, connection: Connection) -> None:
-        # The background task never raises, and leaving a nursery waits for its tasks even when
-        # cancelled, so nothing comes out of here and what is on its way out stays as it is.
+        """End the background task, without getting in the way of what is leaving the block.
+
+        It raises nothing of its own. Where an outer scope is cancelled, a group of Cancelled
+        comes out of the nursery, which would replace the exception that is on its way; who is
+        cancelled learns it at the next checkpoint anyway.
+        """
         connection._core.stop()
         connection._core.end(None)
-        await self._manager.__aexit__(None, None, None)
+        try:
+            await self._manager.__aexit__(None, None, None)
+        except trio.Cancelled:
+            pass
+        except BaseExceptionGroup as group:
+            _, rest = group.split(trio.Cancelled)
+            if rest is not None:
+                raise rest.exceptions[0] from None
 
     async def _check_credentials(self) -> None:
         """Bad credentials are the caller's mistake, not a server's: say so before dialling."""
         auth = self._settings.opening.auth
         if isinstance(auth, Auth):
-            await auth.prepare()
+            seconds = self._settings.opening.connect_timeout
+            with trio.move_on_after(seconds) as scope:
+                await auth.prepare()
+            if scope.cancelled_caught:
+                raise CredentialsError(f"the credentials could not be read within {seconds:g} s")

@@ -10,7 +10,7 @@ from typing import Self
 import trio
 
 from ._core.requests import Slot, is_no_responders
-from .errors import NoRespondersError
+from .errors import NoRespondersError, RequestTimeoutError
 from .message import Msg
 
 __all__ = ["Replies", "empty_sentinel"]
@@ -49,15 +49,24 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         self._deadline: float | None = None
         self._arrived: deque[Msg] = deque()
         self._received = 0
+        self._heard_at: float | None = None
         self._ended: Exception | None = None
         self._waiting = trio.lowlevel.ParkingLot()
 
     async def __aenter__(self) -> Self:
-        """Publish the request. Cancelled, nothing has happened."""
+        """Publish the request. Cancelled, nothing has happened.
+
+        Raises :exc:`RequestTimeoutError` if it could not be sent in all the time there was.
+        """
         if self._deadline is not None:
             raise RuntimeError("a request can be entered only once; make another")
-        await self._send(self)
         self._deadline = trio.current_time() + self._timeout
+        with trio.CancelScope(deadline=self._deadline) as scope:
+            await self._send(self)
+        if scope.cancelled_caught:
+            raise RequestTimeoutError(
+                f"the request to {self.subject!r} could not be sent within {self._timeout:g} s"
+            )
         return self
 
     async def __aexit__(
@@ -81,6 +90,7 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
             self._finish(NoRespondersError(self.subject))
         else:
             self._arrived.append(msg)
+            self._heard_at = trio.current_time()
             self._waiting.unpark()
 
     def end(self, error: Exception) -> None:
@@ -97,22 +107,25 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         """The next reply; waits for it. Cancelled, the reply stays for the next one who asks."""
         await trio.lowlevel.checkpoint()
         if self._deadline is None:
-            raise RuntimeError(
-                "not entered; use it as 'async with nc.request_many(...) as replies:'"
-            )
-        with trio.CancelScope(deadline=self._next_deadline(self._deadline)):
-            while not self._arrived and self._ended is None:
+            raise RuntimeError("use it as 'async with nc.request_many(...) as replies:'")
+        begun = trio.current_time()
+        while not self._arrived and self._ended is None:
+            deadline = self._next_deadline(self._deadline, begun)
+            with trio.CancelScope(deadline=deadline):
                 await self._waiting.park()
-        if not self._arrived:
-            self._finish(trio.EndOfChannel())
-            assert self._ended is not None
-            raise self._ended.with_traceback(None)
-        return self._take()
+            # Others may have received meanwhile, which puts our own deadline off.
+            if trio.current_time() >= self._next_deadline(self._deadline, begun):
+                break
+        if self._arrived:
+            return self._take()
+        self._finish(trio.EndOfChannel())
+        assert self._ended is not None
+        raise self._ended.with_traceback(None)
 
-    def _next_deadline(self, deadline: float) -> float:
-        if self._stall is not None and self._received:
-            return min(deadline, trio.current_time() + self._stall)
-        return deadline
+    def _next_deadline(self, deadline: float, begun: float) -> float:
+        if self._stall is None or self._heard_at is None:
+            return deadline
+        return min(deadline, max(begun, self._heard_at) + self._stall)
 
     def _take(self) -> Msg:
         msg = self._arrived.popleft()

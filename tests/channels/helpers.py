@@ -8,7 +8,7 @@ import trio.testing
 from tests.support.peer import Peer, Script
 from trio_nats import Connection, Msg
 
-__all__ = ["PATIENCE", "all_of", "choke", "deaf", "take"]
+__all__ = ["PATIENCE", "all_of", "choke", "deaf", "publish_numbers", "take"]
 
 PATIENCE = 8.0
 """What takes longer than that will never happen."""
@@ -24,6 +24,13 @@ async def all_of(channel: trio.abc.ReceiveChannel[Msg]) -> list[bytes]:
     """The data of all messages until the channel ends."""
     with trio.fail_after(PATIENCE):
         return [msg.data async for msg in channel]
+
+
+async def publish_numbers(nc: Connection, subject: str, *numbers: int) -> None:
+    """Publish numbers, and return once they have come back to the same connection."""
+    for number in numbers:
+        await nc.publish(subject, b"%d" % number)
+    await nc.flush(PATIENCE)
 
 
 def deaf(listen: trio.Event) -> Script:

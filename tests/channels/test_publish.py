@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from tests.channels.helpers import PATIENCE, all_of, choke, deaf, take
-from tests.reliability.helpers import read_line, session
+from tests.reliability.helpers import deliver, read_line, session
 from tests.support.peer import Peer, ScriptedServer, info_line
 from trio_nats import (
     ConfigurationError,
@@ -75,8 +75,8 @@ async def test_headers_and_reply(nats_server: NatsServer) -> None:
     assert (first.subject, first.data, first.reply) == ("news", b"x", "answers")
     assert first.headers is not None
     assert first.headers.pairs() == [("a", "1"), ("B", "2"), ("B", "3")]
-    assert (second.reply, second.headers) == ("answers", None)
-    assert (third.reply, third.headers) == (None, None)
+    assert (second.reply, second.raw_headers) == ("answers", None)
+    assert (third.reply, third.raw_headers) == (None, None)
 
 
 async def test_order(nats_server: NatsServer) -> None:
@@ -363,19 +363,44 @@ async def test_flush_and_rtt_in_time(nats_server: NatsServer) -> None:
 
 
 async def test_flush_and_rtt_give_up() -> None:
-    listen = trio.Event()
-    async with ScriptedServer(deaf(listen)) as server, open_nats(server.url) as nc:
-        with pytest.raises(RequestTimeoutError, match=r"flush: .* within 0.01 s") as caught:
-            await nc.flush(0.01)
-        assert isinstance(caught.value, TimeoutError)
-        with pytest.raises(RequestTimeoutError, match=r"rtt: .* within 0.01 s"):
-            await nc.rtt(0.01)
-        # The PONGs of those belong to them, and not to the next one.
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(nc.flush, PATIENCE)
+    async with ScriptedServer(deaf(trio.Event())) as server:
+        async with open_nats(server.url, close_timeout=0) as nc:
+            with pytest.raises(RequestTimeoutError, match=r"flush: .* within 0.01 s") as caught:
+                await nc.flush(0.01)
+            assert isinstance(caught.value, TimeoutError)
+            with pytest.raises(RequestTimeoutError, match=r"rtt: .* within 0.01 s"):
+                await nc.rtt(0.01)
+            assert nc.state == "open"
+
+
+async def test_the_answer_to_a_cancelled_flush_is_no_other_ones() -> None:
+    asked, go_on = trio.Event(), trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.expect_line(b"PING")
+        await peer.expect_line(b"PING")
+        await peer.send(b"PONG\r\n" + deliver(b"news", b"1", b"answered the first"))
+        asked.set()
+        await go_on.wait()
+        await peer.send(b"PONG\r\n")
+        await peer.serve()
+
+    async def after_sub(peer: Peer) -> None:
+        await read_line(peer, b"SUB")
+        await script(peer)
+
+    async with ScriptedServer(session(after_sub)) as server, open_nats(server.url) as nc:
+        async with nc.subscribe("news") as news, trio.open_nursery() as nursery:
+            async with trio.open_nursery() as cancelled:
+                cancelled.start_soon(nc.flush)
+                await trio.testing.wait_all_tasks_blocked()
+                cancelled.cancel_scope.cancel()
+            nursery.start_soon(nc.flush)
+            await asked.wait()
+            assert await take(news, 1) == [b"answered the first"]
             await trio.testing.wait_all_tasks_blocked()
-            listen.set()
-        assert (await server.peer()).lines[1:] == [b"PING"] * 4
+            assert nursery.child_tasks
+            go_on.set()
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])

@@ -9,30 +9,17 @@ import pytest
 import trio
 import trio.testing
 
-from tests.channels.helpers import PATIENCE, all_of, take
+from tests.channels.helpers import PATIENCE, all_of, publish_numbers, take
 from tests.reliability.helpers import deliver, read_line, session
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import (
     ConfigurationError,
-    Connection,
     InvalidSubjectError,
-    Msg,
-    PendingLimits,
-    PermissionsViolationError,
     RequestTimeoutError,
     Subscription,
     open_nats,
 )
-from trio_nats.events import Event, ServerError, SlowConsumer
 from trio_nats.testing import NatsServer
-
-
-async def publish(nc: Connection, subject: str, *numbers: int) -> None:
-    """Publish numbers, and return once they have come back to the same connection."""
-    for number in numbers:
-        await nc.publish(subject, b"%d" % number)
-    await nc.flush(PATIENCE)
-
 
 # --- what is received ---------------------------------------------------------------------------
 
@@ -65,7 +52,7 @@ async def test_queue_groups(nats_server: NatsServer) -> None:
             nc.subscribe("work", queue="b") as three,
             nc.subscribe("work") as four,
         ):
-            await publish(nc, "work", *range(200))
+            await publish_numbers(nc, "work", *range(200))
             shared = one.pending[0], two.pending[0]
             assert sum(shared) == 200
             assert min(shared) > 0
@@ -85,9 +72,9 @@ async def test_max_msgs(nats_server: NatsServer, waiting: bool) -> None:
 
                 nursery.start_soon(read)
                 await trio.testing.wait_all_tasks_blocked()
-                await publish(nc, "news", 1, 2, 3, 4, 5)
+                await publish_numbers(nc, "news", 1, 2, 3, 4, 5)
         else:
-            await publish(nc, "news", 1, 2, 3, 4, 5)
+            await publish_numbers(nc, "news", 1, 2, 3, 4, 5)
             received = await all_of(news)
         assert received == [b"1", b"2", b"3"]
         for _ in range(2):
@@ -114,7 +101,7 @@ async def test_receive_nowait(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
         with pytest.raises(trio.WouldBlock):
             news.receive_nowait()
-        await publish(nc, "news", 1)
+        await publish_numbers(nc, "news", 1)
         assert news.pending == (1, 1)
         assert news.receive_nowait().data == b"1"
         assert news.pending == (0, 0)
@@ -133,7 +120,7 @@ async def test_several_receivers(nats_server: NatsServer) -> None:
         async with nc.subscribe("work", max_msgs=1000) as sub, trio.open_nursery() as nursery:
             for index in range(5):
                 nursery.start_soon(work, sub, index)
-            await publish(nc, "work", *range(1000))
+            await publish_numbers(nc, "work", *range(1000))
     assert Counter(number for part in received for number in part) == Counter(range(1000))
     assert all(part == sorted(part) for part in received)
 
@@ -182,7 +169,7 @@ async def test_a_reader_lets_others_run(nats_server: NatsServer) -> None:
             await trio.lowlevel.checkpoint()
 
     async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
-        await publish(nc, "news", *range(640))
+        await publish_numbers(nc, "news", *range(640))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other)
             await trio.lowlevel.checkpoint()
@@ -217,7 +204,7 @@ async def test_entering_once_only(nats_server: NatsServer) -> None:
         async with news:
             with pytest.raises(RuntimeError, match="only once"):
                 await news.__aenter__()
-            await publish(nc, "news", 1)
+            await publish_numbers(nc, "news", 1)
             assert await take(news, 1) == [b"1"]
         with pytest.raises(RuntimeError, match="only once"):
             await news.__aenter__()
@@ -226,7 +213,7 @@ async def test_entering_once_only(nats_server: NatsServer) -> None:
 
 async def test_a_closed_subscription(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
-        await publish(nc, "news", 1)
+        await publish_numbers(nc, "news", 1)
         async with trio.open_nursery() as nursery:
             await take(news, 1)
 
@@ -292,252 +279,3 @@ async def test_bad_subjects(nats_server: NatsServer, subject: Any) -> None:
         for count in (0, -1, 1.5, True):
             with pytest.raises(ConfigurationError):
                 nc.subscribe("news", max_msgs=count)  # type: ignore[arg-type]
-
-
-# --- full ---------------------------------------------------------------------------------------
-
-
-def drained(sub: Subscription) -> list[bytes]:
-    return [sub.receive_nowait().data for _ in range(sub.pending[0])]
-
-
-def slow(events: trio.abc.ReceiveChannel[Event]) -> list[tuple[int, int, int]]:
-    assert isinstance(events, trio.MemoryReceiveChannel)
-    found = []
-    while True:
-        try:
-            event = events.receive_nowait()
-        except trio.WouldBlock:
-            return found
-        if isinstance(event, SlowConsumer):
-            assert event.subject == "news"
-            found.append((event.pending_messages, event.pending_bytes, event.dropped))
-
-
-async def test_drop_newest_by_messages(nats_server: NatsServer) -> None:
-    limits = PendingLimits(messages=4)
-    async with open_nats(nats_server.url, pending=limits) as nc, nc.events() as events:
-        async with nc.subscribe("news") as news, nc.subscribe("other") as other:
-            await publish(nc, "news", 1, 2, 3, 4)
-            assert (news.dropped, slow(events)) == (0, [])
-            await publish(nc, "news", 5, 6)
-            assert (news.dropped, slow(events)) == (2, [(4, 4, 1)])
-            # One free place does not end the episode; half of them do.
-            news.receive_nowait()
-            await publish(nc, "news", 7, 8)
-            assert (news.dropped, slow(events)) == (3, [])
-            assert drained(news) == [b"2", b"3", b"4", b"7"]
-            await publish(nc, "news", 1, 2, 3, 4, 5)
-            assert (news.dropped, slow(events)) == (4, [(4, 4, 4)])
-            assert (other.dropped, nc.stats.dropped) == (0, 4)
-
-
-async def test_drop_oldest_by_messages(nats_server: NatsServer) -> None:
-    limits = PendingLimits(messages=3, when_full="drop_oldest")
-    async with open_nats(nats_server.url) as nc, nc.events() as events:
-        async with nc.subscribe("news", pending=limits) as news:
-            await publish(nc, "news", 1, 2, 3, 4, 5)
-            assert (news.dropped, nc.stats.dropped, slow(events)) == (2, 2, [(3, 3, 1)])
-            assert drained(news) == [b"3", b"4", b"5"]
-
-
-@pytest.mark.parametrize(
-    ("policy", "kept"), [("drop_newest", [b"a" * 6, b"c"]), ("drop_oldest", [b"b" * 6, b"c"])]
-)
-async def test_limits_by_bytes(nats_server: NatsServer, policy: Any, kept: list[bytes]) -> None:
-    limits = PendingLimits(bytes=10, when_full=policy)
-    async with open_nats(nats_server.url) as nc, nc.events() as events:
-        async with nc.subscribe("news", pending=limits) as news:
-            for data in (b"a" * 6, b"b" * 6, b"c"):
-                await nc.publish("news", data)
-            await nc.flush(PATIENCE)
-            assert (news.pending, news.dropped) == ((2, 7), 1)
-            assert slow(events) == [(1, 6, 1)]
-            assert drained(news) == kept
-            assert news.pending == (0, 0)
-
-
-async def test_headers_count_as_bytes(nats_server: NatsServer) -> None:
-    limits = PendingLimits(bytes=50)
-    async with open_nats(nats_server.url) as nc:
-        async with nc.subscribe("news", pending=limits) as news:
-            await nc.publish("news", b"x", headers={"key": "v" * 50})
-            await publish(nc, "news", 1)
-            assert news.dropped == 1
-            assert drained(news) == [b"1"]
-
-
-@pytest.mark.parametrize("limits", [PendingLimits(messages=5), PendingLimits(bytes=50)])
-async def test_waiting_loses_nothing(nats_server: NatsServer, limits: PendingLimits) -> None:
-    limits = PendingLimits(messages=limits.messages, bytes=limits.bytes, when_full="wait")
-    count, block = 2000, 1000
-    async with open_nats(nats_server.url) as nc, open_nats(nats_server.url) as other:
-        async with nc.subscribe("news", pending=limits) as news, nc.events() as events:
-            await nc.flush(PATIENCE)
-            for number in range(count):
-                await other.publish("news", b"%d" % number + b"." * block)
-            await other.flush(PATIENCE)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            # What one read brings is taken in whole, and then no more is read.
-            assert 0 < news.pending[0] < 200
-            assert len(slow(events)) == 1
-            received = [data.rstrip(b".") for data in await take(news, count)]
-            assert received == [b"%d" % number for number in range(count)]
-            assert (news.dropped, nc.stats.reconnects) == (0, 0)
-
-
-@pytest.mark.parametrize("ending", ["leave", "drain", "close"])
-async def test_a_waiting_subscription_that_goes_away_holds_nobody_up(
-    nats_server: NatsServer, ending: str
-) -> None:
-    limits = PendingLimits(messages=1, when_full="wait")
-    async with open_nats(nats_server.url) as nc:
-        async with nc.subscribe("news") as news:
-            async with (
-                nc.subscribe("slow", pending=limits) as stuck,
-                trio.open_nursery() as nursery,
-            ):
-                for _ in range(100):
-                    await nc.publish("slow")
-                await trio.testing.wait_all_tasks_blocked(0.01)
-                assert nc._core.router.stalled == {stuck}
-                if ending == "drain":
-                    nursery.start_soon(stuck.drain)
-                    await trio.testing.wait_all_tasks_blocked()
-                    assert len(await all_of(stuck)) == 100
-                elif ending == "close":
-                    with trio.fail_after(PATIENCE):
-                        await nc.aclose()
-                    return
-            await publish(nc, "news", 1)
-            assert await take(news, 1) == [b"1"]
-
-
-async def test_a_slow_subscription_stalls_neither_others_nor_the_pong() -> None:
-    async def script(peer: Peer) -> None:
-        await read_line(peer, b"SUB news")
-        await peer.send(b"".join(deliver(b"slow", b"1", b"x") for _ in range(100)) + b"PING\r\n")
-        await read_line(peer, b"PONG")
-        await peer.send(deliver(b"news", b"2", b"after"))
-        await peer.serve()
-
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
-        async with nc.subscribe("slow", pending=PendingLimits(messages=3)) as slow_one:
-            async with nc.subscribe("news") as news:
-                assert await take(news, 1) == [b"after"]
-                assert (slow_one.pending[0], slow_one.dropped) == (3, 97)
-
-
-# --- permissions --------------------------------------------------------------------------------
-
-
-def violation(subject: str, *, queue: str | None = None, sid: str | None = None) -> bytes:
-    text = f'Permissions Violation for Subscription to "{subject}"'
-    text += f' using queue "{queue}"' if queue else ""
-    text += f' (sid "{sid}")' if sid else ""
-    return f"-ERR '{text}'\r\n".encode()
-
-
-@pytest.mark.parametrize(
-    ("said", "ends"),
-    [
-        (violation("news"), 0),
-        (violation("news", queue="q"), 1),
-        (violation("news", sid="3"), 2),
-        (violation("NEWS", queue="other", sid="2"), 1),
-    ],
-)
-async def test_a_violation_ends_the_right_subscription(said: bytes, ends: int) -> None:
-    asked = trio.Event()
-
-    async def script(peer: Peer) -> None:
-        await read_line(peer, b"SUB other")
-        asked.set()
-        await peer.send(said)
-        for sid in (b"1", b"2", b"3", b"4"):
-            await peer.send(deliver(b"news", sid, sid))
-        await peer.serve()
-
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
-        async with (
-            nc.events() as events,
-            nc.subscribe("news") as a,
-            nc.subscribe("news", queue="q") as b,
-            nc.subscribe("news") as c,
-            nc.subscribe("other") as d,
-        ):
-            await asked.wait()
-            for index, sub in enumerate((a, b, c, d)):
-                if index == ends:
-                    for _ in range(2):
-                        with pytest.raises(PermissionsViolationError, match=r"(?i)news"):
-                            await sub.receive()
-                else:
-                    assert await take(sub, 1) == [b"%d" % (index + 1)]
-            assert nc.stats.subscriptions == 3
-            # The subscription knows, so there is no event.
-            assert isinstance(events, trio.MemoryReceiveChannel)
-            with pytest.raises(trio.WouldBlock):
-                events.receive_nowait()
-
-
-async def test_a_violation_of_none_of_ours_is_an_event() -> None:
-    async def script(peer: Peer) -> None:
-        await read_line(peer, b"SUB")
-        await peer.send(violation("elsewhere"))
-        await peer.serve()
-
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
-        async with nc.events() as events, nc.subscribe("news"):
-            with trio.fail_after(PATIENCE):
-                event = await events.receive()
-            assert isinstance(event, ServerError)
-            assert isinstance(event.error, PermissionsViolationError)
-            assert nc.stats.subscriptions == 1
-
-
-async def test_a_real_violation(nats_server_factory: Any) -> None:
-    server = await nats_server_factory(
-        config={
-            "authorization": {
-                "users": [
-                    {
-                        "user": "u",
-                        "password": "p",
-                        "permissions": {"subscribe": {"allow": ["open.>", "shared q"]}},
-                    }
-                ]
-            }
-        }
-    )
-    url = server.url.replace("nats://", "nats://u:p@")
-    async with open_nats(url, plaintext_auth="allow") as nc:
-        async with (
-            nc.subscribe("secret") as secret,
-            nc.subscribe("shared", queue="q") as good,
-            nc.subscribe("shared", queue="x") as bad,
-            nc.subscribe("open.door") as door,
-        ):
-            for sub in (secret, bad):
-                with pytest.raises(PermissionsViolationError), trio.fail_after(PATIENCE):
-                    await sub.receive()
-            await nc.publish("open.door", b"in")
-            await nc.publish("shared", b"share")
-            assert await take(door, 1) == [b"in"]
-            assert await take(good, 1) == [b"share"]
-
-
-async def test_what_was_received_before_the_violation_remains() -> None:
-    async def script(peer: Peer) -> None:
-        await read_line(peer, b"SUB")
-        await peer.send(deliver(b"news", b"1", b"before") + violation("news"))
-        await peer.serve()
-
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
-        received: list[Msg] = []
-        async with nc.subscribe("news") as news:
-            await nc.flush(PATIENCE)
-            with pytest.raises(PermissionsViolationError):
-                async for msg in news:
-                    received.append(msg)  # noqa: PERF401
-        assert [msg.data for msg in received] == [b"before"]

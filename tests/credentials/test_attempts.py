@@ -165,10 +165,11 @@ async def test_a_rotating_callback_after_refusals() -> None:
 async def test_files_are_read_again_at_every_attempt(tmp_path: Path) -> None:
     creds, nkey = tmp_path / "user.creds", tmp_path / "user.nk"
     one, two = Key(), Key()
-    for make, file, before, after in [
+    kinds: list[tuple[Any, Path, str, str]] = [
         (Credentials, creds, USER.creds, OTHER.creds),
         (NKey, nkey, one.seed, two.seed),
-    ]:
+    ]
+    for make, file, before, after in kinds:
         file.write_text(before)
 
         async def drops_when_rotated(peer: Peer, file: Path = file, after: str = after) -> None:

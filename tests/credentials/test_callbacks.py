@@ -86,7 +86,7 @@ async def test_a_callback_may_fail_now_and_then() -> None:
         ):
             with trio.fail_after(PATIENCE):
                 assert await connects_with(server, 1) == {"auth_token": "two"}
-                failures = []
+                failures: list[str] = []
                 while len(failures) < 2:
                     event = await events.receive()
                     if isinstance(event, ReconnectFailed):

@@ -167,7 +167,7 @@ async def test_auth_beats_the_url() -> None:
 
 
 async def test_a_user_for_those_who_are_none() -> None:
-    config = {
+    config: dict[str, Any] = {
         "authorization": {
             "users": [{"user": "guest", "password": "x"}, {"nkey": KEY.public}],
         },

@@ -196,13 +196,21 @@ def waiters(nc: Connection) -> dict[str, Callable[[], Awaitable[object]]]:
         "request_many": ask_many,
         "flush": nc.flush,
         "rtt": nc.rtt,
-        "publish": lambda: nc.publish("b", b"no room"),
         "wait_for_state": watch,
         "reconnect": nc.reconnect,
     }
 
 
-NAMES = list(waiters(None))  # type: ignore[arg-type]
+NAMES = [
+    "receive",
+    "iterate",
+    "request",
+    "request_many",
+    "flush",
+    "rtt",
+    "wait_for_state",
+    "reconnect",
+]
 
 
 async def waiting_on(
@@ -228,15 +236,11 @@ def deaf_then(ending: trio.Event) -> Callable[[Peer], Awaitable[object]]:
 @pytest.mark.parametrize("name", NAMES)
 async def test_closing_while_another_task_waits(name: str) -> None:
     async with ScriptedServer(deaf_then(trio.Event()), stall_at_once()) as server:
-        async with open_nats(server.url, close_timeout=0.05, pending_size=100) as nc:
+        async with open_nats(server.url, close_timeout=0.05) as nc:
             errors: list[Exception] = []
             async with trio.open_nursery() as nursery:
-                if name == "publish":
-                    # Nothing leaves while the wire is being replaced.
-                    nc._core.outbox.append(b"PUB b 100\r\n" + b"." * 100 + b"\r\n")
                 nursery.start_soon(waiting_on, nc, name, trio.ClosedResourceError, errors)
-                if name != "publish":
-                    await trio.testing.wait_all_tasks_blocked()
+                await trio.testing.wait_all_tasks_blocked()
                 await nc.aclose()
             assert "closed" in str(errors[0])
 
@@ -245,22 +249,37 @@ async def test_closing_while_another_task_waits(name: str) -> None:
 async def test_losing_the_connection_for_good_while_another_task_waits(name: str) -> None:
     ending = trio.Event()
     async with ScriptedServer(deaf_then(ending)) as server:
-        policy = ReconnectPolicy(max_attempts=1, wait=0, retry_refused_credentials=True)
-        async with open_nats(server.url, reconnect=policy, pending_size=100) as nc:
+        policy = ReconnectPolicy(max_attempts=1, wait=0)
+        async with open_nats(server.url, reconnect=policy) as nc:
             errors: list[Exception] = []
             with trio.fail_after(PATIENCE):
                 async with trio.open_nursery() as nursery:
                     server.refuse()
-                    if name == "publish":
-                        await lose(server, nc)
-                        nc._core.outbox.append(b"PUB b 100\r\n" + b"." * 100 + b"\r\n")
                     nursery.start_soon(waiting_on, nc, name, ConnectionLostError, errors)
-                    if name != "publish":
-                        await trio.testing.wait_all_tasks_blocked()
+                    await trio.testing.wait_all_tasks_blocked()
                     ending.set()
             assert errors[0].__cause__ is nc.failure
             assert nc.failure is not None
             assert "refused" in str(errors[0])
+
+
+@pytest.mark.parametrize("fate", ["closed", "lost"])
+async def test_a_publisher_waiting_for_room_hears_of_the_end(fate: str) -> None:
+    policy = ReconnectPolicy(max_attempts=1, wait=0.1, max_wait=0.1, jitter=0)
+    expected = trio.ClosedResourceError if fate == "closed" else ConnectionLostError
+    async with ScriptedServer(session()) as server:
+        async with open_nats(
+            server.url, reconnect=policy, close_timeout=0.05, pending_size=100
+        ) as nc:
+            server.refuse()
+            await lose(server, nc)
+            await nc.publish("b", b"." * 100)
+            async with trio.open_nursery() as nursery:
+                if fate == "closed":
+                    nursery.start_soon(nc.aclose)
+                with pytest.raises(expected):
+                    await nc.publish("b", b"no room")
+            assert nc.stats.out_messages == 1
 
 
 async def test_the_block_ends_normally_after_the_connection_was_lost_for_good() -> None:

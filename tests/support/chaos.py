@@ -81,23 +81,25 @@ class RandomPlans:
         dice = random.Random(f"{self.seed}/{number}")
         # Half of the faults are near the beginning, where the most different things happen.
         at = dice.randrange(dice.choice((1_500, self._reach)))
+        kinds = ["cut", "reset", "swallow", "corrupt" if self._corrupt else "cut"]
+        kind = dice.choice(kinds)
+        faulty: dict[str, int] = {}
+        if kind == "swallow":
+            faulty = {"swallow_after": at}
+        elif kind == "corrupt":
+            # Plaintext may not show the damage, so such a connection does not get old.
+            faulty = {"corrupt_at": at, "cut_after": at + dice.randrange(1, 2_000)}
+        elif kind in ("cut", "reset"):
+            faulty = {"cut_after": at}
+        # Whatever happens in one direction, the other one ends too: some are used very little.
+        limit = {"cut_after": dice.randrange(1_000, self._reach)}
         shape = {
             "chunk": dice.choice((None, None, 1_000, 37)),
             "delay": dice.choice((0.0, 0.0, 0.0, 0.001)),
         }
-        kinds = ["cut", "cut", "reset", "reset", "swallow", "none"]
-        kind = dice.choice(kinds + ["corrupt"] * 2 * self._corrupt)
-        fault: dict[str, int] = {}
-        if kind in ("cut", "reset"):
-            fault = {"cut_after": at}
-        elif kind == "swallow":
-            fault = {"swallow_after": at}
-        elif kind == "corrupt":
-            # Plaintext may not show the damage, so such a connection does not get old.
-            fault = {"corrupt_at": at, "cut_after": at + dice.randrange(1, 2_000)}
-        bad, good = Way(**fault, **shape), Way(**shape)
+        bad, good = Way(**limit | faulty, **shape), Way(**limit, **shape)
         up, down = (bad, good) if dice.random() < 0.5 else (good, bad)
-        return Plan(up=up, down=down, reset=kind == "reset")
+        return Plan(up=up, down=down, reset=kind == "reset" or dice.random() < 0.3)
 
 
 class Link:

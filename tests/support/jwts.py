@@ -55,7 +55,7 @@ class Key:
 
     def __init__(self, kind: str = "user") -> None:
         seed = nkeys.encode_seed(secrets.token_bytes(32), self._PREFIXES[kind])
-        self._pair = nkeys.from_seed(bytearray(seed))
+        self._pair = nkeys.from_seed(seed)
         self.seed: str = seed.decode()
         self.public: str = self._pair.public_key.decode()
 

@@ -4,12 +4,10 @@ Both wires are subscribed for a while, so no message is missed; and each message
 What the old wire brings is handed out at once, for it is complete until the server there has
 processed our UNSUBs. What the new wire brings is held back until then. Of the two the old wire's
 messages are a beginning and the new wire's an end of what was published, per publisher in the same
-order, so what remains of the new wire's after taking out what the old one brought too is exactly
-what comes next. The new wire may lag behind, so its messages are looked at for a while longer.
-
-Messages have no identity in NATS; two are taken for one if they are alike in subject, reply,
-headers and data and came over both wires during the overlap. Members of queue groups need none of
-this: the servers hand each message to one member only.
+order, so what remains of the new wire's after taking out what the old one brought too (see
+``twins``) is exactly what comes next. The new wire may lag behind, so its messages are looked at
+for a while longer. Members of queue groups need none of this: the servers hand each message to one
+member only.
 
 Published messages change wires at a PING: once the old server has answered it, it has processed
 all it was sent, and only then does the new one get the next, so order is kept.
@@ -18,8 +16,6 @@ all it was sent, and only then does the new one get the next, so order is kept.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from typing import TypeAlias
 
 import trio
 
@@ -30,8 +26,10 @@ from .._transport.opening import Wire
 from ..errors import ConnectionLostError, ProtocolError
 from ..message import Msg
 from .outbox import Outbox
+from .requests import is_no_responders
 from .router import Router
 from .session import Session
+from .twins import Twins
 
 __all__ = ["Handover", "prime"]
 
@@ -39,12 +37,9 @@ logger = logging.getLogger("trio_nats.reconnect")
 
 _READ = 64 * 1024
 _MAX_HELD = 256 * 1024 * 1024
-
-_Likeness: TypeAlias = tuple[bytes, bytes, bytes | None, bytes, bytes | None]
-
-
-def _likeness(msg: Msg) -> _Likeness:
-    return msg.sid, msg.raw_subject, msg.raw_reply, msg.data, msg.raw_headers
+_MSG_OVERHEAD = 200
+_MAX_LAG = 2.0
+"""Seconds by which one wire may lag behind the other."""
 
 
 async def prime(wire: Wire, frames: list[bytes]) -> None:
@@ -79,45 +74,42 @@ class Handover:
         self._router = router
         self._old = old
         self._private = Outbox(_MAX_HELD, "wait", lambda: None)
-        # What the old wire brought. The older half is forgotten first: some of it was published
-        # before the new server knew of us, so its other copy never comes, and later messages that
-        # merely look like it must not be taken for that.
-        self._seen_early: Counter[_Likeness] = Counter()
-        self._seen: Counter[_Likeness] = Counter()
-        self._held: list[Msg] = []
+        self._twins = Twins(_MAX_LAG)
+        self._held: list[tuple[Msg, float]] = []
         self._held_bytes = 0
         self._new: Session | None = None
-        self._primed: frozenset[bytes] = frozenset()
         self._shared: frozenset[bytes] = frozenset()
         self.concluded: trio.Event = trio.Event()
         """Set when the old wire is out of use and nothing is held back any more."""
 
-    def begin(self) -> list[bytes]:
-        """Start watching the old wire; returns the frames to subscribe with on the new one.
+    def begin(self, outbox: Outbox) -> list[bytes]:
+        """Take ``outbox`` from the old wire, and watch what that one brings from now on.
 
-        Without limits on the number of messages: the new server would count those that are not
-        handed out. Subscriptions count for themselves.
+        Returns the frames to subscribe with on the new one, without limits on the number of
+        messages: its server would count those that are not handed out. Subscriptions count for
+        themselves.
         """
-        self._old.divert = self._from_old
         wanted = self._router.wanted()
-        self._primed = frozenset(wanted)
-        return [commands.sub(sink.raw_subject, sink.raw_queue, sid) for sid, sink in wanted.items()]
-
-    def abandon(self) -> None:
-        """There will be no new wire: the old one goes on as if nothing had happened."""
-        self._old.divert = None
-
-    async def silence_old(self, outbox: Outbox) -> None:
-        """Have the old wire leave ``outbox`` alone, and wait until its server has what it took."""
-        # More may have been subscribed to since the beginning, and the old wire knows of that.
-        self._shared = frozenset(self._router.wanted())
+        self._shared = frozenset(wanted)
+        self._old.divert = self._from_old
         self._old.detach(self._private)
         self._old.pings.unsent(outbox.forget_commands())
+        return [commands.sub(sink.raw_subject, sink.raw_queue, sid) for sid, sink in wanted.items()]
+
+    async def wait_silent(self) -> None:
+        """Wait until the old wire's server has all that was written to it."""
         await self._old.pings.round_trip()
 
+    def abandon(self, outbox: Outbox) -> None:
+        """There will be no new wire: the old one goes on, and hears of what changed meanwhile."""
+        self.concluded.set()
+        self._old.divert = None
+        self._old.detach(outbox)
+        outbox.prepend(self.missing())
+
     def missing(self) -> list[bytes]:
-        """What the new wire has yet to hear about subscriptions when it takes over."""
-        return self._router.difference(self._primed, self._shared)
+        """What a wire with the subscriptions there were at the beginning has yet to hear."""
+        return self._router.difference(self._shared)
 
     def take_over(self, new: Session) -> None:
         """The new wire is in use from now on; hold back what it brings."""
@@ -126,10 +118,7 @@ class Handover:
 
     async def finish(self, overlap: float, patience: float) -> None:
         """End the overlap: unsubscribe on the old wire, hand out what only the new one brought."""
-        with trio.move_on_after(overlap / 2):
-            await self._old.ended.wait()
-        self._seen_early, self._seen = self._seen, Counter()
-        with trio.move_on_after(overlap / 2):
+        with trio.move_on_after(overlap):
             await self._old.ended.wait()
         with trio.move_on_after(patience):
             for sid in self._shared:
@@ -150,40 +139,40 @@ class Handover:
         self.concluded.set()
         self._old.divert = _drop
         self._old.stop(ConnectionLostError("another connection has taken its place"))
-        held, self._held = self._held, []
         if self._new is not None:
             self._new.divert = self._from_new_alone
-        for msg in held:
-            self._from_new_alone(msg)
-        self._seen_early.clear()
+        held, self._held = self._held, []
+        for msg, came in held:
+            if not self._twins.is_twin(msg, came):
+                self._router.deliver(msg)
 
     def _from_old(self, msg: Msg) -> None:
         sink = self._router.sinks.get(msg.sid)
         if sink is not None:
             if sink.raw_queue is None:
-                self._seen[_likeness(msg)] += 1
+                self._twins.remember(msg, trio.current_time())
             sink.push(msg)
 
     def _from_new(self, msg: Msg) -> None:
+        if self.concluded.is_set():  # in the midst of a batch
+            self._from_new_alone(msg)
+            return
         sink = self._router.sinks.get(msg.sid)
         if sink is None:
             return
-        if sink.raw_queue is not None or msg.sid not in self._shared:
+        # "No responders" is the new server's answer to what was published there.
+        if sink.raw_queue is not None or msg.sid not in self._shared or is_no_responders(msg):
             sink.push(msg)
             return
-        self._held.append(msg)
-        self._held_bytes += len(msg.data)
+        self._held.append((msg, trio.current_time()))
+        self._held_bytes += len(msg.data) + len(msg.raw_headers or b"") + _MSG_OVERHEAD
         if self._held_bytes > _MAX_HELD:
             logger.warning("too much arrived while changing servers; ending the overlap early")
             self.conclude()
 
     def _from_new_alone(self, msg: Msg) -> None:
-        likeness = _likeness(msg)
-        for seen in (self._seen_early, self._seen):
-            if seen[likeness] > 0:
-                seen[likeness] -= 1
-                return
-        self._router.deliver(msg)
+        if not self._twins.is_twin(msg, trio.current_time()):
+            self._router.deliver(msg)
 
 
 def _drop(msg: Msg) -> None:

@@ -38,7 +38,10 @@ class EventHub:
             except trio.BrokenResourceError:
                 self._listeners.remove(listener)
             except trio.WouldBlock:
-                receive.receive_nowait()
+                try:
+                    receive.receive_nowait()
+                except trio.ClosedResourceError:
+                    continue  # a clone of it listens on, and loses the newest instead
                 send.send_nowait(event)
 
     def close(self) -> None:

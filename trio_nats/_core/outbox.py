@@ -38,6 +38,7 @@ class Outbox:
         self._writer: trio.lowlevel.Task | None = None
         self._for_room = trio.lowlevel.ParkingLot()
         self._unyielded = 0
+        self._closed = False
         self.size: int = 0
         """Bytes waiting, those being written included."""
 
@@ -79,6 +80,7 @@ class Outbox:
                 return
             self._unyielded = self.size
             await trio.lowlevel.checkpoint()
+        self._check_run()
         while self.size >= self._limit:
             if self._when_full == "raise":
                 await trio.lowlevel.checkpoint()
@@ -114,6 +116,8 @@ class Outbox:
 
     def written(self, size: int) -> None:
         """``size`` bytes taken are done with; there may be room now."""
+        if self._closed:
+            return
         self.size -= size
         self._unyielded = min(self._unyielded, self.size)
         if self._for_room and self.size < self._limit:
@@ -144,6 +148,7 @@ class Outbox:
 
     def close(self) -> None:
         """Drop everything, and let go whoever waits for room."""
+        self._closed = True
         self._chunks.clear()
         self._open, self._open_size, self._pongs = [], 0, 0
         self.size = 0

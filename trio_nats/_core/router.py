@@ -98,18 +98,13 @@ class Router:
         """The subscriptions that a new wire has to carry."""
         return {sid: sink for sid, sink in self.sinks.items() if sid not in self._draining}
 
-    def difference(self, carried: Collection[bytes], shared: Collection[bytes] = ()) -> list[bytes]:
-        """The frames for a wire that carries the subscriptions ``carried`` to carry all of them.
-
-        Those that another wire carries as well are ``shared``. Of their messages some are not
-        handed out, so the server is told of no limit.
-        """
+    def difference(self, carried: Collection[bytes]) -> list[bytes]:
+        """The frames for a wire that carries the subscriptions ``carried`` to carry all of them."""
         wanted = self.wanted()
         frames = [commands.unsub(sid) for sid in carried if sid not in wanted]
         for sid, sink in wanted.items():
             if sid not in carried:
-                found = _frames(sid, sink)
-                frames += found[:1] if sid in shared else found
+                frames += _frames(sid, sink)
         return frames
 
     def stall(self, sink: Sink) -> bool:

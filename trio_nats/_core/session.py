@@ -97,6 +97,11 @@ class Session:
             self.pings.end()
             self.ended.set()
             await trio.aclose_forcefully(self.wire.stream)
+        return self.reason
+
+    @property
+    def reason(self) -> Exception:
+        """Why it ended."""
         return self._reason or ConnectionLostError("the connection ended")
 
     @trio.lowlevel.enable_ki_protection

@@ -125,6 +125,7 @@ class Supervisor(SessionCallbacks):
             failure = ConnectionLostError(f"internal error: {type(error).__name__}: {error}")
             failure.__cause__ = error
             self.end(failure)
+            self.stop()
 
     def _start(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         assert self._nursery is not None
@@ -138,6 +139,9 @@ class Supervisor(SessionCallbacks):
         reason = await session.run(self.settings.ping_interval, self.settings.max_pings_out)
         if session is not self.session:
             return  # another one took its place in good time
+        await self._replace_lost(session.wire.server, reason)
+
+    async def _replace_lost(self, server: Server, reason: Exception) -> None:
         if self._handover is not None:
             # The next wire must not bring what its predecessor still would.
             self._handover.conclude()
@@ -145,7 +149,7 @@ class Supervisor(SessionCallbacks):
         self.router.live = False
         self.outbox.forget_commands()
         logger.info("%s", reason)
-        self.hub.emit(Disconnected(session.wire.server.url, reason))
+        self.hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
             self.requests.fail(_as_lost(reason))
         if self.state is ConnectionState.OPEN:
@@ -159,6 +163,9 @@ class Supervisor(SessionCallbacks):
             error.__context__ = lost
             self.end(error if error.attempts or lost is None else _as_lost(lost))
         else:
+            if self.state is ConnectionState.CLOSED:  # meanwhile
+                await trio.aclose_forcefully(wire.stream)
+                return
             self._begin(wire)
             self._start(self._run_session, self.session)
 
@@ -227,6 +234,7 @@ class Supervisor(SessionCallbacks):
         if not self.settings.opening.echo:
             # With two connections at a time, each would get what the other publishes.
             if not other_only or len(self.pool.servers) > 1:
+                self._demanded_at = -1
                 old.stop(ConnectionLostError("changing servers"))
             return
         wire = await self._redial.another_than(old.wire.server)
@@ -234,21 +242,23 @@ class Supervisor(SessionCallbacks):
             wire = await self._redial.again(old.wire.server)
         moved = wire is not None and await self._hand_over(old, wire)
         if not moved and not other_only:
+            self._demanded_at = -1
             old.stop(ConnectionLostError("reconnecting on demand"))
 
     async def _hand_over(self, old: Session, wire: Wire) -> bool:
-        handover = Handover(self.router, old)
+        """Replace ``old`` by a session on ``wire``. ``False`` if it was kept after all."""
+        handover = self._handover = Handover(self.router, old)
+        # Between two sessions: who wants one waits, who publishes does not notice.
+        self.session = None
+        self.router.live = False
         try:
-            if not await self._prime(handover, wire, old):
-                handover.abandon()
-                await trio.aclose_forcefully(wire.stream)
-                return False
-            # Between two sessions: who wants one waits, who publishes does not notice.
-            self._handover = handover
-            self.session = None
-            self.router.live = False
+            frames = handover.begin(self.outbox)
             with trio.move_on_after(_PATIENCE):
-                await handover.silence_old(self.outbox)
+                await handover.wait_silent()
+            if not await self._prime(wire, frames):
+                await trio.aclose_forcefully(wire.stream)
+                self._keep(old, handover)
+                return False
         except BaseException:
             await trio.aclose_forcefully(wire.stream)
             raise
@@ -259,6 +269,16 @@ class Supervisor(SessionCallbacks):
         await handover.finish(_OVERLAP, _PATIENCE)
         self._handover = None
         return True
+
+    def _keep(self, old: Session, handover: Handover) -> None:
+        handover.abandon(self.outbox)
+        self._handover = None
+        if old.ended.is_set():
+            self._start(self._replace_lost, old.wire.server, old.reason)
+        else:
+            self.session = old
+            self.router.live = True
+            self._changed.unpark_all()
 
     @property
     def between_wires(self) -> bool:
@@ -271,15 +291,15 @@ class Supervisor(SessionCallbacks):
         if self._handover is not None:
             await self._handover.concluded.wait()
 
-    async def _prime(self, handover: Handover, wire: Wire, old: Session) -> bool:
-        """Subscribe on the new wire. ``False`` if it is not to be used, for either wire's sake."""
+    async def _prime(self, wire: Wire, frames: list[bytes]) -> bool:
+        """Subscribe on a new wire. ``False`` if it is not to be used."""
         try:
             with trio.fail_after(_PATIENCE):
-                await prime(wire, handover.begin())
+                await prime(wire, frames)
         except (NatsError, trio.BrokenResourceError, trio.TooSlowError) as error:
             logger.info("not moving to %s: %s", wire.server, error)
             return False
-        return old is self.session
+        return True
 
     # --- what sessions report --------------------------------------------------------------------
 
@@ -400,6 +420,8 @@ class Supervisor(SessionCallbacks):
             return
         self.failure = failure
         self.session = None
+        if self._handover is not None:
+            self._handover.concluded.set()
         error = self.closed_error()
         self.state = ConnectionState.CLOSED
         self.router.end_all(error)

@@ -10,6 +10,7 @@ import logging
 import ssl
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from .._protocol import commands
@@ -131,6 +132,7 @@ class _Opening:
         self._context: ssl.SSLContext | None = None
         self._plain_info: ServerInfo | None = None
         self._tls_info: TLSInfo | None = None
+        self._introduced = False
         self.phase: ConnectPhase = "tls"
 
     async def run(self) -> Wire:
@@ -181,6 +183,8 @@ class _Opening:
             info, rest = self._plain_info, b""
             if info is None:
                 info, rest = await self._read_info(stream)
+            else:
+                info = _without_hearsay(info)
         else:
             info, rest = await self._read_info(raw)
             if upgrades(plan, info, self._server):
@@ -188,6 +192,7 @@ class _Opening:
                     raise injected(self._server.url, rest)
                 self._plain_info = info
                 stream, rest = await self._handshake(raw), b""
+                info = _without_hearsay(info)
         self.phase = "auth"
         if stream is raw:
             self._guard_plaintext(answer, raw)
@@ -280,6 +285,7 @@ class _Opening:
         parser = Parser(self._settings.limits, self._origin)
         wire = Wire(self._server, stream, parser, parser.feed(rest), info, self._tls_info)
         fields = await self._connect_fields(info, answer)
+        self._introduced = True
         try:
             await stream.send_all(commands.connect(fields) + commands.PING)
             while not await self._pong_among(wire, answer):
@@ -349,9 +355,20 @@ class _Opening:
         within = f"within {self._settings.connect_timeout:g} s (connect_timeout)"
         if self.phase == "info":
             return NoInfoError(f"no INFO {within}{self._silence_hint()}")
+        if self.phase == "auth" and not self._introduced:
+            return ConnectTimeoutError(f"our credentials were not ready {within}")
         what = {
             "dial": "no TCP connection",
             "tls": "the TLS handshake was not done",
             "auth": "no answer to CONNECT",
         }.get(self.phase, "not connected")
         return ConnectTimeoutError(f"{what} {within}")
+
+
+def _without_hearsay(info: ServerInfo) -> ServerInfo:
+    """INFO that came in plaintext, without what would make us go elsewhere.
+
+    Somebody on the way could have put other servers into it, to be connected to and trusted later.
+    The server says all of it again behind its first PONG, inside TLS.
+    """
+    return msgspec.structs.replace(info, connect_urls=None, ws_connect_urls=None, ldm=False)

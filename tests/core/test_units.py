@@ -1,0 +1,442 @@
+"""The parts of the core that have rules of their own, one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from trio_nats import Msg, PermissionsViolationError
+from trio_nats._core.outbox import Outbox
+from trio_nats._core.pings import Pings
+from trio_nats._core.pool import Pool
+from trio_nats._core.router import Router
+from trio_nats._protocol import commands
+from trio_nats.errors import OutboxFullError
+from trio_nats.server_info import ServerInfo
+from trio_nats.servers import Server, parse_server
+
+PONG = commands.PONG
+
+
+def pub(data: bytes) -> bytes:
+    return commands.pub(b"news", None, data)
+
+
+def outbox(limit: int = 1_000_000, when_full: Any = "wait") -> Outbox:
+    return Outbox(limit, when_full, lambda: None)
+
+
+def everything(box: Outbox) -> list[bytes]:
+    """Write all that waits."""
+    frames: list[bytes] = []
+    while chunk := box.take():
+        frames += chunk
+        box.written(sum(map(len, chunk)))
+    return frames
+
+
+# --- the outbox ---------------------------------------------------------------------------------
+
+
+def test_frames_come_out_in_order_in_chunks() -> None:
+    box = outbox()
+    frames = [pub(b"%d" % number + b"." * 20_000) for number in range(10)]
+    for frame in frames:
+        box.append(frame)
+    assert box.size == sum(map(len, frames))
+    assert list(map(len, iter(box.take, []))) == [4, 4, 2]
+
+
+def test_prepended_frames_come_first_and_nothing_overtakes_later() -> None:
+    box = outbox()
+    box.append(pub(b"1"))
+    box.prepend([b"SUB a 1\r\n", b"SUB b 2\r\n"])
+    box.append(pub(b"2"))
+    box.prepend([])
+    assert everything(box) == [b"SUB a 1\r\n", b"SUB b 2\r\n", pub(b"1"), pub(b"2")]
+    assert box.size == 0
+
+
+def test_pongs_come_before_everything() -> None:
+    box = outbox()
+    box.append(pub(b"1"))
+    assert box.pong()
+    assert box.pong()
+    chunk = box.take()
+    assert b"".join(chunk) == PONG * 2 + pub(b"1")
+    box.written(sum(map(len, chunk)))
+    assert box.size == 0
+    assert box.pong()
+    assert everything(box) == [PONG]
+    assert box.size == 0
+
+
+def test_too_many_pongs() -> None:
+    box = outbox()
+    answers = [box.pong() for _ in range(1025)]
+    assert answers == [True] * 1024 + [False]
+    box = outbox()
+    for _ in range(3000):  # those that were taken do not count
+        assert box.pong()
+        box.take()
+
+
+def test_forgetting_commands_keeps_messages_in_order() -> None:
+    box = outbox()
+    hpub = commands.hpub(b"news", None, b"NATS/1.0\r\n\r\n", b"PING\r\n")
+    for frame in (
+        b"SUB a 1\r\n",
+        pub(b"1" * 70_000),
+        commands.PING,
+        hpub,
+        b"UNSUB 1\r\n",
+        commands.PING,
+        pub(b"2"),
+    ):
+        box.append(frame)
+    box.pong()
+    assert box.forget_commands() == 2
+    assert box.size == len(pub(b"1" * 70_000)) + len(hpub) + len(pub(b"2"))
+    assert everything(box) == [pub(b"1" * 70_000), hpub, pub(b"2")]
+    assert box.size == 0
+
+
+def test_of_what_is_lost_only_messages_count() -> None:
+    box = outbox()
+    for frame in (b"SUB a 1\r\n", pub(b"1"), commands.PING, pub(b"SUB")):
+        box.append(frame)
+    box.pong()
+    assert box.lost(box.take()) == 2
+    assert box.size == 0
+
+
+async def test_room_is_given_back_by_what_is_written_lost_or_forgotten() -> None:
+    for give_back in ("written", "lost", "forgotten", "closed"):
+        box = outbox(limit=10)
+        box.append(pub(b"x" * 10) if give_back != "forgotten" else b"SUB something 1\r\n")
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(box.room)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 3
+            if give_back == "written":
+                everything(box)
+            elif give_back == "lost":
+                box.lost(box.take())
+            elif give_back == "forgotten":
+                box.forget_commands()
+            else:
+                box.close()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not nursery.child_tasks, give_back
+
+
+async def test_room_is_exactly_the_limit() -> None:
+    box = outbox(limit=len(pub(b"x")), when_full="raise")
+    await box.room()
+    box.append(pub(b"x"))
+    with pytest.raises(OutboxFullError, match=r"15 bytes are waiting .*is 15\)"):
+        await box.room()
+    box.written(1)
+    await box.room()
+
+
+async def test_room_is_a_checkpoint_for_cancellation() -> None:
+    box = outbox()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await box.room()
+    assert scope.cancelled_caught
+
+
+def test_closing_while_a_chunk_is_being_written() -> None:
+    box = outbox()
+    box.append(pub(b"1"))
+    box.append(pub(b"2" * 70_000))
+    box.append(pub(b"3"))
+    chunk = box.take()
+    box.close()
+    assert box.lost(chunk) == 2
+    assert box.size == 0
+    assert box.take() == []
+
+
+async def test_the_writer_waits_only_while_there_is_nothing() -> None:
+    box = outbox()
+    for awaken in (
+        lambda: box.append(pub(b"x")),
+        box.pong,
+        lambda: box.prepend([b"SUB a 1\r\n"]),
+        box.release_writer,
+    ):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            awaken()
+        with trio.fail_after(1):
+            while chunk := box.take():
+                await trio.lowlevel.checkpoint()
+                box.written(sum(map(len, chunk)))
+    box.append(pub(b"x"))
+    with trio.fail_after(1):
+        await box.wait()
+
+
+async def test_a_cancelled_writer_is_not_woken() -> None:
+    box = outbox()
+    with trio.move_on_after(0):
+        await box.wait()
+    box.append(pub(b"x"))
+    assert box.take() == [pub(b"x")]
+
+
+# --- pings --------------------------------------------------------------------------------------
+
+
+def test_pongs_belong_to_pings_in_order() -> None:
+    box = outbox()
+    pings = Pings(box)
+    pings.pong()  # nobody asked for that one
+    first, second, third = (pings.send() for _ in range(3))
+    pings.pong()
+    assert [ping.settled.is_set() for ping in (first, second, third)] == [True, False, False]
+    pings.unsent(1)
+    assert (second.settled.is_set(), third.lost) == (False, True)
+    pings.end()
+    assert (first.lost, second.lost) == (False, True)
+    assert pings.send().lost
+    assert everything(box) == [commands.PING] * 3
+
+
+# --- the pool -----------------------------------------------------------------------------------
+
+
+def pool(*urls: str) -> Pool:
+    return Pool([parse_server(url) for url in urls], randomize=False)
+
+
+def info(*urls: str, ws: tuple[str, ...] | None = None) -> ServerInfo:
+    return ServerInfo(connect_urls=tuple(urls), ws_connect_urls=ws)
+
+
+def names(servers: Any) -> list[str]:
+    return [server.url for server in servers]
+
+
+def test_servers_without_credentials_have_the_first_ones() -> None:
+    found = pool("nats://a", "nats://u:p@b", "nats://t@c", "nats://d").servers
+    who = [(server.host, server.user, server.password, server.token) for server in found]
+    assert who == [
+        ("a", "u", "p", None),
+        ("b", "u", "p", None),
+        ("c", None, None, "t"),
+        ("d", "u", "p", None),
+    ]
+
+
+def test_discovered_servers_have_the_first_ones_credentials_too() -> None:
+    servers = pool("nats://u:p@a")
+    (new,) = servers.discover(info("b:4222"), servers.servers[0], "nats")
+    assert (new.user, new.password, new.discovered) == ("u", "p", True)
+
+
+def test_discovering() -> None:
+    servers = pool("nats://a", "nats://b:5222")
+    seed = servers.servers[0]
+    urls = ("c:4222", "b:5222", "a:4222", "d:4222", "a b:1", "c:x")
+    new = servers.discover(info(*urls), seed, "nats")
+    assert names(new) == ["nats://c:4222", "nats://d:4222"]
+    assert servers.discover(info("c:4222", "d:4222"), seed, "nats") == []
+    # c is gone, e has come. Those that the user named stay for ever.
+    assert names(servers.discover(info("d:4222", "e:4222"), seed, "nats")) == ["nats://e:4222"]
+    assert names(servers.servers) == [
+        "nats://a:4222",
+        "nats://b:5222",
+        "nats://d:4222",
+        "nats://e:4222",
+    ]
+    # The one in use stays although it does not name itself.
+    current = servers.servers[2]
+    servers.discover(info("e:4222"), current, "nats")
+    assert current in servers.servers
+    # A server that names none says nothing about them.
+    servers.discover(ServerInfo(), seed, "nats")
+    assert len(servers.servers) == 4
+
+
+def test_addresses_are_checked_against_the_name_of_who_named_them() -> None:
+    servers = pool("tls://cluster.example")
+    seed = servers.servers[0]
+    found = servers.discover(info("10.0.0.1:4222", "[fd00::1]:4222", "b.example:4222"), seed, "tls")
+    assert [(server.host, server.tls_name) for server in found] == [
+        ("10.0.0.1", "cluster.example"),
+        ("fd00::1", "cluster.example"),
+        ("b.example", None),
+    ]
+    # And so on: an address that was named by an address.
+    (new,) = servers.discover(info("10.0.0.2:4222"), found[0], "tls")
+    assert (new.host, new.tls_name, new.scheme) == ("10.0.0.2", "cluster.example", "tls")
+    # Where nobody has ever named anything but addresses, each is checked against itself.
+    address = parse_server("tls://10.0.0.9")
+    (new,) = pool("tls://10.0.0.9").discover(info("10.0.0.3:4222"), address, "tls")
+    assert new.tls_name is None
+
+
+def test_websocket_servers_name_their_own_kind() -> None:
+    servers = pool("wss://a:443/path")
+    seed = servers.servers[0]
+    (new,) = servers.discover(info("b:4222", ws=("c:443",)), seed, "wss")
+    assert (new.host, new.port, new.scheme, new.path) == ("c", 443, "wss", seed.path)
+
+
+def test_failures() -> None:
+    servers = pool("nats://a", "nats://b", "nats://c")
+    a, b, c = servers.servers
+    assert not servers.failed(a, ValueError("one"))
+    assert servers.servers == (b, c, a)
+    assert servers.failed(a, ValueError("one"))
+    assert not servers.failed(a, ValueError("two"))
+    assert not servers.failed(a, KeyError("two"))
+    assert servers.failures == {a: 4}
+    servers.connected(b)
+    assert servers.servers == (c, a, b)
+    assert servers.failures == {}
+    assert not servers.failed(a, KeyError("two"))
+    servers.remove(a)
+    servers.remove(a)
+    assert servers.servers == (c, b)
+
+
+def test_other_seeds_keep_the_credentials() -> None:
+    servers = pool("nats://u:p@a")
+    servers.replace([parse_server("nats://b")])
+    assert [(server.host, server.user) for server in servers.servers] == [("b", "u")]
+    servers.replace([parse_server("nats://c"), parse_server("nats://v:q@d")])
+    assert [(server.host, server.user) for server in servers.servers] == [("c", "v"), ("d", "v")]
+
+
+def test_the_order_is_random_if_so_wanted() -> None:
+    seeds = [parse_server(f"nats://host{number}") for number in range(10)]
+
+    def order(randomize: bool) -> tuple[Server, ...]:
+        return Pool(seeds, randomize=randomize).servers
+
+    assert order(False) == tuple(seeds)
+    # Ten servers have 3,628,800 orders, so three equal ones are no accident.
+    assert len({order(True) for _ in range(4)}) > 1
+    assert set(order(True)) == set(seeds)
+
+
+# --- the router ---------------------------------------------------------------------------------
+
+
+class Sink:
+    """A subscription that only notes what becomes of it."""
+
+    def __init__(self, subject: bytes, queue: bytes | None = None, remaining: int | None = None):
+        self.raw_subject = subject
+        self.raw_queue = queue
+        self.remaining = remaining
+        self.pending = (0, 0)
+        self.ended: Exception | None = None
+        self.received: list[bytes] = []
+
+    async def wait_taken(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def push(self, msg: Msg) -> None:
+        self.received.append(msg.data)
+
+    def end(self, error: Exception) -> None:
+        self.ended = error
+
+
+def denied(subject: str, queue: str | None = None, sid: str | None = None) -> Any:
+    return PermissionsViolationError("no", "subscription", subject, queue, sid)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (denied("news"), 0),
+        (denied("news", "q"), 1),
+        (denied("news", "other"), None),
+        (denied("News"), None),
+        (denied("news", None, "3"), 2),
+        (denied("whatever", "q", "3"), 2),
+        (denied("news", "q", "99"), 1),
+        (denied("gr\u00fc\u00dfe"), 3),
+    ],
+)
+def test_denying(error: Any, ends: int | None) -> None:
+    router = Router(outbox())
+    sinks = [
+        Sink(b"news"),
+        Sink(b"news", b"q"),
+        Sink(b"news"),
+        Sink("gr\u00fc\u00dfe".encode()),
+    ]
+    for sink in sinks:
+        router.add(sink)
+    assert router.deny(error) == (ends is not None)
+    assert [sink.ended is error for sink in sinks] == [index == ends for index in range(4)]
+    assert len(router.sinks) == 4 - (ends is not None)
+
+
+def test_two_violations_end_two_subscriptions() -> None:
+    router = Router(outbox())
+    sinks = [Sink(b"news"), Sink(b"news")]
+    for sink in sinks:
+        router.add(sink)
+    assert router.deny(denied("news"))
+    assert router.deny(denied("news"))
+    assert not router.deny(denied("news"))
+    assert all(sink.ended for sink in sinks)
+
+
+async def test_a_denied_subscription_stalls_nobody() -> None:
+    router = Router(outbox())
+    sink = Sink(b"news")
+    router.add(sink)
+    assert router.stall(sink)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(router.wait_unstalled)
+        await trio.testing.wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        router.deny(denied("news"))
+
+
+def test_what_the_server_is_told() -> None:
+    box = outbox()
+    router = Router(box)
+    early = router.add(Sink(b"early"))
+    assert everything(box) == []  # no wire yet
+    assert router.restore() == [b"SUB early 1\r\n"]
+    router.live = True
+    late = router.add(Sink(b"late", b"q", remaining=3))
+    assert everything(box) == [b"SUB late q 2\r\n", b"UNSUB 2 3\r\n"]
+    router.quiesce(early)
+    router.quiesce(early)
+    router.remove(early)
+    router.remove(early)
+    assert everything(box) == [b"UNSUB 1\r\n"]
+    router.live = False
+    router.remove(late)
+    assert everything(box) == []
+    assert router.restore() == []
+
+
+def test_a_draining_subscription_is_not_restored_but_still_fed() -> None:
+    router = Router(outbox())
+    sink = Sink(b"news")
+    sid = router.add(sink)
+    router.quiesce(sid)
+    assert router.restore() == []
+    msg = Msg.new("news", b"x")
+    msg.sid = sid
+    router.deliver(msg)
+    assert sink.received == [b"x"]

@@ -1,0 +1,252 @@
+"""Draining: what the server has sent is received, and it never takes longer than it may."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.lowlevel
+import trio.testing
+
+from tests.reliability.helpers import (
+    PATIENCE,
+    QUICK,
+    deliver,
+    frames_of,
+    read_line,
+    session,
+    take,
+    until,
+)
+from tests.support.peer import Peer, ScriptedServer
+from trio_nats import ConnectionState, ReconnectPolicy, open_nats
+from trio_nats.events import Closed, Disconnected, Reconnected
+from trio_nats.testing import NatsServer
+
+
+async def sends_between_unsub_and_pong(peer: Peer) -> None:
+    sid = (await read_line(peer, b"SUB")).split()[-1]
+    await peer.send(deliver(b"a", sid, b"before"))
+    await read_line(peer, b"UNSUB")
+    await peer.send(deliver(b"a", sid, b"on its way"))
+    await read_line(peer, b"PING")
+    await peer.send(deliver(b"a", sid, b"at the last moment") + b"PONG\r\n")
+    await peer.serve()
+
+
+async def test_a_drained_subscription_gets_all_that_was_on_its_way() -> None:
+    async with (
+        ScriptedServer(session(sends_between_unsub_and_pong)) as server,
+        open_nats(server.url) as nc,
+        nc.subscribe("a") as sub,
+    ):
+        with trio.fail_after(PATIENCE):
+            await sub.drain()
+            got = [msg.data async for msg in sub]
+        assert got == [b"before", b"on its way", b"at the last moment"]
+        await sub.aclose()
+        # Unsubscribed once, however often it is left.
+        await nc.flush(PATIENCE)
+        assert frames_of(await server.peer()).count(b"UNSUB 1") == 1
+        assert nc.stats.subscriptions == 0
+
+
+async def test_draining_a_subscription_takes_no_longer_than_it_may() -> None:
+    async with ScriptedServer(session(Peer.stall)) as server:
+        async with open_nats(server.url, close_timeout=0) as nc, nc.subscribe("a") as sub:
+            with pytest.raises(TimeoutError):
+                await sub.drain(timeout=0.05)
+            with pytest.raises(trio.EndOfChannel):
+                await sub.receive()
+            assert nc.stats.subscriptions == 0
+
+
+async def test_a_cancelled_drain_has_unsubscribed() -> None:
+    async with ScriptedServer(session(Peer.stall)) as server:
+        async with open_nats(server.url, close_timeout=0) as nc, nc.subscribe("a") as sub:
+            with trio.move_on_after(0.02) as scope:
+                await sub.drain()
+            assert scope.cancelled_caught
+            with pytest.raises(trio.EndOfChannel):
+                await sub.receive()
+            peer = await server.peer()
+            while b"UNSUB 1\r\n" not in peer.raw_bytes:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_draining_a_subscription_while_the_connection_breaks() -> None:
+    async def breaks(peer: Peer) -> None:
+        sid = (await read_line(peer, b"SUB")).split()[-1]
+        await read_line(peer, b"UNSUB")
+        await peer.send(deliver(b"a", sid, b"arrived"))
+        await peer.expect_line(b"PING")
+        peer.close()
+
+    async with (
+        ScriptedServer(session(breaks), session()) as server,
+        open_nats(server.url, reconnect=QUICK) as nc,
+        nc.events() as events,
+        nc.subscribe("a") as sub,
+    ):
+        with trio.fail_after(PATIENCE):
+            await sub.drain()
+            assert [msg.data async for msg in sub] == [b"arrived"]
+        await until(events, Reconnected)
+        await nc.flush(PATIENCE)
+        assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING"]
+
+
+async def test_draining_a_subscription_while_disconnected_ends_it_at_once() -> None:
+    async with NatsServer() as server:
+        async with (
+            open_nats(server.url, reconnect=QUICK) as nc,
+            nc.events() as events,
+            nc.subscribe("a") as sub,
+        ):
+            await nc.publish("a", b"arrived")
+            await nc.flush(PATIENCE)
+            await server.kill()
+            await until(events, Disconnected)
+            await sub.drain()
+            assert [msg.data async for msg in sub] == [b"arrived"]
+            await server.start()
+
+
+async def test_slow_workers_answer_everything_when_their_subscription_is_drained_first() -> None:
+    count = 100
+    async with NatsServer() as server, open_nats(server.url) as asker:
+        async with asker.subscribe("answers") as answers:
+            async with (
+                open_nats(server.url) as nc,
+                nc.subscribe("questions") as questions,
+                trio.open_nursery() as nursery,
+            ):
+
+                async def work() -> None:
+                    async for msg in questions:
+                        await trio.sleep(0.001)
+                        await msg.respond(msg.data)
+
+                for _ in range(10):
+                    nursery.start_soon(work)
+                await nc.flush(PATIENCE)
+                for number in range(count):
+                    await asker.publish("questions", b"%d" % number, reply="answers")
+                await asker.flush(PATIENCE)
+                # The loops end by themselves, and with them the block: nothing is cut off.
+                await questions.drain(PATIENCE)
+            got = await take(answers, count)
+            assert sorted(int(msg.data) for msg in got) == list(range(count))
+
+
+# -- the whole connection ------------------------------------------------------------------------
+
+
+async def test_a_drained_connection_answers_all_it_was_asked() -> None:
+    count = 500
+    async with NatsServer() as server, open_nats(server.url) as asker:
+        async with asker.subscribe("answers") as answers:
+            async with open_nats(server.url) as nc:
+                async with trio.open_nursery() as nursery:
+                    ready = trio.Event()
+
+                    async def serve() -> None:
+                        async with nc.subscribe("questions") as questions:
+                            await nc.flush(PATIENCE)
+                            ready.set()
+                            async for msg in questions:
+                                await msg.respond(msg.data)
+
+                    nursery.start_soon(serve)
+                    await ready.wait()
+                    for number in range(count):
+                        await asker.publish("questions", b"%d" % number, reply="answers")
+                    await asker.flush(PATIENCE)
+                    await nc.drain(PATIENCE)
+                    assert nc.state is ConnectionState.CLOSED
+            got = await take(answers, count)
+            assert [int(msg.data) for msg in got] == list(range(count))
+
+
+async def test_while_draining_one_can_publish_and_not_subscribe() -> None:
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
+            await nc.publish("a", b"unread")
+            await nc.flush(PATIENCE)
+            nursery.start_soon(nc.drain)
+            with trio.fail_after(PATIENCE):
+                await nc.wait_for_state(ConnectionState.DRAINING)
+            await nc.publish("b", b"still works")
+            with pytest.raises(trio.ClosedResourceError):
+                async with nc.subscribe("b"):
+                    pass
+            assert [msg.data async for msg in sub] == [b"unread"]
+
+
+async def test_draining_takes_no_longer_than_it_may_when_nobody_reads() -> None:
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        async with nc.subscribe("a") as sub:
+            await nc.publish("a", b"unread")
+            await nc.flush(PATIENCE)
+            with pytest.raises(TimeoutError, match="messages were left"):
+                await nc.drain(0.05)
+            assert nc.state is ConnectionState.CLOSED
+            # They are still there to be looked at.
+            assert [msg.data async for msg in sub] == [b"unread"]
+
+
+async def test_a_cancelled_drain_closes_at_once() -> None:
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        async with nc.subscribe("a"):
+            await nc.publish("a", b"unread")
+            await nc.flush(PATIENCE)
+            with trio.move_on_after(0.05) as scope:
+                await nc.drain()
+            assert scope.cancelled_caught
+            assert nc.state is ConnectionState.CLOSED
+
+
+async def test_draining_during_a_reconnect_delivers_what_waits() -> None:
+    async with NatsServer() as server:
+        async with (
+            open_nats(server.url, reconnect=QUICK) as nc,
+            nc.events() as events,
+            nc.subscribe("a") as sub,
+        ):
+            await nc.publish("a", b"unread")
+            await nc.flush(PATIENCE)
+            await server.kill()
+            await until(events, Disconnected)
+            await nc.publish("b", b"to be sent")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(nc.drain)
+                with trio.fail_after(PATIENCE):
+                    await nc.wait_for_state(ConnectionState.DRAINING)
+                    assert [msg.data async for msg in sub] == [b"unread"]
+                    await nc.wait_for_state(ConnectionState.CLOSING)
+                    await server.start()
+            assert (await until(events, Closed)).reason is None
+            assert (await server.monitor("varz"))["in_msgs"] == 1
+
+
+async def test_draining_while_the_server_stays_away_ends_in_time() -> None:
+    policy = ReconnectPolicy(wait=0.01, max_wait=0.02)
+    async with NatsServer() as server:
+        async with open_nats(server.url, reconnect=policy, close_timeout=0.1) as nc:
+            async with nc.events() as events:
+                await server.kill()
+                await until(events, Disconnected)
+                await nc.publish("a", b"lost")
+                with trio.fail_after(PATIENCE):
+                    await nc.drain(0.1)
+                assert nc.state is ConnectionState.CLOSED
+
+
+async def test_draining_twice_at_once() -> None:
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
+            await nc.publish("a", b"x")
+            await nc.flush(PATIENCE)
+            nursery.start_soon(nc.drain)
+            nursery.start_soon(nc.drain)
+            assert [msg.data async for msg in sub] == [b"x"]
+        assert nc.state is ConnectionState.CLOSED

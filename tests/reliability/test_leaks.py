@@ -1,0 +1,158 @@
+"""Opening and closing over and over leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+import trio_nats
+from tests.reliability.helpers import PATIENCE, QUICK, eventually, until
+from tests.support.certs import certificates
+from trio_nats import ConnectError, PendingLimits, TLSOptions, open_nats
+from trio_nats._core.session import Session
+from trio_nats._core.supervisor import Supervisor
+from trio_nats.events import Reconnected
+from trio_nats.testing import NatsServer, ServerTLS
+
+CYCLES = int(os.environ.get("TRIO_NATS_CYCLES", "100"))
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+def alive() -> int:
+    """The connections that somebody still holds."""
+    gc.collect()
+    return sum(isinstance(found, Supervisor | Session) for found in gc.get_objects())
+
+
+async def leaves_nothing(cycle: Callable[[], Awaitable[None]], cycles: int) -> None:
+    """Run ``cycle`` again and again, and compare what there is after a few with the end."""
+    package = tracemalloc.Filter(True, f"{Path(trio_nats.__file__).parent}/*")
+
+    def allocated() -> int:
+        gc.collect()
+        snapshot = tracemalloc.take_snapshot().filter_traces([package])
+        return sum(trace.size for trace in snapshot.traces)
+
+    for _ in range(3):
+        await cycle()
+    before = tasks(), descriptors(), alive()
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            await cycle()
+        memory = allocated()
+        for _ in range(cycles):
+            await cycle()
+        grown = allocated() - memory
+    finally:
+        tracemalloc.stop()
+    # Threads that resolved a name or read a certificate go away in their own time.
+    await eventually(lambda: (tasks(), descriptors()) == before[:2])
+    assert alive() == before[2]
+    assert grown < 50 * cycles + 10_000, f"{grown} bytes more after {cycles} cycles"
+
+
+async def test_plain_connections() -> None:
+    async with NatsServer() as server:
+
+        async def cycle() -> None:
+            async with open_nats(server.url) as nc, nc.subscribe("a") as sub:
+                async with nc.events():
+                    await nc.publish("a", b"x")
+                    await sub.receive()
+                    with pytest.raises(trio_nats.NoRespondersError):
+                        await nc.request("nobody", timeout=PATIENCE)
+
+        await leaves_nothing(cycle, CYCLES)
+
+
+async def test_encrypted_connections() -> None:
+    certs = certificates()
+    tls = TLSOptions(
+        ca_file=certs.ca_file, cert_file=certs.client.cert_file, key_file=certs.client.key_file
+    )
+    async with NatsServer(
+        tls=ServerTLS(certs.server.cert_file, certs.server.key_file, ca_file=certs.ca_file)
+    ) as server:
+
+        async def cycle() -> None:
+            async with open_nats(server.url, tls=tls) as nc:
+                await nc.flush(PATIENCE)
+
+        await leaves_nothing(cycle, max(20, CYCLES // 4))
+
+
+async def test_failed_connections() -> None:
+    async with NatsServer(user="u", password="p") as server:
+        closed = NatsServer()
+        async with closed:
+            gone = closed.url
+
+        async def cycle() -> None:
+            with pytest.raises(ConnectError):
+                async with open_nats([gone, server.url]):
+                    pass
+
+        await leaves_nothing(cycle, CYCLES)
+
+
+async def test_cancelled_connections() -> None:
+    async with NatsServer() as server:
+
+        async def cycle() -> None:
+            with trio.CancelScope() as scope:
+                async with open_nats(server.url) as nc, nc.subscribe("a"):
+                    await nc.publish("a", b"x")
+                    scope.cancel()
+                    await trio.sleep_forever()
+
+        await leaves_nothing(cycle, CYCLES)
+
+
+async def test_reconnecting_and_moving(short_overlap: None) -> None:
+    async with NatsServer() as server:
+        async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a"):
+
+            async def cycle() -> None:
+                async with nc.events() as events:
+                    moves = nc.stats.reconnects
+                    await nc.reconnect()
+                    assert nc.stats.reconnects == moves + 1
+                    await until(events, Reconnected)
+                # Until the old wire is closed.
+                await eventually(lambda: nc._core._handover is None)
+
+            await leaves_nothing(cycle, 5)
+
+
+async def test_requests_given_up_and_subscriptions_left() -> None:
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        async with nc.subscribe("silent", pending=PendingLimits(messages=1)):
+
+            async def cycle() -> None:
+                with trio.move_on_after(0.001):
+                    await nc.request("silent", timeout=PATIENCE)
+                async with nc.subscribe("b", max_msgs=1) as sub:
+                    await nc.publish("b")
+                    await sub.receive()
+                await nc.flush(PATIENCE)
+
+            await leaves_nothing(cycle, CYCLES)
+            assert nc.stats.subscriptions == 2
+            assert not nc._core.requests.slots

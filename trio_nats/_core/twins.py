@@ -1,0 +1,51 @@
+"""Which messages of one wire are copies of those of another.
+
+Messages have no identity in NATS. While two wires carry the same subscription, a message of one is
+taken for the twin of one of the other if they are alike in subject, reply, headers and data. Where
+many are alike, as heartbeats are, the first to be matched is matched with the one that came at
+about the same time, and the others follow in order; what came before that has no twin.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..message import Msg
+
+__all__ = ["Twins"]
+
+
+class Twins:
+    """Remembers messages of one wire until their twins come over another.
+
+    ``lag`` is the most seconds that may lie between two twins.
+    """
+
+    def __init__(self, lag: float) -> None:
+        self._lag = lag
+        self._times: dict[int, deque[float]] = {}
+        self._aligned: set[int] = set()
+
+    def remember(self, msg: Msg, now: float) -> None:
+        """A message has come over the first wire."""
+        self._times.setdefault(_likeness(msg), deque()).append(now)
+
+    def is_twin(self, msg: Msg, now: float) -> bool:
+        """Whether a message that came over the second wire at ``now`` is one that was remembered.
+
+        Each remembered message has one twin.
+        """
+        likeness = _likeness(msg)
+        times = self._times.get(likeness)
+        if not times:
+            return False
+        if likeness not in self._aligned:
+            self._aligned.add(likeness)
+            while len(times) > 1 and abs(times[1] - now) <= abs(times[0] - now):
+                times.popleft()
+        return abs(times.popleft() - now) <= self._lag
+
+
+def _likeness(msg: Msg) -> int:
+    # A hash in place of what it is of, so that payloads are not kept.
+    return hash((msg.sid, msg.raw_subject, msg.raw_reply, msg.data, msg.raw_headers))
