@@ -76,7 +76,10 @@ class Connection:
         raw_reply = None if reply is None else check_subject(reply)
         frame = self._frame(subject, payload, raw_reply, headers)
         core = self._core
-        await core.outbox.room()
+        if core.outbox.has_room():
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await core.outbox.room()
         if core.state is not ConnectionState.OPEN:
             core.check_open()
         core.outbox.append(frame)

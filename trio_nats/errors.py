@@ -40,7 +40,6 @@ __all__ = [
     "RequestTimeoutError",
     "ServerClosedError",
     "ServerReportedError",
-    "SlowConsumerError",
     "TLSCertificateError",
     "TLSConfigurationError",
     "TLSError",
@@ -260,5 +259,14 @@ class OutboxFullError(NatsError, trio.WouldBlock):
     """``pending_size`` bytes are waiting to be written and the connection was told not to wait."""
 
 
-class SlowConsumerError(NatsError):
-    """A subscription's limit was reached and messages for it were dropped."""
+def fresh(error: Exception) -> Exception:
+    """A copy of ``error`` without a traceback, to be raised in one of many places.
+
+    One object raised in many tasks would collect the tracebacks, and so the frames, of all.
+    """
+    kind = type(error)
+    twin: Exception = kind.__new__(kind, *error.args)
+    twin.__dict__.update(error.__dict__)
+    twin.__cause__ = error.__cause__
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin

@@ -35,7 +35,6 @@ from trio_nats.errors import (
     RequestTimeoutError,
     ServerClosedError,
     ServerReportedError,
-    SlowConsumerError,
     TLSCertificateError,
     TLSConfigurationError,
     TLSError,
@@ -74,7 +73,6 @@ BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
     RequestTimeoutError: (NatsError, TimeoutError),
     NoRespondersError: (NatsError,),
     OutboxFullError: (NatsError, trio.WouldBlock),
-    SlowConsumerError: (NatsError,),
 }
 
 
@@ -191,7 +189,7 @@ def test_errors_of_a_kind() -> None:
     assert list(error.errors(TLSHandshakeError)) == [again.error]
     assert list(error.errors(AuthorizationError)) == [EXPIRED.error]
     assert list(error.errors(OSError)) == [REFUSED.error]
-    assert list(error.errors(SlowConsumerError)) == []
+    assert list(error.errors(MaxPayloadError)) == []
 
 
 def test_phases() -> None:

@@ -195,3 +195,43 @@ async def test_closing_between_two_servers_waits_until_the_old_one_has_everythin
                 nursery.start_soon(close)
                 await trio.testing.wait_all_tasks_blocked()
                 closing.set()
+
+
+async def test_a_server_found_too_late_is_not_moved_to() -> None:
+    """The old server is lost, and replaced, while the next one is still being dialled."""
+    dialled, replaced, let_in = trio.Event(), trio.Event(), trio.Event()
+
+    async def slow(peer: Peer) -> None:
+        dialled.set()
+        await let_in.wait()
+        await session()(peer)
+
+    async def in_time(peer: Peer) -> None:
+        await read_line(peer, b"SUB")
+        replaced.set()
+        await peer.serve()
+
+    async with ScriptedServer(slow, session(in_time)) as other:
+
+        async def lame(peer: Peer) -> None:
+            await read_line(peer, b"SUB")
+            first.refuse()
+            await peer.send(info_line(ldm=True, connect_urls=[f"127.0.0.1:{other.port}"]))
+            await dialled.wait()
+            peer.close()
+
+        async with (
+            ScriptedServer(session(lame)) as first,
+            open_nats(first.url, reconnect=QUICK) as nc,
+            nc.subscribe("a"),
+        ):
+            with trio.fail_after(PATIENCE):
+                await replaced.wait()
+                let_in.set()
+                late = await other.peer(0)
+                await late.finished.wait()
+            assert nc.stats.reconnects == 1
+            await nc.publish("a", b"over the only wire")
+            await nc.flush(PATIENCE)
+            assert (await other.peer(1)).payloads == [b"over the only wire"]
+            assert not any(line.startswith(b"SUB") for line in late.lines)

@@ -67,6 +67,10 @@ class Outbox:
         self._wake()
         return self._pongs <= _MAX_PONGS
 
+    def has_room(self) -> bool:
+        """Whether :meth:`room` would only look for cancellation."""
+        return self.size < self._limit and self.size - self._unyielded < _CHUNK
+
     async def room(self) -> None:
         """A checkpoint that waits while the limit is reached, or raises, as was chosen.
 
@@ -74,10 +78,10 @@ class Outbox:
         does nothing but publish does not keep the writer from writing. Cancelled, nothing has
         happened.
         """
+        if self.has_room():
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return
         if self.size < self._limit:
-            if self.size - self._unyielded < _CHUNK:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                return
             self._unyielded = self.size
             await trio.lowlevel.checkpoint()
         self._check_run()

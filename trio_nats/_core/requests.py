@@ -13,7 +13,7 @@ from typing import Protocol
 import outcome
 import trio
 
-from ..errors import NoRespondersError, PermissionsViolationError
+from ..errors import NoRespondersError, PermissionsViolationError, fresh
 from ..message import Msg
 from .router import Router
 
@@ -117,6 +117,9 @@ class Requests:
             self._sid = self._router.add(self)
         self.slots[token] = slot
 
+    def lift_limits(self) -> None:
+        """See :class:`~.router.Sink`. There are none."""
+
     async def wait_taken(self) -> None:
         """See :class:`~.router.Sink`. Replies never wait here."""
         await trio.lowlevel.checkpoint()
@@ -140,11 +143,11 @@ class Requests:
         """Every request under way fails; the inbox stays."""
         slots, self.slots = self.slots, {}
         for slot in slots.values():
-            slot.end(error)
+            slot.end(fresh(error))
 
     def deny(self, error: PermissionsViolationError) -> bool:
         """Fail the requests to a subject the server forbids. ``False`` if there are none."""
         denied = [token for token, slot in self.slots.items() if slot.subject == error.subject]
         for token in denied:
-            self.slots.pop(token).end(error)
+            self.slots.pop(token).end(fresh(error))
         return bool(denied)

@@ -35,6 +35,9 @@ class Sink(Protocol):
     async def wait_taken(self) -> None:
         """Return once no message waits to be received."""
 
+    def lift_limits(self) -> None:
+        """Keep whatever still comes, for it is the last there is."""
+
     def push(self, msg: Msg) -> None:
         """Take a message; must not fail."""
 

@@ -240,6 +240,11 @@ class Supervisor(SessionCallbacks):
         wire = await self._redial.another_than(old.wire.server)
         if wire is None and not other_only:
             wire = await self._redial.again(old.wire.server)
+        if old is not self.session:
+            # Lost meanwhile, and replaced or about to be: this wire comes too late.
+            if wire is not None:
+                await trio.aclose_forcefully(wire.stream)
+            return
         moved = wire is not None and await self._hand_over(old, wire)
         if not moved and not other_only:
             self._demanded_at = -1
@@ -340,6 +345,9 @@ class Supervisor(SessionCallbacks):
             await self._settled()
             for sid in sids:
                 self.router.quiesce(sid)
+                if sid in self.router.sinks:
+                    # A full one that waits for its receiver must not keep the PONG from coming.
+                    self.router.sinks[sid].lift_limits()
             session = self.session
             if session is not None and self.router.live:
                 await session.pings.round_trip()

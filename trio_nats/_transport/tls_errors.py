@@ -63,12 +63,7 @@ def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSH
     hint = _proxy_hint(handshake)
     if reason in _VERSION_MISMATCH:
         what = "there is no TLS version both sides allow; see minimum_version"
-    elif reason in (
-        "WRONG_VERSION_NUMBER",
-        "UNKNOWN_PROTOCOL",
-        "HTTP_REQUEST",
-        "PACKET_LENGTH_TOO_LONG",
-    ):
+    elif reason in _NOT_TLS:
         what = "the peer answered with something that is not TLS"
     elif reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
         what = "the server refused it: no common cipher, or no acceptable client certificate"

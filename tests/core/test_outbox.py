@@ -1,0 +1,335 @@
+"""What waits to be written: order, priority, counting, and who waits for room."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+import trio.testing
+
+from tests.messages.helpers import from_another_run
+from trio_nats import OutboxFullError
+from trio_nats._core.outbox import Outbox
+
+KIB = 1024
+
+
+def outbox(limit: int = 1000, *, when_full: str = "wait") -> Outbox:
+    assert when_full in ("wait", "raise")
+    token = trio.lowlevel.current_trio_token()
+
+    def check_run() -> None:
+        if trio.lowlevel.current_trio_token() is not token:
+            raise RuntimeError("another run")
+
+    return Outbox(limit, "raise" if when_full == "raise" else "wait", check_run)
+
+
+def take_all(box: Outbox) -> bytes:
+    """Everything there is, as one writer after the other would write it."""
+    data = b""
+    while box.size or box._pongs:
+        chunk = b"".join(box.take())
+        data += chunk
+        box.written(len(chunk))
+    return data
+
+
+def pub(size: int) -> bytes:
+    """A PUB frame of ``size`` bytes in all."""
+    return b"PUB a " + b"x" * (size - 6)
+
+
+# --- order and chunks -----------------------------------------------------------------------------
+
+
+async def test_frames_leave_in_the_order_they_came() -> None:
+    box = outbox()
+    frames = [b"%d\r\n" % number for number in range(20_000)]
+    for frame in frames:
+        box.append(frame)
+    assert box.size == sum(map(len, frames))
+    assert take_all(box) == b"".join(frames)
+    assert box.size == 0
+
+
+async def test_chunks_are_of_about_64_kib_and_hold_whole_frames() -> None:
+    box = outbox()
+    for _ in range(100):
+        box.append(b"x" * 5000)
+    box.append(b"y" * 300 * KIB)
+    box.append(b"z")
+    sizes = []
+    while box.size:
+        chunk = box.take()
+        assert {len(frame) for frame in chunk} <= {5000, 300 * KIB, 1}
+        sizes.append(sum(map(len, chunk)))
+        box.written(sizes[-1])
+    assert sizes[:7] == [70_000] * 7
+    assert sizes[7:] == [10_000 + 300 * KIB, 1]
+
+
+async def test_what_a_new_wire_must_hear_comes_first() -> None:
+    box = outbox()
+    box.append(pub(70 * KIB))
+    box.append(pub(100))
+    box.prepend([b"SUB a 1\r\n", b"SUB b 2\r\n"])
+    box.prepend([])
+    box.append(pub(50))
+    assert box.size == 70 * KIB + 150 + 18
+    assert take_all(box) == b"SUB a 1\r\nSUB b 2\r\n" + pub(70 * KIB) + pub(100) + pub(50)
+
+
+# --- answers to PINGs -----------------------------------------------------------------------------
+
+
+async def test_pongs_overtake_everything() -> None:
+    box = outbox()
+    box.append(pub(70 * KIB))
+    box.append(pub(100))
+    assert box.pong()
+    assert box.pong()
+    first = b"".join(box.take())
+    assert first == b"PONG\r\n" * 2 + pub(70 * KIB)
+    assert box.size == 70 * KIB + 100 + 12
+    box.written(len(first))
+    assert box.pong()
+    assert take_all(box) == b"PONG\r\n" + pub(100)
+    assert box.size == 0
+
+
+async def test_too_many_pongs_are_a_flood() -> None:
+    box = outbox()
+    assert all(box.pong() for _ in range(1024))
+    assert not box.pong()
+    assert len(b"".join(box.take())) == 1025 * 6
+    # Once they are being written, it may ask again.
+    assert box.pong()
+
+
+# --- a wire that breaks ---------------------------------------------------------------------------
+
+
+async def test_commands_are_forgotten_with_the_wire_they_were_for() -> None:
+    box = outbox()
+    big = pub(70 * KIB)
+    for frame in (b"SUB a 1\r\n", pub(50), b"PING\r\n", big, b"HPUB a 0 0\r\n", b"UNSUB 1\r\n"):
+        box.append(frame)
+    box.append(b"PING\r\n")
+    box.pong()
+    assert box.forget_commands() == 2
+    assert box.size == 50 + 70 * KIB + 12
+    assert take_all(box) == pub(50) + big + b"HPUB a 0 0\r\n"
+    assert box.forget_commands() == 0
+    assert box.size == 0
+
+
+async def test_a_chunk_that_was_all_commands_leaves_nothing_to_write() -> None:
+    box = outbox()
+    box.append(b"SUB a 1\r\n")
+    assert box.forget_commands() == 0
+    assert box.size == 0
+    with trio.move_on_after(0) as scope:
+        await box.wait()
+    assert scope.cancelled_caught
+
+
+async def test_what_was_being_written_is_lost_and_counted() -> None:
+    box = outbox()
+    for frame in (b"SUB a 1\r\n", pub(50), b"HPUB a 0 0\r\n", b"PING\r\n"):
+        box.append(frame)
+    box.pong()
+    chunk = box.take()
+    box.append(pub(10))
+    assert box.lost(chunk) == 2
+    assert box.size == 10
+    assert take_all(box) == pub(10)
+
+
+async def test_closing_drops_everything_for_good() -> None:
+    box = outbox()
+    box.append(pub(70 * KIB))
+    chunk = box.take()
+    box.append(pub(10))
+    box.pong()
+    box.close()
+    assert box.size == 0
+    assert box.lost(chunk) == 1
+    assert box.size == 0
+    assert take_all(box) == b""
+
+
+# --- the writer -----------------------------------------------------------------------------------
+
+
+async def test_the_writer_wakes_for_each_kind_of_work() -> None:
+    box = outbox()
+    woken = 0
+
+    async def write() -> None:
+        nonlocal woken
+        while True:
+            await box.wait()
+            woken += 1
+            box.take()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        # Twice at once wakes it once; but each call of prepend() makes a chunk.
+        for work, wakes in [
+            (lambda: box.append(b"x"), 1),
+            (box.pong, 2),
+            (lambda: box.prepend([b"x"]), 4),
+        ]:
+            await trio.testing.wait_all_tasks_blocked()
+            work()
+            work()
+            await trio.testing.wait_all_tasks_blocked()
+            assert woken == wakes
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_writer_is_not_woken() -> None:
+    box = outbox()
+    with trio.move_on_after(0):
+        await box.wait()
+    box.append(b"x")
+    await box.wait()
+    assert box.take() == [b"x"]
+
+
+async def test_a_released_writer_looks_again() -> None:
+    box = outbox()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(box.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        box.release_writer()
+
+
+async def test_another_run_may_not_wake_the_writer() -> None:
+    box = outbox()
+
+    async def append() -> None:
+        box.append(b"x")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(box.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(RuntimeError, match="another run"):
+            await from_another_run(append)
+        assert box.size == 0
+        nursery.cancel_scope.cancel()
+
+
+# --- room -----------------------------------------------------------------------------------------
+
+
+async def test_there_is_room_up_to_the_limit() -> None:
+    box = outbox(100, when_full="raise")
+    box.append(pub(99))
+    await box.room()
+    box.append(pub(10))
+    with pytest.raises(OutboxFullError, match=r"109 bytes .*pending_size is 100"):
+        await box.room()
+    box.written(9)
+    with pytest.raises(OutboxFullError, match=r"100 bytes"):
+        await box.room()
+    box.written(1)
+    await box.room()
+
+
+async def test_those_who_wait_go_on_as_soon_as_there_is_room() -> None:
+    box = outbox(100)
+    box.append(pub(150))
+    entered = 0
+
+    async def enter() -> None:
+        nonlocal entered
+        await box.room()
+        entered += 1
+        box.append(pub(60))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(enter)
+        await trio.testing.wait_all_tasks_blocked()
+        assert entered == 0
+        box.written(50)
+        await trio.testing.wait_all_tasks_blocked()
+        assert entered == 0
+        box.written(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (entered, box.size) == (1, 159)
+        box.written(159)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (entered, box.size) == (3, 120)
+        box.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert entered == 4
+
+
+async def test_waiting_for_room_can_be_cancelled() -> None:
+    box = outbox(100)
+    for size in (50, 150):
+        box.append(pub(size))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await box.room()
+        assert scope.cancelled_caught
+
+
+async def test_raising_is_a_checkpoint_too() -> None:
+    box = outbox(10, when_full="raise")
+    box.append(pub(20))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await box.room()
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) -> None:
+    """The size is right at all times, and messages come out once and in order."""
+    chance = random.Random(seed)
+    box = outbox()
+    accepted: list[bytes] = []
+    written: list[bytes] = []
+    held = 0
+    for number in range(500):
+        what = chance.random()
+        if what < 0.6:
+            frame = b"PUB %d " % number + b"x" * chance.choice([0, 10, 9000])
+            accepted.append(frame)
+            box.append(frame)
+        elif what < 0.7:
+            box.append(chance.choice([b"PING\r\n", b"SUB a 1\r\n"]))
+        elif what < 0.75:
+            box.prepend([b"SUB b 2\r\n"])
+        elif what < 0.8:
+            box.pong()
+        elif what < 0.85:
+            box.forget_commands()
+        elif box.size:
+            chunk = box.take()
+            messages = [frame for frame in chunk if frame.startswith(b"PUB")]
+            if chance.random() < 0.2:
+                assert box.lost(chunk) == len(messages)
+                accepted = [frame for frame in accepted if frame not in messages]
+            else:
+                box.written(sum(map(len, chunk)))
+                written += messages
+        held = sum(map(len, accepted)) - sum(map(len, written))
+        commands = sum(
+            len(frame)
+            for chunk in (*box._chunks, box._open)
+            for frame in chunk
+            if not frame.startswith(b"PUB")
+        )
+        assert box.size == held + commands
+    while box.size:
+        chunk = box.take()
+        written += [frame for frame in chunk if frame.startswith(b"PUB")]
+        box.written(sum(map(len, chunk)))
+    assert written == accepted
+    assert box.size == 0
