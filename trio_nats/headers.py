@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 from .errors import InvalidHeaderError
 
@@ -160,12 +160,12 @@ def _pairs_of(source: object) -> Iterator[tuple[str, str]]:
             raise InvalidHeaderError(
                 f"headers must be (name, value) pairs; got {type(entry).__name__}"
             )
-        name, values = entry
+        name, values = cast("tuple[str, object]", tuple(entry))
         if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray)):
             for value in values:
-                yield name, value
+                yield name, cast("str", value)  # checked where it is added
         else:
-            yield name, values
+            yield name, cast("str", values)
 
 
 def _check_name(name: str) -> str:

@@ -18,8 +18,8 @@ class Ping:
     __slots__ = ("lost", "settled")
 
     def __init__(self) -> None:
-        self.settled = trio.Event()
-        self.lost = False
+        self.settled: trio.Event = trio.Event()
+        self.lost: bool = False
 
     def lose(self) -> None:
         """There will be no PONG."""
