@@ -147,6 +147,13 @@ def docs(session: nox.Session) -> None:
     )
 
 
+@nox.session(python=PYTHONS)
+def soak(session: nox.Session) -> None:
+    """Chaos for as long as you like: ``nox -s soak -- --seconds 600 --seed 7``."""
+    session.install("-e", f".[{EXTRAS}]", *group("tests"))
+    session.run("python", "-m", "tests.reliability.soak", *session.posargs)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the demo as a user would, from an ordinary installation."""

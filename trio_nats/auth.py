@@ -47,6 +47,8 @@ _MAX_FILE = 1024 * 1024
 # base64url are left alone.
 _MARKER = re.compile(r"(?<![^\s\ufeff])-{3,}+\s*+(?:BEGIN\s++(?P<label>[A-Z ]++)\s*+-{3,}+|END\b)")
 _JWT_SHAPE = re.compile(r"[\w-]+=*\.[\w-]+=*\.[\w-]*=*", re.ASCII)
+# What nobody calls a file: several lines, a seed, a JWT.
+_NO_PATH = re.compile(r".*[\r\n]|.*-----BEGIN |S[A-Z2-7]{40,}\Z|eyJ[\w-]+\.eyJ[\w-]+\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -64,8 +66,10 @@ class Answer:
     @property
     def replayable(self) -> bool:
         """Whether a listener on the wire could use what he hears to log in himself."""
-        bearer = self.jwt is not None and self.sign is None
-        return self.password is not None or self.token is not None or bearer
+        if self.jwt is not None:
+            # Nobody asks for a bearer JWT's signature, so one that is sent protects nothing.
+            return self.sign is None or _claims(self.jwt).nats.bearer_token
+        return self.password is not None or self.token is not None
 
     async def connect_fields(self, nonce: str | None) -> dict[str, str]:
         """The fields of CONNECT, with the nonce signed where there is one to sign."""
@@ -161,7 +165,7 @@ class NKey(Auth):
 
     def __post_init__(self) -> None:
         _exactly_one("NKey", seed=self.seed, file=self.file)
-        _check_file("NKey.file", self.file)
+        _check_file("NKey.file", self.file, instead="seed=")
         if self.seed is not None:
             public_key(_check_text("NKey.seed", self.seed).strip())
 
@@ -212,7 +216,7 @@ class Credentials(Auth):
 
     def __post_init__(self) -> None:
         _exactly_one("Credentials", file=self.file, text=self.text)
-        _check_file("Credentials.file", self.file)
+        _check_file("Credentials.file", self.file, instead="text=")
         if self.text is not None:
             _parse_credentials(_check_text("Credentials.text", self.text), "the credentials text")
 
@@ -267,22 +271,32 @@ async def _ask(callback: Auth | AuthCallback, server: Server) -> Auth | None:
 
 
 async def _read(file: StrPath) -> str:
-    def read() -> str:
+    def read() -> bytes:
         with Path(file).open("rb") as opened:
-            data = opened.read(_MAX_FILE + 1)
-        if len(data) > _MAX_FILE:
-            raise CredentialsError(f"{str(file)!r} is larger than any credentials file")
-        return data.decode("utf-8-sig")
+            return opened.read(_MAX_FILE + 1)
 
     try:
-        return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        data = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
     except OSError as error:
         raise CredentialsError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
-    except UnicodeDecodeError:
-        raise CredentialsError(f"{str(file)!r} is not a text file") from None
     except ValueError as error:
         # A name that no file can have, such as one with a null character.
         raise CredentialsError(f"cannot read {str(file)!r}: {error}") from error
+    if len(data) > _MAX_FILE:
+        raise CredentialsError(f"{str(file)!r} is larger than any credentials file")
+    text = _decoded(data)
+    if text is None:
+        raise CredentialsError(f"{str(file)!r} is not a text file")
+    return text
+
+
+def _decoded(data: bytes) -> str | None:
+    # Errors of codecs hold all of the text. Nothing may be raised while one is being handled: it
+    # would be the context of what is raised, even where it is not shown.
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
 
 
 def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
@@ -325,7 +339,13 @@ def _seed_in(text: str, file: StrPath) -> str:
 
 # --- keys ----------------------------------------------------------------------------------------
 
-_KINDS = {"A": "account", "O": "operator", "N": "server", "C": "cluster", "X": "curve"}
+_KINDS = {
+    "A": "an account",
+    "C": "a cluster",
+    "N": "a server",
+    "O": "an operator",
+    "X": "a curve",
+}
 
 
 def public_key(seed: str) -> str:
@@ -408,19 +428,32 @@ def _check_pair(jwt: str, seed: str) -> None:
 def _check_text(name: str, value: object, *, empty: bool = False) -> str:
     if not isinstance(value, str):
         raise CredentialsError(f"{name} is a str, not {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        # Not chained: it quotes all of the text.
-        raise CredentialsError(f"{name} is not valid Unicode text") from None
+    if not _encodable(value):
+        raise CredentialsError(f"{name} is not valid Unicode text")
     if not value.strip() and not empty:
         raise CredentialsError(f"{name} is empty")
     return value
 
 
-def _check_file(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, str | os.PathLike):
+def _encodable(text: str) -> bool:
+    # See _decoded.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_file(name: str, value: object, *, instead: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str | os.PathLike):
         raise CredentialsError(f"{name} is a path, not {type(value).__name__}")
+    if _NO_PATH.match(str(value).strip()):
+        # Paths are shown in every error and repr; this must not be.
+        raise CredentialsError(
+            f"{name} is a path, but this is what a file would hold; give it as {instead}"
+        )
 
 
 def _exactly_one(kind: str, **given: object) -> None:

@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
+import trio.testing
 
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import Connection, Msg, ReconnectPolicy, open_nats
 from trio_nats.events import Event
 from trio_nats.testing import NatsServer
 
-__all__ = ["ONCE", "PATIENCE", "QUICK", "all_of", "from_another_run", "hmsg", "msg", "next_event"]
-__all__ += ["scripted", "served", "take"]
+__all__ = ["ONCE", "PATIENCE", "QUICK", "all_of", "barrier", "fill", "from_another_run", "hmsg"]
+__all__ += ["msg", "next_event", "scripted", "served", "take"]
 
 PATIENCE = 10.0
 """What takes longer than that will never happen."""
@@ -59,6 +60,25 @@ async def served(
         async with NatsServer(config=config) as server:
             async with open_nats(server.url, **options) as nc:
                 yield nc, server
+
+
+async def fill(nc: Connection, size: int) -> int:
+    """Publish to a server that does not read, until ``size`` bytes wait. Returns how many."""
+    count = 0
+    while nc.stats.outbox_bytes < size:
+        await nc.publish("a", b"x" * 100_000)
+        await trio.testing.wait_all_tasks_blocked()
+        count += 1
+    return count
+
+
+async def barrier(peer: Peer) -> None:
+    """Return once the client has dealt with everything sent to it so far."""
+    await peer.send(b"PING\r\n")
+    while await peer.expect_line() != b"PONG":
+        pass
+    # The one who reads has yet to hand out what came with it.
+    await trio.testing.wait_all_tasks_blocked()
 
 
 async def take(channel: trio.abc.ReceiveChannel[Msg], count: int) -> list[bytes]:

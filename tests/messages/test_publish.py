@@ -12,13 +12,11 @@ import trio.testing
 from tests.messages.helpers import from_another_run, msg, scripted, served, take
 from trio_nats import (
     ConfigurationError,
-    Connection,
     Headers,
     InvalidHeaderError,
     InvalidSubjectError,
     MaxPayloadError,
     Msg,
-    OutboxFullError,
     RequestTimeoutError,
     open_nats,
 )
@@ -247,131 +245,6 @@ async def test_another_trio_run_is_told_that_it_cannot_use_the_connection() -> N
         assert nc.stats.out_messages == 1
 
 
-async def test_another_trio_run_is_told_so_while_the_writer_is_busy_too() -> None:
-    async with scripted() as (nc, _):
-        await _fill(nc, 6 * 1024 * 1024)
-        with pytest.raises(RuntimeError, match=r"another trio\.run"):
-            await from_another_run(lambda: nc.publish("a", b""))
-
-
-# --- order, backpressure, fairness ----------------------------------------------------------------
-
-
-async def test_order_is_kept_across_tasks_and_chunks() -> None:
-    async with served() as (nc, server), open_nats(server.url) as other:
-        called: list[bytes] = []
-
-        async def publish_all(name: bytes) -> None:
-            for number in range(3000):
-                data = b"%b %d " % (name, number) + b"x" * (number % 90)
-                await nc.publish("a", data)
-                called.append(data)
-
-        async with other.subscribe("a") as sub:
-            await other.flush()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(publish_all, b"one")
-                nursery.start_soon(publish_all, b"two")
-            assert await take(sub, 6000) == called
-
-
-async def _fill(nc: Connection, size: int) -> int:
-    """Publish to a server that does not read, until ``size`` bytes wait. Returns how many."""
-    count = 0
-    while nc.stats.outbox_bytes < size:
-        await nc.publish("a", b"x" * 100_000)
-        await trio.testing.wait_all_tasks_blocked()
-        count += 1
-    return count
-
-
-async def test_a_full_outbox_refuses_if_told_to() -> None:
-    async with scripted(pending_size=300_000, when_pending_full="raise") as (nc, peer):
-        count = await _fill(nc, 300_000)
-        with pytest.raises(OutboxFullError, match=r"pending_size is 300,000") as caught:
-            await nc.publish("refused", b"")
-        assert isinstance(caught.value, trio.WouldBlock)
-        with pytest.raises(OutboxFullError):
-            await nc.request("refused", b"")
-        assert nc._core.requests.slots == {}
-        for _ in range(count):
-            await peer.expect_line(b"PUB a 100000")
-            await peer.receive_exactly(100_002)
-        await trio.testing.wait_all_tasks_blocked()
-        assert nc.stats.outbox_bytes == 0
-        await nc.publish("accepted", b"")
-        await peer.expect_line(b"PUB accepted 0")
-
-
-async def test_a_full_outbox_makes_publishers_wait() -> None:
-    peak = 0
-
-    async def publish(number: int) -> None:
-        nonlocal peak
-        await nc.publish(f"waiting.{number}", b"x" * 100_000)
-        peak = max(peak, nc.stats.outbox_bytes)
-
-    async with scripted(pending_size=300_000) as (nc, peer):
-        count = await _fill(nc, 300_000)
-        async with trio.open_nursery() as nursery:
-            for number in range(9):
-                nursery.start_soon(publish, number)
-            await trio.testing.wait_all_tasks_blocked()
-            assert nc.stats.out_messages == count
-            lines = []
-            for _ in range(count + 9):
-                lines.append(await peer.expect_line(b"PUB "))
-                await peer.receive_exactly(100_002)
-        assert lines[:count] == [b"PUB a 100000"] * count
-        assert sorted(lines[count:]) == [b"PUB waiting.%d 100000" % number for number in range(9)]
-        assert peak < 300_000 + 100_100
-        await nc.publish("end", b"")
-        await peer.expect_line(b"PUB end 0")
-
-
-async def test_a_publisher_that_waits_can_be_cancelled() -> None:
-    async with scripted(pending_size=300_000) as (nc, peer):
-        count = await _fill(nc, 300_000)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(nc.publish, "cancelled")
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        for _ in range(count):
-            await peer.expect_line(b"PUB a 100000")
-            await peer.receive_exactly(100_002)
-        await nc.publish("end", b"")
-        await peer.expect_line(b"PUB end 0")
-
-
-async def test_a_publishing_loop_lets_others_run_at_least_once_a_chunk() -> None:
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
-    async with scripted() as (nc, _), trio.open_nursery() as nursery:
-        nursery.start_soon(count_turns)
-        await trio.lowlevel.checkpoint()
-        before = turns
-        for _ in range(40):
-            await nc.publish("a", b"x" * 16 * 1024)
-        assert turns - before >= 5  # in ten chunks
-        nursery.cancel_scope.cancel()
-
-
-async def test_publishing_notices_a_cancellation_at_once() -> None:
-    async with scripted() as (nc, peer):
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await nc.publish("never", b"")
-        assert scope.cancelled_caught
-        await nc.publish("end", b"")
-        await peer.expect_line(b"PUB end 0")
-
-
 @pytest.mark.parametrize("echo", [True, False])
 async def test_echo(echo: bool) -> None:
     async with served(echo=echo) as (nc, server), open_nats(server.url) as other:
@@ -466,9 +339,3 @@ async def test_messages_count_even_if_nonsense_follows_them_at_once() -> None:
         assert await take(sub, 1) == [b"x"]
         await nc.wait_for_state("closed")
         assert nc.stats.in_messages == 1
-
-
-async def test_nothing_waits_any_more_once_the_connection_is_closed() -> None:
-    async with scripted() as (nc, _):
-        await _fill(nc, 1024 * 1024)
-    assert nc.stats.outbox_bytes == 0

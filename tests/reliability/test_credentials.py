@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.reliability.helpers import PATIENCE, QUICK, take, until
-from tests.reliability.jwts import Operator
+from tests.support.jwts import Operator
 from trio_nats import (
     Auth,
     ConnectError,
@@ -72,14 +72,14 @@ async def test_a_rotated_seed_file_is_read_again(tmp_path: Path) -> None:
 async def test_an_expiring_jwt_is_a_reconnect_with_the_fresh_one(tmp_path: Path) -> None:
     operator = Operator()
     file = tmp_path / "user.creds"
-    file.write_text(operator.credentials("short", expires=int(time.time()) + 2))
-    async with operator.server() as server:
+    file.write_text(operator.user("short", expires=int(time.time()) + 2).creds)
+    async with NatsServer(config=operator.config) as server:
         async with (
             open_nats(server.url, auth=Credentials(file=file), reconnect=QUICK) as nc,
             nc.events() as events,
             nc.subscribe("a") as sub,
         ):
-            file.write_text(operator.credentials("long"))
+            file.write_text(operator.user("long").creds)
             said = await until(events, ServerError)
             assert isinstance(said.error, AuthenticationExpiredError)
             lost = await until(events, Disconnected)

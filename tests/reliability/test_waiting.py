@@ -13,6 +13,7 @@ from tests.reliability.helpers import (
     QUICK,
     deliver,
     eventually,
+    frames_of,
     read_line,
     session,
     take,
@@ -27,7 +28,7 @@ from trio_nats import (
     RequestTimeoutError,
     open_nats,
 )
-from trio_nats.events import Disconnected, Reconnected
+from trio_nats.events import Disconnected
 from trio_nats.testing import NatsServer
 
 # -- the outbox ----------------------------------------------------------------------------------
@@ -103,26 +104,44 @@ async def test_a_full_outbox_can_be_an_error_instead() -> None:
             assert [int(msg.data) for msg in await take(sub, sent)] == list(range(sent))
 
 
-async def test_what_was_being_written_is_counted_and_not_sent_again() -> None:
+async def test_what_was_being_written_is_counted_and_said_to_nobody_else() -> None:
+    half, breaking = trio.Event(), trio.Event()
+    size = 20_000_000
+
     async def first(peer: Peer) -> None:
-        await read_line(peer, b"PUB a")
+        await peer.expect_line(b"PUB a")
+        await peer.receive_exactly(1_000_000)
+        half.set()
+        await breaking.wait()
         peer.abort()
 
-    async with ScriptedServer(session(first), session()) as server:
-        async with open_nats(server.url, reconnect=QUICK) as nc, nc.events() as events:
-            # More than any socket buffer takes, so that the wire breaks within it.
-            number = 0
-            while nc.stats.lost_in_flight == 0:
-                await nc.publish("a", b"%08d" % number + b"." * 9_000)
-                number += 1
-            await until(events, Reconnected)
+    room = {"max_payload": size}
+    async with ScriptedServer(session(first, **room), session(**room)) as server:
+        async with open_nats(server.url, pending_size=2 * size, reconnect=QUICK) as nc:
+            await nc.publish("a", b"." * size)
+            await nc.publish("a", b"behind it")
+            with trio.fail_after(PATIENCE):
+                await half.wait()
+                async with nc.subscribe("late"), trio.open_nursery() as nursery:
+                    async with nc.subscribe("gone"):
+                        pass
+                    # Behind the subscription, which waits to be written like all of this.
+                    nursery.start_soon(nc.flush)
+                    await trio.testing.wait_all_tasks_blocked()
+                    breaking.set()
+            assert nc.stats.lost_in_flight == 1
+            assert nc.stats.reconnects == 1
             await nc.flush(PATIENCE)
-            later = [int(payload[:8]) for payload in (await server.peer(1)).payloads]
-            assert 0 < nc.stats.lost_in_flight <= 8
-            assert nc.stats.out_messages == number
-            # An end of what was published, each once and in order; nothing before it comes back.
-            assert later == list(range(number - len(later), number))
-            assert nc.stats.outbox_bytes == 0
+            second = await server.peer(1)
+            assert frames_of(second)[:5] == [
+                b"CONNECT",
+                b"PING",
+                b"SUB late 1",
+                b"PUB a 9",
+                b"PING",
+            ]
+            assert second.payloads == [b"behind it"]
+            assert nc.stats.out_messages == 2
 
 
 # -- requests ------------------------------------------------------------------------------------

@@ -146,8 +146,15 @@ class Requests:
             slot.end(fresh(error))
 
     def deny(self, error: PermissionsViolationError) -> bool:
-        """Fail the requests to a subject the server forbids. ``False`` if there are none."""
-        denied = [token for token, slot in self.slots.items() if slot.subject == error.subject]
+        """Fail the requests to, or the one with, a subject the server forbids publishing to.
+
+        ``False`` if there are none.
+        """
+        reply = error.subject.encode("utf-8", "replace")
+        if reply.startswith(self._prefix):
+            denied = [reply[self._skip :]] if reply[self._skip :] in self.slots else []
+        else:
+            denied = [token for token, slot in self.slots.items() if slot.subject == error.subject]
         for token in denied:
             self.slots.pop(token).end(fresh(error))
         return bool(denied)

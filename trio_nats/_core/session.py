@@ -150,18 +150,20 @@ class Session:
     def _dispatch(self, events: list[Event]) -> None:
         find, divert = self._router.sinks.get, self.divert
         others = 0
-        for event in events:
-            if type(event) is Msg:
-                if divert is not None:
-                    divert(event)
-                    continue
-                sink = find(event.sid)
-                if sink is not None:  # else it was unsubscribed meanwhile
-                    sink.push(event)
-            else:
-                others += 1
-                self._handle(event)
-        self._counters.in_messages += len(events) - others
+        try:
+            for event in events:
+                if type(event) is Msg:
+                    if divert is not None:
+                        divert(event)
+                        continue
+                    sink = find(event.sid)
+                    if sink is not None:  # else it was unsubscribed meanwhile
+                        sink.push(event)
+                else:
+                    others += 1
+                    self._handle(event)
+        finally:
+            self._counters.in_messages += len(events) - others
 
     def _handle(self, event: Event) -> None:
         """What is not a message."""

@@ -1,0 +1,196 @@
+"""What listeners are told, in which order, and that they never hold anything up."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+import trio.testing
+
+from tests.messages.helpers import ONCE, PATIENCE, barrier, msg, next_event, scripted, take
+from tests.support.peer import Peer, ScriptedServer, info_line
+from trio_nats import ConnectionLostError, PendingLimits, ReconnectPolicy, open_nats
+from trio_nats.events import (
+    Closed,
+    Connected,
+    Disconnected,
+    Event,
+    LameDuck,
+    Reconnected,
+    ReconnectFailed,
+    ServerError,
+    ServersDiscovered,
+    SlowConsumer,
+)
+
+
+async def rest(events: trio.abc.ReceiveChannel[Event]) -> list[Event]:
+    """All events until there can be no more."""
+    return [event async for event in events]
+
+
+async def lets_in(peer: Peer) -> None:
+    await peer.send_info()
+    await peer.accept_connect()
+    await peer.serve()
+
+
+async def refuses(peer: Peer) -> None:
+    await peer.send_info()
+    await peer.send(b"-ERR 'maximum connections exceeded'\r\n")
+    await peer.hang_up()
+
+
+async def test_a_whole_life() -> None:
+    again = ReconnectPolicy(wait=0)
+    with trio.fail_after(PATIENCE):
+        async with ScriptedServer(lets_in, refuses, refuses, lets_in) as server:
+            async with open_nats(server.url, reconnect=again) as nc, nc.events() as events:
+                (await server.peer(0)).abort()
+                async with nc.events() as others:
+                    await next_event(others, Reconnected)
+                await nc.aclose()
+                found = await rest(events)
+    assert [type(event) for event in found] == [
+        Disconnected,
+        ReconnectFailed,
+        ReconnectFailed,
+        Reconnected,
+        Closed,
+    ]
+    lost, one, two, back, closed = found
+    assert isinstance(lost, Disconnected)
+    assert isinstance(lost.reason, ConnectionLostError)
+    assert isinstance(one, ReconnectFailed)
+    assert isinstance(two, ReconnectFailed)
+    assert (one.attempt, two.attempt) == (1, 2)
+    assert "maximum connections exceeded" in str(one.error)
+    assert {lost.server, one.server, back.server} == {server.url}  # type: ignore[union-attr]
+    assert closed == Closed(None)
+
+
+async def test_the_first_connection_is_told_to_who_was_there_before_it() -> None:
+    behind = ReconnectPolicy(wait=0, retry_on_initial_connect=True)
+    with trio.fail_after(PATIENCE):
+        async with ScriptedServer(refuses, lets_in) as server:
+            async with open_nats(server.url, reconnect=behind) as nc, nc.events() as events:
+                assert isinstance(await events.receive(), ReconnectFailed)
+                assert await events.receive() == Connected(server.url)
+                await nc.flush()
+                assert nc.stats.reconnects == 0
+
+
+async def test_the_last_event_says_why() -> None:
+    async with scripted() as (nc, peer), nc.events() as events:
+        await peer.send(b"-ERR 'Stale Connection'\r\n")
+        peer.close()
+        complaint, lost, closed = await rest(events)
+        assert isinstance(complaint, ServerError)
+        assert complaint.error.message == "Stale Connection"
+        assert isinstance(lost, Disconnected)
+        assert "Stale Connection" in str(lost.reason)
+        assert closed == Closed(nc.failure)
+        # There is no more to be told to who comes later.
+        assert await rest(nc.events()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Maximum Subscriptions Exceeded",
+        "something new",
+        'Permissions Violation for Publish to "a"',
+        'Permissions Violation for Subscription to "a"',
+        'Permissions Violation for Subscription to "a" using queue "q"',
+        'Permissions Violation for Subscription to "x" (sid "9")',
+        "",
+    ],
+)
+async def test_complaints_that_concern_nobody(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with scripted() as (nc, peer), nc.events() as events, nc.subscribe("b") as sub:
+        with caplog.at_level(logging.WARNING, "trio_nats"):
+            await peer.send(b"-ERR '%b'\r\n" % text.encode())
+            event = await events.receive()
+        assert isinstance(event, ServerError)
+        assert event.error.message == text
+        assert text in caplog.text
+        await peer.send(msg("b", 1, b"x"))
+        assert await take(sub, 1) == [b"x"]
+
+
+async def test_what_info_says() -> None:
+    async with scripted() as (nc, peer), nc.events() as events:
+        await peer.send(info_line(connect_urls=["10.9.8.7:1", "10.9.8.8:2"]) * 2)
+        event = await events.receive()
+        assert isinstance(event, ServersDiscovered)
+        assert sorted(event.servers) == ["nats://10.9.8.7:1", "nats://10.9.8.8:2"]
+        await peer.send(info_line(connect_urls=["10.9.8.8:2", "10.9.8.9:3"]))
+        assert await events.receive() == ServersDiscovered(("nats://10.9.8.9:3",))
+        await barrier(peer)
+        # 10.9.8.7 has left the cluster; what the user named stays.
+        assert {server.host for server in nc.servers} == {"127.0.0.1", "10.9.8.8", "10.9.8.9"}
+
+
+async def test_a_lame_duck_with_nowhere_to_go_is_told_once() -> None:
+    async with scripted() as (nc, peer), nc.events() as events:
+        url = nc.connected_url
+        assert url is not None
+        await peer.send(info_line(ldm=True) * 2)
+        await barrier(peer)
+        assert nc.state == "open"
+        await nc.aclose()
+        assert await rest(events) == [LameDuck(url), Closed(None)]
+
+
+async def test_a_listener_that_is_full_loses_the_oldest_and_holds_nothing_up() -> None:
+    async with (
+        scripted() as (nc, peer),
+        nc.events(buffer=1) as one,
+        nc.events(buffer=3) as three,
+        nc.events() as many,
+    ):
+        await peer.send(b"".join(b"-ERR 'no. %d'\r\n" % number for number in range(200)))
+        await barrier(peer)
+        await nc.aclose()
+        assert await rest(one) == [Closed(None)]
+        found = await rest(many)
+        assert await rest(three) == found[-3:]
+        assert len(found) == 201
+        texts = [event.error.message for event in found if isinstance(event, ServerError)]
+        assert texts == [f"no. {number}" for number in range(200)]
+
+
+async def test_a_listener_that_left_and_one_that_left_a_copy() -> None:
+    async with scripted() as (nc, peer):
+        async with nc.events(buffer=1):
+            pass
+        async with nc.events(buffer=1) as events:
+            assert isinstance(events, trio.MemoryReceiveChannel)
+            copy = events.clone()
+        await peer.send(b"-ERR 'one'\r\n-ERR 'two'\r\n")
+        await barrier(peer)
+        assert len(nc._core.hub._listeners) == 1
+        await copy.aclose()
+        await peer.send(b"-ERR 'three'\r\n")
+        await barrier(peer)
+        assert nc._core.hub._listeners == []
+
+
+async def test_a_waiting_listener_can_be_cancelled_without_loss() -> None:
+    async with scripted() as (nc, peer), nc.events(buffer=1) as events:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(events.receive)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        await peer.send(b"-ERR 'one'\r\n")
+        event = await events.receive()
+        assert isinstance(event, ServerError)
+
+
+async def test_being_slow_is_told_with_numbers() -> None:
+    limits = PendingLimits(messages=2)
+    async with scripted(reconnect=ONCE) as (nc, peer), nc.events() as events:
+        async with nc.subscribe("a.*", pending=limits):
+            await peer.send(msg("a.b", 1, b"123") * 5)
+            assert await events.receive() == SlowConsumer("a.*", 2, 6, 1)
