@@ -413,8 +413,10 @@ class Connection:
         with trio.move_on_after(core.settings.close_timeout):
             while core.session is not None or core.outbox.size or core.between_wires:
                 await core.wait(lambda: core.session is not None or core.failure is not None)
-                if core.session is None or await core.session.pings.round_trip():
+                if core.session is None:
                     break
+                if await core.session.pings.round_trip():
+                    return
         if core.outbox.size:
             _logger.warning("closing with %d bytes not written", core.outbox.size)
 

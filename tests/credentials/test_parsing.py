@@ -376,6 +376,7 @@ async def test_a_directory_is_no_file(make: Any, tmp_path: Path) -> None:
         f"{SEED_BEGIN}\n{SEED}\n{SEED_END}\n",
         USER.creds,
     ],
+    ids=["alone", "line", "BOM", "spaces", "comments", "public key", "section", "creds"],
 )
 async def test_files_that_hold_a_seed(text: str, tmp_path: Path) -> None:
     file = tmp_path / "alice.nk"

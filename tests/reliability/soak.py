@@ -379,15 +379,21 @@ def left_over() -> dict[str, int]:
     }
 
 
+def more_than(before: dict[str, int]) -> dict[str, int]:
+    """By how much what there is exceeds what there was."""
+    now = left_over()
+    return {what: now[what] - count for what, count in before.items() if now[what] > count}
+
+
 async def soak(seconds: float, seed: int | str, *, tls: bool, corrupt: bool = True) -> Report:
     """One run; :attr:`Report.faults` is empty if all is well."""
     before = left_over()
     report = await Soak(seed, tls=tls, corrupt=corrupt).run(seconds)
     with trio.move_on_after(5):
-        while left_over() != before:  # noqa: ASYNC110
+        while more_than(before):  # noqa: ASYNC110
             await trio.sleep(0.05)
-    if (after := left_over()) != before:
-        report.faults.append(f"{before} became {after}")
+    if grown := more_than(before):
+        report.faults.append(f"left over: {grown}")
     if not report.checked:
         report.faults.append("nothing could be checked")
     return report
