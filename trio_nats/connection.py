@@ -211,6 +211,7 @@ class Connection:
             sentinel,
             send=partial(self._send_request, token, frame),
             forget=partial(self._core.requests.close, token),
+            check_run=self._core.check_run,
         )
 
     def _prepare_request(
@@ -395,6 +396,8 @@ class Connection:
         the same.
         """
         core = self._core
+        if core.state is not ConnectionState.CLOSED:
+            core.check_run()
         try:
             if core.state not in (ConnectionState.CLOSING, ConnectionState.CLOSED):
                 core.begin_closing()

@@ -38,6 +38,7 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         *,
         send: Callable[[Slot], Awaitable[None]],
         forget: Callable[[], None],
+        check_run: Callable[[], None] = lambda: None,
     ) -> None:
         self.subject = subject
         self._timeout = timeout
@@ -46,6 +47,7 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         self._sentinel = sentinel
         self._send = send
         self._forget = forget
+        self._check_run = check_run
         self._deadline: float | None = None
         self._arrived: deque[Msg] = deque()
         self._received = 0
@@ -79,6 +81,8 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
 
     async def aclose(self) -> None:
         """Expect no more replies. Done even if cancelled; harmless when repeated."""
+        if self._ended is None:
+            self._check_run()
         self._arrived.clear()
         self._ended = None
         self._finish(trio.ClosedResourceError("these replies are closed"))
@@ -105,6 +109,7 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
 
     async def receive(self) -> Msg:
         """The next reply; waits for it. Cancelled, the reply stays for the next one who asks."""
+        self._check_run()
         await trio.lowlevel.checkpoint()
         if self._deadline is None:
             raise RuntimeError("use it as 'async with nc.request_many(...) as replies:'")

@@ -117,6 +117,8 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
 
     async def aclose(self) -> None:
         """Unsubscribe and drop what was not received. Done even if cancelled, or repeated."""
+        if self._ended is None:
+            self._core.check_run()
         self._leave(trio.ClosedResourceError("this subscription is closed"))
         self._queue.clear()
         self._bytes = 0
@@ -130,6 +132,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         subscription ends. Raises :exc:`TimeoutError` when the server did not confirm in time.
         Cancelled or timed out, it is unsubscribed all the same.
         """
+        self._core.check_run()
         await trio.lowlevel.checkpoint()
         if self._sid is None:
             raise RuntimeError("a subscription that has not been entered cannot be drained")
@@ -138,6 +141,10 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             await self._core.drain([self._sid])
         if scope.cancelled_caught:
             raise RequestTimeoutError(f"drain: the server did not answer within {seconds:g} s")
+
+    def let_go(self) -> None:
+        """Have :meth:`wait_taken` return, whether all is taken or not."""
+        self._taken.unpark_all()
 
     def lift_limits(self) -> None:
         """Keep whatever still comes, for it is the last there is."""

@@ -117,6 +117,9 @@ class Requests:
             self._sid = self._router.add(self)
         self.slots[token] = slot
 
+    def let_go(self) -> None:
+        """See :class:`~.router.Sink`. Nobody waits here."""
+
     def lift_limits(self) -> None:
         """See :class:`~.router.Sink`. There are none."""
 

@@ -35,6 +35,9 @@ class Sink(Protocol):
     async def wait_taken(self) -> None:
         """Return once no message waits to be received."""
 
+    def let_go(self) -> None:
+        """Have :meth:`wait_taken` return: what waits can be taken as before, or never."""
+
     def lift_limits(self) -> None:
         """Keep whatever still comes, for it is the last there is."""
 

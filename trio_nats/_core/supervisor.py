@@ -34,7 +34,7 @@ from .outbox import Outbox
 from .pool import Pool
 from .redial import Redialer
 from .requests import Requests
-from .router import Router
+from .router import Router, Sink
 from .session import Session, SessionCallbacks
 from .settings import Settings
 from .stats import Counters
@@ -74,6 +74,8 @@ class Supervisor(SessionCallbacks):
         self._changed = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
+        self._drained: list[Sink] = []
+        """Subscriptions that the router does not know any more, but somebody waits for."""
         self._handing_over = False
         self._demanded_at = -1
         self._handover: Handover | None = None
@@ -364,8 +366,9 @@ class Supervisor(SessionCallbacks):
     async def drain_all(self) -> None:
         """:meth:`drain` every subscription, and wait until all they have has been taken out."""
         sinks = {sid: sink for sid, sink in self.router.sinks.items() if sink is not self.requests}
+        self._drained = list(sinks.values())
         await self.drain(sinks)
-        for sink in sinks.values():
+        for sink in self._drained:
             await sink.wait_taken()
 
     # --- state -----------------------------------------------------------------------------------
@@ -433,6 +436,8 @@ class Supervisor(SessionCallbacks):
         error = self.closed_error()
         self.state = ConnectionState.CLOSED
         self.router.end_all(error)
+        for sink in self._drained:
+            sink.let_go()
         self.requests.end(error)
         self.outbox.close()
         self._changed.unpark_all()
