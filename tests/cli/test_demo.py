@@ -37,7 +37,7 @@ def output() -> str:
         ("TLS required", ["TLSv1.3", "TLSv1.3", "TLSv1.3", "error", "error"]),
         ("TLS available", ["TLSv1.3", "TLSv1.3", "TLSv1.3", "error", "plaintext"]),
         ("TLS first", ["TLSv1.3", "error", "TLSv1.3", "TLSv1.3", "error"]),
-        ("TLS first: auto", ["TLSv1.3", "TLSv1.3", "TLSv1.3", "TLSv1.3", "error"]),
+        ("TLS first: 1 s", ["TLSv1.3", "TLSv1.3", "TLSv1.3", "TLSv1.3", "error"]),
     ],
 )
 def test_table(output: str, server: str, expected: list[str]) -> None:

