@@ -83,7 +83,8 @@ def tests(session: nox.Session) -> None:
     data = f".coverage-{session.python}"
     session.env["COVERAGE_FILE"] = data
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    # Two at a time: much of what the tests do is waiting for servers and networks.
+    session.run("coverage", "run", "-m", "pytest", *(session.posargs or ["-n", "2"]))
     session.run("coverage", "combine", "--quiet")
     if session.posargs:
         session.run("coverage", "report")

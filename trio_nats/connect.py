@@ -237,4 +237,6 @@ class _Open(AbstractAsyncContextManager[Connection]):
             with trio.move_on_after(seconds) as scope:
                 await auth.prepare()
             if scope.cancelled_caught:
-                raise CredentialsError(f"the credentials could not be read within {seconds:g} s")
+                raise CredentialsError(
+                    f"the credentials could not be read within {seconds:g} s (connect_timeout)"
+                )

@@ -15,7 +15,7 @@ def sid_of(line: bytes) -> bytes:
     return line.split()[-1]
 
 
-async def test_a_subscription_made_while_the_new_server_is_primed() -> None:
+async def test_a_subscription_made_while_the_new_server_is_primed(short_overlap: None) -> None:
     """The old server never hears of it; the new one does when it takes over, limit and all."""
     primed, subscribed = trio.Event(), trio.Event()
     old_peers: list[Peer] = []
@@ -48,7 +48,9 @@ async def test_a_subscription_made_while_the_new_server_is_primed() -> None:
             assert not any(b"late" in line for line in old_peers[0].lines)
 
 
-async def test_reconnecting_again_while_the_last_change_is_being_finished() -> None:
+async def test_reconnecting_again_while_the_last_change_is_being_finished(
+    short_overlap: None,
+) -> None:
     async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
         with trio.fail_after(PATIENCE):
             await nc.reconnect()
@@ -84,7 +86,9 @@ async def test_reconnecting_while_a_lame_duck_has_nowhere_to_send_us() -> None:
                 await server.peer(1)
 
 
-async def test_the_next_server_turning_lame_before_the_change_is_finished() -> None:
+async def test_the_next_server_turning_lame_before_the_change_is_finished(
+    short_overlap: None,
+) -> None:
     third = ScriptedServer(session())
     async with third:
 
@@ -146,7 +150,9 @@ async def test_the_new_server_dying_during_the_overlap_brings_no_message_twice()
             assert got == [b"held", b"both", b"end"]
 
 
-async def test_draining_during_the_overlap_keeps_what_the_new_server_brought() -> None:
+async def test_draining_during_the_overlap_keeps_what_the_new_server_brought(
+    short_overlap: None,
+) -> None:
     async def new(peer: Peer) -> None:
         sid = sid_of(await read_line(peer, b"SUB"))
         await peer.expect_line(b"PING")

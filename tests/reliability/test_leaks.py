@@ -13,9 +13,25 @@ import pytest
 import trio
 
 import trio_nats
-from tests.reliability.helpers import PATIENCE, QUICK, eventually, until
+from tests.reliability.helpers import (
+    PATIENCE,
+    QUICK,
+    deliver,
+    eventually,
+    read_line,
+    session,
+    until,
+)
 from tests.support.certs import certificates
-from trio_nats import ConnectError, PendingLimits, TLSOptions, open_nats
+from tests.support.peer import Peer, ScriptedServer
+from trio_nats import (
+    ConnectError,
+    ConnectionState,
+    PendingLimits,
+    ReconnectPolicy,
+    TLSOptions,
+    open_nats,
+)
 from trio_nats._core.session import Session
 from trio_nats._core.supervisor import Supervisor
 from trio_nats.events import Reconnected
@@ -157,3 +173,63 @@ async def test_requests_given_up_and_subscriptions_left() -> None:
             await leaves_nothing(cycle, CYCLES)
             assert nc.stats.subscriptions == 2
             assert not nc._core.requests.slots
+
+
+# A message refers to its connection and is invisible to the garbage collector, so a connection must
+# not be left with one in hand.
+
+
+async def test_a_connection_closed_while_it_moves_and_holds_messages_back() -> None:
+    async def old(peer: Peer) -> None:
+        sid = (await read_line(peer, b"SUB")).split()[-1]
+        await peer.send(deliver(b"a", sid, b"old"))
+        await peer.serve()
+
+    async def new(peer: Peer) -> None:
+        sid = (await read_line(peer, b"SUB")).split()[-1]
+        await peer.expect_line(b"PING")
+        await peer.send(b"PONG\r\n" + deliver(b"a", sid, b"held back") * 10)
+        await peer.serve()
+
+    async def cycle() -> None:
+        async with ScriptedServer(session(old), session(new)) as server:
+            async with open_nats(server.url) as nc, nc.subscribe("a") as sub:
+                assert (await sub.receive()).data == b"old"
+                await nc.reconnect()
+                await nc.flush(PATIENCE)
+
+    before = alive()
+    for _ in range(3):
+        await cycle()
+    assert alive() <= before
+
+
+@pytest.mark.parametrize("ending", ["closed", "malformed", "reset"])
+async def test_a_connection_lost_for_good_with_messages_in_its_last_breath(ending: str) -> None:
+    async def script(peer: Peer) -> None:
+        sid = (await read_line(peer, b"SUB")).split()[-1]
+        end = b"HELLO\r\n" if ending == "malformed" else b""
+        await peer.send(deliver(b"a", sid, b"last") * 10 + end)
+        if ending != "malformed":
+            await read_line(peer, b"PING")
+            await peer.send(deliver(b"a", sid, b"very last") + b"PONG\r\n")
+            await read_line(peer, b"PUB")
+        if ending == "reset":
+            peer.abort()
+
+    async def cycle() -> None:
+        async with ScriptedServer(session(script)) as server:
+            async with open_nats(server.url, reconnect=ReconnectPolicy(max_attempts=0)) as nc:
+                async with nc.subscribe("a") as sub:
+                    for _ in range(10):
+                        await sub.receive()
+                    if ending != "malformed":
+                        await nc.flush(PATIENCE)
+                        await nc.publish("a")
+                    await nc.wait_for_state(ConnectionState.CLOSED)
+            assert nc.failure is not None
+
+    before = alive()
+    for _ in range(3):
+        await cycle()
+    assert alive() <= before

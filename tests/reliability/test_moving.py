@@ -22,7 +22,9 @@ from trio_nats.events import Connected, Disconnected, Reconnected
 from trio_nats.testing import NatsServer
 
 
-async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice() -> None:
+async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
+    short_overlap: None,
+) -> None:
     plain, grouped = Ledger(), Ledger()
     async with (
         NatsServer() as server,
@@ -150,7 +152,9 @@ async def drained(events: trio.MemoryReceiveChannel[object]) -> list[object]:
             return found
 
 
-async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wire() -> None:
+async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wire(
+    short_overlap: None,
+) -> None:
     async with NatsServer() as server, open_nats(server.url) as nc:
         async with nc.subscribe("stays") as stays, trio.open_nursery() as nursery:
             nursery.start_soon(nc.reconnect)

@@ -129,7 +129,8 @@ async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(tl
             await nc.publish("a", b"end")
             got = await read_until(sub, b"end")
             numbers = [int(data.split()[0]) for data in got]
-            assert numbers == sorted(set(numbers)), "twice, or out of order"
+            # The server may read the last of an old wire behind the first of the next.
+            assert len(numbers) == len(set(numbers)), "a message came twice"
             for data, counted in zip(got, numbers, strict=True):
                 assert data == b"%d %b" % (counted, b"." * (counted % 200))
             assert "Unknown Protocol" not in server.log

@@ -146,6 +146,11 @@ class Handover:
             if not self._twins.is_twin(msg, came):
                 self._router.deliver(msg)
 
+    def give_up(self) -> None:
+        """The connection is over, and with it what was held back for its subscriptions."""
+        self.concluded.set()
+        self._held.clear()
+
     def _from_old(self, msg: Msg) -> None:
         sink = self._router.sinks.get(msg.sid)
         if sink is not None:

@@ -164,6 +164,9 @@ class Session:
                     self._handle(event)
         finally:
             self._counters.in_messages += len(events) - others
+            # The traceback of what ends the session refers to this list. See Msg on why no
+            # message may stay in the hands of what its own connection holds.
+            events.clear()
 
     def _handle(self, event: Event) -> None:
         """What is not a message."""

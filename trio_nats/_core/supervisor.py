@@ -432,7 +432,8 @@ class Supervisor(SessionCallbacks):
         self.failure = failure
         self.session = None
         if self._handover is not None:
-            self._handover.concluded.set()
+            self._handover.give_up()
+            self._handover = None
         error = self.closed_error()
         self.state = ConnectionState.CLOSED
         self.router.end_all(error)

@@ -1,0 +1,273 @@
+"""Every operation, cancelled at every moment it can be, on plain and on encrypted connections.
+
+Whatever was cancelled, the same connection works as before, nothing is left behind, and each
+message was handled once or not at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+import trio.testing
+
+from tests.messages.helpers import all_of, take
+from tests.support.certs import certificates
+from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.leaks import all_tasks, no_leaks, open_sockets
+from trio_nats import Connection, NoRespondersError, Subscription, TLSOptions, open_nats
+from trio_nats.testing import NatsServer, ServerTLS
+
+
+@dataclass
+class Stage:
+    """A connection whose operations are cancelled, and one that is only looked at."""
+
+    nc: Connection
+    witness: Connection
+    inbox: Subscription
+    """What ``nc`` has published to "ledger", as the witness gets it."""
+    number: int = 0
+    done: list[bytes] = field(default_factory=list)
+    """What was published according to whoever did it."""
+    got: list[bytes] = field(default_factory=list)
+    tasks: Counter[str] = field(default_factory=Counter)
+    sockets: set[str] = field(default_factory=set)
+
+    def next(self) -> bytes:
+        self.number += 1
+        return b"%d" % self.number
+
+    async def check(self) -> None:
+        """After every run: nothing is left, and both connections work."""
+        nc, core = self.nc, self.nc._core
+        assert core.requests.slots == {}
+        assert (nc.state, nc.stats.lost_in_flight, nc.stats.reconnects) == ("open", 0, 0)
+        for one in (nc, self.witness):
+            await one.flush()
+        async with nc.subscribe("check") as sub:
+            await nc.publish("check", b"x")
+            assert await take(sub, 1) == [b"x"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert nc.stats.outbox_bytes == 0
+        assert core.router.stalled == set()
+        assert all_tasks() == self.tasks
+        assert open_sockets() == self.sockets
+
+
+@asynccontextmanager
+async def staged(encrypted: bool) -> AsyncIterator[Stage]:
+    certs = certificates()
+    files = certs.server.cert_file, certs.server.key_file
+    tls = TLSOptions(ca_file=certs.ca_file) if encrypted else None
+    async with NatsServer(tls=ServerTLS(*files) if encrypted else None) as server, no_leaks():
+        async with (
+            open_nats(server.url, tls=tls, pending_size=200_000) as nc,
+            open_nats(server.url, tls=tls) as witness,
+            witness.subscribe("ledger") as inbox,
+        ):
+            await witness.flush()
+            yield Stage(nc, witness, inbox)
+
+
+Make = Callable[[Stage, Subscription], Awaitable[Operation]]
+
+
+async def publish(stage: Stage, _: Subscription) -> Operation:
+    await stage.nc.publish("filling", bytes(150_000))
+
+    async def operation() -> None:
+        for headers in (None, {"k": "v"}):
+            data = stage.next()
+            await stage.nc.publish("ledger", data + b"." * 60_000, headers=headers)
+            stage.done.append(data)
+
+    return operation
+
+
+async def subscribe(stage: Stage, _: Subscription) -> Operation:
+    async def operation() -> None:
+        async with stage.nc.subscribe("loop", max_msgs=2) as sub:
+            await stage.nc.publish("loop", b"1")
+            await stage.nc.publish("loop", b"2")
+            assert await all_of(sub) == [b"1", b"2"]
+
+    return operation
+
+
+async def receive(stage: Stage, sub: Subscription) -> Operation:
+    while sub.pending[0]:
+        stage.got.append(sub.receive_nowait().data)
+    for _ in range(3):
+        data = stage.next()
+        await stage.witness.publish("work", data)
+        stage.done.append(data)
+
+    async def operation() -> None:
+        for _ in range(3):
+            stage.got.append((await sub.receive()).data)
+
+    return operation
+
+
+async def respond(stage: Stage, sub: Subscription) -> Operation:
+    while sub.pending[0]:
+        sub.receive_nowait()
+    await stage.witness.publish("work", stage.next(), reply="ledger")
+
+    async def operation() -> None:
+        message = await sub.receive()
+        await message.respond(message.data)
+        stage.done.append(message.data)
+
+    return operation
+
+
+async def request(stage: Stage, _: Subscription) -> Operation:
+    async def operation() -> None:
+        data = stage.next()
+        assert (await stage.nc.request("echo", data)).data == data
+        with pytest.raises(NoRespondersError):
+            await stage.nc.request("nobody")
+        with pytest.raises(TimeoutError):
+            await stage.nc.request("silence", timeout=0.001)
+
+    return operation
+
+
+async def request_many(stage: Stage, _: Subscription) -> Operation:
+    async def operation() -> None:
+        data = stage.next()
+        async with stage.nc.request_many("echo", data, max_responses=1) as replies:
+            assert await all_of(replies) == [data]
+
+    return operation
+
+
+async def flush(stage: Stage, _: Subscription) -> Operation:
+    async def operation() -> None:
+        await stage.nc.flush()
+        await stage.nc.rtt(timeout=5)
+
+    return operation
+
+
+async def events(stage: Stage, _: Subscription) -> Operation:
+    async def operation() -> None:
+        async with stage.nc.events() as listener:
+            with trio.move_on_after(0.001):
+                await listener.receive()
+        assert await stage.nc.wait_for_state("open") == "open"
+
+    return operation
+
+
+async def drain(stage: Stage, _: Subscription) -> Operation:
+    async def operation() -> None:
+        async with stage.nc.subscribe("loop") as sub:
+            await stage.nc.publish("loop", b"x")
+            await sub.drain()
+            assert await all_of(sub) == [b"x"]
+
+    return operation
+
+
+async def _echo(sub: Subscription) -> None:
+    async for message in sub:
+        await message.respond(message.data)
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    ("make", "least"),
+    [
+        (publish, 2),
+        (subscribe, 3),
+        (receive, 1),
+        (respond, 1),
+        (request, 3),
+        (request_many, 4),
+        (flush, 4),
+        (events, 2),
+        (drain, 3),
+    ],
+)
+async def test_an_operation(make: Make, least: int, encrypted: bool) -> None:
+    with trio.fail_after(60):
+        async with staged(encrypted) as stage:
+            nc, witness = stage.nc, stage.witness
+            async with (
+                nc.subscribe("work") as work,
+                witness.subscribe("echo") as echo,
+                witness.subscribe("silence"),
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(_echo, echo)
+                for one in (nc, witness):
+                    await one.flush()
+                stage.tasks, stage.sockets = all_tasks(), open_sockets()
+                visited = await cancel_at_each_checkpoint(lambda: make(stage, work), stage.check)
+                assert visited >= least
+                await _settle(stage, make, work)
+                nursery.cancel_scope.cancel()
+
+
+async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
+    """Every message was handled once, in order, or is still there to be handled."""
+    if make is receive:
+        await stage.nc.flush()
+        while work.pending[0]:
+            stage.got.append(work.receive_nowait().data)
+        assert stage.got == stage.done
+    elif make in (publish, respond):
+        await stage.nc.publish("ledger", b"end")
+        while (data := (await take(stage.inbox, 1))[0].rstrip(b".")) != b"end":
+            stage.got.append(data)
+        assert stage.got == stage.done
+        assert 0 < len(stage.done) < stage.number
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("background", [False, True], ids=["user", "all tasks"])
+async def test_a_whole_life(encrypted: bool, background: bool) -> None:
+    """Opening, using and leaving, cancelled at each suspension of any task it consists of."""
+    certs = certificates()
+    files = certs.server.cert_file, certs.server.key_file
+    tls = TLSOptions(ca_file=certs.ca_file) if encrypted else None
+    with trio.fail_after(60):
+        async with NatsServer(tls=ServerTLS(*files) if encrypted else None) as server:
+            connections: list[Connection] = []
+
+            async def make() -> Operation:
+                async def operation() -> None:
+                    async with open_nats(server.url, tls=tls) as nc:
+                        connections.append(nc)
+                        async with nc.subscribe("loop") as sub:
+                            await nc.publish("loop", b"x", reply="nobody")
+                            await (await sub.receive()).respond(b"y")
+                            with pytest.raises(NoRespondersError):
+                                await nc.request("nobody")
+
+                return operation
+
+            tasks, sockets = all_tasks(), open_sockets()
+
+            async def check() -> None:
+                assert all_tasks() == tasks
+                assert open_sockets() == sockets
+                for nc in connections:
+                    assert (nc.state, nc.failure) == ("closed", None)
+                    assert nc._core.requests.slots == nc._core.router.sinks == {}
+                connections.clear()
+
+            visited = await cancel_at_each_checkpoint(make, check, background=background)
+            assert visited >= (15 if background else 6)
+            async with open_nats(server.url, tls=tls) as nc:
+                await nc.flush()
+                # All the others are gone for the server as well.
+                while (await server.monitor("connz"))["num_connections"] != 1:
+                    await trio.lowlevel.checkpoint()
