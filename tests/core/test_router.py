@@ -50,8 +50,9 @@ class Server:
             else:
                 assert operation == b"UNSUB"
                 sid = words[0]
+                assert sid in self.subs, "unsubscribed from what there is not"
                 if len(words) == 1:
-                    self.subs.pop(sid, None)
+                    del self.subs[sid]
                 else:
                     subject, queue, _ = self.subs[sid]
                     self.subs[sid] = (subject, queue, int(words[1]))
@@ -122,9 +123,13 @@ def test_the_server_always_knows_what_is_wanted(seed: int) -> None:
             carried = dict(router.wanted())
             server = Server()
             server.hear(router.difference(()))
+            router.live = False
             sid = router.add(late := Channel(b"late"))
             living[sid] = late
-            router.live = False
+            if some is not None:
+                router.remove(some)
+                del living[some]
+                draining.discard(some)
             outbox.forget_commands()
             server.hear(router.difference(carried))
             router.live = True
@@ -139,6 +144,20 @@ def test_the_server_always_knows_what_is_wanted(seed: int) -> None:
         else:
             assert said(outbox) == []
         assert router.sinks == living
+        assert router._draining & living.keys() == draining
+
+
+def test_nothing_is_remembered_of_those_that_are_gone() -> None:
+    router, _ = new_router()
+    left, denied, over = (router.add(Channel(b"a")) for _ in range(3))
+    for sid in (left, denied, over):
+        router.quiesce(sid)
+    router.remove(left)
+    assert left not in router._draining
+    router.deny(PermissionsViolationError("no", "subscription", "a", sid=denied.decode()))
+    assert denied not in router._draining
+    router.end_all(trio.ClosedResourceError())
+    assert router._draining == set()
 
 
 def test_a_message_goes_to_its_subscription_or_nowhere() -> None:

@@ -118,14 +118,15 @@ async def test_a_server_that_hangs_up_says_so() -> None:
 
 
 async def test_the_servers_last_words_are_heard_although_writing_failed_first() -> None:
-    async with scripted() as (nc, peer), nc.events() as events:
-        await fill(nc, 6_000_000)
-        # It says why, and resets the connection with our bytes unread.
-        await peer.send(b"-ERR 'Slow Consumer'\r\n")
-        peer.abort()
-        lost = await next_event(events, Disconnected)
-        assert "Slow Consumer" in str(lost.reason)
-        assert nc.stats.lost_in_flight >= 1
+    for _ in range(12):  # whether reader or writer notices first is a toss-up
+        async with scripted() as (nc, peer), nc.events() as events:
+            await fill(nc, 200_000)
+            # It says why, and resets the connection with our bytes unread.
+            await peer.send(b"-ERR 'Slow Consumer'\r\n")
+            peer.abort()
+            lost = await next_event(events, Disconnected)
+            assert "Slow Consumer" in str(lost.reason)
+            assert nc.stats.lost_in_flight >= 1
 
 
 async def test_a_fault_of_ours_costs_the_wire_and_not_the_connection(
@@ -177,10 +178,11 @@ async def test_what_comes_with_the_first_pong_is_not_lost() -> None:
         await peer.send_info()
         await peer.accept_connect(pong=False)
         await peer.send(b"PONG\r\n-ERR 'early'\r\nPING\r\n" + b'INFO {"server_name":"later"}\r\n')
-        await peer.expect_line(b"PONG")
         await peer.serve()
 
     with trio.fail_after(PATIENCE):
         async with ScriptedServer(script) as server, open_nats(server.url) as nc:
             await nc.flush()
             assert nc.server_info.server_name == "later"
+            await nc.flush()
+            assert b"PONG" in (await server.peer(0)).lines

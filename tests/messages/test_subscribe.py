@@ -221,16 +221,42 @@ async def test_a_receiving_loop_lets_others_run_every_64_messages() -> None:
 
 async def test_a_receiving_loop_can_be_cancelled_at_every_message() -> None:
     async with served() as (nc, _), nc.subscribe("a") as sub:
-        await _with_pending(nc, sub, 100)
-        for number in range(100):
+        await _with_pending(nc, sub, 200)
+        for number in range(200):
             got = []
             with trio.CancelScope() as scope:
-                async for message in sub:
-                    got.append(message.data)
+                if number % 2:
+                    async for message in sub:
+                        got.append(message.data)
+                        scope.cancel()
+                while True:
+                    got.append((await sub.receive()).data)
                     scope.cancel()
             assert scope.cancelled_caught
             assert got == [b"%d" % number]
         assert sub.pending == (0, 0)
+
+
+async def test_a_message_somebody_else_was_quicker_to_take() -> None:
+    async with served() as (nc, _), nc.subscribe("a") as sub:
+        for _ in range(20):
+            await _with_pending(nc, sub, 64)
+            got: list[bytes] = []
+
+            async def work(got: list[bytes] = got) -> None:
+                while len(got) < 64:
+                    got += await take(sub, 1)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(work)
+                # It looks for a message, and lets others run before it takes it.
+                while len(got) < 60:
+                    await trio.lowlevel.checkpoint()
+                while sub.pending[0]:
+                    sub.receive_nowait()
+                    await nc.publish("a", b"instead")
+            assert len(got) == 64
+            assert sub.pending == (0, 0)
 
 
 async def test_a_message_for_nobody_is_passed_over() -> None:

@@ -1,7 +1,7 @@
 """The ``ssl.SSLContext`` of one attempt, built from what the files say now.
 
 Everything here blocks (it reads files, and loading the system's certificates takes a while), so
-it runs in a worker thread; see :func:`load_context`.
+it runs in a worker thread; see :func:`load_material`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import os
 import secrets
 import ssl
 import tempfile
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import trio
 
 from ..errors import TLSConfigurationError
 from ..options import StrPath, TLSOptions
+from .tls_info import client_certificate_expiry
 
-__all__ = ["build_context", "load_context"]
+__all__ = ["Material", "load_material"]
 
 logger = logging.getLogger("trio_nats.tls")
 
@@ -31,18 +34,27 @@ _VERIFY_FLAGS = (
 )
 
 
-async def load_context(options: TLSOptions) -> ssl.SSLContext:
-    """:func:`build_context` in a worker thread. Cancelled, it leaves the thread to finish alone."""
-    return await trio.to_thread.run_sync(build_context, options, abandon_on_cancel=True)
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What an attempt takes into the handshake."""
+
+    context: ssl.SSLContext
+    expires: datetime | None
+    """When our own certificate ends, if that is known."""
 
 
-def build_context(options: TLSOptions) -> ssl.SSLContext:
-    """The context that ``options`` describe.
+async def load_material(options: TLSOptions) -> Material:
+    """The material that ``options`` describe. Cancelled, it leaves its thread to finish alone.
 
     Raises :exc:`TLSConfigurationError` for files that cannot be read, do not hold what they
     should, or do not belong together.
     """
+    return await trio.to_thread.run_sync(_build, options, abandon_on_cancel=True)
+
+
+def _build(options: TLSOptions) -> Material:
     context = options.context
+    expires = None
     if context is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = options.minimum_version
@@ -50,8 +62,9 @@ def build_context(options: TLSOptions) -> ssl.SSLContext:
         _load_authorities(context, options)
         if options.cert_file is not None:
             _load_client_certificate(context, options)
+            expires = client_certificate_expiry(options.cert_file)
         elif options.bundle_file is not None:
-            _load_bundle(context, options)
+            expires = _load_bundle(context, options)
         if options.insecure_skip_verify:
             logger.warning(
                 "insecure_skip_verify: accepting any certificate; anyone on the network path "
@@ -61,7 +74,7 @@ def build_context(options: TLSOptions) -> ssl.SSLContext:
             context.verify_mode = ssl.CERT_NONE
     if options.configure is not None:
         options.configure(context)
-    return context
+    return Material(context, expires)
 
 
 def _load_authorities(context: ssl.SSLContext, options: TLSOptions) -> None:
@@ -138,7 +151,7 @@ class _Password:
         return self._password
 
 
-def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> None:
+def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
     assert options.bundle_file is not None
     try:
         from cryptography.hazmat.primitives import serialization
@@ -181,6 +194,7 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> None:
             raise TLSConfigurationError(
                 f"bundle_file {str(options.bundle_file)!r}: {error.reason}"
             ) from None
+    return bundle.cert.certificate.not_valid_after_utc
 
 
 def _check_readable(option: str, file: StrPath) -> None:

@@ -21,6 +21,7 @@ from .._protocol.server_errors import server_error
 from ..errors import (
     NoInfoError,
     ProtocolError,
+    TLSConfigurationError,
     TLSHandshakeError,
     TLSInjectionError,
     TLSNotOfferedError,
@@ -34,6 +35,12 @@ logger = logging.getLogger("trio_nats.tls")
 
 # The TLS record types a server may begin with: change_cipher_spec, alert, handshake.
 _TLS_RECORDS = frozenset((0x14, 0x15, 0x16))
+_INFO, _ERR = b"INFO ", b"-ERR "
+# A real server does that at its max_connections, without waiting for the handshake.
+_TURNED = (
+    "A server that turns clients away says so in plaintext, as somebody on the way can too; the "
+    "connection was closed"
+)
 _READ = 16 * 1024
 
 
@@ -42,19 +49,24 @@ async def read_info(
 ) -> tuple[ServerInfo, bytes]:
     """Read the INFO line, ``received`` being what has come already. Also returns what came after.
 
-    Raises :exc:`NoInfoError` for a peer that begins with anything else or closes without it, and
-    :exc:`ProtocolError` for an INFO that is malformed or longer than ``limit`` bytes.
+    Raises :exc:`NoInfoError` for a peer that begins with anything else or closes without it,
+    :exc:`ProtocolError` for an INFO that is malformed or longer than ``limit`` bytes, and what an
+    ``-ERR`` in its place means: a server may be too busy to introduce itself.
     """
     buffer = bytearray(received)
     searched = 0
     while (end := buffer.find(b"\r\n", searched)) < 0:
-        if not b"INFO ".startswith(buffer[:5]):
+        if not _INFO.startswith(buffer[:5]) and not _ERR.startswith(buffer[:5]):
             break
         if len(buffer) > limit:
-            raise ProtocolError(f"the server's INFO is longer than the limit of {limit:,} bytes")
+            raise ProtocolError(
+                f"the server's first line is longer than the limit of {limit:,} bytes for INFO"
+            )
         searched = max(0, len(buffer) - 1)
         data = await stream.receive_some(_READ)
         if not data:
+            if buffer.startswith(_ERR):
+                break
             raise NoInfoError(
                 "the peer closed the connection before its INFO was complete"
                 if buffer
@@ -62,10 +74,9 @@ async def read_info(
                 closed=True,
             )
         buffer += data
-    if bytes(buffer[:5]) == b"-ERR ":
-        # What a server says that is too busy to introduce itself.
-        raise server_error(error_text(bytes(buffer[4:]).partition(b"\r")[0]))
-    if bytes(buffer[:5]) != b"INFO ":
+    if buffer.startswith(_ERR):
+        raise server_error(error_text(bytes(buffer[4:] if end < 0 else buffer[4:end])))
+    if not buffer.startswith(_INFO):
         began = excerpt(bytes(buffer[:61]))
         raise NoInfoError(f"the peer did not begin with INFO but with {began}; is it NATS?")
     return decode_info(bytes(buffer[5:end])), bytes(buffer[end + 2 :])
@@ -83,12 +94,14 @@ class LeadingInfoStream(trio.abc.Stream):
         *,
         server: str,
         mode: TLSMode,
+        demand: str,
         limit: int,
         info: ServerInfo | None = None,
     ) -> None:
         self._stream = stream
         self._server = server
         self._mode = mode
+        self._demand = demand
         self._limit = limit
         self._begun = False
         self.info = info
@@ -115,9 +128,9 @@ class LeadingInfoStream(trio.abc.Stream):
         info, rest = await read_info(self._stream, self._limit, data)
         if not info.offers_tls:
             raise TLSNotOfferedError(
-                f"{self._server} offers no TLS, but TLS is required (mode {self._mode}); nothing "
-                "was sent in plaintext. Switch TLS on in the server, or, if plaintext is "
-                "acceptable, use nats:// with PREFER or DISABLE"
+                f"{self._server} offers no TLS, but TLS is required {self._demand}; nothing was "
+                "sent in plaintext. Switch TLS on in the server, or, if plaintext is acceptable, "
+                "open a connection to nats:// with PREFER or DISABLE"
             )
         self.info = info
         return rest or bytes(await self._stream.receive_some(_READ))
@@ -125,6 +138,10 @@ class LeadingInfoStream(trio.abc.Stream):
     def _not_tls(self, data: bytes) -> Exception:
         if self.info is not None:
             return injected(self._server, data)
+        if data.startswith(_ERR):
+            return TLSHandshakeError(
+                f"{self._server} answered the handshake in plaintext: {excerpt(data)}. {_TURNED}"
+            )
         return TLSHandshakeError(
             f"{self._server} does not speak TLS: it answered the handshake with {excerpt(data)}"
         )
@@ -144,9 +161,10 @@ class LeadingInfoStream(trio.abc.Stream):
 
 def injected(server: str, data: bytes) -> TLSInjectionError:
     """The error for plaintext where only TLS may be."""
+    what = "Somebody on the way may be injecting it; the connection was closed and nothing believed"
     return TLSInjectionError(
         f"{server} sent plaintext between INFO and the TLS handshake: {excerpt(data)}. "
-        "Somebody on the way may be injecting it; the connection was closed and nothing believed"
+        f"{_TURNED if data.startswith(_ERR) else what}"
     )
 
 
@@ -155,7 +173,8 @@ async def start_tls(
 ) -> tuple[trio.SSLStream[trio.abc.Stream], Sequence[bytes]]:
     """Handshake as a client. Returns the stream, and the certificates above the server's own.
 
-    Lets through what Trio raises; the caller then closes ``stream`` and never uses it again.
+    Raises :exc:`TLSConfigurationError` for a context or a name that cannot be used, and lets
+    through what Trio raises; the caller then closes ``stream`` and never uses it again.
     """
     handshaken: list[ssl.SSLObject] = []
 
@@ -171,6 +190,13 @@ async def start_tls(
         wrapped = trio.SSLStream(
             stream, context, server_hostname=server_hostname, https_compatible=True
         )
+    except ssl.SSLError as error:
+        raise TLSConfigurationError(f"the TLS context is not for connecting: {error}") from error
+    except (ValueError, TypeError) as error:
+        # OpenSSL's word on a name that can be none, such as one with a leading dot.
+        raise TLSConfigurationError(
+            f"{server_hostname!r} cannot be verified as a host name"
+        ) from error
     finally:
         context.sslobject_class = previous
     await wrapped.do_handshake()

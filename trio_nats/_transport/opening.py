@@ -34,12 +34,18 @@ from ..message import Publisher
 from ..options import PlaintextAuth, ProtocolLimits, TLSMode, TLSOptions
 from ..server_info import ServerInfo
 from ..servers import Server, is_loopback
-from .context import load_context
+from .context import Material, load_material
 from .dial import DialError, dial, peer_address
 from .handshake import LeadingInfoStream, injected, read_info, start_tls
-from .plan import TLSPlan, effective_mode, plan_tls, upgrades
-from .tls_errors import Handshake, explain_failed_handshake, explain_failed_read, reason_of
-from .tls_info import TLSInfo, client_certificate_expiry, describe
+from .plan import TLSPlan, demand, effective_mode, plan_tls, upgrades
+from .tls_errors import (
+    Handshake,
+    explain_alert,
+    explain_closing,
+    explain_failed_handshake,
+    reason_of,
+)
+from .tls_info import TLSInfo, describe
 
 __all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "open_wire"]
 
@@ -127,11 +133,15 @@ class _Opening:
         self._origin = origin
         self._settings = settings
         tls = settings.tls
-        self._mode = effective_mode(server.scheme, tls.mode, tls.has_material, memory.was_tls)
+        asked = (server.scheme, tls.mode, tls.has_material, memory.was_tls)
+        self._mode = effective_mode(*asked)
+        self._demand = demand(*asked)
         self._memory = memory
-        self._context: ssl.SSLContext | None = None
+        self._material: Material | None = None
+        self._loading = False
         self._plain_info: ServerInfo | None = None
         self._tls_info: TLSInfo | None = None
+        self._heard_inside = False
         self._introduced = False
         self.phase: ConnectPhase = "tls"
 
@@ -148,7 +158,7 @@ class _Opening:
         self.phase = "tls"
         if plan.promises_tls or (tls.has_material and plan is TLSPlan.IF_OFFERED):
             # Before dialling: no need to bother a server with a certificate that cannot be loaded.
-            self._context = await self._load_context()
+            self._material = await self._load_material()
         stream = await self._dial()
         try:
             return await self._introduce(stream, plan, answer)
@@ -156,9 +166,12 @@ class _Opening:
             await trio.aclose_forcefully(stream)
             raise
 
-    async def _load_context(self) -> ssl.SSLContext:
+    async def _load_material(self) -> Material:
+        self._loading = True
         try:
-            return await load_context(self._settings.tls)
+            material = await load_material(self._settings.tls)
+            self._loading = False
+            return material
         except NatsError:
             raise
         except Exception as error:
@@ -187,6 +200,7 @@ class _Opening:
                 info = _without_hearsay(info)
         else:
             info, rest = await self._read_info(raw)
+            self.phase = "tls"
             if upgrades(plan, info, self._server):
                 if rest:
                     raise injected(self._server.url, rest)
@@ -201,30 +215,27 @@ class _Opening:
     async def _handshake(self, raw: trio.abc.Stream) -> trio.abc.Stream:
         self.phase = "tls"
         tls = self._settings.tls
-        context = self._context or await self._load_context()
+        material = self._material or await self._load_material()
         leading = LeadingInfoStream(
             raw,
             server=self._server.url,
             mode=self._mode,
+            demand=self._demand,
             limit=self._settings.limits.info,
             info=self._plain_info,
         )
         name = tls.server_hostname or self._server.tls_name or self._server.host.partition("%")[0]
         try:
-            stream, issuers = await start_tls(leading, context, name)
+            # The dot that ends a fully qualified name is the resolver's business; no certificate
+            # has it.
+            stream, issuers = await start_tls(leading, material.context, name.removesuffix("."))
         except trio.BrokenResourceError as error:
             self._plain_info = leading.info
             raise explain_failed_handshake(error, self._known()) from error
-        except ValueError as error:
-            # OpenSSL's word on a name that can be none, such as one with a leading dot.
-            raise TLSConfigurationError(f"{name!r} cannot be verified as a host name") from error
         self._plain_info = leading.info
-        expiry = None
-        if tls.cert_file is not None:
-            expiry = await trio.to_thread.run_sync(
-                client_certificate_expiry, tls.cert_file, abandon_on_cancel=True
-            )
-        self._tls_info = describe(stream, issuers, expiry, info_inside_tls=leading.info is None)
+        self._tls_info = describe(
+            stream, issuers, material.expires, info_inside_tls=leading.info is None
+        )
         return stream
 
     def _known(self) -> Handshake:
@@ -235,12 +246,14 @@ class _Opening:
     async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
         self.phase = "info"
         try:
-            return await read_info(stream, self._settings.limits.info)
+            read = await read_info(stream, self._settings.limits.info)
+            self._heard_inside = self._tls_info is not None
+            return read
         except NoInfoError as error:
             if not error.closed:
                 raise
             if self._tls_info is not None:
-                raise explain_failed_read(None, self._known()) or error from error
+                raise explain_closing(self._known()) from error
             raise NoInfoError(f"{error}{self._silence_hint()}", closed=True) from None
         except trio.BrokenResourceError as error:
             raise self._explained(error) from error
@@ -254,11 +267,12 @@ class _Opening:
         )
 
     def _explained(self, error: trio.BrokenResourceError) -> NatsError:
-        explained = None
-        if self._tls_info is not None:
+        explained: NatsError | None = None
+        if isinstance(error.__cause__, ssl.SSLError):
+            explained = explain_alert(error.__cause__, self._known())
+        elif self._tls_info is not None and not self._heard_inside:
             # A reset says as little as a bare end of file does.
-            said = error if isinstance(error.__cause__, ssl.SSLError) else None
-            explained = explain_failed_read(said, self._known())
+            explained = explain_closing(self._known())
         return explained or ServerClosedError(
             f"the connection to {self._server} broke: {reason_of(error)}"
         )
@@ -292,6 +306,7 @@ class _Opening:
                 data = await stream.receive_some(_READ)
                 if not data:
                     raise self._closed_early()
+                self._heard_inside = self._tls_info is not None
                 wire.early = parser.feed(bytes(data))
         except trio.BrokenResourceError as error:
             raise self._explained(error) from error
@@ -346,8 +361,9 @@ class _Opening:
         return error
 
     def _closed_early(self) -> NatsError:
-        closed = explain_failed_read(None, self._known()) if self._tls_info else None
-        return closed or ServerClosedError(
+        if self._tls_info is not None and not self._heard_inside:
+            return explain_closing(self._known())
+        return ServerClosedError(
             f"{self._server} closed the connection after CONNECT without a word"
         )
 
@@ -357,8 +373,10 @@ class _Opening:
             return NoInfoError(f"no INFO {within}{self._silence_hint()}")
         if self.phase == "auth" and not self._introduced:
             return ConnectTimeoutError(f"our credentials were not ready {within}")
+        if self._loading:
+            return ConnectTimeoutError(f"our certificates and TLS options were not ready {within}")
         what = {
-            "dial": "no TCP connection",
+            "dial": "no TCP connection, name resolution included,",
             "tls": "the TLS handshake was not done",
             "auth": "no answer to CONNECT",
         }.get(self.phase, "not connected")

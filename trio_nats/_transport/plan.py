@@ -12,7 +12,7 @@ from ..options import TLSMode, TLSOptions
 from ..server_info import ServerInfo
 from ..servers import Scheme, Server
 
-__all__ = ["TLSPlan", "check_server", "effective_mode", "plan_tls", "upgrades"]
+__all__ = ["TLSPlan", "check_server", "demand", "effective_mode", "plan_tls", "upgrades"]
 
 
 class TLSPlan(enum.Enum):
@@ -49,6 +49,20 @@ def effective_mode(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bo
     return mode
 
 
+def demand(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> str:
+    """Where a demand for TLS comes from, in brackets, for error texts."""
+    effective = effective_mode(scheme, mode, has_material, sticky)
+    if mode is effective:
+        return f"(mode {mode})"
+    if scheme in ("tls", "wss"):
+        why = f"with a {scheme}:// URL"
+    elif has_material and mode is TLSMode.AUTO:
+        why = "when certificates or other TLS options are given"
+    else:
+        why = "once the connection was encrypted"
+    return f"(mode {effective}, which {mode} becomes {why})"
+
+
 def plan_tls(
     scheme: Scheme, mode: TLSMode, *, has_material: bool = False, sticky: bool = False
 ) -> TLSPlan:
@@ -62,10 +76,14 @@ def plan_tls(
         )
     effective = effective_mode(scheme, mode, has_material, sticky)
     if scheme == "ws" and effective in (TLSMode.REQUIRE, TLSMode.IMPLICIT):
-        why = "certificates or other TLS options" if mode is TLSMode.AUTO else f"TLS mode {mode}"
+        if mode is effective:
+            why = f"TLS mode {mode} asks for TLS"
+        elif sticky:
+            why = "the connection was encrypted before, and so stays"
+        else:
+            why = "certificates or other TLS options ask for TLS"
         raise TLSConfigurationError(
-            f"a ws:// URL is plaintext, but {why} ask for TLS; use wss:// (its default port is "
-            "443, not 80)"
+            f"a ws:// URL is plaintext, but {why}; use wss:// (its default port is 443, not 80)"
         )
     if scheme in ("ws", "wss"):
         return TLSPlan.BY_SCHEME

@@ -17,7 +17,13 @@ from ..errors import (
 from ..options import TLSMode
 from ..server_info import ServerInfo
 
-__all__ = ["Handshake", "explain_failed_handshake", "explain_failed_read"]
+__all__ = [
+    "Handshake",
+    "explain_alert",
+    "explain_closing",
+    "explain_failed_handshake",
+    "reason_of",
+]
 
 # Alerts by which a server says that it is our certificate it does not like. OpenSSL names an alert
 # for the protocol version that introduced it, whichever version is being spoken.
@@ -76,16 +82,20 @@ def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSH
     return TLSHandshakeError(f"TLS handshake with {handshake.server} failed: {what}.{hint}")
 
 
-def explain_failed_read(error: BaseException | None, handshake: Handshake) -> NatsError | None:
-    """A read that failed between the handshake and the server's first PONG.
+def explain_alert(error: ssl.SSLError, handshake: Handshake) -> ClientCertificateError | None:
+    """An alert in place of the server's first words inside TLS, if it is about our certificate.
 
     Under TLS 1.3 a server checks the client's certificate only after the client believes the
-    handshake to be done, so this is where a refusal shows. ``error`` is ``None`` for a bare end of
-    file, which is all that some TLS-terminating proxies have to say.
+    handshake to be done, so this is where a refusal shows.
     """
-    if error is not None:
-        reason = getattr(error.__cause__, "reason", None) or ""
-        return _client_certificate_refusal(reason, handshake)
+    return _client_certificate_refusal(error.reason or "", handshake)
+
+
+def explain_closing(handshake: Handshake) -> NatsError:
+    """A bare end in place of the server's first words inside TLS.
+
+    It is all that some TLS-terminating proxies have to say about a client's certificate.
+    """
     sent = "the one sent" if handshake.has_client_certificate else "none was sent"
     if handshake.info is not None and not handshake.info.tls_verify:
         return ServerClosedError(
@@ -94,7 +104,8 @@ def explain_failed_read(error: BaseException | None, handshake: Handshake) -> Na
     return ClientCertificateError(
         f"{handshake.server} closed the connection right after the TLS handshake, as a server or "
         f"TLS-terminating proxy does that did not get an acceptable client certificate ({sent}); "
-        "check cert_file and key_file, or what the server's side expects"
+        "check cert_file and key_file, what the server's side expects, and whether the server "
+        "behind such a proxy is up"
     )
 
 

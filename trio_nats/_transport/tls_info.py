@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,11 +109,18 @@ def _from_ssl(decoded: dict[str, object], der: bytes) -> CertificateInfo:
     return CertificateInfo(
         subject=name("subject"),
         issuer=name("issuer"),
-        subject_alt_names=tuple(value for _, value in names),
+        subject_alt_names=tuple(_plain_name(kind, value) for kind, value in names),
         not_before=moment("notBefore"),
         not_after=moment("notAfter"),
         sha256=hashlib.sha256(der).hexdigest(),
     )
+
+
+def _plain_name(kind: str, value: str) -> str:
+    """The ssl module writes all groups of an IPv6 address; everybody else writes ``::``."""
+    if kind == "IP Address" and ":" in value:
+        return str(ipaddress.IPv6Address(value))
+    return value
 
 
 def _from_der(der: bytes) -> CertificateInfo | None:
@@ -130,7 +138,8 @@ def _from_der(der: bytes) -> CertificateInfo | None:
             not_after=certificate.not_valid_after_utc,
             sha256=hashlib.sha256(der).hexdigest(),
         )
-    except ValueError:
+    except Exception:
+        # Not worth a connection. Besides ValueError there are several kinds that share no base.
         return None
 
 
@@ -154,5 +163,5 @@ def client_certificate_expiry(cert_file: StrPath) -> datetime | None:
         from cryptography import x509
 
         return x509.load_pem_x509_certificates(Path(cert_file).read_bytes())[0].not_valid_after_utc
-    except (ImportError, OSError, ValueError, IndexError):
-        return None
+    except Exception:
+        return None  # see above
