@@ -162,6 +162,12 @@ async def test_nothing_is_kept_of_closed_connections() -> None:
             assert [ref for ref in kept if ref() is not None] == []
 
 
+async def test_what_it_looks_like() -> None:
+    async with scripted() as (nc, _):
+        assert repr(nc) == f"<Connection open {nc.connected_url}>"
+    assert repr(nc) == "<Connection closed >"
+
+
 async def test_two_connections_of_a_task_are_independent() -> None:
     async with served() as (one, server), open_nats(server.url) as two:
         await one.aclose()

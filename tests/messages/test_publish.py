@@ -122,6 +122,9 @@ async def test_more_subjects_than_are_remembered_are_all_sent_right() -> None:
         ({"subject": "a.*"}, InvalidSubjectError),
         ({"subject": "a."}, InvalidSubjectError),
         ({"subject": b"a"}, InvalidSubjectError),
+        ({"subject": bytearray(b"a")}, InvalidSubjectError),
+        ({"subject": ["a"]}, InvalidSubjectError),
+        ({"subject": None}, InvalidSubjectError),
         ({"subject": "a", "reply": ""}, InvalidSubjectError),
         ({"subject": "a", "reply": "b.>"}, InvalidSubjectError),
         ({"subject": "a", "reply": "b 0\r\nPUB"}, InvalidSubjectError),
@@ -274,10 +277,11 @@ async def test_flush_waits_for_the_server_to_have_everything() -> None:
 
 async def test_a_late_pong_does_not_answer_the_next_flush() -> None:
     async with scripted() as (nc, peer):
-        with pytest.raises(RequestTimeoutError, match=r"flush: .*0\.01 s"):
-            await nc.flush(timeout=0.01)
-        with pytest.raises(TimeoutError, match=r"rtt: .*0\.01 s"):
-            await nc.rtt(0.01)
+        for use in (nc.flush, nc.rtt):
+            async with trio.open_nursery() as given_up:
+                given_up.start_soon(use)
+                await peer.expect_line(b"PING")
+                given_up.cancel_scope.cancel()
         async with trio.open_nursery() as nursery:
             flushed = trio.Event()
 
@@ -286,14 +290,21 @@ async def test_a_late_pong_does_not_answer_the_next_flush() -> None:
                 flushed.set()
 
             nursery.start_soon(flush)
-            for _ in range(3):
-                await peer.expect_line(b"PING")
+            await peer.expect_line(b"PING")
             await peer.send(b"PONG\r\nPONG\r\nPING\r\n")
             await peer.expect_line(b"PONG")
             await trio.testing.wait_all_tasks_blocked()
             assert not flushed.is_set()
             await peer.send(b"PONG\r\nPONG\r\n")  # and one that nobody asked for
             await flushed.wait()
+
+
+async def test_giving_up_waiting() -> None:
+    async with scripted() as (nc, _):
+        with pytest.raises(RequestTimeoutError, match=r"flush: .*0\.01 s"):
+            await nc.flush(timeout=0.01)
+        with pytest.raises(TimeoutError, match=r"rtt: .*0\.01 s"):
+            await nc.rtt(0.01)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "1", float("nan")])

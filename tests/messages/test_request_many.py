@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import all_of, barrier, hmsg, msg, scripted, served, take
+from tests.messages.helpers import all_of, barrier, fill, hmsg, msg, scripted, served, take
 from tests.support.peer import Peer
 from trio_nats import (
     ConfigurationError,
@@ -19,6 +19,7 @@ from trio_nats import (
     Msg,
     NoRespondersError,
     Replies,
+    RequestTimeoutError,
     empty_sentinel,
     open_nats,
 )
@@ -172,6 +173,19 @@ async def test_the_loss_of_the_connection_ends_them_behind_what_came() -> None:
                 pass
 
 
+async def test_a_request_that_cannot_be_sent_in_time() -> None:
+    async with scripted(pending_size=100_000) as (nc, _peer):
+        await fill(nc, 100_000)
+        before = nc.stats.out_messages
+        with pytest.raises(RequestTimeoutError, match=r"could not be sent within 0\.01 s"):
+            async with nc.request_many("svc", timeout=0.01):
+                raise AssertionError("entered")
+        with pytest.raises(RequestTimeoutError):
+            await nc.request("svc", timeout=0.01)
+        assert nc._core.requests.slots == {}
+        assert nc.stats.out_messages == before
+
+
 async def test_asking_on_a_closed_connection() -> None:
     async with served() as (nc, _):
         replies = nc.request_many("svc")
@@ -189,6 +203,7 @@ async def test_asking_on_a_closed_connection() -> None:
         {"stall": -1},
         {"timeout": 0},
         {"timeout": "1"},
+        {"sentinel": 5},
     ],
 )
 async def test_options_that_cannot_be_meant(options: dict[str, Any]) -> None:

@@ -120,6 +120,7 @@ async def test_max_msgs_with_a_real_server() -> None:
         ({"subject": "a", "max_msgs": -1}, ConfigurationError),
         ({"subject": "a", "max_msgs": True}, ConfigurationError),
         ({"subject": "a", "max_msgs": "2"}, ConfigurationError),
+        ({"subject": "a", "pending": 5}, ConfigurationError),
     ],
 )
 async def test_what_cannot_be_subscribed_to(

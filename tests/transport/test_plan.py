@@ -69,11 +69,10 @@ def test_plan(scheme: Scheme, mode: TLSMode, material: bool, sticky: bool, expec
         assert plan is PLANS[expected]
 
 
-@pytest.mark.parametrize(
-    ("mode", "expected"), zip(TLSMode, ["REQUIRE", "REQUIRE", "REQUIRE", "IMPLICIT", "DISABLE"])
-)
-def test_the_mode_shown_is_the_one_in_force(mode: TLSMode, expected: str) -> None:
-    assert str(effective_mode("nats", mode, has_material=False, sticky=True)) == expected
+@pytest.mark.parametrize("mode", TLSMode)
+def test_once_encrypted_the_opportunistic_modes_require(mode: TLSMode) -> None:
+    expected = REQUIRE if mode in (AUTO, PREFER) else mode
+    assert effective_mode("nats", mode, has_material=False, sticky=True) is expected
 
 
 @pytest.mark.parametrize(

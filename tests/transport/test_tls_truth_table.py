@@ -1,4 +1,4 @@
-"""What leaves the machine on the way to a real server, and what it says when it will not have us."""
+"""Real servers in all their TLS configurations: what we send them, and how they turn us away."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def test_a_tls_first_server_that_gives_up_on_us(mode: TLSMode) -> None:
 async def test_a_full_server_is_not_taken_for_an_attacker(
     kind: str, mode: TLSMode, error: type[Exception]
 ) -> None:
-    """It turns clients away in plaintext, without a handshake. That cannot be believed, but told."""
+    """It turns clients away in plaintext: no reason to believe it, but one to mention it."""
     async with NatsServer(tls=KINDS[kind], config={"max_connections": 1}) as server:
         url = f"nats://localhost:{server.port}"
         async with open_nats(url, tls=tls(REQUIRE)):
