@@ -88,7 +88,10 @@ class Connection:
     def _frame(
         self, subject: str, payload: Payload, raw_reply: bytes | None, headers: HeadersLike | None
     ) -> bytes:
-        raw_subject = self._known_subjects.get(subject) or self._learn(subject)
+        try:
+            raw_subject = self._known_subjects.get(subject) or self._learn(subject)
+        except TypeError:  # what cannot be a key is no subject either
+            raw_subject = self._learn(subject)
         data = payload if type(payload) is bytes else _as_bytes(payload)
         if headers is not None:
             return self._frame_with_headers(raw_subject, raw_reply, data, headers)
@@ -109,7 +112,7 @@ class Connection:
         return commands.hpub(subject, reply, block, data)
 
     def _learn(self, subject: str) -> bytes:
-        raw = check_subject(subject)
+        raw = check_subject(subject)  # raises for all that is not a str
         if len(self._known_subjects) >= _MAX_KNOWN_SUBJECTS:
             self._known_subjects.clear()
         self._known_subjects[subject] = raw
