@@ -65,7 +65,9 @@ from .events import ConnectionState
 from .headers import Headers, HeadersLike, Status
 from .message import Msg, Payload
 from .options import (
+    Candidate,
     PendingLimits,
+    Picked,
     ProtocolLimits,
     ReconnectPolicy,
     TLSMode,
@@ -83,6 +85,7 @@ __all__ = [
     "AuthLike",
     "AuthenticationExpiredError",
     "AuthorizationError",
+    "Candidate",
     "CertificateInfo",
     "ClientCertificateError",
     "ConfigurationError",
@@ -109,6 +112,7 @@ __all__ = [
     "Payload",
     "PendingLimits",
     "PermissionsViolationError",
+    "Picked",
     "PlaintextAuthError",
     "ProtocolError",
     "ProtocolLimits",

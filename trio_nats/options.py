@@ -23,6 +23,7 @@ __all__ = [
     "Candidate",
     "FullPolicy",
     "PendingLimits",
+    "Picked",
     "PlaintextAuth",
     "ProtocolLimits",
     "ReconnectPolicy",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
 from tests.reliability.soak import soak
 
-SEED = int(os.environ.get("TRIO_NATS_SOAK_SEED", time.time_ns() % 1_000_000))
+# One that is not always the same has its place where somebody looks at what it finds.
+SEED = int(os.environ.get("TRIO_NATS_SOAK_SEED", "20"))
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
