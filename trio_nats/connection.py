@@ -22,7 +22,7 @@ from .errors import ConfigurationError, MaxPayloadError, NatsError, RequestTimeo
 from .events import ConnectionState, Event
 from .headers import HeadersLike, encode_headers
 from .message import Msg, Payload
-from .options import PendingLimits, check_count, check_seconds
+from .options import PendingLimits, check_callable, check_count, check_seconds
 from .replies import Replies
 from .server_info import ServerInfo
 from .servers import Server, parse_servers
@@ -139,6 +139,8 @@ class Connection:
         """
         if max_msgs is not None:
             check_count("max_msgs", max_msgs, 1)
+        if pending is not None and not isinstance(pending, PendingLimits):
+            raise ConfigurationError(f"pending is a PendingLimits, not {type(pending).__name__}")
         return Subscription(
             self._core,
             subject,
@@ -205,6 +207,7 @@ class Connection:
             check_count("max_responses", max_responses, 1)
         if stall is not None:
             check_seconds("stall", stall)
+        check_callable("sentinel", sentinel)
         token, frame = self._prepare_request(subject, payload, headers)
         return Replies(
             subject,

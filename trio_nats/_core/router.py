@@ -140,6 +140,7 @@ class Router:
         """End the subscription the server forbids (ADR-40). ``False`` if there is no such."""
         for sid in self._denied(error):
             sink = self.sinks.pop(sid)
+            self._draining.discard(sid)
             self.unstall(sink)
             sink.end(error)
             return True
@@ -159,6 +160,7 @@ class Router:
     def end_all(self, error: Exception) -> None:
         """The connection is over."""
         sinks, self.sinks = self.sinks, {}
+        self._draining.clear()
         self.live = False
         self.read_on()
         for sink in sinks.values():
