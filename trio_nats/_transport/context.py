@@ -123,7 +123,10 @@ def _certificate_fault(error: Exception, options: TLSOptions) -> str:
     """OpenSSL says little more than "PEM lib", so look at the files for what is wrong."""
     assert options.cert_file is not None
     key_file = options.cert_file if options.key_file is None else options.key_file
-    if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+    reason = getattr(error, "reason", None) or ""
+    if reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
+        return _refused(reason)
+    if reason == "KEY_VALUES_MISMATCH":
         return f"the private key in {str(key_file)!r} belongs to another certificate"
     if b"-----BEGIN CERTIFICATE-----" not in Path(options.cert_file).read_bytes():
         return "it holds no certificate in PEM form"
@@ -134,6 +137,10 @@ def _certificate_fault(error: Exception, options: TLSOptions) -> str:
     if options.key_password is not None:
         return f"the private key in {str(key_file)!r} cannot be read; is key_password right?"
     return "the certificate or key is damaged"
+
+
+def _refused(reason: str) -> str:
+    return f"OpenSSL does not accept it ({reason})"
 
 
 class _Password:
@@ -192,7 +199,7 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
             context.load_cert_chain(file, password=once)
         except ssl.SSLError as error:
             raise TLSConfigurationError(
-                f"bundle_file {str(options.bundle_file)!r}: {error.reason}"
+                f"bundle_file {str(options.bundle_file)!r}: {_refused(error.reason or str(error))}"
             ) from None
     return bundle.cert.certificate.not_valid_after_utc
 
