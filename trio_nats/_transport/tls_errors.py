@@ -28,9 +28,9 @@ __all__ = [
 # Alerts by which a server says that it is our certificate it does not like. OpenSSL names an alert
 # for the protocol version that introduced it, whichever version is being spoken.
 _CLIENT_CERTIFICATE_ALERTS = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants one, and none was given",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants one, and got none",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not know the authority that issued it",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it found it unacceptable, or wants one and none was given",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it found it unacceptable, or wants one and got none",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it does not support its kind",
     "SSLV3_ALERT_CERTIFICATE_REVOKED": "it has been revoked",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it has expired",
@@ -75,6 +75,8 @@ def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSH
         what = "the server refused it: no common cipher, or no acceptable client certificate"
     elif isinstance(cause, ssl.SSLEOFError) or not isinstance(cause, ssl.SSLError):
         what = "the peer closed the connection in the middle of it"
+    elif reason == "TLSV1_UNRECOGNIZED_NAME":
+        what = f"the server has no certificate for that name, or none at all ({reason})"
     elif "ALERT" in reason:
         what = f"the server refused it ({reason})"
     else:
