@@ -267,6 +267,13 @@ DEATHS: dict[str, tuple[Script, TLSMode, str, type[Exception], str]] = {
         ProtocolError,
         "malformed",
     ),
+    "PONG before PING": (
+        info_then(b"PONG\r\n"),
+        TLSMode.DISABLE,
+        "auth",
+        ConnectTimeoutError,
+        "no answer to CONNECT",
+    ),
     "no PONG": (
         stall_after_info(),
         TLSMode.DISABLE,
@@ -280,7 +287,7 @@ DEATHS: dict[str, tuple[Script, TLSMode, str, type[Exception], str]] = {
 @pytest.mark.parametrize("case", DEATHS)
 async def test_death(case: str) -> None:
     script, mode, phase, error, words = DEATHS[case]
-    stalls = "says nothing" in case or case == "no PONG"
+    stalls = "says nothing" in case or "PONG" in case
     async with ScriptedServer(script) as server:
         attempt = await failure(server, tls(mode), timeout=0.3 if stalls else 5)
     assert isinstance(attempt.error, error), repr(attempt.error)

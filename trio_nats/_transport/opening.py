@@ -297,7 +297,9 @@ class _Opening:
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
     ) -> Wire:
         parser = Parser(self._settings.limits, self._origin)
-        wire = Wire(self._server, stream, parser, parser.feed(rest), info, self._tls_info)
+        # A PONG that is here before our PING is no answer to it.
+        early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
+        wire = Wire(self._server, stream, parser, early, info, self._tls_info)
         fields = await self._connect_fields(info, answer)
         self._introduced = True
         try:
