@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Self
 
 import trio
@@ -70,14 +69,6 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
                 f"the request to {self.subject!r} could not be sent within {self._timeout:g} s"
             )
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Expect no more replies. Done even if cancelled; harmless when repeated."""

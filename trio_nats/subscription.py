@@ -6,7 +6,6 @@ import logging
 import math
 import sys
 from collections import deque
-from types import TracebackType
 from typing import Self
 
 import outcome
@@ -106,14 +105,6 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             raise trio.ClosedResourceError("this NATS connection is draining")
         self._sid = self._core.router.add(self)
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Unsubscribe and drop what was not received. Done even if cancelled, or repeated."""
