@@ -205,15 +205,15 @@ class Context:
             return None  # Read at every attempt to connect, so that it can be rotated.
         path = self._expanded(key, rest)
         try:
-            return _read(path, f"{self._label()}: {key!r}")
+            return _read(path, f"{self._label()}{key!r}")
         except FileNotFoundError:
             raise self._fault(f"{key!r}: there is no file {str(path)!r}") from None
 
     def _label(self) -> str:
-        return f"context {self.name!r}" if self.name else "the context"
+        return f"context {self.name!r}: " if self.name else ""
 
     def _fault(self, text: str) -> ConfigurationError:
-        return ConfigurationError(f"{self._label()}: {text}")
+        return ConfigurationError(self._label() + text)
 
     def __repr__(self) -> str:
         servers = ", ".join(str(server) for server in parse_servers(self.url or DEFAULT_SERVER))
