@@ -9,6 +9,8 @@ import trio_nats
 
 from ._extras import explain_missing
 from .connecting import root_connects
+from .publishing import pub
+from .receiving import sub
 from .running import Commands
 
 __all__ = ["app"]
@@ -37,6 +39,10 @@ def root(
         raise typer.Exit
     if typer_context.invoked_subcommand is None:
         typer.echo(typer_context.get_help())
+
+
+app.command("pub")(pub)
+app.command("sub")(sub)
 
 
 @app.command()

@@ -75,7 +75,11 @@ def note(text: str, *, style: str | None = None) -> None:
 def plain_errors(debug: bool = False) -> Generator[None, None, None]:
     """Turn what is raised into one line on stderr and an exit code; ``debug``: a traceback too."""
     try:
-        yield
+        try:
+            yield
+        except BaseExceptionGroup as group:
+            # Tasks were at work: what failed first, for the rest is a consequence.
+            raise _first_in(group) from None
     except (typer.Exit, typer.Abort, typer.BadParameter, SystemExit):
         raise
     except BrokenPipeError:
@@ -89,6 +93,14 @@ def plain_errors(debug: bool = False) -> Generator[None, None, None]:
             traceback.print_exc(file=sys.stderr)
         note(f"trio-nats: {_words(error)}", style="red")
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
+
+
+def _first_in(group: BaseExceptionGroup) -> BaseException:
+    _, rest = group.split(trio.Cancelled)
+    error: BaseException = rest or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class Commands(TyperGroup):
