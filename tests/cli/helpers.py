@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import trio
 from typer.testing import CliRunner, Result
 
-__all__ = ["Running", "clean_environment", "cli", "lines", "running"]
+from trio_nats import Msg, open_nats
+
+__all__ = ["Running", "clean_environment", "cli", "lines", "observed", "running"]
 
 PATIENCE = 20.0
 
@@ -108,6 +113,27 @@ def running(*args: object, stdout: int | None = None, **environment: str) -> Ite
                 yield Running(process, output)
             finally:
                 process.kill()
+
+
+@contextmanager
+def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
+    """The messages that come meanwhile; all there when the block ends. Faster than `sub`."""
+    messages: list[Msg] = []
+    ready = threading.Event()
+
+    async def observe() -> None:
+        with trio.fail_after(PATIENCE):
+            async with open_nats(url) as nc, nc.subscribe(subject) as subscription:
+                await nc.flush()
+                ready.set()
+                while len(messages) < count:
+                    messages.append(await subscription.receive())
+
+    with ThreadPoolExecutor(1) as pool:
+        observer = pool.submit(trio.run, observe)
+        assert ready.wait(PATIENCE)
+        yield messages
+        observer.result()
 
 
 def lines(text: str) -> list[str]:
