@@ -14,11 +14,15 @@ from tests.cli.helpers import clean_environment, cli, observed, running
 from trio_nats import (
     ConfigurationError,
     ConnectionLostError,
+    ConnectionState,
     CredentialsError,
     InvalidSubjectError,
     NatsError,
+    open_nats,
 )
+from trio_nats.cli.connecting import leave_if_lost
 from trio_nats.cli.running import GRACE, Program, plain_errors, run
+from trio_nats.testing import NatsServer
 
 SECRET = "s3cr3t-w0rd"
 
@@ -157,7 +161,55 @@ def test_a_reader_that_goes_away(url: str) -> None:
         assert sub.errors == b'Subscribed to "pipe"\n'
 
 
+@pytest.mark.parametrize(
+    "args", [["sub", "x"], ["reply", "x", "y"], ["pub", "x", "--send-on", "newline"]]
+)
+async def test_a_signal_while_there_is_no_server(nats_server: NatsServer, args: list[str]) -> None:
+    def go_on() -> None:
+        process.said("disconnected from")
+        process.kill(signal.SIGINT)
+        assert process.finish() == 130
+
+    with running(*args, "-s", nats_server.url) as process:
+        if args[0] == "pub":
+            async with open_nats(nats_server.url) as nc, nc.subscribe("x") as sub:
+                await nc.flush()
+                process.feed(b"one\n")
+                await sub.receive()
+        else:
+            await trio.to_thread.run_sync(process.said, '"x"')
+        await nats_server.stop()
+        await trio.to_thread.run_sync(go_on)
+
+
+async def test_nothing_is_waited_for_that_needs_a_server_which_is_gone(
+    nats_server: NatsServer,
+) -> None:
+    async with open_nats(nats_server.url) as nc, trio.open_nursery() as nursery:
+        program = Program(nursery)
+        with program.body:
+            await leave_if_lost(program, nc)
+            program.interrupt(signal.SIGINT)
+        program = Program(nursery)
+        program.signal = signal.SIGINT
+        with program.body:
+            await leave_if_lost(program, nc)
+            await nats_server.stop()
+            await nc.wait_for_state(ConnectionState.RECONNECTING)
+            await leave_if_lost(program, nc)
+            pytest.fail("goes on without a server")
+        assert program.body.cancelled_caught
+
+
 # --- the connection ------------------------------------------------------------------------------
+
+
+async def test_what_happens_to_the_connection_is_said(nats_server: NatsServer) -> None:
+    with running("sub", "x", "-s", nats_server.url) as sub:
+        await trio.to_thread.run_sync(sub.said, '"x"')
+        await nats_server.restart()
+        await trio.to_thread.run_sync(sub.said, "connected again, to")
+        assert b"disconnected from" in sub.errors
 
 
 def test_no_server() -> None:
