@@ -26,7 +26,7 @@ app: typer.Typer = typer.Typer(
     help="NATS from the command line, by way of the Trio-native client.",
     cls=Commands,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     # Its tracebacks show the values of variables, secrets included.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,7 +39,11 @@ def root(
     typer_context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """NATS from the command line, by way of the Trio-native client."""
+    """NATS from the command line, by way of the Trio-native client.
+
+    Commands that connect take the flags, variables and contexts of the nats command. The flags may
+    stand here too, before the command; see `trio-nats pub --help`.
+    """
     if version:
         typer.echo(trio_nats.__version__)
         raise typer.Exit

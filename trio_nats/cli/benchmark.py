@@ -33,13 +33,16 @@ def bench(
         str | None, typer.Option(help="Default: 'bench' for pub and sub, else one made up.")
     ] = None,
     msgs: Annotated[
-        int | None, typer.Option(min=1, help="Messages in all. Default: 100000; requests 10000.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Messages in all. Default: 100000; requests 10000."),
     ] = None,
     size: Annotated[
         int, typer.Option(parser=parse_size, metavar="SIZE", help="Of a body: 512, or 16KB.")
     ] = 128,
-    clients: Annotated[int, typer.Option(min=1, help="Connections at work.")] = 1,
-    in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time, per client.")] = 1,
+    clients: Annotated[int, typer.Option(metavar="N", min=1, help="Connections at work.")] = 1,
+    in_flight: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Requests at a time, per client.")
+    ] = 1,
     responder: Annotated[
         bool, typer.Option("--responder/--no-responder", help="Answer the requests from here.")
     ] = True,

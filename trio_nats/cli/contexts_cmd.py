@@ -26,7 +26,7 @@ from .running import Commands, debug_wanted, note, plain_errors, printable
 __all__ = ["contexts"]
 
 contexts: typer.Typer = typer.Typer(
-    cls=Commands, help="Look at the contexts of the nats command.", rich_markup_mode="rich"
+    cls=Commands, help="Look at the contexts of the nats command.", rich_markup_mode="markdown"
 )
 _SECRETS = {"password", "token", "user_jwt", "user_seed"}
 # Paths, in whose place the secret itself may stand.

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from typing import TextIO
 
 import trio
 
@@ -31,14 +32,17 @@ class Output:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._stream = sys.stdout
-        self.is_terminal = self._stream.isatty()
+        # None if it was closed before we began, whatever its type says.
+        self._stream: TextIO | None = sys.stdout
+        self.is_terminal = self._stream is not None and self._stream.isatty()
         console = Console()
         self._coloured = self.is_terminal and bool(console.color_system) and not console.no_color
+        self._descriptor = -1
         try:
-            self._descriptor = self._stream.fileno()
+            if self._stream is not None:
+                self._descriptor = self._stream.fileno()
         except (OSError, ValueError):
-            self._descriptor = -1  # Something in memory.
+            pass  # Something in memory.
 
     def paint(self, text: str, what: str) -> str:
         """``text`` in a colour, where there are colours."""
@@ -58,6 +62,8 @@ class Output:
         await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
 
     def _write(self, data: bytes) -> None:
+        if self._stream is None:
+            return
         if self._descriptor < 0:
             self._stream.buffer.write(data)
             self._stream.flush()
