@@ -60,6 +60,11 @@ app.command("bench")(bench)
 app.command("server")(server)
 app.add_typer(contexts, name="context")
 
+# The names in full, and in short, that users of nats may be used to.
+app.command("publish", hidden=True)(pub)
+app.command("subscribe", hidden=True)(sub)
+app.command("req", hidden=True)(request)
+
 
 @app.command()
 def demo() -> None:
