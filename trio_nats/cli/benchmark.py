@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Literal
@@ -17,6 +16,7 @@ from . import courses
 from .connecting import ConnectionOptions, connected, connects
 from .courses import Load, Result
 from .durations import parse_size
+from .output import print_table
 from .running import Program, run
 
 __all__ = ["bench"]
@@ -89,7 +89,6 @@ def bench(
 
 
 def _print_table(results: list[Result]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", title=f"Bodies of {results[0].size:,} bytes")
@@ -104,10 +103,10 @@ def _print_table(results: list[Result]) -> None:
             f"{one.messages_per_second:,.0f}",
             f"{one.bytes_per_second / 2**20:,.1f}",
         )
-    console = Console(file=sys.stdout)
-    console.print(table)
+    notes: list[str] = []
     for one in results:
         if one.p50_seconds is not None:
             times = {"p50": one.p50_seconds, "p99": one.p99_seconds, "max": one.max_seconds}
             parts = [f"{name} {(time or 0) * 1000:.3f} ms" for name, time in times.items()]
-            console.print(f"{one.what}: {', '.join(parts)}", highlight=False)
+            notes.append(f"{one.what}: {', '.join(parts)}")
+    print_table(table, *notes)

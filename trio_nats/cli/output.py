@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import trio
 
@@ -15,7 +15,10 @@ from trio_nats import Msg
 
 from .running import printable
 
-__all__ = ["Output", "as_text", "message_json", "message_text"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Output", "as_text", "message_json", "message_text", "print_table"]
 
 _COLOURS = {"subject": "36", "header": "35"}
 _NOT_FOR_JSON = re.compile(r"[\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -72,6 +75,20 @@ class Output:
         left = memoryview(data)
         while left:
             left = left[os.write(self._descriptor, left) :]
+
+
+def print_table(table: Table, *notes: str) -> None:
+    """Print a table, and lines below it, on stdout."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # Which ends a command as everywhere else.
+
+    console = Plain(file=sys.stdout)
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def message_text(
