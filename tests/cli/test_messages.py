@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -347,21 +348,22 @@ async def test_what_has_been_asked_before_ctrl_c_is_answered(
     begun, go = tmp_path / "begun", tmp_path / "go"
     os.mkfifo(begun)
     os.mkfifo(go)
+    in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
     command = f"sh -c 'echo > {begun}; cat {go}'"
-    with replying(nats_server.url, "run", "--command", command) as svc:
+    with trio.fail_after(20), replying(nats_server.url, "run", "--command", command) as svc:
         async with open_nats(nats_server.url) as nc, nc.subscribe("replies") as replies:
             await nc.publish("run", b"1", reply="replies")
             await nc.publish("run", b"2", reply="replies")
             await nc.flush()
-            await trio.to_thread.run_sync(begun.read_text)
+            await in_thread(begun.read_text)
             # The server has both, one is being answered, and the other waits.
             svc.kill(signal.SIGINT)
-            for expected in (b"first", b"second"):
-                await trio.to_thread.run_sync(go.write_bytes, expected)
-                assert (await replies.receive()).data == expected
-                if expected == b"first":
-                    await trio.to_thread.run_sync(begun.read_text)
-        assert await trio.to_thread.run_sync(svc.finish) == 130
+            await in_thread(go.write_text, "first")
+            assert (await replies.receive()).data == b"first"
+            await in_thread(begun.read_text)
+            await in_thread(go.write_text, "second")
+            assert (await replies.receive()).data == b"second"
+        assert await in_thread(svc.finish) == 130
 
 
 def test_reply_mistakes(url: str) -> None:
