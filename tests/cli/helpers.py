@@ -18,9 +18,9 @@ from typing import Any
 import trio
 from typer.testing import CliRunner, Result
 
-from trio_nats import Msg, open_nats
+from trio_nats import HeadersLike, Msg, open_nats
 
-__all__ = ["Running", "clean_environment", "cli", "lines", "observed", "running"]
+__all__ = ["Running", "clean_environment", "cli", "lines", "observed", "repeated", "running"]
 
 PATIENCE = 20.0
 
@@ -136,6 +136,26 @@ def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
         assert ready.wait(PATIENCE)
         yield messages
         observer.result()
+
+
+@contextmanager
+def repeated(url: str, subject: str, data: bytes, headers: HeadersLike) -> Iterator[None]:
+    """Publish a message again and again, for whoever subscribes meanwhile."""
+    stopped = threading.Event()
+
+    async def publish() -> None:
+        async with open_nats(url) as nc:
+            while not stopped.is_set():
+                await nc.publish(subject, data, headers=headers)
+                await nc.flush()
+
+    with ThreadPoolExecutor(1) as pool:
+        publisher = pool.submit(trio.run, publish)
+        try:
+            yield
+        finally:
+            stopped.set()
+        publisher.result()
 
 
 def lines(text: str) -> list[str]:

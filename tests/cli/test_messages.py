@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.cli.helpers import Running, cli, lines, observed, running
+from tests.cli.helpers import Running, cli, lines, observed, repeated, running
 from trio_nats import open_nats
 from trio_nats.testing import NatsServer
 from trio_nats.testing.plugin import NatsServerFactory
@@ -155,29 +155,19 @@ def test_sub_shows_messages(url: str) -> None:
     ],
 )
 def test_sub_shows_parts(url: str, flags: list[str], expected: list[str]) -> None:
-    with subscribed(url, "s", "--count", 1, *flags) as sub:
-        cli("pub", "s", "body", "-H", "K:v", "-s", url)
-        assert sub.finish() == 0
-        assert lines(sub.output) == expected
-
-
-def test_sub_json_escapes_what_could_drive_a_terminal(url: str) -> None:
-    with subscribed(url, "s", "--json", "--count", 1) as sub:
-        cli("pub", "s", "-s", url, input="\x1b\x9b\x7f\u202e\u2028é")
-        assert sub.finish() == 0
-        assert "\\u001b\\u009b\\u007f\\u202e\\u2028é" in sub.output
-        assert json.loads(sub.output)["data"] == "\x1b\x9b\x7f\u202e\u2028é"
+    with repeated(url, "s", b"body", {"K": "v"}):
+        done = cli("sub", "s", "--count", 1, *flags, "-s", url)
+    assert done.exit_code == 0
+    assert lines(done.stdout) == expected
 
 
 def test_sub_into_files(url: str, tmp_path: Path) -> None:
-    with subscribed(url, "s.>", "--count", 2, "--dump", tmp_path / "new") as sub:
-        cli("pub", "s.{{Count}}", "x", "--count", 2, "-s", url)
-        assert sub.finish() == 0
-        assert sub.output == ""
-    subjects = {
-        path.name: json.loads(path.read_text())["subject"] for path in (tmp_path / "new").iterdir()
-    }
-    assert subjects == {"1.json": "s.1", "2.json": "s.2"}
+    with repeated(url, "s", b"body", {"K": "v"}):
+        done = cli("sub", "s", "--count", 2, "--dump", tmp_path / "new", "-s", url)
+    assert (done.exit_code, done.stdout) == (0, "")
+    written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "new").iterdir()}
+    assert written.keys() == {"1.json", "2.json"}
+    assert written["1.json"] == {"subject": "s", "headers": {"K": ["v"]}, "data": "body"}
 
 
 def test_sub_of_several_subjects_counts_them_together(url: str) -> None:
@@ -202,8 +192,8 @@ def test_sub_in_a_queue_group(url: str) -> None:
 
 
 def test_sub_ends_when_idle(url: str) -> None:
-    with subscribed(url, "idle", "--wait", "50ms") as sub:
-        assert sub.finish() == 0
+    done = cli("sub", "idle", "--wait", "50ms", "-s", url)
+    assert (done.exit_code, done.stdout) == (0, "")
 
 
 def test_sub_shows_what_has_arrived_before_ctrl_c(url: str) -> None:
@@ -315,31 +305,32 @@ def test_a_command_replies(url: str) -> None:
         assert done.stdout.strip() == """['it', "--to=a; 'b' $(c)", ''] run.it True"""
 
 
-@pytest.mark.parametrize(
-    ("command", "reason"),
-    [
-        ("false", "exit code 1"),
-        ("/not/there", "No such file"),
-        ("yes", "more than the 1,048,576 bytes"),
-        ("sleep 600", "more than 0.5 s"),
-        ("sh -c 'sleep 600 & sleep 600'", "more than 0.5 s"),
-    ],
-)
-def test_a_command_that_fails_is_an_error_to_the_one_who_asked(
-    url: str, command: str, reason: str
-) -> None:
-    with replying(url, "run", "--command", command, "--timeout", "500ms") as svc:
-        done = cli("request", "run", "x", "--json", "-s", url)
-        msg = json.loads(done.stdout)
-        assert msg["headers"]["Nats-Service-Error-Code"] == ["500"]
-        assert msg["data"] == ""
-        svc.said(reason)
+def test_a_command_that_fails_is_an_error_to_the_one_who_asked(url: str) -> None:
+    reasons = {
+        "exit 1": "exit code 1",
+        "yes": "more than the 1,048,576 bytes",
+        "sleep 600": "more than 0.5 s",
+        "sleep 600 & sleep 600": "more than 0.5 s",
+    }
+    command = ["--command", "sh -c {{Request}}", "--timeout", "500ms"]
+    with replying(url, "run", *command) as svc:
+        for number, (program, reason) in enumerate(reasons.items(), 1):
+            msg = json.loads(cli("request", "run", program, "--json", "-s", url).stdout)
+            assert msg["headers"]["Nats-Service-Error-Code"] == ["500"]
+            assert msg["data"] == ""
+            svc.said(f"command for [#{number}] failed:")
+            assert reason.encode() in svc.errors.splitlines()[-1]
         svc.kill(signal.SIGINT)
         assert svc.finish() == 130
-    left = subprocess.run(
-        ["pgrep", "-s", "0", "-f", "^sleep 600"], capture_output=True, check=False
-    )
+    left = subprocess.run(["pgrep", "-f", "^sleep 600"], capture_output=True, check=False)
     assert left.stdout == b""
+
+
+def test_a_command_that_is_not_there(url: str) -> None:
+    with replying(url, "run", "--command", "/not/{{Request}}") as svc:
+        msg = json.loads(cli("request", "run", "there", "--json", "-s", url).stdout)
+        assert msg["headers"]["Nats-Service-Error-Code"] == ["500"]
+        svc.said("No such file or directory: '/not/there'")
 
 
 async def test_what_has_been_asked_before_ctrl_c_is_answered(

@@ -110,6 +110,19 @@ async def test_the_second_signal_does_not_wait(autojump_clock: trio.abc.Clock) -
     assert program.signal == signal.SIGTERM
 
 
+async def test_a_signal_while_tidying_up_leaves_time_too(autojump_clock: trio.abc.Clock) -> None:
+    async with trio.open_nursery() as nursery:
+        program = Program(nursery)
+        with program.body:
+            with program.until_stopped():
+                await trio.sleep(1)
+            program.interrupt(signal.SIGINT)
+            await trio.sleep(GRACE - 1)
+            program.interrupt(signal.SIGINT)
+            await trio.sleep_forever()
+        assert trio.current_time() == pytest.approx(GRACE, abs=0.01)
+
+
 async def test_a_signal_nobody_asked_for_ends_everything(autojump_clock: trio.abc.Clock) -> None:
     async with trio.open_nursery() as nursery:
         program = Program(nursery)
@@ -140,10 +153,9 @@ def test_a_signal_while_connecting() -> None:
 
 def test_a_signal_while_reading_stdin(url: str) -> None:
     with running("pub", "x", "-s", url, "--read-stdin", "--send-on", "newline") as pub:
-        pub.feed(b"one\n")
+        with observed(url, "x", 2):
+            pub.feed(b"one\ntwo\n")
         # From here on there is nothing more to read, and it waits.
-        with observed(url, "x", 1):
-            pub.feed(b"two\n")
         pub.kill(signal.SIGINT)
         assert pub.finish() == 130
         assert b"Published 2 messages" in pub.errors
@@ -165,18 +177,17 @@ def test_a_reader_that_goes_away(url: str) -> None:
         assert sub.errors == b'Subscribed to "pipe"\n'
 
 
-@pytest.mark.parametrize("args", [["rtt", "1"], ["rtt", "1", "--json"], ["--version"], ["--help"]])
+@pytest.mark.parametrize("args", [["rtt", "1"], ["rtt", "1", "--json"]])
 def test_a_reader_that_was_never_there(url: str, args: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
     with running(*args, stdout=write, NATS_URL=url) as process:
         os.close(write)
-        # Help is typer's own.
-        assert process.finish() == (1 if args[0].startswith("--") else 141)
+        assert process.finish() == 141
         assert process.errors == b""
 
 
-@pytest.mark.parametrize("args", [["sub", "x", "--wait", "1ms"], ["pub", "x"], ["rtt", "1"]])
+@pytest.mark.parametrize("args", [["sub", "x", "--wait", "1ms"], ["pub", "x"]])
 def test_without_stdin_and_stdout(url: str, args: list[str]) -> None:
     line = shlex.join([sys.executable, "-m", "trio_nats", *args])
     environment = clean_environment(NATS_URL=url)

@@ -136,7 +136,8 @@ class _Command:
     async def answer(self, number: int, msg: Msg, max_payload: int) -> Reply:
         tokens = dict.fromkeys(_SUBJECT_TOKENS, b"")
         tokens |= {str(place): token for place, token in enumerate(msg.raw_subject.split(b"."))}
-        words = [word.fill(number, **tokens, Request=msg.data) for word in self._words]
+        filled = (word.fill(number, **tokens, Request=msg.data) for word in self._words)
+        words = [os.fsdecode(word) for word in filled]
         output = b""
         with trio.move_on_after(self._timeout) as scope:
             try:
@@ -157,7 +158,7 @@ class _CommandError(Exception):
     """Why there is no output to reply with."""
 
 
-async def _output_of(words: list[bytes], msg: Msg, limit: int) -> bytes:
+async def _output_of(words: list[str], msg: Msg, limit: int) -> bytes:
     """What the command prints. It is killed when this is cancelled, or when it prints too much."""
     environment = os.environ | {"NATS_REQUEST_SUBJECT": os.fsdecode(msg.raw_subject)}
     if b"\0" not in msg.data and len(msg.data) <= _MAX_VARIABLE:

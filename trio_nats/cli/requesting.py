@@ -14,7 +14,7 @@ from trio_nats import (
     empty_sentinel,
 )
 
-from .connecting import ConnectionOptions, connected, connects
+from .connecting import ConnectionOptions, connected, connects, leave_if_lost
 from .durations import parse_wait
 from .output import Output, message_json, message_text
 from .payloads import (
@@ -86,6 +86,7 @@ def request(
                 while (one := await bodies.next(nc.server_info.max_payload)) is not None:
                     for _ in range(count):
                         await asker.ask(nc, one)
+            await leave_if_lost(program, nc)
 
     run(main, debug=options.debug)
 

@@ -161,10 +161,15 @@ class Program:
         self.signal: int | None = None
         self.body = trio.CancelScope()
         self._endings: list[trio.CancelScope] = []
+        self._tidy = False
 
     @contextmanager
     def until_stopped(self) -> Generator[trio.CancelScope, None, None]:
-        """The first Ctrl-C ends this block only, so that what follows it can tidy up."""
+        """The first signal ends this block only, so that what follows it can tidy up.
+
+        From here on it does so, be it in this block or after it.
+        """
+        self._tidy = True
         with trio.CancelScope() as scope:
             if self.signal is not None:
                 scope.cancel()
@@ -175,8 +180,8 @@ class Program:
                 self._endings.remove(scope)
 
     def interrupt(self, number: int) -> None:
-        """A signal came. The first one is asked politely, and so is not after ``GRACE``."""
-        if self.signal is None and self._endings:
+        """A signal came. The first asks politely, where that is of use, and waits ``GRACE``."""
+        if self.signal is None and self._tidy:
             self.body.deadline = trio.current_time() + GRACE
             for scope in self._endings:
                 scope.cancel()
