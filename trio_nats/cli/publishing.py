@@ -65,7 +65,8 @@ def pub(
         bodies = Bodies(body, read_stdin, send_on, templates)
         async with connected(program, options) as nc, nc.events() as happening:
             by_line = send_on == "newline"
-            with program.until_stopped(), progress_bar(count, "publishing", quiet) as advance:
+            steps = 0 if by_line else count  # Who knows how many lines there are.
+            with program.until_stopped(), progress_bar(steps, "publishing", quiet) as advance:
                 while (one := await bodies.next(nc.server_info.max_payload)) is not None:
                     for number in range(1, count + 1):
                         await publisher.publish(nc, one)
