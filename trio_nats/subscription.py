@@ -10,6 +10,7 @@ from typing import Self
 
 import outcome
 import trio
+from trio.lowlevel import checkpoint_if_cancelled
 
 from ._core.supervisor import Supervisor
 from .errors import RequestTimeoutError, fresh
@@ -57,7 +58,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         self._max_bytes = limits.bytes
         self._sid: bytes | None = None
         self._queue: deque[Msg] = deque()
-        self._bytes = 0
+        self._bytes = 0  # no less than there are; exactly that many while `_watched`
         self._waiters: dict[trio.lowlevel.Task, None] = {}
         self._turn = 0
         self._full = False
@@ -81,6 +82,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
     @property
     def pending(self) -> tuple[int, int]:
         """How many messages, and how many bytes of data and headers, wait to be received."""
+        self._recount()
         return len(self._queue), self._bytes
 
     @property
@@ -146,6 +148,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         """Return once no message waits to be received."""
         await trio.lowlevel.checkpoint()
         if self._queue:
+            self._recount()
             self._watched = True
             await self._taken.park()
 
@@ -165,18 +168,41 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             trio.lowlevel.reschedule(task, outcome.Value(msg))
         else:
             queue = self._queue
-            size = len(msg.data)
-            if msg.raw_headers is not None:
-                size += len(msg.raw_headers)
-            if len(queue) >= self._max_messages or self._bytes + size > self._max_bytes:
-                self._overflow(msg, size)
+            size = _size(msg)
+            if queue:
+                size += self._bytes
+            if len(queue) >= self._max_messages or size > self._max_bytes:
+                self._push_at_limit(msg)
             else:
                 queue.append(msg)
-                self._bytes += size
+                self._bytes = size
         if self.remaining is not None:
             self.remaining -= 1
             if self.remaining <= 0:
                 self._leave(trio.EndOfChannel())
+
+    def push_burst(self, messages: list[Msg], size: int) -> None:
+        """Called with messages that arrived together; the same as :meth:`push` for each."""
+        queue = self._queue
+        if self._waiters or self._watched or self.remaining is not None:
+            # One by one as long as it makes a difference which.
+            for taken, msg in enumerate(messages, 1):
+                self.push(msg)
+                if self._ended is not None:
+                    return
+                if not (self._waiters or self._watched or self.remaining is not None):
+                    messages = messages[taken:]
+                    break
+            else:
+                return
+        if queue:
+            size += self._bytes
+        if len(queue) + len(messages) > self._max_messages or size > self._max_bytes:
+            for msg in messages:
+                self.push(msg)
+        else:
+            queue.extend(messages)
+            self._bytes = size
 
     def end(self, error: Exception) -> None:
         """No more messages will come. Those that did can still be received, unless closed."""
@@ -189,6 +215,18 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
             trio.lowlevel.reschedule(task, outcome.Error(fresh(error)))
+
+    def _push_at_limit(self, msg: Msg) -> None:
+        """The limits are reached, or seem to be."""
+        self._recount()
+        size = _size(msg)
+        if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
+            self._queue.append(msg)
+            self._bytes += size
+            # With less than half of the room free, counting anew soon would be wasted.
+            self._watched = self._watched or self._bytes * 2 > self._max_bytes
+        else:
+            self._overflow(msg, size)
 
     def _overflow(self, msg: Msg, size: int) -> None:
         policy = self._limits.when_full
@@ -217,15 +255,14 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         self._dropped += 1
         self._core.counters.dropped += 1
 
-    def _forget(self, msg: Msg) -> None:
-        self._bytes -= len(msg.data)
-        if msg.raw_headers is not None:
-            self._bytes -= len(msg.raw_headers)
-        if self._watched:
-            self._look_again()
+    def _recount(self) -> None:
+        """Make ``_bytes`` exact. Counting down with each message would slow all of them down."""
+        if not self._watched:
+            self._bytes = sum(map(_size, self._queue))
 
-    def _look_again(self) -> None:
-        """A message was taken out while somebody cared."""
+    def _forget(self, msg: Msg) -> None:
+        """A message was taken out while that made a difference."""
+        self._bytes -= _size(msg)
         # An episode of being full is over once half of the room is free again.
         free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
         if self._full and free:
@@ -233,7 +270,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             self._core.router.unstall(self)
         if not self._queue:
             self._taken.unpark_all()
-        self._watched = self._full or bool(self._taken)
+        self._watched = self._full or bool(self._taken) or not free
 
     # --- the user's side -------------------------------------------------------------------------
 
@@ -243,12 +280,13 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         while queue:
             self._turn = (self._turn + 1) & 63
             if self._turn:
-                await trio.lowlevel.checkpoint_if_cancelled()
+                await checkpoint_if_cancelled()
             else:
                 await trio.lowlevel.checkpoint()
             if queue:  # another task may have been quicker
                 msg = queue.popleft()
-                self._forget(msg)
+                if self._watched:
+                    self._forget(msg)
                 return msg
         return await self._wait()
 
@@ -256,7 +294,8 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
         if self._queue:
             msg = self._queue.popleft()
-            self._forget(msg)
+            if self._watched:
+                self._forget(msg)
             return msg
         self._check_entered()
         if self._ended is not None:
@@ -294,11 +333,17 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         queue = self._queue
         if queue and self._turn != 63:
             self._turn += 1
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
             msg = queue.popleft()
-            self._forget(msg)
+            if self._watched:
+                self._forget(msg)
             return msg
         try:
             return await self.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
+
+
+def _size(msg: Msg) -> int:
+    raw = msg.raw_headers
+    return len(msg.data) if raw is None else len(msg.data) + len(raw)

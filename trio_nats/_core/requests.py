@@ -137,6 +137,11 @@ class Requests:
         if slot is not None:
             slot.push(msg)
 
+    def push_burst(self, messages: list[Msg], size: int) -> None:
+        """Many replies at once."""
+        for msg in messages:
+            self.push(msg)
+
     def end(self, error: Exception) -> None:
         """The inbox is gone: every request fails, and the next one subscribes anew."""
         self._sid = None

@@ -44,6 +44,9 @@ class Sink(Protocol):
     def push(self, msg: Msg) -> None:
         """Take a message; must not fail."""
 
+    def push_burst(self, messages: list[Msg], size: int) -> None:
+        """Take messages with ``size`` bytes of data and headers in all; must not fail."""
+
     def end(self, error: Exception) -> None:
         """There will be no more messages, and this is why."""
 
