@@ -89,7 +89,8 @@ class Parser:
             self._feed(data, events)
         except ProtocolError as error:
             self._dead = True
-            events.append(error)
+            # Without its traceback, which refers to messages. See Msg on why that matters.
+            events.append(error.with_traceback(None))
         return events
 
     def _feed(self, data: bytes, events: list[Event]) -> None:
