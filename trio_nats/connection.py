@@ -10,11 +10,13 @@ from functools import partial
 from typing import TypeVar
 
 import trio
+from trio.lowlevel import checkpoint_if_cancelled
 
 from ._core.requests import ReplySlot, Slot, new_inbox
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
 from ._protocol import commands
+from ._protocol.commands import CRLF, SIZE_LINES, Frame
 from ._protocol.subjects import check_filter, check_queue, check_subject
 from ._transport.plan import check_server
 from ._transport.tls_info import TLSInfo
@@ -34,10 +36,6 @@ _logger = logging.getLogger("trio_nats.connection")
 
 _T = TypeVar("_T")
 
-# Checked subjects by their text. Publishers use few subjects over and over; those that use many
-# (replies to inboxes, say) only fill it until it is emptied.
-_MAX_KNOWN_SUBJECTS = 4096
-
 
 class Connection:
     """A connection to NATS, as given by ``async with open_nats(...) as nc:``.
@@ -49,7 +47,7 @@ class Connection:
 
     def __init__(self, core_of: Callable[[Connection], Supervisor]) -> None:
         self._core = core_of(self)
-        self._known_subjects: dict[str, bytes] = {}
+        self._prefixes = commands.Prefixes()
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -73,50 +71,51 @@ class Connection:
         Raises :exc:`InvalidSubjectError`, :exc:`InvalidHeaderError` or :exc:`MaxPayloadError`,
         having sent nothing. Cancelled, it has sent nothing either.
         """
+        core = self._core
+        outbox = core.outbox
+        if (
+            reply is None
+            and headers is None
+            and type(payload) is bytes
+            and len(payload) <= core.info.max_payload
+            and outbox.size < outbox.easy
+        ):
+            # What follows is the rest of this method for the most frequent case, written out.
+            try:
+                prefix = self._prefixes[subject]
+            except TypeError:  # what cannot be a key is no subject either
+                prefix = check_subject(subject)
+            line = SIZE_LINES[len(payload)]
+            await checkpoint_if_cancelled()
+            outbox.open += (prefix, line, payload, CRLF)
+            outbox.size += len(prefix) + len(line) + len(payload) + 2
+            if outbox.writer is not None:
+                outbox.wake()
+            return
         raw_reply = None if reply is None else check_subject(reply)
         frame = self._frame(subject, payload, raw_reply, headers)
-        core = self._core
-        if core.outbox.has_room():
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await core.outbox.room()
-        if core.state is not ConnectionState.OPEN:
-            core.check_open()
-        core.outbox.append(frame)
-        core.counters.out_messages += 1
+        await outbox.room()
+        core.check_open()
+        outbox.append(frame)
 
     def _frame(
-        self, subject: str, payload: Payload, raw_reply: bytes | None, headers: HeadersLike | None
-    ) -> bytes:
+        self, subject: str, payload: Payload, reply: bytes | None, headers: HeadersLike | None
+    ) -> Frame:
         try:
-            raw_subject = self._known_subjects.get(subject) or self._learn(subject)
-        except TypeError:  # what cannot be a key is no subject either
-            raw_subject = self._learn(subject)
+            prefix = self._prefixes[subject]
+        except TypeError:
+            prefix = check_subject(subject)
         data = payload if type(payload) is bytes else _as_bytes(payload)
-        if headers is not None:
-            return self._frame_with_headers(raw_subject, raw_reply, data, headers)
-        if len(data) > self._core.info.max_payload:
-            raise MaxPayloadError(len(data), self._core.info.max_payload)
-        return commands.pub(raw_subject, raw_reply, data)
-
-    def _frame_with_headers(
-        self, subject: bytes, reply: bytes | None, data: bytes, headers: HeadersLike
-    ) -> bytes:
-        block = encode_headers(headers)
         info = self._core.info
-        if not info.headers and self._core.session is not None:
+        block = None if headers is None else encode_headers(headers)
+        if block is not None and not info.headers and self._core.session is not None:
             raise ConfigurationError("the server does not support message headers")
-        size = len(block) + len(data)
+        size = len(data) + len(block or b"")
         if size > info.max_payload:
             raise MaxPayloadError(size, info.max_payload)
-        return commands.hpub(subject, reply, block, data)
-
-    def _learn(self, subject: str) -> bytes:
-        raw = check_subject(subject)  # raises for all that is not a str
-        if len(self._known_subjects) >= _MAX_KNOWN_SUBJECTS:
-            self._known_subjects.clear()
-        self._known_subjects[subject] = raw
-        return raw
+        if block is None:
+            return commands.pub(prefix, reply, data)
+        return commands.hpub(prefix, reply, block, data)
 
     # --- subscribing -----------------------------------------------------------------------------
 
@@ -222,12 +221,12 @@ class Connection:
 
     def _prepare_request(
         self, subject: str, payload: Payload, headers: HeadersLike | None
-    ) -> tuple[bytes, bytes]:
+    ) -> tuple[bytes, Frame]:
         """Check and copy everything at the call. Returns the reply's token and the frame."""
         token, reply = self._core.requests.new_token()
         return token, self._frame(subject, payload, reply, headers)
 
-    async def _send_request(self, token: bytes, frame: bytes, slot: Slot) -> None:
+    async def _send_request(self, token: bytes, frame: Frame, slot: Slot) -> None:
         """Open the slot and publish. Cancelled, neither has happened."""
         core = self._core
         core.check_usable()
@@ -235,7 +234,6 @@ class Connection:
         core.check_open()
         core.requests.open(token, slot)
         core.outbox.append(frame)
-        core.counters.out_messages += 1
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""
@@ -322,7 +320,7 @@ class Connection:
         return Statistics(
             in_messages=counters.in_messages,
             in_bytes=counters.in_bytes,
-            out_messages=counters.out_messages,
+            out_messages=core.outbox.accepted,
             out_bytes=counters.out_bytes,
             dropped=counters.dropped,
             lost_in_flight=counters.lost_in_flight,

@@ -79,7 +79,7 @@ class Session:
     def detach(self, outbox: Outbox) -> None:
         """Leave what waits in the present outbox to another session; write from this one."""
         before, self._outbox, self.pings.outbox = self._outbox, outbox, outbox
-        before.release_writer()
+        before.let_writer_go()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, ping_interval: float, max_pings_out: int) -> Exception:

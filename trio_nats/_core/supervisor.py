@@ -423,6 +423,7 @@ class Supervisor(SessionCallbacks):
     def begin_closing(self) -> None:
         """Take nothing new from now on."""
         self.router.read_on()
+        self.outbox.begin_closing()
         self._set_state(ConnectionState.CLOSING)
 
     def end(self, failure: NatsError | None) -> None:

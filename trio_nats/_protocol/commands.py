@@ -1,13 +1,23 @@
-"""From what a client wants to say to bytes. Arguments are already checked (see ``subjects``)."""
+"""From what a client wants to say to bytes. Arguments are already checked (see ``subjects``).
+
+What is published comes in pieces: see :mod:`trio_nats._core.outbox` for why.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["PING", "PONG", "connect", "hpub", "pub", "sub", "unsub"]
+from .subjects import check_subject
 
+__all__ = ["CRLF", "PING", "PONG", "SIZE_LINES", "Frame", "Prefixes"]
+__all__ += ["connect", "hpub", "pub", "sub", "unsub"]
+
+_MAX_REMEMBERED = 4096
+
+CRLF = b"\r\n"
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 
@@ -17,20 +27,50 @@ def connect(fields: Mapping[str, str | int | bool]) -> bytes:
     return b"CONNECT %b\r\n" % msgspec.json.encode(fields)
 
 
-def pub(subject: bytes, reply: bytes | None, payload: bytes) -> bytes:
-    """PUB; ``payload`` is anything bytes-like."""
-    if reply is None:
-        return b"PUB %b %d\r\n%b\r\n" % (subject, len(payload), payload)
-    return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload)
+class Prefixes(dict[str, bytes]):
+    """What a PUB to a subject begins with, by subject; checks those it has not seen.
+
+    Publishers use few subjects over and over. Those that use many (replies to inboxes, say) only
+    fill it until it is emptied.
+    """
+
+    def __missing__(self, subject: str) -> bytes:
+        prefix = b"PUB %b " % check_subject(subject)
+        if len(self) >= _MAX_REMEMBERED:
+            self.clear()
+        self[subject] = prefix
+        return prefix
 
 
-def hpub(subject: bytes, reply: bytes | None, headers: bytes, payload: bytes) -> bytes:
+class _SizeLines(dict[int, bytes]):
+    """The end of a control line, by the size that stands there."""
+
+    def __missing__(self, size: int) -> bytes:
+        line = b"%d\r\n" % size
+        if len(self) >= _MAX_REMEMBERED:
+            self.clear()
+        self[size] = line
+        return line
+
+
+SIZE_LINES = _SizeLines()
+
+Frame: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+"""A message to be published: control line up to the size, size, headers and payload, line end."""
+
+
+def pub(prefix: bytes, reply: bytes | None, payload: bytes) -> Frame:
+    """PUB, with the prefix of its subject out of :class:`Prefixes`."""
+    head = prefix if reply is None else b"%b%b " % (prefix, reply)
+    return head, SIZE_LINES[len(payload)], payload, CRLF
+
+
+def hpub(prefix: bytes, reply: bytes | None, headers: bytes, payload: bytes) -> Frame:
     """HPUB; ``headers`` is a whole block as :func:`trio_nats.headers.encode_headers` makes it."""
-    head = len(headers)
-    total = head + len(payload)
-    if reply is None:
-        return b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, head, total, headers, payload)
-    return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, reply, head, total, headers, payload)
+    size = len(headers)
+    head = b"H%b%d " % (prefix, size) if reply is None else b"H%b%b %d " % (prefix, reply, size)
+    body = headers + payload
+    return head, SIZE_LINES[len(body)], body, CRLF
 
 
 def sub(subject: bytes, queue: bytes | None, sid: bytes) -> bytes:
