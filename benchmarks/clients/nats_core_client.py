@@ -61,7 +61,7 @@ async def take_headers(job: Job, sub: Subscription, count: int) -> None:
             break
 
 
-async def take_receive(job: Job, sub: Subscription, count: int) -> None:
+async def take_call(job: Job, sub: Subscription, count: int) -> None:
     for _ in range(count - 1):
         await sub.next()
     check_size(job, (await sub.next()).data)
@@ -71,10 +71,8 @@ async def receive(job: Job, meter: Meter) -> None:
     style = job.scenario.style
     if style == "batches":
         raise Unsupported("no batches")
-    if style == "callback":
-        # Its callbacks come on top: every message is put into the queue as well.
-        raise Unsupported("callbacks only look on, the messages have to be taken out as well")
-    take = take_receive if style == "receive" else take_for
+    # Its callbacks come on top: the messages still have to be taken out.
+    take = take_call if style == "call" else take_for
     if job.scenario.headers:
         take = take_headers
     async with connect(job) as nc:

@@ -54,18 +54,7 @@ async def take_for(job: Job, sub: Subscription, count: int) -> None:
             break
 
 
-async def take_headers(job: Job, sub: Subscription, count: int) -> None:
-    name, value = HEADER
-    async for msg in sub.messages:
-        if msg.headers is None or msg.headers[name] != value:
-            raise RuntimeError(f"unexpected headers: {msg.headers!r}")
-        count -= 1
-        if not count:
-            check_size(job, msg.data)
-            break
-
-
-async def take_receive(job: Job, sub: Subscription, count: int) -> None:
+async def take_call(job: Job, sub: Subscription, count: int) -> None:
     for _ in range(count - 1):
         await sub.next_msg(timeout=None)
     check_size(job, (await sub.next_msg(timeout=None)).data)
@@ -75,12 +64,10 @@ async def receive(job: Job, meter: Meter) -> None:
     style = job.scenario.style
     if style == "batches":
         raise Unsupported("no batches")
-    if style == "callback":
-        await fan_in(job, meter)
+    if style == "usual":
+        await receive_callback(job, meter)
         return
-    take = take_receive if style == "receive" else take_for
-    if job.scenario.headers:
-        take = take_headers
+    take = take_call if style == "call" else take_for
     async with connect(job) as nc:
         sub = await nc.subscribe(feed_subject(0))
         await nc.flush()
@@ -94,10 +81,11 @@ async def receive(job: Job, meter: Meter) -> None:
         await meter(run)
 
 
-async def fan_in(job: Job, meter: Meter) -> None:
-    """With callbacks, as its documentation does; it runs a task for each subscription."""
+async def receive_callback(job: Job, meter: Meter) -> None:
+    """As its documentation does; it runs a task for each subscription."""
     scenario = job.scenario
     countdown = Countdown()
+    name, value = HEADER
 
     async def count_one(msg: Msg) -> None:
         countdown.left -= 1
@@ -105,9 +93,15 @@ async def fan_in(job: Job, meter: Meter) -> None:
             check_size(job, msg.data)
             countdown.done.set()
 
+    async def count_headers(msg: Msg) -> None:
+        if msg.headers is None or msg.headers[name] != value:
+            raise SystemExit(f"unexpected headers: {msg.headers!r}")
+        await count_one(msg)
+
+    count = count_headers if scenario.headers else count_one
     async with connect(job) as nc:
         for number in range(scenario.subscriptions):
-            cb = count_one if number < scenario.subjects else None
+            cb = count if number < scenario.subjects else None
             await nc.subscribe(feed_subject(number), cb=cb)
         await nc.flush()
         await count_down(job, meter, countdown, lambda grant: nc.publish(CONTROL, grant))
@@ -120,18 +114,24 @@ async def request(job: Job, meter: Meter) -> None:
 
 
 async def respond(job: Job, meter: Meter) -> None:
+    """With a callback, as its documentation does."""
     payload = job.payload
+    countdown = Countdown()
+
+    async def reply(msg: Msg) -> None:
+        await msg.respond(payload)
+        countdown.left -= 1
+        if not countdown.left:
+            countdown.done.set()
+
     async with connect(job) as nc:
-        sub = await nc.subscribe(REQUEST)
+        await nc.subscribe(REQUEST, cb=reply)
         await nc.flush()
 
         async def run(count: int) -> None:
+            countdown.expect(count)
             await nc.publish(CONTROL, b"%d" % count)
-            async for msg in sub.messages:
-                await msg.respond(payload)
-                count -= 1
-                if not count:
-                    break
+            await countdown.done.wait()
             await nc.flush(timeout=60)
 
         await meter(run)
@@ -163,7 +163,7 @@ async def connect_and_close(job: Job, meter: Meter) -> None:
 SCENARIOS = {
     "publish": publish,
     "receive": receive,
-    "fan_in": fan_in,
+    "fan_in": receive_callback,
     "request": request,
     "respond": respond,
     "subscribe": subscribe,

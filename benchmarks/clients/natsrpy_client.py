@@ -77,27 +77,15 @@ async def take_for(job: Job, sub: IteratorSubscription, count: int) -> None:
             break
 
 
-async def take_headers(job: Job, sub: IteratorSubscription, count: int) -> None:
-    name, value = HEADER
-    async for msg in sub:
-        if msg.headers[name] != value:
-            raise RuntimeError(f"unexpected headers: {msg.headers!r}")
-        count -= 1
-        if not count:
-            check_size(job, msg.payload)
-            break
-
-
 async def receive(job: Job, meter: Meter) -> None:
     style = job.scenario.style
     if style == "batches":
         raise Unsupported("no batches")
-    if style == "receive":
-        raise Unsupported("async for only")
-    if style == "callback":
+    if style == "call":
+        raise Unsupported("async for and callbacks only")
+    if style == "usual":
         await receive_callback(job, meter)
         return
-    take = take_headers if job.scenario.headers else take_for
     async with connect(job) as nc:
         sub = await open_sub(nc, feed_subject(0))
         await (await make_round_trip(nc))()
@@ -106,13 +94,14 @@ async def receive(job: Job, meter: Meter) -> None:
             for grant, number in job.grants(count):
                 if grant:
                     await nc.publish(CONTROL, grant)
-                await take(job, sub, number)
+                await take_for(job, sub, number)
 
         await meter(run)
 
 
 async def receive_callback(job: Job, meter: Meter) -> None:
     countdown = Countdown()
+    name, value = HEADER
 
     async def count_one(msg: Message) -> None:
         countdown.left -= 1
@@ -120,10 +109,18 @@ async def receive_callback(job: Job, meter: Meter) -> None:
             check_size(job, msg.payload)
             countdown.done.set()
 
+    async def count_headers(msg: Message) -> None:
+        if msg.headers[name] != value:
+            raise SystemExit(f"unexpected headers: {msg.headers!r}")
+        await count_one(msg)
+
+    count = count_headers if job.scenario.headers else count_one
     async with connect(job) as nc:
-        await nc.subscribe(feed_subject(0), count_one).detatch()
+        # It ends when nobody holds it any more.
+        sub = await nc.subscribe(feed_subject(0), count).detatch()
         await (await make_round_trip(nc))()
         await count_down(job, meter, countdown, lambda grant: nc.publish(CONTROL, grant))
+        await sub.unsubscribe()
 
 
 async def fan_in(job: Job, meter: Meter) -> None:

@@ -70,7 +70,7 @@ async def take_headers(job: Job, sub: Subscription, count: int) -> int:
     return 0
 
 
-async def take_receive(job: Job, sub: Subscription, count: int) -> int:
+async def take_call(job: Job, sub: Subscription, count: int) -> int:
     for _ in range(count - 1):
         await sub.receive()
     check_size(job, (await sub.receive()).data)
@@ -97,14 +97,12 @@ def find_batches(sub: Subscription) -> object:
     return found
 
 
-TAKE = {"for": take_for, "receive": take_receive, "batches": take_batches}
+TAKE = {"usual": take_for, "for": take_for, "call": take_call, "batches": take_batches}
 
 
 async def receive(job: Job, meter: Meter) -> None:
     style = job.scenario.style
-    take = take_headers if job.scenario.headers else TAKE.get(style)
-    if take is None:
-        raise Unsupported("channels, no callbacks")
+    take = take_headers if job.scenario.headers else TAKE[style]
     async with connect(job) as nc, nc.subscribe(feed_subject(0)) as sub:
         if style == "batches":
             find_batches(sub)
