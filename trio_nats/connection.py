@@ -16,11 +16,11 @@ from ._core.requests import ReplySlot, Slot, new_inbox
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
 from ._protocol import commands
-from ._protocol.commands import CRLF, SIZE_LINES, Frame
+from ._protocol.commands import CRLF, Frame
 from ._protocol.subjects import check_filter, check_queue, check_subject
 from ._transport.plan import check_server
 from ._transport.tls_info import TLSInfo
-from .errors import ConfigurationError, MaxPayloadError, NatsError, RequestTimeoutError
+from .errors import ConfigurationError, NatsError, RequestTimeoutError
 from .events import ConnectionState, Event
 from .headers import HeadersLike, encode_headers
 from .message import Msg, Payload
@@ -47,7 +47,9 @@ class Connection:
 
     def __init__(self, core_of: Callable[[Connection], Supervisor]) -> None:
         self._core = core_of(self)
-        self._prefixes = commands.Prefixes()
+        self._outbox = self._core.outbox
+        self._heads = self._core.heads
+        self._known_heads = self._heads.known
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -71,51 +73,41 @@ class Connection:
         Raises :exc:`InvalidSubjectError`, :exc:`InvalidHeaderError` or :exc:`MaxPayloadError`,
         having sent nothing. Cancelled, it has sent nothing either.
         """
-        core = self._core
-        outbox = core.outbox
+        outbox = self._outbox
         if (
-            reply is None
+            outbox.size < outbox.easy
+            and reply is None
             and headers is None
             and type(payload) is bytes
-            and len(payload) <= core.info.max_payload
-            and outbox.size < outbox.easy
         ):
-            # What follows is the rest of this method for the most frequent case, written out.
+            # Most messages by far. What is below does the same, and more.
             try:
-                prefix = self._prefixes[subject]
-            except TypeError:  # what cannot be a key is no subject either
-                prefix = check_subject(subject)
-            line = SIZE_LINES[len(payload)]
+                head, size = self._known_heads[subject, len(payload)]
+            except (KeyError, TypeError):  # what cannot be a key is no subject either
+                head, size = self._heads.learn(subject, len(payload))
             await checkpoint_if_cancelled()
-            outbox.open += (prefix, line, payload, CRLF)
-            outbox.size += len(prefix) + len(line) + len(payload) + 2
-            if outbox.writer is not None:
-                outbox.wake()
+            outbox.open += (head, payload, CRLF)
+            outbox.size += size
             return
         raw_reply = None if reply is None else check_subject(reply)
         frame = self._frame(subject, payload, raw_reply, headers)
         await outbox.room()
-        core.check_open()
+        self._core.check_open()
         outbox.append(frame)
 
     def _frame(
         self, subject: str, payload: Payload, reply: bytes | None, headers: HeadersLike | None
     ) -> Frame:
-        try:
-            prefix = self._prefixes[subject]
-        except TypeError:
-            prefix = check_subject(subject)
+        raw_subject = check_subject(subject)
         data = payload if type(payload) is bytes else _as_bytes(payload)
-        info = self._core.info
-        block = None if headers is None else encode_headers(headers)
-        if block is not None and not info.headers and self._core.session is not None:
+        if headers is None:
+            self._heads.check_size(len(data))
+            return commands.pub(raw_subject, reply, data)
+        block = encode_headers(headers)
+        if not self._core.info.headers and self._core.session is not None:
             raise ConfigurationError("the server does not support message headers")
-        size = len(data) + len(block or b"")
-        if size > info.max_payload:
-            raise MaxPayloadError(size, info.max_payload)
-        if block is None:
-            return commands.pub(prefix, reply, data)
-        return commands.hpub(prefix, reply, block, data)
+        self._heads.check_size(len(block) + len(data))
+        return commands.hpub(raw_subject, reply, block, data)
 
     # --- subscribing -----------------------------------------------------------------------------
 

@@ -22,9 +22,9 @@ _CHUNK = 128 * 1024
 _MAX_PONGS = 1024
 
 Chunk: TypeAlias = list[bytes]
-"""Frames in pieces, four each: of a message as :func:`.commands.pub` cuts it, of anything else the
-frame and three times nothing. A list of pieces is the cheapest thing to add to, and big payloads
-are copied only once, when they are written."""
+"""Frames in pieces, three each: of a message as :func:`.commands.pub` cuts it, of anything else the
+frame and twice nothing. A list of pieces is the cheapest thing to add to, and big payloads are
+copied only once, when they are written."""
 
 
 class Outbox:
@@ -40,9 +40,10 @@ class Outbox:
         self._check_run = check_run
         self._chunks: deque[Chunk] = deque()
         self.open: Chunk = []
+        """The chunk that is being filled."""
         self._messages = 0
         self._pongs = 0
-        self.writer: trio.lowlevel.Task | None = None
+        self._writer: trio.lowlevel.Task | None = None
         self._for_room = trio.lowlevel.ParkingLot()
         self._unyielded = 0
         self._closing = False
@@ -50,24 +51,23 @@ class Outbox:
         self.size: int = 0
         """Bytes waiting, those being written included."""
         self.easy: int = 0
-        """Below this ``size``, :meth:`room` would only look for cancellation."""
-        self._set_easy()
+        """Below this ``size`` a message may be added to :attr:`open`, and its size to ``size``,
+        without ado: without :meth:`room`, the writer is awake, and nothing is being closed."""
 
     # --- adding ----------------------------------------------------------------------------------
 
     def append(self, frame: Frame) -> None:
         """Accept a message."""
-        if self.writer is not None:
-            self.wake()
-        head, size, body, _ = frame
-        self.size += len(head) + len(size) + len(body) + 2
+        self._wake()
+        head, body, _ = frame
+        self.size += len(head) + len(body) + 2
         self.open += frame
 
     def command(self, frame: bytes) -> None:
         """Accept anything else."""
+        self._wake()
         self.size += len(frame)
-        self.open += (frame, b"", b"", b"")
-        self.wake()
+        self.open += (frame, b"", b"")
 
     def prepend(self, frames: list[bytes]) -> None:
         """Put commands before all that waits: what a new wire has to hear first."""
@@ -75,13 +75,13 @@ class Outbox:
             data = b"".join(frames)
             self.size += len(data)
             self._seal()
-            self._chunks.appendleft([data, b"", b"", b""])
-            self.wake()
+            self._chunks.appendleft([data, b"", b""])
+            self._wake()
 
     def pong(self) -> bool:
         """Answer a PING, ahead of everything. ``False`` if too many answers are waiting already."""
         self._pongs += 1
-        self.wake()
+        self._wake()
         return self._pongs <= _MAX_PONGS
 
     async def room(self) -> None:
@@ -91,7 +91,7 @@ class Outbox:
         does nothing but publish does not keep the writer from writing. Cancelled, nothing has
         happened.
         """
-        if self.size < self.easy:
+        if self.size < min(self._limit, self._unyielded + _CHUNK) and not self._closing:
             await trio.lowlevel.checkpoint_if_cancelled()
             return
         self._seal()
@@ -122,10 +122,12 @@ class Outbox:
             return
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            self.writer = None
+            self._writer = None
+            self._set_easy()
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self.writer = trio.lowlevel.current_task()
+        self._writer = trio.lowlevel.current_task()
+        self._set_easy()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def take(self) -> Chunk:
@@ -137,7 +139,7 @@ class Outbox:
             pongs = commands.PONG * self._pongs
             self.size += len(pongs)
             self._pongs = 0
-            chunk[:0] = (pongs, b"", b"", b"")
+            chunk[:0] = (pongs, b"", b"")
         return chunk
 
     def written(self, size: int) -> None:
@@ -157,7 +159,7 @@ class Outbox:
 
     def let_writer_go(self) -> None:
         """Let the writer's :meth:`wait` return, so that it can look for another outbox."""
-        self.wake()
+        self._wake()
 
     # --- when the wire or the connection ends ----------------------------------------------------
 
@@ -172,9 +174,9 @@ class Outbox:
         gone: list[bytes] = []
         for chunk in chunks:
             kept: Chunk = []
-            for start in range(0, len(chunk), 4):
-                if chunk[start + 3]:
-                    kept += chunk[start : start + 4]
+            for start in range(0, len(chunk), 3):
+                if chunk[start + 2]:
+                    kept += chunk[start : start + 3]
                 else:
                     gone.append(chunk[start])
             if kept:
@@ -205,17 +207,19 @@ class Outbox:
             self.open = []
 
     def _set_easy(self) -> None:
-        self.easy = 0 if self._closing else min(self._limit, self._unyielded + _CHUNK)
+        at_ease = self._writer is None and not self._closing
+        self.easy = min(self._limit, self._unyielded + _CHUNK) if at_ease else 0
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """Have the writer run, after the present task has gone on to wait for something."""
-        writer = self.writer
+        writer = self._writer
         if writer is not None:
             # Scheduling it from another run would corrupt both.
             self._check_run()
-            self.writer = None
+            self._writer = None
+            self._set_easy()
             trio.lowlevel.reschedule(writer)
 
 
 def _messages(chunk: Chunk) -> int:
-    return chunk[3::4].count(CRLF)
+    return chunk[2::3].count(CRLF)

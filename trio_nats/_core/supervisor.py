@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 import trio
 
+from .._protocol.commands import Heads
 from .._transport.opening import OpeningMemory, Wire, open_wire
 from ..errors import (
     ConnectError,
@@ -65,6 +66,7 @@ class Supervisor(SessionCallbacks):
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
+        self.heads: Heads = Heads(self.info.max_payload)
         self.session: Session | None = None
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""
@@ -316,6 +318,7 @@ class Supervisor(SessionCallbacks):
             return  # one that is on its way out
         lame_before = self.info.ldm
         self.info = info
+        self.heads.max_payload = info.max_payload
         server = session.wire.server
         if info.ldm and not lame_before:
             logger.info("%s is in lame duck mode", server)

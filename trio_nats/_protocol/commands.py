@@ -10,9 +10,10 @@ from typing import TypeAlias
 
 import msgspec
 
+from ..errors import MaxPayloadError
 from .subjects import check_subject
 
-__all__ = ["CRLF", "PING", "PONG", "SIZE_LINES", "Frame", "Prefixes"]
+__all__ = ["CRLF", "PING", "PONG", "Frame", "Heads"]
 __all__ += ["connect", "hpub", "pub", "sub", "unsub"]
 
 _MAX_REMEMBERED = 4096
@@ -27,50 +28,62 @@ def connect(fields: Mapping[str, str | int | bool]) -> bytes:
     return b"CONNECT %b\r\n" % msgspec.json.encode(fields)
 
 
-class Prefixes(dict[str, bytes]):
-    """What a PUB to a subject begins with, by subject; checks those it has not seen.
+Frame: TypeAlias = tuple[bytes, bytes, bytes]
+"""A message to be published: its control line, headers and payload, and the line end."""
 
-    Publishers use few subjects over and over. Those that use many (replies to inboxes, say) only
-    fill it until it is emptied.
+
+class Heads:
+    """Control lines of PUB, and sizes of whole frames, by subject and size of the payload.
+
+    Publishers use few subjects and sizes over and over. Those that use many (replies to inboxes,
+    say) only fill it until it is emptied.
     """
 
-    def __missing__(self, subject: str) -> bytes:
-        prefix = b"PUB %b " % check_subject(subject)
-        if len(self) >= _MAX_REMEMBERED:
-            self.clear()
-        self[subject] = prefix
-        return prefix
+    def __init__(self, max_payload: int) -> None:
+        self.known: dict[tuple[str, int], tuple[bytes, int]] = {}
+        """What was checked already: the subject, and the size against :attr:`max_payload`."""
+        self._max_payload = max_payload
+
+    @property
+    def max_payload(self) -> int:
+        """The most bytes of headers and payload that the server takes."""
+        return self._max_payload
+
+    @max_payload.setter
+    def max_payload(self, size: int) -> None:
+        if size != self._max_payload:
+            self._max_payload = size
+            self.known.clear()
+
+    def learn(self, subject: str, size: int) -> tuple[bytes, int]:
+        """Check both, and remember what comes of it."""
+        line = b"PUB %b %d\r\n" % (check_subject(subject), size)
+        self.check_size(size)
+        if len(self.known) >= _MAX_REMEMBERED:
+            self.known.clear()
+        self.known[subject, size] = found = line, len(line) + size + 2
+        return found
+
+    def check_size(self, size: int) -> None:
+        """Complain about more than the server takes."""
+        if size > self._max_payload:
+            raise MaxPayloadError(size, self._max_payload)
 
 
-class _SizeLines(dict[int, bytes]):
-    """The end of a control line, by the size that stands there."""
-
-    def __missing__(self, size: int) -> bytes:
-        line = b"%d\r\n" % size
-        if len(self) >= _MAX_REMEMBERED:
-            self.clear()
-        self[size] = line
-        return line
+def pub(subject: bytes, reply: bytes | None, payload: bytes) -> Frame:
+    """PUB."""
+    if reply is None:
+        return b"PUB %b %d\r\n" % (subject, len(payload)), payload, CRLF
+    return b"PUB %b %b %d\r\n" % (subject, reply, len(payload)), payload, CRLF
 
 
-SIZE_LINES = _SizeLines()
-
-Frame: TypeAlias = tuple[bytes, bytes, bytes, bytes]
-"""A message to be published: control line up to the size, size, headers and payload, line end."""
-
-
-def pub(prefix: bytes, reply: bytes | None, payload: bytes) -> Frame:
-    """PUB, with the prefix of its subject out of :class:`Prefixes`."""
-    head = prefix if reply is None else b"%b%b " % (prefix, reply)
-    return head, SIZE_LINES[len(payload)], payload, CRLF
-
-
-def hpub(prefix: bytes, reply: bytes | None, headers: bytes, payload: bytes) -> Frame:
+def hpub(subject: bytes, reply: bytes | None, headers: bytes, payload: bytes) -> Frame:
     """HPUB; ``headers`` is a whole block as :func:`trio_nats.headers.encode_headers` makes it."""
-    size = len(headers)
-    head = b"H%b%d " % (prefix, size) if reply is None else b"H%b%b %d " % (prefix, reply, size)
     body = headers + payload
-    return head, SIZE_LINES[len(body)], body, CRLF
+    head = len(headers), len(body)
+    if reply is None:
+        return b"HPUB %b %d %d\r\n" % (subject, *head), body, CRLF
+    return b"HPUB %b %b %d %d\r\n" % (subject, reply, *head), body, CRLF
 
 
 def sub(subject: bytes, queue: bytes | None, sid: bytes) -> bytes:
