@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from ._core.requests import ReplySlot, Slot, new_inbox
+from ._core.requests import ReplySlot, Slot, new_inbox, no_reply
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
 from ._protocol import commands
@@ -162,13 +162,20 @@ class Connection:
         seconds = self._timeout(timeout)
         token, frame = self._prepare_request(subject, payload, headers)
         slot = ReplySlot(subject)
-        with trio.move_on_after(seconds):
-            await self._send_request(token, frame, slot)
-            try:
-                return await slot.wait()
-            finally:
-                self._core.requests.close(token)
-        raise RequestTimeoutError(f"no reply from {subject!r} within {seconds:g} s")
+        requests = self._core.requests
+        deadline = trio.current_time() + seconds
+        try:
+            if self._outbox.has_room():
+                await self._send_request(token, frame, slot)
+            else:
+                with trio.CancelScope(deadline=deadline) as scope:
+                    await self._send_request(token, frame, slot)
+                if scope.cancelled_caught:
+                    raise no_reply(subject, seconds)
+            requests.expire(token, deadline, seconds)
+            return await slot.wait()
+        finally:
+            requests.close(token)
 
     def request_many(
         self,

@@ -84,6 +84,10 @@ class Outbox:
         self._wake()
         return self._pongs <= _MAX_PONGS
 
+    def has_room(self) -> bool:
+        """Whether :meth:`room` would only look for cancellation."""
+        return self.size < min(self._limit, self._unyielded + _CHUNK) and not self._closing
+
     async def room(self) -> None:
         """A checkpoint that waits while the limit is reached, or raises, as was chosen.
 
@@ -91,7 +95,7 @@ class Outbox:
         does nothing but publish does not keep the writer from writing. Cancelled, nothing has
         happened.
         """
-        if self.size < min(self._limit, self._unyielded + _CHUNK) and not self._closing:
+        if self.has_room():
             await trio.lowlevel.checkpoint_if_cancelled()
             return
         self._seal()

@@ -116,7 +116,7 @@ class Supervisor(SessionCallbacks):
                 nursery.start_soon(self._safely, start)
             elif self.session is not None:
                 nursery.start_soon(self._safely, self._run_session, self.session)
-            await trio.sleep_forever()
+            await self._safely(self.requests.keep_time)
 
     @trio.lowlevel.enable_ki_protection
     async def _safely(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
