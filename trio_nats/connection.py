@@ -161,21 +161,28 @@ class Connection:
         """
         seconds = self._timeout(timeout)
         token, frame = self._prepare_request(subject, payload, headers)
-        slot = ReplySlot(subject)
-        requests = self._core.requests
+        core, requests = self._core, self._core.requests
+        core.check_usable()
         deadline = trio.current_time() + seconds
+        if self._outbox.has_room():
+            await checkpoint_if_cancelled()
+        else:
+            await self._room_until(deadline, subject, seconds)
+        slot = ReplySlot(subject)
         try:
-            if self._outbox.has_room():
-                await self._send_request(token, frame, slot)
-            else:
-                with trio.CancelScope(deadline=deadline) as scope:
-                    await self._send_request(token, frame, slot)
-                if scope.cancelled_caught:
-                    raise no_reply(subject, seconds)
+            requests.open(token, slot)
             requests.expire(token, deadline, seconds)
+            self._outbox.append(frame)
             return await slot.wait()
         finally:
             requests.close(token)
+
+    async def _room_until(self, deadline: float, subject: str, seconds: float) -> None:
+        with trio.CancelScope(deadline=deadline) as scope:
+            await self._outbox.room()
+        if scope.cancelled_caught:
+            raise no_reply(subject, seconds)
+        self._core.check_open()
 
     def request_many(
         self,

@@ -41,50 +41,37 @@ class Slot(Protocol):
 
 
 class ReplySlot:
-    """Waits for a single reply: parks the requesting task, and hands it the reply directly."""
+    """Parks the task that makes it, and hands it a single reply directly."""
 
-    __slots__ = ("_result", "_settled", "_task", "subject")
+    __slots__ = ("_task", "subject")
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        self._task: trio.lowlevel.Task | None = None
-        self._settled = False
-        self._result: outcome.Outcome[Msg] | None = None
+        self._task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
 
     def push(self, msg: Msg) -> None:
         """The reply has come."""
         if is_no_responders(msg):
-            self._settle(outcome.Error(NoRespondersError(self.subject)))
-        else:
-            self._settle(outcome.Value(msg))
+            self.end(NoRespondersError(self.subject))
+            return
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Value(msg))
 
     def end(self, error: Exception) -> None:
         """There will be no reply."""
-        self._settle(outcome.Error(error))
-
-    def _settle(self, result: outcome.Outcome[Msg]) -> None:
-        if self._settled:
-            return
-        self._settled = True
-        if self._task is None:
-            self._result = result
-        else:
-            trio.lowlevel.reschedule(self._task, result)
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Error(error))
 
     async def wait(self) -> Msg:
-        """The reply."""
-        result, self._result = self._result, None
-        if result is not None:
-            await trio.lowlevel.checkpoint()
-            return result.unwrap()
-
-        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._task = trio.lowlevel.current_task()
-        reply: Msg = await trio.lowlevel.wait_task_rescheduled(abort)
+        """The reply. To be called before anything else can run, so before a reply can come."""
+        reply: Msg = await trio.lowlevel.wait_task_rescheduled(self._abort)
         return reply
+
+    def _abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 def is_no_responders(msg: Msg) -> bool:
