@@ -187,6 +187,7 @@ async def measure(
 
 async def check_published(place: Place, before: int, total: object) -> None:
     """The server counts a moment after it has answered."""
+    read = -1
     for _ in range(40):
         read = await place.messages_read() - before
         if read == total:
