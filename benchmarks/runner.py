@@ -108,15 +108,16 @@ async def open_places(scenarios: Sequence[Scenario]) -> AsyncIterator[dict[bool,
 async def run_all(plan: Plan, report: Callable[[list[Cell]], None]) -> list[Cell]:
     """Run everything; ``report`` is called with all cells of a scenario once it is done.
 
-    The clients take turns within a round, so that whatever else the machine does hits them alike.
+    The clients take turns within a round, so that whatever else the machine does hits them alike,
+    and every other round goes backwards, so that nobody always comes after the same one.
     """
     cells: list[Cell] = []
     async with open_places(plan.scenarios) as places:
         for scenario in plan.scenarios:
             row = [Cell(scenario=scenario, peer=peer) for peer in plan.peers]
             rounds = scenario.runs if scenario.runs and plan.messages is None else plan.rounds
-            for _ in range(rounds):
-                for cell in row:
+            for number in range(rounds):
+                for cell in row if number % 2 == 0 else reversed(row):
                     if cell.open:
                         await run_once(plan, cell, places[scenario.tls])
             report(row)
