@@ -105,13 +105,12 @@ async def open_places(scenarios: Sequence[Scenario]) -> AsyncIterator[dict[bool,
         yield places
 
 
-async def run_all(plan: Plan, report: Callable[[list[Cell]], None]) -> list[Cell]:
+async def run_all(plan: Plan, report: Callable[[list[Cell]], None]) -> None:
     """Run everything; ``report`` is called with all cells of a scenario once it is done.
 
     The clients take turns within a round, so that whatever else the machine does hits them alike,
     and every other round goes backwards, so that nobody always comes after the same one.
     """
-    cells: list[Cell] = []
     async with open_places(plan.scenarios) as places:
         for scenario in plan.scenarios:
             row = [Cell(scenario=scenario, peer=peer) for peer in plan.peers]
@@ -121,8 +120,6 @@ async def run_all(plan: Plan, report: Callable[[list[Cell]], None]) -> list[Cell
                     if cell.open:
                         await run_once(plan, cell, places[scenario.tls])
             report(row)
-            cells += row
-    return cells
 
 
 async def run_once(plan: Plan, cell: Cell, place: Place) -> None:
