@@ -210,7 +210,9 @@ async def run_client(command: Sequence[str]) -> dict[str, object]:
     )
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip()
-        raise RunFailed(f"exit code {done.returncode}: {words[-1500:]}")
+        print(f"{' '.join(command)}\n{words}", file=sys.stderr)
+        last = words.splitlines()[-1] if words else "without a word"
+        raise RunFailed(f"exit code {done.returncode}: {last[:200]}")
     answer = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(answer, dict)
     return answer
