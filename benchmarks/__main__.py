@@ -70,12 +70,18 @@ def main(argv: list[str] | None = None) -> int:
         messages=options.messages,
     )
     print(", ".join(f"{name} {version or '-'}" for name, version in versions().items()))
-    cells = trio.run(run_all, plan, show)
-    result = document(plan, cells)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    cells: list[Cell] = []
+
+    def report(row: list[Cell]) -> None:
+        cells.extend(row)
+        print("\n".join(table(row)), flush=True)
+        if options.json:  # after each scenario, so that an interrupted run leaves something
+            text = json.dumps(document(plan, cells), indent=1)
+            options.json.write_text(text + "\n", "utf-8")
+
+    trio.run(run_all, plan, report)
     if options.chart:
-        draw_chart(options.chart, result)
+        draw_chart(options.chart, document(plan, cells))
     failed = [cell for cell in cells if cell.failure]
     for cell in failed:
         print(f"\n{cell.scenario.name}: {cell.peer.name} FAILED: {cell.failure}")
@@ -87,10 +93,6 @@ def draw_chart(path: Path, result: Document) -> None:
     from .chart import draw
 
     draw(path, result)
-
-
-def show(cells: list[Cell]) -> None:
-    print("\n".join(table(cells)), flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ PER_ROW = 2
 
 
 class Result(TypedDict):
-    """What of a result matters here."""
+    """What of a result matters here. ``min`` and ``max`` are there if ``median`` is."""
 
     scenario: str
     group: str
@@ -45,6 +45,7 @@ class Result(TypedDict):
     median: float | None
     min: float
     max: float
+    failure: str | None
 
 
 def draw(path: Path, document: Document) -> None:
@@ -54,7 +55,8 @@ def draw(path: Path, document: Document) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    results = [item for item in cast("list[Result]", document["results"]) if item["median"]]
+    every = cast("list[Result]", document["results"])
+    results = [item for item in every if item["median"] or item["failure"]]
     groups = [group for group in PANELS if any(item["group"] == group for item in results)]
     if not groups:
         raise ValueError("none of these scenarios has a place in the chart")
@@ -91,15 +93,23 @@ def _panel(panel: Axes, title: str, results: Sequence[Result]) -> None:
     clients = [name for name in PEERS if name in present]
     width = 0.8 / max(1, len(clients))
     for number, client in enumerate(clients):
+        shift = (number - (len(clients) - 1) / 2) * width
         mine = {item["scenario"]: item for item in results if item["client"] == client}
+        for place, name in enumerate(scenarios):
+            if name in mine and mine[name]["failure"]:
+                panel.text(place + shift, 0, " failed", rotation=90, ha="center", fontsize=7)
         # Where there is no number there is a gap, not somebody else's bar.
-        places = [place for place, name in enumerate(scenarios) if name in mine]
+        places = [
+            place
+            for place, name in enumerate(scenarios)
+            if name in mine and not mine[name]["failure"]
+        ]
         shown = [mine[scenarios[place]] for place in places]
         heights = [item["median"] or 0.0 for item in shown]
         below = [height - item["min"] for height, item in zip(heights, shown, strict=True)]
         above = [item["max"] - height for height, item in zip(heights, shown, strict=True)]
         panel.bar(
-            [place + (number - (len(clients) - 1) / 2) * width for place in places],
+            [place + shift for place in places],
             heights,
             width,
             yerr=[below, above],

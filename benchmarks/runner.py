@@ -105,23 +105,21 @@ async def open_places(scenarios: Sequence[Scenario]) -> AsyncIterator[dict[bool,
         yield places
 
 
-async def run_all(plan: Plan, report: Callable[[list[Cell]], None]) -> list[Cell]:
+async def run_all(plan: Plan, report: Callable[[list[Cell]], None]) -> None:
     """Run everything; ``report`` is called with all cells of a scenario once it is done.
 
-    The clients take turns within a round, so that whatever else the machine does hits them alike.
+    The clients take turns within a round, so that whatever else the machine does hits them alike,
+    and every other round goes backwards, so that nobody always comes after the same one.
     """
-    cells: list[Cell] = []
     async with open_places(plan.scenarios) as places:
         for scenario in plan.scenarios:
             row = [Cell(scenario=scenario, peer=peer) for peer in plan.peers]
             rounds = scenario.runs if scenario.runs and plan.messages is None else plan.rounds
-            for _ in range(rounds):
-                for cell in row:
+            for number in range(rounds):
+                for cell in row if number % 2 == 0 else reversed(row):
                     if cell.open:
                         await run_once(plan, cell, places[scenario.tls])
             report(row)
-            cells += row
-    return cells
 
 
 async def run_once(plan: Plan, cell: Cell, place: Place) -> None:
@@ -187,6 +185,7 @@ async def measure(
 
 async def check_published(place: Place, before: int, total: object) -> None:
     """The server counts a moment after it has answered."""
+    read = -1
     for _ in range(40):
         read = await place.messages_read() - before
         if read == total:
@@ -211,7 +210,9 @@ async def run_client(command: Sequence[str]) -> dict[str, object]:
     )
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip()
-        raise RunFailed(f"exit code {done.returncode}: {words[-1500:]}")
+        print(f"{' '.join(command)}\n{words}", file=sys.stderr)
+        last = words.splitlines()[-1] if words else "without a word"
+        raise RunFailed(f"exit code {done.returncode}: {last[:200]}")
     answer = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(answer, dict)
     return answer

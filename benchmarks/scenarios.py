@@ -37,10 +37,8 @@ class Scenario:
     """How many the client has."""
     subjects: int = 1
     """On how many of them messages come, in turn; each has a task of its own."""
-    window: int = 0
-    """How many messages the load may be ahead of the client."""
-    step: int = 0
-    """After how many messages the client lets the load send as many again."""
+    burst: int = 0
+    """The client asks for so many messages at a time; otherwise the load is ahead of it."""
     concurrency: int = 1
     """Requests in flight."""
     fixed: int | None = None
@@ -68,21 +66,26 @@ class Scenario:
         """The number of operations is a multiple of this."""
         if self.kind == "request":
             return self.concurrency
-        return self.window if self.window == self.step and self.window else 1
+        return self.burst or 1
+
+    @property
+    def window(self) -> int:
+        """How many messages the load may be ahead of the client.
+
+        Enough that the client always has work, and little enough that no client drops anything.
+        The smallest limit on what may be pending in a subscription that any of the clients has is
+        65,536 messages; that of the server on what may wait for a client is 64 MiB.
+        """
+        return self.burst or min(32_000, 16 * MIB // (self.size + 64))
+
+    @property
+    def step(self) -> int:
+        """After how many messages the client lets the load send as many again."""
+        return self.burst or self.window // 4
 
     def with_size(self, size: int) -> Scenario:
         """The same with another size of payload."""
-        return self if size == self.size else replace(self, size=size, **_window(size))
-
-
-def _window(size: int) -> dict[str, int]:
-    """Enough that the client always has work, and little enough that no client drops anything.
-
-    The smallest limit on what may be pending in a subscription that any of the clients has is
-    65,536 messages; that of the server on what may wait for a client is 64 MiB.
-    """
-    window = min(32_000, 16 * MIB // (size + 64))
-    return {"window": window, "step": window // 4}
+        return replace(self, size=size)
 
 
 def _label(size: int) -> str:
@@ -124,7 +127,6 @@ def _receive() -> Iterable[Scenario]:
                 title=f"receive {_label(size)}, {words}",
                 size=size,
                 style=style,
-                **_window(size),
             )
 
 
@@ -142,7 +144,6 @@ def _headers() -> Iterable[Scenario]:
         kind="receive",
         title="receive 128 B with one header and read it",
         headers=True,
-        **_window(128),
     )
 
 
@@ -163,7 +164,6 @@ def _tls() -> Iterable[Scenario]:
             title=f"receive {_label(size)} over TLS",
             size=size,
             tls=True,
-            **_window(size),
         )
 
 
@@ -195,7 +195,6 @@ def _many() -> Iterable[Scenario]:
         title="1,000 subscriptions with a task each, messages to all in turn",
         subscriptions=1000,
         subjects=1000,
-        **_window(128),
     )
     for count in (10, 10_000):
         yield Scenario(
@@ -205,7 +204,6 @@ def _many() -> Iterable[Scenario]:
             title=f"{count:,} subscriptions, messages to 10 of them in turn",
             subscriptions=count,
             subjects=10,
-            **_window(128),
         )
     yield Scenario(
         name="subscribe-10000",
@@ -222,8 +220,7 @@ def _many() -> Iterable[Scenario]:
             group="burst",
             kind="receive",
             title=f"receive 128 B in bursts of {burst:,}, asking for each",
-            window=burst,
-            step=burst,
+            burst=burst,
         )
 
 

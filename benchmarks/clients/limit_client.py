@@ -105,7 +105,7 @@ class Reader:
         more = await self._stream.receive_some(READ)
         if not more:
             raise ConnectionError("the server closed the connection")
-        data = self._rest + more if self._rest else more
+        data = self._rest + bytes(more)
         find, handlers, end, at, count = data.find, self._handlers, len(data), 0, 0
         while True:
             eol = find(b"\r\n", at)

@@ -135,9 +135,10 @@ async def respond(job: Job, meter: Meter) -> None:
 
 
 def reply_of(msg: Message) -> str:
-    if msg.reply is None:
+    reply: str | None = msg.reply
+    if reply is None:
         raise RuntimeError("a request without a reply subject")
-    return msg.reply
+    return reply
 
 
 async def subscribe(job: Job, meter: Meter) -> None:

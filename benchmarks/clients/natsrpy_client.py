@@ -153,22 +153,29 @@ async def request(job: Job, meter: Meter) -> None:
 
 async def respond(job: Job, meter: Meter) -> None:
     payload = job.payload
+    countdown = Countdown()
+
     async with connect(job) as nc:
-        sub = await open_sub(nc, REQUEST)
+
+        async def reply(msg: Message) -> None:
+            if msg.reply is None:
+                raise SystemExit("a request without a reply subject")
+            await nc.publish(msg.reply, payload)
+            countdown.left -= 1
+            if not countdown.left:
+                countdown.done.set()
+
+        sub = await nc.subscribe(REQUEST, reply).detatch()
         round_trip = await make_round_trip(nc)
 
         async def run(count: int) -> None:
+            countdown.expect(count)
             await nc.publish(CONTROL, b"%d" % count)
-            async for msg in sub:
-                if msg.reply is None:
-                    raise RuntimeError("a request without a reply subject")
-                await nc.publish(msg.reply, payload)
-                count -= 1
-                if not count:
-                    break
+            await countdown.done.wait()
             await round_trip()
 
         await meter(run)
+        await sub.unsubscribe()
 
 
 async def subscribe(job: Job, meter: Meter) -> None:
