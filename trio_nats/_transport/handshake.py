@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import trio
 
@@ -177,8 +176,8 @@ class _EagerObject(ssl.SSLObject):
 
     _failure: ssl.SSLError | None = None
 
-    # Older stubs say that it returns text.
-    def read(self, size: int = 1024, buffer: object = None) -> bytes:  # type: ignore[override]
+    # Trio passes the size by position, and its proper name is that of a built-in.
+    def read(self, size: int = 1024, buffer: object = None) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See :meth:`ssl.SSLObject.read`."""
         assert buffer is None, "Trio has none"
         if self._failure is not None:
@@ -186,7 +185,7 @@ class _EagerObject(ssl.SSLObject):
         parts: list[bytes] = []
         while size > 0:
             try:
-                data = cast(bytes, super().read(size))
+                data = super().read(size)
             except ssl.SSLError as error:
                 if not parts:
                     raise
