@@ -421,7 +421,9 @@ class Connection:
         core = self._core
         with trio.move_on_after(core.settings.close_timeout):
             while core.session is not None or core.outbox.size or core.between_wires:
-                await core.wait(lambda: core.session is not None or core.failure is not None)
+                await core.wait(
+                    lambda: core.session is not None or core.state is ConnectionState.CLOSED
+                )
                 if core.session is None:
                     break
                 if await core.session.pings.round_trip():
