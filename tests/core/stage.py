@@ -19,7 +19,7 @@ from trio_nats import Connection, Subscription, TLSOptions, open_nats
 from trio_nats._core.outbox import Outbox
 from trio_nats.testing import NatsServer, ServerTLS
 
-__all__ = ["Make", "Stage", "echo", "staged", "tls_sides", "waiting_bytes"]
+__all__ = ["Make", "Stage", "echo", "staged", "tls_sides", "waiting_frames"]
 
 
 @dataclass
@@ -97,6 +97,6 @@ async def echo(sub: Subscription) -> None:
         await message.respond(message.data)
 
 
-def waiting_bytes(outbox: Outbox) -> int:
-    """The bytes in an outbox that nothing is being written from, counted one by one."""
-    return sum(map(len, [frame for chunk in [*outbox._chunks, outbox._open] for frame in chunk]))
+def waiting_frames(outbox: Outbox) -> list[bytes]:
+    """What is in an outbox that nothing is being written from."""
+    return [frame for chunk in [*outbox._chunks, outbox._open] for frame in chunk]

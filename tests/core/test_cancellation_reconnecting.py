@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.core.stage import Stage, echo, tls_sides, waiting_bytes
+from tests.core.stage import Stage, echo, tls_sides, waiting_frames
 from tests.messages.helpers import QUICK, all_of, next_event, take
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
@@ -30,6 +30,7 @@ from trio_nats.testing import NatsServer
 class AwayStage(Stage):
     """One whose server goes away before every operation."""
 
+    server: NatsServer
     proxy: PlainProxy
     silent: bool
     """Whether the server lets us dial and says nothing, rather than refusing."""
@@ -69,7 +70,10 @@ class AwayStage(Stage):
         assert core.router.stalled == set()
         if nc.state == "reconnecting":
             assert (core.session, core.router.live) == (None, False)
-            assert core.outbox.size == waiting_bytes(core.outbox)
+            waiting = waiting_frames(core.outbox)
+            assert core.outbox.size == sum(map(len, waiting))
+            # What else the next server has to hear it is told when there is one.
+            assert all(frame.startswith((b"PUB ", b"HPUB ")) for frame in waiting)
         self.coming.cancel()
         self.come_back()
         assert await nc.wait_for_state("open") == "open"
@@ -108,7 +112,9 @@ async def staged(encrypted: bool, silent: bool) -> AsyncIterator[AwayStage]:
         ) as nc,
     ):
         await witness.flush()
-        yield AwayStage(nc, witness, inbox, proxy=proxy, silent=silent, nursery=nursery)
+        yield AwayStage(
+            nc, witness, inbox, server=server, proxy=proxy, silent=silent, nursery=nursery
+        )
 
 
 async def publish(stage: AwayStage, _: Subscription) -> Operation:
@@ -332,7 +338,8 @@ async def test_an_operation(make: Make, encrypted: bool, silent: bool) -> None:
                 assert True in away
                 assert False in away
                 await _settle(stage, make, work)
-                assert nc.stats.subscriptions == 1 + (nc._core.requests._sid is not None)
+                await nc.flush()
+                assert await _subscribed(stage.server) == [["echo", "ledger"], ["work"]]
                 nursery.cancel_scope.cancel()
             stage.nursery.cancel_scope.cancel()
 
@@ -350,3 +357,13 @@ async def _settle(stage: AwayStage, make: Make, work: Subscription) -> None:
     assert work.pending == (0, 0)
     await stage.witness.publish("work", b"still")
     assert await take(work, 1) == [b"still"]
+
+
+async def _subscribed(server: NatsServer) -> list[list[str]]:
+    """What each connection is subscribed to according to the server, but for replies."""
+    connections = (await server.monitor("connz?subs=1"))["connections"]
+    assert isinstance(connections, list)
+    return sorted(
+        sorted(subject for subject in one["subscriptions_list"] if not subject.startswith("_INBOX"))
+        for one in connections
+    )

@@ -229,3 +229,6 @@ async def test_closing(
     async with tarpit() as (hole, url), state(hole, url, phase) as nc:
         await end(nc)
         assert (nc.state, nc.failure) == ("closed", None)
+        # Not only when the block is left.
+        await trio.testing.wait_all_tasks_blocked()
+        assert hole.inside == 0
