@@ -379,7 +379,8 @@ class Connection:
         Publishing, and so responding, works until all messages have been taken out of the
         subscriptions, which then end; no new subscriptions can be made. Takes at most ``timeout``
         seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
-        were left by then. Cancelled, the connection is closed at once.
+        were left by then. Cancelled, the connection is closed at once. Another task that drains it
+        already is joined; closing it ends the drain.
         """
         core = self._core
         core.check_usable()
