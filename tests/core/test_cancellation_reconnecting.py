@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import pytest
 import trio
@@ -21,7 +21,7 @@ from tests.messages.helpers import QUICK, all_of, next_event, take
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy
-from trio_nats import NoRespondersError, Subscription, open_nats
+from trio_nats import NoRespondersError, OutboxFullError, Subscription, open_nats
 from trio_nats.events import Reconnected
 from trio_nats.testing import NatsServer
 
@@ -98,7 +98,9 @@ Make: TypeAlias = Callable[[AwayStage, Subscription], Awaitable[Operation]]
 
 
 @asynccontextmanager
-async def staged(encrypted: bool, silent: bool) -> AsyncIterator[AwayStage]:
+async def staged(
+    encrypted: bool, silent: bool, when_full: Literal["wait", "raise"] = "wait"
+) -> AsyncIterator[AwayStage]:
     server_tls, tls = tls_sides(encrypted)
     async with (
         NatsServer(tls=server_tls) as server,
@@ -108,7 +110,12 @@ async def staged(encrypted: bool, silent: bool) -> AsyncIterator[AwayStage]:
         open_nats(server.url, tls=tls) as witness,
         witness.subscribe("ledger") as inbox,
         open_nats(
-            proxy.url, tls=tls, pending_size=200_000, reconnect=QUICK, ignore_discovered=True
+            proxy.url,
+            tls=tls,
+            pending_size=200_000,
+            when_pending_full=when_full,
+            reconnect=QUICK,
+            ignore_discovered=True,
         ) as nc,
     ):
         await witness.flush()
@@ -341,6 +348,42 @@ async def test_an_operation(make: Make, encrypted: bool, silent: bool) -> None:
                 await nc.flush()
                 assert await _subscribed(stage.server) == [["echo", "ledger"], ["work"]]
                 nursery.cancel_scope.cancel()
+            stage.nursery.cancel_scope.cancel()
+
+
+async def test_what_raises_rather_than_wait_for_room() -> None:
+    with trio.fail_after(60):
+        async with staged(False, True, "raise") as stage:
+            nc = stage.nc
+            await nc.flush()
+            stage.tasks, stage.sockets = all_tasks(), open_sockets()
+            waiting: list[int] = []
+
+            async def begin() -> Operation:
+                await stage.lose()
+                data = stage.next()
+                await nc.publish("ledger", data + b"." * 200_000)
+                stage.done.append(data)
+                waiting.append(nc.stats.outbox_bytes)
+
+                async def operation() -> None:
+                    for headers in (None, {"k": "v"}):
+                        with pytest.raises(OutboxFullError):
+                            await nc.publish("ledger", stage.next(), headers=headers)
+                    with pytest.raises(OutboxFullError):
+                        await nc.request("ledger", stage.next())
+                    with pytest.raises(OutboxFullError):
+                        async with nc.request_many("ledger", stage.next()):
+                            raise AssertionError("there was room")
+
+                return operation
+
+            async def check() -> None:
+                assert nc.stats.outbox_bytes == waiting[-1]
+                await stage.check()
+
+            assert await cancel_at_each_checkpoint(begin, check) == 4
+            assert await stage.published() == stage.done
             stage.nursery.cancel_scope.cancel()
 
 
