@@ -383,7 +383,8 @@ class Connection:
         Publishing, and so responding, works until all messages have been taken out of the
         subscriptions, which then end; no new subscriptions can be made. Takes at most ``timeout``
         seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
-        were left by then. Cancelled, the connection is closed at once.
+        were left by then. Cancelled, the connection is closed at once. Another task that drains it
+        already is joined; closing it ends the drain.
         """
         core = self._core
         core.check_usable()
@@ -425,7 +426,9 @@ class Connection:
         core = self._core
         with trio.move_on_after(core.settings.close_timeout):
             while core.session is not None or core.outbox.size or core.between_wires:
-                await core.wait(lambda: core.session is not None or core.failure is not None)
+                await core.wait(
+                    lambda: core.session is not None or core.state is ConnectionState.CLOSED
+                )
                 if core.session is None:
                     break
                 if await core.session.pings.round_trip():

@@ -367,11 +367,16 @@ class Supervisor(SessionCallbacks):
                     sink.end(trio.EndOfChannel())
 
     async def drain_all(self) -> None:
-        """:meth:`drain` every subscription, and wait until all they have has been taken out."""
+        """:meth:`drain` every subscription, and wait until all they have has been taken out.
+
+        Those that another task is draining already are waited for as well.
+        """
         sinks = {sid: sink for sid, sink in self.router.sinks.items() if sink is not self.requests}
-        self._drained = list(sinks.values())
+        self._drained += sinks.values()
         await self.drain(sinks)
         for sink in self._drained:
+            if self.state is ConnectionState.CLOSED:  # meanwhile
+                break
             await sink.wait_taken()
 
     # --- state -----------------------------------------------------------------------------------
