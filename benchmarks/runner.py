@@ -195,8 +195,9 @@ async def check_published(place: Place, before: int, total: object) -> None:
 
 
 def environment() -> dict[str, str]:
-    """As it is, but for variables that would send a client elsewhere."""
-    return {name: value for name, value in os.environ.items() if name != "NATS_URL"}
+    """As it is, but for variables that would send a client elsewhere, or have it compiled anew."""
+    unwanted = {"NATS_URL", "PYTHONDONTWRITEBYTECODE"}
+    return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
 async def run_client(command: Sequence[str]) -> dict[str, object]:

@@ -100,7 +100,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
 
     async def __aenter__(self) -> Self:
         """Subscribe. Cancelled, nothing has happened."""
-        await trio.lowlevel.checkpoint()
+        await self._core.breathe()
         if self._sid is not None or self._ended is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
         self._core.check_usable()

@@ -78,6 +78,7 @@ class Supervisor(SessionCallbacks):
         self._nursery: trio.Nursery | None = None
         self._drained: list[Sink] = []
         """Subscriptions that the router does not know any more, but somebody waits for."""
+        self._breaths = 0
         self._handing_over = False
         self._demanded_at = -1
         self._handover: Handover | None = None
@@ -384,6 +385,14 @@ class Supervisor(SessionCallbacks):
     def _set_state(self, state: ConnectionState) -> None:
         self.state = state
         self._changed.unpark_all()
+
+    async def breathe(self) -> None:
+        """A checkpoint that lets others run every so often, for what is done many times over."""
+        self._breaths = (self._breaths + 1) & 31
+        if self._breaths:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def wait(self, ready: Callable[[], bool]) -> None:
         """A checkpoint; return once ``ready()`` holds. It is asked at every change of state."""
