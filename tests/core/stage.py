@@ -11,6 +11,7 @@ from typing import TypeAlias
 import trio
 import trio.testing
 
+from tests.core.helpers import frames_of
 from tests.messages.helpers import take
 from tests.support.certs import certificates
 from tests.support.checkpoints import Operation
@@ -99,4 +100,4 @@ async def echo(sub: Subscription) -> None:
 
 def waiting_frames(outbox: Outbox) -> list[bytes]:
     """What is in an outbox that nothing is being written from."""
-    return [frame for chunk in [*outbox._chunks, outbox._open] for frame in chunk]
+    return [frame for chunk in (*outbox._chunks, outbox.open) for frame in frames_of(chunk)]

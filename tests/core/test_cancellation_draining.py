@@ -279,7 +279,7 @@ async def drain_subscription(scene: Scene, run: Run) -> Operation:
     ("make", "least"),
     [
         (publish, 1),
-        (subscribe, 1),
+        (subscribe, 0),
         (respond, 2),
         (request, 2),
         (request_many, 4),

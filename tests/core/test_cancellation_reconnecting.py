@@ -293,7 +293,7 @@ async def drain_subscription(stage: AwayStage, _: Subscription) -> Operation:
 # How many suspensions there are at the least, and how many while the server is away.
 LEAST = {
     publish: 2,
-    subscribe: 5,
+    subscribe: 4,
     receive: 1,
     respond: 1,
     request: 3,
