@@ -27,6 +27,15 @@ from .auth import (
     Token,
     UserPassword,
 )
+from .codecs import (
+    BytesCodec,
+    Codec,
+    Decoder,
+    Encoder,
+    JSONCodec,
+    MessagePackCodec,
+    TextCodec,
+)
 from .connect import open_nats
 from .connection import Connection
 from .errors import (
@@ -40,6 +49,8 @@ from .errors import (
     ConnectPhase,
     ConnectTimeoutError,
     CredentialsError,
+    DecodeError,
+    EncodeError,
     InvalidHeaderError,
     InvalidSubjectError,
     MaxPayloadError,
@@ -77,6 +88,7 @@ from .replies import Replies, empty_sentinel
 from .server_info import ServerInfo
 from .servers import Server
 from .subscription import Subscription
+from .typed import TypedMsg, TypedReplies, TypedSubscription
 
 __all__ = [
     "JWT",
@@ -85,9 +97,11 @@ __all__ = [
     "AuthLike",
     "AuthenticationExpiredError",
     "AuthorizationError",
+    "BytesCodec",
     "Candidate",
     "CertificateInfo",
     "ClientCertificateError",
+    "Codec",
     "ConfigurationError",
     "ConnectAttempt",
     "ConnectError",
@@ -98,11 +112,17 @@ __all__ = [
     "ConnectionState",
     "Credentials",
     "CredentialsError",
+    "DecodeError",
+    "Decoder",
+    "EncodeError",
+    "Encoder",
     "Headers",
     "HeadersLike",
     "InvalidHeaderError",
     "InvalidSubjectError",
+    "JSONCodec",
     "MaxPayloadError",
+    "MessagePackCodec",
     "Msg",
     "NKey",
     "NatsError",
@@ -137,7 +157,11 @@ __all__ = [
     "TLSNotOfferedError",
     "TLSOptions",
     "TLSRequiredError",
+    "TextCodec",
     "Token",
+    "TypedMsg",
+    "TypedReplies",
+    "TypedSubscription",
     "UserPassword",
     "empty_sentinel",
     "errors",

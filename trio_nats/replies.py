@@ -54,6 +54,9 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         self._ended: Exception | None = None
         self._waiting = trio.lowlevel.ParkingLot()
 
+    def __repr__(self) -> str:
+        return f"<Replies to {self.subject!r}, {len(self._arrived)} pending>"
+
     async def __aenter__(self) -> Self:
         """Publish the request. Cancelled, nothing has happened.
 
