@@ -137,16 +137,25 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             raise RequestTimeoutError(f"drain: the server did not answer within {seconds:g} s")
 
     def let_go(self) -> None:
-        """Have :meth:`wait_taken` return, whether all is taken or not."""
+        """Have :meth:`wait_taken` return, whether all is taken or not.
+
+        :meta private:
+        """
         self._taken.unpark_all()
 
     def lift_limits(self) -> None:
-        """Keep whatever still comes, for it is the last there is."""
+        """Keep whatever still comes, for it is the last there is.
+
+        :meta private:
+        """
         self._max_messages = self._max_bytes = sys.maxsize
         self._core.router.unstall(self)
 
     async def wait_taken(self) -> None:
-        """Return once no message waits to be received."""
+        """Return once no message waits to be received.
+
+        :meta private:
+        """
         await trio.lowlevel.checkpoint()
         if self._queue:
             self._recount()
@@ -161,7 +170,10 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
     # --- the core's side -------------------------------------------------------------------------
 
     def push(self, msg: Msg) -> None:
-        """Called with each message. It goes to the task that has waited longest, or is kept."""
+        """Called with each message. It goes to the task that has waited longest, or is kept.
+
+        :meta private:
+        """
         waiters = self._waiters
         if waiters:
             task = next(iter(waiters))
@@ -183,7 +195,10 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
                 self._leave(trio.EndOfChannel())
 
     def push_burst(self, messages: list[Msg], size: int) -> None:
-        """Called with messages that arrived together; the same as :meth:`push` for each."""
+        """Called with messages that arrived together; the same as :meth:`push` for each.
+
+        :meta private:
+        """
         queue = self._queue
         if self._waiters or self._watched or self.remaining is not None:
             # One by one as long as it makes a difference which.
@@ -206,7 +221,10 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             self._bytes = size
 
     def end(self, error: Exception) -> None:
-        """No more messages will come. Those that did can still be received, unless closed."""
+        """No more messages will come. Those that did can still be received, unless closed.
+
+        :meta private:
+        """
         if self._ended is None or isinstance(error, trio.ClosedResourceError):
             self._ended = error
         if isinstance(error, trio.ClosedResourceError):
