@@ -91,7 +91,7 @@ class Messaging:
         ):
             # Most messages by far. What is below does the same, and more.
             try:
-                head, size = self._known_heads[subject, len(payload)]
+                head, size = self._known_heads[subject][len(payload)]
             except (KeyError, TypeError):  # what cannot be a key is no subject either
                 head, size = self._heads.learn(subject, len(payload))
             await checkpoint_if_cancelled()

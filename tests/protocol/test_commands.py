@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trio_nats._protocol import commands
 from trio_nats._protocol.subjects import check_filter, check_queue, check_subject
-from trio_nats.errors import InvalidHeaderError, InvalidSubjectError
+from trio_nats.errors import InvalidHeaderError, InvalidSubjectError, MaxPayloadError
 from trio_nats.headers import Headers, encode_headers
 
 
@@ -253,3 +253,47 @@ def test_no_text_in_connect_ends_its_line(text: str) -> None:
     assert frame.endswith(b"\r\n")
     assert not re.search(rb"[\x00-\x1f]", frame[:-2])
     assert serve(frame) == [("CONNECT", {text: text})]
+
+
+# --- what is remembered of subjects and sizes -----------------------------------------------------
+
+
+def remembered(heads: commands.Heads) -> int:
+    return sum(map(len, heads.known.values()))
+
+
+def test_a_line_is_remembered_by_subject_and_size() -> None:
+    heads = commands.Heads(100)
+    assert heads.learn("a.b", 5) == (b"PUB a.b 5\r\n", 18)
+    assert heads.learn("a.b", 100) == (b"PUB a.b 100\r\n", 115)
+    assert heads.known == {"a.b": {5: (b"PUB a.b 5\r\n", 18), 100: (b"PUB a.b 100\r\n", 115)}}
+
+
+def test_what_cannot_be_sent_is_not_remembered() -> None:
+    heads = commands.Heads(100)
+    with pytest.raises(MaxPayloadError):
+        heads.learn("a", 101)
+    for subject in ("", "a b", "a.*", "a\r\nPING"):
+        with pytest.raises(InvalidSubjectError):
+            heads.learn(subject, 5)
+    assert heads.known == {}
+
+
+def test_a_new_limit_forgets_what_the_old_one_allowed() -> None:
+    heads = commands.Heads(100)
+    heads.learn("a", 100)
+    heads.max_payload = 100
+    assert remembered(heads) == 1
+    heads.max_payload = 50
+    assert remembered(heads) == 0
+    with pytest.raises(MaxPayloadError):
+        heads.learn("a", 51)
+    assert heads.max_payload == 50
+
+
+def test_memory_is_bounded_however_many_subjects_and_sizes_there_are() -> None:
+    heads = commands.Heads(1_000_000)
+    for number in range(10_000):
+        heads.learn(f"inbox.{number}", 5)
+        heads.learn("a", number)
+        assert remembered(heads) <= 4096

@@ -41,7 +41,8 @@ class Outbox:
         self._chunks: deque[Chunk] = deque()
         self.open: Chunk = []
         """The chunk that is being filled."""
-        self._messages = 0
+        self._sealed = 0
+        self._commands = 0
         self._pongs = 0
         self._writer: trio.lowlevel.Task | None = None
         self._for_room = trio.lowlevel.ParkingLot()
@@ -68,6 +69,7 @@ class Outbox:
         self._wake()
         self.size += len(frame)
         self.open += (frame, b"", b"")
+        self._commands += 1
 
     def prepend(self, frames: list[bytes]) -> None:
         """Put commands before all that waits: what a new wire has to hear first."""
@@ -116,7 +118,7 @@ class Outbox:
     @property
     def accepted(self) -> int:
         """How many messages have been appended so far."""
-        return self._messages + _messages(self.open)
+        return self._sealed + len(self.open) // 3 - self._commands
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -159,7 +161,7 @@ class Outbox:
     def lost(self, chunk: Chunk) -> int:
         """A chunk taken will never be written. Returns how many messages were in it."""
         self.written(sum(map(len, chunk)))
-        return _messages(chunk)
+        return chunk[2::3].count(CRLF)
 
     def let_writer_go(self) -> None:
         """Let the writer's :meth:`wait` return, so that it can look for another outbox."""
@@ -206,7 +208,7 @@ class Outbox:
 
     def _seal(self) -> None:
         if self.open:
-            self._messages += _messages(self.open)
+            self._sealed += len(self.open) // 3
             self._chunks.append(self.open)
             self.open = []
 
@@ -223,7 +225,3 @@ class Outbox:
             self._writer = None
             self._set_easy()
             trio.lowlevel.reschedule(writer)
-
-
-def _messages(chunk: Chunk) -> int:
-    return chunk[2::3].count(CRLF)

@@ -40,8 +40,9 @@ class Heads:
     """
 
     def __init__(self, max_payload: int) -> None:
-        self.known: dict[tuple[str, int], tuple[bytes, int]] = {}
+        self.known: dict[str, dict[int, tuple[bytes, int]]] = {}
         """What was checked already: the subject, and the size against :attr:`max_payload`."""
+        self._remembered = 0
         self._max_payload = max_payload
 
     @property
@@ -53,16 +54,22 @@ class Heads:
     def max_payload(self, size: int) -> None:
         if size != self._max_payload:
             self._max_payload = size
-            self.known.clear()
+            self._forget()
 
     def learn(self, subject: str, size: int) -> tuple[bytes, int]:
         """Check both, and remember what comes of it."""
         line = b"PUB %b %d\r\n" % (check_subject(subject), size)
         self.check_size(size)
-        if len(self.known) >= _MAX_REMEMBERED:
-            self.known.clear()
-        self.known[subject, size] = found = line, len(line) + size + 2
+        if self._remembered >= _MAX_REMEMBERED:
+            self._forget()
+        self._remembered += 1
+        found = line, len(line) + size + 2
+        self.known.setdefault(subject, {})[size] = found
         return found
+
+    def _forget(self) -> None:
+        self.known.clear()
+        self._remembered = 0
 
     def check_size(self, size: int) -> None:
         """Complain about more than the server takes."""
