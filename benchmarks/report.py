@@ -83,20 +83,23 @@ def row(cell: Cell, reference: Summary | None) -> str:
         f"{_number(value):>12}" for value in (summary.median, summary.lowest, summary.highest)
     )
     ratios = f"{times:>9}{cpu_times:>11}"
-    return f"{name}{numbers}{summary.cpu:>13.2f}{ratios}  {_notes(summary.extra)}".rstrip()
+    notes = [*_notes(summary.extra)]
+    if cell.sent_twice:
+        notes.append(f"sent {cell.sent_twice:,} messages twice")
+    return f"{name}{numbers}{summary.cpu:>13.2f}{ratios}  {', '.join(notes)}".rstrip()
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:,.1f}"
 
 
-def _notes(extra: Mapping[str, float]) -> str:
+def _notes(extra: Mapping[str, float]) -> Iterable[str]:
     words = {
         "p50_us": "p50 {:,.0f} us",
         "p99_us": "p99 {:,.0f} us",
         "bytes_each": "{:,.0f} bytes each",
     }
-    return ", ".join(words[name].format(value) for name, value in extra.items())
+    return (words[name].format(value) for name, value in extra.items())
 
 
 def table(cells: Sequence[Cell]) -> Iterable[str]:
