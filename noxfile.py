@@ -160,3 +160,19 @@ def demo(session: nox.Session) -> None:
     """Run the demo as a user would, from an ordinary installation."""
     session.install(".[demo]")
     session.run("trio-nats", "demo", *session.posargs)
+
+
+# Whoever is compared, and cannot be installed on some platform or Python, is left out there.
+BENCHMARKED = ["nats-py", "nats-core", "natsrpy", "uvloop"]
+
+
+@nox.session(python=PYTHONS[-1])
+def bench(session: nox.Session) -> None:
+    """Compare with other clients: ``nox -s bench -- --scenarios publish --rounds 3``."""
+    session.install(".[server]", *group("bench"))
+    for name in BENCHMARKED:
+        try:
+            session.install(name)
+        except nox.command.CommandFailed:
+            session.warn(f"{name} cannot be installed here, and is left out")
+    session.run("python", "-m", "benchmarks", *session.posargs)

@@ -21,11 +21,11 @@ MAX_LINES = 550
 # import from its own floor and from any floor below it, except as BUILT_ON_TOP and EDGES say.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"headers", "message", "events", "options", "server_info", "servers"}),
+    frozenset({"codecs", "headers", "message", "events", "options", "server_info", "servers"}),
     frozenset({"_protocol"}),
     frozenset({"auth", "contexts", "_transport"}),
     frozenset({"_core"}),
-    frozenset({"subscription", "replies", "connection", "connect"}),
+    frozenset({"subscription", "replies", "typed", "messaging", "connection", "connect"}),
     frozenset({"jetstream", "keyvalue", "objectstore", "services"}),
     frozenset({"__init__"}),
     frozenset({"__main__", "anyio", "cli", "telemetry", "testing"}),

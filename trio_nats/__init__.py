@@ -27,6 +27,15 @@ from .auth import (
     Token,
     UserPassword,
 )
+from .codecs import (
+    BytesCodec,
+    Codec,
+    Decoder,
+    Encoder,
+    JSONCodec,
+    MessagePackCodec,
+    TextCodec,
+)
 from .connect import open_nats
 from .connection import Connection
 from .contexts import Context, ContextLike, list_contexts, load_context
@@ -41,6 +50,8 @@ from .errors import (
     ConnectPhase,
     ConnectTimeoutError,
     CredentialsError,
+    DecodeError,
+    EncodeError,
     InvalidHeaderError,
     InvalidSubjectError,
     MaxPayloadError,
@@ -78,6 +89,7 @@ from .replies import Replies, empty_sentinel
 from .server_info import ServerInfo
 from .servers import Server
 from .subscription import Subscription
+from .typed import TypedMsg, TypedReplies, TypedSubscription
 
 __all__ = [
     "JWT",
@@ -86,9 +98,11 @@ __all__ = [
     "AuthLike",
     "AuthenticationExpiredError",
     "AuthorizationError",
+    "BytesCodec",
     "Candidate",
     "CertificateInfo",
     "ClientCertificateError",
+    "Codec",
     "ConfigurationError",
     "ConnectAttempt",
     "ConnectError",
@@ -101,11 +115,17 @@ __all__ = [
     "ContextLike",
     "Credentials",
     "CredentialsError",
+    "DecodeError",
+    "Decoder",
+    "EncodeError",
+    "Encoder",
     "Headers",
     "HeadersLike",
     "InvalidHeaderError",
     "InvalidSubjectError",
+    "JSONCodec",
     "MaxPayloadError",
+    "MessagePackCodec",
     "Msg",
     "NKey",
     "NatsError",
@@ -140,7 +160,11 @@ __all__ = [
     "TLSNotOfferedError",
     "TLSOptions",
     "TLSRequiredError",
+    "TextCodec",
     "Token",
+    "TypedMsg",
+    "TypedReplies",
+    "TypedSubscription",
     "UserPassword",
     "empty_sentinel",
     "errors",

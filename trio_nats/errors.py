@@ -27,6 +27,8 @@ __all__ = [
     "ConnectTimeoutError",
     "ConnectionLostError",
     "CredentialsError",
+    "DecodeError",
+    "EncodeError",
     "InvalidHeaderError",
     "InvalidSubjectError",
     "MaxPayloadError",
@@ -232,6 +234,17 @@ class PermissionsViolationError(ServerReportedError):
         self.subject = subject
         self.queue = queue
         self.sid = sid
+
+
+# --- values in payloads --------------------------------------------------------------------------
+
+
+class EncodeError(NatsError, ValueError):
+    """The codec could not make a payload of the value. Nothing was sent."""
+
+
+class DecodeError(NatsError, ValueError):
+    """The codec could not make a value of the payload. The message is all there, undecoded."""
 
 
 # --- using a connection --------------------------------------------------------------------------

@@ -10,12 +10,16 @@ from .errors import InvalidHeaderError
 
 __all__ = ["Headers", "HeadersLike", "Status", "decode_headers", "encode_headers"]
 
-VERSION = b"NATS/1.0"
+_VERSION_TEXT = "NATS/1.0"
 
 # ADR-4: printable ASCII without the colon that ends a name.
 _NAME = re.compile(r"[!-9;-~]+")
 # Anything that could end the line early, and NUL, which several servers and clients cut at.
 _UNSENDABLE = re.compile(r"[\r\n\x00]")
+
+_MAX_KNOWN_NAMES = 1024
+# Names found to be fine. There are few, and matching each costs as much as all the rest.
+_known_names: set[str] = set()
 
 
 class Status(NamedTuple):
@@ -120,9 +124,20 @@ HeadersLike: TypeAlias = Headers | Mapping[str, str | Sequence[str]] | Iterable[
 
 def encode_headers(headers: HeadersLike) -> bytes:
     """The wire form, from the version line to the empty line that ends it."""
-    pairs = (headers if isinstance(headers, Headers) else Headers(headers)).pairs()
-    lines = "".join(f"\r\n{name}: {value}" for name, value in pairs)
-    return VERSION + lines.encode("utf-8", "surrogateescape") + b"\r\n\r\n"
+    if type(headers) is dict and _known_names.issuperset(headers):
+        # A plain dict with names checked before, and values nothing can be wrong with.
+        text = _VERSION_TEXT
+        for name, value in headers.items():
+            if type(name) is not str or type(value) is not str or not value.isprintable():
+                break
+            text += f"\r\n{name}: {value.strip(' ')}"
+        else:
+            return f"{text}\r\n\r\n".encode()
+    parts = [_VERSION_TEXT]
+    for name, value in (headers if isinstance(headers, Headers) else Headers(headers))._pairs:
+        parts += ("\r\n", name, ": ", value)
+    parts.append("\r\n\r\n")
+    return "".join(parts).encode("utf-8", "surrogateescape")
 
 
 def decode_headers(block: bytes) -> tuple[Headers, Status | None]:
@@ -137,7 +152,9 @@ def decode_headers(block: bytes) -> tuple[Headers, Status | None]:
         return headers, None
     for line in lines:
         name, colon, value = line.partition(":")
-        if colon and _NAME.fullmatch(name) and not _UNSENDABLE.search(value):
+        if not colon or (name not in _known_names and not _is_name(name)):
+            continue
+        if value.isprintable() or not _UNSENDABLE.search(value):
             headers._pairs.append((name, value.strip(" \t")))
     return headers, _status_of(first)
 
@@ -148,6 +165,15 @@ def _status_of(first_line: str) -> Status | None:
     if len(code) == 3 and code.isascii() and code.isdigit():
         return Status(int(code), description.strip())
     return None
+
+
+def _is_name(name: str) -> bool:
+    if not _NAME.fullmatch(name):
+        return False
+    if len(_known_names) >= _MAX_KNOWN_NAMES:
+        _known_names.clear()
+    _known_names.add(name)
+    return True
 
 
 def _pairs_of(source: object) -> Iterator[tuple[str, str]]:
@@ -173,7 +199,7 @@ def _check_name(name: str) -> str:
         raise InvalidHeaderError(
             f"header names are str, not {type(name).__name__}; decode it first"
         )
-    if not _NAME.fullmatch(name):
+    if not _is_name(name):
         raise InvalidHeaderError(
             f"header name {name[:80]!r} is not allowed: "
             "use printable ASCII without spaces or a colon, at least one character"
@@ -192,4 +218,5 @@ def _check_value(name: str, value: str) -> str:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise InvalidHeaderError(f"header {name!r}: the value is not valid Unicode text") from None
-    return value.strip(" \t")
+    # Of the text itself, whatever a subclass makes of it.
+    return str.strip(value, " \t")

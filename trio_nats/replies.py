@@ -54,6 +54,9 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         self._ended: Exception | None = None
         self._waiting = trio.lowlevel.ParkingLot()
 
+    def __repr__(self) -> str:
+        return f"<Replies to {self.subject!r}, {len(self._arrived)} pending>"
+
     async def __aenter__(self) -> Self:
         """Publish the request. Cancelled, nothing has happened.
 
@@ -80,7 +83,10 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         await trio.lowlevel.checkpoint()
 
     def push(self, msg: Msg) -> None:
-        """Called with each reply."""
+        """Called with each reply.
+
+        :meta private:
+        """
         if is_no_responders(msg):
             self._finish(NoRespondersError(self.subject))
         else:
@@ -89,7 +95,10 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
             self._waiting.unpark()
 
     def end(self, error: Exception) -> None:
-        """There will be no more, and this is why."""
+        """There will be no more, and this is why.
+
+        :meta private:
+        """
         self._finish(error)
 
     def _finish(self, error: Exception) -> None:

@@ -6,16 +6,18 @@ import logging
 import math
 import sys
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Self
 
 import outcome
 import trio
+from trio.lowlevel import checkpoint_if_cancelled
 
 from ._core.supervisor import Supervisor
 from .errors import RequestTimeoutError, fresh
 from .events import ConnectionState, SlowConsumer
 from .message import Msg
-from .options import PendingLimits, check_seconds
+from .options import PendingLimits, check_count, check_seconds
 
 __all__ = ["Subscription"]
 
@@ -57,7 +59,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         self._max_bytes = limits.bytes
         self._sid: bytes | None = None
         self._queue: deque[Msg] = deque()
-        self._bytes = 0
+        self._bytes = 0  # no less than there are; exactly that many while `_watched`
         self._waiters: dict[trio.lowlevel.Task, None] = {}
         self._turn = 0
         self._full = False
@@ -81,6 +83,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
     @property
     def pending(self) -> tuple[int, int]:
         """How many messages, and how many bytes of data and headers, wait to be received."""
+        self._recount()
         return len(self._queue), self._bytes
 
     @property
@@ -97,7 +100,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
 
     async def __aenter__(self) -> Self:
         """Subscribe. Cancelled, nothing has happened."""
-        await trio.lowlevel.checkpoint()
+        await self._core.breathe()
         if self._sid is not None or self._ended is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
         self._core.check_usable()
@@ -134,18 +137,28 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             raise RequestTimeoutError(f"drain: the server did not answer within {seconds:g} s")
 
     def let_go(self) -> None:
-        """Have :meth:`wait_taken` return, whether all is taken or not."""
+        """Have :meth:`wait_taken` return, whether all is taken or not.
+
+        :meta private:
+        """
         self._taken.unpark_all()
 
     def lift_limits(self) -> None:
-        """Keep whatever still comes, for it is the last there is."""
+        """Keep whatever still comes, for it is the last there is.
+
+        :meta private:
+        """
         self._max_messages = self._max_bytes = sys.maxsize
         self._core.router.unstall(self)
 
     async def wait_taken(self) -> None:
-        """Return once no message waits to be received."""
+        """Return once no message waits to be received.
+
+        :meta private:
+        """
         await trio.lowlevel.checkpoint()
         if self._queue:
+            self._recount()
             self._watched = True
             await self._taken.park()
 
@@ -157,7 +170,10 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
     # --- the core's side -------------------------------------------------------------------------
 
     def push(self, msg: Msg) -> None:
-        """Called with each message. It goes to the task that has waited longest, or is kept."""
+        """Called with each message. It goes to the task that has waited longest, or is kept.
+
+        :meta private:
+        """
         waiters = self._waiters
         if waiters:
             task = next(iter(waiters))
@@ -165,21 +181,50 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             trio.lowlevel.reschedule(task, outcome.Value(msg))
         else:
             queue = self._queue
-            size = len(msg.data)
-            if msg.raw_headers is not None:
-                size += len(msg.raw_headers)
-            if len(queue) >= self._max_messages or self._bytes + size > self._max_bytes:
-                self._overflow(msg, size)
+            size = _size(msg)
+            if queue:
+                size += self._bytes
+            if len(queue) >= self._max_messages or size > self._max_bytes:
+                self._push_at_limit(msg)
             else:
                 queue.append(msg)
-                self._bytes += size
+                self._bytes = size
         if self.remaining is not None:
             self.remaining -= 1
             if self.remaining <= 0:
                 self._leave(trio.EndOfChannel())
 
+    def push_burst(self, messages: list[Msg], size: int) -> None:
+        """Called with messages that arrived together; the same as :meth:`push` for each.
+
+        :meta private:
+        """
+        queue = self._queue
+        if self._waiters or self._watched or self.remaining is not None:
+            # One by one as long as it makes a difference which.
+            for taken, msg in enumerate(messages, 1):
+                self.push(msg)
+                if self._ended is not None:
+                    return
+                if not (self._waiters or self._watched or self.remaining is not None):
+                    messages = messages[taken:]
+                    break
+            else:
+                return
+        if queue:
+            size += self._bytes
+        if len(queue) + len(messages) > self._max_messages or size > self._max_bytes:
+            for msg in messages:
+                self.push(msg)
+        else:
+            queue.extend(messages)
+            self._bytes = size
+
     def end(self, error: Exception) -> None:
-        """No more messages will come. Those that did can still be received, unless closed."""
+        """No more messages will come. Those that did can still be received, unless closed.
+
+        :meta private:
+        """
         if self._ended is None or isinstance(error, trio.ClosedResourceError):
             self._ended = error
         if isinstance(error, trio.ClosedResourceError):
@@ -189,6 +234,18 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
             trio.lowlevel.reschedule(task, outcome.Error(fresh(error)))
+
+    def _push_at_limit(self, msg: Msg) -> None:
+        """The limits are reached, or seem to be."""
+        self._recount()
+        size = _size(msg)
+        if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
+            self._queue.append(msg)
+            self._bytes += size
+            # With less than half of the room free, counting anew soon would be wasted.
+            self._watched = self._watched or self._bytes * 2 > self._max_bytes
+        else:
+            self._overflow(msg, size)
 
     def _overflow(self, msg: Msg, size: int) -> None:
         policy = self._limits.when_full
@@ -217,15 +274,14 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         self._dropped += 1
         self._core.counters.dropped += 1
 
-    def _forget(self, msg: Msg) -> None:
-        self._bytes -= len(msg.data)
-        if msg.raw_headers is not None:
-            self._bytes -= len(msg.raw_headers)
-        if self._watched:
-            self._look_again()
+    def _recount(self) -> None:
+        """Make ``_bytes`` exact. Counting down with each message would slow all of them down."""
+        if not self._watched:
+            self._bytes = sum(map(_size, self._queue))
 
-    def _look_again(self) -> None:
-        """A message was taken out while somebody cared."""
+    def _forget(self, msg: Msg) -> None:
+        """A message was taken out while that made a difference."""
+        self._bytes -= _size(msg)
         # An episode of being full is over once half of the room is free again.
         free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
         if self._full and free:
@@ -233,7 +289,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             self._core.router.unstall(self)
         if not self._queue:
             self._taken.unpark_all()
-        self._watched = self._full or bool(self._taken)
+        self._watched = self._full or bool(self._taken) or not free
 
     # --- the user's side -------------------------------------------------------------------------
 
@@ -243,20 +299,66 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         while queue:
             self._turn = (self._turn + 1) & 63
             if self._turn:
-                await trio.lowlevel.checkpoint_if_cancelled()
+                await checkpoint_if_cancelled()
             else:
                 await trio.lowlevel.checkpoint()
             if queue:  # another task may have been quicker
                 msg = queue.popleft()
-                self._forget(msg)
+                if self._watched:
+                    self._forget(msg)
                 return msg
         return await self._wait()
+
+    async def receive_batch(self, max_messages: int | None = None) -> list[Msg]:
+        """All messages that are there, at most ``max_messages``; waits for the first one.
+
+        The list is never empty. Taking many at once costs a fraction of taking them one by one.
+        Raises what :meth:`receive` raises, and :exc:`ConfigurationError` for a bad
+        ``max_messages``. Cancelled, no message is lost.
+        """
+        most = sys.maxsize if max_messages is None else check_count("max_messages", max_messages, 1)
+        if self._queue:
+            # A batch counts as one turn unless it is worth more.
+            self._turn += min(len(self._queue), most, 63)
+            if self._turn < 63:
+                await checkpoint_if_cancelled()
+            else:
+                self._turn = 0
+                await trio.lowlevel.checkpoint()
+        if self._queue:  # another task may have been quicker
+            return self._take(most)
+        first = await self._wait()
+        return [first, *self._take(most - 1)]
+
+    def _take(self, most: int) -> list[Msg]:
+        queue = self._queue
+        if self._watched or most < len(queue):
+            return [self.receive_nowait() for _ in range(min(most, len(queue)))]
+        batch = list(queue)
+        queue.clear()
+        return batch
+
+    def iter_batches(self, max_messages: int | None = None) -> AsyncIterator[list[Msg]]:
+        """Lists of messages as they come, for an ``async for``; see :meth:`receive_batch`.
+
+        For consumers that are kept busy by the iteration itself. Ends when the subscription does.
+
+        .. code-block:: python
+
+            async for batch in sub.iter_batches():
+                for msg in batch:
+                    ...
+        """
+        if max_messages is not None:
+            check_count("max_messages", max_messages, 1)
+        return _Batches(self, max_messages)
 
     def receive_nowait(self) -> Msg:
         """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
         if self._queue:
             msg = self._queue.popleft()
-            self._forget(msg)
+            if self._watched:
+                self._forget(msg)
             return msg
         self._check_entered()
         if self._ended is not None:
@@ -294,11 +396,31 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         queue = self._queue
         if queue and self._turn != 63:
             self._turn += 1
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
             msg = queue.popleft()
-            self._forget(msg)
+            if self._watched:
+                self._forget(msg)
             return msg
         try:
             return await self.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
+
+
+class _Batches(AsyncIterator[list[Msg]]):
+    """Not an async generator, which somebody would have to close."""
+
+    def __init__(self, sub: Subscription, max_messages: int | None) -> None:
+        self._sub = sub
+        self._max_messages = max_messages
+
+    async def __anext__(self) -> list[Msg]:
+        try:
+            return await self._sub.receive_batch(self._max_messages)
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+
+def _size(msg: Msg) -> int:
+    raw = msg.raw_headers
+    return len(msg.data) if raw is None else len(msg.data) + len(raw)

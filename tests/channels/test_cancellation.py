@@ -202,7 +202,7 @@ async def test_entering_and_leaving_a_subscription(nats_server: NatsServer) -> N
             assert isinstance(listed, list)
             assert not any(entry.get("subscriptions_list") for entry in listed)
 
-        assert await cancel_at_each_checkpoint(make, check) == 2
+        assert await cancel_at_each_checkpoint(make, check) == 1
 
 
 async def test_receive(nats_server: NatsServer) -> None:

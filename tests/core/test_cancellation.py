@@ -6,75 +6,15 @@ message was handled once or not at all.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-
 import pytest
 import trio
-import trio.testing
 
-from tests.messages.helpers import all_of, take
-from tests.support.certs import certificates
+from tests.core.stage import Make, Stage, echo, staged, tls_sides
+from tests.messages.helpers import all_of
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
-from tests.support.leaks import all_tasks, no_leaks, open_sockets
-from trio_nats import Connection, NoRespondersError, Subscription, TLSOptions, open_nats
-from trio_nats.testing import NatsServer, ServerTLS
-
-
-@dataclass
-class Stage:
-    """A connection whose operations are cancelled, and one that is only looked at."""
-
-    nc: Connection
-    witness: Connection
-    inbox: Subscription
-    """What ``nc`` has published to "ledger", as the witness gets it."""
-    number: int = 0
-    done: list[bytes] = field(default_factory=list)
-    """What was published according to whoever did it."""
-    got: list[bytes] = field(default_factory=list)
-    tasks: Counter[str] = field(default_factory=Counter)
-    sockets: set[str] = field(default_factory=set)
-
-    def next(self) -> bytes:
-        self.number += 1
-        return b"%d" % self.number
-
-    async def check(self) -> None:
-        """After every run: nothing is left, and both connections work."""
-        nc, core = self.nc, self.nc._core
-        assert core.requests.slots == {}
-        assert (nc.state, nc.stats.lost_in_flight, nc.stats.reconnects) == ("open", 0, 0)
-        for one in (nc, self.witness):
-            await one.flush()
-        async with nc.subscribe("check") as sub:
-            await nc.publish("check", b"x")
-            assert await take(sub, 1) == [b"x"]
-        await trio.testing.wait_all_tasks_blocked()
-        assert nc.stats.outbox_bytes == 0
-        assert core.router.stalled == set()
-        assert all_tasks() == self.tasks
-        assert open_sockets() == self.sockets
-
-
-@asynccontextmanager
-async def staged(encrypted: bool) -> AsyncIterator[Stage]:
-    certs = certificates()
-    files = certs.server.cert_file, certs.server.key_file
-    tls = TLSOptions(ca_file=certs.ca_file) if encrypted else None
-    async with NatsServer(tls=ServerTLS(*files) if encrypted else None) as server, no_leaks():
-        async with (
-            open_nats(server.url, tls=tls, pending_size=200_000) as nc,
-            open_nats(server.url, tls=tls) as witness,
-            witness.subscribe("ledger") as inbox,
-        ):
-            await witness.flush()
-            yield Stage(nc, witness, inbox)
-
-
-Make = Callable[[Stage, Subscription], Awaitable[Operation]]
+from tests.support.leaks import all_tasks, open_sockets
+from trio_nats import Connection, NoRespondersError, Subscription, open_nats
+from trio_nats.testing import NatsServer
 
 
 async def publish(stage: Stage, _: Subscription) -> Operation:
@@ -176,11 +116,6 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
-async def _echo(sub: Subscription) -> None:
-    async for message in sub:
-        await message.respond(message.data)
-
-
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize(
     ("make", "least"),
@@ -202,11 +137,11 @@ async def test_an_operation(make: Make, least: int, encrypted: bool) -> None:
             nc, witness = stage.nc, stage.witness
             async with (
                 nc.subscribe("work") as work,
-                witness.subscribe("echo") as echo,
+                witness.subscribe("echo") as questions,
                 witness.subscribe("silence"),
                 trio.open_nursery() as nursery,
             ):
-                nursery.start_soon(_echo, echo)
+                nursery.start_soon(echo, questions)
                 for one in (nc, witness):
                     await one.flush()
                 stage.tasks, stage.sockets = all_tasks(), open_sockets()
@@ -224,10 +159,7 @@ async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
             stage.got.append(work.receive_nowait().data)
         assert stage.got == stage.done
     elif make in (publish, respond):
-        await stage.nc.publish("ledger", b"end")
-        while (data := (await take(stage.inbox, 1))[0].rstrip(b".")) != b"end":
-            stage.got.append(data)
-        assert stage.got == stage.done
+        assert await stage.published() == stage.done
         assert 0 < len(stage.done) < stage.number
 
 
@@ -235,11 +167,9 @@ async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
 @pytest.mark.parametrize("background", [False, True], ids=["user", "all tasks"])
 async def test_a_whole_life(encrypted: bool, background: bool) -> None:
     """Opening, using and leaving, cancelled at each suspension of any task it consists of."""
-    certs = certificates()
-    files = certs.server.cert_file, certs.server.key_file
-    tls = TLSOptions(ca_file=certs.ca_file) if encrypted else None
+    server_tls, tls = tls_sides(encrypted)
     with trio.fail_after(60):
-        async with NatsServer(tls=ServerTLS(*files) if encrypted else None) as server:
+        async with NatsServer(tls=server_tls) as server:
             connections: list[Connection] = []
 
             async def make() -> Operation:

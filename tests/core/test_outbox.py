@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.core.helpers import frames_of, put
 from tests.messages.helpers import from_another_run
 from trio_nats import OutboxFullError
 from trio_nats._core.outbox import Outbox
@@ -38,7 +39,7 @@ def take_all(box: Outbox) -> bytes:
 
 def pub(size: int) -> bytes:
     """A PUB frame of ``size`` bytes in all."""
-    return b"PUB a " + b"x" * (size - 6)
+    return b"PUB a " + b"x" * (size - 8) + b"\r\n"
 
 
 # --- order and chunks -----------------------------------------------------------------------------
@@ -48,35 +49,38 @@ async def test_frames_leave_in_the_order_they_came() -> None:
     box = outbox()
     frames = [b"%d\r\n" % number for number in range(20_000)]
     for frame in frames:
-        box.append(frame)
+        put(box, frame)
     assert box.size == sum(map(len, frames))
     assert take_all(box) == b"".join(frames)
     assert box.size == 0
 
 
-async def test_chunks_are_of_about_64_kib_and_hold_whole_frames() -> None:
-    box = outbox()
-    for _ in range(100):
-        box.append(b"x" * 5000)
-    box.append(b"y" * 300 * KIB)
-    box.append(b"z")
+async def test_chunks_are_of_about_128_kib_and_hold_whole_frames() -> None:
+    box = outbox(1000 * KIB)
+    for _ in range(60):
+        await box.room()
+        put(box, pub(10 * KIB))
+    await box.room()
+    put(box, pub(300 * KIB))
+    await box.room()
+    put(box, pub(100))
     sizes = []
     while box.size:
         chunk = box.take()
-        assert {len(frame) for frame in chunk} <= {5000, 300 * KIB, 1}
+        assert set(map(len, frames_of(chunk))) <= {10 * KIB, 300 * KIB, 100}
         sizes.append(sum(map(len, chunk)))
         box.written(sizes[-1])
-    assert sizes[:7] == [70_000] * 7
-    assert sizes[7:] == [10_000 + 300 * KIB, 1]
+    assert sizes[:4] == [130 * KIB] * 4
+    assert sizes[4:] == [380 * KIB, 100]
 
 
 async def test_what_a_new_wire_must_hear_comes_first() -> None:
     box = outbox()
-    box.append(pub(70 * KIB))
-    box.append(pub(100))
+    put(box, pub(70 * KIB))
+    put(box, pub(100))
     box.prepend([b"SUB a 1\r\n", b"SUB b 2\r\n"])
     box.prepend([])
-    box.append(pub(50))
+    put(box, pub(50))
     assert box.size == 70 * KIB + 150 + 18
     assert take_all(box) == b"SUB a 1\r\nSUB b 2\r\n" + pub(70 * KIB) + pub(100) + pub(50)
 
@@ -85,14 +89,15 @@ async def test_what_a_new_wire_must_hear_comes_first() -> None:
 
 
 async def test_pongs_overtake_everything() -> None:
-    box = outbox()
-    box.append(pub(70 * KIB))
-    box.append(pub(100))
+    box = outbox(200 * KIB)
+    put(box, pub(130 * KIB))
+    await box.room()
+    put(box, pub(100))
     assert box.pong()
     assert box.pong()
     first = b"".join(box.take())
-    assert first == b"PONG\r\n" * 2 + pub(70 * KIB)
-    assert box.size == 70 * KIB + 100 + 12
+    assert first == b"PONG\r\n" * 2 + pub(130 * KIB)
+    assert box.size == 130 * KIB + 100 + 12
     box.written(len(first))
     assert box.pong()
     assert take_all(box) == b"PONG\r\n" + pub(100)
@@ -115,8 +120,8 @@ async def test_commands_are_forgotten_with_the_wire_they_were_for() -> None:
     box = outbox()
     big = pub(70 * KIB)
     for frame in (b"SUB a 1\r\n", pub(50), b"PING\r\n", big, b"HPUB a 0 0\r\n", b"UNSUB 1\r\n"):
-        box.append(frame)
-    box.append(b"PING\r\n")
+        put(box, frame)
+    put(box, b"PING\r\n")
     box.pong()
     assert box.forget_commands() == 2
     assert box.size == 50 + 70 * KIB + 12
@@ -125,9 +130,17 @@ async def test_commands_are_forgotten_with_the_wire_they_were_for() -> None:
     assert box.size == 0
 
 
+async def test_a_message_that_looks_like_a_command_is_kept() -> None:
+    box = outbox()
+    box.append((b"PUB a 6\r\n", b"PING\r\n", b"\r\n"))
+    put(box, b"PING\r\n")
+    assert box.forget_commands() == 1
+    assert take_all(box) == b"PUB a 6\r\nPING\r\n\r\n"
+
+
 async def test_a_chunk_that_was_all_commands_leaves_nothing_to_write() -> None:
     box = outbox()
-    box.append(b"SUB a 1\r\n")
+    put(box, b"SUB a 1\r\n")
     assert box.forget_commands() == 0
     assert box.size == 0
     with trio.move_on_after(0) as scope:
@@ -138,10 +151,10 @@ async def test_a_chunk_that_was_all_commands_leaves_nothing_to_write() -> None:
 async def test_what_was_being_written_is_lost_and_counted() -> None:
     box = outbox()
     for frame in (b"SUB a 1\r\n", pub(50), b"HPUB a 0 0\r\n", b"PING\r\n"):
-        box.append(frame)
+        put(box, frame)
     box.pong()
     chunk = box.take()
-    box.append(pub(10))
+    put(box, pub(10))
     assert box.lost(chunk) == 2
     assert box.size == 10
     assert take_all(box) == pub(10)
@@ -149,9 +162,9 @@ async def test_what_was_being_written_is_lost_and_counted() -> None:
 
 async def test_closing_drops_everything_for_good() -> None:
     box = outbox()
-    box.append(pub(70 * KIB))
+    put(box, pub(70 * KIB))
     chunk = box.take()
-    box.append(pub(10))
+    put(box, pub(10))
     box.pong()
     box.close()
     assert box.size == 0
@@ -178,7 +191,7 @@ async def test_the_writer_wakes_for_each_kind_of_work() -> None:
         nursery.start_soon(write)
         # Twice at once wakes it once; but each call of prepend() makes a chunk.
         for work, wakes in [
-            (lambda: box.append(b"x"), 1),
+            (lambda: put(box, b"x"), 1),
             (box.pong, 2),
             (lambda: box.prepend([b"x"]), 4),
         ]:
@@ -194,9 +207,9 @@ async def test_a_cancelled_writer_is_not_woken() -> None:
     box = outbox()
     with trio.move_on_after(0):
         await box.wait()
-    box.append(b"x")
+    put(box, b"x")
     await box.wait()
-    assert box.take() == [b"x"]
+    assert frames_of(box.take()) == [b"x"]
 
 
 async def test_a_released_writer_looks_again() -> None:
@@ -204,14 +217,14 @@ async def test_a_released_writer_looks_again() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(box.wait)
         await trio.testing.wait_all_tasks_blocked()
-        box.release_writer()
+        box.let_writer_go()
 
 
 async def test_another_run_may_not_wake_the_writer() -> None:
     box = outbox()
 
     async def append() -> None:
-        box.append(b"x")
+        put(box, b"x")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(box.wait)
@@ -227,9 +240,9 @@ async def test_another_run_may_not_wake_the_writer() -> None:
 
 async def test_there_is_room_up_to_the_limit() -> None:
     box = outbox(100, when_full="raise")
-    box.append(pub(99))
+    put(box, pub(99))
     await box.room()
-    box.append(pub(10))
+    put(box, pub(10))
     with pytest.raises(OutboxFullError, match=r"109 bytes .*pending_size is 100"):
         await box.room()
     box.written(9)
@@ -241,14 +254,14 @@ async def test_there_is_room_up_to_the_limit() -> None:
 
 async def test_those_who_wait_go_on_as_soon_as_there_is_room() -> None:
     box = outbox(100)
-    box.append(pub(150))
+    put(box, pub(150))
     entered = 0
 
     async def enter() -> None:
         nonlocal entered
         await box.room()
         entered += 1
-        box.append(pub(60))
+        put(box, pub(60))
 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
@@ -269,10 +282,31 @@ async def test_those_who_wait_go_on_as_soon_as_there_is_room() -> None:
         assert entered == 4
 
 
+async def test_room_is_given_back_by_what_is_written_lost_or_forgotten() -> None:
+    for give_back in ("written", "lost", "forgotten", "closed"):
+        box = outbox(10)
+        put(box, pub(20) if give_back != "forgotten" else b"SUB something 1\r\n")
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(box.room)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 3
+            if give_back == "written":
+                take_all(box)
+            elif give_back == "lost":
+                box.lost(box.take())
+            elif give_back == "forgotten":
+                box.forget_commands()
+            else:
+                box.close()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not nursery.child_tasks, give_back
+
+
 async def test_waiting_for_room_can_be_cancelled() -> None:
     box = outbox(100)
     for size in (50, 150):
-        box.append(pub(size))
+        put(box, pub(size))
         with trio.CancelScope() as scope:
             scope.cancel()
             await box.room()
@@ -281,7 +315,7 @@ async def test_waiting_for_room_can_be_cancelled() -> None:
 
 async def test_raising_is_a_checkpoint_too() -> None:
     box = outbox(10, when_full="raise")
-    box.append(pub(20))
+    put(box, pub(20))
     with trio.CancelScope() as scope:
         scope.cancel()
         await box.room()
@@ -299,11 +333,11 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) 
     for number in range(500):
         what = chance.random()
         if what < 0.6:
-            frame = b"PUB %d " % number + b"x" * chance.choice([0, 10, 9000])
+            frame = b"PUB %d %b\r\n" % (number, b"x" * chance.choice([0, 10, 9000]))
             accepted.append(frame)
-            box.append(frame)
+            put(box, frame)
         elif what < 0.7:
-            box.append(chance.choice([b"PING\r\n", b"SUB a 1\r\n"]))
+            put(box, chance.choice([b"PING\r\n", b"SUB a 1\r\n"]))
         elif what < 0.75:
             box.prepend([b"SUB b 2\r\n"])
         elif what < 0.8:
@@ -312,7 +346,7 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) 
             box.forget_commands()
         elif box.size:
             chunk = box.take()
-            messages = [frame for frame in chunk if frame.startswith(b"PUB")]
+            messages = [frame for frame in frames_of(chunk) if frame.startswith(b"PUB")]
             if chance.random() < 0.2:
                 assert box.lost(chunk) == len(messages)
                 accepted = [frame for frame in accepted if frame not in messages]
@@ -322,14 +356,14 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) 
         held = sum(map(len, accepted)) - sum(map(len, written))
         commands = sum(
             len(frame)
-            for chunk in (*box._chunks, box._open)
-            for frame in chunk
+            for chunk in (*box._chunks, box.open)
+            for frame in frames_of(chunk)
             if not frame.startswith(b"PUB")
         )
         assert box.size == held + commands
     while box.size:
         chunk = box.take()
-        written += [frame for frame in chunk if frame.startswith(b"PUB")]
+        written += [frame for frame in frames_of(chunk) if frame.startswith(b"PUB")]
         box.written(sum(map(len, chunk)))
     assert written == accepted
     assert box.size == 0

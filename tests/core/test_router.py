@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.core.helpers import frames_of
 from trio_nats import Msg, PermissionsViolationError
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.router import Router
@@ -35,6 +36,9 @@ class Channel:
 
     def push(self, msg: Msg) -> None:
         self.got.append(msg)
+
+    def push_burst(self, messages: list[Msg], size: int) -> None:
+        self.got += messages
 
     def end(self, error: Exception) -> None:
         self.ended = error
@@ -74,7 +78,7 @@ def said(outbox: Outbox) -> list[bytes]:
     frames = []
     while outbox.size:
         chunk = outbox.take()
-        frames += chunk
+        frames += frames_of(chunk)
         outbox.written(sum(map(len, chunk)))
     return frames
 

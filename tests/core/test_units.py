@@ -8,21 +8,17 @@ import pytest
 import trio
 import trio.testing
 
+from tests.core.helpers import frames_of
 from trio_nats import Msg, PermissionsViolationError
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.pings import Pings
 from trio_nats._core.pool import Pool
 from trio_nats._core.router import Router
 from trio_nats._protocol import commands
-from trio_nats.errors import OutboxFullError
 from trio_nats.server_info import ServerInfo
 from trio_nats.servers import Server, parse_server
 
 PONG = commands.PONG
-
-
-def pub(data: bytes) -> bytes:
-    return commands.pub(b"news", None, data)
 
 
 def outbox(limit: int = 1_000_000, when_full: Any = "wait") -> Outbox:
@@ -33,165 +29,9 @@ def everything(box: Outbox) -> list[bytes]:
     """Write all that waits."""
     frames: list[bytes] = []
     while chunk := box.take():
-        frames += chunk
+        frames += frames_of(chunk)
         box.written(sum(map(len, chunk)))
     return frames
-
-
-# --- the outbox ---------------------------------------------------------------------------------
-
-
-def test_frames_come_out_in_order_in_chunks() -> None:
-    box = outbox()
-    frames = [pub(b"%d" % number + b"." * 20_000) for number in range(10)]
-    for frame in frames:
-        box.append(frame)
-    assert box.size == sum(map(len, frames))
-    assert list(map(len, iter(box.take, []))) == [4, 4, 2]
-
-
-def test_prepended_frames_come_first_and_nothing_overtakes_later() -> None:
-    box = outbox()
-    box.append(pub(b"1"))
-    box.prepend([b"SUB a 1\r\n", b"SUB b 2\r\n"])
-    box.append(pub(b"2"))
-    box.prepend([])
-    assert everything(box) == [b"SUB a 1\r\n", b"SUB b 2\r\n", pub(b"1"), pub(b"2")]
-    assert box.size == 0
-
-
-def test_pongs_come_before_everything() -> None:
-    box = outbox()
-    box.append(pub(b"1"))
-    assert box.pong()
-    assert box.pong()
-    chunk = box.take()
-    assert b"".join(chunk) == PONG * 2 + pub(b"1")
-    box.written(sum(map(len, chunk)))
-    assert box.size == 0
-    assert box.pong()
-    assert everything(box) == [PONG]
-    assert box.size == 0
-
-
-def test_too_many_pongs() -> None:
-    box = outbox()
-    answers = [box.pong() for _ in range(1025)]
-    assert answers == [True] * 1024 + [False]
-    box = outbox()
-    for _ in range(3000):  # those that were taken do not count
-        assert box.pong()
-        box.take()
-
-
-def test_forgetting_commands_keeps_messages_in_order() -> None:
-    box = outbox()
-    hpub = commands.hpub(b"news", None, b"NATS/1.0\r\n\r\n", b"PING\r\n")
-    for frame in (
-        b"SUB a 1\r\n",
-        pub(b"1" * 70_000),
-        commands.PING,
-        hpub,
-        b"UNSUB 1\r\n",
-        commands.PING,
-        pub(b"2"),
-    ):
-        box.append(frame)
-    box.pong()
-    assert box.forget_commands() == 2
-    assert box.size == len(pub(b"1" * 70_000)) + len(hpub) + len(pub(b"2"))
-    assert everything(box) == [pub(b"1" * 70_000), hpub, pub(b"2")]
-    assert box.size == 0
-
-
-def test_of_what_is_lost_only_messages_count() -> None:
-    box = outbox()
-    for frame in (b"SUB a 1\r\n", pub(b"1"), commands.PING, pub(b"SUB")):
-        box.append(frame)
-    box.pong()
-    assert box.lost(box.take()) == 2
-    assert box.size == 0
-
-
-async def test_room_is_given_back_by_what_is_written_lost_or_forgotten() -> None:
-    for give_back in ("written", "lost", "forgotten", "closed"):
-        box = outbox(limit=10)
-        box.append(pub(b"x" * 10) if give_back != "forgotten" else b"SUB something 1\r\n")
-        async with trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(box.room)
-            await trio.testing.wait_all_tasks_blocked()
-            assert len(nursery.child_tasks) == 3
-            if give_back == "written":
-                everything(box)
-            elif give_back == "lost":
-                box.lost(box.take())
-            elif give_back == "forgotten":
-                box.forget_commands()
-            else:
-                box.close()
-            await trio.testing.wait_all_tasks_blocked()
-            assert not nursery.child_tasks, give_back
-
-
-async def test_room_is_exactly_the_limit() -> None:
-    box = outbox(limit=len(pub(b"x")), when_full="raise")
-    await box.room()
-    box.append(pub(b"x"))
-    with pytest.raises(OutboxFullError, match=r"15 bytes are waiting .*is 15\)"):
-        await box.room()
-    box.written(1)
-    await box.room()
-
-
-async def test_room_is_a_checkpoint_for_cancellation() -> None:
-    box = outbox()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await box.room()
-    assert scope.cancelled_caught
-
-
-def test_closing_while_a_chunk_is_being_written() -> None:
-    box = outbox()
-    box.append(pub(b"1"))
-    box.append(pub(b"2" * 70_000))
-    box.append(pub(b"3"))
-    chunk = box.take()
-    box.close()
-    assert box.lost(chunk) == 2
-    assert box.size == 0
-    assert box.take() == []
-
-
-async def test_the_writer_waits_only_while_there_is_nothing() -> None:
-    box = outbox()
-    for awaken in (
-        lambda: box.append(pub(b"x")),
-        box.pong,
-        lambda: box.prepend([b"SUB a 1\r\n"]),
-        box.release_writer,
-    ):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(box.wait)
-            await trio.testing.wait_all_tasks_blocked()
-            assert nursery.child_tasks
-            awaken()
-        with trio.fail_after(1):
-            while chunk := box.take():
-                await trio.lowlevel.checkpoint()
-                box.written(sum(map(len, chunk)))
-    box.append(pub(b"x"))
-    with trio.fail_after(1):
-        await box.wait()
-
-
-async def test_a_cancelled_writer_is_not_woken() -> None:
-    box = outbox()
-    with trio.move_on_after(0):
-        await box.wait()
-    box.append(pub(b"x"))
-    assert box.take() == [pub(b"x")]
 
 
 # --- pings --------------------------------------------------------------------------------------

@@ -345,11 +345,23 @@ async def test_pending_and_dropped_are_always_right(policy: FullPolicy, seed: in
     ):
         for _ in range(400):
             if chance.random() < 0.55:
-                headers = BLOCK if chance.random() < 0.3 else None
-                data = b"x" * chance.randint(0, 30)
-                one = Msg(b"a", b"1", None, data, headers)
-                sub.push(one)
-                model.push(one)
+                burst = [
+                    Msg(
+                        b"a",
+                        b"1",
+                        None,
+                        b"x" * chance.randint(0, 30),
+                        BLOCK if chance.random() < 0.3 else None,
+                    )
+                    for _ in range(chance.randint(1, 4))
+                ]
+                if len(burst) == 1:
+                    sub.push(burst[0])
+                else:
+                    sizes = [len(msg.data) + len(msg.raw_headers or b"") for msg in burst]
+                    sub.push_burst(burst, sum(sizes))
+                for one in burst:
+                    model.push(one)
             elif model.queue:
                 got = await sub.receive() if chance.random() < 0.5 else sub.receive_nowait()
                 assert got is model.queue.popleft()

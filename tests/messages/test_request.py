@@ -27,7 +27,6 @@ from trio_nats import (
     UserPassword,
     open_nats,
 )
-from trio_nats._core.requests import ReplySlot
 from trio_nats.events import ServerError
 
 # --- replies --------------------------------------------------------------------------------------
@@ -211,18 +210,6 @@ async def test_cancelling_forgets_the_reply() -> None:
         await peer.receive_exactly(2)
         await barrier(peer)
         assert nc.stats.in_messages == 1
-
-
-async def test_a_reply_that_comes_before_the_request_waits_for_it() -> None:
-    """It cannot with a server, but nothing should hang on that."""
-    slot = ReplySlot("svc")
-    slot.push(Msg.new("inbox", b"early"))
-    slot.push(Msg.new("inbox", b"late"))
-    assert (await slot.wait()).data == b"early"
-    slot = ReplySlot("svc")
-    slot.end(LookupError())
-    with pytest.raises(LookupError):
-        await slot.wait()
 
 
 async def test_a_server_without_headers_cannot_say_that_nobody_is_there() -> None:

@@ -416,6 +416,28 @@ def test_every_change_does_what_a_plain_list_would(made: list[tuple[str, str, st
         check_views(headers, model)
 
 
+@given(st.dictionaries(names, st.text(max_size=12)))
+def test_a_plain_dict_is_sent_as_headers_of_it_are(source: dict[str, str]) -> None:
+    def encoded(given: HeadersLike) -> bytes | str:
+        try:
+            return encode_headers(given)
+        except InvalidHeaderError as error:
+            return str(error)
+
+    expected = encoded(list(source.items()))
+    # The second time all its names are known.
+    assert encoded(source) == encoded(source) == expected
+
+
+def test_a_text_that_shows_itself_as_another_is_sent_as_it_is() -> None:
+    class Sly(str):
+        def __format__(self, spec: str) -> str:
+            return "x\r\nPUB a 0"
+
+    assert encode_headers({"k": "v"}) == encode_headers({Sly("k"): "v"})
+    assert encode_headers({"k": "v"}) == encode_headers({"k": Sly("v")})
+
+
 def check_views(headers: Headers, pairs: Iterable[tuple[str, str]]) -> None:
     first: dict[str, str] = {}
     for name, value in pairs:

@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 
 from trio_nats._protocol import commands
 from trio_nats._protocol.subjects import check_filter, check_queue, check_subject
-from trio_nats.errors import InvalidHeaderError, InvalidSubjectError
+from trio_nats.errors import InvalidHeaderError, InvalidSubjectError, MaxPayloadError
 from trio_nats.headers import Headers, encode_headers
+
+
+def pub(subject: bytes, reply: bytes | None, payload: bytes) -> bytes:
+    return b"".join(commands.pub(subject, reply, payload))
+
+
+def hpub(subject: bytes, reply: bytes | None, headers: bytes, payload: bytes) -> bytes:
+    return b"".join(commands.hpub(subject, reply, headers, payload))
+
 
 # --- exact bytes ---------------------------------------------------------------------------------
 
@@ -26,17 +35,17 @@ def test_ping_and_pong() -> None:
 @pytest.mark.parametrize(
     ("frame", "wire"),
     [
-        (commands.pub(b"a.b", None, b""), b"PUB a.b 0\r\n\r\n"),
-        (commands.pub(b"a.b", None, b"hello"), b"PUB a.b 5\r\nhello\r\n"),
-        (commands.pub(b"a.b", b"r.1", b"hello"), b"PUB a.b r.1 5\r\nhello\r\n"),
-        (commands.pub(b"a", None, b"\r\n"), b"PUB a 2\r\n\r\n\r\n"),
-        (commands.pub(b"a", None, b"%d%s"), b"PUB a 4\r\n%d%s\r\n"),
+        (pub(b"a.b", None, b""), b"PUB a.b 0\r\n\r\n"),
+        (pub(b"a.b", None, b"hello"), b"PUB a.b 5\r\nhello\r\n"),
+        (pub(b"a.b", b"r.1", b"hello"), b"PUB a.b r.1 5\r\nhello\r\n"),
+        (pub(b"a", None, b"\r\n"), b"PUB a 2\r\n\r\n\r\n"),
+        (pub(b"a", None, b"%d%s"), b"PUB a 4\r\n%d%s\r\n"),
         (
-            commands.hpub(b"a", None, b"NATS/1.0\r\n\r\n", b""),
+            hpub(b"a", None, b"NATS/1.0\r\n\r\n", b""),
             b"HPUB a 12 12\r\nNATS/1.0\r\n\r\n\r\n",
         ),
         (
-            commands.hpub(b"a", b"r", b"NATS/1.0\r\nK: v\r\n\r\n", b"hello"),
+            hpub(b"a", b"r", b"NATS/1.0\r\nK: v\r\n\r\n", b"hello"),
             b"HPUB a r 18 23\r\nNATS/1.0\r\nK: v\r\n\r\nhello\r\n",
         ),
         (commands.sub(b"a.*", None, b"1"), b"SUB a.* 1\r\n"),
@@ -57,7 +66,7 @@ def test_exact_bytes(frame: bytes, wire: bytes) -> None:
 
 def test_hpub_sizes_are_of_the_headers_and_of_both() -> None:
     headers = encode_headers({"Name": "gr\u00fcn \u20ac"})
-    frame = commands.hpub(b"a", None, headers, b"\xff" * 1000)
+    frame = hpub(b"a", None, headers, b"\xff" * 1000)
     assert frame.startswith(b"HPUB a %d %d\r\n" % (len(headers), len(headers) + 1000))
     assert serve(frame) == [("HPUB", b"a", None, headers, b"\xff" * 1000)]
 
@@ -178,9 +187,9 @@ def said(draw: st.DrawFn) -> tuple[bytes, Command]:
         reply = draw(st.none() | literals.map(check_subject))
         data = draw(payloads)
         if kind == "pub":
-            return commands.pub(subject, reply, data), ("PUB", subject, reply, data)
+            return pub(subject, reply, data), ("PUB", subject, reply, data)
         block = encode_headers(draw(headers))
-        return commands.hpub(subject, reply, block, data), ("HPUB", subject, reply, block, data)
+        return hpub(subject, reply, block, data), ("HPUB", subject, reply, block, data)
     if kind == "sub":
         subject, sid = check_filter(draw(filters)), draw(sids)
         queue = draw(st.none() | literals.map(check_queue))
@@ -221,8 +230,8 @@ def test_no_text_in_the_place_of_a_subject_says_more(
     assert wire == text.encode()
     assert serve(commands.sub(wire, None, b"1")) == [("SUB", wire, None, b"1")]
     assert serve(commands.sub(b"a", wire, b"1")) == [("SUB", b"a", wire, b"1")]
-    assert serve(commands.pub(wire, wire, b"hi")) == [("PUB", wire, wire, b"hi")]
-    assert serve(commands.hpub(wire, None, b"", b"hi")) == [("HPUB", wire, None, b"", b"hi")]
+    assert serve(pub(wire, wire, b"hi")) == [("PUB", wire, wire, b"hi")]
+    assert serve(hpub(wire, None, b"", b"hi")) == [("HPUB", wire, None, b"", b"hi")]
 
 
 @given(name=hostile, value=hostile)
@@ -244,3 +253,47 @@ def test_no_text_in_connect_ends_its_line(text: str) -> None:
     assert frame.endswith(b"\r\n")
     assert not re.search(rb"[\x00-\x1f]", frame[:-2])
     assert serve(frame) == [("CONNECT", {text: text})]
+
+
+# --- what is remembered of subjects and sizes -----------------------------------------------------
+
+
+def remembered(heads: commands.Heads) -> int:
+    return sum(map(len, heads.known.values()))
+
+
+def test_a_line_is_remembered_by_subject_and_size() -> None:
+    heads = commands.Heads(100)
+    assert heads.learn("a.b", 5) == (b"PUB a.b 5\r\n", 18)
+    assert heads.learn("a.b", 100) == (b"PUB a.b 100\r\n", 115)
+    assert heads.known == {"a.b": {5: (b"PUB a.b 5\r\n", 18), 100: (b"PUB a.b 100\r\n", 115)}}
+
+
+def test_what_cannot_be_sent_is_not_remembered() -> None:
+    heads = commands.Heads(100)
+    with pytest.raises(MaxPayloadError):
+        heads.learn("a", 101)
+    for subject in ("", "a b", "a.*", "a\r\nPING"):
+        with pytest.raises(InvalidSubjectError):
+            heads.learn(subject, 5)
+    assert heads.known == {}
+
+
+def test_a_new_limit_forgets_what_the_old_one_allowed() -> None:
+    heads = commands.Heads(100)
+    heads.learn("a", 100)
+    heads.max_payload = 100
+    assert remembered(heads) == 1
+    heads.max_payload = 50
+    assert remembered(heads) == 0
+    with pytest.raises(MaxPayloadError):
+        heads.learn("a", 51)
+    assert heads.max_payload == 50
+
+
+def test_memory_is_bounded_however_many_subjects_and_sizes_there_are() -> None:
+    heads = commands.Heads(1_000_000)
+    for number in range(10_000):
+        heads.learn(f"inbox.{number}", 5)
+        heads.learn("a", number)
+        assert remembered(heads) <= 4096

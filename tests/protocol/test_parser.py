@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.protocol.helpers import feed
 from trio_nats._protocol.parser import (
     ErrorLine,
     Event,
@@ -51,7 +52,7 @@ def shape(event: Event) -> object:
 
 def parse(*chunks: bytes, limits: ProtocolLimits = LIMITS) -> list[object]:
     parser = Parser(limits)
-    events = [shape(event) for chunk in chunks for event in parser.feed(chunk)]
+    events = [shape(event) for chunk in chunks for event in feed(parser, chunk)]
     if not any(isinstance(event, tuple) and event[0] == "error" for event in events):
         assert parser.buffered == 0, "the whole input should have been used up"
     return events
@@ -60,7 +61,7 @@ def parse(*chunks: bytes, limits: ProtocolLimits = LIMITS) -> list[object]:
 def refusal(*chunks: bytes, limits: ProtocolLimits = LIMITS) -> str:
     """The text of the error that is all there is to say about the input."""
     parser = Parser(limits)
-    [event] = [event for chunk in chunks for event in parser.feed(chunk)]
+    [event] = [event for chunk in chunks for event in feed(parser, chunk)]
     assert isinstance(event, ProtocolError)
     assert parser.buffered == 0
     return str(event)
@@ -108,7 +109,7 @@ MESSAGES = {
     ),
     "a header block of nothing": (
         b"HMSG a 1 0 2\r\nhi\r\n",
-        msg(b"a", b"1", b"hi", headers=b""),
+        msg(b"a", b"1", b"hi"),
     ),
 }
 
@@ -124,10 +125,22 @@ def test_message(wire: bytes, expected: tuple[object, ...]) -> None:
 def test_message_is_not_given_out_before_its_last_byte(wire: bytes) -> None:
     for cut in range(1, len(wire)):
         parser = Parser(LIMITS)
-        assert parser.feed(wire[:cut]) == []
+        assert feed(parser, wire[:cut]) == []
         assert parser.buffered == cut
-        assert len(parser.feed(wire[cut:])) == 1
+        assert len(feed(parser, wire[cut:])) == 1
         assert parser.buffered == 0
+
+
+@pytest.mark.parametrize("line", [b"MSG a 1 30", b"HMSG a 1 12 30"])
+def test_a_run_of_alike_lines_cut_anywhere(line: bytes) -> None:
+    count = 7
+    wire = b"".join(line + b"\r\n" + b"%030d" % number + b"\r\n" for number in range(count))
+    whole = parse(wire)
+    assert len(set(whole)) == count
+    for cut in range(len(wire)):
+        assert parse(wire[:cut], wire[cut:]) == whole
+        with_signal = parse(wire[:cut], wire[cut:] + b"PING\r\n" + wire)
+        assert with_signal == [*whole, Signal.PING, *whole]
 
 
 async def test_messages_answer_through_the_origin_they_were_given() -> None:
@@ -146,7 +159,7 @@ async def test_messages_answer_through_the_origin_they_were_given() -> None:
 
     parser = Parser(LIMITS, Recorder())
     wire = b"MSG a 1 plain 0\r\n\r\nHMSG a 1 rich 12 12\r\nNATS/1.0\r\n\r\n\r\n"
-    for event in parser.feed(wire):
+    for event in feed(parser, wire):
         assert isinstance(event, Msg)
         await event.respond(b"yes")
     assert sent == [("plain", b"yes"), ("rich", b"yes")]
@@ -372,12 +385,12 @@ def test_payload_of_another_length_than_announced(wire: bytes) -> None:
 
 def test_what_came_before_the_error_is_delivered_and_what_comes_after_is_not() -> None:
     parser = Parser(LIMITS)
-    first, second, error = parser.feed(b"PING\r\nMSG a 1 2\r\nhi\r\nBROKEN\r\nPONG\r\n")
+    first, second, error = feed(parser, b"PING\r\nMSG a 1 2\r\nhi\r\nBROKEN\r\nPONG\r\n")
     assert first is Signal.PING
     assert shape(second) == msg(b"a", b"1", b"hi")
     assert isinstance(error, ProtocolError)
     for more in (b"PING\r\n", b"x", b"MSG a 1 2\r\nh", b""):
-        assert parser.feed(more) == []
+        assert feed(parser, more) == []
         assert parser.buffered == 0
 
 
@@ -419,7 +432,7 @@ def padded(start: bytes, end: bytes, size: int) -> bytes:
     ("start", "end", "rest", "expected"),
     [
         (b"MSG a 1 ", b"2", b"hi\r\n", msg(b"a", b"1", b"hi")),
-        (b"HMSG a 1 0 ", b"2", b"hi\r\n", msg(b"a", b"1", b"hi", headers=b"")),
+        (b"HMSG a 1 0 ", b"2", b"hi\r\n", msg(b"a", b"1", b"hi")),
         (b"PING", b"", b"", Signal.PING),
         (b"+OK", b"", b"", Signal.OK),
         (b"-ERR ", b"'x'", b"", ErrorLine("x")),
@@ -468,8 +481,8 @@ def test_header_limit() -> None:
 
 def test_a_size_beyond_the_limit_is_refused_before_its_payload_comes() -> None:
     parser = Parser(LIMITS)
-    assert parser.feed(b"MSG a 1 4097\r") == []
-    [error] = parser.feed(b"\n")
+    assert feed(parser, b"MSG a 1 4097\r") == []
+    [error] = feed(parser, b"\n")
     assert isinstance(error, ProtocolError)
 
 
@@ -492,9 +505,9 @@ def test_an_endless_line_is_given_up_in_time(first: bytes, limit: int, filler: b
     parser = Parser(LIMITS)
     line = (first + filler * (limit + 1))[: limit + 2]
     for byte in one_by_one(line[:-1]):
-        assert parser.feed(byte) == []
+        assert feed(parser, byte) == []
     assert parser.buffered == limit + 1
-    [error] = parser.feed(line[-1:])
+    [error] = feed(parser, line[-1:])
     assert "a line longer than the limit" in str(error)
     assert parser.buffered == 0
 
@@ -521,9 +534,9 @@ class CountingParser(Parser):
         self._pending = self.buffer = CountingBuffer()
         self.parsed = 0
 
-    def _parse(self, data: bytes, events: list[Event]) -> int:
-        self.parsed += len(data)
-        return super()._parse(data, events)
+    def _parse(self, data: bytes, position: int, events: list[Event]) -> int:
+        self.parsed += len(data) - position
+        return super()._parse(data, position, events)
 
     @property
     def looked_at(self) -> int:
@@ -533,7 +546,7 @@ class CountingParser(Parser):
 def test_an_info_of_a_mebibyte_byte_by_byte_is_not_scanned_over_and_over() -> None:
     wire = padded(b'INFO {"port":1', b"}", 1024 * 1024) + b"\r\n"
     parser = CountingParser(ProtocolLimits())
-    events = [event for byte in one_by_one(wire) for event in parser.feed(byte)]
+    events = [event for byte in one_by_one(wire) for event in feed(parser, byte)]
     assert events == [ServerInfo(port=1)]
     assert parser.looked_at < 4 * len(wire)
 
@@ -542,7 +555,7 @@ def test_a_payload_byte_by_byte_is_not_scanned_over_and_over() -> None:
     payload = b"\r\n" * 16_000
     wire = b"MSG a 1 32000\r\n%b\r\nHMSG a 1 20 32000\r\n%b\r\n" % (payload, payload)
     parser = CountingParser(ProtocolLimits())
-    events = [event for byte in one_by_one(wire) for event in parser.feed(byte)]
+    events = [event for byte in one_by_one(wire) for event in feed(parser, byte)]
     assert [shape(event) for event in events] == [
         msg(b"a", b"1", payload),
         msg(b"a", b"1", payload[20:], headers=payload[:20]),
@@ -555,6 +568,6 @@ def test_line_feeds_that_end_no_line_are_not_scanned_over_and_over(filler: bytes
     limits = ProtocolLimits(info=16 * 1024)
     wire = (b"INFO " + filler * limits.info)[: limits.info + 2]
     parser = CountingParser(limits)
-    [error] = [event for byte in one_by_one(wire) for event in parser.feed(byte)]
+    [error] = [event for byte in one_by_one(wire) for event in feed(parser, byte)]
     assert "a line longer than the limit" in str(error)
     assert parser.looked_at < 8 * len(wire)

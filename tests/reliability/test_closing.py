@@ -338,6 +338,21 @@ async def test_closing_while_another_close_is_being_finished_waits_for_it() -> N
         assert nc.state is ConnectionState.CLOSED
 
 
+async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_at_once() -> None:
+    async with ScriptedServer(session()) as server:
+        async with open_nats(server.url, reconnect=SLOW, close_timeout=1000) as nc:
+            await lose(server, nc)
+            await nc.publish("a", b"left behind")
+            with trio.fail_after(PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(nc.aclose)
+                    await nc.wait_for_state(ConnectionState.CLOSING)
+                    with trio.CancelScope() as scope:
+                        scope.cancel()
+                        await nc.aclose()
+            assert nc.state is ConnectionState.CLOSED
+
+
 async def test_everything_published_is_with_the_server_when_the_block_is_left() -> None:
     count = 20_000
     async with NatsServer() as server, open_nats(server.url) as watcher:

@@ -250,3 +250,38 @@ async def test_draining_twice_at_once() -> None:
             nursery.start_soon(nc.drain)
             assert [msg.data async for msg in sub] == [b"x"]
         assert nc.state is ConnectionState.CLOSED
+
+
+async def test_a_second_drain_waits_as_the_first_does() -> None:
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
+            await nc.publish("a", b"unread")
+            await nc.flush(PATIENCE)
+            nursery.start_soon(nc.drain)
+            await nc.wait_for_state(ConnectionState.DRAINING)
+            await nc.flush(PATIENCE)
+            nursery.start_soon(nc.drain)
+            await nc.flush(PATIENCE)
+            await trio.testing.wait_all_tasks_blocked()
+            assert nc.state is ConnectionState.DRAINING
+            assert [msg.data async for msg in sub] == [b"unread"]
+        assert nc.state is ConnectionState.CLOSED
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_closing_lets_go_who_drains(again: bool) -> None:
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        async with nc.subscribe("a") as first, nc.subscribe("a") as second:
+            await nc.publish("a", b"unread")
+            await nc.flush(PATIENCE)
+            with trio.fail_after(PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(nc.drain)
+                    await nc.wait_for_state(ConnectionState.DRAINING)
+                    await nc.flush()
+                    if again:
+                        with pytest.raises(TimeoutError):
+                            await nc.drain(0.01)
+                    else:
+                        await nc.aclose()
+            assert [sub.pending[0] for sub in (first, second)] == [1, 1]

@@ -70,7 +70,10 @@ class PlainProxy(LoopbackServer):
 
     @property
     def swallow(self) -> bool:
-        """While true, all that is said vanishes, ends of streams too: a half-open connection."""
+        """While true, nothing said arrives, ends of streams included: a half-open connection.
+
+        It is held up rather than lost: what was said meanwhile arrives, in order, after that.
+        """
         return self._swallow
 
     @swallow.setter

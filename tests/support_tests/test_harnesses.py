@@ -162,6 +162,21 @@ async def test_a_task_left_is_named() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_task_that_runs_a_function_of_trios_is_named_too() -> None:
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(AssertionError, match=r"tasks are left: .*sleep_forever.*: 1"):
+            async with no_leaks():
+                nursery.start_soon(trio.sleep_forever)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_system_task_of_trios_is_no_leak() -> None:
+    async with no_leaks():
+        task = trio.lowlevel.spawn_system_task(trio.sleep, 0.01)
+        assert task.name.startswith("trio.")
+    assert not any("sleep" in name for name in all_tasks())
+
+
 async def test_a_socket_left_is_told() -> None:
     with pytest.raises(AssertionError, match="sockets are left"):
         async with no_leaks():

@@ -93,6 +93,10 @@ async def test_swallowing(autojump_clock: trio.testing.MockClock) -> None:
                 await stream.receive_some()
             assert waiting.cancelled_caught
             assert (await server.peer()).raw_bytes == b"heard"
+            # It was held up, not lost.
+            proxy.swallow = False
+            assert await stream.receive_some() == b"unheard"
+            proxy.swallow = True
             proxy.cut()
             assert await stream.receive_some() == b""
 

@@ -14,13 +14,16 @@ import trio_nats
 from trio_nats import (
     ConnectError,
     Connection,
+    JSONCodec,
     Msg,
     NatsError,
     NoRespondersError,
     RequestTimeoutError,
+    TextCodec,
     TLSError,
     TLSMode,
     TLSOptions,
+    TypedMsg,
     UserPassword,
     open_nats,
 )
@@ -46,6 +49,20 @@ async def ask(nc: Connection) -> bytes:
         raise
     assert_type(reply, Msg)
     return reply.data
+
+
+async def typed(nc: Connection) -> None:
+    prices = JSONCodec(dict[str, float])
+    await nc.publish("prices", {"tea": 2.5}, codec=prices)
+    async with nc.subscribe("prices", codec=prices) as sub:
+        async for msg in sub:
+            assert_type(msg, TypedMsg[dict[str, float]])
+            assert_type(msg.value, dict[str, float])
+            await msg.respond({})
+            await msg.respond("thanks", codec=TextCodec())
+    reply = await nc.request("price", "tea", codec=TextCodec(), reply_codec=prices)
+    assert_type(reply.value, dict[str, float])
+    assert_type((await nc.request("shout", "x", codec=TextCodec())).value, str)
 
 
 async def drain(channel: trio.abc.ReceiveChannel[Msg]) -> int:

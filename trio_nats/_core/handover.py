@@ -122,7 +122,7 @@ class Handover:
             await self._old.ended.wait()
         with trio.move_on_after(patience):
             for sid in self._shared:
-                self._private.append(commands.unsub(sid))
+                self._private.command(commands.unsub(sid))
             await self._old.pings.round_trip()
         self.conclude()
         await trio.sleep(overlap)

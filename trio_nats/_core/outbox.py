@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 import trio
 
 from .._protocol import commands
+from .._protocol.commands import CRLF, Frame
 from ..errors import OutboxFullError
 from .settings import WhenFull
 
-__all__ = ["Outbox"]
+__all__ = ["Chunk", "Outbox"]
 
 # A chunk is joined and written in one go. Larger ones gain nothing, and what is in one when the
 # wire breaks counts as lost.
-_CHUNK = 64 * 1024
+_CHUNK = 128 * 1024
 # PONGs jump the queue, so a peer that asks for them and does not read them must be stopped.
 _MAX_PONGS = 1024
 
+Chunk: TypeAlias = list[bytes]
+"""Frames in pieces, three each: of a message as :func:`.commands.pub` cuts it, of anything else the
+frame and twice nothing. A list of pieces is the cheapest thing to add to, and big payloads are
+copied only once, when they are written."""
+
 
 class Outbox:
-    """Frames in the order they were accepted, in chunks of about 64 KiB.
+    """Frames in the order they were accepted, in chunks of about 128 KiB.
 
     Appending is synchronous and never fails, so a frame is in it whole or not at all, whatever is
     cancelled. Waiting for room comes before.
@@ -31,34 +38,46 @@ class Outbox:
         self._limit = limit
         self._when_full: WhenFull = when_full
         self._check_run = check_run
-        self._chunks: deque[list[bytes]] = deque()
-        self._open: list[bytes] = []
-        self._open_size = 0
+        self._chunks: deque[Chunk] = deque()
+        self.open: Chunk = []
+        """The chunk that is being filled."""
+        self._sealed = 0
+        self._commands = 0
         self._pongs = 0
         self._writer: trio.lowlevel.Task | None = None
         self._for_room = trio.lowlevel.ParkingLot()
         self._unyielded = 0
+        self._closing = False
         self._closed = False
         self.size: int = 0
         """Bytes waiting, those being written included."""
+        self.easy: int = 0
+        """Below this ``size`` a message may be added to :attr:`open`, and its size to ``size``,
+        without ado: without :meth:`room`, the writer is awake, and nothing is being closed."""
 
-    def append(self, frame: bytes) -> None:
-        """Accept one whole frame."""
-        if self._writer is not None:
-            self._wake()
-        size = len(frame)
-        self.size += size
-        self._open_size += size
-        self._open.append(frame)
-        if self._open_size >= _CHUNK:
-            self._seal()
+    # --- adding ----------------------------------------------------------------------------------
+
+    def append(self, frame: Frame) -> None:
+        """Accept a message."""
+        self._wake()
+        head, body, _ = frame
+        self.size += len(head) + len(body) + 2
+        self.open += frame
+
+    def command(self, frame: bytes) -> None:
+        """Accept anything else."""
+        self._wake()
+        self.size += len(frame)
+        self.open += (frame, b"", b"")
+        self._commands += 1
 
     def prepend(self, frames: list[bytes]) -> None:
-        """Put frames before all that waits: what a new wire has to hear first."""
+        """Put commands before all that waits: what a new wire has to hear first."""
         if frames:
-            self.size += sum(map(len, frames))
+            data = b"".join(frames)
+            self.size += len(data)
             self._seal()
-            self._chunks.appendleft(frames)
+            self._chunks.appendleft([data, b"", b""])
             self._wake()
 
     def pong(self) -> bool:
@@ -69,7 +88,7 @@ class Outbox:
 
     def has_room(self) -> bool:
         """Whether :meth:`room` would only look for cancellation."""
-        return self.size < self._limit and self.size - self._unyielded < _CHUNK
+        return self.size < min(self._limit, self._unyielded + _CHUNK) and not self._closing
 
     async def room(self) -> None:
         """A checkpoint that waits while the limit is reached, or raises, as was chosen.
@@ -81,8 +100,10 @@ class Outbox:
         if self.has_room():
             await trio.lowlevel.checkpoint_if_cancelled()
             return
+        self._seal()
         if self.size < self._limit:
             self._unyielded = self.size
+            self._set_easy()
             await trio.lowlevel.checkpoint()
         self._check_run()
         while self.size >= self._limit:
@@ -94,28 +115,37 @@ class Outbox:
                 )
             await self._for_room.park()
 
+    @property
+    def accepted(self) -> int:
+        """How many messages have been appended so far."""
+        return self._sealed + len(self.open) // 3 - self._commands
+
+    # --- writing ---------------------------------------------------------------------------------
+
     async def wait(self) -> None:
         """Return once there may be something to write, at once if there is. For the one writer."""
-        if self._chunks or self._open or self._pongs:
+        if self._chunks or self.open or self._pongs:
             return
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             self._writer = None
+            self._set_easy()
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._writer = trio.lowlevel.current_task()
+        self._set_easy()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def take(self) -> list[bytes]:
+    def take(self) -> Chunk:
         """Remove the next chunk. Call :meth:`written` once it is, or :meth:`lost` if not."""
-        if self._chunks:
-            chunk = self._chunks.popleft()
-        else:
-            chunk, self._open, self._open_size = self._open, [], 0
+        if not self._chunks:
+            self._seal()
+        chunk = self._chunks.popleft() if self._chunks else []
         if self._pongs:
-            self.size += len(commands.PONG) * self._pongs
-            chunk = [commands.PONG * self._pongs, *chunk]
+            pongs = commands.PONG * self._pongs
+            self.size += len(pongs)
             self._pongs = 0
+            chunk[:0] = (pongs, b"", b"")
         return chunk
 
     def written(self, size: int) -> None:
@@ -124,17 +154,20 @@ class Outbox:
             return
         self.size -= size
         self._unyielded = min(self._unyielded, self.size)
+        self._set_easy()
         if self._for_room and self.size < self._limit:
             self._for_room.unpark_all()
 
-    def lost(self, chunk: list[bytes]) -> int:
+    def lost(self, chunk: Chunk) -> int:
         """A chunk taken will never be written. Returns how many messages were in it."""
         self.written(sum(map(len, chunk)))
-        return sum(map(_is_message, chunk))
+        return chunk[2::3].count(CRLF)
 
-    def release_writer(self) -> None:
+    def let_writer_go(self) -> None:
         """Let the writer's :meth:`wait` return, so that it can look for another outbox."""
         self._wake()
+
+    # --- when the wire or the connection ends ----------------------------------------------------
 
     def forget_commands(self) -> int:
         """Keep only messages: what else waits was meant for a wire that is gone.
@@ -142,26 +175,46 @@ class Outbox:
         Returns how many PINGs of ours were among it.
         """
         self._seal()
-        waiting = [frame for chunk in self._chunks for frame in chunk]
-        gone = [frame for frame in waiting if not _is_message(frame)]
-        kept = [[frame for frame in chunk if _is_message(frame)] for chunk in self._chunks]
-        self._chunks = deque(chunk for chunk in kept if chunk)
+        chunks, self._chunks = self._chunks, deque()
         self._pongs = 0
+        gone: list[bytes] = []
+        for chunk in chunks:
+            kept: Chunk = []
+            for start in range(0, len(chunk), 3):
+                if chunk[start + 2]:
+                    kept += chunk[start : start + 3]
+                else:
+                    gone.append(chunk[start])
+            if kept:
+                self._chunks.append(kept)
         self.written(sum(map(len, gone)))
         return gone.count(commands.PING)
 
+    def begin_closing(self) -> None:
+        """From now on everybody goes through :meth:`room`, and finds out after it."""
+        self._closing = True
+        self._set_easy()
+
     def close(self) -> None:
         """Drop everything, and let go whoever waits for room."""
-        self._closed = True
+        self._closing = self._closed = True
         self._chunks.clear()
-        self._open, self._open_size, self._pongs = [], 0, 0
+        self.open, self._pongs = [], 0
         self.size = 0
+        self._set_easy()
         self._for_room.unpark_all()
 
+    # ---------------------------------------------------------------------------------------------
+
     def _seal(self) -> None:
-        if self._open:
-            self._chunks.append(self._open)
-            self._open, self._open_size = [], 0
+        if self.open:
+            self._sealed += len(self.open) // 3
+            self._chunks.append(self.open)
+            self.open = []
+
+    def _set_easy(self) -> None:
+        at_ease = self._writer is None and not self._closing
+        self.easy = min(self._limit, self._unyielded + _CHUNK) if at_ease else 0
 
     def _wake(self) -> None:
         """Have the writer run, after the present task has gone on to wait for something."""
@@ -170,8 +223,5 @@ class Outbox:
             # Scheduling it from another run would corrupt both.
             self._check_run()
             self._writer = None
+            self._set_easy()
             trio.lowlevel.reschedule(writer)
-
-
-def _is_message(frame: bytes) -> bool:
-    return frame.startswith((b"PUB ", b"HPUB "))

@@ -42,7 +42,7 @@ class Pings:
             ping.lose()
         else:
             self._waiting.append(ping)
-            self.outbox.append(commands.PING)
+            self.outbox.command(commands.PING)
         return ping
 
     async def round_trip(self) -> bool:

@@ -6,6 +6,8 @@ as its request, so a late reply finds nothing and is dropped, and no cancellatio
 
 from __future__ import annotations
 
+import heapq
+import math
 import secrets
 import string
 from typing import Protocol
@@ -13,12 +15,13 @@ from typing import Protocol
 import outcome
 import trio
 
-from ..errors import NoRespondersError, PermissionsViolationError, fresh
+from ..errors import NoRespondersError, PermissionsViolationError, RequestTimeoutError, fresh
 from ..message import Msg
 from .router import Router
 
-__all__ = ["ReplySlot", "Requests", "Slot", "new_inbox"]
+__all__ = ["ReplySlot", "Requests", "Slot", "is_no_responders", "new_inbox", "no_reply"]
 
+_MAX_STALE = 1000
 _ALPHABET = string.digits + string.ascii_letters
 
 
@@ -38,51 +41,48 @@ class Slot(Protocol):
 
 
 class ReplySlot:
-    """Waits for a single reply: parks the requesting task, and hands it the reply directly."""
+    """Parks the task that makes it, and hands it a single reply directly."""
 
-    __slots__ = ("_result", "_task", "subject")
+    __slots__ = ("_task", "subject")
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        self._task: trio.lowlevel.Task | None = None
-        self._result: outcome.Outcome[Msg] | None = None
+        self._task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
 
     def push(self, msg: Msg) -> None:
         """The reply has come."""
         if is_no_responders(msg):
-            self._settle(outcome.Error(NoRespondersError(self.subject)))
-        else:
-            self._settle(outcome.Value(msg))
+            self.end(NoRespondersError(self.subject))
+            return
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Value(msg))
 
     def end(self, error: Exception) -> None:
         """There will be no reply."""
-        self._settle(outcome.Error(error))
-
-    def _settle(self, result: outcome.Outcome[Msg]) -> None:
-        if self._result is None:
-            self._result = result
-            if self._task is not None:
-                trio.lowlevel.reschedule(self._task, self._result)
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Error(error))
 
     async def wait(self) -> Msg:
-        """The reply."""
-        if self._result is not None:
-            await trio.lowlevel.checkpoint()
-            return self._result.unwrap()
-
-        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._task = trio.lowlevel.current_task()
-        reply: Msg = await trio.lowlevel.wait_task_rescheduled(abort)
+        """The reply. To be called before anything else can run, so before a reply can come."""
+        reply: Msg = await trio.lowlevel.wait_task_rescheduled(self._abort)
         return reply
+
+    def _abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 def is_no_responders(msg: Msg) -> bool:
     """Whether the server itself answered that nobody is subscribed."""
     raw = msg.raw_headers
     return raw is not None and raw.startswith(b"NATS/1.0 503") and not msg.data
+
+
+def no_reply(subject: str, seconds: float) -> RequestTimeoutError:
+    """What a request ends with when its time is over."""
+    return RequestTimeoutError(f"no reply from {subject!r} within {seconds:g} s")
 
 
 class Requests:
@@ -103,6 +103,10 @@ class Requests:
         self._count = 0
         self._sid: bytes | None = None
         self.slots: dict[bytes, Slot] = {}
+        # One timer for all requests: a cancel scope for each would cost a third of the request.
+        # What is due and no longer in `slots` was answered in time.
+        self._due: list[tuple[float, bytes, float]] = []
+        self._alarm = trio.CancelScope()
         self.raw_subject: bytes = self._prefix + b"*"
 
     def new_token(self) -> tuple[bytes, bytes]:
@@ -116,6 +120,30 @@ class Requests:
         if self._sid is None:
             self._sid = self._router.add(self)
         self.slots[token] = slot
+
+    def expire(self, token: bytes, deadline: float, seconds: float) -> None:
+        """Let the slot end in a :exc:`RequestTimeoutError` then, unless it is closed before."""
+        heapq.heappush(self._due, (deadline, token, seconds))
+        if self._due[0][1] is token:
+            self._alarm.deadline = deadline
+        if len(self._due) > 2 * len(self.slots) + _MAX_STALE:
+            self._due = [due for due in self._due if due[1] in self.slots]
+            heapq.heapify(self._due)
+
+    async def keep_time(self) -> None:
+        """Run the timer, until cancelled."""
+        while True:
+            while self._due and self._due[0][1] not in self.slots:
+                heapq.heappop(self._due)
+            with trio.CancelScope() as self._alarm:
+                self._alarm.deadline = self._due[0][0] if self._due else math.inf
+                await trio.sleep_forever()
+            now = trio.current_time()
+            while self._due and self._due[0][0] <= now:
+                _, token, seconds = heapq.heappop(self._due)
+                slot = self.slots.pop(token, None)
+                if slot is not None:
+                    slot.end(no_reply(slot.subject, seconds))
 
     def let_go(self) -> None:
         """See :class:`~.router.Sink`. Nobody waits here."""
@@ -136,6 +164,11 @@ class Requests:
         slot = self.slots.get(msg.raw_subject[self._skip :])
         if slot is not None:
             slot.push(msg)
+
+    def push_burst(self, messages: list[Msg], size: int) -> None:
+        """Many replies at once."""
+        for msg in messages:
+            self.push(msg)
 
     def end(self, error: Exception) -> None:
         """The inbox is gone: every request fails, and the next one subscribes anew."""

@@ -44,6 +44,9 @@ class Sink(Protocol):
     def push(self, msg: Msg) -> None:
         """Take a message; must not fail."""
 
+    def push_burst(self, messages: list[Msg], size: int) -> None:
+        """Take messages with ``size`` bytes of data and headers in all; must not fail."""
+
     def end(self, error: Exception) -> None:
         """There will be no more messages, and this is why."""
 
@@ -70,7 +73,7 @@ class Router:
         self.sinks[sid] = sink
         if self.live:
             for frame in _frames(sid, sink):
-                self._outbox.append(frame)
+                self._outbox.command(frame)
         return sid
 
     def remove(self, sid: bytes) -> None:
@@ -80,7 +83,7 @@ class Router:
             return
         self.unstall(sink)
         if self.live and sid not in self._draining:
-            self._outbox.append(commands.unsub(sid))
+            self._outbox.command(commands.unsub(sid))
         self._draining.discard(sid)
 
     def quiesce(self, sid: bytes) -> None:
@@ -88,7 +91,7 @@ class Router:
         if sid in self.sinks and sid not in self._draining:
             self._draining.add(sid)
             if self.live:
-                self._outbox.append(commands.unsub(sid))
+                self._outbox.command(commands.unsub(sid))
 
     def deliver(self, msg: Msg) -> None:
         """Hand a message to its subscription; one for a subscription that is gone is dropped."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from .._protocol.parser import ErrorLine, Event, Signal
+from .._protocol.parser import Burst, ErrorLine, Event, Signal
 from .._protocol.server_errors import server_error
 from .._transport.opening import Wire
 from .._transport.tls_errors import reason_of
@@ -79,7 +79,7 @@ class Session:
     def detach(self, outbox: Outbox) -> None:
         """Leave what waits in the present outbox to another session; write from this one."""
         before, self._outbox, self.pings.outbox = self._outbox, outbox, outbox
-        before.release_writer()
+        before.let_writer_go()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, ping_interval: float, max_pings_out: int) -> Exception:
@@ -149,21 +149,30 @@ class Session:
 
     def _dispatch(self, events: list[Event]) -> None:
         find, divert = self._router.sinks.get, self.divert
-        others = 0
+        count = 0
         try:
             for event in events:
-                if type(event) is Msg:
+                if type(event) is Burst:
+                    count += len(event.messages)
+                    if divert is not None:
+                        for msg in event.messages:
+                            divert(msg)
+                        continue
+                    sink = find(event.sid)
+                    if sink is not None:  # else it was unsubscribed meanwhile
+                        sink.push_burst(event.messages, event.size)
+                elif type(event) is Msg:
+                    count += 1
                     if divert is not None:
                         divert(event)
                         continue
                     sink = find(event.sid)
-                    if sink is not None:  # else it was unsubscribed meanwhile
+                    if sink is not None:
                         sink.push(event)
                 else:
-                    others += 1
                     self._handle(event)
         finally:
-            self._counters.in_messages += len(events) - others
+            self._counters.in_messages += count
             # The traceback of what ends the session refers to this list. See Msg on why no
             # message may stay in the hands of what its own connection holds.
             events.clear()

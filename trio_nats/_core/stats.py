@@ -13,7 +13,6 @@ class Counters:
 
     in_messages: int = 0
     in_bytes: int = 0
-    out_messages: int = 0
     out_bytes: int = 0
     dropped: int = 0
     lost_in_flight: int = 0

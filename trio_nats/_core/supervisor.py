@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 import trio
 
+from .._protocol.commands import Heads
 from .._transport.opening import OpeningMemory, Wire, open_wire
 from ..errors import (
     ConnectError,
@@ -65,6 +66,7 @@ class Supervisor(SessionCallbacks):
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
+        self.heads: Heads = Heads(self.info.max_payload)
         self.session: Session | None = None
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""
@@ -76,6 +78,7 @@ class Supervisor(SessionCallbacks):
         self._nursery: trio.Nursery | None = None
         self._drained: list[Sink] = []
         """Subscriptions that the router does not know any more, but somebody waits for."""
+        self._breaths = 0
         self._handing_over = False
         self._demanded_at = -1
         self._handover: Handover | None = None
@@ -114,7 +117,7 @@ class Supervisor(SessionCallbacks):
                 nursery.start_soon(self._safely, start)
             elif self.session is not None:
                 nursery.start_soon(self._safely, self._run_session, self.session)
-            await trio.sleep_forever()
+            await self._safely(self.requests.keep_time)
 
     @trio.lowlevel.enable_ki_protection
     async def _safely(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -316,6 +319,7 @@ class Supervisor(SessionCallbacks):
             return  # one that is on its way out
         lame_before = self.info.ldm
         self.info = info
+        self.heads.max_payload = info.max_payload
         server = session.wire.server
         if info.ldm and not lame_before:
             logger.info("%s is in lame duck mode", server)
@@ -364,11 +368,16 @@ class Supervisor(SessionCallbacks):
                     sink.end(trio.EndOfChannel())
 
     async def drain_all(self) -> None:
-        """:meth:`drain` every subscription, and wait until all they have has been taken out."""
+        """:meth:`drain` every subscription, and wait until all they have has been taken out.
+
+        Those that another task is draining already are waited for as well.
+        """
         sinks = {sid: sink for sid, sink in self.router.sinks.items() if sink is not self.requests}
-        self._drained = list(sinks.values())
+        self._drained += sinks.values()
         await self.drain(sinks)
         for sink in self._drained:
+            if self.state is ConnectionState.CLOSED:  # meanwhile
+                break
             await sink.wait_taken()
 
     # --- state -----------------------------------------------------------------------------------
@@ -376,6 +385,14 @@ class Supervisor(SessionCallbacks):
     def _set_state(self, state: ConnectionState) -> None:
         self.state = state
         self._changed.unpark_all()
+
+    async def breathe(self) -> None:
+        """A checkpoint that lets others run every so often, for what is done many times over."""
+        self._breaths = (self._breaths + 1) & 31
+        if self._breaths:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def wait(self, ready: Callable[[], bool]) -> None:
         """A checkpoint; return once ``ready()`` holds. It is asked at every change of state."""
@@ -423,6 +440,7 @@ class Supervisor(SessionCallbacks):
     def begin_closing(self) -> None:
         """Take nothing new from now on."""
         self.router.read_on()
+        self.outbox.begin_closing()
         self._set_state(ConnectionState.CLOSING)
 
     def end(self, failure: NatsError | None) -> None:

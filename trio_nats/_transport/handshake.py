@@ -168,6 +168,37 @@ def injected(server: str, data: bytes) -> TLSInjectionError:
     )
 
 
+class _EagerObject(ssl.SSLObject):
+    """Reads all records that have come; by itself it reads one of at most 16 KiB at a time.
+
+    For Trio each read is a turn of its scheduler, which costs more than decrypting a record.
+    """
+
+    _failure: ssl.SSLError | None = None
+
+    # Trio passes the size by position, and its proper name is that of a built-in.
+    def read(self, size: int = 1024, buffer: object = None) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """See :meth:`ssl.SSLObject.read`."""
+        assert buffer is None, "Trio has none"
+        if self._failure is not None:
+            raise self._failure
+        parts: list[bytes] = []
+        while size > 0:
+            try:
+                data = super().read(size)
+            except ssl.SSLError as error:
+                if not parts:
+                    raise
+                if not isinstance(error, ssl.SSLWantReadError):
+                    self._failure = error
+                break
+            parts.append(data)
+            if not data:
+                break
+            size -= len(data)
+        return b"".join(parts)
+
+
 async def start_tls(
     stream: trio.abc.Stream, context: ssl.SSLContext, server_hostname: str
 ) -> tuple[trio.SSLStream[trio.abc.Stream], Sequence[bytes]]:
@@ -179,7 +210,7 @@ async def start_tls(
     handshaken: list[ssl.SSLObject] = []
 
     # Trio keeps its SSLObject to itself; the context's documented hook is the way to see the chain.
-    class Remembered(ssl.SSLObject):
+    class Remembered(_EagerObject):
         def do_handshake(self) -> None:
             super().do_handshake()
             handshaken.append(self)

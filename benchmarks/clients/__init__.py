@@ -1,0 +1,1 @@
+"""What is compared. Each module runs one scenario once, in a process of its own."""

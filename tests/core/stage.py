@@ -1,0 +1,103 @@
+"""Where operations are cancelled: a server, a connection of theirs, and one that only looks on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import trio
+import trio.testing
+
+from tests.core.helpers import frames_of
+from tests.messages.helpers import take
+from tests.support.certs import certificates
+from tests.support.checkpoints import Operation
+from tests.support.leaks import all_tasks, no_leaks, open_sockets
+from trio_nats import Connection, Subscription, TLSOptions, open_nats
+from trio_nats._core.outbox import Outbox
+from trio_nats.testing import NatsServer, ServerTLS
+
+__all__ = ["Make", "Stage", "echo", "staged", "tls_sides", "waiting_frames"]
+
+
+@dataclass
+class Stage:
+    """A connection whose operations are cancelled, and one that is only looked at."""
+
+    nc: Connection
+    witness: Connection
+    inbox: Subscription
+    """What ``nc`` has published to "ledger", as the witness gets it."""
+    number: int = 0
+    done: list[bytes] = field(default_factory=list)
+    """What was published according to whoever did it."""
+    got: list[bytes] = field(default_factory=list)
+    tasks: Counter[str] = field(default_factory=Counter)
+    sockets: set[str] = field(default_factory=set)
+
+    def next(self) -> bytes:
+        self.number += 1
+        return b"%d" % self.number
+
+    async def check(self) -> None:
+        """After every run: nothing is left, and both connections work."""
+        nc, core = self.nc, self.nc._core
+        assert core.requests.slots == {}
+        assert (nc.state, nc.stats.lost_in_flight, nc.stats.reconnects) == ("open", 0, 0)
+        for one in (nc, self.witness):
+            await one.flush()
+        async with nc.subscribe("check") as sub:
+            await nc.publish("check", b"x")
+            assert await take(sub, 1) == [b"x"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert nc.stats.outbox_bytes == 0
+        assert core.router.stalled == set()
+        assert all_tasks() == self.tasks
+        assert open_sockets() == self.sockets
+
+    async def published(self) -> list[bytes]:
+        """What has come to "ledger" since the last time, without the filling."""
+        await self.nc.publish("ledger", b"end")
+        found: list[bytes] = []
+        while (data := (await take(self.inbox, 1))[0].rstrip(b".")) != b"end":
+            found.append(data)
+        return found
+
+
+Make: TypeAlias = Callable[[Stage, Subscription], Awaitable[Operation]]
+
+
+def tls_sides(encrypted: bool) -> tuple[ServerTLS | None, TLSOptions | None]:
+    """The TLS of a server, and of its clients."""
+    if not encrypted:
+        return None, None
+    certs = certificates()
+    server = ServerTLS(certs.server.cert_file, certs.server.key_file)
+    return server, TLSOptions(ca_file=certs.ca_file)
+
+
+@asynccontextmanager
+async def staged(encrypted: bool) -> AsyncIterator[Stage]:
+    server_tls, tls = tls_sides(encrypted)
+    async with NatsServer(tls=server_tls) as server, no_leaks():
+        async with (
+            open_nats(server.url, tls=tls, pending_size=200_000) as nc,
+            open_nats(server.url, tls=tls) as witness,
+            witness.subscribe("ledger") as inbox,
+        ):
+            await witness.flush()
+            yield Stage(nc, witness, inbox)
+
+
+async def echo(sub: Subscription) -> None:
+    """Answer every message with itself."""
+    async for message in sub:
+        await message.respond(message.data)
+
+
+def waiting_frames(outbox: Outbox) -> list[bytes]:
+    """What is in an outbox that nothing is being written from."""
+    return [frame for chunk in (*outbox._chunks, outbox.open) for frame in frames_of(chunk)]

@@ -1,0 +1,178 @@
+"""Payloads as values of a type: what ``codec=`` takes.
+
+A codec turns values into payloads and back. :class:`JSONCodec` and :class:`MessagePackCodec` do it
+with msgspec for whatever msgspec knows: its structs, dataclasses, ``TypedDict``, attrs classes, the
+built-in types and combinations of these. A codec of your own is any object with the two methods of
+:class:`Codec`; one that only publishes needs only the first, one that only subscribes the second.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from .errors import ConfigurationError, EncodeError
+from .message import Payload
+
+__all__ = ["BytesCodec", "Codec", "Decoder", "Encoder", "JSONCodec", "MessagePackCodec"]
+__all__ += ["TextCodec", "check_decoder", "encode"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Encoder(Protocol[T_contra]):
+    """Makes payloads of values."""
+
+    def encode(self, value: T_contra, /) -> Payload:
+        """The payload. What it raises comes out of ``publish`` as an :exc:`EncodeError`."""
+        ...
+
+
+class Decoder(Protocol[T_co]):
+    """Makes values of payloads."""
+
+    def decode(self, data: bytes, /) -> T_co:
+        """The value. What it raises comes out of ``msg.value`` as a :exc:`DecodeError`."""
+        ...
+
+
+class Codec(Encoder[T], Decoder[T], Protocol[T]):
+    """Both ways."""
+
+
+class BytesCodec:
+    """Payloads as they are.
+
+    >>> BytesCodec().decode(b"as it is")
+    b'as it is'
+    """
+
+    def encode(self, value: bytes | bytearray | memoryview, /) -> bytes:
+        """Anything bytes-like."""
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            raise TypeError(f"expected bytes-like, got {type(value).__name__}")
+        return bytes(value)
+
+    def decode(self, data: bytes, /) -> bytes:
+        """The payload itself."""
+        return data
+
+    def __repr__(self) -> str:
+        return "BytesCodec()"
+
+
+class TextCodec:
+    """Text as UTF-8, of which every byte has to be valid.
+
+    >>> TextCodec().decode(TextCodec().encode("grün"))
+    'grün'
+    """
+
+    def encode(self, value: str, /) -> bytes:
+        """UTF-8."""
+        if not isinstance(value, str):
+            raise TypeError(f"expected str, got {type(value).__name__}")
+        return value.encode()
+
+    def decode(self, data: bytes, /) -> str:
+        """Of UTF-8."""
+        return data.decode()
+
+    def __repr__(self) -> str:
+        return "TextCodec()"
+
+
+class JSONCodec(Generic[T]):
+    """JSON, checked against a type.
+
+    >>> JSONCodec(dict[str, int]).encode({"apples": 3})
+    b'{"apples":3}'
+    >>> JSONCodec(list[int]).decode(b"[1, 2]")
+    [1, 2]
+
+    Raises :exc:`ConfigurationError` for a type that msgspec cannot decode to.
+    """
+
+    def __init__(self, type: type[T]) -> None:
+        self._type = type
+        self._encoder = msgspec.json.Encoder()
+        try:
+            self._decoder = msgspec.json.Decoder(type)
+        except TypeError as error:
+            raise _unsupported(self, error) from error
+
+    def encode(self, value: T, /) -> bytes:
+        """Compact JSON."""
+        return self._encoder.encode(value)
+
+    def decode(self, data: bytes, /) -> T:
+        """A value of the type."""
+        return self._decoder.decode(data)
+
+    def __repr__(self) -> str:
+        return f"JSONCodec({_name(self._type)})"
+
+
+class MessagePackCodec(Generic[T]):
+    """MessagePack, checked against a type: as :class:`JSONCodec`, shorter and for machines only.
+
+    >>> MessagePackCodec(tuple[int, str]).decode(MessagePackCodec(list).encode([1, "a"]))
+    (1, 'a')
+    """
+
+    def __init__(self, type: type[T]) -> None:
+        self._type = type
+        self._encoder = msgspec.msgpack.Encoder()
+        try:
+            self._decoder = msgspec.msgpack.Decoder(type)
+        except TypeError as error:
+            raise _unsupported(self, error) from error
+
+    def encode(self, value: T, /) -> bytes:
+        """MessagePack."""
+        return self._encoder.encode(value)
+
+    def decode(self, data: bytes, /) -> T:
+        """A value of the type."""
+        return self._decoder.decode(data)
+
+    def __repr__(self) -> str:
+        return f"MessagePackCodec({_name(self._type)})"
+
+
+def encode(codec: Encoder[T], value: T) -> Payload:
+    """The payload that ``codec`` makes of ``value``. Raises :exc:`EncodeError`."""
+    if not callable(getattr(codec, "encode", None)):
+        raise ConfigurationError(
+            f"codec has no encode method: {_described(codec)}; use JSONCodec(YourType) or the like"
+        )
+    try:
+        return codec.encode(value)
+    except Exception as error:
+        raise EncodeError(
+            f"{codec!r} cannot encode a value of type {type(value).__name__}: {error}"
+        ) from error
+
+
+def check_decoder(name: str, codec: Decoder[T]) -> Decoder[T]:
+    """``codec`` itself, if it can decode at all."""
+    if not callable(getattr(codec, "decode", None)):
+        raise ConfigurationError(
+            f"{name} has no decode method: {_described(codec)}; use JSONCodec(YourType) or the like"
+        )
+    return codec
+
+
+def _unsupported(codec: object, error: TypeError) -> ConfigurationError:
+    return ConfigurationError(f"{codec!r}: {error}")
+
+
+def _described(codec: object) -> str:
+    return f"the class {codec.__name__}" if isinstance(codec, type) else type(codec).__name__
+
+
+def _name(type_: object) -> str:
+    return type_.__name__ if isinstance(type_, type) else str(type_)

@@ -1,0 +1,415 @@
+"""What a connection is for: publishing, subscribing, requesting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, cast, overload
+
+import trio
+from trio.lowlevel import checkpoint_if_cancelled
+
+from ._core.requests import ReplySlot, Slot, new_inbox, no_reply
+from ._core.supervisor import Supervisor
+from ._protocol import commands
+from ._protocol.commands import CRLF, Frame
+from ._protocol.subjects import check_filter, check_queue, check_subject
+from .codecs import Codec, Decoder, Encoder, check_decoder, encode
+from .errors import ConfigurationError
+from .headers import HeadersLike, encode_headers
+from .message import Msg, Payload
+from .options import PendingLimits, check_callable, check_count, check_seconds
+from .replies import Replies
+from .subscription import Subscription
+from .typed import TypedMsg, TypedReplies, TypedSubscription
+
+__all__ = ["Messaging"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class Messaging:
+    """The half of :class:`~trio_nats.Connection` that deals with messages."""
+
+    def __init__(self, core: Supervisor) -> None:
+        self._core = core
+        self._outbox = core.outbox
+        self._heads = core.heads
+        self._known_heads = core.heads.known
+
+    # --- publishing ------------------------------------------------------------------------------
+
+    @overload
+    async def publish(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+    ) -> None: ...
+    @overload
+    async def publish(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+    ) -> None: ...
+    async def publish(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+    ) -> None:
+        """Send a message to whoever is subscribed to ``subject``.
+
+        Returns once the message is queued for writing, in order with everything else published;
+        :meth:`flush` tells when the server has it. Messages published while the connection is
+        being re-established are sent when it is. Delivery is at most once.
+
+        ``payload`` is bytes-like, or text to be sent as UTF-8, or with ``codec`` whatever that one
+        encodes (see :mod:`trio_nats.codecs`). ``reply`` is the subject to answer to. Waits only
+        while ``pending_size`` bytes are waiting to be written.
+
+        Raises :exc:`InvalidSubjectError`, :exc:`InvalidHeaderError`, :exc:`MaxPayloadError` or
+        :exc:`EncodeError`, having sent nothing. Cancelled, it has sent nothing either.
+        """
+        outbox = self._outbox
+        if (
+            outbox.size < outbox.easy
+            and reply is None
+            and headers is None
+            and codec is None
+            and type(payload) is bytes
+        ):
+            # Most messages by far. What is below does the same, and more.
+            try:
+                head, size = self._known_heads[subject][len(payload)]
+            except (KeyError, TypeError):  # what cannot be a key is no subject either
+                head, size = self._heads.learn(subject, len(payload))
+            await checkpoint_if_cancelled()
+            outbox.open += (head, payload, CRLF)
+            outbox.size += size
+            return
+        raw_reply = None if reply is None else check_subject(reply)
+        frame = self._frame(subject, _encoded(codec, payload), raw_reply, headers)
+        await outbox.room()
+        self._core.check_open()
+        outbox.append(frame)
+
+    def _frame(
+        self, subject: str, payload: Payload, reply: bytes | None, headers: HeadersLike | None
+    ) -> Frame:
+        raw_subject = check_subject(subject)
+        data = payload if type(payload) is bytes else _as_bytes(payload)
+        if headers is None:
+            self._heads.check_size(len(data))
+            return commands.pub(raw_subject, reply, data)
+        block = encode_headers(headers)
+        if not self._core.info.headers and self._core.session is not None:
+            raise ConfigurationError("the server does not support message headers")
+        self._heads.check_size(len(block) + len(data))
+        return commands.hpub(raw_subject, reply, block, data)
+
+    # --- subscribing -----------------------------------------------------------------------------
+
+    @overload
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str | None = None,
+        max_msgs: int | None = None,
+        pending: PendingLimits | None = None,
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str | None = None,
+        max_msgs: int | None = None,
+        pending: PendingLimits | None = None,
+        codec: Decoder[R],
+    ) -> TypedSubscription[R]: ...
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str | None = None,
+        max_msgs: int | None = None,
+        pending: PendingLimits | None = None,
+        codec: Decoder[R] | None = None,
+    ) -> Subscription | TypedSubscription[R]:
+        """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
+
+        Use it as ``async with nc.subscribe("greet.*") as sub:``. Of the subscriptions with the same
+        ``queue`` group each message goes to one only. After ``max_msgs`` messages it ends by
+        itself. ``pending`` overrides the connection's limits on what may wait in it. With ``codec``
+        (see :mod:`trio_nats.codecs`) messages are :class:`TypedMsg` with a ``value``.
+
+        Raises :exc:`InvalidSubjectError` or :exc:`ConfigurationError` at once for what cannot be
+        subscribed to.
+        """
+        if max_msgs is not None:
+            check_count("max_msgs", max_msgs, 1)
+        if pending is not None and not isinstance(pending, PendingLimits):
+            raise ConfigurationError(f"pending is a PendingLimits, not {type(pending).__name__}")
+        sub = Subscription(
+            self._core,
+            subject,
+            check_filter(subject),
+            queue,
+            None if queue is None else check_queue(queue),
+            max_msgs,
+            self._core.settings.pending if pending is None else pending,
+        )
+        return sub if codec is None else TypedSubscription(sub, check_decoder("codec", codec))
+
+    # --- requests --------------------------------------------------------------------------------
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+    ) -> Msg: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: R,
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Codec[R],
+    ) -> TypedMsg[R]: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+        reply_codec: Decoder[R],
+    ) -> TypedMsg[R]: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        reply_codec: Decoder[R],
+    ) -> TypedMsg[R]: ...
+    async def request(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+        reply_codec: Decoder[R] | None = None,
+    ) -> Msg | TypedMsg[R]:
+        """Publish a message and wait for one reply, at most ``timeout`` seconds.
+
+        ``timeout`` is the connection's ``request_timeout`` unless given. Raises
+        :exc:`NoRespondersError` when nobody is subscribed, :exc:`RequestTimeoutError` when nobody
+        answered in time, :exc:`PermissionsViolationError` when the server forbids it, and what
+        :meth:`publish` raises. Cancelled, it forgets the reply.
+
+        With a codec (see :mod:`trio_nats.codecs`) the reply is a :class:`TypedMsg` with a
+        ``value``: ``codec`` encodes the payload, and decodes the reply unless ``reply_codec`` does.
+        """
+        if codec is not None or reply_codec is not None:
+            data = _encoded(codec, payload)
+            decoder = _reply_decoder(codec, reply_codec)
+            return TypedMsg(await self._request(subject, data, timeout, headers), decoder)
+        return await self._request(subject, cast("Payload", payload), timeout, headers)
+
+    async def _request(
+        self, subject: str, payload: Payload, timeout: float | None, headers: HeadersLike | None
+    ) -> Msg:
+        seconds = self._timeout(timeout)
+        token, frame = self._prepare_request(subject, payload, headers)
+        core, requests = self._core, self._core.requests
+        core.check_usable()
+        deadline = trio.current_time() + seconds
+        if self._outbox.has_room():
+            await checkpoint_if_cancelled()
+        else:
+            await self._room_until(deadline, subject, seconds)
+        slot = ReplySlot(subject)
+        try:
+            requests.open(token, slot)
+            requests.expire(token, deadline, seconds)
+            self._outbox.append(frame)
+            return await slot.wait()
+        finally:
+            requests.close(token)
+
+    async def _room_until(self, deadline: float, subject: str, seconds: float) -> None:
+        with trio.CancelScope(deadline=deadline) as scope:
+            await self._outbox.room()
+        if scope.cancelled_caught:
+            raise no_reply(subject, seconds)
+        self._core.check_open()
+
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+    ) -> Replies: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: R,
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+        codec: Codec[R],
+    ) -> TypedReplies[R]: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+        reply_codec: Decoder[R],
+    ) -> TypedReplies[R]: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+        reply_codec: Decoder[R],
+    ) -> TypedReplies[R]: ...
+    def request_many(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+        reply_codec: Decoder[R] | None = None,
+    ) -> Replies | TypedReplies[R]:
+        """Publish a message and receive any number of replies (ADR-47).
+
+        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. The replies
+        end, with :exc:`trio.EndOfChannel`, after ``timeout`` seconds in all (the connection's
+        ``request_timeout`` unless given), after ``max_responses`` of them, once ``stall`` seconds
+        have passed since the last one, or with the one that ``sentinel`` returns true for, which is
+        not handed out; :func:`trio_nats.empty_sentinel` is the usual one. Time spent outside
+        ``receive`` does not count as stalling. Codecs are as for :meth:`request`; ``sentinel`` is
+        given the raw message.
+
+        Raises what :meth:`publish` raises, on entering; :exc:`NoRespondersError` comes out of the
+        first ``receive``.
+        """
+        seconds = self._timeout(timeout)
+        if max_responses is not None:
+            check_count("max_responses", max_responses, 1)
+        if stall is not None:
+            check_seconds("stall", stall)
+        check_callable("sentinel", sentinel)
+        data = _encoded(codec, payload)
+        typed = codec is not None or reply_codec is not None
+        decoder = _reply_decoder(codec, reply_codec) if typed else None
+        token, frame = self._prepare_request(subject, data, headers)
+        replies = Replies(
+            subject,
+            seconds,
+            max_responses,
+            stall,
+            sentinel,
+            send=partial(self._send_request, token, frame),
+            forget=partial(self._core.requests.close, token),
+            check_run=self._core.check_run,
+        )
+        return replies if decoder is None else TypedReplies(replies, decoder)
+
+    def _prepare_request(
+        self, subject: str, payload: Payload, headers: HeadersLike | None
+    ) -> tuple[bytes, Frame]:
+        """Check and copy everything at the call. Returns the reply's token and the frame."""
+        token, reply = self._core.requests.new_token()
+        return token, self._frame(subject, payload, reply, headers)
+
+    async def _send_request(self, token: bytes, frame: Frame, slot: Slot) -> None:
+        """Open the slot and publish. Cancelled, neither has happened."""
+        core = self._core
+        core.check_usable()
+        await core.outbox.room()
+        core.check_open()
+        core.requests.open(token, slot)
+        core.outbox.append(frame)
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""
+        return new_inbox(self._core.settings.inbox_prefix)
+
+    def _timeout(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._core.settings.request_timeout
+        return check_seconds("timeout", timeout)
+
+
+def _as_bytes(payload: object) -> bytes:
+    if isinstance(payload, str):
+        return payload.encode()
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    raise TypeError(f"payload must be bytes-like or str, not {type(payload).__name__}")
+
+
+def _encoded(codec: Encoder[P] | None, payload: Payload | P) -> Payload:
+    # The overloads see to it that without a codec it is a payload.
+    return cast("Payload", payload) if codec is None else encode(codec, cast("P", payload))
+
+
+def _reply_decoder(codec: Encoder[P] | None, reply_codec: Decoder[R] | None) -> Decoder[R]:
+    if reply_codec is not None:
+        return check_decoder("reply_codec", reply_codec)
+    # The overloads see to it that this one works both ways.
+    return check_decoder("codec", cast("Decoder[R]", codec))
