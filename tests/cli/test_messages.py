@@ -310,7 +310,7 @@ def test_a_command_that_fails_is_an_error_to_the_one_who_asked(url: str) -> None
     reasons = {
         "exit 1": "exit code 1",
         "yes": "more than the 1,048,576 bytes",
-        "sleep 600 & sleep 600": "more than 1 s",
+        "sleep 60123 & sleep 60123": "more than 1 s",
     }
     command = ["--command", "sh -c {{Request}}", "--timeout", "1s"]
     with replying(url, "run", *command) as svc:
@@ -322,7 +322,7 @@ def test_a_command_that_fails_is_an_error_to_the_one_who_asked(url: str) -> None
             assert reason.encode() in svc.errors.splitlines()[-1]
         svc.kill(signal.SIGINT)
         assert svc.finish() == 130
-    left = subprocess.run(["pgrep", "-f", "^sleep 600"], capture_output=True, check=False)
+    left = subprocess.run(["pgrep", "-f", "^sleep 60123"], capture_output=True, check=False)
     assert left.stdout == b""
 
 

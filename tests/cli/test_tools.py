@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -157,8 +158,10 @@ def test_server_on_a_port_that_is_taken(url: str) -> None:
 def test_server_that_ends_by_itself() -> None:
     with running("server", "--port", 0) as server:
         server.said("Ctrl-C ends it")
-        (child,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[-1:]
-        os.kill(int(child), signal.SIGKILL)
+        children = subprocess.run(
+            ["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=True
+        )
+        os.kill(int(children.stdout), signal.SIGKILL)
         assert server.finish() == 1
         assert b"the server has ended" in server.errors
 
