@@ -17,6 +17,7 @@ import pytest
 from tests.cli.helpers import cli, lines, observed, running
 from trio_nats import RequestTimeoutError, UserPassword, open_nats
 from trio_nats.cli.courses import Load, publish_and_subscribe
+from trio_nats.cli.progress import progress_bar
 from trio_nats.testing.plugin import NatsServerFactory
 
 SECRET = "s3cr3t-w0rd"
@@ -258,3 +259,32 @@ def test_a_command_with_a_context(url: str, config: Path) -> None:
     done = cli("request", "x", "", XDG_CONFIG_HOME=str(config), NATS_CONTEXT="here")
     assert done.exit_code == 1
     assert "nobody is subscribed" in done.stderr
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["bench", "pub", "--msgs"], ["pub", "x", "y", "--count"]])
+def test_a_progress_bar_on_a_terminal(url: str, command: list[str]) -> None:
+    # Which rich takes for a terminal.
+    done = cli(*command, 20_000, "-s", url, FORCE_COLOR="1")
+    assert done.exit_code == 0
+    assert "publishing" in done.stderr
+    assert "/20000" in done.stderr
+    assert "publishing" not in done.stdout
+    done = cli(*command, 20_000, "-s", url, "--quiet", FORCE_COLOR="1")
+    assert "publishing" not in done.stderr
+    assert "publishing" not in cli(*command, 20_000, "-s", url).stderr
+
+
+def test_a_progress_bar_moves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    clock = map(float, range(100))
+    with progress_bar(10, "working", clock=lambda: next(clock)) as advance:
+        advance(4)
+        advance(6)
+    shown = capsys.readouterr().err
+    assert " 4/10" in shown
+    assert "10/10" in shown

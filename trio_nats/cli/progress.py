@@ -15,7 +15,9 @@ _REFRESH = 0.1
 
 
 @contextmanager
-def progress_bar(total: int, what: str, quiet: bool = False) -> Generator[Advance, None, None]:
+def progress_bar(
+    total: int, what: str, quiet: bool = False, clock: Callable[[], float] = time.perf_counter
+) -> Generator[Advance, None, None]:
     """Gives what is to be called with the number of steps just done, ``total`` in all."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -36,13 +38,13 @@ def progress_bar(total: int, what: str, quiet: bool = False) -> Generator[Advanc
         expand=True,
     )
     task = bar.add_task(what, total=total, rate=0.0)
-    begun = time.perf_counter()
+    begun = clock()
     done, refresh_at = 0, begun + _REFRESH
 
     def advance(steps: int) -> None:
         nonlocal done, refresh_at
         done += steps
-        now = time.perf_counter()
+        now = clock()
         if now < refresh_at:
             return
         refresh_at = now + _REFRESH
