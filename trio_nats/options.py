@@ -194,6 +194,11 @@ class TLSOptions:
             raise TLSConfigurationError(
                 f"context is an ssl.SSLContext, not {type(context).__name__}"
             )
+        if context.protocol is ssl.PROTOCOL_TLS_SERVER:
+            raise TLSConfigurationError(
+                "context is one for servers; make it with ssl.PROTOCOL_TLS_CLIENT or "
+                "ssl.create_default_context()"
+            )
         clashing = [
             name
             for name in ("ca_file", "ca_data", "cert_file", "bundle_file")

@@ -171,7 +171,7 @@ async def test_requests_given_up_and_subscriptions_left() -> None:
                 await nc.flush(PATIENCE)
 
             await leaves_nothing(cycle, CYCLES)
-            assert nc.stats.subscriptions == 2
+            assert nc.stats.subscriptions == 1
             assert not nc._core.requests.slots
 
 
