@@ -374,26 +374,38 @@ class WebSocketOptions:
             object.__setattr__(self, "headers", MappingProxyType(checked))
 
 
-def check_websocket_headers(what: str, headers: object) -> dict[str, str]:
-    """A copy of ``headers`` if they can be sent. Values may be secrets and are never quoted."""
+class SecretHeaders(dict[str, str]):
+    """Headers that show their names only, also where a traceback shows local variables."""
+
+    def __repr__(self) -> str:
+        return f"<headers: {', '.join(self)}>"
+
+
+def check_websocket_headers(what: str, headers: object) -> SecretHeaders:
+    """A copy of ``headers`` if they can be sent."""
+    fault, checked = _read_headers(headers)
+    # Values may be secrets, so neither the error nor its traceback may hold them.
+    del headers
+    if fault is not None:
+        raise ConfigurationError(f"{what}{fault}")
+    return checked
+
+
+def _read_headers(headers: object) -> tuple[str | None, SecretHeaders]:
+    checked = SecretHeaders()
     if not isinstance(headers, Mapping):
-        raise ConfigurationError(
-            f"{what} is a mapping of names to values, not {type(headers).__name__}"
-        )
-    checked: dict[str, str] = {}
+        return f" is a mapping of names to values, not {type(headers).__name__}", checked
     for name, value in cast("Mapping[object, object]", headers).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError(f"{what} has a name that is no name of an HTTP header")
+            return " has a name that is no name of an HTTP header", checked
         if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
-            raise ConfigurationError(
-                f"{what}: {name} belongs to the WebSocket handshake; leave it out"
-            )
+            return f": {name} belongs to the WebSocket handshake; leave it out", checked
         if not isinstance(value, str):
-            raise ConfigurationError(f"{what}: {name} is a str, not {type(value).__name__}")
+            return f": {name} is a str, not {type(value).__name__}", checked
         if not _HEADER_VALUE.fullmatch(value):
-            raise ConfigurationError(
-                f"{what}: the value of {name} cannot be sent; it is printable ASCII without "
-                "line breaks, and without white space at its ends"
-            )
+            return (
+                f": the value of {name} cannot be sent; it is printable ASCII without line breaks, "
+                "and without white space at its ends"
+            ), checked
         checked[name] = value
-    return checked
+    return None, checked

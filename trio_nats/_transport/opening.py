@@ -32,7 +32,14 @@ from ..errors import (
     TLSConfigurationError,
 )
 from ..message import Publisher
-from ..options import PlaintextAuth, ProtocolLimits, TLSMode, TLSOptions, WebSocketOptions
+from ..options import (
+    PlaintextAuth,
+    ProtocolLimits,
+    SecretHeaders,
+    TLSMode,
+    TLSOptions,
+    WebSocketOptions,
+)
 from ..server_info import ServerInfo
 from ..servers import Server, is_loopback
 from .context import Material, load_material
@@ -148,7 +155,7 @@ class _Opening:
         self._tls_info: TLSInfo | None = None
         self._heard_inside = False
         self._introduced = False
-        self._headers: dict[str, str] | None = None
+        self._headers: SecretHeaders | None = None
         self._websocket: WebSocketStream | None = None
         self.phase: ConnectPhase = "tls"
 
@@ -269,7 +276,7 @@ class _Opening:
             stream = await self._handshake_below_http(raw)
         elif carry_secrets(self._headers):
             self.phase = "websocket"
-            self._guard_plaintext("what WebSocketOptions.headers has", raw)
+            self._guard_plaintext("the headers in WebSocketOptions", raw)
         self.phase = "websocket"
         try:
             self._websocket = await upgrade(

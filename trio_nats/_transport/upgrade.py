@@ -16,7 +16,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from .._protocol.parser import excerpt
 from ..errors import ConfigurationError, TLSHandshakeError, WebSocketError
-from ..options import WebSocketOptions, check_websocket_headers
+from ..options import SecretHeaders, WebSocketOptions, check_websocket_headers
 from ..servers import DEFAULT_PORTS, Server
 from .deflate import Deflate
 from .websocket import WebSocketStream
@@ -35,23 +35,28 @@ _HARMLESS = frozenset({"accept-language", "origin", "user-agent"})
 _NOT_IN_TARGET = re.compile(r"[^!-~]+")
 
 
-async def ask_headers(options: WebSocketOptions, server: Server) -> dict[str, str]:
+class NoAnswer(Exception):
+    """Why a stream is broken: nothing was said on it."""
+
+
+async def ask_headers(options: WebSocketOptions, server: Server) -> SecretHeaders:
     """The user's headers for one attempt on ``server``.
 
     Raises :exc:`ConfigurationError` when a callable fails to give headers that can be sent.
     """
     source = options.headers
     if not callable(source):
-        await trio.lowlevel.checkpoint()
-        return dict(source)
+        return SecretHeaders(source)
+    what = "the callable for WebSocketOptions.headers"
     try:
-        result = source(server)
-        headers = await result if inspect.isawaitable(result) else result
+        given = source(server)
+        if inspect.isawaitable(given):
+            given = await given
     except Exception as error:
-        raise ConfigurationError(
-            f"the callable for WebSocketOptions.headers raised {type(error).__name__}"
-        ) from error
-    return check_websocket_headers("what the callable for WebSocketOptions.headers gave", headers)
+        raise ConfigurationError(f"{what} raised {type(error).__name__}") from error
+    headers = SecretHeaders(given) if isinstance(given, Mapping) else given
+    del given
+    return check_websocket_headers(f"what {what} gave", headers)
 
 
 def carry_secrets(headers: Mapping[str, str]) -> bool:
@@ -74,20 +79,22 @@ async def upgrade(
     """
     deflate = Deflate()
     connection = WSConnection(ConnectionType.CLIENT)
-    if not any(name.lower() == "user-agent" for name in headers):
-        headers = {"User-Agent": user_agent, **headers}
+    extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+    if not any(name.lower() == b"user-agent" for name, _ in extra):
+        extra.append((b"User-Agent", user_agent.encode()))
+    request = Request(
+        host=_host(server),
+        target=_target(server),
+        extensions=[deflate] if compression else [],
+        extra_headers=extra,
+    )
     try:
-        request = connection.send(
-            Request(
-                host=_host(server),
-                target=_target(server),
-                extensions=[deflate] if compression else [],
-                extra_headers=[(k.encode(), v.encode()) for k, v in headers.items()],
-            )
-        )
+        to_send = connection.send(request)
     except UnicodeError:
         raise WebSocketError(f"{server.host!r} cannot be written into a request") from None
-    await stream.send_all(request)
+    await stream.send_all(to_send)
+    # They hold secrets, which a traceback may show otherwise.
+    del extra, request, to_send
     accepted = await _await_acceptance(stream, connection, server)
     return WebSocketStream(stream, accepted, deflate, server.url)
 
@@ -104,9 +111,14 @@ async def _await_acceptance(
                 if data and _could_be_nats(beginning):
                     continue
                 raise _no_http(beginning, server)
+        if not data and not beginning:
+            raise trio.BrokenResourceError from NoAnswer(
+                "it was closed instead of answering the WebSocket upgrade"
+            )
         if not data:
             raise WebSocketError(
-                f"{server} closed the connection without a whole answer to the WebSocket upgrade"
+                f"{server} closed the connection in the middle of its answer to the WebSocket "
+                "upgrade"
             )
         try:
             connection.receive_data(data)
@@ -134,8 +146,6 @@ def _could_be_nats(beginning: bytes) -> bool:
 
 
 def _no_http(beginning: bytes, server: Server) -> WebSocketError:
-    if not beginning:
-        return WebSocketError(f"{server} closed the connection without answering in HTTP")
     if beginning.startswith(_NATS):
         plain = "nats:// or tls://" if server.scheme == "ws" else "tls://"
         return WebSocketError(_ordinary_port(server, plain))
