@@ -16,7 +16,7 @@ from trio_nats import TLSOptions
 from trio_nats.servers import Scheme
 from trio_nats.testing import NatsServer, ServerTLS, ServerWebSocket
 
-__all__ = ["EVERY", "TCP", "TLS", "TRANSPORTS", "WS", "WSS", "Transport"]
+__all__ = ["EVERY", "MOST", "TCP", "TLS", "TRANSPORTS", "WS", "WSS", "Transport"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,5 @@ class Transport:
 TCP, TLS, WS, WSS = Transport("nats"), Transport("tls"), Transport("ws"), Transport("wss")
 TRANSPORTS = {"tcp": TCP, "tls": TLS, "ws": WS, "wss": WSS}
 EVERY = pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)
+MOST = pytest.mark.parametrize("transport", [TCP, TLS, WS], ids=["tcp", "tls", "ws"])
+"""For tests that take a while, and would hardly learn more from WebSocket inside TLS."""
