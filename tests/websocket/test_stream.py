@@ -566,6 +566,17 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
     assert await cancel_at_each_checkpoint(make, check) >= 4
 
 
+async def test_what_a_cancelled_receive_kept_may_be_read_in_smaller_pieces() -> None:
+    near, far = memory_stream_pair()
+    stream = over(Gate(near))
+    await far.send_all(frame(BINARY, b"abc") + frame(PING))
+    with trio.move_on_after(0.01) as scope:
+        await stream.receive_some()
+    assert scope.cancelled_caught  # while answering the ping
+    with trio.fail_after(PATIENCE):
+        assert [await stream.receive_some(limit) for limit in (1, 1, 5)] == [b"a", b"b", b"c"]
+
+
 async def test_a_cancelled_send_leaves_nothing_that_looks_whole() -> None:
     """Frames on the wire are whole, up to one at the end; behind that nothing is ever sent."""
     stream: WebSocketStream
