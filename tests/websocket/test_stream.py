@@ -612,6 +612,23 @@ async def test_a_cancelled_send_leaves_nothing_that_looks_whole() -> None:
     assert await cancel_at_each_checkpoint(make, check) >= 3
 
 
+async def test_a_send_that_is_cancelled_before_its_turn_leaves_no_gap() -> None:
+    near, far = memory_stream_pair()
+    gate = Gate(near)
+    stream = over(gate)
+    await far.send_all(frame(PING, b"?") + frame(BINARY, b"x"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.receive_some)
+        await gate.stopped.wait()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await stream.send_all(b"never sent")
+        gate.open.set()
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.send_all(b"what depends on it")
+    assert sent(far) == [(FIN | PONG, b"?")]
+
+
 async def test_everything_is_a_checkpoint() -> None:
     near, far = memory_stream_pair()
     stream = over(near)
