@@ -71,6 +71,7 @@ from .errors import (
     TLSInjectionError,
     TLSNotOfferedError,
     TLSRequiredError,
+    WebSocketError,
 )
 from .events import ConnectionState
 from .headers import Headers, HeadersLike, Status
@@ -83,6 +84,8 @@ from .options import (
     ReconnectPolicy,
     TLSMode,
     TLSOptions,
+    WebSocketHeaders,
+    WebSocketOptions,
 )
 from .replies import Replies, empty_sentinel
 from .server_info import ServerInfo
@@ -163,6 +166,9 @@ __all__ = [
     "TypedReplies",
     "TypedSubscription",
     "UserPassword",
+    "WebSocketError",
+    "WebSocketHeaders",
+    "WebSocketOptions",
     "empty_sentinel",
     "errors",
     "events",
