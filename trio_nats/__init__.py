@@ -38,6 +38,7 @@ from .codecs import (
 )
 from .connect import open_nats
 from .connection import Connection
+from .contexts import Context, ContextLike, list_contexts, load_context
 from .errors import (
     AuthenticationExpiredError,
     AuthorizationError,
@@ -113,6 +114,8 @@ __all__ = [
     "Connection",
     "ConnectionLostError",
     "ConnectionState",
+    "Context",
+    "ContextLike",
     "Credentials",
     "CredentialsError",
     "DecodeError",
@@ -172,5 +175,7 @@ __all__ = [
     "empty_sentinel",
     "errors",
     "events",
+    "list_contexts",
+    "load_context",
     "open_nats",
 ]

@@ -8,26 +8,62 @@ import typer
 import trio_nats
 
 from ._extras import explain_missing
+from .benchmark import bench
+from .connecting import root_connects
+from .contexts_cmd import contexts
+from .publishing import pub
+from .receiving import sub
+from .replying import reply
+from .requesting import request
+from .roundtrips import rtt
+from .running import Commands
+from .serving import server
 
 __all__ = ["app"]
 
 app: typer.Typer = typer.Typer(
     name="trio-nats",
     help="NATS from the command line, by way of the Trio-native client.",
-    no_args_is_help=True,
+    cls=Commands,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
+    # Its tracebacks show the values of variables, secrets included.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @app.callback(invoke_without_command=True)
+@root_connects
 def root(
+    typer_context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """NATS from the command line, by way of the Trio-native client."""
+    """NATS from the command line, by way of the Trio-native client.
+
+    Commands that connect take the flags, variables and contexts of the nats command. The flags may
+    stand here too, before the command; see `trio-nats pub --help`.
+    """
     if version:
         typer.echo(trio_nats.__version__)
         raise typer.Exit
+    if typer_context.invoked_subcommand is None:
+        typer.echo(typer_context.get_help())
+
+
+app.command("pub")(pub)
+app.command("sub")(sub)
+app.command("request")(request)
+app.command("reply")(reply)
+app.command("rtt")(rtt)
+app.command("bench")(bench)
+app.command("server")(server)
+app.add_typer(contexts, name="context")
+
+# The names in full, and in short, that users of nats may be used to.
+app.command("publish", hidden=True)(pub)
+app.command("subscribe", hidden=True)(sub)
+app.command("req", hidden=True)(request)
 
 
 @app.command()
