@@ -47,7 +47,7 @@ from .tls_errors import (
 )
 from .tls_info import TLSInfo, describe
 
-__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "open_wire"]
+__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "lead", "open_wire"]
 
 logger = logging.getLogger("trio_nats.connect")
 
@@ -106,7 +106,11 @@ async def open_wire(
 
     ``origin`` is what received messages respond through.
     """
-    opening = _Opening(server, settings, origin, memory)
+    return await lead(_Opening(server, settings, origin, memory), server, settings)
+
+
+async def lead(opening: _Opening, server: Server, settings: OpeningSettings) -> Wire:
+    """Run ``opening`` to its end, in time. Raises :exc:`AttemptFailed`."""
     try:
         with trio.fail_after(settings.connect_timeout):
             return await opening.run()
