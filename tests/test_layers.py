@@ -23,12 +23,12 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"headers", "message", "events", "options", "server_info", "servers"}),
     frozenset({"_protocol"}),
-    frozenset({"auth", "_transport"}),
+    frozenset({"auth", "contexts", "_transport"}),
     frozenset({"_core"}),
     frozenset({"subscription", "replies", "connection", "connect"}),
     frozenset({"jetstream", "keyvalue", "objectstore", "services"}),
     frozenset({"__init__"}),
-    frozenset({"__main__", "anyio", "cli", "contexts", "telemetry", "testing"}),
+    frozenset({"__main__", "anyio", "cli", "telemetry", "testing"}),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -29,6 +29,7 @@ from .auth import (
 )
 from .connect import open_nats
 from .connection import Connection
+from .contexts import Context, ContextLike, list_contexts, load_context
 from .errors import (
     AuthenticationExpiredError,
     AuthorizationError,
@@ -96,6 +97,8 @@ __all__ = [
     "Connection",
     "ConnectionLostError",
     "ConnectionState",
+    "Context",
+    "ContextLike",
     "Credentials",
     "CredentialsError",
     "Headers",
@@ -142,5 +145,7 @@ __all__ = [
     "empty_sentinel",
     "errors",
     "events",
+    "list_contexts",
+    "load_context",
     "open_nats",
 ]

@@ -20,6 +20,7 @@ from ._transport.opening import OpeningSettings
 from ._transport.plan import check_server
 from .auth import Auth, AuthLike
 from .connection import Connection
+from .contexts import DEFAULT_SERVER, ContextLike, load_context
 from .errors import ConfigurationError, CredentialsError
 from .options import (
     PendingLimits,
@@ -41,14 +42,13 @@ _logger = logging.getLogger("trio_nats.tls")
 
 _T = TypeVar("_T")
 
-DEFAULT_SERVER = "nats://localhost:4222"
-
 
 def open_nats(
     servers: str | Sequence[str] | None = None,
     *,
     tls: TLSOptions | None = None,
     auth: AuthLike | None = None,
+    context: ContextLike | None = None,
     name: str | None = None,
     connect_timeout: float = 5.0,
     randomize: bool = True,
@@ -59,7 +59,7 @@ def open_nats(
     when_pending_full: WhenFull = "wait",
     ping_interval: float = 120.0,
     max_pings_out: int = 2,
-    inbox_prefix: str = "_INBOX",
+    inbox_prefix: str | None = None,
     echo: bool = True,
     request_timeout: float = 5.0,
     close_timeout: float = 5.0,
@@ -83,6 +83,9 @@ def open_nats(
         :class:`Credentials`, or a callable, also an async one, that is given the
         :class:`Server` and returns one of these; it is asked at every attempt to connect. Wins
         over credentials in the URL.
+    :param context: a context of the ``nats`` command line: its name, its file's absolute path, or
+        a :class:`Context`. It gives ``servers``, ``tls``, ``auth`` and ``inbox_prefix``, each of
+        them unless it is given here.
     :param name: shown by the server's monitoring.
     :param connect_timeout: seconds for one attempt on one server, from name resolution to the
         answer to our credentials.
@@ -95,7 +98,8 @@ def open_nats(
         :exc:`OutboxFullError` (``"raise"``).
     :param ping_interval: seconds between PINGs, which find out that a connection is dead.
     :param max_pings_out: this many without an answer mean that it is.
-    :param inbox_prefix: what reply subjects begin with; needs the permission to subscribe to it.
+    :param inbox_prefix: what reply subjects begin with (default ``_INBOX``); needs the permission
+        to subscribe to it.
     :param echo: whether subscriptions receive what this connection publishes itself.
     :param request_timeout: seconds that a request waits unless it says otherwise.
     :param close_timeout: seconds that closing may take to finish what was begun.
@@ -103,10 +107,17 @@ def open_nats(
         network unencrypted: ``"warn"`` in the log, ``"refuse"``, or ``"allow"``.
     :param limits: what to believe a server at the most, see :class:`ProtocolLimits`.
 
-    Raises :exc:`ConfigurationError` at the call for options that cannot work, and on entering
-    :exc:`CredentialsError` for ``auth`` that cannot be used, or :exc:`ConnectError`, with an entry
-    for each server, when none could be connected to.
+    Raises :exc:`ConfigurationError` at the call for options that cannot work, a context that does
+    not exist included, and on entering :exc:`CredentialsError` for ``auth`` that cannot be used,
+    or :exc:`ConnectError`, with an entry for each server, when none could be connected to.
     """
+    if context is not None:
+        found = load_context(context)
+        found.check_supported()
+        servers = found.servers if servers is None else servers
+        tls = found.tls() if tls is None else tls
+        auth = found.auth() if auth is None else auth
+        inbox_prefix = (found.inbox_prefix or None) if inbox_prefix is None else inbox_prefix
     if name is not None and not isinstance(name, str):
         raise ConfigurationError(f"name is a str, not {type(name).__name__}")
     if name is not None and not name.isprintable():
@@ -150,7 +161,7 @@ def open_nats(
             when_pending_full=when_pending_full,
             ping_interval=check_seconds("ping_interval", ping_interval),
             max_pings_out=check_count("max_pings_out", max_pings_out, 1),
-            inbox_prefix=check_inbox_prefix(inbox_prefix),
+            inbox_prefix=check_inbox_prefix("_INBOX" if inbox_prefix is None else inbox_prefix),
             request_timeout=check_seconds("request_timeout", request_timeout),
             close_timeout=check_seconds("close_timeout", close_timeout, zero=True),
         )

@@ -14,4 +14,4 @@ def main() -> None:
     except ModuleNotFoundError as error:
         explain_missing(error)
         raise
-    app()
+    app(prog_name="trio-nats")

@@ -8,26 +8,41 @@ import typer
 import trio_nats
 
 from ._extras import explain_missing
+from .connecting import root_connects
+from .publishing import pub
+from .receiving import sub
+from .running import Commands
 
 __all__ = ["app"]
 
 app: typer.Typer = typer.Typer(
     name="trio-nats",
     help="NATS from the command line, by way of the Trio-native client.",
-    no_args_is_help=True,
+    cls=Commands,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    # Its tracebacks show the values of variables, secrets included.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @app.callback(invoke_without_command=True)
+@root_connects
 def root(
+    typer_context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     """NATS from the command line, by way of the Trio-native client."""
     if version:
         typer.echo(trio_nats.__version__)
         raise typer.Exit
+    if typer_context.invoked_subcommand is None:
+        typer.echo(typer_context.get_help())
+
+
+app.command("pub")(pub)
+app.command("sub")(sub)
 
 
 @app.command()

@@ -1,0 +1,37 @@
+"""Durations as Go writes them, which is how users of NATS write them."""
+
+from __future__ import annotations
+
+import re
+
+import typer
+
+__all__ = ["parse_duration", "parse_wait"]
+
+_UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:h|ms|m|s|us|µs|ns)")
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds, from ``"1m30s"``, ``"300ms"`` or a plain number of seconds."""
+    if isinstance(text, int | float):
+        return float(text)
+    text = text.strip()
+    if text.replace(".", "", 1).isdecimal() and text.isascii():
+        return float(text)
+    parts: list[str] = _DURATION.findall(text)
+    if not parts or "".join(parts) != text:
+        raise typer.BadParameter(f"{text!r} is no duration; write 5s, 300ms, 1m30s or seconds")
+    total = 0.0
+    for part in parts:
+        unit = part.lstrip("0123456789.")
+        total += float(part.removesuffix(unit)) * _UNITS[unit]
+    return total
+
+
+def parse_wait(text: str | float) -> float:
+    """The same, for where zero has no meaning."""
+    seconds = parse_duration(text)
+    if not seconds:
+        raise typer.BadParameter("a duration of zero; write how long to wait, such as 5s")
+    return seconds

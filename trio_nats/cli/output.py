@@ -1,0 +1,107 @@
+"""What a command prints on stdout: messages, safely and without holding the connection up."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import sys
+
+import trio
+
+from trio_nats import Msg
+
+from .running import printable
+
+__all__ = ["Output", "as_text", "message_json", "message_text"]
+
+_COLOURS = {"subject": "36", "header": "35"}
+_NOT_FOR_JSON = re.compile(r"[\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
+
+def as_text(data: bytes) -> str:
+    """Bytes as UTF-8, with ``\\x..`` for what is not."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+class Output:
+    """The standard output. To a terminal nothing goes that could drive it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._stream = sys.stdout
+        self.is_terminal = self._stream.isatty()
+        console = Console()
+        self._coloured = self.is_terminal and bool(console.color_system) and not console.no_color
+        try:
+            self._descriptor = self._stream.fileno()
+        except (OSError, ValueError):
+            self._descriptor = -1  # Something in memory.
+
+    def paint(self, text: str, what: str) -> str:
+        """``text`` in a colour, where there are colours."""
+        return f"\x1b[{_COLOURS[what]}m{text}\x1b[0m" if self._coloured else text
+
+    def data(self, data: bytes) -> bytes:
+        """A payload as it may be written here: as it is, unless this is a terminal."""
+        if not self.is_terminal:
+            return data
+        return printable(as_text(data).replace("\r\n", "\n")).encode()
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it. In a thread: a slow reader must not keep PINGs from being answered.
+
+        Cancelled, the thread is left behind: it may be waiting for somebody who pressed Ctrl-S.
+        """
+        await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
+
+    def _write(self, data: bytes) -> None:
+        if self._descriptor < 0:
+            self._stream.buffer.write(data)
+            self._stream.flush()
+            return
+        # Not by way of the stream's buffer, whose lock a thread left behind would keep for ever.
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+
+def message_text(output: Output, msg: Msg, title: str, *, headers_only: bool = False) -> bytes:
+    """A message with subject and headers, for people."""
+    subject = f'"{printable(msg.subject)}"'
+    lines = [f"{title} {output.paint(subject, 'subject')}"]
+    if msg.reply is not None:
+        lines[0] += f' with reply "{printable(msg.reply)}"'
+    pairs = msg.headers.pairs()
+    if (status := msg.status) is not None:
+        lines.append(f"Status: {status.code} {printable(status.description)}".rstrip())
+    lines += [f"{output.paint(printable(name), 'header')}: {_line(value)}" for name, value in pairs]
+    head = "\n".join(lines).encode("utf-8", "backslashreplace")
+    if headers_only:
+        return head + b"\n\n"
+    return head + (b"\n\n" if len(lines) > 1 else b"\n") + output.data(msg.data) + b"\n\n"
+
+
+def _line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")
+
+
+def message_json(msg: Msg, *, headers_only: bool = False) -> bytes:
+    """A message as one JSON object in a line; ``data_base64`` takes the place of what is no text."""
+    fields: dict[str, object] = {"subject": msg.subject}
+    if msg.reply is not None:
+        fields["reply"] = msg.reply
+    if (status := msg.status) is not None:
+        fields["status"] = {"code": status.code, "description": status.description}
+    if msg.headers:
+        fields["headers"] = {name: msg.headers.get_all(name) for name in msg.headers}
+    if not headers_only:
+        try:
+            fields["data"] = msg.data.decode()
+        except UnicodeDecodeError:
+            fields["data_base64"] = base64.b64encode(msg.data).decode()
+    text = json.dumps(fields, ensure_ascii=False)
+    text = _NOT_FOR_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return text.encode("utf-8", "backslashreplace") + b"\n"

@@ -1,0 +1,113 @@
+"""Where the body of a message comes from: an argument, or the standard input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Literal
+
+import trio
+import typer
+
+from trio_nats import ConfigurationError, MaxPayloadError
+
+from .templates import Template
+
+__all__ = [
+    "Bodies",
+    "BodyArgument",
+    "HeaderOption",
+    "ReadStdinOption",
+    "SendOnOption",
+    "TemplatesOption",
+]
+
+BodyArgument = Annotated[
+    str | None,
+    typer.Argument(help="The body; '-', or none where input is piped in: read from stdin."),
+]
+HeaderOption = Annotated[
+    list[str] | None, typer.Option("--header", "-H", help="A header.", metavar="NAME:VALUE")
+]
+ReadStdinOption = Annotated[
+    bool, typer.Option("--read-stdin", "--force-stdin", help="Read the body from stdin.")
+]
+SendOnOption = Annotated[
+    Literal["eof", "newline"],
+    typer.Option("--send-on", help="All of stdin as one message, or one for each line."),
+]
+TemplatesOption = Annotated[
+    bool,
+    typer.Option("--templates/--no-templates", help="Fill in {{Count}} and its like."),
+]
+
+_CHUNK = 64 * 1024
+
+
+class Bodies:
+    """The bodies to send, one after the other. What comes from stdin is sent as it is."""
+
+    def __init__(
+        self, body: str | None, read_stdin: bool, send_on: str, templates: bool = True
+    ) -> None:
+        if body not in (None, "-") and read_stdin:
+            raise ConfigurationError("a body is given already; leave it out to read it from stdin")
+        from_stdin = read_stdin or body == "-" or (body is None and not sys.stdin.isatty())
+        self._given = None if from_stdin else Template(body or "", enabled=templates)
+        self._by_line = send_on == "newline"
+        self._stdin = _Stdin()
+        self._begun = False
+
+    async def next(self, max_payload: int) -> Template | None:
+        """The next body; ``None`` after the last.
+
+        Raises :exc:`MaxPayloadError` instead of reading more than a message may hold.
+        """
+        if self._given is None and self._by_line:
+            line = await self._stdin.line(max_payload)
+            return None if line is None else Template(line, enabled=False)
+        if self._begun:
+            return None
+        self._begun = True
+        if self._given is not None:
+            return self._given
+        return Template(await self._stdin.rest(max_payload), enabled=False)
+
+
+class _Stdin:
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._ended = False
+
+    async def rest(self, limit: int) -> bytes:
+        while not self._ended:
+            await self._read(limit)
+        return bytes(self._buffer)
+
+    async def line(self, limit: int) -> bytes | None:
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0 and not self._ended:
+            searched = len(self._buffer)
+            await self._read(limit)
+        if end < 0 and not self._buffer:
+            return None
+        line = bytes(self._buffer if end < 0 else self._buffer[:end])
+        del self._buffer[: len(line) + 1]
+        return line.removesuffix(b"\r")
+
+    async def _read(self, limit: int) -> None:
+        # Cancelled, the thread is left behind: there may never be any more input.
+        chunk = await trio.to_thread.run_sync(_read_stdin, abandon_on_cancel=True)
+        self._ended = not chunk
+        self._buffer += chunk
+        if len(self._buffer) > limit + _CHUNK:
+            raise MaxPayloadError(len(self._buffer), limit)
+
+
+def _read_stdin() -> bytes:
+    try:
+        descriptor = sys.stdin.fileno()
+    except (OSError, ValueError):
+        return sys.stdin.buffer.read()  # Something in memory.
+    # Not by way of the stream's buffer, whose lock a thread left behind would keep for ever.
+    return os.read(descriptor, _CHUNK)

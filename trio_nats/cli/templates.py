@@ -1,0 +1,107 @@
+"""``{{Count}}`` and its like in bodies, subjects and headers, as the ``nats`` command has them."""
+
+from __future__ import annotations
+
+import random
+import re
+import secrets
+import string
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from trio_nats import ConfigurationError, Headers
+
+__all__ = ["Template", "header_templates", "headers_of"]
+
+_PLACE = re.compile(rb"\{\{\s*\.?([A-Za-z]\w*|\d+)((?:\s+\d+)*)\s*\}\}")
+_PLAIN = ("Count", "TimeStamp", "Unix", "UnixNano", "Time", "ID")
+_MAX_RANDOM = 8 * 1024 * 1024
+
+
+class Template:
+    """A text with places to be filled in anew for each message.
+
+    Braces around anything but a name stay as they are. Raises :exc:`ConfigurationError` for a name
+    that is not known.
+    """
+
+    def __init__(
+        self, text: str | bytes, *, enabled: bool = True, more: Iterable[str] = ()
+    ) -> None:
+        # Text is as it was on the command line, whatever its encoding.
+        self._text = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+        self.is_fixed = not enabled or not _PLACE.search(self._text)
+        if not self.is_fixed:
+            for place in _PLACE.finditer(self._text):
+                _check(place, set(more))
+
+    def fill(self, count: int, **more: bytes) -> bytes:
+        """The text for message number ``count``; ``more`` are the values of further names."""
+        if self.is_fixed:
+            return self._text
+        return _PLACE.sub(lambda place: _value(place, count, more), self._text)
+
+    def fill_text(self, count: int, **more: bytes) -> str:
+        """The same as text."""
+        return self.fill(count, **more).decode("utf-8", "surrogateescape")
+
+
+def _check(place: re.Match[bytes], more: set[str]) -> None:
+    name, numbers = place[1].decode(), [int(number) for number in place[2].split()]
+    if name == "Random":
+        if len(numbers) != 2 or not numbers[0] <= numbers[1] <= _MAX_RANDOM:
+            raise ConfigurationError(
+                "{{Random}} takes the least and the most characters, as in {{Random 10 100}}"
+            )
+    elif name not in _PLAIN and name not in more:
+        known = ", ".join((*_PLAIN, "Random", *sorted(one for one in more if one.isalpha())))
+        raise ConfigurationError(
+            f"{place[0].decode()!r} is not known; use one of {known}, or --no-templates"
+        )
+    elif numbers:
+        raise ConfigurationError(f"{place[0].decode()!r}: {name} takes no numbers")
+
+
+def _value(place: re.Match[bytes], count: int, more: dict[str, bytes]) -> bytes:
+    name = place[1].decode()
+    if name in more:
+        return more[name]
+    match name:
+        case "Count":
+            text = str(count)
+        case "Unix":
+            text = str(int(time.time()))
+        case "UnixNano":
+            text = str(time.time_ns())
+        case "TimeStamp":
+            text = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+        case "Time":
+            text = datetime.now().astimezone().strftime("%I:%M%p").lstrip("0")
+        case "ID":
+            text = secrets.token_hex(11)
+        case "Random":
+            least, most = (int(number) for number in place[2].split())
+            length = random.randint(least, most)
+            text = "".join(random.choices(string.ascii_letters + string.digits, k=length))
+        case _:
+            text = ""
+    return text.encode()
+
+
+def header_templates(given: Iterable[str], *, enabled: bool = True) -> list[tuple[str, Template]]:
+    """Headers from ``-H name:value``. Raises :exc:`ConfigurationError` for what is none."""
+    headers: list[tuple[str, Template]] = []
+    for text in given:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            raise ConfigurationError(f"a header is given as name:value, not {text!r}")
+        headers.append((name.strip(), Template(value.strip(), enabled=enabled)))
+    return headers
+
+
+def headers_of(templates: list[tuple[str, Template]], count: int) -> Headers | None:
+    """The headers of message number ``count``; ``None`` where there are none."""
+    if not templates:
+        return None
+    return Headers([(name, template.fill_text(count)) for name, template in templates])

@@ -1,0 +1,358 @@
+"""Contexts: named connection settings in files that the ``nats`` command line shares (ADR-21).
+
+``~/.config/nats/context/NAME.json`` holds one each and ``~/.config/nats/context.txt`` the name of
+the selected one; ``XDG_CONFIG_HOME`` takes the place of ``~/.config``. They are only read here, and
+managed with ``nats context``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ._protocol.subjects import check_inbox_prefix
+from .auth import JWT, Auth, Credentials, NKey, Token, UserPassword, _seed_in
+from .errors import ConfigurationError, InvalidSubjectError
+from .options import StrPath, TLSMode, TLSOptions
+from .servers import parse_servers
+
+__all__ = ["Context", "ContextLike", "list_contexts", "load_context", "selected_context"]
+
+DEFAULT_SERVER = "nats://localhost:4222"
+
+_MAX_FILE = 1024 * 1024
+_NAME_FAULT = re.compile(r"[/\\\x00-\x1f\x7f]|\.\.")
+# Two characters at the least: C:\ is no scheme.
+_REFERENCE = re.compile(r"(env|file|nsc|op)://(.*)\Z|(data):(.*)\Z", re.IGNORECASE | re.DOTALL)
+_PROGRAMS = {
+    "nsc": "nsc; write the credentials to a file with `nsc generate creds` and name it in 'creds'",
+    "op": "1Password's op; use env:// or a file",
+}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Context:
+    """The settings of one context, as its file has them. Shows no secret in its ``repr``.
+
+    Usually given by :func:`load_context`, but it can be made in code too. Paths may begin with
+    ``~`` and hold ``$VARIABLES``; relative ones are relative to the working directory, as they are
+    to ``nats``. In place of a secret or of the path of ``creds`` or ``nkey`` there may be
+    ``env://NAME``, ``file://PATH`` or ``data:;base64,...``.
+
+    Raises :exc:`ConfigurationError` for values of the wrong type and URLs that cannot be used.
+    """
+
+    name: str = ""
+    path: Path | None = None
+    """The file that it was read from."""
+    description: str = ""
+    url: str = ""
+    """Comma-separated URLs. Default: ``nats://localhost:4222``."""
+    user: str = ""
+    password: str = ""
+    token: str = ""
+    creds: str = ""
+    """Path of a credentials file."""
+    nkey: str = ""
+    """Path of a file with an NKey seed."""
+    user_jwt: str = ""
+    user_seed: str = ""
+    """The seed that ``user_jwt`` was issued to; without it, that has to be a bearer JWT."""
+    cert: str = ""
+    key: str = ""
+    ca: str = ""
+    tls_first: bool = False
+    """Begin with the TLS handshake: :attr:`TLSMode.IMPLICIT`."""
+    inbox_prefix: str = ""
+    jetstream_domain: str = ""
+    jetstream_api_prefix: str = ""
+    jetstream_event_prefix: str = ""
+    nsc: str = ""
+    """Where ``nsc`` would be asked. No program is run from here: refused, unless ``url`` and
+    credentials are given as well, which win over it anyway."""
+    socks_proxy: str = ""
+    """Not supported: refused when connecting."""
+    windows_cert_store: str = ""
+    """Not supported: refused when connecting."""
+    color_scheme: str = ""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "path":
+                continue
+            if not isinstance(value, type(one.default)):
+                expected = "true or false" if one.default is False else "text"
+                raise self._fault(f"{one.name!r} is {expected}, not {type(value).__name__}")
+        try:
+            parse_servers(self.url or DEFAULT_SERVER)
+            if self.inbox_prefix:
+                check_inbox_prefix(self.inbox_prefix)
+        except (ConfigurationError, InvalidSubjectError) as error:
+            raise self._fault(str(error)) from None
+
+    @property
+    def servers(self) -> str:
+        """What to connect to: ``url``, or its default. May hold passwords.
+
+        Raises :exc:`ConfigurationError` where ``nsc`` would have to be asked for it.
+        """
+        if self.nsc and not self.url:
+            raise self._fault("'nsc' would run nsc; write the servers into 'url'")
+        return self.url or DEFAULT_SERVER
+
+    def auth(self) -> Auth | None:
+        """The credentials to connect with; ``None`` where the context has none.
+
+        Raises :exc:`ConfigurationError` where it has more than one kind or where they would have
+        to be fetched with another program, and :exc:`CredentialsError` for what cannot be used.
+        """
+        kinds = [kind for kind in _AUTH_KINDS if getattr(self, kind)]
+        if len(kinds) > 1:
+            raise self._fault(f"more than one kind of credentials: {', '.join(kinds)}; keep one")
+        match kinds:
+            case ["user"]:
+                return UserPassword(self.user, self._secret("password"))
+            case ["token"]:
+                return Token(self._secret("token"))
+            case ["creds"]:
+                if (text := self._reference("creds")) is not None:
+                    return Credentials(text=text)
+                return Credentials(file=self._path("creds"))
+            case ["nkey"]:
+                if (text := self._reference("nkey")) is not None:
+                    return NKey(seed=_seed_in(text, "nkey"))
+                return NKey(file=self._path("nkey"))
+            case ["user_jwt"]:
+                seed = self._secret("user_seed") if self.user_seed else None
+                return JWT(self._secret("user_jwt"), seed=seed)
+            case _ if self.nsc:
+                raise self._fault(f"'nsc' would run {_PROGRAMS['nsc']}")
+            case _:
+                return None
+
+    def tls(self) -> TLSOptions | None:
+        """The TLS options; ``None`` where the context says nothing about TLS.
+
+        Raises :exc:`ConfigurationError` for a Windows certificate store, which is not supported,
+        and for options that contradict each other.
+        """
+        if self.windows_cert_store:
+            raise self._fault(
+                "'windows_cert_store' is not supported; export the certificate to files and name "
+                "them in 'cert', 'key' and 'ca'"
+            )
+        if not (self.cert or self.key or self.ca or self.tls_first):
+            return None
+        return TLSOptions(
+            mode=TLSMode.IMPLICIT if self.tls_first else TLSMode.AUTO,
+            ca_file=self._path("ca") if self.ca else None,
+            cert_file=self._path("cert") if self.cert else None,
+            key_file=self._path("key") if self.key else None,
+        )
+
+    def check_supported(self) -> None:
+        """Raise :exc:`ConfigurationError` where connecting needs what is not supported here."""
+        if self.socks_proxy:
+            raise self._fault("'socks_proxy' is not supported; connect without, or use a tunnel")
+
+    def _secret(self, key: str) -> str:
+        """The value of ``key``, or what it refers to."""
+        text = self._reference(key)
+        return getattr(self, key) if text is None else text.rstrip("\r\n")
+
+    def _path(self, key: str) -> Path:
+        value: str = getattr(self, key)
+        found = _REFERENCE.match(value)
+        if found and (found[1] or "").lower() == "file":
+            value = found[2]
+        elif found:
+            raise self._fault(f"{key!r} is a path of a file, not a reference to something else")
+        return self._expanded(key, value)
+
+    def _expanded(self, key: str, value: str) -> Path:
+        try:
+            return Path(os.path.expandvars(value)).expanduser()
+        except RuntimeError:
+            raise self._fault(f"{key!r}: cannot tell which home directory '~' is") from None
+
+    def _reference(self, key: str) -> str | None:
+        """The text that ``key`` refers to; ``None`` where it is no reference, or a path."""
+        found = _REFERENCE.match(getattr(self, key))
+        if not found:
+            return None
+        kind, rest = (found[1] or found[3]).lower(), found[2] if found[1] else found[4]
+        if kind in _PROGRAMS:
+            raise self._fault(f"{key!r} would run {_PROGRAMS[kind]}")
+        if kind == "env":
+            value = os.environ.get(rest, "")
+            if not value:
+                raise self._fault(f"{key!r}: the environment variable {rest!r} is not set")
+            return value
+        if kind == "data":
+            text = _base64_text(rest)
+            if text is None:
+                raise self._fault(f"{key!r}: write inline data as data:;base64,... of a text")
+            return text
+        if key in ("creds", "nkey"):
+            return None  # Read at every attempt to connect, so that it can be rotated.
+        path = self._expanded(key, rest)
+        try:
+            return _read(path, f"{self._label()}{key!r}")
+        except FileNotFoundError:
+            raise self._fault(f"{key!r}: there is no file {str(path)!r}") from None
+
+    def _label(self) -> str:
+        return f"context {self.name!r}: " if self.name else ""
+
+    def _fault(self, text: str) -> ConfigurationError:
+        return ConfigurationError(self._label() + text)
+
+    def __repr__(self) -> str:
+        servers = ", ".join(str(server) for server in parse_servers(self.url or DEFAULT_SERVER))
+        kinds = " and ".join(kind for kind in _AUTH_KINDS if getattr(self, kind)) or "nothing"
+        return f"<Context {self.name!r}: {servers}, authenticates with {kinds}>"
+
+
+ContextLike: TypeAlias = str | os.PathLike[str] | Context
+"""A context's name, its file's path (absolute, where it is a ``str``), or a context itself."""
+
+_AUTH_KINDS = ("user", "token", "creds", "nkey", "user_jwt")
+_KEYS = frozenset(one.name for one in fields(Context)) - {"name", "path"}
+
+
+def load_context(context: ContextLike | None = None) -> Context:
+    """Read a context: by its name, or from the file that a path names.
+
+    Without an argument it is the one that ``NATS_CONTEXT`` names, else the selected one. Keys that
+    are not known are ignored. Raises :exc:`ConfigurationError` when there is none, and for one
+    that cannot be read or holds values of the wrong type.
+    """
+    if context is None:
+        context = os.environ.get("NATS_CONTEXT", "").strip() or selected_context()
+        if context is None:
+            raise ConfigurationError(
+                "no context is selected; name one, or select one with `nats context select`"
+            )
+    if isinstance(context, Context):
+        return context
+    if isinstance(context, str) and not os.path.isabs(context):
+        return _from_file(context, _folder() / "context" / f"{_checked_name(context)}.json")
+    if not isinstance(context, str | os.PathLike):
+        raise ConfigurationError(
+            f"a context is given as its name, a path or a Context, not {type(context).__name__}"
+        )
+    path = Path(context)
+    return _from_file(path.stem, path)
+
+
+def list_contexts() -> list[str]:
+    """The names of all contexts there are, sorted."""
+    try:
+        found = [
+            entry.stem
+            for entry in (_folder() / "context").iterdir()
+            if entry.suffix == ".json" and entry.is_file() and entry.stat().st_size
+        ]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigurationError(f"cannot list the contexts: {error.strerror}") from error
+    return sorted(name for name in found if not _NAME_FAULT.search(name))
+
+
+def selected_context() -> str | None:
+    """The name of the context that is selected, whether or not it exists."""
+    try:
+        with (_folder() / "context.txt").open(encoding="utf-8", errors="replace") as file:
+            return file.read(4096).strip() or None
+    except OSError:
+        return None
+
+
+def _folder() -> Path:
+    given = os.environ.get("XDG_CONFIG_HOME")
+    if given:
+        return Path(given) / "nats"
+    try:
+        return Path.home() / ".config" / "nats"
+    except RuntimeError:
+        raise ConfigurationError(
+            "cannot tell where contexts are: set HOME or XDG_CONFIG_HOME"
+        ) from None
+
+
+def _checked_name(name: str) -> str:
+    if not name:
+        raise ConfigurationError("the context's name is empty")
+    if _NAME_FAULT.search(name):
+        raise ConfigurationError(
+            f"{name!r} is no context's name; a file is given by its absolute path, or as a Path"
+        )
+    return name
+
+
+def _from_file(name: str, path: Path) -> Context:
+    label = f"context {name!r}"
+    try:
+        text = _read(path, label)
+    except FileNotFoundError:
+        known = ", ".join(list_contexts()) or "none"
+        raise ConfigurationError(f"there is no {label} ({path}); known: {known}") from None
+    content = _decoded(text)
+    if content is None:
+        raise ConfigurationError(f"{label}: {path} does not hold a JSON object")
+    known_keys = {key: value for key, value in content.items() if key in _KEYS}
+    # To the other clients a null is as good as nothing.
+    values = {key: value for key, value in known_keys.items() if value is not None}
+    return Context(name=name, path=path, **values)
+
+
+def _decoded(text: str) -> dict[str, Any] | None:
+    # Nothing is raised from here: the decoder's errors know all of the text, secrets included.
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _base64_text(rest: str) -> str | None:
+    header, comma, payload = rest.partition(",")
+    if not comma or "base64" not in (part.strip() for part in header.split(";")):
+        return None
+    try:
+        return base64.b64decode(payload, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def _read(path: StrPath, label: str) -> str:
+    """A small text file. Raises :exc:`FileNotFoundError` as it is."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"{label}: cannot read {str(path)!r}: {reason}") from None
+    if len(data) > _MAX_FILE:
+        raise ConfigurationError(f"{label}: {str(path)!r} is larger than any such file")
+    text = _text_of(data)
+    if text is None:
+        raise ConfigurationError(f"{label}: {str(path)!r} is not a text file")
+    return text
+
+
+def _text_of(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
