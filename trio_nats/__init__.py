@@ -61,6 +61,7 @@ from .errors import (
     TLSInjectionError,
     TLSNotOfferedError,
     TLSRequiredError,
+    WebSocketError,
 )
 from .events import ConnectionState
 from .headers import Headers, HeadersLike, Status
@@ -73,6 +74,8 @@ from .options import (
     ReconnectPolicy,
     TLSMode,
     TLSOptions,
+    WebSocketHeaders,
+    WebSocketOptions,
 )
 from .replies import Replies, empty_sentinel
 from .server_info import ServerInfo
@@ -142,6 +145,9 @@ __all__ = [
     "TLSRequiredError",
     "Token",
     "UserPassword",
+    "WebSocketError",
+    "WebSocketHeaders",
+    "WebSocketOptions",
     "empty_sentinel",
     "errors",
     "events",

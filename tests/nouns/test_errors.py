@@ -42,6 +42,7 @@ from trio_nats.errors import (
     TLSInjectionError,
     TLSNotOfferedError,
     TLSRequiredError,
+    WebSocketError,
 )
 
 BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
@@ -55,6 +56,7 @@ BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
     ConnectTimeoutError: (NatsError, TimeoutError),
     NoInfoError: (NatsError,),
     ServerClosedError: (NatsError,),
+    WebSocketError: (NatsError,),
     TLSError: (NatsError,),
     TLSConfigurationError: (TLSError, ConfigurationError),
     TLSNotOfferedError: (TLSError,),
@@ -193,7 +195,8 @@ def test_errors_of_a_kind() -> None:
 
 
 def test_phases() -> None:
-    assert get_args(ConnectPhase) == ("resolve", "dial", "proxy", "tls", "info", "auth")
+    phases = ("resolve", "dial", "proxy", "tls", "websocket", "info", "auth")
+    assert get_args(ConnectPhase) == phases
 
 
 def test_an_attempt_cannot_be_changed() -> None:

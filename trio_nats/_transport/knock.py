@@ -109,14 +109,17 @@ class Knocked:
     """Why it ended, or ``None``: CONNECT would have been next."""
 
 
-async def knock(server: Server, settings: OpeningSettings) -> Knocked:
+async def knock(server: Server, settings: OpeningSettings, *, only_tls: bool = False) -> Knocked:
     """Open a connection to ``server``, up to CONNECT, and close it. Raises nothing of its own.
+
+    ``only_tls`` ends it after the handshake, without listening for INFO inside.
 
     Credentials in ``settings`` and ``server`` are not looked at. Takes ``connect_timeout`` at most.
     Cancelled, it leaves nothing behind.
     """
     nobody = replace(server, user=None, password=None, token=None)
     opening = _Knocking(nobody, replace(settings, auth=None), _Nobody(), OpeningMemory())
+    opening.only_tls = only_tls
     wire: Wire | None = None
     error: Exception | None = None
     try:
@@ -158,11 +161,17 @@ class _Knocking(_Opening):
     ) -> None:
         super().__init__(server, settings, origin, memory)
         self.witness = Witness()
+        self.only_tls = False
 
     async def _load_material(self) -> Material:
         material = await super()._load_material()
         self.witness.watch(material.context)
         return material
+
+    async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
+        if self.only_tls and self._tls_info is not None:
+            return ServerInfo(), b""
+        return await super()._read_info(stream)
 
     async def _log_in(
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer

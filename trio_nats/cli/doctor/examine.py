@@ -19,7 +19,7 @@ from ..._transport.knock import Knocked, knock
 from ..._transport.opening import OpeningSettings
 from ..._transport.plan import check_server, effective_mode
 from ...errors import ClientCertificateError, ConfigurationError
-from ...options import ProtocolLimits, TLSMode, TLSOptions
+from ...options import ProtocolLimits, TLSMode, TLSOptions, WebSocketOptions
 from ...servers import Server, parse_servers
 from .client import Client
 from .facts import Asked, Certificates, Facts, Greeting, Live, Look, Outcome, Trial, Trust, Web
@@ -113,10 +113,9 @@ class _Examination:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen)
             nursery.start_soon(self._look_at_tls)
-            if not self._server.is_websocket:
-                nursery.start_soon(self._check_certificate)
-                for mode in dict.fromkeys(self._modes(facts.asked).values()):
-                    nursery.start_soon(self._try_mode, mode, facts.asked)
+            nursery.start_soon(self._check_certificate)
+            for mode in dict.fromkeys(self._modes(facts.asked).values()):
+                nursery.start_soon(self._try_mode, mode, facts.asked)
         look = self._described(self._look)
         facts = replace(facts, greeting=self._greeting, look=look)
         await self._try_implicit_again(facts)
@@ -133,14 +132,17 @@ class _Examination:
             plaintext_auth="allow",
             limits=ProtocolLimits(),
             version=trio_nats.__version__,
+            websocket=WebSocketOptions(),
         )
 
     async def _knock(self, tls: TLSOptions) -> Knocked:
-        server = self._server
-        if server.is_websocket:
-            # The TLS below HTTP is the same; the words inside are not.
-            server = replace(server, scheme="tls", path="")
-        return await knock(server, self._settings(tls, self._seconds))
+        return await knock(self._server, self._settings(tls, self._seconds))
+
+    async def _shake_hands(self, tls: TLSOptions) -> Knocked:
+        """As ``tls://``, whatever the URL. Below a WebSocket nothing is said before a request."""
+        server = replace(self._server, scheme="tls", path="")
+        settings = self._settings(replace(tls, mode=TLSMode.REQUIRE), self._seconds)
+        return await knock(server, settings, only_tls=self._server.is_websocket)
 
     async def _listen(self) -> None:
         greeting = await greet(self._server, self._seconds)
@@ -152,17 +154,12 @@ class _Examination:
         """A handshake that checks nothing, and shows no certificate of ours to whoever it is."""
         name = self._client.tls.server_hostname
         context = unverified_context()
-        options = TLSOptions(mode=TLSMode.REQUIRE, context=context, server_hostname=name)
-        self._look = await self._knock(options)
+        self._look = await self._shake_hands(TLSOptions(context=context, server_hostname=name))
 
     async def _check_certificate(self) -> None:
         """A handshake that checks everything, whatever the mode, with no certificate of ours."""
-        options = replace(
-            without_certificate(self._client.tls),
-            mode=TLSMode.REQUIRE,
-            insecure_skip_verify=False,
-        )
-        self._strict = await self._knock(options)
+        options = replace(without_certificate(self._client.tls), insecure_skip_verify=False)
+        self._strict = await self._shake_hands(options)
 
     async def _try_mode(self, mode: TLSMode, asked: Asked) -> None:
         tls = self._client.tls
@@ -193,7 +190,8 @@ class _Examination:
     def _described(self, looked: Knocked | None) -> Look | None:
         if looked is None:
             return None
-        inside = looked.info if looked.tls is not None and looked.tls.info_inside_tls else None
+        is_inside = looked.tls is not None and looked.tls.info_inside_tls
+        inside = looked.info if is_inside and not self._server.is_websocket else None
         return Look(
             version=looked.tls.version if looked.tls else "",
             cipher=looked.tls.cipher if looked.tls else "",
@@ -228,8 +226,8 @@ class _Examination:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         context.load_verify_locations(cadata=der)
         name = self._client.tls.server_hostname
-        options = TLSOptions(mode=TLSMode.REQUIRE, context=context, server_hostname=name)
-        trust, _ = verdict(await self._knock(options))
+        options = TLSOptions(context=context, server_hostname=name)
+        trust, _ = verdict(await self._shake_hands(options))
         return {"ok": True, "expired": True, "early": True, "name": False}.get(trust)
 
     def _modes(self, asked: Asked) -> dict[TLSMode, TLSMode]:
