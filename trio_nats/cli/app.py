@@ -9,6 +9,7 @@ import trio_nats
 
 from ._extras import explain_missing
 from .connecting import root_connects
+from .doctor import doctor
 from .publishing import pub
 from .receiving import sub
 from .running import Commands
@@ -43,6 +44,7 @@ def root(
 
 app.command("pub")(pub)
 app.command("sub")(sub)
+app.command("doctor")(doctor)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from ...options import TLSMode
 from ...servers import is_loopback
 from .facts import Facts, Outcome
 from .finding import Finding, Severity
-from .wording import ends, ends_soon, given_material, listing, open_line, url_with
+from .wording import Call, ends, ends_soon, given_material, listing, url_with
 
 __all__ = ["cautions"]
 
@@ -56,13 +56,13 @@ def _plaintext(facts: Facts) -> Iterator[Finding]:
     asked = facts.asked
     if facts.speaks_tls:
         fix = "The server can do better. Use a tls:// URL:"
-        line = open_line(asked, url_with(asked, scheme="tls"), drop=("mode",))
+        line = Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",))
     else:
         fix = (
             "Switch TLS on in the server: a tls block in its configuration. Then use a tls:// URL, "
             "which never goes without:"
         )
-        line = open_line(asked, url_with(asked, scheme="tls"), drop=("mode",))
+        line = Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",))
     if asked.login.replayable and asked.plaintext_auth != "refuse":
         yield _finding(
             "warning",
@@ -92,7 +92,9 @@ def _weak(facts: Facts) -> Iterator[Finding]:
             "insecure_skip_verify accepts any certificate, so anybody between you and the server "
             "can pretend to be it.",
             "Leave it out, and say whom to trust instead:",
-            open_line(asked, drop=("insecure_skip_verify",), ca_file=asked.tls.ca_file or "ca.pem"),
+            Call(asked).change(
+                drop=("insecure_skip_verify",), ca_file=asked.tls.ca_file or "ca.pem"
+            ),
         )
     if asked.acts_as is TLSMode.PREFER and outcome(facts) == "tls" and not stays_here(facts):
         yield _finding(
@@ -102,7 +104,7 @@ def _weak(facts: Facts) -> Iterator[Finding]:
             f"Somebody on the way can take those words out, and the mode {asked.acts_as} goes on "
             "unencrypted.",
             "Insist on encryption with a tls:// URL:",
-            open_line(asked, url_with(asked, scheme="tls"), drop=("mode",)),
+            Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",)),
         )
 
 
@@ -172,7 +174,7 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
             f'This user may not receive replies, so no request will work: "{said}".',
             "Have the permission to subscribe to _INBOX.> added, or use a prefix that this user "
             "may subscribe to:",
-            open_line(facts.asked, extra=('inbox_prefix="_INBOX_joe"',)),
+            Call(facts.asked).change(extra=('inbox_prefix="_INBOX_joe"',)),
         )
     else:
         yield _finding(

@@ -8,21 +8,21 @@ from ..._transport.tls_info import CertificateInfo
 from ...servers import is_ip_address
 from .facts import Certificates, Facts
 from .finding import Finding
-from .wording import ends, listing, open_line
+from .wording import Call, ends, listing
 
 __all__ = ["certificate_problems"]
 
 
-def certificate_problems(facts: Facts) -> Iterator[Finding]:
+def certificate_problems(facts: Facts, call: Call) -> Iterator[Finding]:
     """Everything that is wrong with the certificate, not just what was noticed first."""
     found = facts.certificates
     if found is None or not found.chain:
         return
     leaf = found.chain[0]
     if found.trust == "untrusted":
-        yield _untrusted(facts, found, leaf)
+        yield _untrusted(facts, call, found, leaf)
     elif found.trust == "self-signed":
-        yield _self_signed(facts, leaf)
+        yield _self_signed(facts, call, leaf)
     elif found.trust == "other":
         yield _problem(
             "certificate-other",
@@ -30,7 +30,7 @@ def certificate_problems(facts: Facts) -> Iterator[Finding]:
             "Tell whoever runs the server. It needs a certificate without this fault.",
         )
     if found.name_matches is False:
-        yield _wrong_name(facts, leaf)
+        yield _wrong_name(facts, call, leaf)
     yield from _dates(facts, found)
 
 
@@ -38,7 +38,7 @@ def _problem(code: str, text: str, fix: str, line: str = "") -> Finding:
     return Finding("problem", code, text, fix, line)
 
 
-def _untrusted(facts: Facts, found: Certificates, leaf: CertificateInfo) -> Finding:
+def _untrusted(facts: Facts, call: Call, found: Certificates, leaf: CertificateInfo) -> Finding:
     asked = facts.asked
     issuer = (found.chain[-1].issuer or leaf.issuer) or "an authority that is not named"
     given = asked.tls.ca_file is not None or asked.tls.ca_data is not None
@@ -59,22 +59,22 @@ def _untrusted(facts: Facts, found: Certificates, leaf: CertificateInfo) -> Find
         "be anybody's.",
         "Companies often have an authority of their own. Ask whoever runs the server for its "
         f"certificate, a .pem file, and name that file as ca_file:{more}",
-        open_line(asked, ca_file="ca.pem"),
+        call.change(ca_file="ca.pem"),
     )
 
 
-def _self_signed(facts: Facts, leaf: CertificateInfo) -> Finding:
+def _self_signed(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
     return _problem(
         "certificate-self-signed",
         "The server's certificate is self-signed: only the server itself vouches for it. So it "
         "could be anybody's.",
         "Ask whoever runs the server for that certificate, a .pem file, and name it as ca_file. "
         f"To be sure that it is the same one, compare the SHA-256 fingerprint {leaf.sha256}:",
-        open_line(facts.asked, ca_file="server.pem"),
+        call.change(ca_file="server.pem"),
     )
 
 
-def _wrong_name(facts: Facts, leaf: CertificateInfo) -> Finding:
+def _wrong_name(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
     asked = facts.asked
     names = [name for name in leaf.subject_alt_names if "*" not in name]
     all_names = listing(list(leaf.subject_alt_names)) or "no host at all"
@@ -84,7 +84,7 @@ def _wrong_name(facts: Facts, leaf: CertificateInfo) -> Finding:
             "certificate-name",
             text,
             "Leave server_hostname out, or give one of these names.",
-            open_line(asked, server_hostname=names[0]) if names else "",
+            call.change(server_hostname=names[0]) if names else "",
         )
     if not names:
         return _problem(
@@ -99,7 +99,7 @@ def _wrong_name(facts: Facts, leaf: CertificateInfo) -> Finding:
         text,
         f"If {hosts[0]} leads to the same server, write it in the URL. If not, and you know that "
         "this is the right server, say which name to expect:",
-        open_line(asked, server_hostname=hosts[0]),
+        call.change(server_hostname=hosts[0]),
     )
 
 

@@ -33,6 +33,8 @@ __all__ = ["examine", "examine_all"]
 PATIENCE = 3.0
 """Seconds for one probe. nats-server closes a connection that owes it a handshake after two."""
 
+QUICK = 0.5
+
 
 async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Facts, ...]:
     """Examine each of the servers, one after the other.
@@ -117,7 +119,13 @@ class _Examination:
             for mode in dict.fromkeys(self._modes(facts.asked).values()):
                 nursery.start_soon(self._try_mode, mode, facts.asked)
         look = self._described(self._look)
-        facts = replace(facts, greeting=self._greeting, look=look)
+        told = next((one.info for one in self._knocks.values() if one.info is not None), None)
+        facts = replace(
+            facts,
+            greeting=self._greeting,
+            look=look,
+            told=None if told is None else self._veil.info(told),
+        )
         await self._try_implicit_again(facts)
         facts = replace(facts, certificates=await self._certificates(facts))
         return replace(facts, web=await self._ask_in_http(facts))
@@ -145,7 +153,9 @@ class _Examination:
         return await knock(server, settings, only_tls=self._server.is_websocket)
 
     async def _listen(self) -> None:
-        greeting = await greet(self._server, self._seconds)
+        # A WebSocket server waits for a request. One that is none after all speaks at once.
+        seconds = QUICK if self._server.is_websocket else self._seconds
+        greeting = await greet(self._server, seconds)
         if greeting is not None:
             info = None if greeting.info is None else self._veil.info(greeting.info)
             self._greeting = replace(greeting, info=info, text=self._veil(greeting.text))

@@ -92,6 +92,11 @@ class Asked:
         """Whether the URL names this very machine."""
         return self.host == "localhost" or (is_ip_address(self.host) and is_loopback(self.host))
 
+    @property
+    def is_websocket(self) -> bool:
+        """Whether NATS is spoken inside of HTTP."""
+        return self.scheme in ("ws", "wss")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
@@ -221,6 +226,8 @@ class Facts:
     certificates: Certificates | None = None
     web: Web | None = None
     trials: tuple[Trial, ...] = ()
+    told: ServerInfo | None = None
+    """INFO as an opening that ended before CONNECT got it."""
 
     @property
     def reached(self) -> bool:
@@ -234,7 +241,8 @@ class Facts:
             return self.live.info
         if self.greeting is not None and self.greeting.info is not None:
             return self.greeting.info
-        return self.look.info_inside if self.look is not None else None
+        inside = self.look.info_inside if self.look is not None else None
+        return inside or self.told
 
     @property
     def speaks_tls(self) -> bool:

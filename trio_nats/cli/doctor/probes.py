@@ -6,6 +6,7 @@ None of them logs in.
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 import ssl
 import time
@@ -74,7 +75,8 @@ async def _dial_one(target: Target, seconds: float) -> Dial:
                 await sock.connect(address)
                 local = str(sock.getsockname()[0])
     except OSError as raised:
-        error = raised.strerror or str(raised)
+        # Not its own text, which repeats the address.
+        error = os.strerror(raised.errno) if raised.errno else str(raised)
     else:
         if scope.cancelled_caught:
             error = f"no answer within {seconds:g} s"

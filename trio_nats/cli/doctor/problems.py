@@ -10,7 +10,7 @@ from ...servers import Scheme
 from .certificate_problems import certificate_problems
 from .facts import Facts
 from .finding import Finding
-from .wording import listing, open_line, url_with
+from .wording import Call, listing, url_with
 
 __all__ = ["problems"]
 
@@ -23,8 +23,10 @@ def problems(facts: Facts) -> Iterator[Finding]:
     if facts.live.connected:
         return
     found = False
+    # Where there are several, each line of code holds the changes of those before it too.
+    call = Call(facts.asked)
     for look in (_contradiction, _network, _certificate, _by_error, _peer, _anything_else):
-        for finding in look(facts):
+        for finding in look(facts, call):
             found = True
             yield finding
         if found:
@@ -38,7 +40,7 @@ def _problem(code: str, text: str, fix: str, line: str = "") -> Finding:
 # --- before anything is dialled ------------------------------------------------------------------
 
 
-def _contradiction(facts: Facts) -> Iterator[Finding]:
+def _contradiction(facts: Facts, call: Call) -> Iterator[Finding]:
     asked = facts.asked
     if not asked.contradiction:
         return
@@ -47,7 +49,7 @@ def _contradiction(facts: Facts) -> Iterator[Finding]:
             "contradiction",
             "The tls:// in the URL insists on encryption, and the mode DISABLE forbids it.",
             "Decide for one of them. To connect encrypted, leave the mode out:",
-            open_line(asked, drop=("mode",)),
+            call.change(drop=("mode",)),
         )
     else:
         yield _problem(
@@ -60,7 +62,7 @@ def _contradiction(facts: Facts) -> Iterator[Finding]:
 # --- the network ---------------------------------------------------------------------------------
 
 
-def _network(facts: Facts) -> Iterator[Finding]:
+def _network(facts: Facts, call: Call) -> Iterator[Finding]:
     asked = facts.asked
     if facts.lookup.error:
         yield _problem(
@@ -68,13 +70,13 @@ def _network(facts: Facts) -> Iterator[Finding]:
             f"No address is known for the name {asked.host}: {facts.lookup.error}.",
             "Check how the name is spelled. If it is right, this machine cannot look it up: "
             "perhaps it is known only inside another network, or a VPN is needed.",
-            open_line(asked, url_with(asked, host="the.right.name")),
+            call.change(url_with(asked, host="the.right.name")),
         )
     elif not facts.reached:
-        yield _unreachable(facts)
+        yield _unreachable(facts, call)
 
 
-def _unreachable(facts: Facts) -> Finding:
+def _unreachable(facts: Facts, call: Call) -> Finding:
     asked, dials = facts.asked, facts.dials
     refused = [dial for dial in dials if _REFUSED in dial.error.lower()]
     if refused:
@@ -95,40 +97,60 @@ def _unreachable(facts: Facts) -> Finding:
 # --- certificates and the errors of an opening ---------------------------------------------------
 
 
-def _certificate(facts: Facts) -> Iterator[Finding]:
+def _certificate(facts: Facts, call: Call) -> Iterator[Finding]:
     if facts.live.kind == "TLSCertificateError":
-        yield from certificate_problems(facts)
+        yield from certificate_problems(facts, call)
+        yield from _client_certificate_too(facts, call)
 
 
-def _by_error(facts: Facts) -> Iterator[Finding]:
+def _client_certificate_too(facts: Facts, call: Call) -> Iterator[Finding]:
+    """What comes next if the server's certificate is accepted."""
+    info, look = facts.info, facts.look
+    insists = look is not None and look.kind == "ClientCertificateError"
+    if not _has_certificate(facts) and (insists or (info is not None and info.tls_verify)):
+        yield from _client_certificate(facts, call)
+
+
+def _and_then(facts: Facts, call: Call) -> Iterator[Finding]:
+    """What a client runs into next, once it gets as far as the certificates."""
+    yield from certificate_problems(facts, call)
+    yield from _client_certificate_too(facts, call)
+
+
+def _has_certificate(facts: Facts) -> bool:
+    tls = facts.asked.tls
+    return any(one is not None for one in (tls.cert_file, tls.bundle_file, tls.context))
+
+
+def _by_error(facts: Facts, call: Call) -> Iterator[Finding]:
     explain = _EXPLANATIONS.get(facts.live.kind)
     if explain is not None:
-        yield from explain(facts)
+        yield from explain(facts, call)
 
 
-def _no_tls(facts: Facts) -> Iterator[Finding]:
+def _no_tls(facts: Facts, call: Call) -> Iterator[Finding]:
     asked = facts.asked
     yield _problem(
         "no-tls",
         "Your options insist on encryption, but this server offers none. Nothing was sent.",
         "Switch TLS on in the server: a tls block in its configuration. Only if it is all right "
         "that others can read everything on the way, connect without encryption:",
-        open_line(asked, url_with(asked, scheme="nats"), drop=_EVERYTHING_TLS),
+        call.change(url_with(asked, scheme="nats"), drop=_EVERYTHING_TLS),
     )
 
 
-def _tls_required(facts: Facts) -> Iterator[Finding]:
+def _tls_required(facts: Facts, call: Call) -> Iterator[Finding]:
     asked = facts.asked
     yield _problem(
         "tls-required",
         "The server insists on encryption, and the mode DISABLE forbids it.",
-        "Leave the mode out, and insist on encryption yourself with a tls:// URL. "
-        + _trust_hint(facts),
-        open_line(asked, url_with(asked, scheme="tls"), drop=("mode",), ca_file=_authority(facts)),
+        "Leave the mode out, and insist on encryption yourself with a tls:// URL:",
+        call.change(url_with(asked, scheme="tls"), drop=("mode",)),
     )
+    yield from _and_then(facts, call)
 
 
-def _no_info(facts: Facts) -> Iterator[Finding]:
+def _no_info(facts: Facts, call: Call) -> Iterator[Finding]:
     asked = facts.asked
     if not facts.waits_for_handshake:
         return
@@ -144,32 +166,34 @@ def _no_info(facts: Facts) -> Iterator[Finding]:
     yield _problem(
         "handshake-first",
         f"Both sides wait for each other: {who} wants the TLS handshake first, and {what}.",
-        "Use a tls:// URL, without a mode: it begins with the handshake. " + _trust_hint(facts),
-        open_line(asked, url_with(asked, scheme="tls"), drop=("mode",), ca_file=_authority(facts)),
+        "Use a tls:// URL, without a mode: then the client begins with the handshake.",
+        call.change(url_with(asked, scheme="tls"), drop=("mode",)),
     )
+    yield from _and_then(facts, call)
 
 
-def _handshake(facts: Facts) -> Iterator[Finding]:
+def _handshake(facts: Facts, call: Call) -> Iterator[Finding]:
     asked, info, look = facts.asked, facts.info, facts.look
     spoke_first = facts.greeting is not None and facts.greeting.info is not None
     if asked.acts_as is TLSMode.IMPLICIT and spoke_first:
         if info is not None and not info.offers_tls:
-            yield from _no_tls(facts)
+            yield from _no_tls(facts, call)
             return
         yield _problem(
             "speaks-first",
             "The mode IMPLICIT wants the server to be silent until the TLS handshake, but this "
             "one introduces itself first, as most do.",
             "Use REQUIRE. It insists on encryption just as much, and takes both kinds of server:",
-            open_line(asked, mode=TLSMode.REQUIRE),
+            call.change(mode=TLSMode.REQUIRE),
         )
+        yield from _and_then(facts, call)
     elif look is not None and look.version:
-        yield from _version(facts)
+        yield from _version(facts, call)
     elif info is not None and info.offers_tls:
-        yield from _unfinished(facts)
+        yield from _unfinished(facts, call)
 
 
-def _version(facts: Facts) -> Iterator[Finding]:
+def _version(facts: Facts, call: Call) -> Iterator[Finding]:
     asked, look = facts.asked, facts.look
     assert look is not None
     if look.version in _OLD_TLS:
@@ -184,7 +208,7 @@ def _version(facts: Facts) -> Iterator[Finding]:
             "tls-version",
             "Your options demand TLSv1.3, and the server speaks TLSv1.2 at best.",
             "Update the server. TLSv1.2 is still considered safe, so until then you can allow it:",
-            open_line(asked, drop=("minimum_version",)),
+            call.change(drop=("minimum_version",)),
         )
     else:
         yield _problem(
@@ -195,7 +219,7 @@ def _version(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _unfinished(facts: Facts) -> Iterator[Finding]:
+def _unfinished(facts: Facts, call: Call) -> Iterator[Finding]:
     asked, info = facts.asked, facts.info
     assert info is not None
     begins = "The server says that it can do TLS, but a handshake with it cannot be finished. "
@@ -211,13 +235,31 @@ def _unfinished(facts: Facts) -> Iterator[Finding]:
         begins + cause,
         "Connect past the proxy, or mend TLS there. The server would take plaintext too. Only if "
         "it is all right that others can read everything on the way, switch encryption off:",
-        open_line(
-            asked, url_with(asked, scheme="nats"), drop=_EVERYTHING_TLS, mode=TLSMode.DISABLE
-        ),
+        call.change(url_with(asked, scheme="nats"), drop=_EVERYTHING_TLS, mode=TLSMode.DISABLE),
     )
 
 
-def _material(facts: Facts) -> Iterator[Finding]:
+def _websocket(facts: Facts, call: Call) -> Iterator[Finding]:
+    asked, greeting = facts.asked, facts.greeting
+    if greeting is not None and greeting.info is not None:
+        scheme: Scheme = "tls" if greeting.info.offers_tls else "nats"
+        yield _problem(
+            "not-websocket",
+            f"Port {asked.port} speaks NATS itself, without the WebSocket around it that a "
+            f"{asked.scheme}:// URL asks for.",
+            f"Use a {scheme}:// URL, or the server's port for WebSockets:",
+            call.change(url_with(asked, scheme=scheme)),
+        )
+        return
+    yield _problem(
+        "websocket",
+        f"The peer does not agree to speak WebSocket: {facts.live.text}.",
+        "Check the port and the path in the URL. A NATS server needs a websocket block in its "
+        "configuration, and a proxy in front of it has to pass upgrades on.",
+    )
+
+
+def _material(facts: Facts, call: Call) -> Iterator[Finding]:
     yield _problem(
         "tls-options",
         f"The TLS options cannot be used: {facts.live.text}.",
@@ -225,15 +267,14 @@ def _material(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _client_certificate(facts: Facts) -> Iterator[Finding]:
-    asked = facts.asked
-    if asked.tls.cert_file is None and asked.tls.bundle_file is None and asked.tls.context is None:
+def _client_certificate(facts: Facts, call: Call) -> Iterator[Finding]:
+    if not _has_certificate(facts):
         yield _problem(
             "client-certificate-missing",
             "The server lets in only those who show a certificate of their own, and your options "
             "have none.",
             "Ask whoever runs the server for a client certificate and its key, and give both:",
-            open_line(asked, cert_file="client.pem", key_file="client.key"),
+            call.change(cert_file="client.pem", key_file="client.key"),
         )
         return
     yield _problem(
@@ -244,7 +285,7 @@ def _client_certificate(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _tampering(facts: Facts) -> Iterator[Finding]:
+def _tampering(facts: Facts, call: Call) -> Iterator[Finding]:
     yield _problem(
         "tampering",
         f"Something spoke where only encrypted bytes may be: {facts.live.text}.",
@@ -253,7 +294,7 @@ def _tampering(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _login_refused(facts: Facts) -> Iterator[Finding]:
+def _login_refused(facts: Facts, call: Call) -> Iterator[Finding]:
     asked, info = facts.asked, facts.info
     login = asked.login
     if login.method == "none":
@@ -263,7 +304,7 @@ def _login_refused(facts: Facts) -> Iterator[Finding]:
             "login-missing",
             "The server lets in only those who log in, and your options have no credentials.",
             "Ask whoever runs the server for some, and give them as auth:",
-            open_line(asked, extra=(f"auth={example}",)),
+            call.change(extra=(f"auth={example}",)),
         )
         return
     who = f" of {login.user}" if login.user else ""
@@ -282,7 +323,7 @@ def _login_refused(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _unusable(facts: Facts) -> Iterator[Finding]:
+def _unusable(facts: Facts, call: Call) -> Iterator[Finding]:
     yield _problem(
         "credentials-unusable",
         f"Your credentials cannot be used: {facts.asked.login.error or facts.live.text}.",
@@ -290,18 +331,18 @@ def _unusable(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _secret_in_plaintext(facts: Facts) -> Iterator[Finding]:
+def _secret_in_plaintext(facts: Facts, call: Call) -> Iterator[Finding]:
     asked = facts.asked
     yield _problem(
         "plaintext-secret",
         f"Your {asked.login.method} would cross the network unencrypted, and plaintext_auth "
         'is "refuse". Nothing was sent.',
         "Switch TLS on in the server and use a tls:// URL:",
-        open_line(asked, url_with(asked, scheme="tls")),
+        call.change(url_with(asked, scheme="tls")),
     )
 
 
-def _server_said(facts: Facts) -> Iterator[Finding]:
+def _server_said(facts: Facts, call: Call) -> Iterator[Finding]:
     lowered = facts.live.text.lower()
     for kind in ("route", "leaf", "gateway"):
         if "attempted to connect to" in lowered and kind in lowered:
@@ -310,7 +351,7 @@ def _server_said(facts: Facts) -> Iterator[Finding]:
                 f"Port {facts.asked.port} is where NATS servers talk to each other ({kind}), not "
                 "where clients connect.",
                 "Use the server's port for clients, 4222 unless configured otherwise:",
-                open_line(facts.asked, url_with(facts.asked, port=4222)),
+                call.change(url_with(facts.asked, port=4222)),
             )
             return
     yield _problem(
@@ -320,7 +361,7 @@ def _server_said(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _closed(facts: Facts) -> Iterator[Finding]:
+def _closed(facts: Facts, call: Call) -> Iterator[Finding]:
     if facts.info is not None:
         yield _problem(
             "closed",
@@ -332,7 +373,7 @@ def _closed(facts: Facts) -> Iterator[Finding]:
 # --- who is it? ----------------------------------------------------------------------------------
 
 
-def _peer(facts: Facts) -> Iterator[Finding]:
+def _peer(facts: Facts, call: Call) -> Iterator[Finding]:
     if facts.info is not None or not facts.reached:
         return
     asked, web, greeting = facts.asked, facts.web, facts.greeting
@@ -342,7 +383,7 @@ def _peer(facts: Facts) -> Iterator[Finding]:
             "websocket-port",
             f"Port {asked.port} is the server's port for WebSockets, as browsers use it.",
             f"Use a {scheme}:// URL, or the server's port for ordinary clients:",
-            open_line(asked, url_with(asked, scheme=scheme)),
+            call.change(url_with(asked, scheme=scheme)),
         )
     elif web is not None:
         what = (
@@ -354,7 +395,7 @@ def _peer(facts: Facts) -> Iterator[Finding]:
             "http",
             f'Port {asked.port} speaks HTTP, not NATS: it answered "{web.status}". {what}',
             "Use the NATS server's port for clients, 4222 unless configured otherwise:",
-            open_line(asked, url_with(asked, port=4222)),
+            call.change(url_with(asked, port=4222)),
         )
     elif greeting is not None and greeting.kind == "error":
         yield _problem(
@@ -377,10 +418,10 @@ def _peer(facts: Facts) -> Iterator[Finding]:
             "Check address and port. A NATS server begins with INFO.",
         )
     else:
-        yield _silent(facts)
+        yield _silent(facts, call)
 
 
-def _silent(facts: Facts) -> Finding:
+def _silent(facts: Facts, call: Call) -> Finding:
     asked, greeting = facts.asked, facts.greeting
     if facts.speaks_tls:
         return _problem(
@@ -404,7 +445,7 @@ def _silent(facts: Facts) -> Finding:
     )
 
 
-def _anything_else(facts: Facts) -> Iterator[Finding]:
+def _anything_else(facts: Facts, call: Call) -> Iterator[Finding]:
     yield _problem(
         "other",
         f"The connection failed: {facts.live.text}.",
@@ -431,20 +472,7 @@ _EVERYTHING_TLS = (
 )
 
 
-def _authority(facts: Facts) -> str | None:
-    """A file to name as ``ca_file``, where the certificate will not be accepted without."""
-    found = facts.certificates
-    needed = found is not None and found.trust in ("untrusted", "self-signed")
-    return "ca.pem" if needed else None
-
-
-def _trust_hint(facts: Facts) -> str:
-    if _authority(facts) is None:
-        return ""
-    return "This machine does not trust the server's certificate yet: ca_file says whom to trust."
-
-
-_EXPLANATIONS: dict[str, Callable[[Facts], Iterator[Finding]]] = {
+_EXPLANATIONS: dict[str, Callable[[Facts, Call], Iterator[Finding]]] = {
     "TLSNotOfferedError": _no_tls,
     "TLSRequiredError": _tls_required,
     "NoInfoError": _no_info,
@@ -456,6 +484,7 @@ _EXPLANATIONS: dict[str, Callable[[Facts], Iterator[Finding]]] = {
     "AuthenticationExpiredError": _login_refused,
     "CredentialsError": _unusable,
     "PlaintextAuthError": _secret_in_plaintext,
+    "WebSocketError": _websocket,
     "ServerReportedError": _server_said,
     "ServerClosedError": _closed,
 }

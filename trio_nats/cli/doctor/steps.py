@@ -79,6 +79,12 @@ def _greeting(facts: Facts) -> Step:
     greeting, look = facts.greeting, facts.look
     if greeting is None:
         return _not_reached(key, title)
+    if facts.asked.is_websocket and greeting.kind in ("silence", "closed"):
+        if facts.told is not None:
+            return Step(
+                key, title, "ok", "A NATS server, behind an upgrade from HTTP to WebSocket."
+            )
+        return Step(key, title, "failed", f"{_capital(_own_text(facts))}.")
     inside = look is not None and look.info_inside is not None
     took = duration(greeting.seconds)
     match greeting.kind:
@@ -169,12 +175,12 @@ def _mode(facts: Facts) -> Step:
         return Step(key, title, "ok", f"{mode}, as asked for: {meaning}.")
     material = given_material(asked.tls)
     if asked.scheme == "tls":
-        why = "for a tls:// URL"
+        why = "because the URL begins with tls://"
     elif material:
         why = f"because {listing(material)} {'is' if len(material) == 1 else 'are'} given"
     else:
-        why = "as nothing asks for more"
-    return Step(key, title, "ok", f"{mode} acts as {acts_as} {why}: {meaning}.")
+        why = "because neither the URL nor the options ask for TLS"
+    return Step(key, title, "ok", f"{mode} acts as {acts_as}, {why}: {meaning}.")
 
 
 def _encryption(facts: Facts) -> Step:

@@ -12,13 +12,13 @@ from ...servers import Scheme
 from .facts import Asked
 
 __all__ = [
+    "Call",
     "amount",
     "duration",
     "ends",
     "ends_soon",
     "given_material",
     "listing",
-    "open_line",
     "url_with",
 ]
 
@@ -92,43 +92,57 @@ def url_with(
     return f"{scheme or asked.scheme}://{name}:{port or asked.port}"
 
 
-def open_line(
-    asked: Asked,
-    url: str | None = None,
-    *,
-    extra: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    mode: TLSMode | None = None,
-    ca_file: StrPath | None = None,
-    cert_file: StrPath | None = None,
-    key_file: StrPath | None = None,
-    server_hostname: str | None = None,
-) -> str:
-    """The call of ``open_nats`` with these options, changed; secrets are left as ``...``.
+class Call:
+    """The call of ``open_nats`` with the user's options, as it is changed piece by piece.
 
-    ``extra`` are more arguments, written out, and ``drop`` names TLS options to leave out.
+    Secrets are left as ``...``.
     """
-    arguments = [_quoted(url or asked.url)]
-    changes = {
-        "ca_file": ca_file,
-        "cert_file": cert_file,
-        "key_file": key_file,
-        "server_hostname": server_hostname,
-    }
-    written = _tls_arguments(asked.tls)
-    written = {name: value for name, value in written.items() if name not in drop}
-    written |= {name: _quoted(value) for name, value in changes.items() if value is not None}
-    if mode is not None:
-        written = {"mode": f"TLSMode.{mode.name}"} | written
-        written["mode"] = f"TLSMode.{mode.name}"
-    options = [f"{name}={value}" for name, value in written.items()]
-    if options:
-        arguments.append(f"tls=TLSOptions({', '.join(options)})")
-    arguments += extra
-    line = f"open_nats({', '.join(arguments)})"
-    if len(line) <= _WIDTH:
-        return line
-    return _broken("open_nats", [_broken_tls(one, options) for one in arguments])
+
+    def __init__(self, asked: Asked) -> None:
+        self._url = asked.url
+        self._tls = _tls_arguments(asked.tls)
+        self._extra: tuple[str, ...] = ()
+
+    def change(
+        self,
+        url: str | None = None,
+        *,
+        extra: Sequence[str] = (),
+        drop: Sequence[str] = (),
+        mode: TLSMode | None = None,
+        ca_file: StrPath | None = None,
+        cert_file: StrPath | None = None,
+        key_file: StrPath | None = None,
+        server_hostname: str | None = None,
+    ) -> str:
+        """Change something for good, and write the call out.
+
+        ``extra`` are more arguments, written out, and ``drop`` names TLS options to leave out.
+        """
+        self._url = url or self._url
+        self._extra += tuple(extra)
+        given = {
+            "mode": mode,
+            "ca_file": ca_file,
+            "cert_file": cert_file,
+            "key_file": key_file,
+            "server_hostname": server_hostname,
+        }
+        for name in drop:
+            self._tls.pop(name, None)
+        self._tls |= {name: _code(value) for name, value in given.items() if value is not None}
+        return str(self)
+
+    def __str__(self) -> str:
+        options = [f"{name}={value}" for name, value in self._tls.items()]
+        arguments = [_quoted(self._url)]
+        if options:
+            arguments.append(f"tls=TLSOptions({', '.join(options)})")
+        arguments += self._extra
+        line = f"open_nats({', '.join(arguments)})"
+        if len(line) <= _WIDTH:
+            return line
+        return _broken("open_nats", [_broken_tls(one, options) for one in arguments])
 
 
 def _tls_arguments(tls: TLSOptions) -> dict[str, str]:
@@ -148,6 +162,10 @@ def _tls_arguments(tls: TLSOptions) -> dict[str, str]:
     if tls.minimum_version is not ssl.TLSVersion.TLSv1_2:
         written["minimum_version"] = f"ssl.TLSVersion.{tls.minimum_version.name}"
     return written
+
+
+def _code(value: object) -> str:
+    return f"TLSMode.{value.name}" if isinstance(value, TLSMode) else _quoted(value)
 
 
 def _quoted(value: object) -> str:
