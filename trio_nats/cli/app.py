@@ -8,11 +8,17 @@ import typer
 import trio_nats
 
 from ._extras import explain_missing
+from .benchmark import bench
 from .connecting import root_connects
+from .contexts_cmd import contexts
 from .doctor import doctor
 from .publishing import pub
 from .receiving import sub
+from .replying import reply
+from .requesting import request
+from .roundtrips import rtt
 from .running import Commands
+from .serving import server
 
 __all__ = ["app"]
 
@@ -44,7 +50,13 @@ def root(
 
 app.command("pub")(pub)
 app.command("sub")(sub)
+app.command("request")(request)
+app.command("reply")(reply)
+app.command("rtt")(rtt)
+app.command("bench")(bench)
+app.command("server")(server)
 app.command("doctor")(doctor)
+app.add_typer(contexts, name="context")
 
 
 @app.command()

@@ -48,7 +48,7 @@ __all__ = [
     "OpenArguments",
     "connected",
     "connects",
-    "debug_wanted",
+    "named_context",
     "root_connects",
 ]
 
@@ -258,6 +258,11 @@ def _context(given: str | None, forbidden: bool) -> Context | None:
     name = given or selected_context()
     if name is None:
         return None
+    return named_context(name)
+
+
+def named_context(name: str) -> Context:
+    """The context of that name, or in that file."""
     is_file = "/" in name or (name.endswith(".json") and Path(name).exists())
     return load_context(Path(name) if is_file else name)
 
@@ -358,11 +363,6 @@ def root_connects(callback: Callable[P, None]) -> Callable[..., None]:
     own = tuple(inspect.signature(callback, eval_str=True).parameters.values())
     _sign(without_options, (*own, *(_hidden(one) for one in _PARAMETERS)))
     return without_options
-
-
-def debug_wanted(typer_context: typer.Context) -> bool:
-    """Whether ``--debug``, or its variable, was given to the program."""
-    return bool(typer_context.find_root().params.get("debug"))
 
 
 def _take_from_root(typer_context: typer.Context, flags: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Durations as Go writes them, which is how users of NATS write them."""
+"""Durations as Go writes them, which is how users of NATS write them; and sizes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 
 import typer
 
-__all__ = ["parse_duration", "parse_wait"]
+__all__ = ["parse_duration", "parse_size", "parse_wait"]
 
 _UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:h|ms|m|s|us|µs|ns)")
+_SIZE = re.compile(r"([0-9]{1,12}) *(?:([KM])i?B?|B)?", re.IGNORECASE)
 
 
 def parse_duration(text: str | float) -> float:
@@ -35,3 +36,14 @@ def parse_wait(text: str | float) -> float:
     if not seconds:
         raise typer.BadParameter("a duration of zero; write how long to wait, such as 5s")
     return seconds
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes, from ``"512"``, ``"16KB"`` or ``"1MiB"``; all units are powers of 1024."""
+    if isinstance(text, int):
+        return text
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise typer.BadParameter(f"{text!r} is no size; write 512, 16KB or 1MB")
+    factor = {"": 1, "K": 1024, "M": 1024 * 1024}[(found[2] or "").upper()]
+    return int(found[1]) * factor

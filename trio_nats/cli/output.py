@@ -21,7 +21,7 @@ _NOT_FOR_JSON = re.compile(r"[\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2
 
 
 def as_text(data: bytes) -> str:
-    """Bytes as UTF-8, with ``\\x..`` for what is not."""
+    """Bytes as UTF-8, with escapes for what is not."""
     return data.decode("utf-8", "backslashreplace")
 
 
@@ -68,10 +68,19 @@ class Output:
             left = left[os.write(self._descriptor, left) :]
 
 
-def message_text(output: Output, msg: Msg, title: str, *, headers_only: bool = False) -> bytes:
+def message_text(
+    output: Output,
+    msg: Msg,
+    title: str,
+    *,
+    with_subject: bool = True,
+    headers_only: bool = False,
+) -> bytes:
     """A message with subject and headers, for people."""
-    subject = f'"{printable(msg.subject)}"'
-    lines = [f"{title} {output.paint(subject, 'subject')}"]
+    lines = [title]
+    if with_subject:
+        subject = f'"{printable(msg.subject)}"'
+        lines[0] += f" on {output.paint(subject, 'subject')}"
     if msg.reply is not None:
         lines[0] += f' with reply "{printable(msg.reply)}"'
     pairs = msg.headers.pairs()
@@ -89,7 +98,7 @@ def _line(text: str) -> str:
 
 
 def message_json(msg: Msg, *, headers_only: bool = False) -> bytes:
-    """A message as one JSON object in a line; ``data_base64`` takes the place of what is no text."""
+    """A message as one JSON object in a line; what is no text is in ``data_base64``."""
     fields: dict[str, object] = {"subject": msg.subject}
     if msg.reply is not None:
         fields["reply"] = msg.reply

@@ -5,23 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TypeAlias
 
-__all__ = ["progress_bar"]
+__all__ = ["Advance", "progress_bar"]
+
+Advance: TypeAlias = Callable[[int], None]
 
 _REFRESH = 0.1
 
 
 @contextmanager
-def progress_bar(
-    total: int, what: str, quiet: bool = False
-) -> Generator[Callable[[], None], None, None]:
-    """Gives what has to be called ``total`` times, once for each step. It costs next to nothing."""
+def progress_bar(total: int, what: str, quiet: bool = False) -> Generator[Advance, None, None]:
+    """Gives what is to be called with the number of steps just done, ``total`` in all."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
     if quiet or total < 2 or not console.is_terminal:
-        yield lambda: None
+        yield lambda steps: None
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -38,14 +39,14 @@ def progress_bar(
     begun = time.perf_counter()
     done, refresh_at = 0, begun + _REFRESH
 
-    def advance() -> None:
+    def advance(steps: int) -> None:
         nonlocal done, refresh_at
-        done += 1
-        # The clock is not asked about every step either.
-        if (done & 255 and done < total) or time.perf_counter() < refresh_at:
+        done += steps
+        now = time.perf_counter()
+        if now < refresh_at:
             return
-        refresh_at = time.perf_counter() + _REFRESH
-        bar.update(task, completed=done, rate=done / (time.perf_counter() - begun))
+        refresh_at = now + _REFRESH
+        bar.update(task, completed=done, rate=done / (now - begun))
         bar.refresh()
 
     with bar:

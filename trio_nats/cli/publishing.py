@@ -67,7 +67,7 @@ def pub(
                 while (one := await bodies.next(nc.server_info.max_payload)) is not None:
                     for number in range(1, count + 1):
                         await publisher.publish(nc, one)
-                        advance()
+                        advance(1)
                         if sleep or by_line:
                             await _flush(nc, happening)
                         if sleep and (number < count or by_line):

@@ -92,7 +92,7 @@ def _choose(
         dump.mkdir(mode=0o700, parents=True, exist_ok=True)
         return partial(_into_file, dump)
     return lambda number, msg: message_text(
-        output, msg, f"[#{number}] Received on", headers_only=headers_only
+        output, msg, f"[#{number}] Received", headers_only=headers_only
     )
 
 

@@ -34,7 +34,7 @@ from trio_nats import (
     NatsError,
 )
 
-__all__ = ["Commands", "Program", "note", "plain_errors", "printable", "run"]
+__all__ = ["Commands", "Program", "debug_wanted", "note", "plain_errors", "printable", "run"]
 
 GRACE = 5.0
 """Seconds that a command may take to finish after the first signal."""
@@ -69,6 +69,11 @@ def note(text: str, *, style: str | None = None) -> None:
 
 
 # --- errors --------------------------------------------------------------------------------------
+
+
+def debug_wanted(typer_context: typer.Context) -> bool:
+    """Whether ``--debug``, or its variable, was given to the program itself."""
+    return bool(typer_context.find_root().params.get("debug"))
 
 
 @contextmanager
