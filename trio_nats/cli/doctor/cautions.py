@@ -166,22 +166,22 @@ def _server(facts: Facts) -> Iterator[Finding]:
 def _permissions(facts: Facts) -> Iterator[Finding]:
     if facts.live.jetstream != "forbidden":
         return
-    said = facts.live.jetstream_text
-    if "subscription" in said.lower():
+    what = facts.live.jetstream_text
+    if what.startswith("subscribe"):
         yield _finding(
             "warning",
             "inbox-forbidden",
-            f'This user may not receive replies, so no request will work: "{said}".',
-            "Have the permission to subscribe to _INBOX.> added, or use a prefix that this user "
-            "may subscribe to:",
+            f"This user is not allowed to {what}. That is where replies arrive, so no request "
+            "will get any.",
+            "Have that permission added, or use a prefix that this user may subscribe to:",
             Call(facts.asked).change(extra=('inbox_prefix="_INBOX_joe"',)),
         )
     else:
         yield _finding(
             "hint",
             "jetstream-forbidden",
-            f'This user may not ask JetStream about itself: "{said}".',
-            "Nothing to do, unless streams are needed: then have the permission to publish to "
+            f"This user is not allowed to {what}, so JetStream could not be asked about.",
+            "That is all right, unless streams are needed: then have the permission to publish to "
             "$JS.API.> added.",
         )
 

@@ -43,22 +43,27 @@ def _untrusted(facts: Facts, call: Call, found: Certificates, leaf: CertificateI
     issuer = (found.chain[-1].issuer or leaf.issuer) or "an authority that is not named"
     given = asked.tls.ca_file is not None or asked.tls.ca_data is not None
     if given:
-        whom = "none of the authorities in your ca_file"
-        more = (
-            " If ca_file is the right one, the server does not send its intermediate "
-            "certificates, which is its fault to mend."
-            if len(found.chain) == 1
-            else ""
+        whom = "no authority in your ca_file"
+        fix = (
+            "Perhaps that file is old, or for other servers. Ask whoever runs this one for the "
+            "certificate of its authority, a .pem file"
         )
+        if len(found.chain) == 1:
+            fix += (
+                ". (If the file is right, it is the server's fault: then it does not send the "
+                "certificates between its own and that authority's)"
+            )
     else:
         whom = "no authority that this machine trusts"
-        more = ""
+        fix = (
+            "Companies often have an authority of their own. Ask whoever runs the server for its "
+            "certificate, a .pem file"
+        )
     return _problem(
         "certificate-untrusted",
         f"The server's certificate was issued by {issuer}, and {whom} vouches for it. So it could "
         "be anybody's.",
-        "Companies often have an authority of their own. Ask whoever runs the server for its "
-        f"certificate, a .pem file, and name that file as ca_file:{more}",
+        f"{fix}. Name it as ca_file:",
         call.change(ca_file="ca.pem"),
     )
 

@@ -197,6 +197,8 @@ class Live:
     text: str = ""
     reason: str = ""
     """OpenSSL's name for a TLS error."""
+    said: str = ""
+    """The server's own words, where it refused something."""
     info: ServerInfo | None = None
     tls_version: str = ""
     """Empty on a plaintext connection."""

@@ -48,7 +48,7 @@ async def connect(server: Server, client: Client, veil: Veil) -> Live:
             reconnect=ReconnectPolicy(max_attempts=0),
             ignore_discovered=True,
         ) as nc:
-            return await _look_around(nc, veil)
+            return await _look_around(nc, client.inbox_prefix, veil)
     except ConnectError as error:
         failed = error.attempts[-1]
         return Live(
@@ -57,6 +57,7 @@ async def connect(server: Server, client: Client, veil: Veil) -> Live:
             kind=type(failed.error).__name__,
             text=veil(failed.error),
             reason=_reason(failed.error),
+            said=veil(getattr(failed.error, "message", "")),
         )
     except (ConfigurationError, CredentialsError) as error:
         phase = "auth" if isinstance(error, CredentialsError) else "options"
@@ -82,7 +83,7 @@ def _reason(error: BaseException | None) -> str:
     return ""
 
 
-async def _look_around(nc: Connection, veil: Veil) -> Live:
+async def _look_around(nc: Connection, inbox_prefix: str, veil: Veil) -> Live:
     tls = nc.tls_info
     live = Live(
         connected=True,
@@ -95,7 +96,7 @@ async def _look_around(nc: Connection, veil: Veil) -> Live:
     try:
         trips = [await nc.rtt(_SECONDS) for _ in range(_PINGS)]
         live = replace(live, round_trips=tuple(trips))
-        jetstream, text = await _jetstream(nc)
+        jetstream, text = await _jetstream(nc, inbox_prefix)
         live = replace(live, jetstream=jetstream, jetstream_text=veil(text))
     except (NatsError, trio.ClosedResourceError) as error:
         live = replace(live, lost=veil(error))
@@ -110,7 +111,7 @@ class _AccountInfo(msgspec.Struct):
     error: _Problem | None = None
 
 
-async def _jetstream(nc: Connection) -> tuple[JetStream, str]:
+async def _jetstream(nc: Connection, inbox_prefix: str) -> tuple[JetStream, str]:
     """Ask for the account's JetStream, as every JetStream client begins."""
     try:
         reply = await nc.request(_JETSTREAM_INFO, timeout=_SECONDS)
@@ -118,7 +119,9 @@ async def _jetstream(nc: Connection) -> tuple[JetStream, str]:
     except NoRespondersError:
         return "off", ""
     except PermissionsViolationError as error:
-        return "forbidden", error.message
+        if error.operation == "subscription":
+            return "forbidden", f"subscribe to {inbox_prefix}.>"
+        return "forbidden", f"publish to {error.subject}"
     except RequestTimeoutError as error:
         return "unknown", str(error)
     except (msgspec.DecodeError, UnicodeDecodeError):

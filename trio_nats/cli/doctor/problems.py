@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterator
 
+from ..._transport.tls_errors import client_certificate_fault
 from ...options import TLSMode
 from ...servers import Scheme
 from .certificate_problems import certificate_problems
 from .facts import Facts
 from .finding import Finding
+from .modes import OLD_TLS, version_is_too_old
 from .wording import Call, listing, url_with
 
 __all__ = ["problems"]
 
-_OLD_TLS = ("SSLv3", "TLSv1", "TLSv1.1")
 _REFUSED = "refused"
 
 
@@ -51,6 +51,7 @@ def _contradiction(facts: Facts, call: Call) -> Iterator[Finding]:
             "Decide for one of them. To connect encrypted, leave the mode out:",
             call.change(drop=("mode",)),
         )
+        yield from _and_then(facts, call)
     else:
         yield _problem(
             "contradiction",
@@ -194,16 +195,16 @@ def _handshake(facts: Facts, call: Call) -> Iterator[Finding]:
 
 
 def _version(facts: Facts, call: Call) -> Iterator[Finding]:
-    asked, look = facts.asked, facts.look
+    look = facts.look
     assert look is not None
-    if look.version in _OLD_TLS:
+    if look.version in OLD_TLS:
         yield _problem(
             "old-tls",
             f"The server speaks {look.version} at best, which has been broken for years. "
             "TLSv1.2 is the least that this client speaks.",
             "Update the server, or whatever ends TLS in front of it.",
         )
-    elif look.version == "TLSv1.2" and asked.tls.minimum_version > ssl.TLSVersion.TLSv1_2:
+    elif version_is_too_old(facts):
         yield _problem(
             "tls-version",
             "Your options demand TLSv1.3, and the server speaks TLSv1.2 at best.",
@@ -277,9 +278,10 @@ def _client_certificate(facts: Facts, call: Call) -> Iterator[Finding]:
             call.change(cert_file="client.pem", key_file="client.key"),
         )
         return
+    why = client_certificate_fault(facts.live.reason) or "it does not say why"
     yield _problem(
         "client-certificate-refused",
-        f"The server did not accept your client certificate: {facts.live.text}.",
+        f"The server does not accept your client certificate: {why}.",
         "Check that it has not expired, that it was issued by an authority that this server "
         "accepts, and that cert_file holds its intermediate certificates too.",
     )
@@ -317,7 +319,7 @@ def _login_refused(facts: Facts, call: Call) -> Iterator[Finding]:
         return
     yield _problem(
         "login-refused",
-        f"The server refused the {login.method}{who}: {facts.live.text}.",
+        f'The server refused the {login.method}{who}: "{facts.live.said}".',
         "Check them, and that they are for this server: other servers have other users. If the "
         "server's configuration was changed, it may have to be reloaded.",
     )
@@ -343,7 +345,7 @@ def _secret_in_plaintext(facts: Facts, call: Call) -> Iterator[Finding]:
 
 
 def _server_said(facts: Facts, call: Call) -> Iterator[Finding]:
-    lowered = facts.live.text.lower()
+    lowered = facts.live.said.lower()
     for kind in ("route", "leaf", "gateway"):
         if "attempted to connect to" in lowered and kind in lowered:
             yield _problem(
@@ -356,7 +358,7 @@ def _server_said(facts: Facts, call: Call) -> Iterator[Finding]:
             return
     yield _problem(
         "turned-away",
-        f"The server turned the client away: {facts.live.text}.",
+        f'The server turned the client away: "{facts.live.said}".',
         "Ask whoever runs the server; its log says more.",
     )
 

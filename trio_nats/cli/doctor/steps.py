@@ -12,6 +12,7 @@ from ...options import TLSMode
 from ...server_info import ServerInfo
 from .cautions import outcome, stays_here
 from .facts import Facts
+from .modes import reason
 from .wording import duration, ends, ends_soon, given_material, listing, size
 
 __all__ = ["Status", "Step", "walk"]
@@ -84,7 +85,7 @@ def _greeting(facts: Facts) -> Step:
             return Step(
                 key, title, "ok", "A NATS server, behind an upgrade from HTTP to WebSocket."
             )
-        return Step(key, title, "failed", f"{_capital(_own_text(facts))}.")
+        return Step(key, title, "failed", f"{_capital(_own_reason(facts))}.")
     inside = look is not None and look.info_inside is not None
     took = duration(greeting.seconds)
     match greeting.kind:
@@ -131,7 +132,8 @@ def _offer(facts: Facts) -> Step:
         + (f", domain {info.domain}" if info.domain else ""),
     ]
     if info.cluster:
-        others = f", {len(info.connect_urls)} addresses known" if info.connect_urls else ""
+        count = len(info.connect_urls or ())
+        others = f", {count} address{'es' if count > 1 else ''} known" if count else ""
         details.append(f"cluster: {info.cluster}{others}")
     status: Status = "ok"
     if info.ldm:
@@ -165,7 +167,9 @@ def _mode(facts: Facts) -> Step:
     key, title = "mode", "TLS mode"
     asked = facts.asked
     if asked.contradiction:
-        return Step(key, title, "failed", f"{asked.contradiction}.")
+        return Step(key, title, "failed", f"{_capital(asked.contradiction)}.")
+    if facts.live.kind == "TLSConfigurationError":
+        return Step(key, title, "failed", f"{_capital(facts.live.text)}.")
     mode, acts_as = asked.tls.mode, asked.acts_as
     if asked.scheme in ("ws", "wss"):
         what = "encrypted" if asked.scheme == "wss" else "not encrypted"
@@ -203,11 +207,13 @@ def _encryption(facts: Facts) -> Step:
             return Step(key, title, "warning", "None: others on the way can read everything.")
         case "unknown":
             return _not_reached(key, title)
+        case _ if live.kind == "TLSConfigurationError":
+            return _not_reached(key, title)
         case _ if _handshake_worked(facts) and look is not None:
             text = f"{look.version} with {look.cipher} is possible."
             return Step(key, title, "ok", text)
         case _:
-            return Step(key, title, "failed", f"{_capital(_own_text(facts))}.")
+            return Step(key, title, "failed", f"{_capital(_own_reason(facts))}.")
 
 
 def _tried(facts: Facts) -> bool:
@@ -226,9 +232,9 @@ def _own_kind(facts: Facts) -> str:
     return own[0].kind if own else ""
 
 
-def _own_text(facts: Facts) -> str:
+def _own_reason(facts: Facts) -> str:
     own = [trial for trial in facts.trials if trial.mode is facts.asked.tls.mode]
-    return (own[0].text if own else facts.live.text).removesuffix(".")
+    return reason(own[0], facts) if own else facts.live.text.removesuffix(".")
 
 
 def _capital(text: str) -> str:
@@ -240,15 +246,15 @@ def _certificate(facts: Facts) -> Step:
     found = facts.certificates
     if outcome(facts) == "plaintext" or facts.asked.acts_as is TLSMode.DISABLE:
         return _not_reached(key, title, "Not looked at: without encryption it says nothing.")
-    if found is None or not found.chain:
+    if found is None or not found.chain or found.trust == "unknown":
         return _not_reached(key, title)
     details = tuple(_certificate_words(one, facts) for one in found.chain)
     leaf = found.chain[0]
     names = listing(list(leaf.subject_alt_names))
     name = facts.asked.name
     if facts.asked.tls.insecure_skip_verify:
-        verdict = "It would be accepted." if found.trust == "ok" else "It would not be accepted."
-        text = f"Anything is accepted (insecure_skip_verify). If it were checked: {verdict}"
+        would = "would" if found.trust == "ok" else "would not"
+        text = f"Not checked (insecure_skip_verify). If it were, it {would} be accepted."
         return Step(key, title, "warning", text, details)
     match found.trust:
         case "ok":
@@ -287,7 +293,9 @@ def _certificate_words(certificate: CertificateInfo, facts: Facts) -> str:
         words += ", self-signed"
     else:
         words += f", by {certificate.issuer}"
-    if certificate.not_after is not None:
+    if certificate.not_before is not None and certificate.not_before > facts.examined_at:
+        words += f", valid from {certificate.not_before:%Y-%m-%d} on"
+    elif certificate.not_after is not None:
         words += f", {ends(certificate.not_after, facts.examined_at)}"
     return words
 
@@ -351,7 +359,9 @@ def _login(facts: Facts) -> Step:
             return Step(key, title, "failed", f"The server refused the {who}.", about)
         case "PlaintextAuthError":
             return Step(key, title, "failed", f"{_capital(who)} not sent: no encryption.", about)
-        case "CredentialsError" | "ServerReportedError" | "ServerClosedError" if info is not None:
+        case "ServerReportedError":
+            return Step(key, title, "failed", f'The server answered "{live.said}".', about)
+        case "CredentialsError" | "ServerClosedError" if info is not None:
             return Step(key, title, "failed", f"{_capital(live.text)}.", about)
         case _:
             words = "Not reached. "
@@ -381,7 +391,8 @@ def _jetstream(facts: Facts) -> Step:
             text = f"No{why}. Streams, key-value and object stores do not work here."
             return Step(key, title, "ok", text)
         case "forbidden":
-            return Step(key, title, "warning", f"Unknown: {live.jetstream_text}.")
+            text = f"Unknown: this user is not allowed to {live.jetstream_text}."
+            return Step(key, title, "warning", text)
         case _:
             return Step(key, title, "warning", f"Unknown: {live.jetstream_text or 'not asked'}.")
 
@@ -396,6 +407,13 @@ def _path(facts: Facts) -> Step:
             "knows of none. Between the two others may listen."
         )
         return Step(key, title, "ok", text)
+    look = facts.look
+    if info.offers_tls and look is not None and not look.version:
+        text = (
+            "The server offers TLS, but it cannot be reached with it: perhaps something in between "
+            "passes plaintext only."
+        )
+        return Step(key, title, "warning", text)
     ours = {dial.local for dial in facts.dials if dial.local}
     theirs = info.client_ip
     if theirs and ours and theirs not in ours:
