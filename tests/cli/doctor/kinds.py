@@ -30,7 +30,7 @@ MINE = replace(TRUST, cert_file=CERTS.client.cert_file, key_file=CERTS.client.ke
 PASSWORD = "correct-horse-battery"
 TOKEN = "t0ken-of-great-value"
 
-SILENCE = 1.0
+SILENCE = 1.5
 """Seconds to wait for servers that will not say anything."""
 
 
@@ -195,7 +195,7 @@ KINDS: dict[str, Kind] = {
     "allow_non_tls": Kind(nats(tls=tls_block(allow_non_tls=True)), client(TRUST), connects=True),
     "verify": Kind(nats("tls", tls=tls_block(verify=True)), client(MINE), connects=True),
     "first": Kind(nats(tls=tls_block(handshake_first=True)), silent(TRUST), connects=True),
-    "first_auto": Kind(nats(tls=tls_block(handshake_first="300ms")), client(TRUST), connects=True),
+    "first_auto": Kind(nats(tls=tls_block(handshake_first="1s")), client(TRUST), connects=True),
     "tls_proxy": Kind(behind_tls_proxy, silent(TRUST), connects=True),
     "plain_proxy": Kind(tls_that_cannot_finish, client()),
     "ws": Kind(other_port("ws_url", "ws", websocket=ServerWebSocket()), client(), connects=True),

@@ -7,33 +7,69 @@ read what has changed.
 
 from __future__ import annotations
 
-import io
 import os
+import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
-from rich.console import Console
 
-from tests.cli.doctor.kinds import KINDS, Kind
+import trio_nats
+from tests.cli.doctor.kinds import CERTS, KINDS, PASSWORD, Kind, self_signed
+from tests.cli.doctor.printing import printed
 from tests.cli.doctor.stable import stable
+from trio_nats.cli.doctor.advice import advise
 from trio_nats.cli.doctor.examine import examine_all
 from trio_nats.cli.doctor.facts import Facts
-from trio_nats.cli.doctor.render import report
 
+# Kinds whose server can be connected to if the last line of code in the advice is taken, with real
+# files in the places of those that it invents.
+CURED = [
+    "nats_port",
+    "ws_port",
+    "plain_proxy",
+    "require_none",
+    "implicit_none",
+    "implicit_tls",
+    "disable_tls",
+    "disable_first",
+    "prefer_first",
+    "prefer_tls_proxy",
+    "contradiction",
+    "untrusted",
+    "untrusted_other_ca",
+    "self_signed",
+    "wrong_name",
+    "wrong_name_untrusted",
+    "tls_1_2",
+    "skip_verify",
+    "certificate_missing",
+    "no_replies",
+]
+REAL_FILES = {
+    "ca.pem": CERTS.ca_file,
+    "client.pem": CERTS.client.cert_file,
+    "client.key": CERTS.client.key_file,
+    "server.pem": self_signed().cert_file,
+}
 EXPECTED = Path(__file__).parent / "expected"
 AT_ONCE = 8
 """Some of them are silent for seconds, so they are examined side by side."""
 
 
-async def _examine_everything() -> dict[str, Facts]:
-    found: dict[str, Facts] = {}
+async def _examine_everything() -> dict[str, Facts | str]:
+    """The facts about each kind, and, as ``cured NAME``, what became of taking the advice."""
+    found: dict[str, Facts | str] = {}
     limit = trio.CapacityLimiter(AT_ONCE)
 
     async def one(name: str, kind: Kind) -> None:
         async with limit, kind.serve() as url:
             with trio.fail_after(60):
-                (found[name],) = await examine_all(url, kind.client)
+                (facts,) = await examine_all(url, kind.client)
+                found[name] = facts
+                if name in CURED:
+                    found[f"cured {name}"] = await _take_advice(facts)
 
     async with trio.open_nursery() as nursery:
         for name, kind in KINDS.items():
@@ -42,19 +78,12 @@ async def _examine_everything() -> dict[str, Facts]:
 
 
 @pytest.fixture(scope="module")
-def examined() -> dict[str, Facts]:
+def examined() -> dict[str, Any]:
     return trio.run(_examine_everything)
 
 
-def printed(facts: Facts, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    report(console, [facts])
-    text = console.file.getvalue()
-    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-
-
 @pytest.mark.parametrize("name", KINDS)
-def test_report(examined: dict[str, Facts], name: str) -> None:
+def test_report(examined: dict[str, Any], name: str) -> None:
     text = printed(stable(examined[name]))
     file = EXPECTED / f"{name}.txt"
     if os.environ.get("UPDATE_EXPECTED"):
@@ -63,8 +92,31 @@ def test_report(examined: dict[str, Facts], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_verdict(examined: dict[str, Facts], name: str) -> None:
+def test_verdict(examined: dict[str, Any], name: str) -> None:
     assert examined[name].live.connected is KINDS[name].connects
+
+
+async def _take_advice(facts: Facts) -> str:
+    """Do what the last finding says."""
+    line = advise(facts)[-1].line
+    for invented, real in REAL_FILES.items():
+        line = line.replace(f'"{invented}"', repr(str(real)))
+    if facts.asked.login.user:
+        line = (
+            line.removesuffix(")")
+            + f", auth=UserPassword({facts.asked.login.user!r}, {PASSWORD!r}))"
+        )
+    try:
+        async with eval(line, vars(trio_nats) | {"ssl": ssl}) as nc:
+            await nc.flush()
+    except trio_nats.NatsError as error:
+        return f"{line}: {error}"
+    return "connects"
+
+
+@pytest.mark.parametrize("name", CURED)
+def test_the_advice_is_good(examined: dict[str, Any], name: str) -> None:
+    assert examined[f"cured {name}"] == "connects"
 
 
 def test_no_report_is_left_over() -> None:

@@ -45,11 +45,6 @@ def stays_here(facts: Facts) -> bool:
     return bool(reached) and all(map(is_loopback, reached))
 
 
-def _offers_tls(facts: Facts) -> bool:
-    info = facts.info
-    return facts.speaks_tls or (info is not None and info.offers_tls)
-
-
 def _plaintext(facts: Facts) -> Iterator[Finding]:
     if outcome(facts) != "plaintext" or stays_here(facts):
         return

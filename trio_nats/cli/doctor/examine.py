@@ -154,8 +154,8 @@ class _Examination:
 
     async def _listen(self) -> None:
         # A WebSocket server waits for a request. One that is none after all speaks at once.
-        seconds = QUICK if self._server.is_websocket else self._seconds
-        greeting = await greet(self._server, seconds)
+        patience = QUICK if self._server.is_websocket else self._seconds
+        greeting = await greet(self._server, self._seconds, patience)
         if greeting is not None:
             info = None if greeting.info is None else self._veil.info(greeting.info)
             self._greeting = replace(greeting, info=info, text=self._veil(greeting.text))

@@ -102,8 +102,11 @@ class _FirstWords(trio.abc.ReceiveStream):
         await self._stream.aclose()
 
 
-async def greet(server: Server, seconds: float) -> Greeting | None:
-    """Say nothing, and hear what comes. ``None`` if there was no connection to say it on."""
+async def greet(server: Server, seconds: float, patience: float) -> Greeting | None:
+    """Say nothing, and hear what comes within ``patience``.
+
+    ``None`` if there was no connection to say it on within ``seconds``.
+    """
     try:
         with trio.fail_after(seconds):
             raw = await dial(server)
@@ -113,7 +116,7 @@ async def greet(server: Server, seconds: float) -> Greeting | None:
     stream = _FirstWords(raw)
     greeting = None
     try:
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(patience):
             greeting = await _hear(stream, began)
     finally:
         await trio.aclose_forcefully(raw)

@@ -1,0 +1,158 @@
+"""What an examination does to the servers it looks at, and to itself when it is cancelled."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import replace
+
+import pytest
+import trio
+
+from tests.cli.doctor.kinds import MINE, PASSWORD
+from tests.support.certs import Certificate, certificates, server_context
+from tests.support.leaks import no_leaks
+from tests.support.peer import Peer, Script, ScriptedServer
+from tests.support.scripts import stall_at_once, tls_first
+from trio_nats import ConfigurationError, TLSMode, TLSOptions, UserPassword
+from trio_nats.cli.doctor.client import Client
+from trio_nats.cli.doctor.examine import examine_all
+from trio_nats.cli.doctor.probes import read_answer
+from trio_nats.testing import NatsServer
+
+CERTS = certificates()
+JOE = UserPassword("joe", PASSWORD)
+
+
+def asking(certificate: Certificate) -> ssl.SSLContext:
+    """Asks for a client certificate without insisting."""
+    context = server_context(certificate, client_ca_file=CERTS.ca_file)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+async def visits(
+    client: Client, certificate: Certificate | None = None, **info: bool
+) -> list[tuple[bool, bytes]]:
+    """Each visit of an examination: whether our certificate was shown, and all that was said."""
+    shown: dict[Peer, bool] = {}
+
+    async def script(peer: Peer) -> None:
+        await peer.send_info(tls_available=certificate is not None, **info)
+        if certificate is not None and (await peer.peek())[:1] == b"\x16":
+            await peer.start_tls(asking(certificate))
+            assert peer.tls is not None
+            shown[peer] = peer.tls.getpeercert(True) is not None
+        await peer.accept_connect()
+        await peer.hang_up()
+
+    async with ScriptedServer(_tolerant(script)) as server:
+        await examine_all(f"nats://localhost:{server.port}", client)
+        for peer in server.peers:
+            with trio.fail_after(10):
+                await peer.finished.wait()
+        return [
+            (shown.get(peer, False), bytes(peer.plain_bytes + peer.raw_bytes))
+            for peer in server.peers
+        ]
+
+
+def _tolerant(script: Script) -> Script:
+    """A script that a client which wants something else does not follow."""
+
+    async def tolerating(peer: Peer) -> None:
+        try:
+            await script(peer)
+        except AssertionError:
+            await peer.hang_up()
+
+    return tolerating
+
+
+async def test_our_certificate_is_shown_to_whom_it_would_be_shown() -> None:
+    seen = await visits(Client(tls=MINE), CERTS.server)
+    # The real connection, and the modes that end up encrypted.
+    assert sum(shown for shown, _ in seen) == 3
+
+
+async def test_our_certificate_is_not_shown_to_strangers() -> None:
+    seen = await visits(Client(tls=MINE), CERTS.server_other_ca)
+    assert sum(shown for shown, _ in seen) == 0
+
+
+async def test_our_certificate_is_not_shown_when_tls_is_off() -> None:
+    """The other modes are tried, but what the user would not show is not shown for that."""
+    tls = replace(MINE, mode=TLSMode.DISABLE)
+    seen = await visits(Client(tls=tls), CERTS.server)
+    assert sum(shown for shown, _ in seen) == 0
+
+
+async def test_credentials_go_out_once() -> None:
+    """In the connection that decides, and in no other, whatever mode the others have."""
+    client = Client(tls=TLSOptions(mode=TLSMode.DISABLE), auth=JOE)
+    seen = await visits(client, CERTS.server, auth_required=True)
+    assert sum(PASSWORD.encode() in said for _, said in seen) == 1
+
+
+async def test_credentials_are_not_sent_in_plaintext_where_tls_is_required() -> None:
+    client = Client(tls=TLSOptions(ca_file=CERTS.ca_file), auth=JOE)
+    seen = await visits(client, auth_required=True)
+    assert not any(b"CONNECT" in said for _, said in seen)
+
+
+async def test_credentials_in_a_first_url_are_for_all() -> None:
+    async with NatsServer(user="joe", password=PASSWORD) as server:
+        urls = f"nats://joe:{PASSWORD}@localhost:{server.port},nats://127.0.0.1:{server.port}"
+        first, second = await examine_all(urls, Client())
+    assert first.live.connected
+    assert second.live.connected
+    assert second.asked.login.user == "joe"
+
+
+async def test_an_address_that_is_none() -> None:
+    with pytest.raises(ConfigurationError):
+        await examine_all("http://localhost", Client())
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("kind", ["first", "silent"])
+async def test_cancelled_it_leaves_nothing(kind: str, seconds: float) -> None:
+    script = stall_at_once() if kind == "silent" else tls_first(server_context(CERTS.server))
+    async with ScriptedServer(script) as server:
+        async with no_leaks():
+            with trio.move_on_after(seconds) as scope:
+                await examine_all(f"nats://localhost:{server.port}", Client())
+            assert scope.cancelled_caught
+            with trio.fail_after(10):
+                for peer in server.peers:
+                    await peer.finished.wait()
+
+
+@pytest.mark.parametrize("password", ["pass:word/@?#%", "ünïcode", " "])
+async def test_odd_passwords_survive(password: str) -> None:
+    from urllib.parse import quote
+
+    async with NatsServer(user="joe", password=password) as server:
+        url = f"nats://joe:{quote(password, safe='')}@localhost:{server.port}"
+        (facts,) = await examine_all(url, Client())
+    assert facts.live.connected
+
+
+# --- HTTP ----------------------------------------------------------------------------------------
+
+
+def test_answers_that_are_not_http() -> None:
+    assert read_answer(b"", over_tls=False) is None
+    assert read_answer(b"SSH-2.0", over_tls=False) is None
+
+
+def test_answers_in_http() -> None:
+    answer = read_answer(b"HTTP/1.1 101 Switching\r\n\r\n\x82\x7eINFO {", over_tls=True)
+    assert answer is not None
+    assert answer.is_nats
+    assert answer.over_tls
+    answer = read_answer(b"HTTP/1.1 200 OK\r\n\r\nINFO {", over_tls=False)
+    assert answer is not None
+    assert not answer.is_nats
+    answer = read_answer(b"HTTP/1.1 " + b"9" * 500, over_tls=False)
+    assert answer is not None
+    assert len(answer.status) == 80
