@@ -30,6 +30,7 @@ from trio_nats import (
     Auth,
     ConfigurationError,
     Connection,
+    ConnectionState,
     Context,
     TLSMode,
     TLSOptions,
@@ -48,6 +49,7 @@ __all__ = [
     "OpenArguments",
     "connected",
     "connects",
+    "leave_if_lost",
     "named_context",
     "root_connects",
 ]
@@ -108,6 +110,13 @@ async def connected(
     async with open_nats(**arguments) as nc:
         await program.nursery.start(_report, nc)
         yield nc
+
+
+async def leave_if_lost(program: Program, nc: Connection) -> None:
+    """After a signal: end now if there is no server to finish with, for that may take for ever."""
+    if program.signal is not None and nc.state is not ConnectionState.OPEN:
+        program.body.cancel()
+        await trio.lowlevel.checkpoint()
 
 
 async def _report(

@@ -10,7 +10,7 @@ import typer
 
 from trio_nats import Connection, events
 
-from .connecting import ConnectionOptions, connected, connects
+from .connecting import ConnectionOptions, connected, connects, leave_if_lost
 from .durations import parse_duration
 from .payloads import (
     Bodies,
@@ -72,6 +72,7 @@ def pub(
                             await _flush(nc, happening)
                         if sleep and (number < count or by_line):
                             await trio.sleep(sleep)
+            await leave_if_lost(program, nc)
             await _flush(nc, happening)
         if not quiet:
             note(publisher.summary())

@@ -12,9 +12,9 @@ from typing import Annotated, TypeAlias
 import trio
 import typer
 
-from trio_nats import ConfigurationError, Msg, Subscription
+from trio_nats import ConfigurationError, Connection, Msg, Subscription
 
-from .connecting import ConnectionOptions, connected, connects
+from .connecting import ConnectionOptions, connected, connects, leave_if_lost
 from .durations import parse_wait
 from .output import Output, message_json, message_text
 from .running import Program, note, printable, run
@@ -60,7 +60,7 @@ def sub(
             await nc.flush()
             listed = ", ".join(f'"{subject}"' for subject in subjects)
             note(f"Subscribed to {listed}" + (f' in group "{queue}"' if queue else ""))
-            await viewer.run(program)
+            await viewer.run(program, nc)
 
     run(main, debug=options.debug)
 
@@ -115,7 +115,7 @@ class _Viewer:
         self._enough = trio.Event()
         self._turn = trio.Lock()
 
-    async def run(self, program: Program) -> None:
+    async def run(self, program: Program, nc: Connection) -> None:
         """Until a signal, the count, or the silence that ends it."""
         self._patience.deadline = trio.current_time() + self._idle
         async with trio.open_nursery() as viewers:
@@ -125,6 +125,7 @@ class _Viewer:
                 await self._enough.wait()
             if self._enough.is_set():
                 viewers.cancel_scope.cancel()
+            await leave_if_lost(program, nc)
             # The viewers go on until they have shown what has arrived, and so end.
             for subscription in self.subscriptions:
                 await subscription.drain()

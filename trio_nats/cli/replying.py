@@ -13,9 +13,9 @@ from typing import Annotated, TypeAlias
 import trio
 import typer
 
-from trio_nats import ConfigurationError, HeadersLike, Msg, NatsError, Subscription
+from trio_nats import ConfigurationError, Connection, HeadersLike, Msg, NatsError, Subscription
 
-from .connecting import ConnectionOptions, connected, connects
+from .connecting import ConnectionOptions, connected, connects, leave_if_lost
 from .output import Output, message_text
 from .payloads import HeaderOption, TemplatesOption
 from .running import Program, note, run
@@ -68,7 +68,7 @@ def reply(
             note(f'Listening on "{subject}" in group "{queue}"')
             number = 0
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_drain_when_stopped, program, requests)
+                nursery.start_soon(_drain_when_stopped, program, nc, requests)
                 async for msg in requests:
                     number += 1
                     await output.write(message_text(output, msg, f"[#{number}] Received"))
@@ -84,9 +84,10 @@ def reply(
     run(main, debug=options.debug)
 
 
-async def _drain_when_stopped(program: Program, requests: Subscription) -> None:
+async def _drain_when_stopped(program: Program, nc: Connection, requests: Subscription) -> None:
     with program.until_stopped():
         await trio.sleep_forever()
+    await leave_if_lost(program, nc)
     await requests.drain()
 
 

@@ -128,9 +128,11 @@ def _print_table(measured: list[_Target]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("server", "address", title="Round trips, in milliseconds")
+    table = Table(title="Round trips, in milliseconds")
+    for column in ("server", "address"):
+        table.add_column(column, overflow="fold")
     for column in ("connect", "min", "median", "max"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for one in measured:
         trips = one.trips or [0.0]
         times = [one.connect, min(trips), median(trips), max(trips)]

@@ -1,0 +1,20 @@
+"""A real server for tests of commands, which have a Trio of their own and so are not async."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.helpers import running
+
+
+@pytest.fixture(scope="session")
+def url() -> Iterator[str]:
+    """Of a server that runs for all of them: ``trio-nats server`` itself."""
+    with running("server", "--port", 0) as server:
+        server.said("Ctrl-C ends it")
+        yield server.output.strip()
+        server.kill(signal.SIGTERM)
+        assert server.finish() == 128 + signal.SIGTERM
