@@ -22,6 +22,8 @@ from wsproto.events import (
 )
 from wsproto.extensions import PerMessageDeflate
 
+from tests.support.background import PeerGone
+
 __all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "PONG", "TEXT", "WebSocketEnd"]
 __all__ += ["accept_key", "close_frame", "frame", "take_frames", "upgrade_response"]
 
@@ -55,7 +57,8 @@ class WebSocketEnd(trio.abc.Stream):
                 self.request = event
             if self.request is None:
                 data = await self._stream.receive_some()
-                assert data, "the client closed the connection instead of asking for an upgrade"
+                if not data:
+                    raise PeerGone("end of stream instead of an upgrade request")
                 self._connection.receive_data(bytes(data))
         extensions = [] if self._deflate is None else [self._deflate]
         await self._stream.send_all(self._connection.send(AcceptConnection(extensions=extensions)))

@@ -81,7 +81,10 @@ class Pool:
         They get the scheme in use with the server that named them, and where they are bare
         addresses, that server's name is what their certificates must be for.
         """
-        urls = info.ws_connect_urls if named_by.is_websocket else info.connect_urls
+        urls = info.connect_urls
+        if named_by.is_websocket and info.ws_connect_urls is not None:
+            # nats-server itself names them as connect_urls to those who came by WebSocket.
+            urls = info.ws_connect_urls
         if urls is None:
             return []
         named = dict(self._parsed(urls, named_by, scheme))
