@@ -11,6 +11,7 @@ import struct
 import sys
 import termios
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +136,21 @@ KEYS = {
         "sha256",
     },
     "servers.login": {"method", "source", "user", "account", "expires", "replayable", "error"},
+    "servers.connection": {
+        "connected",
+        "phase",
+        "error",
+        "text",
+        "said",
+        "tls_version",
+        "cipher",
+        "verified_name",
+        "client_certificate_expires",
+        "round_trips",
+        "jetstream",
+        "jetstream_text",
+        "lost",
+    },
     "servers.modes.AUTO": {"acts_as", "outcome", "error", "text"},
 }
 
@@ -155,6 +171,12 @@ async def test_json() -> None:
     assert server["info"]["tls_verify"] is True
     assert server["tls"]["asks_for_certificate"] is True
     assert server["connection"]["error"] == "ClientCertificateError"
+
+
+def test_every_key_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text("utf-8")
+    documented = set(re.findall(r"`([\w-]+)`", page))
+    assert set().union(*KEYS.values()) <= documented
 
 
 def _at(document: Any, path: str) -> Mapping[str, Any]:

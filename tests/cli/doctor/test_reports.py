@@ -119,5 +119,13 @@ def test_the_advice_is_good(examined: dict[str, Any], name: str) -> None:
     assert examined[f"cured {name}"] == "connects"
 
 
+def test_the_samples_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text("utf-8")
+    samples = page.split("```text\n")[1:]
+    assert len(samples) == 2
+    for sample, name in zip(samples, ("prefer_first", "verify"), strict=True):
+        assert sample.partition("```")[0] == (EXPECTED / f"{name}.txt").read_text("utf-8")
+
+
 def test_no_report_is_left_over() -> None:
     assert {file.stem for file in EXPECTED.glob("*.txt")} == set(KINDS)

@@ -122,6 +122,7 @@ def _live(live: Live) -> dict[str, object]:
         "phase": live.phase,
         "error": live.kind,
         "text": live.text,
+        "said": live.said,
         "tls_version": live.tls_version,
         "cipher": live.cipher,
         "verified_name": live.verified_name,
