@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,6 +67,17 @@ async def test_nothing_is_said_about_us(kind: str, mode: TLSMode) -> None:
             await peer.finished.wait()
     for word in (b"CONNECT", b"joe", PASSWORD.encode()):
         assert word not in peer.raw_bytes
+
+
+async def test_nobody_is_asked_for_credentials() -> None:
+    def never(server: object) -> None:
+        raise AssertionError("asked for credentials that are not to be sent")
+
+    async with NatsServer() as server:
+        asking = replace(settings(TLSOptions()), auth=never)
+        seen = await knock(parse_server(f"nats://localhost:{server.port}"), asking)
+    assert seen.error is None
+    assert seen.info is not None
 
 
 def verifying() -> NatsServer:

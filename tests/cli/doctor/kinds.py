@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.certs import Certificate, certificates, server_context
-from tests.support.jwts import Operator
+from tests.support.jwts import Key, Operator
 from tests.support.peer import Peer, ScriptedServer
 from tests.support.proxies import PlainProxy, TLSTerminatingProxy
 from tests.support.scripts import HTTP_ANSWER, close_at_once, says, stall_at_once, tls_available
-from trio_nats import Credentials, TLSMode, TLSOptions, UserPassword
+from trio_nats import JWT, Credentials, NKey, TLSMode, TLSOptions, UserPassword
 from trio_nats.cli.doctor.client import Client
 from trio_nats.testing import NatsServer, ServerCluster, ServerTLS, ServerWebSocket
 
@@ -168,6 +168,11 @@ def creds_file() -> Path:
     return path
 
 
+def expired_jwt() -> JWT:
+    user = operator().user("joe", expires=1_000_000_000)
+    return JWT(user.jwt, seed=user.seed)
+
+
 USER = {"user": "joe", "password": PASSWORD}
 NO_REPLIES = (
     f"authorization {{ users [{{ user: joe, password: {PASSWORD}, "
@@ -265,6 +270,17 @@ KINDS: dict[str, Kind] = {
         ),
     ),
     "certificate_unused": Kind(nats("tls", tls=tls_block()), client(MINE), connects=True),
+    "first_verify": Kind(
+        nats("tls", tls=tls_block(verify=True, handshake_first=True)), silent(MINE), connects=True
+    ),
+    "first_verify_missing": Kind(
+        nats(tls=tls_block(verify=True, handshake_first=True)),
+        silent(mode(TLSMode.PREFER, TRUST)),
+    ),
+    "wss_verify": Kind(
+        other_port("ws_url", "wss", websocket=ServerWebSocket(tls=tls_block(verify=True))),
+        client(TRUST),
+    ),
     # logging in
     "login": Kind(nats(jetstream=True, name="kitchen", **USER), client(auth=JOE), connects=True),
     "login_missing": Kind(nats(**USER), client()),
@@ -272,6 +288,9 @@ KINDS: dict[str, Kind] = {
     "login_url": Kind(nats(userinfo=f"{TOKEN}@", token=TOKEN), client(), connects=True),
     "login_needless": Kind(nats(), client(auth=JOE), connects=True),
     "no_replies": Kind(nats(config=NO_REPLIES), client(auth=JOE), connects=True),
+    "jwt_expired": Kind(nats(config=operator().config), client(auth=expired_jwt())),
+    "nkey_unknown": Kind(nats(**USER), client(auth=NKey(seed=Key("user").seed))),
+    "creds_missing": Kind(closed_port, client(auth=Credentials(file=CERTS.missing_file))),
     "creds": Kind(
         nats(config=operator().config), client(auth=Credentials(file=creds_file())), connects=True
     ),

@@ -21,7 +21,6 @@ from tests.cli.doctor.kinds import CERTS, KINDS, PASSWORD, USER, creds_file, ope
 from tests.cli.doctor.printing import printed
 from tests.support.jwts import Key
 from tests.support.peer import Peer, ScriptedServer
-from tests.support.scripts import no_tls
 from trio_nats import JWT, Credentials, NKey, TLSOptions, Token, UserPassword
 from trio_nats.cli.doctor.as_json import as_json
 from trio_nats.cli.doctor.client import Client
@@ -283,7 +282,12 @@ def _check(facts: Facts, secrets: list[str]) -> None:
 
 
 async def test_what_a_server_says_does_not_drive_the_terminal() -> None:
-    script = no_tls(server_name="\x1b[2J[red]name[/red]\u202e", version="9\x07")
+    async def script(peer: Peer) -> None:
+        await peer.send_info(server_name="\x1b[2J[red]name[/red]\u202e", version="9\x07")
+        if (await peer.peek()).startswith(b"C"):
+            await peer.accept_connect()
+        await peer.hang_up()
+
     async with ScriptedServer(script) as server:
         (facts,) = await examine_all(f"nats://localhost:{server.port}", Client())
     shown = printed(facts)

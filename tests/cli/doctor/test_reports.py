@@ -45,6 +45,8 @@ CURED = [
     "tls_1_2",
     "skip_verify",
     "certificate_missing",
+    "first_verify_missing",
+    "wss_verify",
     "no_replies",
 ]
 REAL_FILES = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..._transport.tls_info import CertificateInfo
 from ...servers import is_ip_address
 from .facts import Certificates, Facts
-from .finding import Finding
+from .finding import Finding, problem
 from .wording import Call, ends, listing
 
 __all__ = ["certificate_problems"]
@@ -24,7 +24,7 @@ def certificate_problems(facts: Facts, call: Call) -> Iterator[Finding]:
     elif found.trust == "self-signed":
         yield _self_signed(facts, call, leaf)
     elif found.trust == "other":
-        yield _problem(
+        yield problem(
             "certificate-other",
             f"The server's certificate cannot be accepted: {found.text}.",
             "Tell whoever runs the server. It needs a certificate without this fault.",
@@ -32,10 +32,6 @@ def certificate_problems(facts: Facts, call: Call) -> Iterator[Finding]:
     if found.name_matches is False:
         yield _wrong_name(facts, call, leaf)
     yield from _dates(facts, found)
-
-
-def _problem(code: str, text: str, fix: str, line: str = "") -> Finding:
-    return Finding("problem", code, text, fix, line)
 
 
 def _untrusted(facts: Facts, call: Call, found: Certificates, leaf: CertificateInfo) -> Finding:
@@ -59,7 +55,7 @@ def _untrusted(facts: Facts, call: Call, found: Certificates, leaf: CertificateI
             "Companies often have an authority of their own. Ask whoever runs the server for its "
             "certificate, a .pem file"
         )
-    return _problem(
+    return problem(
         "certificate-untrusted",
         f"The server's certificate was issued by {issuer}, and {whom} vouches for it. So it could "
         "be anybody's.",
@@ -69,7 +65,7 @@ def _untrusted(facts: Facts, call: Call, found: Certificates, leaf: CertificateI
 
 
 def _self_signed(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
-    return _problem(
+    return problem(
         "certificate-self-signed",
         "The server's certificate is self-signed: only the server itself vouches for it. So it "
         "could be anybody's.",
@@ -85,21 +81,21 @@ def _wrong_name(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
     all_names = listing(list(leaf.subject_alt_names)) or "no host at all"
     text = f"The server's certificate is for {all_names}, and not for {asked.name}."
     if asked.tls.server_hostname is not None:
-        return _problem(
+        return problem(
             "certificate-name",
             text,
             "Leave server_hostname out, or give one of these names.",
             call.change(server_hostname=names[0]) if names else "",
         )
     if not names:
-        return _problem(
+        return problem(
             "certificate-name",
             text,
             "The server needs a certificate that holds the name in your URL, in its subject "
             "alternative names. The common name has not counted for years.",
         )
     hosts = [name for name in names if not is_ip_address(name)] or names
-    return _problem(
+    return problem(
         "certificate-name",
         text,
         f"If {hosts[0]} leads to the same server, write it in the URL. If not, and you know that "
@@ -113,14 +109,14 @@ def _dates(facts: Facts, found: Certificates) -> Iterator[Finding]:
     for position, one in enumerate(found.chain):
         whose = "The server's certificate" if position == 0 else f"The certificate of {one.subject}"
         if one.not_after is not None and one.not_after < now:
-            yield _problem(
+            yield problem(
                 "certificate-expired",
                 f"{whose} {ends(one.not_after, now)}.",
                 f"The server needs a new one; tell whoever runs it. (This machine believes that "
                 f"today is {now:%Y-%m-%d}. If it is not, correct its clock.)",
             )
         elif one.not_before is not None and one.not_before > now:
-            yield _problem(
+            yield problem(
                 "certificate-not-yet-valid",
                 f"{whose} is valid only from {one.not_before:%Y-%m-%d} on.",
                 f"This machine believes that today is {now:%Y-%m-%d}. If it is not, correct its "
@@ -129,7 +125,7 @@ def _dates(facts: Facts, found: Certificates) -> Iterator[Finding]:
     if found.trust == "expired" and not any(
         one.not_after is not None and one.not_after < now for one in found.chain
     ):
-        yield _problem(
+        yield problem(
             "certificate-expired",
             "The server's certificate, or that of the authority which vouches for it, has expired.",
             "Tell whoever runs the server, and look whether your ca_file is out of date.",

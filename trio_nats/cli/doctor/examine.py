@@ -279,7 +279,7 @@ class _Examination:
             acts_as=acts_as,
             outcome="fails",
             kind=type(tried.error).__name__,
-            text=self._veil(tried.error),
+            text=self._veil.about(self._server, tried.error),
         )
 
 

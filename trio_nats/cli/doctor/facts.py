@@ -252,13 +252,28 @@ class Facts:
         return self.look is not None and bool(self.look.version)
 
     @property
+    def info_inside(self) -> ServerInfo | None:
+        """INFO that came inside TLS only, or at least there too."""
+        if self.asked.is_websocket:
+            return None
+        if self.look is not None and self.look.info_inside is not None:
+            return self.look.info_inside
+        # A server that wants a client certificate has nothing to say to those who only look.
+        spoke_first = self.greeting is not None and self.greeting.info is not None
+        return None if spoke_first else self.told
+
+    @property
     def ends_tls_before_server(self) -> bool:
         """INFO that comes inside TLS and knows nothing of it: something before it does the TLS."""
-        inside = self.look.info_inside if self.look is not None else None
-        return inside is not None and not inside.offers_tls
+        return self.info_inside is not None and not self.info_inside.offers_tls
+
+    @property
+    def wants_certificate(self) -> bool:
+        """The server lets nobody in who shows no client certificate."""
+        return self.look is not None and self.look.kind == "ClientCertificateError"
 
     @property
     def waits_for_handshake(self) -> bool:
         """The server says nothing before a TLS handshake, ever."""
-        quiet = self.greeting is not None and self.greeting.kind in ("silence", "closed")
-        return quiet and self.look is not None and self.look.info_inside is not None
+        is_quiet = self.greeting is not None and self.greeting.kind in ("silence", "closed")
+        return is_quiet and (self.info_inside is not None or self.wants_certificate)

@@ -55,13 +55,15 @@ async def connect(server: Server, client: Client, veil: Veil) -> Live:
             connected=False,
             phase=failed.phase,
             kind=type(failed.error).__name__,
-            text=veil(failed.error),
+            text=veil.about(server, failed.error),
             reason=_reason(failed.error),
             said=veil(getattr(failed.error, "message", "")),
         )
     except (ConfigurationError, CredentialsError) as error:
         phase = "auth" if isinstance(error, CredentialsError) else "options"
-        return Live(connected=False, phase=phase, kind=type(error).__name__, text=veil(error))
+        return Live(
+            connected=False, phase=phase, kind=type(error).__name__, text=veil.about(server, error)
+        )
 
 
 def full_url(server: Server) -> str:

@@ -58,8 +58,7 @@ def reason(trial: Trial, facts: Facts) -> str:
         case kind if kind in _WORDS:
             return _WORDS[kind]
         case _:
-            # Once is enough, and the URL stands above.
-            return trial.text.replace(facts.asked.url, "the server").removesuffix(".")
+            return trial.text.removesuffix(".")
 
 
 def version_is_too_old(facts: Facts) -> bool:

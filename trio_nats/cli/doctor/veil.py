@@ -52,6 +52,10 @@ class Veil:
         shown = "".join(char if char.isprintable() else " " for char in shown)
         return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "..."
 
+    def about(self, server: Server, error: Exception) -> str:
+        """An error's text, in which the server is not named once more."""
+        return self(str(error).replace(server.url, "the server"))
+
     def info(self, info: ServerInfo) -> ServerInfo:
         """INFO, with all of its texts fit to be shown."""
         texts: dict[str, object] = {}

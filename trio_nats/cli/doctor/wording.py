@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,10 +20,13 @@ __all__ = [
     "ends_soon",
     "given_material",
     "listing",
+    "short",
+    "size",
     "url_with",
 ]
 
 _WIDTH = 72
+_PUBLIC_KEY = re.compile("[AUX][A-Z2-7]{55}")
 _SOON = 30 * 86400
 _MOST_LISTED = 6
 
@@ -47,6 +51,11 @@ def duration(seconds: float) -> str:
 def amount(count: int, what: str) -> str:
     """``1 day``, ``2 days``."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def short(key: str) -> str:
+    """The beginning of a public key, which is enough to know it by; all else as it is."""
+    return f"{key[:12]}..." if _PUBLIC_KEY.fullmatch(key) else key
 
 
 def size(count: int) -> str:
