@@ -10,8 +10,9 @@ from ...options import TLSOptions
 from ..connecting import ConnectionOptions
 from .as_json import as_json
 from .client import Client
-from .examine import examine_all
-from .render import report
+from .examine import examine, servers_of
+from .facts import Facts
+from .render import print_facts, print_heading, print_summary
 
 __all__ = ["examine_and_print"]
 
@@ -27,9 +28,18 @@ async def examine_and_print(servers: str | None, options: ConnectionOptions, *, 
         connect_timeout=options.timeout,
         inbox_prefix=options.inbox_prefix or "_INBOX",
     )
-    facts = await examine_all(servers or _DEFAULT_SERVER, client)
+    found: list[Facts] = []
+    console = Console(highlight=False)
+    for server in servers_of(servers or _DEFAULT_SERVER):
+        if not json:
+            if found:
+                console.print()
+            print_heading(console, server.url)
+        found.append(await examine(server, client))
+        if not json:
+            print_facts(console, found[-1])
     if json:
-        sys.stdout.write(as_json(facts).decode() + "\n")
+        sys.stdout.write(as_json(found).decode() + "\n")
     else:
-        report(Console(highlight=False), facts)
-    return any(one.live.connected for one in facts)
+        print_summary(console, found)
+    return any(one.live.connected for one in found)

@@ -28,7 +28,7 @@ from .login import read_login
 from .probes import ask_for_websocket, dial_each, greet, look_up, unverified_context
 from .veil import Veil
 
-__all__ = ["examine", "examine_all"]
+__all__ = ["examine", "examine_all", "servers_of"]
 
 PATIENCE = 3.0
 """Seconds for one probe. nats-server closes a connection that owes it a handshake after two."""
@@ -41,15 +41,20 @@ async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Fac
 
     Raises :exc:`ConfigurationError` for addresses that are none.
     """
+    return tuple([await examine(server, client) for server in servers_of(servers)])
+
+
+def servers_of(servers: str | Sequence[str]) -> Sequence[Server]:
+    """The servers as a connection sees them: one set of credentials may be written once."""
     parsed = parse_servers(servers)
     first = next((server for server in parsed if server.has_userinfo), None)
-    found: list[Facts] = []
-    for server in parsed:
-        if first is not None and not server.has_userinfo:
-            # As a connection does it: one set of credentials may be written once.
-            server = replace(server, user=first.user, password=first.password, token=first.token)
-        found.append(await examine(server, client))
-    return tuple(found)
+    return [_with_userinfo(server, first) for server in parsed]
+
+
+def _with_userinfo(server: Server, first: Server | None) -> Server:
+    if first is None or server.has_userinfo:
+        return server
+    return replace(server, user=first.user, password=first.password, token=first.token)
 
 
 async def examine(server: Server, client: Client) -> Facts:

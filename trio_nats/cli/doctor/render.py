@@ -15,7 +15,7 @@ from .finding import Finding, Severity
 from .modes import summary
 from .steps import Status, Step, walk
 
-__all__ = ["report"]
+__all__ = ["print_facts", "print_heading", "print_summary", "report"]
 
 _MARKS: dict[Status, tuple[str, str]] = {
     "ok": ("ok", "green"),
@@ -40,29 +40,46 @@ _WIDEST = 110
 
 def report(console: Console, facts: Sequence[Facts]) -> None:
     """Print what was found out about each server, and what to do."""
-    width = min(console.width, _WIDEST)
     for position, one in enumerate(facts):
         if position:
             console.print()
-        console.print(_server(one), width=width, highlight=False)
-    if len(facts) > 1:
-        console.print(_summary(facts), width=width, highlight=False)
+        print_heading(console, one.asked.url)
+        print_facts(console, one)
+    print_summary(console, facts)
 
 
-def _server(facts: Facts) -> RenderableType:
+def print_heading(console: Console, url: str) -> None:
+    """Say what is being examined; it may take a while."""
+    _print(console, Text.assemble("Examining ", (url, "bold")))
+
+
+def print_facts(console: Console, facts: Facts) -> None:
+    """Print what was found out about one server."""
     findings = advise(facts)
-    parts: list[RenderableType] = [
-        Text.assemble("Examining ", (facts.asked.url, "bold")),
-        Text(),
-        _steps(walk(facts)),
-    ]
+    parts: list[RenderableType] = [Text(), _steps(walk(facts))]
     if facts.reached:
         parts += [Text(), _heading("What each TLS mode comes to here"), _modes(facts)]
     parts += [Text(), _verdict(facts)]
     if findings:
         parts += [Text(), _heading("What to do" if _is_bad(findings) else "Worth knowing")]
         parts += [_finding(number, finding) for number, finding in enumerate(findings, 1)]
-    return Group(*parts)
+    _print(console, Group(*parts))
+
+
+def print_summary(console: Console, facts: Sequence[Facts]) -> None:
+    """Where there were several servers, say how many of them can be used."""
+    working = sum(one.live.connected for one in facts)
+    if len(facts) < 2:
+        return
+    if working:
+        text = f"{working} of {len(facts)} servers can be used."
+    else:
+        text = f"None of the {len(facts)} servers can be used."
+    _print(console, Text(f"\n{text}", style="bold" if working else "bold red"))
+
+
+def _print(console: Console, what: RenderableType) -> None:
+    console.print(what, width=min(console.width, _WIDEST), highlight=False)
 
 
 def _is_bad(findings: Sequence[Finding]) -> bool:
@@ -132,12 +149,3 @@ def _finding(number: int, finding: Finding) -> RenderableType:
         code = Text(finding.line, style="bold", no_wrap=True, overflow="ignore")
         parts.append(Padding(code, (0, 0, 0, 7)))
     return Group(*parts)
-
-
-def _summary(facts: Sequence[Facts]) -> RenderableType:
-    working = sum(one.live.connected for one in facts)
-    if not working:
-        text = Text(f"\nNone of the {len(facts)} servers can be used.", style="bold red")
-    else:
-        text = Text(f"\n{working} of {len(facts)} servers can be used.", style="bold")
-    return text
