@@ -26,8 +26,8 @@ def doctor(
 ) -> None:
     """Find out why a server cannot be connected to, or how well it can.
 
-    Walks through name, TCP, TLS, certificates and login, tries what each TLS mode comes to, and
-    says what to change. Ends with exit code 0 only if a client with these options connects.
+    Walks through name, TCP, TLS, certificates and login, tries every TLS mode,
+    and says what to change. The exit code is 0 only if a client connects.
     """
 
     async def main(program: Program) -> None:
