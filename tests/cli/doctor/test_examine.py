@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from tests.cli.doctor.kinds import MINE, PASSWORD
+from tests.cli.doctor.kinds import MINE, PASSWORD, TRUST
 from tests.support.certs import Certificate, certificates, server_context
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, Script, ScriptedServer
@@ -18,7 +18,7 @@ from trio_nats import ConfigurationError, TLSMode, TLSOptions, UserPassword
 from trio_nats.cli.doctor.client import Client
 from trio_nats.cli.doctor.examine import examine_all
 from trio_nats.cli.doctor.probes import read_answer
-from trio_nats.testing import NatsServer
+from trio_nats.testing import NatsServer, ServerTLS
 from trio_nats.testing.settings import ConfigValue
 
 CERTS = certificates()
@@ -35,7 +35,10 @@ def asking(certificate: Certificate) -> ssl.SSLContext:
 async def visits(
     client: Client, certificate: Certificate | None = None, **info: bool
 ) -> list[tuple[bool, bytes]]:
-    """Each visit of an examination: whether our certificate was shown, and all that was said."""
+    """Each visit of an examination: whether our certificate was shown, and all that was said.
+
+    Of what was said inside TLS only CONNECT.
+    """
     shown: dict[Peer, bool] = {}
 
     async def script(peer: Peer) -> None:
@@ -55,7 +58,7 @@ async def visits(
             with trio.fail_after(10):
                 await peer.finished.wait()
         return [
-            (shown.get(peer, False), bytes(peer.plain_bytes + peer.raw_bytes))
+            (shown.get(peer, False), bytes(peer.raw_bytes) + repr(peer.connect).encode())
             for peer in server.peers
         ]
 
@@ -90,10 +93,43 @@ async def test_our_certificate_is_not_shown_when_tls_is_off() -> None:
     assert sum(shown for shown, _ in seen) == 0
 
 
+async def test_what_depends_on_a_certificate_that_is_not_shown() -> None:
+    server = CERTS.server
+    block = ServerTLS(server.cert_file, server.key_file, ca_file=CERTS.ca_file, verify=True)
+    async with NatsServer(tls=block) as real:
+        tls = replace(MINE, mode=TLSMode.DISABLE)
+        (facts,) = await examine_all(f"nats://localhost:{real.port}", Client(tls=tls))
+    outcomes = {trial.mode: trial.outcome for trial in facts.trials}
+    assert outcomes[TLSMode.REQUIRE] == "unknown"
+    assert outcomes[TLSMode.DISABLE] == "fails"
+
+
+async def test_the_query_of_a_url_is_not_shown_to_strangers() -> None:
+    """It may be a secret."""
+    heard: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.start_tls(server_context(CERTS.server_other_ca))
+        heard.append(bytes(await peer.peek()))
+        await peer.hang_up()
+
+    async with ScriptedServer(_tolerant(script)) as server:
+        url = f"wss://localhost:{server.port}/nats?token=verysecret"
+        await examine_all(url, Client(tls=TLSOptions(ca_file=CERTS.ca_file)))
+        for peer in server.peers:
+            with trio.fail_after(10):
+                await peer.finished.wait()
+            assert b"verysecret" not in peer.raw_bytes
+    assert any(words.startswith(b"GET / HTTP/1.1") for words in heard)
+    assert not any(b"verysecret" in words for words in heard)
+
+
 async def test_credentials_go_out_once() -> None:
     """In the connection that decides, and in no other, whatever mode the others have."""
     client = Client(tls=TLSOptions(mode=TLSMode.DISABLE), auth=JOE)
     seen = await visits(client, CERTS.server, auth_required=True)
+    assert sum(PASSWORD.encode() in said for _, said in seen) == 1
+    seen = await visits(Client(tls=TRUST, auth=JOE), CERTS.server, auth_required=True)
     assert sum(PASSWORD.encode() in said for _, said in seen) == 1
 
 

@@ -122,7 +122,8 @@ class _Examination:
             nursery.start_soon(self._look_at_tls)
             nursery.start_soon(self._check_certificate)
             for mode in dict.fromkeys(self._modes(facts.asked).values()):
-                nursery.start_soon(self._try_mode, mode, facts.asked)
+                if isinstance(mode, TLSMode):
+                    nursery.start_soon(self._try_mode, mode, facts.asked)
         look = self._described(self._look)
         told = next((one.info for one in self._knocks.values() if one.info is not None), None)
         facts = replace(
@@ -245,29 +246,25 @@ class _Examination:
         trust, _ = verdict(await self._shake_hands(options))
         return {"ok": True, "expired": True, "early": True, "name": False}.get(trust)
 
-    def _modes(self, asked: Asked) -> dict[TLSMode, TLSMode]:
-        """Each mode that can be meant, and what it acts as."""
-        modes: dict[TLSMode, TLSMode] = {}
+    def _modes(self, asked: Asked) -> dict[TLSMode, TLSMode | ConfigurationError]:
+        """What each mode acts as, or why it cannot be meant."""
+        modes: dict[TLSMode, TLSMode | ConfigurationError] = {}
         for mode in TLSMode:
+            modes[mode] = effective_mode(asked.scheme, mode, asked.tls.has_material, False)
             try:
                 check_server(self._server, replace(asked.tls, mode=mode))
-            except ConfigurationError:
-                continue
-            modes[mode] = effective_mode(asked.scheme, mode, asked.tls.has_material, False)
+            except ConfigurationError as error:
+                modes[mode] = error
         return modes
 
     def _trials(self, facts: Facts) -> tuple[Trial, ...]:
         modes = self._modes(facts.asked)
-        return tuple(self._trial(mode, modes.get(mode), facts) for mode in TLSMode)
+        return tuple(self._trial(mode, acts_as, facts) for mode, acts_as in modes.items())
 
-    def _trial(self, mode: TLSMode, acts_as: TLSMode | None, facts: Facts) -> Trial:
+    def _trial(self, mode: TLSMode, acts_as: TLSMode | ConfigurationError, facts: Facts) -> Trial:
         tls = facts.asked.tls
-        if acts_as is None:
-            try:
-                check_server(self._server, replace(tls, mode=mode))
-                text, kind = "", ""
-            except ConfigurationError as error:
-                text, kind = self._veil(error), type(error).__name__
+        if isinstance(acts_as, ConfigurationError):
+            text, kind = self._veil(acts_as), type(acts_as).__name__
             return Trial(mode=mode, acts_as=mode, outcome="refused", kind=kind, text=text)
         tried = self._knocks.get(acts_as)
         if tried is None:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from ..._transport.tls_info import CertificateInfo
 from ...options import PlaintextAuth, TLSMode, TLSOptions
 from ...server_info import ServerInfo
-from ...servers import Scheme, is_ip_address, is_loopback
+from ...servers import Scheme
 
 __all__ = [
     "Asked",
@@ -86,11 +86,6 @@ class Asked:
     """``connect_timeout``, in seconds."""
     contradiction: str = ""
     """Why the options cannot be meant, if so. Nothing is dialled with such options."""
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the URL names this very machine."""
-        return self.host == "localhost" or (is_ip_address(self.host) and is_loopback(self.host))
 
     @property
     def is_websocket(self) -> bool:
@@ -259,8 +254,8 @@ class Facts:
         if self.look is not None and self.look.info_inside is not None:
             return self.look.info_inside
         # A server that wants a client certificate has nothing to say to those who only look.
-        spoke_first = self.greeting is not None and self.greeting.info is not None
-        return None if spoke_first else self.told
+        was_quiet = self.greeting is not None and self.greeting.info is None
+        return self.told if was_quiet else None
 
     @property
     def ends_tls_before_server(self) -> bool:

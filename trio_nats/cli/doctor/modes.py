@@ -20,6 +20,8 @@ def summary(trial: Trial, facts: Facts) -> str:
         parts.append(f"as {trial.acts_as}")
     if trial.outcome in ("fails", "unknown"):
         parts.append(reason(trial, facts))
+    elif trial.kind == "ConfigurationError":
+        parts.append(trial.text.removesuffix("."))
     elif trial.outcome == "refused":
         parts.append(f"a {facts.asked.scheme}:// URL does not go with it; nothing is dialled")
     return ": ".join(parts)

@@ -184,9 +184,9 @@ async def ask_for_websocket(server: Server, *, over_tls: bool, seconds: float) -
 
 def _upgrade_request(server: Server) -> bytes:
     key = base64.b64encode(secrets.token_bytes(16)).decode()
-    path = server.path if server.path.startswith("/") else f"/{server.path}"
     lines = [
-        f"GET {path} HTTP/1.1",
+        # Not the URL's own path: it may hold a secret, and whoever this is has not been checked.
+        "GET / HTTP/1.1",
         f"Host: {server.address}",
         "Connection: Upgrade",
         "Upgrade: websocket",

@@ -49,8 +49,8 @@ def _contradiction(facts: Facts, call: Call) -> Iterator[Finding]:
     else:
         yield problem(
             "contradiction",
-            f"The options contradict each other: {asked.contradiction}.",
-            "Nothing was dialled. Change the URL or the options so that they agree.",
+            f"A connection with these options cannot be tried: {asked.contradiction}.",
+            "Nothing was dialled. Change the URL or the options so that they go together.",
         )
 
 
