@@ -87,8 +87,8 @@ def open_nats(
         :class:`Server` and returns one of these; it is asked at every attempt to connect. Wins
         over credentials in the URL.
     :param context: a context of the ``nats`` command line: its name, its file's absolute path, or
-        a :class:`Context`. It gives ``servers``, ``tls``, ``auth`` and ``inbox_prefix``, each of
-        them unless it is given here.
+        a :class:`Context`. It is read at the call and gives ``servers``, ``tls``, ``auth`` and
+        ``inbox_prefix``, each of them unless it is given here.
     :param name: shown by the server's monitoring.
     :param connect_timeout: seconds for one attempt on one server, from name resolution to the
         answer to our credentials.

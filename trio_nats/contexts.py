@@ -306,21 +306,28 @@ def _from_file(name: str, path: Path) -> Context:
     except FileNotFoundError:
         known = ", ".join(list_contexts()) or "none"
         raise ConfigurationError(f"there is no {label} ({path}); known: {known}") from None
-    content = _decoded(text)
-    if content is None:
-        raise ConfigurationError(f"{label}: {path} does not hold a JSON object")
-    known_keys = {key: value for key, value in content.items() if key in _KEYS}
-    # To the other clients a null is as good as nothing.
-    values = {key: value for key, value in known_keys.items() if value is not None}
-    return Context(name=name, path=path, **values)
+    made = _made(name, path, text)
+    # The frame of what is raised here, whose variables others may print, knows no secret.
+    del text
+    if isinstance(made, str):
+        raise ConfigurationError(made)
+    return made
 
 
-def _decoded(text: str) -> dict[str, Any] | None:
-    # Nothing is raised from here: the decoder's errors know all of the text, secrets included.
+def _made(name: str, path: Path, text: str) -> Context | str:
+    """The context that ``text`` is, or what is wrong with it."""
+    # Nothing is raised from here: the errors of decoders know all of the text, secrets included.
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
+        content = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError):
-        return None
+        return f"context {name!r}: {path} does not hold a JSON object"
+    known = {key: value for key, value in content.items() if key in _KEYS}
+    # To the other clients a null is as good as nothing.
+    values = {key: value for key, value in known.items() if value is not None}
+    try:
+        return Context(name=name, path=path, **values)
+    except ConfigurationError as error:
+        return str(error)
 
 
 def _base64_text(rest: str) -> str | None:
@@ -343,9 +350,11 @@ def _read(path: StrPath, label: str) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"{label}: cannot read {str(path)!r}: {reason}") from None
-    if len(data) > _MAX_FILE:
+    size, text = len(data), _text_of(data)
+    del data  # See _from_file.
+    if size > _MAX_FILE:
+        del text
         raise ConfigurationError(f"{label}: {str(path)!r} is larger than any such file")
-    text = _text_of(data)
     if text is None:
         raise ConfigurationError(f"{label}: {str(path)!r} is not a text file")
     return text

@@ -28,6 +28,8 @@ PATIENCE = 20.0
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment without anything of the person who runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
+    # Which would hide what happens to what is still in a buffer at the end.
+    kept.pop("PYTHONUNBUFFERED", None)
     return kept | {"XDG_CONFIG_HOME": "/nonexistent", "COLUMNS": "100"} | more
 
 

@@ -10,11 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
-from tests.cli.helpers import Running, clean_environment, cli, lines, observed, running
+from tests.cli.helpers import Running, cli, lines, observed, running
+from trio_nats import open_nats
+from trio_nats.testing import NatsServer
+from trio_nats.testing.plugin import NatsServerFactory
 
 
 @contextmanager
@@ -111,6 +116,15 @@ def test_pub_mistakes(url: str, args: list[str], complaint: str) -> None:
     done = cli("pub", *args, "-s", url)
     assert done.exit_code == 2
     assert complaint in done.stderr
+
+
+async def test_pub_without_permission(nats_server_factory: NatsServerFactory) -> None:
+    permissions = {"publish": {"deny": "mute"}}
+    users = [{"user": "u", "password": "p", "permissions": permissions}]
+    server = await nats_server_factory(config={"authorization": {"users": users}})
+    with running("pub", "mute", "x", "-s", server.url, "--user", "u", "--password", "p") as pub:
+        assert await trio.to_thread.run_sync(pub.finish) == 1
+        assert pub.errors.endswith(b'Permissions Violation for Publish to "mute"\'\n')
 
 
 # --- sub -----------------------------------------------------------------------------------------
@@ -328,22 +342,28 @@ def test_a_command_that_fails_is_an_error_to_the_one_who_asked(
     assert left.stdout == b""
 
 
-def test_a_command_is_done_before_ctrl_c_ends_it(url: str, tmp_path: Path) -> None:
+async def test_what_has_been_asked_before_ctrl_c_is_answered(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
     os.mkfifo(begun)
     os.mkfifo(go)
-    with replying(url, "run", "--command", f"sh -c 'echo > {begun}; cat {go}'") as svc:
-        asking = subprocess.Popen(
-            [sys.executable, "-m", "trio_nats", "request", "run", "x", "--raw", "-s", url],
-            stdout=subprocess.PIPE,
-            env=clean_environment(),
-        )
-        with asking:
-            begun.read_text()
+    in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
+    command = f"sh -c 'echo > {begun}; cat {go}'"
+    with trio.fail_after(20), replying(nats_server.url, "run", "--command", command) as svc:
+        async with open_nats(nats_server.url) as nc, nc.subscribe("replies") as replies:
+            await nc.publish("run", b"1", reply="replies")
+            await nc.publish("run", b"2", reply="replies")
+            await nc.flush()
+            await in_thread(begun.read_text)
+            # The server has both, one is being answered, and the other waits.
             svc.kill(signal.SIGINT)
-            go.write_text("finished")
-            assert asking.communicate(timeout=20)[0] == b"finished\n"
-        assert svc.finish() == 130
+            await in_thread(go.write_text, "first")
+            assert (await replies.receive()).data == b"first"
+            await in_thread(begun.read_text)
+            await in_thread(go.write_text, "second")
+            assert (await replies.receive()).data == b"second"
+        assert await in_thread(svc.finish) == 130
 
 
 def test_reply_mistakes(url: str) -> None:

@@ -27,7 +27,7 @@ app: typer.Typer = typer.Typer(
     help="NATS from the command line, by way of the Trio-native client.",
     cls=Commands,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     # Its tracebacks show the values of variables, secrets included.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,7 +40,11 @@ def root(
     typer_context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """NATS from the command line, by way of the Trio-native client."""
+    """NATS from the command line, by way of the Trio-native client.
+
+    Commands that connect take the flags, variables and contexts of the nats command. The flags may
+    stand here too, before the command; see `trio-nats pub --help`.
+    """
     if version:
         typer.echo(trio_nats.__version__)
         raise typer.Exit
@@ -57,6 +61,11 @@ app.command("bench")(bench)
 app.command("server")(server)
 app.command("doctor")(doctor)
 app.add_typer(contexts, name="context")
+
+# The names in full, and in short, that users of nats may be used to.
+app.command("publish", hidden=True)(pub)
+app.command("subscribe", hidden=True)(sub)
+app.command("req", hidden=True)(request)
 
 
 @app.command()

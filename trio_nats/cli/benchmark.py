@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Literal
@@ -17,6 +16,7 @@ from . import courses
 from .connecting import ConnectionOptions, connected, connects
 from .courses import Load, Result
 from .durations import parse_size
+from .output import print_table
 from .running import Program, run
 
 __all__ = ["bench"]
@@ -33,13 +33,16 @@ def bench(
         str | None, typer.Option(help="Default: 'bench' for pub and sub, else one made up.")
     ] = None,
     msgs: Annotated[
-        int | None, typer.Option(min=1, help="Messages in all. Default: 100000; requests 10000.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Messages in all. Default: 100000; requests 10000."),
     ] = None,
     size: Annotated[
         int, typer.Option(parser=parse_size, metavar="SIZE", help="Of a body: 512, or 16KB.")
     ] = 128,
-    clients: Annotated[int, typer.Option(min=1, help="Connections at work.")] = 1,
-    in_flight: Annotated[int, typer.Option(min=1, help="Requests at a time, per client.")] = 1,
+    clients: Annotated[int, typer.Option(metavar="N", min=1, help="Connections at work.")] = 1,
+    in_flight: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Requests at a time, per client.")
+    ] = 1,
     responder: Annotated[
         bool, typer.Option("--responder/--no-responder", help="Answer the requests from here.")
     ] = True,
@@ -86,7 +89,6 @@ def bench(
 
 
 def _print_table(results: list[Result]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", title=f"Bodies of {results[0].size:,} bytes")
@@ -101,10 +103,10 @@ def _print_table(results: list[Result]) -> None:
             f"{one.messages_per_second:,.0f}",
             f"{one.bytes_per_second / 2**20:,.1f}",
         )
-    console = Console(file=sys.stdout)
-    console.print(table)
+    notes: list[str] = []
     for one in results:
         if one.p50_seconds is not None:
             times = {"p50": one.p50_seconds, "p99": one.p99_seconds, "max": one.max_seconds}
             parts = [f"{name} {(time or 0) * 1000:.3f} ms" for name, time in times.items()]
-            console.print(f"{one.what}: {', '.join(parts)}", highlight=False)
+            notes.append(f"{one.what}: {', '.join(parts)}")
+    print_table(table, *notes)

@@ -21,12 +21,13 @@ from trio_nats.contexts import selected_context
 from trio_nats.servers import parse_servers
 
 from .connecting import named_context
+from .output import print_table
 from .running import Commands, debug_wanted, note, plain_errors, printable
 
 __all__ = ["contexts"]
 
 contexts: typer.Typer = typer.Typer(
-    cls=Commands, help="Look at the contexts of the nats command.", rich_markup_mode="rich"
+    cls=Commands, help="Look at the contexts of the nats command.", rich_markup_mode="markdown"
 )
 _SECRETS = {"password", "token", "user_jwt", "user_seed"}
 # Paths, in whose place the secret itself may stand.
@@ -80,7 +81,6 @@ def show(
 
 
 def _print_list(names: list[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -95,7 +95,7 @@ def _print_list(names: list[str]) -> None:
             servers, description = "", f"({error})"
         cells = ("*" if name == selected else "", name, servers, description)
         table.add_row(*(Text(printable(cell)) for cell in cells))
-    Console(file=sys.stdout).print(table)
+    print_table(table)
 
 
 def _shown(context: Context) -> dict[str, object]:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from typing import TYPE_CHECKING, TextIO
 
 import trio
 
@@ -14,7 +15,10 @@ from trio_nats import Msg
 
 from .running import printable
 
-__all__ = ["Output", "as_text", "message_json", "message_text"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Output", "as_text", "message_json", "message_text", "print_table"]
 
 _COLOURS = {"subject": "36", "header": "35"}
 _NOT_FOR_JSON = re.compile(r"[\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -31,14 +35,17 @@ class Output:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._stream = sys.stdout
-        self.is_terminal = self._stream.isatty()
+        # None if it was closed before we began, whatever its type says.
+        self._stream: TextIO | None = sys.stdout
+        self.is_terminal = self._stream is not None and self._stream.isatty()
         console = Console()
         self._coloured = self.is_terminal and bool(console.color_system) and not console.no_color
+        self._descriptor = -1
         try:
-            self._descriptor = self._stream.fileno()
+            if self._stream is not None:
+                self._descriptor = self._stream.fileno()
         except (OSError, ValueError):
-            self._descriptor = -1  # Something in memory.
+            pass  # Something in memory.
 
     def paint(self, text: str, what: str) -> str:
         """``text`` in a colour, where there are colours."""
@@ -58,6 +65,8 @@ class Output:
         await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
 
     def _write(self, data: bytes) -> None:
+        if self._stream is None:
+            return
         if self._descriptor < 0:
             self._stream.buffer.write(data)
             self._stream.flush()
@@ -66,6 +75,20 @@ class Output:
         left = memoryview(data)
         while left:
             left = left[os.write(self._descriptor, left) :]
+
+
+def print_table(table: Table, *notes: str) -> None:
+    """Print a table, and lines below it, on stdout."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # Which ends a command as everywhere else.
+
+    console = Plain(file=sys.stdout)
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def message_text(

@@ -52,7 +52,8 @@ class Bodies:
     ) -> None:
         if body not in (None, "-") and read_stdin:
             raise ConfigurationError("a body is given already; leave it out to read it from stdin")
-        from_stdin = read_stdin or body == "-" or (body is None and not sys.stdin.isatty())
+        piped = sys.stdin is not None and not sys.stdin.isatty()
+        from_stdin = read_stdin or body == "-" or (body is None and piped)
         self._given = None if from_stdin else Template(body or "", enabled=templates)
         self._by_line = send_on == "newline"
         self._stdin = _Stdin()
@@ -105,6 +106,8 @@ class _Stdin:
 
 
 def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        return b""  # It was closed before we began.
     try:
         descriptor = sys.stdin.fileno()
     except (OSError, ValueError):

@@ -26,7 +26,9 @@ from .templates import Template, header_templates, headers_of
 
 __all__ = ["pub"]
 
-CountOption = Annotated[int, typer.Option("--count", min=1, help="How many messages to send.")]
+CountOption = Annotated[
+    int, typer.Option("--count", metavar="N", min=1, help="How many messages to send.")
+]
 SleepOption = Annotated[
     float,
     typer.Option("--sleep", parser=parse_duration, metavar="DURATION", help="Pause between them."),

@@ -29,7 +29,9 @@ def sub(
     options: ConnectionOptions,
     subjects: Annotated[list[str], typer.Argument(help="What to subscribe to; * and > match.")],
     queue: Annotated[str | None, typer.Option(help="Join this queue group.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="End after this many.")] = None,
+    count: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="End after this many.")
+    ] = None,
     wait: Annotated[
         float | None,
         typer.Option(parser=parse_wait, metavar="DURATION", help="End when idle for this long."),

@@ -43,7 +43,9 @@ def reply(
     ] = None,
     queue: Annotated[str, typer.Option("--queue", "-q", help="Queue group.")] = "NATS-RPLY-22",
     header: HeaderOption = None,
-    count: Annotated[int | None, typer.Option(min=1, help="End after this many.")] = None,
+    count: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="End after this many.")
+    ] = None,
     templates: TemplatesOption = True,
 ) -> None:
     """Answer requests, until Ctrl-C; those that have arrived by then are answered still.

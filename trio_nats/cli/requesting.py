@@ -37,9 +37,14 @@ def request(
     subject: Annotated[str, typer.Argument(help="The subject to ask on.")],
     body: BodyArgument = None,
     header: HeaderOption = None,
-    count: Annotated[int, typer.Option(min=1, help="How many requests, one after another.")] = 1,
+    count: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many requests, one after another.")
+    ] = 1,
     replies: Annotated[
-        int, typer.Option(min=0, help="Replies to each; 0: all that come within --timeout.")
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Replies to each; 0: all that come within --timeout."
+        ),
     ] = 1,
     reply_timeout: Annotated[
         float,

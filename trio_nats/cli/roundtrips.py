@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -26,6 +25,7 @@ from trio_nats.contexts import DEFAULT_SERVER
 from trio_nats.servers import parse_servers
 
 from .connecting import ConnectionOptions, connects
+from .output import print_table
 from .running import Program, note, run
 
 __all__ = ["rtt"]
@@ -125,7 +125,6 @@ def _auth_in_url(options: ConnectionOptions, server: Server) -> Auth | None:
 
 
 def _print_table(measured: list[_Target]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Round trips, in milliseconds")
@@ -138,7 +137,7 @@ def _print_table(measured: list[_Target]) -> None:
         times = [one.connect, min(trips), median(trips), max(trips)]
         cells = ["failed"] if one.error else [f"{seconds * 1000:.2f}" for seconds in times]
         table.add_row(one.server.url, one.address, *cells)
-    Console(file=sys.stdout).print(table)
+    print_table(table)
     for one in measured:
         if one.error:
             note(f"{one.address}: {one.error}", style="red")

@@ -81,10 +81,15 @@ def plain_errors(debug: bool = False) -> Generator[None, None, None]:
     """Turn what is raised into one line on stderr and an exit code; ``debug``: a traceback too."""
     try:
         try:
-            yield
-        except BaseExceptionGroup as group:
-            # Tasks were at work: what failed first, for the rest is a consequence.
-            raise _first_in(group) from None
+            try:
+                yield
+            except BaseExceptionGroup as group:
+                # Tasks were at work: what failed first, for the rest is a consequence.
+                raise _first_in(group) from None
+        finally:
+            # Here, where it can still be dealt with that nobody is reading any more.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except (typer.Exit, typer.Abort, typer.BadParameter, SystemExit):
         raise
     except BrokenPipeError:
@@ -222,7 +227,7 @@ async def _listen_to_signals(
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # --insecure has been warned of already, and this would come with every attempt.
-        if not record.msg.startswith("insecure_skip_verify"):
+        if not str(record.msg).startswith("insecure_skip_verify"):
             style = "yellow" if record.levelno >= logging.WARNING else "dim"
             note(f"{record.levelname.lower()}: {record.getMessage()}", style=style)
 

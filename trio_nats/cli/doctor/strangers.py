@@ -83,11 +83,3 @@ def _silent(facts: Facts, call: Call) -> Finding:
         "Check address and port. If they are right, the server, or the proxy in front of it, "
         "hangs and may need a restart.",
     )
-
-
-def _anything_else(facts: Facts, call: Call) -> Iterator[Finding]:
-    yield problem(
-        "other",
-        f"The connection failed: {facts.live.text}.",
-        "The steps above show how far it came.",
-    )
