@@ -16,11 +16,10 @@ import trio
 import trio.testing
 
 from tests.messages.helpers import all_of, take
-from tests.support.certs import certificates
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
-from trio_nats import Connection, NoRespondersError, Subscription, TLSOptions, open_nats
-from trio_nats.testing import NatsServer, ServerTLS
+from tests.transports import EVERY, Transport
+from trio_nats import Connection, NoRespondersError, Subscription, open_nats
 
 
 @dataclass
@@ -60,14 +59,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(encrypted: bool) -> AsyncIterator[Stage]:
-    certs = certificates()
-    files = certs.server.cert_file, certs.server.key_file
-    tls = TLSOptions(ca_file=certs.ca_file) if encrypted else None
-    async with NatsServer(tls=ServerTLS(*files) if encrypted else None) as server, no_leaks():
+async def staged(transport: Transport) -> AsyncIterator[Stage]:
+    async with transport.server() as server, no_leaks():
+        url, options = transport.url(server), transport.options
         async with (
-            open_nats(server.url, tls=tls, pending_size=200_000) as nc,
-            open_nats(server.url, tls=tls) as witness,
+            open_nats(url, **options, pending_size=200_000) as nc,
+            open_nats(url, **options) as witness,
             witness.subscribe("ledger") as inbox,
         ):
             await witness.flush()
@@ -181,7 +178,7 @@ async def _echo(sub: Subscription) -> None:
         await message.respond(message.data)
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+@EVERY
 @pytest.mark.parametrize(
     ("make", "least"),
     [
@@ -196,9 +193,9 @@ async def _echo(sub: Subscription) -> None:
         (drain, 3),
     ],
 )
-async def test_an_operation(make: Make, least: int, encrypted: bool) -> None:
+async def test_an_operation(make: Make, least: int, transport: Transport) -> None:
     with trio.fail_after(60):
-        async with staged(encrypted) as stage:
+        async with staged(transport) as stage:
             nc, witness = stage.nc, stage.witness
             async with (
                 nc.subscribe("work") as work,
@@ -231,20 +228,18 @@ async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
         assert 0 < len(stage.done) < stage.number
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+@EVERY
 @pytest.mark.parametrize("background", [False, True], ids=["user", "all tasks"])
-async def test_a_whole_life(encrypted: bool, background: bool) -> None:
+async def test_a_whole_life(transport: Transport, background: bool) -> None:
     """Opening, using and leaving, cancelled at each suspension of any task it consists of."""
-    certs = certificates()
-    files = certs.server.cert_file, certs.server.key_file
-    tls = TLSOptions(ca_file=certs.ca_file) if encrypted else None
     with trio.fail_after(60):
-        async with NatsServer(tls=ServerTLS(*files) if encrypted else None) as server:
+        async with transport.server() as server:
+            url, options = transport.url(server), transport.options
             connections: list[Connection] = []
 
             async def make() -> Operation:
                 async def operation() -> None:
-                    async with open_nats(server.url, tls=tls) as nc:
+                    async with open_nats(url, **options) as nc:
                         connections.append(nc)
                         async with nc.subscribe("loop") as sub:
                             await nc.publish("loop", b"x", reply="nobody")
@@ -266,7 +261,7 @@ async def test_a_whole_life(encrypted: bool, background: bool) -> None:
 
             visited = await cancel_at_each_checkpoint(make, check, background=background)
             assert visited >= (15 if background else 6)
-            async with open_nats(server.url, tls=tls) as nc:
+            async with open_nats(url, **options) as nc:
                 await nc.flush()
                 # All the others are gone for the server as well.
                 while (await server.monitor("connz"))["num_connections"] != 1:

@@ -566,6 +566,17 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
     assert await cancel_at_each_checkpoint(make, check) >= 4
 
 
+async def test_what_a_cancelled_receive_kept_may_be_read_in_smaller_pieces() -> None:
+    near, far = memory_stream_pair()
+    stream = over(Gate(near))
+    await far.send_all(frame(BINARY, b"abc") + frame(PING))
+    with trio.move_on_after(0.01) as scope:
+        await stream.receive_some()
+    assert scope.cancelled_caught  # while answering the ping
+    with trio.fail_after(PATIENCE):
+        assert [await stream.receive_some(limit) for limit in (1, 1, 5)] == [b"a", b"b", b"c"]
+
+
 async def test_a_cancelled_send_leaves_nothing_that_looks_whole() -> None:
     """Frames on the wire are whole, up to one at the end; behind that nothing is ever sent."""
     stream: WebSocketStream
@@ -599,6 +610,23 @@ async def test_a_cancelled_send_leaves_nothing_that_looks_whole() -> None:
         assert torn or (rest == b"" and frames[-1] == (FIN | CLOSE, b"\x03\xe8"))
 
     assert await cancel_at_each_checkpoint(make, check) >= 3
+
+
+async def test_a_send_that_is_cancelled_before_its_turn_leaves_no_gap() -> None:
+    near, far = memory_stream_pair()
+    gate = Gate(near)
+    stream = over(gate)
+    await far.send_all(frame(PING, b"?") + frame(BINARY, b"x"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.receive_some)
+        await gate.stopped.wait()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await stream.send_all(b"never sent")
+        gate.open.set()
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.send_all(b"what depends on it")
+    assert sent(far) == [(FIN | PONG, b"?")]
 
 
 async def test_everything_is_a_checkpoint() -> None:

@@ -57,6 +57,7 @@ async def test_the_request() -> None:
     assert len(named.pop(b"sec-websocket-key")) == 24
     host = named.pop(b"host")
     assert host.startswith(b"127.0.0.1:")
+    named[b"upgrade"] = named[b"upgrade"].lower()
     # Not the credentials, which are the business of CONNECT.
     assert named == {
         b"upgrade": b"websocket",

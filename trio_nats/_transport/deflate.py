@@ -32,12 +32,14 @@ class Deflate(Extension):
 
     name = "permessage-deflate"
 
+    # Made once the server has agreed: together they take 300 KiB.
+    _deflater: zlib._Compress
+    _inflater: zlib._Decompress
+
     def __init__(self) -> None:
         self._enabled = False
         self._forgets = False
         """Whether the server promised not to refer to earlier messages."""
-        self._deflater = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         self._input = b""
         self._final = False
         self.inflating: bool = False
@@ -70,6 +72,8 @@ class Deflate(Extension):
         if self._enabled:
             raise RemoteProtocolError("compression twice")
         self._enabled = True
+        self._deflater = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
 
     # --- receiving --------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class WebSocketStream(trio.abc.Stream):
         self._due = b""
         """Control frames that have to be written."""
         self._torn = False
-        """Whether part of a frame was written and the rest will never be."""
+        """Whether something was not written, or not to its end, that what follows depends on."""
         self._held = b""
         """Decoded, and yet to be returned."""
         self._ended: Exception | None = None
@@ -183,7 +183,11 @@ class WebSocketStream(trio.abc.Stream):
             # No detour through the scheduler: writing to the transport is a checkpoint.
             self._lock.acquire_nowait()
         except trio.WouldBlock:
-            await self._lock.acquire()
+            try:
+                await self._lock.acquire()
+            except BaseException:
+                self._torn = True
+                raise
         try:
             view, step = memoryview(data), self._frame_size()
             for start in range(0, len(view), step):
@@ -208,9 +212,11 @@ class WebSocketStream(trio.abc.Stream):
         if self._torn:
             raise trio.BrokenResourceError("an earlier frame was not written to its end")
         due, self._due = self._due, b""
-        self._torn = True
-        await self._transport.send_all(due + frame if due else frame)
-        self._torn = False
+        try:
+            await self._transport.send_all(due + frame if due else frame)
+        except BaseException:
+            self._torn = True
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         """See :meth:`trio.abc.SendStream.wait_send_all_might_not_block`."""
