@@ -7,6 +7,7 @@ shown as an opening would show it: inside a handshake, to a server that was acce
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import trio
 
 from .._protocol.parser import Event, Parser
 from ..auth import Answer
-from ..errors import ConnectPhase
+from ..errors import ConnectPhase, NoInfoError
 from ..headers import HeadersLike
 from ..message import Payload, Publisher
 from ..server_info import ServerInfo
@@ -109,17 +110,24 @@ class Knocked:
     """Why it ended, or ``None``: CONNECT would have been next."""
 
 
-async def knock(server: Server, settings: OpeningSettings, *, only_tls: bool = False) -> Knocked:
+async def knock(
+    server: Server,
+    settings: OpeningSettings,
+    *,
+    only_tls: bool = False,
+    patience: float = math.inf,
+) -> Knocked:
     """Open a connection to ``server``, up to CONNECT, and close it. Raises nothing of its own.
 
-    ``only_tls`` ends it after the handshake, without listening for INFO inside.
+    ``only_tls`` ends it after the handshake, without listening for INFO inside; ``patience`` is how
+    many seconds to listen for it at the most.
 
     Credentials in ``settings`` and ``server`` are not looked at. Takes ``connect_timeout`` at most.
     Cancelled, it leaves nothing behind.
     """
     nobody = replace(server, user=None, password=None, token=None)
     opening = _Knocking(nobody, replace(settings, auth=None), _Nobody(), OpeningMemory())
-    opening.only_tls = only_tls
+    opening.only_tls, opening.patience = only_tls, patience
     wire: Wire | None = None
     error: Exception | None = None
     try:
@@ -162,6 +170,7 @@ class _Knocking(_Opening):
         super().__init__(server, settings, origin, memory)
         self.witness = Witness()
         self.only_tls = False
+        self.patience = math.inf
 
     async def _load_material(self) -> Material:
         material = await super()._load_material()
@@ -171,7 +180,9 @@ class _Knocking(_Opening):
     async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
         if self.only_tls and self._tls_info is not None:
             return ServerInfo(), b""
-        return await super()._read_info(stream)
+        with trio.move_on_after(self.patience):
+            return await super()._read_info(stream)
+        raise NoInfoError(f"no INFO within {self.patience:g} s{self._silence_hint()}")
 
     async def _log_in(
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer

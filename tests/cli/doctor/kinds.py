@@ -30,7 +30,7 @@ MINE = replace(TRUST, cert_file=CERTS.client.cert_file, key_file=CERTS.client.ke
 PASSWORD = "correct-horse-battery"
 TOKEN = "t0ken-of-great-value"
 
-SILENCE = 1.5
+SILENCE = 1.0
 """Seconds to wait for servers that will not say anything."""
 
 
@@ -186,7 +186,7 @@ def client(tls: TLSOptions | None = None, **options: Any) -> Client:
 
 
 def silent(tls: TLSOptions | None = None, **options: Any) -> Client:
-    return client(tls, connect_timeout=SILENCE, **options)
+    return client(tls, connect_timeout=4 * SILENCE, patience=SILENCE, **options)
 
 
 def mode(mode: TLSMode, tls: TLSOptions | None = None) -> TLSOptions:

@@ -27,8 +27,8 @@ def stable(facts: Facts) -> Facts:
     """``facts`` with a constant in place of all that changes.
 
     * the port is 4222, the time 2026-01-01 (so days left are the same for ever);
-    * whatever was measured takes 1 ms, a round trip 0.25 ms; a server that is silent for a while is
-      so for 1 s, and one that is for ever was waited for 1.5 s;
+    * whatever was measured takes 1 ms, a round trip 0.25 ms; a server that is silent for a while,
+      or for ever, is so for 1 s;
     * the server's version is 2.99.0, its id SERVER-ID; public keys are their kind and X;
     * ciphers are one of those that TLS 1.3 has; what trustme makes up for a subject is #X,
       and its version is left out;
@@ -44,7 +44,7 @@ def stable(facts: Facts) -> Facts:
     greeting, look = facts.greeting, facts.look
     if greeting is not None and look is not None and look.info_inside is not None:
         # It spoke before TLS, and inside TLS: that is handshake_first with a time.
-        greeting = replace(greeting, seconds=1.5 if greeting.kind == "silence" else 1.0)
+        greeting = replace(greeting, seconds=1.0)
     return replace(
         facts,
         greeting=greeting,
@@ -90,7 +90,7 @@ def _timeless(value: Any) -> Any:
         case Lookup() | Dial():
             return replace(value, seconds=0.001)
         case Greeting(kind=kind):
-            return replace(value, seconds=1.5 if kind == "silence" else 0.001)
+            return replace(value, seconds=1.0 if kind == "silence" else 0.001)
         case Live(round_trips=trips):
             return replace(value, round_trips=(0.00025,) * len(trips))
         case CertificateInfo():

@@ -56,7 +56,7 @@ REAL_FILES = {
     "server.pem": self_signed().cert_file,
 }
 EXPECTED = Path(__file__).parent / "expected"
-AT_ONCE = 8
+AT_ONCE = 6
 """Some of them are silent for seconds, so they are examined side by side."""
 
 

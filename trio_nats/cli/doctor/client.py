@@ -18,5 +18,8 @@ class Client:
     auth: AuthLike | None = None
     name: str | None = None
     connect_timeout: float = 5.0
+    patience: float = 3.0
+    """Seconds to wait for a peer's first words, of which some have none. nats-server closes a
+    connection that owes it a handshake after two."""
     plaintext_auth: PlaintextAuth = "warn"
     inbox_prefix: str = "_INBOX"

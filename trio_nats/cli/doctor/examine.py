@@ -30,10 +30,8 @@ from .veil import Veil
 
 __all__ = ["examine", "examine_all", "servers_of"]
 
-PATIENCE = 3.0
-"""Seconds for one probe. nats-server closes a connection that owes it a handshake after two."""
-
-QUICK = 0.5
+QUICK = 1.0
+"""Seconds to wait for the first words where none are expected."""
 
 
 async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Facts, ...]:
@@ -66,7 +64,8 @@ class _Examination:
     def __init__(self, server: Server, client: Client) -> None:
         self._server = server
         self._client = client
-        self._seconds = min(client.connect_timeout, PATIENCE)
+        self._seconds = client.connect_timeout
+        self._patience = min(client.patience, client.connect_timeout)
         self._veil = Veil()
         self._knocks: dict[TLSMode, Knocked] = {}
         self._greeting: Greeting | None = None
@@ -136,13 +135,13 @@ class _Examination:
         facts = replace(facts, certificates=await self._certificates(facts))
         return replace(facts, web=await self._ask_in_http(facts))
 
-    def _settings(self, tls: TLSOptions, seconds: float) -> OpeningSettings:
+    def _settings(self, tls: TLSOptions) -> OpeningSettings:
         return OpeningSettings(
             tls=tls,
             auth=None,
             name=None,
             echo=True,
-            connect_timeout=seconds,
+            connect_timeout=self._seconds,
             plaintext_auth="allow",
             limits=ProtocolLimits(),
             version=trio_nats.__version__,
@@ -150,17 +149,18 @@ class _Examination:
         )
 
     async def _knock(self, tls: TLSOptions) -> Knocked:
-        return await knock(self._server, self._settings(tls, self._seconds))
+        return await knock(self._server, self._settings(tls), patience=self._patience)
 
     async def _shake_hands(self, tls: TLSOptions) -> Knocked:
         """As ``tls://``, whatever the URL. Below a WebSocket nothing is said before a request."""
         server = replace(self._server, scheme="tls", path="")
-        settings = self._settings(replace(tls, mode=TLSMode.REQUIRE), self._seconds)
-        return await knock(server, settings, only_tls=self._server.is_websocket)
+        settings = self._settings(replace(tls, mode=TLSMode.REQUIRE))
+        only_tls = self._server.is_websocket
+        return await knock(server, settings, only_tls=only_tls, patience=self._patience)
 
     async def _listen(self) -> None:
         # A WebSocket server waits for a request. One that is none after all speaks at once.
-        patience = QUICK if self._server.is_websocket else self._seconds
+        patience = QUICK if self._server.is_websocket else self._patience
         greeting = await greet(self._server, self._seconds, patience)
         if greeting is not None:
             info = None if greeting.info is None else self._veil.info(greeting.info)
@@ -197,8 +197,9 @@ class _Examination:
         """What spoke no NATS may speak HTTP: a WebSocket port, the monitoring, or a stranger."""
         if facts.info is not None:
             return None
-        server, seconds = self._server, self._seconds
-        web = await ask_for_websocket(server, over_tls=facts.speaks_tls, seconds=seconds)
+        web = await ask_for_websocket(
+            self._server, over_tls=facts.speaks_tls, seconds=self._patience
+        )
         return None if web is None else replace(web, status=self._veil(web.status))
 
     # --- what it means ---------------------------------------------------------------------------
