@@ -232,6 +232,17 @@ def test_a_user_who_may_not_ask_about_jetstream() -> None:
         ),
         (failed("ServerClosedError"), {}, "closed"),
         (failed("WebSocketError"), {"greeting": None, "asked": {"scheme": "ws"}}, "websocket"),
+        (
+            failed("TLSHandshakeError"),
+            {"look": Look(version="TLSv1.3", cipher="x")},
+            "handshake-failed",
+        ),
+        (failed("TLSHandshakeError"), {"info": ServerInfo(tls_required=True)}, "tls-broken"),
+        (
+            failed("TLSConfigurationError"),
+            {"dials": (Dial(address="192.0.2.1", seconds=1, error="Connection refused"),)},
+            "tls-options",
+        ),
         (failed("SomethingNew"), {}, "other"),
         (
             failed("NoInfoError"),
@@ -295,6 +306,27 @@ def test_all_that_is_wrong_with_a_certificate() -> None:
     assert status == "failed"
     for fault in ("not trusted here", "is not for nats.example", "has expired"):
         assert fault in text
+
+
+def test_a_name_to_expect_that_is_not_there() -> None:
+    broken = Certificates(chain=(certificate(),), trust="name", name_matches=False)
+    found = facts(
+        tls=TLSOptions(server_hostname="other.example"),
+        outcome="fails",
+        live=failed("TLSCertificateError"),
+        certificates=broken,
+    )
+    (finding,) = advise(found)
+    assert "Leave server_hostname out" in finding.fix
+    assert 'server_hostname="nats.example"' in finding.line
+
+
+def test_options_that_contradict_each_other_otherwise() -> None:
+    asked = {"contradiction": "WebSocket connections need the 'ws' extra", "scheme": "ws"}
+    refused = failed("ConfigurationError", phase="options")
+    (finding,) = advise(facts(outcome="refused", live=refused, asked=asked))
+    assert finding.code == "contradiction"
+    assert "'ws' extra" in finding.text
 
 
 def test_a_certificate_without_names() -> None:
