@@ -269,6 +269,16 @@ KINDS: dict[str, Kind] = {
             )
         ),
     ),
+    "certificate_expired": Kind(
+        nats("tls", tls=tls_block(verify=True)),
+        client(
+            replace(
+                TRUST,
+                cert_file=CERTS.client_expired.cert_file,
+                key_file=CERTS.client_expired.key_file,
+            )
+        ),
+    ),
     "certificate_unused": Kind(nats("tls", tls=tls_block()), client(MINE), connects=True),
     "first_verify": Kind(
         nats("tls", tls=tls_block(verify=True, handshake_first=True)), silent(MINE), connects=True

@@ -18,6 +18,7 @@ import trio_nats
 from ..._transport.knock import Knocked, knock
 from ..._transport.opening import OpeningSettings
 from ..._transport.plan import check_server, effective_mode
+from ..._transport.tls_info import client_certificate_expiry
 from ...errors import ClientCertificateError, ConfigurationError
 from ...options import ProtocolLimits, TLSMode, TLSOptions, WebSocketOptions
 from ...servers import Server, parse_servers
@@ -109,6 +110,7 @@ class _Examination:
             login=login,
             plaintext_auth=self._client.plaintext_auth,
             timeout=self._client.connect_timeout,
+            certificate_expires=await _own_expiry(tls),
             contradiction=contradiction,
         )
 
@@ -284,6 +286,14 @@ class _Examination:
             kind=type(tried.error).__name__,
             text=self._veil.about(self._server, tried.error),
         )
+
+
+async def _own_expiry(tls: TLSOptions) -> datetime | None:
+    if tls.cert_file is None:
+        return None
+    return await trio.to_thread.run_sync(
+        client_certificate_expiry, tls.cert_file, abandon_on_cancel=True
+    )
 
 
 def without_certificate(tls: TLSOptions) -> TLSOptions:

@@ -84,6 +84,8 @@ class Asked:
     plaintext_auth: PlaintextAuth
     timeout: float
     """``connect_timeout``, in seconds."""
+    certificate_expires: datetime | None = None
+    """When our own certificate ends, where there is one and that can be read."""
     contradiction: str = ""
     """Why the options cannot be meant, if so. Nothing is dialled with such options."""
 

@@ -11,7 +11,7 @@ from .certificate_problems import certificate_problems
 from .facts import Facts
 from .finding import Finding, problem
 from .modes import OLD_TLS, version_is_too_old
-from .wording import Call, url_with
+from .wording import Call, ends, url_with
 
 __all__ = [
     "certificates",
@@ -221,6 +221,15 @@ def client_certificate(facts: Facts, call: Call) -> Iterator[Finding]:
             "have none.",
             "Ask whoever runs the server for a client certificate and its key, and give both:",
             call.change(cert_file="client.pem", key_file="client.key"),
+        )
+        return
+    expires = facts.asked.certificate_expires
+    if expires is not None and expires < facts.examined_at:
+        yield problem(
+            "client-certificate-expired",
+            f"Your client certificate {ends(expires, facts.examined_at)}, and the server does not "
+            "accept it any more.",
+            "Ask whoever runs the server for a new one.",
         )
         return
     why = client_certificate_fault(facts.live.reason) or "it does not say why"

@@ -168,7 +168,10 @@ def client_certificate(facts: Facts) -> Step:
     if "ClientCertificateError" in (live.kind, _own_kind(facts)):
         given = asked.tls.cert_file or asked.tls.bundle_file or asked.tls.context
         what = "does not accept ours" if given else "got none"
-        return Step(key, title, "failed", f"The server wants a client certificate, and {what}.")
+        text = f"The server wants a client certificate, and {what}."
+        if asked.certificate_expires is not None:
+            text += f" It {ends(asked.certificate_expires, facts.examined_at)}."
+        return Step(key, title, "failed", text)
     if look.asks_for_certificate is None:
         return Step(key, title, "ok", "Whether the server asked for one cannot be seen here.")
     if not look.asks_for_certificate:
