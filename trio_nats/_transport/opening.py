@@ -58,7 +58,7 @@ from .tls_info import TLSInfo, describe
 if TYPE_CHECKING:
     from .websocket import WebSocketStream
 
-__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "open_wire"]
+__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "lead", "open_wire"]
 
 logger = logging.getLogger("trio_nats.connect")
 
@@ -118,7 +118,11 @@ async def open_wire(
 
     ``origin`` is what received messages respond through.
     """
-    opening = _Opening(server, settings, origin, memory)
+    return await lead(_Opening(server, settings, origin, memory), server, settings)
+
+
+async def lead(opening: _Opening, server: Server, settings: OpeningSettings) -> Wire:
+    """Run ``opening`` to its end, in time. Raises :exc:`AttemptFailed`."""
     try:
         with trio.fail_after(settings.connect_timeout):
             return await opening.run()
