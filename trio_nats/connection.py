@@ -85,6 +85,29 @@ class Connection:
         core.outbox.append(frame)
         core.counters.out_messages += 1
 
+    def publish_nowait(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+    ) -> None:
+        """:meth:`publish` for code that cannot wait, such as a synchronous callback.
+
+        Raises :exc:`OutboxFullError`, which is a :exc:`trio.WouldBlock`, where :meth:`publish`
+        would wait, and otherwise what :meth:`publish` raises. Nothing is written before other tasks
+        get to run, so let them now and then when publishing much.
+        """
+        raw_reply = None if reply is None else check_subject(reply)
+        frame = self._frame(subject, payload, raw_reply, headers)
+        core = self._core
+        if core.state is not ConnectionState.OPEN:
+            core.check_open()
+        core.outbox.check_room()
+        core.outbox.append(frame)
+        core.counters.out_messages += 1
+
     def _frame(
         self, subject: str, payload: Payload, raw_reply: bytes | None, headers: HeadersLike | None
     ) -> bytes:

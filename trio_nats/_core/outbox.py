@@ -88,11 +88,17 @@ class Outbox:
         while self.size >= self._limit:
             if self._when_full == "raise":
                 await trio.lowlevel.checkpoint()
-                raise OutboxFullError(
-                    f"{self.size:,} bytes are waiting to be written (pending_size is "
-                    f"{self._limit:,}): the server is away, or slower than what is published"
-                )
-            await self._for_room.park()
+                self.check_room()
+            else:
+                await self._for_room.park()
+
+    def check_room(self) -> None:
+        """Raise where the limit is reached and :meth:`room` would wait."""
+        if self.size >= self._limit:
+            raise OutboxFullError(
+                f"{self.size:,} bytes are waiting to be written (pending_size is "
+                f"{self._limit:,}): the server is away, or slower than what is published"
+            )
 
     async def wait(self) -> None:
         """Return once there may be something to write, at once if there is. For the one writer."""
