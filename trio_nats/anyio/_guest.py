@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
 
 import anyio
+import anyio.lowlevel
 import outcome
 import trio
 
@@ -262,9 +263,9 @@ class Guest:
     async def unwrap(self, call: Call) -> Any:
         """The result of a call that has ended."""
         if call.result is None:
-            if call.scope.cancel_called:
-                # Who is cancelled hears it from asyncio, in its own time.
-                await anyio.lowlevel.checkpoint_if_cancelled()
+            # Who is cancelled hears it from asyncio, in its own time. A scope that ended with its
+            # run does not even say whether it was cancelled.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             raise self.why_over()
         return call.result.unwrap()
 
