@@ -129,13 +129,21 @@ class Guest:
                 await self._ending.wait()
             except KeyboardInterrupt:
                 self._soon_in_loop(_interrupt)
+            except trio.Cancelled:
+                self._crash()
+                raise
+
+    def _crash(self) -> None:
+        """A task of the run has failed that must not, and Trio has given everything up."""
+        self._crashed = True
+        self._ending.set()
 
     def _finished(self, result: outcome.Outcome[None]) -> None:
         """The Trio run is over, as it should be or not."""
-        self._crashed = not self._ending.is_set()
+        if not self._ending.is_set():
+            self._crash()
         if _of_thread.guest is self:
             _of_thread.guest = None
-        self._ending.set()
         if not self.over and not self.loop.is_closed():
             self._over.set_result(None)
         for call in self._calls.copy():
@@ -192,7 +200,7 @@ class Guest:
     def start(self, function: Callable[[*_Ts], Awaitable[object]], *args: *_Ts) -> Call:
         """Call a Trio function in a new Trio task, in the context of the caller."""
         call = Call(self.loop)
-        if self.over:
+        if self._ending.is_set():
             self._end(call, None)
         else:
             self._calls.add(call)

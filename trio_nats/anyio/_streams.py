@@ -74,8 +74,8 @@ class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
         self._receive = partial(self._host.run, self._channel.receive)
         try:
             await self._host.run(self._channel.aclose)
-        except trio.ClosedResourceError:
-            pass  # and so is the connection
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass  # as the connection is, and all that went with it
 
     async def receive(self) -> _T_co:
         """The next one; waits for it. Cancelled, it stays for the next task that asks.
