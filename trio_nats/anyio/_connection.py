@@ -21,7 +21,7 @@ from trio_nats import (
 
 from ._errors import TRIO_ERRORS, translated
 from ._host import Host
-from ._streams import Events, Origin, Publisher, Replies, Subscription
+from ._streams import Events, Publisher, Replies, Subscription
 
 __all__ = ["Connection"]
 
@@ -42,7 +42,7 @@ class Connection:
     def __init__(self, host: Host, connection: trio_nats.Connection) -> None:
         self._host = host
         self._trio = connection
-        self._origin = Origin(host.publisher(connection))
+        self._publish = host.publisher(connection)
 
     async def _run(
         self,
@@ -69,14 +69,17 @@ class Connection:
         See :meth:`trio_nats.Connection.publish`. Waits only while ``pending_size`` bytes are
         waiting to be written. Cancelled, it has sent all of the message or nothing.
         """
-        await self._origin.publish(subject, payload, reply=reply, headers=headers)
+        try:
+            await self._publish(subject, payload, reply=reply, headers=headers)
+        except TRIO_ERRORS as error:
+            raise translated(error) from error.__cause__
 
     def publisher(self, subject: str, *, headers: HeadersLike | None = None) -> Publisher:
         """A stream that publishes to ``subject`` whatever is sent into it, with ``headers``.
 
         Raises nothing at the call: a subject that cannot be published to shows at ``send``.
         """
-        return Publisher(self._origin, subject, headers)
+        return Publisher(self, subject, headers)
 
     def subscribe(
         self,
@@ -94,7 +97,7 @@ class Connection:
         subscription = self._trio.subscribe(
             subject, queue=queue, max_msgs=max_msgs, pending=pending
         )
-        return Subscription(self._host, subscription, self._origin)
+        return Subscription(self._host, subscription, self)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ class Connection:
             return await self._trio.request(subject, payload, timeout=timeout, headers=headers)
 
         reply = await self._run(request)
-        reply._origin = self._origin
+        reply._origin = self
         return reply
 
     def request_many(
@@ -148,7 +151,7 @@ class Connection:
             sentinel=sentinel,
             headers=headers,
         )
-        return Replies(self._host, replies, self._origin)
+        return Replies(self._host, replies, self)
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""

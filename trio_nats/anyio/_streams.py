@@ -15,34 +15,14 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 import trio_nats
 from trio_nats import HeadersLike, Msg, Payload
 from trio_nats.events import Event
+from trio_nats.message import Publisher as Origin
 
 from ._errors import TRIO_ERRORS, translated
-from ._host import Host, Publish
+from ._host import Host
 
-__all__ = ["Events", "Origin", "Publisher", "Replies", "Subscription"]
+__all__ = ["Events", "Publisher", "Replies", "Subscription"]
 
 _T_co = TypeVar("_T_co", covariant=True)
-
-
-class Origin:
-    """What messages answer through: publishing, in anyio's words."""
-
-    def __init__(self, publish: Publish) -> None:
-        self._publish = publish
-
-    async def publish(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        reply: str | None = None,
-        headers: HeadersLike | None = None,
-    ) -> None:
-        """See :meth:`.Connection.publish`."""
-        try:
-            await self._publish(subject, payload, reply=reply, headers=headers)
-        except TRIO_ERRORS as error:
-            raise translated(error) from error.__cause__
 
 
 class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
