@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -221,9 +222,7 @@ async def compare(ways: list[str]) -> None:
     me = [sys.executable, __file__]
     async with NatsServer() as server, trio.open_nursery() as nursery:
         responder = await nursery.start(
-            lambda task_status: trio.run_process(
-                [*me, "--serve", server.url], stdout=subprocess.PIPE, task_status=task_status
-            )
+            partial(trio.run_process, [*me, "--serve", server.url], stdout=subprocess.PIPE)
         )
         await responder.stdout.receive_some()
         print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, Trio {trio.__version__}")
