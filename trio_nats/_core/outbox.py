@@ -87,18 +87,21 @@ class Outbox:
         self._check_run()
         while self.size >= self._limit:
             if self._when_full == "raise":
+                error = self._full()
                 await trio.lowlevel.checkpoint()
-                self.check_room()
-            else:
-                await self._for_room.park()
+                raise error
+            await self._for_room.park()
 
     def check_room(self) -> None:
         """Raise where the limit is reached and :meth:`room` would wait."""
         if self.size >= self._limit:
-            raise OutboxFullError(
-                f"{self.size:,} bytes are waiting to be written (pending_size is "
-                f"{self._limit:,}): the server is away, or slower than what is published"
-            )
+            raise self._full()
+
+    def _full(self) -> OutboxFullError:
+        return OutboxFullError(
+            f"{self.size:,} bytes are waiting to be written (pending_size is "
+            f"{self._limit:,}): the server is away, or slower than what is published"
+        )
 
     async def wait(self) -> None:
         """Return once there may be something to write, at once if there is. For the one writer."""

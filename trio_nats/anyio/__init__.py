@@ -15,8 +15,8 @@ import importlib
 
 try:
     importlib.import_module("anyio")
-except ModuleNotFoundError as error:
-    if error.name != "anyio":
+except ModuleNotFoundError as _error:
+    if _error.name != "anyio":
         raise
     raise ImportError(
         "trio_nats.anyio needs anyio, which is not installed; run: pip install 'trio-nats[anyio]'",

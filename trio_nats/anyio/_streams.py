@@ -153,7 +153,7 @@ class Replies(_Messages):
 
     def __init__(self, host: Host, replies: trio_nats.Replies, origin: Origin) -> None:
         super().__init__(host, replies, origin)
-        self.subject = replies.subject
+        self.subject: str = replies.subject
         """What the request was published to."""
 
 
@@ -171,7 +171,7 @@ class Publisher(ObjectSendStream[Payload]):
         self._origin = origin
         self._headers = headers
         self._closed = False
-        self.subject = subject
+        self.subject: str = subject
         """Where everything goes that is sent."""
 
     async def send(self, item: Payload) -> None:
