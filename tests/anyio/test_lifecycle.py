@@ -345,6 +345,8 @@ async def test_a_crash_of_trio(nats_server: NatsServer) -> None:
                 assert sorted(ended) == ["receive", "request"]
                 with pytest.raises(anyio.BrokenResourceError, match="crashed"):
                     await nc.flush()
+                with pytest.raises((anyio.BrokenResourceError, anyio.ClosedResourceError)):
+                    await nc.publish("a")
         assert len(told) == 1
         assert isinstance(told[0]["exception"], trio.TrioInternalError)
 
@@ -373,6 +375,9 @@ async def main():
             await sub.receive()
         finally:
             print("leaving", flush=True)
+            if {impatient}:
+                with anyio.CancelScope(shield=True):
+                    await sub.receive()
 
 try:
     {how}
@@ -403,9 +408,12 @@ finally:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
-@pytest.mark.parametrize("way", WAYS)
-async def test_keyboard_interrupt(way: str, nats_server: NatsServer) -> None:
-    program = PROGRAM.format(how=WAYS[way])
+@pytest.mark.parametrize(
+    ("way", "impatient"),
+    [*((way, False) for way in WAYS), ("asyncio", True), ("uvloop", True)],
+)
+async def test_keyboard_interrupt(way: str, impatient: bool, nats_server: NatsServer) -> None:
+    program = PROGRAM.format(how=WAYS[way], impatient=impatient)
     async with trio.open_nursery() as nursery:
         with trio.fail_after(30):
             process = await nursery.start(
@@ -419,17 +427,58 @@ async def test_keyboard_interrupt(way: str, nats_server: NatsServer) -> None:
             )
             output = b""
             async for chunk in process.stdout:
-                if b"waiting\n" not in output and b"waiting\n" in output + chunk:
-                    process.send_signal(signal.SIGINT)
-                output += chunk
+                before, output = output, output + chunk
+                for line in [b"waiting\n", b"leaving\n"][: 1 + impatient]:
+                    if line in output and line not in before:
+                        process.send_signal(signal.SIGINT)
     assert output.decode().splitlines() == ["waiting", "leaving", "interrupted", "True"]
+
+
+STUCK = """
+import asyncio, os, signal, sys, time
+from trio_nats.anyio import open_nats
+
+async def main():
+    async with open_nats(sys.argv[1]) as nc:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("put off")
+        begun = time.monotonic()
+        while time.monotonic() < begun + 0.6:
+            pass
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            print("the way out")
+        await nc.flush()
+        await nc.flush()
+
+loop = asyncio.new_event_loop()
+task = loop.create_task(main())
+try:
+    loop.run_until_complete(task)
+except KeyboardInterrupt:
+    print("delivered")
+loop.run_until_complete(task)
+loop.close()
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals itself")
+async def test_interrupting_a_loop_that_is_stuck(nats_server: NatsServer) -> None:
+    said = await python(STUCK, nats_server.url)
+    assert said.splitlines() == ["put off", "the way out", "delivered", "True"]
 
 
 # --- imports --------------------------------------------------------------------------------------
 
 
-async def python(code: str) -> str:
-    done = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
+async def python(code: str, *args: str) -> str:
+    done = await trio.run_process(
+        [sys.executable, "-W", "error", "-c", code, *args],
+        capture_stdout=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     return done.stdout.decode()
 
 

@@ -135,6 +135,11 @@ class AsyncioHost:
                 await self.run(
                     partial(connection.publish, subject, payload, reply=reply, headers=headers)
                 )
+            except RuntimeError:
+                # There is no Trio run to wake the writer in.
+                if self.guest.over:
+                    raise self.guest.why_over() from None
+                raise
 
         return publish
 

@@ -18,14 +18,16 @@ import queue
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 import anyio
 import anyio.lowlevel
 import outcome
 import trio
 
-__all__ = ["Call", "Guest", "until"]
+from ._interrupts import Interrupts
+
+__all__ = ["Call", "Guest"]
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -55,6 +57,7 @@ class Guest:
         self.loop = loop
         self._users = 0
         self._crashed = False
+        self._interrupts = Interrupts(loop)
         self._ending = trio.Event()
         self._over: asyncio.Future[None] = loop.create_future()
         self._calls: set[Call] = set()
@@ -86,7 +89,7 @@ class Guest:
         self._users -= 1
         if not self._users and not self.over:
             self._ending.set()
-            await until(self._over)
+            await self._until(self._over)
 
     @property
     def over(self) -> bool:
@@ -103,18 +106,18 @@ class Guest:
         # Trio would look after async generators that it did not see begin, such as those of a loop
         # that it joins late. So the loop goes on looking after all of them.
         hooks = sys.get_asyncgen_hooks()
+        # Before Trio looks whether it has to see to SIGINT itself.
+        self._interrupts.install()
         try:
             trio.lowlevel.start_guest_run(
                 self._main,
                 run_sync_soon_threadsafe=self._soon_from_thread,
                 run_sync_soon_not_threadsafe=self._soon,
                 done_callback=self._finished,
-                # Where asyncio did not take SIGINT for itself Trio does. Inside Trio's tasks it
-                # would strike anywhere; so it is told to the main task, which passes it on.
-                restrict_keyboard_interrupt_to_checkpoints=True,
                 host_uses_signal_set_wakeup_fd=True,
             )
         except RuntimeError as error:
+            self._interrupts.remove()
             raise RuntimeError(
                 "trio_nats.anyio needs a Trio run of its own inside this asyncio loop, but there "
                 "is one in this thread already: use trio_nats.open_nats in that one, or asyncio "
@@ -124,14 +127,11 @@ class Guest:
             sys.set_asyncgen_hooks(*hooks)
 
     async def _main(self) -> None:
-        while not self._ending.is_set():
-            try:
-                await self._ending.wait()
-            except KeyboardInterrupt:
-                self._soon_in_loop(_interrupt)
-            except trio.Cancelled:
-                self._crash()
-                raise
+        try:
+            await self._ending.wait()
+        except trio.Cancelled:
+            self._crash()
+            raise
 
     def _crash(self) -> None:
         """A task of the run has failed that must not, and Trio has given everything up."""
@@ -144,16 +144,14 @@ class Guest:
             self._crash()
         if _of_thread.guest is self:
             _of_thread.guest = None
+        self._interrupts.remove()
         if not self.over and not self.loop.is_closed():
             self._over.set_result(None)
         for call in self._calls.copy():
             self._end(call, None)
         if isinstance(result, outcome.Error) and not self.loop.is_closed():
-            if isinstance(result.error, KeyboardInterrupt):
-                self._soon_in_loop(_interrupt)
-            else:
-                text = "the Trio run inside this asyncio loop has crashed"
-                self.loop.call_exception_handler({"message": text, "exception": result.error})
+            text = "the Trio run inside this asyncio loop has crashed"
+            self.loop.call_exception_handler({"message": text, "exception": result.error})
 
     def _finish_without_loop(self) -> None:
         """End a run whose loop was closed under it, as far as that goes: close its sockets."""
@@ -177,11 +175,8 @@ class Guest:
 
     def _soon_from_thread(self, callback: _Callback) -> None:
         self._due.put(callback)
-        self._soon_in_loop(self._step)
-
-    def _soon_in_loop(self, callback: _Callback) -> None:
         try:
-            self.loop.call_soon_threadsafe(callback)
+            self.loop.call_soon_threadsafe(self._step)
         except RuntimeError:
             if not self.loop.is_closed():
                 raise
@@ -191,7 +186,7 @@ class Guest:
         try:
             callback()
         except BaseException:
-            # Not even Trio can go on after that: a second Ctrl-C in asyncio.run() gets here.
+            # Not even Trio can go on after that.
             self._finished(outcome.Value(None))
             raise
 
@@ -256,7 +251,7 @@ class Guest:
         except asyncio.CancelledError:
             await self.cancel(call)
             if undo is not None and isinstance(call.result, outcome.Value):
-                await until(self.start(undo).ended)
+                await self._until(self.start(undo).ended)
             raise
         return cast("_T", await self.unwrap(call))
 
@@ -266,7 +261,19 @@ class Guest:
         if not call.finished:
             if call.ended.cancelled():
                 call.ended = self.loop.create_future()
-            await until(call.ended)
+            await self._until(call.ended)
+
+    async def _until(self, future: asyncio.Future[None]) -> None:
+        """Wait for what takes but a moment, to the end even if cancelled."""
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not future.done():
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     async def unwrap(self, call: Call) -> Any:
         """The result of a call that has ended."""
@@ -304,20 +311,3 @@ class _OfThread(threading.local):
 
 
 _of_thread = _OfThread()
-
-
-async def until(future: asyncio.Future[None]) -> None:
-    """Wait for what takes but a moment, to the end even if cancelled."""
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled
-
-
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
