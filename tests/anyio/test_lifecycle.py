@@ -17,11 +17,12 @@ from typing import Any
 
 import anyio
 import pytest
+import sniffio
 import trio
 
 from tests.anyio.helpers import BACKENDS, Home, on_asyncio, run, take
 from tests.support.leaks import open_sockets
-from trio_nats import ConnectionState, Msg
+from trio_nats import ConnectionState, Msg, Server
 from trio_nats.anyio import open_nats
 from trio_nats.testing import NatsServer
 
@@ -219,6 +220,28 @@ async def test_callbacks_see_the_callers_context(backend: str, nats_server: Nats
                 with pytest.raises(anyio.EndOfStream):
                     await replies.receive()
         assert seen == ["mine"]
+
+    await run(backend, main)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="has no eager tasks")
+@pytest.mark.parametrize("backend", ON_ASYNCIO)
+async def test_eager_tasks(backend: str, nats_server: NatsServer) -> None:
+    async def main(_: Home) -> None:
+        async def no_auth(_: Server) -> None:
+            assert sniffio.current_async_library() == "asyncio"
+            await anyio.sleep(0.001)
+
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with open_nats(nats_server.url, auth=no_auth) as nc, nc.subscribe("a") as sub:
+
+            async def receive() -> bytes:
+                return (await sub.receive()).data
+
+            tasks = [asyncio.create_task(receive()) for _ in range(3)]
+            for number in range(3):
+                await nc.publish("a", b"%d" % number)
+            assert await asyncio.gather(*tasks) == [b"0", b"1", b"2"]
 
     await run(backend, main)
 

@@ -288,6 +288,8 @@ class Guest:
         """From Trio: call a user's function, which may be asynchronous, in an asyncio task."""
 
         async def ask() -> _T:
+            # An eager task begins right here, inside a step of Trio's, where all looks like Trio.
+            await asyncio.sleep(0)
             answer = function(*args)
             return cast("_T", await answer if inspect.isawaitable(answer) else answer)
 

@@ -80,7 +80,7 @@ class _Messages(_Receiving[Msg]):
         """The next message; waits for it. Cancelled, it stays for the next task that asks.
 
         Raises :exc:`anyio.EndOfStream`, which ends an ``async for``, when there will be no more,
-        and what else is said above.
+        and what else the end is said to be.
         """
         try:
             msg = await self._receive()
