@@ -225,8 +225,7 @@ async def test_callbacks_see_the_callers_context(backend: str, nats_server: Nats
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="has no eager tasks")
-@pytest.mark.parametrize("backend", ON_ASYNCIO)
-async def test_eager_tasks(backend: str, nats_server: NatsServer) -> None:
+async def test_eager_tasks(nats_server: NatsServer) -> None:
     async def main(_: Home) -> None:
         async def no_auth(_: Server) -> None:
             assert sniffio.current_async_library() == "asyncio"
@@ -243,7 +242,7 @@ async def test_eager_tasks(backend: str, nats_server: NatsServer) -> None:
                 await nc.publish("a", b"%d" % number)
             assert await asyncio.gather(*tasks) == [b"0", b"1", b"2"]
 
-    await run(backend, main)
+    await run("asyncio", main)
 
 
 @pytest.mark.parametrize("backend", ON_ASYNCIO)
