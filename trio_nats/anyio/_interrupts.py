@@ -57,5 +57,10 @@ class Interrupts:
 
     def _deliver(self, number: int) -> None:
         self._put_off_at = None
-        # What it raises leaves the loop: asyncio lets a KeyboardInterrupt of a callback through.
-        self._before(number, None)
+        try:
+            self._before(number, None)
+        except BaseException:
+            # It leaves the loop, as asyncio lets it. Whoever runs the loop expects to find his own
+            # handler then.
+            self.remove()
+            raise
