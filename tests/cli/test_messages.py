@@ -263,10 +263,14 @@ def test_request_and_reply(url: str) -> None:
 
 
 def test_echo_with_headers(url: str) -> None:
-    with replying(url, "svc", "--echo", "--count", 1) as svc:
+    with replying(url, "svc", "--echo", "--count", 1, "-H", "k:own") as svc:
         done = cli("request", "svc", "hi", "--json", "-H", "K:v", "-s", url)
         msg = json.loads(done.stdout)
-        assert msg["headers"] == {"K": ["v"], "NATS-Reply-Counter": ["1"]}
+        assert msg["headers"] == {
+            "K": ["v"],
+            "NATS-Reply-Counter": ["1"],
+            "k": ["own"],
+        }
         assert msg["data"] == "hi"
         assert svc.finish() == 0
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -164,6 +165,14 @@ def test_server_that_ends_by_itself() -> None:
         os.kill(int(children.stdout), signal.SIGKILL)
         assert server.finish() == 1
         assert b"the server has ended" in server.errors
+
+
+def test_server_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    monkeypatch.delitem(sys.modules, "trio_nats.cli.certificates", raising=False)
+    done = cli("server", "--tls")
+    assert done.exit_code == 1
+    assert "pip install 'trio-nats[demo]'" in done.output + str(done.exception)
 
 
 def test_server_mistakes() -> None:

@@ -119,5 +119,14 @@ async def main() -> None:
         print(error)
 
 
+async def in_a_context() -> None:
+    assert_type(trio_nats.list_contexts(), list[str])
+    context = trio_nats.load_context("production")
+    assert_type(context, trio_nats.Context)
+    async with open_nats(context=context) as nc, open_nats(context="staging") as other:
+        assert_type(nc, Connection)
+        await other.flush()
+
+
 if __name__ == "__main__":
     trio.run(main)

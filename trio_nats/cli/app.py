@@ -1,8 +1,7 @@
-"""The commands and their flags. What they do stands in a module each, loaded when it is called."""
+"""All commands, from the modules that they stand in."""
 
 from __future__ import annotations
 
-import trio
 import typer
 
 import trio_nats
@@ -17,14 +16,13 @@ from .receiving import sub
 from .replying import reply
 from .requesting import request
 from .roundtrips import rtt
-from .running import Commands
+from .running import Commands, debug_wanted, run
 from .serving import server
 
 __all__ = ["app"]
 
 app: typer.Typer = typer.Typer(
     name="trio-nats",
-    help="NATS from the command line, by way of the Trio-native client.",
     cls=Commands,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -69,11 +67,11 @@ app.command("req", hidden=True)(request)
 
 
 @app.command()
-def demo() -> None:
+def demo(typer_context: typer.Context) -> None:
     """Start real servers with a throwaway CA and show what each TLS mode does against them."""
     try:
         from .demo import run_demo
     except ModuleNotFoundError as error:
         explain_missing(error)
         raise
-    trio.run(run_demo)
+    run(lambda program: run_demo(), debug=debug_wanted(typer_context))

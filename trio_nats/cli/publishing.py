@@ -96,9 +96,8 @@ class _Publisher:
         number = self.messages + 1
         self.last_subject = self.subject.fill_text(number)
         data = body.fill(number)
-        await nc.publish(
-            self.last_subject, data, reply=self.reply, headers=headers_of(self.headers, number)
-        )
+        headers = headers_of(self.headers, number) or None
+        await nc.publish(self.last_subject, data, reply=self.reply, headers=headers)
         self.messages += 1
         self.size += len(data)
 

@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias
 import trio
 import typer
 
-from trio_nats import ConfigurationError, Connection, HeadersLike, Msg, NatsError, Subscription
+from trio_nats import ConfigurationError, Connection, Headers, Msg, NatsError, Subscription
 
 from .connecting import ConnectionOptions, connected, connects, leave_if_lost
 from .output import Output, message_text
@@ -27,7 +27,7 @@ _MAX_VARIABLE = 100_000
 """Bytes of a request that are given to a command in its environment; Linux allows 128 KiB."""
 _SUBJECT_TOKENS = [str(number) for number in range(100)]
 
-Reply: TypeAlias = tuple[bytes, HeadersLike | None]
+Reply: TypeAlias = tuple[bytes, Headers]
 Answer: TypeAlias = Callable[[int, Msg, int], Awaitable[Reply]]
 """From the number of a request, the request and the most that may be sent to the reply."""
 
@@ -76,9 +76,10 @@ def reply(
                     await output.write(message_text(output, msg, f"[#{number}] Received"))
                     if msg.reply is None:
                         continue
-                    data, more = await answer(number, msg, nc.server_info.max_payload)
+                    data, answered = await answer(number, msg, nc.server_info.max_payload)
+                    all_headers = [*answered.pairs(), *headers_of(headers, number).pairs()]
                     try:
-                        await msg.respond(data, headers=more or headers_of(headers, number))
+                        await msg.respond(data, headers=all_headers or None)
                     except NatsError as error:
                         note(f"reply to [#{number}]: {error}", style="red")
                 nursery.cancel_scope.cancel()
@@ -118,7 +119,7 @@ class _FromTemplate:
         self._template = template
 
     async def answer(self, number: int, msg: Msg, max_payload: int) -> Reply:
-        return self._template.fill(number, Request=msg.data), None
+        return self._template.fill(number, Request=msg.data), Headers()
 
 
 class _Command:
@@ -146,12 +147,13 @@ class _Command:
                 return self._failed(number, str(error))
         if scope.cancelled_caught:
             return self._failed(number, f"it took more than {self._timeout:g} s (--timeout)")
-        return output, None
+        return output, Headers()
 
     def _failed(self, number: int, reason: str) -> Reply:
         note(f"command for [#{number}] failed: {reason}", style="red")
         # Not the reason, which may tell strangers more about this machine than they should know.
-        return b"", {"Nats-Service-Error": "command failed", "Nats-Service-Error-Code": "500"}
+        error = {"Nats-Service-Error": "command failed", "Nats-Service-Error-Code": "500"}
+        return b"", Headers(error)
 
 
 class _CommandError(Exception):

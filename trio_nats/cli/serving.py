@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,11 +48,13 @@ def server(
     Unless --store says otherwise, everything it stores is gone when it ends.
     """
 
+    make_certificates = _certificate_maker() if tls else None
+
     async def main(program: Program) -> None:
         if store is not None and not jetstream:
             raise ConfigurationError("--store is JetStream's; give --jetstream too")
         with ExitStack() as stack:
-            certificates = _make_certificates(stack, host) if tls else None
+            certificates = make_certificates(stack, host) if make_certificates else None
             running = NatsServer(
                 host=host,
                 port=port or None,
@@ -72,19 +75,23 @@ def server(
                         await trio.sleep(_LOOK_EVERY)
                     raise NatsError(f"the server has ended; its log ends with:\n{_tail(running)}")
 
+    run(main, debug=debug_wanted(typer_context))
+
+
+def _certificate_maker() -> Callable[[ExitStack, str], Certificates]:
+    """What makes certificates, if trustme is there to make them with."""
     try:
-        run(main, debug=debug_wanted(typer_context))
+        from .certificates import Certificates
     except ModuleNotFoundError as error:
         explain_missing(error)
         raise
 
+    def make(stack: ExitStack, host: str) -> Certificates:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trio-nats-server-"))
+        names = [] if host in ("0.0.0.0", "::") else [host]
+        return Certificates.make(Path(folder), *names)
 
-def _make_certificates(stack: ExitStack, host: str) -> Certificates:
-    from .certificates import Certificates
-
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trio-nats-server-"))
-    names = [] if host in ("0.0.0.0", "::") else [host]
-    return Certificates.make(Path(folder), *names)
+    return make
 
 
 def _tail(running: NatsServer) -> str:

@@ -100,8 +100,6 @@ def header_templates(given: Iterable[str], *, enabled: bool = True) -> list[tupl
     return headers
 
 
-def headers_of(templates: list[tuple[str, Template]], count: int) -> Headers | None:
-    """The headers of message number ``count``; ``None`` where there are none."""
-    if not templates:
-        return None
+def headers_of(templates: list[tuple[str, Template]], count: int) -> Headers:
+    """The headers of message number ``count``."""
     return Headers([(name, template.fill_text(count)) for name, template in templates])
