@@ -18,7 +18,7 @@ import nox
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-EXTRAS = "server,pkcs12,cli,demo"
+EXTRAS = "server,pkcs12,ws,anyio,cli,demo"
 COVERAGE_FLOOR = 95
 
 nox.options.default_venv_backend = "venv"

@@ -7,13 +7,16 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.support.certs import certificates
-from trio_nats import open_nats
+from trio_nats import Connection, Subscription, open_nats
 from trio_nats.testing import NatsServer, ServerTLS
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +121,112 @@ async def test_service_stops_when_told_to(nats_server: NatsServer) -> None:
             service.send_signal(signal.SIGTERM)
             assert await line(service.stdout) == b"stopped\n"
             assert await service.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
+async def test_graceful_worker_loses_no_job(nats_server: NatsServer) -> None:
+    """It is stopped while jobs come in, and another one of its group takes over."""
+    count = 200
+    worker = await trio.lowlevel.open_process(
+        [sys.executable, str(EXAMPLES / "graceful_worker.py")],
+        stdout=subprocess.PIPE,
+        env=environment(nats_server.url),
+    )
+    assert worker.stdout is not None
+    answers: list[bytes] = []
+    elsewhere: list[bytes] = []
+    begun = trio.Event()
+
+    async def ask(number: int) -> None:
+        answers.append((await nc.request("jobs", b"%d" % number, timeout=20)).data)
+        begun.set()
+
+    async def take_over(jobs: Subscription) -> None:
+        async for msg in jobs:
+            elsewhere.append(msg.data)
+            await msg.respond(b"done: " + msg.data)
+
+    with trio.fail_after(30):
+        async with open_nats(nats_server.url) as nc, worker.stdout, trio.open_nursery() as others:
+            assert await line(worker.stdout) == b"ready\n"
+            async with trio.open_nursery() as nursery:
+                for number in range(count):
+                    nursery.start_soon(ask, number)
+                # All of them are with the worker, most of them waiting.
+                await begun.wait()
+                jobs = await others.start(subscribed, nc, take_over)
+                worker.send_signal(signal.SIGTERM)
+                # The jobs that come while it stops.
+                for number in range(count, 2 * count):
+                    nursery.start_soon(ask, number)
+            output = b""
+            while chunk := await worker.stdout.receive_some():
+                output += chunk
+            assert await worker.wait() == 0
+            await jobs.aclose()
+            others.cancel_scope.cancel()
+    assert re.fullmatch(rb"stopping, with \d+ jobs waiting\nstopped\n", output)
+    assert sorted(answers) == sorted(b"done: %d" % number for number in range(2 * count))
+    assert 0 < len(elsewhere) < 2 * count
+
+
+async def subscribed(
+    nc: Connection,
+    handle: Callable[[Subscription], Awaitable[None]],
+    task_status: trio.TaskStatus[Subscription],
+) -> None:
+    async with nc.subscribe("jobs", queue="workers") as jobs:
+        await nc.flush()
+        task_status.started(jobs)
+        try:
+            await handle(jobs)
+        except trio.ClosedResourceError:
+            pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
+async def test_hypercorn_lifespan(nats_server: NatsServer) -> None:
+    web = await trio.lowlevel.open_process(
+        [sys.executable, str(EXAMPLES / "hypercorn_lifespan.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(nats_server.url) | {"BIND": "127.0.0.1:0"},
+    )
+    assert web.stdout is not None
+    with trio.fail_after(30):
+        async with web.stdout:
+            running = (await line(web.stdout)).decode()
+            port = re.search(r"Running on http://127\.0\.0\.1:(\d+)", running)
+            assert port is not None, running
+            url = f"http://127.0.0.1:{port[1]}"
+            assert await post(f"{url}/greet", b"sue") == (200, b"hello, sue")
+            assert await post(f"{url}/nobody/here", b"") == (404, b"nobody is listening there")
+            assert (await post(f"{url}/a..b", b""))[0] == 400
+            web.send_signal(signal.SIGTERM)
+            rest = b""
+            while chunk := await web.stdout.receive_some():
+                rest += chunk
+            assert rest.endswith(b"stopped\n"), rest
+            assert await web.wait() == 0
+    assert "nats" not in rest.decode(), rest
+
+
+async def post(url: str, body: bytes) -> tuple[int, bytes]:
+    def run() -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(url, body, timeout=10) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    return await trio.to_thread.run_sync(run)
+
+
+async def test_anyio_both_backends(nats_server: NatsServer) -> None:
+    output = await run(EXAMPLES / "anyio_both_backends.py", url=nats_server.url)
+    said = ["log.first one", "log.second two", "reply: HELLO", "gave up: True"]
+    assert output.splitlines() == ["on trio:", *said, "on asyncio:", *said]
 
 
 async def test_readme_example(nats_server: NatsServer, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ from .errors import (
     TLSInjectionError,
     TLSNotOfferedError,
     TLSRequiredError,
+    WebSocketError,
 )
 from .events import ConnectionState
 from .headers import Headers, HeadersLike, Status
@@ -84,6 +85,8 @@ from .options import (
     ReconnectPolicy,
     TLSMode,
     TLSOptions,
+    WebSocketHeaders,
+    WebSocketOptions,
 )
 from .replies import Replies, empty_sentinel
 from .server_info import ServerInfo
@@ -166,6 +169,9 @@ __all__ = [
     "TypedReplies",
     "TypedSubscription",
     "UserPassword",
+    "WebSocketError",
+    "WebSocketHeaders",
+    "WebSocketOptions",
     "empty_sentinel",
     "errors",
     "events",

@@ -29,6 +29,7 @@ from .options import (
     ReconnectPolicy,
     TLSMode,
     TLSOptions,
+    WebSocketOptions,
     check_choice,
     check_count,
     check_flag,
@@ -65,6 +66,7 @@ def open_nats(
     close_timeout: float = 5.0,
     plaintext_auth: PlaintextAuth = "warn",
     limits: ProtocolLimits | None = None,
+    websocket: WebSocketOptions | None = None,
 ) -> AbstractAsyncContextManager[Connection]:
     """Connect to NATS, for the length of an ``async with`` block.
 
@@ -75,7 +77,8 @@ def open_nats(
 
     :param servers: one URL, a comma-separated list, or a sequence: ``nats://``, ``tls://`` or just
         ``host:port``, port 4222 unless given, with ``user:password@`` or ``token@`` before the
-        host if need be (percent-encoded). Default: the environment's ``NATS_URL``, else
+        host if need be (percent-encoded); or ``ws://`` and ``wss://``, ports 80 and 443, which
+        need the ``ws`` extra. Default: the environment's ``NATS_URL``, else
         ``nats://localhost:4222``. All of them are tried before giving up.
     :param tls: encryption, see :class:`TLSOptions`. By default the connection is encrypted where
         the server offers it, and a ``tls://`` URL insists.
@@ -106,6 +109,8 @@ def open_nats(
     :param plaintext_auth: what to do when a password, token or bearer JWT is about to cross the
         network unencrypted: ``"warn"`` in the log, ``"refuse"``, or ``"allow"``.
     :param limits: what to believe a server at the most, see :class:`ProtocolLimits`.
+    :param websocket: headers and compression for ``ws://`` and ``wss://`` servers, see
+        :class:`WebSocketOptions`.
 
     Raises :exc:`ConfigurationError` at the call for options that cannot work, a context that does
     not exist included, and on entering :exc:`CredentialsError` for ``auth`` that cannot be used,
@@ -152,6 +157,7 @@ def open_nats(
                 plaintext_auth=plaintext_auth,
                 limits=_given("limits", limits, ProtocolLimits),
                 version=__version__,
+                websocket=_given("websocket", websocket, WebSocketOptions),
             ),
             randomize=randomize,
             ignore_discovered=ignore_discovered,

@@ -17,7 +17,7 @@ from ._transport.tls_info import TLSInfo
 from .errors import NatsError, RequestTimeoutError
 from .events import ConnectionState, Event
 from .messaging import Messaging
-from .options import check_count, check_seconds
+from .options import check_choice, check_count, check_seconds
 from .server_info import ServerInfo
 from .servers import Server, parse_servers
 
@@ -110,7 +110,8 @@ class Connection(Messaging):
     def stats(self) -> Statistics:
         """The numbers so far."""
         core = self._core
-        waiting = [sink.pending for sink in core.router.sinks.values()]
+        sinks = core.router.sinks.values()
+        waiting = [sink.pending for sink in sinks if sink is not core.requests]
         counters = core.counters
         return Statistics(
             in_messages=counters.in_messages,
@@ -129,10 +130,13 @@ class Connection(Messaging):
     async def wait_for_state(self, *states: ConnectionState) -> ConnectionState:
         """Return once the connection is in one of ``states``, at once if it is.
 
-        Raises what using the connection would raise, once it has ended without getting there.
+        Raises :exc:`ConfigurationError` for what is no state, and, once the connection has ended
+        without getting there, what using it would raise. Cancelled, nothing has happened.
         """
         core = self._core
         core.check_run()
+        for state in states:
+            check_choice("state", state, tuple(known.value for known in ConnectionState))
         await core.wait(lambda: core.state in states or core.state is ConnectionState.CLOSED)
         if core.state not in states:
             raise core.closed_error()
@@ -152,8 +156,9 @@ class Connection(Messaging):
     def set_servers(self, servers: str | Sequence[str]) -> None:
         """Use these servers for reconnecting, in place of all known so far (ADR-40).
 
-        The present connection stays; :meth:`reconnect` moves it. Raises
-        :exc:`ConfigurationError` for what cannot be used.
+        Those without credentials in their URL use the first ones there are: of this list, or else
+        of the servers known so far. The present connection stays; :meth:`reconnect` moves it.
+        Raises :exc:`ConfigurationError` for what cannot be used.
         """
         parsed = parse_servers(servers)
         for server in parsed:

@@ -49,14 +49,15 @@ __all__ = [
     "TLSInjectionError",
     "TLSNotOfferedError",
     "TLSRequiredError",
+    "WebSocketError",
 ]
 
 _E = TypeVar("_E", bound=BaseException)
 
-ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "info", "auth"]
-"""Where an attempt to connect ended: name resolution, dialling, an HTTP upgrade or proxy, the TLS
-handshake, waiting for the server's ``INFO``, or credentials (ours being unusable, or the server's
-verdict on them)."""
+ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "websocket", "info", "auth"]
+"""Where an attempt to connect ended: name resolution, dialling, an HTTP proxy, the TLS handshake,
+the upgrade to WebSocket, waiting for the server's ``INFO``, or credentials (ours being unusable, or
+the server's verdict on them)."""
 
 
 class NatsError(Exception):
@@ -152,6 +153,17 @@ class NoInfoError(NatsError):
 
 class ServerClosedError(NatsError):
     """The server closed the connection while it was being opened, without saying why."""
+
+
+class WebSocketError(NatsError):
+    """The peer at a ``ws://`` or ``wss://`` URL did not agree to speak WebSocket.
+
+    ``status`` is the HTTP status it answered with, if it answered in HTTP.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class TLSError(NatsError):

@@ -104,6 +104,46 @@ class Messaging:
         self._core.check_open()
         outbox.append(frame)
 
+    @overload
+    def publish_nowait(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+    ) -> None: ...
+    @overload
+    def publish_nowait(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+    ) -> None: ...
+    def publish_nowait(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+    ) -> None:
+        """:meth:`publish` for code that cannot wait, such as a synchronous callback.
+
+        Raises :exc:`OutboxFullError`, which is a :exc:`trio.WouldBlock`, where :meth:`publish`
+        would wait, and otherwise what :meth:`publish` raises. Nothing is written before other tasks
+        get to run, so let them now and then when publishing much.
+        """
+        raw_reply = None if reply is None else check_subject(reply)
+        frame = self._frame(subject, _encoded(codec, payload), raw_reply, headers)
+        self._core.check_open()
+        self._outbox.check_room()
+        self._outbox.append(frame)
+
     def _frame(
         self, subject: str, payload: Payload, reply: bytes | None, headers: HeadersLike | None
     ) -> Frame:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import enum
 import math
 import os
+import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import NoneType
-from typing import Literal, TypeAlias
+from types import MappingProxyType, NoneType
+from typing import Literal, TypeAlias, cast
 
 from .errors import ConfigurationError, TLSConfigurationError
 from .server_info import ServerInfo
@@ -30,8 +31,11 @@ __all__ = [
     "StrPath",
     "TLSMode",
     "TLSOptions",
+    "WebSocketHeaders",
+    "WebSocketOptions",
     "check_choice",
     "check_seconds",
+    "check_websocket_headers",
 ]
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -194,6 +198,11 @@ class TLSOptions:
             raise TLSConfigurationError(
                 f"context is an ssl.SSLContext, not {type(context).__name__}"
             )
+        if context.protocol is ssl.PROTOCOL_TLS_SERVER:
+            raise TLSConfigurationError(
+                "context is one for servers; make it with ssl.PROTOCOL_TLS_CLIENT or "
+                "ssl.create_default_context()"
+            )
         clashing = [
             name
             for name in ("ca_file", "ca_data", "cert_file", "bundle_file")
@@ -332,3 +341,76 @@ class ProtocolLimits:
         check_count("ProtocolLimits.headers", self.headers, 16)
         check_count("ProtocolLimits.control_line", self.control_line, 512)
         check_count("ProtocolLimits.info", self.info, 512)
+
+
+WebSocketHeaders: TypeAlias = (
+    Mapping[str, str] | Callable[[Server], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+)
+"""HTTP headers by name, or what gives them for one attempt to connect."""
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?")
+# What the handshake says itself, what would give it a body, and what would change the framing.
+_OWN_HEADERS = frozenset(
+    {"connection", "content-length", "expect", "host", "nats-no-masking", "te", "trailer"}
+    | {"transfer-encoding", "upgrade"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSocketOptions:
+    """What to say to a ``ws://`` or ``wss://`` server beyond its URL; others are not told.
+
+    There are no limits to set: frames and compressed messages are taken in piece by piece, whatever
+    their size, so :class:`ProtocolLimits` bounds memory here as it does over TCP.
+    """
+
+    headers: WebSocketHeaders = field(default_factory=dict, repr=False, hash=False)
+    """Headers of the HTTP request, such as ``{"Authorization": "Bearer ..."}``. A callable, also an
+    async one, is given the :class:`Server` and asked at every attempt to connect, so that what
+    expires can be renewed; it is bounded by ``connect_timeout``."""
+    compression: bool = False
+    """Offer to compress (permessage-deflate). Servers agree only if they are configured to."""
+
+    def __post_init__(self) -> None:
+        check_flag("WebSocketOptions.compression", self.compression)
+        if not callable(self.headers):
+            checked = check_websocket_headers("WebSocketOptions.headers", self.headers)
+            object.__setattr__(self, "headers", MappingProxyType(checked))
+
+
+class SecretHeaders(dict[str, str]):
+    """Headers that show their names only, also where a traceback shows local variables."""
+
+    def __repr__(self) -> str:
+        return f"<headers: {', '.join(self)}>"
+
+
+def check_websocket_headers(what: str, headers: object) -> SecretHeaders:
+    """A copy of ``headers`` if they can be sent."""
+    fault, checked = _read_headers(headers)
+    # Values may be secrets, so neither the error nor its traceback may hold them.
+    del headers
+    if fault is not None:
+        raise ConfigurationError(f"{what}{fault}")
+    return checked
+
+
+def _read_headers(headers: object) -> tuple[str | None, SecretHeaders]:
+    checked = SecretHeaders()
+    if not isinstance(headers, Mapping):
+        return f" is a mapping of names to values, not {type(headers).__name__}", checked
+    for name, value in cast("Mapping[object, object]", headers).items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            return " has a name that is no name of an HTTP header", checked
+        if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
+            return f": {name} belongs to the WebSocket handshake; leave it out", checked
+        if not isinstance(value, str):
+            return f": {name} is a str, not {type(value).__name__}", checked
+        if not _HEADER_VALUE.fullmatch(value):
+            return (
+                f": the value of {name} cannot be sent; it is printable ASCII without line breaks, "
+                "and without white space at its ends"
+            ), checked
+        checked[name] = value
+    return None, checked

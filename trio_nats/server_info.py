@@ -32,7 +32,8 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str | None = None
     """What the server wants signed, where it takes NKeys or JWTs."""
     connect_urls: tuple[str, ...] | None = None
-    """Other servers of the cluster, as ``host:port``."""
+    """The servers of the cluster, as ``host:port``; where they listen for WebSocket, if that is
+    how this one was reached."""
     ws_connect_urls: tuple[str, ...] | None = None
     ldm: bool = False
     """Whether the server is in lame duck mode, about to shut down (ADR-5)."""

@@ -16,6 +16,7 @@ __all__ = ["Scheme", "Server", "parse_servers"]
 Scheme: TypeAlias = Literal["nats", "tls", "ws", "wss"]
 
 DEFAULT_PORTS: dict[str, int] = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
+_UNDECODED = re.compile("[\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PATH_START = re.compile(r"[/?#]")
 _FORBIDDEN_IN_PATH = re.compile(r"[\x00-\x20\x7f]")
@@ -196,9 +197,14 @@ def _credentials(userinfo: str, shown: str) -> tuple[str | None, str | None, str
         raise ConfigurationError(
             f"{shown}: the part before '@' is empty; use user:password@ or token@"
         )
-    if colon:
-        return unquote(name), unquote(password), None
-    return None, None, unquote(name)
+    # The error of a strict unquote() would hold the credentials, be it only as a context.
+    name = unquote(name, errors="surrogateescape")
+    password = unquote(password, errors="surrogateescape")
+    if _UNDECODED.search(name + password):
+        raise ConfigurationError(
+            f"{shown}: what is percent-encoded in the credentials is not UTF-8 text"
+        )
+    return (name, password, None) if colon else (None, None, name)
 
 
 def is_ip_address(host: str) -> bool:

@@ -298,6 +298,37 @@ async def test_raising_without_room() -> None:
             assert (await server.peer()).payloads == [bytes(200), b"again"]
 
 
+async def test_publishing_without_waiting(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as sub:
+        nc.publish_nowait("news", "text", reply="r", headers={"k": "v"})
+        await nc.publish("news", b"second")
+        msg = await sub.receive()
+        assert (msg.data, msg.reply, msg.headers["k"]) == (b"text", "r", "v")
+        assert (await sub.receive()).data == b"second"
+        with pytest.raises(InvalidSubjectError):
+            nc.publish_nowait("a b")
+        with pytest.raises(MaxPayloadError):
+            nc.publish_nowait("news", bytes(2_000_000))
+        assert nc.stats.out_messages == 2
+    with pytest.raises(trio.ClosedResourceError):
+        nc.publish_nowait("news")
+
+
+async def test_publishing_without_waiting_or_room() -> None:
+    listen = trio.Event()
+    async with ScriptedServer(deaf(listen)) as server:
+        # Whatever publish() would do: this cannot wait.
+        async with open_nats(server.url, pending_size=100) as nc:
+            nc.publish_nowait("news", bytes(200))
+            with pytest.raises(trio.WouldBlock):
+                nc.publish_nowait("news", b"x")
+            listen.set()
+            await nc.flush(PATIENCE)
+            nc.publish_nowait("news", b"again")
+            await nc.flush(PATIENCE)
+            assert (await server.peer()).payloads == [bytes(200), b"again"]
+
+
 async def test_closing_with_a_chunk_on_its_way() -> None:
     listen = trio.Event()
     async with ScriptedServer(deaf(listen)) as server:

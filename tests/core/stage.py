@@ -16,9 +16,10 @@ from tests.messages.helpers import take
 from tests.support.certs import certificates
 from tests.support.checkpoints import Operation
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
+from tests.transports import Transport
 from trio_nats import Connection, Subscription, TLSOptions, open_nats
 from trio_nats._core.outbox import Outbox
-from trio_nats.testing import NatsServer, ServerTLS
+from trio_nats.testing import ServerTLS
 
 __all__ = ["Make", "Stage", "echo", "staged", "tls_sides", "waiting_frames"]
 
@@ -80,12 +81,12 @@ def tls_sides(encrypted: bool) -> tuple[ServerTLS | None, TLSOptions | None]:
 
 
 @asynccontextmanager
-async def staged(encrypted: bool) -> AsyncIterator[Stage]:
-    server_tls, tls = tls_sides(encrypted)
-    async with NatsServer(tls=server_tls) as server, no_leaks():
+async def staged(transport: Transport) -> AsyncIterator[Stage]:
+    async with transport.server() as server, no_leaks():
+        url, options = transport.url(server), transport.options
         async with (
-            open_nats(server.url, tls=tls, pending_size=200_000) as nc,
-            open_nats(server.url, tls=tls) as witness,
+            open_nats(url, **options, pending_size=200_000) as nc,
+            open_nats(url, **options) as witness,
             witness.subscribe("ledger") as inbox,
         ):
             await witness.flush()

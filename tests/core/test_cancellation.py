@@ -9,12 +9,12 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.core.stage import Make, Stage, echo, staged, tls_sides
+from tests.core.stage import Make, Stage, echo, staged
 from tests.messages.helpers import all_of
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, open_sockets
+from tests.transports import EVERY, Transport
 from trio_nats import Connection, NoRespondersError, Subscription, open_nats
-from trio_nats.testing import NatsServer
 
 
 async def publish(stage: Stage, _: Subscription) -> Operation:
@@ -116,7 +116,7 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+@EVERY
 @pytest.mark.parametrize(
     ("make", "least"),
     [
@@ -131,9 +131,9 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
         (drain, 3),
     ],
 )
-async def test_an_operation(make: Make, least: int, encrypted: bool) -> None:
+async def test_an_operation(make: Make, least: int, transport: Transport) -> None:
     with trio.fail_after(60):
-        async with staged(encrypted) as stage:
+        async with staged(transport) as stage:
             nc, witness = stage.nc, stage.witness
             async with (
                 nc.subscribe("work") as work,
@@ -163,18 +163,18 @@ async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
         assert 0 < len(stage.done) < stage.number
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+@EVERY
 @pytest.mark.parametrize("background", [False, True], ids=["user", "all tasks"])
-async def test_a_whole_life(encrypted: bool, background: bool) -> None:
+async def test_a_whole_life(transport: Transport, background: bool) -> None:
     """Opening, using and leaving, cancelled at each suspension of any task it consists of."""
-    server_tls, tls = tls_sides(encrypted)
     with trio.fail_after(60):
-        async with NatsServer(tls=server_tls) as server:
+        async with transport.server() as server:
+            url, options = transport.url(server), transport.options
             connections: list[Connection] = []
 
             async def make() -> Operation:
                 async def operation() -> None:
-                    async with open_nats(server.url, tls=tls) as nc:
+                    async with open_nats(url, **options) as nc:
                         connections.append(nc)
                         async with nc.subscribe("loop") as sub:
                             await nc.publish("loop", b"x", reply="nobody")
@@ -196,7 +196,7 @@ async def test_a_whole_life(encrypted: bool, background: bool) -> None:
 
             visited = await cancel_at_each_checkpoint(make, check, background=background)
             assert visited >= (15 if background else 6)
-            async with open_nats(server.url, tls=tls) as nc:
+            async with open_nats(url, **options) as nc:
                 await nc.flush()
                 # All the others are gone for the server as well.
                 while (await server.monitor("connz"))["num_connections"] != 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -24,7 +25,14 @@ from tests.messages.helpers import (
 )
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, Script, ScriptedServer
-from trio_nats import Connection, ConnectionLostError, ReconnectPolicy, Subscription, open_nats
+from trio_nats import (
+    ConfigurationError,
+    Connection,
+    ConnectionLostError,
+    ReconnectPolicy,
+    Subscription,
+    open_nats,
+)
 from trio_nats.testing import NatsServer
 
 # --- how it is left -------------------------------------------------------------------------------
@@ -370,3 +378,10 @@ async def test_once_means_once() -> None:
         with pytest.raises(ConnectionLostError):
             await nc.wait_for_state("open", "draining")
         assert nc.servers == ()
+
+
+async def test_waiting_for_a_state_that_there_is_not() -> None:
+    typo: Any = "opne"
+    async with NatsServer() as server, open_nats(server.url) as nc:
+        with pytest.raises(ConfigurationError, match="state is one of 'connecting', 'open'"):
+            await nc.wait_for_state("open", typo)

@@ -13,10 +13,9 @@ import pytest
 import trio
 
 from tests.messages.helpers import all_of
-from tests.support.certs import certificates
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
-from trio_nats import Connection, NoRespondersError, TLSOptions, open_nats
-from trio_nats.testing import NatsServer, ServerTLS
+from tests.transports import EVERY, Transport
+from trio_nats import Connection, NoRespondersError, open_nats
 
 METHODS = ["aclose", "receive_some", "send_all", "wait_send_all_might_not_block"]
 MORE = {trio.SocketStream: ["send_eof"], trio.SSLStream: ["do_handshake", "unwrap"]}
@@ -78,16 +77,16 @@ async def _use(nc: Connection) -> None:
         await nc.rtt()
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
-async def test_only_the_background_touches_the_stream(encrypted: bool, touches: Touches) -> None:
-    certs = certificates()
-    files = certs.server.cert_file, certs.server.key_file
-    tls = TLSOptions(ca_file=certs.ca_file) if encrypted else None
+@EVERY
+async def test_only_the_background_touches_the_stream(
+    transport: Transport, touches: Touches
+) -> None:
     with trio.fail_after(60):
-        async with NatsServer(tls=ServerTLS(*files) if encrypted else None) as server:
+        async with transport.server() as server:
+            url, options = transport.url(server), transport.options
             # Asking the server whether it is there is no part of this.
             touches.by_others.clear()
-            async with open_nats(server.url, tls=tls) as nc:
+            async with open_nats(url, **options) as nc:
 
                 async def make() -> Operation:
                     return lambda: _use(nc)
@@ -98,7 +97,7 @@ async def test_only_the_background_touches_the_stream(encrypted: bool, touches: 
 
             async def make_whole() -> Operation:
                 async def operation() -> None:
-                    async with open_nats(server.url, tls=tls) as nc:
+                    async with open_nats(url, **options) as nc:
                         await nc.publish("a", bytes(300_000))
                         await nc.drain()
 
@@ -106,5 +105,6 @@ async def test_only_the_background_touches_the_stream(encrypted: bool, touches: 
 
             assert await cancel_at_each_checkpoint(make_whole, trio.lowlevel.checkpoint) > 3
             assert touches.by_others == set()
-    expected = {"aclose", "receive_some", "send_all"} | ({"do_handshake"} if encrypted else set())
+    expected = {"aclose", "receive_some", "send_all"}
+    expected |= {"do_handshake"} if transport.encrypted else set()
     assert expected <= touches.by_background

@@ -131,6 +131,9 @@ def test_websocket_servers_name_their_own_kind() -> None:
     seed = servers.servers[0]
     (new,) = servers.discover(info("b:4222", ws=("c:443",)), seed, "wss")
     assert (new.host, new.port, new.scheme, new.path) == ("c", 443, "wss", seed.path)
+    # What nats-server says to them.
+    (new,) = servers.discover(info("d:443"), seed, "wss")
+    assert (new.host, new.port, new.scheme, new.path) == ("d", 443, "wss", seed.path)
 
 
 def test_failures() -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import trio
 import trio.testing
 
 from tests.support.peer import Peer, ScriptedServer
+from tests.transports import TCP, Transport
 from trio_nats import Connection, Msg, ReconnectPolicy, open_nats
 from trio_nats.events import Event
 from trio_nats.testing import NatsServer
 
-__all__ = ["ONCE", "PATIENCE", "QUICK", "all_of", "barrier", "fill", "from_another_run", "hmsg"]
+__all__ = ["ONCE", "PATIENCE", "QUICK", "all_of", "another", "barrier", "by_way_of", "fill"]
+__all__ += ["from_another_run", "hmsg"]
 __all__ += ["msg", "next_event", "scripted", "served", "take"]
 
 PATIENCE = 10.0
@@ -30,6 +33,16 @@ QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 E = TypeVar("E")
 T = TypeVar("T")
 
+_transport: ContextVar[Transport] = ContextVar("transport", default=TCP)
+
+
+@contextmanager
+def by_way_of(transport: Transport) -> Iterator[None]:
+    """Within it, :func:`scripted` and :func:`served` use another transport than TCP."""
+    token = _transport.set(transport)
+    yield
+    _transport.reset(token)
+
 
 @asynccontextmanager
 async def scripted(
@@ -40,15 +53,18 @@ async def scripted(
     Nobody answers the PING of an orderly end, so it is not waited for unless ``options`` say so.
     """
 
+    transport = _transport.get()
+
     async def script(peer: Peer) -> None:
-        await peer.send_info(**(info or {}))
+        await transport.welcome(peer, **(info or {}))
         await peer.accept_connect()
         await trio.sleep_forever()
 
-    options = {"close_timeout": 0, "reconnect": ONCE} | options
+    options = {"close_timeout": 0, "reconnect": ONCE} | transport.options | options
     with trio.fail_after(PATIENCE):
-        async with ScriptedServer(script) as server, open_nats(server.url, **options) as nc:
-            yield nc, await server.peer(0)
+        async with ScriptedServer(script) as server:
+            async with open_nats(transport.through(server.port), **options) as nc:
+                yield nc, await server.peer(0)
 
 
 @asynccontextmanager
@@ -56,10 +72,17 @@ async def served(
     config: str | None = None, **options: Any
 ) -> AsyncIterator[tuple[Connection, NatsServer]]:
     """A connection to a nats-server of its own."""
+    transport = _transport.get()
     with trio.fail_after(PATIENCE):
-        async with NatsServer(config=config) as server:
-            async with open_nats(server.url, **options) as nc:
+        async with transport.server(config=config) as server:
+            async with open_nats(transport.url(server), **transport.options | options) as nc:
                 yield nc, server
+
+
+def another(server: NatsServer, **options: Any) -> AbstractAsyncContextManager[Connection]:
+    """One more connection to the server of :func:`served`."""
+    transport = _transport.get()
+    return open_nats(transport.url(server), **transport.options | options)
 
 
 async def fill(nc: Connection, size: int) -> int:

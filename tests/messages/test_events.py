@@ -10,6 +10,7 @@ import trio.testing
 
 from tests.messages.helpers import ONCE, PATIENCE, barrier, msg, next_event, scripted, take
 from tests.support.peer import Peer, ScriptedServer, info_line
+from tests.transports import Transport
 from trio_nats import ConnectionLostError, PendingLimits, ReconnectPolicy, open_nats
 from trio_nats.events import (
     Closed,
@@ -119,14 +120,15 @@ async def test_complaints_that_concern_nobody(text: str, caplog: pytest.LogCaptu
         assert await take(sub, 1) == [b"x"]
 
 
-async def test_what_info_says() -> None:
+async def test_what_info_says(transport: Transport) -> None:
+    scheme = transport.scheme
     async with scripted() as (nc, peer), nc.events() as events:
         await peer.send(info_line(connect_urls=["10.9.8.7:1", "10.9.8.8:2"]) * 2)
         event = await events.receive()
         assert isinstance(event, ServersDiscovered)
-        assert sorted(event.servers) == ["nats://10.9.8.7:1", "nats://10.9.8.8:2"]
+        assert sorted(event.servers) == [f"{scheme}://10.9.8.7:1", f"{scheme}://10.9.8.8:2"]
         await peer.send(info_line(connect_urls=["10.9.8.8:2", "10.9.8.9:3"]))
-        assert await events.receive() == ServersDiscovered(("nats://10.9.8.9:3",))
+        assert await events.receive() == ServersDiscovered((f"{scheme}://10.9.8.9:3",))
         await barrier(peer)
         # 10.9.8.7 has left the cluster; what the user named stays.
         assert {server.host for server in nc.servers} == {"127.0.0.1", "10.9.8.8", "10.9.8.9"}

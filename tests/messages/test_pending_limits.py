@@ -9,8 +9,18 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import all_of, barrier, hmsg, msg, next_event, scripted, served, take
-from trio_nats import Connection, Msg, PendingLimits, Subscription, open_nats
+from tests.messages.helpers import (
+    all_of,
+    another,
+    barrier,
+    hmsg,
+    msg,
+    next_event,
+    scripted,
+    served,
+    take,
+)
+from trio_nats import Connection, Msg, PendingLimits, Subscription
 from trio_nats.events import Event, SlowConsumer
 from trio_nats.options import FullPolicy
 
@@ -166,7 +176,7 @@ async def test_a_slow_subscription_is_nobody_elses_problem() -> None:
         served() as (nc, server),
         nc.subscribe("a", pending=limits(10, "drop_newest")) as lazy,
         nc.subscribe("a") as busy,
-        open_nats(server.url) as other,
+        another(server) as other,
     ):
         await nc.flush()
         for number in range(2000):

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import barrier, hmsg, msg, next_event, scripted, served
+from tests.messages.helpers import another, barrier, hmsg, msg, next_event, scripted, served
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import (
     ConfigurationError,
@@ -44,7 +44,7 @@ async def _answer(nc: Connection, subject: str, task_status: trio.TaskStatus[Non
 @asynccontextmanager
 async def answering(subject: str, **options: Any) -> AsyncIterator[Connection]:
     """A connection to a server where somebody else answers."""
-    async with served(**options) as (nc, server), open_nats(server.url) as other:
+    async with served(**options) as (nc, server), another(server) as other:
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda task_status: _answer(other, subject, task_status))
             yield nc
@@ -67,7 +67,7 @@ async def test_a_thousand_at_a_time_each_get_their_own() -> None:
         got[number] = (await nc.request("svc", b"%d" % number)).data
 
     async with served(pending=PendingLimits(messages=1)) as (nc, server):
-        async with open_nats(server.url) as other, other.subscribe("svc") as requests:
+        async with another(server) as other, other.subscribe("svc") as requests:
             await other.flush()
             async with trio.open_nursery() as nursery:
                 for number in range(1000):

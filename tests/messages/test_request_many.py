@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import all_of, barrier, fill, hmsg, msg, scripted, served, take
+from tests.messages.helpers import all_of, another, barrier, fill, hmsg, msg, scripted, served, take
 from tests.support.peer import Peer
 from trio_nats import (
     ConfigurationError,
@@ -21,7 +21,6 @@ from trio_nats import (
     Replies,
     RequestTimeoutError,
     empty_sentinel,
-    open_nats,
 )
 
 NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
@@ -46,7 +45,7 @@ async def asked(**options: Any) -> AsyncIterator[tuple[Connection, Peer, Replies
 
 @pytest.mark.parametrize("options", [{"max_responses": 3}, {"sentinel": empty_sentinel}, {}])
 async def test_scatter_and_gather(options: dict[str, Any]) -> None:
-    async with served() as (nc, server), open_nats(server.url) as other:
+    async with served() as (nc, server), another(server) as other:
         async with other.subscribe("svc") as one, other.subscribe("svc") as two:
             await other.flush()
             async with nc.request_many("svc", b"?", headers={"k": "v"}, **options) as replies:

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import all_of, barrier, msg, next_event, scripted, served, take
+from tests.messages.helpers import all_of, another, barrier, msg, next_event, scripted, served, take
 from trio_nats import (
     ConfigurationError,
     Connection,
@@ -19,7 +19,6 @@ from trio_nats import (
     PermissionsViolationError,
     Subscription,
     UserPassword,
-    open_nats,
 )
 from trio_nats.events import ServerError
 
@@ -51,7 +50,7 @@ async def test_a_queue_group_spans_connections_and_gets_each_message_once() -> N
     async with served() as (nc, server), AsyncExitStack() as stack:
         members = []
         for _ in range(3):
-            other = await stack.enter_async_context(open_nats(server.url))
+            other = await stack.enter_async_context(another(server))
             members.append(await stack.enter_async_context(other.subscribe("a", queue="q")))
             await other.flush()
         sent = [b"%d" % number for number in range(300)]

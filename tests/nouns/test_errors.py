@@ -44,6 +44,7 @@ from trio_nats.errors import (
     TLSInjectionError,
     TLSNotOfferedError,
     TLSRequiredError,
+    WebSocketError,
 )
 
 BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
@@ -59,6 +60,7 @@ BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
     ConnectTimeoutError: (NatsError, TimeoutError),
     NoInfoError: (NatsError,),
     ServerClosedError: (NatsError,),
+    WebSocketError: (NatsError,),
     TLSError: (NatsError,),
     TLSConfigurationError: (TLSError, ConfigurationError),
     TLSNotOfferedError: (TLSError,),
@@ -197,7 +199,8 @@ def test_errors_of_a_kind() -> None:
 
 
 def test_phases() -> None:
-    assert get_args(ConnectPhase) == ("resolve", "dial", "proxy", "tls", "info", "auth")
+    phases = ("resolve", "dial", "proxy", "tls", "websocket", "info", "auth")
+    assert get_args(ConnectPhase) == phases
 
 
 def test_an_attempt_cannot_be_changed() -> None:

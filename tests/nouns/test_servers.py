@@ -368,6 +368,15 @@ def test_what_is_not_unicode_is_refused_at_once_without_showing_it(text: str) ->
     assert_hidden(repr(caught.value))
 
 
+@pytest.mark.parametrize("url", ["nats://%ff@h", "nats://joe:%c3%28@h", "nats://%ed%a0%80:x@h"])
+def test_credentials_that_are_no_text_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="percent-encoded in the credentials is not") as e:
+        parse_server(url)
+    assert e.value.__cause__ is e.value.__context__ is None
+    assert "%ff" not in str(e.value)
+    assert "%c3" not in str(e.value)
+
+
 def test_percent_encoding_carries_any_text() -> None:
     text = "".join(map(chr, range(1, 0x100))) + "\u20ac\U0001f600"
     [server] = parse_servers(f"nats://{quote(text, safe='')}:{quote(text, safe='')}@h")

@@ -2,7 +2,7 @@
 
 Publishers that number their messages, subscribers, and requesters with their responders, each with
 a connection of its own through a proxy that cuts, resets, delays, chops up, swallows and corrupts
-at random, over plaintext and over TLS; the server itself is killed now and then. What must hold:
+at random, over TCP, TLS and WebSocket; the server itself is killed now and then. What must hold:
 
 * nothing hangs;
 * no message arrives twice, and none of a publisher's overtakes another while its wire holds;
@@ -34,13 +34,12 @@ from dataclasses import dataclass, field
 
 import trio
 
-from tests.support.certs import certificates
 from tests.support.chaos import ChaosProxy, RandomPlans
-from trio_nats import Connection, NatsError, ReconnectPolicy, TLSOptions, open_nats
+from tests.transports import TRANSPORTS, Transport
+from trio_nats import Connection, NatsError, ReconnectPolicy, open_nats
 from trio_nats._core.session import Session
 from trio_nats._core.supervisor import Supervisor
 from trio_nats.errors import MaxPayloadError, NoRespondersError, RequestTimeoutError
-from trio_nats.testing import NatsServer, ServerTLS
 
 __all__ = ["Report", "soak"]
 
@@ -258,29 +257,26 @@ def judge(publisher: Publisher, subscriber: Subscriber, report: Report) -> None:
 
 
 class Soak:
-    """One run, with or without TLS."""
+    """One run, over one transport."""
 
-    def __init__(self, seed: int | str, *, tls: bool, corrupt: bool) -> None:
+    def __init__(self, seed: int | str, transport: Transport, *, corrupt: bool) -> None:
         self.report = Report(seed)
         self._seed = seed
         self._dice = random.Random(f"{seed}")
         self._corrupt = corrupt
-        certs = certificates()
-        self._server = NatsServer(
-            tls=ServerTLS(certs.server.cert_file, certs.server.key_file) if tls else None
-        )
-        self._tls = TLSOptions(ca_file=certs.ca_file) if tls else None
+        self._transport = transport
+        self._server = transport.server()
         self._connections: list[Connection] = []
         self._proxies: list[ChaosProxy] = []
 
     async def _connect(self, stack: AsyncExitStack, who: str) -> tuple[Connection, ChaosProxy]:
         plans = RandomPlans(f"{self._seed}/{who}", corrupt=self._corrupt)
-        proxy = await stack.enter_async_context(ChaosProxy(self._server.port, plans))
-        scheme = "nats" if self._tls is None else "tls"
+        transport = self._transport
+        proxy = await stack.enter_async_context(ChaosProxy(transport.port(self._server), plans))
         nc = await stack.enter_async_context(
             open_nats(
-                f"{scheme}://127.0.0.1:{proxy.port}",
-                tls=self._tls,
+                transport.through(proxy.port),
+                **transport.options,
                 name=who,
                 reconnect=POLICY,
                 ping_interval=0.05,
@@ -389,10 +385,12 @@ def more_than(before: dict[str, int]) -> dict[str, int]:
     return {what: now[what] - count for what, count in before.items() if now[what] > count}
 
 
-async def soak(seconds: float, seed: int | str, *, tls: bool, corrupt: bool = True) -> Report:
+async def soak(
+    seconds: float, seed: int | str, transport: Transport, *, corrupt: bool = True
+) -> Report:
     """One run; :attr:`Report.faults` is empty if all is well."""
     before = left_over()
-    report = await Soak(seed, tls=tls, corrupt=corrupt).run(seconds)
+    report = await Soak(seed, transport, corrupt=corrupt).run(seconds)
     with trio.move_on_after(5):
         while more_than(before):  # noqa: ASYNC110
             await trio.sleep(0.05)
@@ -407,9 +405,10 @@ async def _main(seconds: float, seed: int) -> bool:
     good = True
     turns = max(1, round(seconds / 30))
     for turn in range(turns):
-        for tls in (False, True):
-            report = await soak(seconds / turns / 2, f"{seed}/{turn}/{tls}", tls=tls)
-            print(f"{'TLS' if tls else 'plain':5} {report}", flush=True)
+        for name, transport in TRANSPORTS.items():
+            share = seconds / turns / len(TRANSPORTS)
+            report = await soak(share, f"{seed}/{turn}/{name}", transport)
+            print(f"{name:3} {report}", flush=True)
             for fault in report.faults:
                 print(f"  FAULT: {fault}", flush=True)
             good = good and not report.faults

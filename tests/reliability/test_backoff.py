@@ -9,7 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.reliability.helpers import PATIENCE, QUICK, until
+from tests.reliability.helpers import PATIENCE, QUICK, session, until
+from tests.support.peer import Peer, ScriptedServer
 from trio_nats import (
     ConnectError,
     ConnectionLostError,
@@ -114,6 +115,38 @@ async def test_each_server_doubles_on_its_own_and_success_forgets_it_all(
     await attempts.make(2)
     assert attempts.hosts[6:] == ["b", "a"]
     assert attempts.waits[6:] == [0.25, 0.25]
+
+
+async def test_who_comes_back_only_to_be_lost_again_is_waited_for_ever_longer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(ReconnectPolicy(jitter=0, max_attempts=5))
+    server = attempts.pool.servers[0]
+    waits = []
+    for _ in range(7):
+        attempts.pool.connected(server)
+        attempts.pool.lost(server, soon=True)
+        await attempts.make(1)
+        waits.append(attempts.waits[-1])
+    # It could be connected to each time, so it is not given up.
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    attempts.pool.connected(server)
+    attempts.pool.lost(server, soon=False)
+    await attempts.make(1)
+    assert attempts.waits[-1] == 0.25
+
+
+async def test_a_server_that_drops_us_after_each_login_is_not_run_down() -> None:
+    async def drop(peer: Peer) -> None:
+        await trio.lowlevel.checkpoint()
+
+    policy = ReconnectPolicy(wait=0.001, max_wait=60, jitter=0)
+    async with ScriptedServer(*[session(drop) for _ in range(6)], session()) as server:
+        async with open_nats(server.url, reconnect=policy) as nc:
+            await server.peer(6)
+            await nc.flush(PATIENCE)
+            [known] = nc.servers
+            assert nc._core.pool.short_lives[known] == 6
 
 
 async def test_the_delay_callable_is_told_which_attempt_it_is(

@@ -22,45 +22,31 @@ from tests.reliability.helpers import (
     take,
     until,
 )
-from tests.support.certs import certificates
 from tests.support.chaos import ChaosProxy, Plan, Way
 from tests.support.peer import Peer, ScriptedServer
-from trio_nats import ReconnectPolicy, TLSOptions, open_nats
+from tests.transports import EVERY, MOST, Transport
+from trio_nats import ReconnectPolicy, open_nats
 from trio_nats.events import Connected, Disconnected, Reconnected, ReconnectFailed
-from trio_nats.testing import NatsServer, ServerTLS
+from trio_nats.testing import NatsServer
 
 AT_ONCE = ReconnectPolicy(wait=0, max_wait=0)
 STUBBORN = replace(AT_ONCE, retry_on_initial_connect=True)
 
 
-def tls_server() -> NatsServer:
-    certs = certificates()
-    return NatsServer(tls=ServerTLS(certs.server.cert_file, certs.server.key_file))
-
-
-def tls_options(server: NatsServer) -> TLSOptions | None:
-    return None if server.settings.tls is None else TLSOptions(ca_file=certificates().ca_file)
-
-
-def through(proxy: ChaosProxy, server: NatsServer) -> str:
-    scheme = "nats" if server.settings.tls is None else "tls"
-    return f"{scheme}://127.0.0.1:{proxy.port}"
-
-
-async def measured(server: NatsServer) -> tuple[int, int]:
+async def measured(server: NatsServer, transport: Transport) -> tuple[int, int]:
     """How many bytes up and down the opening of a connection takes."""
-    async with ChaosProxy(server.port) as proxy:
-        async with open_nats(through(proxy, server), tls=tls_options(server)):
+    async with ChaosProxy(transport.port(server)) as proxy:
+        async with open_nats(transport.through(proxy.port), **transport.options):
             return proxy.links[0].passed_up, proxy.links[0].passed_down
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-async def test_an_opening_cut_at_any_byte_is_tried_again(tls: bool, reset: bool) -> None:
-    async with tls_server() if tls else NatsServer() as server:
-        up, down = await measured(server)
+@MOST
+async def test_an_opening_cut_at_any_byte_is_tried_again(transport: Transport, reset: bool) -> None:
+    async with transport.server() as server:
+        up, down = await measured(server, transport)
         # In the middle of INFO, of the handshake, between CONNECT and PONG, within PONG.
-        step = 149 if tls else 23
+        step = 149 if transport.encrypted else 23
         plans = [
             Plan(down=Way(cut_after=at), reset=reset)
             for at in [*range(0, down, step), *range(down - 6, down)]
@@ -68,11 +54,10 @@ async def test_an_opening_cut_at_any_byte_is_tried_again(tls: bool, reset: bool)
         plans += [
             Plan(up=Way(cut_after=at), reset=reset) for at in [*range(1, up, step), up - 6, up]
         ]
-        async with ChaosProxy(server.port, [*plans, Plan()]) as proxy:
+        async with ChaosProxy(transport.port(server), [*plans, Plan()]) as proxy:
+            url = transport.through(proxy.port)
             async with (
-                open_nats(
-                    through(proxy, server), tls=tls_options(server), reconnect=STUBBORN
-                ) as nc,
+                open_nats(url, **transport.options, reconnect=STUBBORN) as nc,
                 nc.events() as events,
             ):
                 await nc.publish("a", b"published before there was a connection")
@@ -83,18 +68,18 @@ async def test_an_opening_cut_at_any_byte_is_tried_again(tls: bool, reset: bool)
                 assert len(plans) - 8 <= len(cut) <= len(plans)
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@MOST
 async def test_a_stream_cut_in_the_middle_of_a_message_hands_out_whole_ones_only(
-    tls: bool,
+    transport: Transport,
 ) -> None:
-    async with tls_server() if tls else NatsServer() as server:
-        _, opening = await measured(server)
+    async with transport.server() as server:
+        _, opening = await measured(server, transport)
         cuts = [opening + 2_000 + 777 * number for number in range(20)]
         plans = [Plan(down=Way(cut_after=at), reset=at % 2 == 0) for at in cuts]
         async with (
-            open_nats(server.url, tls=tls_options(server)) as pub,
-            ChaosProxy(server.port, [*plans, Plan()]) as proxy,
-            open_nats(through(proxy, server), tls=tls_options(server), reconnect=AT_ONCE) as nc,
+            open_nats(transport.url(server), **transport.options) as pub,
+            ChaosProxy(transport.port(server), [*plans, Plan()]) as proxy,
+            open_nats(transport.through(proxy.port), **transport.options, reconnect=AT_ONCE) as nc,
             nc.subscribe("a") as sub,
             publishing(pub, "p", "a", pause=0),
         ):
@@ -110,16 +95,18 @@ async def test_a_stream_cut_in_the_middle_of_a_message_hands_out_whole_ones_only
             assert nc.stats.reconnects == len(plans)
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(tls: bool) -> None:
-    async with tls_server() if tls else NatsServer() as server:
-        up, _ = await measured(server)
+@MOST
+async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(
+    transport: Transport,
+) -> None:
+    async with transport.server() as server:
+        up, _ = await measured(server, transport)
         plans = [Plan(up=Way(cut_after=up + 1_000 + 501 * number)) for number in range(20)]
         async with (
-            open_nats(server.url, tls=tls_options(server)) as watcher,
+            open_nats(transport.url(server), **transport.options) as watcher,
             watcher.subscribe("a") as sub,
-            ChaosProxy(server.port, [*plans, Plan()]) as proxy,
-            open_nats(through(proxy, server), tls=tls_options(server), reconnect=AT_ONCE) as nc,
+            ChaosProxy(transport.port(server), [*plans, Plan()]) as proxy,
+            open_nats(transport.through(proxy.port), **transport.options, reconnect=AT_ONCE) as nc,
         ):
             await watcher.flush(PATIENCE)
             number = 0
@@ -136,13 +123,13 @@ async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(tl
             assert "Unknown Protocol" not in server.log
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-async def test_one_byte_at_a_time_both_ways(tls: bool) -> None:
+@EVERY
+async def test_one_byte_at_a_time_both_ways(transport: Transport) -> None:
     drops = Plan(up=Way(chunk=1), down=Way(chunk=1))
-    async with tls_server() if tls else NatsServer() as server:
+    async with transport.server() as server:
         async with (
-            ChaosProxy(server.port, [drops]) as proxy,
-            open_nats(through(proxy, server), tls=tls_options(server)) as nc,
+            ChaosProxy(transport.port(server), [drops]) as proxy,
+            open_nats(transport.through(proxy.port), **transport.options) as nc,
             nc.subscribe("a") as sub,
         ):
             for number in range(20):
@@ -154,11 +141,12 @@ async def test_one_byte_at_a_time_both_ways(tls: bool) -> None:
             assert nc.stats.reconnects == 0
 
 
-async def test_a_storm_of_a_hundred_resets() -> None:
+@MOST
+async def test_a_storm_of_a_hundred_resets(transport: Transport) -> None:
     async with (
-        NatsServer() as server,
-        ChaosProxy(server.port) as proxy,
-        open_nats(proxy.url, reconnect=AT_ONCE) as nc,
+        transport.server() as server,
+        ChaosProxy(transport.port(server)) as proxy,
+        open_nats(transport.through(proxy.port), **transport.options, reconnect=AT_ONCE) as nc,
         nc.subscribe("a") as sub,
         nc.events(buffer=1_000) as events,
     ):
@@ -170,11 +158,18 @@ async def test_a_storm_of_a_hundred_resets() -> None:
         assert nc.stats.reconnects == 100
 
 
-async def test_a_half_open_connection_is_found_out_by_its_silence() -> None:
+@MOST
+async def test_a_half_open_connection_is_found_out_by_its_silence(transport: Transport) -> None:
     async with (
-        NatsServer() as server,
-        ChaosProxy(server.port) as proxy,
-        open_nats(proxy.url, ping_interval=0.05, reconnect=QUICK, connect_timeout=0.2) as nc,
+        transport.server() as server,
+        ChaosProxy(transport.port(server)) as proxy,
+        open_nats(
+            transport.through(proxy.port),
+            **transport.options,
+            ping_interval=0.05,
+            reconnect=QUICK,
+            connect_timeout=0.3,
+        ) as nc,
         nc.subscribe("a") as sub,
         nc.events() as events,
     ):

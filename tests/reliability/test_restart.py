@@ -21,15 +21,19 @@ from tests.reliability.helpers import (
 )
 from tests.support.certs import certificates
 from tests.support.peer import Peer, ScriptedServer
+from tests.transports import EVERY, Transport
 from trio_nats import ConnectionLostError, ConnectionState, TLSMode, TLSOptions, open_nats
 from trio_nats.errors import TLSNotOfferedError
 from trio_nats.events import Disconnected, Reconnected, ReconnectFailed
 from trio_nats.testing import NatsServer, ServerTLS
 
 
-async def test_a_killed_server_comes_back_on_its_port() -> None:
-    async with NatsServer() as server, open_nats(server.url, reconnect=QUICK) as nc:
+@EVERY
+async def test_a_killed_server_comes_back_on_its_port(transport: Transport) -> None:
+    async with transport.server() as server:
+        url = transport.url(server)
         async with (
+            open_nats(url, **transport.options, reconnect=QUICK) as nc,
             nc.events() as events,
             nc.subscribe("a.*") as plain,
             nc.subscribe("a.*", queue="q") as grouped,
@@ -37,7 +41,7 @@ async def test_a_killed_server_comes_back_on_its_port() -> None:
             await nc.flush(PATIENCE)
             await server.kill()
             lost = await until(events, Disconnected)
-            assert lost.server == server.url
+            assert lost.server == url
             assert isinstance(lost.reason, ConnectionLostError)
             assert nc.state is ConnectionState.RECONNECTING
             assert nc.connected_url is None
@@ -45,7 +49,7 @@ async def test_a_killed_server_comes_back_on_its_port() -> None:
                 await nc.publish(f"a.{number}", b"%d" % number)
             assert nc.stats.outbox_bytes > 0
             await server.start()
-            assert await until(events, Reconnected) == Reconnected(server.url)
+            assert await until(events, Reconnected) == Reconnected(url)
             for sub in (plain, grouped):
                 got = await take(sub, 500)
                 assert [int(msg.data) for msg in got] == list(range(500))

@@ -33,6 +33,7 @@ from tests.support.tls_records import (
     is_only_tls_records,
     split_tls_records,
 )
+from tests.support.websocket import WebSocketEnd
 
 __all__ = ["MemoryPeer", "Peer", "PeerGone", "Script", "ScriptedServer", "info_line"]
 __all__ += ["is_only_tls_records"]
@@ -118,6 +119,9 @@ class Peer:
         self.server_name: str | None = None
         """The name the client asked for (SNI)."""
 
+        self.websocket: WebSocketEnd | None = None
+        """The WebSocket, once :meth:`start_websocket` has been called."""
+
         self.connect: dict[str, Any] = {}
         """The JSON of the last ``CONNECT`` seen."""
 
@@ -170,7 +174,7 @@ class Peer:
 
     @property
     def _stream(self) -> trio.abc.Stream:
-        return self._raw if self.tls is None else self.tls
+        return self.websocket or self.tls or self._raw
 
     async def send(self, data: bytes) -> None:
         """Send ``data`` in one write, through TLS once that has started."""
@@ -292,6 +296,27 @@ class Peer:
             await self._raw.send_all(data)
         except trio.BrokenResourceError:
             pass
+
+    # -- WebSocket -----------------------------------------------------------------------------
+
+    async def start_websocket(self, *, compression: bool = False) -> None:
+        """Agree to the client's upgrade; from here on bytes travel in binary messages.
+
+        Without it a script can do all that by hand, see :mod:`tests.support.websocket`.
+        """
+        end = WebSocketEnd(self._stream, compression=compression)
+        early, self._buffer = self._buffer, b""
+        await end.accept(early)
+        self.websocket = end
+
+    async def receive_request(self) -> tuple[bytes, dict[bytes, bytes]]:
+        """Take an HTTP request: its first line, and its headers, with names in lower case."""
+        while b"\r\n\r\n" not in self._buffer:
+            await self._receive_more()
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        first, *rest = head.split(b"\r\n")
+        pairs = (line.split(b": ", 1) for line in rest)
+        return first, {name.lower(): value for name, value in pairs}
 
     # -- endings -------------------------------------------------------------------------------
 

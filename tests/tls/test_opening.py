@@ -146,7 +146,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, object], str]] = {
     "port": ({"servers": "h:0"}, "1 to 65535"),
     "host": ({"servers": "nats://:4222"}, "host is missing"),
     "mixed": ({"servers": "nats://a,ws://b"}, "cannot be mixed"),
-    "websocket": ({"servers": "ws://a"}, "not supported yet"),
+    "websocket": ({"websocket": {}}, "websocket is a WebSocketOptions, not dict"),
     "timeout": ({"connect_timeout": -1}, "connect_timeout must be more than zero"),
     "ping": ({"ping_interval": 0}, "ping_interval must be more than zero"),
     "closing": ({"close_timeout": float("nan")}, "close_timeout is a number of seconds"),

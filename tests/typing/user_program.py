@@ -25,6 +25,8 @@ from trio_nats import (
     TLSOptions,
     TypedMsg,
     UserPassword,
+    WebSocketError,
+    WebSocketOptions,
     open_nats,
 )
 
@@ -70,6 +72,24 @@ async def drain(channel: trio.abc.ReceiveChannel[Msg]) -> int:
     async for _ in channel:
         count += 1
     return count
+
+
+async def token(server: trio_nats.Server) -> dict[str, str]:
+    return {"Authorization": f"Bearer for {server.host}"}
+
+
+async def through_http() -> None:
+    for options in (
+        WebSocketOptions(headers={"Cookie": "a=b"}, compression=True),
+        WebSocketOptions(headers=token),
+        WebSocketOptions(headers=lambda server: {"X-Host": server.host}),
+    ):
+        try:
+            async with open_nats("wss://a/path", websocket=options) as nc:
+                await nc.flush()
+        except ConnectError as failure:
+            for refused in failure.errors(WebSocketError):
+                assert_type(refused.status, int | None)
 
 
 async def main() -> None:

@@ -108,12 +108,25 @@ class Outbox:
         self._check_run()
         while self.size >= self._limit:
             if self._when_full == "raise":
+                error = self._full()
                 await trio.lowlevel.checkpoint()
-                raise OutboxFullError(
-                    f"{self.size:,} bytes are waiting to be written (pending_size is "
-                    f"{self._limit:,}): the server is away, or slower than what is published"
-                )
+                raise error
             await self._for_room.park()
+
+    def check_room(self) -> None:
+        """Raise where the limit is reached and :meth:`room` would wait."""
+        if self.size >= self._limit:
+            raise self._full()
+        if not self.has_room():
+            self._seal()
+            self._unyielded = self.size
+            self._set_easy()
+
+    def _full(self) -> OutboxFullError:
+        return OutboxFullError(
+            f"{self.size:,} bytes are waiting to be written (pending_size is "
+            f"{self._limit:,}): the server is away, or slower than what is published"
+        )
 
     @property
     def accepted(self) -> int:

@@ -29,6 +29,9 @@ class Pool:
         self._servers = order
         self.failures: dict[Server, int] = {}
         """Failed attempts in a row."""
+        self.short_lives: dict[Server, int] = {}
+        """Connections in a row that did not last. They are no failures to connect, but who comes
+        back at once each time is a nuisance."""
         self._last_error: dict[Server, str] = {}
 
     def _with_userinfo(self, server: Server) -> Server:
@@ -56,6 +59,13 @@ class Pool:
         self._last_error.clear()
         self._move_to_end(server)
 
+    def lost(self, server: Server, *, soon: bool) -> None:
+        """A connection to a server has ended, ``soon`` after it was made or not."""
+        if soon:
+            self.short_lives[server] = self.short_lives.get(server, 0) + 1
+        else:
+            self.short_lives.pop(server, None)
+
     def remove(self, server: Server) -> None:
         """Do not try this server again, unless the cluster names it anew."""
         if server in self._servers:
@@ -67,6 +77,7 @@ class Pool:
         self._servers = [self._with_userinfo(seed) for seed in seeds]
         if self._randomize:
             random.shuffle(self._servers)
+        self.short_lives.clear()
         self.failures.clear()
         self._last_error.clear()
 
@@ -81,7 +92,10 @@ class Pool:
         They get the scheme in use with the server that named them, and where they are bare
         addresses, that server's name is what their certificates must be for.
         """
-        urls = info.ws_connect_urls if named_by.is_websocket else info.connect_urls
+        urls = info.connect_urls
+        if named_by.is_websocket and info.ws_connect_urls is not None:
+            # nats-server itself names them as connect_urls to those who came by WebSocket.
+            urls = info.ws_connect_urls
         if urls is None:
             return []
         named = dict(self._parsed(urls, named_by, scheme))

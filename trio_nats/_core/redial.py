@@ -132,7 +132,8 @@ class Redialer:
                 return max(0.0, float(policy.delay(number)))
             except Exception:
                 logger.exception("ReconnectPolicy.delay failed; using wait and max_wait")
-        doublings = min(self._pool.failures.get(server, 0), 32)
+        pool = self._pool
+        doublings = min(pool.failures.get(server, 0) + pool.short_lives.get(server, 0), 32)
         ceiling = min(policy.max_wait, policy.wait * 2.0**doublings)
         return ceiling * (1 - policy.jitter * random.random())
 

@@ -79,6 +79,7 @@ class Supervisor(SessionCallbacks):
         self._drained: list[Sink] = []
         """Subscriptions that the router does not know any more, but somebody waits for."""
         self._breaths = 0
+        self._began = 0.0
         self._handing_over = False
         self._demanded_at = -1
         self._handover: Handover | None = None
@@ -152,6 +153,8 @@ class Supervisor(SessionCallbacks):
             self._handover.conclude()
         self.session = None
         self.router.live = False
+        lived = trio.current_time() - self._began
+        self.pool.lost(server, soon=lived < self.settings.reconnect.max_wait)
         self.outbox.forget_commands()
         logger.info("%s", reason)
         self.hub.emit(Disconnected(server.url, reason))
@@ -182,6 +185,7 @@ class Supervisor(SessionCallbacks):
         self.router.live = True
         self.pool.connected(wire.server)
         self.counters.connects += 1
+        self._began = trio.current_time()
         self.info = ServerInfo()
         self.on_info(self.session, wire.info)
         first = self.counters.connects == 1

@@ -39,6 +39,7 @@ _OTHER = {
     "maximum connections exceeded": "the server takes no more connections",
     "maximum account active connections exceeded": "the account may not open more connections",
     "maximum subscriptions exceeded": "the connection may not make more subscriptions",
+    "maximum control line exceeded": "a subject is longer than max_control_line allows",
     "maximum payload violation": "a message was larger than the server allows",
     "connection throttling is active": "too many connections at once; it is worth trying again",
 }

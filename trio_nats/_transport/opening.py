@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import ssl
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -31,7 +32,14 @@ from ..errors import (
     TLSConfigurationError,
 )
 from ..message import Publisher
-from ..options import PlaintextAuth, ProtocolLimits, TLSMode, TLSOptions
+from ..options import (
+    PlaintextAuth,
+    ProtocolLimits,
+    SecretHeaders,
+    TLSMode,
+    TLSOptions,
+    WebSocketOptions,
+)
 from ..server_info import ServerInfo
 from ..servers import Server, is_loopback
 from .context import Material, load_material
@@ -47,7 +55,10 @@ from .tls_errors import (
 )
 from .tls_info import TLSInfo, describe
 
-__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "open_wire"]
+if TYPE_CHECKING:
+    from .websocket import WebSocketStream
+
+__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "lead", "open_wire"]
 
 logger = logging.getLogger("trio_nats.connect")
 
@@ -67,6 +78,7 @@ class OpeningSettings:
     limits: ProtocolLimits
     version: str
     """This package's, for CONNECT."""
+    websocket: WebSocketOptions
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +118,11 @@ async def open_wire(
 
     ``origin`` is what received messages respond through.
     """
-    opening = _Opening(server, settings, origin, memory)
+    return await lead(_Opening(server, settings, origin, memory), server, settings)
+
+
+async def lead(opening: _Opening, server: Server, settings: OpeningSettings) -> Wire:
+    """Run ``opening`` to its end, in time. Raises :exc:`AttemptFailed`."""
     try:
         with trio.fail_after(settings.connect_timeout):
             return await opening.run()
@@ -143,6 +159,8 @@ class _Opening:
         self._tls_info: TLSInfo | None = None
         self._heard_inside = False
         self._introduced = False
+        self._headers: SecretHeaders | None = None
+        self._websocket: WebSocketStream | None = None
         self.phase: ConnectPhase = "tls"
 
     async def run(self) -> Wire:
@@ -155,8 +173,14 @@ class _Opening:
         )
         self.phase = "auth"
         answer = await prepare_auth(self._settings.auth, self._server)
+        if plan is TLSPlan.BY_SCHEME:
+            # Here and below: it needs an extra, and takes a while to import.
+            from .upgrade import ask_headers
+
+            self.phase = "websocket"
+            self._headers = await ask_headers(self._settings.websocket, self._server)
         self.phase = "tls"
-        if plan.promises_tls or (tls.has_material and plan is TLSPlan.IF_OFFERED):
+        if self._will_encrypt(plan) or (tls.has_material and plan is TLSPlan.IF_OFFERED):
             # Before dialling: no need to bother a server with a certificate that cannot be loaded.
             self._material = await self._load_material()
         stream = await self._dial()
@@ -165,6 +189,9 @@ class _Opening:
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
+
+    def _will_encrypt(self, plan: TLSPlan) -> bool:
+        return plan.promises_tls or self._server.scheme == "wss"
 
     async def _load_material(self) -> Material:
         self._loading = True
@@ -191,13 +218,15 @@ class _Opening:
     async def _introduce(self, raw: trio.SocketStream, plan: TLSPlan, answer: Answer) -> Wire:
         """From an open socket to a wire."""
         stream: trio.abc.Stream = raw
-        if plan.promises_tls:
+        if plan is TLSPlan.BY_SCHEME:
+            stream = await self._open_websocket(raw)
+            info, rest = await self._read_info(stream)
+        elif plan.promises_tls:
             stream = await self._handshake(raw)
-            info, rest = self._plain_info, b""
-            if info is None:
+            if self._plain_info is None:
                 info, rest = await self._read_info(stream)
             else:
-                info = _without_hearsay(info)
+                info, rest = _without_hearsay(self._plain_info), b""
         else:
             info, rest = await self._read_info(raw)
             self.phase = "tls"
@@ -208,13 +237,12 @@ class _Opening:
                 stream, rest = await self._handshake(raw), b""
                 info = _without_hearsay(info)
         self.phase = "auth"
-        if stream is raw:
-            self._guard_plaintext(answer, raw)
+        if self._tls_info is None and answer.replayable:
+            self._guard_plaintext(answer.method, raw)
         return await self._log_in(stream, info, rest, answer)
 
     async def _handshake(self, raw: trio.abc.Stream) -> trio.abc.Stream:
         self.phase = "tls"
-        tls = self._settings.tls
         material = self._material or await self._load_material()
         leading = LeadingInfoStream(
             raw,
@@ -224,11 +252,8 @@ class _Opening:
             limit=self._settings.limits.info,
             info=self._plain_info,
         )
-        name = tls.server_hostname or self._server.tls_name or self._server.host.partition("%")[0]
         try:
-            # The dot that ends a fully qualified name is the resolver's business; no certificate
-            # has it.
-            stream, issuers = await start_tls(leading, material.context, name.removesuffix("."))
+            stream, issuers = await start_tls(leading, material.context, self._name_to_verify())
         except trio.BrokenResourceError as error:
             self._plain_info = leading.info
             raise explain_failed_handshake(error, self._known()) from error
@@ -236,6 +261,53 @@ class _Opening:
         self._tls_info = describe(
             stream, issuers, material.expires, info_inside_tls=leading.info is None
         )
+        return stream
+
+    def _name_to_verify(self) -> str:
+        server = self._server
+        name = self._settings.tls.server_hostname or server.tls_name
+        # The dot that ends a fully qualified name is the resolver's business; no certificate has
+        # it.
+        return (name or server.host.partition("%")[0]).removesuffix(".")
+
+    async def _open_websocket(self, raw: trio.SocketStream) -> trio.abc.Stream:
+        """TLS if the scheme says so, and HTTP on top of it, up to where NATS begins."""
+        from .upgrade import carry_secrets, upgrade
+
+        assert self._headers is not None
+        stream: trio.abc.Stream = raw
+        if self._server.scheme == "wss":
+            stream = await self._handshake_below_http(raw)
+        elif carry_secrets(self._headers):
+            self.phase = "websocket"
+            self._guard_plaintext("the headers in WebSocketOptions", raw)
+        self.phase = "websocket"
+        try:
+            self._websocket = await upgrade(
+                stream,
+                self._server,
+                self._headers,
+                compression=self._settings.websocket.compression,
+                user_agent=f"trio-nats/{self._settings.version}",
+            )
+        except trio.BrokenResourceError as error:
+            raise self._explained(error) from error
+        self._heard_inside = self._tls_info is not None
+        return self._websocket
+
+    async def _handshake_below_http(self, raw: trio.SocketStream) -> trio.abc.Stream:
+        from .upgrade import ListeningStream, not_tls
+
+        self.phase = "tls"
+        assert self._material is not None
+        below = ListeningStream(raw)
+        context = self._material.context
+        try:
+            stream, issuers = await start_tls(below, context, self._name_to_verify())
+        except trio.BrokenResourceError as error:
+            wrong = not_tls(error, below.beginning, self._server)
+            raise wrong or explain_failed_handshake(error, self._known()) from error
+        self._tls_info = describe(stream, issuers, self._material.expires, info_inside_tls=True)
         return stream
 
     def _known(self) -> Handshake:
@@ -259,7 +331,8 @@ class _Opening:
             raise self._explained(error) from error
 
     def _silence_hint(self) -> str:
-        if self._tls_info is not None or self._mode not in (TLSMode.PREFER, TLSMode.DISABLE):
+        waits_for_info = self._mode in (TLSMode.PREFER, TLSMode.DISABLE)
+        if self._tls_info is not None or self._server.is_websocket or not waits_for_info:
             return ""
         return (
             f". TLS mode {self._mode} waits for INFO in plaintext; if the server or a proxy before "
@@ -277,12 +350,12 @@ class _Opening:
             f"the connection to {self._server} broke: {reason_of(error)}"
         )
 
-    def _guard_plaintext(self, answer: Answer, raw: trio.SocketStream) -> None:
+    def _guard_plaintext(self, secret: str, raw: trio.SocketStream) -> None:
         policy = self._settings.plaintext_auth
-        if not answer.replayable or policy == "allow" or is_loopback(peer_address(raw)):
+        if policy == "allow" or is_loopback(peer_address(raw)):
             return
         text = (
-            f"{answer.method} for {self._server} would cross the network in plaintext, where "
+            f"{secret} for {self._server} would cross the network in plaintext, where "
             "anyone listening can pick it up and use it"
         )
         if policy == "refuse":
@@ -300,6 +373,8 @@ class _Opening:
         # A PONG that is here before our PING is no answer to it.
         early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
         wire = Wire(self._server, stream, parser, early, info, self._tls_info)
+        if self._websocket is not None:
+            self._websocket.max_payload = lambda: wire.info.max_payload
         fields = await self._connect_fields(info, answer)
         self._introduced = True
         try:
@@ -377,9 +452,12 @@ class _Opening:
             return ConnectTimeoutError(f"our credentials were not ready {within}")
         if self._loading:
             return ConnectTimeoutError(f"our certificates and TLS options were not ready {within}")
+        if self.phase == "websocket" and self._headers is None:
+            return ConnectTimeoutError(f"the headers for the upgrade were not ready {within}")
         what = {
             "dial": "no TCP connection, name resolution included,",
             "tls": "the TLS handshake was not done",
+            "websocket": "no answer to the WebSocket upgrade",
             "auth": "no answer to CONNECT",
         }.get(self.phase, "not connected")
         return ConnectTimeoutError(f"{what} {within}")

@@ -6,6 +6,7 @@ A pure function of four values; the table in ``docs/security.md`` is this functi
 from __future__ import annotations
 
 import enum
+import importlib.util
 
 from ..errors import ConfigurationError, TLSConfigurationError, TLSRequiredError
 from ..options import TLSMode, TLSOptions
@@ -98,9 +99,9 @@ def plan_tls(
 def check_server(server: Server, tls: TLSOptions) -> None:
     """Complain about an address that these options cannot be used with."""
     plan_tls(server.scheme, tls.mode, has_material=tls.has_material)
-    if server.is_websocket:
+    if server.is_websocket and importlib.util.find_spec("wsproto") is None:
         raise ConfigurationError(
-            f"{server}: WebSocket connections are not supported yet; use nats:// or tls://"
+            f"{server}: WebSocket connections need the 'ws' extra: pip install 'trio-nats[ws]'"
         )
 
 

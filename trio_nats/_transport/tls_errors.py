@@ -19,6 +19,7 @@ from ..server_info import ServerInfo
 
 __all__ = [
     "Handshake",
+    "client_certificate_fault",
     "explain_alert",
     "explain_closing",
     "explain_failed_handshake",
@@ -111,8 +112,13 @@ def explain_closing(handshake: Handshake) -> NatsError:
     )
 
 
+def client_certificate_fault(reason: str) -> str | None:
+    """What an alert by OpenSSL's name of it says about our certificate, if it is about that."""
+    return _CLIENT_CERTIFICATE_ALERTS.get(reason)
+
+
 def _client_certificate_refusal(reason: str, handshake: Handshake) -> ClientCertificateError | None:
-    why = _CLIENT_CERTIFICATE_ALERTS.get(reason)
+    why = client_certificate_fault(reason)
     if why is None and reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
         # This alert alone does not tell a missing certificate from a cipher mismatch.
         verifies = handshake.info is not None and handshake.info.tls_verify

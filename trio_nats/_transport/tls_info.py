@@ -18,7 +18,13 @@ from ..options import StrPath
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, Name
 
-__all__ = ["CertificateInfo", "TLSInfo", "client_certificate_expiry", "describe"]
+__all__ = [
+    "CertificateInfo",
+    "TLSInfo",
+    "certificate_info",
+    "client_certificate_expiry",
+    "describe",
+]
 
 
 _SHORT = {
@@ -80,7 +86,7 @@ def describe(
         version=stream.version() or "unknown",
         cipher=cipher[0] if cipher else "unknown",
         verified_name=stream.server_hostname if checked else None,
-        peer_chain=(*_peer(stream), *(_from_der(der) or _from_ssl({}, der) for der in issuers)),
+        peer_chain=(*_peer(stream), *map(certificate_info, issuers)),
         client_certificate_expires=client_certificate_expires,
         info_inside_tls=info_inside_tls,
     )
@@ -91,7 +97,12 @@ def _peer(stream: trio.SSLStream[trio.abc.Stream]) -> tuple[CertificateInfo, ...
     if der is None:
         return ()
     decoded = cast("dict[str, object] | None", stream.getpeercert())
-    return (_from_ssl(decoded, der) if decoded else _from_der(der) or _from_ssl({}, der),)
+    return (_from_ssl(decoded, der) if decoded else certificate_info(der),)
+
+
+def certificate_info(der: bytes) -> CertificateInfo:
+    """What can be said about one certificate, which may be little."""
+    return _from_der(der) or _from_ssl({}, der)
 
 
 def _from_ssl(decoded: dict[str, object], der: bytes) -> CertificateInfo:

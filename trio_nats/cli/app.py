@@ -10,6 +10,7 @@ from ._extras import explain_missing
 from .benchmark import bench
 from .connecting import root_connects
 from .contexts_cmd import contexts
+from .doctor import doctor
 from .publishing import pub
 from .receiving import sub
 from .replying import reply
@@ -56,6 +57,7 @@ app.command("reply")(reply)
 app.command("rtt")(rtt)
 app.command("bench")(bench)
 app.command("server")(server)
+app.command("doctor")(doctor)
 app.add_typer(contexts, name="context")
 
 # The names in full, and in short, that users of nats may be used to.

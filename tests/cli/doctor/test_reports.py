@@ -1,0 +1,133 @@
+"""What the doctor says about every kind of server, word for word.
+
+``expected/`` holds a report for each, in 80 columns, with what changes from run to run replaced as
+:func:`stable` says. After a change of words: ``UPDATE_EXPECTED=1 pytest tests/cli/doctor``, and
+read what has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import trio_nats
+from tests.cli.doctor.kinds import CERTS, KINDS, PASSWORD, Kind, self_signed
+from tests.cli.doctor.printing import printed
+from tests.cli.doctor.stable import stable
+from trio_nats.cli.doctor.advice import advise
+from trio_nats.cli.doctor.examine import examine_all
+from trio_nats.cli.doctor.facts import Facts
+
+# Kinds whose server can be connected to if the last line of code in the advice is taken, with real
+# files in the places of those that it invents.
+CURED = [
+    "nats_port",
+    "ws_port",
+    "plain_proxy",
+    "require_none",
+    "implicit_none",
+    "implicit_tls",
+    "disable_tls",
+    "disable_first",
+    "prefer_first",
+    "prefer_tls_proxy",
+    "contradiction",
+    "untrusted",
+    "untrusted_other_ca",
+    "self_signed",
+    "wrong_name",
+    "wrong_name_untrusted",
+    "tls_1_2",
+    "skip_verify",
+    "certificate_missing",
+    "first_verify_missing",
+    "wss_verify",
+    "no_replies",
+]
+REAL_FILES = {
+    "ca.pem": CERTS.ca_file,
+    "client.pem": CERTS.client.cert_file,
+    "client.key": CERTS.client.key_file,
+    "server.pem": self_signed().cert_file,
+}
+EXPECTED = Path(__file__).parent / "expected"
+AT_ONCE = 6
+"""Some of them are silent for seconds, so they are examined side by side."""
+
+
+async def _examine_everything() -> dict[str, Facts | str]:
+    """The facts about each kind, and, as ``cured NAME``, what became of taking the advice."""
+    found: dict[str, Facts | str] = {}
+    limit = trio.CapacityLimiter(AT_ONCE)
+
+    async def one(name: str, kind: Kind) -> None:
+        async with limit, kind.serve() as url:
+            with trio.fail_after(60):
+                (facts,) = await examine_all(url, kind.client)
+                found[name] = facts
+                if name in CURED:
+                    found[f"cured {name}"] = await _take_advice(facts)
+
+    async with trio.open_nursery() as nursery:
+        for name, kind in KINDS.items():
+            nursery.start_soon(one, name, kind)
+    return found
+
+
+@pytest.fixture(scope="module")
+def examined() -> dict[str, Any]:
+    return trio.run(_examine_everything)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_report(examined: dict[str, Any], name: str) -> None:
+    text = printed(stable(examined[name]))
+    file = EXPECTED / f"{name}.txt"
+    if os.environ.get("UPDATE_EXPECTED"):
+        file.write_text(text, "utf-8")
+    assert text == file.read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_verdict(examined: dict[str, Any], name: str) -> None:
+    assert examined[name].live.connected is KINDS[name].connects
+
+
+async def _take_advice(facts: Facts) -> str:
+    """Do what the last finding says."""
+    line = advise(facts)[-1].line
+    for invented, real in REAL_FILES.items():
+        line = line.replace(f'"{invented}"', repr(str(real)))
+    if facts.asked.login.user:
+        line = (
+            line.removesuffix(")")
+            + f", auth=UserPassword({facts.asked.login.user!r}, {PASSWORD!r}))"
+        )
+    try:
+        async with eval(line, vars(trio_nats) | {"ssl": ssl}) as nc:
+            await nc.flush()
+    except trio_nats.NatsError as error:
+        return f"{line}: {error}"
+    return "connects"
+
+
+@pytest.mark.parametrize("name", CURED)
+def test_the_advice_is_good(examined: dict[str, Any], name: str) -> None:
+    assert examined[f"cured {name}"] == "connects"
+
+
+def test_the_samples_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text("utf-8")
+    samples = page.split("```text\n")[1:]
+    assert len(samples) == 2
+    for sample, name in zip(samples, ("prefer_first", "verify"), strict=True):
+        assert sample.partition("```")[0] == (EXPECTED / f"{name}.txt").read_text("utf-8")
+
+
+def test_no_report_is_left_over() -> None:
+    assert {file.stem for file in EXPECTED.glob("*.txt")} == set(KINDS)

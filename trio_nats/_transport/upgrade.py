@@ -1,0 +1,286 @@
+"""The HTTP request that opens a WebSocket, and what all kinds of wrong peers answer to it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import ssl
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import Connection
+from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
+from wsproto.utilities import RemoteProtocolError
+
+from .._protocol.parser import excerpt
+from ..errors import ConfigurationError, TLSHandshakeError, WebSocketError
+from ..options import SecretHeaders, WebSocketOptions, check_websocket_headers
+from ..servers import DEFAULT_PORTS, Server
+from .deflate import Deflate
+from .websocket import WebSocketStream
+
+__all__ = ["ListeningStream", "ask_headers", "carry_secrets", "not_tls", "upgrade"]
+
+_READ = 16 * 1024
+_HTTP = b"HTTP/"
+# What a NATS server says to a client that came to its ordinary port.
+_NATS = (b"INFO ", b"-ERR ")
+_TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
+# How much of a refusal's body is looked at, and for how long.
+_BODY = 1024
+_PATIENCE = 1.0
+_HARMLESS = frozenset({"accept-language", "origin", "user-agent"})
+_NOT_IN_TARGET = re.compile(r"[^!-~]+")
+
+
+class NoAnswer(Exception):
+    """Why a stream is broken: nothing was said on it."""
+
+
+async def ask_headers(options: WebSocketOptions, server: Server) -> SecretHeaders:
+    """The user's headers for one attempt on ``server``.
+
+    Raises :exc:`ConfigurationError` when a callable fails to give headers that can be sent.
+    """
+    source = options.headers
+    if not callable(source):
+        return SecretHeaders(source)
+    what = "the callable for WebSocketOptions.headers"
+    try:
+        given = source(server)
+        if inspect.isawaitable(given):
+            given = await given
+    except Exception as error:
+        raise ConfigurationError(f"{what} raised {type(error).__name__}") from error
+    headers = SecretHeaders(given) if isinstance(given, Mapping) else given
+    del given
+    return check_websocket_headers(f"what {what} gave", headers)
+
+
+def carry_secrets(headers: Mapping[str, str]) -> bool:
+    """Whether there may be something in ``headers`` that lets somebody in."""
+    return any(name.lower() not in _HARMLESS for name in headers)
+
+
+async def upgrade(
+    stream: trio.abc.Stream,
+    server: Server,
+    headers: Mapping[str, str],
+    *,
+    compression: bool,
+    user_agent: str,
+) -> WebSocketStream:
+    """Turn ``stream`` into a WebSocket to ``server``.
+
+    Raises :exc:`WebSocketError` for a peer that does not play along, and what the stream raises;
+    the caller then closes ``stream``.
+    """
+    deflate = Deflate()
+    connection = WSConnection(ConnectionType.CLIENT)
+    extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+    if not any(name.lower() == b"user-agent" for name, _ in extra):
+        extra.append((b"User-Agent", user_agent.encode()))
+    request = Request(
+        host=_host(server),
+        target=_target(server),
+        extensions=[deflate] if compression else [],
+        extra_headers=extra,
+    )
+    try:
+        to_send = connection.send(request)
+    except UnicodeError:
+        raise WebSocketError(f"{server.host!r} cannot be written into a request") from None
+    await stream.send_all(to_send)
+    # They hold secrets, which a traceback may show otherwise.
+    del extra, request, to_send
+    accepted = await _await_acceptance(stream, connection, server)
+    return WebSocketStream(stream, accepted, deflate, server.url)
+
+
+async def _await_acceptance(
+    stream: trio.abc.Stream, connection: WSConnection, server: Server
+) -> Connection:
+    beginning = b""
+    while True:
+        data = bytes(await stream.receive_some(_READ))
+        if len(beginning) < len(_HTTP):
+            beginning += data
+            if not _HTTP.startswith(beginning[: len(_HTTP)]):
+                if data and _could_be_nats(beginning):
+                    continue
+                raise _no_http(beginning, server)
+        if not data and not beginning:
+            raise trio.BrokenResourceError from NoAnswer(
+                "it was closed instead of answering the WebSocket upgrade"
+            )
+        if not data:
+            raise WebSocketError(
+                f"{server} closed the connection in the middle of its answer to the WebSocket "
+                "upgrade"
+            )
+        try:
+            connection.receive_data(data)
+            for event in connection.events():
+                if isinstance(event, AcceptConnection):
+                    assert connection.connection is not None
+                    return connection.connection
+                if isinstance(event, RejectConnection):
+                    raise await _refusal(stream, connection, event, server)
+        except RemoteProtocolError as error:
+            raise WebSocketError(
+                f"{server} answered the WebSocket upgrade wrongly: {excerpt(str(error).encode())}"
+                f"{_wrong_hint(str(error))}"
+            ) from None
+        except ValueError:
+            # wsproto's, for headers that hold other than ASCII.
+            raise WebSocketError(
+                f"{server} answered the WebSocket upgrade with headers that cannot be read"
+            ) from None
+
+
+def _could_be_nats(beginning: bytes) -> bool:
+    """Whether it looks so, and too little has come to be sure."""
+    return any(len(beginning) < len(word) and word.startswith(beginning) for word in _NATS)
+
+
+def _no_http(beginning: bytes, server: Server) -> WebSocketError:
+    if beginning.startswith(_NATS):
+        plain = "nats:// or tls://" if server.scheme == "ws" else "tls://"
+        return WebSocketError(_ordinary_port(server, plain))
+    if beginning.startswith(_TLS_RECORDS):
+        return WebSocketError(f"{server} answered in TLS; use wss://")
+    return WebSocketError(
+        f"{server} does not speak HTTP: it answered with {excerpt(beginning)}; is it a WebSocket "
+        "server?"
+    )
+
+
+def _ordinary_port(server: Server, schemes: str) -> str:
+    return (
+        f"{server} speaks NATS without WebSocket: this is a NATS server's port for ordinary "
+        f"clients; use {schemes}, or the port of its websocket block"
+    )
+
+
+def _wrong_hint(text: str) -> str:
+    if "accept token" in text:
+        return ". Its Sec-WebSocket-Accept does not fit our key, as if made for another request"
+    if "Missing header" in text:
+        return ". A proxy on the way may have to be told to pass on the upgrade"
+    return ""
+
+
+async def _refusal(
+    stream: trio.abc.Stream, connection: WSConnection, refused: RejectConnection, server: Server
+) -> WebSocketError:
+    """The error for an answer that is HTTP but no upgrade."""
+    status = refused.status_code
+    headers = {bytes(name).lower(): bytes(value) for name, value in refused.headers}
+    body = await _body(stream, connection) if refused.has_body else b""
+    text = " ".join(body.decode("utf-8", "replace").split())
+    said = f", saying {excerpt(text.encode())}" if text else ""
+    if 300 <= status < 400:
+        # What comes behind the question mark of a login page's address is nobody's business.
+        location = headers.get(b"location", b"").partition(b"?")[0]
+        where = f" to {excerpt(location)}" if location else ""
+        return WebSocketError(
+            f"{server} redirects{where} (HTTP {status}). Redirects are not followed; if that is "
+            "where the server is, use it as the URL",
+            status,
+        )
+    return WebSocketError(
+        f"{server} refused the WebSocket upgrade: HTTP {status}{said}{_status_hint(status, body)}",
+        status,
+    )
+
+
+def _status_hint(status: int, body: bytes) -> str:
+    if b"https" in body.lower() and status == 400:
+        return ". It wants TLS; use wss://"
+    if status in (401, 403, 407):
+        return ". Check WebSocketOptions.headers, and which origins the server allows"
+    if status in (200, 404, 405, 426):
+        return ". Is it a WebSocket server, and is the URL's path right?"
+    if status in (502, 503, 504):
+        return ". The proxy does not reach the server behind it"
+    return ""
+
+
+async def _body(stream: trio.abc.Stream, connection: WSConnection) -> bytes:
+    """The beginning of a refusal's body, if it comes soon."""
+    body = b""
+    with trio.move_on_after(_PATIENCE):
+        try:
+            while True:
+                for event in connection.events():
+                    if isinstance(event, RejectData):
+                        body += bytes(event.data)
+                        if event.body_finished or len(body) >= _BODY:
+                            return body[:_BODY]
+                data = bytes(await stream.receive_some(_BODY))
+                if not data:
+                    return body
+                connection.receive_data(data)
+        except (trio.BrokenResourceError, RemoteProtocolError):
+            pass
+    return body
+
+
+def _host(server: Server) -> str:
+    """What the Host header says: without a zone, which is nobody else's business."""
+    host = server.host.partition("%")[0]
+    host = f"[{host}]" if ":" in host else host
+    return host if server.port == DEFAULT_PORTS[server.scheme] else f"{host}:{server.port}"
+
+
+def _target(server: Server) -> str:
+    path = server.path if server.path.startswith("/") else f"/{server.path}"
+    return _NOT_IN_TARGET.sub(lambda found: quote(found[0]), path)
+
+
+# --- below the TLS of wss:// ----------------------------------------------------------------------
+
+
+class ListeningStream(trio.abc.Stream):
+    """The stream below TLS, of which the first bytes are remembered: a failure may need them."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.beginning = b""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """See :meth:`trio.abc.ReceiveStream.receive_some`."""
+        data = await self._stream.receive_some(max_bytes)
+        if len(self.beginning) < len(_HTTP):
+            self.beginning += bytes(data[:64])
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See :meth:`trio.abc.SendStream.send_all`."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See :meth:`trio.abc.SendStream.wait_send_all_might_not_block`."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """See :meth:`trio.abc.AsyncResource.aclose`."""
+        await self._stream.aclose()
+
+
+def not_tls(
+    error: trio.BrokenResourceError, beginning: bytes, server: Server
+) -> TLSHandshakeError | None:
+    """The error for a handshake that failed because the peer knows no TLS, if that is why."""
+    if not isinstance(error.__cause__, ssl.SSLError):
+        return None
+    if beginning.startswith(_NATS):
+        return TLSHandshakeError(_ordinary_port(server, "tls:// or nats://"))
+    if beginning.startswith(_HTTP):
+        return TLSHandshakeError(
+            f"{server} answered the TLS handshake in plaintext HTTP, so its listener has no TLS. "
+            "Switch TLS on there or, if plaintext is acceptable, use ws://"
+        )
+    return None

@@ -1,0 +1,136 @@
+"""``open_nats`` for anyio."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, cast
+
+import trio
+
+import trio_nats
+from trio_nats import JWT, Auth, AuthCallback, AuthLike, Server
+
+from ._asyncio import AsyncioHost
+from ._connection import Connection
+from ._errors import TRIO_ERRORS, translated
+from ._host import Host, TrioHost
+
+__all__ = ["open_nats"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+
+def _like(original: Callable[_P, object]) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
+    """Give a function the parameters of another one."""
+
+    def give(function: Callable[..., _T]) -> Callable[_P, _T]:
+        parameters = inspect.signature(original).parameters.values()
+        returns = inspect.signature(function).return_annotation
+        signature = inspect.Signature(list(parameters), return_annotation=returns)
+        function.__signature__ = signature  # type: ignore[attr-defined]  # what inspect looks for
+        return function
+
+    return give
+
+
+@_like(trio_nats.open_nats)
+def open_nats(*args: Any, **options: Any) -> AbstractAsyncContextManager[Connection]:
+    """Connect to NATS from code written for anyio, for the length of an ``async with`` block.
+
+    Takes what :func:`trio_nats.open_nats` takes, and raises what it raises. The block is that of a
+    Trio connection: leaving it normally finishes what was begun, leaving it by an exception,
+    cancellation included, closes at once, and the exception comes out as it is.
+
+    On anyio's Trio backend the connection is used directly. On the asyncio backend Trio runs
+    inside the asyncio loop, see :doc:`anyio`; ``auth`` callables, and a :class:`~trio_nats.JWT`'s
+    ``sign``, are then called in an asyncio task. The loop must not be closed before the block is
+    left.
+    """
+    callbacks = _Callbacks()
+    if options.get("auth") is not None:
+        options["auth"] = callbacks.adapt(options["auth"])
+    return _Open(trio_nats.open_nats(*args, **options), callbacks)
+
+
+class _Open(AbstractAsyncContextManager[Connection]):
+    """The block around a connection, wherever that lives."""
+
+    def __init__(
+        self,
+        manager: AbstractAsyncContextManager[trio_nats.Connection],
+        callbacks: _Callbacks,
+    ) -> None:
+        self._manager = manager
+        self._callbacks = callbacks
+        self._host: Host | None = None
+
+    async def __aenter__(self) -> Connection:
+        if self._host is not None:
+            raise RuntimeError("open_nats() can be entered only once; call it again")
+        self._host = self._callbacks.host = host = _host_here()
+        try:
+            connection = await host.open(self._manager)
+        except TRIO_ERRORS as error:
+            raise translated(error) from error.__cause__
+        return Connection(host, connection)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._host is not None
+        try:
+            await self._host.close(exc_type, exc, traceback)
+        except TRIO_ERRORS as error:
+            raise translated(error) from error.__cause__
+
+
+def _host_here() -> Host:
+    # In this order, for both are true of asyncio code inside trio-asyncio.
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is not None:
+        return AsyncioHost()
+    if trio.lowlevel.in_trio_task():
+        return TrioHost()
+    raise RuntimeError("trio_nats.anyio works in tasks of asyncio and of Trio; this is neither")
+
+
+class _Callbacks:
+    """Has the user's callables called where the user's code runs."""
+
+    host: Host
+
+    def adapt(self, auth: AuthLike) -> AuthLike:
+        """Credentials that ask their callables there. What is no credentials stays as it is."""
+        if isinstance(auth, Auth):
+            return self._adapt(auth)
+        return self._asking(auth) if callable(auth) else auth
+
+    def _asking(self, callback: AuthCallback) -> AuthCallback:
+        async def ask(server: Server) -> Auth | None:
+            answer = await self.host.call_back(callback, server)
+            return self._adapt(answer)
+
+        return ask
+
+    def _adapt(self, auth: _T) -> _T:
+        if not isinstance(auth, JWT) or auth.sign is None:
+            return auth
+        given = auth.sign
+
+        async def sign(nonce: bytes) -> bytes:
+            return await self.host.call_back(given, nonce)
+
+        return cast("_T", dataclasses.replace(auth, sign=sign))

@@ -1,0 +1,40 @@
+"""``trio-nats doctor``: why does it not connect, and what is to be done about it?
+
+``examine`` gathers facts, ``steps`` and ``advice`` turn them into words, ``render`` and ``as_json``
+into output.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..connecting import ConnectionOptions, connects
+from ..running import Program, run
+
+__all__ = ["doctor"]
+
+
+@connects
+def doctor(
+    options: ConnectionOptions,
+    url: Annotated[
+        str | None, typer.Argument(help="The server; more after commas.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Find out why a server cannot be connected to, or how well it can.
+
+    Walks through name, TCP, TLS, certificates and login, tries every TLS mode,
+    and says what to change. The exit code is 0 only if a client connects.
+    """
+
+    async def main(program: Program) -> None:
+        from .command import examine_and_print
+
+        connects = await examine_and_print(url or options.servers, options, json=json)
+        if not connects:
+            raise typer.Exit(1)
+
+    run(main, debug=options.debug)

@@ -1,0 +1,19 @@
+"""What is wrong and what to change: a pure function from facts to findings.
+
+:func:`advise` finds the one problem that keeps a connection from coming about, if there is one,
+what else is wrong with the certificate, and then what deserves a warning or a hint.
+"""
+
+from __future__ import annotations
+
+from .cautions import cautions
+from .facts import Facts
+from .finding import Finding
+from .problems import problems
+
+__all__ = ["advise"]
+
+
+def advise(facts: Facts) -> tuple[Finding, ...]:
+    """The findings, worst first."""
+    return (*problems(facts), *cautions(facts))

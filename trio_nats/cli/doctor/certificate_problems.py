@@ -1,0 +1,132 @@
+"""What is wrong with a server's certificate, and who has to do what about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..._transport.tls_info import CertificateInfo
+from ...servers import is_ip_address
+from .facts import Certificates, Facts
+from .finding import Finding, problem
+from .wording import Call, ends, listing
+
+__all__ = ["certificate_problems"]
+
+
+def certificate_problems(facts: Facts, call: Call) -> Iterator[Finding]:
+    """Everything that is wrong with the certificate, not just what was noticed first."""
+    found = facts.certificates
+    if found is None or not found.chain:
+        return
+    leaf = found.chain[0]
+    if found.trust == "untrusted":
+        yield _untrusted(facts, call, found, leaf)
+    elif found.trust == "self-signed":
+        yield _self_signed(facts, call, leaf)
+    elif found.trust == "other":
+        yield problem(
+            "certificate-other",
+            f"The server's certificate cannot be accepted: {found.text}.",
+            "Tell whoever runs the server. It needs a certificate without this fault.",
+        )
+    if found.name_matches is False:
+        yield _wrong_name(facts, call, leaf)
+    yield from _dates(facts, found)
+
+
+def _untrusted(facts: Facts, call: Call, found: Certificates, leaf: CertificateInfo) -> Finding:
+    asked = facts.asked
+    issuer = (found.chain[-1].issuer or leaf.issuer) or "an authority that is not named"
+    given = asked.tls.ca_file is not None or asked.tls.ca_data is not None
+    if given:
+        whom = "no authority in your ca_file"
+        fix = (
+            "Perhaps that file is old, or for other servers. Ask whoever runs this one for the "
+            "certificate of its authority, a .pem file"
+        )
+        if len(found.chain) == 1:
+            fix += (
+                ". (If the file is right, it is the server's fault: then it does not send the "
+                "certificates between its own and that authority's)"
+            )
+    else:
+        whom = "no authority that this machine trusts"
+        fix = (
+            "Companies often have an authority of their own. Ask whoever runs the server for its "
+            "certificate, a .pem file"
+        )
+    return problem(
+        "certificate-untrusted",
+        f"The server's certificate was issued by {issuer}, and {whom} vouches for it. So it could "
+        "be anybody's.",
+        f"{fix}. Name it as ca_file:",
+        call.change(ca_file="ca.pem"),
+    )
+
+
+def _self_signed(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
+    return problem(
+        "certificate-self-signed",
+        "The server's certificate is self-signed: only the server itself vouches for it. So it "
+        "could be anybody's.",
+        "Ask whoever runs the server for that certificate, a .pem file, and name it as ca_file. "
+        f"To be sure that it is the same one, compare the SHA-256 fingerprint {leaf.sha256}:",
+        call.change(ca_file="server.pem"),
+    )
+
+
+def _wrong_name(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
+    asked = facts.asked
+    names = [name for name in leaf.subject_alt_names if "*" not in name]
+    all_names = listing(list(leaf.subject_alt_names)) or "no host at all"
+    text = f"The server's certificate is for {all_names}, and not for {asked.name}."
+    if asked.tls.server_hostname is not None:
+        return problem(
+            "certificate-name",
+            text,
+            "Leave server_hostname out, or give one of these names.",
+            call.change(server_hostname=names[0]) if names else "",
+        )
+    if not names:
+        return problem(
+            "certificate-name",
+            text,
+            "The server needs a certificate that holds the name in your URL, in its subject "
+            "alternative names. The common name has not counted for years.",
+        )
+    hosts = [name for name in names if not is_ip_address(name)] or names
+    return problem(
+        "certificate-name",
+        text,
+        f"If {hosts[0]} leads to the same server, write it in the URL. If not, and you know that "
+        "this is the right server, say which name to expect:",
+        call.change(server_hostname=hosts[0]),
+    )
+
+
+def _dates(facts: Facts, found: Certificates) -> Iterator[Finding]:
+    now = facts.examined_at
+    for position, one in enumerate(found.chain):
+        whose = "The server's certificate" if position == 0 else f"The certificate of {one.subject}"
+        if one.not_after is not None and one.not_after < now:
+            yield problem(
+                "certificate-expired",
+                f"{whose} {ends(one.not_after, now)}.",
+                f"The server needs a new one; tell whoever runs it. (This machine believes that "
+                f"today is {now:%Y-%m-%d}. If it is not, correct its clock.)",
+            )
+        elif one.not_before is not None and one.not_before > now:
+            yield problem(
+                "certificate-not-yet-valid",
+                f"{whose} is valid only from {one.not_before:%Y-%m-%d} on.",
+                f"This machine believes that today is {now:%Y-%m-%d}. If it is not, correct its "
+                "clock; this is the usual cause. Otherwise the server needs another certificate.",
+            )
+    if found.trust == "expired" and not any(
+        one.not_after is not None and one.not_after < now for one in found.chain
+    ):
+        yield problem(
+            "certificate-expired",
+            "The server's certificate, or that of the authority which vouches for it, has expired.",
+            "Tell whoever runs the server, and look whether your ca_file is out of date.",
+        )

@@ -1,0 +1,25 @@
+"""The options of the client whose connection is examined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...auth import AuthLike
+from ...options import PlaintextAuth, TLSOptions
+
+__all__ = ["Client"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """The options of ``open_nats`` that decide whether a connection comes about."""
+
+    tls: TLSOptions = field(default_factory=TLSOptions)
+    auth: AuthLike | None = None
+    name: str | None = None
+    connect_timeout: float = 5.0
+    patience: float = 3.0
+    """Seconds to wait for a peer's first words, of which some have none. nats-server closes a
+    connection that owes it a handshake after two."""
+    plaintext_auth: PlaintextAuth = "warn"
+    inbox_prefix: str = "_INBOX"

@@ -1,0 +1,45 @@
+"""From the command's options to a printed report."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from ...options import TLSOptions
+from ..connecting import ConnectionOptions
+from .as_json import as_json
+from .client import Client
+from .examine import examine, servers_of
+from .facts import Facts
+from .render import print_facts, print_heading, print_summary
+
+__all__ = ["examine_and_print"]
+
+_DEFAULT_SERVER = "nats://localhost:4222"
+
+
+async def examine_and_print(servers: str | None, options: ConnectionOptions, *, json: bool) -> bool:
+    """Examine and report. Whether a client with these options connects."""
+    client = Client(
+        tls=options.tls or TLSOptions(),
+        auth=options.auth,
+        name=options.name,
+        connect_timeout=options.timeout,
+        inbox_prefix=options.inbox_prefix or "_INBOX",
+    )
+    found: list[Facts] = []
+    console = Console(highlight=False)
+    for server in servers_of(servers or _DEFAULT_SERVER):
+        if not json:
+            if found:
+                console.print()
+            print_heading(console, server.url)
+        found.append(await examine(server, client))
+        if not json:
+            print_facts(console, found[-1])
+    if json:
+        sys.stdout.write(as_json(found).decode() + "\n")
+    else:
+        print_summary(console, found)
+    return any(one.live.connected for one in found)

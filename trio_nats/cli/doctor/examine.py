@@ -1,0 +1,337 @@
+"""Gathers the facts about one server: names, TCP, first words, TLS, modes, and a real connection.
+
+Only the real connection, made with :func:`open_nats` and the user's own options, logs in. All else
+is found out by openings that end before CONNECT, see :mod:`trio_nats._transport.knock`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import trio
+
+import trio_nats
+
+from ..._transport.knock import Knocked, knock
+from ..._transport.opening import OpeningSettings
+from ..._transport.plan import check_server, effective_mode
+from ..._transport.tls_info import client_certificate_expiry
+from ...errors import ClientCertificateError, ConfigurationError
+from ...options import ProtocolLimits, TLSMode, TLSOptions, WebSocketOptions
+from ...servers import Server, parse_servers
+from .client import Client
+from .facts import Asked, Certificates, Facts, Greeting, Live, Look, Outcome, Trial, Trust, Web
+from .live import connect
+from .login import read_login
+from .probes import ask_for_websocket, dial_each, greet, look_up, unverified_context
+from .veil import Veil
+
+__all__ = ["examine", "examine_all", "servers_of"]
+
+QUICK = 1.0
+"""Seconds to wait for the first words where none are expected."""
+
+
+async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Facts, ...]:
+    """Examine each of the servers, one after the other.
+
+    Raises :exc:`ConfigurationError` for addresses that are none.
+    """
+    return tuple([await examine(server, client) for server in servers_of(servers)])
+
+
+def servers_of(servers: str | Sequence[str]) -> Sequence[Server]:
+    """The servers as a connection sees them: one set of credentials may be written once."""
+    parsed = parse_servers(servers)
+    first = next((server for server in parsed if server.has_userinfo), None)
+    return [_with_userinfo(server, first) for server in parsed]
+
+
+def _with_userinfo(server: Server, first: Server | None) -> Server:
+    if first is None or server.has_userinfo:
+        return server
+    return replace(server, user=first.user, password=first.password, token=first.token)
+
+
+async def examine(server: Server, client: Client) -> Facts:
+    """Find out everything about one server. Raises nothing about it; cancelled, leaves nothing."""
+    return await _Examination(server, client).run()
+
+
+class _Examination:
+    def __init__(self, server: Server, client: Client) -> None:
+        self._server = server
+        self._client = client
+        self._seconds = client.connect_timeout
+        self._patience = min(client.patience, client.connect_timeout)
+        self._veil = Veil()
+        self._knocks: dict[TLSMode, Knocked] = {}
+        self._greeting: Greeting | None = None
+        self._look: Knocked | None = None
+        self._strict: Knocked | None = None
+
+    async def run(self) -> Facts:
+        asked = await self._asked()
+        lookup, targets = await look_up(self._server, self._seconds)
+        facts = Facts(
+            asked=asked,
+            examined_at=datetime.now(UTC),
+            lookup=replace(lookup, error=self._veil(lookup.error)),
+            live=Live(connected=False),
+        )
+        facts = replace(facts, dials=await dial_each(targets, self._seconds))
+        if facts.reached:
+            facts = await self._probe(facts)
+        facts = replace(facts, trials=self._trials(facts))
+        live = await connect(self._server, self._client, self._veil)
+        return replace(facts, live=live)
+
+    async def _asked(self) -> Asked:
+        server, tls = self._server, self._client.tls
+        login = await read_login(
+            server, self._client.auth, self._veil, self._client.connect_timeout
+        )
+        contradiction = ""
+        try:
+            check_server(server, tls)
+        except ConfigurationError as error:
+            contradiction = self._veil(error)
+        return Asked(
+            url=server.url,
+            scheme=server.scheme,
+            host=server.host,
+            port=server.port,
+            tls=tls,
+            acts_as=effective_mode(server.scheme, tls.mode, tls.has_material, False),
+            name=tls.server_hostname or server.host.partition("%")[0].removesuffix("."),
+            login=login,
+            plaintext_auth=self._client.plaintext_auth,
+            timeout=self._client.connect_timeout,
+            certificate_expires=await _own_expiry(tls),
+            contradiction=contradiction,
+        )
+
+    # --- probing ---------------------------------------------------------------------------------
+
+    async def _probe(self, facts: Facts) -> Facts:
+        """Everything at the same time, for some servers take seconds to give up on silence."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen)
+            nursery.start_soon(self._look_at_tls)
+            nursery.start_soon(self._check_certificate)
+            for mode in dict.fromkeys(self._modes(facts.asked).values()):
+                if isinstance(mode, TLSMode):
+                    nursery.start_soon(self._try_mode, mode, facts.asked)
+        look = self._described(self._look)
+        told = next((one.info for one in self._knocks.values() if one.info is not None), None)
+        facts = replace(
+            facts,
+            greeting=self._greeting,
+            look=look,
+            told=None if told is None else self._veil.info(told),
+        )
+        await self._try_implicit_again(facts)
+        facts = replace(facts, certificates=await self._certificates(facts))
+        return replace(facts, web=await self._ask_in_http(facts))
+
+    def _settings(self, tls: TLSOptions) -> OpeningSettings:
+        return OpeningSettings(
+            tls=tls,
+            auth=None,
+            name=None,
+            echo=True,
+            connect_timeout=self._seconds,
+            plaintext_auth="allow",
+            limits=ProtocolLimits(),
+            version=trio_nats.__version__,
+            websocket=WebSocketOptions(),
+        )
+
+    async def _knock(self, tls: TLSOptions) -> Knocked:
+        return await knock(self._server, self._settings(tls), patience=self._patience)
+
+    async def _shake_hands(self, tls: TLSOptions) -> Knocked:
+        """As ``tls://``, whatever the URL. Below a WebSocket nothing is said before a request."""
+        server = replace(self._server, scheme="tls", path="")
+        settings = self._settings(replace(tls, mode=TLSMode.REQUIRE))
+        only_tls = self._server.is_websocket
+        return await knock(server, settings, only_tls=only_tls, patience=self._patience)
+
+    async def _listen(self) -> None:
+        # A WebSocket server waits for a request. One that is none after all speaks at once.
+        patience = QUICK if self._server.is_websocket else self._patience
+        greeting = await greet(self._server, self._seconds, patience)
+        if greeting is not None:
+            info = None if greeting.info is None else self._veil.info(greeting.info)
+            self._greeting = replace(greeting, info=info, text=self._veil(greeting.text))
+
+    async def _look_at_tls(self) -> None:
+        """A handshake that checks nothing, and shows no certificate of ours to whoever it is."""
+        name = self._client.tls.server_hostname
+        context = unverified_context()
+        self._look = await self._shake_hands(TLSOptions(context=context, server_hostname=name))
+
+    async def _check_certificate(self) -> None:
+        """A handshake that checks everything, whatever the mode, with no certificate of ours."""
+        options = replace(without_certificate(self._client.tls), insecure_skip_verify=False)
+        self._strict = await self._shake_hands(options)
+
+    async def _try_mode(self, mode: TLSMode, asked: Asked) -> None:
+        tls = self._client.tls
+        if asked.acts_as is TLSMode.DISABLE:
+            # With the user's own options a client certificate would never be shown to anybody.
+            tls = without_certificate(tls)
+        self._knocks[mode] = await self._knock(replace(tls, mode=mode))
+
+    async def _try_implicit_again(self, facts: Facts) -> None:
+        """A server with ``handshake_first: auto`` waits 50 ms only, and machines can be busy."""
+        for _ in range(3):
+            tried = self._knocks.get(TLSMode.IMPLICIT)
+            inside = facts.look is not None and facts.look.info_inside is not None
+            if tried is None or tried.error is None or tried.tls is not None or not inside:
+                return
+            await self._try_mode(TLSMode.IMPLICIT, facts.asked)
+
+    async def _ask_in_http(self, facts: Facts) -> Web | None:
+        """What spoke no NATS may speak HTTP: a WebSocket port, the monitoring, or a stranger."""
+        if facts.info is not None:
+            return None
+        web = await ask_for_websocket(
+            self._server, over_tls=facts.speaks_tls, seconds=self._patience
+        )
+        return None if web is None else replace(web, status=self._veil(web.status))
+
+    # --- what it means ---------------------------------------------------------------------------
+
+    def _described(self, looked: Knocked | None) -> Look | None:
+        if looked is None:
+            return None
+        is_inside = looked.tls is not None and looked.tls.info_inside_tls
+        inside = looked.info if is_inside and not self._server.is_websocket else None
+        return Look(
+            version=looked.tls.version if looked.tls else "",
+            cipher=looked.tls.cipher if looked.tls else "",
+            asks_for_certificate=looked.asked,
+            info_inside=None if inside is None else self._veil.info(inside),
+            led_by_info=looked.tls is not None and not looked.tls.info_inside_tls,
+            error="" if looked.error is None else self._veil(looked.error),
+            kind="" if looked.error is None else type(looked.error).__name__,
+        )
+
+    async def _certificates(self, facts: Facts) -> Certificates | None:
+        looked, strict = self._look, self._strict
+        if looked is None or strict is None or not (looked.chain or strict.chain):
+            return None
+        chain = tuple(map(self._veil.certificate, strict.chain or looked.chain))
+        trust, text = verdict(strict)
+        matches: bool | None = None
+        if trust in ("ok", "expired", "early"):
+            matches = True  # OpenSSL looks at the name before it looks at the dates
+        elif trust == "name":
+            matches = False
+        elif trust in ("untrusted", "self-signed"):
+            matches = await self._name_matches(strict)
+        return Certificates(chain=chain, trust=trust, text=self._veil(text), name_matches=matches)
+
+    async def _name_matches(self, strict: Knocked) -> bool | None:
+        """Whether the name is right in a certificate of which nothing else is."""
+        der = strict.leaf
+        if der is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(cadata=der)
+        name = self._client.tls.server_hostname
+        options = TLSOptions(context=context, server_hostname=name)
+        trust, _ = verdict(await self._shake_hands(options))
+        return {"ok": True, "expired": True, "early": True, "name": False}.get(trust)
+
+    def _modes(self, asked: Asked) -> dict[TLSMode, TLSMode | ConfigurationError]:
+        """What each mode acts as, or why it cannot be meant."""
+        modes: dict[TLSMode, TLSMode | ConfigurationError] = {}
+        for mode in TLSMode:
+            modes[mode] = effective_mode(asked.scheme, mode, asked.tls.has_material, False)
+            try:
+                check_server(self._server, replace(asked.tls, mode=mode))
+            except ConfigurationError as error:
+                modes[mode] = error
+        return modes
+
+    def _trials(self, facts: Facts) -> tuple[Trial, ...]:
+        modes = self._modes(facts.asked)
+        return tuple(self._trial(mode, acts_as, facts) for mode, acts_as in modes.items())
+
+    def _trial(self, mode: TLSMode, acts_as: TLSMode | ConfigurationError, facts: Facts) -> Trial:
+        tls = facts.asked.tls
+        if isinstance(acts_as, ConfigurationError):
+            text, kind = self._veil(acts_as), type(acts_as).__name__
+            return Trial(mode=mode, acts_as=mode, outcome="refused", kind=kind, text=text)
+        tried = self._knocks.get(acts_as)
+        if tried is None:
+            return Trial(mode=mode, acts_as=acts_as, outcome="unknown", text="not reached")
+        if tried.error is None:
+            outcome: Outcome = "plaintext" if tried.tls is None else "tls"
+            return Trial(mode=mode, acts_as=acts_as, outcome=outcome)
+        hidden = facts.asked.acts_as is TLSMode.DISABLE and without_certificate(tls) != tls
+        if hidden and isinstance(tried.error, ClientCertificateError):
+            text = "it depends on your client certificate, which DISABLE shows nobody"
+            return Trial(mode=mode, acts_as=acts_as, outcome="unknown", text=text)
+        return Trial(
+            mode=mode,
+            acts_as=acts_as,
+            outcome="fails",
+            kind=type(tried.error).__name__,
+            text=self._veil.about(self._server, tried.error),
+        )
+
+
+async def _own_expiry(tls: TLSOptions) -> datetime | None:
+    if tls.cert_file is None:
+        return None
+    return await trio.to_thread.run_sync(
+        client_certificate_expiry, tls.cert_file, abandon_on_cancel=True
+    )
+
+
+def without_certificate(tls: TLSOptions) -> TLSOptions:
+    """The same options without a certificate of our own. A ready ``context`` is as it is."""
+    return replace(
+        tls,
+        cert_file=None,
+        key_file=None,
+        key_password=None,
+        bundle_file=None,
+        bundle_password=None,
+    )
+
+
+# OpenSSL's X509_V_ERR_*.
+_FAULTS: dict[int, Trust] = {
+    2: "untrusted",  # UNABLE_TO_GET_ISSUER_CERT
+    9: "early",
+    10: "expired",
+    18: "self-signed",  # DEPTH_ZERO_SELF_SIGNED_CERT
+    19: "untrusted",  # SELF_SIGNED_CERT_IN_CHAIN
+    20: "untrusted",  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    21: "untrusted",  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+    27: "untrusted",  # CERT_UNTRUSTED
+    62: "name",  # HOSTNAME_MISMATCH
+    64: "name",  # IP_ADDRESS_MISMATCH
+}
+
+
+def verdict(knocked: Knocked) -> tuple[Trust, str]:
+    """What a handshake says about the server's certificate, and OpenSSL's words for it."""
+    error: BaseException | None = knocked.error
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return _FAULTS.get(error.verify_code, "other"), error.verify_message
+        if isinstance(error, ClientCertificateError):
+            return "ok", ""  # Ours is looked at after the server's.
+        error = error.__cause__
+    if knocked.tls is not None:
+        return "ok", ""
+    return "unknown", ""

@@ -1,0 +1,209 @@
+"""Probes: each makes one connection, takes a bounded time and reads a bounded number of bytes.
+
+None of them logs in.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import ssl
+import time
+from collections.abc import Sequence
+from socket import SOCK_STREAM, AddressFamily, gaierror
+
+import trio
+
+from ..._protocol.parser import excerpt
+from ..._transport.dial import DialError, dial
+from ..._transport.handshake import read_info
+from ...errors import NoInfoError, ProtocolError, ServerReportedError
+from ...servers import Server
+from .facts import Dial, Greeted, Greeting, Lookup, Web
+
+__all__ = ["Target", "ask_for_websocket", "dial_each", "greet", "look_up", "unverified_context"]
+
+Target = tuple[AddressFamily, tuple[object, ...]]
+"""An address as the socket module wants it."""
+
+MOST_ADDRESSES = 8
+_MOST_HTTP = 16 * 1024
+_INFO_LIMIT = 1024 * 1024
+_FIRST_WORDS = 60
+
+
+async def look_up(server: Server, seconds: float) -> tuple[Lookup, Sequence[Target]]:
+    """Resolve the server's name."""
+    began = time.monotonic()
+    error, targets = "", list[Target]()
+    with trio.move_on_after(seconds) as scope:
+        try:
+            found = await trio.socket.getaddrinfo(server.host, server.port, type=SOCK_STREAM)
+            targets = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        except gaierror as raised:
+            error = raised.strerror or str(raised)
+        except UnicodeError:
+            error = "not a valid host name"
+    if scope.cancelled_caught:
+        error = f"no answer within {seconds:g} s"
+    took = time.monotonic() - began
+    shown = tuple(str(address[0]) for _, address in targets)
+    return Lookup(addresses=shown, seconds=took, error=error), targets[:MOST_ADDRESSES]
+
+
+async def dial_each(targets: Sequence[Target], seconds: float) -> tuple[Dial, ...]:
+    """Connect to every address at the same time, and hang up."""
+    dials: dict[Target, Dial] = {}
+
+    async def one(target: Target) -> None:
+        dials[target] = await _dial_one(target, seconds)
+
+    async with trio.open_nursery() as nursery:
+        for target in targets:
+            nursery.start_soon(one, target)
+    return tuple(dials[target] for target in targets)
+
+
+async def _dial_one(target: Target, seconds: float) -> Dial:
+    family, address = target
+    shown, local, error = str(address[0]), "", ""
+    began = time.monotonic()
+    try:
+        with trio.socket.socket(family, SOCK_STREAM) as sock:
+            with trio.move_on_after(seconds) as scope:
+                await sock.connect(address)
+                local = str(sock.getsockname()[0])
+    except OSError as raised:
+        # Not its own text, which repeats the address.
+        error = os.strerror(raised.errno) if raised.errno else str(raised)
+    else:
+        if scope.cancelled_caught:
+            error = f"no answer within {seconds:g} s"
+    return Dial(address=shown, seconds=time.monotonic() - began, error=error, local=local)
+
+
+class _FirstWords(trio.abc.ReceiveStream):
+    """Remembers how what was received began."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        self._stream = stream
+        self.said = b""
+        self.spoke_at: float | None = None
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        if self.spoke_at is None:
+            self.spoke_at = time.monotonic()
+        self.said += bytes(data[: _FIRST_WORDS + 1 - len(self.said)])
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def greet(server: Server, seconds: float, patience: float) -> Greeting | None:
+    """Say nothing, and hear what comes within ``patience``.
+
+    ``None`` if there was no connection to say it on within ``seconds``.
+    """
+    try:
+        with trio.fail_after(seconds):
+            raw = await dial(server)
+    except (DialError, trio.TooSlowError):
+        return None
+    began = time.monotonic()
+    stream = _FirstWords(raw)
+    greeting = None
+    try:
+        with trio.move_on_after(patience):
+            greeting = await _hear(stream, began)
+    finally:
+        await trio.aclose_forcefully(raw)
+    if greeting is not None:
+        return greeting
+    kind: Greeted = "foreign" if stream.said else "silence"
+    return Greeting(kind=kind, seconds=time.monotonic() - began, text=excerpt(stream.said))
+
+
+async def _hear(stream: _FirstWords, began: float) -> Greeting:
+    def took() -> float:
+        return (stream.spoke_at or time.monotonic()) - began
+
+    try:
+        info, _ = await read_info(stream, _INFO_LIMIT)
+        return Greeting(kind="info", seconds=took(), info=info)
+    except NoInfoError as error:
+        if error.closed and not stream.said:
+            return Greeting(kind="closed", seconds=took())
+        return Greeting(kind="foreign", seconds=took(), text=excerpt(stream.said))
+    except ProtocolError as error:
+        return Greeting(kind="nonsense", seconds=took(), text=str(error))
+    except ServerReportedError as error:
+        return Greeting(kind="error", seconds=took(), text=error.message)
+    except trio.BrokenResourceError:
+        return Greeting(kind="closed", seconds=took())
+
+
+def unverified_context() -> ssl.SSLContext:
+    """A context that takes any certificate and the oldest protocol, for looking only."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    return context
+
+
+async def ask_for_websocket(server: Server, *, over_tls: bool, seconds: float) -> Web | None:
+    """Ask in HTTP for a WebSocket. ``None`` if the answer is not HTTP."""
+    said = b""
+    with trio.move_on_after(seconds):
+        try:
+            stream: trio.abc.Stream = await dial(server)
+        except DialError:
+            return None
+        try:
+            if over_tls:
+                name = server.tls_name or server.host
+                stream = trio.SSLStream(
+                    stream, unverified_context(), server_hostname=name, https_compatible=True
+                )
+            await stream.send_all(_upgrade_request(server))
+            while len(said) < _MOST_HTTP and b"INFO {" not in said:
+                data = await stream.receive_some(_MOST_HTTP - len(said))
+                if not data:
+                    break
+                said += bytes(data)
+        except (trio.BrokenResourceError, ssl.SSLError, ValueError):
+            pass  # not TLS, or a host that can be no name in a certificate
+        finally:
+            await trio.aclose_forcefully(stream)
+    return read_answer(said, over_tls=over_tls)
+
+
+def _upgrade_request(server: Server) -> bytes:
+    key = base64.b64encode(secrets.token_bytes(16)).decode()
+    lines = [
+        # Not the URL's own path: it may hold a secret, and whoever this is has not been checked.
+        "GET / HTTP/1.1",
+        f"Host: {server.address}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {key}",
+    ]
+    return "\r\n".join((*lines, "", "")).encode("ascii", "replace")
+
+
+def read_answer(said: bytes, *, over_tls: bool) -> Web | None:
+    """What a peer's answer to the request says about it."""
+    if not said.startswith(b"HTTP/"):
+        return None
+    status, _, rest = said.partition(b"\r\n")
+    return Web(
+        over_tls=over_tls,
+        status=status[:80].decode("ascii", "replace"),
+        is_nats=b" 101 " in status and b"INFO {" in rest,
+        is_monitoring=b"varz" in rest and b"connz" in rest,
+    )

@@ -1,0 +1,132 @@
+"""Why no connection comes about, in words for somebody who has not read the specifications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from . import login_problems, tls_problems
+from .facts import Facts
+from .finding import Finding, problem
+from .strangers import stranger
+from .tls_problems import certificates
+from .wording import Call, listing, url_with
+
+__all__ = ["problems"]
+
+_REFUSED = "refused"
+
+
+def problems(facts: Facts) -> Iterator[Finding]:
+    """What keeps a client with these options from connecting. Nothing, if it connected."""
+    if facts.live.connected:
+        return
+    found = False
+    # Where there are several, each line of code holds the changes of those before it too.
+    call = Call(facts.asked)
+    for look in (_contradiction, _network, _certificate, _explained, stranger, _anything_else):
+        for finding in look(facts, call):
+            found = True
+            yield finding
+        if found:
+            return
+
+
+# --- before anything is dialled ------------------------------------------------------------------
+
+
+def _contradiction(facts: Facts, call: Call) -> Iterator[Finding]:
+    asked = facts.asked
+    if not asked.contradiction:
+        return
+    if asked.scheme == "tls":
+        yield problem(
+            "contradiction",
+            "The tls:// in the URL insists on encryption, and the mode DISABLE forbids it.",
+            "Decide for one of them. To connect encrypted, leave the mode out:",
+            call.change(drop=("mode",)),
+        )
+        yield from certificates(facts, call)
+    else:
+        yield problem(
+            "contradiction",
+            f"A connection with these options cannot be tried: {asked.contradiction}.",
+            "Nothing was dialled. Change the URL or the options so that they go together.",
+        )
+
+
+# --- the network ---------------------------------------------------------------------------------
+
+
+def _network(facts: Facts, call: Call) -> Iterator[Finding]:
+    asked = facts.asked
+    if not facts.reached and facts.live.kind in ("CredentialsError", "TLSConfigurationError"):
+        # A client looks at what it has before it dials.
+        yield from _explained(facts, call)
+    if facts.lookup.error:
+        yield problem(
+            "unresolved",
+            f"No address is known for the name {asked.host}: {facts.lookup.error}.",
+            "Check how the name is spelled. If it is right, this machine cannot look it up: "
+            "perhaps it is known only inside another network, or a VPN is needed.",
+            call.change(url_with(asked, host="the.right.name")),
+        )
+    elif not facts.reached:
+        yield _unreachable(facts, call)
+
+
+def _unreachable(facts: Facts, call: Call) -> Finding:
+    asked, dials = facts.asked, facts.dials
+    refused = [dial for dial in dials if _REFUSED in dial.error.lower()]
+    if refused:
+        return problem(
+            "port-closed",
+            f"{asked.host} is there, but nothing listens on its port {asked.port}.",
+            "Check that the server is running, and that this is its port for clients (4222 unless "
+            "configured otherwise). A server in a container must publish that port.",
+        )
+    reasons = listing(list(dict.fromkeys(dial.error for dial in dials)))
+    return problem(
+        "unreachable",
+        f"{asked.host} cannot be reached on port {asked.port}: {reasons}.",
+        "Check the address, and whether a firewall between here and there lets this port pass.",
+    )
+
+
+# --- what it ended in ----------------------------------------------------------------------------
+
+
+def _certificate(facts: Facts, call: Call) -> Iterator[Finding]:
+    if facts.live.kind == "TLSCertificateError":
+        yield from certificates(facts, call)
+
+
+def _explained(facts: Facts, call: Call) -> Iterator[Finding]:
+    explanation = _EXPLANATIONS.get(facts.live.kind)
+    if explanation is not None:
+        yield from explanation(facts, call)
+
+
+def _anything_else(facts: Facts, call: Call) -> Iterator[Finding]:
+    yield problem(
+        "other",
+        f"The connection failed: {facts.live.text}.",
+        "The steps above show how far it came.",
+    )
+
+
+_EXPLANATIONS: dict[str, Callable[[Facts, Call], Iterator[Finding]]] = {
+    "TLSNotOfferedError": tls_problems.no_tls,
+    "TLSRequiredError": tls_problems.tls_required,
+    "NoInfoError": tls_problems.no_info,
+    "TLSHandshakeError": tls_problems.handshake,
+    "TLSConfigurationError": tls_problems.material,
+    "ClientCertificateError": tls_problems.client_certificate,
+    "TLSInjectionError": tls_problems.tampering,
+    "AuthorizationError": login_problems.login_refused,
+    "AuthenticationExpiredError": login_problems.login_refused,
+    "CredentialsError": login_problems.unusable,
+    "PlaintextAuthError": login_problems.secret_in_plaintext,
+    "WebSocketError": tls_problems.websocket,
+    "ServerReportedError": login_problems.server_said,
+    "ServerClosedError": login_problems.closed,
+}

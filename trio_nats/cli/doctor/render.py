@@ -1,0 +1,151 @@
+"""A report for people: readable in 80 columns, and plain text where it is not a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from .advice import advise
+from .facts import Facts
+from .finding import Finding, Severity
+from .modes import summary
+from .steps import Status, Step, walk
+
+__all__ = ["print_facts", "print_heading", "print_summary", "report"]
+
+_MARKS: dict[Status, tuple[str, str]] = {
+    "ok": ("ok", "green"),
+    "warning": ("warning", "yellow"),
+    "failed": ("FAILED", "bold red"),
+    "not reached": ("-", "dim"),
+}
+_SEVERITIES: dict[Severity, str] = {
+    "problem": "bold red",
+    "warning": "yellow",
+    "hint": "cyan",
+}
+_OUTCOMES = {
+    "tls": ("encrypted", "green"),
+    "plaintext": ("plaintext", "yellow"),
+    "fails": ("fails", "red"),
+    "refused": ("refused", "red"),
+    "unknown": ("unknown", "dim"),
+}
+_WIDEST = 110
+
+
+def report(console: Console, facts: Sequence[Facts]) -> None:
+    """Print what was found out about each server, and what to do."""
+    for position, one in enumerate(facts):
+        if position:
+            console.print()
+        print_heading(console, one.asked.url)
+        print_facts(console, one)
+    print_summary(console, facts)
+
+
+def print_heading(console: Console, url: str) -> None:
+    """Say what is being examined; it may take a while."""
+    _print(console, Text.assemble("Examining ", (url, "bold")))
+
+
+def print_facts(console: Console, facts: Facts) -> None:
+    """Print what was found out about one server."""
+    findings = advise(facts)
+    parts: list[RenderableType] = [Text(), _steps(walk(facts))]
+    if facts.reached:
+        parts += [Text(), _heading("What each TLS mode comes to here"), _modes(facts)]
+    parts += [Text(), _verdict(facts)]
+    if findings:
+        parts += [Text(), _heading("What to do" if _is_bad(findings) else "Worth knowing")]
+        parts += [_finding(number, finding) for number, finding in enumerate(findings, 1)]
+    _print(console, Group(*parts))
+
+
+def print_summary(console: Console, facts: Sequence[Facts]) -> None:
+    """Where there were several servers, say how many of them can be used."""
+    working = sum(one.live.connected for one in facts)
+    if len(facts) < 2:
+        return
+    if working:
+        text = f"{working} of {len(facts)} servers can be used."
+    else:
+        text = f"None of the {len(facts)} servers can be used."
+    _print(console, Text(f"\n{text}", style="bold" if working else "bold red"))
+
+
+def _print(console: Console, what: RenderableType) -> None:
+    console.print(what, width=min(console.width, _WIDEST), highlight=False)
+
+
+def _is_bad(findings: Sequence[Finding]) -> bool:
+    return any(finding.severity != "hint" for finding in findings)
+
+
+def _heading(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def _steps(steps: Sequence[Step]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=7)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for step in steps:
+        mark, style = _MARKS[step.status]
+        body = Text(step.text, style="dim" if step.status == "not reached" else "")
+        table.add_row(Text(mark, style=style), Text(step.title), body)
+        for detail in step.details:
+            table.add_row("", "", _detail(detail))
+    return table
+
+
+def _detail(text: str) -> RenderableType:
+    """Indented, and its second line more so."""
+    grid = Table.grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text("- ", style="dim"), Text(text, style="dim"))
+    return grid
+
+
+def _modes(facts: Facts) -> RenderableType:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=10)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for trial in facts.trials:
+        yours = trial.mode is facts.asked.tls.mode
+        name = f"{trial.mode} *" if yours else str(trial.mode)
+        word, style = _OUTCOMES[trial.outcome]
+        table.add_row(
+            Text(name, style="bold" if yours else ""),
+            Text(word, style=style),
+            Text(summary(trial, facts)),
+        )
+    return Group(table, Text("* the one in use", style="dim"))
+
+
+def _verdict(facts: Facts) -> Text:
+    if facts.live.connected:
+        return Text("A client with these options connects.", style="bold green")
+    return Text("A client with these options does not connect.", style="bold red")
+
+
+def _finding(number: int, finding: Finding) -> RenderableType:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True, min_width=2)
+    table.add_column(overflow="fold")
+    severity = (finding.severity.capitalize(), _SEVERITIES[finding.severity])
+    table.add_row(f"{number}.", Text.assemble(severity, ": ", finding.text))
+    table.add_row("", Text(finding.fix))
+    parts: list[RenderableType] = [table]
+    if finding.line:
+        # Never broken by the console: it is there to be copied.
+        code = Text(finding.line, style="bold", no_wrap=True, overflow="ignore")
+        parts.append(Padding(code, (0, 0, 0, 7)))
+    return Group(*parts)

@@ -1,0 +1,32 @@
+"""One step on the way to a connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = ["Status", "Step", "capital", "not_reached"]
+
+Status: TypeAlias = Literal["ok", "warning", "failed", "not reached"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step on the way to a connection."""
+
+    key: str
+    """Its name for machines."""
+    title: str
+    status: Status
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def not_reached(key: str, title: str, text: str = "Not reached.") -> Step:
+    """A step that the connection did not come to."""
+    return Step(key, title, "not reached", text)
+
+
+def capital(text: str) -> str:
+    """``text`` as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]

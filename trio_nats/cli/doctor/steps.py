@@ -1,0 +1,253 @@
+"""How far a connection comes, step by step: a pure function from facts to sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+from ...server_info import ServerInfo
+from .facts import Facts
+from .step import Status, Step, capital, not_reached
+from .tls_steps import certificate, client_certificate, encryption, mode, own_reason
+from .wording import duration, ends, listing, short, size
+
+__all__ = ["Status", "Step", "walk"]
+
+_SLOW_GREETING = 0.04
+
+
+def walk(facts: Facts) -> tuple[Step, ...]:
+    """All steps, in the order in which a connection takes them."""
+    return tuple(step(facts) for step in _STEPS)
+
+
+# --- network -------------------------------------------------------------------------------------
+
+
+def _address(facts: Facts) -> Step:
+    asked, lookup = facts.asked, facts.lookup
+    if lookup.error:
+        return Step("address", "Address", "failed", f"No address for {asked.host}: {lookup.error}.")
+    if lookup.addresses == (asked.host,):
+        return Step("address", "Address", "ok", f"{asked.host} is an address already.")
+    found = listing(list(lookup.addresses))
+    text = f"{asked.host} is {found}, found in {duration(lookup.seconds)}."
+    return Step("address", "Address", "ok", text)
+
+
+def _tcp(facts: Facts) -> Step:
+    port = facts.asked.port
+    if not facts.dials:
+        return not_reached("tcp", "TCP")
+    words = [
+        f"{dial.address} did not answer: {dial.error}"
+        if dial.error
+        else f"{dial.address} answered in {duration(dial.seconds)}"
+        for dial in facts.dials
+    ]
+    failed = any(dial.error for dial in facts.dials)
+    status: Status = "ok" if not failed else "warning" if facts.reached else "failed"
+    return Step("tcp", "TCP", status, f"On port {port} {'; '.join(words)}.")
+
+
+# --- the server's words --------------------------------------------------------------------------
+
+
+def _greeting(facts: Facts) -> Step:
+    key, title = "greeting", "First words"
+    greeting = facts.greeting
+    if greeting is None:
+        return not_reached(key, title)
+    if facts.asked.is_websocket and greeting.kind in ("silence", "closed"):
+        if facts.told is not None:
+            return Step(
+                key, title, "ok", "A NATS server, behind an upgrade from HTTP to WebSocket."
+            )
+        if facts.live.kind in ("TLSCertificateError", "ClientCertificateError"):
+            return not_reached(key, title)
+        return Step(key, title, "failed", f"{capital(own_reason(facts))}.")
+    inside = facts.info_inside is not None
+    took = duration(greeting.seconds)
+    match greeting.kind:
+        case "info" if inside and greeting.seconds > _SLOW_GREETING:
+            text = (
+                f"A NATS server. It gives clients {took} to begin the TLS handshake, and then "
+                "introduces itself in plaintext (handshake_first: auto)."
+            )
+            return Step(key, title, "ok", text)
+        case "info":
+            text = f"A NATS server: it introduced itself in plaintext after {took}."
+            return Step(key, title, "ok", text)
+        case "silence" | "closed" if inside:
+            text = (
+                "A NATS server that says nothing in plaintext. It waits for the TLS handshake and "
+                "introduces itself inside."
+            )
+            return Step(key, title, "ok", text)
+        case "silence" | "closed" if facts.wants_certificate:
+            text = (
+                "It says nothing in plaintext, and inside TLS only to those who show a client "
+                "certificate."
+            )
+            return Step(key, title, "ok", text)
+        case "closed":
+            return Step(key, title, "failed", f"It closed the connection after {took}, silently.")
+        case "silence":
+            return Step(key, title, "failed", f"It said nothing for {took}.")
+        case "error":
+            return Step(key, title, "failed", f'It turned us away: "{greeting.text}".')
+        case "nonsense":
+            return Step(key, title, "failed", f"It began like NATS, but {greeting.text}.")
+        case _:
+            return Step(key, title, "failed", f"It is not NATS. It began with {greeting.text}.")
+
+
+def _offer(facts: Facts) -> Step:
+    info = facts.info
+    if info is None:
+        return not_reached("offer", "Server")
+    name = "" if info.server_name in ("", info.server_id) else f' "{info.server_name}"'
+    text = f"nats-server {info.version or 'of unknown version'}{name}."
+    details = [
+        f"TLS: {_tls_words(facts, info)}",
+        f"login: {'required' if info.auth_required else 'not required'}"
+        + (", takes NKeys and JWTs (sent a nonce)" if info.nonce else ""),
+        f"largest message: {size(info.max_payload)}",
+        f"headers: {'yes' if info.headers else 'no'}",
+        f"JetStream: {'yes' if info.jetstream else 'no'}"
+        + (f", domain {info.domain}" if info.domain else ""),
+    ]
+    if info.cluster:
+        count = len(info.connect_urls or ())
+        others = f", {count} address{'es' if count > 1 else ''} known" if count else ""
+        details.append(f"cluster: {info.cluster}{others}")
+    status: Status = "ok"
+    if info.ldm:
+        status, text = "warning", f"{text} It is about to shut down (lame duck mode)."
+    return Step("offer", "Server", status, text, tuple(details))
+
+
+def _tls_words(facts: Facts, info: ServerInfo) -> str:
+    if info.tls_required:
+        words = "required"
+    elif info.tls_available:
+        words = "available, not required"
+    elif facts.ends_tls_before_server:
+        words = "none of its own (a proxy does it)"
+    else:
+        words = "none"
+    return words + (", checks client certificates" if info.tls_verify else "")
+
+
+# --- behind the handshake ------------------------------------------------------------------------
+
+
+def _login(facts: Facts) -> Step:
+    key, title = "login", "Login"
+    live, login, info = facts.live, facts.asked.login, facts.info
+    who = login.method if login.method != "none" else "nothing"
+    if login.user:
+        who += f" of {short(login.user)}"
+    details: list[str] = []
+    if login.account:
+        details.append(f"account {short(login.account)}")
+    if login.expires is not None:
+        details.append(ends(login.expires, facts.examined_at))
+    about = tuple(details)
+    if login.error:
+        return Step(key, title, "failed", f"Our credentials cannot be used: {login.error}.")
+    if live.connected:
+        if login.method == "none":
+            required = info is not None and info.auth_required
+            extra = " (a default user, or the client certificate)" if required else ""
+            return Step(key, title, "ok", f"No credentials were needed{extra}.")
+        if info is not None and not info.auth_required:
+            return Step(key, title, "ok", f"Sent {who}, which the server did not ask for.", about)
+        return Step(key, title, "ok", f"The server accepted the {who}.", about)
+    match live.kind:
+        case "AuthorizationError" | "AuthenticationExpiredError" if login.method == "none":
+            return Step(key, title, "failed", "The server wants credentials, and got none.")
+        case "AuthorizationError" | "AuthenticationExpiredError":
+            return Step(key, title, "failed", f"The server refused the {who}.", about)
+        case "PlaintextAuthError":
+            return Step(key, title, "failed", f"{capital(who)} not sent: no encryption.", about)
+        case "ServerReportedError":
+            return Step(key, title, "failed", f'The server answered "{live.said}".', about)
+        case "CredentialsError" | "ServerClosedError" if info is not None:
+            return Step(key, title, "failed", f"{capital(live.text)}.", about)
+        case _:
+            words = "Not reached. "
+            words += "Nothing would be sent." if who == "nothing" else f"It would be {who}."
+            return Step(key, title, "not reached", words, about)
+
+
+def _round_trip(facts: Facts) -> Step:
+    trips = facts.live.round_trips
+    if facts.live.lost:
+        return Step("round_trip", "Round trip", "failed", f"{capital(facts.live.lost)}.")
+    if not trips:
+        return not_reached("round_trip", "Round trip")
+    text = f"{duration(median(trips))}, the median of {len(trips)}."
+    return Step("round_trip", "Round trip", "ok", text)
+
+
+def _jetstream(facts: Facts) -> Step:
+    key, title, live = "jetstream", "JetStream", facts.live
+    if not live.connected or live.lost:
+        return not_reached(key, title)
+    match live.jetstream:
+        case "on":
+            return Step(key, title, "ok", "Yes, this account can use it.")
+        case "off":
+            why = f" ({live.jetstream_text})" if live.jetstream_text else ""
+            text = f"No{why}. Streams, key-value and object stores do not work here."
+            return Step(key, title, "ok", text)
+        case "forbidden":
+            text = f"Unknown: this user is not allowed to {live.jetstream_text}."
+            return Step(key, title, "warning", text)
+        case _:
+            return Step(key, title, "warning", f"Unknown: {live.jetstream_text or 'not asked'}.")
+
+
+def _path(facts: Facts) -> Step:
+    key, title, info = "path", "Path", facts.info
+    if info is None:
+        return not_reached(key, title)
+    if facts.ends_tls_before_server:
+        text = (
+            "TLS ends before the server: a proxy in front of it does it, for the server itself "
+            "knows of none. Between the two others may listen."
+        )
+        return Step(key, title, "ok", text)
+    look = facts.look
+    if info.offers_tls and look is not None and not look.version:
+        text = (
+            "The server offers TLS, but it cannot be reached with it: perhaps something in between "
+            "passes plaintext only."
+        )
+        return Step(key, title, "warning", text)
+    ours = {dial.local for dial in facts.dials if dial.local}
+    theirs = info.client_ip
+    if theirs and ours and theirs not in ours:
+        text = (
+            f"The server sees us as {theirs}, and not as {listing(sorted(ours))}: a proxy or an "
+            "address translation stands in between."
+        )
+        return Step(key, title, "ok", text)
+    return Step(key, title, "ok", "No sign of a proxy in between.")
+
+
+_STEPS: tuple[Callable[[Facts], Step], ...] = (
+    _address,
+    _tcp,
+    _greeting,
+    _offer,
+    mode,
+    encryption,
+    certificate,
+    client_certificate,
+    _login,
+    _round_trip,
+    _jetstream,
+    _path,
+)

@@ -1,0 +1,246 @@
+"""Problems with encryption: modes that do not fit the server, and certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..._transport.tls_errors import client_certificate_fault
+from ...options import TLSMode
+from ...servers import Scheme
+from .certificate_problems import certificate_problems
+from .facts import Facts
+from .finding import Finding, problem
+from .modes import OLD_TLS, version_is_too_old
+from .wording import Call, ends, url_with
+
+__all__ = [
+    "certificates",
+    "client_certificate",
+    "handshake",
+    "material",
+    "no_info",
+    "no_tls",
+    "tampering",
+    "tls_required",
+    "websocket",
+]
+
+
+EVERYTHING_TLS = (
+    "mode",
+    "ca_file",
+    "ca_data",
+    "cert_file",
+    "key_file",
+    "key_password",
+    "bundle_file",
+    "bundle_password",
+    "server_hostname",
+    "insecure_skip_verify",
+    "minimum_version",
+    "context",
+    "configure",
+)
+
+
+def no_tls(facts: Facts, call: Call) -> Iterator[Finding]:
+    """The options insist on what the server does not have."""
+    asked = facts.asked
+    yield problem(
+        "no-tls",
+        "Your options insist on encryption, but this server offers none. Nothing was sent.",
+        "Switch TLS on in the server: a tls block in its configuration. Only if it is all right "
+        "that others can read everything on the way, connect without encryption:",
+        call.change(url_with(asked, scheme="nats"), drop=EVERYTHING_TLS),
+    )
+
+
+def tls_required(facts: Facts, call: Call) -> Iterator[Finding]:
+    """The server insists on what the options forbid."""
+    asked = facts.asked
+    yield problem(
+        "tls-required",
+        "The server insists on encryption, and the mode DISABLE forbids it.",
+        "Leave the mode out, and insist on encryption yourself with a tls:// URL:",
+        call.change(url_with(asked, scheme="tls"), drop=("mode",)),
+    )
+    yield from certificates(facts, call)
+
+
+def no_info(facts: Facts, call: Call) -> Iterator[Finding]:
+    """Each side waits for the other to begin."""
+    asked = facts.asked
+    if not facts.waits_for_handshake:
+        return
+    who = (
+        "a proxy that does the encryption for the server"
+        if facts.ends_tls_before_server
+        else "the server (its handshake_first option)"
+    )
+    if asked.acts_as is TLSMode.DISABLE:
+        what = "the mode DISABLE never begins one"
+    else:
+        what = f"the mode {asked.acts_as} waits for the server to speak first"
+    yield problem(
+        "handshake-first",
+        f"Both sides wait for each other: {who} wants the TLS handshake first, and {what}.",
+        "Use a tls:// URL, without a mode: then the client begins with the handshake.",
+        call.change(url_with(asked, scheme="tls"), drop=("mode",)),
+    )
+    yield from certificates(facts, call)
+
+
+def handshake(facts: Facts, call: Call) -> Iterator[Finding]:
+    """A handshake that failed for other reasons than certificates."""
+    asked, info, look = facts.asked, facts.info, facts.look
+    spoke_first = facts.greeting is not None and facts.greeting.info is not None
+    if asked.acts_as is TLSMode.IMPLICIT and spoke_first:
+        if info is not None and not info.offers_tls:
+            yield from no_tls(facts, call)
+            return
+        yield problem(
+            "speaks-first",
+            "The mode IMPLICIT wants the server to be silent until the TLS handshake, but this "
+            "one introduces itself first, as most do.",
+            "Use REQUIRE. It insists on encryption just as much, and takes both kinds of server:",
+            call.change(mode=TLSMode.REQUIRE),
+        )
+        yield from certificates(facts, call)
+    elif look is not None and look.version:
+        yield from _version(facts, call)
+    elif info is not None and info.offers_tls:
+        yield from _unfinished(facts, call)
+
+
+def _version(facts: Facts, call: Call) -> Iterator[Finding]:
+    look = facts.look
+    assert look is not None
+    if look.version in OLD_TLS:
+        yield problem(
+            "old-tls",
+            f"The server speaks {look.version} at best, which has been broken for years. "
+            "TLSv1.2 is the least that this client speaks.",
+            "Update the server, or whatever ends TLS in front of it.",
+        )
+    elif version_is_too_old(facts):
+        yield problem(
+            "tls-version",
+            "Your options demand TLSv1.3, and the server speaks TLSv1.2 at best.",
+            "Update the server. TLSv1.2 is still considered safe, so until then you can allow it:",
+            call.change(drop=("minimum_version",)),
+        )
+    else:
+        yield problem(
+            "handshake-failed",
+            f"The TLS handshake failed, though another one, which checked nothing, worked: "
+            f"{facts.live.text}.",
+            "Compare the TLS options here with the server's: versions, ciphers, certificates.",
+        )
+
+
+def _unfinished(facts: Facts, call: Call) -> Iterator[Finding]:
+    asked, info = facts.asked, facts.info
+    assert info is not None
+    begins = "The server says that it can do TLS, but a handshake with it cannot be finished. "
+    cause = (
+        "Either something between here and there passes plaintext only (a proxy or load balancer), "
+        "or the server's TLS is not set up in full."
+    )
+    if info.tls_required:
+        yield problem("tls-broken", begins + cause, "Look into the server's log and mend its TLS.")
+        return
+    yield problem(
+        "tls-broken",
+        begins + cause,
+        "Connect past the proxy, or mend TLS there. The server would take plaintext too. Only if "
+        "it is all right that others can read everything on the way, switch encryption off:",
+        call.change(url_with(asked, scheme="nats"), drop=EVERYTHING_TLS, mode=TLSMode.DISABLE),
+    )
+
+
+def websocket(facts: Facts, call: Call) -> Iterator[Finding]:
+    """The upgrade to WebSocket failed."""
+    asked, greeting = facts.asked, facts.greeting
+    if greeting is not None and greeting.info is not None:
+        scheme: Scheme = "tls" if greeting.info.offers_tls else "nats"
+        yield problem(
+            "not-websocket",
+            f"Port {asked.port} speaks NATS itself, without the WebSocket around it that a "
+            f"{asked.scheme}:// URL asks for.",
+            f"Use a {scheme}:// URL, or the server's port for WebSockets:",
+            call.change(url_with(asked, scheme=scheme)),
+        )
+        return
+    yield problem(
+        "websocket",
+        f"The peer does not agree to speak WebSocket: {facts.live.text}.",
+        "Check the port and the path in the URL. A NATS server needs a websocket block in its "
+        "configuration, and a proxy in front of it has to pass upgrades on.",
+    )
+
+
+def material(facts: Facts, call: Call) -> Iterator[Finding]:
+    """Options or files that cannot be used."""
+    yield problem(
+        "tls-options",
+        f"The TLS options cannot be used: {facts.live.text}.",
+        "Correct the option, or the file that it names. Nothing was dialled with it.",
+    )
+
+
+def tampering(facts: Facts, call: Call) -> Iterator[Finding]:
+    """Words where only encrypted bytes may be."""
+    yield problem(
+        "tampering",
+        f"Something spoke where only encrypted bytes may be: {facts.live.text}.",
+        "Somebody may be between you and the server. Do not connect over this network, and tell "
+        "whoever runs it.",
+    )
+
+
+def certificates(facts: Facts, call: Call) -> Iterator[Finding]:
+    """What a client runs into next, once it gets as far as the certificates."""
+    yield from certificate_problems(facts, call)
+    yield from _client_certificate_too(facts, call)
+
+
+def _client_certificate_too(facts: Facts, call: Call) -> Iterator[Finding]:
+    """What comes next if the server's certificate is accepted."""
+    info, look = facts.info, facts.look
+    insists = look is not None and look.kind == "ClientCertificateError"
+    if not _has_certificate(facts) and (insists or (info is not None and info.tls_verify)):
+        yield from client_certificate(facts, call)
+
+
+def client_certificate(facts: Facts, call: Call) -> Iterator[Finding]:
+    """Ours is missing, or is not accepted."""
+    if not _has_certificate(facts):
+        yield problem(
+            "client-certificate-missing",
+            "The server lets in only those who show a certificate of their own, and your options "
+            "have none.",
+            "Ask whoever runs the server for a client certificate and its key, and give both:",
+            call.change(cert_file="client.pem", key_file="client.key"),
+        )
+        return
+    expires = facts.asked.certificate_expires
+    if expires is not None and expires < facts.examined_at:
+        yield problem(
+            "client-certificate-expired",
+            f"Your client certificate {ends(expires, facts.examined_at)}, and the server does not "
+            "accept it any more.",
+            "Ask whoever runs the server for a new one.",
+        )
+        return
+    why = client_certificate_fault(facts.live.reason) or "it does not say why"
+    yield problem(
+        "client-certificate-refused",
+        f"The server does not accept your client certificate: {why}.",
+        "Check that it has not expired, that it was issued by an authority that this server "
+        "accepts, and that cert_file holds its intermediate certificates too.",
+    )
+
+
+def _has_certificate(facts: Facts) -> bool:
+    tls = facts.asked.tls
+    return any(one is not None for one in (tls.cert_file, tls.bundle_file, tls.context))

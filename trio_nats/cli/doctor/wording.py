@@ -1,0 +1,194 @@
+"""Small pieces of language: lists, times, and the line of code that would connect."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Sequence
+from datetime import datetime
+
+from ...options import StrPath, TLSMode, TLSOptions
+from ...servers import Scheme
+from .facts import Asked
+
+__all__ = [
+    "Call",
+    "amount",
+    "duration",
+    "ends",
+    "ends_soon",
+    "given_material",
+    "listing",
+    "short",
+    "size",
+    "url_with",
+]
+
+_WIDTH = 72
+_PUBLIC_KEY = re.compile("[AUX][A-Z2-7]{55}")
+_SOON = 30 * 86400
+_MOST_LISTED = 6
+
+
+def listing(items: Sequence[str], last: str = "and") -> str:
+    """``a, b and c``; long lists end with how many more there are."""
+    if len(items) > _MOST_LISTED:
+        return f"{', '.join(items[:_MOST_LISTED])} {last} {len(items) - _MOST_LISTED} more"
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """Such as ``0.35 ms``, ``12 ms`` or ``3.0 s``."""
+    if seconds < 1:
+        ms = seconds * 1000
+        return f"{ms:.2f} ms" if ms < 10 else f"{ms:.0f} ms"
+    return f"{seconds:.1f} s"
+
+
+def amount(count: int, what: str) -> str:
+    """``1 day``, ``2 days``."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def short(key: str) -> str:
+    """The beginning of a public key, which is enough to know it by; all else as it is."""
+    return f"{key[:12]}..." if _PUBLIC_KEY.fullmatch(key) else key
+
+
+def size(count: int) -> str:
+    """Bytes, in the unit that makes the number short."""
+    for unit, factor in (("MiB", 1024**2), ("KiB", 1024)):
+        if count >= factor and count % factor == 0:
+            return f"{count // factor:,} {unit}"
+    return amount(count, "byte")
+
+
+def ends(moment: datetime, now: datetime) -> str:
+    """``expires in 12 days (2026-12-06)``, or ``expired 3 days ago (...)``."""
+    date = f"({moment:%Y-%m-%d})"
+    seconds = (moment - now).total_seconds()
+    days = int(abs(seconds) // 86400)
+    if seconds < 0:
+        return f"expired {amount(days, 'day') + ' ago' if days else 'today'} {date}"
+    if days:
+        return f"expires in {amount(days, 'day')} {date}"
+    return f"expires within {amount(int(seconds // 3600) + 1, 'hour')} {date}"
+
+
+def given_material(tls: TLSOptions) -> list[str]:
+    """The options that make AUTO demand TLS."""
+    names = ("ca_file", "ca_data", "cert_file", "bundle_file", "context", "configure")
+    return [name for name in names if getattr(tls, name) is not None]
+
+
+def ends_soon(moment: datetime | None, now: datetime) -> bool:
+    """Whether it has not ended yet but will within a month."""
+    return moment is not None and 0 <= (moment - now).total_seconds() < _SOON
+
+
+# --- code ----------------------------------------------------------------------------------------
+
+
+def url_with(
+    asked: Asked, *, scheme: Scheme | None = None, host: str | None = None, port: int | None = None
+) -> str:
+    """The URL, changed. It never holds credentials."""
+    name = asked.host if host is None else host
+    name = f"[{name}]" if ":" in name else name
+    return f"{scheme or asked.scheme}://{name}:{port or asked.port}"
+
+
+class Call:
+    """The call of ``open_nats`` with the user's options, as it is changed piece by piece.
+
+    Secrets are left as ``...``.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self._url = asked.url
+        self._tls = _tls_arguments(asked.tls)
+        self._extra: tuple[str, ...] = ()
+
+    def change(
+        self,
+        url: str | None = None,
+        *,
+        extra: Sequence[str] = (),
+        drop: Sequence[str] = (),
+        mode: TLSMode | None = None,
+        ca_file: StrPath | None = None,
+        cert_file: StrPath | None = None,
+        key_file: StrPath | None = None,
+        server_hostname: str | None = None,
+    ) -> str:
+        """Change something for good, and write the call out.
+
+        ``extra`` are more arguments, written out, and ``drop`` names TLS options to leave out.
+        """
+        self._url = url or self._url
+        self._extra += tuple(extra)
+        given = {
+            "mode": mode,
+            "ca_file": ca_file,
+            "cert_file": cert_file,
+            "key_file": key_file,
+            "server_hostname": server_hostname,
+        }
+        for name in drop:
+            self._tls.pop(name, None)
+        self._tls |= {name: _code(value) for name, value in given.items() if value is not None}
+        return str(self)
+
+    def __str__(self) -> str:
+        options = [f"{name}={value}" for name, value in self._tls.items()]
+        arguments = [_quoted(self._url)]
+        if options:
+            arguments.append(f"tls=TLSOptions({', '.join(options)})")
+        arguments += self._extra
+        line = f"open_nats({', '.join(arguments)})"
+        if len(line) <= _WIDTH:
+            return line
+        return _broken("open_nats", [_broken_tls(one, options) for one in arguments])
+
+
+def _tls_arguments(tls: TLSOptions) -> dict[str, str]:
+    """The options given, as one would write them."""
+    written: dict[str, str] = {}
+    if tls.mode is not TLSMode.AUTO:
+        written["mode"] = f"TLSMode.{tls.mode.name}"
+    for name in ("ca_file", "cert_file", "key_file", "bundle_file", "server_hostname"):
+        value = getattr(tls, name)
+        if value is not None:
+            written[name] = _quoted(os.fspath(value))
+    for name in ("ca_data", "key_password", "bundle_password", "context", "configure"):
+        if getattr(tls, name) is not None:
+            written[name] = "..."
+    if tls.insecure_skip_verify:
+        written["insecure_skip_verify"] = "True"
+    if tls.minimum_version is not ssl.TLSVersion.TLSv1_2:
+        written["minimum_version"] = f"ssl.TLSVersion.{tls.minimum_version.name}"
+    return written
+
+
+def _code(value: object) -> str:
+    return f"TLSMode.{value.name}" if isinstance(value, TLSMode) else _quoted(value)
+
+
+def _quoted(value: object) -> str:
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _broken(function: str, arguments: Sequence[str]) -> str:
+    lines = "".join(f"    {one},\n" for one in arguments)
+    return f"{function}(\n{lines})"
+
+
+def _broken_tls(argument: str, options: Sequence[str]) -> str:
+    """The TLS options over several lines, if they are too long for one."""
+    if not argument.startswith("tls=") or len(argument) + 5 <= _WIDTH:
+        return argument
+    return _broken("tls=TLSOptions", options).replace("\n", "\n    ")
