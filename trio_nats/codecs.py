@@ -8,7 +8,7 @@ built-in types and combinations of these. A codec of your own is any object with
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -16,9 +16,10 @@ from .errors import ConfigurationError, EncodeError
 from .message import Payload
 
 __all__ = ["BytesCodec", "Codec", "Decoder", "Encoder", "JSONCodec", "MessagePackCodec"]
-__all__ += ["TextCodec", "check_decoder", "encode"]
+__all__ += ["TextCodec", "check_decoder", "encode", "encoded", "reply_decoder"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -155,6 +156,21 @@ def encode(codec: Encoder[T], value: T) -> Payload:
         raise EncodeError(
             f"{codec!r} cannot encode a value of type {type(value).__name__}: {error}"
         ) from error
+
+
+def encoded(codec: Encoder[T] | None, payload: Payload | T) -> Payload:
+    """What to send; the overloads see to it that without a codec ``payload`` is one."""
+    return cast("Payload", payload) if codec is None else encode(codec, cast("T", payload))
+
+
+def reply_decoder(codec: Encoder[T] | None, reply_codec: Decoder[R] | None) -> Decoder[R] | None:
+    """What reads the replies: ``reply_codec``, or else ``codec``, if there is any.
+
+    The overloads see to it that ``codec`` then works both ways.
+    """
+    if reply_codec is not None:
+        return check_decoder("reply_codec", reply_codec)
+    return None if codec is None else check_decoder("codec", cast("Decoder[R]", codec))
 
 
 def check_decoder(name: str, codec: Decoder[T]) -> Decoder[T]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, cast, overload
+from typing import TypeVar, overload
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
@@ -14,7 +14,7 @@ from ._core.supervisor import Supervisor
 from ._protocol import commands
 from ._protocol.commands import CRLF, Frame
 from ._protocol.subjects import check_filter, check_queue, check_subject
-from .codecs import Codec, Decoder, Encoder, check_decoder, encode
+from .codecs import Codec, Decoder, Encoder, check_decoder, encoded, reply_decoder
 from .errors import ConfigurationError
 from .headers import HeadersLike, encode_headers
 from .message import Msg, Payload
@@ -99,7 +99,7 @@ class Messaging:
             outbox.size += size
             return
         raw_reply = None if reply is None else check_subject(reply)
-        frame = self._frame(subject, _encoded(codec, payload), raw_reply, headers)
+        frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
         await outbox.room()
         self._core.check_open()
         outbox.append(frame)
@@ -139,7 +139,7 @@ class Messaging:
         get to run, so let them now and then when publishing much.
         """
         raw_reply = None if reply is None else check_subject(reply)
-        frame = self._frame(subject, _encoded(codec, payload), raw_reply, headers)
+        frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
         self._core.check_open()
         self._outbox.check_room()
         self._outbox.append(frame)
@@ -275,11 +275,10 @@ class Messaging:
         With a codec (see :mod:`trio_nats.codecs`) the reply is a :class:`TypedMsg` with a
         ``value``: ``codec`` encodes the payload, and decodes the reply unless ``reply_codec`` does.
         """
-        if codec is not None or reply_codec is not None:
-            data = _encoded(codec, payload)
-            decoder = _reply_decoder(codec, reply_codec)
-            return TypedMsg(await self._request(subject, data, timeout, headers), decoder)
-        return await self._request(subject, cast("Payload", payload), timeout, headers)
+        data = encoded(codec, payload)
+        decoder = reply_decoder(codec, reply_codec)
+        reply = await self._request(subject, data, timeout, headers)
+        return reply if decoder is None else TypedMsg(reply, decoder)
 
     async def _request(
         self, subject: str, payload: Payload, timeout: float | None, headers: HeadersLike | None
@@ -393,9 +392,8 @@ class Messaging:
         if stall is not None:
             check_seconds("stall", stall)
         check_callable("sentinel", sentinel)
-        data = _encoded(codec, payload)
-        typed = codec is not None or reply_codec is not None
-        decoder = _reply_decoder(codec, reply_codec) if typed else None
+        data = encoded(codec, payload)
+        decoder = reply_decoder(codec, reply_codec)
         token, frame = self._prepare_request(subject, data, headers)
         replies = Replies(
             subject,
@@ -441,15 +439,3 @@ def _as_bytes(payload: object) -> bytes:
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     raise TypeError(f"payload must be bytes-like or str, not {type(payload).__name__}")
-
-
-def _encoded(codec: Encoder[P] | None, payload: Payload | P) -> Payload:
-    # The overloads see to it that without a codec it is a payload.
-    return cast("Payload", payload) if codec is None else encode(codec, cast("P", payload))
-
-
-def _reply_decoder(codec: Encoder[P] | None, reply_codec: Decoder[R] | None) -> Decoder[R]:
-    if reply_codec is not None:
-        return check_decoder("reply_codec", reply_codec)
-    # The overloads see to it that this one works both ways.
-    return check_decoder("codec", cast("Decoder[R]", codec))

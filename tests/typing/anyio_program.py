@@ -8,7 +8,7 @@ import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 import trio_nats
-from trio_nats import Msg, Payload, TLSOptions
+from trio_nats import JSONCodec, Msg, Payload, TextCodec, TLSOptions
 from trio_nats.anyio import Connection, ConnectionLostError, Publisher, Subscription, open_nats
 from trio_nats.events import Event
 
@@ -31,13 +31,20 @@ async def main() -> None:
         assert_type(nc, Connection)
         async with nc.subscribe("a") as sub, nc.publisher("a") as out:
             assert_type(sub, Subscription)
-            assert_type(out, Publisher)
+            assert_type(out, Publisher[Payload])
             await produce(out)
             await everything(out)
             await serve(sub)
             assert_type(await sub.receive(), Msg)
         assert_type(await nc.request("a", timeout=1), Msg)
         assert_type(await nc.rtt(), float)
+        prices = JSONCodec(dict[str, float])
+        async with nc.subscribe("a", codec=prices) as typed, nc.publisher("a", codec=prices) as to:
+            assert_type(to, Publisher[dict[str, float]])
+            await to.send({"tea": 2.5})
+            assert_type((await typed.receive()).value, dict[str, float])
+        answer = await nc.request("a", "tea", codec=TextCodec(), reply_codec=prices)
+        assert_type(answer.value, dict[str, float])
         async with nc.request_many("a") as replies:
             assert_type([msg async for msg in replies], list[Msg])
         async with nc.events() as events:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple, overload
 
 import trio_nats
 from trio_nats import (
+    Codec,
     ConnectionState,
+    Decoder,
+    Encoder,
     HeadersLike,
     Msg,
     NatsError,
@@ -17,14 +20,18 @@ from trio_nats import (
     ServerInfo,
     Statistics,
     TLSInfo,
+    TypedMsg,
 )
+from trio_nats.codecs import check_decoder, encoded, reply_decoder
 
 from ._errors import TRIO_ERRORS, translated
 from ._host import Host
-from ._streams import Events, Publisher, Replies, Subscription
+from ._streams import Events, Publisher, Replies, Subscription, Typed
 
 __all__ = ["Connection"]
 
+P = TypeVar("P")
+R = TypeVar("R")
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
@@ -56,6 +63,7 @@ class Connection:
 
     # --- publishing and subscribing --------------------------------------------------------------
 
+    @overload
     async def publish(
         self,
         subject: str,
@@ -63,6 +71,25 @@ class Connection:
         *,
         reply: str | None = None,
         headers: HeadersLike | None = None,
+    ) -> None: ...
+    @overload
+    async def publish(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+    ) -> None: ...
+    async def publish(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
     ) -> None:
         """Send a message to whoever is subscribed to ``subject``.
 
@@ -70,17 +97,30 @@ class Connection:
         waiting to be written. Cancelled, it has sent all of the message or nothing.
         """
         try:
-            await self._publish(subject, payload, reply=reply, headers=headers)
+            await self._publish(subject, encoded(codec, payload), reply=reply, headers=headers)
         except TRIO_ERRORS as error:
             raise translated(error) from error.__cause__
 
-    def publisher(self, subject: str, *, headers: HeadersLike | None = None) -> Publisher:
+    @overload
+    def publisher(
+        self, subject: str, *, headers: HeadersLike | None = None
+    ) -> Publisher[Payload]: ...
+    @overload
+    def publisher(
+        self, subject: str, *, headers: HeadersLike | None = None, codec: Encoder[P]
+    ) -> Publisher[P]: ...
+    def publisher(
+        self, subject: str, *, headers: HeadersLike | None = None, codec: Encoder[P] | None = None
+    ) -> Publisher[Payload] | Publisher[P]:
         """A stream that publishes to ``subject`` whatever is sent into it, with ``headers``.
 
         Raises nothing at the call: a subject that cannot be published to shows at ``send``.
         """
-        return Publisher(self, subject, headers)
+        if codec is None:
+            return Publisher[Payload](self, subject, headers)
+        return Publisher(self, subject, headers, codec)
 
+    @overload
     def subscribe(
         self,
         subject: str,
@@ -88,7 +128,26 @@ class Connection:
         queue: str | None = None,
         max_msgs: int | None = None,
         pending: PendingLimits | None = None,
-    ) -> Subscription:
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str | None = None,
+        max_msgs: int | None = None,
+        pending: PendingLimits | None = None,
+        codec: Decoder[R],
+    ) -> Typed[R]: ...
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str | None = None,
+        max_msgs: int | None = None,
+        pending: PendingLimits | None = None,
+        codec: Decoder[R] | None = None,
+    ) -> Subscription | Typed[R]:
         """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
 
         Use it as ``async with nc.subscribe("greet.*") as sub:``. See
@@ -97,10 +156,12 @@ class Connection:
         subscription = self._trio.subscribe(
             subject, queue=queue, max_msgs=max_msgs, pending=pending
         )
-        return Subscription(self._host, subscription, self)
+        messages = Subscription(self._host, subscription, self)
+        return messages if codec is None else Typed(messages, check_decoder("codec", codec))
 
     # --- requests --------------------------------------------------------------------------------
 
+    @overload
     async def request(
         self,
         subject: str,
@@ -108,7 +169,48 @@ class Connection:
         *,
         timeout: float | None = None,
         headers: HeadersLike | None = None,
-    ) -> Msg:
+    ) -> Msg: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: R,
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Codec[R],
+    ) -> TypedMsg[R]: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+        reply_codec: Decoder[R],
+    ) -> TypedMsg[R]: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        reply_codec: Decoder[R],
+    ) -> TypedMsg[R]: ...
+    async def request(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+        reply_codec: Decoder[R] | None = None,
+    ) -> Msg | TypedMsg[R]:
         """Publish a message and wait for one reply, at most ``timeout`` seconds.
 
         ``timeout`` is the connection's ``request_timeout`` unless given. Raises
@@ -117,13 +219,17 @@ class Connection:
         it, and what :meth:`publish` raises. Cancelled, it forgets the reply.
         """
 
+        data = encoded(codec, payload)
+        decoder = reply_decoder(codec, reply_codec)
+
         async def request() -> Msg:
-            return await self._trio.request(subject, payload, timeout=timeout, headers=headers)
+            return await self._trio.request(subject, data, timeout=timeout, headers=headers)
 
         reply = await self._run(request)
         reply._origin = self
-        return reply
+        return reply if decoder is None else TypedMsg(reply, decoder)
 
+    @overload
     def request_many(
         self,
         subject: str,
@@ -134,7 +240,60 @@ class Connection:
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
         headers: HeadersLike | None = None,
-    ) -> Replies:
+    ) -> Replies: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: R,
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+        codec: Codec[R],
+    ) -> Typed[R]: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+        reply_codec: Decoder[R],
+    ) -> Typed[R]: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+        reply_codec: Decoder[R],
+    ) -> Typed[R]: ...
+    def request_many(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+        reply_codec: Decoder[R] | None = None,
+    ) -> Replies | Typed[R]:
         """Publish a message and receive any number of replies (ADR-47).
 
         Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. See
@@ -142,16 +301,19 @@ class Connection:
         :exc:`anyio.EndOfStream`. The seconds of ``stall`` count while somebody waits in
         ``receive``.
         """
+        data = encoded(codec, payload)
+        decoder = reply_decoder(codec, reply_codec)
         replies = self._trio.request_many(
             subject,
-            payload,
+            data,
             timeout=timeout,
             max_responses=max_responses,
             stall=stall,
             sentinel=sentinel,
             headers=headers,
         )
-        return Replies(self._host, replies, self)
+        messages = Replies(self._host, replies, self)
+        return messages if decoder is None else Typed(messages, decoder)
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""

@@ -13,16 +13,19 @@ import trio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 import trio_nats
-from trio_nats import HeadersLike, Msg, Payload
+from trio_nats import Decoder, Encoder, HeadersLike, Msg, TypedMsg
+from trio_nats.codecs import encoded
 from trio_nats.events import Event
 from trio_nats.message import Publisher as Origin
 
 from ._errors import TRIO_ERRORS, translated
 from ._host import Host
 
-__all__ = ["Events", "Publisher", "Replies", "Subscription"]
+__all__ = ["Events", "Publisher", "Replies", "Subscription", "Typed"]
 
+_T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
+_T_contra = TypeVar("_T_contra", contravariant=True)
 
 
 class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
@@ -157,25 +160,64 @@ class Replies(_Messages):
         """What the request was published to."""
 
 
+class Typed(ObjectReceiveStream[TypedMsg[_T]], Generic[_T]):
+    """A :class:`Subscription`, or :class:`Replies`, whose messages have values in them.
+
+    Made where a codec was given.
+    """
+
+    def __init__(self, raw: Subscription | Replies, codec: Decoder[_T]) -> None:
+        self.raw: Subscription | Replies = raw
+        """The stream that it takes its messages from; ask it for everything else."""
+        self._codec = codec
+
+    async def __aenter__(self) -> Self:
+        await self.raw.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.raw.aclose()
+
+    async def aclose(self) -> None:
+        """End it, and drop what was not received. Done even if cancelled, or repeated."""
+        await self.raw.aclose()
+
+    async def receive(self) -> TypedMsg[_T]:
+        """The next message; see :meth:`Subscription.receive`."""
+        return TypedMsg(await self.raw.receive(), self._codec)
+
+
 class Events(_Receiving[Event]):
     """What happens to a connection; made by :meth:`Connection.events`."""
 
 
-class Publisher(ObjectSendStream[Payload]):
+class Publisher(ObjectSendStream[_T_contra], Generic[_T_contra]):
     """A stream into one subject; made by :meth:`Connection.publisher`.
 
     Closing it ends this stream only, not the connection.
     """
 
-    def __init__(self, origin: Origin, subject: str, headers: HeadersLike | None) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        subject: str,
+        headers: HeadersLike | None,
+        codec: Encoder[_T_contra] | None = None,
+    ) -> None:
         self._origin = origin
         self._headers = headers
+        self._codec = codec
         self._closed = False
         self.subject: str = subject
         """Where everything goes that is sent."""
 
-    async def send(self, item: Payload) -> None:
-        """Publish ``item``, bytes-like or text to be sent as UTF-8.
+    async def send(self, item: _T_contra) -> None:
+        """Publish ``item``: bytes-like, or text to be sent as UTF-8, or what the codec encodes.
 
         Waits, raises and is cancelled as :meth:`Connection.publish` is; once this stream is closed
         it raises :exc:`anyio.ClosedResourceError`.
@@ -183,7 +225,8 @@ class Publisher(ObjectSendStream[Payload]):
         if self._closed:
             await anyio.lowlevel.checkpoint()
             raise anyio.ClosedResourceError("this publisher is closed")
-        await self._origin.publish(self.subject, item, headers=self._headers)
+        payload = encoded(self._codec, item)
+        await self._origin.publish(self.subject, payload, headers=self._headers)
 
     async def aclose(self) -> None:
         """Send no more. Nothing is flushed: that is the connection's to do."""
