@@ -130,9 +130,6 @@ def test_open_nats_refuses_what_cannot_be_meant(
         with pytest.raises(TLSConfigurationError) as caught:
             open_nats(f"{scheme}://h", tls=tls(mode, material))
         assert expected[1:].format(mode) in str(caught.value)
-    elif scheme in ("ws", "wss"):
-        with pytest.raises(ConfigurationError, match="not supported yet; use nats:// or tls://"):
-            open_nats(f"{scheme}://h", tls=tls(mode, material))
     else:
         open_nats(f"{scheme}://h", tls=tls(mode, material))
 
@@ -144,5 +141,6 @@ def test_one_bad_address_among_good_ones_is_enough() -> None:
 
 def test_a_servers_secrets_are_not_in_the_refusal() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        check_server(parse_server("ws://joe:verysecret@h/path?key=alsosecret"), TLSOptions())
+        plaintext = parse_server("ws://joe:verysecret@h/path?key=alsosecret")
+        check_server(plaintext, TLSOptions(mode=TLSMode.REQUIRE))
     assert "secret" not in str(caught.value)
