@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -87,12 +88,22 @@ def another(server: NatsServer, **options: Any) -> AbstractAsyncContextManager[C
 
 async def fill(nc: Connection, size: int) -> int:
     """Publish to a server that does not read, until ``size`` bytes wait. Returns how many."""
+    assert nc._core.session is not None
+    _do_not_grow(nc._core.session.wire.stream)
     count = 0
     while nc.stats.outbox_bytes < size:
         await nc.publish("a", b"x" * 100_000)
         await trio.testing.wait_all_tasks_blocked()
         count += 1
     return count
+
+
+def _do_not_grow(stream: trio.abc.Stream | None) -> None:
+    """Keep the kernel from finding room for more in the buffer of a socket, below ``stream``."""
+    while not isinstance(stream, trio.SocketStream):
+        names = ("transport_stream", "_transport", "_stream")
+        stream = next(getattr(stream, name) for name in names if hasattr(stream, name))
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 async def barrier(peer: Peer) -> None:
