@@ -119,7 +119,7 @@ def _publish() -> Iterable[Scenario]:
 def _receive() -> Iterable[Scenario]:
     for style, words in STYLES.items():
         prefix = "receive" if style == "usual" else f"receive-{style}"
-        for size in (128,) if style == "for" else SIZES:
+        for size in (16, 128, 1024) if style == "for" else SIZES:
             yield Scenario(
                 name=f"{prefix}-{_name(size)}",
                 group=prefix,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar, overload
 
 import trio
-from trio.lowlevel import checkpoint_if_cancelled
+from trio.lowlevel import checkpoint_if_cancelled, wait_task_rescheduled
 
 from ._core.requests import ReplySlot, Slot, new_inbox, no_reply
 from ._core.supervisor import Supervisor
@@ -147,7 +147,7 @@ class Messaging:
     def _frame(
         self, subject: str, payload: Payload, reply: bytes | None, headers: HeadersLike | None
     ) -> Frame:
-        raw_subject = check_subject(subject)
+        raw_subject = self._heads.subject(subject)
         data = payload if type(payload) is bytes else _as_bytes(payload)
         if headers is None:
             self._heads.check_size(len(data))
@@ -275,16 +275,10 @@ class Messaging:
         With a codec (see :mod:`trio_nats.codecs`) the reply is a :class:`TypedMsg` with a
         ``value``: ``codec`` encodes the payload, and decodes the reply unless ``reply_codec`` does.
         """
-        data = encoded(codec, payload)
-        decoder = reply_decoder(codec, reply_codec)
-        reply = await self._request(subject, data, timeout, headers)
-        return reply if decoder is None else TypedMsg(reply, decoder)
-
-    async def _request(
-        self, subject: str, payload: Payload, timeout: float | None, headers: HeadersLike | None
-    ) -> Msg:
         seconds = self._timeout(timeout)
-        token, frame = self._prepare_request(subject, payload, headers)
+        data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
+        decoder = reply_decoder(codec, reply_codec)
+        token, frame = self._prepare_request(subject, data, headers)
         core, requests = self._core, self._core.requests
         core.check_usable()
         deadline = trio.current_time() + seconds
@@ -297,9 +291,10 @@ class Messaging:
             requests.open(token, slot)
             requests.expire(token, deadline, seconds)
             self._outbox.append(frame)
-            return await slot.wait()
+            reply: Msg = await wait_task_rescheduled(slot.abort)
         finally:
             requests.close(token)
+        return reply if decoder is None else TypedMsg(reply, decoder)
 
     async def _room_until(self, deadline: float, subject: str, seconds: float) -> None:
         with trio.CancelScope(deadline=deadline) as scope:

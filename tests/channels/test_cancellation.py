@@ -148,7 +148,7 @@ async def test_publish_with_room(nats_server: NatsServer) -> None:
         await stage.other.flush(PATIENCE)
 
         async def make() -> Operation:
-            await stage.nc.publish("filling", bytes(200_000))
+            await stage.nc.publish("filling", bytes(600_000))
 
             async def operation() -> None:
                 data = stage.next()

@@ -120,7 +120,7 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
 @pytest.mark.parametrize(
     ("make", "least"),
     [
-        (publish, 2),
+        (publish, 1),
         (subscribe, 3),
         (receive, 1),
         (respond, 1),

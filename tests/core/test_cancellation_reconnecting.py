@@ -292,7 +292,7 @@ async def drain_subscription(stage: AwayStage, _: Subscription) -> Operation:
 
 # How many suspensions there are at the least, and how many while the server is away.
 LEAST = {
-    publish: 2,
+    publish: 1,
     subscribe: 4,
     receive: 1,
     respond: 1,

@@ -99,8 +99,8 @@ async def test_a_publishing_loop_lets_others_run_at_least_once_a_chunk() -> None
         nursery.start_soon(count_turns)
         await trio.lowlevel.checkpoint()
         before = turns
-        for _ in range(80):
-            await nc.publish("a", b"x" * 16 * 1024)
+        for _ in range(12_000):
+            await nc.publish("a", b"x" * 100)
         assert turns - before >= 6  # in ten chunks
         nursery.cancel_scope.cancel()
 
@@ -121,7 +121,7 @@ async def test_another_trio_run_is_told_so_while_the_writer_is_busy_too() -> Non
 
         async def publish() -> None:
             # Looking each time would slow all down who do nothing wrong.
-            for _ in range(40):
+            for _ in range(150):
                 await nc.publish("a", bytes(4096))
 
         with pytest.raises(RuntimeError, match=r"another trio\.run"):

@@ -18,6 +18,10 @@ __all__ = ["Chunk", "Outbox"]
 # A chunk is joined and written in one go. Larger ones gain nothing, and what is in one when the
 # wire breaks counts as lost.
 _CHUNK = 128 * 1024
+_LARGE_CHUNK = 512 * 1024
+# Messages to be expected in a chunk before it may become a large one: many small ones take longer
+# to publish than as many bytes of large ones.
+_FEW = 1024
 # PONGs jump the queue, so a peer that asks for them and does not read them must be stopped.
 _MAX_PONGS = 1024
 
@@ -28,7 +32,7 @@ copied only once, when they are written."""
 
 
 class Outbox:
-    """Frames in the order they were accepted, in chunks of about 128 KiB.
+    """Frames in the order they were accepted, in chunks of about 128 KiB, 512 KiB for large ones.
 
     Appending is synchronous and never fails, so a frame is in it whole or not at all, whatever is
     cancelled. Waiting for room comes before.
@@ -47,6 +51,7 @@ class Outbox:
         self._writer: trio.lowlevel.Task | None = None
         self._for_room = trio.lowlevel.ParkingLot()
         self._unyielded = 0
+        self._share = _CHUNK
         self._closing = False
         self._closed = False
         self.size: int = 0
@@ -88,7 +93,7 @@ class Outbox:
 
     def has_room(self) -> bool:
         """Whether :meth:`room` would only look for cancellation."""
-        return self.size < min(self._limit, self._unyielded + _CHUNK) and not self._closing
+        return self.size < min(self._limit, self._unyielded + self._share) and not self._closing
 
     async def room(self) -> None:
         """A checkpoint that waits while the limit is reached, or raises, as was chosen.
@@ -100,10 +105,8 @@ class Outbox:
         if self.has_room():
             await trio.lowlevel.checkpoint_if_cancelled()
             return
-        self._seal()
+        self._begin_chunk()
         if self.size < self._limit:
-            self._unyielded = self.size
-            self._set_easy()
             await trio.lowlevel.checkpoint()
         self._check_run()
         while self.size >= self._limit:
@@ -118,9 +121,7 @@ class Outbox:
         if self.size >= self._limit:
             raise self._full()
         if not self.has_room():
-            self._seal()
-            self._unyielded = self.size
-            self._set_easy()
+            self._begin_chunk()
 
     def _full(self) -> OutboxFullError:
         return OutboxFullError(
@@ -219,6 +220,15 @@ class Outbox:
 
     # ---------------------------------------------------------------------------------------------
 
+    def _begin_chunk(self) -> None:
+        """Close the present one; what follows is the next turn's."""
+        if self.open:
+            frame = len(self.open[-3]) + len(self.open[-2])
+            self._share = min(max(_CHUNK, frame * _FEW), _LARGE_CHUNK)
+        self._seal()
+        self._unyielded = self.size
+        self._set_easy()
+
     def _seal(self) -> None:
         if self.open:
             self._sealed += len(self.open) // 3
@@ -227,7 +237,7 @@ class Outbox:
 
     def _set_easy(self) -> None:
         at_ease = self._writer is None and not self._closing
-        self.easy = min(self._limit, self._unyielded + _CHUNK) if at_ease else 0
+        self.easy = min(self._limit, self._unyielded + self._share) if at_ease else 0
 
     def _wake(self) -> None:
         """Have the writer run, after the present task has gone on to wait for something."""

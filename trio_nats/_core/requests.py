@@ -6,10 +6,10 @@ as its request, so a late reply finds nothing and is dropped, and no cancellatio
 
 from __future__ import annotations
 
-import heapq
 import math
 import secrets
 import string
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 import outcome
@@ -64,12 +64,8 @@ class ReplySlot:
         if task is not None:
             trio.lowlevel.reschedule(task, outcome.Error(error))
 
-    async def wait(self) -> Msg:
-        """The reply. To be called before anything else can run, so before a reply can come."""
-        reply: Msg = await trio.lowlevel.wait_task_rescheduled(self._abort)
-        return reply
-
-    def _abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+    def abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        """For ``wait_task_rescheduled``, which has to follow before anything else can run."""
         self._task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
@@ -106,6 +102,7 @@ class Requests:
         # One timer for all requests: a cancel scope for each would cost a third of the request.
         # What is due and no longer in `slots` was answered in time.
         self._due: list[tuple[float, bytes, float]] = []
+        self._most_due = _MAX_STALE
         self._alarm = trio.CancelScope()
         self.raw_subject: bytes = self._prefix + b"*"
 
@@ -123,24 +120,26 @@ class Requests:
 
     def expire(self, token: bytes, deadline: float, seconds: float) -> None:
         """Let the slot end in a :exc:`RequestTimeoutError` then, unless it is closed before."""
-        heapq.heappush(self._due, (deadline, token, seconds))
-        if self._due[0][1] is token:
+        due = self._due
+        heappush(due, (deadline, token, seconds))
+        if due[0][1] is token:
             self._alarm.deadline = deadline
-        if len(self._due) > 2 * len(self.slots) + _MAX_STALE:
-            self._due = [due for due in self._due if due[1] in self.slots]
-            heapq.heapify(self._due)
+        if len(due) > self._most_due:
+            self._due = [entry for entry in due if entry[1] in self.slots]
+            heapify(self._due)
+            self._most_due = 2 * len(self._due) + _MAX_STALE
 
     async def keep_time(self) -> None:
         """Run the timer, until cancelled."""
         while True:
             while self._due and self._due[0][1] not in self.slots:
-                heapq.heappop(self._due)
+                heappop(self._due)
             with trio.CancelScope() as self._alarm:
                 self._alarm.deadline = self._due[0][0] if self._due else math.inf
                 await trio.sleep_forever()
             now = trio.current_time()
             while self._due and self._due[0][0] <= now:
-                _, token, seconds = heapq.heappop(self._due)
+                _, token, seconds = heappop(self._due)
                 slot = self.slots.pop(token, None)
                 if slot is not None:
                     slot.end(no_reply(slot.subject, seconds))

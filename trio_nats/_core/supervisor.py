@@ -421,7 +421,7 @@ class Supervisor(SessionCallbacks):
 
     def check_open(self) -> None:
         """Complain if the connection has ended, or takes nothing new."""
-        if self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+        if self.state is ConnectionState.CLOSING or self.state is ConnectionState.CLOSED:
             raise self.closed_error()
 
     def check_usable(self) -> None:

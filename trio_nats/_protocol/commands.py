@@ -43,6 +43,7 @@ class Heads:
         self.known: dict[str, dict[int, tuple[bytes, int]]] = {}
         """What was checked already: the subject, and the size against :attr:`max_payload`."""
         self._remembered = 0
+        self._subjects: dict[str, bytes] = {}
         self._max_payload = max_payload
 
     @property
@@ -66,6 +67,17 @@ class Heads:
         found = line, len(line) + size + 2
         self.known.setdefault(subject, {})[size] = found
         return found
+
+    def subject(self, subject: str) -> bytes:
+        """The wire form of a subject to publish to, checked the first time."""
+        try:
+            return self._subjects[subject]
+        except (KeyError, TypeError):  # what cannot be a key is no subject either
+            raw = check_subject(subject)
+        if len(self._subjects) >= _MAX_REMEMBERED:
+            self._subjects.clear()
+        self._subjects[subject] = raw
+        return raw
 
     def _forget(self) -> None:
         self.known.clear()
