@@ -24,7 +24,7 @@ from trio_nats._core.hub import EventHub
 from trio_nats._core.pool import Pool
 from trio_nats._core.redial import Redialer
 from trio_nats._transport.opening import AttemptFailed, Wire
-from trio_nats.errors import AuthorizationError, ConnectAttempt
+from trio_nats.errors import AuthorizationError, ConnectAttempt, WebSocketError
 from trio_nats.events import Closed, Connected, Disconnected, Reconnected, ReconnectFailed
 from trio_nats.options import Candidate, Picked
 from trio_nats.servers import parse_servers
@@ -204,6 +204,21 @@ async def test_refusals_count_only_in_a_row_and_in_the_same_words(
         await attempts.make(100)
     assert len(attempts.hosts) == 4
     assert not attempts.pool.servers
+
+
+@pytest.mark.parametrize(("status", "given_up"), [(401, True), (403, True), (503, False)])
+async def test_a_refused_upgrade_counts_as_refused_credentials(
+    autojump_clock: trio.testing.MockClock, status: int, given_up: bool
+) -> None:
+    attempts = Attempts(ReconnectPolicy(), "ws://a")
+    attempts.error = WebSocketError("refused", status)
+    if given_up:
+        with pytest.raises(ConnectError):
+            await attempts.make(5)
+        assert len(attempts.hosts) == 2
+    else:
+        await attempts.make(5)
+        assert len(attempts.hosts) == 5
 
 
 # -- picking -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from .._transport.opening import AttemptFailed, Wire
-from ..errors import AuthorizationError, ConnectAttempt, ConnectError
+from ..errors import AuthorizationError, ConnectAttempt, ConnectError, WebSocketError
 from ..events import ReconnectFailed
 from ..options import Candidate, ReconnectPolicy
 from ..server_info import ServerInfo
@@ -94,11 +94,7 @@ class Redialer:
     def _note(self, server: Server, number: int, error: Exception) -> None:
         repeated = self._pool.failed(server, error)
         self._hub.emit(ReconnectFailed(server.url, number, error))
-        if (
-            repeated
-            and isinstance(error, AuthorizationError)
-            and not self._policy.retry_refused_credentials
-        ):
+        if repeated and _is_refusal(error) and not self._policy.retry_refused_credentials:
             logger.warning("giving up %s, which refused the same way twice: %s", server, error)
             self._pool.remove(server)
 
@@ -136,6 +132,13 @@ class Redialer:
         doublings = min(pool.failures.get(server, 0) + pool.short_lives.get(server, 0), 32)
         ceiling = min(policy.max_wait, policy.wait * 2.0**doublings)
         return ceiling * (1 - policy.jitter * random.random())
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether credentials were not accepted: the server's, or of whoever is before it."""
+    if isinstance(error, WebSocketError):
+        return error.status in (401, 403)
+    return isinstance(error, AuthorizationError)
 
 
 def connect_error(attempts: list[ConnectAttempt]) -> ConnectError:
