@@ -37,7 +37,7 @@ class Output:
 
         # None if it was closed before we began, whatever its type says.
         self._stream: TextIO | None = sys.stdout
-        self.is_terminal = self._stream is not None and self._stream.isatty()
+        self.is_terminal: bool = self._stream is not None and self._stream.isatty()
         console = Console()
         self._coloured = self.is_terminal and bool(console.color_system) and not console.no_color
         self._descriptor = -1

@@ -159,7 +159,7 @@ class Program:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self.signal: int | None = None
-        self.body = trio.CancelScope()
+        self.body: trio.CancelScope = trio.CancelScope()
         self._endings: list[trio.CancelScope] = []
         self._tidy = False
 

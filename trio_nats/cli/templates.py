@@ -31,7 +31,7 @@ class Template:
     ) -> None:
         # Text is as it was on the command line, whatever its encoding.
         self._text = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-        self.is_fixed = not enabled or not _PLACE.search(self._text)
+        self.is_fixed: bool = not enabled or not _PLACE.search(self._text)
         if not self.is_fixed:
             for place in _PLACE.finditer(self._text):
                 _check(place, set(more))
