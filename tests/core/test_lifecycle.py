@@ -302,7 +302,8 @@ async def test_close_timeout_is_all_that_an_unresponsive_server_is_given() -> No
         await nc.aclose()
         assert 0.04 < trio.current_time() - begun < 2
         assert nc.failure is None
-    assert nc.stats.lost_in_flight == 1
+    # The first message was being written; in the last moment the kernel may have had room for it.
+    assert nc.stats.lost_in_flight + nc.stats.out_bytes // 100_000 == 1
 
 
 async def test_a_failing_body_is_not_held_up_by_a_server_that_does_not_read() -> None:

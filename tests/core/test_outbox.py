@@ -167,6 +167,7 @@ async def test_closing_drops_everything_for_good() -> None:
     put(box, pub(10))
     box.pong()
     box.close()
+    assert box.accepted == 2
     assert box.size == 0
     assert box.lost(chunk) == 1
     assert box.size == 0

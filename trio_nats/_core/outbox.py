@@ -212,8 +212,9 @@ class Outbox:
     def close(self) -> None:
         """Drop everything, and let go whoever waits for room."""
         self._closing = self._closed = True
+        self._seal()
         self._chunks.clear()
-        self.open, self._pongs = [], 0
+        self._pongs = 0
         self.size = 0
         self._set_easy()
         self._for_room.unpark_all()
