@@ -302,8 +302,9 @@ async def test_close_timeout_is_all_that_an_unresponsive_server_is_given() -> No
         await nc.aclose()
         assert 0.04 < trio.current_time() - begun < 2
         assert nc.failure is None
-    # The first message was being written; in the last moment the kernel may have had room for it.
-    assert nc.stats.lost_in_flight + nc.stats.out_bytes // 100_000 == 1
+    # One was being written, unless the kernel had room for it in the very last moment.
+    assert nc.stats.lost_in_flight in (0, 1)
+    assert nc.stats.out_bytes < 300_000
 
 
 async def test_a_failing_body_is_not_held_up_by_a_server_that_does_not_read() -> None:
