@@ -14,7 +14,7 @@ import trio.testing
 from tests.channels.helpers import PATIENCE, all_of, choke, deaf, take
 from tests.reliability.helpers import deliver, read_line, session
 from tests.support.peer import Peer, ScriptedServer, info_line
-from tests.transports import EVERY, MOST, Transport
+from tests.transports import MOST, Transport
 from trio_nats import (
     ConfigurationError,
     Connection,
@@ -43,7 +43,7 @@ from trio_nats.testing import NatsServer
         ("gr\u00fc\u00df \U0001f44b", "gr\u00fc\u00df \U0001f44b".encode()),
     ],
 )
-@EVERY
+@MOST
 async def test_payloads(
     transport: Transport, nats_server: NatsServer, payload: Any, arrives: bytes
 ) -> None:
@@ -61,7 +61,7 @@ async def test_payloads_of_other_kinds(nats_server: NatsServer, payload: Any) ->
         assert nc.stats.out_messages == 0
 
 
-@EVERY
+@MOST
 async def test_a_payload_is_copied_at_the_call(
     transport: Transport, nats_server: NatsServer
 ) -> None:
@@ -72,7 +72,7 @@ async def test_a_payload_is_copied_at_the_call(
         assert await take(news, 1) == [b"before"]
 
 
-@EVERY
+@MOST
 async def test_headers_and_reply(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc, nc.subscribe("news") as news:
         await nc.publish("news", b"x", reply="answers", headers={"a": "1", "B": ["2", "3"]})
@@ -87,7 +87,7 @@ async def test_headers_and_reply(transport: Transport, nats_server: NatsServer) 
     assert (third.reply, third.raw_headers) == (None, None)
 
 
-@EVERY
+@MOST
 async def test_order(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc, transport.open(nats_server) as reader:
         async with reader.subscribe("news", max_msgs=20_000) as news:
@@ -99,7 +99,7 @@ async def test_order(transport: Transport, nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("echo", [True, False])
-@EVERY
+@MOST
 async def test_echo(transport: Transport, nats_server: NatsServer, echo: bool) -> None:
     async with transport.open(nats_server, echo=echo) as nc, transport.open(nats_server) as other:
         async with nc.subscribe("news") as news:
@@ -112,7 +112,7 @@ async def test_echo(transport: Transport, nats_server: NatsServer, echo: bool) -
 # --- what is refused ----------------------------------------------------------------------------
 
 
-@EVERY
+@MOST
 async def test_max_payload_exactly(transport: Transport, nats_server_factory: Any) -> None:
     server = await nats_server_factory(**transport.server_options, config={"max_payload": 1000})
     async with transport.open(server) as nc, nc.subscribe("news") as news:
@@ -137,7 +137,7 @@ async def test_max_payload_exactly(transport: Transport, nats_server_factory: An
         assert nc.stats.reconnects == 0
 
 
-@EVERY
+@MOST
 async def test_a_new_info_changes_max_payload(transport: Transport) -> None:
     async def shrink(peer: Peer) -> None:
         await read_line(peer, b"PUB shrink")
@@ -184,7 +184,7 @@ async def test_bad_headers(headers: Any) -> None:
         assert (await server.peer()).lines[1:] == [b"PING", b"PING"]
 
 
-@EVERY
+@MOST
 async def test_a_server_without_headers(transport: Transport) -> None:
     async with transport.scripted(session(headers=False)) as server, transport.open(server) as nc:
         assert not (await server.peer()).connect.get("headers")
@@ -195,7 +195,7 @@ async def test_a_server_without_headers(transport: Transport) -> None:
         assert (await server.peer()).payloads == [b"without"]
 
 
-@EVERY
+@MOST
 async def test_after_the_end(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc:
         pass
@@ -272,7 +272,7 @@ async def test_from_another_run(transport: Transport, what: str, busy: bool) -> 
 # --- backpressure -------------------------------------------------------------------------------
 
 
-@EVERY
+@MOST
 async def test_waiting_for_room(transport: Transport) -> None:
     listen = trio.Event()
     async with transport.scripted(deaf(listen)) as server:
@@ -296,7 +296,7 @@ async def test_waiting_for_room(transport: Transport) -> None:
             assert payloads[-1] == b"patient"
 
 
-@EVERY
+@MOST
 async def test_raising_without_room(transport: Transport) -> None:
     listen = trio.Event()
     async with transport.scripted(deaf(listen)) as server:
@@ -315,7 +315,7 @@ async def test_raising_without_room(transport: Transport) -> None:
             assert (await server.peer()).payloads == [bytes(200), b"again"]
 
 
-@EVERY
+@MOST
 async def test_publishing_without_waiting(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc, nc.subscribe("news") as sub:
         nc.publish_nowait("news", "text", reply="r", headers={"k": "v"})
@@ -332,7 +332,7 @@ async def test_publishing_without_waiting(transport: Transport, nats_server: Nat
         nc.publish_nowait("news")
 
 
-@EVERY
+@MOST
 async def test_publishing_without_waiting_or_room(transport: Transport) -> None:
     listen = trio.Event()
     async with transport.scripted(deaf(listen)) as server:
@@ -348,7 +348,7 @@ async def test_publishing_without_waiting_or_room(transport: Transport) -> None:
             assert (await server.peer()).payloads == [bytes(200), b"again"]
 
 
-@EVERY
+@MOST
 async def test_closing_with_a_chunk_on_its_way(transport: Transport) -> None:
     listen = trio.Event()
     async with transport.scripted(deaf(listen)) as server:
@@ -357,7 +357,7 @@ async def test_closing_with_a_chunk_on_its_way(transport: Transport) -> None:
         assert nc.stats.outbox_bytes == 0
 
 
-@EVERY
+@MOST
 async def test_a_publisher_lets_others_run(transport: Transport, nats_server: NatsServer) -> None:
     turns = waiting = 0
 
@@ -409,14 +409,14 @@ async def test_publishers_share_the_room(transport: Transport) -> None:
 # --- flush, rtt and the numbers -----------------------------------------------------------------
 
 
-@EVERY
+@MOST
 async def test_flush_and_rtt_in_time(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc:
         await nc.flush()
         assert 0 < await nc.rtt() < PATIENCE
 
 
-@EVERY
+@MOST
 async def test_flush_and_rtt_give_up(transport: Transport) -> None:
     async with transport.scripted(deaf(trio.Event())) as server:
         async with transport.open(server, close_timeout=0) as nc:
@@ -428,7 +428,7 @@ async def test_flush_and_rtt_give_up(transport: Transport) -> None:
             assert nc.state == "open"
 
 
-@EVERY
+@MOST
 async def test_the_answer_to_a_cancelled_flush_is_no_other_ones(transport: Transport) -> None:
     asked, go_on = trio.Event(), trio.Event()
 

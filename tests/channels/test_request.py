@@ -11,7 +11,7 @@ import trio.testing
 from tests.channels.helpers import PATIENCE
 from tests.reliability.helpers import deliver, read_line, session
 from tests.support.peer import Peer
-from tests.transports import EVERY, Transport
+from tests.transports import MOST, Transport
 from trio_nats import (
     Connection,
     InvalidSubjectError,
@@ -40,7 +40,7 @@ def refused(subject: bytes, operation: bytes = b"Publish") -> bytes:
     return b"-ERR 'Permissions Violation for %b to \"%b\"'\r\n" % (operation, subject)
 
 
-@EVERY
+@MOST
 async def test_request_and_reply(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc, nc.subscribe("echo") as service:
         async with trio.open_nursery() as nursery:
@@ -54,7 +54,7 @@ async def test_request_and_reply(transport: Transport, nats_server: NatsServer) 
             nursery.cancel_scope.cancel()
 
 
-@EVERY
+@MOST
 async def test_a_thousand_at_a_time(transport: Transport, nats_server: NatsServer) -> None:
     answers: dict[int, bytes] = {}
 
@@ -76,7 +76,7 @@ async def test_a_thousand_at_a_time(transport: Transport, nats_server: NatsServe
             nursery.cancel_scope.cancel()
 
 
-@EVERY
+@MOST
 async def test_no_responders(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc:
         for _ in range(2):
@@ -85,7 +85,7 @@ async def test_no_responders(transport: Transport, nats_server: NatsServer) -> N
         assert nc._core.requests.slots == {}
 
 
-@EVERY
+@MOST
 async def test_a_reply_with_the_status_503_and_data_is_a_reply(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         reply = reply_of(await read_line(peer, b"PUB ask"))
@@ -98,7 +98,7 @@ async def test_a_reply_with_the_status_503_and_data_is_a_reply(transport: Transp
 
 
 @pytest.mark.parametrize("where", ["call", "connection"])
-@EVERY
+@MOST
 async def test_timeouts(transport: Transport, nats_server: NatsServer, where: str) -> None:
     async with transport.open(nats_server, request_timeout=0.01) as nc, nc.subscribe("silence"):
         timeout = 0.02 if where == "call" else None
@@ -109,7 +109,7 @@ async def test_timeouts(transport: Transport, nats_server: NatsServer, where: st
         assert nc._core.requests.slots == {}
 
 
-@EVERY
+@MOST
 async def test_the_callers_own_deadline(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc, nc.subscribe("silence"):
         with trio.move_on_after(0.01) as scope:
@@ -118,7 +118,7 @@ async def test_the_callers_own_deadline(transport: Transport, nats_server: NatsS
         assert nc._core.requests.slots == {}
 
 
-@EVERY
+@MOST
 async def test_a_late_reply_is_dropped_and_reaches_no_other_request(transport: Transport) -> None:
     late = trio.Event()
 
@@ -141,7 +141,7 @@ async def test_a_late_reply_is_dropped_and_reaches_no_other_request(transport: T
         assert nc.stats.pending_messages == 0
 
 
-@EVERY
+@MOST
 async def test_a_forbidden_subject_fails_its_requests_at_once(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         for _ in range(2):
@@ -170,7 +170,7 @@ async def test_a_forbidden_subject_fails_its_requests_at_once(transport: Transpo
         assert nc._core.requests.slots == {}
 
 
-@EVERY
+@MOST
 async def test_a_forbidden_inbox_fails_all_requests_at_once(
     transport: Transport, nats_server_factory: Any
 ) -> None:
@@ -202,7 +202,7 @@ async def test_a_forbidden_inbox_fails_all_requests_at_once(
             nursery.cancel_scope.cancel()
 
 
-@EVERY
+@MOST
 async def test_a_connection_without_requests_needs_no_inbox(transport: Transport) -> None:
     async with transport.scripted(session()) as server:
         async with transport.open(server) as nc:

@@ -11,7 +11,7 @@ import trio.testing
 from tests.channels.helpers import PATIENCE, all_of, publish_numbers, take
 from tests.reliability.helpers import deliver, read_line, session
 from tests.support.peer import Peer
-from tests.transports import EVERY, Transport
+from tests.transports import MOST, Transport
 from trio_nats import PendingLimits, Subscription
 from trio_nats.events import Event, SlowConsumer
 from trio_nats.testing import NatsServer
@@ -34,7 +34,7 @@ def slow(events: trio.abc.ReceiveChannel[Event]) -> list[tuple[int, int, int]]:
             found.append((event.pending_messages, event.pending_bytes, event.dropped))
 
 
-@EVERY
+@MOST
 async def test_drop_newest_by_messages(transport: Transport, nats_server: NatsServer) -> None:
     limits = PendingLimits(messages=4)
     async with transport.open(nats_server, pending=limits) as nc, nc.events() as events:
@@ -53,7 +53,7 @@ async def test_drop_newest_by_messages(transport: Transport, nats_server: NatsSe
             assert (other.dropped, nc.stats.dropped) == (0, 4)
 
 
-@EVERY
+@MOST
 async def test_drop_oldest_by_messages(transport: Transport, nats_server: NatsServer) -> None:
     limits = PendingLimits(messages=3, when_full="drop_oldest")
     async with transport.open(nats_server) as nc, nc.events() as events:
@@ -66,7 +66,7 @@ async def test_drop_oldest_by_messages(transport: Transport, nats_server: NatsSe
 @pytest.mark.parametrize(
     ("policy", "kept"), [("drop_newest", [b"a" * 6, b"c"]), ("drop_oldest", [b"b" * 6, b"c"])]
 )
-@EVERY
+@MOST
 async def test_limits_by_bytes(
     transport: Transport, nats_server: NatsServer, policy: Any, kept: list[bytes]
 ) -> None:
@@ -82,7 +82,7 @@ async def test_limits_by_bytes(
             assert news.pending == (0, 0)
 
 
-@EVERY
+@MOST
 async def test_headers_count_as_bytes(transport: Transport, nats_server: NatsServer) -> None:
     limits = PendingLimits(bytes=50)
     async with transport.open(nats_server) as nc:
@@ -94,7 +94,7 @@ async def test_headers_count_as_bytes(transport: Transport, nats_server: NatsSer
 
 
 @pytest.mark.parametrize("limits", [PendingLimits(messages=5), PendingLimits(bytes=50)])
-@EVERY
+@MOST
 async def test_waiting_loses_nothing(
     transport: Transport, nats_server: NatsServer, limits: PendingLimits
 ) -> None:
@@ -116,7 +116,7 @@ async def test_waiting_loses_nothing(
 
 
 @pytest.mark.parametrize("ending", ["leave", "drain", "close"])
-@EVERY
+@MOST
 async def test_a_waiting_subscription_that_goes_away_holds_nobody_up(
     transport: Transport, nats_server: NatsServer, ending: str
 ) -> None:
@@ -143,7 +143,7 @@ async def test_a_waiting_subscription_that_goes_away_holds_nobody_up(
             assert await take(news, 1) == [b"1"]
 
 
-@EVERY
+@MOST
 async def test_a_slow_subscription_stalls_neither_others_nor_the_pong(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         await read_line(peer, b"SUB news")

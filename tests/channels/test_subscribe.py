@@ -12,7 +12,7 @@ import trio.testing
 from tests.channels.helpers import PATIENCE, all_of, publish_numbers, take
 from tests.reliability.helpers import deliver, read_line, session
 from tests.support.peer import Peer
-from tests.transports import EVERY, Transport
+from tests.transports import MOST, Transport
 from trio_nats import (
     ConfigurationError,
     InvalidSubjectError,
@@ -36,7 +36,7 @@ from trio_nats.testing import NatsServer
         (">", ["a", "a.b", "a.c", "a.b.c", "x.b"]),
     ],
 )
-@EVERY
+@MOST
 async def test_wildcards(
     transport: Transport, nats_server: NatsServer, subject: str, expected: list[str]
 ) -> None:
@@ -48,7 +48,7 @@ async def test_wildcards(
         assert (sub.subject, sub.queue) == (subject, None)
 
 
-@EVERY
+@MOST
 async def test_queue_groups(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc:
         async with (
@@ -66,7 +66,7 @@ async def test_queue_groups(transport: Transport, nats_server: NatsServer) -> No
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-@EVERY
+@MOST
 async def test_max_msgs(transport: Transport, nats_server: NatsServer, waiting: bool) -> None:
     async with transport.open(nats_server) as nc, nc.subscribe("news", max_msgs=3) as news:
         if waiting:
@@ -92,7 +92,7 @@ async def test_max_msgs(transport: Transport, nats_server: NatsServer, waiting: 
         assert nc.stats.in_messages == 3  # the server knew of it as well
 
 
-@EVERY
+@MOST
 async def test_a_server_that_sends_more_than_max_msgs(transport: Transport) -> None:
     async def generous(peer: Peer) -> None:
         await read_line(peer, b"UNSUB 1 2")
@@ -104,7 +104,7 @@ async def test_a_server_that_sends_more_than_max_msgs(transport: Transport) -> N
             assert await all_of(news) == [b"0", b"1"]
 
 
-@EVERY
+@MOST
 async def test_receive_nowait(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc, nc.subscribe("news") as news:
         with pytest.raises(trio.WouldBlock):
@@ -117,7 +117,7 @@ async def test_receive_nowait(transport: Transport, nats_server: NatsServer) -> 
             news.receive_nowait()
 
 
-@EVERY
+@MOST
 async def test_several_receivers(transport: Transport, nats_server: NatsServer) -> None:
     received: list[list[int]] = [[] for _ in range(5)]
 
@@ -134,7 +134,7 @@ async def test_several_receivers(transport: Transport, nats_server: NatsServer) 
     assert all(part == sorted(part) for part in received)
 
 
-@EVERY
+@MOST
 async def test_who_waited_longest_is_served_first(transport: Transport) -> None:
     served: list[tuple[str, bytes]] = []
     subscribed, go_on = trio.Event(), trio.Event()
@@ -169,7 +169,7 @@ async def test_who_waited_longest_is_served_first(transport: Transport) -> None:
             assert sub.receive_nowait().data == b"3"
 
 
-@EVERY
+@MOST
 async def test_a_reader_lets_others_run(transport: Transport, nats_server: NatsServer) -> None:
     turns = 0
 
@@ -193,7 +193,7 @@ async def test_a_reader_lets_others_run(transport: Transport, nats_server: NatsS
 # --- entering and leaving -----------------------------------------------------------------------
 
 
-@EVERY
+@MOST
 async def test_leaving_by_cancellation_unsubscribes(transport: Transport) -> None:
     async with transport.scripted(session()) as server, transport.open(server) as nc:
         with trio.CancelScope() as scope:
@@ -223,7 +223,7 @@ async def test_entering_once_only(nats_server: NatsServer) -> None:
         assert nc.stats.subscriptions == 0
 
 
-@EVERY
+@MOST
 async def test_a_closed_subscription(transport: Transport, nats_server: NatsServer) -> None:
     async with transport.open(nats_server) as nc, nc.subscribe("news") as news:
         await publish_numbers(nc, "news", 1)
@@ -246,7 +246,7 @@ async def test_a_closed_subscription(transport: Transport, nats_server: NatsServ
         assert news.pending == (0, 0)
 
 
-@EVERY
+@MOST
 async def test_draining_keeps_what_was_sent(transport: Transport) -> None:
     asked, go_on = trio.Event(), trio.Event()
 
@@ -271,7 +271,7 @@ async def test_draining_keeps_what_was_sent(transport: Transport) -> None:
         assert b"UNSUB 1" not in (await server.peer()).lines[5:]  # once is enough
 
 
-@EVERY
+@MOST
 async def test_draining_gives_up(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         await read_line(peer, b"UNSUB")

@@ -15,7 +15,7 @@ from tests.reliability.helpers import PATIENCE, QUICK, eventually, read_line, se
 from tests.support.certs import certificates
 from tests.support.peer import Peer, ScriptedServer
 from tests.support.scripts import stall_at_once
-from tests.transports import EVERY, TCP, TLS, TRANSPORTS, WS, WSS, Transport
+from tests.transports import MOST, TCP, TLS, TRANSPORTS, WS, WSS, Transport
 from trio_nats import (
     Connection,
     ConnectionLostError,
@@ -41,8 +41,10 @@ class Stage:
     options: dict[str, Any]
     scripts: tuple[Callable[[Peer], Awaitable[object]], ...]
     prepare: Callable[[ScriptedServer, Connection], Awaitable[object]]
-    opening: tuple[Transport, ...] = ()
-    """Over which transports there is such a state, in the middle of their own opening."""
+    over: tuple[Transport, ...] = (TCP, TLS, WS)
+    """Over which transports it is looked at."""
+    opening: bool = False
+    """Whether it is in the middle of the transport's own opening."""
 
 
 async def nothing(server: ScriptedServer, nc: Connection) -> None:
@@ -88,9 +90,10 @@ STAGES = {
         {"reconnect": BEHIND, "tls": TLSOptions(ca_file=certificates().ca_file)},
         (hello,),
         arrive,
-        opening=(TCP, TLS, WSS),
+        over=(TCP, TLS, WSS),
+        opening=True,
     ),
-    "upgrade": Stage({"reconnect": BEHIND}, (request,), arrive, opening=(WS,)),
+    "upgrade": Stage({"reconnect": BEHIND}, (request,), arrive, over=(WS,), opening=True),
 }
 
 STAGED = pytest.mark.parametrize(
@@ -99,7 +102,7 @@ STAGED = pytest.mark.parametrize(
         pytest.param(stage, transport, id=f"{name}-{way}")
         for name, stage in STAGES.items()
         for way, transport in TRANSPORTS.items()
-        if not stage.opening or transport in stage.opening
+        if transport in stage.over
     ],
 )
 
@@ -253,7 +256,7 @@ def deaf_then(ending: trio.Event) -> Callable[[Peer], Awaitable[object]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@EVERY
+@MOST
 async def test_closing_while_another_task_waits(transport: Transport, name: str) -> None:
     async with transport.scripted(deaf_then(trio.Event()), stall_at_once()) as server:
         async with transport.open(server, close_timeout=0.05) as nc:
@@ -266,7 +269,7 @@ async def test_closing_while_another_task_waits(transport: Transport, name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@EVERY
+@MOST
 async def test_losing_the_connection_for_good_while_another_task_waits(
     transport: Transport, name: str
 ) -> None:
@@ -287,7 +290,7 @@ async def test_losing_the_connection_for_good_while_another_task_waits(
 
 
 @pytest.mark.parametrize("fate", ["closed", "lost"])
-@EVERY
+@MOST
 async def test_a_publisher_waiting_for_room_hears_of_the_end(
     transport: Transport, fate: str
 ) -> None:
@@ -308,7 +311,7 @@ async def test_a_publisher_waiting_for_room_hears_of_the_end(
             assert nc.stats.out_messages == 1
 
 
-@EVERY
+@MOST
 async def test_the_block_ends_normally_after_the_connection_was_lost_for_good(
     transport: Transport,
 ) -> None:
@@ -322,7 +325,7 @@ async def test_the_block_ends_normally_after_the_connection_was_lost_for_good(
 # -- from within ---------------------------------------------------------------------------------
 
 
-@EVERY
+@MOST
 async def test_closing_from_inside_a_message_loop(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         seen = []
@@ -337,7 +340,7 @@ async def test_closing_from_inside_a_message_loop(transport: Transport) -> None:
         assert seen == [b"0", b"1"]
 
 
-@EVERY
+@MOST
 async def test_closing_while_another_close_is_being_finished_waits_for_it(
     transport: Transport,
 ) -> None:
@@ -371,7 +374,7 @@ async def test_closing_while_another_close_is_being_finished_waits_for_it(
         assert nc.state is ConnectionState.CLOSED
 
 
-@EVERY
+@MOST
 async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_at_once(
     transport: Transport,
 ) -> None:
@@ -389,7 +392,7 @@ async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_
             assert nc.state is ConnectionState.CLOSED
 
 
-@EVERY
+@MOST
 async def test_everything_published_is_with_the_server_when_the_block_is_left(
     transport: Transport,
 ) -> None:
@@ -403,7 +406,7 @@ async def test_everything_published_is_with_the_server_when_the_block_is_left(
             assert [int(msg.data) for msg in await take(sub, count)] == list(range(count))
 
 
-@EVERY
+@MOST
 async def test_closing_waits_for_a_reconnect_as_long_as_it_may(transport: Transport) -> None:
     async with transport.server() as server:
         async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
@@ -421,7 +424,7 @@ async def test_closing_waits_for_a_reconnect_as_long_as_it_may(transport: Transp
             assert (await server.monitor("varz"))["in_msgs"] == 1
 
 
-@EVERY
+@MOST
 async def test_closing_gives_up_on_a_server_that_stays_away(
     transport: Transport,
     caplog: pytest.LogCaptureFixture,

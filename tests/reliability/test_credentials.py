@@ -11,7 +11,7 @@ import trio
 
 from tests.reliability.helpers import PATIENCE, QUICK, take, until
 from tests.support.jwts import Operator
-from tests.transports import EVERY, Transport
+from tests.transports import MOST, Transport
 from trio_nats import (
     Auth,
     ConnectError,
@@ -28,7 +28,7 @@ from trio_nats.events import Closed, Disconnected, Reconnected, ReconnectFailed,
 from trio_nats.testing import NatsServer
 
 
-@EVERY
+@MOST
 async def test_the_auth_callback_is_asked_at_every_attempt(transport: Transport) -> None:
     asked: list[str] = []
     current = UserPassword("u", "one")
@@ -92,7 +92,7 @@ async def test_an_expiring_jwt_is_a_reconnect_with_the_fresh_one(tmp_path: Path)
             assert (await take(sub, 1))[0].data == b"still here"
 
 
-@EVERY
+@MOST
 async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
     transport: Transport,
 ) -> None:
@@ -120,7 +120,7 @@ async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
                     assert caught.value.__cause__ is nc.failure
 
 
-@EVERY
+@MOST
 async def test_refused_credentials_are_tried_on_and_on_by_choice(transport: Transport) -> None:
     policy = replace(QUICK, retry_refused_credentials=True)
     async with transport.server(user="u", password="right") as server:
@@ -139,7 +139,7 @@ async def test_refused_credentials_are_tried_on_and_on_by_choice(transport: Tran
             await until(events, Reconnected)
 
 
-@EVERY
+@MOST
 async def test_one_server_that_refuses_is_given_up_and_another_is_used(
     transport: Transport,
 ) -> None:

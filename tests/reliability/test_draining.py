@@ -18,7 +18,7 @@ from tests.reliability.helpers import (
     until,
 )
 from tests.support.peer import Peer
-from tests.transports import EVERY, Transport
+from tests.transports import MOST, Transport
 from trio_nats import ConnectionState, ReconnectPolicy
 from trio_nats.events import Closed, Disconnected, Reconnected
 
@@ -33,7 +33,7 @@ async def sends_between_unsub_and_pong(peer: Peer) -> None:
     await peer.serve()
 
 
-@EVERY
+@MOST
 async def test_a_drained_subscription_gets_all_that_was_on_its_way(transport: Transport) -> None:
     async with (
         transport.scripted(session(sends_between_unsub_and_pong)) as server,
@@ -51,7 +51,7 @@ async def test_a_drained_subscription_gets_all_that_was_on_its_way(transport: Tr
         assert nc.stats.subscriptions == 0
 
 
-@EVERY
+@MOST
 async def test_draining_a_subscription_takes_no_longer_than_it_may(transport: Transport) -> None:
     async with transport.scripted(session(Peer.stall)) as server:
         async with transport.open(server, close_timeout=0) as nc, nc.subscribe("a") as sub:
@@ -62,7 +62,7 @@ async def test_draining_a_subscription_takes_no_longer_than_it_may(transport: Tr
             assert nc.stats.subscriptions == 0
 
 
-@EVERY
+@MOST
 async def test_a_cancelled_drain_has_unsubscribed(transport: Transport) -> None:
     unsubscribed = trio.Event()
 
@@ -83,7 +83,7 @@ async def test_a_cancelled_drain_has_unsubscribed(transport: Transport) -> None:
                 await unsubscribed.wait()
 
 
-@EVERY
+@MOST
 async def test_draining_a_subscription_while_the_connection_breaks(transport: Transport) -> None:
     async def breaks(peer: Peer) -> None:
         sid = (await read_line(peer, b"SUB")).split()[-1]
@@ -106,7 +106,7 @@ async def test_draining_a_subscription_while_the_connection_breaks(transport: Tr
         assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING"]
 
 
-@EVERY
+@MOST
 async def test_draining_a_subscription_while_disconnected_ends_it_at_once(
     transport: Transport,
 ) -> None:
@@ -125,7 +125,7 @@ async def test_draining_a_subscription_while_disconnected_ends_it_at_once(
             await server.start()
 
 
-@EVERY
+@MOST
 async def test_slow_workers_answer_everything_when_their_subscription_is_drained_first(
     transport: Transport,
 ) -> None:
@@ -158,7 +158,7 @@ async def test_slow_workers_answer_everything_when_their_subscription_is_drained
 # -- the whole connection ------------------------------------------------------------------------
 
 
-@EVERY
+@MOST
 async def test_a_drained_connection_answers_all_it_was_asked(transport: Transport) -> None:
     count = 500
     async with transport.server() as server, transport.open(server) as asker:
@@ -185,7 +185,7 @@ async def test_a_drained_connection_answers_all_it_was_asked(transport: Transpor
             assert [int(msg.data) for msg in got] == list(range(count))
 
 
-@EVERY
+@MOST
 async def test_while_draining_one_can_publish_and_not_subscribe(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
@@ -201,7 +201,7 @@ async def test_while_draining_one_can_publish_and_not_subscribe(transport: Trans
             assert [msg.data async for msg in sub] == [b"unread"]
 
 
-@EVERY
+@MOST
 async def test_draining_takes_no_longer_than_it_may_when_nobody_reads(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub:
@@ -214,7 +214,7 @@ async def test_draining_takes_no_longer_than_it_may_when_nobody_reads(transport:
             assert [msg.data async for msg in sub] == [b"unread"]
 
 
-@EVERY
+@MOST
 async def test_a_cancelled_drain_closes_at_once(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a"):
@@ -226,7 +226,7 @@ async def test_a_cancelled_drain_closes_at_once(transport: Transport) -> None:
             assert nc.state is ConnectionState.CLOSED
 
 
-@EVERY
+@MOST
 async def test_draining_during_a_reconnect_delivers_what_waits(transport: Transport) -> None:
     async with transport.server() as server:
         async with (
@@ -250,7 +250,7 @@ async def test_draining_during_a_reconnect_delivers_what_waits(transport: Transp
             assert (await server.monitor("varz"))["in_msgs"] == 1
 
 
-@EVERY
+@MOST
 async def test_draining_while_the_server_stays_away_ends_in_time(transport: Transport) -> None:
     policy = ReconnectPolicy(wait=0.01, max_wait=0.02)
     async with transport.server() as server:
@@ -264,7 +264,7 @@ async def test_draining_while_the_server_stays_away_ends_in_time(transport: Tran
                 assert nc.state is ConnectionState.CLOSED
 
 
-@EVERY
+@MOST
 async def test_draining_twice_at_once(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
@@ -276,7 +276,7 @@ async def test_draining_twice_at_once(transport: Transport) -> None:
         assert nc.state is ConnectionState.CLOSED
 
 
-@EVERY
+@MOST
 async def test_a_second_drain_waits_as_the_first_does(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
@@ -294,7 +294,7 @@ async def test_a_second_drain_waits_as_the_first_does(transport: Transport) -> N
 
 
 @pytest.mark.parametrize("again", [False, True])
-@EVERY
+@MOST
 async def test_closing_lets_go_who_drains(transport: Transport, again: bool) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as first, nc.subscribe("a") as second:

@@ -7,7 +7,7 @@ import trio
 
 from tests.reliability.helpers import PATIENCE, eventually, session, take, until
 from tests.support.peer import Peer
-from tests.transports import EVERY, Transport
+from tests.transports import MOST, Transport
 from trio_nats import PendingLimits
 from trio_nats.events import SlowConsumer
 from trio_nats.options import FullPolicy
@@ -16,7 +16,7 @@ COUNT = 1_000
 
 
 @pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
-@EVERY
+@MOST
 async def test_a_full_subscription_drops_and_others_get_everything(
     transport: Transport, policy: FullPolicy
 ) -> None:
@@ -44,7 +44,7 @@ def kept(policy: FullPolicy) -> list[int]:
     return list(range(100) if policy == "drop_newest" else range(COUNT - 100, COUNT))
 
 
-@EVERY
+@MOST
 async def test_bytes_are_a_limit_too_and_count_headers(transport: Transport) -> None:
     limits = PendingLimits(bytes=1_000)
     async with transport.server() as server, transport.open(server) as nc:
@@ -58,7 +58,7 @@ async def test_bytes_are_a_limit_too_and_count_headers(transport: Transport) -> 
             assert slow.dropped == 8
 
 
-@EVERY
+@MOST
 async def test_by_choice_the_wire_is_not_read_until_there_is_room(transport: Transport) -> None:
     limits = PendingLimits(messages=50, when_full="wait")
     async with transport.server() as server, transport.open(server) as pub:
@@ -80,7 +80,7 @@ async def test_by_choice_the_wire_is_not_read_until_there_is_room(transport: Tra
                 assert nc.stats.dropped == 0
 
 
-@EVERY
+@MOST
 async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on(
     transport: Transport,
 ) -> None:
@@ -96,7 +96,7 @@ async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on(
             assert (await take(other, 1))[0].data == b"behind"
 
 
-@EVERY
+@MOST
 async def test_closing_a_stalled_connection_is_not_held_up(transport: Transport) -> None:
     limits = PendingLimits(messages=1, when_full="wait")
     async with transport.server() as server:
@@ -108,7 +108,7 @@ async def test_closing_a_stalled_connection_is_not_held_up(transport: Transport)
                     await until(events, SlowConsumer)
 
 
-@EVERY
+@MOST
 async def test_a_slow_subscription_never_delays_a_pong(transport: Transport) -> None:
     limits = PendingLimits(messages=1)
 
@@ -124,7 +124,7 @@ async def test_a_slow_subscription_never_delays_a_pong(transport: Transport) -> 
             await nc.flush(PATIENCE)
 
 
-@EVERY
+@MOST
 async def test_replies_are_never_dropped_for_a_limit(transport: Transport) -> None:
     limits = PendingLimits(messages=1, bytes=1)
     async with transport.server() as server, transport.open(server) as service:
