@@ -11,7 +11,8 @@ import trio.testing
 from tests.channels.helpers import PATIENCE, all_of, choke, deaf, take
 from tests.reliability.helpers import read_line, session
 from tests.support.leaks import no_leaks
-from tests.support.peer import Peer, ScriptedServer
+from tests.support.peer import Peer
+from tests.transports import MOST, Transport
 from trio_nats import (
     ConnectError,
     Connection,
@@ -29,13 +30,14 @@ ONCE = ReconnectPolicy(max_attempts=0)
 
 
 @pytest.mark.parametrize("kind", [LookupError, KeyboardInterrupt, SystemExit, trio.EndOfChannel])
+@MOST
 async def test_the_bodys_exception_leaves_as_itself(
-    nats_server: NatsServer, kind: type[BaseException]
+    transport: Transport, nats_server: NatsServer, kind: type[BaseException]
 ) -> None:
     error = kind()
     async with no_leaks():
         with pytest.raises(kind) as caught:
-            async with open_nats(nats_server.url) as nc, nc.subscribe("news"):
+            async with transport.open(nats_server) as nc, nc.subscribe("news"):
                 raise error
         assert caught.value is error
         assert error.__cause__ is None
@@ -43,18 +45,22 @@ async def test_the_bodys_exception_leaves_as_itself(
         assert nc.state == "closed"
 
 
-async def test_the_bodys_exception_group_leaves_as_itself(nats_server: NatsServer) -> None:
+@MOST
+async def test_the_bodys_exception_group_leaves_as_itself(
+    transport: Transport, nats_server: NatsServer
+) -> None:
     group = ExceptionGroup("mine", [LookupError()])
     with pytest.raises(ExceptionGroup) as caught:
-        async with open_nats(nats_server.url):
+        async with transport.open(nats_server):
             raise group
     assert caught.value is group
 
 
-async def test_cancellation_leaves_as_itself() -> None:
-    async with ScriptedServer(session()) as server, no_leaks():
+@MOST
+async def test_cancellation_leaves_as_itself(transport: Transport) -> None:
+    async with transport.scripted(session()) as server, no_leaks():
         with trio.CancelScope() as scope:
-            async with open_nats(server.url) as nc:
+            async with transport.open(server) as nc:
                 await nc.publish("news", b"never awaited")
                 scope.cancel()
                 await trio.sleep_forever()
@@ -62,11 +68,12 @@ async def test_cancellation_leaves_as_itself() -> None:
         assert nc.state == "closed"
 
 
-async def test_a_clean_exit_sends_everything(nats_server: NatsServer) -> None:
+@MOST
+async def test_a_clean_exit_sends_everything(transport: Transport, nats_server: NatsServer) -> None:
     count = 3000
-    async with open_nats(nats_server.url) as other, other.subscribe("news") as news:
+    async with transport.open(nats_server) as other, other.subscribe("news") as news:
         await other.flush(PATIENCE)
-        async with open_nats(nats_server.url) as nc:
+        async with transport.open(nats_server) as nc:
             for number in range(count):
                 await nc.publish("news", b"%d" % number + b"." * 1000)
             assert nc.stats.outbox_bytes > 0
@@ -77,18 +84,22 @@ async def test_a_clean_exit_sends_everything(nats_server: NatsServer) -> None:
         assert received == [b"%d" % number for number in range(count)]
 
 
-async def test_an_exit_by_exception_closes_at_once() -> None:
-    async with ScriptedServer(deaf(trio.Event())) as server:
+@MOST
+async def test_an_exit_by_exception_closes_at_once(transport: Transport) -> None:
+    async with transport.scripted(deaf(trio.Event())) as server:
         with pytest.raises(LookupError), trio.fail_after(1):
-            async with open_nats(server.url, close_timeout=100) as nc:
+            async with transport.open(server, close_timeout=100) as nc:
                 await choke(nc)
                 raise LookupError
 
 
 @pytest.mark.parametrize("choked", [False, True])
-async def test_close_timeout(choked: bool, caplog: pytest.LogCaptureFixture) -> None:
-    async with ScriptedServer(deaf(trio.Event())) as server:
-        async with open_nats(server.url, close_timeout=0.05) as nc:
+@MOST
+async def test_close_timeout(
+    transport: Transport, choked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with transport.scripted(deaf(trio.Event())) as server:
+        async with transport.open(server, close_timeout=0.05) as nc:
             if choked:
                 await choke(nc)
             begun = trio.current_time()
@@ -98,8 +109,12 @@ async def test_close_timeout(choked: bool, caplog: pytest.LogCaptureFixture) -> 
         assert "bytes not written" in caplog.text
 
 
+@MOST
 async def test_an_answer_that_overtakes_the_writer_is_no_loss(
-    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    transport: Transport,
+    nats_server: NatsServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The PONG may be read before the task that wrote the PING has had another turn."""
     original = trio.SocketStream.send_all
@@ -108,7 +123,7 @@ async def test_an_answer_that_overtakes_the_writer_is_no_loss(
         await original(self, data)
         await trio.testing.wait_all_tasks_blocked(0.02)
 
-    async with open_nats(nats_server.url) as nc:
+    async with transport.open(nats_server) as nc:
         await nc.flush(PATIENCE)
         monkeypatch.setattr(trio.SocketStream, "send_all", send_all)
     assert "not written" not in caplog.text
@@ -125,12 +140,13 @@ async def test_entering_once_only(nats_server: NatsServer) -> None:
         await manager.__aenter__()
 
 
-async def test_after_a_failure_to_connect_nothing_is_left() -> None:
-    async with ScriptedServer(session()) as server, no_leaks():
+@MOST
+async def test_after_a_failure_to_connect_nothing_is_left(transport: Transport) -> None:
+    async with transport.scripted(session()) as server, no_leaks():
         server.refuse()
         for _ in range(3):
             with pytest.raises(ConnectError):
-                async with open_nats(server.url):
+                async with transport.open(server):
                     raise AssertionError("connected to nothing")
 
 
@@ -145,8 +161,9 @@ async def test_many_times(nats_server: NatsServer) -> None:
 # --- closing ------------------------------------------------------------------------------------
 
 
-async def test_closing_twice(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc:
+@MOST
+async def test_closing_twice(transport: Transport, nats_server: NatsServer) -> None:
+    async with transport.open(nats_server) as nc:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(nc.aclose)
@@ -154,7 +171,8 @@ async def test_closing_twice(nats_server: NatsServer) -> None:
         assert nc.state == "closed"
 
 
-async def test_a_second_close_waits_for_the_first() -> None:
+@MOST
+async def test_a_second_close_waits_for_the_first(transport: Transport) -> None:
     listen = trio.Event()
     ended: list[str] = []
 
@@ -162,7 +180,7 @@ async def test_a_second_close_waits_for_the_first() -> None:
         await nc.aclose()
         ended.append(name)
 
-    async with ScriptedServer(deaf(listen)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(deaf(listen)) as server, transport.open(server) as nc:
         async with trio.open_nursery() as nursery:
             for name in ("first", "second"):
                 nursery.start_soon(close, nc, name)
@@ -174,9 +192,10 @@ async def test_a_second_close_waits_for_the_first() -> None:
     assert sorted(ended) == ["first", "second"]
 
 
-async def test_closing_inside_a_message_loop(nats_server: NatsServer) -> None:
+@MOST
+async def test_closing_inside_a_message_loop(transport: Transport, nats_server: NatsServer) -> None:
     received = []
-    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
+    async with transport.open(nats_server) as nc, nc.subscribe("news") as news:
         for _ in range(3):
             await nc.publish("news", b"x")
         with pytest.raises(trio.ClosedResourceError):
@@ -218,7 +237,10 @@ Wait = Callable[[Connection, Subscription], Awaitable[None]]
 
 @pytest.mark.parametrize("wait", WAITING)
 @pytest.mark.parametrize("ending", ["closed", "left by exception"])
-async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> None:
+@MOST
+async def test_whoever_waits_is_told_of_the_closing(
+    transport: Transport, wait: Wait, ending: str
+) -> None:
     told: list[BaseException] = []
 
     async def waiter(nc: Connection, sub: Subscription) -> None:
@@ -227,9 +249,9 @@ async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> 
         except Exception as error:
             told.append(error)
 
-    async with ScriptedServer(deaf(trio.Event())) as server, trio.open_nursery() as nursery:
+    async with transport.scripted(deaf(trio.Event())) as server, trio.open_nursery() as nursery:
         try:
-            async with open_nats(server.url, close_timeout=0.01) as nc:
+            async with transport.open(server, close_timeout=0.01) as nc:
                 sub = await nc.subscribe("news").__aenter__()
                 for _ in range(2):
                     nursery.start_soon(waiter, nc, sub)
@@ -249,10 +271,13 @@ async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> 
 # --- draining -----------------------------------------------------------------------------------
 
 
-async def test_draining_lets_what_arrived_be_dealt_with(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as other, other.subscribe("answers") as answers:
+@MOST
+async def test_draining_lets_what_arrived_be_dealt_with(
+    transport: Transport, nats_server: NatsServer
+) -> None:
+    async with transport.open(nats_server) as other, other.subscribe("answers") as answers:
         await other.flush(PATIENCE)
-        async with open_nats(nats_server.url) as nc:
+        async with transport.open(nats_server) as nc:
             async with nc.subscribe("work") as work, trio.open_nursery() as nursery:
                 for number in range(10):
                     await nc.publish("work", b"%d" % number, reply="answers")
@@ -266,8 +291,9 @@ async def test_draining_lets_what_arrived_be_dealt_with(nats_server: NatsServer)
         assert await take(answers, 10) == [b"%d" % number for number in range(10)]
 
 
-async def test_draining_gives_up(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc, nc.subscribe("work") as work:
+@MOST
+async def test_draining_gives_up(transport: Transport, nats_server: NatsServer) -> None:
+    async with transport.open(nats_server) as nc, nc.subscribe("work") as work:
         await nc.publish("work", b"left")
         await nc.flush(PATIENCE)
         with pytest.raises(RequestTimeoutError, match=r"drain: .* 0.01 s"):
@@ -290,7 +316,8 @@ def lost_after(event: trio.Event) -> Callable[[Peer], Awaitable[None]]:
 
 
 @pytest.mark.parametrize("wait", WAITING[:-1])
-async def test_whoever_waits_is_told_of_the_loss(wait: Wait) -> None:
+@MOST
+async def test_whoever_waits_is_told_of_the_loss(transport: Transport, wait: Wait) -> None:
     lose = trio.Event()
     told: list[BaseException] = []
 
@@ -300,8 +327,8 @@ async def test_whoever_waits_is_told_of_the_loss(wait: Wait) -> None:
         except Exception as error:
             told.append(error)
 
-    async with ScriptedServer(session(lost_after(lose))) as server:
-        async with open_nats(server.url, reconnect=ONCE) as nc, nc.subscribe("news") as sub:
+    async with transport.scripted(session(lost_after(lose))) as server:
+        async with transport.open(server, reconnect=ONCE) as nc, nc.subscribe("news") as sub:
             async with trio.open_nursery() as nursery:
                 for _ in range(2):
                     nursery.start_soon(waiter, nc, sub)
@@ -318,10 +345,11 @@ async def test_whoever_waits_is_told_of_the_loss(wait: Wait) -> None:
                 await sub.receive()
 
 
-async def test_a_body_that_does_not_wait_is_undisturbed() -> None:
+@MOST
+async def test_a_body_that_does_not_wait_is_undisturbed(transport: Transport) -> None:
     lose = trio.Event()
-    async with ScriptedServer(session(lost_after(lose))) as server:
-        async with open_nats(server.url, reconnect=ONCE) as nc:
+    async with transport.scripted(session(lost_after(lose))) as server:
+        async with transport.open(server, reconnect=ONCE) as nc:
             lose.set()
             with trio.fail_after(PATIENCE):
                 await nc.wait_for_state("closed")  # type: ignore[arg-type]
@@ -331,7 +359,8 @@ async def test_a_body_that_does_not_wait_is_undisturbed() -> None:
     assert isinstance(nc.failure, ConnectionLostError)
 
 
-async def test_closing_while_there_is_no_server() -> None:
+@MOST
+async def test_closing_while_there_is_no_server(transport: Transport) -> None:
     """What cannot be sent is given up after ``close_timeout``, and nothing hangs."""
 
     async def script(peer: Peer) -> None:
@@ -339,9 +368,9 @@ async def test_closing_while_there_is_no_server() -> None:
         peer.abort()
 
     policy = ReconnectPolicy(wait=0.001, max_wait=0.001)
-    async with ScriptedServer(session(script)) as server, no_leaks():
+    async with transport.scripted(session(script)) as server, no_leaks():
         with trio.fail_after(PATIENCE):
-            async with open_nats(server.url, reconnect=policy, close_timeout=0.05) as nc:
+            async with transport.open(server, reconnect=policy, close_timeout=0.05) as nc:
                 server.refuse()
                 await nc.publish("news")
                 await nc.wait_for_state("reconnecting")  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ import trio.testing
 
 from tests.channels.helpers import PATIENCE
 from tests.reliability.helpers import deliver, read_line, session
-from tests.support.peer import Peer, ScriptedServer
+from tests.support.peer import Peer
+from tests.transports import MOST, Transport
 from trio_nats import (
     Connection,
     InvalidSubjectError,
@@ -18,6 +19,7 @@ from trio_nats import (
     PermissionsViolationError,
     RequestTimeoutError,
     Subscription,
+    UserPassword,
     open_nats,
 )
 from trio_nats.events import ServerError
@@ -38,8 +40,9 @@ def refused(subject: bytes, operation: bytes = b"Publish") -> bytes:
     return b"-ERR 'Permissions Violation for %b to \"%b\"'\r\n" % (operation, subject)
 
 
-async def test_request_and_reply(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc, nc.subscribe("echo") as service:
+@MOST
+async def test_request_and_reply(transport: Transport, nats_server: NatsServer) -> None:
+    async with transport.open(nats_server) as nc, nc.subscribe("echo") as service:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(echo, service)
             reply = await nc.request("echo", "text", headers={"k": "v"}, timeout=PATIENCE)
@@ -51,13 +54,14 @@ async def test_request_and_reply(nats_server: NatsServer) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_thousand_at_a_time(nats_server: NatsServer) -> None:
+@MOST
+async def test_a_thousand_at_a_time(transport: Transport, nats_server: NatsServer) -> None:
     answers: dict[int, bytes] = {}
 
     async def ask(nc: Connection, number: int) -> None:
         answers[number] = (await nc.request("echo", b"%d" % number, timeout=30)).data
 
-    async with open_nats(nats_server.url) as nc, open_nats(nats_server.url) as other:
+    async with transport.open(nats_server) as nc, transport.open(nats_server) as other:
         async with other.subscribe("echo") as service, trio.open_nursery() as nursery:
             await other.flush(PATIENCE)
             async with trio.open_nursery() as askers:
@@ -72,28 +76,31 @@ async def test_a_thousand_at_a_time(nats_server: NatsServer) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_no_responders(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc:
+@MOST
+async def test_no_responders(transport: Transport, nats_server: NatsServer) -> None:
+    async with transport.open(nats_server) as nc:
         for _ in range(2):
             with pytest.raises(NoRespondersError, match="nobody"), trio.fail_after(PATIENCE):
                 await nc.request("nobody", timeout=100)
         assert nc._core.requests.slots == {}
 
 
-async def test_a_reply_with_the_status_503_and_data_is_a_reply() -> None:
+@MOST
+async def test_a_reply_with_the_status_503_and_data_is_a_reply(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         reply = reply_of(await read_line(peer, b"PUB ask"))
         head = b"NATS/1.0 503\r\n\r\n"
         await peer.send(b"HMSG %b 1 %d %d\r\n%bmine\r\n" % (reply, len(head), len(head) + 4, head))
         await peer.serve()
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         assert (await nc.request("ask", timeout=PATIENCE)).data == b"mine"
 
 
 @pytest.mark.parametrize("where", ["call", "connection"])
-async def test_timeouts(nats_server: NatsServer, where: str) -> None:
-    async with open_nats(nats_server.url, request_timeout=0.01) as nc, nc.subscribe("silence"):
+@MOST
+async def test_timeouts(transport: Transport, nats_server: NatsServer, where: str) -> None:
+    async with transport.open(nats_server, request_timeout=0.01) as nc, nc.subscribe("silence"):
         timeout = 0.02 if where == "call" else None
         expected = "0.02" if where == "call" else "0.01"
         with pytest.raises(RequestTimeoutError, match=rf"'silence' within {expected} s") as caught:
@@ -102,15 +109,17 @@ async def test_timeouts(nats_server: NatsServer, where: str) -> None:
         assert nc._core.requests.slots == {}
 
 
-async def test_the_callers_own_deadline(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc, nc.subscribe("silence"):
+@MOST
+async def test_the_callers_own_deadline(transport: Transport, nats_server: NatsServer) -> None:
+    async with transport.open(nats_server) as nc, nc.subscribe("silence"):
         with trio.move_on_after(0.01) as scope:
             await nc.request("silence")
         assert scope.cancelled_caught
         assert nc._core.requests.slots == {}
 
 
-async def test_a_late_reply_is_dropped_and_reaches_no_other_request() -> None:
+@MOST
+async def test_a_late_reply_is_dropped_and_reaches_no_other_request(transport: Transport) -> None:
     late = trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -122,7 +131,7 @@ async def test_a_late_reply_is_dropped_and_reaches_no_other_request() -> None:
         await peer.send(deliver(second, b"1", b"right") + deliver(second, b"1", b"twice"))
         await peer.serve()
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         with pytest.raises(RequestTimeoutError):
             await nc.request("ask", timeout=0.01)
         late.set()
@@ -132,7 +141,8 @@ async def test_a_late_reply_is_dropped_and_reaches_no_other_request() -> None:
         assert nc.stats.pending_messages == 0
 
 
-async def test_a_forbidden_subject_fails_its_requests_at_once() -> None:
+@MOST
+async def test_a_forbidden_subject_fails_its_requests_at_once(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         for _ in range(2):
             await read_line(peer, b"PUB secret")
@@ -145,7 +155,7 @@ async def test_a_forbidden_subject_fails_its_requests_at_once() -> None:
         with pytest.raises(PermissionsViolationError, match="secret"):
             await nc.request("secret", timeout=100)
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         with trio.fail_after(PATIENCE):
             async with nc.events() as events, trio.open_nursery() as nursery:
                 nursery.start_soon(refuse, nc)
@@ -160,15 +170,20 @@ async def test_a_forbidden_subject_fails_its_requests_at_once() -> None:
         assert nc._core.requests.slots == {}
 
 
-async def test_a_forbidden_inbox_fails_all_requests_at_once(nats_server_factory: Any) -> None:
+@MOST
+async def test_a_forbidden_inbox_fails_all_requests_at_once(
+    transport: Transport, nats_server_factory: Any
+) -> None:
     user = {
         "user": "u",
         "password": "p",
         "permissions": {"subscribe": {"allow": ["mine.>", "service"]}},
     }
-    server = await nats_server_factory(config={"authorization": {"users": [user]}})
-    url = server.url.replace("nats://", "nats://u:p@")
-    async with open_nats(url, plaintext_auth="allow") as nc:
+    server = await nats_server_factory(
+        **transport.server_options, config={"authorization": {"users": [user]}}
+    )
+    options = {"auth": UserPassword("u", "p"), "plaintext_auth": "allow"}
+    async with transport.open(server, **options) as nc:
         with trio.fail_after(PATIENCE):
             async with nc.subscribe("service"):
                 for _ in range(2):  # the next one subscribes anew, and hears of it too
@@ -178,7 +193,7 @@ async def test_a_forbidden_inbox_fails_all_requests_at_once(nats_server_factory:
                         with pytest.raises(PermissionsViolationError, match="_INBOX"):
                             await replies.receive()
         assert nc._core.requests.slots == {}
-    async with open_nats(url, plaintext_auth="allow", inbox_prefix="mine.own") as nc:
+    async with transport.open(server, **options, inbox_prefix="mine.own") as nc:
         async with nc.subscribe("service") as service, trio.open_nursery() as nursery:
             nursery.start_soon(echo, service)
             reply = await nc.request("service", b"x", timeout=PATIENCE)
@@ -187,9 +202,10 @@ async def test_a_forbidden_inbox_fails_all_requests_at_once(nats_server_factory:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_connection_without_requests_needs_no_inbox() -> None:
-    async with ScriptedServer(session()) as server:
-        async with open_nats(server.url) as nc:
+@MOST
+async def test_a_connection_without_requests_needs_no_inbox(transport: Transport) -> None:
+    async with transport.scripted(session()) as server:
+        async with transport.open(server) as nc:
             await nc.publish("news")
         assert not any(line.startswith(b"SUB") for line in (await server.peer()).lines)
 

@@ -10,8 +10,9 @@ import trio.testing
 
 from tests.channels.helpers import PATIENCE, all_of, publish_numbers, take
 from tests.reliability.helpers import deliver, read_line, session
-from tests.support.peer import Peer, ScriptedServer
-from trio_nats import PendingLimits, Subscription, open_nats
+from tests.support.peer import Peer
+from tests.transports import MOST, Transport
+from trio_nats import PendingLimits, Subscription
 from trio_nats.events import Event, SlowConsumer
 from trio_nats.testing import NatsServer
 
@@ -33,9 +34,10 @@ def slow(events: trio.abc.ReceiveChannel[Event]) -> list[tuple[int, int, int]]:
             found.append((event.pending_messages, event.pending_bytes, event.dropped))
 
 
-async def test_drop_newest_by_messages(nats_server: NatsServer) -> None:
+@MOST
+async def test_drop_newest_by_messages(transport: Transport, nats_server: NatsServer) -> None:
     limits = PendingLimits(messages=4)
-    async with open_nats(nats_server.url, pending=limits) as nc, nc.events() as events:
+    async with transport.open(nats_server, pending=limits) as nc, nc.events() as events:
         async with nc.subscribe("news") as news, nc.subscribe("other") as other:
             await publish_numbers(nc, "news", 1, 2, 3, 4)
             assert (news.dropped, slow(events)) == (0, [])
@@ -51,9 +53,10 @@ async def test_drop_newest_by_messages(nats_server: NatsServer) -> None:
             assert (other.dropped, nc.stats.dropped) == (0, 4)
 
 
-async def test_drop_oldest_by_messages(nats_server: NatsServer) -> None:
+@MOST
+async def test_drop_oldest_by_messages(transport: Transport, nats_server: NatsServer) -> None:
     limits = PendingLimits(messages=3, when_full="drop_oldest")
-    async with open_nats(nats_server.url) as nc, nc.events() as events:
+    async with transport.open(nats_server) as nc, nc.events() as events:
         async with nc.subscribe("news", pending=limits) as news:
             await publish_numbers(nc, "news", 1, 2, 3, 4, 5)
             assert (news.dropped, nc.stats.dropped, slow(events)) == (2, 2, [(3, 3, 1)])
@@ -63,9 +66,12 @@ async def test_drop_oldest_by_messages(nats_server: NatsServer) -> None:
 @pytest.mark.parametrize(
     ("policy", "kept"), [("drop_newest", [b"a" * 6, b"c"]), ("drop_oldest", [b"b" * 6, b"c"])]
 )
-async def test_limits_by_bytes(nats_server: NatsServer, policy: Any, kept: list[bytes]) -> None:
+@MOST
+async def test_limits_by_bytes(
+    transport: Transport, nats_server: NatsServer, policy: Any, kept: list[bytes]
+) -> None:
     limits = PendingLimits(bytes=10, when_full=policy)
-    async with open_nats(nats_server.url) as nc, nc.events() as events:
+    async with transport.open(nats_server) as nc, nc.events() as events:
         async with nc.subscribe("news", pending=limits) as news:
             for data in (b"a" * 6, b"b" * 6, b"c"):
                 await nc.publish("news", data)
@@ -76,9 +82,10 @@ async def test_limits_by_bytes(nats_server: NatsServer, policy: Any, kept: list[
             assert news.pending == (0, 0)
 
 
-async def test_headers_count_as_bytes(nats_server: NatsServer) -> None:
+@MOST
+async def test_headers_count_as_bytes(transport: Transport, nats_server: NatsServer) -> None:
     limits = PendingLimits(bytes=50)
-    async with open_nats(nats_server.url) as nc:
+    async with transport.open(nats_server) as nc:
         async with nc.subscribe("news", pending=limits) as news:
             await nc.publish("news", b"x", headers={"key": "v" * 50})
             await publish_numbers(nc, "news", 1)
@@ -87,10 +94,13 @@ async def test_headers_count_as_bytes(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("limits", [PendingLimits(messages=5), PendingLimits(bytes=50)])
-async def test_waiting_loses_nothing(nats_server: NatsServer, limits: PendingLimits) -> None:
+@MOST
+async def test_waiting_loses_nothing(
+    transport: Transport, nats_server: NatsServer, limits: PendingLimits
+) -> None:
     limits = PendingLimits(messages=limits.messages, bytes=limits.bytes, when_full="wait")
     count, block = 2000, 1000
-    async with open_nats(nats_server.url) as nc, open_nats(nats_server.url) as other:
+    async with transport.open(nats_server) as nc, transport.open(nats_server) as other:
         async with nc.subscribe("news", pending=limits) as news, nc.events() as events:
             await nc.flush(PATIENCE)
             for number in range(count):
@@ -106,11 +116,12 @@ async def test_waiting_loses_nothing(nats_server: NatsServer, limits: PendingLim
 
 
 @pytest.mark.parametrize("ending", ["leave", "drain", "close"])
+@MOST
 async def test_a_waiting_subscription_that_goes_away_holds_nobody_up(
-    nats_server: NatsServer, ending: str
+    transport: Transport, nats_server: NatsServer, ending: str
 ) -> None:
     limits = PendingLimits(messages=1, when_full="wait")
-    async with open_nats(nats_server.url) as nc:
+    async with transport.open(nats_server) as nc:
         async with nc.subscribe("news") as news:
             async with (
                 nc.subscribe("slow", pending=limits) as stuck,
@@ -132,7 +143,8 @@ async def test_a_waiting_subscription_that_goes_away_holds_nobody_up(
             assert await take(news, 1) == [b"1"]
 
 
-async def test_a_slow_subscription_stalls_neither_others_nor_the_pong() -> None:
+@MOST
+async def test_a_slow_subscription_stalls_neither_others_nor_the_pong(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         await read_line(peer, b"SUB news")
         await peer.send(b"".join(deliver(b"slow", b"1", b"x") for _ in range(100)) + b"PING\r\n")
@@ -140,7 +152,7 @@ async def test_a_slow_subscription_stalls_neither_others_nor_the_pong() -> None:
         await peer.send(deliver(b"news", b"2", b"after"))
         await peer.serve()
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         async with nc.subscribe("slow", pending=PendingLimits(messages=3)) as slow_one:
             async with nc.subscribe("news") as news:
                 assert await take(news, 1) == [b"after"]

@@ -11,7 +11,8 @@ import trio.testing
 
 from tests.channels.helpers import PATIENCE, all_of, publish_numbers, take
 from tests.reliability.helpers import deliver, read_line, session
-from tests.support.peer import Peer, ScriptedServer
+from tests.support.peer import Peer
+from tests.transports import MOST, Transport
 from trio_nats import (
     ConfigurationError,
     InvalidSubjectError,
@@ -35,8 +36,11 @@ from trio_nats.testing import NatsServer
         (">", ["a", "a.b", "a.c", "a.b.c", "x.b"]),
     ],
 )
-async def test_wildcards(nats_server: NatsServer, subject: str, expected: list[str]) -> None:
-    async with open_nats(nats_server.url) as nc, nc.subscribe(subject) as sub:
+@MOST
+async def test_wildcards(
+    transport: Transport, nats_server: NatsServer, subject: str, expected: list[str]
+) -> None:
+    async with transport.open(nats_server) as nc, nc.subscribe(subject) as sub:
         for name in ["a", "a.b", "a.c", "a.b.c", "x.b"]:
             await nc.publish(name)
         await nc.flush(PATIENCE)
@@ -44,8 +48,9 @@ async def test_wildcards(nats_server: NatsServer, subject: str, expected: list[s
         assert (sub.subject, sub.queue) == (subject, None)
 
 
-async def test_queue_groups(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc:
+@MOST
+async def test_queue_groups(transport: Transport, nats_server: NatsServer) -> None:
+    async with transport.open(nats_server) as nc:
         async with (
             nc.subscribe("work", queue="a") as one,
             nc.subscribe("work", queue="a") as two,
@@ -61,8 +66,9 @@ async def test_queue_groups(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-async def test_max_msgs(nats_server: NatsServer, waiting: bool) -> None:
-    async with open_nats(nats_server.url) as nc, nc.subscribe("news", max_msgs=3) as news:
+@MOST
+async def test_max_msgs(transport: Transport, nats_server: NatsServer, waiting: bool) -> None:
+    async with transport.open(nats_server) as nc, nc.subscribe("news", max_msgs=3) as news:
         if waiting:
             received: list[bytes] = []
             async with trio.open_nursery() as nursery:
@@ -86,19 +92,21 @@ async def test_max_msgs(nats_server: NatsServer, waiting: bool) -> None:
         assert nc.stats.in_messages == 3  # the server knew of it as well
 
 
-async def test_a_server_that_sends_more_than_max_msgs() -> None:
+@MOST
+async def test_a_server_that_sends_more_than_max_msgs(transport: Transport) -> None:
     async def generous(peer: Peer) -> None:
         await read_line(peer, b"UNSUB 1 2")
         await peer.send(b"".join(deliver(b"news", b"1", b"%d" % n) for n in range(5)))
         await peer.serve()
 
-    async with ScriptedServer(session(generous)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(generous)) as server, transport.open(server) as nc:
         async with nc.subscribe("news", max_msgs=2) as news:
             assert await all_of(news) == [b"0", b"1"]
 
 
-async def test_receive_nowait(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
+@MOST
+async def test_receive_nowait(transport: Transport, nats_server: NatsServer) -> None:
+    async with transport.open(nats_server) as nc, nc.subscribe("news") as news:
         with pytest.raises(trio.WouldBlock):
             news.receive_nowait()
         await publish_numbers(nc, "news", 1)
@@ -109,14 +117,15 @@ async def test_receive_nowait(nats_server: NatsServer) -> None:
             news.receive_nowait()
 
 
-async def test_several_receivers(nats_server: NatsServer) -> None:
+@MOST
+async def test_several_receivers(transport: Transport, nats_server: NatsServer) -> None:
     received: list[list[int]] = [[] for _ in range(5)]
 
     async def work(sub: Subscription, index: int) -> None:
         async for msg in sub:
             received[index].append(int(msg.data))
 
-    async with open_nats(nats_server.url) as nc:
+    async with transport.open(nats_server) as nc:
         async with nc.subscribe("work", max_msgs=1000) as sub, trio.open_nursery() as nursery:
             for index in range(5):
                 nursery.start_soon(work, sub, index)
@@ -125,7 +134,8 @@ async def test_several_receivers(nats_server: NatsServer) -> None:
     assert all(part == sorted(part) for part in received)
 
 
-async def test_who_waited_longest_is_served_first() -> None:
+@MOST
+async def test_who_waited_longest_is_served_first(transport: Transport) -> None:
     served: list[tuple[str, bytes]] = []
     subscribed, go_on = trio.Event(), trio.Event()
 
@@ -139,7 +149,7 @@ async def test_who_waited_longest_is_served_first() -> None:
     async def wait(sub: Subscription, name: str) -> None:
         served.append((name, (await sub.receive()).data))
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         async with nc.subscribe("work") as sub, trio.open_nursery() as nursery:
             await subscribed.wait()
             for name in ("first", "second", "third"):
@@ -159,7 +169,8 @@ async def test_who_waited_longest_is_served_first() -> None:
             assert sub.receive_nowait().data == b"3"
 
 
-async def test_a_reader_lets_others_run(nats_server: NatsServer) -> None:
+@MOST
+async def test_a_reader_lets_others_run(transport: Transport, nats_server: NatsServer) -> None:
     turns = 0
 
     async def other() -> None:
@@ -168,7 +179,7 @@ async def test_a_reader_lets_others_run(nats_server: NatsServer) -> None:
             turns += 1
             await trio.lowlevel.checkpoint()
 
-    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
+    async with transport.open(nats_server) as nc, nc.subscribe("news") as news:
         await publish_numbers(nc, "news", *range(640))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other)
@@ -182,8 +193,9 @@ async def test_a_reader_lets_others_run(nats_server: NatsServer) -> None:
 # --- entering and leaving -----------------------------------------------------------------------
 
 
-async def test_leaving_by_cancellation_unsubscribes() -> None:
-    async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+@MOST
+async def test_leaving_by_cancellation_unsubscribes(transport: Transport) -> None:
+    async with transport.scripted(session()) as server, transport.open(server) as nc:
         with trio.CancelScope() as scope:
             async with nc.subscribe("news", queue="q") as news:
                 scope.cancel()
@@ -211,8 +223,9 @@ async def test_entering_once_only(nats_server: NatsServer) -> None:
         assert nc.stats.subscriptions == 0
 
 
-async def test_a_closed_subscription(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc, nc.subscribe("news") as news:
+@MOST
+async def test_a_closed_subscription(transport: Transport, nats_server: NatsServer) -> None:
+    async with transport.open(nats_server) as nc, nc.subscribe("news") as news:
         await publish_numbers(nc, "news", 1)
         async with trio.open_nursery() as nursery:
             await take(news, 1)
@@ -233,7 +246,8 @@ async def test_a_closed_subscription(nats_server: NatsServer) -> None:
         assert news.pending == (0, 0)
 
 
-async def test_draining_keeps_what_was_sent() -> None:
+@MOST
+async def test_draining_keeps_what_was_sent(transport: Transport) -> None:
     asked, go_on = trio.Event(), trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -246,7 +260,7 @@ async def test_draining_keeps_what_was_sent() -> None:
         await peer.send(deliver(b"news", b"1", b"late") + b"PONG\r\n")
         await peer.serve()
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         async with nc.subscribe("news") as news, trio.open_nursery() as nursery:
             nursery.start_soon(news.drain)
             await asked.wait()
@@ -257,13 +271,14 @@ async def test_draining_keeps_what_was_sent() -> None:
         assert b"UNSUB 1" not in (await server.peer()).lines[5:]  # once is enough
 
 
-async def test_draining_gives_up() -> None:
+@MOST
+async def test_draining_gives_up(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         await read_line(peer, b"UNSUB")
         await peer.stall()
 
-    async with ScriptedServer(session(script)) as server:
-        async with open_nats(server.url, close_timeout=0) as nc, nc.subscribe("news") as news:
+    async with transport.scripted(session(script)) as server:
+        async with transport.open(server, close_timeout=0) as nc, nc.subscribe("news") as news:
             with pytest.raises(RequestTimeoutError, match=r"drain: .* 0.01 s"):
                 await news.drain(0.01)
             assert await all_of(news) == []

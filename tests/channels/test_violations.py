@@ -9,8 +9,9 @@ import trio
 
 from tests.channels.helpers import PATIENCE, take
 from tests.reliability.helpers import deliver, read_line, session
-from tests.support.peer import Peer, ScriptedServer
-from trio_nats import Msg, PermissionsViolationError, open_nats
+from tests.support.peer import Peer
+from tests.transports import EVERY, Transport
+from trio_nats import Msg, PermissionsViolationError, UserPassword
 from trio_nats.events import ServerError
 
 
@@ -30,7 +31,10 @@ def violation(subject: str, *, queue: str | None = None, sid: str | None = None)
         (violation("NEWS", queue="other", sid="2"), 1),
     ],
 )
-async def test_a_violation_ends_the_right_subscription(said: bytes, ends: int) -> None:
+@EVERY
+async def test_a_violation_ends_the_right_subscription(
+    transport: Transport, said: bytes, ends: int
+) -> None:
     asked = trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -41,7 +45,7 @@ async def test_a_violation_ends_the_right_subscription(said: bytes, ends: int) -
             await peer.send(deliver(b"news", sid, sid))
         await peer.serve()
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         async with (
             nc.events() as events,
             nc.subscribe("news") as a,
@@ -64,13 +68,14 @@ async def test_a_violation_ends_the_right_subscription(said: bytes, ends: int) -
                 events.receive_nowait()
 
 
-async def test_a_violation_of_none_of_ours_is_an_event() -> None:
+@EVERY
+async def test_a_violation_of_none_of_ours_is_an_event(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         await read_line(peer, b"SUB")
         await peer.send(violation("elsewhere"))
         await peer.serve()
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         async with nc.events() as events, nc.subscribe("news"):
             with trio.fail_after(PATIENCE):
                 event = await events.receive()
@@ -79,8 +84,10 @@ async def test_a_violation_of_none_of_ours_is_an_event() -> None:
             assert nc.stats.subscriptions == 1
 
 
-async def test_a_real_violation(nats_server_factory: Any) -> None:
+@EVERY
+async def test_a_real_violation(transport: Transport, nats_server_factory: Any) -> None:
     server = await nats_server_factory(
+        **transport.server_options,
         config={
             "authorization": {
                 "users": [
@@ -91,10 +98,10 @@ async def test_a_real_violation(nats_server_factory: Any) -> None:
                     }
                 ]
             }
-        }
+        },
     )
-    url = server.url.replace("nats://", "nats://u:p@")
-    async with open_nats(url, plaintext_auth="allow") as nc:
+    options = {"auth": UserPassword("u", "p"), "plaintext_auth": "allow"}
+    async with transport.open(server, **options) as nc:
         async with (
             nc.subscribe("secret") as secret,
             nc.subscribe("shared", queue="q") as good,
@@ -110,13 +117,14 @@ async def test_a_real_violation(nats_server_factory: Any) -> None:
             assert await take(good, 1) == [b"share"]
 
 
-async def test_what_was_received_before_the_violation_remains() -> None:
+@EVERY
+async def test_what_was_received_before_the_violation_remains(transport: Transport) -> None:
     async def script(peer: Peer) -> None:
         await read_line(peer, b"SUB")
         await peer.send(deliver(b"news", b"1", b"before") + violation("news"))
         await peer.serve()
 
-    async with ScriptedServer(session(script)) as server, open_nats(server.url) as nc:
+    async with transport.scripted(session(script)) as server, transport.open(server) as nc:
         received: list[Msg] = []
         async with nc.subscribe("news") as news:
             await nc.flush(PATIENCE)

@@ -15,20 +15,20 @@ from tests.reliability.helpers import PATIENCE, QUICK, eventually, read_line, se
 from tests.support.certs import certificates
 from tests.support.peer import Peer, ScriptedServer
 from tests.support.scripts import stall_at_once
+from tests.transports import MOST, TCP, TLS, TRANSPORTS, WS, WSS, Transport
 from trio_nats import (
     Connection,
     ConnectionLostError,
     ConnectionState,
     ReconnectPolicy,
     TLSOptions,
-    open_nats,
 )
 from trio_nats.events import Closed, Disconnected, Reconnected
-from trio_nats.testing import NatsServer
 
 SLOW = ReconnectPolicy(wait=1000, max_wait=1000, jitter=0)
 """Is found in its backoff whenever one looks."""
 
+BEHIND = ReconnectPolicy(retry_on_initial_connect=True, wait=0)
 NEVER = ReconnectPolicy(max_attempts=0)
 
 # -- the states ----------------------------------------------------------------------------------
@@ -41,6 +41,10 @@ class Stage:
     options: dict[str, Any]
     scripts: tuple[Callable[[Peer], Awaitable[object]], ...]
     prepare: Callable[[ScriptedServer, Connection], Awaitable[object]]
+    over: tuple[Transport, ...] = (TCP, TLS, WS)
+    """Over which transports it is looked at."""
+    opening: bool = False
+    """Whether it is in the middle of the transport's own opening."""
 
 
 async def nothing(server: ScriptedServer, nc: Connection) -> None:
@@ -66,6 +70,11 @@ async def hello(peer: Peer) -> None:
     await peer.stall()
 
 
+async def request(peer: Peer) -> None:
+    await peer.receive_request()
+    await peer.stall()
+
+
 async def only_info(peer: Peer) -> None:
     await peer.send_info()
     await peer.stall()
@@ -76,34 +85,36 @@ STAGES = {
     "backoff": Stage({"reconnect": SLOW}, (session(),), lose),
     "waiting for INFO": Stage({"reconnect": QUICK}, (session(), stall_at_once()), lose_and_arrive),
     "waiting for PONG": Stage({"reconnect": QUICK}, (session(), only_info), lose_and_arrive),
-    "first dial": Stage(
-        {"reconnect": ReconnectPolicy(retry_on_initial_connect=True, wait=0)},
-        (stall_at_once(),),
-        arrive,
-    ),
+    "first dial": Stage({"reconnect": BEHIND}, (stall_at_once(),), arrive),
     "TLS handshake": Stage(
-        {
-            "reconnect": ReconnectPolicy(retry_on_initial_connect=True, wait=0),
-            "tls": TLSOptions(ca_file=certificates().ca_file),
-        },
+        {"reconnect": BEHIND, "tls": TLSOptions(ca_file=certificates().ca_file)},
         (hello,),
         arrive,
+        over=(TCP, TLS, WSS),
+        opening=True,
     ),
+    "upgrade": Stage({"reconnect": BEHIND}, (request,), arrive, over=(WS,), opening=True),
 }
 
-
-@pytest.fixture(params=STAGES)
-def stage(request: pytest.FixtureRequest) -> Stage:
-    return STAGES[request.param]
+STAGED = pytest.mark.parametrize(
+    ("stage", "transport"),
+    [
+        pytest.param(stage, transport, id=f"{name}-{way}")
+        for name, stage in STAGES.items()
+        for way, transport in TRANSPORTS.items()
+        if transport in stage.over
+    ],
+)
 
 
 @asynccontextmanager
-async def at(stage: Stage) -> AsyncIterator[Connection]:
+async def at(stage: Stage, transport: Transport) -> AsyncIterator[Connection]:
     """A connection in the state; at the end of the block nothing of it may be left."""
     tasks = trio.lowlevel.current_statistics().tasks_living
-    async with ScriptedServer(*stage.scripts) as server:
+    scripted = ScriptedServer if stage.opening else transport.scripted
+    async with scripted(*stage.scripts) as server:
         own = trio.lowlevel.current_statistics().tasks_living - tasks
-        async with open_nats(server.url, close_timeout=0.2, **stage.options) as nc:
+        async with transport.open(server, close_timeout=0.2, **stage.options) as nc:
             await stage.prepare(server, nc)
             yield nc
         assert nc.state is ConnectionState.CLOSED
@@ -113,45 +124,55 @@ async def at(stage: Stage) -> AsyncIterator[Connection]:
         await eventually(lambda: trio.lowlevel.current_statistics().tasks_living - tasks <= own)
 
 
-async def test_leaving_the_block(stage: Stage) -> None:
-    async with at(stage):
+@STAGED
+async def test_leaving_the_block(stage: Stage, transport: Transport) -> None:
+    async with at(stage, transport):
         pass
 
 
-async def test_an_exception_of_the_block_leaves_it_as_itself(stage: Stage) -> None:
+@STAGED
+async def test_an_exception_of_the_block_leaves_it_as_itself(
+    stage: Stage, transport: Transport
+) -> None:
     with pytest.raises(KeyError, match="mine") as caught:
-        async with at(stage) as nc:
+        async with at(stage, transport) as nc:
             await nc.publish("a", b"left behind")
             raise KeyError("mine")
     assert caught.type is KeyError
     assert nc.failure is None
 
 
-async def test_a_keyboard_interrupt_leaves_it_as_itself(stage: Stage) -> None:
+@STAGED
+async def test_a_keyboard_interrupt_leaves_it_as_itself(stage: Stage, transport: Transport) -> None:
     with pytest.raises(KeyboardInterrupt):
-        async with at(stage):
+        async with at(stage, transport):
             raise KeyboardInterrupt
 
 
-async def test_a_group_of_the_users_own_is_left_as_it_is(stage: Stage) -> None:
+@STAGED
+async def test_a_group_of_the_users_own_is_left_as_it_is(
+    stage: Stage, transport: Transport
+) -> None:
     group = ExceptionGroup("mine", [ValueError(1), KeyError(2)])
     with pytest.raises(ExceptionGroup) as caught:
-        async with at(stage):
+        async with at(stage, transport):
             raise group
     assert caught.value is group
 
 
-async def test_cancelling_everything(stage: Stage) -> None:
+@STAGED
+async def test_cancelling_everything(stage: Stage, transport: Transport) -> None:
     with trio.CancelScope() as scope:
-        async with at(stage) as nc:
+        async with at(stage, transport) as nc:
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert nc.state is ConnectionState.CLOSED
 
 
-async def test_closing_twice_and_by_several_at_once(stage: Stage) -> None:
-    async with at(stage) as nc, trio.open_nursery() as nursery:
+@STAGED
+async def test_closing_twice_and_by_several_at_once(stage: Stage, transport: Transport) -> None:
+    async with at(stage, transport) as nc, trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(nc.aclose)
     await nc.aclose()
@@ -159,8 +180,9 @@ async def test_closing_twice_and_by_several_at_once(stage: Stage) -> None:
         await nc.publish("a")
 
 
-async def test_a_cancelled_close_closes_at_once(stage: Stage) -> None:
-    async with at(stage) as nc:
+@STAGED
+async def test_a_cancelled_close_closes_at_once(stage: Stage, transport: Transport) -> None:
+    async with at(stage, transport) as nc:
         await nc.publish("a", b"never written, perhaps")
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -234,9 +256,10 @@ def deaf_then(ending: trio.Event) -> Callable[[Peer], Awaitable[object]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_closing_while_another_task_waits(name: str) -> None:
-    async with ScriptedServer(deaf_then(trio.Event()), stall_at_once()) as server:
-        async with open_nats(server.url, close_timeout=0.05) as nc:
+@MOST
+async def test_closing_while_another_task_waits(transport: Transport, name: str) -> None:
+    async with transport.scripted(deaf_then(trio.Event()), stall_at_once()) as server:
+        async with transport.open(server, close_timeout=0.05) as nc:
             errors: list[Exception] = []
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(waiting_on, nc, name, trio.ClosedResourceError, errors)
@@ -246,11 +269,14 @@ async def test_closing_while_another_task_waits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_losing_the_connection_for_good_while_another_task_waits(name: str) -> None:
+@MOST
+async def test_losing_the_connection_for_good_while_another_task_waits(
+    transport: Transport, name: str
+) -> None:
     ending = trio.Event()
-    async with ScriptedServer(deaf_then(ending)) as server:
+    async with transport.scripted(deaf_then(ending)) as server:
         policy = ReconnectPolicy(max_attempts=1, wait=0)
-        async with open_nats(server.url, reconnect=policy) as nc:
+        async with transport.open(server, reconnect=policy) as nc:
             errors: list[Exception] = []
             with trio.fail_after(PATIENCE):
                 async with trio.open_nursery() as nursery:
@@ -264,12 +290,15 @@ async def test_losing_the_connection_for_good_while_another_task_waits(name: str
 
 
 @pytest.mark.parametrize("fate", ["closed", "lost"])
-async def test_a_publisher_waiting_for_room_hears_of_the_end(fate: str) -> None:
+@MOST
+async def test_a_publisher_waiting_for_room_hears_of_the_end(
+    transport: Transport, fate: str
+) -> None:
     policy = ReconnectPolicy(max_attempts=1, wait=0.1, max_wait=0.1, jitter=0)
     expected = trio.ClosedResourceError if fate == "closed" else ConnectionLostError
-    async with ScriptedServer(session()) as server:
-        async with open_nats(
-            server.url, reconnect=policy, close_timeout=0.05, pending_size=100
+    async with transport.scripted(session()) as server:
+        async with transport.open(
+            server, reconnect=policy, close_timeout=0.05, pending_size=100
         ) as nc:
             server.refuse()
             await lose(server, nc)
@@ -282,9 +311,12 @@ async def test_a_publisher_waiting_for_room_hears_of_the_end(fate: str) -> None:
             assert nc.stats.out_messages == 1
 
 
-async def test_the_block_ends_normally_after_the_connection_was_lost_for_good() -> None:
-    async with ScriptedServer(session()) as server:
-        async with open_nats(server.url, reconnect=NEVER) as nc, nc.events() as events:
+@MOST
+async def test_the_block_ends_normally_after_the_connection_was_lost_for_good(
+    transport: Transport,
+) -> None:
+    async with transport.scripted(session()) as server:
+        async with transport.open(server, reconnect=NEVER) as nc, nc.events() as events:
             (await server.peer(0)).close()
             assert isinstance((await until(events, Closed)).reason, ConnectionLostError)
         assert nc.state is ConnectionState.CLOSED
@@ -293,8 +325,9 @@ async def test_the_block_ends_normally_after_the_connection_was_lost_for_good() 
 # -- from within ---------------------------------------------------------------------------------
 
 
-async def test_closing_from_inside_a_message_loop() -> None:
-    async with NatsServer() as server, open_nats(server.url) as nc:
+@MOST
+async def test_closing_from_inside_a_message_loop(transport: Transport) -> None:
+    async with transport.server() as server, transport.open(server) as nc:
         seen = []
         async with nc.subscribe("a") as sub:
             for number in range(3):
@@ -307,7 +340,10 @@ async def test_closing_from_inside_a_message_loop() -> None:
         assert seen == [b"0", b"1"]
 
 
-async def test_closing_while_another_close_is_being_finished_waits_for_it() -> None:
+@MOST
+async def test_closing_while_another_close_is_being_finished_waits_for_it(
+    transport: Transport,
+) -> None:
     closing, answer = trio.Event(), trio.Event()
 
     async def slow(peer: Peer) -> None:
@@ -318,8 +354,8 @@ async def test_closing_while_another_close_is_being_finished_waits_for_it() -> N
         await peer.send(b"PONG\r\n")
         await peer.serve()
 
-    async with ScriptedServer(session(slow)) as server:
-        async with open_nats(server.url) as nc, trio.open_nursery() as nursery:
+    async with transport.scripted(session(slow)) as server:
+        async with transport.open(server) as nc, trio.open_nursery() as nursery:
             await nc.publish("a", b"important")
             nursery.start_soon(nc.aclose)
             with trio.fail_after(PATIENCE):
@@ -338,9 +374,12 @@ async def test_closing_while_another_close_is_being_finished_waits_for_it() -> N
         assert nc.state is ConnectionState.CLOSED
 
 
-async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_at_once() -> None:
-    async with ScriptedServer(session()) as server:
-        async with open_nats(server.url, reconnect=SLOW, close_timeout=1000) as nc:
+@MOST
+async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_at_once(
+    transport: Transport,
+) -> None:
+    async with transport.scripted(session()) as server:
+        async with transport.open(server, reconnect=SLOW, close_timeout=1000) as nc:
             await lose(server, nc)
             await nc.publish("a", b"left behind")
             with trio.fail_after(PATIENCE):
@@ -353,20 +392,24 @@ async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_
             assert nc.state is ConnectionState.CLOSED
 
 
-async def test_everything_published_is_with_the_server_when_the_block_is_left() -> None:
+@MOST
+async def test_everything_published_is_with_the_server_when_the_block_is_left(
+    transport: Transport,
+) -> None:
     count = 20_000
-    async with NatsServer() as server, open_nats(server.url) as watcher:
+    async with transport.server() as server, transport.open(server) as watcher:
         async with watcher.subscribe("a") as sub:
             await watcher.flush(PATIENCE)
-            async with open_nats(server.url) as nc:
+            async with transport.open(server) as nc:
                 for number in range(count):
                     await nc.publish("a", b"%d" % number)
             assert [int(msg.data) for msg in await take(sub, count)] == list(range(count))
 
 
-async def test_closing_waits_for_a_reconnect_as_long_as_it_may() -> None:
-    async with NatsServer() as server:
-        async with open_nats(server.url, reconnect=QUICK) as nc, nc.events() as events:
+@MOST
+async def test_closing_waits_for_a_reconnect_as_long_as_it_may(transport: Transport) -> None:
+    async with transport.server() as server:
+        async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
             await server.kill()
             await until(events, Disconnected)
             await nc.publish("a", b"still to be sent")
@@ -381,11 +424,13 @@ async def test_closing_waits_for_a_reconnect_as_long_as_it_may() -> None:
             assert (await server.monitor("varz"))["in_msgs"] == 1
 
 
+@MOST
 async def test_closing_gives_up_on_a_server_that_stays_away(
+    transport: Transport,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with NatsServer() as server:
-        async with open_nats(server.url, reconnect=QUICK, close_timeout=0.1) as nc:
+    async with transport.server() as server:
+        async with transport.open(server, reconnect=QUICK, close_timeout=0.1) as nc:
             await server.kill()
             await nc.wait_for_state(ConnectionState.RECONNECTING)
             await nc.publish("a", b"lost")

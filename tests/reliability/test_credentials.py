@@ -11,6 +11,7 @@ import trio
 
 from tests.reliability.helpers import PATIENCE, QUICK, take, until
 from tests.support.jwts import Operator
+from tests.transports import MOST, Transport
 from trio_nats import (
     Auth,
     ConnectError,
@@ -27,7 +28,8 @@ from trio_nats.events import Closed, Disconnected, Reconnected, ReconnectFailed,
 from trio_nats.testing import NatsServer
 
 
-async def test_the_auth_callback_is_asked_at_every_attempt() -> None:
+@MOST
+async def test_the_auth_callback_is_asked_at_every_attempt(transport: Transport) -> None:
     asked: list[str] = []
     current = UserPassword("u", "one")
 
@@ -35,12 +37,12 @@ async def test_the_auth_callback_is_asked_at_every_attempt() -> None:
         asked.append(server.url)
         return current
 
-    async with NatsServer(user="u", password="one") as server:
+    async with transport.server(user="u", password="one") as server:
         async with (
-            open_nats(server.url, auth=auth, reconnect=QUICK) as nc,
+            transport.open(server, auth=auth, reconnect=QUICK) as nc,
             nc.events() as events,
         ):
-            assert asked == [server.url]
+            assert asked == [transport.url(server)]
             current = UserPassword("u", "two")
             await server.restart(password="two")
             await until(events, Reconnected)
@@ -90,10 +92,13 @@ async def test_an_expiring_jwt_is_a_reconnect_with_the_fresh_one(tmp_path: Path)
             assert (await take(sub, 1))[0].data == b"still here"
 
 
-async def test_credentials_refused_twice_in_the_same_words_end_the_connection() -> None:
-    async with NatsServer(user="u", password="right") as server:
+@MOST
+async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
+    transport: Transport,
+) -> None:
+    async with transport.server(user="u", password="right") as server:
         auth = UserPassword("u", "right")
-        async with open_nats(server.url, auth=auth, reconnect=QUICK) as nc:
+        async with transport.open(server, auth=auth, reconnect=QUICK) as nc:
             async with nc.events() as events, nc.subscribe("a") as sub:
                 # Even the port of the server answers at once, and it answers the same.
                 await server.restart(password="changed")
@@ -115,12 +120,13 @@ async def test_credentials_refused_twice_in_the_same_words_end_the_connection() 
                     assert caught.value.__cause__ is nc.failure
 
 
-async def test_refused_credentials_are_tried_on_and_on_by_choice() -> None:
+@MOST
+async def test_refused_credentials_are_tried_on_and_on_by_choice(transport: Transport) -> None:
     policy = replace(QUICK, retry_refused_credentials=True)
-    async with NatsServer(user="u", password="right") as server:
+    async with transport.server(user="u", password="right") as server:
         auth = UserPassword("u", "right")
         async with (
-            open_nats(server.url, auth=auth, reconnect=policy) as nc,
+            transport.open(server, auth=auth, reconnect=policy) as nc,
             nc.events() as events,
         ):
             await server.restart(password="changed")
@@ -133,16 +139,19 @@ async def test_refused_credentials_are_tried_on_and_on_by_choice() -> None:
             await until(events, Reconnected)
 
 
-async def test_one_server_that_refuses_is_given_up_and_another_is_used() -> None:
+@MOST
+async def test_one_server_that_refuses_is_given_up_and_another_is_used(
+    transport: Transport,
+) -> None:
     async with (
-        NatsServer(user="u", password="right") as good,
-        NatsServer(user="u", password="wrong") as bad,
-        NatsServer(user="u", password="right") as first,
+        transport.server(user="u", password="right") as good,
+        transport.server(user="u", password="wrong") as bad,
+        transport.server(user="u", password="right") as first,
     ):
-        urls = [first.url, bad.url, good.url]
+        urls = [transport.url(first), transport.url(bad), transport.url(good)]
         auth = UserPassword("u", "right")
         async with (
-            open_nats(urls, auth=auth, randomize=False, reconnect=QUICK) as nc,
+            open_nats(urls, **transport.options, auth=auth, randomize=False, reconnect=QUICK) as nc,
             nc.events() as events,
         ):
             await good.kill()
@@ -150,9 +159,9 @@ async def test_one_server_that_refuses_is_given_up_and_another_is_used() -> None
             refused = 0
             while refused < 2:
                 failed = await until(events, ReconnectFailed)
-                if failed.server == bad.url:
+                if failed.server == transport.url(bad):
                     assert isinstance(failed.error, AuthorizationError)
                     refused += 1
             await good.start()
-            assert await until(events, Reconnected) == Reconnected(good.url)
-            assert bad.port not in [server.port for server in nc.servers]
+            assert await until(events, Reconnected) == Reconnected(transport.url(good))
+            assert transport.port(bad) not in [server.port for server in nc.servers]

@@ -17,10 +17,10 @@ from tests.reliability.helpers import (
     take,
     until,
 )
-from tests.support.peer import Peer, ScriptedServer
-from trio_nats import ConnectionState, ReconnectPolicy, open_nats
+from tests.support.peer import Peer
+from tests.transports import MOST, Transport
+from trio_nats import ConnectionState, ReconnectPolicy
 from trio_nats.events import Closed, Disconnected, Reconnected
-from trio_nats.testing import NatsServer
 
 
 async def sends_between_unsub_and_pong(peer: Peer) -> None:
@@ -33,10 +33,11 @@ async def sends_between_unsub_and_pong(peer: Peer) -> None:
     await peer.serve()
 
 
-async def test_a_drained_subscription_gets_all_that_was_on_its_way() -> None:
+@MOST
+async def test_a_drained_subscription_gets_all_that_was_on_its_way(transport: Transport) -> None:
     async with (
-        ScriptedServer(session(sends_between_unsub_and_pong)) as server,
-        open_nats(server.url) as nc,
+        transport.scripted(session(sends_between_unsub_and_pong)) as server,
+        transport.open(server) as nc,
         nc.subscribe("a") as sub,
     ):
         with trio.fail_after(PATIENCE):
@@ -50,9 +51,10 @@ async def test_a_drained_subscription_gets_all_that_was_on_its_way() -> None:
         assert nc.stats.subscriptions == 0
 
 
-async def test_draining_a_subscription_takes_no_longer_than_it_may() -> None:
-    async with ScriptedServer(session(Peer.stall)) as server:
-        async with open_nats(server.url, close_timeout=0) as nc, nc.subscribe("a") as sub:
+@MOST
+async def test_draining_a_subscription_takes_no_longer_than_it_may(transport: Transport) -> None:
+    async with transport.scripted(session(Peer.stall)) as server:
+        async with transport.open(server, close_timeout=0) as nc, nc.subscribe("a") as sub:
             with pytest.raises(TimeoutError):
                 await sub.drain(timeout=0.05)
             with pytest.raises(trio.EndOfChannel):
@@ -60,20 +62,29 @@ async def test_draining_a_subscription_takes_no_longer_than_it_may() -> None:
             assert nc.stats.subscriptions == 0
 
 
-async def test_a_cancelled_drain_has_unsubscribed() -> None:
-    async with ScriptedServer(session(Peer.stall)) as server:
-        async with open_nats(server.url, close_timeout=0) as nc, nc.subscribe("a") as sub:
+@MOST
+async def test_a_cancelled_drain_has_unsubscribed(transport: Transport) -> None:
+    unsubscribed = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.expect_line(b"SUB a 1")
+        await peer.expect_line(b"UNSUB 1")
+        unsubscribed.set()
+        await peer.stall()
+
+    async with transport.scripted(session(script)) as server:
+        async with transport.open(server, close_timeout=0) as nc, nc.subscribe("a") as sub:
             with trio.move_on_after(0.02) as scope:
                 await sub.drain()
             assert scope.cancelled_caught
             with pytest.raises(trio.EndOfChannel):
                 await sub.receive()
-            peer = await server.peer()
-            while b"UNSUB 1\r\n" not in peer.raw_bytes:
-                await trio.lowlevel.checkpoint()
+            with trio.fail_after(PATIENCE):
+                await unsubscribed.wait()
 
 
-async def test_draining_a_subscription_while_the_connection_breaks() -> None:
+@MOST
+async def test_draining_a_subscription_while_the_connection_breaks(transport: Transport) -> None:
     async def breaks(peer: Peer) -> None:
         sid = (await read_line(peer, b"SUB")).split()[-1]
         await read_line(peer, b"UNSUB")
@@ -82,8 +93,8 @@ async def test_draining_a_subscription_while_the_connection_breaks() -> None:
         peer.close()
 
     async with (
-        ScriptedServer(session(breaks), session()) as server,
-        open_nats(server.url, reconnect=QUICK) as nc,
+        transport.scripted(session(breaks), session()) as server,
+        transport.open(server, reconnect=QUICK) as nc,
         nc.events() as events,
         nc.subscribe("a") as sub,
     ):
@@ -95,10 +106,13 @@ async def test_draining_a_subscription_while_the_connection_breaks() -> None:
         assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING"]
 
 
-async def test_draining_a_subscription_while_disconnected_ends_it_at_once() -> None:
-    async with NatsServer() as server:
+@MOST
+async def test_draining_a_subscription_while_disconnected_ends_it_at_once(
+    transport: Transport,
+) -> None:
+    async with transport.server() as server:
         async with (
-            open_nats(server.url, reconnect=QUICK) as nc,
+            transport.open(server, reconnect=QUICK) as nc,
             nc.events() as events,
             nc.subscribe("a") as sub,
         ):
@@ -111,12 +125,15 @@ async def test_draining_a_subscription_while_disconnected_ends_it_at_once() -> N
             await server.start()
 
 
-async def test_slow_workers_answer_everything_when_their_subscription_is_drained_first() -> None:
+@MOST
+async def test_slow_workers_answer_everything_when_their_subscription_is_drained_first(
+    transport: Transport,
+) -> None:
     count = 100
-    async with NatsServer() as server, open_nats(server.url) as asker:
+    async with transport.server() as server, transport.open(server) as asker:
         async with asker.subscribe("answers") as answers:
             async with (
-                open_nats(server.url) as nc,
+                transport.open(server) as nc,
                 nc.subscribe("questions") as questions,
                 trio.open_nursery() as nursery,
             ):
@@ -141,11 +158,12 @@ async def test_slow_workers_answer_everything_when_their_subscription_is_drained
 # -- the whole connection ------------------------------------------------------------------------
 
 
-async def test_a_drained_connection_answers_all_it_was_asked() -> None:
+@MOST
+async def test_a_drained_connection_answers_all_it_was_asked(transport: Transport) -> None:
     count = 500
-    async with NatsServer() as server, open_nats(server.url) as asker:
+    async with transport.server() as server, transport.open(server) as asker:
         async with asker.subscribe("answers") as answers:
-            async with open_nats(server.url) as nc:
+            async with transport.open(server) as nc:
                 async with trio.open_nursery() as nursery:
                     ready = trio.Event()
 
@@ -167,8 +185,9 @@ async def test_a_drained_connection_answers_all_it_was_asked() -> None:
             assert [int(msg.data) for msg in got] == list(range(count))
 
 
-async def test_while_draining_one_can_publish_and_not_subscribe() -> None:
-    async with NatsServer() as server, open_nats(server.url) as nc:
+@MOST
+async def test_while_draining_one_can_publish_and_not_subscribe(transport: Transport) -> None:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"unread")
             await nc.flush(PATIENCE)
@@ -182,8 +201,9 @@ async def test_while_draining_one_can_publish_and_not_subscribe() -> None:
             assert [msg.data async for msg in sub] == [b"unread"]
 
 
-async def test_draining_takes_no_longer_than_it_may_when_nobody_reads() -> None:
-    async with NatsServer() as server, open_nats(server.url) as nc:
+@MOST
+async def test_draining_takes_no_longer_than_it_may_when_nobody_reads(transport: Transport) -> None:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub:
             await nc.publish("a", b"unread")
             await nc.flush(PATIENCE)
@@ -194,8 +214,9 @@ async def test_draining_takes_no_longer_than_it_may_when_nobody_reads() -> None:
             assert [msg.data async for msg in sub] == [b"unread"]
 
 
-async def test_a_cancelled_drain_closes_at_once() -> None:
-    async with NatsServer() as server, open_nats(server.url) as nc:
+@MOST
+async def test_a_cancelled_drain_closes_at_once(transport: Transport) -> None:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a"):
             await nc.publish("a", b"unread")
             await nc.flush(PATIENCE)
@@ -205,10 +226,11 @@ async def test_a_cancelled_drain_closes_at_once() -> None:
             assert nc.state is ConnectionState.CLOSED
 
 
-async def test_draining_during_a_reconnect_delivers_what_waits() -> None:
-    async with NatsServer() as server:
+@MOST
+async def test_draining_during_a_reconnect_delivers_what_waits(transport: Transport) -> None:
+    async with transport.server() as server:
         async with (
-            open_nats(server.url, reconnect=QUICK) as nc,
+            transport.open(server, reconnect=QUICK) as nc,
             nc.events() as events,
             nc.subscribe("a") as sub,
         ):
@@ -228,10 +250,11 @@ async def test_draining_during_a_reconnect_delivers_what_waits() -> None:
             assert (await server.monitor("varz"))["in_msgs"] == 1
 
 
-async def test_draining_while_the_server_stays_away_ends_in_time() -> None:
+@MOST
+async def test_draining_while_the_server_stays_away_ends_in_time(transport: Transport) -> None:
     policy = ReconnectPolicy(wait=0.01, max_wait=0.02)
-    async with NatsServer() as server:
-        async with open_nats(server.url, reconnect=policy, close_timeout=0.1) as nc:
+    async with transport.server() as server:
+        async with transport.open(server, reconnect=policy, close_timeout=0.1) as nc:
             async with nc.events() as events:
                 await server.kill()
                 await until(events, Disconnected)
@@ -241,8 +264,9 @@ async def test_draining_while_the_server_stays_away_ends_in_time() -> None:
                 assert nc.state is ConnectionState.CLOSED
 
 
-async def test_draining_twice_at_once() -> None:
-    async with NatsServer() as server, open_nats(server.url) as nc:
+@MOST
+async def test_draining_twice_at_once(transport: Transport) -> None:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"x")
             await nc.flush(PATIENCE)
@@ -252,8 +276,9 @@ async def test_draining_twice_at_once() -> None:
         assert nc.state is ConnectionState.CLOSED
 
 
-async def test_a_second_drain_waits_as_the_first_does() -> None:
-    async with NatsServer() as server, open_nats(server.url) as nc:
+@MOST
+async def test_a_second_drain_waits_as_the_first_does(transport: Transport) -> None:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"unread")
             await nc.flush(PATIENCE)
@@ -269,8 +294,9 @@ async def test_a_second_drain_waits_as_the_first_does() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_closing_lets_go_who_drains(again: bool) -> None:
-    async with NatsServer() as server, open_nats(server.url) as nc:
+@MOST
+async def test_closing_lets_go_who_drains(transport: Transport, again: bool) -> None:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as first, nc.subscribe("a") as second:
             await nc.publish("a", b"unread")
             await nc.flush(PATIENCE)

@@ -23,6 +23,7 @@ from tests.reliability.helpers import (
     until,
 )
 from tests.support.peer import Peer, ScriptedServer
+from tests.transports import EVERY, Transport
 from trio_nats import ProtocolError, ProtocolLimits, open_nats
 from trio_nats.events import Disconnected, Reconnected, ServerError
 
@@ -73,7 +74,10 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("act", MALFORMED.values(), ids=MALFORMED)
-async def test_what_is_not_nats_ends_the_wire_and_not_the_connection(act: Act) -> None:
+@EVERY
+async def test_what_is_not_nats_ends_the_wire_and_not_the_connection(
+    transport: Transport, act: Act
+) -> None:
     async def first(peer: Peer) -> None:
         await read_line(peer, b"SUB")
         await peer.send(deliver(b"a", b"1", b"before"))
@@ -85,8 +89,8 @@ async def test_what_is_not_nats_ends_the_wire_and_not_the_connection(act: Act) -
         await peer.serve()
 
     async with (
-        ScriptedServer(session(first), session(second)) as server,
-        open_nats(server.url, reconnect=QUICK, limits=LIMITS) as nc,
+        transport.scripted(session(first), session(second)) as server,
+        transport.open(server, reconnect=QUICK, limits=LIMITS) as nc,
         nc.events() as events,
         nc.subscribe("a") as sub,
     ):
@@ -97,7 +101,8 @@ async def test_what_is_not_nats_ends_the_wire_and_not_the_connection(act: Act) -
         assert [msg.data for msg in await take(sub, 2)] == [b"before", b"after"]
 
 
-async def test_what_is_strange_but_nats_is_survived() -> None:
+@EVERY
+async def test_what_is_strange_but_nats_is_survived(transport: Transport) -> None:
     async def act(peer: Peer) -> None:
         await read_line(peer, b"SUB")
         await peer.send(deliver(b"a", b"999", b"for nobody") + deliver(b"a", b"x", b"for nobody"))
@@ -109,8 +114,8 @@ async def test_what_is_strange_but_nats_is_survived() -> None:
         await peer.serve()
 
     async with (
-        ScriptedServer(session(act)) as server,
-        open_nats(server.url, reconnect=QUICK) as nc,
+        transport.scripted(session(act)) as server,
+        transport.open(server, reconnect=QUICK) as nc,
         nc.subscribe("a") as sub,
     ):
         broken, invalid, end = await take(sub, 3)
@@ -122,9 +127,10 @@ async def test_what_is_strange_but_nats_is_survived() -> None:
         assert nc.stats.reconnects == 0
 
 
-async def test_a_flood_of_pings_that_reads_no_answer_is_ended() -> None:
-    async with ScriptedServer(session(for_ever(b"", b"PING\r\n" * 1000)), session()) as server:
-        async with open_nats(server.url, reconnect=QUICK) as nc, nc.events() as events:
+@EVERY
+async def test_a_flood_of_pings_that_reads_no_answer_is_ended(transport: Transport) -> None:
+    async with transport.scripted(session(for_ever(b"", b"PING\r\n" * 1000)), session()) as server:
+        async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
             lost = await until(events, Disconnected)
             assert isinstance(lost.reason, ProtocolError)
             assert "without reading the answers" in str(lost.reason)
@@ -132,7 +138,8 @@ async def test_a_flood_of_pings_that_reads_no_answer_is_ended() -> None:
             assert nc.stats.outbox_bytes < 64 * 1024
 
 
-async def test_many_pings_that_are_answered_do_no_harm() -> None:
+@EVERY
+async def test_many_pings_that_are_answered_do_no_harm(transport: Transport) -> None:
     asked = trio.Event()
 
     async def asks(peer: Peer) -> None:
@@ -143,8 +150,8 @@ async def test_many_pings_that_are_answered_do_no_harm() -> None:
         asked.set()
         await peer.serve()
 
-    async with ScriptedServer(session(asks)) as server:
-        async with open_nats(server.url) as nc:
+    async with transport.scripted(session(asks)) as server:
+        async with transport.open(server) as nc:
             with trio.fail_after(PATIENCE):
                 await asked.wait()
             await nc.flush(PATIENCE)
@@ -213,14 +220,15 @@ async def test_a_flood_of_well_formed_lines_takes_no_memory(
         assert nc.stats.reconnects == 0
 
 
-async def test_complaints_are_told_as_events_the_last_ones_first() -> None:
+@EVERY
+async def test_complaints_are_told_as_events_the_last_ones_first(transport: Transport) -> None:
     async def act(peer: Peer) -> None:
         for number in range(1000):
             await peer.send(b"-ERR 'complaint %d'\r\n" % number)
         await peer.serve()
 
-    async with ScriptedServer(session(act)) as server:
-        async with open_nats(server.url) as nc, nc.events(buffer=10) as events:
+    async with transport.scripted(session(act)) as server:
+        async with transport.open(server) as nc, nc.events(buffer=10) as events:
             await nc.flush(PATIENCE)
             kept: list[Any] = [events.receive_nowait() for _ in range(10)]
             texts = [event.error.message for event in kept if isinstance(event, ServerError)]

@@ -16,20 +16,22 @@ from tests.reliability.helpers import (
     take,
     until,
 )
-from tests.support.peer import Peer, ScriptedServer
-from trio_nats import Auth, ConnectionState, Server, UserPassword, open_nats
+from tests.support.peer import Peer
+from tests.transports import EVERY, MOST, Transport
+from trio_nats import Auth, ConnectionState, Server, UserPassword
 from trio_nats.events import Connected, Disconnected, Reconnected
-from trio_nats.testing import NatsServer
 
 
+@MOST
 async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
+    transport: Transport,
     short_overlap: None,
 ) -> None:
     plain, grouped = Ledger(), Ledger()
     async with (
-        NatsServer() as server,
-        open_nats(server.url) as pub,
-        open_nats(server.url) as nc,
+        transport.server() as server,
+        transport.open(server) as pub,
+        transport.open(server) as nc,
         nc.subscribe("plain") as everything,
         nc.subscribe("grouped", queue="q") as share,
         nc.events() as events,
@@ -54,7 +56,7 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
         await eventually(lambda: grouped.count("other") >= other.sent)
         # Whatever would come twice comes from the old wire, until that is closed.
         await eventually(lambda: nc._core._handover is None)
-        assert await until(events, Reconnected) == Reconnected(server.url)
+        assert await until(events, Reconnected) == Reconnected(transport.url(server))
         nursery.cancel_scope.cancel()
     plain.check("other", other.sent)
     plain.check("self", own.sent)
@@ -63,50 +65,59 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
     assert nc.stats.reconnects == 2
 
 
-async def test_no_loss_is_announced_and_the_state_stays_open() -> None:
-    async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+@EVERY
+async def test_no_loss_is_announced_and_the_state_stays_open(transport: Transport) -> None:
+    async with transport.scripted(session()) as server, transport.open(server) as nc:
         async with nc.events() as events:
             with trio.fail_after(PATIENCE):
                 await nc.reconnect()
             assert nc.state is ConnectionState.OPEN
-            assert events.receive_nowait() == Reconnected(server.url)
+            assert events.receive_nowait() == Reconnected(transport.url(server))
             with pytest.raises(trio.WouldBlock):
                 events.receive_nowait()
 
 
-async def test_new_credentials_come_into_use() -> None:
+@EVERY
+async def test_new_credentials_come_into_use(transport: Transport) -> None:
     asked: list[str] = []
 
     def auth(server: Server) -> Auth:
         asked.append(f"user{len(asked)}")
         return UserPassword(asked[-1], "x")
 
-    async with ScriptedServer(session()) as server, open_nats(server.url, auth=auth) as nc:
+    async with transport.scripted(session()) as server, transport.open(server, auth=auth) as nc:
         with trio.fail_after(PATIENCE):
             await nc.reconnect()
         assert (await server.peer(1)).connect["user"] == "user1"
 
 
-async def test_without_echo_a_move_is_a_quick_reconnect() -> None:
-    async with NatsServer() as server, open_nats(server.url, echo=False, reconnect=QUICK) as nc:
+@EVERY
+async def test_without_echo_a_move_is_a_quick_reconnect(transport: Transport) -> None:
+    async with (
+        transport.server() as server,
+        transport.open(server, echo=False, reconnect=QUICK) as nc,
+    ):
         async with nc.events() as events, nc.subscribe("a") as sub:
             with trio.fail_after(PATIENCE):
                 await nc.reconnect()
             assert "changing servers" in str((await until(events, Disconnected)).reason)
             await until(events, Reconnected)
             await nc.publish("a", b"own")
-            async with open_nats(server.url) as other:
+            async with transport.open(server) as other:
                 await other.publish("a", b"other")
             assert [msg.data for msg in await take(sub, 1)] == [b"other"]
 
 
-async def test_where_no_second_connection_can_be_had_the_first_is_given_up() -> None:
+@EVERY
+async def test_where_no_second_connection_can_be_had_the_first_is_given_up(
+    transport: Transport,
+) -> None:
     async def refuses(peer: Peer) -> None:
         await peer.send(b"-ERR 'maximum connections exceeded'\r\n")
         await peer.hang_up()
 
-    async with ScriptedServer(session(), refuses, session()) as server:
-        async with open_nats(server.url, reconnect=QUICK) as nc, nc.events() as events:
+    async with transport.scripted(session(), refuses, session()) as server:
+        async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
             with trio.fail_after(PATIENCE):
                 await nc.reconnect()
             assert "on demand" in str((await until(events, Disconnected)).reason)
@@ -114,8 +125,9 @@ async def test_where_no_second_connection_can_be_had_the_first_is_given_up() -> 
             await nc.flush(PATIENCE)
 
 
-async def test_a_cancelled_reconnect_goes_on() -> None:
-    async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+@EVERY
+async def test_a_cancelled_reconnect_goes_on(transport: Transport) -> None:
+    async with transport.scripted(session()) as server, transport.open(server) as nc:
         async with nc.events() as events:
             with trio.CancelScope() as scope:
                 scope.cancel()
@@ -123,12 +135,13 @@ async def test_a_cancelled_reconnect_goes_on() -> None:
             with trio.move_on_after(0) as scope:
                 await nc.reconnect()
             assert scope.cancelled_caught
-            assert await until(events, Reconnected) == Reconnected(server.url)
+            assert await until(events, Reconnected) == Reconnected(transport.url(server))
 
 
-async def test_reconnecting_while_disconnected_returns_once_connected() -> None:
-    async with NatsServer() as server:
-        async with open_nats(server.url, reconnect=QUICK) as nc, nc.events() as events:
+@EVERY
+async def test_reconnecting_while_disconnected_returns_once_connected(transport: Transport) -> None:
+    async with transport.server() as server:
+        async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
             await server.kill()
             await until(events, Disconnected)
             async with trio.open_nursery() as nursery:
@@ -152,10 +165,12 @@ async def drained(events: trio.MemoryReceiveChannel[object]) -> list[object]:
             return found
 
 
+@MOST
 async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wire(
+    transport: Transport,
     short_overlap: None,
 ) -> None:
-    async with NatsServer() as server, open_nats(server.url) as nc:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("stays") as stays, trio.open_nursery() as nursery:
             nursery.start_soon(nc.reconnect)
             made = 0

@@ -6,19 +6,22 @@ import pytest
 import trio
 
 from tests.reliability.helpers import PATIENCE, eventually, session, take, until
-from tests.support.peer import Peer, ScriptedServer
-from trio_nats import PendingLimits, open_nats
+from tests.support.peer import Peer
+from tests.transports import MOST, Transport
+from trio_nats import PendingLimits
 from trio_nats.events import SlowConsumer
 from trio_nats.options import FullPolicy
-from trio_nats.testing import NatsServer
 
 COUNT = 1_000
 
 
 @pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
-async def test_a_full_subscription_drops_and_others_get_everything(policy: FullPolicy) -> None:
+@MOST
+async def test_a_full_subscription_drops_and_others_get_everything(
+    transport: Transport, policy: FullPolicy
+) -> None:
     limits = PendingLimits(messages=100, when_full=policy)
-    async with NatsServer() as server, open_nats(server.url) as nc, nc.events() as events:
+    async with transport.server() as server, transport.open(server) as nc, nc.events() as events:
         async with nc.subscribe("a", pending=limits) as slow, nc.subscribe("a") as good:
             for number in range(COUNT):
                 await nc.publish("a", b"%d" % number)
@@ -41,9 +44,10 @@ def kept(policy: FullPolicy) -> list[int]:
     return list(range(100) if policy == "drop_newest" else range(COUNT - 100, COUNT))
 
 
-async def test_bytes_are_a_limit_too_and_count_headers() -> None:
+@MOST
+async def test_bytes_are_a_limit_too_and_count_headers(transport: Transport) -> None:
     limits = PendingLimits(bytes=1_000)
-    async with NatsServer() as server, open_nats(server.url) as nc:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a", pending=limits) as slow:
             for _ in range(10):
                 await nc.publish("a", b"." * 200, headers={"h": "." * 200})
@@ -54,10 +58,11 @@ async def test_bytes_are_a_limit_too_and_count_headers() -> None:
             assert slow.dropped == 8
 
 
-async def test_by_choice_the_wire_is_not_read_until_there_is_room() -> None:
+@MOST
+async def test_by_choice_the_wire_is_not_read_until_there_is_room(transport: Transport) -> None:
     limits = PendingLimits(messages=50, when_full="wait")
-    async with NatsServer() as server, open_nats(server.url) as pub:
-        async with open_nats(server.url) as nc, nc.events() as events:
+    async with transport.server() as server, transport.open(server) as pub:
+        async with transport.open(server) as nc, nc.events() as events:
             async with nc.subscribe("a", pending=limits) as slow, nc.subscribe("b") as other:
                 await nc.flush(PATIENCE)
                 for number in range(20_000):
@@ -75,9 +80,12 @@ async def test_by_choice_the_wire_is_not_read_until_there_is_room() -> None:
                 assert nc.stats.dropped == 0
 
 
-async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on() -> None:
+@MOST
+async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on(
+    transport: Transport,
+) -> None:
     limits = PendingLimits(messages=1, when_full="wait")
-    async with NatsServer() as server, open_nats(server.url) as nc:
+    async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("b") as other:
             async with nc.subscribe("a", pending=limits):
                 async with nc.events() as events:
@@ -88,18 +96,20 @@ async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on() -> No
             assert (await take(other, 1))[0].data == b"behind"
 
 
-async def test_closing_a_stalled_connection_is_not_held_up() -> None:
+@MOST
+async def test_closing_a_stalled_connection_is_not_held_up(transport: Transport) -> None:
     limits = PendingLimits(messages=1, when_full="wait")
-    async with NatsServer() as server:
+    async with transport.server() as server:
         with trio.fail_after(4):
-            async with open_nats(server.url) as nc, nc.subscribe("a", pending=limits):
+            async with transport.open(server) as nc, nc.subscribe("a", pending=limits):
                 async with nc.events() as events:
                     for _ in range(3):
                         await nc.publish("a", b"x")
                     await until(events, SlowConsumer)
 
 
-async def test_a_slow_subscription_never_delays_a_pong() -> None:
+@MOST
+async def test_a_slow_subscription_never_delays_a_pong(transport: Transport) -> None:
     limits = PendingLimits(messages=1)
 
     async def asks(peer: Peer) -> None:
@@ -108,15 +118,16 @@ async def test_a_slow_subscription_never_delays_a_pong() -> None:
         await peer.expect_line(b"PONG")
         await peer.serve()
 
-    async with ScriptedServer(session(asks)) as server:
-        async with open_nats(server.url) as nc, nc.subscribe("a", pending=limits) as slow:
+    async with transport.scripted(session(asks)) as server:
+        async with transport.open(server) as nc, nc.subscribe("a", pending=limits) as slow:
             await eventually(lambda: slow.dropped == 999)
             await nc.flush(PATIENCE)
 
 
-async def test_replies_are_never_dropped_for_a_limit() -> None:
+@MOST
+async def test_replies_are_never_dropped_for_a_limit(transport: Transport) -> None:
     limits = PendingLimits(messages=1, bytes=1)
-    async with NatsServer() as server, open_nats(server.url) as service:
+    async with transport.server() as server, transport.open(server) as service:
         async with service.subscribe("svc") as questions, trio.open_nursery() as nursery:
 
             async def serve() -> None:
@@ -126,7 +137,7 @@ async def test_replies_are_never_dropped_for_a_limit() -> None:
 
             nursery.start_soon(serve)
             await service.flush(PATIENCE)
-            async with open_nats(server.url, pending=limits) as nc:
+            async with transport.open(server, pending=limits) as nc:
                 many = nc.request_many("svc", timeout=PATIENCE, max_responses=100)
                 async with many as replies:
                     await nc.flush(PATIENCE)

@@ -19,25 +19,25 @@ from tests.reliability.helpers import (
     take,
     until,
 )
-from tests.support.peer import Peer, ScriptedServer
+from tests.support.peer import Peer
+from tests.transports import MOST, Transport
 from trio_nats import (
     ConnectionLostError,
     ConnectionState,
     NoRespondersError,
     OutboxFullError,
     RequestTimeoutError,
-    open_nats,
 )
 from trio_nats.events import Disconnected
-from trio_nats.testing import NatsServer
 
 # -- the outbox ----------------------------------------------------------------------------------
 
 
-async def test_a_full_outbox_makes_publishers_wait_for_the_server() -> None:
-    async with NatsServer() as server:
+@MOST
+async def test_a_full_outbox_makes_publishers_wait_for_the_server(transport: Transport) -> None:
+    async with transport.server() as server:
         async with (
-            open_nats(server.url, pending_size=1000, reconnect=QUICK) as nc,
+            transport.open(server, pending_size=1000, reconnect=QUICK) as nc,
             nc.subscribe("a") as sub,
             nc.events() as events,
         ):
@@ -63,10 +63,13 @@ async def test_a_full_outbox_makes_publishers_wait_for_the_server() -> None:
             assert [int(msg.data[:3]) for msg in got] == list(range(100))
 
 
-async def test_a_publisher_that_gives_up_waiting_has_published_nothing() -> None:
-    async with NatsServer() as server:
+@MOST
+async def test_a_publisher_that_gives_up_waiting_has_published_nothing(
+    transport: Transport,
+) -> None:
+    async with transport.server() as server:
         async with (
-            open_nats(server.url, pending_size=100, reconnect=QUICK) as nc,
+            transport.open(server, pending_size=100, reconnect=QUICK) as nc,
             nc.subscribe("a") as sub,
             nc.events() as events,
         ):
@@ -81,11 +84,12 @@ async def test_a_publisher_that_gives_up_waiting_has_published_nothing() -> None
             assert [msg.data for msg in await take(sub, 2)] == [b"1" * 100, b"3"]
 
 
-async def test_a_full_outbox_can_be_an_error_instead() -> None:
-    async with NatsServer() as server:
+@MOST
+async def test_a_full_outbox_can_be_an_error_instead(transport: Transport) -> None:
+    async with transport.server() as server:
         async with (
-            open_nats(
-                server.url, pending_size=1000, when_pending_full="raise", reconnect=QUICK
+            transport.open(
+                server, pending_size=1000, when_pending_full="raise", reconnect=QUICK
             ) as nc,
             nc.subscribe("a") as sub,
             nc.events() as events,
@@ -104,7 +108,10 @@ async def test_a_full_outbox_can_be_an_error_instead() -> None:
             assert [int(msg.data) for msg in await take(sub, sent)] == list(range(sent))
 
 
-async def test_what_was_being_written_is_counted_and_said_to_nobody_else() -> None:
+@MOST
+async def test_what_was_being_written_is_counted_and_said_to_nobody_else(
+    transport: Transport,
+) -> None:
     half, breaking = trio.Event(), trio.Event()
     size = 20_000_000
 
@@ -116,8 +123,8 @@ async def test_what_was_being_written_is_counted_and_said_to_nobody_else() -> No
         peer.abort()
 
     room = {"max_payload": size}
-    async with ScriptedServer(session(first, **room), session(**room)) as server:
-        async with open_nats(server.url, pending_size=2 * size, reconnect=QUICK) as nc:
+    async with transport.scripted(session(first, **room), session(**room)) as server:
+        async with transport.open(server, pending_size=2 * size, reconnect=QUICK) as nc:
             await nc.publish("a", b"." * size)
             await nc.publish("a", b"behind it")
             with trio.fail_after(PATIENCE):
@@ -147,7 +154,8 @@ async def test_what_was_being_written_is_counted_and_said_to_nobody_else() -> No
 # -- requests ------------------------------------------------------------------------------------
 
 
-async def test_a_request_waits_for_its_reply_over_a_reconnect() -> None:
+@MOST
+async def test_a_request_waits_for_its_reply_over_a_reconnect(transport: Transport) -> None:
     async def first(peer: Peer) -> None:
         await read_line(peer, b"PUB svc")
         peer.close()
@@ -158,8 +166,8 @@ async def test_a_request_waits_for_its_reply_over_a_reconnect() -> None:
         await peer.send(deliver(subject, inbox[2], b"late, but here"))
         await peer.serve()
 
-    async with ScriptedServer(session(first), session(second)) as server:
-        async with open_nats(server.url, reconnect=QUICK) as nc:
+    async with transport.scripted(session(first), session(second)) as server:
+        async with transport.open(server, reconnect=QUICK) as nc:
             reply = await nc.request("svc", b"?", timeout=PATIENCE)
             assert reply.data == b"late, but here"
             assert nc.stats.reconnects == 1
@@ -167,7 +175,8 @@ async def test_a_request_waits_for_its_reply_over_a_reconnect() -> None:
             assert (await server.peer(1)).payloads == []
 
 
-async def test_requests_fail_at_once_by_choice() -> None:
+@MOST
+async def test_requests_fail_at_once_by_choice(transport: Transport) -> None:
     both = trio.Event()
 
     async def first(peer: Peer) -> None:
@@ -176,8 +185,8 @@ async def test_requests_fail_at_once_by_choice() -> None:
         peer.close()
 
     policy = replace(QUICK, requests="fail")
-    async with ScriptedServer(session(first), session()) as server:
-        async with open_nats(server.url, reconnect=policy) as nc:
+    async with transport.scripted(session(first), session()) as server:
+        async with transport.open(server, reconnect=policy) as nc:
             errors: list[ConnectionLostError] = []
 
             async def ask(subject: str) -> None:
@@ -191,16 +200,20 @@ async def test_requests_fail_at_once_by_choice() -> None:
                     await trio.testing.wait_all_tasks_blocked()
                     nursery.start_soon(ask, "svc.2")
             assert len(errors) == 2
-            assert server.url in str(errors[0])
+            assert transport.url(server) in str(errors[0])
             with pytest.raises(RequestTimeoutError):
                 await nc.request("svc", timeout=0.1)
 
 
-async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_back() -> None:
-    async with NatsServer() as server:
+@MOST
+async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_back(
+    transport: Transport,
+) -> None:
+    answered = trio.Event()
+    async with transport.server() as server:
         async with (
-            open_nats(server.url, reconnect=QUICK) as asker,
-            open_nats(server.url, reconnect=QUICK) as answerer,
+            transport.open(server, reconnect=QUICK) as asker,
+            transport.open(server, reconnect=QUICK) as answerer,
             answerer.subscribe("svc") as service,
             asker.events() as events,
             trio.open_nursery() as nursery,
@@ -223,16 +236,19 @@ async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_ba
                     except NoRespondersError:
                         await answerer.flush(PATIENCE)
                 assert reply.data == b"re: x"
-                nursery.cancel_scope.cancel()
+                answered.set()
 
             nursery.start_soon(serve)
             nursery.start_soon(ask)
+            # Clients may be served before that is known to whoever starts the server.
             await server.start()
             with trio.fail_after(PATIENCE):
-                await trio.sleep_forever()
+                await answered.wait()
+            nursery.cancel_scope.cancel()
 
 
-async def test_replies_to_many_go_on_over_a_reconnect() -> None:
+@MOST
+async def test_replies_to_many_go_on_over_a_reconnect(transport: Transport) -> None:
     async def first(peer: Peer) -> None:
         inbox = (await read_line(peer, b"SUB _INBOX")).split()
         await read_line(peer, b"PUB svc")
@@ -245,8 +261,8 @@ async def test_replies_to_many_go_on_over_a_reconnect() -> None:
         await peer.send(deliver(inbox[1].replace(b"*", b"1"), inbox[2], b"two"))
         await peer.serve()
 
-    async with ScriptedServer(session(first), session(second)) as server:
-        async with open_nats(server.url, reconnect=QUICK) as nc:
+    async with transport.scripted(session(first), session(second)) as server:
+        async with transport.open(server, reconnect=QUICK) as nc:
             many = nc.request_many("svc", timeout=PATIENCE, max_responses=2)
             async with many as replies:
                 assert (await replies.receive()).data == b"one"
@@ -257,9 +273,10 @@ async def test_replies_to_many_go_on_over_a_reconnect() -> None:
 # -- the state -----------------------------------------------------------------------------------
 
 
-async def test_the_state_can_be_waited_for() -> None:
-    async with NatsServer() as server:
-        async with open_nats(server.url, reconnect=QUICK) as nc:
+@MOST
+async def test_the_state_can_be_waited_for(transport: Transport) -> None:
+    async with transport.server() as server:
+        async with transport.open(server, reconnect=QUICK) as nc:
             seen: list[ConnectionState] = []
 
             async def watch(*states: ConnectionState) -> None:
@@ -283,8 +300,11 @@ async def test_the_state_can_be_waited_for() -> None:
                 await nc.wait_for_state(ConnectionState.OPEN)
 
 
-async def test_waiting_for_a_state_that_cannot_come_any_more_ends_with_the_connection() -> None:
-    async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+@MOST
+async def test_waiting_for_a_state_that_cannot_come_any_more_ends_with_the_connection(
+    transport: Transport,
+) -> None:
+    async with transport.scripted(session()) as server, transport.open(server) as nc:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
@@ -296,9 +316,10 @@ async def test_waiting_for_a_state_that_cannot_come_any_more_ends_with_the_conne
             await nc.aclose()
 
 
-async def test_flush_gives_up_in_time() -> None:
-    async with NatsServer() as server:
-        async with open_nats(server.url, reconnect=QUICK, close_timeout=0.1) as nc:
+@MOST
+async def test_flush_gives_up_in_time(transport: Transport) -> None:
+    async with transport.server() as server:
+        async with transport.open(server, reconnect=QUICK, close_timeout=0.1) as nc:
             await server.kill()
             await nc.wait_for_state(ConnectionState.RECONNECTING)
             with pytest.raises(TimeoutError):
