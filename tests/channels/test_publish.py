@@ -359,7 +359,7 @@ async def test_closing_with_a_chunk_on_its_way(transport: Transport) -> None:
 
 @MOST
 async def test_a_publisher_lets_others_run(transport: Transport, nats_server: NatsServer) -> None:
-    turns = waiting = 0
+    turns = 0
 
     async def other() -> None:
         nonlocal turns
@@ -373,11 +373,9 @@ async def test_a_publisher_lets_others_run(transport: Transport, nats_server: Na
         before = turns
         for _ in range(10_000):
             await nc.publish("news", bytes(100))
-            waiting = max(waiting, nc.stats.outbox_bytes)
-        # 1.1 MB in all: at least one turn for each 128 KiB, in which the writer also runs.
+        # 1.1 MB in all: at least one turn for each 128 KiB, in which the writer also runs. How much
+        # it gets rid of depends on when the server has a turn of its own.
         assert turns - before >= 6
-        # Trio takes a turn more to write a chunk inside TLS.
-        assert waiting < (1_000_000 if transport.encrypted else 700_000)
         nursery.cancel_scope.cancel()
 
 
