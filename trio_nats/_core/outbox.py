@@ -15,13 +15,13 @@ from .settings import WhenFull
 
 __all__ = ["Chunk", "Outbox"]
 
-# A chunk is joined and written in one go. Larger ones gain nothing, and what is in one when the
-# wire breaks counts as lost.
+# A chunk is joined and written in one go, which takes some turns of the scheduler, and others get
+# theirs after each. So it must not be small, and not take long to fill either; large messages fill
+# a large one in less time. What is in one when the wire breaks counts as lost.
 _CHUNK = 128 * 1024
 _LARGE_CHUNK = 512 * 1024
-# Messages to be expected in a chunk before it may become a large one: many small ones take longer
-# to publish than as many bytes of large ones.
 _FEW = 1024
+"""As many messages may be expected in any chunk."""
 # PONGs jump the queue, so a peer that asks for them and does not read them must be stopped.
 _MAX_PONGS = 1024
 
