@@ -6,6 +6,8 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,15 +42,23 @@ CERTS = certificates()
 FDS = Path("/proc/self/fd")
 
 
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
+@contextmanager
+def closed_ports(count: int) -> Iterator[list[int]]:
+    """Ports that nobody listens on, nor can, for they are taken."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for taken in sockets:
+            taken.bind(("127.0.0.1", 0))
+        yield [int(taken.getsockname()[1]) for taken in sockets]
 
 
 async def test_every_server_is_tried_to_the_end() -> None:
     """TLS, INFO and authentication failures move on to the next one, as a refused dial does."""
-    refused = free_port()
+    with closed_ports(1) as [refused]:
+        await _every_server_is_tried(refused)
+
+
+async def _every_server_is_tried(refused: int) -> None:
     async with (
         ScriptedServer(says(b"SSH-2.0\r\n")) as other_protocol,
         ScriptedServer(refuse_connect("Authorization Violation")) as unauthorized,
@@ -81,22 +91,23 @@ async def test_every_server_is_tried_to_the_end() -> None:
 
 
 async def test_the_last_of_many_will_do(nats_server: NatsServer) -> None:
-    async with ScriptedServer(says(b"no\r\n")) as bad:
-        urls = [f"127.0.0.1:{free_port()}", f"tls://127.0.0.1:{nats_server.port}", bad.url]
-        async with open_nats(",".join([*urls, nats_server.url]), randomize=False) as nc:
-            assert nc.connected_url == nats_server.url
-            assert nc.state is ConnectionState.OPEN
+    with closed_ports(1) as [refused]:
+        async with ScriptedServer(says(b"no\r\n")) as bad:
+            urls = [f"127.0.0.1:{refused}", f"tls://127.0.0.1:{nats_server.port}", bad.url]
+            async with open_nats(",".join([*urls, nats_server.url]), randomize=False) as nc:
+                assert nc.connected_url == nats_server.url
+                assert nc.state is ConnectionState.OPEN
 
 
 async def test_randomised_unless_told_not_to() -> None:
-    ports = [free_port() for _ in range(6)]
-    urls = [f"nats://127.0.0.1:{port}" for port in ports]
     orders = set()
-    for _ in range(8):
-        with pytest.raises(ConnectError) as caught:
-            async with open_nats(urls):
-                pass
-        orders.add(tuple(attempt.server for attempt in caught.value.attempts))
+    with closed_ports(6) as ports:
+        urls = [f"nats://127.0.0.1:{port}" for port in ports]
+        for _ in range(8):
+            with pytest.raises(ConnectError) as caught:
+                async with open_nats(urls):
+                    pass
+            orders.add(tuple(attempt.server for attempt in caught.value.attempts))
     assert len(orders) > 1
 
 
@@ -133,8 +144,8 @@ async def test_ipv6() -> None:
 
 
 async def test_errors_are_not_groups() -> None:
-    with pytest.raises(ConnectError) as caught:
-        async with open_nats(f"127.0.0.1:{free_port()}"):
+    with closed_ports(1) as [refused], pytest.raises(ConnectError) as caught:
+        async with open_nats(f"127.0.0.1:{refused}"):
             pass
     (attempt,) = caught.value.attempts
     assert caught.value.__cause__ is attempt.error
