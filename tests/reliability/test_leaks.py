@@ -206,6 +206,25 @@ async def test_a_connection_closed_while_it_moves_and_holds_messages_back() -> N
     assert alive() <= before
 
 
+async def test_a_connection_that_moves_off_a_wire_with_messages_in_its_last_breath() -> None:
+    async def old(peer: Peer) -> None:
+        sid = (await read_line(peer, b"SUB")).split()[-1]
+        await read_line(peer, b"PING")  # the move's, for that the old wire is being watched
+        await peer.send(deliver(b"a", sid, b"last") * 10 + b"HELLO\r\n")
+
+    async def cycle() -> None:
+        async with ScriptedServer(session(old), session()) as server:
+            async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a") as sub:
+                await nc.reconnect()
+                for _ in range(10):
+                    assert (await sub.receive()).data == b"last"
+
+    before = alive()
+    for _ in range(3):
+        await cycle()
+    assert alive() <= before
+
+
 @pytest.mark.parametrize("ending", ["closed", "malformed", "reset"])
 async def test_a_connection_lost_for_good_with_messages_in_its_last_breath(ending: str) -> None:
     async def script(peer: Peer) -> None:

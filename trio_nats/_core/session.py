@@ -28,6 +28,9 @@ __all__ = ["Session", "SessionCallbacks"]
 logger = logging.getLogger("trio_nats.connection")
 
 _READ = 64 * 1024
+# While as much as that comes at a time: each read takes turns of the scheduler, which count where
+# messages are large.
+_LARGE_READ = 256 * 1024
 # When writing fails the server has often said why before it hung up. Its words are in our receive
 # buffer by then, so reading them takes no longer than this unless the network is gone altogether.
 _LAST_WORDS = 1.0
@@ -137,14 +140,16 @@ class Session:
         stream, feed = self.wire.stream, self.wire.parser.feed
         counters, router = self._counters, self._router
         events, self.wire.early = self.wire.early, []
+        size = _READ
         while True:
             self._dispatch(events)
             if router.stalled:
                 await router.wait_unstalled()
-            data = await stream.receive_some(_READ)
+            data = await stream.receive_some(size)
             if not data:
                 raise self._lost("the server closed it")
             counters.in_bytes += len(data)
+            size = _READ if len(data) < _READ else _LARGE_READ
             events = feed(bytes(data))
 
     def _dispatch(self, events: list[Event]) -> None:
@@ -155,8 +160,7 @@ class Session:
                 if type(event) is Burst:
                     count += len(event.messages)
                     if divert is not None:
-                        for msg in event.messages:
-                            divert(msg)
+                        _hand_over(event.messages, divert)
                         continue
                     sink = find(event.sid)
                     if sink is not None:  # else it was unsubscribed meanwhile
@@ -229,3 +233,9 @@ class Session:
                     f"(ping_interval {interval:g} s, max_pings_out {max_out})"
                 )
             waiting.append(self.pings.send())
+
+
+def _hand_over(messages: list[Msg], divert: Callable[[Msg], None]) -> None:
+    """A function of its own, so that no frame of a traceback refers to a message; see above."""
+    for msg in messages:
+        divert(msg)
