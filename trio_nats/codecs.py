@@ -8,6 +8,7 @@ built-in types and combinations of these. A codec of your own is any object with
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -86,7 +87,36 @@ class TextCodec:
         return "TextCodec()"
 
 
-class JSONCodec(Generic[T]):
+class _MsgspecCodec(Generic[T]):
+    """msgspec's work, in whichever format."""
+
+    def __init__(
+        self,
+        type: type[T],
+        encode: Callable[[T], bytes],
+        make_decoder: Callable[[type[T]], Decoder[T]],
+    ) -> None:
+        self._type = type
+        self._encode = encode
+        try:
+            self._decode = make_decoder(type).decode
+        except TypeError as error:
+            raise ConfigurationError(f"{self!r}: {error}") from error
+
+    def encode(self, value: T, /) -> bytes:
+        """The value in this format."""
+        return self._encode(value)
+
+    def decode(self, data: bytes, /) -> T:
+        """A value of the type."""
+        return self._decode(data)
+
+    def __repr__(self) -> str:
+        name = self._type.__name__ if isinstance(self._type, type) else str(self._type)
+        return f"{type(self).__name__}({name})"
+
+
+class JSONCodec(_MsgspecCodec[T]):
     """JSON, checked against a type.
 
     >>> JSONCodec(dict[str, int]).encode({"apples": 3})
@@ -98,26 +128,10 @@ class JSONCodec(Generic[T]):
     """
 
     def __init__(self, type: type[T]) -> None:
-        self._type = type
-        self._encoder = msgspec.json.Encoder()
-        try:
-            self._decoder = msgspec.json.Decoder(type)
-        except TypeError as error:
-            raise _unsupported(self, error) from error
-
-    def encode(self, value: T, /) -> bytes:
-        """Compact JSON."""
-        return self._encoder.encode(value)
-
-    def decode(self, data: bytes, /) -> T:
-        """A value of the type."""
-        return self._decoder.decode(data)
-
-    def __repr__(self) -> str:
-        return f"JSONCodec({_name(self._type)})"
+        super().__init__(type, msgspec.json.Encoder().encode, msgspec.json.Decoder)
 
 
-class MessagePackCodec(Generic[T]):
+class MessagePackCodec(_MsgspecCodec[T]):
     """MessagePack, checked against a type: as :class:`JSONCodec`, shorter and for machines only.
 
     >>> MessagePackCodec(tuple[int, str]).decode(MessagePackCodec(list).encode([1, "a"]))
@@ -125,23 +139,7 @@ class MessagePackCodec(Generic[T]):
     """
 
     def __init__(self, type: type[T]) -> None:
-        self._type = type
-        self._encoder = msgspec.msgpack.Encoder()
-        try:
-            self._decoder = msgspec.msgpack.Decoder(type)
-        except TypeError as error:
-            raise _unsupported(self, error) from error
-
-    def encode(self, value: T, /) -> bytes:
-        """MessagePack."""
-        return self._encoder.encode(value)
-
-    def decode(self, data: bytes, /) -> T:
-        """A value of the type."""
-        return self._decoder.decode(data)
-
-    def __repr__(self) -> str:
-        return f"MessagePackCodec({_name(self._type)})"
+        super().__init__(type, msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder)
 
 
 def encode(codec: Encoder[T], value: T) -> Payload:
@@ -182,13 +180,5 @@ def check_decoder(name: str, codec: Decoder[T]) -> Decoder[T]:
     return codec
 
 
-def _unsupported(codec: object, error: TypeError) -> ConfigurationError:
-    return ConfigurationError(f"{codec!r}: {error}")
-
-
 def _described(codec: object) -> str:
     return f"the class {codec.__name__}" if isinstance(codec, type) else type(codec).__name__
-
-
-def _name(type_: object) -> str:
-    return type_.__name__ if isinstance(type_, type) else str(type_)
