@@ -61,10 +61,12 @@ class Pool:
 
     def lost(self, server: Server, *, soon: bool) -> None:
         """A connection to a server has ended, ``soon`` after it was made or not."""
+        count = self.short_lives.pop(server, 0)
+        # Whom the cluster has withdrawn meanwhile is forgotten.
+        lives = self.short_lives.items()
+        self.short_lives = {known: lived for known, lived in lives if known in self._servers}
         if soon:
-            self.short_lives[server] = self.short_lives.get(server, 0) + 1
-        else:
-            self.short_lives.pop(server, None)
+            self.short_lives[server] = count + 1
 
     def remove(self, server: Server) -> None:
         """Do not try this server again, unless the cluster names it anew."""

@@ -6,6 +6,7 @@ import sys
 
 from rich.console import Console
 
+from ...contexts import DEFAULT_SERVER
 from ...options import TLSOptions
 from ..connecting import ConnectionOptions
 from .as_json import as_json
@@ -15,8 +16,6 @@ from .facts import Facts
 from .render import print_facts, print_heading, print_summary
 
 __all__ = ["examine_and_print"]
-
-_DEFAULT_SERVER = "nats://localhost:4222"
 
 
 async def examine_and_print(servers: str | None, options: ConnectionOptions, *, json: bool) -> bool:
@@ -30,7 +29,7 @@ async def examine_and_print(servers: str | None, options: ConnectionOptions, *, 
     )
     found: list[Facts] = []
     console = Console(highlight=False)
-    for server in servers_of(servers or _DEFAULT_SERVER):
+    for server in servers_of(servers or DEFAULT_SERVER):
         if not json:
             if found:
                 console.print()
