@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeVar, overload
 
 import trio
+from trio import current_time
 from trio.lowlevel import checkpoint_if_cancelled, wait_task_rescheduled
 
 from ._core.requests import ReplySlot, Slot, new_inbox, no_reply
@@ -275,13 +276,16 @@ class Messaging:
         With a codec (see :mod:`trio_nats.codecs`) the reply is a :class:`TypedMsg` with a
         ``value``: ``codec`` encodes the payload, and decodes the reply unless ``reply_codec`` does.
         """
-        seconds = self._timeout(timeout)
-        data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
-        decoder = reply_decoder(codec, reply_codec)
-        token, frame = self._prepare_request(subject, data, headers)
         core, requests = self._core, self._core.requests
+        seconds = core.settings.request_timeout if timeout is None else self._timeout(timeout)
+        data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
+        decoder = None
+        if codec is not None or reply_codec is not None:
+            decoder = reply_decoder(codec, reply_codec)
+        token, reply = requests.new_token()
+        frame = self._frame(subject, data, reply, headers)
         core.check_usable()
-        deadline = trio.current_time() + seconds
+        deadline = current_time() + seconds
         if self._outbox.has_room():
             await checkpoint_if_cancelled()
         else:
@@ -291,10 +295,10 @@ class Messaging:
             requests.open(token, slot)
             requests.expire(token, deadline, seconds)
             self._outbox.append(frame)
-            reply: Msg = await wait_task_rescheduled(slot.abort)
+            answer: Msg = await wait_task_rescheduled(slot.abort)
         finally:
             requests.close(token)
-        return reply if decoder is None else TypedMsg(reply, decoder)
+        return answer if decoder is None else TypedMsg(answer, decoder)
 
     async def _room_until(self, deadline: float, subject: str, seconds: float) -> None:
         with trio.CancelScope(deadline=deadline) as scope:
@@ -389,7 +393,8 @@ class Messaging:
         check_callable("sentinel", sentinel)
         data = encoded(codec, payload)
         decoder = reply_decoder(codec, reply_codec)
-        token, frame = self._prepare_request(subject, data, headers)
+        token, reply = self._core.requests.new_token()
+        frame = self._frame(subject, data, reply, headers)
         replies = Replies(
             subject,
             seconds,
@@ -401,13 +406,6 @@ class Messaging:
             check_run=self._core.check_run,
         )
         return replies if decoder is None else TypedReplies(replies, decoder)
-
-    def _prepare_request(
-        self, subject: str, payload: Payload, headers: HeadersLike | None
-    ) -> tuple[bytes, Frame]:
-        """Check and copy everything at the call. Returns the reply's token and the frame."""
-        token, reply = self._core.requests.new_token()
-        return token, self._frame(subject, payload, reply, headers)
 
     async def _send_request(self, token: bytes, frame: Frame, slot: Slot) -> None:
         """Open the slot and publish. Cancelled, neither has happened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from trio_nats import Msg, PermissionsViolationError
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.pings import Pings
 from trio_nats._core.pool import Pool
+from trio_nats._core.requests import ReplySlot
 from trio_nats._core.router import Router
 from trio_nats._protocol import commands
 from trio_nats.server_info import ServerInfo
@@ -50,6 +52,38 @@ def test_pongs_belong_to_pings_in_order() -> None:
     assert (first.lost, second.lost) == (False, True)
     assert pings.send().lost
     assert everything(box) == [commands.PING] * 3
+
+
+# --- replies ------------------------------------------------------------------------------------
+
+
+async def push_later(slot: ReplySlot, msg: Msg) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    slot.push(msg)
+
+
+async def test_a_reply_slot_is_an_outcome() -> None:
+    """Trio only unwraps what a task is woken with, but may send it as well."""
+    slot, msg = ReplySlot("svc"), Msg.new("inbox", b"answer")
+
+    def takes() -> Generator[str, Msg, None]:
+        got.append((yield "once"))
+        yield "twice"
+
+    async def takes_too() -> AsyncGenerator[str, Msg]:
+        got.append((yield "once"))
+        yield "twice"
+
+    got: list[Msg] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(push_later, slot, msg)
+        got.append(await trio.lowlevel.wait_task_rescheduled(slot.abort))
+    generator, async_generator = takes(), takes_too()
+    assert (next(generator), slot.send(generator)) == ("once", "twice")
+    assert (await anext(async_generator), await slot.asend(async_generator)) == ("once", "twice")
+    await async_generator.aclose()
+    assert len(got) == 3
+    assert all(one is msg for one in got)
 
 
 # --- the pool -----------------------------------------------------------------------------------

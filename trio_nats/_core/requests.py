@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 import secrets
 import string
+from collections.abc import AsyncGenerator, Generator
 from heapq import heapify, heappop, heappush
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import outcome
 import trio
+from trio.lowlevel import current_task, reschedule
 
 from ..errors import NoRespondersError, PermissionsViolationError, RequestTimeoutError, fresh
 from ..message import Msg
 from .router import Router
 
 __all__ = ["ReplySlot", "Requests", "Slot", "is_no_responders", "new_inbox", "no_reply"]
+
+R = TypeVar("R")
 
 _MAX_STALE = 1000
 _ALPHABET = string.digits + string.ascii_letters
@@ -40,29 +44,46 @@ class Slot(Protocol):
     def end(self, error: Exception) -> None: ...
 
 
-class ReplySlot:
-    """Parks the task that makes it, and hands it a single reply directly."""
+class ReplySlot(outcome.Outcome[Msg]):
+    """Parks the task that makes it, and hands it a single reply directly.
 
-    __slots__ = ("_task", "subject")
+    It is itself what the task is woken with: an :class:`outcome.Value` would cost more than all
+    else that is done here.
+    """
+
+    __slots__ = ("_reply", "_task", "subject")
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        self._task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        self._task: trio.lowlevel.Task | None = current_task()
 
     def push(self, msg: Msg) -> None:
         """The reply has come."""
-        if is_no_responders(msg):
+        if msg.raw_headers is not None and is_no_responders(msg):
             self.end(NoRespondersError(self.subject))
             return
         task, self._task = self._task, None
         if task is not None:
-            trio.lowlevel.reschedule(task, outcome.Value(msg))
+            self._reply = msg
+            reschedule(task, self)
+
+    def unwrap(self) -> Msg:
+        """The reply."""
+        return self._reply
+
+    def send(self, gen: Generator[R, Msg, object]) -> R:
+        """Send the reply into a generator."""
+        return gen.send(self._reply)
+
+    async def asend(self, agen: AsyncGenerator[R, Msg]) -> R:
+        """Send the reply into an async generator."""
+        return await agen.asend(self._reply)
 
     def end(self, error: Exception) -> None:
         """There will be no reply."""
         task, self._task = self._task, None
         if task is not None:
-            trio.lowlevel.reschedule(task, outcome.Error(error))
+            reschedule(task, outcome.Error(error))
 
     def abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
         """For ``wait_task_rescheduled``, which has to follow before anything else can run."""
@@ -166,8 +187,11 @@ class Requests:
 
     def push_burst(self, messages: list[Msg], size: int) -> None:
         """Many replies at once."""
+        find, skip = self.slots.get, self._skip
         for msg in messages:
-            self.push(msg)
+            slot = find(msg.raw_subject[skip:])
+            if slot is not None:
+                slot.push(msg)
 
     def end(self, error: Exception) -> None:
         """The inbox is gone: every request fails, and the next one subscribes anew."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 
 import trio
+from trio.lowlevel import current_trio_token
 
 from .._protocol.commands import Heads
 from .._transport.opening import OpeningMemory, Wire, open_wire
@@ -427,11 +428,12 @@ class Supervisor(SessionCallbacks):
     def check_usable(self) -> None:
         """:meth:`check_open` and :meth:`check_run`."""
         self.check_open()
-        self.check_run()
+        if current_trio_token() is not self._token:
+            self.check_run()
 
     def check_run(self) -> None:
         """Complain when called from another ``trio.run()`` than the connection's."""
-        if trio.lowlevel.current_trio_token() is not self._token:
+        if current_trio_token() is not self._token:
             raise RuntimeError(
                 "this NATS connection belongs to another trio.run(); open one in each, or use "
                 "trio.from_thread to come back to it"
