@@ -83,18 +83,16 @@ class Messaging:
         :exc:`EncodeError`, having sent nothing. Cancelled, it has sent nothing either.
         """
         outbox = self._outbox
-        if (
-            outbox.size < outbox.easy
-            and reply is None
-            and headers is None
-            and codec is None
-            and type(payload) is bytes
-        ):
+        if outbox.size < outbox.easy and reply is None and codec is None and type(payload) is bytes:
             # Most messages by far. What is below does the same, and more.
-            try:
-                head, size = self._known_heads[subject][len(payload)]
-            except (KeyError, TypeError):  # what cannot be a key is no subject either
-                head, size = self._heads.learn(subject, len(payload))
+            if headers is None:
+                try:
+                    head, size = self._known_heads[subject][len(payload)]
+                except (KeyError, TypeError):  # what cannot be a key is no subject either
+                    head, size = self._heads.learn(subject, len(payload))
+            else:
+                head = self._frame(subject, payload, None, headers)[0]
+                size = len(head) + len(payload) + 2
             await checkpoint_if_cancelled()
             outbox.open += (head, payload, CRLF)
             outbox.size += size

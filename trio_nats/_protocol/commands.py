@@ -29,7 +29,7 @@ def connect(fields: Mapping[str, str | int | bool]) -> bytes:
 
 
 Frame: TypeAlias = tuple[bytes, bytes, bytes]
-"""A message to be published: its control line, headers and payload, and the line end."""
+"""A message to be published: its control line and headers, its payload, and the line end."""
 
 
 class Heads:
@@ -98,11 +98,13 @@ def pub(subject: bytes, reply: bytes | None, payload: bytes) -> Frame:
 
 def hpub(subject: bytes, reply: bytes | None, headers: bytes, payload: bytes) -> Frame:
     """HPUB; ``headers`` is a whole block as :func:`trio_nats.headers.encode_headers` makes it."""
-    body = headers + payload
-    head = len(headers), len(body)
+    size = len(headers)
+    whole = size + len(payload)
     if reply is None:
-        return b"HPUB %b %d %d\r\n" % (subject, *head), body, CRLF
-    return b"HPUB %b %b %d %d\r\n" % (subject, reply, *head), body, CRLF
+        head = b"HPUB %b %d %d\r\n%b" % (subject, size, whole, headers)
+    else:
+        head = b"HPUB %b %b %d %d\r\n%b" % (subject, reply, size, whole, headers)
+    return head, payload, CRLF
 
 
 def sub(subject: bytes, queue: bytes | None, sid: bytes) -> bytes:
