@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import string
 from collections.abc import AsyncGenerator, Generator
 from heapq import heapify, heappop, heappush
 from typing import Protocol, TypeVar
@@ -26,12 +25,11 @@ __all__ = ["ReplySlot", "Requests", "Slot", "is_no_responders", "new_inbox", "no
 R = TypeVar("R")
 
 _MAX_STALE = 1000
-_ALPHABET = string.digits + string.ascii_letters
 
 
 def new_inbox(prefix: str) -> str:
     """A subject nobody else uses or can guess, below ``prefix``."""
-    return f"{prefix}.{''.join(secrets.choice(_ALPHABET) for _ in range(22))}"
+    return f"{prefix}.{secrets.token_urlsafe(16)}"
 
 
 class Slot(Protocol):

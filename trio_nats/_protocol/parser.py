@@ -128,7 +128,7 @@ class Parser:
 
     def _parse(self, data: bytes, position: int, events: list[Event]) -> int:
         """Append the events of every whole frame; return where the first incomplete one starts."""
-        find, startswith = data.find, data.startswith
+        find = data.find
         origin = self._origin
         max_payload = self._limits.payload
         max_line = self._limits.control_line + 2
@@ -176,27 +176,9 @@ class Parser:
                 if words[2] != sid:
                     sid, msg, burst = words[2], None, None
             elif burst is not None:
-                # The same line a second time: likely a run of messages that differ in their data
-                # only. Then the end of one and the line of the next are checked in one go.
-                again = b"\r\n%b\r\n" % line
-                step = len(again) + length
-                begun = start
-                append = burst.messages.append
-                while startswith(again, start + length):
-                    split = start + head
-                    append(
-                        Msg(
-                            subject,
-                            sid,
-                            reply,
-                            data[split : start + length],
-                            data[start:split] if head else None,
-                            origin,
-                        )
-                    )
-                    start += step
-                position += start - begun
-                burst.size += (start - begun) // step * length
+                taken = _take_alike(burst, data, start, line, head, length)
+                position += taken
+                start += taken
             end = start + length
             if end + 2 > size:
                 self._wanted = end + 2 - position
@@ -270,6 +252,37 @@ class Parser:
                 f"the server sent a line longer than the limit of {limit:,} bytes, beginning with "
                 f"{excerpt(data[position : position + 60])}"
             )
+
+
+def _take_alike(burst: Burst, data: bytes, start: int, line: bytes, head: int, length: int) -> int:
+    """Add whole messages, of which the first has its data at ``start``, to a burst.
+
+    The same line a second time is likely a run of messages that differ in their data only. Then the
+    end of one and the line of the next are checked in one go. The last of the run is left, for what
+    comes behind it is unknown. Returns the bytes that were taken.
+    """
+    startswith, append = data.startswith, burst.messages.append
+    like = burst.messages[-1]
+    subject, sid, reply, origin = like.raw_subject, like.sid, like.raw_reply, like._origin
+    between = b"\r\n%b\r\n" % line
+    step = length + len(between)
+    begun = start
+    while startswith(between, start + length):
+        split = start + head
+        append(
+            Msg(
+                subject,
+                sid,
+                reply,
+                data[split : start + length],
+                data[start:split] if head else None,
+                origin,
+            )
+        )
+        start += step
+    taken = start - begun
+    burst.size += taken // step * length
+    return taken
 
 
 def excerpt(data: bytes) -> str:
