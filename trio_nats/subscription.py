@@ -6,8 +6,8 @@ import logging
 import math
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Self, TypeVar
 
 import outcome
 import trio
@@ -19,7 +19,9 @@ from .events import ConnectionState, SlowConsumer
 from .message import Msg
 from .options import PendingLimits, check_count, check_seconds
 
-__all__ = ["Subscription"]
+__all__ = ["Batches", "Subscription"]
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("trio_nats.subscription")
 
@@ -349,9 +351,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
                 for msg in batch:
                     ...
         """
-        if max_messages is not None:
-            check_count("max_messages", max_messages, 1)
-        return _Batches(self, max_messages)
+        return Batches(self.receive_batch, max_messages)
 
     def receive_nowait(self) -> Msg:
         """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
@@ -407,16 +407,22 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             raise StopAsyncIteration from None
 
 
-class _Batches(AsyncIterator[list[Msg]]):
+class Batches(AsyncIterator[list[T]]):
     """Not an async generator, which somebody would have to close."""
 
-    def __init__(self, sub: Subscription, max_messages: int | None) -> None:
-        self._sub = sub
+    def __init__(
+        self,
+        receive_batch: Callable[[int | None], Awaitable[list[T]]],
+        max_messages: int | None,
+    ) -> None:
+        if max_messages is not None:
+            check_count("max_messages", max_messages, 1)
+        self._receive_batch = receive_batch
         self._max_messages = max_messages
 
-    async def __anext__(self) -> list[Msg]:
+    async def __anext__(self) -> list[T]:
         try:
-            return await self._sub.receive_batch(self._max_messages)
+            return await self._receive_batch(self._max_messages)
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Generic, Self, TypeVar, cast, overload
 
 import trio
@@ -11,7 +12,7 @@ from .errors import DecodeError
 from .headers import Headers, HeadersLike
 from .message import Msg
 from .replies import Replies
-from .subscription import Subscription
+from .subscription import Batches, Subscription
 
 __all__ = ["TypedMsg", "TypedReplies", "TypedSubscription"]
 
@@ -152,6 +153,10 @@ class TypedSubscription(trio.abc.ReceiveChannel[TypedMsg[T]]):
         """See :meth:`Subscription.receive_batch`."""
         batch = await self.raw.receive_batch(max_messages)
         return [TypedMsg(msg, self._codec) for msg in batch]
+
+    def iter_batches(self, max_messages: int | None = None) -> AsyncIterator[list[TypedMsg[T]]]:
+        """See :meth:`Subscription.iter_batches`."""
+        return Batches(self.receive_batch, max_messages)
 
     def __repr__(self) -> str:
         return f"<TypedSubscription {self._codec!r} of {self.raw!r}>"
