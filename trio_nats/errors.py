@@ -108,7 +108,9 @@ class ConnectAttempt:
     server: str
     """The server's URL without credentials."""
     phase: ConnectPhase
+    """Where it ended, see :data:`ConnectPhase`."""
     error: Exception
+    """Why."""
 
     def __str__(self) -> str:
         return f"{self.server} [{self.phase}]: {self.error}"
