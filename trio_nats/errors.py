@@ -278,7 +278,7 @@ class NoRespondersError(NatsError):
     """Nobody is subscribed to the request's subject."""
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"nobody is subscribed to {subject!r}: no responder for the request")
+        super().__init__(f"nobody is subscribed to {subject!r}, so nobody can answer")
         self.subject = subject
 
 
