@@ -190,6 +190,15 @@ def test_the_map_is_the_one_that_is_enforced() -> None:
     assert floors == [set(rooms) for rooms in FLOORS]
 
 
+def test_every_public_name_is_in_the_reference() -> None:
+    """By itself, or with all of its module."""
+    text = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    named = set(re.findall(r"\.\. auto(?:class|function|data):: trio_nats\.(?:\w+\.)*(\w+)", text))
+    for module in re.findall(r"\.\. automodule:: (\S+)\n(?! +:no-members:)", text):
+        named |= {module.rpartition(".")[2], *importlib.import_module(module).__all__}
+    assert set(trio_nats.__all__) - named == set()
+
+
 def test_every_page_is_in_the_lists() -> None:
     index = (ROOT / "docs" / "index.md").read_text("utf-8")
     readme = (ROOT / "README.md").read_text("utf-8")

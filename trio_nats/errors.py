@@ -55,9 +55,9 @@ __all__ = [
 _E = TypeVar("_E", bound=BaseException)
 
 ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "websocket", "info", "auth"]
-"""Where an attempt to connect ended: name resolution, dialling, an HTTP proxy, the TLS handshake,
-the upgrade to WebSocket, waiting for the server's ``INFO``, or credentials (ours being unusable, or
-the server's verdict on them)."""
+"""Where an attempt to connect ended: name resolution, dialling, the TLS handshake, the upgrade to
+WebSocket, waiting for the server's ``INFO``, or credentials (ours being unusable, or the server's
+verdict on them). ``"proxy"`` is kept for HTTP proxies, which are not supported yet."""
 
 
 class NatsError(Exception):
