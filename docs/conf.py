@@ -39,8 +39,9 @@ autodoc_default_options = {
     "members": True,
     # What the bases of Trio, anyio, msgspec and Python itself have is documented there.
     "inherited-members": (
-        "ReceiveChannel, AsyncIterator, MutableMapping, Struct, Enum, str, tuple, Generic, Protocol, "
-        "ObjectReceiveStream, ObjectSendStream, TypedAttributeProvider, Exception, BaseException"
+        "ReceiveChannel, AsyncIterator, MutableMapping, Struct, Enum, str, tuple, Generic, "
+        "Protocol, ObjectReceiveStream, ObjectSendStream, TypedAttributeProvider, Exception, "
+        "BaseException"
     ),
     # How credentials are turned into CONNECT is nobody's business but the package's.
     "exclude-members": "prepare",
