@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -197,6 +198,12 @@ def test_every_public_name_is_in_the_reference() -> None:
     for module in re.findall(r"\.\. automodule:: (\S+)\n(?! +:no-members:)", text):
         named |= {module.rpartition(".")[2], *importlib.import_module(module).__all__}
     assert set(trio_nats.__all__) - named == set()
+
+
+def test_every_extra_is_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    table = (ROOT / "README.md").read_text("utf-8").partition("## Install")[2].partition("## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` ", table, re.M)) == set(project["optional-dependencies"])
 
 
 def test_every_page_is_in_the_lists() -> None:
