@@ -27,7 +27,13 @@ from tests.test_layers import FLOORS
 from trio_nats.testing import NatsServer
 
 PYTHON = [block for page in PAGES for block in blocks(page, "python")]
-PROGRAMS = [block for block in PYTHON if re.search(r"^\w+\.run\(", block.code, re.MULTILINE)]
+# What serves until it is stopped is for the tests of what it serves.
+ENDLESS = re.compile(r"wait_stopped\(\)|sleep_forever\(\)")
+PROGRAMS = [
+    block
+    for block in PYTHON
+    if re.search(r"^\w+\.run\(", block.code, re.MULTILINE) and not ENDLESS.search(block.code)
+]
 COMMANDS = [
     (block, line)
     for page in PAGES
