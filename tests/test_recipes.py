@@ -5,6 +5,7 @@ The code of the page is one module here, cut into its sections by their headings
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -239,6 +240,19 @@ async def test_several_servers(recipes: Any, nats_server_factory: Any) -> None:
         first = nc.connected_url
         await nc.reconnect()
         assert {first, nc.connected_url} == {one.url, two.url}
+
+
+@pytest.mark.nats_server(token="s3cret")
+async def test_as_configured(
+    recipes: Any, nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "nats" / "context" / "mine.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"url": nats_server.url, "token": "s3cret"}))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("NATS_CONTEXT", "mine")
+    async with recipes.as_configured() as nc:
+        assert nc.connected_url == nats_server.url
 
 
 async def test_start_early(recipes: Any, nats_server: NatsServer) -> None:
