@@ -50,13 +50,19 @@ autodoc_default_options = {
 # Users are given these, and do not make them.
 GIVEN = {
     "Connection",
+    "Endpoint",
     "Events",
     "Publisher",
     "Replies",
+    "Service",
+    "ServiceGroup",
+    "ServiceRequest",
+    "Services",
     "Subscription",
     "Typed",
     "TypedMsg",
     "TypedReplies",
+    "TypedRequest",
     "TypedSubscription",
 }
 
