@@ -1,6 +1,7 @@
-"""A service: a pool of workers on one subscription, stopped gracefully by SIGINT or SIGTERM.
+"""A service: a pool of workers on one subscription, stopped quickly by SIGINT or SIGTERM.
 
-On the signal it takes no more requests, answers those it has, and ends.
+On the signal it answers the requests it has begun, and ends. Those still waiting are dropped;
+``graceful_worker.py`` answers them too.
 """
 
 import signal

@@ -125,7 +125,7 @@ class Auth(ABC):
 
 @dataclass(frozen=True, slots=True)
 class UserPassword(Auth):
-    """A user name and a password."""
+    """A user name and a password. The password may be empty."""
 
     user: str
     password: str = field(repr=False)
@@ -235,6 +235,7 @@ AuthCallback: TypeAlias = Callable[[Server], Auth | Awaitable[Auth | None] | Non
 """Asked at every attempt; ``None`` means no credentials. A synchronous one must not block."""
 
 AuthLike: TypeAlias = Auth | AuthCallback
+"""What ``auth=`` takes."""
 
 
 async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:

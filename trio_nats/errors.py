@@ -55,9 +55,9 @@ __all__ = [
 _E = TypeVar("_E", bound=BaseException)
 
 ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "websocket", "info", "auth"]
-"""Where an attempt to connect ended: name resolution, dialling, an HTTP proxy, the TLS handshake,
-the upgrade to WebSocket, waiting for the server's ``INFO``, or credentials (ours being unusable, or
-the server's verdict on them)."""
+"""Where an attempt to connect ended: name resolution, dialling, the TLS handshake, the upgrade to
+WebSocket, waiting for the server's ``INFO``, or credentials (ours being unusable, or the server's
+verdict on them). ``"proxy"`` is kept for HTTP proxies, which are not supported yet."""
 
 
 class NatsError(Exception):
@@ -108,7 +108,9 @@ class ConnectAttempt:
     server: str
     """The server's URL without credentials."""
     phase: ConnectPhase
+    """Where it ended, see :data:`ConnectPhase`."""
     error: Exception
+    """Why."""
 
     def __str__(self) -> str:
         return f"{self.server} [{self.phase}]: {self.error}"
@@ -276,7 +278,7 @@ class NoRespondersError(NatsError):
     """Nobody is subscribed to the request's subject."""
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"nobody is subscribed to {subject!r}: no responder for the request")
+        super().__init__(f"nobody is subscribed to {subject!r}, so nobody can answer")
         self.subject = subject
 
 

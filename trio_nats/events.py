@@ -29,6 +29,7 @@ class ConnectionState(enum.StrEnum):
     CONNECTING = "connecting"
     """Not connected yet."""
     OPEN = "open"
+    """Connected to a server."""
     RECONNECTING = "reconnecting"
     """The server was lost; another one, or the same, is being looked for."""
     DRAINING = "draining"
@@ -120,3 +121,4 @@ Event: TypeAlias = (
     | ServerError
     | Closed
 )
+"""Any of them."""

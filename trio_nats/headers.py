@@ -26,7 +26,9 @@ class Status(NamedTuple):
     """The status a server puts on the header's first line, such as ``503 No Responders``."""
 
     code: int
+    """Such as 503."""
     description: str = ""
+    """Such as ``"No Responders"``, or empty."""
 
 
 class Headers(MutableMapping[str, str]):

@@ -79,8 +79,11 @@ class Messaging:
         encodes (see :mod:`trio_nats.codecs`). ``reply`` is the subject to answer to. Waits only
         while ``pending_size`` bytes are waiting to be written.
 
-        Raises :exc:`InvalidSubjectError`, :exc:`InvalidHeaderError`, :exc:`MaxPayloadError` or
-        :exc:`EncodeError`, having sent nothing. Cancelled, it has sent nothing either.
+        Raises :exc:`InvalidSubjectError`, :exc:`InvalidHeaderError`, :exc:`MaxPayloadError`,
+        :exc:`EncodeError`, or :exc:`TypeError` for a payload of another type; with
+        ``when_pending_full="raise"`` :exc:`OutboxFullError` in place of waiting; and
+        :exc:`ConfigurationError` for headers to a server that does not know them. Then it has sent
+        nothing. Cancelled, it has sent nothing either.
         """
         outbox = self._outbox
         if outbox.size < outbox.easy and reply is None and codec is None and type(payload) is bytes:
@@ -153,7 +156,9 @@ class Messaging:
             return commands.pub(raw_subject, reply, data)
         block = encode_headers(headers)
         if not self._core.info.headers and self._core.session is not None:
-            raise ConfigurationError("the server does not support message headers")
+            raise ConfigurationError(
+                "the server does not support message headers; leave them out, or upgrade it"
+            )
         self._heads.check_size(len(block) + len(data))
         return commands.hpub(raw_subject, reply, block, data)
 

@@ -131,14 +131,17 @@ class TLSOptions:
     key_file: StrPath | None = None
     """PEM file with the client certificate's private key."""
     key_password: str | None = field(default=None, repr=False)
+    """The private key's password, if it is encrypted."""
     bundle_file: StrPath | None = None
     """PKCS#12 file with certificate, chain and key. Needs the ``pkcs12`` extra."""
     bundle_password: str | None = field(default=None, repr=False)
+    """The bundle's password, if it has one."""
     server_hostname: str | None = None
     """The name to expect in the server's certificate and to send as SNI, if not the URL's host."""
     insecure_skip_verify: bool = False
     """Accept any certificate from anyone: encrypted, but not protected. Logs a warning."""
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+    """The lowest version of TLS to speak."""
     context: ssl.SSLContext | None = None
     """A ready context to use as it is, in place of all of the above but ``mode`` and
     ``server_hostname``."""
@@ -174,18 +177,25 @@ class TLSOptions:
             raise TLSConfigurationError(str(error)) from None
         for name in ("ca_file", "cert_file", "key_file", "bundle_file"):
             if not isinstance(getattr(self, name), (str, os.PathLike, NoneType)):
-                raise TLSConfigurationError(f"{name} is a path: a str or a Path")
+                kind = type(getattr(self, name)).__name__
+                raise TLSConfigurationError(f"{name} is a path, a str or a Path, not {kind}")
         for name in ("server_hostname", "key_password", "bundle_password"):
             if not isinstance(getattr(self, name), (str, NoneType)):
-                raise TLSConfigurationError(f"{name} is a str")
+                kind = type(getattr(self, name)).__name__
+                raise TLSConfigurationError(f"{name} is a str, not {kind}")
         if not isinstance(self.ca_data, (str, bytes, NoneType)):
-            raise TLSConfigurationError("ca_data is a str (PEM) or bytes (DER)")
+            kind = type(self.ca_data).__name__
+            raise TLSConfigurationError(f"ca_data is a str (PEM) or bytes (DER), not {kind}")
 
     def _check_client_certificate(self) -> None:
         if self.key_file is not None and self.cert_file is None:
-            raise TLSConfigurationError("key_file is given without cert_file; a key needs both")
+            raise TLSConfigurationError(
+                "key_file is given without cert_file; a client certificate needs both"
+            )
         if self.key_password is not None and self.cert_file is None:
-            raise TLSConfigurationError("key_password is given without cert_file and key_file")
+            raise TLSConfigurationError(
+                "key_password is given without cert_file; the key belongs to a client certificate"
+            )
         if self.bundle_file is not None and self.cert_file is not None:
             raise TLSConfigurationError(
                 "cert_file and bundle_file both hold a client certificate; give one of them"
@@ -291,7 +301,7 @@ class ReconnectPolicy:
             or not 0 <= self.jitter <= 1
         ):
             raise ConfigurationError(
-                f"ReconnectPolicy.jitter is a part between 0 and 1, not {self.jitter!r}"
+                f"ReconnectPolicy.jitter is a number from 0 to 1, not {self.jitter!r}"
             )
         check_choice("ReconnectPolicy.requests", self.requests, ("wait", "fail"))
         check_seconds("ReconnectPolicy.wait", self.wait, zero=True)
@@ -309,8 +319,9 @@ class PendingLimits:
     """How much may wait in one subscription, and what happens to what comes after that."""
 
     messages: int = 500_000
+    """The most messages that may wait."""
     bytes: int = 64 * 1024 * 1024
-    """Of payload and headers."""
+    """The most bytes, of payload and headers, that may wait."""
     when_full: FullPolicy = "drop_newest"
     """``"drop_newest"`` drops what arrives, ``"drop_oldest"`` what has waited longest, and
     ``"wait"`` stops reading from the server, which stalls *every* subscription of the connection,
@@ -333,6 +344,7 @@ class ProtocolLimits:
     headers: int = 4 * 1024 * 1024
     """One message's headers."""
     control_line: int = 64 * 1024
+    """One line of the protocol."""
     info: int = 1024 * 1024
     """The INFO line, which grows with the cluster."""
 
@@ -402,7 +414,7 @@ def _read_headers(headers: object) -> tuple[str | None, SecretHeaders]:
         return f" is a mapping of names to values, not {type(headers).__name__}", checked
     for name, value in cast("Mapping[object, object]", headers).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            return " has a name that is no name of an HTTP header", checked
+            return " has a name that no HTTP header can have", checked
         if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
             return f": {name} belongs to the WebSocket handshake; leave it out", checked
         if not isinstance(value, str):

@@ -112,7 +112,10 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         self._check_run()
         await trio.lowlevel.checkpoint()
         if self._deadline is None:
-            raise RuntimeError("use it as 'async with nc.request_many(...) as replies:'")
+            raise RuntimeError(
+                "this request has not been sent; use it as "
+                "'async with nc.request_many(...) as replies:'"
+            )
         begun = trio.current_time()
         while not self._arrived and self._ended is None:
             deadline = self._next_deadline(self._deadline, begun)

@@ -15,18 +15,25 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     server_id: str = ""
+    """The public key that it makes for itself at each start."""
     server_name: str = ""
+    """Its name in the configuration, or else its ``server_id``."""
     version: str = ""
+    """Such as ``"2.12.0"``."""
     proto: int = 0
     host: str = ""
+    """The address it listens on, which need not be one to reach it at."""
     port: int = 0
     max_payload: int = 1024 * 1024
     """The largest message the server takes, headers included, in bytes."""
     headers: bool = False
     """Whether the server knows message headers."""
     auth_required: bool = False
+    """Whether it wants credentials."""
     tls_required: bool = False
+    """Whether it insists on TLS."""
     tls_available: bool = False
+    """Whether it takes TLS as well as plaintext."""
     tls_verify: bool = False
     """Whether the server checks client certificates."""
     nonce: str | None = None
@@ -38,11 +45,15 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     ldm: bool = False
     """Whether the server is in lame duck mode, about to shut down (ADR-5)."""
     cluster: str | None = None
+    """The cluster's name."""
     domain: str | None = None
     """The JetStream domain."""
     jetstream: bool = False
+    """Whether JetStream is switched on."""
     client_id: int = 0
+    """The server's number of this connection, as its log and its monitoring show it."""
     client_ip: str = ""
+    """The address that it sees this connection come from."""
     git_commit: str = ""
     go: str = ""
 

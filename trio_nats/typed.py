@@ -46,7 +46,7 @@ class TypedMsg(Generic[T]):
                 self._value = self._codec.decode(self.raw.data)
             except Exception as error:
                 raise DecodeError(
-                    f"the message on {self.subject!r} is nothing for {self._codec!r}: {error}"
+                    f"{self._codec!r} cannot decode the message on {self.subject!r}: {error}"
                 ) from error
         return cast("T", self._value)
 

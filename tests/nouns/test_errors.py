@@ -131,7 +131,7 @@ def test_no_info() -> None:
 def test_no_responders() -> None:
     error = NoRespondersError("svc.a")
     assert error.subject == "svc.a"
-    assert str(error) == "nobody is subscribed to 'svc.a': no responder for the request"
+    assert str(error) == "nobody is subscribed to 'svc.a', so nobody can answer"
 
 
 def test_server_reported() -> None:

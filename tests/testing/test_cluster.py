@@ -243,7 +243,7 @@ async def test_it_is_entered_once() -> None:
 @pytest.mark.parametrize(
     ("n", "options", "complaint"),
     [
-        (0, {}, "needs servers"),
+        (0, {}, "needs at least one server"),
         (1, {"jetstream": True}, "two servers to elect a leader"),
         (3, {"port": 4222}, "cannot share a port"),
         (3, {"websocket": ServerWebSocket(8080)}, "cannot share a port"),

@@ -80,7 +80,7 @@ async def _every_server_is_tried(refused: int) -> None:
     kinds = [type(attempt.error).__name__ for attempt in attempts]
     assert kinds[2:] == ["NoInfoError", "TLSNotOfferedError", "AuthorizationError"]
     assert "cannot resolve 'host.invalid'" in str(attempts[0].error)
-    assert "Connection refused" in str(attempts[1].error)
+    assert str(attempts[1].error) == f"Connection refused ({attempts[1].server.split('//')[1]})"
     cause = caught.value.__cause__
     assert isinstance(cause, ExceptionGroup)
     assert list(cause.exceptions) == [attempt.error for attempt in attempts]

@@ -27,7 +27,9 @@ class Statistics:
     """
 
     in_messages: int
+    """Messages received, replies included, dropped or not."""
     in_bytes: int
+    """Bytes read."""
     out_messages: int
     """Messages accepted by ``publish``, ``respond`` and ``request``, written or not."""
     out_bytes: int
@@ -38,7 +40,9 @@ class Statistics:
     """Messages that were being written when a connection broke; they may or may not have arrived,
     and are not sent again."""
     reconnects: int
+    """How often another wire took the place of the last one, moves to another server included."""
     subscriptions: int
+    """Subscriptions that are open."""
     pending_messages: int
     """Messages received and not yet taken out of their subscriptions."""
     pending_bytes: int

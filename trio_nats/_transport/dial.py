@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 
@@ -10,6 +11,9 @@ import trio
 from ..servers import Server
 
 __all__ = ["DialError", "dial", "peer_address"]
+
+# What Trio makes of the system's words: "Error connecting to ('::1', 4222, 0, 0): refused".
+_TRIO_SAYS = re.compile(r"Error connecting to \('([^']*)', (\d+).*?\): (.*)", re.DOTALL)
 
 
 class DialError(OSError):
@@ -28,8 +32,7 @@ async def dial(server: Server) -> trio.SocketStream:
         reason = error.strerror if isinstance(error, OSError) else "not a valid host name"
         raise DialError(f"cannot resolve {server.host!r}: {reason}", resolving=True) from error
     except OSError as error:
-        reasons = dict.fromkeys(_reasons(error))
-        raise DialError(f"cannot connect to {server.address}: {', '.join(reasons)}") from error
+        raise DialError(", ".join(dict.fromkeys(_reasons(error)))) from error
 
 
 def _reasons(error: BaseException) -> Iterator[str]:
@@ -40,7 +43,12 @@ def _reasons(error: BaseException) -> Iterator[str]:
     elif error.__cause__ is not None:
         yield from _reasons(error.__cause__)
     else:
-        yield getattr(error, "strerror", None) or str(error)
+        text = getattr(error, "strerror", None) or str(error)
+        said = _TRIO_SAYS.fullmatch(text)
+        if said is not None:
+            host = f"[{said[1]}]" if ":" in said[1] else said[1]
+            text = f"{said[3]} ({host}:{said[2]})"
+        yield text
 
 
 def peer_address(stream: trio.SocketStream) -> str:

@@ -335,8 +335,9 @@ class _Opening:
         if self._tls_info is not None or self._server.is_websocket or not waits_for_info:
             return ""
         return (
-            f". TLS mode {self._mode} waits for INFO in plaintext; if the server or a proxy before "
-            "it wants the TLS handshake first, use REQUIRE or IMPLICIT"
+            f". Is this a NATS server's port? TLS mode {self._mode} waits for INFO in plaintext; "
+            "if the server or a proxy before it wants the TLS handshake first, use REQUIRE or "
+            "IMPLICIT"
         )
 
     def _explained(self, error: trio.BrokenResourceError) -> NatsError:

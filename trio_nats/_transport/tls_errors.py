@@ -147,7 +147,10 @@ def _certificate_text(cause: ssl.SSLCertVerificationError, handshake: Handshake)
     elif "not yet valid" in lowered:
         todo = "is this machine's clock right?"
     elif "issuer" in lowered or "self-signed" in lowered or "self signed" in lowered:
-        todo = "if you trust its issuer, give the issuer's certificate as ca_file"
+        todo = (
+            "no authority trusted here has issued it; if you trust the one that has, give its "
+            "certificate as ca_file"
+        )
     else:
         todo = "it cannot be trusted as it is"
     return f"the certificate of {handshake.server} is not acceptable: {fault}; {todo}"

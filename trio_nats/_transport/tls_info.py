@@ -46,10 +46,15 @@ class CertificateInfo:
     """
 
     subject: str
+    """Such as ``"O=Acme,CN=nats"``."""
     issuer: str
+    """The subject of the authority that signed it."""
     subject_alt_names: tuple[str, ...]
+    """The names and addresses that it is for."""
     not_before: datetime | None
+    """From when on it is valid, in UTC."""
     not_after: datetime | None
+    """Until when it is valid, in UTC."""
     sha256: str
     """The fingerprint of the whole certificate, in hexadecimal."""
 
@@ -61,6 +66,7 @@ class TLSInfo:
     version: str
     """Such as ``"TLSv1.3"``."""
     cipher: str
+    """Such as ``"TLS_AES_128_GCM_SHA256"``."""
     verified_name: str | None
     """The name the server's certificate was checked against; ``None`` when nothing was checked."""
     peer_chain: tuple[CertificateInfo, ...]

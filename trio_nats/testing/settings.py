@@ -38,7 +38,7 @@ _RESERVED = {"host": "host=", "net": "host=", "port": "port=", "listen": "host= 
 
 def _check_port(port: int | None) -> None:
     if port is not None and not 0 < port < 65536:
-        raise ConfigurationError(f"{port} is no port; None picks a free one")
+        raise ConfigurationError(f"{port} is no port: give 1 to 65535, or None for a free one")
 
 
 @dataclass(frozen=True, slots=True)
