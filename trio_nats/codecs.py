@@ -8,6 +8,7 @@ built-in types and combinations of these. A codec of your own is any object with
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -144,10 +145,7 @@ class MessagePackCodec(_MsgspecCodec[T]):
 
 def encode(codec: Encoder[T], value: T) -> Payload:
     """The payload that ``codec`` makes of ``value``. Raises :exc:`EncodeError`."""
-    if not callable(getattr(codec, "encode", None)):
-        raise ConfigurationError(
-            f"codec has no encode method: {_described(codec)}; use JSONCodec(YourType) or the like"
-        )
+    _check("codec", codec, "encode")
     try:
         return codec.encode(value)
     except Exception as error:
@@ -173,12 +171,20 @@ def reply_decoder(codec: Encoder[T] | None, reply_codec: Decoder[R] | None) -> D
 
 def check_decoder(name: str, codec: Decoder[T]) -> Decoder[T]:
     """``codec`` itself, if it can decode at all."""
-    if not callable(getattr(codec, "decode", None)):
-        raise ConfigurationError(
-            f"{name} has no decode method: {_described(codec)}; use JSONCodec(YourType) or the like"
-        )
+    _check(name, codec, "decode")
     return codec
 
 
-def _described(codec: object) -> str:
-    return f"the class {codec.__name__}" if isinstance(codec, type) else type(codec).__name__
+def _check(name: str, codec: object, method: str) -> None:
+    if not callable(getattr(codec, method, None)):
+        what = f"the class {codec.__name__}" if isinstance(codec, type) else type(codec).__name__
+        raise ConfigurationError(
+            f"{name} has no {method} method: {what}; use JSONCodec(YourType) or the like"
+        )
+    if isinstance(codec, type) and not isinstance(
+        inspect.getattr_static(codec, method), staticmethod | classmethod
+    ):
+        raise ConfigurationError(
+            f"{name} is the class {codec.__name__}, not an instance of it; "
+            f"make one, {codec.__name__}(YourType) say"
+        )

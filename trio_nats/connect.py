@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 import trio
 
@@ -194,6 +194,9 @@ class _Open(AbstractAsyncContextManager[Connection]):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: Connection | None = None
+
+    def __await__(self) -> NoReturn:
+        raise TypeError("open_nats() is not awaited: use 'async with open_nats(...) as nc:'")
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Connection:

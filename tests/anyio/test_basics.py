@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Awaitable
+from typing import cast
 
 import anyio
 import anyio.abc
@@ -309,6 +311,8 @@ async def test_errors_that_are_the_same_everywhere(backend: str, nats_server: Na
             async with open_nats("nats://127.0.0.1:1"):
                 raise AssertionError
         manager = open_nats(nats_server.url)
+        with pytest.raises(TypeError, match="async with open_nats"):
+            await cast("Awaitable[object]", manager)
         async with manager as nc:
             with pytest.raises(RuntimeError, match="only once"):
                 await manager.__aenter__()

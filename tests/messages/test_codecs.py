@@ -149,6 +149,29 @@ async def test_codecs_that_cannot_be_used_are_refused_at_once() -> None:
             nc.subscribe("a", codec=wrong)
         with pytest.raises(ConfigurationError, match=r"reply_codec has no decode method: int"):
             await nc.request("a", reply_codec=3)  # type: ignore[call-overload]
+        unmade: Any = JSONCodec
+        with pytest.raises(ConfigurationError, match=r"the class JSONCodec, not an instance"):
+            nc.subscribe("a", codec=unmade)
+        with pytest.raises(ConfigurationError, match=r"the class JSONCodec, not an instance"):
+            await nc.publish("a", 1, codec=unmade)
+
+
+async def test_a_class_may_be_a_codec_itself() -> None:
+    class Plus:
+        @staticmethod
+        def encode(value: int) -> bytes:
+            return b"+" * value
+
+        @classmethod
+        def decode(cls, data: bytes) -> int:
+            return len(data)
+
+    async with served() as (nc, _), nc.subscribe("a", codec=Plus) as sub:
+        await nc.publish("a", 3, codec=Plus)
+        assert (await sub.receive()).value == 3
+
+
+def test_types_that_cannot_be_decoded_to_are_refused_at_once() -> None:
     for kind in (JSONCodec, MessagePackCodec):
         with pytest.raises(ConfigurationError, match=kind.__name__):
             kind(dict[list[int], int] | set[dict[str, int]] | list[str] | tuple[int])

@@ -6,9 +6,10 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -196,6 +197,11 @@ def test_certificates_beside_disable_are_mentioned(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING, "trio_nats"):
         open_nats("h", tls=TLSOptions(mode=TLSMode.DISABLE, ca_file="ca.pem"))
     assert "have no effect" in caplog.text
+
+
+async def test_awaiting_says_what_to_do_instead() -> None:
+    with pytest.raises(TypeError, match="async with open_nats"):
+        await cast("Awaitable[object]", open_nats())
 
 
 async def test_entered_once(nats_server: NatsServer) -> None:

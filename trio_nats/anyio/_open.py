@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast
 
 import trio
 
@@ -70,6 +70,9 @@ class _Open(AbstractAsyncContextManager[Connection]):
         self._manager = manager
         self._callbacks = callbacks
         self._host: Host | None = None
+
+    def __await__(self) -> NoReturn:
+        raise TypeError("open_nats() is not awaited: use 'async with open_nats(...) as nc:'")
 
     async def __aenter__(self) -> Connection:
         if self._host is not None:
