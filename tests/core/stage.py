@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import trio
 import trio.testing
@@ -19,15 +19,18 @@ from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.transports import Transport
 from trio_nats import Connection, Subscription, TLSOptions, open_nats
 from trio_nats._core.outbox import Outbox
-from trio_nats.testing import ServerTLS
+from trio_nats.testing import NatsServer, ServerTLS
 
 __all__ = ["Make", "Stage", "echo", "staged", "tls_sides", "waiting_frames"]
+
+PENDING_SIZE = 200_000
 
 
 @dataclass
 class Stage:
     """A connection whose operations are cancelled, and one that is only looked at."""
 
+    server: NatsServer
     nc: Connection
     witness: Connection
     inbox: Subscription
@@ -42,6 +45,20 @@ class Stage:
     def next(self) -> bytes:
         self.number += 1
         return b"%d" % self.number
+
+    async def fill(self) -> None:
+        """Publish until there is no room for more, before the writer has had its turn."""
+        await self.nc.publish("filling", bytes(PENDING_SIZE))
+        assert self.nc.stats.outbox_bytes >= PENDING_SIZE
+
+    async def subscribed(self) -> list[str]:
+        """What the server thinks ``nc`` has subscribed to, beside the inbox of its requests."""
+        await self.nc.flush()
+        connz = await self.server.monitor("connz?subs=1")
+        listed: Any = connz["connections"]
+        found = [entry.get("subscriptions_list", []) for entry in listed]
+        (mine,) = [subjects for subjects in found if "work" in subjects]
+        return [subject for subject in mine if not subject.startswith("_INBOX.")]
 
     async def check(self) -> None:
         """After every run: nothing is left, and both connections work."""
@@ -85,12 +102,12 @@ async def staged(transport: Transport) -> AsyncIterator[Stage]:
     async with transport.server() as server, no_leaks():
         url, options = transport.url(server), transport.options
         async with (
-            open_nats(url, **options, pending_size=200_000) as nc,
+            open_nats(url, **options, pending_size=PENDING_SIZE) as nc,
             open_nats(url, **options) as witness,
             witness.subscribe("ledger") as inbox,
         ):
             await witness.flush()
-            yield Stage(nc, witness, inbox)
+            yield Stage(server, nc, witness, inbox)
 
 
 async def echo(sub: Subscription) -> None:

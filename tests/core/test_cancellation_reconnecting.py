@@ -30,7 +30,6 @@ from trio_nats.testing import NatsServer
 class AwayStage(Stage):
     """One whose server goes away before every operation."""
 
-    server: NatsServer
     proxy: PlainProxy
     silent: bool
     """Whether the server lets us dial and says nothing, rather than refusing."""
@@ -119,9 +118,7 @@ async def staged(
         ) as nc,
     ):
         await witness.flush()
-        yield AwayStage(
-            nc, witness, inbox, server=server, proxy=proxy, silent=silent, nursery=nursery
-        )
+        yield AwayStage(server, nc, witness, inbox, proxy=proxy, silent=silent, nursery=nursery)
 
 
 async def publish(stage: AwayStage, _: Subscription) -> Operation:
