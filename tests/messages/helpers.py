@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ async def scripted(
 
 @asynccontextmanager
 async def served(
-    config: str | None = None, **options: Any
+    config: str | Mapping[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[tuple[Connection, NatsServer]]:
     """A connection to a nats-server of its own."""
     transport = _transport.get()

@@ -27,10 +27,10 @@ pytestmark = EVERY
 
 
 @asynccontextmanager
-async def permitted(permissions: str, **options: Any) -> AsyncIterator[Connection]:
+async def permitted(permissions: dict[str, Any], **options: Any) -> AsyncIterator[Connection]:
     """A connection of a user with these permissions."""
-    user = f"{{ user: u, password: p, permissions: {{ {permissions} }} }}"
-    config = f"authorization {{ users: [{user}] }}"
+    user = {"user": "u", "password": "p", "permissions": permissions}
+    config = {"authorization": {"users": [user]}}
     async with served(config, auth=UserPassword("u", "p"), **options) as (nc, _):
         yield nc
 
@@ -49,6 +49,7 @@ DENIED = "Permissions Violation for Subscription to "
         (DENIED + '"a" using queue "r"', 3),
         (DENIED + '"a" (sid "4")', 4),
         (DENIED + '"a" using queue "q" (sid "2")', 2),
+        (DENIED + '"A" using queue "other" (sid "2")', 2),
         (DENIED + '"b"', 5),
         (DENIED + '"c"', None),
         (DENIED + '"a" using queue "s"', None),
@@ -86,7 +87,7 @@ async def test_the_server_forbids_one_subscription(text: str, denied: int | None
 
 
 async def test_a_real_server_forbids_a_subscription() -> None:
-    permissions = 'subscribe: { deny: ["x.>", "*.q q"] }'
+    permissions = {"subscribe": {"deny": ["x.>", "*.q q"]}}
     async with permitted(permissions) as nc, AsyncExitStack() as stack:
         fine = await stack.enter_async_context(nc.subscribe("a"))
         other_queue = await stack.enter_async_context(nc.subscribe("a.q", queue="r"))
@@ -102,7 +103,7 @@ async def test_a_real_server_forbids_a_subscription() -> None:
 
 
 async def test_a_real_server_permits_a_queue_group_only() -> None:
-    async with permitted('subscribe: { allow: ["shared q"] }') as nc:
+    async with permitted({"subscribe": {"allow": ["shared q"]}}) as nc:
         async with (
             nc.subscribe("shared", queue="q") as good,
             nc.subscribe("shared", queue="x") as bad,
@@ -183,13 +184,13 @@ async def test_a_forbidden_inbox_fails_all_requests_and_the_next_one_tries_again
 @pytest.mark.parametrize(
     ("permissions", "operation", "subject"),
     [
-        ('publish: { deny: "svc" }', "publish", "svc"),
-        ('subscribe: { deny: "_INBOX.>" }', "subscription", "_INBOX"),
-        ('subscribe: { allow: "svc" }', "subscription", "_INBOX"),
+        ({"publish": {"deny": "svc"}}, "publish", "svc"),
+        ({"subscribe": {"deny": "_INBOX.>"}}, "subscription", "_INBOX"),
+        ({"subscribe": {"allow": "svc"}}, "subscription", "_INBOX"),
     ],
 )
 async def test_a_real_server_forbids_a_request(
-    permissions: str, operation: str, subject: str
+    permissions: dict[str, Any], operation: str, subject: str
 ) -> None:
     async with permitted(permissions) as nc, nc.subscribe("svc"):
         for _ in range(2):  # the next one subscribes anew, and hears of it too
@@ -203,7 +204,7 @@ async def test_a_real_server_forbids_a_request(
 
 
 async def test_a_real_server_permits_an_inbox_prefix_of_ones_own() -> None:
-    permissions = 'subscribe: { allow: ["my.own.>", "svc"] }'
+    permissions = {"subscribe": {"allow": ["my.own.>", "svc"]}}
     async with permitted(permissions, inbox_prefix="my.own") as nc:
         async with nc.subscribe("svc") as requests, trio.open_nursery() as nursery:
 
