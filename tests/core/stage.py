@@ -21,7 +21,7 @@ from trio_nats import Connection, Subscription, TLSOptions, open_nats
 from trio_nats._core.outbox import Outbox
 from trio_nats.testing import NatsServer, ServerTLS
 
-__all__ = ["Make", "Stage", "echo", "staged", "tls_sides", "waiting_frames"]
+__all__ = ["Make", "Stage", "echo", "entries", "staged", "tls_sides", "waiting_frames"]
 
 PENDING_SIZE = 200_000
 
@@ -65,24 +65,24 @@ class Stage:
         nc, core = self.nc, self.nc._core
         assert core.requests.slots == {}
         assert (nc.state, nc.stats.lost_in_flight, nc.stats.reconnects) == ("open", 0, 0)
-        for one in (nc, self.witness):
-            await one.flush()
-        async with nc.subscribe("check") as sub:
-            await nc.publish("check", b"x")
-            assert await take(sub, 1) == [b"x"]
-        await trio.testing.wait_all_tasks_blocked()
-        assert nc.stats.outbox_bytes == 0
-        assert core.router.stalled == set()
+        await self.use()
         assert all_tasks() == self.tasks
         assert open_sockets() == self.sockets
 
+    async def use(self) -> None:
+        """Both connections work, and come to rest."""
+        for one in (self.nc, self.witness):
+            await one.flush()
+        async with self.nc.subscribe("check") as sub:
+            await self.nc.publish("check", b"x")
+            assert await take(sub, 1) == [b"x"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert self.nc.stats.outbox_bytes == 0
+        assert self.nc._core.router.stalled == set()
+
     async def published(self) -> list[bytes]:
         """What has come to "ledger" since the last time, without the filling."""
-        await self.nc.publish("ledger", b"end")
-        found: list[bytes] = []
-        while (data := (await take(self.inbox, 1))[0].rstrip(b".")) != b"end":
-            found.append(data)
-        return found
+        return await entries(self.nc, self.inbox)
 
 
 Make: TypeAlias = Callable[[Stage, Subscription], Awaitable[Operation]]
@@ -108,6 +108,15 @@ async def staged(transport: Transport) -> AsyncIterator[Stage]:
         ):
             await witness.flush()
             yield Stage(server, nc, witness, inbox)
+
+
+async def entries(nc: Connection, inbox: Subscription) -> list[bytes]:
+    """What has come to "ledger" before an end that ``nc`` publishes now, without the filling."""
+    await nc.publish("ledger", b"end")
+    found: list[bytes] = []
+    while (data := (await take(inbox, 1))[0].rstrip(b".")) != b"end":
+        found.append(data)
+    return found
 
 
 async def echo(sub: Subscription) -> None:

@@ -51,37 +51,27 @@ async def subscribe(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
-async def receive(stage: Stage, sub: Subscription) -> Operation:
+async def receive(stage: Stage, sub: Subscription, count: int = 3) -> Operation:
     while sub.pending[0]:
         stage.got.append(sub.receive_nowait().data)
-    for _ in range(3):
+    for _ in range(count):
         data = stage.next()
         await stage.witness.publish("work", data)
         stage.done.append(data)
 
     async def operation() -> None:
-        for _ in range(3):
+        for _ in range(count):
             stage.got.append((await sub.receive()).data)
 
     return operation
 
 
 async def receive_many(stage: Stage, sub: Subscription) -> Operation:
-    """So many that are there that it lets others run in between."""
-    while sub.pending[0]:
-        stage.got.append(sub.receive_nowait().data)
-    for _ in range(100):
-        data = stage.next()
-        await stage.witness.publish("work", data)
-        stage.done.append(data)
+    """So many that are there already that it lets others run in between."""
+    operation = await receive(stage, sub, 100)
     for nc in (stage.witness, stage.nc):
         await nc.flush()
     assert sub.pending[0] == 100
-
-    async def operation() -> None:
-        for _ in range(100):
-            stage.got.append((await sub.receive()).data)
-
     return operation
 
 

@@ -25,6 +25,7 @@ from tests.messages.helpers import (
 )
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer
+from tests.support.scripts import session
 from tests.transports import MOST, Transport
 from trio_nats import Connection, ConnectionLostError, RequestTimeoutError, Subscription
 
@@ -154,12 +155,10 @@ async def test_closing_while_there_is_no_server(transport: Transport) -> None:
     """What cannot be sent is given up after ``close_timeout``, and nothing hangs."""
 
     async def script(peer: Peer) -> None:
-        await peer.send_info()
-        await peer.accept_connect()
         await peer.expect_line(b"PUB")
         peer.abort()
 
-    async with transport.scripted(script) as server, no_leaks():
+    async with transport.scripted(session(script)) as server, no_leaks():
         with trio.fail_after(PATIENCE):
             async with transport.open(server, reconnect=QUICK, close_timeout=0.05) as nc:
                 server.refuse()

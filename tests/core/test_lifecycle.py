@@ -17,6 +17,7 @@ import trio.testing
 from tests.messages.helpers import PATIENCE, QUICK, all_of, scripted, served, take
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, Script, ScriptedServer
+from tests.support.scripts import session
 from tests.transports import MOST, Transport
 from trio_nats import (
     ConfigurationError,
@@ -58,15 +59,6 @@ async def _draining(url: str) -> None:
         await nc.drain()
 
 
-def _lets_in(then: Callable[[Peer], Awaitable[object]]) -> Script:
-    async def script(peer: Peer) -> None:
-        await peer.send_info()
-        await peer.accept_connect()
-        await then(peer)
-
-    return script
-
-
 async def _forget(peer: Peer) -> None:
     peer.close()
 
@@ -75,10 +67,10 @@ async def _forget(peer: Peer) -> None:
     ("script", "stage"),
     [
         (Peer.stall, _connecting),
-        (_lets_in(_forget), _reconnecting),
+        (session(_forget), _reconnecting),
         (Peer.stall, _connecting_behind),
-        (_lets_in(Peer.stall), _closing),
-        (_lets_in(Peer.stall), _draining),
+        (session(Peer.stall), _closing),
+        (session(Peer.stall), _draining),
     ],
 )
 async def test_cancelling_the_whole_block_at_any_stage(

@@ -11,6 +11,7 @@ import trio.testing
 
 from tests.messages.helpers import ONCE, PATIENCE, barrier, msg, next_event, scripted, take
 from tests.support.peer import Peer, info_line
+from tests.support.scripts import session
 from tests.transports import Transport
 from trio_nats import ConfigurationError, ConnectionLostError, PendingLimits, ReconnectPolicy
 from trio_nats.events import (
@@ -32,12 +33,6 @@ async def rest(events: trio.abc.ReceiveChannel[Event]) -> list[Event]:
     return [event async for event in events]
 
 
-async def lets_in(peer: Peer) -> None:
-    await peer.send_info()
-    await peer.accept_connect()
-    await peer.serve()
-
-
 async def refuses(peer: Peer) -> None:
     await peer.send_info()
     await peer.send(b"-ERR 'maximum connections exceeded'\r\n")
@@ -47,7 +42,7 @@ async def refuses(peer: Peer) -> None:
 async def test_a_whole_life(transport: Transport) -> None:
     again = ReconnectPolicy(wait=0)
     with trio.fail_after(PATIENCE):
-        async with transport.scripted(lets_in, refuses, refuses, lets_in) as server:
+        async with transport.scripted(session(), refuses, refuses, session()) as server:
             async with transport.open(server, reconnect=again) as nc, nc.events() as events:
                 url = transport.url(server)
                 (await server.peer(0)).abort()
@@ -78,7 +73,7 @@ async def test_the_first_connection_is_told_to_who_was_there_before_it(
 ) -> None:
     behind = ReconnectPolicy(wait=0, retry_on_initial_connect=True)
     with trio.fail_after(PATIENCE):
-        async with transport.scripted(refuses, lets_in) as server:
+        async with transport.scripted(refuses, session()) as server:
             async with transport.open(server, reconnect=behind) as nc, nc.events() as events:
                 assert isinstance(await events.receive(), ReconnectFailed)
                 assert await events.receive() == Connected(transport.url(server))

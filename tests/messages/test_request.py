@@ -22,6 +22,7 @@ from tests.messages.helpers import (
     told,
 )
 from tests.support.peer import Peer
+from tests.support.scripts import session
 from tests.transports import Transport
 from trio_nats import (
     Connection,
@@ -244,20 +245,16 @@ async def test_requests_and_a_lost_connection(policy: Any, transport: Transport)
     asked: list[str] = []
 
     async def dies(peer: Peer) -> None:
-        await peer.send_info()
-        await peer.accept_connect()
         asked.append(await read_request(peer, "svc"))
         peer.abort()
 
     async def answers(peer: Peer) -> None:
-        await peer.send_info()
-        await peer.accept_connect()
         sid = (await peer.expect_line(b"SUB")).split()[-1]
         await peer.send(msg(asked[0], sid, b"from elsewhere"))
         await peer.serve()
 
     again = ReconnectPolicy(wait=0, requests=policy)
-    async with transport.scripted(dies, answers) as server:
+    async with transport.scripted(session(dies), session(answers)) as server:
         async with transport.open(server, reconnect=again) as nc:
             if policy == "wait":
                 assert (await nc.request("svc")).data == b"from elsewhere"
