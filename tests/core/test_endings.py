@@ -61,6 +61,22 @@ async def test_a_second_close_waits_for_the_first() -> None:
     assert sorted(ended) == ["first", "second"]
 
 
+@MOST
+async def test_nothing_is_published_any_more_while_it_closes_although_the_writer_is_busy() -> None:
+    async with scripted(close_timeout=100) as (nc, _), trio.open_nursery() as nursery:
+        await trio.testing.wait_all_tasks_blocked()
+        count = await fill(nc, 100_000)
+        nursery.start_soon(nc.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        assert nc.state == "closing"
+        with pytest.raises(trio.ClosedResourceError):
+            await nc.publish("a")
+        with pytest.raises(trio.ClosedResourceError):
+            nc.publish_nowait("a")
+        assert nc.stats.out_messages == count
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_second_close_that_is_cancelled_closes_at_once() -> None:
     async with scripted(close_timeout=100) as (nc, _), trio.open_nursery() as nursery:
         nursery.start_soon(nc.aclose)
