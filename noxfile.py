@@ -23,7 +23,7 @@ COVERAGE_FLOOR = 95
 # More than there may be cores: much of what the tests do is waiting for servers and networks.
 IN_PARALLEL = ("-n", "3")
 EDGES = ("cli", "contexts", "support_tests", "testing")
-SLOW_ROOMS = ("anyio", "channels", "credentials", "reliability", "tls", "websocket")
+SLOW_ROOMS = ("anyio", "credentials", "reliability", "tls", "websocket")
 
 nox.options.default_venv_backend = "venv"
 nox.options.download_python = "never"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import trio
 import trio.testing
@@ -19,15 +19,18 @@ from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.transports import Transport
 from trio_nats import Connection, Subscription, TLSOptions, open_nats
 from trio_nats._core.outbox import Outbox
-from trio_nats.testing import ServerTLS
+from trio_nats.testing import NatsServer, ServerTLS
 
-__all__ = ["Make", "Stage", "echo", "staged", "tls_sides", "waiting_frames"]
+__all__ = ["Make", "Stage", "echo", "entries", "staged", "tls_sides", "waiting_frames"]
+
+PENDING_SIZE = 200_000
 
 
 @dataclass
 class Stage:
     """A connection whose operations are cancelled, and one that is only looked at."""
 
+    server: NatsServer
     nc: Connection
     witness: Connection
     inbox: Subscription
@@ -43,29 +46,43 @@ class Stage:
         self.number += 1
         return b"%d" % self.number
 
+    async def fill(self) -> None:
+        """Publish until there is no room for more, before the writer has had its turn."""
+        await self.nc.publish("filling", bytes(PENDING_SIZE))
+        assert self.nc.stats.outbox_bytes >= PENDING_SIZE
+
+    async def subscribed(self) -> list[str]:
+        """What the server thinks ``nc`` has subscribed to, beside the inbox of its requests."""
+        await self.nc.flush()
+        connz = await self.server.monitor("connz?subs=1")
+        listed: Any = connz["connections"]
+        found = [entry.get("subscriptions_list", []) for entry in listed]
+        (mine,) = [subjects for subjects in found if "work" in subjects]
+        return [subject for subject in mine if not subject.startswith("_INBOX.")]
+
     async def check(self) -> None:
         """After every run: nothing is left, and both connections work."""
         nc, core = self.nc, self.nc._core
         assert core.requests.slots == {}
         assert (nc.state, nc.stats.lost_in_flight, nc.stats.reconnects) == ("open", 0, 0)
-        for one in (nc, self.witness):
-            await one.flush()
-        async with nc.subscribe("check") as sub:
-            await nc.publish("check", b"x")
-            assert await take(sub, 1) == [b"x"]
-        await trio.testing.wait_all_tasks_blocked()
-        assert nc.stats.outbox_bytes == 0
-        assert core.router.stalled == set()
+        await self.use()
         assert all_tasks() == self.tasks
         assert open_sockets() == self.sockets
 
+    async def use(self) -> None:
+        """Both connections work, and come to rest."""
+        for one in (self.nc, self.witness):
+            await one.flush()
+        async with self.nc.subscribe("check") as sub:
+            await self.nc.publish("check", b"x")
+            assert await take(sub, 1) == [b"x"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert self.nc.stats.outbox_bytes == 0
+        assert self.nc._core.router.stalled == set()
+
     async def published(self) -> list[bytes]:
         """What has come to "ledger" since the last time, without the filling."""
-        await self.nc.publish("ledger", b"end")
-        found: list[bytes] = []
-        while (data := (await take(self.inbox, 1))[0].rstrip(b".")) != b"end":
-            found.append(data)
-        return found
+        return await entries(self.nc, self.inbox)
 
 
 Make: TypeAlias = Callable[[Stage, Subscription], Awaitable[Operation]]
@@ -85,12 +102,21 @@ async def staged(transport: Transport) -> AsyncIterator[Stage]:
     async with transport.server() as server, no_leaks():
         url, options = transport.url(server), transport.options
         async with (
-            open_nats(url, **options, pending_size=200_000) as nc,
+            open_nats(url, **options, pending_size=PENDING_SIZE) as nc,
             open_nats(url, **options) as witness,
             witness.subscribe("ledger") as inbox,
         ):
             await witness.flush()
-            yield Stage(nc, witness, inbox)
+            yield Stage(server, nc, witness, inbox)
+
+
+async def entries(nc: Connection, inbox: Subscription) -> list[bytes]:
+    """What has come to "ledger" before an end that ``nc`` publishes now, without the filling."""
+    await nc.publish("ledger", b"end")
+    found: list[bytes] = []
+    while (data := (await take(inbox, 1))[0].rstrip(b".")) != b"end":
+        found.append(data)
+    return found
 
 
 async def echo(sub: Subscription) -> None:

@@ -13,8 +13,9 @@ from tests.core.stage import Make, Stage, echo, staged
 from tests.messages.helpers import all_of
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, open_sockets
-from tests.transports import EVERY, Transport
-from trio_nats import Connection, NoRespondersError, Subscription, open_nats
+from tests.transports import EVERY, TCP, Transport
+from trio_nats import Connection, NoRespondersError, Replies, Subscription, open_nats
+from trio_nats.events import LameDuck
 
 
 async def publish(stage: Stage, _: Subscription) -> Operation:
@@ -29,6 +30,17 @@ async def publish(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
+async def publish_without_room(stage: Stage, _: Subscription) -> Operation:
+    await stage.fill()
+
+    async def operation() -> None:
+        data = stage.next()
+        await stage.nc.publish("ledger", data)
+        stage.done.append(data)
+
+    return operation
+
+
 async def subscribe(stage: Stage, _: Subscription) -> Operation:
     async def operation() -> None:
         async with stage.nc.subscribe("loop", max_msgs=2) as sub:
@@ -39,18 +51,27 @@ async def subscribe(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
-async def receive(stage: Stage, sub: Subscription) -> Operation:
+async def receive(stage: Stage, sub: Subscription, count: int = 3) -> Operation:
     while sub.pending[0]:
         stage.got.append(sub.receive_nowait().data)
-    for _ in range(3):
+    for _ in range(count):
         data = stage.next()
         await stage.witness.publish("work", data)
         stage.done.append(data)
 
     async def operation() -> None:
-        for _ in range(3):
+        for _ in range(count):
             stage.got.append((await sub.receive()).data)
 
+    return operation
+
+
+async def receive_many(stage: Stage, sub: Subscription) -> Operation:
+    """So many that are there already that it lets others run in between."""
+    operation = await receive(stage, sub, 100)
+    for nc in (stage.witness, stage.nc):
+        await nc.flush()
+    assert sub.pending[0] == 100
     return operation
 
 
@@ -79,7 +100,19 @@ async def request(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
+async def request_without_room(stage: Stage, _: Subscription) -> Operation:
+    await stage.fill()
+
+    async def operation() -> None:
+        with pytest.raises(NoRespondersError):
+            await stage.nc.request("nobody")
+
+    return operation
+
+
 async def request_many(stage: Stage, _: Subscription) -> Operation:
+    await stage.fill()
+
     async def operation() -> None:
         data = stage.next()
         async with stage.nc.request_many("echo", data, max_responses=1) as replies:
@@ -99,6 +132,8 @@ async def flush(stage: Stage, _: Subscription) -> Operation:
 async def events(stage: Stage, _: Subscription) -> Operation:
     async def operation() -> None:
         async with stage.nc.events() as listener:
+            stage.nc._core.hub.emit(LameDuck("nats://nowhere"))
+            await listener.receive()
             with trio.move_on_after(0.001):
                 await listener.receive()
         assert await stage.nc.wait_for_state("open") == "open"
@@ -121,13 +156,16 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
     ("make", "least"),
     [
         (publish, 1),
+        (publish_without_room, 1),
         (subscribe, 3),
         (receive, 1),
+        (receive_many, 1),
         (respond, 1),
         (request, 3),
-        (request_many, 4),
+        (request_without_room, 2),
+        (request_many, 5),
         (flush, 4),
-        (events, 2),
+        (events, 4),
         (drain, 3),
     ],
 )
@@ -153,19 +191,54 @@ async def test_an_operation(make: Make, least: int, transport: Transport) -> Non
 
 async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
     """Every message was handled once, in order, or is still there to be handled."""
-    if make is receive:
+    if make in (receive, receive_many):
         await stage.nc.flush()
         while work.pending[0]:
             stage.got.append(work.receive_nowait().data)
         assert stage.got == stage.done
-    elif make in (publish, respond):
+    elif make in (publish, publish_without_room, respond):
         assert await stage.published() == stage.done
         assert 0 < len(stage.done) < stage.number
+    elif make is events:
+        stage.nc._core.hub.emit(LameDuck("nats://nowhere"))
+        assert stage.nc._core.hub._listeners == []
+    elif make in (subscribe, drain):
+        assert stage.nc.stats.subscriptions == 1
+        assert await stage.subscribed() == ["work"]
+
+
+async def test_a_reply_that_was_not_received_is_left() -> None:
+    async with staged(TCP) as stage, stage.witness.subscribe("echo") as questions:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(echo, questions)
+            await stage.witness.flush()
+            stage.tasks, stage.sockets = all_tasks(), open_sockets()
+            latest: list[Replies] = []
+
+            async def make() -> Operation:
+                many = stage.nc.request_many("echo", stage.next(), max_responses=1)
+                latest[:] = [await many.__aenter__()]
+
+                async def operation() -> None:
+                    stage.got.append((await latest[0].receive()).data)
+
+                return operation
+
+            async def check() -> None:
+                if len(stage.got) < stage.number:
+                    stage.got.append((await latest[0].receive()).data)
+                await latest[0].aclose()
+                await stage.check()
+
+            assert await cancel_at_each_checkpoint(make, check) >= 1
+            assert stage.got == [b"%d" % number for number in range(1, stage.number + 1)]
+            nursery.cancel_scope.cancel()
 
 
 @EVERY
 @pytest.mark.parametrize("background", [False, True], ids=["user", "all tasks"])
-async def test_a_whole_life(transport: Transport, background: bool) -> None:
+@pytest.mark.parametrize("drained", [False, True], ids=["left", "drained"])
+async def test_a_whole_life(transport: Transport, background: bool, drained: bool) -> None:
     """Opening, using and leaving, cancelled at each suspension of any task it consists of."""
     with trio.fail_after(60):
         async with transport.server() as server:
@@ -181,6 +254,11 @@ async def test_a_whole_life(transport: Transport, background: bool) -> None:
                             await (await sub.receive()).respond(b"y")
                             with pytest.raises(NoRespondersError):
                                 await nc.request("nobody")
+                            if drained:
+                                await nc.publish("loop", b"z")
+                                async with trio.open_nursery() as nursery:
+                                    nursery.start_soon(all_of, sub)
+                                    await nc.drain()
 
                 return operation
 
@@ -195,7 +273,7 @@ async def test_a_whole_life(transport: Transport, background: bool) -> None:
                 connections.clear()
 
             visited = await cancel_at_each_checkpoint(make, check, background=background)
-            assert visited >= (15 if background else 6)
+            assert visited >= (25 if background else 6) + (4 if drained else 0)
             async with open_nats(url, **options) as nc:
                 await nc.flush()
                 # All the others are gone for the server as well.

@@ -17,8 +17,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.core.stage import echo, tls_sides
-from tests.messages.helpers import QUICK, all_of, next_event, take
+from tests.core.stage import echo, entries, tls_sides
+from tests.messages.helpers import QUICK, all_of, next_event
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy
@@ -151,11 +151,7 @@ class Scene:
 
     async def arrived(self) -> list[bytes]:
         """What came to "ledger", without the filling."""
-        await self.witness.publish("ledger", b"end")
-        found: list[bytes] = []
-        while (data := (await take(self.inbox, 1))[0].rstrip(b".")) != b"end":
-            found.append(data)
-        return found
+        return await entries(self.witness, self.inbox)
 
 
 Make: TypeAlias = Callable[[Scene, Run], Awaitable[Operation]]

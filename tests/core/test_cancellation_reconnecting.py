@@ -30,7 +30,6 @@ from trio_nats.testing import NatsServer
 class AwayStage(Stage):
     """One whose server goes away before every operation."""
 
-    server: NatsServer
     proxy: PlainProxy
     silent: bool
     """Whether the server lets us dial and says nothing, rather than refusing."""
@@ -77,15 +76,8 @@ class AwayStage(Stage):
         self.coming.cancel()
         self.come_back()
         assert await nc.wait_for_state("open") == "open"
-        for one in (nc, self.witness):
-            await one.flush()
-        async with nc.subscribe("check") as sub:
-            await nc.publish("check", b"x")
-            assert await take(sub, 1) == [b"x"]
-        await trio.testing.wait_all_tasks_blocked()
+        await self.use()
         assert (nc.state, nc.stats.reconnects, nc.stats.lost_in_flight) == ("open", self.losses, 0)
-        assert nc.stats.outbox_bytes == 0
-        assert core.router.stalled == set()
         assert core.requests.slots == {}
         assert not core._changed
         assert len(core.hub._listeners) <= 1  # one that was left goes with the next event
@@ -119,9 +111,7 @@ async def staged(
         ) as nc,
     ):
         await witness.flush()
-        yield AwayStage(
-            nc, witness, inbox, server=server, proxy=proxy, silent=silent, nursery=nursery
-        )
+        yield AwayStage(server, nc, witness, inbox, proxy=proxy, silent=silent, nursery=nursery)
 
 
 async def publish(stage: AwayStage, _: Subscription) -> Operation:

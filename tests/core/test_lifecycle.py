@@ -1,4 +1,7 @@
-"""From entering an ``open_nats`` block to what is left of it afterwards."""
+"""From entering an ``open_nats`` block to what is left of it afterwards.
+
+What is still done when a connection ends, and who is told, is in ``test_endings``.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,15 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import (
-    ONCE,
-    PATIENCE,
-    QUICK,
-    all_of,
-    fill,
-    from_another_run,
-    msg,
-    scripted,
-    served,
-    take,
-)
+from tests.messages.helpers import PATIENCE, QUICK, all_of, scripted, served, take
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, Script, ScriptedServer
+from tests.support.scripts import session
+from tests.transports import MOST, Transport
 from trio_nats import (
     ConfigurationError,
-    Connection,
-    ConnectionLostError,
+    ConnectError,
     ReconnectPolicy,
-    Subscription,
     open_nats,
 )
 from trio_nats.testing import NatsServer
@@ -41,11 +33,6 @@ from trio_nats.testing import NatsServer
 async def _connecting(url: str) -> None:
     async with open_nats(url):
         raise AssertionError("connected")
-
-
-async def _waiting(url: str) -> None:
-    async with open_nats(url) as nc, nc.subscribe("a") as sub:
-        await sub.receive()
 
 
 async def _reconnecting(url: str) -> None:
@@ -72,15 +59,6 @@ async def _draining(url: str) -> None:
         await nc.drain()
 
 
-def _lets_in(then: Callable[[Peer], Awaitable[object]]) -> Script:
-    async def script(peer: Peer) -> None:
-        await peer.send_info()
-        await peer.accept_connect()
-        await then(peer)
-
-    return script
-
-
 async def _forget(peer: Peer) -> None:
     peer.close()
 
@@ -89,11 +67,10 @@ async def _forget(peer: Peer) -> None:
     ("script", "stage"),
     [
         (Peer.stall, _connecting),
-        (_lets_in(Peer.stall), _waiting),
-        (_lets_in(_forget), _reconnecting),
+        (session(_forget), _reconnecting),
         (Peer.stall, _connecting_behind),
-        (_lets_in(Peer.stall), _closing),
-        (_lets_in(Peer.stall), _draining),
+        (session(Peer.stall), _closing),
+        (session(Peer.stall), _draining),
     ],
 )
 async def test_cancelling_the_whole_block_at_any_stage(
@@ -122,17 +99,29 @@ async def test_cancelling_the_whole_block_at_any_stage(
             await trio.testing.wait_all_tasks_blocked()
 
 
-@pytest.mark.parametrize("kind", [LookupError, KeyboardInterrupt, GeneratorExit, trio.TooSlowError])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        LookupError,
+        KeyboardInterrupt,
+        SystemExit,
+        GeneratorExit,
+        trio.TooSlowError,
+        trio.EndOfChannel,
+    ],
+)
 @pytest.mark.parametrize("cancelled", [False, True])
+@MOST
 async def test_the_bodys_exception_leaves_as_itself(
-    kind: type[BaseException], cancelled: bool
+    transport: Transport, nats_server: NatsServer, kind: type[BaseException], cancelled: bool
 ) -> None:
     """Also when everything around it has been cancelled meanwhile."""
     error = kind("mine")
     with trio.fail_after(PATIENCE):
-        async with NatsServer() as server, no_leaks():
+        async with no_leaks():
             with pytest.raises(kind) as caught, trio.CancelScope() as scope:
-                async with open_nats(server.url) as nc:
+                async with transport.open(nats_server) as nc:
+                    await nc.subscribe("a").__aenter__()  # whose exit would notice a cancellation
                     await nc.publish("a", b"x")
                     if cancelled:
                         scope.cancel()
@@ -142,12 +131,82 @@ async def test_the_bodys_exception_leaves_as_itself(
             assert nc.state == "closed"
 
 
+@MOST
+async def test_the_bodys_exception_group_leaves_as_itself() -> None:
+    group = ExceptionGroup("mine", [LookupError()])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with served():
+            raise group
+    assert caught.value is group
+
+
+@MOST
+async def test_cancellation_leaves_as_itself() -> None:
+    async with no_leaks():
+        with trio.CancelScope() as scope:
+            async with scripted(close_timeout=100) as (nc, _), nc.subscribe("a") as sub:
+                await nc.publish("b", b"never awaited")
+                scope.cancel()
+                await sub.receive()
+        assert scope.cancelled_caught
+        assert nc.state == "closed"
+
+
 async def test_the_body_may_end_with_an_error_of_the_connections() -> None:
     async with scripted() as (nc, _):
         pass
     with pytest.raises(trio.ClosedResourceError):
         async with scripted():
             await nc.flush()
+
+
+@MOST
+async def test_after_a_failure_to_connect_nothing_is_left(transport: Transport) -> None:
+    async with transport.scripted(Peer.stall) as server, no_leaks():
+        server.refuse()
+        for _ in range(3):
+            with pytest.raises(ConnectError):
+                async with transport.open(server):
+                    raise AssertionError("connected to nothing")
+
+
+async def test_entering_once_only(nats_server: NatsServer) -> None:
+    manager = open_nats(nats_server.url)
+    async with manager as nc:
+        with pytest.raises(RuntimeError, match="only once"):
+            await manager.__aenter__()
+        await nc.flush()
+    with pytest.raises(RuntimeError, match="only once"):
+        await manager.__aenter__()
+
+
+# --- what is left of it ---------------------------------------------------------------------------
+
+
+@MOST
+async def test_a_closed_connection_refuses_everything(transport: Transport) -> None:
+    async with served() as (nc, server):
+        replies, sub = nc.request_many("a"), nc.subscribe("a")
+    uses: list[Callable[[], Awaitable[object]]] = [
+        lambda: nc.publish("a"),
+        lambda: nc.request("a"),
+        replies.__aenter__,
+        sub.__aenter__,
+        nc.flush,
+        nc.rtt,
+        nc.drain,
+        nc.reconnect,
+    ]
+    for use in uses:
+        with pytest.raises(trio.ClosedResourceError, match="connection is closed"):
+            await use()
+    for use_at_once in (lambda: nc.publish_nowait("a"), lambda: nc.set_servers(server.url)):
+        with pytest.raises(trio.ClosedResourceError, match="connection is closed"):
+            use_at_once()
+    await nc.aclose()
+    assert nc._core.requests.slots == {}
+    assert (nc.stats.outbox_bytes, nc.stats.out_messages) == (0, 0)
+    assert (nc.state, nc.connected_url, nc.tls_info, nc.failure) == ("closed", None, None, None)
 
 
 async def test_nothing_is_kept_of_closed_connections() -> None:
@@ -184,164 +243,7 @@ async def test_two_connections_of_a_task_are_independent() -> None:
             assert await take(sub, 1) == [b"x"]
 
 
-# --- who waits when it is closed ------------------------------------------------------------------
-
-
-async def _drain(nc: Connection, sub: Subscription) -> None:
-    await nc.drain()
-
-
-async def _drain_one(nc: Connection, sub: Subscription) -> None:
-    await sub.drain()
-
-
-async def _reconnect(nc: Connection, sub: Subscription) -> None:
-    await nc.reconnect()
-
-
-async def _rtt(nc: Connection, sub: Subscription) -> None:
-    await nc.rtt()
-
-
-async def _iterate(nc: Connection, sub: Subscription) -> None:
-    async for _ in sub:
-        pass
-
-
-Wait = Callable[[Connection, Subscription], Awaitable[None]]
-
-
-@pytest.mark.parametrize("wait", [_drain_one, _reconnect, _rtt, _iterate])
-async def test_closing_lets_go_whoever_waits(wait: Wait) -> None:
-    ended = trio.Event()
-
-    async def waiter() -> None:
-        try:
-            await wait(nc, sub)
-        except trio.ClosedResourceError:
-            pass
-        ended.set()
-
-    async with scripted() as (nc, _), nc.subscribe("a") as sub, trio.open_nursery() as nursery:
-        nursery.start_soon(waiter)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert not ended.is_set()
-        await nc.aclose()
-        await ended.wait()
-
-
-@pytest.mark.parametrize("how", ["closed", "lost"])
-async def test_the_end_lets_go_of_a_drain_whose_messages_nobody_takes(how: str) -> None:
-    ended = trio.Event()
-
-    async def drain() -> None:
-        try:
-            await nc.drain()
-        except (trio.ClosedResourceError, ConnectionLostError):
-            pass
-        ended.set()
-
-    async with scripted() as (nc, peer), nc.subscribe("a") as sub, trio.open_nursery() as nursery:
-        await peer.expect_line(b"SUB")
-        await peer.send(msg("a", 1, b"x"))
-        nursery.start_soon(drain)
-        await peer.expect_line(b"UNSUB 1")
-        await peer.expect_line(b"PING")
-        await peer.send(b"PONG\r\n")
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert (nc.state, sub.pending) == ("draining", (1, 1))
-        if how == "closed":
-            await nc.aclose()
-        else:
-            peer.close()
-            await nc.wait_for_state("closed")
-        with trio.move_on_after(1):
-            await ended.wait()
-        nursery.cancel_scope.cancel()
-        assert ended.is_set()
-
-
-async def test_a_second_close_that_is_cancelled_closes_at_once() -> None:
-    async with scripted(close_timeout=100) as (nc, _), trio.open_nursery() as nursery:
-        nursery.start_soon(nc.aclose)
-        await trio.testing.wait_all_tasks_blocked()
-        assert nc.state == "closing"
-        with trio.move_on_after(0):
-            await nc.aclose()
-        assert nc.state == "closed"
-
-
-async def test_closing_from_another_run_is_refused() -> None:
-    """It would wake this run's tasks in the other one, which crashes both."""
-    async with served() as (nc, _), nc.subscribe("a") as sub, nc.subscribe("quiet"):
-        async with nc.request_many("quiet", timeout=8) as replies:
-            # Nobody waits here, so that nothing worse happens than that it is not refused.
-            for use in (nc.aclose, sub.drain, sub.aclose, replies.receive, replies.aclose):
-                with pytest.raises(RuntimeError, match=r"another trio\.run"):
-                    await from_another_run(use)
-
-
-# --- what is sent before the end ------------------------------------------------------------------
-
-
-async def test_everything_has_left_before_a_clean_end() -> None:
-    async with served() as (other, server), other.subscribe("a") as sub:
-        await other.flush()
-        async with open_nats(server.url) as nc:
-            async with nc.subscribe("b"), trio.open_nursery() as nursery:
-                for number in range(500):
-                    nursery.start_soon(nc.publish, "a", b"%d" % number)
-        await other.flush()
-        assert sub.pending[0] == 500
-
-
-async def test_close_timeout_is_all_that_an_unresponsive_server_is_given() -> None:
-    async with scripted(close_timeout=0.05) as (nc, _):
-        await fill(nc, 1_000_000)
-        begun = trio.current_time()
-        await nc.aclose()
-        assert 0.04 < trio.current_time() - begun < 2
-        assert nc.failure is None
-    # One was being written, unless the kernel had room for it in the very last moment.
-    assert nc.stats.lost_in_flight in (0, 1)
-    assert nc.stats.out_bytes < 300_000
-
-
-async def test_a_failing_body_is_not_held_up_by_a_server_that_does_not_read() -> None:
-    with pytest.raises(LookupError):
-        async with scripted(close_timeout=1000) as (nc, _):
-            await fill(nc, 1_000_000)
-            raise LookupError
-
-
-# --- losing the server ----------------------------------------------------------------------------
-
-
-async def test_losing_it_for_good_is_told_with_its_cause_to_who_asks() -> None:
-    async with scripted() as (nc, peer), nc.subscribe("a") as sub:
-        await peer.expect_line(b"SUB")
-        await peer.send(msg("a", 1, b"before"))
-        await peer.send(b"-ERR 'Stale Connection'\r\n")
-        peer.close()
-        assert await take(sub, 1) == [b"before"]
-        for use in (sub.receive, nc.flush, nc.rtt, lambda: nc.request("a"), nc.drain):
-            with pytest.raises(ConnectionLostError, match="for good") as caught:
-                await use()
-            assert caught.value.__cause__ is nc.failure
-            assert isinstance(caught.value, trio.BrokenResourceError)
-        assert "Stale Connection" in str(nc.failure)
-        assert nc.connected_url is nc.tls_info is None
-
-
-async def test_a_body_that_does_not_wait_goes_on_and_may_close() -> None:
-    async with scripted() as (nc, peer):
-        peer.abort()
-        await nc.wait_for_state("closed")
-        await nc.aclose()
-        for _ in range(10):
-            await trio.lowlevel.checkpoint()
-    assert nc.state == "closed"
-    assert isinstance(nc.failure, ConnectionLostError)
+# --- losing the server for a while ----------------------------------------------------------------
 
 
 async def test_a_reconnect_restores_what_there_is_and_only_that() -> None:
@@ -371,15 +273,6 @@ async def test_a_reconnect_restores_what_there_is_and_only_that() -> None:
                     (entry,) = connz["connections"]  # type: ignore[misc]
                     assert sorted(entry["subscriptions_list"]) == ["a", "c"]
             assert nc.stats.reconnects == 1
-
-
-async def test_once_means_once() -> None:
-    async with scripted(reconnect=ONCE) as (nc, peer):
-        peer.close()
-        assert await nc.wait_for_state("closed") == "closed"
-        with pytest.raises(ConnectionLostError):
-            await nc.wait_for_state("open", "draining")
-        assert nc.servers == ()
 
 
 async def test_waiting_for_a_state_that_there_is_not() -> None:

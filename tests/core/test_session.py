@@ -19,15 +19,9 @@ from tests.messages.helpers import (
     take,
 )
 from tests.support.peer import Peer, PeerGone, ScriptedServer
+from tests.support.scripts import session
 from trio_nats import ConnectionLostError, ProtocolError, open_nats
 from trio_nats.events import Disconnected
-
-
-async def lets_in(peer: Peer) -> None:
-    await peer.send_info()
-    await peer.accept_connect()
-    await peer.serve()
-
 
 # --- keeping alive --------------------------------------------------------------------------------
 
@@ -133,7 +127,7 @@ async def test_a_fault_of_ours_costs_the_wire_and_not_the_connection(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with trio.fail_after(PATIENCE), caplog.at_level(logging.ERROR, "trio_nats"):
-        async with ScriptedServer(lets_in) as server:
+        async with ScriptedServer(session()) as server:
             async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a") as sub:
                 peer = await server.peer(0)
 

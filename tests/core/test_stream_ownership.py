@@ -7,15 +7,17 @@ half a TLS record behind, for everybody.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from tests.messages.helpers import all_of
+from tests.messages.helpers import PATIENCE, all_of, take
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.transports import EVERY, Transport
-from trio_nats import Connection, NoRespondersError, open_nats
+from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
 
 METHODS = ["aclose", "receive_some", "send_all", "wait_send_all_might_not_block"]
 MORE = {trio.SocketStream: ["send_eof"], trio.SSLStream: ["do_handshake", "unwrap"]}
@@ -37,6 +39,17 @@ class Touches:
     def __init__(self) -> None:
         self.by_background: set[str] = set()
         self.by_others: set[tuple[str, str]] = set()
+
+    def clear(self) -> None:
+        """Forget about having asked the server whether it is there, which is no part of this."""
+        self.by_others.clear()
+        self.by_background.clear()
+
+    def check(self, transport: Transport) -> None:
+        assert self.by_others == set()
+        expected = {"aclose", "receive_some", "send_all"}
+        expected |= {"do_handshake"} if transport.encrypted else set()
+        assert expected <= self.by_background
 
     def watched(self, name: str, original: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         async def method(stream: object, *args: Any) -> Any:
@@ -84,8 +97,7 @@ async def test_only_the_background_touches_the_stream(
     with trio.fail_after(60):
         async with transport.server() as server:
             url, options = transport.url(server), transport.options
-            # Asking the server whether it is there is no part of this.
-            touches.by_others.clear()
+            touches.clear()
             async with open_nats(url, **options) as nc:
 
                 async def make() -> Operation:
@@ -104,7 +116,85 @@ async def test_only_the_background_touches_the_stream(
                 return operation
 
             assert await cancel_at_each_checkpoint(make_whole, trio.lowlevel.checkpoint) > 3
-            assert touches.by_others == set()
-    expected = {"aclose", "receive_some", "send_all"}
-    expected |= {"do_handshake"} if transport.encrypted else set()
-    assert expected <= touches.by_background
+    touches.check(transport)
+
+
+async def _use_by_many(nc: Connection) -> None:
+    """Everything at once, by several tasks, some of which are cancelled before or meanwhile."""
+
+    async def user(work: Callable[[], Awaitable[object]], cancelled: bool = False) -> None:
+        with trio.CancelScope() as scope:
+            if cancelled:
+                scope.cancel()
+            await work()
+
+    async def respond() -> None:
+        async with nc.subscribe("service", max_msgs=4) as requests:
+            answering.set()
+            async for message in requests:
+                await message.respond(message.data)
+
+    async def ask() -> None:
+        assert (await nc.request("service", b"one")).data == b"one"
+        async with nc.request_many("service", b"two", max_responses=1) as replies:
+            assert await all_of(replies) == [b"two"]
+        with pytest.raises(NoRespondersError):
+            await nc.request("nobody")
+        async with nc.subscribe("silence"):
+            with pytest.raises(RequestTimeoutError):
+                await nc.request("silence", timeout=0.01)
+
+    async def publish() -> None:
+        async with nc.subscribe("large") as large:
+            for _ in range(5):
+                await nc.publish("large", bytes(500_000), headers={"k": "v"})
+            assert await take(large, 5) == [bytes(500_000)] * 5
+
+    async def flush() -> None:
+        await nc.flush()
+        await nc.rtt()
+
+    async def drain() -> None:
+        async with nc.subscribe("drained") as sub:
+            await sub.drain()
+
+    answering = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(user, respond)
+        await answering.wait()
+        for work in (ask, publish, flush, drain):
+            nursery.start_soon(user, work)
+            nursery.start_soon(user, work, True)
+        nursery.start_soon(user, ask)
+    async with trio.open_nursery() as nursery:
+        for work in (publish, flush, drain):
+            nursery.start_soon(user, work)
+        await trio.testing.wait_all_tasks_blocked(0.0)
+        nursery.cancel_scope.cancel()
+    await nc.flush()
+
+
+@EVERY
+@pytest.mark.parametrize("ending", ["left", "closed", "drained", "broken off", "cancelled"])
+async def test_nor_do_many_users_or_a_move_or_any_ending(
+    transport: Transport, ending: str, touches: Touches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_nats._core.supervisor._OVERLAP", 0.02)
+    with trio.fail_after(PATIENCE):
+        async with transport.server() as server:
+            touches.clear()
+            with trio.CancelScope() as scope, suppress(LookupError):
+                async with transport.open(server) as nc:
+                    assert (nc.tls_info is not None) == transport.encrypted
+                    await _use_by_many(nc)
+                    await nc.reconnect()
+                    await nc.publish("last", b"x")
+                    if ending == "closed":
+                        await nc.aclose()
+                    elif ending == "drained":
+                        await nc.drain()
+                    elif ending == "broken off":
+                        raise LookupError
+                    elif ending == "cancelled":
+                        scope.cancel()
+    touches.check(transport)

@@ -10,8 +10,14 @@ from tests.messages.helpers import by_way_of
 from tests.transports import TCP, TLS, WS, Transport
 
 
-@pytest.fixture(autouse=True, params=[TCP, TLS, WS], ids=["tcp", "tls", "ws"])
-def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
-    """How ``scripted`` and ``served`` reach their servers."""
-    with by_way_of(request.param):
-        yield request.param
+@pytest.fixture(params=[TCP, TLS, WS], ids=["tcp", "tls", "ws"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """How ``scripted`` and ``served`` reach their servers, where a test does not say otherwise."""
+    assert isinstance(request.param, Transport)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def way(transport: Transport) -> Iterator[None]:
+    with by_way_of(transport):
+        yield

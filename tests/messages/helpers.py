@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import trio
@@ -18,9 +19,17 @@ from trio_nats import Connection, Msg, ReconnectPolicy, open_nats
 from trio_nats.events import Event
 from trio_nats.testing import NatsServer
 
-__all__ = ["ONCE", "PATIENCE", "QUICK", "all_of", "another", "barrier", "by_way_of", "fill"]
-__all__ += ["from_another_run", "hmsg"]
-__all__ += ["msg", "next_event", "scripted", "served", "take"]
+__all__ = ["ONCE", "PATIENCE", "QUICK", "Turns", "all_of", "another", "barrier", "by_way_of"]
+__all__ += [
+    "fill",
+    "from_another_run",
+    "have_wait",
+    "hmsg",
+    "msg",
+    "next_event",
+    "nothing_was_sent",
+]
+__all__ += ["read_request", "scripted", "served", "take", "taking_turns", "told"]
 
 PATIENCE = 10.0
 """What takes longer than that will never happen."""
@@ -70,7 +79,7 @@ async def scripted(
 
 @asynccontextmanager
 async def served(
-    config: str | None = None, **options: Any
+    config: str | Mapping[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[tuple[Connection, NatsServer]]:
     """A connection to a nats-server of its own."""
     transport = _transport.get()
@@ -115,6 +124,22 @@ async def barrier(peer: Peer) -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
+async def read_request(peer: Peer, subject: str) -> str:
+    """Read a request, and the SUB of the inbox if it is the first; returns where to reply to."""
+    line = await peer.expect_line()
+    if line.startswith(b"SUB "):
+        line = await peer.expect_line()
+    assert line.startswith(b"PUB %b " % subject.encode()), line
+    await peer.receive_exactly(int(line.split()[-1]) + 2)
+    return line.split()[2].decode()
+
+
+async def nothing_was_sent(nc: Connection, peer: Peer) -> None:
+    """What is published now is the next thing the server reads."""
+    await nc.publish("end", b"")
+    assert await peer.receive_exactly(13) == b"PUB end 0\r\n\r\n"
+
+
 async def take(channel: trio.abc.ReceiveChannel[Msg], count: int) -> list[bytes]:
     """The data of the next ``count`` messages."""
     return [(await channel.receive()).data for _ in range(count)]
@@ -123,6 +148,63 @@ async def take(channel: trio.abc.ReceiveChannel[Msg], count: int) -> list[bytes]
 async def all_of(channel: trio.abc.ReceiveChannel[Msg]) -> list[bytes]:
     """The data of all messages until the channel ends."""
     return [msg.data async for msg in channel]
+
+
+@asynccontextmanager
+async def told(
+    wait: Callable[[], Awaitable[object]], count: int = 2
+) -> AsyncIterator[list[Exception]]:
+    """Have tasks wait, and collect the error each is told instead of an answer.
+
+    The end of the block waits for all of them to have ended.
+    """
+    async with trio.open_nursery() as nursery:
+        yield await have_wait(nursery, wait, count)
+
+
+async def have_wait(
+    nursery: trio.Nursery, wait: Callable[[], Awaitable[object]], count: int = 2
+) -> list[Exception]:
+    """The same, in a nursery: return once they wait, with the list of what they will be told."""
+    errors: list[Exception] = []
+
+    async def waiter() -> None:
+        try:
+            await wait()
+        except Exception as error:
+            errors.append(error)
+
+    for _ in range(count):
+        nursery.start_soon(waiter)
+    await trio.testing.wait_all_tasks_blocked()
+    assert errors == []
+    assert len(nursery.child_tasks) >= count
+    return errors
+
+
+@dataclass
+class Turns:
+    """How often another task had its turn so far."""
+
+    taken: int = 0
+
+
+@asynccontextmanager
+async def taking_turns() -> AsyncIterator[Turns]:
+    """Another task, which does nothing but to let others run."""
+    turns = Turns()
+
+    async def take_turns() -> None:
+        while True:
+            turns.taken += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        await trio.lowlevel.checkpoint()
+        turns.taken = 0
+        yield turns
+        nursery.cancel_scope.cancel()
 
 
 async def next_event(events: trio.abc.ReceiveChannel[Event], kind: type[E]) -> E:

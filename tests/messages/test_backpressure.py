@@ -6,7 +6,15 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import another, fill, from_another_run, scripted, served, take
+from tests.messages.helpers import (
+    all_of,
+    another,
+    fill,
+    nothing_was_sent,
+    scripted,
+    served,
+    taking_turns,
+)
 from trio_nats import OutboxFullError
 
 
@@ -15,27 +23,30 @@ async def test_order_is_kept_across_tasks_and_chunks() -> None:
         called: list[bytes] = []
 
         async def publish_all(name: bytes) -> None:
-            for number in range(3000):
+            for number in range(5000):
                 data = b"%b %d " % (name, number) + b"x" * (number % 90)
-                await nc.publish("a", data)
+                headers = {"k": "v"} if number % 3 == 0 else None
+                await nc.publish("a", data, headers=headers)
                 called.append(data)
 
-        async with other.subscribe("a") as sub:
+        async with other.subscribe("a", max_msgs=10_000) as sub:
             await other.flush()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(publish_all, b"one")
                 nursery.start_soon(publish_all, b"two")
-            assert await take(sub, 6000) == called
+            assert await all_of(sub) == called
 
 
 async def test_a_full_outbox_refuses_if_told_to() -> None:
     async with scripted(pending_size=300_000, when_pending_full="raise") as (nc, peer):
         count = await fill(nc, 300_000)
-        with pytest.raises(OutboxFullError, match=r"pending_size is 300,000") as caught:
+        with pytest.raises(OutboxFullError, match=r"\d bytes are waiting.*is 300,000\)") as caught:
             await nc.publish("refused", b"")
         assert isinstance(caught.value, trio.WouldBlock)
         with pytest.raises(OutboxFullError):
             await nc.request("refused", b"")
+        with pytest.raises(OutboxFullError):
+            nc.publish_nowait("refused", b"")
         assert nc._core.requests.slots == {}
         for _ in range(count):
             await peer.expect_line(b"PUB a 100000")
@@ -68,8 +79,7 @@ async def test_a_full_outbox_makes_publishers_wait() -> None:
         assert lines[:count] == [b"PUB a 100000"] * count
         assert sorted(lines[count:]) == [b"PUB waiting.%d 100000" % number for number in range(9)]
         assert peak < 300_000 + 100_100
-        await nc.publish("end", b"")
-        await peer.expect_line(b"PUB end 0")
+        await nothing_was_sent(nc, peer)
 
 
 async def test_a_publisher_that_waits_can_be_cancelled() -> None:
@@ -79,30 +89,52 @@ async def test_a_publisher_that_waits_can_be_cancelled() -> None:
             nursery.start_soon(nc.publish, "cancelled")
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
+        assert nc.stats.out_messages == count
         for _ in range(count):
             await peer.expect_line(b"PUB a 100000")
             await peer.receive_exactly(100_002)
-        await nc.publish("end", b"")
-        await peer.expect_line(b"PUB end 0")
+        await nothing_was_sent(nc, peer)
+
+
+async def test_publishing_without_waiting_needs_room() -> None:
+    # Whatever publish() would do: this cannot wait.
+    async with scripted(pending_size=100) as (nc, peer):
+        nc.publish_nowait("a", bytes(200))
+        with pytest.raises(trio.WouldBlock):
+            nc.publish_nowait("refused", b"x")
+        await peer.expect_line(b"PUB a 200")
+        await peer.receive_exactly(202)
+        await trio.testing.wait_all_tasks_blocked()
+        nc.publish_nowait("again", b"x")
+        await peer.expect_line(b"PUB again 1")
+
+
+async def test_publishers_share_the_room() -> None:
+    counts = [0, 0, 0]
+
+    async def publish(index: int) -> None:
+        while True:
+            await nc.publish("a", bytes(5000))
+            counts[index] += 1
+
+    async with scripted(pending_size=10_000) as (nc, peer), trio.open_nursery() as nursery:
+        await fill(nc, 10_000)
+        for index in range(3):
+            nursery.start_soon(publish, index)
+        await trio.testing.wait_all_tasks_blocked()
+        assert counts == [0, 0, 0]
+        nursery.start_soon(peer.serve)
+        while sum(counts) < 300:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert min(counts) >= 30, counts
 
 
 async def test_a_publishing_loop_lets_others_run_at_least_once_a_chunk() -> None:
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
-    async with scripted() as (nc, _), trio.open_nursery() as nursery:
-        nursery.start_soon(count_turns)
-        await trio.lowlevel.checkpoint()
-        before = turns
+    async with scripted() as (nc, _), taking_turns() as turns:
         for _ in range(12_000):
             await nc.publish("a", b"x" * 100)
-        assert turns - before >= 6  # in ten chunks
-        nursery.cancel_scope.cancel()
+        assert turns.taken >= 6  # in ten chunks
 
 
 async def test_publishing_notices_a_cancellation_at_once() -> None:
@@ -111,21 +143,7 @@ async def test_publishing_notices_a_cancellation_at_once() -> None:
             scope.cancel()
             await nc.publish("never", b"")
         assert scope.cancelled_caught
-        await nc.publish("end", b"")
-        await peer.expect_line(b"PUB end 0")
-
-
-async def test_another_trio_run_is_told_so_while_the_writer_is_busy_too() -> None:
-    async with scripted() as (nc, _):
-        await fill(nc, 6 * 1024 * 1024)
-
-        async def publish() -> None:
-            # Looking each time would slow all down who do nothing wrong.
-            for _ in range(150):
-                await nc.publish("a", bytes(4096))
-
-        with pytest.raises(RuntimeError, match=r"another trio\.run"):
-            await from_another_run(publish)
+        await nothing_was_sent(nc, peer)
 
 
 async def test_nothing_waits_any_more_once_the_connection_is_closed() -> None:

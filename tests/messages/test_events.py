@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from tests.messages.helpers import ONCE, PATIENCE, barrier, msg, next_event, scripted, take
-from tests.support.peer import Peer, ScriptedServer, info_line
+from tests.support.peer import Peer, info_line
+from tests.support.scripts import session
 from tests.transports import Transport
-from trio_nats import ConnectionLostError, PendingLimits, ReconnectPolicy, open_nats
+from trio_nats import ConfigurationError, ConnectionLostError, PendingLimits, ReconnectPolicy
 from trio_nats.events import (
     Closed,
     Connected,
@@ -31,23 +33,18 @@ async def rest(events: trio.abc.ReceiveChannel[Event]) -> list[Event]:
     return [event async for event in events]
 
 
-async def lets_in(peer: Peer) -> None:
-    await peer.send_info()
-    await peer.accept_connect()
-    await peer.serve()
-
-
 async def refuses(peer: Peer) -> None:
     await peer.send_info()
     await peer.send(b"-ERR 'maximum connections exceeded'\r\n")
     await peer.hang_up()
 
 
-async def test_a_whole_life() -> None:
+async def test_a_whole_life(transport: Transport) -> None:
     again = ReconnectPolicy(wait=0)
     with trio.fail_after(PATIENCE):
-        async with ScriptedServer(lets_in, refuses, refuses, lets_in) as server:
-            async with open_nats(server.url, reconnect=again) as nc, nc.events() as events:
+        async with transport.scripted(session(), refuses, refuses, session()) as server:
+            async with transport.open(server, reconnect=again) as nc, nc.events() as events:
+                url = transport.url(server)
                 (await server.peer(0)).abort()
                 async with nc.events() as others:
                     await next_event(others, Reconnected)
@@ -67,17 +64,19 @@ async def test_a_whole_life() -> None:
     assert isinstance(two, ReconnectFailed)
     assert (one.attempt, two.attempt) == (1, 2)
     assert "maximum connections exceeded" in str(one.error)
-    assert {lost.server, one.server, back.server} == {server.url}  # type: ignore[union-attr]
+    assert {lost.server, one.server, back.server} == {url}  # type: ignore[union-attr]
     assert closed == Closed(None)
 
 
-async def test_the_first_connection_is_told_to_who_was_there_before_it() -> None:
+async def test_the_first_connection_is_told_to_who_was_there_before_it(
+    transport: Transport,
+) -> None:
     behind = ReconnectPolicy(wait=0, retry_on_initial_connect=True)
     with trio.fail_after(PATIENCE):
-        async with ScriptedServer(refuses, lets_in) as server:
-            async with open_nats(server.url, reconnect=behind) as nc, nc.events() as events:
+        async with transport.scripted(refuses, session()) as server:
+            async with transport.open(server, reconnect=behind) as nc, nc.events() as events:
                 assert isinstance(await events.receive(), ReconnectFailed)
-                assert await events.receive() == Connected(server.url)
+                assert await events.receive() == Connected(transport.url(server))
                 await nc.flush()
                 assert nc.stats.reconnects == 0
 
@@ -91,6 +90,7 @@ async def test_the_last_event_says_why() -> None:
         assert complaint.error.message == "Stale Connection"
         assert isinstance(lost, Disconnected)
         assert "Stale Connection" in str(lost.reason)
+        assert nc.failure is not None
         assert closed == Closed(nc.failure)
         # There is no more to be told to who comes later.
         assert await rest(nc.events()) == []
@@ -120,18 +120,35 @@ async def test_complaints_that_concern_nobody(text: str, caplog: pytest.LogCaptu
         assert await take(sub, 1) == [b"x"]
 
 
-async def test_what_info_says(transport: Transport) -> None:
+async def test_servers_that_info_names(transport: Transport) -> None:
     scheme = transport.scheme
     async with scripted() as (nc, peer), nc.events() as events:
-        await peer.send(info_line(connect_urls=["10.9.8.7:1", "10.9.8.8:2"]) * 2)
+        urls = ["10.9.8.7:1", "[fd00::7]:2", "not a server"]
+        await peer.send(info_line(connect_urls=urls) * 2)
         event = await events.receive()
         assert isinstance(event, ServersDiscovered)
-        assert sorted(event.servers) == [f"{scheme}://10.9.8.7:1", f"{scheme}://10.9.8.8:2"]
-        await peer.send(info_line(connect_urls=["10.9.8.8:2", "10.9.8.9:3"]))
+        assert sorted(event.servers) == [f"{scheme}://10.9.8.7:1", f"{scheme}://[fd00::7]:2"]
+        assert {server.host for server in nc.servers} == {"127.0.0.1", "10.9.8.7", "fd00::7"}
+        urls = ["[fd00::7]:2", "10.9.8.9:3"]
+        await peer.send(info_line(connect_urls=urls, server_name="renamed"))
+        # Each is told of once.
         assert await events.receive() == ServersDiscovered((f"{scheme}://10.9.8.9:3",))
         await barrier(peer)
         # 10.9.8.7 has left the cluster; what the user named stays.
-        assert {server.host for server in nc.servers} == {"127.0.0.1", "10.9.8.8", "10.9.8.9"}
+        assert {server.host for server in nc.servers} == {"127.0.0.1", "fd00::7", "10.9.8.9"}
+        assert nc.server_info.server_name == "renamed"
+        assert isinstance(events, trio.MemoryReceiveChannel)
+        with pytest.raises(trio.WouldBlock):
+            events.receive_nowait()
+
+
+async def test_ignoring_the_servers_that_info_names() -> None:
+    async with scripted(ignore_discovered=True) as (nc, peer), nc.events() as events:
+        await peer.send(info_line(connect_urls=["10.9.8.7:1"]))
+        await barrier(peer)
+        assert [server.host for server in nc.servers] == ["127.0.0.1"]
+        await nc.aclose()
+        assert await rest(events) == [Closed(None)]
 
 
 async def test_a_lame_duck_with_nowhere_to_go_is_told_once() -> None:
@@ -143,6 +160,13 @@ async def test_a_lame_duck_with_nowhere_to_go_is_told_once() -> None:
         assert nc.state == "open"
         await nc.aclose()
         assert await rest(events) == [LameDuck(url), Closed(None)]
+
+
+@pytest.mark.parametrize("buffer", [0, -1, 1.5, True, None])
+async def test_buffers_that_cannot_be(buffer: Any) -> None:
+    async with scripted() as (nc, _):
+        with pytest.raises(ConfigurationError, match="buffer"):
+            nc.events(buffer=buffer)
 
 
 async def test_a_listener_that_is_full_loses_the_oldest_and_holds_nothing_up() -> None:

@@ -90,6 +90,7 @@ async def test_drop_oldest_by_messages() -> None:
 async def test_the_limit_in_bytes_counts_headers(policy: FullPolicy, kept: list[bytes]) -> None:
     async with (
         scripted() as (nc, peer),
+        nc.events() as events,
         nc.subscribe("a", pending=limits(100, policy, size=26)) as sub,
     ):
         await peer.send(msg("a", 1, b"1234") + hmsg("a", 1, BLOCK, b"12"))
@@ -98,7 +99,11 @@ async def test_the_limit_in_bytes_counts_headers(policy: FullPolicy, kept: list[
         await peer.send(msg("a", 1, b"6789"))
         await barrier(peer)
         assert (sub.pending, sub.dropped) == ((2, 24), 1)
-        assert drain_now(sub) == kept
+        assert slow(events) == [SlowConsumer("a", 2, 24, 1)]
+        await peer.send(msg("a", 1, b"c"))  # which still fits
+        await barrier(peer)
+        assert (sub.pending, sub.dropped) == ((3, 25), 1)
+        assert drain_now(sub) == [*kept, b"c"]
         assert sub.pending == (0, 0)
 
 
@@ -121,8 +126,10 @@ async def test_one_message_above_the_limit_in_bytes() -> None:
         nc.subscribe("a", pending=limits(10, "drop_oldest", small)) as oldest,
     ):
         for sid in (1, 2):
+            await peer.send(hmsg("a", sid, BLOCK, b"x"))
             await peer.send(msg("a", sid, b"12") + msg("a", sid, b"12345"))
         await barrier(peer)
+        assert newest.dropped == oldest.dropped == 2
         assert drain_now(newest) == [b"12"]
         assert drain_now(oldest) == [b"12345"]
         assert newest.pending == oldest.pending == (0, 0)
@@ -238,7 +245,28 @@ async def test_wait_by_bytes_and_one_event_an_episode() -> None:
         assert len(await take(sub, 6)) == 6
 
 
-@pytest.mark.parametrize("how", ["leave", "max_msgs", "deny", "close"])
+@pytest.mark.parametrize(
+    "pending",
+    [PendingLimits(messages=5, when_full="wait"), PendingLimits(bytes=50, when_full="wait")],
+    ids=["messages", "bytes"],
+)
+async def test_what_a_real_server_sends_meanwhile_is_not_lost(pending: PendingLimits) -> None:
+    sent = [b"%d" % number + b"x" * 1000 for number in range(2000)]
+    async with served() as (nc, server), another(server) as other, nc.events() as events:
+        async with nc.subscribe("a", pending=pending) as sub:
+            await nc.flush()
+            for data in sent:
+                await other.publish("a", data)
+            await other.flush()
+            await _until_stalled(events)
+            # What one read brings is taken in whole, and then no more is read.
+            assert 0 < sub.pending[0] < 200
+            assert slow(events) == []
+            assert await take(sub, 2000) == sent
+            assert (sub.dropped, nc.stats.reconnects) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["leave", "max_msgs", "deny", "drain", "close"])
 async def test_reading_goes_on_when_the_full_subscription_is_gone(how: str) -> None:
     async with scripted() as (nc, peer), nc.events() as events, nc.subscribe("b") as other:
         sub = nc.subscribe("a", max_msgs=4, pending=limits(1, "wait"))
@@ -252,6 +280,13 @@ async def test_reading_goes_on_when_the_full_subscription_is_gone(how: str) -> N
         await peer.send(msg("b", 1, b"behind"))
         if how == "leave":
             await sub.aclose()
+        elif how == "drain":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sub.drain)
+                while await peer.expect_line() != b"PING":
+                    pass
+                await peer.send(b"PONG\r\n")
+                assert await all_of(sub) == [b"0", b"1", b"2"]
         elif how == "close":
             await nc.aclose()
             for channel in (sub, other):

@@ -9,25 +9,32 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
-from tests.messages.helpers import another, barrier, hmsg, msg, next_event, scripted, served
-from tests.support.peer import Peer, ScriptedServer
+from tests.messages.helpers import (
+    another,
+    barrier,
+    hmsg,
+    msg,
+    nothing_was_sent,
+    read_request,
+    scripted,
+    served,
+    told,
+)
+from tests.support.peer import Peer
+from tests.support.scripts import session
+from tests.transports import Transport
 from trio_nats import (
-    ConfigurationError,
     Connection,
     ConnectionLostError,
     InvalidSubjectError,
     Msg,
     NoRespondersError,
     PendingLimits,
-    PermissionsViolationError,
     ReconnectPolicy,
     RequestTimeoutError,
-    UserPassword,
     open_nats,
 )
-from trio_nats.events import ServerError
 
 # --- replies --------------------------------------------------------------------------------------
 
@@ -56,6 +63,7 @@ async def test_a_request_gets_its_reply() -> None:
         reply = await nc.request("svc.up", "hello", headers={"k": "v"})
         assert isinstance(reply, Msg)
         assert (reply.data, reply.headers["k"], reply.reply) == (b"HELLO", "v", None)
+        assert reply.subject.startswith("_INBOX.")
         assert (await nc.request("svc.up")).data == b""
         assert nc._core.requests.slots == {}
 
@@ -80,6 +88,7 @@ async def test_a_thousand_at_a_time_each_get_their_own() -> None:
         assert nc._core.requests.slots == {}
         # Replies are never dropped by a limit.
         assert nc.stats.dropped == 0
+        assert nc.stats.subscriptions == 0, "the inbox is not the user's"
 
 
 async def test_the_frames_of_requests() -> None:
@@ -102,22 +111,23 @@ async def test_whoever_makes_no_request_subscribes_to_no_inbox() -> None:
     async with scripted() as (nc, peer):
         nc.request_many("svc")
         assert nc.new_inbox().startswith("_INBOX.")
-        await nc.publish("end", b"")
-        assert await peer.expect_line() == b"PUB end 0"
+        await nothing_was_sent(nc, peer)
         assert nc.stats.subscriptions == 0
 
 
-@pytest.mark.parametrize("prefix", ["", "a b", "a.*", "a.>", ".a", "a.", "a\r\nSUB x", b"a"])
+@pytest.mark.parametrize(
+    "prefix", ["", "a b", "a..b", "a.*", "a.>", ">", ".a", "a.", "a\r\nSUB x", b"a", 5]
+)
 def test_inbox_prefixes_that_cannot_be(prefix: Any) -> None:
     with pytest.raises(InvalidSubjectError, match="inbox prefix"):
         open_nats(inbox_prefix=prefix)
 
 
 async def test_inboxes_of_ones_own() -> None:
-    async with served(inbox_prefix="my") as (nc, _):
+    async with served(inbox_prefix="my.own") as (nc, _):
         inbox = nc.new_inbox()
-        assert inbox.startswith("my.")
-        assert inbox != nc.new_inbox()
+        assert inbox.startswith("my.own.")
+        assert len({nc.new_inbox() for _ in range(1000)} | {inbox}) == 1001
         async with nc.subscribe("svc") as requests, nc.subscribe(inbox) as replies:
             await nc.publish("svc", b"?", reply=inbox)
             await (await requests.receive()).respond(b"!")
@@ -131,7 +141,7 @@ async def test_nobody_is_there() -> None:
     async with served() as (nc, _):
         for _ in range(2):
             with pytest.raises(NoRespondersError, match=r"'no\.body'") as caught:
-                await nc.request("no.body", b"x")
+                await nc.request("no.body", b"x", timeout=100)
             assert caught.value.subject == "no.body"
         assert nc._core.requests.slots == {}
 
@@ -157,9 +167,7 @@ async def test_what_counts_as_no_responders(headers: bytes, data: bytes, is_repl
                     await nc.request("svc")
 
         nursery.start_soon(ask)
-        await peer.expect_line(b"SUB")
-        inbox = (await peer.expect_line(b"PUB svc")).split()[2].decode()
-        await peer.send(hmsg(inbox, 1, headers, data))
+        await peer.send(hmsg(await read_request(peer, "svc"), 1, headers, data))
 
 
 async def test_nobody_answers_in_time() -> None:
@@ -195,194 +203,59 @@ async def test_a_second_reply_is_dropped() -> None:
             nursery.start_soon(answer)
             assert (await nc.request("svc", b"one")).data == b"first to one"
             assert (await nc.request("svc", b"two")).data == b"first to two"
+        await nc.flush()
+        assert (nc.stats.in_messages, nc.stats.pending_messages) == (2 * 3, 0)
+
+
+async def test_the_callers_own_deadline() -> None:
+    async with served() as (nc, _), nc.subscribe("svc"):
+        with trio.move_on_after(0.01) as scope:
+            await nc.request("svc")
+        assert scope.cancelled_caught
+        assert nc._core.requests.slots == {}
 
 
 async def test_cancelling_forgets_the_reply() -> None:
     async with scripted() as (nc, peer):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nc.request, "svc")
-            await peer.expect_line(b"SUB")
-            inbox = (await peer.expect_line(b"PUB svc")).split()[2].decode()
+            inbox = await read_request(peer, "svc")
             assert len(nc._core.requests.slots) == 1
             nursery.cancel_scope.cancel()
         assert nc._core.requests.slots == {}
         await peer.send(msg(inbox, 1, b"late"))
-        await peer.receive_exactly(2)
         await barrier(peer)
         assert nc.stats.in_messages == 1
-
-
-async def test_a_server_without_headers_cannot_say_that_nobody_is_there() -> None:
-    async with scripted({"headers": False}) as (nc, peer):
-        assert peer.connect["no_responders"] is False
-        with pytest.raises(ConfigurationError, match="headers"):
-            await nc.request("svc", headers={"k": "v"})
-        with pytest.raises(ConfigurationError, match="headers"):
-            nc.request_many("svc", headers={"k": "v"})
-        with pytest.raises(RequestTimeoutError):
-            await nc.request("svc", timeout=0.01)
-
-
-@pytest.mark.parametrize("subject", ["", "svc.*", "a b", None])
-async def test_subjects_that_cannot_be_asked(subject: Any) -> None:
-    async with scripted() as (nc, _):
-        with pytest.raises(InvalidSubjectError):
-            await nc.request(subject)
-        assert nc._core.requests.slots == {}
-
-
-# --- what the server forbids ----------------------------------------------------------------------
-
-
-async def test_a_forbidden_subject_fails_the_requests_to_it_only() -> None:
-    async with scripted() as (nc, peer), trio.open_nursery() as nursery:
-        denied = 0
-
-        async def ask_in_vain() -> None:
-            nonlocal denied
-            with pytest.raises(PermissionsViolationError) as caught:
-                await nc.request("secret.x")
-            assert (caught.value.operation, caught.value.subject) == ("publish", "secret.x")
-            denied += 1
-
-        async def ask() -> None:
-            assert (await nc.request("svc")).data == b"!"
-
-        await peer.send(b"-ERR 'Permissions Violation for Publish to \"secret.x\"'\r\n")
-        await barrier(peer)  # that was nobody's
-        nursery.start_soon(ask)
-        await peer.expect_line(b"SUB")
-        inbox = (await peer.expect_line(b"PUB svc")).split()[2].decode()
-        await peer.receive_exactly(2)
-        nursery.start_soon(ask_in_vain)
-        nursery.start_soon(ask_in_vain)
-        for _ in range(2):
-            await peer.expect_line(b"PUB secret.x")
-            await peer.receive_exactly(2)
-        await peer.send(b"-ERR 'Permissions Violation for Publish to \"secret.x\"'\r\n")
-        await barrier(peer)
-        assert denied == 2
-        await peer.send(msg(inbox, 1, b"!"))
-
-
-async def test_a_forbidden_inbox_fails_all_requests_and_the_next_one_tries_again() -> None:
-    async with scripted() as (nc, peer), trio.open_nursery() as nursery:
-
-        async def ask_in_vain(subject: str) -> None:
-            with pytest.raises(PermissionsViolationError) as caught:
-                await nc.request(subject)
-            assert caught.value.operation == "subscription"
-
-        nursery.start_soon(ask_in_vain, "one")
-        inbox = (await peer.expect_line(b"SUB")).split()[1]
-        await peer.expect_line(b"PUB one")
-        await peer.receive_exactly(2)
-        nursery.start_soon(ask_in_vain, "two")
-        await peer.expect_line(b"PUB two")
-        await peer.receive_exactly(2)
-        await peer.send(b"-ERR 'Permissions Violation for Subscription to \"%b\"'\r\n" % inbox)
-        await barrier(peer)
-        assert nc._core.requests.slots == {}
-
-        async def ask() -> None:
-            assert (await nc.request("three")).data == b"!"
-
-        nursery.start_soon(ask)
-        assert await peer.expect_line() == b"SUB %b 2" % inbox
-        reply = (await peer.expect_line(b"PUB three")).split()[2].decode()
-        await peer.send(msg(reply, 2, b"!"))
-
-
-@pytest.mark.parametrize(
-    ("permissions", "operation"),
-    [
-        ('publish: { deny: "svc" }', "publish"),
-        ('subscribe: { deny: "_INBOX.>" }', "subscription"),
-    ],
-)
-async def test_a_real_server_forbids_a_request(permissions: str, operation: str) -> None:
-    config = f"authorization {{ users: [{{ user: u, password: p, permissions: {{ {permissions} }} "
-    async with served(config + "}] }", auth=UserPassword("u", "p")) as (nc, _):
-        async with nc.subscribe("svc"):
-            for _ in range(2):
-                with pytest.raises(PermissionsViolationError) as caught:
-                    await nc.request("svc", timeout=8)
-                assert caught.value.operation == operation
-            with pytest.raises(PermissionsViolationError):
-                async with nc.request_many("svc", timeout=8) as replies:
-                    await replies.receive()
-
-
-async def test_a_forbidden_reply_subject_fails_its_request() -> None:
-    async with scripted() as (nc, peer), trio.open_nursery() as nursery:
-        failed = trio.Event()
-
-        async def ask_in_vain() -> None:
-            with pytest.raises(PermissionsViolationError):
-                await nc.request("svc")
-            failed.set()
-
-        nursery.start_soon(ask_in_vain)
-        await peer.expect_line(b"SUB")
-        inbox = (await peer.expect_line(b"PUB svc")).split()[2]
-        await peer.receive_exactly(2)
-        text = b'Permissions Violation for Publish with Reply of "%b"' % inbox
-        await peer.send(b"-ERR '%b'\r\n" % text)
-        await barrier(peer)
-        assert failed.is_set()
-
-
-async def test_a_forbidden_publish_that_is_no_request_is_an_event() -> None:
-    async with scripted() as (nc, peer), nc.events() as events:
-        await peer.send(b"-ERR 'Permissions Violation for Publish to \"a\"'\r\n")
-        error = (await next_event(events, ServerError)).error
-        assert isinstance(error, PermissionsViolationError)
-        assert error.subject == "a"
 
 
 # --- the end of the connection --------------------------------------------------------------------
 
 
 async def test_every_failed_request_has_a_traceback_of_its_own() -> None:
-    errors: list[Exception] = []
-
-    async def ask() -> None:
-        with pytest.raises(trio.ClosedResourceError) as caught:
-            await nc.request("svc")
-        errors.append(caught.value)
-
-    async with scripted() as (nc, _), trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
+    async with scripted() as (nc, _), told(lambda: nc.request("svc"), 3) as errors:
         await nc.aclose()
-    assert len(errors) == 3
+    assert [type(error) for error in errors] == [trio.ClosedResourceError] * 3
     for error in errors:
         names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-        assert names.count("ask") == 1
+        assert names.count("waiter") == 1
 
 
 @pytest.mark.parametrize("policy", ["wait", "fail"])
-async def test_requests_and_a_lost_connection(policy: Any) -> None:
-    asked: list[bytes] = []
+async def test_requests_and_a_lost_connection(policy: Any, transport: Transport) -> None:
+    asked: list[str] = []
 
     async def dies(peer: Peer) -> None:
-        await peer.send_info()
-        await peer.accept_connect()
-        await peer.expect_line(b"SUB")
-        asked.append((await peer.expect_line(b"PUB svc")).split()[2])
+        asked.append(await read_request(peer, "svc"))
         peer.abort()
 
     async def answers(peer: Peer) -> None:
-        await peer.send_info()
-        await peer.accept_connect()
         sid = (await peer.expect_line(b"SUB")).split()[-1]
-        await peer.send(msg(asked[0].decode(), sid, b"from elsewhere"))
+        await peer.send(msg(asked[0], sid, b"from elsewhere"))
         await peer.serve()
 
     again = ReconnectPolicy(wait=0, requests=policy)
-    async with ScriptedServer(dies, answers) as server:
-        async with open_nats(server.url, reconnect=again) as nc:
+    async with transport.scripted(session(dies), session(answers)) as server:
+        async with transport.open(server, reconnect=again) as nc:
             if policy == "wait":
                 assert (await nc.request("svc")).data == b"from elsewhere"
             else:

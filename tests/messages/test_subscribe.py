@@ -11,16 +11,25 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import all_of, another, barrier, msg, next_event, scripted, served, take
+from tests.messages.helpers import (
+    all_of,
+    another,
+    barrier,
+    msg,
+    nothing_was_sent,
+    scripted,
+    served,
+    take,
+    taking_turns,
+    told,
+)
 from trio_nats import (
     ConfigurationError,
     Connection,
     InvalidSubjectError,
-    PermissionsViolationError,
+    RequestTimeoutError,
     Subscription,
-    UserPassword,
 )
-from trio_nats.events import ServerError
 
 # --- what comes -----------------------------------------------------------------------------------
 
@@ -32,6 +41,7 @@ async def test_wildcards() -> None:
         "a.>": ["a.b", "a.c", "a.b.c"],
         "*.b": ["a.b", "x.b"],
         "a.*.c": ["a.b.c"],
+        "*.*.c": ["a.b.c"],
         "*": ["a"],
         ">": ["a", "a.b", "a.c", "a.b.c", "x.b"],
     }
@@ -41,23 +51,24 @@ async def test_wildcards() -> None:
             await nc.publish(subject, b"")
         await nc.flush()
         for name, sub in subs.items():
-            assert sub.subject == name
+            assert (sub.subject, sub.queue) == (name, None)
             found = [sub.receive_nowait().subject for _ in range(sub.pending[0])]
             assert found == wanted[name]
 
 
 async def test_a_queue_group_spans_connections_and_gets_each_message_once() -> None:
     async with served() as (nc, server), AsyncExitStack() as stack:
-        members = []
+        members: list[Subscription] = []
         for _ in range(3):
             other = await stack.enter_async_context(another(server))
-            members.append(await stack.enter_async_context(other.subscribe("a", queue="q")))
+            both = other.subscribe("a", queue="q"), other.subscribe("a", queue="q")
+            members += [await stack.enter_async_context(sub) for sub in both]
             await other.flush()
-        sent = [b"%d" % number for number in range(300)]
+        sent = [b"%d" % number for number in range(600)]
         async with nc.subscribe("a") as everything, nc.subscribe("a", queue="r") as alone:
             for data in sent:
                 await nc.publish("a", data)
-            assert await take(everything, 300) == await take(alone, 300) == sent
+            assert await take(everything, 600) == await take(alone, 600) == sent
             got: list[bytes] = []
             shares = []
             for member in members:
@@ -96,27 +107,52 @@ async def test_max_msgs_ends_it_by_itself() -> None:
                 sub.receive_nowait()
 
 
-async def test_max_msgs_with_a_real_server() -> None:
+@pytest.mark.parametrize("waiting", [False, True])
+async def test_max_msgs_with_a_real_server(waiting: bool) -> None:
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.extend(await all_of(sub))
+
     async with served() as (nc, _), nc.subscribe("a", max_msgs=3) as sub:
-        for number in range(10):
-            await nc.publish("a", b"%d" % number)
-        assert await all_of(sub) == [b"0", b"1", b"2"]
-        await nc.flush()
-        assert nc.stats.in_messages == 3
+        async with trio.open_nursery() as nursery:
+            if waiting:
+                nursery.start_soon(read)
+                await trio.testing.wait_all_tasks_blocked()
+            for number in range(10):
+                await nc.publish("a", b"%d" % number)
+            await nc.flush()
+            if not waiting:
+                nursery.start_soon(read)
+        assert got == [b"0", b"1", b"2"]
+        for _ in range(2):
+            with pytest.raises(trio.EndOfChannel):
+                await sub.receive()
+            with pytest.raises(trio.EndOfChannel):
+                sub.receive_nowait()
+        assert nc.stats.subscriptions == 0
+        assert nc.stats.in_messages == 3  # the server knew of it as well
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         ({"subject": ""}, InvalidSubjectError),
+        ({"subject": None}, InvalidSubjectError),
         ({"subject": "a b"}, InvalidSubjectError),
+        ({"subject": "a..b"}, InvalidSubjectError),
         ({"subject": "a.>.b"}, InvalidSubjectError),
         ({"subject": "a*"}, InvalidSubjectError),
         ({"subject": "a 1\r\nSUB b"}, InvalidSubjectError),
         ({"subject": "a", "queue": ""}, InvalidSubjectError),
+        ({"subject": "a", "queue": "a b"}, InvalidSubjectError),
+        ({"subject": "a", "queue": "a..b"}, InvalidSubjectError),
+        ({"subject": "a", "queue": "a.>.b"}, InvalidSubjectError),
+        ({"subject": "a", "queue": "a*"}, InvalidSubjectError),
         ({"subject": "a", "queue": "q 7\r\nSUB b"}, InvalidSubjectError),
         ({"subject": "a", "max_msgs": 0}, ConfigurationError),
         ({"subject": "a", "max_msgs": -1}, ConfigurationError),
+        ({"subject": "a", "max_msgs": 1.5}, ConfigurationError),
         ({"subject": "a", "max_msgs": True}, ConfigurationError),
         ({"subject": "a", "max_msgs": "2"}, ConfigurationError),
         ({"subject": "a", "pending": 5}, ConfigurationError),
@@ -128,8 +164,7 @@ async def test_what_cannot_be_subscribed_to(
     async with scripted() as (nc, peer):
         with pytest.raises(error):
             nc.subscribe(**arguments)
-        await nc.publish("end", b"")
-        assert await peer.expect_line() == b"PUB end 0"
+        await nothing_was_sent(nc, peer)
 
 
 # --- receiving ------------------------------------------------------------------------------------
@@ -145,6 +180,7 @@ async def test_receive_nowait() -> None:
         assert sub.receive_nowait().data == b"x"
         assert sub.pending == (1, 1)
         assert await take(sub, 1) == [b"y"]
+        assert sub.pending == (0, 0)
         with pytest.raises(trio.WouldBlock):
             sub.receive_nowait()
 
@@ -200,23 +236,11 @@ async def _with_pending(nc: Connection, sub: Subscription, count: int) -> None:
 
 
 async def test_a_receiving_loop_lets_others_run_every_64_messages() -> None:
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
     async with served() as (nc, _), nc.subscribe("a") as sub:
         await _with_pending(nc, sub, 1280)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(count_turns)
-            await trio.lowlevel.checkpoint()
-            before = turns
+        async with taking_turns() as turns:
             await take(sub, 1280)
-            assert turns - before >= 1280 / 64 - 1
-            nursery.cancel_scope.cancel()
+            assert turns.taken >= 1280 / 64 - 1
 
 
 async def test_a_receiving_loop_can_be_cancelled_at_every_message() -> None:
@@ -274,9 +298,10 @@ async def test_a_message_for_nobody_is_passed_over() -> None:
 async def test_leaving_unsubscribes_however_it_is_left() -> None:
     async with scripted() as (nc, peer):
         with trio.CancelScope() as scope:
-            async with nc.subscribe("a"):
+            async with nc.subscribe("a", queue="q") as sub:
                 scope.cancel()
-                await trio.sleep_forever()
+                await sub.receive()
+        assert scope.cancelled_caught
         with pytest.raises(KeyError):
             async with nc.subscribe("b"):
                 raise KeyError
@@ -291,25 +316,27 @@ async def test_leaving_unsubscribes_however_it_is_left() -> None:
         while (await peer.expect_line()) != b"PUB end 0":
             pass
         commands = [line for line in peer.lines if b"SUB" in line]
-        assert commands[:2] == [b"SUB a 1", b"UNSUB 1"]
+        assert commands[:2] == [b"SUB a q 1", b"UNSUB 1"]
         assert commands[2:4] == [b"SUB b 2", b"UNSUB 2"]
         assert commands[4:] == [b"SUB c 3", b"UNSUB 3"]
         assert nc.stats.subscriptions == 0
 
 
 async def test_a_subscription_is_entered_once() -> None:
-    async with scripted() as (nc, _):
+    async with served() as (nc, _):
         sub = nc.subscribe("a", queue="q")
         assert "'a', queue='q' not entered" in repr(sub)
         for use in (sub.receive, sub.drain):
-            with pytest.raises(RuntimeError, match="entered"):
+            with pytest.raises(RuntimeError, match="not been entered"):
                 await use()
-        with pytest.raises(RuntimeError, match="entered"):
+        with pytest.raises(RuntimeError, match="not been entered"):
             sub.receive_nowait()
         async with sub:
             assert "open" in repr(sub)
             with pytest.raises(RuntimeError, match="only once"):
                 await sub.__aenter__()
+            await _with_pending(nc, sub, 1)
+            assert await take(sub, 1) == [b"0"]
         assert "ended" in repr(sub)
         with pytest.raises(RuntimeError, match="only once"):
             await sub.__aenter__()
@@ -317,6 +344,7 @@ async def test_a_subscription_is_entered_once() -> None:
         await unused.aclose()
         with pytest.raises(RuntimeError, match="only once"):
             await unused.__aenter__()
+        assert nc.stats.subscriptions == 0
 
 
 async def test_a_closed_subscription_gives_nothing_more() -> None:
@@ -332,121 +360,53 @@ async def test_a_closed_subscription_gives_nothing_more() -> None:
             await all_of(sub)
 
 
-async def test_entering_on_a_closed_connection() -> None:
-    async with served() as (nc, _):
-        pass
-    with pytest.raises(trio.ClosedResourceError, match="connection is closed"):
-        async with nc.subscribe("a"):
-            pass
-
-
 async def test_closing_wakes_all_who_wait() -> None:
-    errors: list[Exception] = []
-
-    async def wait() -> None:
-        with pytest.raises(trio.ClosedResourceError) as caught:
-            await sub.receive()
-        errors.append(caught.value)
-
-    async with scripted() as (nc, _), nc.subscribe("a") as sub, trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(wait)
-        await trio.testing.wait_all_tasks_blocked()
-        await sub.aclose()
+    async with scripted() as (nc, _), nc.subscribe("a") as sub:
+        async with told(sub.receive, 3) as errors:
+            await sub.aclose()
+            await sub.aclose()
     assert len(errors) == 3
     for error in errors:
+        assert isinstance(error, trio.ClosedResourceError)
+        assert "this subscription is closed" in str(error)
         # Where it happened to one task is not where it happened to another.
         names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-        assert names.count("wait") == 1
+        assert names.count("waiter") == 1
 
 
 async def test_the_end_wakes_all_who_wait() -> None:
-    ends = 0
+    got: list[bytes] = []
 
     async def work() -> None:
-        nonlocal ends
-        await all_of(sub)
-        ends += 1
+        got.append((await sub.receive()).data)
 
     async with scripted() as (nc, peer), nc.subscribe("a", max_msgs=1) as sub:
-        async with trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(work)
-            await trio.testing.wait_all_tasks_blocked()
+        async with told(work, 3) as errors:
             await peer.send(msg("a", 1, b"x"))
-    assert ends == 3
+    assert got == [b"x"]
+    assert [type(error) for error in errors] == [trio.EndOfChannel] * 2
 
 
-# --- permissions ----------------------------------------------------------------------------------
-
-DENIED = "Permissions Violation for Subscription to "
+# --- draining -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "denied"),
-    [
-        (DENIED + '"a"', 1),
-        (DENIED.lower() + '"a"', 1),
-        (DENIED + '"a" using queue "q"', 2),
-        (DENIED + '"a" using queue "r"', 3),
-        (DENIED + '"a" (sid "4")', 4),
-        (DENIED + '"a" using queue "q" (sid "2")', 2),
-        (DENIED + '"b"', 5),
-        (DENIED + '"c"', None),
-        (DENIED + '"a" using queue "s"', None),
-    ],
-)
-async def test_the_server_forbids_one_subscription(text: str, denied: int | None) -> None:
-    async with scripted() as (nc, peer), AsyncExitStack() as stack, nc.events() as events:
-        subs: dict[int, Subscription] = {}
-        for sid, (subject, queue) in enumerate(
-            [("a", None), ("a", "q"), ("a", "r"), ("a", None), ("b", None)], 1
-        ):
-            subs[sid] = await stack.enter_async_context(nc.subscribe(subject, queue=queue))
-        await peer.send(b"".join(msg("x", sid, b"before") for sid in subs))
-        await peer.send(b"-ERR '%b'\r\n" % text.encode())
-        await peer.send(b"".join(msg("x", sid, b"after") for sid in subs))
-        await barrier(peer)
-        for sid, sub in subs.items():
-            if sid != denied:
-                assert await take(sub, 2) == [b"before", b"after"]
-                continue
-            assert await take(sub, 1) == [b"before"]
-            for _ in range(2):
-                with pytest.raises(PermissionsViolationError) as caught:
-                    await sub.receive()
-                assert caught.value.operation == "subscription"
-        assert nc.stats.subscriptions == (4 if denied else 5)
-        if denied is None:
-            assert (await next_event(events, ServerError)).error.message == text
-
-
-async def test_a_real_server_forbids_a_subscription() -> None:
-    config = 'authorization { default_permissions: { subscribe: { deny: ["x.>", "*.q q"] } }\n'
-    config += "users: [{user: u, password: p}] }"
-    async with served(config, auth=UserPassword("u", "p")) as (nc, _), AsyncExitStack() as stack:
-        fine = await stack.enter_async_context(nc.subscribe("a"))
-        other_queue = await stack.enter_async_context(nc.subscribe("a.q", queue="r"))
-        for subject, queue in [("x.y", None), ("x.y", "q"), ("a.q", "q")]:
-            async with nc.subscribe(subject, queue=queue) as denied:
-                with pytest.raises(PermissionsViolationError) as caught:
-                    await denied.receive()
-                assert (caught.value.subject, caught.value.queue) == (subject, queue)
-        await nc.publish("a", b"1")
-        await nc.publish("a.q", b"2")
-        assert await take(fine, 1) == [b"1"]
-        assert await take(other_queue, 1) == [b"2"]
-
-
-async def test_whoever_waits_hears_that_it_is_forbidden() -> None:
+async def test_draining_keeps_what_was_sent_until_then() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
+        await peer.expect_line(b"SUB a 1")
+        await peer.send(msg("a", 1, b"before"))
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(sub.drain)
+            await peer.expect_line(b"UNSUB 1")
+            await peer.expect_line(b"PING")
+            assert await take(sub, 1) == [b"before"]
+            await peer.send(msg("a", 1, b"late") + b"PONG\r\n")
+            assert await all_of(sub) == [b"late"]
+        await sub.aclose()
+        await nothing_was_sent(nc, peer)  # to unsubscribe once is enough
 
-            async def wait() -> None:
-                with pytest.raises(PermissionsViolationError):
-                    await sub.receive()
 
-            nursery.start_soon(wait)
-            nursery.start_soon(wait)
-            await trio.testing.wait_all_tasks_blocked()
-            await peer.send(b"-ERR '%b\"a\"'\r\n" % DENIED.encode())
+async def test_draining_gives_up() -> None:
+    async with scripted() as (nc, _), nc.subscribe("a") as sub:
+        with pytest.raises(RequestTimeoutError, match=r"drain: .* 0\.01 s"):
+            await sub.drain(0.01)
+        assert await all_of(sub) == []

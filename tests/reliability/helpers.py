@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from tests.support.peer import Peer, Script
+from tests.support.peer import Peer
+from tests.support.scripts import session
 from trio_nats import Connection, Msg, ReconnectPolicy, Subscription
 from trio_nats.events import Event
 
@@ -120,17 +121,6 @@ async def publishing(
 
 
 # -- scripted servers ----------------------------------------------------------------------------
-
-
-def session(then: Callable[[Peer], Awaitable[object]] = Peer.serve, **info: Any) -> Script:
-    """A server that lets the client in, and then does ``then``."""
-
-    async def script(peer: Peer) -> None:
-        await peer.send_info(**info)
-        await peer.accept_connect()
-        await then(peer)
-
-    return script
 
 
 def after(prefix: bytes, then: Callable[[Peer], Awaitable[object]]) -> Callable[[Peer], Any]:

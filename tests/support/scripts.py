@@ -7,7 +7,7 @@ Each function returns a script. :data:`SERVER_KINDS` are the columns of the TLS 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -24,6 +24,17 @@ GARBAGE: Final = bytes(range(256)) * 4
 
 
 # -- servers as they should be -------------------------------------------------------------------
+
+
+def session(then: Callable[[Peer], Awaitable[object]] = Peer.serve, **info: Any) -> Script:
+    """A server that lets the client in as it is, and then does ``then``."""
+
+    async def script(peer: Peer) -> None:
+        await peer.send_info(**info)
+        await peer.accept_connect()
+        await then(peer)
+
+    return script
 
 
 def no_tls(**info: Any) -> Script:

@@ -13,8 +13,8 @@ import threading
 import pytest
 import trio
 
-from tests.reliability.helpers import session
 from tests.support.peer import ScriptedServer
+from tests.support.scripts import session
 from trio_nats import open_nats
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals work differently there")

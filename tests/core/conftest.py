@@ -1,0 +1,22 @@
+"""What is marked with a choice of transports is tested over them, and all else over TCP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.messages.helpers import by_way_of
+from tests.transports import TCP, Transport
+
+
+@pytest.fixture
+def transport() -> Transport:
+    """How ``scripted`` and ``served`` reach their servers."""
+    return TCP
+
+
+@pytest.fixture(autouse=True)
+def way(transport: Transport) -> Iterator[None]:
+    with by_way_of(transport):
+        yield

@@ -1,0 +1,182 @@
+"""The replies to one request, without a connection: what ends them, by a clock that jumps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from tests.messages.helpers import all_of, take
+from trio_nats import Msg, Replies, empty_sentinel
+
+
+def reply(data: bytes = b"x") -> Msg:
+    return Msg(b"_INBOX.x.1", b"1", None, data)
+
+
+@asynccontextmanager
+async def alone(
+    *,
+    timeout: float = 100.0,
+    max_responses: int | None = None,
+    stall: float | None = None,
+    sentinel: Callable[[Msg], bool] | None = None,
+) -> AsyncIterator[Replies]:
+    """Replies without a connection, for a clock that does not wait for any."""
+    forgotten = trio.Event()
+
+    async def send(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replies = Replies(
+        "svc", timeout, max_responses, stall, sentinel, send=send, forget=forgotten.set
+    )
+    async with replies:
+        yield replies
+    assert forgotten.is_set()
+
+
+async def _end(replies: Replies) -> float:
+    """Wait for the end; returns when it was."""
+    with pytest.raises(trio.EndOfChannel):
+        await replies.receive()
+    return trio.current_time()
+
+
+async def test_stalling_is_not_for_the_first(autojump_clock: trio.testing.MockClock) -> None:
+    async with alone(timeout=10, stall=1) as replies:
+        begun = trio.current_time()
+        assert await _end(replies) - begun == pytest.approx(10)
+
+
+async def test_stalling_ends_them(autojump_clock: trio.testing.MockClock) -> None:
+    async with alone(timeout=10, stall=1) as replies:
+        replies.push(reply())
+        await take(replies, 1)
+        begun = trio.current_time()
+        assert await _end(replies) - begun == pytest.approx(1)
+        # It is over, whatever may still arrive.
+        assert await _end(replies) - begun == pytest.approx(1)
+
+
+async def test_the_total_time_wins_over_stalling(autojump_clock: trio.testing.MockClock) -> None:
+    async with alone(timeout=3, stall=2) as replies:
+        begun = trio.current_time()
+        replies.push(reply())
+        await take(replies, 1)
+        await trio.sleep(2)
+        assert await _end(replies) - begun == pytest.approx(3)
+
+
+async def test_time_outside_of_receive_is_not_stalling(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with alone(timeout=100, stall=1) as replies:
+        for _ in range(5):
+            replies.push(reply())
+            await take(replies, 1)
+            await trio.sleep(7)
+        begun = trio.current_time()
+        assert await _end(replies) - begun == pytest.approx(1)
+
+
+async def test_replies_in_time_are_received_after_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with alone(timeout=5) as replies:
+        replies.push(reply(b"1"))
+        replies.push(reply(b"2"))
+        await trio.sleep(7)
+        assert await all_of(replies) == [b"1", b"2"]
+
+
+async def test_stalling_counts_from_the_last_reply_whoever_received_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with alone(timeout=100, stall=10) as replies, trio.open_nursery() as nursery:
+        replies.push(reply(b"0"))
+        assert await take(replies, 1) == [b"0"]
+        begun = trio.current_time()
+        ended: list[float] = []
+        got: list[bytes] = []
+
+        async def work() -> None:
+            got.extend(await all_of(replies))
+            ended.append(trio.current_time() - begun)
+
+        nursery.start_soon(work)
+        nursery.start_soon(work)
+        for number in range(3):
+            await trio.sleep(8)
+            replies.push(reply(b"%d" % number))
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(50)
+        assert got == [b"0", b"1", b"2"]
+        assert ended == pytest.approx([34, 34])
+
+
+async def test_several_receivers_share_them_in_turn(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    got: dict[int, bytes] = {}
+
+    async def wait(number: int) -> None:
+        got[number] = (await replies.receive()).data
+
+    async with alone(max_responses=3) as replies:
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(wait, number)
+                await trio.testing.wait_all_tasks_blocked()
+            for number in range(3):
+                replies.push(reply(b"%d" % number))
+                await trio.testing.wait_all_tasks_blocked()
+        assert got == {0: b"0", 1: b"1", 2: b"2"}
+        await _end(replies)
+
+
+async def test_a_cancelled_receiver_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with alone() as replies:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replies.receive)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        replies.push(reply(b"1"))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await replies.receive()
+        assert await take(replies, 1) == [b"1"]
+
+
+async def test_the_sentinel_ends_them_and_is_not_handed_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with alone(sentinel=lambda msg: msg.data == b"end", max_responses=5) as replies:
+        for data in (b"1", b"", b"end", b"3"):
+            replies.push(reply(data))
+        assert await all_of(replies) == [b"1", b""]
+        await _end(replies)
+
+
+async def test_the_sentinel_wakes_the_others_who_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with alone(sentinel=empty_sentinel) as replies, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(_end, replies)
+        await trio.testing.wait_all_tasks_blocked()
+        replies.push(reply(b""))
+        begun = trio.current_time()
+        nursery.start_soon(_end, replies)
+    assert trio.current_time() == pytest.approx(begun)
+
+
+async def test_no_more_than_was_asked_for(autojump_clock: trio.testing.MockClock) -> None:
+    async with alone(max_responses=2) as replies:
+        for data in (b"", b"1", b"2", b"3"):  # without data it is a reply like any other
+            replies.push(reply(data))
+        assert await all_of(replies) == [b"", b"1"]
+        await _end(replies)
