@@ -46,6 +46,22 @@ async def test_wildcards() -> None:
             assert found == wanted[name]
 
 
+async def test_no_subject_moves_a_message_to_another_subscription() -> None:
+    async with (
+        served() as (nc, server),
+        nc.subscribe("secret") as one,
+        nc.subscribe("open.*") as two,
+    ):
+        await nc.flush()
+        # White space to Python but not to the server, and the number of the first subscription.
+        subjects = ["open.\v1", "open.\f1"]
+        async with another(server) as other:
+            for subject in subjects:
+                other._core.outbox.append((f"PUB {subject} 2\r\n".encode(), b"hi", b"\r\n"))
+            assert [(await two.receive()).subject for _ in subjects] == subjects
+        assert one.pending == (0, 0)
+
+
 async def test_a_queue_group_spans_connections_and_gets_each_message_once() -> None:
     async with served() as (nc, server), AsyncExitStack() as stack:
         members = []
