@@ -112,6 +112,13 @@ async def test_max_msgs_ends_it_by_itself() -> None:
                 sub.receive_nowait()
 
 
+async def test_max_msgs_may_be_more_than_a_server_can_count() -> None:
+    async with served() as (nc, _), nc.subscribe("a", max_msgs=10**9) as sub:
+        await nc.publish("a", b"x")
+        await nc.flush()
+        assert sub.receive_nowait().data == b"x"
+
+
 async def test_max_msgs_with_a_real_server() -> None:
     async with served() as (nc, _), nc.subscribe("a", max_msgs=3) as sub:
         for number in range(10):
