@@ -11,6 +11,7 @@ import math
 import os
 import re
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType, NoneType
@@ -54,7 +55,9 @@ def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     if value < 0 or (value == 0 and not zero):
         least = "zero or more" if zero else "more than zero"
         raise ConfigurationError(f"{name} must be {least} seconds, not {value!r}")
-    return min(value, math.inf)
+    if sys.float_info.max < value < math.inf:
+        raise ConfigurationError(f"{name} is more seconds than there are; for ever is math.inf")
+    return value
 
 
 def check_count(name: str, value: int, least: int = 0) -> int:
