@@ -23,6 +23,7 @@ from trio_nats import (
 from trio_nats._core.hub import EventHub
 from trio_nats._core.pool import Pool
 from trio_nats._core.redial import Redialer
+from trio_nats._protocol.server_errors import server_error
 from trio_nats._transport.opening import AttemptFailed, Wire
 from trio_nats.errors import AuthorizationError, ConnectAttempt, WebSocketError
 from trio_nats.events import Closed, Connected, Disconnected, Reconnected, ReconnectFailed
@@ -204,6 +205,15 @@ async def test_refusals_count_only_in_a_row_and_in_the_same_words(
         await attempts.make(100)
     assert len(attempts.hosts) == 4
     assert not attempts.pool.servers
+
+
+async def test_credentials_that_come_too_late_are_not_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(ReconnectPolicy())
+    attempts.error = server_error("Authentication Timeout")
+    await attempts.make(5)
+    assert len(attempts.hosts) == 5
 
 
 @pytest.mark.parametrize(("status", "given_up"), [(401, True), (403, True), (503, False)])
