@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import FrozenInstanceError
@@ -17,12 +18,13 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.credentials.helpers import NONCE, PATIENCE, QUICK, connects_with, sessions
+from tests.credentials.helpers import NONCE, PATIENCE, QUICK, connects_with, refusals, sessions
 from tests.support.jwts import Operator, creds_text
-from tests.support.peer import Peer, ScriptedServer
+from tests.support.peer import Peer, Script, ScriptedServer
 from trio_nats import (
     JWT,
     Auth,
+    AuthLike,
     Credentials,
     NKey,
     Token,
@@ -384,6 +386,63 @@ def test_seeds_of_other_kinds_are_called_by_their_names(kind: str) -> None:
         text = str(caught.value)
         assert text.endswith(f"but this is {kind} seed ({seed[:2]}...)")
         assert seed[2:8] not in text
+
+
+# -- variables -----------------------------------------------------------------------------------
+
+
+def variables_of(error: BaseException) -> str:
+    """Those of the package along the tracebacks of an exception and of those behind it."""
+    found: list[str] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None:
+            continue
+        shown = traceback.TracebackException.from_exception(one, capture_locals=True)
+        for frame in shown.stack:
+            if "trio_nats/" in frame.filename:
+                found += [f"{name}={value}" for name, value in (frame.locals or {}).items()]
+        waiting += [one.__cause__, one.__context__]
+    assert found
+    return "\n".join(found)
+
+
+async def hangs_up(peer: Peer) -> None:
+    await peer.send_info(nonce=NONCE)
+    await peer.expect_line(b"CONNECT ")
+    peer.abort()
+
+
+def cannot_sign(nonce: bytes) -> bytes:
+    raise OSError("the vault is locked")
+
+
+@pytest.mark.parametrize("script", [refusals(), hangs_up, sessions()])
+@pytest.mark.parametrize("kind", ["password", "token", "URL", "sign", "file", "files"])
+async def test_no_variable_along_a_traceback_holds_a_secret(
+    kind: str, script: Script, tmp_path: Path
+) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text(creds_text(USER.jwt, OPERATOR.user("bob").seed))
+    auth: AuthLike | None = {
+        "password": UserPassword("alice", "s3cret-pw"),
+        "token": Token("s3cret-pw"),
+        "URL": None,
+        "sign": JWT(USER.jwt, sign=cannot_sign),
+        "file": Credentials(file=file),
+        "files": lambda server: Credentials(file=file),
+    }[kind]
+    shown = ""
+    async with ScriptedServer(script) as server:
+        url = server.url.replace("//", "//u:s3cret-pw@") if kind == "URL" else server.url
+        try:
+            async with open_nats(url, auth=auth):
+                pass
+        except NatsError as error:
+            shown = variables_of(error)
+    for secret in ("s3cret-pw", USER.jwt, "USER NKEY SEED"):
+        assert secret not in shown
 
 
 # -- anything at all -----------------------------------------------------------------------------
