@@ -101,11 +101,9 @@ def _entries(servers: object) -> list[str]:
 
 def parse_server(text: str) -> Server:
     """Read one URL or ``host:port``."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # Not chained: it quotes all of the text.
-        raise ConfigurationError("a server's URL is not valid Unicode text") from None
+    if _UNDECODED.search(text):
+        # Found without an error that would quote all of the text, be it only as a context.
+        raise ConfigurationError("a server's URL is not valid Unicode text")
     scheme = "nats"
     prefix = ""
     if found := _SCHEME.match(text):

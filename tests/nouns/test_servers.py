@@ -366,6 +366,7 @@ def test_what_is_not_unicode_is_refused_at_once_without_showing_it(text: str) ->
     with pytest.raises(ConfigurationError) as caught:
         parse_servers(text)
     assert_hidden(repr(caught.value))
+    assert caught.value.__cause__ is caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("url", ["nats://%ff@h", "nats://joe:%c3%28@h", "nats://%ed%a0%80:x@h"])
