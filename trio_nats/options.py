@@ -47,6 +47,8 @@ PlaintextAuth: TypeAlias = Literal["warn", "refuse", "allow"]
 FullPolicy: TypeAlias = Literal["drop_newest", "drop_oldest", "wait"]
 """What to do with a message for a subscription whose limits are reached."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     """``value`` if it is a positive number of seconds (or zero, where that means something)."""
@@ -181,6 +183,10 @@ class TLSOptions:
         for name in ("server_hostname", "key_password", "bundle_password"):
             if not isinstance(getattr(self, name), (str, NoneType)):
                 raise TLSConfigurationError(f"{name} is a str")
+        for name in ("key_password", "bundle_password"):
+            # Encoding it would raise an error that quotes all of it.
+            if _SURROGATE.search(getattr(self, name) or ""):
+                raise TLSConfigurationError(f"{name} is not valid Unicode text")
         if not isinstance(self.ca_data, (str, bytes, NoneType)):
             raise TLSConfigurationError("ca_data is a str (PEM) or bytes (DER)")
 

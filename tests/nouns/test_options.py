@@ -215,6 +215,8 @@ def test_errors_show_no_secret() -> None:
         {"bundle_password": "SECRET"},
         {"cert_file": "c", "bundle_file": "b", "key_password": "SECRET"},
         {"context": context(), "ca_data": "SECRET"},
+        {"cert_file": "c", "key_password": "SECRET\udc80"},
+        {"bundle_file": "b", "bundle_password": "SECRET\udc80"},
         {"mode": "nonsense", "cert_file": "c", "key_password": "SECRET"},
     ):
         assert "SECRET" not in tls_refused(**options)
