@@ -231,6 +231,17 @@ async def test_a_refused_upgrade_counts_as_refused_credentials(
         assert len(attempts.hosts) == 5
 
 
+async def test_a_server_that_is_replaced_while_waiting_for_it_is_not_tried(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(ReconnectPolicy(wait=8.0, jitter=0.0), "a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attempts.make, 2)
+        await trio.sleep(1)
+        attempts.pool.replace(parse_servers("b"))
+    assert attempts.hosts == ["b", "b"]
+
+
 # -- picking -------------------------------------------------------------------------------------
 
 

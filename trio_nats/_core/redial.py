@@ -60,6 +60,8 @@ class Redialer:
                 self._pool.remove(server)
                 continue
             await trio.sleep(delay)
+            if server not in self._pool.servers:
+                continue  # it was replaced meanwhile
             number += 1
             try:
                 return await self._open_one(server)
