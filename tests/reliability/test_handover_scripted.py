@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
@@ -241,3 +242,22 @@ async def test_a_server_found_too_late_is_not_moved_to() -> None:
             await nc.flush(PATIENCE)
             assert (await other.peer(1)).payloads == [b"over the only wire"]
             assert not any(line.startswith(b"SUB") for line in late.lines)
+
+
+async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_nats._core.supervisor._PATIENCE", 3600)
+    monkeypatch.setattr("trio_nats._core.handover._MAX_HELD", 1024 * 1024)
+
+    async def flood(peer: Peer) -> None:
+        sid = sid_of(await peer.expect_line(b"SUB"))
+        while True:
+            await peer.send(deliver(b"a", sid, bytes(1000)) * 50)
+
+    async with ScriptedServer(session(), session(flood), session()) as server:
+        async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a") as sub:
+            with trio.fail_after(PATIENCE):
+                await nc.reconnect()
+            assert len(server.peers) == 3
+            assert sub.pending == (0, 0)

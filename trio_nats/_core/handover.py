@@ -48,7 +48,7 @@ async def prime(wire: Wire, frames: list[bytes]) -> None:
     What it sends in the meantime stays in ``wire.early``. Raises whatever breaks the wire.
     """
     await wire.stream.send_all(b"".join(frames) + commands.PING)
-    position = 0
+    position = size = 0
     while True:
         for event in wire.early[position:]:
             if event is Signal.PONG:
@@ -64,6 +64,9 @@ async def prime(wire: Wire, frames: list[bytes]) -> None:
         data = await wire.stream.receive_some(_READ)
         if not data:
             raise ConnectionLostError(f"{wire.server} closed the connection")
+        size += len(data)
+        if size > _MAX_HELD:
+            raise ProtocolError(f"{wire.server} sends and sends, and does not answer a PING")
         wire.early += wire.parser.feed(bytes(data))
 
 
