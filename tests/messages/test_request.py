@@ -24,6 +24,7 @@ from trio_nats import (
     PermissionsViolationError,
     ReconnectPolicy,
     RequestTimeoutError,
+    Subscription,
     UserPassword,
     open_nats,
 )
@@ -88,14 +89,32 @@ async def test_the_frames_of_requests() -> None:
         inbox = (await peer.expect_line(b"SUB my.box.")).split()[1]
         assert inbox.endswith(b".*")
         prefix = inbox[:-1]
-        assert await peer.expect_line() == b"PUB svc %b1 1" % prefix
+        one = (await peer.expect_line(b"PUB svc " + prefix)).removesuffix(b" 1").split()[-1]
         await peer.receive_exactly(3)
         nursery.start_soon(lambda: nc.request("svc", b"2", headers={"k": "v"}))
-        assert await peer.expect_line() == b"HPUB svc %b2 18 19" % prefix
+        two = (await peer.expect_line(b"HPUB svc " + prefix)).removesuffix(b" 18 19").split()[-1]
         await peer.receive_exactly(21)
-        await peer.send(
-            msg((prefix + b"2").decode(), 1, b"") + msg((prefix + b"1").decode(), 1, b"")
-        )
+        await peer.send(msg(two.decode(), 1, b"") + msg(one.decode(), 1, b""))
+
+
+async def test_no_reply_subject_leads_to_another() -> None:
+    """Or whoever is asked could answer what others are asked."""
+    async with served() as (nc, _):
+        tokens: set[str] = set()
+
+        async def collect(sub: Subscription) -> None:
+            async for msg in sub:
+                assert msg.reply is not None
+                tokens.add(msg.reply.rpartition(".")[2])
+                await msg.respond()
+
+        async with nc.subscribe("svc") as sub, trio.open_nursery() as nursery:
+            nursery.start_soon(collect, sub)
+            for _ in range(300):
+                await nc.request("svc")
+            nursery.cancel_scope.cancel()
+    assert len(tokens) == len({token[:6] for token in tokens}) == 300
+    assert len({token[6:] for token in tokens}) == 300
 
 
 async def test_whoever_makes_no_request_subscribes_to_no_inbox() -> None:
