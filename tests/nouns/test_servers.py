@@ -39,6 +39,7 @@ from trio_nats.servers import (
         ("nats://[::1]", Server("nats", "::1", 4222)),
         ("[::1]:5", Server("nats", "::1", 5)),
         ("tls://[fe80::1%eth0]:5", Server("tls", "fe80::1%eth0", 5)),
+        ("tls://[fe80::1%25eth0]:5", Server("tls", "fe80::1%eth0", 5)),
         ("nats://gr\u00fcn.example", Server("nats", "gr\u00fcn.example", 4222)),
         ("nats://h:04222", Server("nats", "h", 4222)),
         ("nats://u:p@h", Server("nats", "h", 4222, "u", "p")),
