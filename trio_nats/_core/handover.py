@@ -82,6 +82,7 @@ class Handover:
         self._held_bytes = 0
         self._new: Session | None = None
         self._shared: frozenset[bytes] = frozenset()
+        self._unwritten: list[bytes] = []
         self.concluded: trio.Event = trio.Event()
         """Set when the old wire is out of use and nothing is held back any more."""
 
@@ -96,7 +97,7 @@ class Handover:
         self._shared = frozenset(wanted)
         self._old.divert = self._from_old
         self._old.detach(self._private)
-        self._old.pings.unsent(outbox.forget_commands())
+        self._unwritten = self._unsent(outbox)
         return [commands.sub(sink.raw_subject, sink.raw_queue, sid) for sid, sink in wanted.items()]
 
     async def wait_silent(self) -> None:
@@ -108,7 +109,14 @@ class Handover:
         self.concluded.set()
         self._old.divert = None
         self._old.detach(outbox)
-        outbox.prepend(self.missing())
+        self._unsent(self._private)
+        outbox.prepend(self._unwritten + self.missing())
+
+    def _unsent(self, outbox: Outbox) -> list[bytes]:
+        """What waits for the old wire besides messages and PINGs, which are given up."""
+        gone = outbox.forget_commands()
+        self._old.pings.unsent(gone.count(commands.PING))
+        return [frame for frame in gone if frame != commands.PING]
 
     def missing(self) -> list[bytes]:
         """What a wire with the subscriptions there were at the beginning has yet to hear."""
