@@ -301,3 +301,12 @@ async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
                     read_on.set()
                     await nc.flush()
                 assert any(line.startswith(b"SUB late ") for line in server.peers[0].lines)
+
+
+async def test_a_server_that_is_lame_from_the_beginning_is_left(short_overlap: None) -> None:
+    async with ScriptedServer(session()) as other:
+        urls = [f"127.0.0.1:{other.port}"]
+        async with ScriptedServer(session(ldm=True, connect_urls=urls)) as server:
+            async with open_nats(server.url) as nc:
+                with trio.fail_after(PATIENCE):
+                    await eventually(lambda: nc.connected_url == other.url)

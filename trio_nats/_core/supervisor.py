@@ -119,6 +119,8 @@ class Supervisor(SessionCallbacks):
                 nursery.start_soon(self._safely, start)
             elif self.session is not None:
                 nursery.start_soon(self._safely, self._run_session, self.session)
+                if self.info.ldm:  # so early that there was nobody to move
+                    self.change_server(other_only=True)
             await self._safely(self.requests.keep_time)
 
     @trio.lowlevel.enable_ki_protection
