@@ -117,6 +117,19 @@ async def test_no_reply_subject_leads_to_another() -> None:
     assert len({token[6:] for token in tokens}) == 300
 
 
+@pytest.mark.parametrize("reply", [b">", b"a.*", b"a..b", b".a", b"\x01", b"\v", b"\xff"])
+async def test_a_reply_subject_that_cannot_be_breaks_no_loop(reply: bytes) -> None:
+    async with served() as (nc, server), nc.subscribe("svc") as requests:
+        await nc.flush()
+        async with another(server) as other:
+            other._core.outbox.append((b"PUB svc %b 1\r\n" % reply, b"x", b"\r\n"))
+            request = await requests.receive()
+            assert request.raw_reply == reply
+            before = nc.stats.out_messages
+            await request.respond(b"y")
+            assert nc.stats.out_messages == before
+
+
 async def test_whoever_makes_no_request_subscribes_to_no_inbox() -> None:
     async with scripted() as (nc, peer):
         nc.request_many("svc")
