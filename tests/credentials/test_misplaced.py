@@ -15,12 +15,14 @@ from typing import Any
 import nkeys
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.credentials.helpers import NONCE, PATIENCE, QUICK, connects_with, refusals, sessions
 from tests.support.jwts import Operator, creds_text
 from tests.support.peer import Peer, Script, ScriptedServer
+from tests.transports import EVERY, Transport
 from trio_nats import (
     JWT,
     Auth,
@@ -392,7 +394,7 @@ def test_seeds_of_other_kinds_are_called_by_their_names(kind: str) -> None:
 
 
 def variables_of(error: BaseException) -> str:
-    """Those of the package along the tracebacks of an exception and of those behind it."""
+    """Those along the tracebacks of an exception and of those behind it, without the tests' own."""
     found: list[str] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -401,7 +403,7 @@ def variables_of(error: BaseException) -> str:
             continue
         shown = traceback.TracebackException.from_exception(one, capture_locals=True)
         for frame in shown.stack:
-            if "trio_nats/" in frame.filename:
+            if "/tests/" not in frame.filename:
                 found += [f"{name}={value}" for name, value in (frame.locals or {}).items()]
         waiting += [one.__cause__, one.__context__]
     assert found
@@ -443,6 +445,28 @@ async def test_no_variable_along_a_traceback_holds_a_secret(
             shown = variables_of(error)
     for secret in ("s3cret-pw", USER.jwt, "USER NKEY SEED"):
         assert secret not in shown
+
+
+@EVERY
+async def test_no_variable_holds_what_could_not_be_written(transport: Transport) -> None:
+    gone = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await transport.welcome(peer, nonce=NONCE)
+        peer.abort()
+        gone.set()
+
+    async def sign(nonce: bytes) -> bytes:
+        await gone.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        return bytes(64)
+
+    async with ScriptedServer(script) as server:
+        url, auth = transport.through(server.port), JWT(USER.jwt, sign=sign)
+        with pytest.raises(ConnectError) as caught:
+            async with open_nats(url, auth=auth, **transport.options):
+                pass
+    assert USER.jwt not in variables_of(caught.value)
 
 
 # -- anything at all -----------------------------------------------------------------------------

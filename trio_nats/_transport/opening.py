@@ -376,10 +376,9 @@ class _Opening:
         if self._websocket is not None:
             self._websocket.max_payload = lambda: wire.info.max_payload
         try:
-            # In no variable, for those may be printed with the traceback of a refusal.
-            await stream.send_all(
-                commands.connect(await self._connect_fields(info, answer)) + commands.PING
-            )
+            # As a view, and in no other variable: those may be printed with a traceback.
+            fields = self._connect_fields(info, answer)
+            await stream.send_all(memoryview(commands.connect(await fields) + commands.PING))
             while not await self._pong_among(wire, answer):
                 data = await stream.receive_some(_READ)
                 if not data:
