@@ -345,6 +345,19 @@ async def test_new_servers_are_moved_to_on_demand() -> None:
         await nc.flush(PATIENCE)
 
 
+async def test_moving_to_new_servers_is_not_moving_to_the_old_one_again() -> None:
+    async with ScriptedServer(session()) as old, ScriptedServer(session()) as new:
+        async with open_nats(old.url, reconnect=QUICK) as nc, nc.events() as events:
+            new.refuse()
+            nc.set_servers(new.url)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(nc.reconnect)
+                await until(events, ReconnectFailed)
+                new.accept()
+                assert await until(events, Reconnected) == Reconnected(new.url)
+            assert len(old.peers) == 1
+
+
 async def test_a_connection_can_begin_before_its_server() -> None:
     policy = ReconnectPolicy(wait=0.01, max_wait=0.02, retry_on_initial_connect=True)
     async with NatsServer() as server:

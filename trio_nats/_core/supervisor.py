@@ -250,7 +250,7 @@ class Supervisor(SessionCallbacks):
                 old.stop(ConnectionLostError("changing servers"))
             return
         wire = await self._redial.another_than(old.wire.server)
-        if wire is None and not other_only:
+        if wire is None and not other_only and old.wire.server in self.pool.servers:
             wire = await self._redial.again(old.wire.server)
         if old is not self.session:
             # Lost meanwhile, and replaced or about to be: this wire comes too late.
