@@ -36,6 +36,7 @@ __all__ = [
     "Sign",
     "Token",
     "UserPassword",
+    "prepare",
     "prepare_auth",
 ]
 
@@ -73,15 +74,17 @@ class Answer:
 
     async def connect_fields(self, nonce: str | None) -> dict[str, str]:
         """The fields of CONNECT, with the nonce signed where there is one to sign."""
+        signature = None
+        if self.sign is not None and nonce:
+            signature = await self._signature(self.sign, nonce)
         fields = {
             "user": self.user,
             "pass": self.password,
             "auth_token": self.token,
             "jwt": self.jwt,
             "nkey": self.nkey,
+            "sig": signature,
         }
-        if self.sign is not None and nonce:
-            fields["sig"] = await self._signature(self.sign, nonce)
         return {name: value for name, value in fields.items() if value is not None}
 
     async def _signature(self, sign: Sign, nonce: str) -> str:
@@ -250,7 +253,18 @@ async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:
         chosen = chosen or Token(server.token)
     elif server.user is not None:
         chosen = chosen or UserPassword(server.user, server.password or "")
-    return Answer() if chosen is None else await chosen.prepare()
+    return Answer() if chosen is None else await prepare(chosen)
+
+
+async def prepare(auth: Auth) -> Answer:
+    """:meth:`Auth.prepare`, raising without the frames below this one: their variables are secret.
+
+    Whoever formats a traceback may print those as well.
+    """
+    try:
+        return await auth.prepare()
+    except CredentialsError as error:
+        raise error.with_traceback(None) from error.__cause__
 
 
 async def _ask(callback: Auth | AuthCallback, server: Server) -> Auth | None:

@@ -18,7 +18,7 @@ from ._core.supervisor import Supervisor
 from ._protocol.subjects import check_inbox_prefix
 from ._transport.opening import OpeningSettings
 from ._transport.plan import check_server
-from .auth import Auth, AuthLike
+from .auth import Auth, AuthLike, prepare
 from .connection import Connection
 from .contexts import DEFAULT_SERVER, ContextLike, load_context
 from .errors import ConfigurationError, CredentialsError
@@ -255,7 +255,7 @@ class _Open(AbstractAsyncContextManager[Connection]):
         if isinstance(auth, Auth):
             seconds = self._settings.opening.connect_timeout
             with trio.move_on_after(seconds) as scope:
-                await auth.prepare()
+                await prepare(auth)
             if scope.cancelled_caught:
                 raise CredentialsError(
                     f"the credentials could not be read within {seconds:g} s (connect_timeout)"

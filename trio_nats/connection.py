@@ -156,9 +156,10 @@ class Connection(Messaging):
     def set_servers(self, servers: str | Sequence[str]) -> None:
         """Use these servers for reconnecting, in place of all known so far (ADR-40).
 
-        Those without credentials in their URL use the first ones there are: of this list, or else
-        of the servers known so far. The present connection stays; :meth:`reconnect` moves it.
-        Raises :exc:`ConfigurationError` for what cannot be used.
+        Those without credentials in their URL use the first URL's of this list that has some, as
+        with ``open_nats``; those of the servers known so far go to none of these. What ``auth``
+        gives is for all. The present connection stays; :meth:`reconnect` moves it. Raises
+        :exc:`ConfigurationError` for what cannot be used.
         """
         parsed = parse_servers(servers)
         for server in parsed:

@@ -10,7 +10,7 @@ No text in here ever holds a password, token, seed, JWT or signature.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -62,6 +62,10 @@ verdict on them). ``"proxy"`` is kept for HTTP proxies, which are not supported 
 
 class NatsError(Exception):
     """Base class of all errors raised by this package."""
+
+    def __reduce__(self) -> tuple[Callable[..., Exception], tuple[object, ...]]:
+        # Exceptions are copied and pickled by calling their class with `args`, which are the text.
+        return _remade, (type(self), self.args, self.__dict__)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -291,9 +295,14 @@ def fresh(error: Exception) -> Exception:
 
     One object raised in many tasks would collect the tracebacks, and so the frames, of all.
     """
-    kind = type(error)
-    twin: Exception = kind.__new__(kind, *error.args)
-    twin.__dict__.update(error.__dict__)
+    twin = _remade(type(error), error.args, error.__dict__)
     twin.__cause__ = error.__cause__
     twin.__suppress_context__ = error.__suppress_context__
+    return twin
+
+
+def _remade(kind: type[Exception], args: tuple[object, ...], state: dict[str, object]) -> Exception:
+    twin: Exception = kind.__new__(kind, *args)
+    twin.args = args  # an OSError leaves them to __init__
+    twin.__dict__.update(state)
     return twin

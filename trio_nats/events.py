@@ -42,7 +42,11 @@ class ConnectionState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The first connection is up. ``server`` is the URL without credentials."""
+    """The first connection is up. ``server`` is the URL without credentials.
+
+    It is told where the block was entered before that, with ``retry_on_initial_connect``; otherwise
+    nobody can be listening yet.
+    """
 
     server: str
 

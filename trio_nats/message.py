@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol, TypeAlias
 
 import msgspec
 
+from .errors import InvalidSubjectError
 from .headers import Headers, HeadersLike, Status, decode_headers, encode_headers
 
 __all__ = ["Msg", "Payload"]
+
+_logger = logging.getLogger("trio_nats.subscription")
 
 Payload: TypeAlias = bytes | bytearray | memoryview | str
 """What may be sent as a message's data: anything bytes-like, or text, which is sent as UTF-8."""
@@ -99,14 +103,20 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         """Publish ``payload`` to this message's :attr:`reply` subject.
 
         Raises :exc:`ValueError` when the sender did not ask for an answer, and whatever
-        :meth:`Connection.publish` raises. Cancelled, it has sent all of the answer or none.
+        :meth:`Connection.publish` raises. A reply subject that nothing can be published to, such as
+        one with a wildcard, is the sender's mistake: there is no answer then, and no error.
+        Cancelled, it has sent all of the answer or none.
         """
-        reply = self.reply
+        reply = self.raw_reply
         if reply is None:
             raise ValueError(f"the message on {self.subject!r} has no reply subject to respond to")
         if self._origin is None:
             raise ValueError("this message was not received from a connection; cannot respond")
-        await self._origin.publish(reply, payload, headers=headers)
+        try:
+            await self._origin.publish(reply.decode(), payload, headers=headers)
+        except (InvalidSubjectError, UnicodeDecodeError):
+            # Servers let it through. Whoever sends it must not break the loop that receives it.
+            _logger.info("the reply subject of a message on %r cannot be: %a", self.subject, reply)
 
     def __repr__(self) -> str:
         data = self.data if len(self.data) <= 64 else self.data[:61] + b"..."

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType, NoneType
@@ -46,6 +47,8 @@ PlaintextAuth: TypeAlias = Literal["warn", "refuse", "allow"]
 FullPolicy: TypeAlias = Literal["drop_newest", "drop_oldest", "wait"]
 """What to do with a message for a subscription whose limits are reached."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     """``value`` if it is a positive number of seconds (or zero, where that means something)."""
@@ -54,7 +57,9 @@ def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     if value < 0 or (value == 0 and not zero):
         least = "zero or more" if zero else "more than zero"
         raise ConfigurationError(f"{name} must be {least} seconds, not {value!r}")
-    return min(value, math.inf)
+    if sys.float_info.max < value < math.inf:
+        raise ConfigurationError(f"{name} is more seconds than there are; for ever is math.inf")
+    return value
 
 
 def check_count(name: str, value: int, least: int = 0) -> int:
@@ -183,6 +188,10 @@ class TLSOptions:
             if not isinstance(getattr(self, name), (str, NoneType)):
                 kind = type(getattr(self, name)).__name__
                 raise TLSConfigurationError(f"{name} is a str, not {kind}")
+        for name in ("key_password", "bundle_password"):
+            # Encoding it would raise an error that quotes all of it.
+            if _SURROGATE.search(getattr(self, name) or ""):
+                raise TLSConfigurationError(f"{name} is not valid Unicode text")
         if not isinstance(self.ca_data, (str, bytes, NoneType)):
             kind = type(self.ca_data).__name__
             raise TLSConfigurationError(f"ca_data is a str (PEM) or bytes (DER), not {kind}")

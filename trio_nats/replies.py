@@ -87,11 +87,15 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
 
         :meta private:
         """
+        now = trio.current_time()
         if is_no_responders(msg):
             self._finish(NoRespondersError(self.subject))
+        elif self._deadline is not None and now >= self._deadline:
+            # Else they would never end while they come faster than they are received.
+            self._finish(trio.EndOfChannel())
         else:
             self._arrived.append(msg)
-            self._heard_at = trio.current_time()
+            self._heard_at = now
             self._waiting.unpark()
 
     def end(self, error: Exception) -> None:

@@ -156,6 +156,20 @@ def test_failures_in_a_row_and_their_words() -> None:
     assert not servers.failed(a, OSError("x"))
 
 
+def test_credentials_are_of_the_list_they_came_with() -> None:
+    servers = pool("nats://u:old@a:1,nats://b:2")
+    a = servers.servers[0]
+    servers.replace(parse_servers("nats://c:3"))
+    assert not any(server.has_userinfo for server in servers.servers)
+    servers.replace(parse_servers("nats://c:3,nats://u:new@d:4,nats://b:2"))
+    assert {server.password for server in servers.servers} == {"new"}
+    # What the old cluster still says of itself.
+    (old,) = servers.discover(gossip("e:5"), a, "nats")
+    assert old.password == "old"
+    (new,) = servers.discover(gossip("e:5", "f:6"), servers.servers[0], "nats")
+    assert new.password == "new"
+
+
 def test_failing_puts_a_server_last() -> None:
     servers = pool("nats://a:1,nats://b:2,nats://c:3")
     a, b, c = servers.servers

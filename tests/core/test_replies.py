@@ -93,6 +93,18 @@ async def test_replies_in_time_are_received_after_it(
         assert await all_of(replies) == [b"1", b"2"]
 
 
+async def test_replies_without_end_end_in_time(autojump_clock: trio.testing.MockClock) -> None:
+    async with alone(timeout=5) as replies:
+        got: list[bytes] = []
+        for number in range(8):
+            replies.push(reply(b"%d" % (2 * number)))
+            replies.push(reply(b"%d" % (2 * number + 1)))
+            got += await take(replies, 1)
+            await trio.sleep(1)
+        got += await all_of(replies)
+        assert got == [b"%d" % number for number in range(10)]
+
+
 async def test_stalling_counts_from_the_last_reply_whoever_received_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

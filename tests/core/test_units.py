@@ -188,14 +188,6 @@ def test_failures() -> None:
     assert servers.servers == (c, b)
 
 
-def test_other_seeds_keep_the_credentials() -> None:
-    servers = pool("nats://u:p@a")
-    servers.replace([parse_server("nats://b")])
-    assert [(server.host, server.user) for server in servers.servers] == [("b", "u")]
-    servers.replace([parse_server("nats://c"), parse_server("nats://v:q@d")])
-    assert [(server.host, server.user) for server in servers.servers] == [("c", "v"), ("d", "v")]
-
-
 def test_the_order_is_random_if_so_wanted() -> None:
     seeds = [parse_server(f"nats://host{number}") for number in range(10)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import FrozenInstanceError
@@ -14,15 +15,18 @@ from typing import Any
 import nkeys
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.credentials.helpers import NONCE, PATIENCE, QUICK, connects_with, sessions
+from tests.credentials.helpers import NONCE, PATIENCE, QUICK, connects_with, refusals, sessions
 from tests.support.jwts import Operator, creds_text
-from tests.support.peer import Peer, ScriptedServer
+from tests.support.peer import Peer, Script, ScriptedServer
+from tests.transports import EVERY, Transport
 from trio_nats import (
     JWT,
     Auth,
+    AuthLike,
     Credentials,
     NKey,
     Token,
@@ -384,6 +388,85 @@ def test_seeds_of_other_kinds_are_called_by_their_names(kind: str) -> None:
         text = str(caught.value)
         assert text.endswith(f"but this is {kind} seed ({seed[:2]}...)")
         assert seed[2:8] not in text
+
+
+# -- variables -----------------------------------------------------------------------------------
+
+
+def variables_of(error: BaseException) -> str:
+    """Those along the tracebacks of an exception and of those behind it, without the tests' own."""
+    found: list[str] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None:
+            continue
+        shown = traceback.TracebackException.from_exception(one, capture_locals=True)
+        for frame in shown.stack:
+            if "/tests/" not in frame.filename:
+                found += [f"{name}={value}" for name, value in (frame.locals or {}).items()]
+        waiting += [one.__cause__, one.__context__]
+    assert found
+    return "\n".join(found)
+
+
+async def hangs_up(peer: Peer) -> None:
+    await peer.send_info(nonce=NONCE)
+    await peer.expect_line(b"CONNECT ")
+    peer.abort()
+
+
+def cannot_sign(nonce: bytes) -> bytes:
+    raise OSError("the vault is locked")
+
+
+@pytest.mark.parametrize("script", [refusals(), hangs_up, sessions()])
+@pytest.mark.parametrize("kind", ["password", "token", "URL", "sign", "file", "files"])
+async def test_no_variable_along_a_traceback_holds_a_secret(
+    kind: str, script: Script, tmp_path: Path
+) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text(creds_text(USER.jwt, OPERATOR.user("bob").seed))
+    auth: AuthLike | None = {
+        "password": UserPassword("alice", "s3cret-pw"),
+        "token": Token("s3cret-pw"),
+        "URL": None,
+        "sign": JWT(USER.jwt, sign=cannot_sign),
+        "file": Credentials(file=file),
+        "files": lambda server: Credentials(file=file),
+    }[kind]
+    shown = ""
+    async with ScriptedServer(script) as server:
+        url = server.url.replace("//", "//u:s3cret-pw@") if kind == "URL" else server.url
+        try:
+            async with open_nats(url, auth=auth):
+                pass
+        except NatsError as error:
+            shown = variables_of(error)
+    for secret in ("s3cret-pw", USER.jwt, "USER NKEY SEED"):
+        assert secret not in shown
+
+
+@EVERY
+async def test_no_variable_holds_what_could_not_be_written(transport: Transport) -> None:
+    gone = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await transport.welcome(peer, nonce=NONCE)
+        peer.abort()
+        gone.set()
+
+    async def sign(nonce: bytes) -> bytes:
+        await gone.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        return bytes(64)
+
+    async with ScriptedServer(script) as server:
+        url, auth = transport.through(server.port), JWT(USER.jwt, sign=sign)
+        with pytest.raises(ConnectError) as caught:
+            async with open_nats(url, auth=auth, **transport.options):
+                pass
+    assert USER.jwt not in variables_of(caught.value)
 
 
 # -- anything at all -----------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from trio_nats import (
     PendingLimits,
     ReconnectPolicy,
     RequestTimeoutError,
+    Subscription,
     open_nats,
 )
 
@@ -97,14 +98,45 @@ async def test_the_frames_of_requests() -> None:
         inbox = (await peer.expect_line(b"SUB my.box.")).split()[1]
         assert inbox.endswith(b".*")
         prefix = inbox[:-1]
-        assert await peer.expect_line() == b"PUB svc %b1 1" % prefix
+        one = (await peer.expect_line(b"PUB svc " + prefix)).removesuffix(b" 1").split()[-1]
         await peer.receive_exactly(3)
         nursery.start_soon(lambda: nc.request("svc", b"2", headers={"k": "v"}))
-        assert await peer.expect_line() == b"HPUB svc %b2 18 19" % prefix
+        two = (await peer.expect_line(b"HPUB svc " + prefix)).removesuffix(b" 18 19").split()[-1]
         await peer.receive_exactly(21)
-        await peer.send(
-            msg((prefix + b"2").decode(), 1, b"") + msg((prefix + b"1").decode(), 1, b"")
-        )
+        await peer.send(msg(two.decode(), 1, b"") + msg(one.decode(), 1, b""))
+
+
+async def test_no_reply_subject_leads_to_another() -> None:
+    """Or whoever is asked could answer what others are asked."""
+    async with served() as (nc, _):
+        tokens: set[str] = set()
+
+        async def collect(sub: Subscription) -> None:
+            async for msg in sub:
+                assert msg.reply is not None
+                tokens.add(msg.reply.rpartition(".")[2])
+                await msg.respond()
+
+        async with nc.subscribe("svc") as sub, trio.open_nursery() as nursery:
+            nursery.start_soon(collect, sub)
+            for _ in range(300):
+                await nc.request("svc")
+            nursery.cancel_scope.cancel()
+    assert len(tokens) == len({token[:6] for token in tokens}) == 300
+    assert len({token[6:] for token in tokens}) == 300
+
+
+@pytest.mark.parametrize("reply", [b">", b"a.*", b"a..b", b".a", b"\x01", b"\v", b"\xff"])
+async def test_a_reply_subject_that_cannot_be_breaks_no_loop(reply: bytes) -> None:
+    async with served() as (nc, server), nc.subscribe("svc") as requests:
+        await nc.flush()
+        async with another(server) as other:
+            other._core.outbox.append((b"PUB svc %b 1\r\n" % reply, b"x", b"\r\n"))
+            request = await requests.receive()
+            assert request.raw_reply == reply
+            before = nc.stats.out_messages
+            await request.respond(b"y")
+            assert nc.stats.out_messages == before
 
 
 async def test_whoever_makes_no_request_subscribes_to_no_inbox() -> None:

@@ -56,6 +56,22 @@ async def test_wildcards() -> None:
             assert found == wanted[name]
 
 
+async def test_no_subject_moves_a_message_to_another_subscription() -> None:
+    async with (
+        served() as (nc, server),
+        nc.subscribe("secret") as one,
+        nc.subscribe("open.*") as two,
+    ):
+        await nc.flush()
+        # White space to Python but not to the server, and the number of the first subscription.
+        subjects = ["open.\v1", "open.\f1"]
+        async with another(server) as other:
+            for subject in subjects:
+                other._core.outbox.append((f"PUB {subject} 2\r\n".encode(), b"hi", b"\r\n"))
+            assert [(await two.receive()).subject for _ in subjects] == subjects
+        assert one.pending == (0, 0)
+
+
 async def test_a_queue_group_spans_connections_and_gets_each_message_once() -> None:
     async with served() as (nc, server), AsyncExitStack() as stack:
         members: list[Subscription] = []
@@ -105,6 +121,13 @@ async def test_max_msgs_ends_it_by_itself() -> None:
                 await sub.receive()
             with pytest.raises(trio.EndOfChannel):
                 sub.receive_nowait()
+
+
+async def test_max_msgs_may_be_more_than_a_server_can_count() -> None:
+    async with served() as (nc, _), nc.subscribe("a", max_msgs=10**9) as sub:
+        await nc.publish("a", b"x")
+        await nc.flush()
+        assert sub.receive_nowait().data == b"x"
 
 
 @pytest.mark.parametrize("waiting", [False, True])

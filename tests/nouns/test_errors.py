@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from typing import Any, get_args
 
@@ -196,6 +198,27 @@ def test_errors_of_a_kind() -> None:
     assert list(error.errors(AuthorizationError)) == [EXPIRED.error]
     assert list(error.errors(OSError)) == [REFUSED.error]
     assert list(error.errors(MaxPayloadError)) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MaxPayloadError(2, 1),
+        NoRespondersError("a"),
+        WebSocketError("no", 401),
+        AuthorizationError("Authorization Violation", "check them"),
+        PermissionsViolationError("no", "publish", "a", sid="1"),
+        ConnectError([ConnectAttempt("nats://h:1", "info", NoInfoError("no", closed=True))]),
+        RequestTimeoutError("late"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_copies_say_the_same(error: NatsError) -> None:
+    """Also those that come out of another process."""
+    for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(twin) is type(error)
+        assert (str(twin), twin.args) == (str(error), error.args)
+        assert repr(vars(twin)) == repr(vars(error))
 
 
 def test_phases() -> None:

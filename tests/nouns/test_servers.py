@@ -39,6 +39,7 @@ from trio_nats.servers import (
         ("nats://[::1]", Server("nats", "::1", 4222)),
         ("[::1]:5", Server("nats", "::1", 5)),
         ("tls://[fe80::1%eth0]:5", Server("tls", "fe80::1%eth0", 5)),
+        ("tls://[fe80::1%25eth0]:5", Server("tls", "fe80::1%eth0", 5)),
         ("nats://gr\u00fcn.example", Server("nats", "gr\u00fcn.example", 4222)),
         ("nats://h:04222", Server("nats", "h", 4222)),
         ("nats://u:p@h", Server("nats", "h", 4222, "u", "p")),
@@ -366,6 +367,7 @@ def test_what_is_not_unicode_is_refused_at_once_without_showing_it(text: str) ->
     with pytest.raises(ConfigurationError) as caught:
         parse_servers(text)
     assert_hidden(repr(caught.value))
+    assert caught.value.__cause__ is caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("url", ["nats://%ff@h", "nats://joe:%c3%28@h", "nats://%ed%a0%80:x@h"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 from collections.abc import Callable
@@ -11,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_nats._protocol import commands
-from trio_nats._protocol.subjects import check_filter, check_queue, check_subject
+from trio_nats._protocol.subjects import (
+    check_filter,
+    check_inbox_prefix,
+    check_queue,
+    check_subject,
+)
 from trio_nats.errors import InvalidHeaderError, InvalidSubjectError, MaxPayloadError
 from trio_nats.headers import Headers, encode_headers
 
@@ -30,6 +36,20 @@ def hpub(subject: bytes, reply: bytes | None, headers: bytes, payload: bytes) ->
 def test_ping_and_pong() -> None:
     assert commands.PING == b"PING\r\n"
     assert commands.PONG == b"PONG\r\n"
+
+
+def test_connect_takes_any_kind_of_str() -> None:
+    class Scalar(str):
+        """As parsers give it that remember how a text was quoted."""
+
+    class Names(str, enum.Enum):  # noqa: UP042  # unlike a StrEnum it is formatted as its name
+        ONE = "one"
+
+    fields = {"user": Scalar("grün"), "name": Names.ONE, "protocol": 1, "echo": True}
+    wire = commands.connect(fields)
+    expected = {"user": "grün", "name": "one", "protocol": 1, "echo": True}
+    assert json.loads(wire.removeprefix(b"CONNECT ")) == expected
+    assert f"{check_inbox_prefix(Names.ONE)}.x" == "one.x"
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,14 @@ MESSAGES = {
         msg(b"a", b"1", b'INFO {"port":1}\r\n.'),
     ),
     "subject that is not UTF-8": (b"MSG a\xff\xfe 1 0\r\n\r\n", msg(b"a\xff\xfe", b"1", b"")),
+    "a subject with what only Python takes for white space": (
+        b"MSG a\v7 1 \f 2\r\nhi\r\n",
+        msg(b"a\v7", b"1", b"hi", reply=b"\f"),
+    ),
+    "the same with headers, and tabs between": (
+        b"HMSG\t\fa\v 1\t 12 14\r\nNATS/1.0\r\n\r\nhi\r\n",
+        msg(b"\fa\v", b"1", b"hi", headers=b"NATS/1.0\r\n\r\n"),
+    ),
     "headers alone": (
         b"HMSG a 1 12 12\r\nNATS/1.0\r\n\r\n\r\n",
         msg(b"a", b"1", b"", headers=b"NATS/1.0\r\n\r\n"),

@@ -83,8 +83,8 @@ def bytewise(data: bytes) -> list[bytes]:
 
 words = (
     st.binary(min_size=1, max_size=12)
-    .filter(lambda word: len(word.split()) == 1)
-    .map(lambda word: word.split()[0])
+    .map(lambda word: word.translate(None, b" \t\r\n"))
+    .filter(bool)
 )
 gaps = st.sampled_from([b" ", b"\t", b"  ", b" \t", b"\t\t "])
 tails = st.sampled_from([b"", b" ", b"\t", b"  "])

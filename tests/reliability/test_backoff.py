@@ -23,6 +23,7 @@ from trio_nats import (
 from trio_nats._core.hub import EventHub
 from trio_nats._core.pool import Pool
 from trio_nats._core.redial import Redialer
+from trio_nats._protocol.server_errors import server_error
 from trio_nats._transport.opening import AttemptFailed, Wire
 from trio_nats.errors import AuthorizationError, ConnectAttempt, WebSocketError
 from trio_nats.events import Closed, Connected, Disconnected, Reconnected, ReconnectFailed
@@ -206,6 +207,15 @@ async def test_refusals_count_only_in_a_row_and_in_the_same_words(
     assert not attempts.pool.servers
 
 
+async def test_credentials_that_come_too_late_are_not_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(ReconnectPolicy())
+    attempts.error = server_error("Authentication Timeout")
+    await attempts.make(5)
+    assert len(attempts.hosts) == 5
+
+
 @pytest.mark.parametrize(("status", "given_up"), [(401, True), (403, True), (503, False)])
 async def test_a_refused_upgrade_counts_as_refused_credentials(
     autojump_clock: trio.testing.MockClock, status: int, given_up: bool
@@ -219,6 +229,17 @@ async def test_a_refused_upgrade_counts_as_refused_credentials(
     else:
         await attempts.make(5)
         assert len(attempts.hosts) == 5
+
+
+async def test_a_server_that_is_replaced_while_waiting_for_it_is_not_tried(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(ReconnectPolicy(wait=8.0, jitter=0.0), "a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attempts.make, 2)
+        await trio.sleep(1)
+        attempts.pool.replace(parse_servers("b"))
+    assert attempts.hosts == ["b", "b"]
 
 
 # -- picking -------------------------------------------------------------------------------------
@@ -322,6 +343,19 @@ async def test_new_servers_are_moved_to_on_demand() -> None:
             await nc.reconnect()
         assert nc.connected_url == new.url
         await nc.flush(PATIENCE)
+
+
+async def test_moving_to_new_servers_is_not_moving_to_the_old_one_again() -> None:
+    async with ScriptedServer(session()) as old, ScriptedServer(session()) as new:
+        async with open_nats(old.url, reconnect=QUICK) as nc, nc.events() as events:
+            new.refuse()
+            nc.set_servers(new.url)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(nc.reconnect)
+                await until(events, ReconnectFailed)
+                new.accept()
+                assert await until(events, Reconnected) == Reconnected(new.url)
+            assert len(old.peers) == 1
 
 
 async def test_a_connection_can_begin_before_its_server() -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
-from tests.reliability.helpers import PATIENCE, QUICK, deliver, read_line, session, take, until
+from tests.messages.helpers import fill
+from tests.reliability.helpers import (
+    PATIENCE,
+    QUICK,
+    deliver,
+    eventually,
+    read_line,
+    session,
+    take,
+    until,
+)
 from tests.support.peer import Peer, ScriptedServer, info_line
 from trio_nats import open_nats
 from trio_nats.events import LameDuck, Reconnected
@@ -241,3 +252,61 @@ async def test_a_server_found_too_late_is_not_moved_to() -> None:
             await nc.flush(PATIENCE)
             assert (await other.peer(1)).payloads == [b"over the only wire"]
             assert not any(line.startswith(b"SUB") for line in late.lines)
+
+
+async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_nats._core.supervisor._PATIENCE", 3600)
+    monkeypatch.setattr("trio_nats._core.handover._MAX_HELD", 1024 * 1024)
+
+    async def flood(peer: Peer) -> None:
+        sid = sid_of(await peer.expect_line(b"SUB"))
+        while True:
+            await peer.send(deliver(b"a", sid, bytes(1000)) * 50)
+
+    async with ScriptedServer(session(), session(flood), session()) as server:
+        async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a") as sub:
+            with trio.fail_after(PATIENCE):
+                await nc.reconnect()
+            assert len(server.peers) == 3
+            assert sub.pending == (0, 0)
+
+
+async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_nats._core.supervisor._PATIENCE", 0.2)
+    go_lame, read_on = trio.Event(), trio.Event()
+
+    async def refuse(peer: Peer) -> None:
+        await peer.expect_line(b"SUB")
+        await peer.hang_up()
+
+    async with ScriptedServer(session(refuse)) as other:
+
+        async def lame(peer: Peer) -> None:
+            await go_lame.wait()
+            await peer.send(info_line(ldm=True, connect_urls=[f"127.0.0.1:{other.port}"]))
+            await read_on.wait()
+            await peer.serve()
+
+        async with ScriptedServer(session(lame)) as server, open_nats(server.url) as nc:
+            await fill(nc, 100_000)
+            async with nc.subscribe("late"):
+                go_lame.set()
+                with trio.fail_after(PATIENCE):
+                    await (await other.peer()).finished.wait()
+                    await eventually(lambda: nc.connected_url == server.url)
+                    read_on.set()
+                    await nc.flush()
+                assert any(line.startswith(b"SUB late ") for line in server.peers[0].lines)
+
+
+async def test_a_server_that_is_lame_from_the_beginning_is_left(short_overlap: None) -> None:
+    async with ScriptedServer(session()) as other:
+        urls = [f"127.0.0.1:{other.port}"]
+        async with ScriptedServer(session(ldm=True, connect_urls=urls)) as server:
+            async with open_nats(server.url) as nc:
+                with trio.fail_after(PATIENCE):
+                    await eventually(lambda: nc.connected_url == other.url)

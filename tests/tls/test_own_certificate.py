@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -223,6 +224,14 @@ async def test_a_bundles_key_is_out_of_reach(
     material = await load_material(tls)
     assert seen == [(0o700, 0o600)]
     assert material.expires == CERTS.client.leaf.not_valid_after_utc
+
+
+async def test_no_variable_along_a_traceback_holds_a_bundles_password() -> None:
+    tls = TLSOptions(bundle_file=CERTS.client_bundle, bundle_password="s3cret")
+    with pytest.raises(TLSConfigurationError) as caught:
+        await load_material(tls)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "s3cret" not in "".join(shown.format())
 
 
 @pytest.mark.parametrize("case", ["no key", "no certificate", "the key of another"])

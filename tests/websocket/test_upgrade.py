@@ -471,7 +471,14 @@ async def test_headers_and_queries_are_told_to_nobody(caplog: pytest.LogCaptureF
 
     options = WebSocketOptions(headers={"Authorization": "Bearer s3cret-h"})
     assert "s3cret" not in repr(options)
-    scripts = [answers(http("401 Who are you?")), stall_at_once(), answers(b"garbage")]
+    scripts = [
+        answers(http("401 Who are you?")),
+        # Some quote what they did not like.
+        answers(http("401 No", body="Bearer realm; invalid token s3cret-h")),
+        answers(http("404 No", body="cannot get /?token=s3cret-q")),
+        stall_at_once(),
+        answers(b"garbage"),
+    ]
     with caplog.at_level(logging.DEBUG):
         for script in scripts:
             async with ScriptedServer(script) as server:

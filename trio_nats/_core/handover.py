@@ -48,7 +48,7 @@ async def prime(wire: Wire, frames: list[bytes]) -> None:
     What it sends in the meantime stays in ``wire.early``. Raises whatever breaks the wire.
     """
     await wire.stream.send_all(b"".join(frames) + commands.PING)
-    position = 0
+    position = size = 0
     while True:
         for event in wire.early[position:]:
             if event is Signal.PONG:
@@ -64,6 +64,9 @@ async def prime(wire: Wire, frames: list[bytes]) -> None:
         data = await wire.stream.receive_some(_READ)
         if not data:
             raise ConnectionLostError(f"{wire.server} closed the connection")
+        size += len(data)
+        if size > _MAX_HELD:
+            raise ProtocolError(f"{wire.server} sends and sends, and does not answer a PING")
         wire.early += wire.parser.feed(bytes(data))
 
 
@@ -79,6 +82,7 @@ class Handover:
         self._held_bytes = 0
         self._new: Session | None = None
         self._shared: frozenset[bytes] = frozenset()
+        self._unwritten: list[bytes] = []
         self.concluded: trio.Event = trio.Event()
         """Set when the old wire is out of use and nothing is held back any more."""
 
@@ -93,7 +97,7 @@ class Handover:
         self._shared = frozenset(wanted)
         self._old.divert = self._from_old
         self._old.detach(self._private)
-        self._old.pings.unsent(outbox.forget_commands())
+        self._unwritten = self._unsent(outbox)
         return [commands.sub(sink.raw_subject, sink.raw_queue, sid) for sid, sink in wanted.items()]
 
     async def wait_silent(self) -> None:
@@ -105,7 +109,14 @@ class Handover:
         self.concluded.set()
         self._old.divert = None
         self._old.detach(outbox)
-        outbox.prepend(self.missing())
+        self._unsent(self._private)
+        outbox.prepend(self._unwritten + self.missing())
+
+    def _unsent(self, outbox: Outbox) -> list[bytes]:
+        """What waits for the old wire besides messages and PINGs, which are given up."""
+        gone = outbox.forget_commands()
+        self._old.pings.unsent(gone.count(commands.PING))
+        return [frame for frame in gone if frame != commands.PING]
 
     def missing(self) -> list[bytes]:
         """What a wire with the subscriptions there were at the beginning has yet to hear."""

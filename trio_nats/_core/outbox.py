@@ -183,11 +183,8 @@ class Outbox:
 
     # --- when the wire or the connection ends ----------------------------------------------------
 
-    def forget_commands(self) -> int:
-        """Keep only messages: what else waits was meant for a wire that is gone.
-
-        Returns how many PINGs of ours were among it.
-        """
+    def forget_commands(self) -> list[bytes]:
+        """Keep only messages, and return what else waits: it was meant for a wire that is gone."""
         self._seal()
         chunks, self._chunks = self._chunks, deque()
         self._pongs = 0
@@ -202,7 +199,7 @@ class Outbox:
             if kept:
                 self._chunks.append(kept)
         self.written(sum(map(len, gone)))
-        return gone.count(commands.PING)
+        return gone
 
     def begin_closing(self) -> None:
         """From now on everybody goes through :meth:`room`, and finds out after it."""

@@ -19,14 +19,12 @@ class Pool:
     A server without credentials of its own in the URL has the first URL's.
     """
 
+    _userinfo: Server | None
+    _servers: list[Server]
+
     def __init__(self, seeds: Sequence[Server], *, randomize: bool) -> None:
         self._randomize = randomize
-        first = next((seed for seed in seeds if seed.has_userinfo), None)
-        self._userinfo = first
-        order = [self._with_userinfo(seed) for seed in seeds]
-        if randomize:
-            random.shuffle(order)
-        self._servers = order
+        self._take(seeds)
         self.failures: dict[Server, int] = {}
         """Failed attempts in a row."""
         self.short_lives: dict[Server, int] = {}
@@ -34,11 +32,11 @@ class Pool:
         back at once each time is a nuisance."""
         self._last_error: dict[Server, str] = {}
 
-    def _with_userinfo(self, server: Server) -> Server:
-        first = self._userinfo
-        if first is None or server.has_userinfo:
-            return server
-        return replace(server, user=first.user, password=first.password, token=first.token)
+    def _take(self, seeds: Sequence[Server]) -> None:
+        self._userinfo = next((seed for seed in seeds if seed.has_userinfo), None)
+        self._servers = [_with_userinfo(seed, self._userinfo) for seed in seeds]
+        if self._randomize:
+            random.shuffle(self._servers)
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -74,11 +72,11 @@ class Pool:
             self._servers.remove(server)
 
     def replace(self, seeds: Sequence[Server]) -> None:
-        """Use these servers, and what their cluster names, instead of all known so far."""
-        self._userinfo = next((seed for seed in seeds if seed.has_userinfo), self._userinfo)
-        self._servers = [self._with_userinfo(seed) for seed in seeds]
-        if self._randomize:
-            random.shuffle(self._servers)
+        """Use these servers, and what their cluster names, instead of all known so far.
+
+        Credentials do not go from the ones to the others, either way.
+        """
+        self._take(seeds)
         self.short_lives.clear()
         self.failures.clear()
         self._last_error.clear()
@@ -117,15 +115,23 @@ class Pool:
         self, urls: Iterable[str], named_by: Server, scheme: Scheme
     ) -> Iterable[tuple[tuple[str, int], Server]]:
         name = named_by.tls_name or (None if is_ip_address(named_by.host) else named_by.host)
+        userinfo = self._userinfo if named_by in self._servers else named_by
         for url in urls:
             try:
                 found = parse_server(f"{scheme}://{url}")
             except ConfigurationError:
                 continue  # one unusable address is no reason to distrust the others
             server = replace(
-                self._with_userinfo(found),
+                _with_userinfo(found, userinfo),
                 path=named_by.path,
                 tls_name=name if is_ip_address(found.host) else None,
                 discovered=True,
             )
             yield (server.host, server.port), server
+
+
+def _with_userinfo(server: Server, other: Server | None) -> Server:
+    """``server`` with the credentials of ``other``, unless it has its own."""
+    if other is None or server.has_userinfo:
+        return server
+    return replace(server, user=other.user, password=other.password, token=other.token)

@@ -60,6 +60,8 @@ class Redialer:
                 self._pool.remove(server)
                 continue
             await trio.sleep(delay)
+            if server not in self._pool.servers:
+                continue  # it was replaced meanwhile
             number += 1
             try:
                 return await self._open_one(server)
@@ -138,7 +140,9 @@ def _is_refusal(error: Exception) -> bool:
     """Whether credentials were not accepted: the server's, or of whoever is before it."""
     if isinstance(error, WebSocketError):
         return error.status in (401, 403)
-    return isinstance(error, AuthorizationError)
+    # What came too late was not looked at: by a busy server, such as one that all come back to.
+    late = "authentication timeout"
+    return isinstance(error, AuthorizationError) and late not in error.message.lower()
 
 
 def connect_error(attempts: list[ConnectAttempt]) -> ConnectError:

@@ -14,6 +14,9 @@ from .outbox import Outbox
 
 __all__ = ["Router", "Sink"]
 
+# Servers take a number of more digits for none, and unsubscribe at once.
+_MOST = 999_999_999
+
 
 class Sink(Protocol):
     """Where messages of one subscription go."""
@@ -172,6 +175,7 @@ class Router:
 
 def _frames(sid: bytes, sink: Sink) -> list[bytes]:
     frames = [commands.sub(sink.raw_subject, sink.raw_queue, sid)]
-    if sink.remaining is not None:
+    # Subscriptions count for themselves, too.
+    if sink.remaining is not None and sink.remaining <= _MOST:
         frames.append(commands.unsub(sid, sink.remaining))
     return frames

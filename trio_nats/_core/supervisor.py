@@ -119,6 +119,8 @@ class Supervisor(SessionCallbacks):
                 nursery.start_soon(self._safely, start)
             elif self.session is not None:
                 nursery.start_soon(self._safely, self._run_session, self.session)
+                if self.info.ldm:  # so early that there was nobody to move
+                    self.change_server(other_only=True)
             await self._safely(self.requests.keep_time)
 
     @trio.lowlevel.enable_ki_protection
@@ -248,7 +250,7 @@ class Supervisor(SessionCallbacks):
                 old.stop(ConnectionLostError("changing servers"))
             return
         wire = await self._redial.another_than(old.wire.server)
-        if wire is None and not other_only:
+        if wire is None and not other_only and old.wire.server in self.pool.servers:
             wire = await self._redial.again(old.wire.server)
         if old is not self.session:
             # Lost meanwhile, and replaced or about to be: this wire comes too late.

@@ -25,7 +25,8 @@ PONG = b"PONG\r\n"
 
 def connect(fields: Mapping[str, str | int | bool]) -> bytes:
     """CONNECT with the given fields."""
-    return b"CONNECT %b\r\n" % msgspec.json.encode(fields)
+    # msgspec takes a str itself only; some parsers of configuration files give subclasses of it.
+    return b"CONNECT %b\r\n" % msgspec.json.encode(fields, enc_hook=str.__str__)
 
 
 Frame: TypeAlias = tuple[bytes, bytes, bytes]

@@ -24,6 +24,7 @@ __all__ = ["Burst", "ErrorLine", "Event", "Parser", "Signal", "error_text", "exc
 
 _M, _H, _P, _I, _PLUS, _MINUS = b"MHPI+-"
 _CR, _LF = b"\r\n"
+_VT, _FF = b"\v\f"
 _STARTS = frozenset(b"MHPI+-")
 _MAX_DIGITS = 12
 """No size is longer; converting endless digits would take quadratic time."""
@@ -154,7 +155,7 @@ class Parser:
             line = data[position:line_end]
             start = line_end + 2
             if line != before:
-                words = line.split()
+                words = line.split() if _VT not in line and _FF not in line else _words(line)
                 count = words[-1]
                 if first == _H:
                     head, length = self._sizes_of_hmsg(words, data, position)
@@ -283,6 +284,15 @@ def _take_alike(burst: Burst, data: bytes, start: int, line: bytes, head: int, l
     taken = start - begun
     burst.size += taken // step * length
     return taken
+
+
+def _words(line: bytes) -> list[bytes]:
+    """The words of a line that holds what is white space to Python but not to NATS.
+
+    Servers take it in subjects, so that whoever publishes could otherwise add words of his own, the
+    number of another subscription for one.
+    """
+    return [word for word in line.replace(b"\t", b" ").split(b" ") if word]
 
 
 def excerpt(data: bytes) -> str:

@@ -53,8 +53,8 @@ def check_inbox_prefix(prefix: str) -> str:
     """An inbox prefix: a literal subject that inbox names are appended to."""
     try:
         if _SUBJECT.fullmatch(prefix):
-            prefix.encode()
-            return prefix
+            # Itself, whatever a subclass makes of being formatted: an enum shows its name.
+            return prefix.encode().decode()
     except (TypeError, UnicodeEncodeError):
         pass
     raise _refusal("inbox prefix", prefix, wildcards=False)

@@ -168,10 +168,12 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
             "bundle_file needs the 'pkcs12' extra: pip install 'trio-nats[pkcs12]'"
         ) from None
     _check_readable("bundle_file", options.bundle_file)
-    data = Path(options.bundle_file).read_bytes()
-    password = options.bundle_password
+    # No variable of a frame that an error is raised from holds a secret: it may be printed with it.
     try:
-        bundle = pkcs12.load_pkcs12(data, None if password is None else password.encode())
+        bundle = pkcs12.load_pkcs12(
+            Path(options.bundle_file).read_bytes(),
+            None if options.bundle_password is None else options.bundle_password.encode(),
+        )
     except ValueError:
         raise TLSConfigurationError(
             f"bundle_file {str(options.bundle_file)!r} cannot be opened: it is not PKCS#12, "
@@ -195,12 +197,14 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
         file = Path(folder, "bundle.pem")
         file.touch(mode=0o600)
         file.write_bytes(pem)
+        fault = None
         try:
             context.load_cert_chain(file, password=once)
         except ssl.SSLError as error:
-            raise TLSConfigurationError(
-                f"bundle_file {str(options.bundle_file)!r}: {_refused(error.reason or str(error))}"
-            ) from None
+            fault = error.reason or str(error)
+    del once, pem
+    if fault is not None:
+        raise TLSConfigurationError(f"bundle_file {str(options.bundle_file)!r}: {_refused(fault)}")
     return bundle.cert.certificate.not_valid_after_utc
 
 

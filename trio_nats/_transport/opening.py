@@ -376,10 +376,10 @@ class _Opening:
         wire = Wire(self._server, stream, parser, early, info, self._tls_info)
         if self._websocket is not None:
             self._websocket.max_payload = lambda: wire.info.max_payload
-        fields = await self._connect_fields(info, answer)
-        self._introduced = True
         try:
-            await stream.send_all(commands.connect(fields) + commands.PING)
+            # As a view, and in no other variable: those may be printed with a traceback.
+            fields = self._connect_fields(info, answer)
+            await stream.send_all(memoryview(commands.connect(await fields) + commands.PING))
             while not await self._pong_among(wire, answer):
                 data = await stream.receive_some(_READ)
                 if not data:
@@ -413,7 +413,9 @@ class _Opening:
         }
         if self._settings.name is not None:
             fields["name"] = self._settings.name
-        return fields | await answer.connect_fields(info.nonce)
+        credentials = await answer.connect_fields(info.nonce)
+        self._introduced = True
+        return fields | credentials
 
     async def _pong_among(self, wire: Wire, answer: Answer) -> bool:
         """Handle what came; once PONG is among it, leave what follows it in ``wire.early``."""

@@ -32,6 +32,9 @@ _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
 _BODY = 1024
 _PATIENCE = 1.0
 _HARMLESS = frozenset({"accept-language", "origin", "user-agent"})
+# What is shorter is no secret, but "Bearer" and the like.
+_WORD = 8
+_BETWEEN_WORDS = re.compile(r"[\s&=,;?]+")
 _NOT_IN_TARGET = re.compile(r"[^!-~]+")
 
 
@@ -95,12 +98,15 @@ async def upgrade(
     await stream.send_all(to_send)
     # They hold secrets, which a traceback may show otherwise.
     del extra, request, to_send
-    accepted = await _await_acceptance(stream, connection, server)
+    accepted = await _await_acceptance(stream, connection, server, headers)
     return WebSocketStream(stream, accepted, deflate, server.url)
 
 
 async def _await_acceptance(
-    stream: trio.abc.Stream, connection: WSConnection, server: Server
+    stream: trio.abc.Stream,
+    connection: WSConnection,
+    server: Server,
+    headers: Mapping[str, str],
 ) -> Connection:
     beginning = b""
     while True:
@@ -111,6 +117,7 @@ async def _await_acceptance(
                 if data and _could_be_nats(beginning):
                     continue
                 raise _no_http(beginning, server)
+            beginning = beginning[: len(_HTTP)]
         if not data and not beginning:
             raise trio.BrokenResourceError from NoAnswer(
                 "it was closed instead of answering the WebSocket upgrade"
@@ -122,12 +129,13 @@ async def _await_acceptance(
             )
         try:
             connection.receive_data(data)
+            del data  # It may quote the request, and a traceback may show it.
             for event in connection.events():
                 if isinstance(event, AcceptConnection):
                     assert connection.connection is not None
                     return connection.connection
                 if isinstance(event, RejectConnection):
-                    raise await _refusal(stream, connection, event, server)
+                    raise await _refusal(stream, connection, event, server, headers)
         except RemoteProtocolError as error:
             raise WebSocketError(
                 f"{server} answered the WebSocket upgrade wrongly: {excerpt(str(error).encode())}"
@@ -173,14 +181,18 @@ def _wrong_hint(text: str) -> str:
 
 
 async def _refusal(
-    stream: trio.abc.Stream, connection: WSConnection, refused: RejectConnection, server: Server
+    stream: trio.abc.Stream,
+    connection: WSConnection,
+    refused: RejectConnection,
+    server: Server,
+    sent: Mapping[str, str],
 ) -> WebSocketError:
     """The error for an answer that is HTTP but no upgrade."""
     status = refused.status_code
     headers = {bytes(name).lower(): bytes(value) for name, value in refused.headers}
     body = await _body(stream, connection) if refused.has_body else b""
     text = " ".join(body.decode("utf-8", "replace").split())
-    said = f", saying {excerpt(text.encode())}" if text else ""
+    said = f", saying {excerpt(text.encode())}" if text and not _repeats(text, server, sent) else ""
     if 300 <= status < 400:
         # What comes behind the question mark of a login page's address is nobody's business.
         location = headers.get(b"location", b"").partition(b"?")[0]
@@ -194,6 +206,12 @@ async def _refusal(
         f"{server} refused the WebSocket upgrade: HTTP {status}{said}{_status_hint(status, body)}",
         status,
     )
+
+
+def _repeats(text: str, server: Server, sent: Mapping[str, str]) -> bool:
+    """Whether an answer tells what may be secret of the request: some like to quote it."""
+    words = " ".join((server.path.partition("?")[2], *sent.values()))
+    return any(len(word) >= _WORD and word in text for word in _BETWEEN_WORDS.split(words))
 
 
 def _status_hint(status: int, body: bytes) -> str:

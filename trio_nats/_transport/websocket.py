@@ -195,8 +195,10 @@ class WebSocketStream(trio.abc.Stream):
                     raise trio.ClosedResourceError
                 if self._connection.state is not ConnectionState.OPEN:
                     raise trio.BrokenResourceError from self._ended
-                piece = bytes(view[start : start + step])
-                await self._write(self._connection.send(BytesMessage(data=piece)))
+                # In no variable, for it may be what logs us in, and a traceback may show it.
+                await self._write(
+                    self._connection.send(BytesMessage(data=bytes(view[start : start + step])))
+                )
             while self._due:
                 await self._write(b"")
         finally:
