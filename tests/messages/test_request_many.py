@@ -215,7 +215,7 @@ async def test_the_end_of_the_connection_ends_them_behind_what_came(
 
 async def test_a_request_that_cannot_be_sent_in_time() -> None:
     async with scripted(pending_size=100_000) as (nc, _peer):
-        await fill(nc, 100_000)
+        await fill(nc, 100_000, each=1_000_000)
         before = nc.stats.out_messages
         with pytest.raises(RequestTimeoutError, match=r"could not be sent within 0\.01 s"):
             async with nc.request_many("svc", timeout=0.01):
