@@ -130,7 +130,7 @@ def monitoring_subject(prefix: str, verb: str, name: str | None, id: str | None)
 def check_name(what: str, name: str) -> str:
     """``name`` if a service or an endpoint may have it."""
     if not isinstance(name, str):
-        raise ConfigurationError(f"the name of a {what} is a str, not {type(name).__name__}")
+        raise ConfigurationError(f"the {what}'s name is a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
             f"{what} name {name[:80]!a} is not allowed: use letters, digits, '-' and '_', at least "

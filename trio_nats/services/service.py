@@ -40,6 +40,8 @@ from .groups import ServiceGroup, checked_queue
 __all__ = ["DEFAULT_CLOSE_TIMEOUT", "Service", "StatsHandler"]
 
 StatsHandler = Callable[[Endpoint], object]
+_Monitoring = list[tuple[Subscription, Callable[[], bytes]]]
+"""Where it is asked about itself, and what it says."""
 
 DEFAULT_CLOSE_TIMEOUT = 5.0
 
@@ -202,7 +204,7 @@ class Service(ServiceGroup):
         if self._entered:
             raise RuntimeError("a service can be entered only once; add it again")
         self._entered = True
-        monitoring: list[tuple[Subscription, Callable[[], bytes]]] = [
+        monitoring: _Monitoring = [
             (self.nc.subscribe(monitoring_subject(PREFIX, verb, *whose)), answer)
             for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats))
             for whose in ((None, None), (self._name, None), (self._name, self._id))
@@ -217,19 +219,14 @@ class Service(ServiceGroup):
             raise
         self._started = datetime.now(UTC)
         self._manager = trio.open_nursery()
-        nursery = await self._manager.__aenter__()
+        self._nursery = await self._manager.__aenter__()
         try:
-            self._work = work = await nursery.start(self._run)
+            await self._nursery.start(self._run, monitoring)
         except BaseException:
-            nursery.cancel_scope.cancel()
+            self._nursery.cancel_scope.cancel()
             await self._end(swallow=True)
             await self._close_all()
             raise
-        self._nursery = nursery
-        for endpoint in self._endpoints:
-            work.start_soon(self._serve, endpoint)
-        for sub, answer in monitoring:
-            work.start_soon(self._monitor, sub, answer)
         self._body.__enter__()
         return self
 
@@ -293,12 +290,21 @@ class Service(ServiceGroup):
             self._body.cancel()
         self.stop()
 
-    async def _run(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    async def _run(self, monitoring: _Monitoring, *, task_status: trio.TaskStatus[None]) -> None:
         """Be the ground that all else runs on, until the end."""
         try:
-            async with trio.open_nursery() as work:
-                task_status.started(work)
-                await self._stop.wait()
+            async with trio.open_nursery() as self._work:
+                work = self._work
+                for endpoint in self._endpoints:
+                    work.start_soon(self._serve, endpoint)
+                for sub, answer in monitoring:
+                    work.start_soon(self._monitor, sub, answer)
+                task_status.started()
+                try:
+                    await self._stop.wait()
+                finally:
+                    # However it ends: nothing can be started in a nursery that is about to close.
+                    self.stop()
                 work.cancel_scope.deadline = trio.current_time() + self._close_timeout
                 for sub in self._open:
                     work.start_soon(sub.drain)
