@@ -15,10 +15,7 @@ from ..errors import ConfigurationError
 
 __all__ = [
     "DEFAULT_QUEUE",
-    "INFO",
-    "PING",
     "PREFIX",
-    "STATS",
     "EndpointInfo",
     "EndpointStats",
     "ServiceIdentity",
@@ -54,8 +51,6 @@ _ALPHABET = string.digits + string.ascii_letters
 class ServiceIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """Which service, and which instance of it."""
 
-    type: str
-    """What kind of answer this is, such as ``io.nats.micro.v1.info_response``."""
     name: str
     """The service's name, which all of its instances share."""
     id: str
@@ -64,7 +59,9 @@ class ServiceIdentity(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
 
 
-class ServicePing(ServiceIdentity, frozen=True, kw_only=True):
+class ServicePing(
+    ServiceIdentity, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag=PING
+):
     """The answer to a PING."""
 
     rtt: float = 0.0
@@ -81,7 +78,7 @@ class EndpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
 
 
-class ServiceInfo(ServiceIdentity, frozen=True, kw_only=True):
+class ServiceInfo(ServiceIdentity, frozen=True, kw_only=True, tag_field="type", tag=INFO):
     """What an instance of a service is."""
 
     description: str
@@ -109,7 +106,7 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """What the service's ``stats_handler`` adds."""
 
 
-class ServiceStats(ServiceIdentity, frozen=True, kw_only=True):
+class ServiceStats(ServiceIdentity, frozen=True, kw_only=True, tag_field="type", tag=STATS):
     """How an instance of a service is doing."""
 
     endpoints: list[EndpointStats]

@@ -19,13 +19,10 @@ from ..options import check_callable, check_seconds
 from ..subscription import Subscription
 from .api import (
     DEFAULT_QUEUE,
-    INFO,
-    PING,
     PREFIX,
-    STATS,
     EndpointStats,
-    ServiceIdentity,
     ServiceInfo,
+    ServicePing,
     ServiceStats,
     check_description,
     check_metadata,
@@ -148,7 +145,6 @@ class Service(ServiceGroup):
     def info(self) -> ServiceInfo:
         """What it answers to INFO."""
         return ServiceInfo(
-            type=INFO,
             name=self._name,
             id=self._id,
             version=self._version,
@@ -160,7 +156,6 @@ class Service(ServiceGroup):
     def stats(self) -> ServiceStats:
         """What it answers to STATS."""
         return ServiceStats(
-            type=STATS,
             name=self._name,
             id=self._id,
             version=self._version,
@@ -422,8 +417,7 @@ class Service(ServiceGroup):
 
     def _ping(self) -> bytes:
         return msgspec.json.encode(
-            ServiceIdentity(
-                type=PING,
+            ServicePing(
                 name=self._name,
                 id=self._id,
                 version=self._version,
