@@ -177,7 +177,7 @@ class Connection(Messaging):
         :param metadata: shown to who asks; 128 KiB at most.
         :param queue: the queue group of its endpoints, unless they have another; ``None``: none.
         :param stats_handler: called with each :class:`Endpoint` when statistics are asked for; what
-            it returns is put there as ``data``, in JSON.
+            it returns, a dict or struct, is put there as ``data``, a JSON object.
         :param close_timeout: seconds that requests under way have to finish when it is stopped.
 
         Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.

@@ -77,6 +77,7 @@ async def test_stats(nats_server: NatsServer) -> None:
             "num_errors": 0,
             "processing_time": 0,
             "average_processing_time": 0,
+            "last_error": "",
         }
         started = stats.pop("started")
         assert stats == {
@@ -128,16 +129,16 @@ async def test_data_of_the_stats_handler(
                 raise KeyError
             case "none":
                 return None
-        return object()
+        return [1] if endpoint.name == "no-object" else object()
 
     async with running(nats_server, stats_handler=data) as (service, client):
-        for name in ("raises", "none", "no-json"):
+        for name in ("raises", "none", "no-json", "no-object"):
             await service.add_endpoint(name, reverse)
         endpoints = (await ask(client, "STATS"))["endpoints"]
         assert endpoints[0]["data"] == {"name": "reverse", "when": "2024-01-01T00:00:00Z"}
-        assert ["data" in endpoint for endpoint in endpoints] == [True, False, False, False]
+        assert ["data" in endpoint for endpoint in endpoints] == [True, False, False, False, False]
         assert service.stats().endpoints[0].data == endpoints[0]["data"]
-    assert len(caplog.records) == 4
+    assert len(caplog.records) == 6
     assert {record.message for record in caplog.records} == {
         "service 'adder': no data from its stats_handler"
     }

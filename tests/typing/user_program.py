@@ -75,7 +75,9 @@ async def typed(nc: Connection) -> None:
 
 
 async def offer(nc: Connection) -> None:
-    service = nc.add_service("text", version="1.0.0", stats_handler=lambda endpoint: endpoint.name)
+    service = nc.add_service(
+        "text", version="1.0.0", stats_handler=lambda endpoint: {"name": endpoint.name}
+    )
     words = JSONCodec(list[str])
 
     @service.endpoint("reverse", queue=None)

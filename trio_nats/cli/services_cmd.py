@@ -230,6 +230,7 @@ def _print_stats(found: list[ServiceStats]) -> None:
         num_errors=sum(endpoint.num_errors for endpoint in every),
         processing_time=spent,
         average_processing_time=spent // requests if requests else 0,
+        last_error="",
     )
     rows.append(["", "all", *_numbers(total)])
     columns = ["id", "endpoint", "group", "requests", "errors", "processing", "average"]

@@ -100,7 +100,7 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Nanoseconds spent in the handler, by all requests together."""
     average_processing_time: int
     """Nanoseconds for each request."""
-    last_error: str = ""
+    last_error: str
     """Code and description of the last error; empty if there was none."""
     data: object = None
     """What the service's ``stats_handler`` adds."""

@@ -40,6 +40,7 @@ _PART: dict[str, object] = {
     "num_errors": 0,
     "processing_time": 0,
     "average_processing_time": 0,
+    "last_error": "",
 }
 
 

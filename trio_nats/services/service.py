@@ -168,8 +168,9 @@ class Service(ServiceGroup):
         data: object = None
         if self._stats_handler is not None:
             try:
-                # As who asks will get it; what is no JSON must not spoil the rest.
-                data = msgspec.json.decode(msgspec.json.encode(self._stats_handler(endpoint)))
+                # As who asks will get it. What is no JSON must not spoil the rest, and where there
+                # is no object the nats command takes nothing of the answer.
+                data = _as_object(self._stats_handler(endpoint))
             except Exception:
                 _logger.exception("service %r: no data from its stats_handler", self._name)
         return endpoint.stats(data)
@@ -291,7 +292,11 @@ class Service(ServiceGroup):
             async with trio.open_nursery() as self._work:
                 work = self._work
                 for endpoint in self._endpoints:
-                    work.start_soon(self._serve, endpoint)
+                    # Unless it was added only while the rest was being subscribed.
+                    subscribed = endpoint.sub in self._open
+                    work.start_soon(
+                        self._serve if subscribed else self._subscribe_and_serve, endpoint
+                    )
                 for sub, answer in monitoring:
                     work.start_soon(self._monitor, sub, answer)
                 task_status.started()
@@ -430,6 +435,14 @@ class Service(ServiceGroup):
 
     def _stats(self) -> bytes:
         return msgspec.json.encode(self.stats())
+
+
+def _as_object(data: object) -> dict[str, object] | None:
+    """What becomes of ``data`` on the way to who asks: a JSON object, or nothing."""
+    decoded: object = msgspec.json.decode(msgspec.json.encode(data))
+    if decoded is not None and not isinstance(decoded, dict):
+        raise TypeError(f"data is what becomes a JSON object, not {type(data).__name__}")
+    return decoded
 
 
 def _first_in(error: BaseException) -> BaseException:
