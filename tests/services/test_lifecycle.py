@@ -75,6 +75,27 @@ async def test_endpoints_before_and_after_entering(nats_server: NatsServer) -> N
                     assert (await client.request(subject, b"ab")).data == b"ba"
 
 
+async def test_endpoints_added_while_entering(nats_server: NatsServer) -> None:
+    """By other tasks: some find that it has not begun, others that it has."""
+    names = [f"e{number}" for number in range(40)]
+    with trio.fail_after(PATIENCE):
+        async with open_nats(nats_server.url) as nc, trio.open_nursery() as nursery:
+            service = adder(nc)
+
+            async def add(name: str, turns: int) -> None:
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                await service.add_endpoint(name, reverse)
+
+            for turns, name in enumerate(names):
+                nursery.start_soon(add, name, turns // 8)
+            async with service:
+                await trio.testing.wait_all_tasks_blocked()
+                await nc.flush()
+                for name in names:
+                    assert (await nc.request(name, b"ab")).data == b"ba"
+
+
 async def test_nothing_is_left_behind(nats_server: NatsServer) -> None:
     async with no_leaks(), open_nats(nats_server.url) as nc:
         await nc.flush()
@@ -234,17 +255,45 @@ class Oops(Exception):
 
 async def test_an_exception_of_the_body_ends_all_at_once(nats_server: NatsServer) -> None:
     async with no_leaks(), open_nats(nats_server.url) as nc, open_nats(nats_server.url) as client:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(PATIENCE) as limit:
             with pytest.raises(Oops) as caught:
-                async with adder(nc) as service:
+                async with adder(nc, close_timeout=1000) as service:
                     gate = await waiting_service(service)
                     await client.publish("gate")
                     await gate.arrivals(1)
                     raise Oops
+        assert not limit.cancel_called
         assert caught.value.__cause__ is None
         assert gate.cancelled == [b""]
         assert nc.stats.subscriptions == 0
         await nc.flush()
+
+
+async def test_an_exception_wins_over_a_cancellation(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        with trio.fail_after(PATIENCE), pytest.raises(Oops):
+            with trio.CancelScope() as scope:
+                async with adder(nc):
+                    scope.cancel()
+                    try:
+                        await trio.sleep_forever()
+                    finally:
+                        raise Oops
+        await nc.flush()
+
+
+async def test_adding_to_a_service_that_is_being_cancelled(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+            async with adder(nc) as service:
+                try:
+                    scope.cancel()
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True), pytest.raises(trio.ClosedResourceError):
+                        while True:
+                            await service.add_endpoint("reverse", reverse)
+        assert nc.stats.subscriptions == 0
 
 
 async def test_a_group_of_the_body_comes_out_as_it_is(nats_server: NatsServer) -> None:
@@ -258,7 +307,7 @@ async def test_a_group_of_the_body_comes_out_as_it_is(nats_server: NatsServer) -
 
 async def test_cancelling_ends_all_at_once(nats_server: NatsServer) -> None:
     async with no_leaks(), open_nats(nats_server.url) as nc:
-        with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+        with trio.fail_after(PATIENCE) as limit, trio.CancelScope() as scope:
             async with adder(nc, close_timeout=1000) as service:
                 gate = await waiting_service(service)
                 await nc.publish("gate")
@@ -266,6 +315,7 @@ async def test_cancelling_ends_all_at_once(nats_server: NatsServer) -> None:
                 scope.cancel()
                 await trio.sleep_forever()
         assert scope.cancelled_caught
+        assert not limit.cancel_called
         assert gate.cancelled == [b""]
         assert nc.stats.subscriptions == 0
 
