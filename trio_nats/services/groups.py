@@ -80,7 +80,7 @@ class ServiceGroup:
                 raise ConfigurationError(f"group name {name!a}: nothing can follow '>'")
         return ServiceGroup(self._host, self._subject(name), self._checked_queue(queue))
 
-    # The decorators -----------------------------------------------------------------------------
+    # --- endpoints -------------------------------------------------------------------------------
 
     @overload
     def endpoint(
