@@ -393,6 +393,22 @@ async def test_closing_or_draining_the_connection_stops_the_service(
             assert nc.state == "closed"
 
 
+async def test_a_handler_that_the_connection_is_closed_under(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "trio_nats.services")
+    with trio.fail_after(PATIENCE):
+        async with open_nats(nats_server.url) as nc:
+            async with adder(nc) as service:
+                gate = await waiting_service(service)
+                await nc.publish("gate", b"x", reply="nobody")
+                await gate.arrivals(1)
+                await nc.aclose()
+                gate.open()
+            assert gate.finished == [b"x"]
+    assert "endpoint 'gate': no connection to answer by" in caplog.text
+
+
 # --- reconnecting --------------------------------------------------------------------------------
 
 
@@ -438,8 +454,9 @@ async def test_answers_that_nobody_takes(caplog: pytest.LogCaptureFixture) -> No
             sid = await sid_of(peer, b"gate")
             await peer.send(b"MSG gate %b inbox.x 1\r\nx\r\n" % sid)
             await gate.arrivals(1)
-            await fill(nc, 400_000)
+            await fill(nc, 500_000)
         assert gate.cancelled == [b"x"]
+    assert "could not say that it has stopped" in caplog.text
 
 
 async def waiting_service_without_flush(service: Service) -> Gate:

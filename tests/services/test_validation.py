@@ -154,6 +154,7 @@ async def test_defaults(nc: Connection) -> None:
     service = adder(nc)
     service.endpoint("reverse")(reverse)
     (endpoint,) = service.endpoints
+    assert repr(endpoint) == "<Endpoint 'reverse' on 'reverse', queue='q', 0 under way>"
     assert (endpoint.queue, endpoint.concurrency, dict(endpoint.metadata)) == ("q", 16, {})
     assert (service.description, dict(service.metadata), service.queue) == ("", {}, "q")
 

@@ -109,6 +109,11 @@ async def offer(nc: Connection) -> None:
         await service.wait_stopped()
 
 
+async def serve_once(nc: Connection) -> str:
+    async with nc.add_service("text", version="1.0.0", queue=None) as service:
+        return service.id
+
+
 async def drain(channel: trio.abc.ReceiveChannel[Msg]) -> int:
     count = 0
     async for _ in channel:

@@ -191,7 +191,7 @@ class Service(ServiceGroup):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Subscribe, and start. Cancelled, nothing has happened.
+        """Subscribe, and start. Cancelled, nothing stays subscribed.
 
         Raises :exc:`trio.ClosedResourceError` if the connection is closed or draining, and
         :exc:`ConnectionLostError` if it is gone for good.
@@ -232,9 +232,10 @@ class Service(ServiceGroup):
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         orderly = False
         try:
+            # The body is cancelled for a failure only, which then takes the place of Cancelled.
             orderly = bool(self._body.__exit__(exc_type, exc, traceback)) or exc is None
         finally:
             self.stop()
@@ -243,7 +244,6 @@ class Service(ServiceGroup):
             await self._end(swallow=not orderly)
         if orderly and self._failure is not None:
             raise fresh(self._failure)
-        return orderly
 
     @trio.lowlevel.enable_ki_protection
     async def _end(self, *, swallow: bool) -> None:
