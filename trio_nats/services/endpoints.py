@@ -126,13 +126,14 @@ class Endpoint:
 
         :meta private:
         """
+        name = f"endpoint {self._name!r} on {self.subject!r}"
         while True:
             while self._under_way >= self._concurrency:
                 await self._room.park()
             # A task each, for handlers must not find each other's context variables.
             msg = await self.sub.receive()
             self._under_way += 1
-            nursery.start_soon(self._handle, msg, refuse, name=f"{self._name} ({self.subject})")
+            nursery.start_soon(self._handle, msg, refuse, name=name)
 
     async def _handle(self, msg: Msg, refuse: Callable[[Msg], None]) -> None:
         request = ServiceRequest(msg)
