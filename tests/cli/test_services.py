@@ -15,7 +15,7 @@ import trio
 from tests.cli.helpers import PATIENCE, cli, lines
 from trio_nats import Endpoint, ServiceError, ServiceRequest, open_nats
 
-QUICK = ("--reply-timeout", "100ms")
+QUICK = ("--reply-timeout", "250ms")
 
 
 @contextmanager
