@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from tests.support.certs import certificates
-from trio_nats import Connection, Subscription, open_nats
+from trio_nats import Connection, Subscription, open_nats, service_error
 from trio_nats.testing import NatsServer, ServerTLS
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +118,35 @@ async def test_service_stops_when_told_to(nats_server: NatsServer) -> None:
             assert await line(service.stdout) == b"serving\n"
             reply = await nc.request("reverse", b"abc")
             assert reply.data == b"cba"
+            service.send_signal(signal.SIGTERM)
+            assert await line(service.stdout) == b"stopped\n"
+            assert await service.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
+async def test_inventory_service(nats_server: NatsServer) -> None:
+    service = await trio.lowlevel.open_process(
+        [sys.executable, str(EXAMPLES / "inventory_service.py")],
+        stdout=subprocess.PIPE,
+        env=environment(nats_server.url),
+    )
+    assert service.stdout is not None
+    with trio.fail_after(30):
+        async with open_nats(nats_server.url) as nc, service.stdout:
+            assert await line(service.stdout) == b"serving\n"
+            assert (await nc.request("inventory.count", b"apples")).data == b"3"
+            error = service_error(await nc.request("inventory.count", b"plums"))
+            assert str(error) == "404: there are no plums"
+            order = b'{"item": "apples", "count": 2}'
+            reply = await nc.request("inventory.take", order)
+            assert reply.data == b'{"item":"apples","left":1}'
+            error = service_error(await nc.request("inventory.take", order))
+            assert str(error) == "409: not enough apples"
+            error = service_error(await nc.request("inventory.take", b"apples"))
+            assert str(error) == "400: the request cannot be decoded"
+            (stats,) = await nc.services(stall=0.1).stats("inventory")
+            assert [one.num_errors for one in stats.endpoints] == [1, 2]
+            assert stats.endpoints[0].data == {"apples": 1, "pears": 0}
             service.send_signal(signal.SIGTERM)
             assert await line(service.stdout) == b"stopped\n"
             assert await service.wait() == 0

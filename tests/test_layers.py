@@ -38,6 +38,10 @@ SANS_IO = NOUNS | FLOORS[2]
 BUILT_ON_TOP = FLOORS[6]
 EDGES = FLOORS[8]
 
+# What a method of the connection opens, ``nc.add_service()`` say: the one way up there is, and only
+# inside of the method, or for type checkers, so that a connection works, and imports, without.
+OFFERED = {"connection": frozenset({"services"})}
+
 # An edge, but it has to see what it examines: what happens before there is a connection.
 EXAMINES_THE_WIRE = "cli.doctor."
 
@@ -77,6 +81,8 @@ class Import:
     source: Module
     target: Module | str
     line: int
+    deferred: bool = False
+    """Inside a function, or for type checkers only."""
 
     def __str__(self) -> str:
         return f"{self.source.path.name}:{self.line}"
@@ -96,10 +102,12 @@ class House:
 
     def _imports(self, module: Module) -> Iterator[Import]:
         tree = ast.parse(module.path.read_text("utf-8"), str(module.path))
+        deferred = set(deferred_nodes(tree))
         for node in ast.walk(tree):
+            later = node in deferred
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    yield Import(module, self._target(alias.name), node.lineno)
+                    yield Import(module, self._target(alias.name), node.lineno, later)
             elif isinstance(node, ast.ImportFrom):
                 base = self._base(module, node)
                 for alias in node.names:
@@ -109,7 +117,7 @@ class House:
                     target = self._target(f"{base}.{alias.name}")
                     if not isinstance(target, Module):
                         target = self._target(base)
-                    yield Import(module, target, node.lineno)
+                    yield Import(module, target, node.lineno, later)
 
     def _base(self, module: Module, node: ast.ImportFrom) -> str:
         if not node.level:
@@ -128,6 +136,15 @@ class House:
         for imported in self.imports:
             if isinstance(imported.target, Module):
                 yield imported, imported.target
+
+
+def deferred_nodes(tree: ast.Module) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ):
+            for statement in node.body:
+                yield from ast.walk(statement)
 
 
 def unknown_rooms(house: House) -> Iterator[str]:
@@ -151,6 +168,8 @@ def upward_imports(house: House) -> Iterator[str]:
     for imported, target in house.inner_imports():
         room, other = imported.source.room, target.room
         if room == other or room not in FLOOR_OF or other not in FLOOR_OF:
+            continue
+        if imported.deferred and other in OFFERED.get(room, ()):
             continue
         if FLOOR_OF[other] > FLOOR_OF[room]:
             yield f"{imported}: {room} may not import {other}, which is above it"
@@ -247,7 +266,11 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
         _transport__init="import ssl, socket, trio",
         _core__init="",
         _core__session="import trio_nats._transport\nfrom trio_nats._protocol import Parser",
-        connection="from . import __version__\nfrom ._core.session import Session",
+        connection="from . import __version__\nfrom ._core.session import Session\n"
+        "if TYPE_CHECKING:\n    from .services import Service\n"
+        "def add_service():\n    from .services import Service",
+        services__init="from ..messaging import Messaging",
+        messaging="",
         jetstream__init="from ..connection import Connection",
         cli__init="from trio_nats import open_nats, testing\nimport trio_nats.errors as errors",
         testing__init="import trio_nats",
@@ -295,6 +318,24 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
             {"auth": "def f():\n    from .connection import Connection", "connection": ""},
             "auth.py:2: auth may not import connection, which is above it",
             id="inside-a-function",
+        ),
+        pytest.param(
+            {"connection": "from .services import Service", "services": ""},
+            "connection.py:1: connection may not import services, which is above it",
+            id="offered-but-at-once",
+        ),
+        pytest.param(
+            {
+                "connection": "if TYPE_CHECKING:\n    pass\nelse:\n    from . import services",
+                "services": "",
+            },
+            "connection.py:4: connection may not import services, which is above it",
+            id="offered-but-not-to-type-checkers",
+        ),
+        pytest.param(
+            {"messaging": "def f():\n    from .services import Service", "services": ""},
+            "messaging.py:2: messaging may not import services, which is above it",
+            id="not-offered-by-this-room",
         ),
         pytest.param(
             {"connection": "from trio_nats import open_nats"},

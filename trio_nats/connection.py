@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -20,6 +20,9 @@ from .messaging import Messaging
 from .options import check_choice, check_count, check_seconds
 from .server_info import ServerInfo
 from .servers import Server, parse_servers
+
+if TYPE_CHECKING:
+    from .services import Service, Services, StatsHandler
 
 __all__ = ["Connection"]
 
@@ -141,6 +144,70 @@ class Connection(Messaging):
         if core.state not in states:
             raise core.closed_error()
         return core.state
+
+    # --- built on top, and only imported when asked for: a connection needs none of it -----------
+
+    def add_service(
+        self,
+        name: str,
+        *,
+        version: str,
+        description: str = "",
+        metadata: Mapping[str, str] | None = None,
+        queue: str | None = "q",
+        stats_handler: StatsHandler | None = None,
+        close_timeout: float = 5.0,
+    ) -> Service:
+        """A service (ADR-32), for the length of an ``async with`` block; see :class:`Service`.
+
+        .. code-block:: python
+
+            service = nc.add_service("text", version="1.0.0")
+
+            @service.endpoint("reverse")
+            async def reverse(request: ServiceRequest) -> bytes:
+                return request.data[::-1]
+
+            async with service:
+                await service.wait_stopped()
+
+        :param name: letters, digits, ``-`` and ``_``; instances with the same name share the work.
+        :param version: a semantic one, such as ``1.0.0``.
+        :param description: what it is, for people.
+        :param metadata: shown to who asks; 128 KiB at most.
+        :param queue: the queue group of its endpoints, unless they have another; ``None``: none.
+        :param stats_handler: called with each :class:`Endpoint` when statistics are asked for; what
+            it returns, a dict or struct, is put there as ``data``, a JSON object.
+        :param close_timeout: seconds that requests under way have to finish when it is stopped.
+
+        Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
+        """
+        from .services import Service
+
+        return Service(
+            self,
+            name,
+            version=version,
+            description=description,
+            metadata=metadata,
+            queue=queue,
+            stats_handler=stats_handler,
+            close_timeout=close_timeout,
+        )
+
+    def services(
+        self, *, prefix: str = "$SRV", timeout: float | None = None, stall: float = 0.3
+    ) -> Services:
+        """Asks what services there are: ``await nc.services().ping()``; see :class:`Services`.
+
+        ``prefix`` is what subjects begin with where those of another account are imported under
+        another name. An answer is waited for until ``stall`` seconds have passed since the last
+        one, ``timeout`` seconds in all at the most (the connection's ``request_timeout`` unless
+        given). Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
+        """
+        from .services import Services
+
+        return Services(self, prefix=prefix, timeout=timeout, stall=stall)
 
     async def reconnect(self) -> None:
         """Move to another server, or make the connection to the present one anew.

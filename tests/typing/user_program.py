@@ -14,20 +14,27 @@ import trio_nats
 from trio_nats import (
     ConnectError,
     Connection,
+    Endpoint,
     JSONCodec,
     Msg,
     NatsError,
     NoRespondersError,
     RequestTimeoutError,
+    ServiceError,
+    ServicePing,
+    ServiceRequest,
     TextCodec,
     TLSError,
     TLSMode,
     TLSOptions,
     TypedMsg,
+    TypedRequest,
     UserPassword,
     WebSocketError,
     WebSocketOptions,
+    check_reply,
     open_nats,
+    service_error,
 )
 
 
@@ -65,6 +72,46 @@ async def typed(nc: Connection) -> None:
     reply = await nc.request("price", "tea", codec=TextCodec(), reply_codec=prices)
     assert_type(reply.value, dict[str, float])
     assert_type((await nc.request("shout", "x", codec=TextCodec())).value, str)
+
+
+async def offer(nc: Connection) -> None:
+    service = nc.add_service(
+        "text", version="1.0.0", stats_handler=lambda endpoint: {"name": endpoint.name}
+    )
+    words = JSONCodec(list[str])
+
+    @service.endpoint("reverse", queue=None)
+    async def reverse(request: ServiceRequest) -> bytes:
+        assert_type(request.data, bytes)
+        return request.data[::-1]
+
+    @service.group("words").endpoint("split", codec=TextCodec(), reply_codec=words)
+    async def split(request: TypedRequest[str, list[str]]) -> list[str] | None:
+        if not request.value:
+            await request.respond([])
+            return None
+        return request.value.split()
+
+    async def shout(request: TypedRequest[str, str]) -> str:
+        raise ServiceError(501, request.value)
+
+    async with service:
+        endpoint = await service.add_endpoint("shout", shout, codec=TextCodec())
+        assert_type(endpoint, Endpoint)
+        await service.add_endpoint("again", reverse)
+        assert_type(check_reply(await nc.request("reverse", b"x")), Msg)
+        reply = await nc.request("words.split", b"a b", reply_codec=words)
+        assert_type(check_reply(reply).value, list[str])
+        assert_type(service_error(reply), ServiceError | None)
+        for stats in await nc.services().stats("text"):
+            assert_type(stats.endpoints, list[trio_nats.EndpointStats])
+        assert_type(await nc.services(prefix="x").ping(), list[ServicePing])
+        await service.wait_stopped()
+
+
+async def serve_once(nc: Connection) -> str:
+    async with nc.add_service("text", version="1.0.0", queue=None) as service:
+        return service.id
 
 
 async def drain(channel: trio.abc.ReceiveChannel[Msg]) -> int:

@@ -17,6 +17,7 @@ from .replying import reply
 from .requesting import request
 from .roundtrips import rtt
 from .running import Commands, debug_wanted, run
+from .services_cmd import services
 from .serving import server
 
 __all__ = ["app"]
@@ -59,11 +60,13 @@ app.command("bench")(bench)
 app.command("server")(server)
 app.command("doctor")(doctor)
 app.add_typer(contexts, name="context")
+app.add_typer(services, name="service")
 
 # The names in full, and in short, that users of nats may be used to.
 app.command("publish", hidden=True)(pub)
 app.command("subscribe", hidden=True)(sub)
 app.command("req", hidden=True)(request)
+app.add_typer(services, name="micro", hidden=True)
 
 
 @app.command()

@@ -1,0 +1,84 @@
+"""A service of the NATS service API: endpoints with typed payloads that others can find and watch.
+
+Try it with ``trio-nats request inventory.count apples``, ``trio-nats service ls`` and
+``trio-nats service stats inventory``. Start it twice and the instances share the work. On SIGTERM
+or SIGINT it takes no more requests, answers those it has, and ends.
+"""
+
+import signal
+
+import msgspec
+import trio
+
+from trio_nats import (
+    Endpoint,
+    JSONCodec,
+    Service,
+    ServiceError,
+    ServiceRequest,
+    TypedRequest,
+    open_nats,
+)
+
+STOCK = {"apples": 3, "pears": 0}
+
+
+class Order(msgspec.Struct):
+    item: str
+    count: int
+
+
+class Receipt(msgspec.Struct):
+    item: str
+    left: int
+
+
+async def count(request: ServiceRequest) -> str:
+    item = request.data.decode()
+    if item not in STOCK:
+        # What the other side gets to see. Of any other exception it would be the type only.
+        raise ServiceError(404, f"there are no {item}")
+    return str(STOCK[item])
+
+
+async def take(request: TypedRequest[Order, Receipt]) -> Receipt:
+    order = request.value  # A request that is no Order ends here, and is answered by error 400.
+    if STOCK.get(order.item, 0) < order.count:
+        raise ServiceError(409, f"not enough {order.item}")
+    STOCK[order.item] -= order.count
+    return Receipt(order.item, STOCK[order.item])
+
+
+async def stop_on_signal(service: Service) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        await anext(signals)
+        service.stop()
+
+
+def in_stock(endpoint: Endpoint) -> dict[str, int]:
+    return STOCK
+
+
+async def main() -> None:
+    async with open_nats(name="inventory") as nc, trio.open_nursery() as nursery:
+        service = nc.add_service(
+            "inventory",
+            version="1.0.0",
+            description="what there is, and less of it",
+            stats_handler=in_stock,
+        )
+        group = service.group("inventory")
+        await group.add_endpoint("count", count)
+        # Taking is done one by one, in order.
+        order, receipt = JSONCodec(Order), JSONCodec(Receipt)
+        await group.add_endpoint("take", take, codec=order, reply_codec=receipt, concurrency=1)
+        async with service:
+            nursery.start_soon(stop_on_signal, service)
+            await nc.flush()
+            print("serving", flush=True)
+            await service.wait_stopped()
+    print("stopped", flush=True)
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,159 @@
+"""Cancelled at whatever moment, a service leaves nothing behind."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from tests.services.helpers import PATIENCE, adder, reverse, running
+from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.leaks import all_tasks, no_leaks
+from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
+from trio_nats.testing import NatsServer
+
+
+async def sound(nc: Connection) -> None:
+    """The connection works, and holds nothing of what was cancelled."""
+    assert nc.stats.subscriptions == 0
+    assert nc._core.requests.slots == {}
+    await nc.flush(PATIENCE)
+    assert nc.stats.reconnects == 0
+
+
+async def test_a_whole_life(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc, open_nats(nats_server.url) as client:
+        await nc.request_many("x", timeout=1).aclose()
+        await nc.flush()
+        await client.flush()
+        async with no_leaks():
+            before = all_tasks()
+
+            async def make() -> Operation:
+                async def operation() -> None:
+                    async with adder(nc) as service:
+                        await service.add_endpoint("reverse", reverse)
+                        service.group("group").endpoint("other")(reverse)
+                        await nc.flush()
+                        assert (await client.request("reverse", b"ab")).data == b"ba"
+                        service.stop()
+                        await service.wait_stopped()
+
+                return operation
+
+            async def check() -> None:
+                assert all_tasks() == before
+                await sound(nc)
+                await sound(client)
+
+            assert await cancel_at_each_checkpoint(make, check, background=True) >= 20
+
+
+async def test_a_life_that_ends_by_itself(nats_server: NatsServer) -> None:
+    """Endpoints from before the block, and the end of the block as the end of the service."""
+    async with open_nats(nats_server.url) as nc:
+        await nc.flush()
+        async with no_leaks():
+            before = all_tasks()
+
+            async def make() -> Operation:
+                service = adder(nc)
+                # So many that subscribing them lets others run in between.
+                for _ in range(40):
+                    await service.add_endpoint("reverse", reverse)
+
+                async def operation() -> None:
+                    async with service:
+                        await nc.publish("reverse")
+
+                return operation
+
+            async def check() -> None:
+                assert all_tasks() == before
+                await sound(nc)
+
+            assert await cancel_at_each_checkpoint(make, check) >= 4
+
+
+async def test_adding_an_endpoint(nats_server: NatsServer) -> None:
+    """It is there, or it is not, for who asks and for who makes requests."""
+    async with running(nats_server) as (service, client):
+        added: list[str] = []
+
+        async def make() -> Operation:
+            name = f"e{len(added)}"
+            added.append(name)
+
+            async def operation() -> None:
+                await service.add_endpoint(name, reverse)
+
+            return operation
+
+        async def check() -> None:
+            await service.nc.flush()
+            there = added[-1] in [endpoint.name for endpoint in service.endpoints]
+            try:
+                assert (await client.request(added[-1], b"ab")).data == b"ba"
+                answered = True
+            except NoRespondersError:
+                answered = False
+            assert there == answered
+
+        assert await cancel_at_each_checkpoint(make, check) >= 1
+        assert len(service.endpoints) > 1
+
+
+async def test_waiting_for_the_end(nats_server: NatsServer) -> None:
+    async with running(nats_server) as (service, client):
+
+        async def make() -> Operation:
+            async def operation() -> None:
+                with trio.move_on_after(0.01):
+                    await service.wait_stopped()
+
+            return operation
+
+        async def check() -> None:
+            assert not service.stopping
+            assert (await client.request("reverse", b"ab")).data == b"ba"
+
+        assert await cancel_at_each_checkpoint(make, check) == 1
+
+
+async def test_answering(nats_server: NatsServer) -> None:
+    """A handler that cancels its own answering has sent all of it or none."""
+    async with running(nats_server) as (service, client):
+        scopes: list[trio.CancelScope] = []
+
+        async def handler(request: object) -> bytes | None:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                scopes.append(scope)
+                await request.respond(b"never")  # type: ignore[attr-defined]
+            return b"whole" if scope.cancelled_caught else None
+
+        await service.add_endpoint("cancel", handler)
+        await service.nc.flush()
+        assert (await client.request("cancel")).data == b"whole"
+        assert scopes[0].cancelled_caught
+
+
+async def test_asking(nats_server: NatsServer) -> None:
+    async with running(nats_server) as (service, client):
+        services = client.services(stall=0.01)
+        await services.ping()
+
+        async def make() -> Operation:
+            async def operation() -> None:
+                (found,) = await services.ping("adder", service.id)
+                assert found.id == service.id
+                try:
+                    await services.stats()
+                except RequestTimeoutError:
+                    raise AssertionError from None
+
+            return operation
+
+        async def check() -> None:
+            await sound(client)
+
+        assert await cancel_at_each_checkpoint(make, check) >= 3

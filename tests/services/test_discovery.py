@@ -1,0 +1,225 @@
+"""Asking what services there are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from tests.services.helpers import PATIENCE, adder, reverse, running
+from trio_nats import (
+    ConfigurationError,
+    Connection,
+    InvalidSubjectError,
+    PermissionsViolationError,
+    ServicePing,
+    open_nats,
+)
+from trio_nats.testing import NatsServer
+
+STALL = 0.2
+
+
+@asynccontextmanager
+async def three(server: NatsServer) -> AsyncIterator[tuple[Connection, list[str]]]:
+    """Two adders and another, and the ids of the adders."""
+    with trio.fail_after(PATIENCE):
+        async with open_nats(server.url) as nc, open_nats(server.url) as client:
+            async with adder(nc) as one, adder(nc, description="x") as two:
+                async with nc.add_service("other", version="0.1.0", metadata={"a": "b"}) as other:
+                    await other.add_endpoint("reverse", reverse, metadata={"c": "d"})
+                    await nc.flush()
+                    yield client, sorted([one.id, two.id])
+
+
+async def test_ping(nats_server: NatsServer) -> None:
+    async with three(nats_server) as (client, ids):
+        services = client.services(stall=STALL)
+        everybody = await services.ping()
+        assert [one.name for one in everybody] == ["adder", "adder", "other"]
+        assert all(isinstance(one, ServicePing) and 0 < one.rtt < PATIENCE for one in everybody)
+        assert everybody[2].metadata == {"a": "b"}
+        assert [one.id for one in await services.ping("adder")] == ids
+        assert [one.id for one in await services.ping("adder", ids[1])] == [ids[1]]
+
+
+async def test_info(nats_server: NatsServer) -> None:
+    async with three(nats_server) as (client, _):
+        services = client.services(stall=STALL)
+        assert len(await services.info()) == 3
+        assert sorted(one.description for one in await services.info("adder")) == ["", "x"]
+        (other,) = await services.info("other")
+        (endpoint,) = other.endpoints
+        assert (endpoint.name, endpoint.subject, endpoint.queue_group) == ("reverse",) * 2 + ("q",)
+        assert endpoint.metadata == {"c": "d"}
+
+
+async def test_stats(nats_server: NatsServer) -> None:
+    async with three(nats_server) as (client, _):
+        services = client.services(stall=STALL)
+        await client.request("reverse")
+        assert len(await services.stats()) == 3
+        (other,) = await services.stats("other")
+        assert other.endpoints[0].num_requests == 1
+        assert other.endpoints[0].processing_time == other.endpoints[0].average_processing_time > 0
+        assert (other.endpoints[0].data, other.endpoints[0].last_error) == (None, "")
+        assert other.started.tzinfo is UTC
+
+
+async def test_nobody_is_there(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        services = nc.services()
+        assert await services.ping() == await services.info("adder") == []
+        assert await services.stats("adder", "x") == []
+
+
+async def test_nobody_answers(nats_server: NatsServer) -> None:
+    """Somebody only listens."""
+    async with open_nats(nats_server.url) as nc, nc.subscribe(">"):
+        assert await nc.services(timeout=0.02).ping() == []
+
+
+async def test_it_stops_waiting_after_the_last_answer(nats_server: NatsServer) -> None:
+    async with three(nats_server) as (client, ids):
+        # Neither a time nor a number of answers ends these.
+        assert len(await client.services(timeout=1000, stall=STALL).ping()) == 3
+        # One instance is one answer.
+        assert len(await client.services(timeout=1000, stall=1000).ping("adder", ids[0])) == 1
+
+
+async def test_another_prefix(nats_server: NatsServer) -> None:
+    """As it is for who has imported the services of another account under another name."""
+    async with open_nats(nats_server.url) as nc, nc.subscribe("other.srv.PING.adder") as sub:
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                msg = await sub.receive()
+                await msg.respond(
+                    b'{"type":"io.nats.micro.v1.ping_response","name":"adder","id":"x",'
+                    b'"version":"1.0.0"}'
+                )
+
+            nursery.start_soon(answer)
+            services = nc.services(prefix="other.srv", stall=STALL)
+            assert repr(services) == "<Services 'other.srv'>"
+            assert services.prefix == "other.srv"
+            (found,) = await services.ping("adder")
+            assert (found.id, found.metadata) == ("x", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"prefix": ""}, "it is empty"),
+        ({"prefix": "a.*"}, "requests have no wildcards"),
+        ({"prefix": None}, "a subject is a str"),
+        ({"timeout": 0}, "timeout must be more than zero"),
+        ({"stall": -1}, "stall must be more than zero"),
+    ],
+)
+async def test_what_cannot_be(nats_server: NatsServer, options: dict[str, Any], text: str) -> None:
+    async with open_nats(nats_server.url) as nc:
+        with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+            nc.services(**options)
+
+
+@pytest.mark.parametrize(
+    ("whose", "text"),
+    [
+        (("a.b",), "service name 'a.b' is not allowed"),
+        ((None, "x"), "by the service's name and its id"),
+        (("a", "x.y"), "id 'x.y' is not one of a service"),
+        (("a", "*"), r"id '\*' is not one"),
+        (("a", "x y"), "not allowed"),
+        (("a", ""), "it is empty"),
+        (("",), "service name ''"),
+    ],
+)
+async def test_who_cannot_be_asked(nats_server: NatsServer, whose: Any, text: str) -> None:
+    async with open_nats(nats_server.url) as nc:
+        for ask in (nc.services().ping, nc.services().info, nc.services().stats):
+            with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+                await ask(*whose)
+
+
+async def test_it_is_forbidden(nats_server: NatsServer) -> None:
+    config = 'authorization { users = [{user: u, password: x, permissions: {publish: "a"}}] }'
+    async with NatsServer(config=config) as server:
+        async with open_nats(server.url.replace("//", "//u:x@")) as nc:
+            with pytest.raises(PermissionsViolationError):
+                await nc.services().ping()
+
+
+# --- answers of others ---------------------------------------------------------------------------
+
+STATS = {
+    "type": "io.nats.micro.v1.stats_response",
+    "name": "other",
+    "id": "1",
+    "version": "1.0.0",
+    "started": "2024-09-24T11:02:55.564771527Z",
+}
+# As nats.go and others have it, today or some years ago.
+GOOD: list[dict[str, Any]] = [
+    STATS,
+    STATS | {"id": "2", "metadata": None, "endpoints": None, "unknown": {"x": 1}},
+    STATS
+    | {
+        "id": "3",
+        "endpoints": [
+            {"name": "a", "subject": "b", "metadata": None, "last_error": "", "data": {"x": [1]}},
+            {"name": "a", "subject": "b", "queue_group": "q", "num_requests": 3, "num_errors": 1}
+            | {"processing_time": 300, "average_processing_time": 100, "last_error": "500:x"},
+        ],
+    },
+]
+BAD: list[bytes] = [
+    b"",
+    b"\xff",
+    b"[]",
+    b"{}",
+    msgspec.json.encode({key: value for key, value in STATS.items() if key != "type"}),
+    b"[" * 100_000,
+    b'{"type":' * 100_000,
+    *(
+        msgspec.json.encode(STATS | change)
+        for change in (
+            {"type": "io.nats.micro.v1.ping_response"},
+            {"type": None},
+            {"name": 1},
+            {"started": "yesterday"},
+            {"metadata": {"a": 1}},
+            {"endpoints": {}},
+            {"endpoints": [1]},
+            {"endpoints": [{}]},
+            {"endpoints": [{"name": "a", "subject": "b", "num_requests": "many"}]},
+        )
+    ),
+]
+
+
+async def test_answers_of_others(nats_server: NatsServer) -> None:
+    async with running(nats_server) as (_, client):
+        async with client.subscribe("$SRV.STATS.other") as questions:
+
+            async def answer() -> None:
+                msg = await questions.receive()
+                for data in [*BAD, *map(msgspec.json.encode, GOOD)]:
+                    await msg.respond(data)
+
+            await client.flush()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer)
+                found = await client.services(stall=STALL).stats("other")
+    assert [one.id for one in found] == ["1", "2", "3"]
+    assert [one.metadata for one in found] == [{}] * 3
+    assert found[0].started == datetime(2024, 9, 24, 11, 2, 55, 564772, UTC)
+    assert found[1].endpoints == []
+    first, second = found[2].endpoints
+    assert (first.queue_group, first.num_requests, first.data) == ("", 0, {"x": [1]})
+    assert (second.average_processing_time, second.last_error) == (100, "500:x")

@@ -1,0 +1,43 @@
+"""The NATS service API (ADR-32): services with endpoints, discovery and statistics.
+
+Made with the public side of a connection only, by :meth:`Connection.add_service` and
+:meth:`Connection.services`, which import it when they are first used.
+"""
+
+from __future__ import annotations
+
+from ..errors import ServiceError
+from .api import (
+    EndpointInfo,
+    EndpointStats,
+    ServiceIdentity,
+    ServiceInfo,
+    ServicePing,
+    ServiceStats,
+)
+from .discovery import Services
+from .endpoints import Endpoint
+from .groups import Handler, ServiceGroup, TypedHandler
+from .requests import ServiceRequest, TypedRequest, check_reply, service_error
+from .service import Service, StatsHandler
+
+__all__ = [
+    "Endpoint",
+    "EndpointInfo",
+    "EndpointStats",
+    "Handler",
+    "Service",
+    "ServiceError",
+    "ServiceGroup",
+    "ServiceIdentity",
+    "ServiceInfo",
+    "ServicePing",
+    "ServiceRequest",
+    "ServiceStats",
+    "Services",
+    "StatsHandler",
+    "TypedHandler",
+    "TypedRequest",
+    "check_reply",
+    "service_error",
+]

@@ -1,0 +1,148 @@
+"""Which services there are: the asking side of ADR-32."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TypeVar
+
+import msgspec
+
+from ..errors import ConfigurationError, NoRespondersError
+from ..messaging import Messaging
+from ..options import check_seconds
+from .api import (
+    PREFIX,
+    ServiceIdentity,
+    ServiceInfo,
+    ServicePing,
+    ServiceStats,
+    check_name,
+    monitoring_subject,
+)
+
+__all__ = ["DEFAULT_STALL", "MAX_INSTANCES", "Services"]
+
+DEFAULT_STALL = 0.3
+MAX_INSTANCES = 10_000
+"""So many answers are taken at the most: whoever may answer may answer for ever."""
+
+S = TypeVar("S", bound=ServiceIdentity)
+
+_logger = logging.getLogger("trio_nats.services")
+
+# What older services, or those of other languages, may leave out or null.
+_WHOLE: dict[str, object] = {"metadata": {}, "description": "", "endpoints": []}
+_PART: dict[str, object] = {
+    "queue_group": "",
+    "metadata": {},
+    "num_requests": 0,
+    "num_errors": 0,
+    "processing_time": 0,
+    "average_processing_time": 0,
+    "last_error": "",
+}
+
+
+class Services:
+    """Asks what services there are; made by :meth:`Connection.services`.
+
+    Each method asks all instances of all services, or those with a name, or the one with an ``id``,
+    and returns their answers ordered by name and id: an empty list when there are none. There is no
+    knowing how many will answer. So they are waited for until ``stall`` seconds have passed since
+    the last answer, ``timeout`` seconds in all at the most; with an ``id`` only for the one. At
+    most 10,000 answers are taken, and what cannot be understood is left out.
+
+    The methods raise :exc:`ConfigurationError` for what cannot be asked for, and what
+    :meth:`Connection.request_many` raises, except :exc:`NoRespondersError`. Cancelled, they forget
+    the answers.
+    """
+
+    def __init__(
+        self,
+        nc: Messaging,
+        *,
+        prefix: str = PREFIX,
+        timeout: float | None = None,
+        stall: float = DEFAULT_STALL,
+    ) -> None:
+        self._nc = nc
+        nc.subscribe(prefix)  # for its complaints
+        if "*" in prefix or ">" in prefix:
+            raise ConfigurationError(f"prefix {prefix!a}: requests have no wildcards")
+        self._prefix = prefix
+        self._timeout = None if timeout is None else check_seconds("timeout", timeout)
+        self._stall = check_seconds("stall", stall)
+
+    @property
+    def prefix(self) -> str:
+        """What the subjects of the questions begin with."""
+        return self._prefix
+
+    async def ping(self, name: str | None = None, id: str | None = None) -> list[ServicePing]:
+        """Who is there, and how long each took to answer."""
+        answers = await self._ask("PING", name, id, ServicePing)
+        return [msgspec.structs.replace(one, rtt=rtt) for one, rtt in answers]
+
+    async def info(self, name: str | None = None, id: str | None = None) -> list[ServiceInfo]:
+        """What they are, and their endpoints."""
+        return [one for one, _ in await self._ask("INFO", name, id, ServiceInfo)]
+
+    async def stats(self, name: str | None = None, id: str | None = None) -> list[ServiceStats]:
+        """How they are doing."""
+        return [one for one, _ in await self._ask("STATS", name, id, ServiceStats)]
+
+    async def _ask(
+        self, verb: str, name: str | None, id: str | None, kind: type[S]
+    ) -> list[tuple[S, float]]:
+        """The answers, and how many seconds each has taken."""
+        if name is not None:
+            check_name("service", name)
+        if id is not None:
+            if name is None:
+                raise ConfigurationError("an instance is asked by the service's name and its id")
+            self._nc.subscribe(id)  # for its complaints
+            if {*".*>"} & {*id}:
+                raise ConfigurationError(f"id {id[:80]!a} is not one of a service: a single token")
+        found: list[tuple[S, float]] = []
+        begun = time.perf_counter()
+        async with self._nc.request_many(
+            monitoring_subject(self._prefix, verb, name, id),
+            timeout=self._timeout,
+            stall=self._stall,
+            max_responses=MAX_INSTANCES if id is None else 1,
+        ) as replies:
+            try:
+                async for msg in replies:
+                    took = time.perf_counter() - begun
+                    if (one := _read(msg.data, kind)) is not None:
+                        found.append((one, took))
+            except NoRespondersError:
+                pass
+        return sorted(found, key=lambda pair: (pair[0].name, pair[0].id))
+
+    def __repr__(self) -> str:
+        return f"<Services {self._prefix!r}>"
+
+
+def _read(data: bytes, kind: type[S]) -> S | None:
+    """What the answer says; ``None`` if it is none, for anybody may have sent it."""
+    try:
+        raw = msgspec.json.decode(data)
+        if not isinstance(raw, dict) or raw.get("type") is None:
+            return None
+        whole = _complete(_WHOLE, raw)
+        parts = whole["endpoints"]
+        if isinstance(parts, list):
+            whole["endpoints"] = [
+                _complete(_PART, part) if isinstance(part, dict) else part for part in parts
+            ]
+        return msgspec.convert(whole, kind)
+    except (ValueError, RecursionError) as error:
+        _logger.debug("an answer that is none of a service: %s", error)
+        return None
+
+
+def _complete(defaults: dict[str, object], raw: dict[str, object]) -> dict[str, object]:
+    """``raw``, with what it lacks, or has as null."""
+    return defaults | {key: value for key, value in raw.items() if value is not None}

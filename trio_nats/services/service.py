@@ -1,0 +1,458 @@
+"""The service itself: its life, and what it says about itself (ADR-32)."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import trio
+
+from ..errors import ConfigurationError, ConnectionLostError, NatsError, ServiceError, fresh
+from ..message import Msg
+from ..messaging import Messaging
+from ..options import check_callable, check_seconds
+from ..subscription import Subscription
+from .api import (
+    DEFAULT_QUEUE,
+    PREFIX,
+    EndpointStats,
+    ServiceInfo,
+    ServicePing,
+    ServiceStats,
+    check_description,
+    check_metadata,
+    check_name,
+    check_version,
+    monitoring_subject,
+    new_id,
+)
+from .endpoints import Endpoint
+from .groups import ServiceGroup, checked_queue
+
+__all__ = ["DEFAULT_CLOSE_TIMEOUT", "Service", "StatsHandler"]
+
+StatsHandler = Callable[[Endpoint], object]
+_Monitoring = list[tuple[Subscription, Callable[[], bytes]]]
+"""Where it is asked about itself, and what it says."""
+
+DEFAULT_CLOSE_TIMEOUT = 5.0
+
+_logger = logging.getLogger("trio_nats.services")
+
+
+class Service(ServiceGroup):
+    """A service, as made by :meth:`Connection.add_service` and used with ``async with``.
+
+    Entering subscribes its endpoints, and answers who asks what services there are. From then on
+    requests are handled in the background, in tasks that end with the block. Leaving the block
+    normally stops the service: it takes no more requests, and those it has are finished, for which
+    they have ``close_timeout`` seconds; who still waits then is told by an error 503. Leaving it by
+    an exception, cancellation included, ends all at once.
+
+    When the connection is lost for good, or the server forbids an endpoint's subscription, the
+    service stops, the body of the block is cancelled, and the reason comes out of the block:
+    :exc:`ConnectionLostError` or :exc:`PermissionsViolationError`. Closing or draining the
+    connection just stops the service.
+    """
+
+    def __init__(
+        self,
+        nc: Messaging,
+        name: str,
+        *,
+        version: str,
+        description: str = "",
+        metadata: Mapping[str, str] | None = None,
+        queue: str | None = DEFAULT_QUEUE,
+        stats_handler: StatsHandler | None = None,
+        close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+    ) -> None:
+        self.nc: Messaging = nc
+        """The connection."""
+        self._name = check_name("service", name)
+        self._version = check_version(version)
+        self._description = check_description(description)
+        self._metadata = check_metadata(metadata)
+        check_callable("stats_handler", stats_handler)
+        if inspect.iscoroutinefunction(stats_handler):
+            raise ConfigurationError("stats_handler is an ordinary function, not an async one")
+        self._stats_handler = stats_handler
+        self._close_timeout = check_seconds("close_timeout", close_timeout, zero=True)
+        self._id = new_id()
+        self._started = datetime.now(UTC)
+        self._endpoints: list[Endpoint] = []
+        self._open: list[Subscription] = []
+        self._entered = False
+        self._work: trio.Nursery | None = None
+        self._stop = trio.Event()
+        self._stopped = trio.Event()
+        self._failure: Exception | None = None
+        self._body = trio.CancelScope()
+        super().__init__(self, "", checked_queue(nc, queue))
+
+    # --- what it is ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Its name, which all instances share."""
+        return self._name
+
+    @property
+    def id(self) -> str:
+        """What tells this instance from the others."""
+        return self._id
+
+    @property
+    def version(self) -> str:
+        """Its version, a semantic one."""
+        return self._version
+
+    @property
+    def description(self) -> str:
+        """What it is, for people."""
+        return self._description
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What was given for it; cannot be changed."""
+        return self._metadata
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Its endpoints, those of its groups included."""
+        return tuple(self._endpoints)
+
+    @property
+    def started(self) -> datetime:
+        """Since when its statistics count; in UTC."""
+        return self._started
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._stop.is_set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has come to its end."""
+        return self._stopped.is_set()
+
+    def info(self) -> ServiceInfo:
+        """What it answers to INFO."""
+        return ServiceInfo(
+            name=self._name,
+            id=self._id,
+            version=self._version,
+            metadata=dict(self._metadata),
+            description=self._description,
+            endpoints=[endpoint.info() for endpoint in self._endpoints],
+        )
+
+    def stats(self) -> ServiceStats:
+        """What it answers to STATS."""
+        return ServiceStats(
+            name=self._name,
+            id=self._id,
+            version=self._version,
+            metadata=dict(self._metadata),
+            endpoints=[self._stats_of(endpoint) for endpoint in self._endpoints],
+            started=self._started,
+        )
+
+    def _stats_of(self, endpoint: Endpoint) -> EndpointStats:
+        data: object = None
+        if self._stats_handler is not None:
+            try:
+                # As who asks will get it. What is no JSON must not spoil the rest, and where there
+                # is no object the nats command takes nothing of the answer.
+                data = _as_object(self._stats_handler(endpoint))
+            except Exception:
+                _logger.exception("service %r: no data from its stats_handler", self._name)
+        return endpoint.stats(data)
+
+    def reset(self) -> None:
+        """Set all statistics to zero."""
+        for endpoint in self._endpoints:
+            endpoint.reset()
+        self._started = datetime.now(UTC)
+
+    def __repr__(self) -> str:
+        state = "not entered"
+        if self._work is not None:
+            state = "stopped" if self.stopped else "stopping" if self.stopping else "running"
+        return f"<Service {self._name!r} {self._version} {self._id} {state}>"
+
+    # --- entering and leaving --------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Self:
+        """Subscribe, and start. Cancelled, nothing stays subscribed.
+
+        Raises :exc:`trio.ClosedResourceError` if the connection is closed or draining, and
+        :exc:`ConnectionLostError` if it is gone for good.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._entered:
+            raise RuntimeError("a service can be entered only once; add it again")
+        self._entered = True
+        monitoring: _Monitoring = [
+            (self.nc.subscribe(monitoring_subject(PREFIX, verb, *whose)), answer)
+            for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats))
+            for whose in ((None, None), (self._name, None), (self._name, self._id))
+        ]
+        try:
+            for endpoint in self._endpoints:
+                await self._subscribe(endpoint.sub)
+            for sub, _ in monitoring:
+                await self._subscribe(sub)
+        except BaseException:
+            await self._close_all()
+            raise
+        self._started = datetime.now(UTC)
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        try:
+            await self._nursery.start(self._run, monitoring)
+        except BaseException:
+            self._nursery.cancel_scope.cancel()
+            await self._end(swallow=True)
+            await self._close_all()
+            raise
+        self._body.__enter__()
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        orderly = False
+        try:
+            # The body is cancelled for a failure only, which then takes the place of Cancelled.
+            orderly = bool(self._body.__exit__(exc_type, exc, traceback)) or exc is None
+        finally:
+            self.stop()
+            if not orderly:
+                self._nursery.cancel_scope.cancel()
+            await self._end(swallow=not orderly)
+        if orderly and self._failure is not None:
+            raise fresh(self._failure)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _end(self, *, swallow: bool) -> None:
+        """Wait for all tasks. What they raise comes out as itself.
+
+        ``swallow`` cancellations, for they would replace the exception that is on its way.
+        """
+        try:
+            await self._manager.__aexit__(None, None, None)
+        except BaseException as error:
+            first = _first_in(error)
+            if not isinstance(first, trio.Cancelled) or not swallow:
+                raise first from None
+        finally:
+            self._stopped.set()
+
+    def stop(self) -> None:
+        """Take no more requests. It has stopped when those there are have been finished.
+
+        Returns at once, so handlers may call it; :meth:`wait_stopped` waits. Harmless when
+        repeated.
+        """
+        self._stop.set()
+
+    async def wait_stopped(self) -> None:
+        """Return once the service has come to its end, be it by :meth:`stop` or otherwise.
+
+        Raises the reason, if it is that the connection is gone or an endpoint is forbidden. A
+        handler that waits for it waits for itself, until ``close_timeout`` is over. Cancelled,
+        nothing happens.
+        """
+        await self._stopped.wait()
+        if self._failure is not None:
+            raise fresh(self._failure)
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None and not self.stopping:
+            _logger.error("service %r stops: %s", self._name, error)
+            self._failure = error
+            self._body.cancel()
+        self.stop()
+
+    async def _run(self, monitoring: _Monitoring, *, task_status: trio.TaskStatus[None]) -> None:
+        """Be the ground that all else runs on, until the end."""
+        try:
+            async with trio.open_nursery() as self._work:
+                work = self._work
+                for endpoint in self._endpoints:
+                    # Unless it was added only while the rest was being subscribed.
+                    subscribed = endpoint.sub in self._open
+                    work.start_soon(
+                        self._serve if subscribed else self._subscribe_and_serve, endpoint
+                    )
+                for sub, answer in monitoring:
+                    work.start_soon(self._monitor, sub, answer)
+                task_status.started()
+                try:
+                    await self._stop.wait()
+                finally:
+                    # However it ends: nothing can be started in a nursery that is about to close.
+                    self.stop()
+                work.cancel_scope.deadline = trio.current_time() + self._close_timeout
+                for sub in self._open:
+                    work.start_soon(sub.drain)
+            if work.cancel_scope.cancelled_caught:
+                seconds = self._close_timeout
+                _logger.warning("service %r: requests were left after %g s", self._name, seconds)
+                self._refuse_waiting()
+        finally:
+            await self._close_all()
+            self._stopped.set()
+
+    async def _subscribe(self, sub: Subscription) -> None:
+        await sub.__aenter__()
+        self._open.append(sub)
+
+    async def _close_all(self) -> None:
+        with trio.CancelScope(shield=True):
+            for sub in self._open:
+                await sub.aclose()
+
+    # --- endpoints -------------------------------------------------------------------------------
+
+    def adopt(self, endpoint: Endpoint) -> None:
+        """See :meth:`ServiceGroup.endpoint`.
+
+        :meta private:
+        """
+        self._check_adding()
+        self._endpoints.append(endpoint)
+        if self._work is not None:
+            self._work.start_soon(self._subscribe_and_serve, endpoint)
+
+    async def start(self, endpoint: Endpoint) -> None:
+        """See :meth:`ServiceGroup.add_endpoint`.
+
+        :meta private:
+        """
+        await trio.lowlevel.checkpoint()
+        self._check_adding()
+        if self._work is not None:
+            await self._subscribe(endpoint.sub)
+            if self.stopping:  # meanwhile, and all that was open is being drained already
+                await endpoint.sub.aclose()
+                self._check_adding()
+            self._work.start_soon(self._serve, endpoint)
+        self._endpoints.append(endpoint)
+
+    def _check_adding(self) -> None:
+        if self.stopping:
+            raise trio.ClosedResourceError(f"service {self._name!r} is stopping")
+
+    async def _subscribe_and_serve(self, endpoint: Endpoint) -> None:
+        if await self._lasts(self._subscribe, endpoint.sub) and not self.stopping:
+            await self._serve(endpoint)
+
+    async def _serve(self, endpoint: Endpoint) -> None:
+        assert self._work is not None
+        await self._lasts(endpoint.serve, self._work, self._refuse_late)
+
+    async def _lasts(self, do: Callable[..., Awaitable[None]], *args: object) -> bool:
+        """Whether ``do`` came to its end without that of the connection or the subscription."""
+        try:
+            await do(*args)
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            self.stop()  # It, or the whole connection, is being drained, or was closed.
+            return False
+        except NatsError as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _refuse_late(self, msg: Msg) -> None:
+        """Say that there will be no answer, if it is for having taken too long."""
+        if self._work is not None and self._work.cancel_scope.cancel_called:
+            self._refuse(msg)
+
+    def _refuse_waiting(self) -> None:
+        for endpoint in self._endpoints:
+            try:
+                while True:
+                    self._refuse(endpoint.sub.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError, NatsError):
+                continue
+
+    def _refuse(self, msg: Msg) -> None:
+        if msg.reply is None:
+            return
+        try:
+            self.nc.publish_nowait(
+                msg.reply, headers=ServiceError(503, "the service has stopped").headers
+            )
+        except (NatsError, trio.ClosedResourceError) as error:
+            _logger.debug("service %r: could not say that it has stopped: %s", self._name, error)
+
+    # --- monitoring ------------------------------------------------------------------------------
+
+    async def _monitor(self, sub: Subscription, answer: Callable[[], bytes]) -> None:
+        try:
+            async for msg in sub:
+                if msg.reply is not None:
+                    await self._tell(msg, answer)
+        except trio.ClosedResourceError:
+            self.stop()
+        except ConnectionLostError as error:
+            self._fail(error)
+        except NatsError as error:
+            # It may not subscribe to that. Requests can be answered all the same.
+            _logger.warning("service %r cannot be asked on %r: %s", self._name, sub.subject, error)
+
+    async def _tell(self, msg: Msg, answer: Callable[[], bytes]) -> None:
+        try:
+            await msg.respond(answer())
+        except NatsError as error:
+            _logger.warning("service %r: no answer on %s: %s", self._name, msg.subject, error)
+
+    def _ping(self) -> bytes:
+        return msgspec.json.encode(
+            ServicePing(
+                name=self._name,
+                id=self._id,
+                version=self._version,
+                metadata=dict(self._metadata),
+            )
+        )
+
+    def _info(self) -> bytes:
+        return msgspec.json.encode(self.info())
+
+    def _stats(self) -> bytes:
+        return msgspec.json.encode(self.stats())
+
+
+def _as_object(data: object) -> dict[str, object] | None:
+    """What becomes of ``data`` on the way to who asks: a JSON object, or nothing."""
+    decoded: object = msgspec.json.decode(msgspec.json.encode(data))
+    if decoded is not None and not isinstance(decoded, dict):
+        raise TypeError(f"data is what becomes a JSON object, not {type(data).__name__}")
+    return decoded
+
+
+def _first_in(error: BaseException) -> BaseException:
+    """What failed first; the rest, and cancellations, are consequences."""
+    if isinstance(error, BaseExceptionGroup):
+        _, rest = error.split(trio.Cancelled)
+        while isinstance(rest, BaseExceptionGroup):
+            rest = rest.exceptions[0]
+        if rest is not None:
+            return rest
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+    return error
