@@ -242,6 +242,20 @@ async def test_a_server_that_is_replaced_while_waiting_for_it_is_not_tried(
     assert attempts.hosts == ["b", "b"]
 
 
+async def test_servers_replaced_while_moving_are_not_moved_to() -> None:
+    pool, tried = Pool(parse_servers("a,b,c"), randomize=False), []
+
+    async def fail(server: Server) -> Wire:
+        tried.append(server.host)
+        if server.host == "b":
+            pool.replace(parse_servers("d,e"))
+        raise AttemptFailed(ConnectAttempt(server.url, "dial", OSError("nobody there")))
+
+    redialer = Redialer(pool, ReconnectPolicy(), EventHub(), fail)
+    assert await redialer.another_than(pool.servers[0]) is None
+    assert tried == ["b", "d", "e"]
+
+
 # -- picking -------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import trio_nats
 from tests.reliability.helpers import (
@@ -249,6 +250,28 @@ async def test_a_connection_lost_for_good_with_messages_in_its_last_breath(endin
                         await nc.publish("a")
                     await nc.wait_for_state(ConnectionState.CLOSED)
             assert nc.failure is not None
+
+    before = alive()
+    for _ in range(3):
+        await cycle()
+    assert alive() <= before
+
+
+async def test_a_connection_lost_for_good_while_it_is_drained() -> None:
+    async def script(peer: Peer) -> None:
+        sid = (await read_line(peer, b"SUB")).split()[-1]
+        await peer.send(deliver(b"a", sid, b"x") * 10)
+        await read_line(peer, b"PING")
+        await peer.send(b"PONG\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        peer.abort()
+
+    async def cycle() -> None:
+        async with ScriptedServer(session(script)) as server:
+            async with open_nats(server.url, reconnect=ReconnectPolicy(max_attempts=0)) as nc:
+                sub = await nc.subscribe("a").__aenter__()
+                await nc.drain()
+                assert sub.pending == (10, 10)
 
     before = alive()
     for _ in range(3):

@@ -72,11 +72,12 @@ class Redialer:
 
     async def another_than(self, server: Server | None) -> Wire | None:
         """Try every server but ``server`` once; ``None`` if that came to nothing."""
-        for candidate in self._pool.servers:
-            if candidate == server:
-                continue
+        tried = {server}
+        # Asked anew each time, for they may be replaced meanwhile.
+        while left := [known for known in self._pool.servers if known not in tried]:
+            tried.add(left[0])
             try:
-                return await self._open_one(candidate)
+                return await self._open_one(left[0])
             except AttemptFailed as failed:
                 logger.info("%s", failed.attempt)
         return None

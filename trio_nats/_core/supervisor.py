@@ -465,6 +465,7 @@ class Supervisor(SessionCallbacks):
         self.router.end_all(error)
         for sink in self._drained:
             sink.let_go()
+        self._drained.clear()  # See Msg on why no message may stay in their hands.
         self.requests.end(error)
         self.outbox.close()
         self._changed.unpark_all()
