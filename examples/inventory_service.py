@@ -11,13 +11,15 @@ import msgspec
 import trio
 
 from trio_nats import (
-    Endpoint,
     JSONCodec,
-    Service,
     ServiceError,
+    open_nats,
+)
+from trio_nats.services import (
+    Endpoint,
+    Service,
     ServiceRequest,
     TypedRequest,
-    open_nats,
 )
 
 STOCK = {"apples": 3, "pears": 0}

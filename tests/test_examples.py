@@ -16,7 +16,12 @@ import pytest
 import trio
 
 from tests.support.certs import certificates
-from trio_nats import Connection, Subscription, open_nats, service_error
+from trio_nats import (
+    Connection,
+    Subscription,
+    open_nats,
+)
+from trio_nats.services import service_error
 from trio_nats.testing import NatsServer, ServerTLS
 
 ROOT = Path(__file__).parents[1]

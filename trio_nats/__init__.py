@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0.dev0"
 
 from . import errors, events
@@ -97,24 +95,6 @@ from .servers import Server
 from .subscription import Subscription
 from .typed import TypedMsg, TypedReplies, TypedSubscription
 
-if TYPE_CHECKING:
-    from .services import (
-        Endpoint,
-        EndpointInfo,
-        EndpointStats,
-        Service,
-        ServiceGroup,
-        ServiceIdentity,
-        ServiceInfo,
-        ServicePing,
-        ServiceRequest,
-        Services,
-        ServiceStats,
-        TypedRequest,
-        check_reply,
-        service_error,
-    )
-
 __all__ = [
     "JWT",
     "Auth",
@@ -143,9 +123,6 @@ __all__ = [
     "Decoder",
     "EncodeError",
     "Encoder",
-    "Endpoint",
-    "EndpointInfo",
-    "EndpointStats",
     "Headers",
     "HeadersLike",
     "InvalidHeaderError",
@@ -173,15 +150,7 @@ __all__ = [
     "ServerClosedError",
     "ServerInfo",
     "ServerReportedError",
-    "Service",
     "ServiceError",
-    "ServiceGroup",
-    "ServiceIdentity",
-    "ServiceInfo",
-    "ServicePing",
-    "ServiceRequest",
-    "ServiceStats",
-    "Services",
     "Sign",
     "Statistics",
     "Status",
@@ -200,32 +169,15 @@ __all__ = [
     "Token",
     "TypedMsg",
     "TypedReplies",
-    "TypedRequest",
     "TypedSubscription",
     "UserPassword",
     "WebSocketError",
     "WebSocketHeaders",
     "WebSocketOptions",
-    "check_reply",
     "empty_sentinel",
     "errors",
     "events",
     "list_contexts",
     "load_context",
     "open_nats",
-    "service_error",
 ]
-
-if not TYPE_CHECKING:  # which would take any name at all for one that there is
-
-    def __getattr__(name: str) -> object:
-        """Services are imported when first asked for: most programs have none."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from . import services
-
-        found = globals()[name] = getattr(services, name)
-        return found
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})

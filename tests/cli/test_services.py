@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from tests.cli.helpers import PATIENCE, cli, lines
-from trio_nats import Endpoint, ServiceError, ServiceRequest, open_nats
+from trio_nats import ServiceError, open_nats
+from trio_nats.services import Endpoint, ServiceRequest
 
 QUICK = ("--reply-timeout", "250ms")
 

@@ -9,7 +9,13 @@ from typing import Any
 import msgspec
 import trio
 
-from trio_nats import Connection, Msg, ReconnectPolicy, Service, ServiceRequest, open_nats
+from trio_nats import (
+    Connection,
+    Msg,
+    ReconnectPolicy,
+    open_nats,
+)
+from trio_nats.services import Service, ServiceRequest
 from trio_nats.testing import NatsServer
 
 __all__ = ["ONCE", "PATIENCE", "QUICK", "Gate", "adder", "ask", "error_of", "reverse", "running"]

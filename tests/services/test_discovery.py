@@ -17,9 +17,9 @@ from trio_nats import (
     Connection,
     InvalidSubjectError,
     PermissionsViolationError,
-    ServicePing,
     open_nats,
 )
+from trio_nats.services import ServicePing
 from trio_nats.testing import NatsServer
 
 STALL = 0.2

@@ -26,11 +26,10 @@ from trio_nats import (
     Msg,
     NoRespondersError,
     PermissionsViolationError,
-    Service,
-    ServiceRequest,
     events,
     open_nats,
 )
+from trio_nats.services import Service, ServiceRequest
 from trio_nats.testing import NatsServer
 
 

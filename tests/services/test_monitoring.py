@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 from tests.services.helpers import PATIENCE, adder, ask, reverse, running
-from trio_nats import Endpoint, NoRespondersError, open_nats
+from trio_nats import NoRespondersError, open_nats
+from trio_nats.services import Endpoint
 from trio_nats.testing import NatsServer
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -108,7 +109,7 @@ async def test_stats(nats_server: NatsServer) -> None:
 
 async def test_last_error(nats_server: NatsServer) -> None:
     async def fail(request: object) -> None:
-        raise ValueError("\ud800")
+        raise ValueError("for nobody else")
 
     async with running(nats_server) as (service, client):
         await service.add_endpoint("fail", fail)

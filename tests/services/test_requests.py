@@ -16,13 +16,15 @@ from trio_nats import (
     JSONCodec,
     Msg,
     RequestTimeoutError,
-    Service,
     ServiceError,
-    ServiceRequest,
     TextCodec,
+    open_nats,
+)
+from trio_nats.services import (
+    Service,
+    ServiceRequest,
     TypedRequest,
     check_reply,
-    open_nats,
     service_error,
 )
 from trio_nats.testing import NatsServer

@@ -16,9 +16,9 @@ from trio_nats import (
     ConfigurationError,
     Connection,
     InvalidSubjectError,
-    ServiceRequest,
     open_nats,
 )
+from trio_nats.services import ServiceRequest
 from trio_nats.services.api import check_name, check_version
 from trio_nats.testing import NatsServer
 

@@ -14,26 +14,28 @@ import trio_nats
 from trio_nats import (
     ConnectError,
     Connection,
-    Endpoint,
     JSONCodec,
     Msg,
     NatsError,
     NoRespondersError,
     RequestTimeoutError,
     ServiceError,
-    ServicePing,
-    ServiceRequest,
     TextCodec,
     TLSError,
     TLSMode,
     TLSOptions,
     TypedMsg,
-    TypedRequest,
     UserPassword,
     WebSocketError,
     WebSocketOptions,
-    check_reply,
     open_nats,
+)
+from trio_nats.services import (
+    Endpoint,
+    ServicePing,
+    ServiceRequest,
+    TypedRequest,
+    check_reply,
     service_error,
 )
 
@@ -104,7 +106,7 @@ async def offer(nc: Connection) -> None:
         assert_type(check_reply(reply).value, list[str])
         assert_type(service_error(reply), ServiceError | None)
         for stats in await nc.services().stats("text"):
-            assert_type(stats.endpoints, list[trio_nats.EndpointStats])
+            assert_type(stats.endpoints, list[trio_nats.services.EndpointStats])
         assert_type(await nc.services(prefix="x").ping(), list[ServicePing])
         await service.wait_stopped()
 

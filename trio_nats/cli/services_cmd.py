@@ -11,9 +11,8 @@ from typing import Annotated, TypeVar
 import msgspec
 import typer
 
-from trio_nats import (
-    ConfigurationError,
-    Connection,
+from trio_nats import ConfigurationError, Connection
+from trio_nats.services import (
     EndpointStats,
     ServiceInfo,
     ServicePing,
