@@ -10,7 +10,7 @@ from typing import assert_type
 
 import trio
 
-import trio_nats
+import trio_nats.services
 from trio_nats import (
     ConnectError,
     Connection,
