@@ -19,9 +19,11 @@ from ..errors import (
     StreamMismatchError,
     StreamNameInUseError,
     StreamNotFoundError,
+    UnacknowledgedError,
     WrongLastMsgIdError,
     WrongLastSequenceError,
 )
+from .acks import PubAck
 from .api import API, Paged
 from .config import (
     Compression,
@@ -64,6 +66,8 @@ from .info import (
     StreamState,
     Tier,
 )
+from .messages import StoredMsg
+from .publisher import PendingAck, Publisher
 from .stream import Stream
 
 __all__ = [
@@ -94,16 +98,20 @@ __all__ = [
     "NoStreamResponseError",
     "Paged",
     "PeerInfo",
+    "PendingAck",
     "PersistMode",
     "Placement",
     "PriorityGroupState",
     "PriorityPolicy",
+    "PubAck",
+    "Publisher",
     "RePublish",
     "ReplayPolicy",
     "RetentionPolicy",
     "SequenceInfo",
     "SourceInfo",
     "StorageType",
+    "StoredMsg",
     "Stream",
     "StreamAlternate",
     "StreamConfig",
@@ -117,6 +125,7 @@ __all__ = [
     "StreamState",
     "SubjectTransform",
     "Tier",
+    "UnacknowledgedError",
     "WrongLastMsgIdError",
     "WrongLastSequenceError",
 ]

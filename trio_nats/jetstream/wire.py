@@ -9,6 +9,7 @@ servers can be talked to; of an enumeration it is kept as it is.
 from __future__ import annotations
 
 import enum
+import re
 import types
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ Seconds: TypeAlias = Annotated[float, NANOSECONDS]
 """Marks a field of a struct that is in seconds, and on the wire in nanoseconds."""
 
 MAX_NANOSECONDS = 2**63 - 1
+_FINER = re.compile(r"(\.[0-9]{6})[0-9]+")
 _BILLION = Decimal(1_000_000_000)
 
 
@@ -102,8 +104,12 @@ def time_to_wire(name: str, value: datetime) -> str:
 
 
 def time_from_wire(value: object) -> datetime | None:
-    """A time in UTC, as near as microseconds come to it; ``None`` if it is none."""
-    time = msgspec.convert(value, datetime)
+    """A time in UTC, ``None`` if it is none. What is less than a microsecond is cut off.
+
+    Rounded up, a message's time would be one at which the message had been stored already.
+    """
+    cut = _FINER.sub(r"\1", value) if isinstance(value, str) else value
+    time = msgspec.convert(cut, datetime)
     if time.year <= 1:
         return None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
