@@ -25,6 +25,7 @@ from ..errors import (
 )
 from .acks import PubAck
 from .api import API, Paged
+from .atomic import AtomicBatch
 from .config import (
     Compression,
     ConsumerLimits,
@@ -77,6 +78,7 @@ __all__ = [
     "AccountInfo",
     "AccountLimits",
     "AckPolicy",
+    "AtomicBatch",
     "ClusterInfo",
     "Compression",
     "ConsumerConfig",

@@ -10,8 +10,9 @@ from ..errors import ConfigurationError, JetStreamError, NoStreamResponseError
 from ..headers import Headers, HeadersLike
 from ..message import Msg
 from ..options import check_count, check_seconds
-from .api import api_error, read_answer
+from .api import read_answer
 from .names import check_name
+from .wire import Answer
 
 __all__ = ["PubAck", "publish_headers", "read_ack"]
 
@@ -45,10 +46,6 @@ class PubAck(msgspec.Struct, frozen=True, kw_only=True):
     """How many messages the batch has."""
 
 
-class _Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    error: object = None
-
-
 _decode = msgspec.json.Decoder(PubAck).decode
 
 
@@ -62,9 +59,7 @@ def read_ack(msg: Msg, subject: str) -> PubAck:
         pass
     if (status := msg.status) is not None and status.code == 503:
         raise NoStreamResponseError(subject)
-    refusal = read_answer(msg.data, _Refusal, subject).error
-    if refusal is not None:
-        raise api_error(refusal)
+    read_answer(msg.data, Answer, subject)  # raises what was refused
     raise JetStreamError(
         f"the reply to a message to {subject!r} is no acknowledgement; somebody else than a stream "
         "replies there"
@@ -101,8 +96,10 @@ def publish_headers(
         own[EXPECTED_LAST_MSG_ID] = _check_id("expect_last_msg_id", expect_last_msg_id)
     if ttl is not None:
         own[TTL] = _ttl(ttl)
-    if not own or headers is None:
+    if headers is None:
         return own or None
+    if not own:
+        return headers
     together = Headers(headers)
     for name, value in own.items():
         together[name] = value

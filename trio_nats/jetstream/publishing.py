@@ -13,6 +13,7 @@ from ..message import Payload
 from ..options import check_count, check_seconds
 from .acks import PubAck, publish_headers, read_ack
 from .api import API
+from .atomic import AtomicBatch
 from .publisher import DEFAULT_PENDING, Publisher
 
 __all__ = ["Publishing"]
@@ -146,3 +147,10 @@ class Publishing:
         :class:`Publisher`.
         """
         return Publisher(self._api, max_pending=max_pending, timeout=timeout)
+
+    def atomic_batch(self, *, timeout: float | None = None) -> AtomicBatch:
+        """A batch of messages that a stream stores all or none of; see :class:`AtomicBatch`.
+
+        An acknowledgement may take ``timeout`` seconds, the context's unless given.
+        """
+        return AtomicBatch(self._api, timeout=timeout)
