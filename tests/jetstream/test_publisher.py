@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from tests.jetstream.helpers import MEMORY, PATIENCE, connected, filled
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import (
     ConfigurationError,
     ConnectionLostError,
+    ConnectionState,
+    InvalidSubjectError,
     JSONCodec,
     ReconnectPolicy,
     RequestTimeoutError,
@@ -359,3 +362,38 @@ async def test_publishers_that_cannot_be(nats_server: NatsServer, options) -> No
     async with connected(nats_server) as (js, _):
         with pytest.raises(ConfigurationError):
             js.publisher(**options)
+
+
+async def test_what_cannot_be_published_takes_no_room(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        await filled(js, 0)
+        async with js.publisher(max_pending=1) as publisher:
+            for _ in range(3):
+                with pytest.raises(InvalidSubjectError):
+                    await publisher.publish("a b")
+            assert (await (await publisher.publish("s.a"))).seq == 1
+
+
+async def test_closed_while_it_waits_to_be_written(nats_server: NatsServer) -> None:
+    """It is told of by the exception, and so not again when the block is left."""
+    with trio.fail_after(PATIENCE):
+        async with open_nats(nats_server.url, pending_size=1000) as nc:
+            await nc.flush()
+            async with nc.jetstream().publisher() as publisher, trio.open_nursery() as nursery:
+                await nats_server.stop()
+                await nc.wait_for_state(ConnectionState.RECONNECTING)
+                await nc.publish("full", b"x" * 1000)
+                raised: list[Exception] = []
+
+                async def publish() -> None:
+                    try:
+                        await publisher.publish("s.a")
+                    except trio.ClosedResourceError as error:
+                        raised.append(error)
+
+                nursery.start_soon(publish)
+                await trio.testing.wait_all_tasks_blocked()
+                assert publisher.pending == 1
+                with trio.move_on_after(0):
+                    await nc.aclose()
+            assert len(raised) == 1
