@@ -101,7 +101,7 @@ class Batches:
             raise not_allowed(self._stream) from None
         except trio.EndOfChannel:
             raise JetStreamError(
-                f"stream {self._stream!r}: more messages came than were asked for, or far too slowly"
+                f"stream {self._stream!r}: more messages came than asked for, or far too slowly"
             ) from None
         raise RequestTimeoutError(
             f"nothing more of a batch of messages of stream {self._stream!r} within "
