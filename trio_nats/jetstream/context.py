@@ -1,0 +1,192 @@
+"""JetStream, as a connection sees it (ADR-37)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Unpack
+
+import msgspec
+
+from ..errors import APILevelError, ConfigurationError, StreamNameInUseError, StreamNotFoundError
+from ..messaging import Messaging
+from .api import API, Page, Paged
+from .config import StreamConfig, StreamOptions, check_stream, left_out, required_level
+from .info import AccountInfo, StreamInfo
+from .names import check_filter, check_name
+from .publishing import Publishing
+from .stream import Stream
+from .wire import Answer
+
+__all__ = ["JetStream"]
+
+
+class _ListRequest(msgspec.Struct, frozen=True, kw_only=True):
+    offset: int = 0
+    subject: str = ""
+
+
+class _Names(Page, frozen=True, kw_only=True):
+    streams: Sequence[str] = ()
+
+
+class _Infos(Page, frozen=True, kw_only=True):
+    streams: Sequence[StreamInfo] = ()
+
+
+def _names(page: _Names) -> Sequence[str]:
+    return page.streams
+
+
+class JetStream(Publishing):
+    """JetStream, as made by :meth:`Connection.jetstream`.
+
+    Unless said otherwise its methods raise :exc:`ConfigurationError` or
+    :exc:`InvalidSubjectError` for what cannot be asked for; :exc:`JetStreamAPIError`, or the
+    subclass for it, for what the server refuses; :exc:`JetStreamNotEnabledError` if there is no
+    JetStream; :exc:`RequestTimeoutError` if no answer comes within ``timeout`` seconds;
+    :exc:`JetStreamError` for answers that make no sense; and what :meth:`Connection.request` raises
+    else. Cancelled, what was asked for may happen all the same.
+    """
+
+    def __init__(
+        self,
+        nc: Messaging,
+        *,
+        domain: str | None = None,
+        prefix: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(API(nc, domain=domain, prefix=prefix, timeout=timeout))
+
+    @property
+    def prefix(self) -> str:
+        """What the subjects of requests to the API begin with."""
+        return self._api.prefix
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that an answer may take, unless a call says otherwise."""
+        return self._api.timeout
+
+    async def account_info(self) -> AccountInfo:
+        """What the account has and may have, and the server's API level."""
+        return await self._api.request("INFO", None, AccountInfo)
+
+    # --- streams ---------------------------------------------------------------------------------
+
+    async def create_stream(
+        self, config: StreamConfig | str, **options: Unpack[StreamOptions]
+    ) -> Stream:
+        """Create a stream: ``await js.create_stream("ORDERS", subjects=["orders.>"])``.
+
+        ``config`` is a whole configuration, or the name; the keywords are the fields of
+        :class:`StreamConfig` and override what it says. A stream that is there already, with the
+        same configuration, is as good as a new one; otherwise :exc:`StreamNameInUseError` is
+        raised. :exc:`APILevelError` is raised if the server is too old for some of it; one before
+        2.12 has created the stream without that.
+        """
+        return await self._put("CREATE", _whole(config, options))
+
+    async def update_stream(
+        self, config: StreamConfig | str, **options: Unpack[StreamOptions]
+    ) -> Stream:
+        """Configure a stream anew: all of it, not only what is given.
+
+        To change some of it say ``await js.update_stream(stream.info.config, max_msgs=10)``.
+        Raises :exc:`StreamNotFoundError` if there is none.
+        """
+        return await self._put("UPDATE", _whole(config, options))
+
+    async def _put(self, verb: str, config: StreamConfig) -> Stream:
+        check_stream(self._api.nc, config)
+        info = await self._api.request(
+            f"STREAM.{verb}.{config.name}", config, StreamInfo, level=required_level(config)
+        )
+        if missing := left_out(config, info.config):
+            raise APILevelError(
+                412,
+                10185,
+                f"stream {config.name!r} is there now, but without {', '.join(missing)}: its "
+                "server is too old for that",
+            )
+        return Stream(self._api, info)
+
+    async def create_or_update_stream(
+        self, config: StreamConfig | str, **options: Unpack[StreamOptions]
+    ) -> Stream:
+        """Have a stream configured like that, whether it was there or not."""
+        whole = _whole(config, options)
+        try:
+            return await self._put("UPDATE", whole)
+        except StreamNotFoundError:
+            pass
+        try:
+            return await self._put("CREATE", whole)
+        except StreamNameInUseError:  # somebody else has created it meanwhile
+            return await self._put("UPDATE", whole)
+
+    async def stream(self, name: str) -> Stream:
+        """The stream of that name. Raises :exc:`StreamNotFoundError` if there is none."""
+        check_name("stream", name)
+        return Stream(self._api, await self._api.request(f"STREAM.INFO.{name}", None, StreamInfo))
+
+    async def delete_stream(self, name: str) -> None:
+        """Delete a stream and all in it. Raises :exc:`StreamNotFoundError` if there is none."""
+        check_name("stream", name)
+        await self._api.request(f"STREAM.DELETE.{name}", None, Answer)
+
+    async def stream_name_by_subject(self, subject: str) -> str:
+        """The name of the stream that stores ``subject``, or the first one that does.
+
+        Raises :exc:`StreamNotFoundError` if none does.
+        """
+        async for name in self.stream_names(subject=subject):
+            return name
+        raise StreamNotFoundError(404, 10059, f"no stream stores {subject[:80]!r}")
+
+    async def stream_for_subject(self, subject: str) -> Stream:
+        """The stream that stores ``subject``, or the first one that does.
+
+        Raises :exc:`StreamNotFoundError` if none does.
+        """
+        return await self.stream(await self.stream_name_by_subject(subject))
+
+    def stream_names(self, *, subject: str | None = None) -> Paged[str]:
+        """The names of all streams, or of those that store some of ``subject``.
+
+        For an ``async for``; asked for page by page.
+        """
+        return self._api.paged("STREAM.NAMES", self._listing(subject), _Names, _names)
+
+    def streams(self, *, subject: str | None = None) -> Paged[Stream]:
+        """All streams, or those that store some of ``subject``: ``async for stream in ...``.
+
+        Asked for page by page. Streams that are out of reach at the moment are left out.
+        """
+        return self._api.paged(
+            "STREAM.LIST",
+            self._listing(subject),
+            _Infos,
+            lambda page: [Stream(self._api, info) for info in page.streams],
+        )
+
+    def _listing(self, subject: str | None) -> Callable[[int], _ListRequest]:
+        if subject is not None:
+            check_filter(self._api.nc, "subject", subject)
+        return lambda offset: _ListRequest(offset=offset, subject=subject or "")
+
+    def __repr__(self) -> str:
+        return f"<JetStream {self.prefix!r}>"
+
+
+def _whole(config: StreamConfig | str, options: StreamOptions) -> StreamConfig:
+    try:
+        if isinstance(config, str):
+            return StreamConfig(name=config, **options)
+        if isinstance(config, StreamConfig):
+            return msgspec.structs.replace(config, **options)
+    except TypeError as error:
+        raise ConfigurationError(f"StreamConfig: {error}") from None
+    raise ConfigurationError(
+        f"a stream is given by a StreamConfig or its name, not {type(config).__name__}"
+    )
