@@ -40,7 +40,7 @@ EDGES = FLOORS[8]
 
 # What a method of the connection opens, ``nc.add_service()`` say: the one way up there is, and only
 # inside of the method, or for type checkers, so that a connection works, and imports, without.
-OFFERED = {"connection": frozenset({"services"})}
+OFFERED = {"connection": frozenset({"jetstream", "services"})}
 
 # An edge, but it has to see what it examines: what happens before there is a connection.
 EXAMINES_THE_WIRE = "cli.doctor."

@@ -22,6 +22,7 @@ from .server_info import ServerInfo
 from .servers import Server, parse_servers
 
 if TYPE_CHECKING:
+    from .jetstream import JetStream
     from .services import Service, Services, StatsHandler
 
 __all__ = ["Connection"]
@@ -208,6 +209,24 @@ class Connection(Messaging):
         from .services import Services
 
         return Services(self, prefix=prefix, timeout=timeout, stall=stall)
+
+    def jetstream(
+        self,
+        *,
+        domain: str | None = None,
+        prefix: str | None = None,
+        timeout: float | None = None,
+    ) -> JetStream:
+        """JetStream: streams that keep messages; see :class:`~trio_nats.jetstream.JetStream`.
+
+        ``domain`` is the JetStream domain to use, such as the hub's at a leaf node. ``prefix`` is
+        what its API is imported under, ``$JS.API`` unless given. An answer of the API may take
+        ``timeout`` seconds, 5 unless given. Nothing is sent by this. Raises
+        :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
+        """
+        from .jetstream import JetStream
+
+        return JetStream(self, domain=domain, prefix=prefix, timeout=timeout)
 
     async def reconnect(self) -> None:
         """Move to another server, or make the connection to the present one anew.

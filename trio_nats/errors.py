@@ -52,6 +52,23 @@ __all__ = [
     "TLSRequiredError",
     "WebSocketError",
 ]
+# Those of JetStream, which trio_nats.jetstream hands on.
+__all__ += [
+    "APILevelError",
+    "ConsumerNameInUseError",
+    "ConsumerNotFoundError",
+    "JetStreamAPIError",
+    "JetStreamError",
+    "JetStreamNotEnabledError",
+    "JetStreamNotEnabledForAccountError",
+    "MessageNotFoundError",
+    "NoStreamResponseError",
+    "StreamMismatchError",
+    "StreamNameInUseError",
+    "StreamNotFoundError",
+    "WrongLastMsgIdError",
+    "WrongLastSequenceError",
+]
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -317,6 +334,97 @@ class NoRespondersError(NatsError):
 
 class OutboxFullError(NatsError, trio.WouldBlock):
     """``pending_size`` bytes are waiting to be written and the connection was told not to wait."""
+
+
+# --- JetStream -----------------------------------------------------------------------------------
+
+
+class JetStreamError(NatsError):
+    """Base class of what goes wrong with JetStream; itself: an answer that makes no sense."""
+
+
+class JetStreamAPIError(JetStreamError):
+    """JetStream refused, or could not do, what it was asked for.
+
+    ``code`` is like a status of HTTP, ``err_code`` says what it was in numbers
+    (``nats errors list``), and ``description`` in words.
+    """
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(code, err_code, description)
+        self.code = code
+        self.err_code = err_code
+        self.description = description
+
+    def __str__(self) -> str:
+        return f"{self.description} (code {self.code}, err_code {self.err_code})"
+
+
+class JetStreamNotEnabledError(JetStreamAPIError):
+    """The server has no JetStream, or none is to be had by the domain or prefix given."""
+
+
+class JetStreamNotEnabledForAccountError(JetStreamNotEnabledError):
+    """The server has JetStream, but this user's account may not use it."""
+
+
+class APILevelError(JetStreamAPIError):
+    """The server is too old for what was asked for (ADR-44)."""
+
+
+class StreamNotFoundError(JetStreamAPIError):
+    """There is no such stream."""
+
+
+class StreamNameInUseError(JetStreamAPIError):
+    """There is a stream of that name already, and it is configured otherwise."""
+
+
+class ConsumerNotFoundError(JetStreamAPIError):
+    """The stream has no such consumer."""
+
+
+class ConsumerNameInUseError(JetStreamAPIError):
+    """The stream has a consumer of that name already, and it is configured otherwise."""
+
+
+class MessageNotFoundError(JetStreamAPIError):
+    """The stream has no such message, or no longer."""
+
+
+class StreamMismatchError(JetStreamAPIError):
+    """Another stream than the one expected would have stored the message; none has."""
+
+
+class WrongLastMsgIdError(JetStreamAPIError):
+    """The stream's last message has another id than was expected. Nothing was stored."""
+
+
+class WrongLastSequenceError(JetStreamAPIError):
+    """The last message, of the stream or of the subject, is another one than was expected.
+
+    Nothing was stored. ``last_sequence`` is the one it has, where the server tells.
+    """
+
+    @property
+    def last_sequence(self) -> int | None:
+        """The sequence number of the last message; ``None`` if the server did not tell."""
+        number = self.description.rpartition(": ")[2]
+        return int(number) if number.isascii() and number.isdigit() else None
+
+
+class NoStreamResponseError(JetStreamError, NoRespondersError):
+    """No stream stores what is published to ``subject``; nothing was stored."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        self.args = (subject,)
+
+    def __str__(self) -> str:
+        return (
+            f"no stream listens on {self.subject!r}: create one with that subject, or see whether "
+            "JetStream runs at all"
+        )
 
 
 def fresh(error: Exception) -> Exception:

@@ -1,0 +1,229 @@
+"""Asking JetStream: requests with JSON in, JSON or an error out (ADR-1, 7)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Generic, NoReturn, TypeVar, cast
+
+import msgspec
+import trio
+
+from ..errors import (
+    APILevelError,
+    ConfigurationError,
+    ConsumerNameInUseError,
+    ConsumerNotFoundError,
+    JetStreamAPIError,
+    JetStreamError,
+    JetStreamNotEnabledError,
+    JetStreamNotEnabledForAccountError,
+    MessageNotFoundError,
+    NoRespondersError,
+    StreamMismatchError,
+    StreamNameInUseError,
+    StreamNotFoundError,
+    WrongLastMsgIdError,
+    WrongLastSequenceError,
+)
+from ..messaging import Messaging
+from ..options import check_seconds
+from . import wire
+from .names import check_name, check_subject
+
+__all__ = ["API", "DEFAULT_PREFIX", "DEFAULT_TIMEOUT", "Page", "Paged", "api_error", "read_answer"]
+
+DEFAULT_PREFIX = "$JS.API"
+DEFAULT_TIMEOUT = 5.0
+MAX_PAGES = 100_000
+"""So many are asked for at the most: a server that never comes to an end is not followed."""
+MAX_DESCRIPTION = 2_000
+
+LEVEL_HEADER = "Nats-Required-Api-Level"
+
+S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+P = TypeVar("P", bound="Page")
+
+_BY_CODE: dict[int, type[JetStreamAPIError]] = {
+    10013: ConsumerNameInUseError,
+    10014: ConsumerNotFoundError,
+    10037: MessageNotFoundError,
+    10039: JetStreamNotEnabledForAccountError,
+    10043: MessageNotFoundError,
+    10058: StreamNameInUseError,
+    10059: StreamNotFoundError,
+    10060: StreamMismatchError,
+    10070: WrongLastMsgIdError,
+    10071: WrongLastSequenceError,
+    10076: JetStreamNotEnabledError,
+    10105: ConsumerNameInUseError,
+    10148: ConsumerNameInUseError,
+    10149: ConsumerNotFoundError,
+    10164: WrongLastSequenceError,
+    10185: APILevelError,
+}
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the things that there are."""
+
+    total: int = 0
+    """How many there are."""
+    offset: int = 0
+    """How many come before these."""
+    limit: int = 0
+    """How many a page has at the most."""
+
+
+class API:
+    """JetStream's API, as seen by a connection."""
+
+    def __init__(
+        self,
+        nc: Messaging,
+        *,
+        domain: str | None = None,
+        prefix: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        if domain is not None and prefix is not None:
+            raise ConfigurationError("domain and prefix both say where JetStream is; give one")
+        self.nc = nc
+        if domain is not None:
+            prefix = f"$JS.{check_name('domain', domain)}.API"
+        elif prefix is None:
+            prefix = DEFAULT_PREFIX
+        self.prefix: str = check_subject(nc, "prefix", prefix)
+        """What the subjects of requests begin with."""
+        self.timeout: float = (
+            DEFAULT_TIMEOUT if timeout is None else check_seconds("timeout", timeout)
+        )
+        """Seconds that an answer may take, unless a call says otherwise."""
+
+    def seconds(self, timeout: float | None) -> float:
+        """``timeout``, or the one for all calls."""
+        return self.timeout if timeout is None else check_seconds("timeout", timeout)
+
+    def subject(self, suffix: str) -> str:
+        """Where to ask."""
+        return f"{self.prefix}.{suffix}"
+
+    async def request(
+        self,
+        suffix: str,
+        payload: msgspec.Struct | None,
+        kind: type[S],
+        timeout: float | None = None,
+        *,
+        level: int = 0,
+    ) -> S:
+        """Ask at ``prefix.suffix`` and wait for the answer, ``timeout`` seconds at the most.
+
+        ``level`` is the API level that the server has to have (ADR-44); 0 does not ask for any.
+
+        Raises :exc:`JetStreamAPIError`, or the subclass for it, when the answer is an error, and
+        :exc:`JetStreamError` when it is none that can be understood;
+        :exc:`JetStreamNotEnabledError` when nobody answers there; :exc:`RequestTimeoutError` when
+        there is none in time; and what :meth:`Connection.request` raises else. Cancelled, the
+        request may have been heard all the same.
+        """
+        subject = self.subject(suffix)
+        try:
+            msg = await self.nc.request(
+                subject,
+                b"" if payload is None else wire.encode(payload),
+                timeout=self.seconds(timeout),
+                headers={LEVEL_HEADER: str(level)} if level else None,
+            )
+        except NoRespondersError:
+            self.not_there(subject)
+        return read_answer(msg.data, kind, subject)
+
+    def not_there(self, subject: str) -> NoReturn:
+        """Nobody is subscribed to what JetStream would be."""
+        raise JetStreamNotEnabledError(
+            503,
+            10076,
+            f"nobody answers at {subject!r}: JetStream is not enabled on the server, or not in "
+            f"reach by the prefix {self.prefix!r}",
+        ) from None
+
+    def paged(
+        self,
+        suffix: str,
+        payload: Callable[[int], msgspec.Struct],
+        kind: type[P],
+        items: Callable[[P], Sequence[T]],
+    ) -> Paged[T]:
+        """All that ``items`` finds in the pages; ``payload`` asks for those after an offset."""
+
+        async def ask(offset: int) -> tuple[Sequence[T], int]:
+            page = await self.request(suffix, payload(offset), kind)
+            return items(page), page.total
+
+        return Paged(ask)
+
+    def __repr__(self) -> str:
+        return f"<API {self.prefix!r}>"
+
+
+class Paged(AsyncIterator[T_co], Generic[T_co]):
+    """What ``async for`` finds page after page, each asked for when it is needed.
+
+    It can be gone through once. What is added or deleted meanwhile may be missing or come twice.
+    Raises what the request for a page raises. Cancelled, it can be gone on with.
+    """
+
+    def __init__(self, ask: Callable[[int], Awaitable[tuple[Sequence[T_co], int]]]) -> None:
+        self._ask = ask
+        self._items: deque[T_co] = deque()
+        self._offset = 0
+        self._pages = 0
+        self._total: int | None = None
+
+    async def __anext__(self) -> T_co:
+        if self._items:
+            await trio.lowlevel.checkpoint()
+        elif self._total is not None and self._offset >= self._total:
+            await trio.lowlevel.checkpoint()
+            raise StopAsyncIteration
+        else:
+            await self._next_page()
+        return self._items.popleft()
+
+    async def _next_page(self) -> None:
+        if self._pages >= MAX_PAGES:
+            raise JetStreamError(f"no end after {MAX_PAGES:,} pages")
+        found, total = await self._ask(self._offset)
+        self._pages += 1
+        self._items.extend(found)
+        self._offset += len(found)
+        # An empty page is the end, whatever the server counts.
+        self._total = total if found else self._offset
+        if not found:
+            raise StopAsyncIteration
+
+
+def read_answer(data: bytes, kind: type[S], subject: str) -> S:
+    """What an answer says. Raises the error that it is."""
+    try:
+        raw = wire.decode(data)
+        if (error := raw.get("error")) is not None:
+            raise api_error(error)
+        return wire.from_wire(raw, kind)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise JetStreamError(
+            f"the answer at {subject!r} is none of JetStream's: {error}"
+        ) from error
+
+
+def api_error(raw: object) -> JetStreamAPIError:
+    """The exception for an ``error`` of the API."""
+    given = cast("dict[str, object]", raw) if isinstance(raw, dict) else {}
+    code, err_code = given.get("code"), given.get("err_code")
+    number = err_code if isinstance(err_code, int) else 0
+    text = str(given.get("description") or "error without a description")[:MAX_DESCRIPTION]
+    kind = _BY_CODE.get(number, JetStreamAPIError)
+    return kind(code if isinstance(code, int) else 0, number, text)
