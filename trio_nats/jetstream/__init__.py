@@ -7,7 +7,9 @@ when it is first used.
 from __future__ import annotations
 
 from ..errors import (
+    AckError,
     APILevelError,
+    ConsumerDeletedError,
     ConsumerNameInUseError,
     ConsumerNotFoundError,
     JetStreamAPIError,
@@ -16,6 +18,7 @@ from ..errors import (
     JetStreamNotEnabledForAccountError,
     MessageNotFoundError,
     NoStreamResponseError,
+    PullError,
     StreamMismatchError,
     StreamNameInUseError,
     StreamNotFoundError,
@@ -39,6 +42,7 @@ from .config import (
     StreamSource,
     SubjectTransform,
 )
+from .consumer import Consumer, Paused
 from .consumer_config import (
     AckPolicy,
     ConsumerConfig,
@@ -48,6 +52,7 @@ from .consumer_config import (
     ReplayPolicy,
 )
 from .context import JetStream
+from .delivered import JetStreamMsg, TypedJetStreamMsg
 from .info import (
     AccountInfo,
     AccountLimits,
@@ -64,6 +69,9 @@ from .info import (
     StreamState,
     Tier,
 )
+from .messages import Messages, TypedMessages
+from .metadata import MsgMetadata
+from .ordered import OrderedConsumer
 from .stream import Stream
 
 __all__ = [
@@ -72,10 +80,13 @@ __all__ = [
     "APIStats",
     "AccountInfo",
     "AccountLimits",
+    "AckError",
     "AckPolicy",
     "ClusterInfo",
     "Compression",
+    "Consumer",
     "ConsumerConfig",
+    "ConsumerDeletedError",
     "ConsumerInfo",
     "ConsumerLimits",
     "ConsumerNameInUseError",
@@ -87,17 +98,23 @@ __all__ = [
     "JetStream",
     "JetStreamAPIError",
     "JetStreamError",
+    "JetStreamMsg",
     "JetStreamNotEnabledError",
     "JetStreamNotEnabledForAccountError",
     "LostMessages",
     "MessageNotFoundError",
+    "Messages",
+    "MsgMetadata",
     "NoStreamResponseError",
+    "OrderedConsumer",
     "Paged",
+    "Paused",
     "PeerInfo",
     "PersistMode",
     "Placement",
     "PriorityGroupState",
     "PriorityPolicy",
+    "PullError",
     "RePublish",
     "ReplayPolicy",
     "RetentionPolicy",
@@ -117,6 +134,8 @@ __all__ = [
     "StreamState",
     "SubjectTransform",
     "Tier",
+    "TypedJetStreamMsg",
+    "TypedMessages",
     "WrongLastMsgIdError",
     "WrongLastSequenceError",
 ]

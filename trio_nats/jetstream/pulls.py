@@ -159,7 +159,7 @@ class PullBook:
         rest = amount if told is None else told
         if rest is not None:
             self._pending = max(0, self._pending - rest)
-        # Asking for less than before is of no use, so wait until there is all the room there can be.
+        # Asking for less than before is of no use: wait until there is all the room there can be.
         self._starved = too_large
         return rest is not None and rest == amount
 
