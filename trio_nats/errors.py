@@ -69,6 +69,7 @@ __all__ += [
     "StreamMismatchError",
     "StreamNameInUseError",
     "StreamNotFoundError",
+    "UnacknowledgedError",
     "WrongLastMsgIdError",
     "WrongLastSequenceError",
 ]
@@ -414,6 +415,24 @@ class WrongLastSequenceError(JetStreamAPIError):
         """The sequence number of the last message; ``None`` if the server did not tell."""
         number = self.description.rpartition(": ")[2]
         return int(number) if number.isascii() and number.isdigit() else None
+
+
+class UnacknowledgedError(JetStreamError):
+    """Messages were published and not acknowledged, and nobody has asked about that.
+
+    ``count`` is how many, and ``errors`` are the reasons of the first ones, the first of which is
+    also the ``__cause__``.
+    """
+
+    def __init__(self, count: int, errors: Sequence[Exception]) -> None:
+        super().__init__(count, errors)
+        self.count = count
+        self.errors: tuple[Exception, ...] = tuple(errors)
+
+    def __str__(self) -> str:
+        messages = "a message was" if self.count == 1 else f"{self.count:,} messages were"
+        first = f"; first: {self.errors[0]}" if self.errors else ""
+        return f"{messages} not acknowledged{first}"
 
 
 class NoStreamResponseError(JetStreamError, NoRespondersError):

@@ -22,10 +22,14 @@ from ..errors import (
     StreamMismatchError,
     StreamNameInUseError,
     StreamNotFoundError,
+    UnacknowledgedError,
     WrongLastMsgIdError,
     WrongLastSequenceError,
 )
+from .acks import PubAck
 from .api import API, Paged
+from .atomic import AtomicBatch
+from .channels import Messages, TypedMessages
 from .config import (
     Compression,
     ConsumerLimits,
@@ -69,9 +73,10 @@ from .info import (
     StreamState,
     Tier,
 )
-from .messages import Messages, TypedMessages
+from .messages import StoredMsg
 from .metadata import MsgMetadata
 from .ordered import OrderedConsumer
+from .publisher import PendingAck, Publisher
 from .stream import Stream
 
 __all__ = [
@@ -82,6 +87,7 @@ __all__ = [
     "AccountLimits",
     "AckError",
     "AckPolicy",
+    "AtomicBatch",
     "ClusterInfo",
     "Compression",
     "Consumer",
@@ -110,10 +116,13 @@ __all__ = [
     "Paged",
     "Paused",
     "PeerInfo",
+    "PendingAck",
     "PersistMode",
     "Placement",
     "PriorityGroupState",
     "PriorityPolicy",
+    "PubAck",
+    "Publisher",
     "PullError",
     "RePublish",
     "ReplayPolicy",
@@ -121,6 +130,7 @@ __all__ = [
     "SequenceInfo",
     "SourceInfo",
     "StorageType",
+    "StoredMsg",
     "Stream",
     "StreamAlternate",
     "StreamConfig",
@@ -136,6 +146,7 @@ __all__ = [
     "Tier",
     "TypedJetStreamMsg",
     "TypedMessages",
+    "UnacknowledgedError",
     "WrongLastMsgIdError",
     "WrongLastSequenceError",
 ]

@@ -159,9 +159,15 @@ class API:
     ) -> Paged[T]:
         """All that ``items`` finds in the pages; ``payload`` asks for those after an offset."""
 
-        async def ask(offset: int) -> tuple[Sequence[T], int]:
+        offset = 0
+
+        async def ask() -> tuple[Sequence[T], bool]:
+            nonlocal offset
             page = await self.request(suffix, payload(offset), kind)
-            return items(page), page.total
+            found = items(page)
+            offset += len(found)
+            # An empty page is the end, whatever the server counts.
+            return found, bool(found) and offset < page.total
 
         return Paged(ask)
 
@@ -176,34 +182,25 @@ class Paged(AsyncIterator[T_co], Generic[T_co]):
     Raises what the request for a page raises. Cancelled, it can be gone on with.
     """
 
-    def __init__(self, ask: Callable[[int], Awaitable[tuple[Sequence[T_co], int]]]) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[tuple[Sequence[T_co], bool]]]) -> None:
+        """``ask`` returns what the next page has, and whether more come after that."""
         self._ask = ask
         self._items: deque[T_co] = deque()
-        self._offset = 0
         self._pages = 0
-        self._total: int | None = None
+        self._more = True
 
     async def __anext__(self) -> T_co:
-        if self._items:
+        if self._items or not self._more:
             await trio.lowlevel.checkpoint()
-        elif self._total is not None and self._offset >= self._total:
-            await trio.lowlevel.checkpoint()
+        while not self._items and self._more:
+            if self._pages >= MAX_PAGES:
+                raise JetStreamError(f"no end after {MAX_PAGES:,} pages")
+            found, self._more = await self._ask()
+            self._pages += 1
+            self._items.extend(found)
+        if not self._items:
             raise StopAsyncIteration
-        else:
-            await self._next_page()
         return self._items.popleft()
-
-    async def _next_page(self) -> None:
-        if self._pages >= MAX_PAGES:
-            raise JetStreamError(f"no end after {MAX_PAGES:,} pages")
-        found, total = await self._ask(self._offset)
-        self._pages += 1
-        self._items.extend(found)
-        self._offset += len(found)
-        # An empty page is the end, whatever the server counts.
-        self._total = total if found else self._offset
-        if not found:
-            raise StopAsyncIteration
 
 
 def read_answer(data: bytes, kind: type[S], subject: str) -> S:

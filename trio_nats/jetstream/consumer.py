@@ -12,12 +12,12 @@ from ..codecs import Decoder, check_decoder
 from ..errors import ConfigurationError, RequestTimeoutError
 from ..options import check_count, check_flag
 from .api import API
+from .channels import Messages, PulledMessages, TypedMessages
 from .consumer_config import AckPolicy, ConsumerConfig
 from .delivered import Desk, JetStreamMsg, TypedJetStreamMsg
 from .feed import Feed, Link
 from .fetch import Fetch
 from .info import ConsumerInfo
-from .messages import Messages, PulledMessages, TypedMessages
 from .pulls import LARGEST_BATCH
 from .terms import Pin, Terms, check_heartbeat, check_terms, consume_options
 from .wire import Answer, time_to_wire

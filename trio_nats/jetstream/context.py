@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Unpack
 
 import msgspec
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StreamNameInUseError, StreamNotFoundError
 from ..messaging import Messaging
-from .api import API
+from .api import API, Page, Paged
 from .config import StreamConfig, StreamOptions, check_stream, required_level
 from .info import AccountInfo, StreamInfo
-from .names import check_name
+from .names import check_filter, check_name
+from .publishing import Publishing
 from .stream import Stream
 from .wire import Answer
 
 __all__ = ["JetStream"]
 
 
-class JetStream:
+class _ListRequest(msgspec.Struct, frozen=True, kw_only=True):
+    offset: int = 0
+    subject: str = ""
+
+
+class _Names(Page, frozen=True, kw_only=True):
+    streams: Sequence[str] = ()
+
+
+class _Infos(Page, frozen=True, kw_only=True):
+    streams: Sequence[StreamInfo] = ()
+
+
+def _names(page: _Names) -> Sequence[str]:
+    return page.streams
+
+
+class JetStream(Publishing):
     """JetStream, as made by :meth:`Connection.jetstream`.
 
     Unless said otherwise its methods raise :exc:`ConfigurationError` or
@@ -37,7 +56,7 @@ class JetStream:
         prefix: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        self._api = API(nc, domain=domain, prefix=prefix, timeout=timeout)
+        super().__init__(API(nc, domain=domain, prefix=prefix, timeout=timeout))
 
     @property
     def prefix(self) -> str:
@@ -84,6 +103,20 @@ class JetStream:
         )
         return Stream(self._api, info)
 
+    async def create_or_update_stream(
+        self, config: StreamConfig | str, **options: Unpack[StreamOptions]
+    ) -> Stream:
+        """Have a stream configured like that, whether it was there or not."""
+        whole = _whole(config, options)
+        try:
+            return await self._put("UPDATE", whole)
+        except StreamNotFoundError:
+            pass
+        try:
+            return await self._put("CREATE", whole)
+        except StreamNameInUseError:  # somebody else has created it meanwhile
+            return await self._put("UPDATE", whole)
+
     async def stream(self, name: str) -> Stream:
         """The stream of that name. Raises :exc:`StreamNotFoundError` if there is none."""
         check_name("stream", name)
@@ -93,6 +126,46 @@ class JetStream:
         """Delete a stream and all in it. Raises :exc:`StreamNotFoundError` if there is none."""
         check_name("stream", name)
         await self._api.request(f"STREAM.DELETE.{name}", None, Answer)
+
+    async def stream_name_by_subject(self, subject: str) -> str:
+        """The name of the stream that stores ``subject``, or the first one that does.
+
+        Raises :exc:`StreamNotFoundError` if none does.
+        """
+        async for name in self.stream_names(subject=subject):
+            return name
+        raise StreamNotFoundError(404, 10059, f"no stream stores {subject[:80]!r}")
+
+    async def stream_for_subject(self, subject: str) -> Stream:
+        """The stream that stores ``subject``, or the first one that does.
+
+        Raises :exc:`StreamNotFoundError` if none does.
+        """
+        return await self.stream(await self.stream_name_by_subject(subject))
+
+    def stream_names(self, *, subject: str | None = None) -> Paged[str]:
+        """The names of all streams, or of those that store some of ``subject``.
+
+        For an ``async for``; asked for page by page.
+        """
+        return self._api.paged("STREAM.NAMES", self._listing(subject), _Names, _names)
+
+    def streams(self, *, subject: str | None = None) -> Paged[Stream]:
+        """All streams, or those that store some of ``subject``: ``async for stream in ...``.
+
+        Asked for page by page. Streams that are out of reach at the moment are left out.
+        """
+        return self._api.paged(
+            "STREAM.LIST",
+            self._listing(subject),
+            _Infos,
+            lambda page: [Stream(self._api, info) for info in page.streams],
+        )
+
+    def _listing(self, subject: str | None) -> Callable[[int], _ListRequest]:
+        if subject is not None:
+            check_filter(self._api.nc, "subject", subject)
+        return lambda offset: _ListRequest(offset=offset, subject=subject or "")
 
     def __repr__(self) -> str:
         return f"<JetStream {self.prefix!r}>"

@@ -77,8 +77,6 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
     last_ts: datetime | None = None
     """When the last message was stored; ``None`` if there is none."""
     num_subjects: int = 0
-    subjects: Mapping[str, int] = {}
-    """How many messages each has, if that was asked for."""
     num_deleted: int = 0
     """How many are missing between the first and the last."""
     deleted: Sequence[int] = ()

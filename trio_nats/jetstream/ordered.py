@@ -23,12 +23,12 @@ from ..errors import (
 )
 from ..options import check_count, check_flag
 from .api import API
+from .channels import Messages, TypedMessages
 from .consumer_config import AckPolicy, ConsumerConfig, DeliverPolicy
 from .creating import put_consumer
 from .delivered import Desk, JetStreamMsg, TypedJetStreamMsg
 from .feed import Broken, Feed, Link
 from .fetch import Fetch
-from .messages import Messages, TypedMessages
 from .pulls import LARGEST_BATCH
 from .terms import ConsumeOptions, Terms, consume_options
 

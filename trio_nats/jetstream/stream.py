@@ -2,15 +2,63 @@
 
 from __future__ import annotations
 
-from .api import API
-from .consumers import StreamConsumers
-from .info import StreamInfo
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
-__all__ = ["Stream"]
+import msgspec
+
+from ..errors import ConfigurationError, NoRespondersError
+from ..options import check_count
+from .api import API, Page, Paged
+from .consumers import StreamConsumers
+from .direct import Batches, direct_get, not_allowed
+from .info import StreamInfo
+from .messages import MsgAnswer, MsgRequest, StoredMsg, from_answer
+from .names import check_filter, check_filters
+from .wire import Answer
+
+__all__ = ["DEFAULT_BATCH", "Stream"]
+
+DEFAULT_BATCH = 256
+MAX_BATCH = 1_000
+"""That many messages are kept in memory, with all that is in them."""
+
+
+class _InfoRequest(msgspec.Struct, frozen=True, kw_only=True):
+    deleted_details: bool = False
+    subjects_filter: str = ""
+    offset: int = 0
+
+
+class _SubjectCounts(msgspec.Struct, frozen=True, kw_only=True):
+    subjects: Mapping[str, int] = {}
+
+
+class _SubjectsPage(Page, frozen=True, kw_only=True):
+    state: _SubjectCounts = _SubjectCounts()
+
+
+class _PurgeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    filter: str = ""
+    seq: int = 0
+    keep: int = 0
+
+
+class _PurgeAnswer(Answer, frozen=True, kw_only=True):
+    purged: int = 0
+
+
+class _DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):
+    seq: int
+    no_erase: bool = False
 
 
 class Stream(StreamConsumers):
-    """A stream, as :meth:`JetStream.create_stream` and :meth:`JetStream.stream` make it."""
+    """A stream, as :meth:`JetStream.create_stream` and :meth:`JetStream.stream` make it.
+
+    It holds nothing open. Its methods raise what those of :class:`JetStream` raise, and
+    :exc:`StreamNotFoundError` once it has been deleted.
+    """
 
     def __init__(self, api: API, info: StreamInfo) -> None:
         super().__init__(api, info.config.name)
@@ -18,8 +66,196 @@ class Stream(StreamConsumers):
 
     @property
     def info(self) -> StreamInfo:
-        """What was last heard about it."""
+        """What was last heard about it: when it was got, or by :meth:`refresh`."""
         return self._info
+
+    async def refresh(self, *, deleted_details: bool = False) -> StreamInfo:
+        """Ask how it is now, and keep the answer as :attr:`info`.
+
+        With ``deleted_details`` the state tells which messages have been deleted, and not only how
+        many.
+        """
+        request = _InfoRequest(deleted_details=True) if deleted_details else None
+        self._info = await self._api.request(f"STREAM.INFO.{self.name}", request, StreamInfo)
+        return self._info
+
+    def subjects(self, filter: str = ">") -> Paged[tuple[str, int]]:
+        """The subjects there are messages of, and how many: ``async for subject, count in ...``.
+
+        ``filter`` is a subject with wildcards.
+        """
+        check_filter(self._api.nc, "filter", filter)
+        return self._api.paged(
+            f"STREAM.INFO.{self.name}",
+            lambda offset: _InfoRequest(subjects_filter=filter, offset=offset),
+            _SubjectsPage,
+            lambda page: list(page.state.subjects.items()),
+        )
+
+    async def purge(
+        self, *, subject: str | None = None, seq: int | None = None, keep: int | None = None
+    ) -> int:
+        """Delete all messages, and return how many those were.
+
+        Or only those of ``subject``, which may have wildcards; those before ``seq``; all but the
+        last ``keep``.
+        """
+        if subject is not None:
+            check_filter(self._api.nc, "subject", subject)
+        if seq is not None and keep is not None:
+            raise ConfigurationError("purge takes seq or keep, not both")
+        request = _PurgeRequest(
+            filter=subject or "",
+            seq=0 if seq is None else check_count("seq", seq, 1),
+            keep=0 if keep is None else check_count("keep", keep, 1),
+        )
+        answer = await self._api.request(f"STREAM.PURGE.{self.name}", request, _PurgeAnswer)
+        return answer.purged
+
+    async def delete_msg(self, seq: int, *, secure: bool = False) -> None:
+        """Delete the message with that sequence number.
+
+        With ``secure`` its data is overwritten in the store, which takes longer. Raises
+        :exc:`JetStreamAPIError` if there is none.
+        """
+        request = _DeleteRequest(seq=check_count("seq", seq, 1), no_erase=not secure)
+        await self._api.request(f"STREAM.MSG.DELETE.{self.name}", request, Answer)
+
+    # --- getting messages ------------------------------------------------------------------------
+
+    async def get_msg(
+        self,
+        seq: int | None = None,
+        *,
+        last_for: str | None = None,
+        next_for: str | None = None,
+        start_time: datetime | None = None,
+        direct: bool | None = None,
+        timeout: float | None = None,
+    ) -> StoredMsg:
+        """A message of the stream.
+
+        - ``get_msg(7)``: the one with that sequence number;
+        - ``get_msg(last_for="orders.*")``: the last one of the subject;
+        - ``get_msg(7, next_for="orders.*")``: the first one of the subject with that sequence
+          number or a higher one; without a number, the first one there is;
+        - ``get_msg(start_time=...)``: the first one stored at that time or later (server 2.11 or
+          later), with ``next_for`` the first one of the subject.
+
+        Where the stream's configuration allows it (``allow_direct``) any replica, or mirror, may
+        answer, which is fast, and may be a little behind what was stored last. ``direct=False``
+        asks the leader, and ``direct=True`` does not.
+
+        Raises :exc:`MessageNotFoundError` if there is none. ``timeout`` is in seconds.
+        """
+        request = _which(seq, last_for, next_for, start_time)
+        for subject in filter(None, (last_for, next_for)):
+            check_filter(self._api.nc, "subject", subject)
+        seconds = self._api.seconds(timeout)
+        if direct or (direct is None and self._info.config.allow_direct):
+            try:
+                return await direct_get(self._api, self.name, request, seconds)
+            except NoRespondersError:
+                if direct:
+                    raise not_allowed(self.name) from None
+                # It was allowed when that was last heard of; the leader can always be asked.
+        answer = await self._api.request(f"STREAM.MSG.GET.{self.name}", request, MsgAnswer, seconds)
+        return from_answer(self.name, answer)
+
+    def get_msgs(
+        self,
+        seq: int | None = None,
+        *,
+        next_for: str = ">",
+        start_time: datetime | None = None,
+        limit: int | None = None,
+        batch: int = DEFAULT_BATCH,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+    ) -> Paged[StoredMsg]:
+        """Messages in order: ``async for msg in stream.get_msgs(next_for="orders.*"):``.
+
+        They begin with the sequence number ``seq``, or with the first one stored at ``start_time``
+        or later, or with the first one there is, and are those of the subject ``next_for``; they
+        end with the last one there is, or after ``limit`` of them. They are got by ``batch``,
+        1,000 at the most, or as many as have ``max_bytes`` together. For reading what is there;
+        consumers wait for more.
+
+        The stream has to allow it (``allow_direct``), and the server to be 2.11 or later. A message
+        may be ``timeout`` seconds in coming.
+        """
+        check_filter(self._api.nc, "next_for", next_for)
+        return self._batches(
+            _which(seq, None, next_for, start_time), limit, batch, max_bytes, timeout
+        )
+
+    def get_last_msgs(
+        self,
+        subjects: Sequence[str],
+        *,
+        up_to_seq: int | None = None,
+        up_to_time: datetime | None = None,
+        batch: int = DEFAULT_BATCH,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+    ) -> Paged[StoredMsg]:
+        """The last message of each subject: ``async for msg in stream.get_last_msgs(["a.*"]):``.
+
+        All are of one moment: of now, or as it was when ``up_to_seq`` was the last message, or at
+        ``up_to_time``. 1,024 subjects can match at the most. The rest is as for :meth:`get_msgs`.
+        """
+        check_filters(self._api.nc, "subjects", subjects)
+        if not subjects:
+            raise ConfigurationError("subjects is empty: name one at least")
+        if up_to_seq is not None and up_to_time is not None:
+            raise ConfigurationError("give up_to_seq or up_to_time, not both")
+        request = MsgRequest(
+            multi_last=list(subjects),
+            up_to_seq=0 if up_to_seq is None else check_count("up_to_seq", up_to_seq, 1),
+            up_to_time=up_to_time,
+        )
+        return self._batches(request, None, batch, max_bytes, timeout)
+
+    def _batches(
+        self,
+        request: MsgRequest,
+        limit: int | None,
+        batch: int,
+        max_bytes: int | None,
+        timeout: float | None,
+    ) -> Paged[StoredMsg]:
+        if limit is not None:
+            check_count("limit", limit, 1)
+        if check_count("batch", batch, 1) > MAX_BATCH:
+            raise ConfigurationError(f"batch is {MAX_BATCH:,} at the most, not {batch}")
+        changed = msgspec.structs.replace(
+            request,
+            batch=batch,
+            max_bytes=0 if max_bytes is None else check_count("max_bytes", max_bytes, 1),
+        )
+        seconds = self._api.seconds(timeout)
+        return Batches(self._api, self.name, changed, seconds, limit).paged()
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r}>"
+
+
+def _which(
+    seq: int | None, last_for: str | None, next_for: str | None, start_time: datetime | None
+) -> MsgRequest:
+    """What says which message, if it does."""
+    given = [one is not None for one in (seq, last_for, next_for, start_time)]
+    if last_for is not None and sum(given) > 1:
+        raise ConfigurationError("last_for says all there is to say; leave the others out")
+    if seq is not None and start_time is not None:
+        raise ConfigurationError("give seq or start_time, not both")
+    if not any(given):
+        raise ConfigurationError("say which message: by seq, last_for, next_for or start_time")
+    if seq is None and start_time is None and next_for is not None:
+        seq = 1
+    return MsgRequest(
+        seq=0 if seq is None else check_count("seq", seq, 1),
+        last_by_subj=last_for or "",
+        next_by_subj=next_for or "",
+        start_time=start_time,
+    )

@@ -9,6 +9,7 @@ servers can be talked to; of an enumeration it is kept as it is.
 from __future__ import annotations
 
 import enum
+import re
 import types
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ Seconds: TypeAlias = Annotated[float, NANOSECONDS]
 """Marks a field of a struct that is in seconds, and on the wire in nanoseconds."""
 
 MAX_NANOSECONDS = 2**63 - 1
+_FINER = re.compile(r"(\.[0-9]{6})[0-9]+")
 _BILLION = Decimal(1_000_000_000)
 
 
@@ -102,8 +104,12 @@ def time_to_wire(name: str, value: datetime) -> str:
 
 
 def time_from_wire(value: object) -> datetime | None:
-    """A time in UTC, as near as microseconds come to it; ``None`` if it is none."""
-    time = msgspec.convert(value, datetime)
+    """A time in UTC, ``None`` if it is none. What is less than a microsecond is cut off.
+
+    Rounded up, a message's time would be one at which the message had been stored already.
+    """
+    cut = _FINER.sub(r"\1", value) if isinstance(value, str) else value
+    time = msgspec.convert(cut, datetime)
     if time.year <= 1:
         return None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
@@ -135,6 +141,27 @@ def check_types(value: msgspec.Struct) -> None:
         msgspec.convert(msgspec.to_builtins(value), kind)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigurationError(f"{kind.__name__}: {error}") from None
+    for name, (_, hint) in _fields(kind).items():
+        _check_type(f"{kind.__name__}: {name}", getattr(value, name), _bare(hint))
+
+
+def _check_type(name: str, value: object, hint: object) -> None:
+    """Of what takes more to be a struct, or a word, than to look like one in JSON."""
+    if value is None:
+        return
+    if get_origin(hint) is Sequence:
+        for one in cast("Sequence[object]", value):
+            _check_type(name, one, get_args(hint)[0])
+    elif isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        if not isinstance(value, hint):
+            raise ConfigurationError(
+                f"{name} is a {hint.__name__}, not {type(value).__name__} {value!r:.80}"
+            )
+        check_types(value)
+    elif isinstance(hint, type) and issubclass(hint, Choice):
+        if not isinstance(value, hint) and value not in list(hint):
+            known = ", ".join(repr(str(one)) for one in hint)
+            raise ConfigurationError(f"{name} is one of {known}, not {value!r}")
 
 
 def to_wire(value: msgspec.Struct) -> dict[str, object]:
@@ -157,10 +184,7 @@ def _written(name: str, value: object, hint: object) -> object:
         return time_to_wire(name, value)
     if get_origin(hint) is Annotated and NANOSECONDS in get_args(hint):
         return nanoseconds(name, cast("float", value))
-    if isinstance(hint, type) and issubclass(hint, Choice):
-        if not isinstance(value, hint) and value not in list(hint):
-            known = ", ".join(repr(str(one)) for one in hint)
-            raise ConfigurationError(f"{name} is one of {known}, not {value!r}")
+    if isinstance(value, Choice):
         return str(value)
     if get_origin(hint) is Sequence:
         inner: object = get_args(hint)[0]

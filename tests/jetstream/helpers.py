@@ -1,0 +1,67 @@
+"""What the tests of this room share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+
+from trio_nats import Connection, Msg, open_nats
+from trio_nats.jetstream import JetStream, StorageType, Stream
+from trio_nats.testing import NatsServer
+
+__all__ = ["MEMORY", "PATIENCE", "connected", "error", "fake_api", "filled"]
+
+PATIENCE = 10.0
+"""What takes longer than that will never happen."""
+
+MEMORY = StorageType.MEMORY
+
+Answer = bytes | dict[str, Any]
+
+
+@asynccontextmanager
+async def connected(server: NatsServer, **options: Any) -> AsyncIterator[tuple[JetStream, Any]]:
+    """JetStream of the server, and the connection it is used by."""
+    with trio.fail_after(PATIENCE):
+        async with open_nats(server.url, **options) as nc:
+            yield nc.jetstream(), nc
+
+
+async def filled(js: JetStream, count: int = 6, **options: Any) -> Stream:
+    """A stream ``S`` in memory, with messages ``0``, ``1``, ... under ``s.0``, ``s.1``, ``s.2``."""
+    stream = await js.create_stream(
+        "S", subjects=["s.>"], **{"storage": MEMORY, "allow_direct": True, **options}
+    )
+    for number in range(count):
+        await js.publish(f"s.{number % 3}", str(number))
+    return stream
+
+
+def error(err_code: int, code: int = 400, description: str = "told so") -> dict[str, Any]:
+    """An answer that is an error."""
+    return {"error": {"code": code, "err_code": err_code, "description": description}}
+
+
+@asynccontextmanager
+async def fake_api(
+    nc: Connection, answer: Callable[[Msg], Answer | None], prefix: str = "fake"
+) -> AsyncIterator[list[tuple[str, Any]]]:
+    """Answers what is asked below ``prefix``; a list of what was, the subject's suffix first."""
+    asked: list[tuple[str, Any]] = []
+
+    async def serve() -> None:
+        async for msg in sub:
+            payload = msgspec.json.decode(msg.data) if msg.data else None
+            asked.append((msg.subject.removeprefix(f"{prefix}."), payload))
+            found = answer(msg)
+            if found is not None:
+                await msg.respond(found if isinstance(found, bytes) else msgspec.json.encode(found))
+
+    async with nc.subscribe(f"{prefix}.>") as sub, trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield asked
+        nursery.cancel_scope.cancel()

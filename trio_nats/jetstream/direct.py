@@ -1,0 +1,109 @@
+"""Many messages by direct gets: batch after batch (ADR-31)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from ..errors import (
+    JetStreamError,
+    MessageNotFoundError,
+    NoRespondersError,
+    RequestTimeoutError,
+)
+from ..message import Msg
+from ..replies import Replies
+from . import wire
+from .api import API, Paged
+from .messages import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in
+
+__all__ = ["Batches", "direct_get", "not_allowed"]
+
+
+def not_allowed(stream: str) -> JetStreamError:
+    """Nobody answers direct gets."""
+    return JetStreamError(
+        f"stream {stream!r} does not answer direct gets: it is configured without allow_direct, "
+        "or is not there"
+    )
+
+
+async def direct_get(api: API, stream: str, request: MsgRequest, seconds: float) -> StoredMsg:
+    """One message, from whichever replica answers. Raises :exc:`NoRespondersError` if none does."""
+    subject, payload = api.subject(f"DIRECT.GET.{stream}"), wire.encode(request)
+    literal = not {"*", ">"} & {*request.last_by_subj.split(".")}
+    if request.last_by_subj and literal:
+        # Permissions can be for single subjects then.
+        subject, payload = f"{subject}.{request.last_by_subj}", b""
+    return from_direct(await api.nc.request(subject, payload, timeout=seconds))
+
+
+class Batches:
+    """The messages that ``request`` asks for, batch after batch; the pages of a :class:`Paged`."""
+
+    def __init__(
+        self, api: API, stream: str, request: MsgRequest, seconds: float, limit: int | None
+    ) -> None:
+        self._api = api
+        self._stream = stream
+        self._request = request
+        self._seconds = seconds
+        self._left = limit
+
+    def paged(self) -> Paged[StoredMsg]:
+        """For an ``async for``."""
+        return Paged(self._next)
+
+    async def _next(self) -> tuple[Sequence[StoredMsg], bool]:
+        request = self._request
+        if self._left is not None and self._left < request.batch:
+            request = msgspec.structs.replace(request, batch=self._left)
+        found, last = await self._ask(request)
+        if self._left is not None:
+            self._left -= len(found)
+        more = bool(found) and last is not None and bool(number_in(last, PENDING))
+        if more:
+            assert last is not None
+            changes: dict[str, object] = {"seq": found[-1].seq + 1, "start_time": None}
+            if request.multi_last:
+                # As it was when the first batch was asked for, whatever is stored meanwhile.
+                changes |= {"up_to_seq": number_in(last, UP_TO) or 0, "up_to_time": None}
+            self._request = msgspec.structs.replace(self._request, **changes)
+        return found, more and self._left != 0
+
+    async def _ask(self, request: MsgRequest) -> tuple[list[StoredMsg], Msg | None]:
+        """The messages, and the message after them."""
+        found: list[StoredMsg] = []
+        subject = self._api.subject(f"DIRECT.GET.{self._stream}")
+        async with self._api.nc.request_many(
+            subject, wire.encode(request), timeout=math.inf, max_responses=request.batch + 1
+        ) as replies:
+            while True:
+                msg = await self._receive(replies)
+                status = msg.status
+                if status is not None and status.code == 204:
+                    return found, msg
+                try:
+                    found.append(from_direct(msg))
+                except MessageNotFoundError:
+                    return found, None
+                if number_in(msg, PENDING) is None:
+                    raise JetStreamError("batches of direct gets need a server 2.11 or later")
+
+    async def _receive(self, replies: Replies) -> Msg:
+        try:
+            with trio.move_on_after(self._seconds):
+                return await replies.receive()
+        except NoRespondersError:
+            raise not_allowed(self._stream) from None
+        except trio.EndOfChannel:
+            raise JetStreamError(
+                f"stream {self._stream!r}: more messages came than were asked for"
+            ) from None
+        raise RequestTimeoutError(
+            f"nothing more of a batch of messages of stream {self._stream!r} within "
+            f"{self._seconds:g} s"
+        )
