@@ -23,8 +23,9 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
     Use it with ``async with``: entering subscribes and asks for messages, leaving unsubscribes and
     ends all there is, also when cancelled. It has to be left by the task that entered it. What was
-    asked for in advance and not received by then goes back, to be delivered again at once, if the
-    consumer wants acknowledgements; what is on its way meanwhile comes again after ``ack_wait``.
+    asked for in advance and not received by then goes back, to be delivered again at once; what is
+    on its way meanwhile comes again after ``ack_wait``. From a consumer with ``AckPolicy.NONE``
+    nothing comes again, so what has come is kept for the next call of the :class:`Consumer`.
 
     Several tasks may receive from it at the same time, as a pool of workers; each message goes to
     exactly one of them.
@@ -109,6 +110,7 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
         self._check_entered()
         if self._state == "open":
             self._state = "stopping"
+            self._stop_asking()
             assert self._nursery is not None
             self._nursery.start_soon(self._drain)
 
@@ -126,6 +128,10 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
     @abstractmethod
     async def _close(self) -> None:
         """Unsubscribe; harmless when repeated."""
+
+    @abstractmethod
+    def _stop_asking(self) -> None:
+        """Ask for no more."""
 
     @abstractmethod
     async def _drain(self) -> None:
@@ -171,6 +177,9 @@ class PulledMessages(Messages):
 
     async def _close(self) -> None:
         await self._feed.close()
+
+    def _stop_asking(self) -> None:
+        self._feed.stop_asking()
 
     async def _drain(self) -> None:
         await self._feed.drain()

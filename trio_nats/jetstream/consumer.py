@@ -384,6 +384,7 @@ class Consumer:
                 expires=expires,
                 heartbeat=heartbeat,
             ),
+            self._kept,
             is_there=self.refresh,
         )
         messages = PulledMessages(repr(self), feed)

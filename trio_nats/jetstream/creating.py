@@ -35,9 +35,8 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     if not (config.name or config.durable_name):
         config = msgspec.structs.replace(config, name=new_name())
     suffix = f"CONSUMER.CREATE.{stream}.{config.name or config.durable_name}"
-    subjects = (config.filter_subject, *config.filter_subjects)
-    # So that it can be forbidden by subject; more than one would not be a subject.
-    if config.filter_subject and len(subjects) == 1:
+    # So that it can be forbidden by subject. Nothing can be published to one with wildcards.
+    if config.filter_subject and not {"*", ">"} & {*config.filter_subject.split(".")}:
         suffix = f"{suffix}.{config.filter_subject}"
     request = _CreateRequest(stream_name=stream, config=config, action=action)
     info = await api.request(suffix, request, ConsumerInfo, level=_level(config))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -74,7 +75,10 @@ class Broken(Exception):
 
 
 class Feed:
-    """Pulls from a consumer. ``fragile``: whatever may have lost a message breaks it."""
+    """Pulls from a consumer. ``fragile``: whatever may have lost a message breaks it.
+
+    ``kept`` is for what was delivered, not received, and cannot go back.
+    """
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class Feed:
         consumer: str,
         desk: Desk,
         options: ConsumeOptions,
+        kept: deque[JetStreamMsg],
         *,
         fragile: bool = False,
         is_there: Callable[[], Awaitable[object]] | None = None,
@@ -93,6 +98,7 @@ class Feed:
         self._consumer = consumer
         self._desk = desk
         self._options = options
+        self._kept = kept
         self._fragile = fragile
         self._is_there = is_there
         self._subject = api.subject(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
@@ -132,9 +138,13 @@ class Feed:
         self._heard_at = trio.current_time()
         self.ask()
 
-    async def drain(self) -> None:
-        """Ask for no more. What has come by then can be received, and then it ends."""
+    def stop_asking(self) -> None:
+        """Ask for no more, from now on."""
         self._stopping = True
+
+    async def drain(self) -> None:
+        """What has come by then can be received, and then it ends."""
+        self.stop_asking()
         try:
             await self._sub.drain()
         except _NO_CONNECTION:
@@ -143,7 +153,7 @@ class Feed:
     async def close(self) -> None:
         """Unsubscribe. What was not received goes back. Done even if cancelled, or repeated."""
         self._stopping = True
-        hand_back_all(self._take_nowait, self._desk)
+        self._kept.extend(hand_back_all(self._take_nowait, self._desk))
         with trio.CancelScope(shield=True):
             await self._sub.aclose()
             if self._events is not None:
@@ -168,6 +178,8 @@ class Feed:
         Raises :exc:`trio.EndOfChannel` after :meth:`drain`, or after ``stop_after`` messages.
         """
         book = self.book
+        if self._kept and self._failure is None:
+            return await self._take_kept()
         while True:
             try:
                 msg = await self._sub.receive()
@@ -180,15 +192,31 @@ class Feed:
                     _logger.debug("what is no message of a stream came to %s", self._inbox)
                     book.status_taken()
                     continue
-                if book.taken(message_size(msg) if book.by_bytes else 0):
-                    self.ask()
                 if self._options.terms.pin is not None:
                     note_pin(msg, self._options.terms)
+                if book.taken(message_size(msg) if book.by_bytes else 0):
+                    self.ask()
                 if book.left is not None and book.left <= 0:
-                    self._failure = trio.EndOfChannel()
-                    await self.close()
+                    await self._finish()
                 return JetStreamMsg(msg, self._desk)
             await self._on_status(status)
+
+    async def _take_kept(self) -> JetStreamMsg:
+        """What another call has left."""
+        await trio.lowlevel.checkpoint()
+        if not self._kept:  # another task was quicker
+            return await self.receive()
+        msg = self._kept.popleft()
+        if self.book.left is not None:
+            self.book.left -= 1
+            if self.book.left <= 0:
+                await self._finish()
+        return msg
+
+    async def _finish(self) -> None:
+        """All came that was wanted. Others may still wait for it."""
+        self._failure = trio.EndOfChannel()
+        await self.close()
 
     # --- asking ----------------------------------------------------------------------------------
 

@@ -135,25 +135,30 @@ class Fetch:
         Cancelled, what came goes back to the stream, or is kept for the next one to ask if the
         consumer wants no acknowledgements.
         """
+        while self._kept and not self.complete:
+            self._add(self._kept.popleft())
+        try:
+            if self.complete:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._ask()
+        except BaseException:
+            raw = iter([msg.raw for msg in self._came])
+            kept = hand_back_all(lambda: next(raw, None), self._desk)
+            self._kept.extendleft(reversed(kept))
+            raise
+        return self._came
+
+    async def _ask(self) -> None:
         inbox = await _take_inbox(self._nc)
         try:
             await self._collect(inbox)
             self.clean = self._is_over() and not self._repeated
-            return self._came
-        except BaseException:
-            self._give_back()
-            raise
         finally:
             if not (self.clean and _keep_inbox(self._nc, inbox)):
                 self._kept.extend(hand_back_all(inbox.take_nowait, self._desk))
                 with trio.CancelScope(shield=True):
                     await inbox.sub.aclose()
-
-    def _give_back(self) -> None:
-        raw = deque(msg.raw for msg in self._came)
-        self._kept.extend(
-            hand_back_all(lambda: raw.popleft() if raw else None, self._desk),
-        )
 
     async def _collect(self, inbox: _Inbox) -> None:
         deadline = trio.current_time() + self._timeout
@@ -217,22 +222,25 @@ class Fetch:
             self._batch - len(self._came),
             max(1, self._max_bytes - self._bytes) if self._max_bytes else 0,
             0 if self._no_wait else left,
-            # Too short for two of them, it can do without.
-            self._heartbeat if self._heartbeat * 2 <= left and not self._no_wait else 0,
+            # Of which there have to be two in the time that is left.
+            0 if self._no_wait else min(self._heartbeat, left / 2.1),
             no_wait=self._no_wait,
         )
         seen = self._connection()
         await self._nc.publish(self._subject, request.encode(), reply=self._reply.decode())
         return seen
 
+    def _add(self, msg: JetStreamMsg) -> None:
+        self._came.append(msg)
+        self._bytes += message_size(msg.raw)
+        full = bool(self._max_bytes) and self._bytes >= self._max_bytes
+        self.complete = len(self._came) >= self._batch or full
+
     def _take(self, msg: Msg) -> None:
         if msg.data or (status := read_status(msg)) is None:
             if msg.raw_reply:
                 note_pin(msg, self._terms)
-                self._came.append(JetStreamMsg(msg, self._desk))
-                self._bytes += message_size(msg)
-                full = bool(self._max_bytes) and self._bytes >= self._max_bytes
-                self.complete = len(self._came) >= self._batch or full
+                self._add(JetStreamMsg(msg, self._desk))
             return
         if status.verdict is Verdict.ALIVE:
             return

@@ -453,6 +453,7 @@ class _OrderedMessages(Messages):
             name,
             Desk(self._api.nc, name, acks=False),
             replace(self._options, stop_after=self._left),
+            deque(),
             fragile=True,
         )
         await feed.open()
@@ -481,6 +482,10 @@ class _OrderedMessages(Messages):
             self._in_use = False
             self._use.__exit__(None, None, None)
             await self._discard()
+
+    def _stop_asking(self) -> None:
+        if self._feed is not None:
+            self._feed.stop_asking()
 
     async def _drain(self) -> None:
         if self._feed is not None:
