@@ -296,7 +296,7 @@ class OrderedConsumer:
             batch=batch,
             max_bytes=max_bytes,
             timeout=timeout,
-            heartbeat=0.0,
+            heartbeat=HEARTBEAT if timeout >= 2 * HEARTBEAT else 0.0,
             no_wait=no_wait,
         )
         came = await fetch.run()
