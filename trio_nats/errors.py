@@ -420,8 +420,8 @@ class WrongLastSequenceError(JetStreamAPIError):
 class UnacknowledgedError(JetStreamError):
     """Messages were published and not acknowledged, and nobody has asked about that.
 
-    ``count`` is how many, and ``errors`` are the reasons of the first ones, the first of which is
-    also the ``__cause__``.
+    ``count`` is how many, and ``errors`` are the first 100 reasons in the order they became known,
+    the first of which is also the ``__cause__``.
     """
 
     def __init__(self, count: int, errors: Sequence[Exception]) -> None:

@@ -17,6 +17,7 @@ from trio_nats.jetstream import (
     ConsumerConfig,
     ConsumerInfo,
     DeliverPolicy,
+    Placement,
     RetentionPolicy,
     StreamConfig,
     StreamInfo,
@@ -112,6 +113,7 @@ def test_what_is_sent_for_a_stream() -> None:
             )
         ],
         metadata={"a": "b"},
+        placement=Placement(cluster="c", tags=["ssd"]),
         discard_new_per_subject=True,
     )
     assert msgspec.json.decode(wire.encode(config)) == {
@@ -127,6 +129,7 @@ def test_what_is_sent_for_a_stream() -> None:
             }
         ],
         "metadata": {"a": "b"},
+        "placement": {"cluster": "c", "tags": ["ssd"]},
         "discard_new_per_subject": True,
     }
 

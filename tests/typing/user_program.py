@@ -6,6 +6,7 @@ which end with Trio 0.22, do not have: no ``trio.TaskStatus``.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import assert_type
 
 import trio
@@ -28,6 +29,15 @@ from trio_nats import (
     WebSocketError,
     WebSocketOptions,
     open_nats,
+)
+from trio_nats.jetstream import (
+    JetStream,
+    JetStreamAPIError,
+    PendingAck,
+    PubAck,
+    StorageType,
+    StoredMsg,
+    Stream,
 )
 
 
@@ -126,6 +136,33 @@ async def in_a_context() -> None:
     async with open_nats(context=context) as nc, open_nats(context="staging") as other:
         assert_type(nc, Connection)
         await other.flush()
+
+
+async def streams(nc: Connection) -> None:
+    js = nc.jetstream(domain="hub", timeout=2)
+    assert_type(js, JetStream)
+    stream = await js.create_stream("S", subjects=["s.>"], max_age=60, storage=StorageType.MEMORY)
+    assert_type(stream, Stream)
+    await js.update_stream(stream.info.config, max_msgs=5)
+    assert_type(stream.info.state.last_ts, datetime | None)
+    ack = await js.publish("s.a", {"a": 1}, codec=JSONCodec(dict[str, int]), msg_id="1")
+    assert_type(ack, PubAck)
+    async for msg in stream.get_msgs(next_for="s.*", limit=5):
+        assert_type(msg, StoredMsg)
+    async for subject, count in stream.subjects():
+        assert_type(subject, str)
+        assert_type(count, int)
+    async with js.publisher(max_pending=5) as publisher:
+        pending = await publisher.publish("s.a", b"x", expect_last_subject_seq=0)
+        assert_type(pending, PendingAck)
+        assert_type(await pending, PubAck)
+    batch = js.atomic_batch()
+    await batch.add("s.a", 5, codec=JSONCodec(int))
+    assert_type(await batch.commit(), PubAck)
+    try:
+        await js.stream("T")
+    except JetStreamAPIError as error:
+        assert_type(error.err_code, int)
 
 
 if __name__ == "__main__":

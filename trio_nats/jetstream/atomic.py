@@ -12,6 +12,7 @@ from ..headers import Headers, HeadersLike
 from ..message import Payload
 from .acks import PubAck, publish_headers, read_ack
 from .api import API
+from .names import check_subject
 
 __all__ = ["AtomicBatch"]
 
@@ -118,8 +119,11 @@ class AtomicBatch:
             expect_last_subject=expect_last_subject,
             ttl=ttl,
         )
-        self._nc.subscribe(subject)  # for its complaints, which commit() would be late with
+        # It is sent later, when complaining would be late.
+        check_subject(self._nc, "subject", subject)
+        own = None if own is None else Headers(own)
         data = encoded(codec, payload)
+        data = data.encode() if isinstance(data, str) else bytes(memoryview(data))
         self._begin()
         try:
             if self._held is not None:

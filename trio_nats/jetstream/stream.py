@@ -149,8 +149,9 @@ class Stream(StreamConsumers):
         Raises :exc:`MessageNotFoundError` if there is none. ``timeout`` is in seconds.
         """
         request = _which(seq, last_for, next_for, start_time)
-        for subject in filter(None, (last_for, next_for)):
-            check_filter(self._api.nc, "subject", subject)
+        for name, subject in (("last_for", last_for), ("next_for", next_for)):
+            if subject is not None:
+                check_filter(self._api.nc, name, subject)
         seconds = self._api.seconds(timeout)
         if direct or (direct is None and self._info.config.allow_direct):
             try:

@@ -158,10 +158,14 @@ def _check_type(name: str, value: object, hint: object) -> None:
                 f"{name} is a {hint.__name__}, not {type(value).__name__} {value!r:.80}"
             )
         check_types(value)
-    elif isinstance(hint, type) and issubclass(hint, Choice):
-        if not isinstance(value, hint) and value not in list(hint):
-            known = ", ".join(repr(str(one)) for one in hint)
-            raise ConfigurationError(f"{name} is one of {known}, not {value!r}")
+    elif (
+        isinstance(hint, type)
+        and issubclass(hint, Choice)
+        and not isinstance(value, hint)
+        and value not in list(hint)
+    ):
+        known = ", ".join(repr(str(one)) for one in hint)
+        raise ConfigurationError(f"{name} is one of {known}, not {value!r}")
 
 
 def to_wire(value: msgspec.Struct) -> dict[str, object]:

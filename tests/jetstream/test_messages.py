@@ -1,0 +1,282 @@
+"""Getting messages out of a stream: from the leader, by direct gets, and in batches."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+import trio
+
+from tests.jetstream.helpers import MEMORY, connected, fake_api, filled
+from trio_nats import ConfigurationError, InvalidSubjectError, RequestTimeoutError
+from trio_nats.jetstream import (
+    JetStreamAPIError,
+    JetStreamError,
+    MessageNotFoundError,
+    Stream,
+    StreamConfig,
+    StreamInfo,
+)
+from trio_nats.jetstream.api import API
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+@pytest.mark.parametrize("direct", [True, False, None])
+async def test_which_message(nats_server: NatsServer, direct: bool | None) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+
+        async def get(*args, **options):
+            msg = await stream.get_msg(*args, direct=direct, **options)
+            assert (msg.stream, msg.data) == ("S", str(msg.seq - 1).encode())
+            assert msg.subject == f"s.{(msg.seq - 1) % 3}"
+            return msg
+
+        assert (await get(2)).seq == 2
+        assert (await get(last_for="s.1")).seq == 5
+        assert (await get(last_for="s.*")).seq == 6
+        assert (await get(next_for="s.1")).seq == 2
+        assert (await get(3, next_for="s.1")).seq == 5
+        third = await get(3)
+        assert third.time is not None
+        assert third.time.tzinfo is UTC
+        assert timedelta() <= datetime.now(UTC) - third.time < timedelta(minutes=1)
+        assert (await get(start_time=third.time)).seq == 3
+        assert (await get(start_time=third.time, next_for="s.0")).seq == 4
+        for which in (
+            {"seq": 99},
+            {"last_for": "s.9"},
+            {"seq": 6, "next_for": "s.1"},
+            {"start_time": datetime.now(UTC) + timedelta(hours=1)},
+        ):
+            with pytest.raises(MessageNotFoundError):
+                await stream.get_msg(**which, direct=direct)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_the_headers_are_those_it_was_published_with(
+    nats_server: NatsServer, direct: bool
+) -> None:
+    """Whatever they are: they cannot pass for what the server tells about the message."""
+    given = [("A", "1"), ("A", "2"), ("Nats-Sequence", "77"), ("Nats-Subject", "evil")]
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        await js.publish("s.x", b"", headers=given)
+        msg = await stream.get_msg(7, direct=direct)
+        assert msg.headers.pairs() == given
+        assert (msg.seq, msg.subject, msg.data) == (7, "s.x", b"")
+        assert (await stream.get_msg(1, direct=direct)).headers.pairs() == []
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "text"),
+    [
+        ((), {}, "say which message"),
+        ((0,), {}, "seq must be at least 1"),
+        ((1,), {"last_for": "s"}, "last_for says all"),
+        ((1,), {"start_time": datetime.now(UTC)}, "seq or start_time"),
+        ((), {"next_for": "a b"}, "next_for: "),
+        ((), {"last_for": ""}, "last_for: "),
+        ((), {"start_time": datetime(2030, 1, 1)}, "start_time has no time zone"),
+        ((1,), {"timeout": 0}, "timeout"),
+    ],
+)
+async def test_which_message_cannot_be(nats_server: NatsServer, args, options, text) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+            await stream.get_msg(*args, **options)
+
+
+async def test_direct_gets_that_are_not_allowed(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, allow_direct=False)
+        with pytest.raises(JetStreamError, match="without allow_direct"):
+            await stream.get_msg(1, direct=True)
+        with pytest.raises(JetStreamError, match="without allow_direct"):
+            await anext(stream.get_msgs())
+        assert (await stream.get_msg(1)).seq == 1
+
+
+async def test_direct_gets_that_are_not_allowed_any_more(nats_server: NatsServer) -> None:
+    """The leader can always be asked."""
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        await js.update_stream(stream.info.config, allow_direct=False)
+        assert stream.info.config.allow_direct
+        assert (await stream.get_msg(1)).seq == 1
+
+
+async def test_permissions_for_single_subjects(nats_server: NatsServer) -> None:
+    """The last message of a subject is asked for where its subject can be seen."""
+    async with connected(nats_server) as (_, nc):
+        async with nc.subscribe("fake.>") as sub, trio.open_nursery() as nursery:
+            config = StreamConfig(name="S", allow_direct=True)
+            stream = Stream(API(nc, prefix="fake", timeout=1), StreamInfo(config=config))
+            for which in ({"last_for": "s.1"}, {"last_for": "s.*"}, {"seq": 5}):
+                nursery.start_soon(lambda which=which: stream.get_msg(**which))
+            asked = sorted([(m.subject, m.data) for m in [await sub.receive() for _ in range(3)]])
+            nursery.cancel_scope.cancel()
+        assert asked == [
+            ("fake.DIRECT.GET.S", b'{"last_by_subj":"s.*"}'),
+            ("fake.DIRECT.GET.S", b'{"seq":5}'),
+            ("fake.DIRECT.GET.S.s.1", b""),
+        ]
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+async def seqs(paged) -> list[int]:
+    return [msg.seq async for msg in paged]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 6, 7, 256])
+async def test_many(nats_server: NatsServer, batch: int) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        fourth = await stream.get_msg(4)
+        assert await seqs(stream.get_msgs(batch=batch)) == [1, 2, 3, 4, 5, 6]
+        assert await seqs(stream.get_msgs(3, batch=batch)) == [3, 4, 5, 6]
+        assert await seqs(stream.get_msgs(3, batch=batch, limit=2)) == [3, 4]
+        assert await seqs(stream.get_msgs(next_for="s.1", batch=batch)) == [2, 5]
+        assert await seqs(stream.get_msgs(start_time=fourth.time, batch=batch)) == [4, 5, 6]
+        assert await seqs(stream.get_msgs(7, batch=batch)) == []
+        assert await seqs(stream.get_msgs(next_for="t", batch=batch)) == []
+        assert await seqs(stream.get_msgs(batch=batch, max_bytes=1)) == [1, 2, 3, 4, 5, 6]
+        msg = await anext(stream.get_msgs(2, batch=batch))
+        assert (msg.seq, msg.data, msg.subject, msg.headers.pairs()) == (2, b"1", "s.1", [])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 256])
+async def test_the_last_ones(nats_server: NatsServer, batch: int) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        third = await stream.get_msg(4)
+        assert await seqs(stream.get_last_msgs(["s.*"], batch=batch)) == [4, 5, 6]
+        assert await seqs(stream.get_last_msgs(["s.2", "s.0"], batch=batch)) == [4, 6]
+        assert await seqs(stream.get_last_msgs(["s.*"], up_to_seq=4, batch=batch)) == [2, 3, 4]
+        assert third.time is not None
+        moment = third.time - timedelta(days=1)
+        with pytest.raises((MessageNotFoundError, StopAsyncIteration)):
+            await anext(stream.get_last_msgs(["s.*"], up_to_time=moment, batch=batch))
+        assert await seqs(stream.get_last_msgs(["t"], batch=batch)) == []
+
+
+async def test_the_last_ones_are_of_one_moment(nats_server: NatsServer) -> None:
+    """What is stored after the first batch does not come in a later one."""
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        paged = stream.get_last_msgs(["s.*"], batch=1)
+        assert (await anext(paged)).seq == 4
+        for number in range(3):
+            await js.publish(f"s.{number}", b"new")
+        assert await seqs(paged) == [5, 6]
+
+
+async def test_too_many_subjects(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream("S", subjects=["s.>"], allow_direct=True, storage=MEMORY)
+        async with js.publisher() as publisher:
+            for number in range(1025):
+                await publisher.publish(f"s.{number}")
+        with pytest.raises(JetStreamAPIError, match="Too Many Results") as caught:
+            await anext(stream.get_last_msgs([">"]))
+        assert caught.value.code == 413
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": 1001}, "batch is 1,000 at the most"),
+        ({"limit": 0}, "limit must be"),
+        ({"max_bytes": 0}, "max_bytes must be"),
+        ({"seq": 1, "start_time": datetime.now(UTC)}, "seq or start_time"),
+        ({"next_for": "a b"}, "next_for: "),
+    ],
+)
+async def test_batches_that_cannot_be(nats_server: NatsServer, options, text) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+            stream.get_msgs(**options)
+        for subjects in ([], "s"):
+            with pytest.raises(ConfigurationError, match="subjects is"):
+                stream.get_last_msgs(subjects)
+
+
+async def test_a_batch_that_breaks_off(nats_server: NatsServer) -> None:
+    """Nothing of it is handed out, and it can be asked for again."""
+    good = {"Nats-Stream": "S", "Nats-Subject": "s", "Nats-Time-Stamp": "2030-01-01T00:00:00Z"}
+    async with connected(nats_server) as (_, nc):
+        stream = Stream(
+            API(nc, prefix="fake", timeout=0.05), StreamInfo(config=StreamConfig(name="S"))
+        )
+        async with nc.subscribe("fake.>") as sub:
+            paged = stream.get_msgs(batch=2)
+            async with trio.open_nursery() as nursery:
+
+                async def answer() -> None:
+                    msg = await sub.receive()
+                    headers = {**good, "Nats-Sequence": "1", "Nats-Num-Pending": "5"}
+                    await msg.respond(b"x", headers=headers)
+
+                nursery.start_soon(answer)
+                with pytest.raises(RequestTimeoutError, match="nothing more of a batch"):
+                    await anext(paged)
+
+
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ({}, "is none"),
+        ({"Nats-Sequence": "x"}, "is none"),
+        ({"Nats-Time-Stamp": "now"}, "is none"),
+        ({"Nats-Num-Pending": None}, "server 2.11 or later"),
+        ({"Nats-Num-Pending": "5"}, "more messages came than were asked for"),
+    ],
+)
+async def test_batches_of_nonsense(nats_server: NatsServer, headers, text) -> None:
+    good = {
+        "Nats-Stream": "S",
+        "Nats-Subject": "s",
+        "Nats-Sequence": "1",
+        "Nats-Time-Stamp": "2030-01-01 00:00:00.123456789 +0000 UTC",
+        "Nats-Num-Pending": "1",
+    }
+    all_headers = {k: v for k, v in (good | headers).items() if v is not None} if headers else {}
+    async with connected(nats_server) as (_, nc):
+        info = StreamInfo(config=StreamConfig(name="S"))
+        stream = Stream(API(nc, prefix="fake", timeout=5), info)
+        async with nc.subscribe("fake.>") as sub, trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                msg = await sub.receive()
+                for _ in range(4):
+                    await msg.respond(b"x", headers=all_headers)
+
+            nursery.start_soon(answer)
+            with pytest.raises(JetStreamError, match=text):
+                await anext(stream.get_msgs(batch=2))
+
+
+async def test_nonsense_from_the_leader(nats_server: NatsServer) -> None:
+    answers = [
+        {"message": {"subject": "s", "seq": 1, "data": "not base 64!"}},
+        {"message": None},
+        {"message": {"subject": "s", "seq": 1, "hdrs": "AAAA", "time": None}},
+    ]
+    async with connected(nats_server) as (_, nc):
+        async with fake_api(nc, lambda msg: answers.pop(0)):
+            api = API(nc, prefix="fake", timeout=5)
+            stream = Stream(api, StreamInfo(config=StreamConfig(name="S")))
+            for _ in range(2):
+                with pytest.raises(JetStreamError):
+                    await stream.get_msg(1)
+            msg = await stream.get_msg(1)
+            assert (msg.headers.pairs(), msg.time, msg.data) == ([], None, b"")
+            assert msgspec.structs.asdict(msg)["seq"] == 1

@@ -1,0 +1,263 @@
+"""Streams: made, changed, found, listed, emptied and deleted."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.jetstream.helpers import MEMORY, connected, error, fake_api, filled
+from trio_nats import ConfigurationError, InvalidSubjectError
+from trio_nats.jetstream import (
+    Compression,
+    ConsumerLimits,
+    DiscardPolicy,
+    JetStreamAPIError,
+    MessageNotFoundError,
+    RePublish,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    StreamNameInUseError,
+    StreamNotFoundError,
+    StreamSource,
+    SubjectTransform,
+)
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def test_all_there_is_to_say(nats_server: NatsServer) -> None:
+    """What is configured is what the server says is configured."""
+    config = StreamConfig(
+        name="S",
+        description="all of it",
+        subjects=["s.>", "t"],
+        retention=RetentionPolicy.WORK_QUEUE,
+        max_consumers=5,
+        max_msgs=1_000,
+        max_bytes=1_000_000,
+        max_age=3600.5,
+        max_msgs_per_subject=7,
+        max_msg_size=1024,
+        discard=DiscardPolicy.NEW,
+        discard_new_per_subject=True,
+        storage=StorageType.FILE,
+        num_replicas=1,
+        duplicate_window=60.0,
+        deny_delete=True,
+        allow_rollup_hdrs=True,
+        compression=Compression.S2,
+        first_seq=100,
+        subject_transform=SubjectTransform(src="s.*", dest="s.{{wildcard(1)}}.x"),
+        republish=RePublish(src="s.>", dest="again.>", headers_only=True),
+        allow_direct=True,
+        consumer_limits=ConsumerLimits(inactive_threshold=30.0, max_ack_pending=50),
+        metadata={"owner": "me"},
+        allow_msg_ttl=True,
+        subject_delete_marker_ttl=5.0,
+        allow_atomic=True,
+    )
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream(config)
+        told = stream.info.config
+        assert told.metadata is not None
+        assert told.metadata["owner"] == "me"
+        expected = msgspec.structs.replace(config, metadata=told.metadata)
+        assert msgspec.structs.asdict(told) == msgspec.structs.asdict(expected)
+        assert stream.info.state.messages == 0
+        assert stream.info.created is not None
+        assert (await js.publish("s.a")).seq == 100
+        assert (await stream.get_msg(100)).subject == "s.a.x"
+        # And what it told can be said again.
+        again = await js.update_stream(told, max_msgs=2_000)
+        after = msgspec.structs.asdict(again.info.config)
+        assert after == {**msgspec.structs.asdict(told), "max_msgs": 2_000}
+
+
+async def test_a_mirror_and_sources(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        await filled(js)
+        mirror = await js.create_stream("M", mirror=StreamSource(name="S"), storage=MEMORY)
+        both = await js.create_stream(
+            "B",
+            sources=[StreamSource(name="S", filter_subject="s.1", opt_start_seq=3)],
+            storage=MEMORY,
+        )
+        for stream, count in ((mirror, 6), (both, 1)):
+            while stream.info.state.messages < count:
+                await stream.refresh()
+        assert mirror.info.mirror is not None
+        assert mirror.info.mirror.name == "S"
+        assert [source.name for source in both.info.sources] == ["S"]
+        assert (await both.get_msg(last_for="s.1")).headers["Nats-Stream-Source"].startswith("S ")
+
+
+async def test_created_again(nats_server: NatsServer) -> None:
+    """The same is as good as a new one; something else is refused."""
+    async with connected(nats_server) as (js, _):
+        await filled(js)
+        again = await js.create_stream("S", subjects=["s.>"], storage=MEMORY, allow_direct=True)
+        assert again.info.state.messages == 6
+        with pytest.raises(StreamNameInUseError):
+            await js.create_stream("S", subjects=["other"])
+        with pytest.raises(JetStreamAPIError, match="subjects overlap"):
+            await js.create_stream("T", subjects=["s.1"])
+
+
+async def test_updated(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        with pytest.raises(StreamNotFoundError):
+            await js.update_stream("S", subjects=["s"])
+        stream = await js.create_or_update_stream("S", subjects=["s"], storage=MEMORY)
+        assert stream.info.config.max_msgs == -1
+        stream = await js.create_or_update_stream(stream.info.config, max_msgs=5)
+        assert stream.info.config.max_msgs == 5
+        assert list(stream.info.config.subjects) == ["s"]
+
+
+async def test_somebody_else_creates_it_meanwhile(nats_server: NatsServer) -> None:
+    answers = [error(10059, 404), error(10058), {"config": {"name": "S"}}]
+    async with connected(nats_server) as (_, nc):
+        async with fake_api(nc, lambda msg: answers.pop(0)) as asked:
+            await nc.jetstream(prefix="fake").create_or_update_stream("S")
+        assert [what for what, _ in asked] == [
+            "STREAM.UPDATE.S",
+            "STREAM.CREATE.S",
+            "STREAM.UPDATE.S",
+        ]
+
+
+async def test_found_and_deleted(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream("S", subjects=["s.>"])
+        assert (await js.stream("S")).info.config == stream.info.config
+        assert await js.stream_name_by_subject("s.a.b") == "S"
+        assert (await js.stream_for_subject("s.*")).name == "S"
+        with pytest.raises(StreamNotFoundError, match="no stream stores 'other'"):
+            await js.stream_name_by_subject("other")
+        await js.delete_stream("S")
+        with pytest.raises(StreamNotFoundError):
+            await js.stream("S")
+        with pytest.raises(StreamNotFoundError):
+            await js.delete_stream("S")
+        with pytest.raises(StreamNotFoundError):
+            await stream.refresh()
+
+
+async def test_listed(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        assert [name async for name in js.stream_names()] == []
+        for name in "ABC":
+            await js.create_stream(name, subjects=[f"{name}.>"], storage=MEMORY)
+        assert [name async for name in js.stream_names()] == ["A", "B", "C"]
+        assert [name async for name in js.stream_names(subject="B.x")] == ["B"]
+        streams = [stream async for stream in js.streams()]
+        assert [stream.name for stream in streams] == ["A", "B", "C"]
+        assert [stream.info.config.subjects[0] for stream in streams] == ["A.>", "B.>", "C.>"]
+        assert [stream.name async for stream in js.streams(subject="C.>")] == ["C"]
+        info = await js.account_info()
+        assert (info.streams, info.consumers, info.domain) == (3, 0, "")
+        assert info.api.level >= 2
+        assert info.limits.max_streams == -1
+
+
+async def test_subjects(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 5)
+        assert dict([pair async for pair in stream.subjects()]) == {"s.0": 2, "s.1": 2, "s.2": 1}
+        assert [pair async for pair in stream.subjects("s.2")] == [("s.2", 1)]
+        assert [pair async for pair in stream.subjects("t")] == []
+
+
+async def test_subjects_in_pages(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (_, nc):
+        pages = [
+            {"config": {"name": "S"}},
+            {"total": 3, "state": {"subjects": {"a": 1, "b": 2}}, "config": {"name": "S"}},
+            {"total": 3, "state": {"subjects": {"c": 3}}, "config": {"name": "S"}},
+        ]
+        async with fake_api(nc, lambda msg: pages.pop(0)) as asked:
+            stream = await nc.jetstream(prefix="fake").stream("S")
+            assert [pair async for pair in stream.subjects()] == [("a", 1), ("b", 2), ("c", 3)]
+        assert asked[1:] == [
+            ("STREAM.INFO.S", {"subjects_filter": ">"}),
+            ("STREAM.INFO.S", {"subjects_filter": ">", "offset": 2}),
+        ]
+
+
+async def test_purged(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 9)
+        assert await stream.purge(subject="s.1") == 3
+        assert await stream.purge(seq=4) == 2
+        assert await stream.purge(subject="s.2", keep=1) == 1
+        assert [msg.seq async for msg in stream.get_msgs()] == [4, 7, 9]
+        assert await stream.purge(keep=2) == 1
+        assert await stream.purge() == 2
+        assert (await stream.refresh()).state.first_seq == 10
+        with pytest.raises(ConfigurationError, match="seq or keep"):
+            await stream.purge(seq=1, keep=1)
+        with pytest.raises(ConfigurationError, match="keep must be at least 1"):
+            await stream.purge(keep=0)
+        with pytest.raises(InvalidSubjectError, match="subject: "):
+            await stream.purge(subject="a b")
+
+
+async def test_deleted_messages(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        await stream.delete_msg(2)
+        await stream.delete_msg(4, secure=True)
+        state = (await stream.refresh()).state
+        assert (state.num_deleted, list(state.deleted)) == (2, [])
+        state = (await stream.refresh(deleted_details=True)).state
+        assert list(state.deleted) == [2, 4]
+        assert stream.info.state is state
+        with pytest.raises(MessageNotFoundError):
+            await stream.delete_msg(2)
+        with pytest.raises(ConfigurationError, match="seq must be at least 1"):
+            await stream.delete_msg(0)
+
+
+async def test_how_a_message_is_deleted(nats_server: NatsServer) -> None:
+    answers = [{"config": {"name": "S"}}, {"success": True}, {"success": True}]
+    async with connected(nats_server) as (_, nc):
+        async with fake_api(nc, lambda msg: answers.pop(0)) as asked:
+            stream = await nc.jetstream(prefix="fake").stream("S")
+            await stream.delete_msg(2)
+            await stream.delete_msg(3, secure=True)
+        assert asked[1:] == [
+            ("STREAM.MSG.DELETE.S", {"seq": 2, "no_erase": True}),
+            ("STREAM.MSG.DELETE.S", {"seq": 3}),
+        ]
+
+
+@pytest.mark.parametrize("config", [5, None, {"name": "S"}, b"S"])
+async def test_what_is_no_configuration(nats_server: NatsServer, config) -> None:
+    async with connected(nats_server) as (js, _):
+        with pytest.raises(ConfigurationError, match="a StreamConfig or its name, not"):
+            await js.create_stream(config)
+
+
+async def test_a_keyword_that_does_not_exist(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        for config in ("S", StreamConfig(name="S")):
+            with pytest.raises(ConfigurationError, match="subject"):
+                await js.create_stream(config, subject="s")
+
+
+async def test_names_are_looked_at(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        for ask in (js.stream, js.delete_stream):
+            with pytest.raises(ConfigurationError, match=r"stream name 'a\.b'"):
+                await ask("a.b")
+        with pytest.raises(InvalidSubjectError):
+            js.streams(subject="a b")
+
+
+async def test_what_it_looks_like(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        assert repr(js) == "<JetStream '$JS.API'>"
+        assert js.timeout == 5.0
+        assert repr(await filled(js)) == "<Stream 'S'>"
