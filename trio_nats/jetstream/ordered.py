@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar, cast, overload
@@ -171,7 +171,7 @@ class OrderedConsumer:
         return True
 
     @contextmanager
-    def use(self) -> Iterator[None]:
+    def use(self) -> Generator[None, None, None]:
         """For one at a time.
 
         :meta private:

@@ -87,7 +87,8 @@ def _verdict(code: int, text: str) -> Verdict:
             return Verdict.ABSENT
         case 409:
             return _verdict_of_conflict(text)
-    return Verdict.REFUSED
+        case _:
+            return Verdict.REFUSED
 
 
 def _verdict_of_conflict(text: str) -> Verdict:
