@@ -227,7 +227,8 @@ class Fetch:
             no_wait=self._no_wait,
         )
         seen = self._connection()
-        await self._nc.publish(self._subject, request.encode(), reply=self._reply.decode())
+        with trio.move_on_at(deadline):
+            await self._nc.publish(self._subject, request.encode(), reply=self._reply.decode())
         return seen
 
     def _add(self, msg: JetStreamMsg) -> None:
