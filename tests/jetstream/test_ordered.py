@@ -427,8 +427,10 @@ async def test_a_late_message_of_another_consumer_is_left_out() -> None:
     async def lose(pull: Pulled) -> None:
         sid = keeper._sid(pull.reply)
         keeper.consumer = "other"
+        keeper.sequence, keeper.consumer_sequence = 14, 4
         await pull.peer.send(keeper.frame(sid, b"x"))
         keeper.consumer = "p_1"
+        keeper.sequence, keeper.consumer_sequence = 3, 3
         await keeper.deliver(pull, 2, skip=1)
 
     assert await lossy(keeper, lose) == [1, 2, 3, 4, 5, 6]
