@@ -300,6 +300,7 @@ async def test_no_more_than_asked_for_are_taken() -> None:
             assert [msg.metadata.stream_seq async for msg in messages] == [1, 2]
             with pytest.raises(trio.EndOfChannel):
                 await messages.receive()
+            messages.stop()
         await nc.flush()
         # What came beyond that goes back.
         assert [data for _, data in puller.answers] == [b"-NAK", b"-NAK"]

@@ -461,3 +461,43 @@ async def test_a_message_is_lost_while_fetching() -> None:
                 await keeper.deliver(await keeper.pull(), 2)
         assert found[:4] == [1, 2, 3, 4]
         assert found == sorted(set(found))
+
+
+async def test_consumers_that_are_gone_at_once_are_not_made_without_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keeper = Keeper()
+
+    async def lose(pull: Pulled) -> None:
+        await keeper.say(pull, "503")
+        for _ in range(2):
+            await keeper.say(await keeper.pull(), "503")
+
+    assert await lossy(keeper, lose) == [1, 2, 3, 4, 5, 6]
+    assert len(keeper.created) == 4
+    assert caplog.text.count("its consumers are gone at once; again in 0.25 s") == 1
+
+
+async def test_closed_while_another_consumer_is_made() -> None:
+    keeper = Keeper()
+    with trio.fail_after(PATIENCE):
+        async with (
+            ScriptedServer(keeper) as server,
+            open_nats(f"nats://127.0.0.1:{server.port}", reconnect=QUICK) as nc,
+        ):
+            ordered = StreamConsumers(API(nc), "S").ordered_consumer(name_prefix="p")
+            async with ordered.consume() as messages, trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def wait() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await messages.receive()
+
+                pull = await keeper.pull()
+                await keeper.say(pull, "409 Consumer Deleted")
+                while len(keeper.created) < 2:
+                    await trio.lowlevel.checkpoint()
+                await messages.aclose()
+            await nc.flush()
+            assert ordered.name is None
+            assert nc.stats.subscriptions == 0

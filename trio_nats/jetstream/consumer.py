@@ -179,7 +179,7 @@ class Consumer:
         terms = self._terms(group, min_pending, min_ack_pending, priority)
         seconds = self._api.seconds(timeout)
         decoder = None if codec is None else check_decoder("codec", codec)
-        came = await self._fetch(
+        came, told = await self._fetch(
             terms,
             batch=1,
             max_bytes=0,
@@ -188,8 +188,9 @@ class Consumer:
             no_wait=False,
         )
         if not came:
+            hint = "" if told else ", and the server said nothing: may this user ask at all?"
             raise RequestTimeoutError(
-                f"consumer {self._name!r} had no message within {seconds:g} s"
+                f"consumer {self._name!r} had no message within {seconds:g} s{hint}"
             )
         return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
 
@@ -259,7 +260,7 @@ class Consumer:
             batch = min(batch, self._config.max_batch)
         seconds = self._api.seconds(timeout)
         decoder = None if codec is None else check_decoder("codec", codec)
-        came = await self._fetch(
+        came, _ = await self._fetch(
             terms,
             batch=batch,
             max_bytes=max_bytes or 0,
@@ -278,7 +279,8 @@ class Consumer:
         timeout: float,
         heartbeat: float,
         no_wait: bool,
-    ) -> list[JetStreamMsg]:
+    ) -> tuple[list[JetStreamMsg], bool]:
+        """What came, and whether the server had a word to say about it."""
         fetch = Fetch(
             self._api,
             self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}"),
@@ -293,7 +295,7 @@ class Consumer:
         )
         came = await fetch.run()
         fetch.check_came()
-        return came
+        return came, fetch.ended is not None
 
     # --- all there are ---------------------------------------------------------------------------
 

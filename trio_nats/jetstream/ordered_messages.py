@@ -34,6 +34,7 @@ class OrderedMessages(Messages):
         self._use = owner.use()
         self._in_use = False
         self._receiving = False
+        self._barren = 0  # consumers in a row that brought nothing
 
     @property
     def waiting(self) -> int:
@@ -65,10 +66,12 @@ class OrderedMessages(Messages):
             try:
                 msg = await feed.receive()
             except Broken:
+                self._barren += not feed.book.taken_in_all
                 await self._discard()
                 continue
             match self._owner.follows(msg):
                 case True:
+                    self._barren = 0
                     if self._left is not None:
                         self._left -= 1
                     feed.last_seq = (feed.last_seq or 0) + 1
@@ -82,6 +85,12 @@ class OrderedMessages(Messages):
 
     async def _renew(self) -> None:
         """Another consumer, however long that takes."""
+        if self._barren > 1:
+            seconds = pause(self._barren - 2)
+            _logger.warning(
+                "%r: its consumers are gone at once; again in %g s", self._owner, seconds
+            )
+            await trio.sleep(seconds)
         waits = 0
         while self._feed is None and self._state == "open":
             try:
@@ -111,6 +120,8 @@ class OrderedMessages(Messages):
             self._nursery.start_soon(feed.keep)
             self._feed = feed
         else:
+            # What it has asked for comes to nobody.
+            self._owner.forget()
             await feed.close()
 
     async def _discard(self) -> None:
