@@ -35,14 +35,14 @@ from .pulls import PullBook
 from .statuses import PullStatus, Verdict, read_status
 from .terms import ConsumeOptions, Terms
 
-__all__ = ["UNLIMITED", "Broken", "Feed", "Link", "message_size", "note_pin"]
+__all__ = ["Broken", "Feed", "Link", "message_size", "note_pin"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
-UNLIMITED = PendingLimits(messages=sys.maxsize, bytes=sys.maxsize)
-"""What comes was asked for, so it is limited already."""
-
 CONFLICT = 409
+SLACK_MESSAGES = 1000
+"""For statuses, which wait with the messages."""
+SLACK_BYTES = 1024 * 1024
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
@@ -103,7 +103,7 @@ class Feed:
         self._is_there = is_there
         self._subject = api.subject(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
         self._inbox = self._nc.new_inbox()
-        self._sub = self._nc.subscribe(f"{self._inbox}.*", pending=UNLIMITED)
+        self._sub = self._nc.subscribe(f"{self._inbox}.*", pending=_room_for(options))
         self._events: trio.abc.ReceiveChannel[Event] | None = None
         self._nap = trio.CancelScope()
         self._failure: Exception | None = None
@@ -388,6 +388,14 @@ class Feed:
             await self._fail(ConsumerDeletedError(error.code, error.description, self._consumer))
         except NatsError as error:
             _logger.debug("consumer %r: %s", self._consumer, error)
+
+
+def _room_for(options: ConsumeOptions) -> PendingLimits:
+    """What was asked for, and as much again if pulls were taken for lost that were not."""
+    most = 2 * options.limit
+    if options.by_bytes:
+        return PendingLimits(messages=sys.maxsize, bytes=most + SLACK_BYTES)
+    return PendingLimits(messages=most + SLACK_MESSAGES, bytes=sys.maxsize)
 
 
 def failure_of(status: PullStatus, consumer: str) -> PullError:

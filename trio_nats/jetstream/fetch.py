@@ -18,9 +18,10 @@ from ..errors import NatsError
 from ..events import ConnectionState
 from ..message import Msg
 from ..messaging import Messaging
+from ..options import PendingLimits
 from .api import API
 from .delivered import Desk, JetStreamMsg
-from .feed import UNLIMITED, Link, failure_of, hand_back_all, message_size, note_pin
+from .feed import Link, failure_of, hand_back_all, message_size, note_pin
 from .statuses import PullStatus, Verdict, read_status
 from .terms import Terms
 
@@ -43,7 +44,8 @@ class _Inbox:
 
     def __init__(self, nc: Messaging) -> None:
         self.name = nc.new_inbox()
-        self.sub = nc.subscribe(f"{self.name}.*", pending=UNLIMITED)
+        # What comes is taken out as it comes, so the limits are those of a storm, not of the user.
+        self.sub = nc.subscribe(f"{self.name}.*", pending=PendingLimits())
         self.number = 0
 
     def next_reply(self) -> bytes:
