@@ -43,7 +43,10 @@ async def test_all_there_is(nats_server: NatsServer) -> None:
         stream = await filled(js, 20)
         ordered = stream.ordered_consumer()
         assert (ordered.name, ordered.next_seq, ordered.stream_name) == (None, None, "S")
+        assert ordered.info is None
         assert int((await ordered.next()).data) == 0
+        assert ordered.info is not None
+        assert ordered.info.num_pending == 20
         assert ordered.next_seq == 2
         assert [int(msg.data) for msg in await ordered.fetch(4)] == [1, 2, 3, 4]
         name = ordered.name

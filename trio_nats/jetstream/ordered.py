@@ -15,6 +15,7 @@ from .channels import Messages, TypedMessages
 from .consumer_config import ConsumerConfig
 from .delivered import Desk, JetStreamMsg, TypedJetStreamMsg
 from .fetch import Fetch
+from .info import ConsumerInfo
 from .ordered_messages import OrderedMessages
 from .pulls import LARGEST_BATCH
 from .succession import Succession, passes, pause
@@ -55,6 +56,11 @@ class OrderedConsumer:
     def name(self) -> str | None:
         """The name of the consumer behind it at the moment, if there is one."""
         return self._consumers.name
+
+    @property
+    def info(self) -> ConsumerInfo | None:
+        """What was said of that consumer when it was created: how much there was to come, say."""
+        return self._consumers.info
 
     @property
     def next_seq(self) -> int | None:

@@ -21,6 +21,7 @@ from .api import API
 from .consumer_config import AckPolicy, ConsumerConfig, DeliverPolicy
 from .creating import put_consumer
 from .delivered import JetStreamMsg
+from .info import ConsumerInfo
 
 __all__ = ["Succession", "passes", "pause"]
 
@@ -41,6 +42,8 @@ class Succession:
         self.prefix = prefix
         self.name: str | None = None
         """The present consumer."""
+        self.info: ConsumerInfo | None = None
+        """What was said of it when it was created."""
         self.next_seq: int | None = None
         """Where the next one begins in the stream; ``None``: as configured."""
         self._config = config
@@ -57,7 +60,7 @@ class Succession:
             self._serial += 1
             consumer = await put_consumer(self.api, self.stream, "", self._next_config())
             assert consumer.info is not None
-            self.name, self._consumer_seq = consumer.name, 0
+            self.name, self.info, self._consumer_seq = consumer.name, consumer.info, 0
             last_ones = self._config.deliver_policy == DeliverPolicy.LAST_PER_SUBJECT
             if self.next_seq is None and not last_ones:
                 # Even if nothing is handed out: another one must not begin later than this one.
@@ -86,7 +89,7 @@ class Succession:
 
     def forget(self) -> None:
         """Have another consumer next time. The present one is deleted, if that can be said."""
-        name, self.name = self.name, None
+        name, self.name, self.info = self.name, None, None
         if name is None:
             return
         nc = self.api.nc
