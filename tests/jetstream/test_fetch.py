@@ -136,6 +136,29 @@ async def test_lost_pulls_are_made_anew() -> None:
         await puller.deliver(again, 2)
 
 
+async def test_a_server_that_stops_is_asked_until_the_time_is_over() -> None:
+    puller = Puller()
+    async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def wait() -> None:
+            await consumer.next(timeout=9)
+
+        await puller.say(await puller.pull(), "409 Server Shutdown")
+        await puller.say(await puller.pull(), "503")
+        await puller.deliver(await puller.pull())
+
+    async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def wait_in_vain() -> None:
+            with pytest.raises(PullError, match="nobody answers"):
+                await consumer.next(timeout=0.3)
+
+        await puller.say(await puller.pull(), "409 Server Shutdown")
+        await puller.say(await puller.pull(), "503")
+
+
 async def test_silence_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:

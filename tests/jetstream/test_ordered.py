@@ -387,7 +387,7 @@ async def test_there_is_silence() -> None:
     async def lose(pull: Pulled) -> None:
         pass
 
-    found = await lossy(keeper, lose, expires=1, heartbeat=0.01)
+    found = await lossy(keeper, lose, expires=1, heartbeat=0.2)
     assert found == [1, 2, 3, 4, 5, 6]
     assert keeper.created[1]["opt_start_seq"] == 4
 

@@ -12,9 +12,9 @@ import trio
 
 from ..codecs import Decoder
 from .delivered import JetStreamMsg, TypedJetStreamMsg
-from .feed import Feed
+from .inlet import Inlet
 
-__all__ = ["Messages", "PulledMessages", "TypedMessages"]
+__all__ = ["ConsumerMessages", "Messages", "TypedMessages"]
 
 T = TypeVar("T")
 
@@ -144,10 +144,10 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
         return f"<Messages of {self._name} {self._state}, {self.waiting} waiting>"
 
 
-class PulledMessages(Messages):
+class ConsumerMessages(Messages):
     """Those of one consumer."""
 
-    def __init__(self, name: str, feed: Feed) -> None:
+    def __init__(self, name: str, feed: Inlet) -> None:
         super().__init__(name)
         self._feed = feed
         # Once entered it is the feed's own: a call less per message counts.

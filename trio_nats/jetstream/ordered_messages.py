@@ -34,7 +34,7 @@ class OrderedMessages(Messages):
         self._use = owner.use()
         self._in_use = False
         self._receiving = False
-        self._barren = 0  # consumers in a row that brought nothing
+        self._barren = 0  # consumers in a row that were gone at once
 
     @property
     def waiting(self) -> int:
@@ -65,8 +65,9 @@ class OrderedMessages(Messages):
                 continue
             try:
                 msg = await feed.receive()
-            except Broken:
-                self._barren += not feed.book.taken_in_all
+            except Broken as error:
+                if error.gone and not feed.book.taken_in_all:
+                    self._barren += 1
                 await self._discard()
                 continue
             match self._owner.follows(msg):
