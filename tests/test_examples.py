@@ -83,6 +83,16 @@ async def test_request_reply(nats_server: NatsServer) -> None:
     assert "no reply from 'sphinx' within 0.1 s" in output
 
 
+@pytest.mark.nats_server(jetstream=True)
+async def test_work_queue(nats_server: NatsServer) -> None:
+    output = await run(EXAMPLES / "work_queue.py", url=nats_server.url)
+    done = sorted(re.findall(r"worker \d: job (\d+) done", output), key=int)
+    assert done == [str(number) for number in range(12) if number != 7]
+    assert len(re.findall(r"job (\d+) again later: out of paper", output)) == 3
+    assert "job 7 given up: nobody can do that" in output
+    assert output.endswith("all done\n")
+
+
 async def test_tls_modes(nats_server: NatsServer) -> None:
     output = await run(EXAMPLES / "tls_modes.py", nats_server.url, url=nats_server.url)
     assert re.search(r"^AUTO +plaintext$", output, re.M)

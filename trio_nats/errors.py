@@ -55,6 +55,8 @@ __all__ = [
 # Those of JetStream, which trio_nats.jetstream hands on.
 __all__ += [
     "APILevelError",
+    "AckError",
+    "ConsumerDeletedError",
     "ConsumerNameInUseError",
     "ConsumerNotFoundError",
     "JetStreamAPIError",
@@ -63,6 +65,7 @@ __all__ += [
     "JetStreamNotEnabledForAccountError",
     "MessageNotFoundError",
     "NoStreamResponseError",
+    "PullError",
     "StreamMismatchError",
     "StreamNameInUseError",
     "StreamNotFoundError",
@@ -450,6 +453,27 @@ class NoStreamResponseError(JetStreamError, NoRespondersError):
             f"no stream listens on {self.subject!r}: create one with that subject, or see whether "
             "JetStream runs at all"
         )
+
+
+class AckError(JetStreamError, RuntimeError):
+    """A message that was answered already, or that needs no answer. Nothing was sent."""
+
+
+class PullError(JetStreamError):
+    """A pull came to nothing, and the server said why: ``code`` and ``description``."""
+
+    def __init__(self, code: int, description: str, consumer: str) -> None:
+        super().__init__(code, description, consumer)
+        self.code = code
+        self.description = description
+        self.consumer = consumer
+
+    def __str__(self) -> str:
+        return f"consumer {self.consumer!r}: {self.description} (code {self.code})"
+
+
+class ConsumerDeletedError(PullError):
+    """The consumer is gone: it was deleted, or not used for its ``inactive_threshold``."""
 
 
 def fresh(error: Exception) -> Exception:

@@ -32,13 +32,21 @@ from trio_nats import (
     open_nats,
 )
 from trio_nats.jetstream import (
+    Consumer,
+    ConsumerInfo,
     JetStream,
     JetStreamAPIError,
+    JetStreamMsg,
+    Messages,
+    MsgMetadata,
+    OrderedConsumer,
     PendingAck,
     PubAck,
     StorageType,
     StoredMsg,
     Stream,
+    TypedJetStreamMsg,
+    TypedMessages,
 )
 from trio_nats.services import (
     Endpoint,
@@ -212,6 +220,35 @@ async def streams(nc: Connection) -> None:
         await js.stream("T")
     except JetStreamAPIError as error:
         assert_type(error.err_code, int)
+
+
+async def consumers(stream: Stream) -> None:
+    consumer = await stream.create_consumer("c", ack_wait=5, filter_subjects=["a", "b"])
+    assert_type(consumer, Consumer)
+    assert_type(consumer.info, ConsumerInfo | None)
+    msg = await consumer.next(timeout=5)
+    assert_type(msg, JetStreamMsg)
+    assert_type(msg.metadata, MsgMetadata)
+    assert_type(msg.metadata.timestamp, datetime)
+    await msg.nak(delay=1)
+    assert_type(await consumer.fetch(5), list[JetStreamMsg])
+    typed = await consumer.fetch(5, codec=JSONCodec(int))
+    assert_type(typed, list[TypedJetStreamMsg[int]])
+    assert_type((await consumer.next(codec=JSONCodec(int))).value, int)
+    async with consumer.consume(max_messages=5) as messages:
+        assert_type(messages, Messages)
+        async for one in messages:
+            assert_type(one, JetStreamMsg)
+    async with consumer.consume(codec=JSONCodec(int)) as values:
+        assert_type(values, TypedMessages[int])
+        async for value in values:
+            assert_type(value.value, int)
+            await value.ack(confirm=True)
+    ordered = stream.ordered_consumer(filter_subjects="a")
+    assert_type(ordered, OrderedConsumer)
+    assert_type(await ordered.next(), JetStreamMsg)
+    async for name in stream.consumer_names():
+        assert_type(name, str)
 
 
 if __name__ == "__main__":

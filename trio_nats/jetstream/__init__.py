@@ -7,7 +7,9 @@ when it is first used.
 from __future__ import annotations
 
 from ..errors import (
+    AckError,
     APILevelError,
+    ConsumerDeletedError,
     ConsumerNameInUseError,
     ConsumerNotFoundError,
     JetStreamAPIError,
@@ -16,6 +18,7 @@ from ..errors import (
     JetStreamNotEnabledForAccountError,
     MessageNotFoundError,
     NoStreamResponseError,
+    PullError,
     StreamMismatchError,
     StreamNameInUseError,
     StreamNotFoundError,
@@ -26,6 +29,7 @@ from ..errors import (
 from .acks import PubAck
 from .api import API, Paged
 from .atomic import AtomicBatch
+from .channels import Messages, TypedMessages
 from .config import (
     Compression,
     ConsumerLimits,
@@ -42,6 +46,7 @@ from .config import (
     StreamSource,
     SubjectTransform,
 )
+from .consumer import Consumer, Paused
 from .consumer_config import (
     AckPolicy,
     ConsumerConfig,
@@ -51,6 +56,7 @@ from .consumer_config import (
     ReplayPolicy,
 )
 from .context import JetStream
+from .delivered import JetStreamMsg, TypedJetStreamMsg
 from .info import (
     AccountInfo,
     AccountLimits,
@@ -68,6 +74,8 @@ from .info import (
     Tier,
 )
 from .messages import StoredMsg
+from .metadata import MsgMetadata
+from .ordered import OrderedConsumer
 from .publisher import PendingAck, Publisher
 from .stream import Stream
 
@@ -77,11 +85,14 @@ __all__ = [
     "APIStats",
     "AccountInfo",
     "AccountLimits",
+    "AckError",
     "AckPolicy",
     "AtomicBatch",
     "ClusterInfo",
     "Compression",
+    "Consumer",
     "ConsumerConfig",
+    "ConsumerDeletedError",
     "ConsumerInfo",
     "ConsumerLimits",
     "ConsumerNameInUseError",
@@ -93,12 +104,17 @@ __all__ = [
     "JetStream",
     "JetStreamAPIError",
     "JetStreamError",
+    "JetStreamMsg",
     "JetStreamNotEnabledError",
     "JetStreamNotEnabledForAccountError",
     "LostMessages",
     "MessageNotFoundError",
+    "Messages",
+    "MsgMetadata",
     "NoStreamResponseError",
+    "OrderedConsumer",
     "Paged",
+    "Paused",
     "PeerInfo",
     "PendingAck",
     "PersistMode",
@@ -107,6 +123,7 @@ __all__ = [
     "PriorityPolicy",
     "PubAck",
     "Publisher",
+    "PullError",
     "RePublish",
     "ReplayPolicy",
     "RetentionPolicy",
@@ -127,6 +144,8 @@ __all__ = [
     "StreamState",
     "SubjectTransform",
     "Tier",
+    "TypedJetStreamMsg",
+    "TypedMessages",
     "UnacknowledgedError",
     "WrongLastMsgIdError",
     "WrongLastSequenceError",

@@ -1,0 +1,282 @@
+"""Messages that a consumer delivers, and what can be answered to them (ADR-15)."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar, cast
+
+import msgspec
+
+from ..codecs import Decoder
+from ..errors import AckError, ConfigurationError, DecodeError
+from ..headers import Headers
+from ..message import Msg
+from ..messaging import Messaging
+from .metadata import MsgMetadata, read_metadata
+from .wire import nanoseconds
+
+__all__ = ["Desk", "JetStreamMsg", "TypedJetStreamMsg"]
+
+T = TypeVar("T")
+
+ACK = b"+ACK"
+NAK = b"-NAK"
+TERM = b"+TERM"
+IN_PROGRESS = b"+WPI"
+
+_DONE = {ACK: "ack", NAK: "nak", TERM: "term"}
+_UNDECODED = object()
+
+
+class Desk:
+    """Where the answers to a consumer's messages go."""
+
+    __slots__ = ("acks", "consumer", "nc")
+
+    def __init__(self, nc: Messaging, consumer: str, *, acks: bool) -> None:
+        self.nc = nc
+        self.consumer = consumer
+        self.acks = acks
+        """Whether the consumer wants any."""
+
+
+# One is made for each message, as Msg is, and for the same reasons.
+class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
+    """A message of a stream, delivered by a consumer.
+
+    It has to be answered within the consumer's ``ack_wait``, once: by :meth:`ack`, :meth:`nak` or
+    :meth:`term`. Otherwise it is delivered again. A second answer raises :exc:`AckError`, and so
+    does any to a message of a consumer that wants none (``AckPolicy.NONE``).
+    """
+
+    raw: Msg
+    """The message as it came."""
+    _desk: Desk
+    _answer: bytes | None = None
+    _metadata: MsgMetadata | None = None
+
+    @property
+    def subject(self) -> str:
+        """The subject it is stored under."""
+        return self.raw.subject
+
+    @property
+    def data(self) -> bytes:
+        """The payload."""
+        return self.raw.data
+
+    @property
+    def headers(self) -> Headers:
+        """The headers; empty when the message has none."""
+        return self.raw.headers
+
+    @property
+    def reply(self) -> str:
+        """Where answers go. What is published there is one, so leave that to the methods."""
+        return self.raw.reply or ""
+
+    @property
+    def metadata(self) -> MsgMetadata:
+        """Where it comes from, and how often it came.
+
+        Raises :exc:`ValueError` if its reply subject, which says it all, is none of JetStream's.
+        """
+        if self._metadata is None:
+            self._metadata = read_metadata(self.reply)
+        return self._metadata
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was acknowledged, or otherwise done with."""
+        return self._answer is not None
+
+    async def ack(self, *, confirm: bool = False, timeout: float | None = None) -> None:
+        """It is done with.
+
+        With ``confirm`` it is waited for the server's word that it knows (a "double ack"), for
+        ``timeout`` seconds at the most, the connection's ``request_timeout`` unless given;
+        otherwise the message is delivered again should the acknowledgement be lost on its way.
+
+        Raises :exc:`AckError` for a second answer or where none is wanted; with ``confirm``
+        :exc:`RequestTimeoutError` or :exc:`NoRespondersError`, after either of which it can be
+        tried again; and what :meth:`Connection.publish` raises. Cancelled, nothing was sent, except
+        with ``confirm``: it may have arrived, and can be sent again.
+        """
+        await self._say(ACK, ACK, confirm, timeout)
+
+    async def nak(
+        self,
+        *,
+        delay: float | None = None,
+        confirm: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """It could not be dealt with: deliver it again, at once or ``delay`` seconds from now.
+
+        ``confirm`` and ``timeout``, what is raised and what cancelling does is as for :meth:`ack`.
+        """
+        if delay is None:
+            await self._say(NAK, NAK, confirm, timeout)
+        else:
+            text = b'-NAK {"delay": %d}' % nanoseconds("delay", delay)
+            await self._say(NAK, text, confirm, timeout)
+
+    async def term(
+        self,
+        *,
+        reason: str | None = None,
+        confirm: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """It will never be dealt with: do not deliver it again.
+
+        ``reason``, a line of text, is part of the advisory that the server publishes about it
+        (server 2.10.4 or later). ``confirm`` and ``timeout``, what is raised and what cancelling
+        does is as for :meth:`ack`.
+        """
+        if not reason:
+            await self._say(TERM, TERM, confirm, timeout)
+            return
+        if not isinstance(reason, str) or not reason.isprintable():
+            raise ConfigurationError("reason is a line of printable text")
+        await self._say(TERM, b"+TERM " + reason.encode(), confirm, timeout)
+
+    async def in_progress(self) -> None:
+        """It is being dealt with: ``ack_wait`` begins anew. Can be said any number of times.
+
+        Raises :exc:`AckError` if it was answered already, or needs no answer, and what
+        :meth:`Connection.publish` raises. Cancelled, nothing was sent.
+        """
+        await self._desk.nc.publish(self._where(), IN_PROGRESS)
+
+    def hand_back(self) -> bool:
+        """Have it delivered again, where that can be said at once. Whether it could.
+
+        :meta private:
+        """
+        if self._answer is not None or not self._desk.acks or not self.reply:
+            return False
+        self._desk.nc.publish_nowait(self.reply, NAK)
+        self._answer = NAK
+        return True
+
+    async def _say(self, kind: bytes, text: bytes, confirm: bool, timeout: float | None) -> None:
+        reply = self._where()
+        # Before it is sent, for another task may be about to answer it too.
+        self._answer = kind
+        try:
+            if confirm:
+                await self._desk.nc.request(reply, text, timeout=timeout)
+            else:
+                await self._desk.nc.publish(reply, text)
+        except BaseException:
+            self._answer = None
+            raise
+
+    def _where(self) -> str:
+        if self._answer is not None:
+            raise AckError(
+                f"the message on {self.subject!r} was answered already, by "
+                f"{_DONE[self._answer]}(); a message is answered once"
+            )
+        if not self._desk.acks:
+            raise AckError(
+                f"consumer {self._desk.consumer!r} has AckPolicy.NONE: what it delivers counts as "
+                "acknowledged, so leave that out, or create it with another policy"
+            )
+        reply = self.raw.reply
+        if not reply:
+            raise AckError(f"the message on {self.subject!r} has no reply subject to answer to")
+        return reply
+
+    def __repr__(self) -> str:
+        answer = "" if self._answer is None else f", {_DONE[self._answer]}"
+        return f"<JetStreamMsg {self.raw!r}{answer}>"
+
+
+class TypedJetStreamMsg(Generic[T]):
+    """A message of a stream, and the value in it; it is answered like a :class:`JetStreamMsg`.
+
+    It is decoded when :attr:`value` is asked for the first time. So one that cannot be decoded
+    comes out like any other, and can be done with by :meth:`term`.
+    """
+
+    __slots__ = ("_codec", "_value", "raw")
+
+    def __init__(self, raw: JetStreamMsg, codec: Decoder[T]) -> None:
+        self.raw: JetStreamMsg = raw
+        """The message itself."""
+        self._codec = codec
+        self._value: object = _UNDECODED
+
+    @property
+    def value(self) -> T:
+        """The value. Raises :exc:`DecodeError` if the data is none the codec can read."""
+        if self._value is _UNDECODED:
+            try:
+                self._value = self._codec.decode(self.raw.data)
+            except Exception as error:
+                raise DecodeError(
+                    f"the message on {self.subject!r} is nothing for {self._codec!r}: {error}"
+                ) from error
+        return cast("T", self._value)
+
+    @property
+    def data(self) -> bytes:
+        """The payload as it came."""
+        return self.raw.data
+
+    @property
+    def subject(self) -> str:
+        """The subject it is stored under."""
+        return self.raw.subject
+
+    @property
+    def headers(self) -> Headers:
+        """The headers; empty when the message has none."""
+        return self.raw.headers
+
+    @property
+    def reply(self) -> str:
+        """See :attr:`JetStreamMsg.reply`."""
+        return self.raw.reply
+
+    @property
+    def metadata(self) -> MsgMetadata:
+        """See :attr:`JetStreamMsg.metadata`."""
+        return self.raw.metadata
+
+    @property
+    def answered(self) -> bool:
+        """See :attr:`JetStreamMsg.answered`."""
+        return self.raw.answered
+
+    async def ack(self, *, confirm: bool = False, timeout: float | None = None) -> None:
+        """See :meth:`JetStreamMsg.ack`."""
+        await self.raw.ack(confirm=confirm, timeout=timeout)
+
+    async def nak(
+        self,
+        *,
+        delay: float | None = None,
+        confirm: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """See :meth:`JetStreamMsg.nak`."""
+        await self.raw.nak(delay=delay, confirm=confirm, timeout=timeout)
+
+    async def term(
+        self,
+        *,
+        reason: str | None = None,
+        confirm: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """See :meth:`JetStreamMsg.term`."""
+        await self.raw.term(reason=reason, confirm=confirm, timeout=timeout)
+
+    async def in_progress(self) -> None:
+        """See :meth:`JetStreamMsg.in_progress`."""
+        await self.raw.in_progress()
+
+    def __repr__(self) -> str:
+        return f"TypedJetStreamMsg({self.raw!r}, {self._codec!r})"

@@ -1,0 +1,109 @@
+"""What the server says about a pull, as opposed to what it delivers (ADR-13, ADR-37)."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from ..message import Msg
+
+__all__ = ["PullStatus", "Verdict", "read_status"]
+
+_ACK = b"$JS.ACK."
+_MAX_SHOWN = 200
+
+
+class Verdict(enum.Enum):
+    """What a status means for the pull it is about."""
+
+    ALIVE = enum.auto()
+    """It is waiting: a heartbeat."""
+    DONE = enum.auto()
+    """It has come to its end, in good order: its time is over, say. What is left is told."""
+    TOO_LARGE = enum.auto()
+    """It has come to its end because the next message has more bytes than are left of it."""
+    REFUSED = enum.auto()
+    """It was never begun, for a limit is exceeded; later it may be otherwise."""
+    LOST = enum.auto()
+    """All pulls are gone, for their leader is; another one will take new ones."""
+    UNPINNED = enum.auto()
+    """Another client of the group is the pinned one now."""
+    ABSENT = enum.auto()
+    """Nobody took it: the consumer is gone, or not there yet."""
+    FATAL = enum.auto()
+    """There is no use in asking again."""
+
+
+class PullStatus(msgspec.Struct, frozen=True):
+    """A status, and the pull it is about."""
+
+    verdict: Verdict
+    code: int
+    description: str
+    subject: bytes
+    """The reply subject of the pull it is about."""
+    pending_messages: int | None = None
+    """How many messages of the pull were not delivered, if told."""
+    pending_bytes: int | None = None
+    last_consumer_seq: int | None = None
+    """With a heartbeat: the number of the consumer's last delivery."""
+
+
+def read_status(msg: Msg) -> PullStatus | None:
+    """The status that ``msg`` is; ``None`` if it is a message like any other.
+
+    What is in a stream can have a status line of its own, but comes with a reply subject.
+    """
+    if msg.data or msg.raw_headers is None or (msg.raw_reply or b"").startswith(_ACK):
+        return None
+    status = msg.status
+    if status is None:
+        return None
+    code, description = status
+    headers = msg.headers
+    return PullStatus(
+        _verdict(code, description.lower()),
+        code,
+        description[:_MAX_SHOWN],
+        msg.raw_subject,
+        _count(headers.get("Nats-Pending-Messages")),
+        _count(headers.get("Nats-Pending-Bytes")),
+        _count(headers.get("Nats-Last-Consumer")),
+    )
+
+
+def _verdict(code: int, text: str) -> Verdict:
+    match code:
+        case 100:
+            return Verdict.ALIVE
+        case 400:
+            return Verdict.FATAL
+        case 404 | 408:
+            return Verdict.DONE
+        case 423:
+            return Verdict.UNPINNED
+        case 503:
+            return Verdict.ABSENT
+        case 409:
+            return _verdict_of_conflict(text)
+        case _:
+            return Verdict.REFUSED
+
+
+def _verdict_of_conflict(text: str) -> Verdict:
+    if "consumer deleted" in text or "push based" in text:
+        return Verdict.FATAL
+    if "size exceeds maxbytes" in text:
+        return Verdict.TOO_LARGE
+    if "batch completed" in text or "interest expired" in text:
+        return Verdict.DONE
+    if "leadership change" in text or "server shutdown" in text:
+        return Verdict.LOST
+    return Verdict.REFUSED
+
+
+def _count(value: str | None) -> int | None:
+    if value is not None and value.isascii() and value.isdigit() and len(value) <= 20:
+        return int(value)
+    return None
