@@ -6,26 +6,6 @@ when it is first used.
 
 from __future__ import annotations
 
-from ..errors import (
-    AckError,
-    APILevelError,
-    ConsumerDeletedError,
-    ConsumerNameInUseError,
-    ConsumerNotFoundError,
-    JetStreamAPIError,
-    JetStreamError,
-    JetStreamNotEnabledError,
-    JetStreamNotEnabledForAccountError,
-    MessageNotFoundError,
-    NoStreamResponseError,
-    PullError,
-    StreamMismatchError,
-    StreamNameInUseError,
-    StreamNotFoundError,
-    UnacknowledgedError,
-    WrongLastMsgIdError,
-    WrongLastSequenceError,
-)
 from .acks import PubAck
 from .api import API, Paged
 from .atomic import AtomicBatch
@@ -57,6 +37,26 @@ from .consumer_config import (
 )
 from .context import JetStream
 from .delivered import JetStreamMsg, TypedJetStreamMsg
+from .errors import (
+    AckError,
+    APILevelError,
+    ConsumerDeletedError,
+    ConsumerNameInUseError,
+    ConsumerNotFoundError,
+    JetStreamAPIError,
+    JetStreamError,
+    JetStreamNotEnabledError,
+    JetStreamNotEnabledForAccountError,
+    MessageNotFoundError,
+    NoStreamResponseError,
+    PullError,
+    StreamMismatchError,
+    StreamNameInUseError,
+    StreamNotFoundError,
+    UnacknowledgedError,
+    WrongLastMsgIdError,
+    WrongLastSequenceError,
+)
 from .info import (
     AccountInfo,
     AccountLimits,

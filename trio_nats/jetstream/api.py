@@ -10,8 +10,14 @@ import msgspec
 import trio
 
 from ..errors import (
-    APILevelError,
     ConfigurationError,
+    NoRespondersError,
+)
+from ..messaging import Messaging
+from ..options import check_seconds
+from . import wire
+from .errors import (
+    APILevelError,
     ConsumerNameInUseError,
     ConsumerNotFoundError,
     JetStreamAPIError,
@@ -19,16 +25,12 @@ from ..errors import (
     JetStreamNotEnabledError,
     JetStreamNotEnabledForAccountError,
     MessageNotFoundError,
-    NoRespondersError,
     StreamMismatchError,
     StreamNameInUseError,
     StreamNotFoundError,
     WrongLastMsgIdError,
     WrongLastSequenceError,
 )
-from ..messaging import Messaging
-from ..options import check_seconds
-from . import wire
 from .names import check_name, check_subject
 
 __all__ = ["API", "DEFAULT_PREFIX", "DEFAULT_TIMEOUT", "Page", "Paged", "api_error", "read_answer"]

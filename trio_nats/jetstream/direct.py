@@ -8,8 +8,6 @@ import msgspec
 import trio
 
 from ..errors import (
-    JetStreamError,
-    MessageNotFoundError,
     NoRespondersError,
     RequestTimeoutError,
 )
@@ -17,6 +15,10 @@ from ..message import Msg
 from ..replies import Replies
 from . import wire
 from .api import API, Paged
+from .errors import (
+    JetStreamError,
+    MessageNotFoundError,
+)
 from .messages import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in
 
 __all__ = ["Batches", "direct_get", "not_allowed"]

@@ -17,12 +17,9 @@ from typing import Protocol
 import trio
 
 from ..errors import (
-    ConsumerDeletedError,
-    ConsumerNotFoundError,
     NatsError,
     OutboxFullError,
     PermissionsViolationError,
-    PullError,
 )
 from ..events import ConnectionState, Event, Reconnected, ServerError
 from ..message import Msg
@@ -30,6 +27,11 @@ from ..options import PendingLimits
 from ..server_info import ServerInfo
 from .api import API
 from .delivered import Desk, JetStreamMsg
+from .errors import (
+    ConsumerDeletedError,
+    ConsumerNotFoundError,
+    PullError,
+)
 from .inlet import NO_CONNECTION, Inlet
 from .pulls import PullBook
 from .statuses import PullStatus, Verdict, read_status

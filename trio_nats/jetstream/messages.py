@@ -7,9 +7,13 @@ from datetime import datetime
 
 import msgspec
 
-from ..errors import JetStreamAPIError, JetStreamError, MessageNotFoundError
 from ..headers import Headers, decode_headers
 from ..message import Msg
+from .errors import (
+    JetStreamAPIError,
+    JetStreamError,
+    MessageNotFoundError,
+)
 from .wire import time_from_wire
 
 __all__ = ["MsgAnswer", "MsgRequest", "StoredMsg", "from_answer", "from_direct", "number_in"]

@@ -10,17 +10,19 @@ import msgspec
 import trio
 
 from ..errors import (
-    ConsumerDeletedError,
-    JetStreamAPIError,
     NatsError,
     NoRespondersError,
-    PullError,
     RequestTimeoutError,
 )
 from .api import API
 from .consumer_config import AckPolicy, ConsumerConfig, DeliverPolicy
 from .creating import put_consumer
 from .delivered import JetStreamMsg
+from .errors import (
+    ConsumerDeletedError,
+    JetStreamAPIError,
+    PullError,
+)
 from .info import ConsumerInfo
 
 __all__ = ["Succession", "passes", "pause"]

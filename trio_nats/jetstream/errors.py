@@ -1,0 +1,155 @@
+"""What can go wrong with JetStream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import NatsError, NoRespondersError
+
+__all__ = [
+    "APILevelError",
+    "AckError",
+    "ConsumerDeletedError",
+    "ConsumerNameInUseError",
+    "ConsumerNotFoundError",
+    "JetStreamAPIError",
+    "JetStreamError",
+    "JetStreamNotEnabledError",
+    "JetStreamNotEnabledForAccountError",
+    "MessageNotFoundError",
+    "NoStreamResponseError",
+    "PullError",
+    "StreamMismatchError",
+    "StreamNameInUseError",
+    "StreamNotFoundError",
+    "UnacknowledgedError",
+    "WrongLastMsgIdError",
+    "WrongLastSequenceError",
+]
+
+
+class JetStreamError(NatsError):
+    """Base class of what goes wrong with JetStream; itself: an answer that makes no sense."""
+
+
+class JetStreamAPIError(JetStreamError):
+    """JetStream refused, or could not do, what it was asked for.
+
+    ``code`` is like a status of HTTP, ``err_code`` says what it was in numbers
+    (``nats errors list``), and ``description`` in words.
+    """
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(code, err_code, description)
+        self.code = code
+        self.err_code = err_code
+        self.description = description
+
+    def __str__(self) -> str:
+        return f"{self.description} (code {self.code}, err_code {self.err_code})"
+
+
+class JetStreamNotEnabledError(JetStreamAPIError):
+    """The server has no JetStream, or none is to be had by the domain or prefix given."""
+
+
+class JetStreamNotEnabledForAccountError(JetStreamNotEnabledError):
+    """The server has JetStream, but this user's account may not use it."""
+
+
+class APILevelError(JetStreamAPIError):
+    """The server is too old for what was asked for (ADR-44)."""
+
+
+class StreamNotFoundError(JetStreamAPIError):
+    """There is no such stream."""
+
+
+class StreamNameInUseError(JetStreamAPIError):
+    """There is a stream of that name already, and it is configured otherwise."""
+
+
+class ConsumerNotFoundError(JetStreamAPIError):
+    """The stream has no such consumer."""
+
+
+class ConsumerNameInUseError(JetStreamAPIError):
+    """The stream has a consumer of that name already, and it is configured otherwise."""
+
+
+class MessageNotFoundError(JetStreamAPIError):
+    """The stream has no such message, or no longer."""
+
+
+class StreamMismatchError(JetStreamAPIError):
+    """Another stream than the one expected would have stored the message; none has."""
+
+
+class WrongLastMsgIdError(JetStreamAPIError):
+    """The stream's last message has another id than was expected. Nothing was stored."""
+
+
+class WrongLastSequenceError(JetStreamAPIError):
+    """The last message, of the stream or of the subject, is another one than was expected.
+
+    Nothing was stored. ``last_sequence`` is the one it has, where the server tells.
+    """
+
+    @property
+    def last_sequence(self) -> int | None:
+        """The sequence number of the last message; ``None`` if the server did not tell."""
+        number = self.description.rpartition(": ")[2]
+        return int(number) if number.isascii() and number.isdigit() else None
+
+
+class UnacknowledgedError(JetStreamError):
+    """Messages were published and not acknowledged, and nobody has asked about that.
+
+    ``count`` is how many, and ``errors`` are the first 100 reasons in the order they became known,
+    the first of which is also the ``__cause__``.
+    """
+
+    def __init__(self, count: int, errors: Sequence[Exception]) -> None:
+        super().__init__(count, errors)
+        self.count = count
+        self.errors: tuple[Exception, ...] = tuple(errors)
+
+    def __str__(self) -> str:
+        messages = "a message was" if self.count == 1 else f"{self.count:,} messages were"
+        first = f"; first: {self.errors[0]}" if self.errors else ""
+        return f"{messages} not acknowledged{first}"
+
+
+class NoStreamResponseError(JetStreamError, NoRespondersError):
+    """No stream stores what is published to ``subject``; nothing was stored."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        self.args = (subject,)
+
+    def __str__(self) -> str:
+        return (
+            f"no stream listens on {self.subject!r}: create one with that subject, or see whether "
+            "JetStream runs at all"
+        )
+
+
+class AckError(JetStreamError, RuntimeError):
+    """A message that was answered already, or that needs no answer. Nothing was sent."""
+
+
+class PullError(JetStreamError):
+    """A pull came to nothing, and the server said why: ``code`` and ``description``."""
+
+    def __init__(self, code: int, description: str, consumer: str) -> None:
+        super().__init__(code, description, consumer)
+        self.code = code
+        self.description = description
+        self.consumer = consumer
+
+    def __str__(self) -> str:
+        return f"consumer {self.consumer!r}: {self.description} (code {self.code})"
+
+
+class ConsumerDeletedError(PullError):
+    """The consumer is gone: it was deleted, or not used for its ``inactive_threshold``."""
