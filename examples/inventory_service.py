@@ -10,17 +10,8 @@ import signal
 import msgspec
 import trio
 
-from trio_nats import (
-    JSONCodec,
-    ServiceError,
-    open_nats,
-)
-from trio_nats.services import (
-    Endpoint,
-    Service,
-    ServiceRequest,
-    TypedRequest,
-)
+from trio_nats import JSONCodec, open_nats
+from trio_nats.services import Endpoint, Service, ServiceError, ServiceRequest, TypedRequest
 
 STOCK = {"apples": 3, "pears": 0}
 

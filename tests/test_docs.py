@@ -24,6 +24,7 @@ import trio_nats.events
 import trio_nats.testing
 from tests.support.pages import PAGES, ROOT, Block, blocks
 from tests.test_layers import FLOORS
+from trio_nats.jetstream import Consumer, JetStream, Stream
 from trio_nats.testing import NatsServer
 
 PYTHON = [block for page in PAGES for block in blocks(page, "python")]
@@ -52,6 +53,15 @@ THINGS: dict[str, type] = {
     "nats_server": NatsServer,
 }
 
+PAGE_THINGS: dict[str, dict[str, type]] = {
+    "jetstream": {
+        "nc": trio_nats.Connection,
+        "js": JetStream,
+        "stream": Stream,
+        "consumer": Consumer,
+    },
+}
+
 
 def parsed(block: Block) -> ast.Module:
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
@@ -71,7 +81,7 @@ def test_blocks_are_found() -> None:
 def test_fragments_use_what_there_is(block: Block) -> None:
     """Syntax, imported names, arguments and attributes; without running what may never end."""
     faults = []
-    things = THINGS
+    things = PAGE_THINGS.get(block.page.stem, THINGS)
     if "trio_nats.anyio" in block.code:
         things = {"nc": pytest.importorskip("trio_nats.anyio").Connection}
     for node in ast.walk(parsed(block)):

@@ -16,26 +16,8 @@ __version__ = "0.1.0.dev0"
 from . import errors, events
 from ._core.stats import Statistics
 from ._transport.tls_info import CertificateInfo, TLSInfo
-from .auth import (
-    JWT,
-    Auth,
-    AuthCallback,
-    AuthLike,
-    Credentials,
-    NKey,
-    Sign,
-    Token,
-    UserPassword,
-)
-from .codecs import (
-    BytesCodec,
-    Codec,
-    Decoder,
-    Encoder,
-    JSONCodec,
-    MessagePackCodec,
-    TextCodec,
-)
+from .auth import JWT, Auth, AuthCallback, AuthLike, Credentials, NKey, Sign, Token, UserPassword
+from .codecs import BytesCodec, Codec, Decoder, Encoder, JSONCodec, MessagePackCodec, TextCodec
 from .connect import open_nats
 from .connection import Connection
 from .contexts import Context, ContextLike, list_contexts, load_context
@@ -65,7 +47,6 @@ from .errors import (
     RequestTimeoutError,
     ServerClosedError,
     ServerReportedError,
-    ServiceError,
     TLSCertificateError,
     TLSConfigurationError,
     TLSError,
@@ -150,7 +131,6 @@ __all__ = [
     "ServerClosedError",
     "ServerInfo",
     "ServerReportedError",
-    "ServiceError",
     "Sign",
     "Statistics",
     "Status",

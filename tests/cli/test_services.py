@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from tests.cli.helpers import PATIENCE, cli, lines
-from trio_nats import ServiceError, open_nats
-from trio_nats.services import Endpoint, ServiceRequest
+from trio_nats import open_nats
+from trio_nats.services import Endpoint, ServiceError, ServiceRequest
 
 QUICK = ("--reply-timeout", "250ms")
 

@@ -39,7 +39,6 @@ from trio_nats.errors import (
     RequestTimeoutError,
     ServerClosedError,
     ServerReportedError,
-    ServiceError,
     TLSCertificateError,
     TLSConfigurationError,
     TLSError,
@@ -75,7 +74,6 @@ BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
     PlaintextAuthError: (TLSError,),
     ProtocolError: (NatsError,),
     ServerReportedError: (NatsError,),
-    ServiceError: (NatsError,),
     AuthorizationError: (ServerReportedError,),
     AuthenticationExpiredError: (AuthorizationError,),
     PermissionsViolationError: (ServerReportedError,),
@@ -136,32 +134,6 @@ def test_no_responders() -> None:
     error = NoRespondersError("svc.a")
     assert error.subject == "svc.a"
     assert str(error) == "nobody is subscribed to 'svc.a', so nobody can answer"
-
-
-def test_service_error() -> None:
-    error = ServiceError(404, "no such\r\nuser \ud800", b"{}")
-    assert (error.code, error.data) == (404, b"{}")
-    assert str(error) == "404: no such\r\nuser \ud800"
-    assert error.headers == {
-        "Nats-Service-Error": "no such  user ?",
-        "Nats-Service-Error-Code": "404",
-    }
-    assert trio_nats.Headers(error.headers).pairs() == [*error.headers.items()]
-    assert errors.fresh(error).__dict__ == error.__dict__
-
-
-@pytest.mark.parametrize(
-    ("code", "description", "text"),
-    [
-        ("404", "x", "is a number"),
-        (True, "x", "is a number"),
-        (-1, "x", "is a number"),
-        (404, b"x", "description of a ServiceError is a str, not bytes"),
-    ],
-)
-def test_what_is_no_service_error(code: Any, description: Any, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=text):
-        ServiceError(code, description)
 
 
 def test_server_reported() -> None:

@@ -11,17 +11,10 @@ import trio
 import trio.testing
 
 from tests.services.helpers import PATIENCE, Gate, adder, error_of, running
-from trio_nats import (
-    EncodeError,
-    JSONCodec,
-    Msg,
-    RequestTimeoutError,
-    ServiceError,
-    TextCodec,
-    open_nats,
-)
+from trio_nats import EncodeError, JSONCodec, Msg, RequestTimeoutError, TextCodec, open_nats
 from trio_nats.services import (
     Service,
+    ServiceError,
     ServiceRequest,
     TypedRequest,
     check_reply,

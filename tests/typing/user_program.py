@@ -20,7 +20,6 @@ from trio_nats import (
     NatsError,
     NoRespondersError,
     RequestTimeoutError,
-    ServiceError,
     TextCodec,
     TLSError,
     TLSMode,
@@ -50,6 +49,7 @@ from trio_nats.jetstream import (
 )
 from trio_nats.services import (
     Endpoint,
+    ServiceError,
     ServicePing,
     ServiceRequest,
     TypedRequest,

@@ -6,17 +6,12 @@ import math
 
 import msgspec
 
-from ..errors import (
-    ConfigurationError,
-)
+from ..errors import ConfigurationError
 from ..headers import Headers, HeadersLike
 from ..message import Msg
 from ..options import check_count, check_seconds
 from .api import read_answer
-from .errors import (
-    JetStreamError,
-    NoStreamResponseError,
-)
+from .errors import JetStreamError, NoStreamResponseError
 from .names import check_name
 from .wire import Answer
 

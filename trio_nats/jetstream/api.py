@@ -9,10 +9,7 @@ from typing import Generic, NoReturn, TypeVar, cast
 import msgspec
 import trio
 
-from ..errors import (
-    ConfigurationError,
-    NoRespondersError,
-)
+from ..errors import ConfigurationError, NoRespondersError
 from ..messaging import Messaging
 from ..options import check_seconds
 from . import wire

@@ -7,18 +7,12 @@ from typing import TypeVar, overload
 import trio
 
 from ..codecs import Encoder, encoded
-from ..errors import (
-    ConfigurationError,
-    NoRespondersError,
-)
+from ..errors import ConfigurationError, NoRespondersError
 from ..headers import Headers, HeadersLike
 from ..message import Payload
 from .acks import PubAck, publish_headers, read_ack
 from .api import API
-from .errors import (
-    JetStreamError,
-    NoStreamResponseError,
-)
+from .errors import JetStreamError, NoStreamResponseError
 from .names import check_subject
 
 __all__ = ["AtomicBatch"]

@@ -7,17 +7,11 @@ from typing import Unpack
 
 import msgspec
 
-from ..errors import (
-    ConfigurationError,
-)
+from ..errors import ConfigurationError
 from ..messaging import Messaging
 from .api import API, Page, Paged
 from .config import StreamConfig, StreamOptions, check_stream, left_out, required_level
-from .errors import (
-    APILevelError,
-    StreamNameInUseError,
-    StreamNotFoundError,
-)
+from .errors import APILevelError, StreamNameInUseError, StreamNotFoundError
 from .info import AccountInfo, StreamInfo
 from .names import check_filter, check_name
 from .publishing import Publishing

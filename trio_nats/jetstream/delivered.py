@@ -7,16 +7,11 @@ from typing import Generic, TypeVar, cast
 import msgspec
 
 from ..codecs import Decoder
-from ..errors import (
-    ConfigurationError,
-    DecodeError,
-)
+from ..errors import ConfigurationError, DecodeError
 from ..headers import Headers
 from ..message import Msg
 from ..messaging import Messaging
-from .errors import (
-    AckError,
-)
+from .errors import AckError
 from .metadata import MsgMetadata, read_metadata
 from .wire import nanoseconds
 

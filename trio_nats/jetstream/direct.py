@@ -7,18 +7,12 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
-from ..errors import (
-    NoRespondersError,
-    RequestTimeoutError,
-)
+from ..errors import NoRespondersError, RequestTimeoutError
 from ..message import Msg
 from ..replies import Replies
 from . import wire
 from .api import API, Paged
-from .errors import (
-    JetStreamError,
-    MessageNotFoundError,
-)
+from .errors import JetStreamError, MessageNotFoundError
 from .messages import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in
 
 __all__ = ["Batches", "direct_get", "not_allowed"]

@@ -16,22 +16,14 @@ from typing import Protocol
 
 import trio
 
-from ..errors import (
-    NatsError,
-    OutboxFullError,
-    PermissionsViolationError,
-)
+from ..errors import NatsError, OutboxFullError, PermissionsViolationError
 from ..events import ConnectionState, Event, Reconnected, ServerError
 from ..message import Msg
 from ..options import PendingLimits
 from ..server_info import ServerInfo
 from .api import API
 from .delivered import Desk, JetStreamMsg
-from .errors import (
-    ConsumerDeletedError,
-    ConsumerNotFoundError,
-    PullError,
-)
+from .errors import ConsumerDeletedError, ConsumerNotFoundError, PullError
 from .inlet import NO_CONNECTION, Inlet
 from .pulls import PullBook
 from .statuses import PullStatus, Verdict, read_status

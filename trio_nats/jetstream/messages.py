@@ -9,11 +9,7 @@ import msgspec
 
 from ..headers import Headers, decode_headers
 from ..message import Msg
-from .errors import (
-    JetStreamAPIError,
-    JetStreamError,
-    MessageNotFoundError,
-)
+from .errors import JetStreamAPIError, JetStreamError, MessageNotFoundError
 from .wire import time_from_wire
 
 __all__ = ["MsgAnswer", "MsgRequest", "StoredMsg", "from_answer", "from_direct", "number_in"]

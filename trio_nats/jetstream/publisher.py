@@ -10,19 +10,13 @@ from typing import Self, TypeVar, overload
 import trio
 
 from ..codecs import Encoder, encoded
-from ..errors import (
-    NatsError,
-    RequestTimeoutError,
-    fresh,
-)
+from ..errors import NatsError, RequestTimeoutError, fresh
 from ..headers import HeadersLike
 from ..message import Msg, Payload
 from ..options import PendingLimits, check_count
 from .acks import PubAck, publish_headers, read_ack
 from .api import API
-from .errors import (
-    UnacknowledgedError,
-)
+from .errors import UnacknowledgedError
 
 __all__ = ["DEFAULT_PENDING", "PendingAck", "Publisher"]
 

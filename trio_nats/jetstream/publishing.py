@@ -7,18 +7,14 @@ from typing import TypeVar, overload
 import trio
 
 from ..codecs import Encoder, encoded
-from ..errors import (
-    NoRespondersError,
-)
+from ..errors import NoRespondersError
 from ..headers import HeadersLike
 from ..message import Payload
 from ..options import check_count, check_seconds
 from .acks import PubAck, publish_headers, read_ack
 from .api import API
 from .atomic import AtomicBatch
-from .errors import (
-    NoStreamResponseError,
-)
+from .errors import NoStreamResponseError
 from .publisher import DEFAULT_PENDING, Publisher
 
 __all__ = ["Publishing"]

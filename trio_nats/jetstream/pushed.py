@@ -8,19 +8,13 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ..errors import (
-    NatsError,
-    OutboxFullError,
-)
+from ..errors import NatsError, OutboxFullError
 from ..events import ConnectionState
 from ..message import Msg
 from ..messaging import Messaging
 from .consumer_config import ConsumerConfig
 from .delivered import Desk, JetStreamMsg
-from .errors import (
-    ConsumerDeletedError,
-    ConsumerNotFoundError,
-)
+from .errors import ConsumerDeletedError, ConsumerNotFoundError
 from .feed import Link
 from .inlet import NO_CONNECTION, Inlet
 from .statuses import read_status

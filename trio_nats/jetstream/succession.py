@@ -9,20 +9,12 @@ from contextlib import contextmanager
 import msgspec
 import trio
 
-from ..errors import (
-    NatsError,
-    NoRespondersError,
-    RequestTimeoutError,
-)
+from ..errors import NatsError, NoRespondersError, RequestTimeoutError
 from .api import API
 from .consumer_config import AckPolicy, ConsumerConfig, DeliverPolicy
 from .creating import put_consumer
 from .delivered import JetStreamMsg
-from .errors import (
-    ConsumerDeletedError,
-    JetStreamAPIError,
-    PullError,
-)
+from .errors import ConsumerDeletedError, JetStreamAPIError, PullError
 from .info import ConsumerInfo
 
 __all__ = ["Succession", "passes", "pause"]

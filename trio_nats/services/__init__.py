@@ -6,7 +6,6 @@ Made with the public side of a connection only, by :meth:`Connection.add_service
 
 from __future__ import annotations
 
-from ..errors import ServiceError
 from .api import (
     EndpointInfo,
     EndpointStats,
@@ -17,6 +16,7 @@ from .api import (
 )
 from .discovery import Services
 from .endpoints import Endpoint
+from .errors import ServiceError
 from .groups import Handler, ServiceGroup, TypedHandler
 from .requests import ServiceRequest, TypedRequest, check_reply, service_error
 from .service import Service, StatsHandler

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from ..errors import ConnectionLostError, NatsError, ServiceError
+from ..errors import ConnectionLostError, NatsError
 from ..message import Msg
 from ..subscription import Subscription
 from .api import EndpointInfo, EndpointStats
+from .errors import ServiceError
 from .requests import ServiceRequest
 
 __all__ = ["Call", "Endpoint"]

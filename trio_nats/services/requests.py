@@ -8,9 +8,10 @@ from typing import Generic, Protocol, TypeVar, cast, overload
 import trio
 
 from ..codecs import BytesCodec, Decoder, Encoder, encode
-from ..errors import DecodeError, ServiceError
+from ..errors import DecodeError
 from ..headers import Headers, HeadersLike
 from ..message import Msg, Payload
+from .errors import ServiceError
 
 __all__ = ["ServiceRequest", "TypedRequest", "check_reply", "service_error"]
 

@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 import trio
 
-from ..errors import ConfigurationError, ConnectionLostError, NatsError, ServiceError, fresh
+from ..errors import ConfigurationError, ConnectionLostError, NatsError, fresh
 from ..message import Msg
 from ..messaging import Messaging
 from ..options import check_callable, check_seconds
@@ -32,6 +32,7 @@ from .api import (
     new_id,
 )
 from .endpoints import Endpoint
+from .errors import ServiceError
 from .groups import ServiceGroup, checked_queue
 
 __all__ = ["DEFAULT_CLOSE_TIMEOUT", "Service", "StatsHandler"]

@@ -1,0 +1,37 @@
+"""The error of a service: what it may be made of, and what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trio_nats import ConfigurationError, Headers
+from trio_nats.errors import fresh
+from trio_nats.services import ServiceError
+
+
+def test_service_error() -> None:
+    error = ServiceError(404, "no such\r\nuser \ud800", b"{}")
+    assert (error.code, error.data) == (404, b"{}")
+    assert str(error) == "404: no such\r\nuser \ud800"
+    assert error.headers == {
+        "Nats-Service-Error": "no such  user ?",
+        "Nats-Service-Error-Code": "404",
+    }
+    assert Headers(error.headers).pairs() == [*error.headers.items()]
+    assert fresh(error).__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize(
+    ("code", "description", "text"),
+    [
+        ("404", "x", "is a number"),
+        (True, "x", "is a number"),
+        (-1, "x", "is a number"),
+        (404, b"x", "description of a ServiceError is a str, not bytes"),
+    ],
+)
+def test_what_is_no_service_error(code: Any, description: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        ServiceError(code, description)
