@@ -34,9 +34,9 @@ class Desk:
     __slots__ = ("acks", "consumer", "nc")
 
     def __init__(self, nc: Messaging, consumer: str, *, acks: bool) -> None:
-        self.nc = nc
-        self.consumer = consumer
-        self.acks = acks
+        self.nc: Messaging = nc
+        self.consumer: str = consumer
+        self.acks: bool = acks
         """Whether the consumer wants any."""
 
 

@@ -123,10 +123,6 @@ class UnacknowledgedError(JetStreamError):
 class NoStreamResponseError(JetStreamError, NoRespondersError):
     """No stream stores what is published to ``subject``; nothing was stored."""
 
-    def __init__(self, subject: str) -> None:
-        super().__init__(subject)
-        self.args = (subject,)
-
     def __str__(self) -> str:
         return (
             f"no stream listens on {self.subject!r}: create one with that subject, or see whether "
