@@ -24,6 +24,7 @@ COVERAGE_FLOOR = 95
 IN_PARALLEL = ("-n", "3")
 EDGES = ("cli", "contexts", "support_tests", "testing")
 SLOW_ROOMS = ("anyio", "credentials", "reliability", "tls", "websocket")
+BUILT_ON_TOP = ("jetstream", "keyvalue", "objectstore", "services")
 
 nox.options.default_venv_backend = "venv"
 nox.options.download_python = "never"
@@ -89,7 +90,7 @@ def tests(session: nox.Session) -> None:
     # Editable, so that processes started by tests run, and measure, the same files.
     session.install("-e", f".[{EXTRAS}]", *group("tests"))
     if os.environ.get("CI") and not session.posargs and session.python != PYTHONS[0]:
-        skipped = EDGES if session.python == PYTHONS[-1] else (*EDGES, *SLOW_ROOMS)
+        skipped = EDGES if session.python == PYTHONS[-1] else (*EDGES, *SLOW_ROOMS, *BUILT_ON_TOP)
         session.run("pytest", *IN_PARALLEL, *(f"--ignore=tests/{room}" for room in skipped))
         return
     data = f".coverage-{session.python}"
