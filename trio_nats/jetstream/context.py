@@ -10,6 +10,7 @@ import msgspec
 from ..errors import ConfigurationError, StreamNameInUseError, StreamNotFoundError
 from ..messaging import Messaging
 from .api import API, Page, Paged
+from .buckets import Buckets
 from .config import StreamConfig, StreamOptions, check_stream, required_level
 from .info import AccountInfo, StreamInfo
 from .names import check_filter, check_name
@@ -37,7 +38,7 @@ def _names(page: _Names) -> Sequence[str]:
     return page.streams
 
 
-class JetStream(Publishing):
+class JetStream(Buckets, Publishing):
     """JetStream, as made by :meth:`Connection.jetstream`.
 
     Unless said otherwise its methods raise :exc:`ConfigurationError` or

@@ -69,6 +69,7 @@ class OrderedConsumer:
         self._next_seq: int | None = None  # in the stream; `None`: as configured
         self._name: str | None = None  # of the present consumer
         self._consumer_seq = 0  # what it has delivered
+        self._started_with: int | None = None
         self._busy = False
 
     @property
@@ -86,6 +87,11 @@ class OrderedConsumer:
         """The stream's number from which on it goes on; ``None`` if it has not begun."""
         return self._next_seq
 
+    @property
+    def started_with(self) -> int | None:
+        """How many messages the last consumer behind it had before it when it was created."""
+        return self._started_with
+
     def __repr__(self) -> str:
         return f"<OrderedConsumer {self._prefix!r} of stream {self._stream!r}>"
 
@@ -101,6 +107,7 @@ class OrderedConsumer:
             consumer = await put_consumer(self._api, self._stream, "", self._next_config())
             assert consumer.info is not None
             self._name, self._consumer_seq = consumer.name, 0
+            self._started_with = consumer.info.num_pending
             last_ones = self._config.deliver_policy == DeliverPolicy.LAST_PER_SUBJECT
             if self._next_seq is None and not last_ones:
                 # Even if nothing is handed out: another one must not begin later than this one.
