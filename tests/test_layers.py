@@ -38,7 +38,7 @@ SANS_IO = NOUNS | FLOORS[2]
 BUILT_ON_TOP = FLOORS[6]
 EDGES = FLOORS[8]
 
-# What a method of the connection opens, ``nc.add_service()`` say, or one of JetStream's: the one way
+# What a method of the connection opens, ``nc.add_service()`` say, or one of JetStream: the one way
 # up there is, and only inside of the method, or for type checkers, so that a connection works, and
 # imports, without.
 OFFERED = {

@@ -213,7 +213,7 @@ def stream_config(config: KeyValueConfig) -> StreamConfig:
         republish=config.republish,
         mirror=None if mirror is None else _of_bucket(mirror),
         mirror_direct=mirror is not None,
-        sources=[_source(bucket, source) for source in config.sources],
+        sources=tuple(_source(bucket, source) for source in config.sources),
         compression=Compression.S2 if config.compression else Compression.NONE,
         metadata=config.metadata,
         allow_msg_ttl=marker_ttl > 0,

@@ -387,7 +387,15 @@ class KeyValue(Generic[T]):
 
 def check_codec(codec: Codec[T]) -> Codec[T]:
     """``codec`` if it works both ways."""
+    if isinstance(codec, type):
+        raise ConfigurationError(
+            f"codec is the class {codec.__name__}, and has to be one made of it: "
+            "JSONCodec(YourType) or the like"
+        )
     check_decoder("codec", codec)
     if not callable(getattr(codec, "encode", None)):
-        raise ConfigurationError(f"codec has no encode method: {codec!r}")
+        raise ConfigurationError(
+            f"codec has no encode method: {type(codec).__name__}; use JSONCodec(YourType) or the "
+            "like"
+        )
     return codec
