@@ -29,8 +29,8 @@ class Buckets:
     ) -> KeyValue[T] | KeyValue[bytes]:
         """The bucket of that name; its values are what ``codec`` is for, bytes without.
 
-        Raises :exc:`BucketNotFoundError` if there is none, and :exc:`NotABucketError` if the
-        stream of that name cannot be one.
+        Raises :exc:`~trio_nats.keyvalue.BucketNotFoundError` if there is none, and
+        :exc:`~trio_nats.keyvalue.NotABucketError` if the stream of that name cannot be one.
         """
         from ..keyvalue import opening
 
@@ -60,8 +60,8 @@ class Buckets:
         ``config`` is a whole configuration, or the name; the keywords are the fields of
         :class:`~trio_nats.keyvalue.KeyValueConfig` and override what it says. A bucket that is
         there already, with the same configuration, is as good as a new one; otherwise
-        :exc:`BucketExistsError` is raised. Raises :exc:`APILevelError` if the server is too old
-        for ``limit_marker_ttl``.
+        :exc:`~trio_nats.keyvalue.BucketExistsError` is raised. Raises :exc:`APILevelError` if the
+        server is too old for ``limit_marker_ttl``.
         """
         from ..keyvalue import opening
 
@@ -90,7 +90,8 @@ class Buckets:
 
         To change some of it say
         ``await js.update_key_value((await kv.status()).config, history=10)``. Raises
-        :exc:`BucketNotFoundError` if there is none, and what :meth:`create_key_value` raises.
+        :exc:`~trio_nats.keyvalue.BucketNotFoundError` if there is none, and what
+        :meth:`create_key_value` raises.
         """
         from ..keyvalue import opening
 
@@ -121,7 +122,10 @@ class Buckets:
         return await opening.create_or_update(self, config, options, _codec(codec))
 
     async def delete_key_value(self: Streams, bucket: str) -> None:
-        """Delete a bucket and all in it. Raises :exc:`BucketNotFoundError` if there is none."""
+        """Delete a bucket and all in it.
+
+        Raises :exc:`~trio_nats.keyvalue.BucketNotFoundError` if there is none.
+        """
         from ..keyvalue import opening
 
         await opening.delete(self, bucket)

@@ -116,7 +116,10 @@ class KeyValueStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bytes(self) -> int:
-        """How large it is."""
+        """How large it is.
+
+        :meta private:
+        """  # Elsewhere Sphinx would take it for the type.
         return self.stream_info.state.bytes
 
     @property
