@@ -279,8 +279,8 @@ class KeyValue(Generic[T]):
             left -= 1
             entry = await self._get(key)
             last = refused.last_sequence
-            if last is not None and (entry is None or entry.revision < last):
-                # The replica that answered is behind.
+            if last is None or entry is None or entry.revision < last:
+                # The replica that answered is behind, or may be: the leader did not say.
                 entry = await self._get(key, direct=False)
             if (entry is not None and not entry.is_deleted) or not left:
                 raise KeyExistsError(
