@@ -91,7 +91,8 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
         """
         with bucket_errors(self._plan.bucket):
             await self._messages.__aenter__()
-        if self._plan.updates_only or not self._plan.consumer.started_with:
+        info = self._plan.consumer.info
+        if self._plan.updates_only or (info is not None and not info.num_pending):
             self._caught_up.set()
         return self
 
@@ -175,7 +176,10 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
         plan, metadata = self._plan, msg.metadata
         self._silence = FIRST_SILENCE
         self._seen = metadata.consumer, metadata.consumer_seq
-        if not metadata.pending or metadata.consumer_seq >= (plan.consumer.started_with or 0):
+        info = plan.consumer.info
+        if not metadata.pending or (
+            info is not None and metadata.consumer_seq >= info.num_pending
+        ):
             self._caught_up.set()
         if not msg.subject.startswith(plan.prefix):
             return None
