@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import assert_type
 
+import msgspec
 import trio
 
 import trio_nats.services
@@ -46,6 +47,14 @@ from trio_nats.jetstream import (
     Stream,
     TypedJetStreamMsg,
     TypedMessages,
+)
+from trio_nats.keyvalue import (
+    Entry,
+    KeyValue,
+    KeyValueConfig,
+    KeyValueStatus,
+    Operation,
+    Watch,
 )
 from trio_nats.services import (
     Endpoint,
@@ -253,3 +262,37 @@ async def consumers(stream: Stream) -> None:
 
 if __name__ == "__main__":
     trio.run(main)
+
+
+class Setting(msgspec.Struct):
+    name: str
+
+
+async def buckets(nc: Connection) -> None:
+    js = nc.jetstream()
+    kv = await js.create_key_value("settings", history=5, ttl=60, mirror=None)
+    assert_type(kv, KeyValue[bytes])
+    assert_type(await js.create_key_value(KeyValueConfig(bucket="b")), KeyValue[bytes])
+    assert_type(await kv.put("a", "text"), int)
+    entry = await kv.get("a")
+    assert_type(entry, Entry[bytes])
+    assert_type(entry.value, bytes)
+    assert_type(entry.created, datetime)
+    assert_type(await kv.keys(["a.*"]), list[str])
+    typed = await js.key_value("settings", codec=JSONCodec(Setting))
+    assert_type(typed, KeyValue[Setting])
+    assert_type(await js.update_key_value("b", codec=JSONCodec(int), history=2), KeyValue[int])
+    revision = await typed.create("a", Setting("a"), ttl=5)
+    await typed.update("a", Setting("b"), revision)
+    assert_type((await typed.get("a")).value, Setting)
+    assert_type(await typed.history("a"), list[Entry[Setting]])
+    async with typed.watch("a.>", meta_only=True) as watch:
+        assert_type(watch, Watch[Setting])
+        async for change in watch.initial():
+            assert_type(change, Entry[Setting])
+        async for change in watch:
+            assert_type(change.operation, Operation)
+    async for status in js.key_values():
+        assert_type(status, KeyValueStatus)
+    async for name in js.key_value_names():
+        assert_type(name, str)

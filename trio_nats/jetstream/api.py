@@ -201,6 +201,18 @@ class Paged(AsyncIterator[T_co], Generic[T_co]):
             raise StopAsyncIteration
         return self._items.popleft()
 
+    def select(self, pick: Callable[[T_co], T | None]) -> Paged[T]:
+        """What ``pick`` makes of them, where that is not ``None``; instead of this one.
+
+        :meta private:
+        """
+
+        async def ask() -> tuple[Sequence[T], bool]:
+            found, more = await self._ask()
+            return [one for one in map(pick, found) if one is not None], more
+
+        return Paged(ask)
+
 
 def read_answer(data: bytes, kind: type[S], subject: str) -> S:
     """What an answer says. Raises the error that it is."""

@@ -10,6 +10,7 @@ import msgspec
 from ..errors import ConfigurationError
 from ..messaging import Messaging
 from .api import API, Page, Paged
+from .buckets import Buckets
 from .config import StreamConfig, StreamOptions, check_stream, left_out, required_level
 from .errors import APILevelError, StreamNameInUseError, StreamNotFoundError
 from .info import AccountInfo, StreamInfo
@@ -38,7 +39,7 @@ def _names(page: _Names) -> Sequence[str]:
     return page.streams
 
 
-class JetStream(Publishing):
+class JetStream(Buckets, Publishing):
     """JetStream, as made by :meth:`Connection.jetstream`.
 
     Unless said otherwise its methods raise :exc:`ConfigurationError` or

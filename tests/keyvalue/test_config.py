@@ -1,0 +1,263 @@
+"""Buckets as the streams they are, by the server's own account (ADR-8, 48, 57)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+
+from tests.jetstream.helpers import MEMORY, connected, fake_api
+from tests.keyvalue.helpers import bucket
+from trio_nats import ConfigurationError, Msg
+from trio_nats.codecs import JSONCodec
+from trio_nats.jetstream import (
+    APILevelError,
+    ExternalStream,
+    JetStream,
+    Placement,
+    RePublish,
+    StreamSource,
+    SubjectTransform,
+)
+from trio_nats.keyvalue import (
+    BucketExistsError,
+    BucketNotFoundError,
+    KeyValueConfig,
+    NotABucketError,
+)
+from trio_nats.keyvalue.config import bucket_config, stream_config
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def raw_config(nc: Any, name: str) -> dict[str, Any]:
+    """What the server has stored, as it says it."""
+    answer = msgspec.json.decode((await nc.request(f"$JS.API.STREAM.INFO.KV_{name}")).data)
+    config: dict[str, Any] = answer["config"]
+    return config
+
+
+async def test_the_stream_of_the_adr(nats_server: NatsServer) -> None:
+    """The example of ADR-8, as far as one server can have it."""
+    async with connected(nats_server) as (js, nc):
+        await js.create_key_value(
+            "CONFIGURATION",
+            history=5,
+            compression=True,
+            limit_marker_ttl=900,
+            republish=RePublish(src="$KV.CONFIGURATION.>", dest="dest.>", headers_only=True),
+            metadata={"encoding": "base64"},
+        )
+        config = await raw_config(nc, "CONFIGURATION")
+        assert config["metadata"].pop("encoding") == "base64"
+        del config["metadata"], config["consumer_limits"]
+        expected = {
+            "name": "KV_CONFIGURATION",
+            "subjects": ["$KV.CONFIGURATION.>"],
+            "retention": "limits",
+            "max_consumers": -1,
+            "max_msgs_per_subject": 5,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_age": 0,
+            "max_msg_size": -1,
+            "storage": "file",
+            "discard": "new",
+            "num_replicas": 1,
+            "duplicate_window": 120_000_000_000,
+            "compression": "s2",
+            "allow_direct": True,
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            "allow_msg_ttl": True,
+            "subject_delete_marker_ttl": 900_000_000_000,
+            "republish": {"src": "$KV.CONFIGURATION.>", "dest": "dest.>", "headers_only": True},
+        }
+        assert {key: config[key] for key in expected} == expected
+        assert not any(value for key, value in config.items() if key not in expected)
+
+
+@pytest.mark.parametrize(("ttl", "window"), [(0.0, None), (30.0, 30.0), (120, 120), (500.0, 120.0)])
+def test_the_duplicate_window(ttl: float, window: float | None) -> None:
+    config = stream_config(KeyValueConfig(bucket="B", ttl=ttl))
+    assert (config.max_age, config.duplicate_window) == (ttl, window)
+
+
+def test_there_and_back() -> None:
+    config = KeyValueConfig(
+        bucket="B",
+        description="d",
+        max_value_size=10,
+        history=64,
+        ttl=5.0,
+        max_bytes=1000,
+        storage=MEMORY,
+        num_replicas=3,
+        placement=Placement(cluster="c", tags=["t"]),
+        compression=True,
+        metadata={"a": "b"},
+        limit_marker_ttl=1.0,
+    )
+    assert bucket_config(stream_config(config)) == config
+
+
+def test_mirrors() -> None:
+    for name in ("A", "KV_A"):
+        config = stream_config(KeyValueConfig(bucket="B", mirror=StreamSource(name=name)))
+        assert config.mirror == StreamSource(name="KV_A")
+        assert config.mirror_direct
+        assert config.subjects == ()
+
+
+def test_sources() -> None:
+    def source(**options: Any) -> StreamSource:
+        config = KeyValueConfig(bucket="B", sources=[StreamSource(**options)])
+        [found] = stream_config(config).sources
+        return found
+
+    transform = SubjectTransform(src="$KV.A.>", dest="$KV.B.>")
+    for name in ("A", "KV_A"):
+        assert source(name=name) == StreamSource(name="KV_A", subject_transforms=[transform])
+    own = SubjectTransform(src="events.>", dest="$KV.B.>")
+    kept = StreamSource(name="EVENTS", subject_transforms=[own])
+    assert source(name="EVENTS", subject_transforms=[own]) == kept
+    some = source(name="A", filter_subject="$KV.A.*.x.*.>").subject_transforms
+    assert some == [
+        SubjectTransform(src="$KV.A.*.x.*.>", dest="$KV.B.{{wildcard(1)}}.x.{{wildcard(2)}}.>")
+    ]
+    external = ExternalStream.in_domain("hub")
+    assert source(name="B", external=external) == StreamSource(name="KV_B", external=external)
+    with pytest.raises(ConfigurationError, match="begins with"):
+        source(name="A", filter_subject="a.>")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"history": 0}, "history must be at least 1"),
+        ({"history": 65}, "history is 64 at the most"),
+        ({"ttl": -1}, "ttl must be"),
+        ({"limit_marker_ttl": 0.5}, "1 second at least"),
+        ({"compression": "yes"}, "compression"),
+        ({"sources": [StreamSource(name="A")], "mirror": StreamSource(name="A")}, "not both"),
+        ({"colour": "red"}, "colour"),
+        ({"storage": "paper"}, "storage is one of"),
+        ({"codec": JSONCodec}, "codec is the class JSONCodec"),
+    ],
+)
+async def test_what_cannot_be(
+    nats_server: NatsServer, options: dict[str, Any], complaint: str
+) -> None:
+    async with connected(nats_server) as (js, nc):
+        sent = nc.stats.out_messages
+        with pytest.raises(ConfigurationError, match=complaint):
+            await js.create_key_value("B", **options)
+        with pytest.raises(ConfigurationError, match="bucket name"):
+            await js.create_key_value("a.b")
+        with pytest.raises(ConfigurationError, match="given by a KeyValueConfig or its name"):
+            await js.create_key_value(cast("Any", 5))
+        assert nc.stats.out_messages == sent
+
+
+async def test_creating_and_finding(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        config = KeyValueConfig(bucket="B", storage=MEMORY, history=3)
+        kv = await js.create_key_value(config)
+        assert kv.name == "B"
+        assert repr(kv) == "<KeyValue 'B' of bytes>"
+        await js.create_key_value(config)  # the same is as good as new
+        with pytest.raises(BucketExistsError, match="bucket 'B' already, configured otherwise"):
+            await js.create_key_value(config, history=4)
+        await kv.put("a", "1")
+        assert (await (await js.key_value("B")).get("a")).value == b"1"
+        status = await (await js.update_key_value(config, history=7, ttl=60)).status()
+        assert (status.history, status.ttl, status.values) == (7, 60.0, 1)
+        await js.update_key_value(status.config, description="new")
+        config = (await (await js.create_or_update_key_value(config)).status()).config
+        assert (config.history, config.description) == (3, "")
+        await js.create_or_update_key_value("C", storage=MEMORY)
+        await js.create_stream("other", storage=MEMORY)
+        await js.create_stream("KV_other", subjects=["x"], storage=MEMORY)
+        await js.create_key_value("M", mirror=StreamSource(name="B"), storage=MEMORY)
+        assert [name async for name in js.key_value_names()] == ["B", "C", "M", "other"]
+        assert [one.bucket async for one in js.key_values()] == ["B", "C", "M", "other"]
+        with pytest.raises(NotABucketError, match="KV_other"):
+            await js.key_value("other")
+        await js.delete_key_value("C")
+        for gone in (js.delete_key_value("C"), js.key_value("C"), js.update_key_value("C")):
+            with pytest.raises(BucketNotFoundError, match="there is no bucket 'C'"):
+                await gone
+
+
+async def test_status(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await js.create_key_value(
+            "B", history=2, ttl=90, compression=True, limit_marker_ttl=2, metadata={"a": "b"}
+        )
+        for value in range(3):
+            await kv.put("a", str(value))
+        status = await kv.status()
+        assert (status.bucket, status.values, status.history, status.ttl) == ("B", 2, 2, 90.0)
+        assert status.bytes == status.stream_info.state.bytes > 0
+        assert (status.is_compressed, status.limit_marker_ttl) == (True, 2.0)
+        assert (status.num_replicas, status.backing_store) == (1, "JetStream")
+        assert status.metadata["a"] == "b"
+
+
+async def test_markers_need_a_server_that_knows_them(nats_server: NatsServer) -> None:
+    """An older one would leave them out without a word."""
+    async with connected(nats_server) as (_, nc):
+
+        def answer(msg: Msg) -> dict[str, Any] | None:
+            assert msg.subject == "fake.INFO"
+            return {"api": {}}
+
+        async with fake_api(nc, answer):
+            with pytest.raises(APILevelError, match=r"needs a server 2\.11 or later"):
+                await nc.jetstream(prefix="fake").create_key_value("B", limit_marker_ttl=5)
+
+
+async def eventually(js: JetStream, name: str, keys: list[str]) -> None:
+    kv = await js.key_value(name)
+    while sorted(await kv.keys()) != keys:  # noqa: ASYNC110 -- it is asked, and cannot tell
+        await trio.sleep(0.01)
+
+
+async def test_mirrored_and_sourced(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        origin = await bucket(js, "A", history=3)
+        await origin.put("x.a", "1")
+        await origin.put("y.a", "1")
+        mirror = await bucket(js, "M", mirror=StreamSource(name="A"), history=3)
+        await bucket(js, "S", sources=[StreamSource(name="A", filter_subject="$KV.A.x.*")])
+        await bucket(js, "T", sources=[StreamSource(name="KV_A")])
+        revision = await mirror.put("x.b", "2")  # goes to the origin
+        assert (await origin.get("x.b")).revision == revision
+        await eventually(js, "M", ["x.a", "x.b", "y.a"])
+        await eventually(js, "S", ["x.a", "x.b"])
+        await eventually(js, "T", ["x.a", "x.b", "y.a"])
+        entry = await mirror.get("x.b")
+        assert (entry.bucket, entry.key, entry.value) == ("M", "x.b", b"2")
+        assert len(await mirror.history("x.b")) == 1
+        sourced = await js.key_value("S")
+        assert (await sourced.get("x.b")).value == b"2"
+        await sourced.put("own", "1")
+        assert "own" not in await origin.keys()
+
+
+async def test_in_a_domain() -> None:
+    """There the subjects of keys are found behind the prefix of the API as well."""
+    config = {"jetstream": {"domain": "hub"}}
+    with trio.fail_after(10):
+        async with (
+            NatsServer(jetstream=True, config=config) as server,
+            connected(server) as (_, nc),
+        ):
+            kv = await bucket(nc.jetstream(domain="hub"))
+            await kv.put("a", "1")
+            assert (await kv.get("a")).value == b"1"
+            await kv.delete("a")
+            assert await kv.keys() == []

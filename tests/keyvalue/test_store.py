@@ -1,0 +1,340 @@
+"""Reading and writing."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+
+from tests.jetstream.helpers import connected
+from tests.keyvalue.helpers import brief, bucket
+from trio_nats import ConfigurationError, DecodeError, EncodeError
+from trio_nats.codecs import JSONCodec
+from trio_nats.headers import Headers
+from trio_nats.jetstream import (
+    JetStreamAPIError,
+    NoStreamResponseError,
+    WrongLastSequenceError,
+)
+from trio_nats.keyvalue import (
+    BucketNotFoundError,
+    InvalidKeyError,
+    KeyDeletedError,
+    KeyExistsError,
+    KeyNotFoundError,
+    Operation,
+)
+from trio_nats.keyvalue.entry import operation_of
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def test_put_and_get(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=2)
+        before = datetime.now(UTC) - timedelta(minutes=1)
+        assert await kv.put("a", "1") == 1
+        assert await kv.put("b/=_-.C.9", b"2") == 2
+        assert await kv.put("a", bytearray(b"3")) == 3
+        entry = await kv.get("a")
+        assert (entry.bucket, entry.key, entry.value, entry.data) == ("B", "a", b"3", b"3")
+        assert (entry.revision, entry.delta, entry.size) == (3, 0, 1)
+        assert (entry.operation, entry.is_deleted) == (Operation.PUT, False)
+        assert before < entry.created < before + timedelta(minutes=2)
+        assert repr(entry) == "<Entry PUT 'a' of 'B', revision 3>"
+        assert (await kv.get("a", revision=1)).value == b"1"
+        with pytest.raises(KeyNotFoundError, match="no value of revision 2 for key 'a'"):
+            await kv.get("a", revision=2)  # another key's
+        with pytest.raises(KeyNotFoundError, match="bucket 'B' has no value for key 'x'") as info:
+            await kv.get("x")
+        assert isinstance(info.value, LookupError)
+        assert (info.value.bucket, info.value.key, info.value.revision) == ("B", "x", None)
+
+
+async def test_invalid_keys(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        kv = await bucket(js)
+        sent = nc.stats.out_messages
+        for key in ("", "a.*", ">", ".a", "a b"):
+            for call in (
+                kv.get(key),
+                kv.put(key, b""),
+                kv.create(key, b""),
+                kv.update(key, b"", 1),
+                kv.delete(key),
+                kv.purge(key),
+                kv.history(key),
+            ):
+                with pytest.raises(InvalidKeyError):
+                    await call
+        for bad in (kv.get("a", revision=0), kv.delete("a", revision=0), kv.update("a", b"", -1)):
+            with pytest.raises(ConfigurationError, match="revision"):
+                await bad
+        with pytest.raises(ConfigurationError, match="older_than"):
+            await kv.purge_deletes(-1)
+        assert nc.stats.out_messages == sent
+
+
+async def test_create_and_update(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=5)
+        first = await kv.create("a", "1")
+        with pytest.raises(KeyExistsError, match="key 'a' of bucket 'B' has a value") as info:
+            await kv.create("a", "2")
+        assert info.value.last_sequence == first
+        second = await kv.update("a", "2", first)
+        with pytest.raises(WrongLastSequenceError) as wrong:
+            await kv.update("a", "3", first)
+        assert wrong.value.last_sequence == second
+        assert (await kv.get("a")).value == b"2"
+        assert await kv.update("new", "1", 0) == second + 1
+
+
+@pytest.mark.parametrize("how", ["delete", "purge", "emptied"])
+async def test_create_what_was_deleted(nats_server: NatsServer, how: str) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=5)
+        await kv.put("a", "1")
+        if how == "emptied":
+            await (await js.stream("KV_B")).purge()
+        else:
+            await getattr(kv, how)("a")
+        revision = await kv.create("a", "2")
+        assert (await kv.get("a")).revision == revision
+        with pytest.raises(KeyExistsError):
+            await kv.create("a", "3")
+
+
+async def test_create_where_a_replica_is_behind(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says is compared with what the leader said."""
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=5)
+        old = await kv.put("a", "1")
+        await kv.delete("a")
+        get, asked = kv._get, []
+
+        async def behind(
+            key: str, revision: int | None = None, *, direct: bool | None = None
+        ) -> Any:
+            asked.append(direct)
+            return await get(key, old if direct is None else None, direct=direct)
+
+        monkeypatch.setattr(kv, "_get", behind)
+        assert await kv.create("a", "2") == old + 2
+        assert asked == [None, False]
+
+
+async def test_one_of_many_creates_it(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        await kv.put("a", "0")
+        await kv.delete("a")
+        won: list[int] = []
+
+        async def create(number: int) -> None:
+            try:
+                await kv.create("a", str(number))
+            except KeyExistsError:
+                return
+            won.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(create, number)
+        assert [(await kv.get("a")).value] == [str(number).encode() for number in won]
+
+
+async def test_delete(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=5)
+        first = await kv.put("a", "1")
+        with pytest.raises(WrongLastSequenceError):
+            await kv.delete("a", revision=first + 1)
+        deleted = await kv.delete("a", revision=first)
+        with pytest.raises(KeyDeletedError, match="was deleted by revision 2") as info:
+            await kv.get("a")
+        assert (info.value.revision, info.value.operation) == (deleted, "DEL")
+        assert (await kv.get("a", revision=first)).value == b"1"
+        history = await kv.history("a")
+        assert [brief(entry) for entry in history] == [("a", "1", 1), ("a", "DEL", 2)]
+        assert [entry.delta for entry in history] == [1, 0]
+        assert history[1].data == b""
+        with pytest.raises(KeyDeletedError):
+            _ = history[1].value
+        with pytest.raises(KeyNotFoundError):
+            await kv.history("x")
+
+
+async def test_purge(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=5)
+        for value in range(4):
+            await kv.put("a", str(value))
+        with pytest.raises(WrongLastSequenceError):
+            await kv.purge("a", revision=1)
+        assert await kv.purge("a", revision=4) == 5
+        with pytest.raises(KeyDeletedError, match="was purged by revision 5") as info:
+            await kv.get("a")
+        assert info.value.operation == "PURGE"
+        assert [brief(entry) for entry in await kv.history("a")] == [("a", "PURGE", 5)]
+
+
+async def test_keys(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=5)
+        assert await kv.keys() == []
+        for key in ("a", "b.c", "b.d", "gone", "b.e.f", "a"):
+            await kv.put(key, key)
+        await kv.delete("gone")
+        assert await kv.keys() == ["b.c", "b.d", "b.e.f", "a"]
+        assert await kv.keys("b.*") == ["b.c", "b.d"]
+        assert await kv.keys(["b.e.>", "a", "gone"]) == ["b.e.f", "a"]
+        with pytest.raises(InvalidKeyError):
+            await kv.keys("b.>.c")
+
+
+async def test_what_the_server_says_of_ttl(nats_server: NatsServer) -> None:
+    """What it does with it is its business; what it is told can be read in the message."""
+    async with connected(nats_server) as (js, _):
+        plain = await bucket(js, "P")
+        with pytest.raises(JetStreamAPIError, match="TTL"):
+            await plain.create("a", "1", ttl=5)
+        kv = await bucket(js, limit_marker_ttl=5)
+        revision = await kv.create("a", "1", ttl=60)
+        assert (await kv.get("a")).headers["Nats-TTL"] == "60"
+        await kv.update("a", "2", revision, ttl=math.inf)
+        assert (await kv.get("a")).headers["Nats-TTL"] == "never"
+        marker = await kv.purge("a", ttl=2.5)
+        msg = await (await js.stream("KV_B")).get_msg(marker)
+        assert dict(msg.headers.pairs()) == {
+            "KV-Operation": "PURGE",
+            "Nats-Rollup": "sub",
+            "Nats-TTL": "2500ms",
+        }
+        longer = await bucket(js, "L", limit_marker_ttl=5, history=2)
+        with pytest.raises(ConfigurationError, match="history is 1"):
+            await longer.update("a", "1", 0, ttl=5)
+        with pytest.raises(ConfigurationError, match="1 second at least"):
+            await kv.create("x", "1", ttl=0.5)
+
+
+async def test_what_has_gone_by_its_age(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, limit_marker_ttl=30)
+        async with kv.watch("a", updates_only=True) as watch:
+            await kv.create("a", "1", ttl=1)
+            assert brief(await watch.receive()) == ("a", "1", 1)
+            gone = await watch.receive()
+        assert (gone.operation, gone.headers["Nats-Marker-Reason"]) == (Operation.PURGE, "MaxAge")
+        with pytest.raises(KeyDeletedError):
+            await kv.get("a")
+        assert await kv.create("a", "2") == gone.revision + 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "operation"),
+    [
+        ({}, Operation.PUT),
+        ({"KV-Operation": "DEL"}, Operation.DELETE),
+        ({"KV-Operation": "PURGE"}, Operation.PURGE),
+        ({"KV-Operation": "whatever"}, Operation.DELETE),
+        ({"Nats-Marker-Reason": "MaxAge"}, Operation.PURGE),
+        ({"Nats-Marker-Reason": "Purge"}, Operation.PURGE),
+        ({"Nats-Marker-Reason": "Remove"}, Operation.DELETE),
+    ],
+)
+def test_operations(headers: dict[str, str], operation: Operation) -> None:
+    assert operation_of(Headers(headers)) is operation
+
+
+async def test_purge_deletes(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=5)
+        for key in ("a", "b", "kept"):
+            await kv.put(key, "1")
+            await kv.put(key, "2")
+        await kv.delete("a")
+        await kv.purge("b")
+        assert await kv.purge_deletes() == 2  # what marks them is too young
+        assert [brief(entry) for entry in await kv.history("a")] == [("a", "DEL", 7)]
+        assert await kv.purge_deletes(older_than=0) == 2
+        assert (await kv.status()).values == 2
+        assert [entry.revision for entry in await kv.history("kept")] == [5, 6]
+        assert await kv.purge_deletes(older_than=0) == 0
+
+
+async def test_purge_deletes_spares_what_comes_meanwhile(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        await kv.put("a", "1")
+        await kv.delete("a")
+        status = kv.status
+
+        async def late() -> Any:
+            await kv.put("a", "2")
+            return await status()
+
+        monkeypatch.setattr(kv, "status", late)
+        await kv.purge_deletes(older_than=0)
+        assert (await kv.get("a")).value == b"2"
+
+
+async def test_a_bucket_that_is_gone(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        await js.delete_key_value("B")
+        for call in (kv.get("a"), kv.status(), kv.keys(), kv.history("a"), kv.purge_deletes()):
+            with pytest.raises(BucketNotFoundError, match="no bucket 'B'"):
+                await call
+        with pytest.raises(NoStreamResponseError):
+            await kv.put("a", "1")
+
+
+# --- values of a type ----------------------------------------------------------------------------
+
+
+class User(msgspec.Struct):
+    name: str
+    age: int = 0
+
+
+async def test_typed_values(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        users = await js.create_key_value("B", codec=JSONCodec(User), history=5)
+        assert repr(users) == "<KeyValue 'B' of JSONCodec(User)>"
+        revision = await users.create("ann", User("Ann"))
+        await users.update("ann", User("Ann", 7), revision)
+        await users.put("bob", User("Bob"))
+        assert (await users.get("ann")).value == User("Ann", 7)
+        assert [entry.value.age for entry in await users.history("ann")] == [0, 7]
+        async with users.watch() as watch:
+            found = {entry.key: entry.value async for entry in watch.initial()}
+        assert found == {"ann": User("Ann", 7), "bob": User("Bob")}
+        with pytest.raises(EncodeError):
+            await users.put("eve", cast("Any", object()))
+        raw = await js.key_value("B")
+        await raw.put("eve", b"not JSON")
+        entry = await users.get("eve")
+        assert entry.data == b"not JSON"
+        with pytest.raises(DecodeError, match="value of key 'eve' is nothing for JSONCodec"):
+            _ = entry.value
+
+
+async def test_a_codec_that_is_none(nats_server: NatsServer) -> None:
+    class Reader:
+        def decode(self, data: bytes) -> bytes:
+            return data
+
+    async with connected(nats_server) as (js, _):
+        for codec in (JSONCodec, object(), Reader()):
+            with pytest.raises(ConfigurationError, match=r"codec (has no|is the class)"):
+                await js.key_value("B", codec=cast("Any", codec))

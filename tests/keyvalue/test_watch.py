@@ -1,0 +1,244 @@
+"""Watching: what is there first, then what happens, each once and in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.jetstream.helpers import MEMORY, PATIENCE, connected
+from tests.jetstream.pulling import QUICK
+from tests.keyvalue.helpers import brief, bucket, initial
+from tests.support.proxies import PlainProxy
+from trio_nats import ConfigurationError, DecodeError, RequestTimeoutError, open_nats
+from trio_nats.jetstream import JetStreamError, NoStreamResponseError
+from trio_nats.keyvalue import BucketNotFoundError, InvalidKeyError, KeyValue
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def filled(js: Any, **options: Any) -> KeyValue[bytes]:
+    kv = await bucket(js, history=5, **options)
+    for key, value in (("a", "1"), ("b.x", "2"), ("a", "3"), ("gone", "4")):
+        await kv.put(key, value)
+    await kv.delete("gone")
+    return kv
+
+
+A, B, LAST, GONE = ("a", "1", 1), ("b.x", "2", 2), ("a", "3", 3), ("gone", "DEL", 5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "expected"),
+    [
+        (">", {}, [B, LAST, GONE]),
+        ("a", {}, [LAST]),
+        (["a", "b.*"], {}, [B, LAST]),
+        (">", {"include_history": True}, [A, B, LAST, ("gone", "4", 4), GONE]),
+        (">", {"ignore_deletes": True}, [B, LAST]),
+        (">", {"updates_only": True}, []),
+        (">", {"resume_from": 3}, [LAST, ("gone", "4", 4), GONE]),
+        (">", {"resume_from": 6}, []),
+        (">", {"resume_from": 600}, []),
+        ("nothing.>", {}, []),
+    ],
+)
+async def test_what_is_there_and_what_happens(
+    nats_server: NatsServer, keys: Any, options: dict[str, Any], expected: list[Any]
+) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await filled(js)
+        async with kv.watch(keys, **options) as watch:
+            assert watch.is_caught_up == (not expected)
+            assert await initial(watch) == expected
+            assert watch.is_caught_up
+            await watch.caught_up()
+            assert await initial(watch) == []
+            if options.get("resume_from") == 600:
+                return
+            key = "b.x" if "b.*" in keys else keys.replace(">", "x")
+            first = await kv.put(key, "new")
+            assert brief(await watch.receive()) == (key, "new", first)
+            await kv.delete(key)
+            second = await kv.put(key, "again")
+            found = [brief(await watch.receive())]
+            if not options.get("ignore_deletes"):
+                assert found == [(key, "DEL", second - 1)]
+                found = [brief(await watch.receive())]
+            assert found == [(key, "again", second)]
+
+
+async def test_an_empty_bucket(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        async with kv.watch() as watch:
+            assert watch.is_caught_up
+            await kv.put("a", "1")
+            assert [brief(entry) async for entry in watch.initial()] == []
+            assert brief(await watch.receive()) == ("a", "1", 1)
+        with pytest.raises(trio.ClosedResourceError):
+            await watch.receive()
+
+
+async def test_meta_only(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        await kv.put("a", "12345")
+        async with kv.watch(meta_only=True) as watch:
+            entry = await watch.receive()
+        assert (entry.data, entry.size, entry.revision) == (b"", 5, 1)
+        with pytest.raises(DecodeError, match="was not sent"):
+            _ = entry.value
+
+
+async def test_what_cannot_be(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        kv = await bucket(js)
+        sent = nc.stats.out_messages
+        with pytest.raises(InvalidKeyError):
+            kv.watch("a*")
+        for options in (
+            {"include_history": True, "updates_only": True},
+            {"include_history": True, "resume_from": 5},
+            {"updates_only": True, "resume_from": 5},
+        ):
+            with pytest.raises(ConfigurationError, match="give one"):
+                kv.watch(**options)
+        with pytest.raises(ConfigurationError, match="resume_from"):
+            kv.watch(resume_from=0)
+        with pytest.raises(ConfigurationError, match="ignore_deletes"):
+            kv.watch(ignore_deletes=1)  # type: ignore[arg-type]  # the test
+        with pytest.raises(RuntimeError, match="not been entered"):
+            await kv.watch().receive()
+        assert nc.stats.out_messages == sent
+
+
+async def test_another_task_waits_until_it_is_caught_up(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await filled(js)
+        seen: dict[str, int] = {}
+        async with kv.watch() as watch, trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def follow() -> None:
+                async for entry in watch:
+                    seen[entry.key] = entry.revision
+
+            await watch.caught_up()
+            assert set(seen) == {"a", "b.x", "gone"}
+            assert "caught up" in repr(watch)
+            with pytest.raises(trio.BusyResourceError):
+                await watch.receive()
+            nursery.cancel_scope.cancel()
+
+
+async def test_deletions_that_are_left_out_count(nats_server: NatsServer) -> None:
+    """Even if the last thing that is there is one."""
+    async with connected(nats_server) as (js, _):
+        kv = await filled(js)
+        async with kv.watch("gone", ignore_deletes=True) as watch:
+            assert not watch.is_caught_up
+            assert await initial(watch) == []
+            assert watch.is_caught_up
+
+
+async def test_what_is_there_goes_before_it_comes(nats_server: NatsServer) -> None:
+    """Nobody says so, and it is noticed all the same."""
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        async with js.publisher() as publisher:
+            for number in range(600):
+                await publisher.publish(f"$KV.B.{number}", b"x")
+        async with kv.watch() as watch:  # it asks for 500 at first
+            await watch.receive()
+            assert await (await js.stream("KV_B")).purge() == 600
+            assert len(await initial(watch)) < 599
+            assert watch.is_caught_up
+            await kv.put("a", "1")
+            assert brief(await watch.receive()) == ("a", "1", 601)
+
+
+async def test_what_is_in_the_bucket_and_no_key_of_it(nats_server: NatsServer) -> None:
+    """A source may bring anything."""
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream(
+            "KV_B", subjects=["$KV.B.>", "x"], storage=MEMORY, max_msgs_per_subject=1
+        )
+        kv = await js.key_value("B")
+        await js.publish("x", b"1")
+        await kv.put("a", "1")
+        assert await kv.keys() == ["a"]
+        assert stream.info.config.allow_direct is False
+        assert (await kv.get("a")).value == b"1"  # the leader is asked then
+
+
+async def test_the_bucket_is_deleted(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        async with kv.watch() as watch:
+            await kv.put("a", "1")
+            await watch.receive()  # so the server knows who to tell
+            await js.delete_key_value("B")
+            with pytest.raises(BucketNotFoundError, match="no bucket 'B'"):
+                await watch.receive()
+        with pytest.raises(BucketNotFoundError, match="no bucket 'B'"):
+            async with kv.watch():
+                pass
+
+
+async def test_over_a_reconnect(nats_server: NatsServer) -> None:
+    """What others stored meanwhile comes too, each once."""
+    async with connected(nats_server) as (other, _), PlainProxy(nats_server.port) as proxy:
+        theirs = await bucket(other, history=20)
+        await theirs.put("a", "0")
+        url = f"nats://127.0.0.1:{proxy.port}"
+        async with open_nats(url, reconnect=QUICK) as nc:
+            kv = await nc.jetstream().key_value("B")
+            async with kv.watch() as watch:
+                assert brief(await watch.receive()) == ("a", "0", 1)
+                for round_ in range(3):
+                    start = 1 + 4 * round_
+                    await theirs.put("a", str(start))
+                    assert (await watch.receive()).value == str(start).encode()
+                    proxy.refuse()
+                    proxy.cut()
+                    for number in range(start + 1, start + 4):
+                        await theirs.put("a", str(number))
+                    proxy.accept()
+                    for number in range(start + 1, start + 4):
+                        assert (await watch.receive()).value == str(number).encode()
+                assert watch.is_caught_up
+
+
+async def test_over_a_restart(nats_server: NatsServer) -> None:
+    with trio.fail_after(PATIENCE):
+        async with open_nats(nats_server.url, reconnect=QUICK) as nc:
+            kv = await nc.jetstream(timeout=0.5).create_key_value("B", history=20)
+            for number in range(3):
+                await kv.put("a", str(number))
+            async with kv.watch(include_history=True) as watch:
+                assert [one[1] for one in await initial(watch)] == ["0", "1", "2"]
+                await nats_server.restart()
+                while True:
+                    try:
+                        last = await kv.put("a", "3")
+                        break
+                    except (RequestTimeoutError, NoStreamResponseError, JetStreamError):
+                        continue
+                found = [brief(await watch.receive())]
+                while found[-1][2] < last:
+                    found.append(brief(await watch.receive()))
+                assert [one[2] for one in found] == list(range(4, last + 1))
+            assert (await kv.get("a")).revision == last
+
+
+async def test_draining(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        kv = await filled(js)
+        async with kv.watch() as watch, trio.open_nursery() as nursery:
+            assert len(await initial(watch)) == 3
+            nursery.start_soon(nc.drain)
+            assert [entry async for entry in watch] == []

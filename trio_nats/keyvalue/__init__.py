@@ -1,0 +1,40 @@
+"""Buckets of keys and values, kept in streams.
+
+Made by :meth:`JetStream.create_key_value` and :meth:`JetStream.key_value`, which import it when
+they are first used.
+"""
+
+from __future__ import annotations
+
+from .config import KeyValueConfig, KeyValueOptions, KeyValueStatus
+from .entry import Entry, Operation
+from .errors import (
+    BucketExistsError,
+    BucketNotFoundError,
+    InvalidKeyError,
+    KeyDeletedError,
+    KeyExistsError,
+    KeyNotFoundError,
+    KeyValueError,
+    NotABucketError,
+)
+from .store import KeyValue
+from .watch import Watch
+
+__all__ = [
+    "BucketExistsError",
+    "BucketNotFoundError",
+    "Entry",
+    "InvalidKeyError",
+    "KeyDeletedError",
+    "KeyExistsError",
+    "KeyNotFoundError",
+    "KeyValue",
+    "KeyValueConfig",
+    "KeyValueError",
+    "KeyValueOptions",
+    "KeyValueStatus",
+    "NotABucketError",
+    "Operation",
+    "Watch",
+]
