@@ -13,6 +13,7 @@ from .api import API, Page, Paged
 from .config import StreamConfig, StreamOptions, check_stream, required_level
 from .info import AccountInfo, StreamInfo
 from .names import check_filter, check_name
+from .object_stores import ObjectStores
 from .publishing import Publishing
 from .stream import Stream
 from .wire import Answer
@@ -37,7 +38,7 @@ def _names(page: _Names) -> Sequence[str]:
     return page.streams
 
 
-class JetStream(Publishing):
+class JetStream(ObjectStores, Publishing):
     """JetStream, as made by :meth:`Connection.jetstream`.
 
     Unless said otherwise its methods raise :exc:`ConfigurationError` or
