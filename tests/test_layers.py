@@ -38,9 +38,13 @@ SANS_IO = NOUNS | FLOORS[2]
 BUILT_ON_TOP = FLOORS[6]
 EDGES = FLOORS[8]
 
-# What a method of the connection opens, ``nc.add_service()`` say: the one way up there is, and only
-# inside of the method, or for type checkers, so that a connection works, and imports, without.
-OFFERED = {"connection": frozenset({"jetstream", "services"})}
+# What a method of the connection opens, ``nc.add_service()`` say, or one of JetStream: the one way
+# up there is, and only inside of the method, or for type checkers, so that a connection works, and
+# imports, without.
+OFFERED = {
+    "connection": frozenset({"jetstream", "services"}),
+    "jetstream": frozenset({"objectstore"}),
+}
 
 # An edge, but it has to see what it examines: what happens before there is a connection.
 EXAMINES_THE_WIRE = "cli.doctor."
