@@ -12,8 +12,10 @@ from tests.objectstore.helpers import PATIENCE, connected, stored_chunks
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection
-from trio_nats.jetstream import JetStream
-from trio_nats.objectstore import ObjectMeta, ObjectStore
+from trio_nats.errors import JetStreamError, RequestTimeoutError
+from trio_nats.jetstream import JetStream, StorageType
+from trio_nats.objectstore import ObjectInfo, ObjectMeta, ObjectStore
+from trio_nats.objectstore.desk import Desk
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -200,3 +202,45 @@ async def test_the_connection_is_lost_for_good_while_putting(nats_server: NatsSe
 
                 await sent.wait()
                 await nc.aclose()
+
+
+async def test_chunks_that_are_still_on_their_way(nats_server: NatsServer) -> None:
+    """They are deleted too, though the server might be asked for that before it stores them."""
+
+    async def many() -> AsyncIterator[bytes]:
+        yield bytes(16_000 * 256)
+        raise ZeroDivisionError
+
+    async with connected(nats_server, storage=StorageType.FILE) as (store, js, _):
+        for _ in range(5):
+            with pytest.raises(ZeroDivisionError):
+                await store.put(ObjectMeta("x", chunk_size=16_000), many())
+            assert await stored_chunks(js) == {}
+
+
+@pytest.mark.parametrize("error", [RequestTimeoutError("late"), JetStreamError("what?")])
+@pytest.mark.parametrize("stored", [True, False])
+async def test_the_last_acknowledgement_is_lost(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, error: Exception, stored: bool
+) -> None:
+    """The object is there with all its chunks, or is what it was."""
+    async with connected(nats_server) as (store, js, _):
+        await store.put("x", OLD)
+        store_it = Desk.store
+
+        async def lost(desk: Desk, info: ObjectInfo, expected: int) -> ObjectInfo:
+            if stored:
+                await store_it(desk, info, expected)
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Desk, "store", lost)
+            if stored and isinstance(error, RequestTimeoutError):
+                await store.put("x", NEW)
+                assert await whole(store, js) == NEW
+            else:
+                with pytest.raises(type(error)):
+                    await store.put("x", NEW)
+        assert await store.get_bytes("x") == (NEW if stored else OLD)
+        if not stored:
+            assert await whole(store, js) == OLD

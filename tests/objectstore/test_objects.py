@@ -316,3 +316,16 @@ async def test_a_reader_and_memory(nats_server: NatsServer) -> None:
             async for chunk in reader:
                 size += len(chunk)
             assert size == 20 * KIB * KIB
+
+
+async def test_the_connection_drains_before_the_end(nats_server: NatsServer) -> None:
+    """That is not the end of the object."""
+    async with connected(nats_server) as (store, _, _):
+        await store.put("x", bytes(20 * KIB * KIB))
+        async with store.get("x") as reader:
+            await reader.receive()
+            assert reader._messages is not None
+            reader._messages.stop()  # as draining the connection does
+            with pytest.raises(trio.ClosedResourceError, match="draining"):
+                while True:
+                    await reader.receive()

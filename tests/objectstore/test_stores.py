@@ -151,7 +151,7 @@ async def test_listing(nats_server: NatsServer) -> None:
 async def test_watching(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (store, js, _):
         async with store.watch() as watcher:
-            assert watcher.up_to_date
+            assert watcher.is_caught_up
             await store.put("a", b"1")
             assert (await watcher.receive()).name == "a"
         await store.put("b", b"2")
@@ -162,15 +162,15 @@ async def test_watching(nats_server: NatsServer) -> None:
             store.watch(updates_only=True) as updates,
             store.watch(ignore_deletes=True, include_history=True) as present,
         ):
-            assert not everything.up_to_date
+            assert not everything.is_caught_up
             seen = [await everything.receive() for _ in range(3)]
-            assert everything.up_to_date
+            assert everything.is_caught_up
             assert [(info.name, info.deleted) for info in seen] == [
                 ("a", False),
                 ("c", False),
                 ("b", True),
             ]
-            assert updates.up_to_date
+            assert updates.is_caught_up
             await plant(js, "$O.b.M.ZA==", b"nonsense")
             await store.put("d", b"4")
             for watcher in (everything, updates):

@@ -31,7 +31,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
                 print(info.name, "deleted" if info.deleted else info.size)
 
     Use it with ``async with``, and leave it in the task that entered it. First comes what there is,
-    and then what changes; :attr:`up_to_date` tells which. It neither skips nor repeats anything
+    and then what changes; :attr:`is_caught_up` tells which. It neither skips nor repeats anything
     over reconnects, except that of several changes of one object the last one is sure to come. What
     is stored there and cannot be understood is left out, with a line in the log. Of an object that
     is renamed the new name comes, and nothing about the old one.
@@ -52,7 +52,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
         """
 
     @property
-    def up_to_date(self) -> bool:
+    def is_caught_up(self) -> bool:
         """Whether all has been received that was there when the block was entered."""
         return self._messages is not None and self.seen >= self._last
 
@@ -148,7 +148,7 @@ async def list_objects(desk: Desk, *, show_deleted: bool) -> list[ObjectInfo]:
     watcher = ObjectWatcher(desk, DeliverPolicy.LAST_PER_SUBJECT, ignore_deletes=not show_deleted)
     found: dict[str, ObjectInfo] = {}
     async with watcher:
-        while not watcher.up_to_date:
+        while not watcher.is_caught_up:
             with translated(desk.bucket):
                 msg = await next_or_none(
                     watcher.messages, desk.stream, all_meta(desk.bucket), watcher.seen
