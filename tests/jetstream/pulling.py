@@ -44,11 +44,13 @@ class Puller:
         self.api = api or {}
         """Answers of the API, by the suffix of the subject."""
         self.subscriptions: dict[bytes, bytes] = {}
+        self.peers: list[Peer] = []
         self._send: trio.MemorySendChannel[Pulled]
         self._send, self._pulls = trio.open_memory_channel[Pulled](1000)
         self._heard = trio.lowlevel.ParkingLot()
 
     async def __call__(self, peer: Peer) -> None:
+        self.peers.append(peer)
         await peer.send_info(client_id=id(peer) % 10**9)
         await peer.accept_connect()
         self.subscriptions = {}

@@ -8,9 +8,10 @@ from typing import Any, get_type_hints
 import msgspec
 import pytest
 
-from tests.jetstream.helpers import connected
+from tests.jetstream.helpers import connected, fake_api
 from trio_nats import ConfigurationError, InvalidSubjectError, open_nats
 from trio_nats.jetstream import (
+    APILevelError,
     ConsumerConfig,
     ConsumerOptions,
     DeliverPolicy,
@@ -130,3 +131,24 @@ def test_a_stream_of_another_domain() -> None:
     assert ExternalStream.in_domain("hub").api == "$JS.hub.API"
     with pytest.raises(ConfigurationError, match=r"domain name 'a\.b'"):
         ExternalStream.in_domain("a.b")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"allow_msg_ttl": True},
+        {"subject_delete_marker_ttl": 1.0},
+        {"allow_atomic": True},
+        {"persist_mode": PersistMode.ASYNC},
+    ],
+    ids=str,
+)
+async def test_an_old_server_leaves_something_out(nats_server: NatsServer, options: Any) -> None:
+    """Without a word, which is ours to say."""
+    async with connected(nats_server) as (_, nc):
+        async with fake_api(nc, lambda msg: {"config": {"name": "S"}}):
+            js = nc.jetstream(prefix="fake")
+            (name,) = options
+            with pytest.raises(APILevelError, match=f"but without {name}: its server is too old"):
+                await js.create_stream("S", **options)
+            assert (await js.create_stream("S", persist_mode=PersistMode.DEFAULT)).name == "S"

@@ -300,6 +300,7 @@ async def test_no_more_than_asked_for_are_taken() -> None:
             assert [msg.metadata.stream_seq async for msg in messages] == [1, 2]
             with pytest.raises(trio.EndOfChannel):
                 await messages.receive()
+            messages.stop()
         await nc.flush()
         # What came beyond that goes back.
         assert [data for _, data in puller.answers] == [b"-NAK", b"-NAK"]
@@ -344,15 +345,21 @@ async def test_leaving_early_hands_back_what_was_not_taken() -> None:
         assert "closed" in repr(messages)
 
 
-async def test_nothing_goes_back_that_needs_no_answer() -> None:
+async def test_what_needs_no_answer_is_kept_for_the_next_call() -> None:
     puller = Puller()
     config = ConsumerConfig(ack_policy=AckPolicy.NONE)
     async with pulled_from(puller, config) as (consumer, nc):
         async with consumer.consume(max_messages=5) as messages:
             await puller.deliver(await puller.pull(), 5)
             await take(messages, 1)
+            while messages.waiting < 4:
+                await nc.flush()
         await nc.flush()
         assert puller.answers == []
+        assert (await consumer.next()).metadata.stream_seq == 2
+        async with consumer.consume(stop_after=2) as messages:
+            assert [msg.metadata.stream_seq async for msg in messages] == [3, 4]
+        assert [msg.metadata.stream_seq for msg in await consumer.fetch(1)] == [5]
 
 
 async def test_stopping_lets_what_has_come_be_received() -> None:
@@ -542,3 +549,17 @@ async def test_the_bodys_exception_leaves_as_itself() -> None:
                 scope.cancel()
                 await messages.receive()
         assert scope.cancelled_caught
+
+
+async def test_a_server_that_sends_without_end_is_not_listened_to_without_end() -> None:
+    puller = Puller()
+    async with (
+        pulled_from(puller) as (consumer, nc),
+        consumer.consume(max_messages=5) as messages,
+    ):
+        pull = await puller.pull()
+        for _ in range(30):
+            await puller.deliver(pull, 100)
+        await nc.flush()
+        assert messages.waiting == 1010
+        assert nc.stats.dropped == 1990

@@ -151,6 +151,24 @@ async def test_pinned_and_unpinned(nats_server: NatsServer) -> None:
             await consumer.unpin("")
 
 
+async def test_overflow_and_priorities(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 3)
+        overflow = await stream.create_consumer(
+            "over", priority_groups=["jobs"], priority_policy=PriorityPolicy.OVERFLOW
+        )
+        assert await overflow.fetch(1, group="jobs", min_pending=5, timeout=0.05) == []
+        for number in range(3, 6):
+            await js.publish("s.0", str(number))
+        assert len(await overflow.fetch(1, group="jobs", min_pending=5)) == 1
+
+        sorted_ = await stream.create_consumer(
+            "sorted", priority_groups=["jobs"], priority_policy=PriorityPolicy.PRIORITIZED
+        )
+        async with sorted_.consume(group="jobs", priority=3, max_messages=1) as messages:
+            assert (await messages.receive()).data == b"0"
+
+
 async def test_one_that_is_bound_is_not_asked_for(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
@@ -167,7 +185,7 @@ async def test_one_that_pushes_cannot_be_pulled_from(nats_server: NatsServer) ->
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         consumer = await stream.create_consumer("c", deliver_subject="here")
-        with pytest.raises(ConfigurationError, match="delivers to 'here' by itself"):
+        with pytest.raises(ConfigurationError, match=r"use pushed\(\)"):
             await consumer.next()
         with pytest.raises(PullError, match=r"(?i)push based"):
             await stream.bind_consumer("c").next()

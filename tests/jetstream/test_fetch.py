@@ -57,7 +57,7 @@ async def test_what_is_there_and_what_is_not(nats_server: NatsServer) -> None:
         assert len(await consumer.fetch(no_wait=True)) == 6
         assert await consumer.fetch(5, no_wait=True) == []
         assert await consumer.fetch(5, timeout=0.02) == []
-        with pytest.raises(TimeoutError, match=r"consumer 'c' had no message within 0.02 s"):
+        with pytest.raises(TimeoutError, match=r"consumer 'c' had no message within 0\.02 s$"):
             await consumer.next(timeout=0.02)
         await js.publish("s.1", b"late")
         assert [msg.data for msg in await consumer.fetch(2, timeout=0.1)] == [b"late"]
@@ -134,6 +134,29 @@ async def test_lost_pulls_are_made_anew() -> None:
         # Its end is not that of the present one.
         await puller.say(pull, "408 Request Timeout", pending_messages=2, pending_bytes=0)
         await puller.deliver(again, 2)
+
+
+async def test_a_server_that_stops_is_asked_until_the_time_is_over() -> None:
+    puller = Puller()
+    async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def wait() -> None:
+            await consumer.next(timeout=9)
+
+        await puller.say(await puller.pull(), "409 Server Shutdown")
+        await puller.say(await puller.pull(), "503")
+        await puller.deliver(await puller.pull())
+
+    async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def wait_in_vain() -> None:
+            with pytest.raises(PullError, match="nobody answers"):
+                await consumer.next(timeout=0.3)
+
+        await puller.say(await puller.pull(), "409 Server Shutdown")
+        await puller.say(await puller.pull(), "503")
 
 
 async def test_silence_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
@@ -291,7 +314,7 @@ async def test_without_an_answer_it_ends_in_time() -> None:
 
         @nursery.start_soon
         async def wait() -> None:
-            with pytest.raises(RequestTimeoutError):
+            with pytest.raises(RequestTimeoutError, match="the server said nothing"):
                 await consumer.next(timeout=0.05)
 
         await puller.pull()

@@ -237,7 +237,7 @@ async def test_a_batch_that_breaks_off(nats_server: NatsServer) -> None:
         ({"Nats-Sequence": "x"}, "is none"),
         ({"Nats-Time-Stamp": "now"}, "is none"),
         ({"Nats-Num-Pending": None}, "server 2.11 or later"),
-        ({"Nats-Num-Pending": "5"}, "more messages came than were asked for"),
+        ({"Nats-Num-Pending": "5"}, "more messages came than asked for"),
     ],
 )
 async def test_batches_of_nonsense(nats_server: NatsServer, headers, text) -> None:

@@ -43,7 +43,10 @@ async def test_all_there_is(nats_server: NatsServer) -> None:
         stream = await filled(js, 20)
         ordered = stream.ordered_consumer()
         assert (ordered.name, ordered.next_seq, ordered.stream_name) == (None, None, "S")
+        assert ordered.info is None
         assert int((await ordered.next()).data) == 0
+        assert ordered.info is not None
+        assert ordered.info.num_pending == 20
         assert ordered.next_seq == 2
         assert [int(msg.data) for msg in await ordered.fetch(4)] == [1, 2, 3, 4]
         name = ordered.name
@@ -384,7 +387,7 @@ async def test_there_is_silence() -> None:
     async def lose(pull: Pulled) -> None:
         pass
 
-    found = await lossy(keeper, lose, expires=1, heartbeat=0.01)
+    found = await lossy(keeper, lose, expires=1, heartbeat=0.2)
     assert found == [1, 2, 3, 4, 5, 6]
     assert keeper.created[1]["opt_start_seq"] == 4
 
@@ -427,8 +430,10 @@ async def test_a_late_message_of_another_consumer_is_left_out() -> None:
     async def lose(pull: Pulled) -> None:
         sid = keeper._sid(pull.reply)
         keeper.consumer = "other"
+        keeper.sequence, keeper.consumer_sequence = 14, 4
         await pull.peer.send(keeper.frame(sid, b"x"))
         keeper.consumer = "p_1"
+        keeper.sequence, keeper.consumer_sequence = 3, 3
         await keeper.deliver(pull, 2, skip=1)
 
     assert await lossy(keeper, lose) == [1, 2, 3, 4, 5, 6]
@@ -459,3 +464,43 @@ async def test_a_message_is_lost_while_fetching() -> None:
                 await keeper.deliver(await keeper.pull(), 2)
         assert found[:4] == [1, 2, 3, 4]
         assert found == sorted(set(found))
+
+
+async def test_consumers_that_are_gone_at_once_are_not_made_without_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keeper = Keeper()
+
+    async def lose(pull: Pulled) -> None:
+        await keeper.say(pull, "503")
+        for _ in range(2):
+            await keeper.say(await keeper.pull(), "503")
+
+    assert await lossy(keeper, lose) == [1, 2, 3, 4, 5, 6]
+    assert len(keeper.created) == 4
+    assert caplog.text.count("its consumers are gone at once; again in 0.25 s") == 1
+
+
+async def test_closed_while_another_consumer_is_made() -> None:
+    keeper = Keeper()
+    with trio.fail_after(PATIENCE):
+        async with (
+            ScriptedServer(keeper) as server,
+            open_nats(f"nats://127.0.0.1:{server.port}", reconnect=QUICK) as nc,
+        ):
+            ordered = StreamConsumers(API(nc), "S").ordered_consumer(name_prefix="p")
+            async with ordered.consume() as messages, trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def wait() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await messages.receive()
+
+                pull = await keeper.pull()
+                await keeper.say(pull, "409 Consumer Deleted")
+                while len(keeper.created) < 2:
+                    await trio.lowlevel.checkpoint()
+                await messages.aclose()
+            await nc.flush()
+            assert ordered.name is None
+            assert nc.stats.subscriptions == 0

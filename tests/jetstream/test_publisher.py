@@ -230,7 +230,7 @@ async def test_replies_that_are_none_of_ours(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         await filled(js, 0)
         async with js.publisher() as publisher:
-            for token in ("0", "1", "zz", "99999999999999999999"):
+            for token in ("0", "01", "zz", "99999999999999999999"):
                 await nc.publish(f"{publisher._inbox}.{token}", b"\xff")
             await nc.flush()
             assert (await (await publisher.publish("s.a"))).seq == 1

@@ -53,7 +53,7 @@ def read_ack(msg: Msg, subject: str) -> PubAck:
     """What came back for a message to ``subject``. Raises the error that it is."""
     try:
         # A refusal has a sequence number too: 0.
-        if msg.raw_headers is None and (ack := _decode(msg.data)).seq:
+        if msg.raw_headers is None and (ack := _decode(msg.data)).seq > 0:
             return ack
     except (ValueError, RecursionError):
         pass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -11,9 +12,9 @@ import trio
 
 from ..codecs import Decoder
 from .delivered import JetStreamMsg, TypedJetStreamMsg
-from .feed import Feed
+from .inlet import Inlet
 
-__all__ = ["Messages", "PulledMessages", "TypedMessages"]
+__all__ = ["ConsumerMessages", "Messages", "TypedMessages"]
 
 T = TypeVar("T")
 
@@ -83,14 +84,11 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
         with trio.CancelScope(shield=True):
             await self._close()
         self._nursery.cancel_scope.cancel()
-        try:
-            # The tasks in it raise nothing, so what comes out is a cancellation from outside.
+        # The tasks in it raise nothing, so what comes out is a cancellation from outside.
+        with suppress(trio.Cancelled, BaseExceptionGroup):
             await self._manager.__aexit__(None, None, None)
-            if not swallow:
-                await trio.lowlevel.checkpoint_if_cancelled()
-        except trio.Cancelled:
-            if not swallow:
-                raise
+        if not swallow:
+            await trio.lowlevel.checkpoint_if_cancelled()
 
     async def aclose(self) -> None:
         """Unsubscribe, and let what was not received go back. Done even if cancelled, or repeated.
@@ -146,14 +144,14 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
         return f"<Messages of {self._name} {self._state}, {self.waiting} waiting>"
 
 
-class PulledMessages(Messages):
+class ConsumerMessages(Messages):
     """Those of one consumer."""
 
-    def __init__(self, name: str, feed: Feed) -> None:
+    def __init__(self, name: str, feed: Inlet) -> None:
         super().__init__(name)
         self._feed = feed
-        # What `receive` does is in there, and a call less per message counts.
-        self._receive = feed.receive
+        # Once entered it is the feed's own: a call less per message counts.
+        self._receive: Callable[[], Awaitable[JetStreamMsg]] = self._not_entered
 
     @property
     def waiting(self) -> int:
@@ -162,8 +160,11 @@ class PulledMessages(Messages):
 
     async def receive(self) -> JetStreamMsg:
         """The next message; waits for it. Cancelled, no message is lost."""
-        self._check_entered()
         return await self._receive()
+
+    async def _not_entered(self) -> JetStreamMsg:
+        self._check_entered()
+        raise trio.ClosedResourceError("this channel of messages is closed")
 
     async def __anext__(self) -> JetStreamMsg:
         try:
@@ -173,6 +174,7 @@ class PulledMessages(Messages):
 
     async def _open(self, nursery: trio.Nursery) -> None:
         await self._feed.open()
+        self._receive = self._feed.receive
         nursery.start_soon(self._feed.keep)
 
     async def _close(self) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "StreamSource",
     "SubjectTransform",
     "check_stream",
+    "left_out",
     "required_level",
 ]
 
@@ -297,11 +298,27 @@ def _check_source(nc: Messaging, what: str, source: StreamSource) -> None:
         check_subject(nc, f"{what}: external.api", source.external.api)
 
 
-def required_level(config: StreamConfig) -> int:
-    """The API level that a server needs for all of this (ADR-44); 0 if any will do.
+# What servers came to know one after another, and are asked the API level for.
+_NEWER = (
+    "allow_msg_ttl",
+    "subject_delete_marker_ttl",
+    "allow_msg_counter",
+    "allow_atomic",
+    "allow_msg_schedules",
+    "allow_batched",
+)
 
-    Older servers would leave out what they do not know, without a word.
-    """
+
+def left_out(asked: StreamConfig, told: StreamConfig) -> list[str]:
+    """What a server has not taken over, for servers before 2.12 do not say so."""
+    missing = [name for name in _NEWER if getattr(asked, name) and not getattr(told, name)]
+    if asked.persist_mode == PersistMode.ASYNC != told.persist_mode:
+        missing.append("persist_mode")
+    return missing
+
+
+def required_level(config: StreamConfig) -> int:
+    """The API level that a server needs for all of this (ADR-44); 0 if any will do."""
     newest = config.allow_batched or any(
         source.consumer for source in (*config.sources, config.mirror) if source is not None
     )

@@ -12,13 +12,14 @@ from ..codecs import Decoder, check_decoder
 from ..errors import ConfigurationError, RequestTimeoutError
 from ..options import check_count, check_flag
 from .api import API
-from .channels import Messages, PulledMessages, TypedMessages
+from .channels import ConsumerMessages, Messages, TypedMessages
 from .consumer_config import AckPolicy, ConsumerConfig
 from .delivered import Desk, JetStreamMsg, TypedJetStreamMsg
 from .feed import Feed, Link
 from .fetch import Fetch
 from .info import ConsumerInfo
 from .pulls import LARGEST_BATCH
+from .pushed import Pushed
 from .terms import Pin, Terms, check_heartbeat, check_terms, consume_options
 from .wire import Answer, time_to_wire
 
@@ -47,11 +48,12 @@ class _UnpinRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Consumer:
-    """A consumer that is pulled from, as made by :meth:`Stream.create_consumer` and the like.
+    """A consumer, as made by :meth:`Stream.create_consumer` and the like.
 
     :meth:`next` gets one message, :meth:`fetch` a number of them, and :meth:`consume` all there
-    are, as they come. All of them may be used by several tasks at the same time, and by any number
-    of processes; each message goes to one of them.
+    are, as they come; :meth:`pushed` is for those that are not pulled from. All of them may be used
+    by several tasks at the same time, and by any number of processes; each message goes to one of
+    them.
 
     ``group``, ``min_pending``, ``min_ack_pending`` and ``priority`` are for consumers with priority
     groups (ADR-42), which need ``group``. With ``codec`` (see :mod:`trio_nats.codecs`) messages
@@ -179,7 +181,7 @@ class Consumer:
         terms = self._terms(group, min_pending, min_ack_pending, priority)
         seconds = self._api.seconds(timeout)
         decoder = None if codec is None else check_decoder("codec", codec)
-        came = await self._fetch(
+        came, told = await self._fetch(
             terms,
             batch=1,
             max_bytes=0,
@@ -188,8 +190,9 @@ class Consumer:
             no_wait=False,
         )
         if not came:
+            hint = "" if told else ", and the server said nothing: may this user ask at all?"
             raise RequestTimeoutError(
-                f"consumer {self._name!r} had no message within {seconds:g} s"
+                f"consumer {self._name!r} had no message within {seconds:g} s{hint}"
             )
         return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
 
@@ -259,7 +262,7 @@ class Consumer:
             batch = min(batch, self._config.max_batch)
         seconds = self._api.seconds(timeout)
         decoder = None if codec is None else check_decoder("codec", codec)
-        came = await self._fetch(
+        came, _ = await self._fetch(
             terms,
             batch=batch,
             max_bytes=max_bytes or 0,
@@ -278,7 +281,8 @@ class Consumer:
         timeout: float,
         heartbeat: float,
         no_wait: bool,
-    ) -> list[JetStreamMsg]:
+    ) -> tuple[list[JetStreamMsg], bool]:
+        """What came, and whether the server had a word to say about it."""
         fetch = Fetch(
             self._api,
             self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}"),
@@ -293,7 +297,7 @@ class Consumer:
         )
         came = await fetch.run()
         fetch.check_came()
-        return came
+        return came, fetch.told
 
     # --- all there are ---------------------------------------------------------------------------
 
@@ -387,7 +391,35 @@ class Consumer:
             self._kept,
             is_there=self.refresh,
         )
-        messages = PulledMessages(repr(self), feed)
+        messages = ConsumerMessages(repr(self), feed)
+        return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
+
+    @overload
+    def pushed(self) -> Messages: ...
+    @overload
+    def pushed(self, *, codec: Decoder[T]) -> TypedMessages[T]: ...
+    def pushed(self, *, codec: Decoder[T] | None = None) -> Messages | TypedMessages[T]:
+        """All messages of a consumer that delivers them by itself, to its ``deliver_subject``.
+
+        Use it like :meth:`consume`. Its flow control is kept up as messages are received, and
+        silence (three times its ``idle_heartbeat``) is noted in the log. Without flow control it
+        sends as fast as it can, so that the connection's limits for pending messages apply: what is
+        dropped by them is delivered again after ``ack_wait``. :meth:`Messages.stop` unsubscribes.
+
+        Raises :exc:`ConfigurationError` for a consumer that is pulled from, or not known: get it by
+        :meth:`Stream.consumer`.
+        """
+        config = self._config
+        if config is None or not config.deliver_subject:
+            raise ConfigurationError(
+                f"consumer {self._name!r} is not known to have a deliver_subject; pull from it "
+                "with consume()"
+            )
+        nc = self._api.nc
+        inlet = Pushed(
+            nc, cast("Link", nc), self._name, config, self._desk, self._kept, self.refresh
+        )
+        messages = ConsumerMessages(repr(self), inlet)
         return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
 
     def _terms(

@@ -7,10 +7,10 @@ from typing import Unpack
 
 import msgspec
 
-from ..errors import ConfigurationError, StreamNameInUseError, StreamNotFoundError
+from ..errors import APILevelError, ConfigurationError, StreamNameInUseError, StreamNotFoundError
 from ..messaging import Messaging
 from .api import API, Page, Paged
-from .config import StreamConfig, StreamOptions, check_stream, required_level
+from .config import StreamConfig, StreamOptions, check_stream, left_out, required_level
 from .info import AccountInfo, StreamInfo
 from .names import check_filter, check_name
 from .object_stores import ObjectStores
@@ -83,7 +83,8 @@ class JetStream(ObjectStores, Publishing):
         ``config`` is a whole configuration, or the name; the keywords are the fields of
         :class:`StreamConfig` and override what it says. A stream that is there already, with the
         same configuration, is as good as a new one; otherwise :exc:`StreamNameInUseError` is
-        raised.
+        raised. :exc:`APILevelError` is raised if the server is too old for some of it; one before
+        2.12 has created the stream without that.
         """
         return await self._put("CREATE", _whole(config, options))
 
@@ -102,6 +103,13 @@ class JetStream(ObjectStores, Publishing):
         info = await self._api.request(
             f"STREAM.{verb}.{config.name}", config, StreamInfo, level=required_level(config)
         )
+        if missing := left_out(config, info.config):
+            raise APILevelError(
+                412,
+                10185,
+                f"stream {config.name!r} is there now, but without {', '.join(missing)}: its "
+                "server is too old for that",
+            )
         return Stream(self._api, info)
 
     async def create_or_update_stream(

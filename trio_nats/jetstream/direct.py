@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import msgspec
@@ -78,8 +77,9 @@ class Batches:
         """The messages, and the message after them."""
         found: list[StoredMsg] = []
         subject = self._api.subject(f"DIRECT.GET.{self._stream}")
+        most = request.batch + 1  # the end is a message too
         async with self._api.nc.request_many(
-            subject, wire.encode(request), timeout=math.inf, max_responses=request.batch + 1
+            subject, wire.encode(request), timeout=self._seconds * most, max_responses=most
         ) as replies:
             while True:
                 msg = await self._receive(replies)
@@ -101,7 +101,7 @@ class Batches:
             raise not_allowed(self._stream) from None
         except trio.EndOfChannel:
             raise JetStreamError(
-                f"stream {self._stream!r}: more messages came than were asked for"
+                f"stream {self._stream!r}: more messages came than asked for, or far too slowly"
             ) from None
         raise RequestTimeoutError(
             f"nothing more of a batch of messages of stream {self._stream!r} within "

@@ -23,7 +23,6 @@ from ..errors import (
     OutboxFullError,
     PermissionsViolationError,
     PullError,
-    fresh,
 )
 from ..events import ConnectionState, Event, Reconnected, ServerError
 from ..message import Msg
@@ -31,25 +30,24 @@ from ..options import PendingLimits
 from ..server_info import ServerInfo
 from .api import API
 from .delivered import Desk, JetStreamMsg
+from .inlet import NO_CONNECTION, Inlet
 from .pulls import PullBook
 from .statuses import PullStatus, Verdict, read_status
 from .terms import ConsumeOptions, Terms
 
-__all__ = ["UNLIMITED", "Broken", "Feed", "Link", "message_size", "note_pin"]
+__all__ = ["Broken", "Feed", "Link", "message_size", "note_pin"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
-UNLIMITED = PendingLimits(messages=sys.maxsize, bytes=sys.maxsize)
-"""What comes was asked for, so it is limited already."""
-
 CONFLICT = 409
+SLACK_MESSAGES = 1000
+"""For statuses, which wait with the messages."""
+SLACK_BYTES = 1024 * 1024
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
 ABSENT_ENOUGH = 3
 """So often is nobody there before it is asked whether the consumer is."""
-
-_NO_CONNECTION = (NatsError, trio.ClosedResourceError)
 
 
 class Link(Protocol):
@@ -71,14 +69,18 @@ class Link(Protocol):
 
 
 class Broken(Exception):
-    """The feed of an ordered consumer cannot be relied on any more."""
+    """The feed of an ordered consumer cannot be relied on any more.
 
-
-class Feed:
-    """Pulls from a consumer. ``fragile``: whatever may have lost a message breaks it.
-
-    ``kept`` is for what was delivered, not received, and cannot go back.
+    ``gone``: for the consumer is not there.
     """
+
+    def __init__(self, why: str, gone: bool) -> None:
+        super().__init__(why, gone)
+        self.gone = gone
+
+
+class Feed(Inlet):
+    """Pulls from a consumer. ``fragile``: whatever may have lost a message breaks it."""
 
     def __init__(
         self,
@@ -94,20 +96,17 @@ class Feed:
         is_there: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._nc = api.nc
+        self._inbox = self._nc.new_inbox()
+        sub = self._nc.subscribe(f"{self._inbox}.*", pending=_room_for(options))
+        super().__init__(sub, desk, kept)
         self._link = link
         self._consumer = consumer
-        self._desk = desk
         self._options = options
-        self._kept = kept
         self._fragile = fragile
         self._is_there = is_there
         self._subject = api.subject(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
-        self._inbox = self._nc.new_inbox()
-        self._sub = self._nc.subscribe(f"{self._inbox}.*", pending=UNLIMITED)
         self._events: trio.abc.ReceiveChannel[Event] | None = None
         self._nap = trio.CancelScope()
-        self._failure: Exception | None = None
-        self._stopping = False
         self._wait_until: float | None = None  # no pull before
         self._waits = 0
         self._absent = 0
@@ -138,37 +137,12 @@ class Feed:
         self._heard_at = trio.current_time()
         self.ask()
 
-    def stop_asking(self) -> None:
-        """Ask for no more, from now on."""
-        self._stopping = True
-
-    async def drain(self) -> None:
-        """What has come by then can be received, and then it ends."""
-        self.stop_asking()
-        try:
-            await self._sub.drain()
-        except _NO_CONNECTION:
-            return  # So it has ended anyway.
-
     async def close(self) -> None:
         """Unsubscribe. What was not received goes back. Done even if cancelled, or repeated."""
-        self._stopping = True
-        self._kept.extend(hand_back_all(self._take_nowait, self._desk))
-        with trio.CancelScope(shield=True):
-            await self._sub.aclose()
-            if self._events is not None:
+        await super().close()
+        if self._events is not None:
+            with trio.CancelScope(shield=True):
                 await self._events.aclose()
-
-    def _take_nowait(self) -> Msg | None:
-        try:
-            return self._sub.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel, RuntimeError, *_NO_CONNECTION):
-            return None
-
-    @property
-    def waiting(self) -> int:
-        """How many messages, and statuses, wait to be received."""
-        return self._sub.pending[0]
 
     # --- the user's side -------------------------------------------------------------------------
 
@@ -181,12 +155,7 @@ class Feed:
         if self._kept and self._failure is None:
             return await self._take_kept()
         while True:
-            try:
-                msg = await self._sub.receive()
-            except trio.ClosedResourceError:
-                if self._failure is None:
-                    raise
-                raise fresh(self._failure) from None
+            msg = await self._take()
             if msg.data or (status := read_status(msg)) is None:
                 if not msg.raw_reply:
                     _logger.debug("what is no message of a stream came to %s", self._inbox)
@@ -239,7 +208,7 @@ class Feed:
                 book.withdraw(pull.number)
                 self._wait(RETRY_WHEN_FULL)
                 return
-            except _NO_CONNECTION:
+            except NO_CONNECTION:
                 book.withdraw(pull.number)
                 return  # The subscription tells, or `keep`.
 
@@ -276,7 +245,7 @@ class Feed:
         verdict = status.verdict
         if verdict is Verdict.FATAL:
             if self._fragile and status.code == CONFLICT:
-                await self._break("the consumer is gone")
+                await self._break("the consumer is gone", gone=True)
             await self._fail(failure_of(status, self._consumer))
         elif verdict is Verdict.ALIVE:
             self._waits = self._absent = 0
@@ -303,7 +272,7 @@ class Feed:
             if verdict is Verdict.ABSENT:
                 self._absent += 1
                 if self._fragile:
-                    await self._break("the consumer is gone")
+                    await self._break("the consumer is gone", gone=True)
             self._back_off(status)
         self.ask()
 
@@ -314,15 +283,9 @@ class Feed:
             _logger.info("consumer %r: %s; pulling again", self._consumer, why)
             self._begin_anew()
 
-    async def _break(self, why: str) -> None:
+    async def _break(self, why: str, *, gone: bool = False) -> None:
         _logger.info("consumer %r: %s", self._consumer, why)
-        await self._fail(Broken(why))
-
-    async def _fail(self, failure: Exception) -> None:
-        if self._failure is None:
-            self._failure = failure
-        await self.close()
-        raise fresh(self._failure)
+        await self._fail(Broken(why, gone))
 
     # --- what is not a message -------------------------------------------------------------------
 
@@ -337,7 +300,7 @@ class Feed:
                     await self._on_event(await events.receive())
                 if self._nap.cancelled_caught:
                     await self._look()
-        except (Broken, *_NO_CONNECTION, trio.EndOfChannel):
+        except (Broken, *NO_CONNECTION, trio.EndOfChannel):
             return  # Whoever receives is told.
 
     def _next_look(self) -> float:
@@ -390,6 +353,14 @@ class Feed:
             _logger.debug("consumer %r: %s", self._consumer, error)
 
 
+def _room_for(options: ConsumeOptions) -> PendingLimits:
+    """What was asked for, and as much again if pulls were taken for lost that were not."""
+    most = 2 * options.limit
+    if options.by_bytes:
+        return PendingLimits(messages=sys.maxsize, bytes=most + SLACK_BYTES)
+    return PendingLimits(messages=most + SLACK_MESSAGES, bytes=sys.maxsize)
+
+
 def failure_of(status: PullStatus, consumer: str) -> PullError:
     """What to raise for a status."""
     gone = "consumer deleted" in status.description.lower()
@@ -411,20 +382,6 @@ def message_size(msg: Msg) -> int:
     """How many bytes of a pull a message takes, as the server counts (ADR-37)."""
     size = len(msg.data) + len(msg.raw_subject) + len(msg.raw_reply or b"")
     return size if msg.raw_headers is None else size + len(msg.raw_headers)
-
-
-def hand_back_all(take: Callable[[], Msg | None], desk: Desk) -> list[JetStreamMsg]:
-    """Have all that ``take`` gives delivered again. Returns what cannot be."""
-    kept: list[JetStreamMsg] = []
-    while (msg := take()) is not None:
-        if msg.raw_reply and (msg.data or read_status(msg) is None):
-            one = JetStreamMsg(msg, desk)
-            try:
-                if not one.hand_back():
-                    kept.append(one)
-            except _NO_CONNECTION as error:
-                _logger.debug("%r could not be handed back: %s", one, error)
-    return kept
 
 
 def _number(status: PullStatus) -> int:

@@ -18,9 +18,11 @@ from ..errors import NatsError
 from ..events import ConnectionState
 from ..message import Msg
 from ..messaging import Messaging
+from ..options import PendingLimits
 from .api import API
 from .delivered import Desk, JetStreamMsg
-from .feed import UNLIMITED, Link, failure_of, hand_back_all, message_size, note_pin
+from .feed import Link, failure_of, message_size, note_pin
+from .inlet import hand_back_all
 from .statuses import PullStatus, Verdict, read_status
 from .terms import Terms
 
@@ -43,7 +45,8 @@ class _Inbox:
 
     def __init__(self, nc: Messaging) -> None:
         self.name = nc.new_inbox()
-        self.sub = nc.subscribe(f"{self.name}.*", pending=UNLIMITED)
+        # What comes is taken out as it comes, so the limits are those of a storm, not of the user.
+        self.sub = nc.subscribe(f"{self.name}.*", pending=PendingLimits())
         self.number = 0
 
     def next_reply(self) -> bytes:
@@ -122,8 +125,11 @@ class Fetch:
         self._bytes = 0
         self._reply = b""
         self._repeated = False
+        self._absent: PullStatus | None = None
         self.ended: PullStatus | None = None
         """What the server said at the end, if it did."""
+        self.told: bool = False
+        """Whether the server had a word to say."""
         self.complete: bool = False
         """Whether all came that was asked for."""
         self.clean: bool = False
@@ -167,15 +173,19 @@ class Fetch:
         while not self._is_over():
             now = trio.current_time()
             if now >= deadline + (GRACE if self._is_connected() else 0):
+                self.ended = self._absent
                 return
+            msg: Msg | None = None
             with trio.move_on_after(self._patience(deadline, now)):
-                self._take(await inbox.sub.receive())
-                heard_at = trio.current_time()
+                msg = await inbox.sub.receive()
+            now = trio.current_time()
+            if msg is not None:
+                heard_at = now
+                self._take(msg)
                 if self._is_lost():
                     await trio.sleep(PAUSE)
                     seen = await self._pull(inbox, deadline)
                 continue
-            now = trio.current_time()
             if now >= deadline or not self._is_connected():
                 heard_at = now
             elif seen != self._connection():
@@ -190,10 +200,15 @@ class Fetch:
 
     def _is_lost(self) -> bool:
         """Whether it is over before its time, and worth another try."""
-        if self.ended is None or self.ended.verdict not in (Verdict.LOST, Verdict.UNPINNED):
+        status = self.ended
+        if status is None:
             return False
-        self.ended = None
-        return True
+        # Nobody there is the rule while a server stops or starts, and else the end.
+        again = status.verdict in (Verdict.LOST, Verdict.UNPINNED)
+        if again or (status.verdict is Verdict.ABSENT and self._repeated):
+            self.ended, self._absent = None, None if again else status
+            return True
+        return False
 
     def _patience(self, deadline: float, now: float) -> float:
         if now >= deadline:
@@ -215,9 +230,12 @@ class Fetch:
         """Ask for what is missing. Returns which connection was asked over, if there is any."""
         if not self._is_connected():
             return None
-        self._repeated = bool(self._reply)
+        if self._reply:
+            self._repeated = True
         self._reply = inbox.next_reply()
-        left = max(0.001, deadline - trio.current_time())
+        left = deadline - trio.current_time()
+        if left <= 0:
+            return None
         request = self._terms.request(
             self._batch - len(self._came),
             max(1, self._max_bytes - self._bytes) if self._max_bytes else 0,
@@ -227,7 +245,8 @@ class Fetch:
             no_wait=self._no_wait,
         )
         seen = self._connection()
-        await self._nc.publish(self._subject, request.encode(), reply=self._reply.decode())
+        with trio.move_on_at(deadline):
+            await self._nc.publish(self._subject, request.encode(), reply=self._reply.decode())
         return seen
 
     def _add(self, msg: JetStreamMsg) -> None:
@@ -242,6 +261,7 @@ class Fetch:
                 note_pin(msg, self._terms)
                 self._add(JetStreamMsg(msg, self._desk))
             return
+        self.told = True
         if status.verdict is Verdict.ALIVE:
             return
         if status.subject == self._reply or status.verdict is Verdict.FATAL:

@@ -275,9 +275,11 @@ class Publisher:
         # Shielded, so that no cancellation from outside comes in place of what is on its way.
         self._nursery.cancel_scope.shield = True
         self._nursery.cancel_scope.cancel()
-        await self._manager.__aexit__(None, None, None)
-        with trio.CancelScope(shield=True):
-            await self._sub.aclose()
+        try:
+            await self._manager.__aexit__(None, None, None)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._sub.aclose()
 
     def _check_done(self) -> None:
         if self._leaving and not self._pending:

@@ -112,7 +112,7 @@ def _check_group(config: ConsumerConfig, group: str | None) -> None:
     if config.deliver_subject:
         raise ConfigurationError(
             f"the consumer delivers to {config.deliver_subject!r} by itself and cannot be pulled "
-            "from; subscribe to that, or create one without deliver_subject"
+            "from; use pushed(), or create one without deliver_subject"
         )
     groups = ", ".join(map(repr, config.priority_groups))
     if groups and group is None:

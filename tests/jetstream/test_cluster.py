@@ -1,0 +1,50 @@
+"""A cluster: a stream with three replicas, and another leader meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from trio_nats import ReconnectPolicy, RequestTimeoutError, open_nats
+from trio_nats.jetstream import JetStreamError, StorageType
+from trio_nats.jetstream.wire import Answer
+from trio_nats.testing import NatsCluster
+
+QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
+
+
+@pytest.mark.nats_cluster(3, jetstream=True)
+async def test_another_leader(nats_cluster: NatsCluster) -> None:
+    """What was acknowledged is there once and in order, whoever leads now."""
+    with trio.fail_after(30):
+        async with open_nats(nats_cluster.urls, reconnect=QUICK) as nc:
+            js = nc.jetstream(timeout=10)
+            stream = await js.create_stream(
+                "S", subjects=["s"], num_replicas=3, storage=StorageType.MEMORY, allow_direct=True
+            )
+            cluster = stream.info.cluster
+            assert cluster is not None
+            assert len(cluster.replicas) == 2
+            acknowledged: list[int] = []
+
+            async def publish(number: int) -> None:
+                """Until it is stored, which its id makes safe."""
+                while True:
+                    try:
+                        await js.publish("s", str(number), msg_id=str(number), timeout=0.2)
+                    except (RequestTimeoutError, JetStreamError):
+                        continue
+                    acknowledged.append(number)
+                    return
+
+            for number in range(30):
+                if number == 10:
+                    await js._api.request("STREAM.LEADER.STEPDOWN.S", None, Answer)
+                await publish(number)
+            info = await stream.refresh()
+            assert info.state.messages == 30
+            stored = [
+                int((await stream.get_msg(seq, direct=False)).data)
+                for seq in range(info.state.first_seq, info.state.last_seq + 1)
+            ]
+            assert stored == acknowledged == list(range(30))
