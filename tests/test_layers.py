@@ -43,7 +43,7 @@ EDGES = FLOORS[8]
 # imports, without.
 OFFERED = {
     "connection": frozenset({"jetstream", "services"}),
-    "jetstream": frozenset({"keyvalue"}),
+    "jetstream": frozenset({"keyvalue", "objectstore"}),
 }
 
 # An edge, but it has to see what it examines: what happens before there is a connection.

@@ -51,8 +51,6 @@ __all__ = [
     "TLSRequiredError",
     "WebSocketError",
 ]
-# Those of JetStream, which trio_nats.jetstream hands on.
-__all__ += []
 
 _E = TypeVar("_E", bound=BaseException)
 

@@ -6,6 +6,7 @@ which end with Trio 0.22, do not have: no ``trio.TaskStatus``.
 
 from __future__ import annotations
 
+import io
 from datetime import datetime
 from typing import assert_type
 
@@ -55,6 +56,14 @@ from trio_nats.keyvalue import (
     KeyValueStatus,
     Operation,
     Watch,
+)
+from trio_nats.objectstore import (
+    ObjectInfo,
+    ObjectMeta,
+    ObjectReader,
+    ObjectStore,
+    ObjectStoreStatus,
+    ObjectWatcher,
 )
 from trio_nats.services import (
     Endpoint,
@@ -258,6 +267,31 @@ async def consumers(stream: Stream) -> None:
     assert_type(await ordered.next(), JetStreamMsg)
     async for name in stream.consumer_names():
         assert_type(name, str)
+
+
+async def objects(js: JetStream) -> None:
+    store = await js.create_object_store("films", ttl=60, compression=True)
+    assert_type(store, ObjectStore)
+    assert_type(await js.object_store("films"), ObjectStore)
+    meta = ObjectMeta("a", headers={"b": "c"}, metadata={"d": "e"}, chunk_size=1024)
+    for source in (b"x", bytearray(b"x"), trio.Path("x"), io.BytesIO(b"x")):
+        assert_type(await store.put(meta, source), ObjectInfo)
+    async with await trio.open_file("x", "rb") as file:
+        await store.put("a", file)
+    with open("x", "rb") as plain:  # noqa: ASYNC230 -- whatever has bytes
+        await store.put("a", plain)
+    async with store.get("a") as reader:
+        assert_type(reader, ObjectReader)
+        async for chunk in reader:
+            assert_type(chunk, bytes)
+    assert_type(await store.get_bytes("a", max_size=5), bytes)
+    assert_type(await store.list(show_deleted=True), list[ObjectInfo])
+    async with store.watch(updates_only=True) as watcher:
+        assert_type(watcher, ObjectWatcher)
+        async for info in watcher:
+            assert_type(info.mtime, datetime | None)
+    async for status in js.object_stores():
+        assert_type(status, ObjectStoreStatus)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from .config import StreamConfig, StreamOptions, check_stream, left_out, require
 from .errors import APILevelError, StreamNameInUseError, StreamNotFoundError
 from .info import AccountInfo, StreamInfo
 from .names import check_filter, check_name
+from .object_stores import ObjectStores
 from .publishing import Publishing
 from .stream import Stream
 from .wire import Answer
@@ -39,7 +40,7 @@ def _names(page: _Names) -> Sequence[str]:
     return page.streams
 
 
-class JetStream(Buckets, Publishing):
+class JetStream(Buckets, ObjectStores, Publishing):
     """JetStream, as made by :meth:`Connection.jetstream`.
 
     Unless said otherwise its methods raise :exc:`ConfigurationError` or

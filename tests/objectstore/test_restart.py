@@ -1,0 +1,68 @@
+"""The server goes away and comes back, and objects are read and put all the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from tests.objectstore.helpers import KIB, PATIENCE, stored_chunks
+from trio_nats import ReconnectPolicy, open_nats
+from trio_nats.errors import NatsError
+from trio_nats.objectstore import ObjectMeta
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
+
+
+async def test_reading_goes_on(nats_server: NatsServer) -> None:
+    data = bytes(range(256)) * 64 * KIB  # more than is on the way at a time
+    with trio.fail_after(PATIENCE):
+        async with open_nats(nats_server.url, reconnect=QUICK) as nc:
+            js = nc.jetstream(timeout=1)
+            store = await js.create_object_store("b")
+            await store.put("x", data)
+            found = bytearray()
+            async with store.get("x") as reader:
+                for _ in range(10):
+                    found += await reader.receive()
+                await nats_server.restart()
+                async for chunk in reader:
+                    found += chunk
+            assert found == data
+
+
+async def test_watching_goes_on(nats_server: NatsServer) -> None:
+    with trio.fail_after(PATIENCE):
+        async with open_nats(nats_server.url, reconnect=QUICK) as nc:
+            store = await nc.jetstream().create_object_store("b")
+            async with store.watch() as watcher:
+                for number in range(4):
+                    if number == 2:
+                        await nats_server.restart()
+                        await nc.flush()
+                    await store.put(f"{number}", b"")
+                    assert (await watcher.receive()).name == f"{number}"
+
+
+async def test_putting_fails_or_not_but_never_by_halves(nats_server: NatsServer) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for number in range(20):
+            if number == 10:
+                await nats_server.restart()
+            yield b"x"
+
+    with trio.fail_after(PATIENCE):
+        async with open_nats(nats_server.url, reconnect=QUICK) as nc:
+            js = nc.jetstream(timeout=0.5)
+            store = await js.create_object_store("b")
+            old = await store.put("x", b"old")
+            try:
+                info = await store.put(ObjectMeta("x", chunk_size=1), pieces())
+            except NatsError:
+                info = old
+            assert await store.get_bytes("x") == (b"old" if info is old else b"x" * 20)
+            assert await stored_chunks(js) == {info.nuid: info.chunks}

@@ -1,0 +1,293 @@
+"""Object stores as a whole, what is known about objects, and links."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.objectstore.helpers import connected, plant, stored_chunks, stored_meta, subjects
+from trio_nats import ConfigurationError
+from trio_nats.headers import Headers
+from trio_nats.jetstream import JetStreamAPIError, StorageType
+from trio_nats.objectstore import (
+    ObjectAlreadyExistsError,
+    ObjectInfo,
+    ObjectLink,
+    ObjectLinkError,
+    ObjectMeta,
+    ObjectNotFoundError,
+    ObjectStoreConfig,
+    ObjectStoreExistsError,
+    ObjectStoreNotFoundError,
+)
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def test_a_store_comes_and_goes(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (_, js, _):
+        config = ObjectStoreConfig(bucket="c", description="words", ttl=60.0, max_bytes=1_000_000)
+        store = await js.create_object_store(config, compression=True, metadata={"a": "b"})
+        assert store.name == "c"
+        assert (await js.create_object_store(config, compression=True, metadata={"a": "b"})).name
+        with pytest.raises(ObjectStoreExistsError, match="'c'"):
+            await js.create_object_store("c")
+
+        stream = (await js.stream("OBJ_c")).info.config
+        raw = {key: value for key, value in msgspec.to_builtins(stream).items() if value}
+        assert raw["subjects"] == ["$O.c.C.>", "$O.c.M.>"]
+        assert (raw["discard"], raw["compression"]) == ("new", "s2")
+        assert raw["allow_rollup_hdrs"]
+        assert raw["allow_direct"]
+
+        status = await store.status()
+        assert (status.bucket, status.description, status.ttl) == ("c", "words", 60.0)
+        assert (status.max_bytes, status.storage, status.replicas) == (10**6, "file", 1)
+        assert (status.compressed, status.sealed, status.size) == (True, False, 0)
+        assert status.metadata["a"] == "b"
+        assert status.backing_store == "JetStream"
+
+        await js.update_object_store(config, compression=True, description="others")
+        assert (await store.status()).description == "others"
+        await js.create_or_update_object_store(config, description="these")
+        assert (await (await js.object_store("c")).status()).description == "these"
+        await js.create_or_update_object_store("d", storage=StorageType.MEMORY)
+
+        await js.create_stream("OTHER", subjects=["$O.x.C.>"])
+        assert [name async for name in js.object_store_names()] == ["b", "c", "d"]
+        assert [status.bucket async for status in js.object_stores()] == ["b", "c", "d"]
+
+        await js.delete_object_store("c")
+        for attempt in (
+            js.delete_object_store("c"),
+            js.object_store("c"),
+            js.update_object_store("c"),
+        ):
+            with pytest.raises(ObjectStoreNotFoundError, match="'c'"):
+                await attempt
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ("a.b", {}),
+        ("", {}),
+        ("x" * 252, {}),
+        (5, {}),
+        ("x", {"nonsense": 1}),
+        ("x", {"ttl": "1"}),
+        ("x", {"ttl": -1.0}),
+        ("x", {"max_bytes": -2}),
+        ("x", {"replicas": "1"}),
+        ("x", {"metadata": {"": "x"}}),
+    ],
+)
+async def test_stores_that_cannot_be(
+    nats_server: NatsServer, config: Any, options: dict[str, Any]
+) -> None:
+    async with connected(nats_server) as (_, js, _):
+        with pytest.raises(ConfigurationError):
+            await js.create_object_store(config, **options)
+
+
+async def test_sealed(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, _, _):
+        await store.put("x", b"x")
+        assert (await store.seal()).sealed
+        assert (await store.status()).sealed
+        assert await store.get_bytes("x") == b"x"
+        with pytest.raises(JetStreamAPIError, match="sealed"):
+            await store.put("x", b"y")
+        with pytest.raises(JetStreamAPIError, match="sealed"):
+            await store.delete("x")
+        assert await store.get_bytes("x") == b"x"
+
+
+async def test_deleting(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, js, _):
+        put = await store.put("x", b"123")
+        await store.delete("x")
+        await store.delete("x")
+        assert await stored_chunks(js) == {}
+        assert await stored_meta(js, "$O.b.M.eA==") == {
+            "name": "x",
+            "bucket": "b",
+            "nuid": put.nuid,
+            "options": {"max_chunk_size": 131072},
+            "size": 0,
+            "chunks": 0,
+            "deleted": True,
+        }
+        with pytest.raises(ObjectNotFoundError):
+            await store.info("x")
+        assert (await store.info("x", show_deleted=True)).deleted
+        with pytest.raises(ObjectNotFoundError):
+            await store.delete("y")
+        await store.put("x", b"again")
+        assert await store.get_bytes("x") == b"again"
+
+
+async def test_listing(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, js, _):
+        assert await store.list() == []
+        for name in "abc":
+            await store.put(name, name.encode())
+        await store.put("a", b"again")
+        await store.delete("b")
+        assert [(info.name, info.size) for info in await store.list()] == [("c", 1), ("a", 5)]
+        assert [info.name for info in await store.list(show_deleted=True)] == ["c", "a", "b"]
+        assert (await store.list())[1] == await store.info("a")
+        # What cannot be understood is left out, and the last one need not be one that can.
+        await plant(js, "$O.b.M.ZA==", b"nonsense")
+        await plant(js, "$O.b.M.d", b"nonsense")
+        assert [info.name for info in await store.list()] == ["c", "a"]
+
+
+async def test_watching(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, js, _):
+        async with store.watch() as watcher:
+            assert watcher.is_caught_up
+            await store.put("a", b"1")
+            assert (await watcher.receive()).name == "a"
+        await store.put("b", b"2")
+        await store.put("c", b"3")
+        await store.delete("b")
+        async with (
+            store.watch() as everything,
+            store.watch(updates_only=True) as updates,
+            store.watch(ignore_deletes=True, include_history=True) as present,
+        ):
+            assert not everything.is_caught_up
+            seen = [await everything.receive() for _ in range(3)]
+            assert everything.is_caught_up
+            assert [(info.name, info.deleted) for info in seen] == [
+                ("a", False),
+                ("c", False),
+                ("b", True),
+            ]
+            assert updates.is_caught_up
+            await plant(js, "$O.b.M.ZA==", b"nonsense")
+            await store.put("d", b"4")
+            for watcher in (everything, updates):
+                info = await watcher.receive()
+                assert (info.name, info.size) == ("d", 1)
+                assert info == await store.info("d")
+            assert [(await present.receive()).name for _ in range(3)] == ["a", "c", "d"]
+        with pytest.raises(ConfigurationError, match="not both"):
+            store.watch(include_history=True, updates_only=True)
+        with pytest.raises(RuntimeError, match="async with"):
+            await store.watch().receive()
+
+
+async def test_changing_what_is_said(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, js, _):
+        put = await store.put(ObjectMeta("x", "words", chunk_size=2), b"123")
+        meta = ObjectMeta("x", "others", {"a": "b"}, {"c": "d"}, chunk_size=77)
+        changed = await store.update_meta("x", meta)
+        info = await store.info("x")
+        assert replace(info, mtime=None) == replace(changed, mtime=None)
+        assert (info.description, info.headers, info.metadata) == (
+            "others",
+            Headers({"a": "b"}),
+            {"c": "d"},
+        )
+        assert (info.nuid, info.size, info.chunk_size) == (put.nuid, 3, 2)
+
+        await store.update_meta("x", ObjectMeta("y"))
+        assert await store.get_bytes("y") == b"123"
+        with pytest.raises(ObjectNotFoundError):
+            await store.info("x", show_deleted=True)
+        assert set(await subjects(await js.stream("OBJ_b"))) == {
+            f"$O.b.C.{put.nuid}",
+            "$O.b.M.eQ==",
+        }
+
+        await store.put("z", b"z")
+        with pytest.raises(ObjectAlreadyExistsError, match="'z'"):
+            await store.update_meta("y", ObjectMeta("z"))
+        await store.delete("z")
+        await store.update_meta("y", ObjectMeta("z"))
+        assert await store.get_bytes("z") == b"123"
+        await store.delete("z")
+        with pytest.raises(ObjectNotFoundError):
+            await store.update_meta("z", ObjectMeta("z"))
+        with pytest.raises(ObjectNotFoundError):
+            await store.update_meta("nothing", ObjectMeta("z"))
+
+
+async def test_links(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, js, _):
+        other = await js.create_object_store("other", storage=StorageType.MEMORY)
+        here = await store.put("here", b"1")
+        there = await other.put("there", b"2")
+        link = await store.add_link("l", here)
+        assert await stored_meta(js, "$O.b.M.bA==") == {
+            "name": "l",
+            "options": {"link": {"bucket": "b", "name": "here"}},
+            "bucket": "b",
+            "nuid": link.nuid,
+            "size": 0,
+            "chunks": 0,
+        }
+        assert (await store.info("l")).link == ObjectLink("b", "here")
+        assert await store.get_bytes("l") == b"1"
+        await store.add_link("l", there)
+        async with store.get("l") as reader:
+            assert (reader.info.bucket, reader.info.name) == ("other", "there")
+            assert await reader.read_all() == b"2"
+
+        await store.add_bucket_link("l", other)
+        assert (await store.info("l")).link == ObjectLink("other")
+        with pytest.raises(ObjectLinkError, match="'other'"):
+            await store.get_bytes("l")
+        await store.update_meta("l", ObjectMeta("m", "words"))
+        assert (await store.info("m")).link == ObjectLink("other")
+        for make in (store.add_link("here", there), store.add_bucket_link("here", other)):
+            with pytest.raises(ObjectAlreadyExistsError):
+                await make
+        with pytest.raises(ObjectLinkError, match="link itself"):
+            await store.add_link("n", await store.info("m"))
+        await other.delete("there")
+        with pytest.raises(ObjectLinkError, match="deleted"):
+            await store.add_link("n", await other.info("there", show_deleted=True))
+        await store.delete("here")
+        await store.add_bucket_link("here", other)
+        # Another object in its place is an object.
+        await store.put("here", b"3")
+        assert await store.get_bytes("here") == b"3"
+        for wrong in (None, there.name):
+            with pytest.raises(ConfigurationError):
+                await store.add_link("n", wrong)  # type: ignore[arg-type]
+            with pytest.raises(ConfigurationError):
+                await store.add_bucket_link("n", wrong)  # type: ignore[arg-type]
+
+
+async def test_links_that_lead_nowhere(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, js, _):
+
+        def meta(link: dict[str, str]) -> dict[str, Any]:
+            return {"name": "l", "nuid": "x", "options": {"link": link}}
+
+        await plant(js, "$O.b.M.bA==", meta({"bucket": "b", "name": "l"}))
+        with pytest.raises(ObjectLinkError, match="circle"):
+            await store.get_bytes("l")
+        for link in ({"bucket": "a.>", "name": "x"}, {"bucket": "b", "name": "x" * 3000}):
+            await plant(js, "$O.b.M.bA==", meta(link))
+            with pytest.raises((ObjectLinkError, ObjectNotFoundError)):
+                await store.get_bytes("l")
+        await plant(js, "$O.b.M.bA==", meta({"bucket": "nowhere", "name": "x"}))
+        with pytest.raises(ObjectStoreNotFoundError, match="nowhere"):
+            await store.get_bytes("l")
+        await plant(js, "$O.b.M.bA==", meta({"bucket": "b", "name": "nothing"}))
+        with pytest.raises(ObjectNotFoundError, match="nothing"):
+            await store.get_bytes("l")
+
+
+def test_what_is_known_is_plain() -> None:
+    info = ObjectInfo(bucket="b", name="n")
+    assert (info.size, info.deleted, info.link, info.mtime) == (0, False, None, None)
+    assert info == replace(info)

@@ -1,0 +1,55 @@
+"""The object store on JetStream (ADR-20): objects of any size, kept in chunks.
+
+Object stores are made by :meth:`JetStream.create_object_store` and :meth:`JetStream.object_store`,
+which import this when they are first used.
+"""
+
+from __future__ import annotations
+
+from .errors import (
+    DamagedObjectError,
+    DigestMismatchError,
+    InvalidObjectMetaError,
+    InvalidObjectNameError,
+    ObjectAlreadyExistsError,
+    ObjectChangedError,
+    ObjectLinkError,
+    ObjectNotFoundError,
+    ObjectStoreError,
+    ObjectStoreExistsError,
+    ObjectStoreNotFoundError,
+    ObjectTooLargeError,
+)
+from .info import ObjectInfo, ObjectLink, ObjectMeta
+from .managing import ObjectStoreConfig, ObjectStoreOptions
+from .reader import ObjectReader
+from .sources import AsyncReadable, Readable, Source
+from .store import ObjectStore, ObjectStoreStatus
+from .watching import ObjectWatcher
+
+__all__ = [
+    "AsyncReadable",
+    "DamagedObjectError",
+    "DigestMismatchError",
+    "InvalidObjectMetaError",
+    "InvalidObjectNameError",
+    "ObjectAlreadyExistsError",
+    "ObjectChangedError",
+    "ObjectInfo",
+    "ObjectLink",
+    "ObjectLinkError",
+    "ObjectMeta",
+    "ObjectNotFoundError",
+    "ObjectReader",
+    "ObjectStore",
+    "ObjectStoreConfig",
+    "ObjectStoreError",
+    "ObjectStoreExistsError",
+    "ObjectStoreNotFoundError",
+    "ObjectStoreOptions",
+    "ObjectStoreStatus",
+    "ObjectTooLargeError",
+    "ObjectWatcher",
+    "Readable",
+    "Source",
+]

@@ -1,0 +1,327 @@
+"""An object store, as users hold it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+import trio
+
+from ..errors import ConfigurationError
+from ..headers import Headers
+from ..jetstream.config import Compression, StorageType
+from ..jetstream.consumer_config import DeliverPolicy
+from ..jetstream.creating import new_name
+from ..jetstream.errors import WrongLastSequenceError
+from ..jetstream.info import StreamInfo
+from ..options import check_flag
+from .desk import Desk, translated
+from .errors import ObjectAlreadyExistsError, ObjectLinkError, ObjectNotFoundError
+from .files import check_path, write_file
+from .info import ObjectInfo, ObjectLink, ObjectMeta, check_meta
+from .names import check_object_name, chunk_subject, meta_subject, stream_name
+from .putting import put
+from .reader import DEFAULT_MAX_SIZE, ObjectReader
+from .sources import Source
+from .watching import ObjectWatcher, list_objects
+
+__all__ = ["ObjectStore", "ObjectStoreStatus"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectStoreStatus:
+    """How an object store is configured, and what is in it."""
+
+    bucket: str
+    description: str
+    metadata: Mapping[str, str]
+    ttl: float
+    """Seconds that objects are kept; 0: for good."""
+    max_bytes: int
+    """Bytes that it may have; -1: any number."""
+    storage: StorageType
+    replicas: int
+    sealed: bool
+    """Whether nothing in it can be changed any more."""
+    size: int
+    """Bytes of all that is in it, what is known about objects included."""
+    compressed: bool
+    info: StreamInfo
+    """Of the stream it is kept in."""
+    backing_store: str = "JetStream"
+
+
+def status_of(info: StreamInfo, bucket: str) -> ObjectStoreStatus:
+    """The status of the bucket that a stream is."""
+    config = info.config
+    return ObjectStoreStatus(
+        bucket=bucket,
+        description=config.description,
+        metadata=config.metadata or {},
+        ttl=config.max_age,
+        max_bytes=config.max_bytes,
+        storage=config.storage,
+        replicas=config.num_replicas,
+        sealed=config.sealed,
+        size=info.state.bytes,
+        compressed=config.compression != Compression.NONE,
+        info=info,
+    )
+
+
+class ObjectStore:
+    """An object store, as :meth:`JetStream.object_store` and its likes make it.
+
+    It holds nothing open, and may be used from any number of tasks. Unless said otherwise its
+    methods raise :exc:`InvalidObjectNameError`, or :exc:`ConfigurationError`, for what cannot be
+    asked for; :exc:`ObjectNotFoundError` if there is no such object; :exc:`InvalidObjectMetaError`
+    if what is stored about it cannot be understood; :exc:`ObjectStoreNotFoundError` if the store is
+    gone; and what the methods of :class:`JetStream` raise else.
+
+    What changes something is done wholly or not at all: a cancellation that comes when it is being
+    settled waits for that, a few answers of the server at the most.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    @property
+    def name(self) -> str:
+        """The name of the bucket."""
+        return self._desk.bucket
+
+    async def status(self) -> ObjectStoreStatus:
+        """How it is configured, and what is in it, as of now."""
+        with translated(self.name):
+            return status_of(await self._desk.stream.refresh(), self.name)
+
+    async def seal(self) -> ObjectStoreStatus:
+        """Let nothing in it be changed ever after. This cannot be undone."""
+        with translated(self.name):
+            info = await self._desk.stream.refresh()
+            config = msgspec.structs.replace(info.config, sealed=True)
+            suffix = f"STREAM.UPDATE.{stream_name(self.name)}"
+            return status_of(await self._desk.api.request(suffix, config, StreamInfo), self.name)
+
+    # --- whole objects ---------------------------------------------------------------------------
+
+    async def put(self, meta: ObjectMeta | str, source: Source) -> ObjectInfo:
+        """Store an object: ``await store.put("film", trio.Path("film.mkv"))``.
+
+        ``meta`` is its name, or an :class:`ObjectMeta` that says more about it. ``source`` is
+        bytes-like, a binary file (Trio's, or any other, which is read in a thread), the path of
+        one, or an async iterable of bytes. It is read chunk by chunk; some 4 MiB are on their way
+        at the most. An object of that name is replaced once all of the new one is stored, and its
+        chunks are deleted.
+
+        Raises what reading ``source`` raises, and :exc:`JetStreamAPIError` if the store is full or
+        sealed. Then, and when it is cancelled, the chunks that were stored are deleted first, which
+        may take as long as an answer may (``nc.jetstream(timeout=...)``); the object is what it
+        was.
+        """
+        return await put(self._desk, check_meta(meta), source)
+
+    async def put_file(
+        self, path: str | os.PathLike[str], meta: ObjectMeta | str | None = None
+    ) -> ObjectInfo:
+        """Store a file, under its own name without the directories unless ``meta`` names it.
+
+        Raises :exc:`OSError` if it cannot be read, and what :meth:`put` raises.
+        """
+        checked = check_path(path)
+        return await self.put(checked.name if meta is None else meta, checked)
+
+    def get(self, name: str) -> ObjectReader:
+        """Read an object as it comes: ``async with store.get("film") as reader:``.
+
+        Links to other objects are followed. Nothing is sent by this; see :class:`ObjectReader`.
+        """
+        return ObjectReader(self._desk, check_object_name(name))
+
+    async def get_bytes(self, name: str, *, max_size: int = DEFAULT_MAX_SIZE) -> bytes:
+        """All of an object.
+
+        Raises :exc:`ObjectTooLargeError` if it has more than ``max_size`` bytes, 256 MiB unless
+        given, and what an :class:`ObjectReader` raises.
+        """
+        async with self.get(name) as reader:
+            return await reader.read_all(max_size=max_size)
+
+    async def get_file(self, name: str, path: str | os.PathLike[str]) -> ObjectInfo:
+        """Have an object in a file, and return what is known about it.
+
+        A file that is there already is replaced when all of the object has come. Raises
+        :exc:`OSError` if it cannot be written, and what an :class:`ObjectReader` raises. Then, and
+        when it is cancelled, the file is what it was.
+        """
+        return await write_file(self.get(name), check_path(path))
+
+    # --- what is known about them ----------------------------------------------------------------
+
+    async def info(self, name: str, *, show_deleted: bool = False) -> ObjectInfo:
+        """What is known about an object; of a link, about itself.
+
+        With ``show_deleted`` about one that has been deleted, too.
+        """
+        check_flag("show_deleted", show_deleted)
+        info = await self._desk.info(name)
+        if info.deleted and not show_deleted:
+            raise self._deleted(name)
+        return info
+
+    def _deleted(self, name: str) -> ObjectNotFoundError:
+        return ObjectNotFoundError(
+            f"object store {self.name!r} has no object {name[:80]!r} any more"
+        )
+
+    async def list(self, *, show_deleted: bool = False) -> list[ObjectInfo]:
+        """What is known about all objects and links, in the order it was stored in.
+
+        With ``show_deleted`` about those that have been deleted, too. What cannot be understood is
+        left out.
+        """
+        check_flag("show_deleted", show_deleted)
+        return await list_objects(self._desk, show_deleted=show_deleted)
+
+    def watch(
+        self,
+        *,
+        include_history: bool = False,
+        updates_only: bool = False,
+        ignore_deletes: bool = False,
+    ) -> ObjectWatcher:
+        """What is put, changed and deleted: ``async with store.watch() as watcher:``.
+
+        What is there already comes first, but not with ``updates_only``; with ``include_history``
+        all that the stream has of it, and without ``ignore_deletes`` what has been deleted. Nothing
+        is sent by this; see :class:`ObjectWatcher`.
+        """
+        check_flag("include_history", include_history)
+        check_flag("updates_only", updates_only)
+        check_flag("ignore_deletes", ignore_deletes)
+        if include_history and updates_only:
+            raise ConfigurationError("give include_history or updates_only, not both")
+        policy = DeliverPolicy.LAST_PER_SUBJECT
+        if updates_only:
+            policy = DeliverPolicy.NEW
+        elif include_history:
+            policy = DeliverPolicy.ALL
+        return ObjectWatcher(self._desk, policy, ignore_deletes=ignore_deletes)
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    async def update_meta(self, name: str, meta: ObjectMeta) -> ObjectInfo:
+        """Change what is said about an object or a link; ``meta.chunk_size`` is of no account.
+
+        ``meta`` replaces all there was: keep what is to stay. With another name the object is
+        renamed; links to it lead nowhere then. Raises :exc:`ObjectAlreadyExistsError` if there is
+        one of that name.
+        """
+        checked = check_meta(meta)
+        info = await self._present(name)
+        with trio.CancelScope(shield=True):
+            info = await self._change(info, checked)
+        return info
+
+    async def _change(self, old: ObjectInfo, meta: ObjectMeta) -> ObjectInfo:
+        name = old.name
+        while True:
+            new = replace(
+                old,
+                name=meta.name,
+                description=meta.description,
+                headers=Headers(meta.headers),
+                metadata=meta.metadata,
+            )
+            expected = old.seq if new.name == name else await self._free(new.name)
+            try:
+                new = await self._desk.store(new, expected)
+            except WrongLastSequenceError:
+                old = await self._present(name)
+            else:
+                break
+        if new.name != name:
+            await self._desk.purge(meta_subject(self.name, name), up_to=old.seq)
+        return new
+
+    async def _present(self, name: str) -> ObjectInfo:
+        info = await self._desk.info(name, leader=True)
+        if info.deleted:
+            raise self._deleted(name)
+        return info
+
+    async def _free(self, name: str, *, links: bool = False) -> int:
+        """What to expect when something is stored under a name; ``links`` may be replaced."""
+        before, seq = await self._desk.before(name)
+        if seq and (before is None or not (before.deleted or (links and before.link is not None))):
+            raise ObjectAlreadyExistsError(
+                f"object store {self.name!r} has an object {name[:80]!r} already"
+            )
+        return seq
+
+    async def delete(self, name: str) -> None:
+        """Delete an object or a link. One that has been deleted already is left alone.
+
+        That it was there stays known: see ``show_deleted``.
+        """
+        old = await self._desk.info(name, leader=True)
+        if old.deleted:
+            return
+        with trio.CancelScope(shield=True):
+            while not old.deleted:
+                gone = replace(old, deleted=True, size=0, chunks=0, digest="")
+                try:
+                    await self._desk.store(gone, old.seq)
+                except WrongLastSequenceError:
+                    old = await self._desk.info(name, leader=True)
+                    continue
+                if old.link is None:
+                    await self._desk.purge(chunk_subject(self.name, old.nuid))
+                return
+
+    # --- links -----------------------------------------------------------------------------------
+
+    async def add_link(self, name: str, target: ObjectInfo) -> ObjectInfo:
+        """Have ``name`` lead to another object, of this store or another: ``store.info()`` of it.
+
+        A link of that name is replaced. Raises :exc:`ObjectLinkError` if ``target`` has been
+        deleted or is a link itself, and :exc:`ObjectAlreadyExistsError` if there is an object of
+        that name.
+        """
+        check_object_name(name)
+        if not isinstance(target, ObjectInfo):
+            raise ConfigurationError(
+                f"a link leads to the ObjectInfo of an object, not {type(target).__name__}"
+            )
+        if target.deleted:
+            raise ObjectLinkError(f"object {target.name!r} has been deleted")
+        if target.link is not None:
+            raise ObjectLinkError(f"{target.name!r} is a link itself; link to what it leads to")
+        return await self._link(name, ObjectLink(target.bucket, target.name))
+
+    async def add_bucket_link(self, name: str, store: ObjectStore) -> ObjectInfo:
+        """Have ``name`` lead to the whole of an object store.
+
+        A link of that name is replaced. It cannot be got, but :meth:`info` tells where it leads.
+        Raises :exc:`ObjectAlreadyExistsError` if there is an object of that name.
+        """
+        check_object_name(name)
+        if not isinstance(store, ObjectStore):
+            raise ConfigurationError(
+                f"a link leads to an ObjectStore or an object, not {type(store).__name__}"
+            )
+        return await self._link(name, ObjectLink(store.name))
+
+    async def _link(self, name: str, link: ObjectLink) -> ObjectInfo:
+        info = ObjectInfo(bucket=self.name, name=name, nuid=new_name(), link=link)
+        while True:
+            expected = await self._free(name, links=True)
+            try:
+                return await self._desk.store(info, expected)
+            except WrongLastSequenceError:
+                continue
+
+    def __repr__(self) -> str:
+        return f"<ObjectStore {self.name!r}>"
