@@ -177,9 +177,7 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
         self._silence = FIRST_SILENCE
         self._seen = metadata.consumer, metadata.consumer_seq
         info = plan.consumer.info
-        if not metadata.pending or (
-            info is not None and metadata.consumer_seq >= info.num_pending
-        ):
+        if not metadata.pending or (info is not None and metadata.consumer_seq >= info.num_pending):
             self._caught_up.set()
         if not msg.subject.startswith(plan.prefix):
             return None
