@@ -13,6 +13,7 @@ import trio
 from ..errors import (
     ConfigurationError,
     InvalidObjectMetaError,
+    JetStreamAPIError,
     NatsError,
     ObjectNotFoundError,
     ObjectStoreNotFoundError,
@@ -36,6 +37,7 @@ UNACKNOWLEDGED = 4 * 1024 * 1024
 """Bytes that may be on their way to the stream."""
 MOST_PENDING = 256
 MAX_RACES = 100
+SEALED = 10109
 
 
 async def put(desk: Desk, meta: ObjectMeta, source: Source) -> ObjectInfo:
@@ -153,6 +155,9 @@ async def _clean_up(desk: Desk, info: ObjectInfo) -> None:
             await desk.purge(subject)
         except ObjectStoreNotFoundError:
             pass
+        except JetStreamAPIError as error:
+            if error.err_code != SEALED:  # Nothing has been stored then.
+                _logger.warning("chunks %r may be left behind: %s", subject, error)
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.warning("chunks %r may be left behind: %s", subject, error)
     if scope.cancelled_caught:
