@@ -212,7 +212,7 @@ async def test_chunks_that_are_still_on_their_way(nats_server: NatsServer) -> No
         raise ZeroDivisionError
 
     async with connected(nats_server, storage=StorageType.FILE) as (store, js, _):
-        for _ in range(5):
+        for _ in range(10):
             with pytest.raises(ZeroDivisionError):
                 await store.put(ObjectMeta("x", chunk_size=16_000), many())
             assert await stored_chunks(js) == {}

@@ -94,7 +94,7 @@ async def test_stores_that_cannot_be(
             await js.create_object_store(config, **options)
 
 
-async def test_sealed(nats_server: NatsServer) -> None:
+async def test_sealed(nats_server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
     async with connected(nats_server) as (store, _, _):
         await store.put("x", b"x")
         assert (await store.seal()).sealed
@@ -102,6 +102,7 @@ async def test_sealed(nats_server: NatsServer) -> None:
         assert await store.get_bytes("x") == b"x"
         with pytest.raises(JetStreamAPIError, match="sealed"):
             await store.put("x", b"y")
+        assert not caplog.records
         with pytest.raises(JetStreamAPIError, match="sealed"):
             await store.delete("x")
         assert await store.get_bytes("x") == b"x"

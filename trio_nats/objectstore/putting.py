@@ -13,7 +13,7 @@ import trio
 from ..errors import ConfigurationError, NatsError, RequestTimeoutError
 from ..headers import Headers
 from ..jetstream.creating import new_name
-from ..jetstream.errors import WrongLastSequenceError
+from ..jetstream.errors import JetStreamAPIError, WrongLastSequenceError
 from ..jetstream.feed import Link
 from ..jetstream.publisher import PendingAck
 from .desk import Desk, translated
@@ -30,6 +30,7 @@ UNACKNOWLEDGED = 4 * 1024 * 1024
 """Bytes that may be on their way to the stream."""
 MOST_PENDING = 256
 MAX_RACES = 100
+SEALED = 10109
 
 
 async def put(desk: Desk, meta: ObjectMeta, source: Source) -> ObjectInfo:
@@ -147,6 +148,9 @@ async def _clean_up(desk: Desk, info: ObjectInfo) -> None:
             await desk.purge(subject)
         except ObjectStoreNotFoundError:
             pass
+        except JetStreamAPIError as error:
+            if error.err_code != SEALED:  # Nothing has been stored then.
+                _logger.warning("chunks %r may be left behind: %s", subject, error)
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.warning("chunks %r may be left behind: %s", subject, error)
     if scope.cancelled_caught:
