@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from tests.jetstream.helpers import PATIENCE, connected, error, fake_api
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
@@ -125,6 +126,8 @@ async def test_no_answer(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc, fake_api(nc, lambda msg: None) as asked:
         with pytest.raises(RequestTimeoutError):
             await nc.jetstream(prefix="fake", timeout=0.01).account_info()
+        await nc.flush()  # It was sent, however late it comes.
+        await trio.testing.wait_all_tasks_blocked()
         assert asked == [("INFO", None)]
 
 
