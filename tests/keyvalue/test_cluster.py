@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import trio
 
-from tests.jetstream.helpers import connected
 from tests.jetstream.pulling import QUICK
 from tests.keyvalue.helpers import brief, bucket
+from trio_nats import open_nats
 from trio_nats.jetstream import WrongLastSequenceError
 from trio_nats.keyvalue import KeyExistsError
 from trio_nats.testing import NatsCluster
@@ -15,10 +15,10 @@ from trio_nats.testing import NatsCluster
 async def test_in_a_cluster() -> None:
     async with (
         NatsCluster(3, jetstream=True) as cluster,
-        connected(cluster[0], reconnect=QUICK) as (js, nc),
+        open_nats(cluster[0].url, reconnect=QUICK) as nc,
     ):
         await cluster.wait_until_ready()
-        kv = await bucket(js, num_replicas=3, history=64)
+        kv = await bucket(nc.jetstream(), num_replicas=3, history=64)
         won: list[int] = []
 
         async def create(number: int) -> None:

@@ -10,12 +10,13 @@ import trio
 
 from tests.jetstream.helpers import MEMORY, connected, fake_api
 from tests.keyvalue.helpers import bucket
-from trio_nats import ConfigurationError, Msg
+from trio_nats import ConfigurationError, Msg, open_nats
 from trio_nats.codecs import JSONCodec
 from trio_nats.jetstream import (
     APILevelError,
     ExternalStream,
     JetStream,
+    JetStreamNotEnabledError,
     Placement,
     RePublish,
     StreamSource,
@@ -29,6 +30,7 @@ from trio_nats.keyvalue import (
 )
 from trio_nats.keyvalue.config import bucket_config, stream_config
 from trio_nats.testing import NatsServer
+from trio_nats.testing._ports import free_port
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
 
@@ -249,15 +251,30 @@ async def test_mirrored_and_sourced(nats_server: NatsServer) -> None:
 
 
 async def test_in_a_domain() -> None:
-    """There the subjects of keys are found behind the prefix of the API as well."""
-    config = {"jetstream": {"domain": "hub"}}
-    with trio.fail_after(10):
+    """Behind a leaf node: what is written goes to the bucket of that domain, and no other."""
+    port = free_port("127.0.0.1")
+    hub = {"jetstream": {"domain": "hub"}, "leafnodes": {"host": "127.0.0.1", "port": port}}
+    remotes = [{"urls": [f"nats-leaf://127.0.0.1:{port}"]}]
+    leaf = {"jetstream": {"domain": "leaf"}, "leafnodes": {"remotes": remotes}}
+    with trio.fail_after(20):
         async with (
-            NatsServer(jetstream=True, config=config) as server,
-            connected(server) as (_, nc),
+            NatsServer(jetstream=True, config=hub, name="hub") as server,
+            NatsServer(jetstream=True, config=leaf, name="leaf") as behind,
+            open_nats(server.url) as at_the_hub,
+            open_nats(behind.url) as nc,
         ):
-            kv = await bucket(nc.jetstream(domain="hub"))
+            theirs = await bucket(at_the_hub.jetstream())
+            ours = await bucket(nc.jetstream())
+            while True:
+                try:
+                    kv = await nc.jetstream(domain="hub").key_value("B")
+                    break
+                except JetStreamNotEnabledError:  # the leaf is not connected yet
+                    await trio.sleep(0.01)
             await kv.put("a", "1")
             assert (await kv.get("a")).value == b"1"
+            assert (await theirs.get("a")).value == b"1"
+            assert await ours.keys() == []
+            assert await kv.keys() == ["a"]
             await kv.delete("a")
             assert await kv.keys() == []
