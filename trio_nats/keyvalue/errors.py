@@ -68,7 +68,6 @@ class KeyDeletedError(KeyNotFoundError):
         self, bucket: str, key: str, revision: int, operation: Literal["DEL", "PURGE"]
     ) -> None:
         super().__init__(bucket, key, revision)
-        self.args = (bucket, key, revision, operation)
         self.operation = operation
 
     def __str__(self) -> str:

@@ -62,7 +62,7 @@ class Desk:
         self.api = api
         self.bucket = bucket
         self.stream = stream
-        self.js = Publishing(api)
+        self.js: Publishing = Publishing(api)
 
     async def info(self, name: str, *, leader: bool = False) -> ObjectInfo:
         """What is known about an object, deleted ones and links included.

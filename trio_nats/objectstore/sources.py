@@ -52,7 +52,7 @@ class Chunks:
         """``more`` returns some bytes; none at the end."""
         self._more = more
         self._size = size
-        self.count = 0
+        self.count: int = 0
         """How many were handed out."""
         self._rest = memoryview(b"")
 

@@ -46,7 +46,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
         self._ignore_deletes = ignore_deletes
         self._messages: Messages | None = None
         self._last = 0  # of what there was at the beginning
-        self.seen = 0
+        self.seen: int = 0
         """The stream's number of what has come last.
 
         :meta private:
