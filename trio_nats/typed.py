@@ -14,7 +14,7 @@ from .message import Msg
 from .replies import Replies
 from .subscription import Batches, Subscription
 
-__all__ = ["TypedMsg", "TypedReplies", "TypedSubscription"]
+__all__ = ["Decoded", "TypedMsg", "TypedReplies", "TypedSubscription"]
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -22,20 +22,18 @@ P = TypeVar("P")
 _UNDECODED = object()
 
 
-class TypedMsg(Generic[T]):
-    """A message as it arrived, and the value in it.
+class Decoded(Generic[T]):
+    """What a message with a value in it is, whatever kind of message.
 
     It is decoded when :attr:`value` is asked for the first time. So a message that cannot be
     decoded comes out like any other, with all it has, and ends neither the loop nor the
     subscription.
     """
 
-    __slots__ = ("_codec", "_value", "raw")
+    __slots__ = ("_codec", "_value")
 
-    def __init__(self, raw: Msg, codec: Decoder[T]) -> None:
-        self.raw: Msg = raw
-        """The message itself."""
-        self._codec = codec
+    def __init__(self, codec: Decoder[T]) -> None:
+        self._codec: Decoder[T] = codec
         self._value: object = _UNDECODED
 
     @property
@@ -43,12 +41,33 @@ class TypedMsg(Generic[T]):
         """The value. Raises :exc:`DecodeError` if the data is none the codec can read."""
         if self._value is _UNDECODED:
             try:
-                self._value = self._codec.decode(self.raw.data)
+                self._value = self._codec.decode(self.data)
             except Exception as error:
                 raise DecodeError(
                     f"{self._codec!r} cannot decode the message on {self.subject!r}: {error}"
                 ) from error
         return cast("T", self._value)
+
+    @property
+    def data(self) -> bytes:
+        """The payload as it came."""
+        raise NotImplementedError
+
+    @property
+    def subject(self) -> str:
+        """The subject it was published to."""
+        raise NotImplementedError
+
+
+class TypedMsg(Decoded[T]):
+    """A message as it arrived, and the value in it, which is decoded when it is asked for."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: Msg, codec: Decoder[T]) -> None:
+        super().__init__(codec)
+        self.raw: Msg = raw
+        """The message itself."""
 
     @property
     def data(self) -> bytes:

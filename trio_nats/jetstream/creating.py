@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import string
 
 import msgspec
 
@@ -19,8 +18,6 @@ from .consumer_config import (
 from .info import ConsumerInfo
 
 __all__ = ["new_name", "put_consumer", "whole_config"]
-
-_ALPHABET = string.digits + string.ascii_letters
 
 
 class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,4 +63,4 @@ def whole_config(config: ConsumerConfig | str | None, options: ConsumerOptions) 
 
 def new_name() -> str:
     """A name for a consumer that nobody else has."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(22))
+    return secrets.token_hex(11)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 
 from ..codecs import Decoder
-from ..errors import ConfigurationError, DecodeError
+from ..errors import ConfigurationError
 from ..headers import Headers
 from ..message import Msg
 from ..messaging import Messaging
+from ..typed import Decoded
 from .errors import AckError
 from .metadata import MsgMetadata, read_metadata
 from .wire import nanoseconds
@@ -25,7 +26,6 @@ TERM = b"+TERM"
 IN_PROGRESS = b"+WPI"
 
 _DONE = {ACK: "ack", NAK: "nak", TERM: "term"}
-_UNDECODED = object()
 
 
 class Desk:
@@ -194,32 +194,19 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         return f"<JetStreamMsg {self.raw!r}{answer}>"
 
 
-class TypedJetStreamMsg(Generic[T]):
+class TypedJetStreamMsg(Decoded[T]):
     """A message of a stream, and the value in it; it is answered like a :class:`JetStreamMsg`.
 
     It is decoded when :attr:`value` is asked for the first time. So one that cannot be decoded
     comes out like any other, and can be done with by :meth:`term`.
     """
 
-    __slots__ = ("_codec", "_value", "raw")
+    __slots__ = ("raw",)
 
     def __init__(self, raw: JetStreamMsg, codec: Decoder[T]) -> None:
+        super().__init__(codec)
         self.raw: JetStreamMsg = raw
         """The message itself."""
-        self._codec = codec
-        self._value: object = _UNDECODED
-
-    @property
-    def value(self) -> T:
-        """The value. Raises :exc:`DecodeError` if the data is none the codec can read."""
-        if self._value is _UNDECODED:
-            try:
-                self._value = self._codec.decode(self.raw.data)
-            except Exception as error:
-                raise DecodeError(
-                    f"the message on {self.subject!r} is nothing for {self._codec!r}: {error}"
-                ) from error
-        return cast("T", self._value)
 
     @property
     def data(self) -> bytes:

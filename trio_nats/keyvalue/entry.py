@@ -122,7 +122,7 @@ class Entry(Generic[T]):
             return self._codec.decode(self.data)
         except Exception as error:
             raise DecodeError(
-                f"the value of key {self.key!r} is nothing for {self._codec!r}: {error}"
+                f"{self._codec!r} cannot decode the value of key {self.key!r}: {error}"
             ) from error
 
     def deleted(self) -> KeyDeletedError:

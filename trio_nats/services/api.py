@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import string
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
@@ -45,7 +44,6 @@ _BUILD = r"[0-9A-Za-z-]+"
 _VERSION = re.compile(
     rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PRE}(?:\.{_PRE})*)?(?:\+{_BUILD}(?:\.{_BUILD})*)?"
 )
-_ALPHABET = string.digits + string.ascii_letters
 
 
 class ServiceIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +114,7 @@ class ServiceStats(ServiceIdentity, frozen=True, kw_only=True, tag_field="type",
 
 def new_id() -> str:
     """For a new instance; a token of a subject."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(22))
+    return secrets.token_hex(11)
 
 
 def monitoring_subject(prefix: str, verb: str, name: str | None, id: str | None) -> str:

@@ -162,7 +162,7 @@ class TypedRequest(Generic[T, R]):
                 self._value = self._decoder.decode(self.raw.data)
             except Exception as error:
                 self.raw.undecodable = undecodable = DecodeError(
-                    f"the request to {self.subject!r} is nothing for {self._decoder!r}: {error}"
+                    f"{self._decoder!r} cannot decode the request to {self.subject!r}: {error}"
                 )
                 raise undecodable from error
         return cast("T", self._value)
