@@ -15,8 +15,6 @@ import pytest
 
 import trio_nats
 
-MAX_LINES = 550
-
 # The rooms, lowest floor first. A room is a module or a package directly in trio_nats. It may
 # import from its own floor and from any floor below it, except as BUILT_ON_TOP and EDGES say.
 FLOORS: tuple[frozenset[str], ...] = (
@@ -219,14 +217,7 @@ def cycles(house: House) -> Iterator[str]:
         yield from visit(name)
 
 
-def too_long(house: House) -> Iterator[str]:
-    for module in house.modules.values():
-        lines = len(module.path.read_text("utf-8").splitlines())
-        if lines > MAX_LINES:
-            yield f"{module.path.name} has {lines} lines; more than {MAX_LINES} is two modules"
-
-
-RULES = (unknown_rooms, unresolved, upward_imports, io_below, cycles, too_long)
+RULES = (unknown_rooms, unresolved, upward_imports, io_below, cycles)
 
 
 @pytest.fixture(scope="module")
@@ -414,11 +405,6 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
             {"connection": "from ._core.sesion import Session", "_core__session": ""},
             "connection.py:1: 'trio_nats._core.sesion' is not a module of the package",
             id="unresolved",
-        ),
-        pytest.param(
-            {"connection": "x = 1\n" * (MAX_LINES + 1)},
-            "connection.py has 551 lines; more than 550 is two modules",
-            id="too-long",
         ),
     ],
 )
