@@ -46,8 +46,10 @@ def test_seeds_stay_and_members_come_and_go(seed: int) -> None:
         assert {server.address for server in after} == (
             {server.address for server in seeds} | addresses | {current.address}
         )
-        # Those that were known keep their turn; the new ones come behind them.
-        assert list(after) == [server for server in before if server in after] + new
+        # Those that were known keep their turn; the new ones come behind them, but before the one
+        # in use.
+        known = [server for server in before if server in after and server != current]
+        assert list(after) == [*known, *new, current]
         assert not set(new) & set(before)
         assert all((server.user, server.password) == ("u", "p") for server in after)
         assert all(server.discovered == (server not in seeds) for server in after)
@@ -77,7 +79,7 @@ def test_an_address_that_cannot_be_used_spoils_no_other(address: str) -> None:
     servers = pool("nats://seed:1")
     new = servers.discover(gossip(address, "good:2"), servers.servers[0], "nats")
     assert urls_of(new) == ["nats://good:2"]
-    assert urls_of(servers.servers) == ["nats://seed:1", "nats://good:2"]
+    assert urls_of(servers.servers) == ["nats://good:2", "nats://seed:1"]
 
 
 def test_a_server_has_its_own_credentials_or_the_first_ones() -> None:
@@ -181,6 +183,15 @@ def test_failing_puts_a_server_last() -> None:
     servers.failed(b, OSError("no"))
     servers.connected(b)
     assert servers.servers == (a, c)
+
+
+def test_losing_a_server_puts_it_last() -> None:
+    servers = pool("nats://a:1")
+    a = servers.servers[0]
+    servers.connected(a)
+    servers.replace(parse_servers("nats://a:1,nats://b:2"))
+    servers.lost(a, soon=False)
+    assert urls_of(servers.servers) == ["nats://b:2", "nats://a:1"]
 
 
 def test_order_is_kept_or_random_as_wanted() -> None:

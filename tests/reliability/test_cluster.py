@@ -142,6 +142,16 @@ async def test_a_discovered_server_takes_over_when_the_only_seed_is_gone() -> No
             assert await until(events, Reconnected) == Reconnected(cluster[1].url)
 
 
+async def test_the_server_just_lost_is_the_last_to_be_tried() -> None:
+    async with NatsCluster(3) as cluster:
+        async with open_nats(cluster[0].url, reconnect=QUICK) as nc, nc.events() as events:
+            await eventually(lambda: len(nc.servers) == 3)
+            assert nc.servers[-1].url == cluster[0].url
+            await cluster[0].kill()
+            await until(events, Disconnected)
+            assert isinstance(await anext(events), Reconnected)
+
+
 async def test_discovered_addresses_are_verified_under_the_name_of_who_named_them() -> None:
     certs = certificates()
     good = ServerTLS(certs.server_dns_only.cert_file, certs.server_dns_only.key_file)

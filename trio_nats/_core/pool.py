@@ -58,7 +58,8 @@ class Pool:
         self._move_to_end(server)
 
     def lost(self, server: Server, *, soon: bool) -> None:
-        """A connection to a server has ended, ``soon`` after it was made or not."""
+        """A connection to a server has ended, ``soon`` after it was made or not: try it last."""
+        self._move_to_end(server)
         count = self.short_lives.pop(server, 0)
         # Whom the cluster has withdrawn meanwhile is forgotten.
         lives = self.short_lives.items()
@@ -109,6 +110,7 @@ class Pool:
         if self._randomize:
             random.shuffle(new)
         self._servers += new
+        self._move_to_end(named_by)  # It is the one in use.
         return new
 
     def _parsed(
