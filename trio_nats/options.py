@@ -276,7 +276,7 @@ class ReconnectPolicy:
 
     wait: float = 0.25
     """The first ceiling, in seconds."""
-    max_wait: float = 8.0
+    max_wait: float = 4.0
     """The last ceiling, in seconds."""
     max_attempts: int | None = None
     """Attempts per server in a row before it is given up; ``None`` never gives up, 0 does not

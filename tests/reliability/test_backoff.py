@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Sequence
 
 import pytest
@@ -31,7 +32,7 @@ from trio_nats.options import Candidate, Picked
 from trio_nats.servers import parse_servers
 from trio_nats.testing import NatsServer
 
-CEILINGS = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+CEILINGS = [0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
 
 
 class Attempts:
@@ -88,6 +89,20 @@ async def test_waits_are_spread_over_the_whole_range(
     assert 0.35 < sum(firsts) / 300 < 0.65
 
 
+async def test_a_server_that_is_back_is_tried_soon_also_after_a_long_outage(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """By default within about a second in the median, and never later than ``max_wait``."""
+    late = []
+    for _ in range(300):
+        attempts = Attempts(ReconnectPolicy())
+        while sum(attempts.waits) < 10:
+            await attempts.make(1)
+        late.append(sum(attempts.waits) - 10)
+    assert max(late) <= 4
+    assert statistics.median(late) < 1.7
+
+
 async def test_without_jitter_waits_double_up_to_the_most(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -130,7 +145,7 @@ async def test_who_comes_back_only_to_be_lost_again_is_waited_for_ever_longer(
         await attempts.make(1)
         waits.append(attempts.waits[-1])
     # It could be connected to each time, so it is not given up.
-    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    assert waits == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
     attempts.pool.connected(server)
     attempts.pool.lost(server, soon=False)
     await attempts.make(1)
@@ -234,7 +249,7 @@ async def test_a_refused_upgrade_counts_as_refused_credentials(
 async def test_a_server_that_is_replaced_while_waiting_for_it_is_not_tried(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    attempts = Attempts(ReconnectPolicy(wait=8.0, jitter=0.0), "a")
+    attempts = Attempts(ReconnectPolicy(wait=4.0, jitter=0.0), "a")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(attempts.make, 2)
         await trio.sleep(1)
