@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import ONCE, PATIENCE, barrier, msg, next_event, scripted, take
+from tests.messages.helpers import ONCE, PATIENCE, barrier, msg, next_event, scripted, take, told
 from tests.support.peer import Peer, info_line
 from tests.support.scripts import session
 from tests.transports import Transport
 from trio_nats import ConfigurationError, ConnectionLostError, PendingLimits, ReconnectPolicy
+from trio_nats._core.hub import EventListener
 from trio_nats.events import (
     Closed,
     Connected,
@@ -137,7 +139,7 @@ async def test_servers_that_info_names(transport: Transport) -> None:
         # 10.9.8.7 has left the cluster; what the user named stays.
         assert {server.host for server in nc.servers} == {"127.0.0.1", "fd00::7", "10.9.8.9"}
         assert nc.server_info.server_name == "renamed"
-        assert isinstance(events, trio.MemoryReceiveChannel)
+        assert isinstance(events, EventListener)
         with pytest.raises(trio.WouldBlock):
             events.receive_nowait()
 
@@ -187,20 +189,30 @@ async def test_a_listener_that_is_full_loses_the_oldest_and_holds_nothing_up() -
         assert texts == [f"no. {number}" for number in range(200)]
 
 
-async def test_a_listener_that_left_and_one_that_left_a_copy() -> None:
+async def test_a_listener_is_gone_when_it_is_closed_or_forgotten() -> None:
     async with scripted() as (nc, peer):
-        async with nc.events(buffer=1):
-            pass
-        async with nc.events(buffer=1) as events:
-            assert isinstance(events, trio.MemoryReceiveChannel)
-            copy = events.clone()
-        await peer.send(b"-ERR 'one'\r\n-ERR 'two'\r\n")
+        async with nc.events(buffer=1), nc.events(buffer=1) as events:
+            assert len(nc._core.hub) == 2
+        assert len(nc._core.hub) == 0
+        nc.events()
+        gc.collect()
+        assert len(nc._core.hub) == 0
+        await peer.send(b"-ERR 'one'\r\n")
         await barrier(peer)
-        assert len(nc._core.hub._listeners) == 1
-        await copy.aclose()
-        await peer.send(b"-ERR 'three'\r\n")
+        for _ in range(2):
+            with pytest.raises(trio.ClosedResourceError):
+                await events.receive()
+            await events.aclose()
+
+
+async def test_closing_a_listener_wakes_who_waits() -> None:
+    async with scripted() as (nc, peer):
+        events = nc.events()
+        async with told(events.receive) as errors:
+            await events.aclose()
+        assert [type(error) for error in errors] == [trio.ClosedResourceError] * 2
+        await peer.send(b"-ERR 'one'\r\n")
         await barrier(peer)
-        assert nc._core.hub._listeners == []
 
 
 async def test_a_waiting_listener_can_be_cancelled_without_loss() -> None:

@@ -21,6 +21,7 @@ from tests.messages.helpers import (
 )
 from tests.transports import EVERY
 from trio_nats import Connection, PermissionsViolationError, Subscription, UserPassword
+from trio_nats._core.hub import EventListener
 from trio_nats.events import ServerError
 
 pytestmark = EVERY
@@ -81,7 +82,7 @@ async def test_the_server_forbids_one_subscription(text: str, denied: int | None
             assert isinstance(event.error, PermissionsViolationError)
             assert event.error.message == text
         # Otherwise the subscription knows, so there is no event.
-        assert isinstance(events, trio.MemoryReceiveChannel)
+        assert isinstance(events, EventListener)
         with pytest.raises(trio.WouldBlock):
             events.receive_nowait()
 

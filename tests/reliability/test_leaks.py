@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from trio_nats import (
 from trio_nats._core.session import Session
 from trio_nats._core.supervisor import Supervisor
 from trio_nats.events import Reconnected
+from trio_nats.jetstream import AckPolicy, StorageType
 from trio_nats.testing import NatsServer, ServerTLS
 
 CYCLES = int(os.environ.get("TRIO_NATS_CYCLES", "100"))
@@ -56,6 +58,13 @@ def alive() -> int:
     """The connections that somebody still holds."""
     gc.collect()
     return sum(isinstance(found, Supervisor | Session) for found in gc.get_objects())
+
+
+def held() -> Counter[str]:
+    """How many objects of the package's classes there are."""
+    gc.collect()
+    kinds = (type(found) for found in gc.get_objects())
+    return Counter(kind.__name__ for kind in kinds if kind.__module__.startswith("trio_nats"))
 
 
 async def leaves_nothing(cycle: Callable[[], Awaitable[None]], cycles: int) -> None:
@@ -100,6 +109,55 @@ async def test_plain_connections(transport: Transport) -> None:
                         await nc.request("nobody", timeout=PATIENCE)
 
         await leaves_nothing(cycle, CYCLES)
+
+
+async def test_what_is_made_of_one_connection() -> None:
+    """Each of them listens to events, has an inbox, or both."""
+    async with NatsServer(jetstream=True) as server, open_nats(server.url) as nc:
+        js = nc.jetstream()
+        stream = await js.create_stream("S", subjects=["s"], storage=StorageType.MEMORY)
+        consumer = await stream.create_consumer("c", ack_policy=AckPolicy.NONE)
+        pushed = await stream.create_consumer(
+            "p", deliver_subject="here", idle_heartbeat=5.0, ack_policy=AckPolicy.NONE
+        )
+        kv = await js.create_key_value("B", storage=StorageType.MEMORY)
+        await kv.put("key", b"value")
+        store = await js.create_object_store("O", storage=StorageType.MEMORY)
+        await store.put("object", bytes(200_000))
+
+        async def cycle() -> None:
+            await js.publish("s", b"x")
+            async with consumer.consume(max_messages=1) as messages:
+                await messages.receive()
+            await js.publish("s", b"x")
+            await consumer.next(timeout=PATIENCE)
+            async with pushed.pushed() as messages:
+                await messages.receive()
+            async with stream.ordered_consumer().consume(max_messages=1) as messages:
+                await messages.receive()
+            await stream.purge()
+            async with js.publisher() as publisher:
+                await publisher.publish("s", b"x")
+            async with kv.watch() as watch:
+                await watch.receive()
+            assert await kv.keys() == ["key"]
+            assert len(await store.get_bytes("object")) == 200_000
+            async with nc.request_many("s", b"x", max_responses=1) as replies:
+                await replies.receive()
+            assert await nc.services(stall=0.001).ping() == []
+            nc.events()
+
+        for _ in range(3):
+            await cycle()
+        before, tasks_before = held(), tasks()
+        for _ in range(10):
+            await cycle()
+        assert held() == before
+        assert tasks() == tasks_before
+        assert len(nc._core.hub) == 0
+        assert nc._core.requests.slots == {}
+        # What `next` keeps in store for the next call.
+        assert nc.stats.subscriptions == 1
 
 
 async def test_encrypted_connections() -> None:

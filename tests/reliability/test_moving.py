@@ -19,6 +19,7 @@ from tests.reliability.helpers import (
 from tests.support.peer import Peer
 from tests.transports import EVERY, MOST, Transport
 from trio_nats import Auth, ConnectionState, Server, UserPassword
+from trio_nats._core.hub import EventListener
 from trio_nats.events import Connected, Disconnected, Reconnected
 
 
@@ -154,7 +155,7 @@ async def test_reconnecting_while_disconnected_returns_once_connected(transport:
             assert not any(isinstance(event, Connected) for event in await drained(events))
 
 
-async def drained(events: trio.MemoryReceiveChannel[object]) -> list[object]:
+async def drained(events: EventListener) -> list[object]:
     """What waits in a channel."""
     found = []
     await trio.lowlevel.checkpoint()
