@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"codecs", "headers", "message", "events", "options", "server_info", "servers"}),
     frozenset({"_protocol"}),
-    frozenset({"auth", "contexts", "_transport"}),
+    frozenset({"_blocking", "auth", "contexts", "_transport"}),
     frozenset({"_core"}),
     frozenset({"subscription", "replies", "typed", "messaging", "connection", "connect"}),
     frozenset({"jetstream", "keyvalue", "objectstore", "services"}),

@@ -16,12 +16,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
-import trio
 
+from ._blocking import read_small_file, run_in_thread
 from .errors import CredentialsError
 from .options import StrPath
 from .servers import Server
@@ -286,22 +285,22 @@ async def _ask(callback: Auth | AuthCallback, server: Server) -> Auth | None:
 
 
 async def _read(file: StrPath) -> str:
-    def read() -> bytes:
-        with Path(file).open("rb") as opened:
-            return opened.read(_MAX_FILE + 1)
-
+    fault = text = None
     try:
-        data = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        data = await run_in_thread(read_small_file, file, _MAX_FILE, files=(file,))
     except OSError as error:
-        raise CredentialsError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
+        fault = error.strerror or str(error)
     except ValueError as error:
         # A name that no file can have, such as one with a null character.
-        raise CredentialsError(f"cannot read {str(file)!r}: {error}") from error
-    if len(data) > _MAX_FILE:
-        raise CredentialsError(f"{str(file)!r} is larger than any credentials file")
-    text = _decoded(data)
+        fault = str(error)
+    else:
+        text = _decoded(data)
     if text is None:
-        raise CredentialsError(f"{str(file)!r} is not a text file")
+        raise CredentialsError(
+            f"{str(file)!r} is not a text file"
+            if fault is None
+            else f"cannot read {str(file)!r}: {fault}"
+        )
     return text
 
 

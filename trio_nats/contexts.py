@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from ._blocking import read_small_file
 from ._protocol.subjects import check_inbox_prefix
 from .auth import JWT, Auth, Credentials, NKey, Token, UserPassword, _seed_in
 from .errors import ConfigurationError, InvalidSubjectError
@@ -271,10 +272,10 @@ def list_contexts() -> list[str]:
 def selected_context() -> str | None:
     """The name of the context that is selected, whether or not it exists."""
     try:
-        with (_folder() / "context.txt").open(encoding="utf-8", errors="replace") as file:
-            return file.read(4096).strip() or None
+        data = read_small_file(_folder() / "context.txt", _MAX_FILE)
     except OSError:
         return None
+    return data.decode("utf-8-sig", "replace").strip() or None
 
 
 def _folder() -> Path:
@@ -343,18 +344,14 @@ def _base64_text(rest: str) -> str | None:
 def _read(path: StrPath, label: str) -> str:
     """A small text file. Raises :exc:`FileNotFoundError` as it is."""
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
+        data = read_small_file(path, _MAX_FILE)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"{label}: cannot read {str(path)!r}: {reason}") from None
-    size, text = len(data), _text_of(data)
+    text = _text_of(data)
     del data  # See _from_file.
-    if size > _MAX_FILE:
-        del text
-        raise ConfigurationError(f"{label}: {str(path)!r} is larger than any such file")
     if text is None:
         raise ConfigurationError(f"{label}: {str(path)!r} is not a text file")
     return text

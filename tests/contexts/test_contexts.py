@@ -188,14 +188,23 @@ def test_files_that_are_none(folder: Path, text: str | bytes) -> None:
     assert caught.value.__context__ is None
 
 
-def test_a_file_without_end_is_not_read_to_it() -> None:
-    with pytest.raises(ConfigurationError, match="larger than any such file"):
+def test_a_device_is_not_read() -> None:
+    with pytest.raises(ConfigurationError, match="not a regular file"):
         load_context("/dev/zero")
+
+
+def test_a_large_file_is_not_read_to_its_end(folder: Path) -> None:
+    with (folder / "one.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigurationError, match="larger than"):
+        load_context("one")
 
 
 def test_a_file_that_cannot_be_read(folder: Path) -> None:
     (folder / "one.json").mkdir()
-    with pytest.raises(ConfigurationError, match=r"context 'one': cannot read .*directory"):
+    with pytest.raises(
+        ConfigurationError, match=r"context 'one': cannot read .* not a regular file"
+    ):
         load_context("one")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import ssl
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -107,22 +109,29 @@ async def test_ipv6_addresses_are_verified_and_shown() -> None:
     assert info.peer_chain[0].subject_alt_names == LOCAL_NAMES
 
 
-async def test_the_dot_behind_a_full_name_is_not_part_of_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    opened = trio.open_tcp_stream
-    asked = []
+class KnowsAll(trio.abc.HostnameResolver):
+    """Says that every name is this machine's."""
 
-    async def resolves_all(host: str, port: int) -> trio.SocketStream:
-        asked.append(host)
-        return await opened("127.0.0.1", port)
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
 
-    monkeypatch.setattr(trio, "open_tcp_stream", resolves_all)
+    async def getaddrinfo(self, host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def test_the_dot_behind_a_full_name_is_not_part_of_it() -> None:
+    resolver = KnowsAll()
+    trio.socket.set_custom_hostname_resolver(resolver)  # for this run of Trio
     async with ScriptedServer(tls_required(SERVER)) as server:
         info = await connected(server.port, TRUSTING, "localhost.")
         assert (await server.peer()).server_name == "localhost"
     assert info.verified_name == "localhost"
-    assert asked == ["localhost."]
+    assert resolver.asked == [b"localhost."]
 
 
 @pytest.mark.parametrize("name", [".example", "a\0b", "-" * 300 + ".é"])

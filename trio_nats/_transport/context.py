@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import trio
-
+from .._blocking import check_regular_file, read_small_file, run_in_thread
 from ..errors import TLSConfigurationError
 from ..options import StrPath, TLSOptions
-from .tls_info import client_certificate_expiry
+from .tls_info import MAX_FILE, client_certificate_expiry
 
 __all__ = ["Material", "load_material"]
 
@@ -49,7 +48,9 @@ async def load_material(options: TLSOptions) -> Material:
     Raises :exc:`TLSConfigurationError` for files that cannot be read, do not hold what they
     should, or do not belong together.
     """
-    return await trio.to_thread.run_sync(_build, options, abandon_on_cancel=True)
+    files = (options.ca_file, options.cert_file, options.key_file, options.bundle_file)
+    given = tuple(file for file in files if file is not None)
+    return await run_in_thread(_build, options, files=given)
 
 
 def _build(options: TLSOptions) -> Material:
@@ -128,9 +129,9 @@ def _certificate_fault(error: Exception, options: TLSOptions) -> str:
         return _refused(reason)
     if reason == "KEY_VALUES_MISMATCH":
         return f"the private key in {str(key_file)!r} belongs to another certificate"
-    if b"-----BEGIN CERTIFICATE-----" not in Path(options.cert_file).read_bytes():
+    if b"-----BEGIN CERTIFICATE-----" not in read_small_file(options.cert_file, MAX_FILE):
         return "it holds no certificate in PEM form"
-    if b"PRIVATE KEY-----" not in Path(key_file).read_bytes():
+    if b"PRIVATE KEY-----" not in read_small_file(key_file, MAX_FILE):
         if options.key_file is None:
             return "it holds no private key; give key_file too"
         return f"key_file {str(key_file)!r} holds no private key in PEM form"
@@ -171,7 +172,7 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
     # No variable of a frame that an error is raised from holds a secret: it may be printed with it.
     try:
         bundle = pkcs12.load_pkcs12(
-            Path(options.bundle_file).read_bytes(),
+            read_small_file(options.bundle_file, MAX_FILE),
             None if options.bundle_password is None else options.bundle_password.encode(),
         )
     except ValueError:
@@ -210,8 +211,7 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
 
 def _check_readable(option: str, file: StrPath) -> None:
     try:
-        with Path(file).open("rb"):
-            pass
+        check_regular_file(file, MAX_FILE)
     except OSError as error:
         reason = error.strerror or str(error)
         raise TLSConfigurationError(f"cannot read {option} {str(file)!r}: {reason}") from error

@@ -1,19 +1,26 @@
-"""Opening a TCP connection (happy eyeballs, by Trio), with errors that say what went wrong."""
+"""Opening a TCP connection (happy eyeballs), with errors that say what went wrong."""
 
 from __future__ import annotations
 
-import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Sequence
+from socket import SOCK_STREAM, AddressFamily
+from typing import TypeAlias, cast
 
 import trio
 
+from .._blocking import run_in_thread
 from ..servers import Server
 
-__all__ = ["DialError", "dial", "peer_address"]
+__all__ = ["Address", "DialError", "dial", "peer_address", "resolve"]
 
-# What Trio makes of the system's words: "Error connecting to ('::1', 4222, 0, 0): refused".
-_TRIO_SAYS = re.compile(r"Error connecting to \('([^']*)', (\d+).*?\): (.*)", re.DOTALL)
+Address: TypeAlias = tuple[AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+"""A family, and what the socket module calls an address of it."""
+
+_Found: TypeAlias = tuple[AddressFamily, object, object, object, object]
+
+_HEAD_START = 0.25
+"""Seconds that an address has before the next one is tried as well (RFC 8305)."""
 
 
 class DialError(OSError):
@@ -27,28 +34,109 @@ class DialError(OSError):
 async def dial(server: Server) -> trio.SocketStream:
     """Connect to the server's host and port. Raises :exc:`DialError`; cancelled, leaves nothing."""
     try:
-        return await trio.open_tcp_stream(server.host, server.port)
+        addresses = await resolve(server.host, server.port)
     except (socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid host name"
         raise DialError(f"cannot resolve {server.host!r}: {reason}", resolving=True) from error
-    except OSError as error:
-        raise DialError(", ".join(dict.fromkeys(_reasons(error)))) from error
+    return await _connect_to_one(_alternating(addresses))
 
 
-def _reasons(error: BaseException) -> Iterator[str]:
-    """The distinct causes in what Trio reports when it tried several addresses."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _reasons(inner)
-    elif error.__cause__ is not None:
-        yield from _reasons(error.__cause__)
-    else:
-        text = getattr(error, "strerror", None) or str(error)
-        said = _TRIO_SAYS.fullmatch(text)
-        if said is not None:
-            host = f"[{said[1]}]" if ":" in said[1] else said[1]
-            text = f"{said[3]} ({host}:{said[2]})"
-        yield text
+async def resolve(host: str, port: int) -> list[Address]:
+    """The addresses of a host, in the order that the system prefers.
+
+    Trio's own ``getaddrinfo`` would wait until the program leaves it one of its worker threads.
+
+    :raises socket.gaierror: if there are none.
+    :raises UnicodeError: for what can be no host name.
+    """
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    await trio.lowlevel.checkpoint()
+    found: Sequence[_Found]
+    try:
+        found = socket.getaddrinfo(host, port, type=SOCK_STREAM, flags=numeric)
+    except socket.gaierror as error:
+        if error.errno != socket.EAI_NONAME:
+            raise
+        found = await _look_up(_encoded(host), port)
+    entries = [(family, address) for family, _, _, _, address in found]
+    return cast("list[Address]", list(dict.fromkeys(entries)))
+
+
+async def _look_up(host: bytes, port: int) -> Sequence[_Found]:
+    # There is no other way to ask whether the program has Trio resolve names differently.
+    resolver = trio.socket.set_custom_hostname_resolver(None)
+    trio.socket.set_custom_hostname_resolver(resolver)
+    if resolver is not None:
+        return await resolver.getaddrinfo(host, port, 0, SOCK_STREAM)
+    return await run_in_thread(socket.getaddrinfo, host, port, 0, SOCK_STREAM)
+
+
+def _encoded(host: str) -> bytes:
+    if host.isascii():
+        return host.encode()
+    # IDNA 2008, as Trio and browsers do: the standard library would find other hosts.
+    import idna
+
+    return idna.encode(host, uts46=True)
+
+
+def _alternating(addresses: list[Address]) -> list[Address]:
+    """The first address of the other family second (RFC 8305), should all of the first be dead."""
+    for position, address in enumerate(addresses):
+        if address[0] != addresses[0][0]:
+            return [addresses[0], address, *addresses[1:position], *addresses[position + 1 :]]
+    return addresses
+
+
+async def _connect_to_one(addresses: Sequence[Address]) -> trio.SocketStream:
+    """Connect to the address that answers first, each with a head start before the next."""
+    connected: list[trio.SocketStream] = []
+    failures: list[str] = []
+
+    async def connect(family: AddressFamily, address: object, failed: trio.Event) -> None:
+        try:
+            stream = await _connect(family, address)
+        except OSError as error:
+            failures.append(_reason(error, address))
+            failed.set()
+        else:
+            connected.append(stream)
+            nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for family, address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(connect, family, address, failed)
+                with trio.move_on_after(_HEAD_START):
+                    await failed.wait()
+    except BaseException:
+        for stream in connected:
+            stream.socket.close()
+        raise
+    if not connected:
+        raise DialError(", ".join(dict.fromkeys(failures)))
+    for stream in connected[1:]:  # They answered at the same moment.
+        stream.socket.close()
+    return connected[0]
+
+
+async def _connect(family: AddressFamily, address: object) -> trio.SocketStream:
+    sock = trio.socket.socket(family, SOCK_STREAM)
+    try:
+        await sock.connect(address)
+        return trio.SocketStream(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _reason(error: OSError, address: object) -> str:
+    host, port = cast("tuple[str, int]", address)[:2]
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # Trio's own text repeats the address in Python's spelling.
+    text = (error.strerror or str(error)).removeprefix(f"Error connecting to {address!r}: ")
+    return f"{text} ({shown})"
 
 
 def peer_address(stream: trio.SocketStream) -> str:

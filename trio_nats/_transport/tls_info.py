@@ -8,17 +8,18 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import trio
 
+from .._blocking import read_small_file
 from ..options import StrPath
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, Name
 
 __all__ = [
+    "MAX_FILE",
     "CertificateInfo",
     "TLSInfo",
     "certificate_info",
@@ -26,6 +27,8 @@ __all__ = [
     "describe",
 ]
 
+MAX_FILE = 16 * 1024 * 1024
+"""Bytes of a file of certificates. One with every public authority has a quarter of a megabyte."""
 
 _SHORT = {
     "commonName": "CN",
@@ -179,6 +182,7 @@ def client_certificate_expiry(cert_file: StrPath) -> datetime | None:
     try:
         from cryptography import x509
 
-        return x509.load_pem_x509_certificates(Path(cert_file).read_bytes())[0].not_valid_after_utc
+        data = read_small_file(cert_file, MAX_FILE)
+        return x509.load_pem_x509_certificates(data)[0].not_valid_after_utc
     except Exception:
         return None  # see above

@@ -15,6 +15,7 @@ import trio
 
 import trio_nats
 
+from ..._blocking import run_in_thread
 from ..._transport.knock import Knocked, knock
 from ..._transport.opening import OpeningSettings
 from ..._transport.plan import check_server, effective_mode
@@ -291,9 +292,7 @@ class _Examination:
 async def _own_expiry(tls: TLSOptions) -> datetime | None:
     if tls.cert_file is None:
         return None
-    return await trio.to_thread.run_sync(
-        client_certificate_expiry, tls.cert_file, abandon_on_cancel=True
-    )
+    return await run_in_thread(client_certificate_expiry, tls.cert_file, files=(tls.cert_file,))
 
 
 def without_certificate(tls: TLSOptions) -> TLSOptions:

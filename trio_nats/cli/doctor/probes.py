@@ -11,21 +11,18 @@ import secrets
 import ssl
 import time
 from collections.abc import Sequence
-from socket import SOCK_STREAM, AddressFamily, gaierror
+from socket import SOCK_STREAM, gaierror
 
 import trio
 
 from ..._protocol.parser import excerpt
-from ..._transport.dial import DialError, dial
+from ..._transport.dial import Address, DialError, dial, resolve
 from ..._transport.handshake import read_info
 from ...errors import NoInfoError, ProtocolError, ServerReportedError
 from ...servers import Server
 from .facts import Dial, Greeted, Greeting, Lookup, Web
 
-__all__ = ["Target", "ask_for_websocket", "dial_each", "greet", "look_up", "unverified_context"]
-
-Target = tuple[AddressFamily, tuple[object, ...]]
-"""An address as the socket module wants it."""
+__all__ = ["ask_for_websocket", "dial_each", "greet", "look_up", "unverified_context"]
 
 MOST_ADDRESSES = 8
 _MOST_HTTP = 16 * 1024
@@ -33,14 +30,13 @@ _INFO_LIMIT = 1024 * 1024
 _FIRST_WORDS = 60
 
 
-async def look_up(server: Server, seconds: float) -> tuple[Lookup, Sequence[Target]]:
+async def look_up(server: Server, seconds: float) -> tuple[Lookup, Sequence[Address]]:
     """Resolve the server's name."""
     began = time.monotonic()
-    error, targets = "", list[Target]()
+    error, targets = "", list[Address]()
     with trio.move_on_after(seconds) as scope:
         try:
-            found = await trio.socket.getaddrinfo(server.host, server.port, type=SOCK_STREAM)
-            targets = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+            targets = await resolve(server.host, server.port)
         except gaierror as raised:
             error = raised.strerror or str(raised)
         except UnicodeError:
@@ -52,11 +48,11 @@ async def look_up(server: Server, seconds: float) -> tuple[Lookup, Sequence[Targ
     return Lookup(addresses=shown, seconds=took, error=error), targets[:MOST_ADDRESSES]
 
 
-async def dial_each(targets: Sequence[Target], seconds: float) -> tuple[Dial, ...]:
+async def dial_each(targets: Sequence[Address], seconds: float) -> tuple[Dial, ...]:
     """Connect to every address at the same time, and hang up."""
-    dials: dict[Target, Dial] = {}
+    dials: dict[Address, Dial] = {}
 
-    async def one(target: Target) -> None:
+    async def one(target: Address) -> None:
         dials[target] = await _dial_one(target, seconds)
 
     async with trio.open_nursery() as nursery:
@@ -65,7 +61,7 @@ async def dial_each(targets: Sequence[Target], seconds: float) -> tuple[Dial, ..
     return tuple(dials[target] for target in targets)
 
 
-async def _dial_one(target: Target, seconds: float) -> Dial:
+async def _dial_one(target: Address, seconds: float) -> Dial:
     family, address = target
     shown, local, error = str(address[0]), "", ""
     began = time.monotonic()

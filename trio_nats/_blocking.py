@@ -1,0 +1,109 @@
+"""What blocks: small files, and whatever else has to be done in a thread.
+
+Trio has one limit of worker threads for the whole program. A program that keeps all of them busy
+must not keep a connection from coming back, and a file that hangs must not take them from the
+program, one at every attempt. So there are limits of our own: one for each file, and one for all
+the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+from weakref import WeakValueDictionary
+
+import trio
+
+from .options import StrPath
+
+__all__ = ["check_regular_file", "read_small_file", "run_in_thread"]
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+_MAX_THREADS = 40
+# Opening a named pipe, or a terminal, waits for nobody. Windows knows neither flag, but needs the
+# last one, or line ends are changed.
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+_threads: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("trio_nats threads")
+_by_files: trio.lowlevel.RunVar[WeakValueDictionary[tuple[str, ...], trio.CapacityLimiter]] = (
+    trio.lowlevel.RunVar("trio_nats threads by files")
+)
+
+
+async def run_in_thread(
+    function: Callable[[*_Ts], _T], *args: *_Ts, files: tuple[StrPath, ...] = ()
+) -> _T:
+    """Call a function in a thread that the program's own work cannot take away.
+
+    If cancelled, the thread is left to finish alone. Until it has, nothing else is begun with the
+    same files.
+
+    :param files: what the function reads.
+    """
+    return await trio.to_thread.run_sync(
+        function, *args, abandon_on_cancel=True, limiter=_limiter(tuple(map(str, files)))
+    )
+
+
+def _limiter(files: tuple[str, ...]) -> trio.CapacityLimiter:
+    if not files:
+        try:
+            return _threads.get()
+        except LookupError:
+            limiter = trio.CapacityLimiter(_MAX_THREADS)
+            _threads.set(limiter)
+            return limiter
+    try:
+        by_files = _by_files.get()
+    except LookupError:
+        by_files = WeakValueDictionary()
+        _by_files.set(by_files)
+    # Forgotten with the last call that waits for it or holds it: a thread does until it is done.
+    return by_files.setdefault(files, trio.CapacityLimiter(1))
+
+
+def read_small_file(path: StrPath, limit: int) -> bytes:
+    """Read a regular file of at most ``limit`` bytes. It blocks if the file system does.
+
+    :raises OSError: if it cannot be read, is no regular file, or is larger.
+    :raises ValueError: for a name that no file can have.
+    """
+    descriptor = os.open(path, _FLAGS)
+    try:
+        _check(os.fstat(descriptor), limit)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > limit:  # It grew, or the file system does not tell sizes.
+        raise OSError(_too_large(limit))
+    return data
+
+
+def check_regular_file(path: StrPath, limit: int) -> None:
+    """Raise what :func:`read_small_file` would, for a file that others are to read."""
+    descriptor = os.open(path, _FLAGS)
+    try:
+        _check(os.fstat(descriptor), limit)
+    finally:
+        os.close(descriptor)
+
+
+def _check(status: os.stat_result, limit: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is not a regular file")
+    if status.st_size > limit:
+        raise OSError(_too_large(limit))
+
+
+def _too_large(limit: int) -> str:
+    return f"it is larger than {limit:,} bytes"
