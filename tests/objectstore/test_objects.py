@@ -262,7 +262,9 @@ async def test_files(nats_server: NatsServer, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="missing"):
             await store.get_file("n", tmp_path / "missing" / "target")
         with pytest.raises(ConfigurationError, match="file name"):
-            await store.get_file("n", "/")
+            await store.put_file("/")
+        with pytest.raises(ConfigurationError, match="path is empty"):
+            await store.get_file("n", "")
         assert target.read_bytes() == b"new"
         left = {path.name for path in await trio.Path(tmp_path).iterdir()}
         assert left == {"source", "target"}

@@ -131,6 +131,8 @@ class ObjectStore:
         Raises :exc:`OSError` if it cannot be read, and what :meth:`put` raises.
         """
         checked = check_path(path)
+        if not checked.name:
+            raise ConfigurationError(f"path {str(path)!r} has no file name")
         return await self.put(checked.name if meta is None else meta, checked)
 
     def get(self, name: str) -> ObjectReader:
@@ -149,14 +151,26 @@ class ObjectStore:
         async with self.get(name) as reader:
             return await reader.read_all(max_size=max_size)
 
-    async def get_file(self, name: str, path: str | os.PathLike[str]) -> ObjectInfo:
-        """Have an object in a file, and return what is known about it.
+    async def get_file(
+        self, name: str, path: str | os.PathLike[str], *, follow_symlinks: bool = False
+    ) -> ObjectInfo:
+        """Write an object to a file, and return what is known about it.
 
-        A file that is there already is replaced when all of the object has come. Raises
-        :exc:`OSError` if it cannot be written, and what an :class:`ObjectReader` raises. Then, and
-        when it is cancelled, the file is what it was.
+        A file that is there already is replaced when all of the object has come, and keeps its mode
+        and owner. If this fails or is cancelled, it is what it was.
+
+        :param path: of the file, or of the folder in which the file gets the object's name.
+        :param follow_symlinks: write the file that a symbolic link at ``path`` leads to.
+        :raises OSError: if it cannot be written, if there is something at ``path`` that is not a
+            regular file, or if its owner cannot be kept.
+        :raises InvalidObjectNameError: if ``path`` is a folder and the object's name is not just
+            the name of a file, such as ``../x``. Whoever stored it chose it.
+
+        Raises what an :class:`ObjectReader` raises, too.
         """
-        return await write_file(self.get(name), check_path(path))
+        check_flag("follow_symlinks", follow_symlinks)
+        checked = check_path(path)
+        return await write_file(self.get(name), name, checked, follow_symlinks=follow_symlinks)
 
     # --- what is known about them ----------------------------------------------------------------
 
