@@ -291,9 +291,12 @@ class ReconnectPolicy:
     about itself. May return a pair of server and seconds to wait, or ``None`` for no opinion."""
     retry_on_initial_connect: bool = False
     """Enter the ``open_nats`` block at once, and go on connecting behind it by this policy."""
-    retry_refused_credentials: bool = False
-    """Go on with a server that has refused the credentials twice in the same words. Without this,
-    one that did is given up, so that clients with stale credentials do not hammer it for ever."""
+    refused_credentials_timeout: float = 30.0
+    """Seconds for which a server may refuse the credentials, always in the same words, before it is
+    given up, so that clients with stale credentials do not hammer it for ever. A new secret may
+    take a while to reach every server, so one that refuses is tried again after 1 s, and then at
+    intervals that double: by default 1, 2, 4, 8, 16 and 30 s after the first refusal. 0 gives it up
+    at the second refusal in a row (ADR-40); ``math.inf`` never does, and waits as usual."""
     requests: Literal["wait", "fail"] = "wait"
     """What happens to requests under way when the connection is lost: ``"wait"`` for the reply,
     which may still come over the next one, or ``"fail"`` at once with
@@ -303,7 +306,6 @@ class ReconnectPolicy:
         check_callable("ReconnectPolicy.delay", self.delay)
         check_callable("ReconnectPolicy.pick", self.pick)
         check_flag("ReconnectPolicy.retry_on_initial_connect", self.retry_on_initial_connect)
-        check_flag("ReconnectPolicy.retry_refused_credentials", self.retry_refused_credentials)
         if (
             isinstance(self.jitter, bool)
             or not isinstance(self.jitter, (int, float))
@@ -313,6 +315,8 @@ class ReconnectPolicy:
                 f"ReconnectPolicy.jitter is a number from 0 to 1, not {self.jitter!r}"
             )
         check_choice("ReconnectPolicy.requests", self.requests, ("wait", "fail"))
+        timeout = self.refused_credentials_timeout
+        check_seconds("ReconnectPolicy.refused_credentials_timeout", timeout, zero=True)
         check_seconds("ReconnectPolicy.wait", self.wait, zero=True)
         check_seconds("ReconnectPolicy.max_wait", self.max_wait, zero=True)
         if self.max_wait < self.wait:

@@ -238,9 +238,9 @@ def test_groups_are_frozen_and_take_keywords_only(make: type[Any]) -> None:
 
 def test_reconnect_policy() -> None:
     policy = ReconnectPolicy()
-    assert (policy.wait, policy.max_wait, policy.max_attempts) == (0.25, 8.0, None)
+    assert (policy.wait, policy.max_wait, policy.max_attempts) == (0.25, 4.0, None)
     assert (policy.jitter, policy.delay, policy.pick) == (1.0, None, None)
-    assert (policy.retry_on_initial_connect, policy.retry_refused_credentials) == (False, False)
+    assert (policy.retry_on_initial_connect, policy.refused_credentials_timeout) == (False, 30)
     assert policy.requests == "wait"
     assert ReconnectPolicy(wait=0, max_wait=0, max_attempts=0).max_attempts == 0
     assert ReconnectPolicy(wait=8, max_wait=8.0).wait == 8
@@ -257,7 +257,7 @@ def test_reconnect_policy() -> None:
         ({"wait": True}, "ReconnectPolicy.wait is a number of seconds, not True"),
         ({"wait": "1"}, "ReconnectPolicy.wait is a number of seconds, not '1'"),
         ({"wait": None}, "ReconnectPolicy.wait is a number of seconds, not None"),
-        ({"wait": 9}, "ReconnectPolicy.max_wait (8.0) is less than wait (9)"),
+        ({"wait": 9}, "ReconnectPolicy.max_wait (4.0) is less than wait (9)"),
         ({"max_wait": 0.1}, "ReconnectPolicy.max_wait (0.1) is less than wait (0.25)"),
         ({"max_attempts": -1}, "ReconnectPolicy.max_attempts must be at least 0, not -1"),
         ({"max_attempts": 1.0}, "ReconnectPolicy.max_attempts is a whole number, not 1.0"),
@@ -281,7 +281,7 @@ def test_reconnect_policy_faults(options: dict[str, Any], fault: str) -> None:
         ("delay", 5),
         ("pick", 5),
         ("retry_on_initial_connect", "no"),
-        ("retry_refused_credentials", "no"),
+        ("refused_credentials_timeout", "long"),
     ],
 )
 def test_reconnect_policy_options_of_the_wrong_type(option: str, value: object) -> None:

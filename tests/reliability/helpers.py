@@ -21,7 +21,7 @@ __all__ += ["after", "frames_of", "session"]
 PATIENCE = 8.0
 """What takes longer than that will never happen."""
 
-QUICK = ReconnectPolicy(wait=0.01, max_wait=0.05)
+QUICK = ReconnectPolicy(wait=0.01, max_wait=0.05, refused_credentials_timeout=0)
 """Reconnects as the default does, only without taking its time."""
 
 E = TypeVar("E")

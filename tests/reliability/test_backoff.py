@@ -46,6 +46,8 @@ class Attempts:
         self.waits: list[float] = []
         self.hosts: list[str] = []
         self.error: Exception = OSError("nobody there")
+        self.errors: dict[str, Exception] = {}
+        """Of single hosts."""
 
     async def _fail(self, server: Server) -> Wire:
         self.waits.append(round(trio.current_time() - self._last, 6))
@@ -53,7 +55,8 @@ class Attempts:
         self._last = trio.current_time()
         if len(self.waits) == self._most:
             self._enough.cancel()
-        raise AttemptFailed(ConnectAttempt(server.url, "dial", self.error))
+        error = self.errors.get(server.host, self.error)
+        raise AttemptFailed(ConnectAttempt(server.url, "dial", error))
 
     async def make(self, most: int) -> None:
         """Let ``most`` attempts happen, or fewer where none are left."""
@@ -211,7 +214,7 @@ async def test_no_attempts_at_all(autojump_clock: trio.testing.MockClock) -> Non
 async def test_refusals_count_only_in_a_row_and_in_the_same_words(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    attempts = Attempts(ReconnectPolicy())
+    attempts = Attempts(ReconnectPolicy(refused_credentials_timeout=0))
     for text in ("one", "two", "one"):
         attempts.error = AuthorizationError(text)
         await attempts.make(1)
@@ -220,6 +223,48 @@ async def test_refusals_count_only_in_a_row_and_in_the_same_words(
         await attempts.make(100)
     assert len(attempts.hosts) == 4
     assert not attempts.pool.servers
+
+
+async def test_refused_credentials_are_tried_again_for_half_a_minute(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A new secret takes a while to reach every server."""
+    attempts = Attempts(ReconnectPolicy(wait=0, max_wait=0))
+    attempts.error = AuthorizationError("Authorization Violation")
+    with pytest.raises(ConnectError):
+        await attempts.make(100)
+    assert attempts.waits == pytest.approx([0, 1, 1, 2, 4, 8, 14])
+
+
+async def test_the_usual_waits_may_be_longer_than_those_for_refused_credentials(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(ReconnectPolicy(wait=20, max_wait=20, jitter=0))
+    attempts.error = AuthorizationError("Authorization Violation")
+    with pytest.raises(ConnectError):
+        await attempts.make(100)
+    assert attempts.waits == [20, 20, 20]
+
+
+async def test_waiting_for_a_server_that_refuses_keeps_no_other_from_being_tried(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(ReconnectPolicy(wait=0.4, max_wait=0.4, jitter=0), "a", "b")
+    attempts.errors = {"a": AuthorizationError("Authorization Violation")}
+    await attempts.make(100)
+    assert attempts.hosts[:8] == list("abbbabbb")
+    assert 6 <= attempts.hosts.count("a") <= 7
+    assert attempts.waits == pytest.approx([0.4] * 100)
+    assert [server.host for server in attempts.pool.servers] == ["b"]
+
+
+async def test_new_servers_begin_without_a_past(autojump_clock: trio.testing.MockClock) -> None:
+    attempts = Attempts(ReconnectPolicy(wait=0, max_wait=0))
+    attempts.error = AuthorizationError("Authorization Violation")
+    await attempts.make(5)
+    attempts.pool.replace(parse_servers("a"))
+    await attempts.make(2)
+    assert attempts.waits[5:] == pytest.approx([0, 1])
 
 
 async def test_credentials_that_come_too_late_are_not_refused(
@@ -235,7 +280,7 @@ async def test_credentials_that_come_too_late_are_not_refused(
 async def test_a_refused_upgrade_counts_as_refused_credentials(
     autojump_clock: trio.testing.MockClock, status: int, given_up: bool
 ) -> None:
-    attempts = Attempts(ReconnectPolicy(), "ws://a")
+    attempts = Attempts(ReconnectPolicy(refused_credentials_timeout=0), "ws://a")
     attempts.error = WebSocketError("refused", status)
     if given_up:
         with pytest.raises(ConnectError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -121,8 +122,27 @@ async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
 
 
 @MOST
+async def test_a_secret_that_reaches_the_server_late_is_waited_for(transport: Transport) -> None:
+    policy = replace(QUICK, refused_credentials_timeout=3)
+    async with transport.server(user="u", password="old") as server:
+        auth = UserPassword("u", "old")
+        async with (
+            transport.open(server, auth=lambda _: auth, reconnect=policy) as nc,
+            nc.events() as events,
+        ):
+            auth = UserPassword("u", "new")
+            await server.restart()
+            refusals = 0
+            while refusals < 3:
+                failed = await until(events, ReconnectFailed)
+                refusals += isinstance(failed.error, AuthorizationError)
+            await server.reload(password="new")
+            await until(events, Reconnected)
+
+
+@MOST
 async def test_refused_credentials_are_tried_on_and_on_by_choice(transport: Transport) -> None:
-    policy = replace(QUICK, retry_refused_credentials=True)
+    policy = replace(QUICK, refused_credentials_timeout=math.inf)
     async with transport.server(user="u", password="right") as server:
         auth = UserPassword("u", "right")
         async with (

@@ -30,6 +30,10 @@ class Pool:
         self.short_lives: dict[Server, int] = {}
         """Connections in a row that did not last. They are no failures to connect, but who comes
         back at once each time is a nuisance."""
+        self.refused_since: dict[Server, float] = {}
+        """When a server that refuses the credentials did so first, if always in the same words."""
+        self.not_before: dict[Server, float] = {}
+        """When to try such a server again."""
         self._last_error: dict[Server, str] = {}
 
     def _take(self, seeds: Sequence[Server]) -> None:
@@ -53,8 +57,7 @@ class Pool:
 
     def connected(self, server: Server) -> None:
         """A server is in use: its failures are forgiven, and it comes last if it is lost."""
-        self.failures.clear()
-        self._last_error.clear()
+        self._forgive()
         self._move_to_end(server)
 
     def lost(self, server: Server, *, soon: bool) -> None:
@@ -79,7 +82,12 @@ class Pool:
         """
         self._take(seeds)
         self.short_lives.clear()
+        self._forgive()
+
+    def _forgive(self) -> None:
         self.failures.clear()
+        self.refused_since.clear()
+        self.not_before.clear()
         self._last_error.clear()
 
     def _move_to_end(self, server: Server) -> None:

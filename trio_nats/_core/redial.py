@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 
@@ -23,6 +24,8 @@ logger = logging.getLogger("trio_nats.reconnect")
 
 _REMEMBERED = 16
 """Attempts that a final error tells of: the last ones."""
+_FIRST_INTERVAL = 1.0
+"""Seconds between the first two attempts on a server that refuses the credentials."""
 
 
 class Redialer:
@@ -55,11 +58,11 @@ class Redialer:
         attempts: list[ConnectAttempt] = []
         number = 0
         while self._pool.servers:
-            server, delay = self._choose(info, number + 1)
+            server, when = self._choose(info, number + 1)
             if self._exhausted(server):
                 self._pool.remove(server)
                 continue
-            await trio.sleep(delay)
+            await trio.sleep_until(when)
             if server not in self._pool.servers:
                 continue  # it was replaced meanwhile
             number += 1
@@ -97,23 +100,36 @@ class Redialer:
     def _note(self, server: Server, number: int, error: Exception) -> None:
         repeated = self._pool.failed(server, error)
         self._hub.emit(ReconnectFailed(server.url, number, error))
-        if repeated and _is_refusal(error) and not self._policy.retry_refused_credentials:
-            logger.warning("giving up %s, which refused the same way twice: %s", server, error)
+        if _is_refusal(error) and self._policy.refused_credentials_timeout < math.inf:
+            self._note_refusal(server, repeated, error)
+
+    def _note_refusal(self, server: Server, repeated: bool, error: Exception) -> None:
+        """Try a server that refuses the credentials at intervals that double, and then no more."""
+        now, since = trio.current_time(), self._pool.refused_since
+        if not repeated:
+            since[server] = now
+        end = since[server] + self._policy.refused_credentials_timeout
+        if repeated and now >= end:
+            logger.warning("giving up %s, which keeps refusing the credentials: %s", server, error)
             self._pool.remove(server)
+        else:
+            interval = max(now - since[server], _FIRST_INTERVAL)
+            self._pool.not_before[server] = min(now + interval, end)
 
     def _choose(self, info: ServerInfo, number: int) -> tuple[Server, float]:
-        """The server to try, and the seconds to wait before."""
-        server = self._pool.servers[0]
+        """The server to try, and when."""
+        now, not_before = trio.current_time(), self._pool.not_before
+        server = min(self._pool.servers, key=lambda known: max(now, not_before.get(known, now)))
         if self._policy.pick is not None:
             try:
                 picked = self._policy.pick(self._candidates(), info)
                 if isinstance(picked, tuple):
-                    return self._known(picked[0]), max(0.0, float(picked[1]))
+                    return self._known(picked[0]), now + max(0.0, float(picked[1]))
                 if picked is not None:
                     server = self._known(picked)
             except Exception:
                 logger.exception("ReconnectPolicy.pick failed; taking the next server in turn")
-        return server, self._delay(server, number)
+        return server, max(now + self._delay(server, number), not_before.get(server, now))
 
     def _candidates(self) -> tuple[Candidate, ...]:
         failures = self._pool.failures
