@@ -122,6 +122,18 @@ def lint(session: nox.Session) -> None:
     fix = "--fix" in session.posargs
     session.run("ruff", "check", *(["--fix"] if fix else []), ".")
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+    session.run("typos", *(["--write-changes"] if fix else []))
+    session.run("sphinx-lint", "--enable=all", "--disable=line-too-long,default-role", "trio_nats")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the distributions, and check that a package index can show the README."""
+    session.install(*group("package"))
+    with tempfile.TemporaryDirectory() as dist:
+        session.run("python", "-m", "build", "--outdir", dist)
+        files = sorted(str(path) for path in Path(dist).iterdir())
+        session.run("twine", "check", "--strict", *files)
 
 
 @nox.session
