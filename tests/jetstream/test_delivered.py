@@ -69,14 +69,14 @@ async def test_what_needs_no_answer_gets_none(nats_server: NatsServer) -> None:
 
 
 async def test_what_came_without_a_reply_subject() -> None:
-    msg = JetStreamMsg(Msg.new("s.1", b"x"), Desk(None, "c", acks=True))
+    msg = JetStreamMsg(Msg.new("s.1", b"x"), Desk(None, "s", "c", acks=True))
     assert msg.reply == ""
     with pytest.raises(AckError, match="no reply subject"):
         await msg.ack()
 
 
 async def test_bad_answers() -> None:
-    msg = JetStreamMsg(Msg.new("s.1", b"x", reply="$JS.ACK.x"), Desk(None, "c", acks=True))
+    msg = JetStreamMsg(Msg.new("s.1", b"x", reply="$JS.ACK.x"), Desk(None, "s", "c", acks=True))
     with pytest.raises(ConfigurationError, match="delay"):
         await msg.nak(delay=-1)
     with pytest.raises(ConfigurationError, match="line of printable text"):

@@ -88,7 +88,7 @@ def test_anything_else_is_a_value_error(reply: str) -> None:
 
 
 def test_a_message_without_metadata_says_so() -> None:
-    msg = JetStreamMsg(Msg.new("s.1", b"x", reply="_INBOX.1"), Desk(None, "c", acks=True))
+    msg = JetStreamMsg(Msg.new("s.1", b"x", reply="_INBOX.1"), Desk(None, "s", "c", acks=True))
     with pytest.raises(ValueError, match="not the reply subject of a JetStream message"):
         _ = msg.metadata
 

@@ -141,13 +141,17 @@ async def test_a_stalled_consumer_is_told_once() -> None:
             head = b"HMSG _INBOX.here %b %b%d %d\r\n" % (sid, reply, size, size)
             await peer.send(head + block + b"\r\n")
 
-        await say("FlowControl Request", b"fc.0 ")
-        await say("Idle Heartbeat", stalled="fc.1")
-        await say("Idle Heartbeat", stalled="fc.1")
+        await say("FlowControl Request", b"$JS.FC.S.C.0 ")
+        await say("Idle Heartbeat", stalled="$JS.FC.S.C.1")
+        await say("Idle Heartbeat", stalled="$JS.FC.S.C.1")
         await say("Idle Heartbeat")
-        await say("FlowControl Request", b"fc.2 ")
+        await say("FlowControl Request", b"$JS.FC._.hash.S.C.2 ")
         answers = await puller.until(3)
-        assert answers == [("fc.0", b""), ("fc.1", b""), ("fc.2", b"")]
+        assert answers == [
+            ("$JS.FC.S.C.0", b""),
+            ("$JS.FC.S.C.1", b""),
+            ("$JS.FC._.hash.S.C.2", b""),
+        ]
         nursery.cancel_scope.cancel()
 
 

@@ -69,7 +69,7 @@ class Consumer:
         self._kept: deque[JetStreamMsg] = deque()
         config = self._config
         acks = config is None or config.ack_policy != AckPolicy.NONE
-        self._desk = Desk(api.nc, name, acks=acks)
+        self._desk = Desk(api.nc, stream, name, acks=acks)
 
     @property
     def name(self) -> str:

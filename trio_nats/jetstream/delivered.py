@@ -13,7 +13,7 @@ from ..message import Msg
 from ..messaging import Messaging
 from ..typed import Decoded
 from .errors import AckError
-from .metadata import MsgMetadata, read_metadata
+from .metadata import MsgMetadata, ReplySubjects, read_metadata
 from .wire import nanoseconds
 
 __all__ = ["Desk", "JetStreamMsg", "TypedJetStreamMsg"]
@@ -31,11 +31,13 @@ _DONE = {ACK: "ack", NAK: "nak", TERM: "term"}
 class Desk:
     """Where the answers to a consumer's messages go."""
 
-    __slots__ = ("acks", "consumer", "nc")
+    __slots__ = ("acks", "consumer", "nc", "replies")
 
-    def __init__(self, nc: Messaging, consumer: str, *, acks: bool) -> None:
+    def __init__(self, nc: Messaging, stream: str, consumer: str, *, acks: bool) -> None:
         self.nc: Messaging = nc
         self.consumer: str = consumer
+        self.replies: ReplySubjects = ReplySubjects(stream, consumer)
+        """The subjects that messages may ask to be answered at."""
         self.acks: bool = acks
         """Whether the consumer wants any."""
 

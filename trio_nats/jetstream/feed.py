@@ -40,6 +40,7 @@ SLACK_BYTES = 1024 * 1024
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
+MAX_PIN_ID = 256
 ABSENT_ENOUGH = 3
 """So often is nobody there before it is asked whether the consumer is."""
 
@@ -145,14 +146,14 @@ class Feed(Inlet):
 
         Raises :exc:`trio.EndOfChannel` after :meth:`drain`, or after ``stop_after`` messages.
         """
-        book = self.book
+        book, is_ack = self.book, self._desk.replies.is_ack
         if self._kept and self._failure is None:
             return await self._take_kept()
         while True:
             msg = await self._take()
             if msg.data or (status := read_status(msg)) is None:
-                if not msg.raw_reply:
-                    _logger.debug("what is no message of a stream came to %s", self._inbox)
+                if not is_ack(msg.raw_reply):
+                    self._log_stray(msg)
                     book.status_taken()
                     continue
                 if self._options.terms.pin is not None:
@@ -369,7 +370,10 @@ def note_pin(msg: Msg, terms: Terms) -> None:
     """Remember the id by which this client is the pinned one."""
     pin = terms.pin
     if pin is not None and msg.raw_headers is not None:
-        pin.id = msg.headers.get("Nats-Pin-Id", pin.id)
+        # The server's own stands behind those that a publisher may have given the message.
+        ids = msg.headers.get_all("Nats-Pin-Id")
+        if ids and len(ids[-1]) <= MAX_PIN_ID:
+            pin.id = ids[-1]
 
 
 def message_size(msg: Msg) -> int:

@@ -257,7 +257,7 @@ class Fetch:
 
     def _take(self, msg: Msg) -> None:
         if msg.data or (status := read_status(msg)) is None:
-            if msg.raw_reply:
+            if self._desk.replies.is_ack(msg.raw_reply):
                 note_pin(msg, self._terms)
                 self._add(JetStreamMsg(msg, self._desk))
             return

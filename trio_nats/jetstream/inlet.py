@@ -14,7 +14,6 @@ from ..errors import NatsError, fresh
 from ..message import Msg
 from ..subscription import Subscription
 from .delivered import Desk, JetStreamMsg
-from .statuses import read_status
 
 __all__ = ["NO_CONNECTION", "Inlet", "hand_back_all"]
 
@@ -88,6 +87,15 @@ class Inlet(ABC):
                 raise
             raise fresh(self._failure) from None
 
+    def _log_stray(self, msg: Msg) -> None:
+        """Somebody else than the consumer may publish there; such messages are dropped."""
+        _logger.debug(
+            "consumer %r: a message that it did not deliver came to %s, with reply subject %.200a",
+            self._desk.consumer,
+            self._sub.subject,
+            msg.raw_reply,
+        )
+
     async def _fail(self, failure: Exception) -> NoReturn:
         """End, for whoever receives."""
         if self._failure is None:
@@ -100,7 +108,7 @@ def hand_back_all(take: Callable[[], Msg | None], desk: Desk) -> list[JetStreamM
     """Have all that ``take`` gives delivered again. Returns what cannot be."""
     kept: list[JetStreamMsg] = []
     while (msg := take()) is not None:
-        if msg.raw_reply and (msg.data or read_status(msg) is None):
+        if desk.replies.is_ack(msg.raw_reply):
             one = JetStreamMsg(msg, desk)
             try:
                 if not one.hand_back():

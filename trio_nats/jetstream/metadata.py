@@ -4,18 +4,33 @@ There are two forms, of nine tokens and of eleven or more::
 
     $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
     $JS.ACK.<domain>.<account>.<stream>.<consumer>. ... .<pending>[.<more>]
+
+The subjects that flow control is answered at begin alike, with ``$JS.FC``. A message that has come
+through a gateway may have ``_GR_.<cluster>.<server>`` in front of either.
+
+Whoever may publish to where a consumer delivers chooses the reply subject, and would have this
+client publish there with its own permissions. So a message is believed only if its reply subject is
+one of the very consumer that it should come from.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-__all__ = ["MsgMetadata", "read_metadata"]
+__all__ = ["MsgMetadata", "ReplySubjects", "is_ack_subject", "read_metadata"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST = 2**64 - 1
+_GATEWAY = "_GR_"
+_ACK = b"$JS.ACK."
+
+_can_be_published_to = re.compile(r"[^\x00-\x20\x7f.*>]+(?:\.[^\x00-\x20\x7f.*>]+)*").fullmatch
+
+# Spelled out, for that is the quickest, and it is done for each message.
+_five_numbers = re.compile(rb"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+").fullmatch
 
 
 class MsgMetadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,13 +59,70 @@ class MsgMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_metadata(reply: str) -> MsgMetadata:
     """What a reply subject says. Raises :exc:`ValueError` if it is not one of JetStream's."""
-    tokens = reply.split(".")
+    tokens = _split(reply)
     if tokens[:2] == ["$JS", "ACK"]:
         if len(tokens) == 9:
             return _read(None, tokens[2:])
         if len(tokens) >= 11:
             return _read(tokens[2], tokens[4:11])
     raise ValueError(f"{reply[:200]!a} is not the reply subject of a JetStream message")
+
+
+class ReplySubjects:
+    """Recognises the reply subjects of one consumer."""
+
+    __slots__ = ("_consumer", "_front", "_length", "_stream")
+
+    def __init__(self, stream: str, consumer: str) -> None:
+        self._stream = stream
+        self._consumer = consumer
+        # What the last acknowledgement began with, up to the numbers.
+        self._front = b"$JS.ACK.%b.%b." % (stream.encode(), consumer.encode())
+        self._length = len(self._front)
+
+    def is_ack(self, reply: bytes | None) -> bool:
+        """Whether a message with this reply subject is one that the consumer has delivered."""
+        if reply is None:
+            return False
+        if reply.startswith(self._front) and _five_numbers(reply, self._length):
+            return True
+        return self._is_other_ack(reply)
+
+    def _is_other_ack(self, reply: bytes) -> bool:
+        try:
+            text = reply.decode()
+            metadata = read_metadata(text)
+        except ValueError:
+            return False
+        own = (metadata.stream, metadata.consumer) == (self._stream, self._consumer)
+        if not (own and _can_be_published_to(text)):
+            return False
+        front = reply.rsplit(b".", 5)[0] + b"."
+        if front.endswith(b".%b.%b." % (self._stream.encode(), self._consumer.encode())):
+            self._front, self._length = front, len(front)
+        return True
+
+    def is_flow_control(self, subject: str) -> bool:
+        """Whether it is where the consumer is told that messages have been dealt with."""
+        match _split(subject):
+            case ["$JS", "FC", stream, consumer, _] | ["$JS", "FC", _, _, stream, consumer, _]:
+                own = (stream, consumer) == (self._stream, self._consumer)
+                return own and bool(_can_be_published_to(subject))
+            case _:
+                return False
+
+
+def is_ack_subject(reply: bytes | None) -> bool:
+    """Whether a message with this reply subject comes out of a stream, whichever."""
+    return reply is not None and (
+        reply.startswith(_ACK) or (reply.startswith(b"_GR_.") and b"." + _ACK in reply)
+    )
+
+
+def _split(subject: str) -> list[str]:
+    """The tokens, without those that a gateway has put in front."""
+    tokens = subject.split(".")
+    return tokens[3:] if tokens[0] == _GATEWAY else tokens
 
 
 def _read(domain: str | None, tokens: list[str]) -> MsgMetadata:

@@ -180,7 +180,7 @@ class OrderedConsumer:
         fetch = Fetch(
             self._api,
             self._api.subject(f"CONSUMER.MSG.NEXT.{self.stream_name}.{name}"),
-            Desk(self._api.nc, name, acks=False),
+            Desk(self._api.nc, self.stream_name, name, acks=False),
             deque(),
             Terms(),
             batch=batch,

@@ -110,7 +110,7 @@ class OrderedMessages(Messages):
             cast("Link", self._api.nc),
             self._owner.stream,
             name,
-            Desk(self._api.nc, name, acks=False),
+            Desk(self._api.nc, self._owner.stream, name, acks=False),
             replace(self._options, stop_after=self._left),
             deque(),
             fragile=True,

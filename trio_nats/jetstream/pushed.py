@@ -60,13 +60,14 @@ class Pushed(Inlet):
             await trio.lowlevel.checkpoint()
             if self._kept:  # another task may have been quicker
                 return self._kept.popleft()
+        is_ack = self._desk.replies.is_ack
         while True:
             msg = await self._take()
             self._heard += 1
             if msg.data or read_status(msg) is None:
-                if msg.raw_reply:
+                if is_ack(msg.raw_reply):
                     return JetStreamMsg(msg, self._desk)
-                _logger.debug("what is no message of a stream came to %s", self._sub.subject)
+                self._log_stray(msg)
             else:
                 self._on_status(msg)
 
@@ -75,6 +76,9 @@ class Pushed(Inlet):
         wanted = msg.reply or msg.headers.get("Nats-Consumer-Stalled")
         # A stalled consumer says so with every heartbeat; once is enough.
         if wanted is None or (wanted == self._stalled and msg.raw_reply is None):
+            return
+        if not self._desk.replies.is_flow_control(wanted):
+            self._log_stray(msg)
             return
         try:
             self._nc.publish_nowait(wanted)

@@ -7,10 +7,10 @@ import enum
 import msgspec
 
 from ..message import Msg
+from .metadata import is_ack_subject
 
 __all__ = ["PullStatus", "Verdict", "read_status"]
 
-_ACK = b"$JS.ACK."
 _MAX_SHOWN = 200
 
 
@@ -55,7 +55,7 @@ def read_status(msg: Msg) -> PullStatus | None:
 
     What is in a stream can have a status line of its own, but comes with a reply subject.
     """
-    if msg.data or msg.raw_headers is None or (msg.raw_reply or b"").startswith(_ACK):
+    if msg.data or msg.raw_headers is None or is_ack_subject(msg.raw_reply):
         return None
     status = msg.status
     if status is None:
