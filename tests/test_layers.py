@@ -21,6 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"codecs", "headers", "message", "events", "options", "server_info", "servers"}),
     frozenset({"_protocol"}),
+    frozenset({"_nursery"}),
     frozenset({"_blocking", "auth", "contexts", "_transport"}),
     frozenset({"_core"}),
     frozenset({"subscription", "replies", "typed", "messaging", "connection", "connect"}),
@@ -33,8 +34,10 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NOUNS = FLOORS[0] | FLOORS[1]
 SANS_IO = NOUNS | FLOORS[2]
 # Built on what users hold, as a user could have built them.
-BUILT_ON_TOP = FLOORS[6]
-EDGES = FLOORS[8]
+BUILT_ON_TOP = FLOORS[7]
+EDGES = FLOORS[9]
+# Private, but for every floor above it.
+SHARED = FLOORS[3]
 
 # What a method of the connection opens, ``nc.add_service()`` say, or one of JetStream: the one way
 # up there is, and only inside of the method, or for type checkers, so that a connection works, and
@@ -175,7 +178,7 @@ def upward_imports(house: House) -> Iterator[str]:
             continue
         if FLOOR_OF[other] > FLOOR_OF[room]:
             yield f"{imported}: {room} may not import {other}, which is above it"
-        elif room in BUILT_ON_TOP and other.startswith("_"):
+        elif room in BUILT_ON_TOP and other.startswith("_") and other not in SHARED:
             yield f"{imported}: {room} is built on the public connection and may not use {other}"
         elif room in EDGES and other in ("_core", "_transport") and not sees_wire(imported, other):
             yield f"{imported}: {room} is an edge and may not reach into {other}"
@@ -217,7 +220,17 @@ def cycles(house: House) -> Iterator[str]:
         yield from visit(name)
 
 
-RULES = (unknown_rooms, unresolved, upward_imports, io_below, cycles)
+def other_nurseries(house: House) -> Iterator[str]:
+    """Trio's own raise exception groups, which no user of ours expects."""
+    for module in house.modules.values():
+        if module.name == "_nursery":
+            continue
+        for node in ast.walk(ast.parse(module.path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "trio.open_nursery":
+                yield f"{module.path.name}:{node.lineno}: use open_nursery of trio_nats._nursery"
+
+
+RULES = (unknown_rooms, unresolved, upward_imports, io_below, cycles, other_nurseries)
 
 
 @pytest.fixture(scope="module")
@@ -260,11 +273,12 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
         _protocol__subjects="",
         _transport__init="import ssl, socket, trio",
         _core__init="",
+        _nursery="import trio\ntrio.open_nursery()",
         _core__session="import trio_nats._transport\nfrom trio_nats._protocol import Parser",
         connection="from . import __version__\nfrom ._core.session import Session\n"
         "if TYPE_CHECKING:\n    from .services import Service\n"
         "def add_service():\n    from .services import Service",
-        services__init="from ..messaging import Messaging",
+        services__init="from ..messaging import Messaging\nfrom .._nursery import open_nursery",
         messaging="",
         jetstream__init="from ..connection import Connection",
         cli__init="from trio_nats import open_nats, testing\nimport trio_nats.errors as errors",
@@ -394,6 +408,11 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
             {"_core__init": "from .a import A", "_core__a": "from . import A"},
             "modules import each other: _core -> _core.a -> _core",
             id="cycle-through-a-package",
+        ),
+        pytest.param(
+            {"auth": "import trio\nasync def f():\n    async with trio.open_nursery(): ..."},
+            "auth.py:3: use open_nursery of trio_nats._nursery",
+            id="another-nursery",
         ),
         pytest.param(
             {"helpers": ""},

@@ -15,6 +15,7 @@ import trio
 from . import __version__
 from ._core.settings import Settings, WhenFull
 from ._core.supervisor import Supervisor
+from ._nursery import open_nursery
 from ._protocol.subjects import check_inbox_prefix
 from ._transport.opening import OpeningSettings
 from ._transport.plan import check_server
@@ -189,7 +190,7 @@ def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
 
 
 class _Open(AbstractAsyncContextManager[Connection]):
-    """The nursery around a connection, which no exception group escapes from."""
+    """The nursery around a connection."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -204,14 +205,14 @@ class _Open(AbstractAsyncContextManager[Connection]):
             raise RuntimeError("open_nats() can be entered only once; call it again")
         self._connection = connection = Connection(partial(Supervisor, self._settings))
         await self._check_credentials()
-        self._manager = trio.open_nursery()
-        self._nursery = await self._manager.__aenter__()
+        self._manager = open_nursery(self._close)
+        nursery = await self._manager.__aenter__()
         try:
-            error = await self._nursery.start(connection._core.run)
+            error = await nursery.start(connection._core.run)
             if error is not None:
                 raise error
-        except BaseException:
-            await self._close_nursery(connection)
+        except BaseException as failure:
+            await self._manager.__aexit__(type(failure), failure, failure.__traceback__)
             raise
         return connection
 
@@ -221,33 +222,19 @@ class _Open(AbstractAsyncContextManager[Connection]):
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> bool | None:
+        return await self._manager.__aexit__(exc_type, exc, traceback)
+
+    async def _close(self, exc: BaseException | None) -> None:
+        """Finish what was begun, unless the block was left by an exception; end the task."""
         connection = self._connection
         assert connection is not None
         try:
             if exc is None:
                 await connection.aclose()
         finally:
-            await self._close_nursery(connection)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _close_nursery(self, connection: Connection) -> None:
-        """End the background task, without getting in the way of what is leaving the block.
-
-        It raises nothing of its own. Where an outer scope is cancelled, a group of Cancelled
-        comes out of the nursery, which would replace the exception that is on its way; who is
-        cancelled learns it at the next checkpoint anyway.
-        """
-        connection._core.stop()
-        connection._core.end(None)
-        try:
-            await self._manager.__aexit__(None, None, None)
-        except trio.Cancelled:
-            pass
-        except BaseExceptionGroup as group:
-            _, rest = group.split(trio.Cancelled)
-            if rest is not None:
-                raise rest.exceptions[0] from None
+            connection._core.stop()
+            connection._core.end(None)
 
     async def _check_credentials(self) -> None:
         """Bad credentials are the caller's mistake, not a server's: say so before dialling."""

@@ -22,7 +22,7 @@ import trio
 
 from tests.anyio.helpers import BACKENDS, Home, on_asyncio, run, take
 from tests.support.leaks import open_sockets
-from trio_nats import ConnectionState, Msg, Server
+from trio_nats import ConnectionState, Msg, ReconnectPolicy, Server
 from trio_nats.anyio import open_nats
 from trio_nats.testing import NatsServer
 
@@ -72,6 +72,32 @@ async def test_a_group_comes_out_as_it_is(backend: str, nats_server: NatsServer)
     await run(backend, main)
 
 
+@pytest.mark.parametrize("leaves", ["failing", "cancelled"])
+async def test_a_failure_of_the_connections_tasks_comes_out_as_itself(
+    backend: str, leaves: str, nats_server: NatsServer
+) -> None:
+    """Whatever the block is being left by."""
+
+    async def main(home: Home) -> None:
+        def delay(number: int) -> float:
+            failed.set()
+            raise SystemExit("ours")
+
+        failed = anyio.Event()
+        policy = ReconnectPolicy(delay=delay)
+        with pytest.raises(SystemExit, match="ours"), anyio.CancelScope() as scope:
+            async with open_nats(nats_server.url, reconnect=policy) as nc, nc.subscribe("a") as sub:
+                await home.do(nats_server.kill)
+                if leaves == "failing":
+                    await sub.receive()
+                with anyio.CancelScope(shield=True):
+                    await failed.wait()
+                scope.cancel()
+                await anyio.sleep_forever()
+
+    await run(backend, main)
+
+
 async def test_leaving_by_cancellation_closes_at_once(
     backend: str, nats_server: NatsServer
 ) -> None:
@@ -93,10 +119,11 @@ async def test_impatience_with_closing(backend: str, nats_server: NatsServer) ->
     """Leaving normally waits for the server, until it is cancelled."""
 
     async def main(home: Home) -> None:
-        with anyio.move_on_after(0.05) as scope:
+        with anyio.CancelScope() as scope:
             async with open_nats(nats_server.url, close_timeout=1000) as nc:
                 nats_server.pause()
                 await nc.publish("a", b"x")
+                scope.deadline = anyio.current_time() + 0.05
         assert scope.cancelled_caught
         assert nc.state is ConnectionState.CLOSED
         nats_server.resume()

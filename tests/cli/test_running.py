@@ -23,6 +23,7 @@ from trio_nats import (
     NatsError,
     open_nats,
 )
+from trio_nats._nursery import open_nursery
 from trio_nats.cli.connecting import leave_if_lost
 from trio_nats.cli.running import GRACE, Program, plain_errors, run
 from trio_nats.testing import NatsServer
@@ -42,9 +43,7 @@ SECRET = "s3cr3t-w0rd"
         (trio.ClosedResourceError("x"), 1, "trio-nats: the connection is closed: x"),
         (KeyError("x"), 1, "trio-nats: unexpected KeyError: 'x' (--debug shows where)"),
         (KeyboardInterrupt(), 130, ""),
-        (ExceptionGroup("", [ExceptionGroup("", [NatsError("in")])]), 1, "trio-nats: in"),
         (typer.Exit(7), 7, ""),
-        (ExceptionGroup("", [typer.Exit(7)]), 7, ""),
     ],
 )
 def test_errors_become_a_line_and_a_code(
@@ -52,6 +51,26 @@ def test_errors_become_a_line_and_a_code(
 ) -> None:
     with pytest.raises(typer.Exit) as caught, plain_errors():
         raise error
+    assert caught.value.exit_code == code
+    assert capsys.readouterr().err.strip() == words
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"), [(NatsError("in"), 1, "trio-nats: in"), (typer.Exit(7), 7, "")]
+)
+def test_a_failure_in_a_task_of_a_command(
+    error: Exception, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def main(_: Program) -> None:
+        async with open_nursery() as nursery:
+            nursery.start_soon(fail)
+            await trio.sleep_forever()
+
+    with pytest.raises(typer.Exit) as caught:
+        run(main)
     assert caught.value.exit_code == code
     assert capsys.readouterr().err.strip() == words
 
@@ -66,7 +85,7 @@ def test_what_failed_is_said_even_if_other_tasks_were_cancelled(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def main(program: Program) -> None:
-        async with trio.open_nursery() as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             raise NatsError("the reason")
 

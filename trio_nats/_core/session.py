@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from .._nursery import open_nursery
 from .._protocol.parser import Burst, ErrorLine, Event, Signal
 from .._protocol.server_errors import server_error
 from .._transport.opening import Wire
@@ -92,7 +93,7 @@ class Session:
         """
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
+                async with open_nursery() as nursery:
                     nursery.start_soon(self._guard, self._read)
                     nursery.start_soon(self._guard, self._write)
                     nursery.start_soon(self._guard, self._ping, ping_interval, max_pings_out)

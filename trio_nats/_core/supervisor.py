@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 import trio
 from trio.lowlevel import current_trio_token
 
+from .._nursery import open_nursery
 from .._protocol.commands import Heads
 from .._transport.opening import OpeningMemory, Wire, open_wire
 from ..errors import (
@@ -113,7 +114,7 @@ class Supervisor(SessionCallbacks):
 
     async def _tend(self, start: Callable[[], Awaitable[None]] | None = None) -> None:
         """Run the sessions, one after the other, or two at a time while changing servers."""
-        async with trio.open_nursery() as nursery:
+        async with open_nursery() as nursery:
             self._nursery = nursery
             if start is not None:
                 nursery.start_soon(self._safely, start)

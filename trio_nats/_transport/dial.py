@@ -10,6 +10,7 @@ from typing import TypeAlias, cast
 import trio
 
 from .._blocking import run_in_thread
+from .._nursery import open_nursery
 from ..servers import Server
 
 __all__ = ["Address", "DialError", "dial", "peer_address", "resolve"]
@@ -104,7 +105,7 @@ async def _connect_to_one(addresses: Sequence[Address]) -> trio.SocketStream:
             nursery.cancel_scope.cancel()
 
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_nursery() as nursery:
             for family, address in addresses:
                 failed = trio.Event()
                 nursery.start_soon(connect, family, address, failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -22,6 +23,8 @@ from ._guest import Call, Guest
 from ._host import Publish
 
 __all__ = ["AsyncioHost"]
+
+_logger = logging.getLogger("trio_nats")
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -54,8 +57,9 @@ class AsyncioHost:
             holder.ended.add_done_callback(lambda _: _resolve(opened))
             try:
                 connection = await opened
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 await guest.cancel(holder)
+                self._raise_failure(error)
                 raise
             if connection is None:
                 await guest.unwrap(holder)
@@ -88,14 +92,31 @@ class AsyncioHost:
                 self._leave.set()
                 try:
                     await asyncio.wait([holder.ended])
-                except asyncio.CancelledError:
+                except asyncio.CancelledError as error:
                     await guest.cancel(holder)
+                    self._raise_failure(error)
                     raise
                 await guest.unwrap(holder)
             else:
                 await guest.cancel(holder)
+                self._raise_failure(exc)
         finally:
             await guest.leave()
+
+    def _raise_failure(self, leaving: BaseException) -> None:
+        """Tell of a failure in the connection's own tasks, by the rules of ``trio_nats._nursery``.
+
+        ``leaving`` is on its way out of the block already.
+        """
+        assert self._holder is not None
+        result = self._holder.result
+        if not isinstance(result, outcome.Error):
+            return
+        if isinstance(leaving, asyncio.CancelledError) or (
+            isinstance(leaving, Exception) and not isinstance(result.error, Exception)
+        ):
+            raise result.error
+        _logger.error("another task failed as well: %r", result.error, exc_info=result.error)
 
     # --- using it --------------------------------------------------------------------------------
 

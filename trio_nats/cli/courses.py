@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from trio_nats import Connection, PendingLimits, RequestTimeoutError, Subscription
+from trio_nats._nursery import open_nursery
 
 from .progress import Advance, progress_bar
 
@@ -75,7 +76,7 @@ async def publish(load: Load) -> list[Result]:
         connections = [await stack.enter_async_context(load.connect()) for _ in range(load.clients)]
         with load.progress(load.messages, "publishing") as advance:
             begun = time.perf_counter()
-            async with trio.open_nursery() as nursery:
+            async with open_nursery() as nursery:
                 for nc, share in zip(connections, load.shares(load.clients), strict=True):
                     nursery.start_soon(_publish, nc, load, share, advance)
             seconds = time.perf_counter() - begun
@@ -88,7 +89,7 @@ async def subscribe(load: Load) -> list[Result]:
     async with AsyncExitStack() as stack:
         receivers = await _receivers(stack, load)
         with load.progress(total, "receiving") as advance:
-            async with trio.open_nursery() as nursery:
+            async with open_nursery() as nursery:
                 for receiver in receivers:
                     nursery.start_soon(receiver.run, load, advance, math.inf)
     seconds = max(one.last for one in receivers) - min(one.first for one in receivers)
@@ -103,7 +104,7 @@ async def publish_and_subscribe(load: Load) -> list[Result]:
         receivers = await _receivers(stack, load)
         with load.progress(total, "pub and sub") as advance:
             begun = time.perf_counter()
-            async with trio.open_nursery() as nursery:
+            async with open_nursery() as nursery:
                 for receiver in receivers:
                     nursery.start_soon(receiver.run, load, advance, load.patience)
                 await _publish(nc, load, load.messages, _ignore)
@@ -118,14 +119,14 @@ async def publish_and_subscribe(load: Load) -> list[Result]:
 async def request(load: Load, in_flight: int, responder: bool) -> list[Result]:
     """Every client has so many requests under way at any time."""
     trips: list[float] = []
-    async with trio.open_nursery() as background, AsyncExitStack() as stack:
+    async with open_nursery() as background, AsyncExitStack() as stack:
         if responder:
             await background.start(_respond, load)
         connections = [await stack.enter_async_context(load.connect()) for _ in range(load.clients)]
         workers = [nc for nc in connections for _ in range(in_flight)]
         with load.progress(load.messages, "requesting") as advance:
             begun = time.perf_counter()
-            async with trio.open_nursery() as nursery:
+            async with open_nursery() as nursery:
                 for nc, share in zip(workers, load.shares(len(workers)), strict=True):
                     nursery.start_soon(_request, nc, load, share, advance, trips)
             seconds = time.perf_counter() - begun

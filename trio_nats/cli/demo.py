@@ -19,6 +19,7 @@ from trio_nats import (
     TLSOptions,
     open_nats,
 )
+from trio_nats._nursery import open_nursery
 from trio_nats.testing import NatsServer, ServerTLS
 
 from .certificates import Certificates
@@ -65,7 +66,7 @@ async def _try_all(
         async with NatsServer(tls=tls) as server:
             rows[kind] = await _try_modes(server.port, certificates)
 
-    async with trio.open_nursery() as nursery:
+    async with open_nursery() as nursery:
         for kind, tls in kinds.items():
             nursery.start_soon(row, kind, tls)
     return {kind: rows[kind] for kind in kinds}
@@ -86,7 +87,7 @@ async def _try_modes(port: int, certificates: Certificates) -> Row:
             why = str(failed.error).replace(failed.server, "the server")
             outcomes[mode] = Outcome("error", why)
 
-    async with trio.open_nursery() as nursery:
+    async with open_nursery() as nursery:
         for mode in TLSMode:
             nursery.start_soon(attempt, mode)
     return outcomes
@@ -121,7 +122,7 @@ async def _messages(console: Console, certificates: Certificates) -> None:
             await nc.publish("greet.joe", b"hello", headers={"Lang": "en"})
             msg = await greetings.receive()
             console.print(f"  subscription got {msg.subject} {msg.data!r} {msg.headers.pairs()}")
-        async with trio.open_nursery() as nursery:
+        async with open_nursery() as nursery:
             await nursery.start(_shout, nc)
             reply = await nc.request("shout", b"is anybody there?")
             console.print(f"  request got {reply.data!r}")

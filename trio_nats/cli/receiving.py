@@ -13,6 +13,7 @@ import trio
 import typer
 
 from trio_nats import ConfigurationError, Connection, Msg, Subscription
+from trio_nats._nursery import open_nursery
 
 from .connecting import ConnectionOptions, connected, connects, leave_if_lost
 from .durations import parse_wait
@@ -120,7 +121,7 @@ class _Viewer:
     async def run(self, program: Program, nc: Connection) -> None:
         """Until a signal, the count, or the silence that ends it."""
         self._patience.deadline = trio.current_time() + self._idle
-        async with trio.open_nursery() as viewers:
+        async with open_nursery() as viewers:
             for subscription in self.subscriptions:
                 viewers.start_soon(self._view, subscription)
             with self._patience, program.until_stopped():

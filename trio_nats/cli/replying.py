@@ -14,6 +14,7 @@ import trio
 import typer
 
 from trio_nats import ConfigurationError, Connection, Headers, Msg, NatsError, Subscription
+from trio_nats._nursery import open_nursery
 
 from .connecting import ConnectionOptions, connected, connects, leave_if_lost
 from .output import Output, message_text
@@ -69,7 +70,7 @@ def reply(
             await nc.flush()
             note(f'Listening on "{subject}" in group "{queue}"')
             number = 0
-            async with trio.open_nursery() as nursery:
+            async with open_nursery() as nursery:
                 nursery.start_soon(_drain_when_stopped, program, nc, requests)
                 async for msg in requests:
                     number += 1
@@ -167,7 +168,7 @@ async def _output_of(words: list[str], msg: Msg, limit: int) -> bytes:
         environment |= {"NATS_REQUEST_BODY": os.fsdecode(msg.data)}
     output = bytearray()
     failure = ""
-    async with trio.open_nursery() as nursery:
+    async with open_nursery() as nursery:
         start = partial(
             trio.run_process,
             words,

@@ -33,6 +33,7 @@ from trio_nats import (
     InvalidSubjectError,
     NatsError,
 )
+from trio_nats._nursery import open_nursery
 
 __all__ = ["Commands", "Program", "debug_wanted", "note", "plain_errors", "printable", "run"]
 
@@ -81,11 +82,7 @@ def plain_errors(debug: bool = False) -> Generator[None, None, None]:
     """Turn what is raised into one line on stderr and an exit code; ``debug``: a traceback too."""
     try:
         try:
-            try:
-                yield
-            except BaseExceptionGroup as group:
-                # Tasks were at work: what failed first, for the rest is a consequence.
-                raise _first_in(group) from None
+            yield
         finally:
             # Here, where it can still be dealt with that nobody is reading any more.
             if sys.stdout is not None:
@@ -103,14 +100,6 @@ def plain_errors(debug: bool = False) -> Generator[None, None, None]:
             traceback.print_exc(file=sys.stderr)
         note(f"trio-nats: {_words(error)}", style="red")
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
-
-
-def _first_in(group: BaseExceptionGroup) -> BaseException:
-    _, rest = group.split(trio.Cancelled)
-    error: BaseException = rest or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 class Commands(TyperGroup):
@@ -198,7 +187,7 @@ def run(main: Callable[[Program], Awaitable[None]], *, debug: bool = False) -> N
 
 async def _supervised(main: Callable[[Program], Awaitable[None]]) -> None:
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_nursery() as nursery:
         program = Program(nursery)
         await nursery.start(_listen_to_signals, program)
         with program.body:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import trio
 
+from .._nursery import open_nursery
 from ..codecs import Decoder
 from .delivered import JetStreamMsg, TypedJetStreamMsg
 from .inlet import Inlet
@@ -42,7 +42,7 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._manager: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
+        self._manager = open_nursery(self._end)
         self._nursery: trio.Nursery | None = None
         self._state = "not entered"
 
@@ -60,8 +60,8 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
         self._nursery = await self._manager.__aenter__()
         try:
             await self._open(self._nursery)
-        except BaseException:
-            await self._end(swallow=True)
+        except BaseException as error:
+            await self._manager.__aexit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -72,23 +72,16 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._end(swallow=exc is not None)
+        await self._manager.__aexit__(exc_type, exc, traceback)
+        if exc is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def _end(self, *, swallow: bool) -> None:
-        """Come to an end, whatever happens.
-
-        ``swallow`` cancellations, for they would replace the exception that is on its way.
-        """
+    async def _end(self, exc: BaseException | None) -> None:
         self._state = "closed"
         assert self._nursery is not None
         with trio.CancelScope(shield=True):
             await self._close()
         self._nursery.cancel_scope.cancel()
-        # The tasks in it raise nothing, so what comes out is a cancellation from outside.
-        with suppress(trio.Cancelled, BaseExceptionGroup):
-            await self._manager.__aexit__(None, None, None)
-        if not swallow:
-            await trio.lowlevel.checkpoint_if_cancelled()
 
     async def aclose(self) -> None:
         """Unsubscribe, and let what was not received go back. Done even if cancelled, or repeated.

@@ -9,6 +9,7 @@ from typing import Self, TypeVar, overload
 
 import trio
 
+from .._nursery import open_nursery
 from ..codecs import Encoder, encoded
 from ..errors import NatsError, RequestTimeoutError, fresh
 from ..headers import HeadersLike
@@ -245,7 +246,7 @@ class Publisher:
             raise RuntimeError("a publisher can be entered only once; make another")
         await self._sub.__aenter__()
         self._entered = True
-        self._manager = trio.open_nursery()
+        self._manager = open_nursery(self._close)
         self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._receive)
         self._nursery.start_soon(self._expire)
@@ -258,29 +259,24 @@ class Publisher:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        try:
+            await self._manager.__aexit__(exc_type, exc, traceback)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._sub.aclose()
+        # Whoever was waiting has been told by now, and has claimed what there was to claim.
+        if exc is None and self._unclaimed:
+            raise self._failures()
+
+    async def _close(self, exc: BaseException | None) -> None:
         self._leaving = True
         try:
             if exc is None:
                 self._check_done()
                 await self._all_done.wait()
         finally:
-            await self._close()
-        # Whoever was waiting has been told by now, and has claimed what there was to claim.
-        if exc is None and self._unclaimed:
-            raise self._failures()
-
-    @trio.lowlevel.enable_ki_protection
-    async def _close(self) -> None:
-        closed = trio.ClosedResourceError("this publisher's block has been left")
-        self._end(closed)
-        # Shielded, so that no cancellation from outside comes in place of what is on its way.
-        self._nursery.cancel_scope.shield = True
-        self._nursery.cancel_scope.cancel()
-        try:
-            await self._manager.__aexit__(None, None, None)
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._sub.aclose()
+            self._end(trio.ClosedResourceError("this publisher's block has been left"))
+            self._nursery.cancel_scope.cancel()
 
     def _check_done(self) -> None:
         if self._leaving and not self._pending:

@@ -12,6 +12,7 @@ from typing import Self
 import msgspec
 import trio
 
+from .._nursery import open_nursery
 from ..errors import ConfigurationError, ConnectionLostError, NatsError, fresh
 from ..message import Msg
 from ..messaging import Messaging
@@ -215,13 +216,12 @@ class Service(ServiceGroup):
             await self._close_all()
             raise
         self._started = datetime.now(UTC)
-        self._manager = trio.open_nursery()
+        self._manager = open_nursery()
         self._nursery = await self._manager.__aenter__()
         try:
             await self._nursery.start(self._run, monitoring)
-        except BaseException:
-            self._nursery.cancel_scope.cancel()
-            await self._end(swallow=True)
+        except BaseException as error:
+            await self._manager.__aexit__(type(error), error, error.__traceback__)
             await self._close_all()
             raise
         self._body.__enter__()
@@ -234,32 +234,20 @@ class Service(ServiceGroup):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        orderly = False
+        self.stop()
         try:
-            # The body is cancelled for a failure only, which then takes the place of Cancelled.
-            orderly = bool(self._body.__exit__(exc_type, exc, traceback)) or exc is None
-        finally:
-            self.stop()
-            if not orderly:
-                self._nursery.cancel_scope.cancel()
-            await self._end(swallow=not orderly)
-        if orderly and self._failure is not None:
-            raise fresh(self._failure)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _end(self, *, swallow: bool) -> None:
-        """Wait for all tasks. What they raise comes out as itself.
-
-        ``swallow`` cancellations, for they would replace the exception that is on its way.
-        """
-        try:
-            await self._manager.__aexit__(None, None, None)
-        except BaseException as error:
-            first = _first_in(error)
-            if not isinstance(first, trio.Cancelled) or not swallow:
-                raise first from None
+            try:
+                # It was cancelled only if the service has failed, which is raised below.
+                if self._body.__exit__(exc_type, exc, traceback):
+                    exc = None
+            except BaseException as rest:
+                await self._manager.__aexit__(type(rest), rest, rest.__traceback__)
+                raise
+            await self._manager.__aexit__(type(exc) if exc else None, exc, traceback)
         finally:
             self._stopped.set()
+        if exc is None and self._failure is not None:
+            raise fresh(self._failure)
 
     def stop(self) -> None:
         """Take no more requests. It has stopped when those there are have been finished.
@@ -290,7 +278,7 @@ class Service(ServiceGroup):
     async def _run(self, monitoring: _Monitoring, *, task_status: trio.TaskStatus[None]) -> None:
         """Be the ground that all else runs on, until the end."""
         try:
-            async with trio.open_nursery() as self._work:
+            async with open_nursery() as self._work:
                 work = self._work
                 for endpoint in self._endpoints:
                     # Unless it was added only while the rest was being subscribed.
@@ -444,16 +432,3 @@ def _as_object(data: object) -> dict[str, object] | None:
     if decoded is not None and not isinstance(decoded, dict):
         raise TypeError(f"data is what becomes a JSON object, not {type(data).__name__}")
     return decoded
-
-
-def _first_in(error: BaseException) -> BaseException:
-    """What failed first; the rest, and cancellations, are consequences."""
-    if isinstance(error, BaseExceptionGroup):
-        _, rest = error.split(trio.Cancelled)
-        while isinstance(rest, BaseExceptionGroup):
-            rest = rest.exceptions[0]
-        if rest is not None:
-            return rest
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-    return error

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import trio
-
 import trio_nats
+from trio_nats._nursery import open_nursery
 
 from ..._blocking import run_in_thread
 from ..._transport.knock import Knocked, knock
@@ -119,7 +118,7 @@ class _Examination:
 
     async def _probe(self, facts: Facts) -> Facts:
         """Everything at the same time, for some servers take seconds to give up on silence."""
-        async with trio.open_nursery() as nursery:
+        async with open_nursery() as nursery:
             nursery.start_soon(self._listen)
             nursery.start_soon(self._look_at_tls)
             nursery.start_soon(self._check_certificate)

@@ -15,6 +15,8 @@ from socket import SOCK_STREAM, gaierror
 
 import trio
 
+from trio_nats._nursery import open_nursery
+
 from ..._protocol.parser import excerpt
 from ..._transport.dial import Address, DialError, dial, resolve
 from ..._transport.handshake import read_info
@@ -55,7 +57,7 @@ async def dial_each(targets: Sequence[Address], seconds: float) -> tuple[Dial, .
     async def one(target: Address) -> None:
         dials[target] = await _dial_one(target, seconds)
 
-    async with trio.open_nursery() as nursery:
+    async with open_nursery() as nursery:
         for target in targets:
             nursery.start_soon(one, target)
     return tuple(dials[target] for target in targets)
