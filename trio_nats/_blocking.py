@@ -85,6 +85,7 @@ def read_small_file(path: StrPath, limit: int) -> bytes:
     finally:
         os.close(descriptor)
     if len(data) > limit:  # It grew, or the file system does not tell sizes.
+        del data  # It may be a secret, and tracebacks show variables.
         raise OSError(_too_large(limit))
     return data
 

@@ -21,6 +21,7 @@ from typing import TypeAlias
 import msgspec
 
 from ._blocking import read_small_file, run_in_thread
+from ._tracebacks import hides_secrets, without_frames
 from .errors import CredentialsError
 from .options import StrPath
 from .servers import Server
@@ -95,9 +96,10 @@ class Answer:
                 f"signing the server's nonce failed: the sign callable raised "
                 f"{type(error).__name__}"
             ) from error
-        if not isinstance(signature, bytes) or len(signature) != 64:
-            raise CredentialsError("the sign callable must return the 64 bytes of the signature")
-        return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
+        if isinstance(signature, bytes) and len(signature) == 64:
+            return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
+        del result, signature  # Which may be the seed.
+        raise CredentialsError("the sign callable must return the 64 bytes of the signature")
 
     def doubts(self) -> str:
         """What can be said from here about why a server might refuse these credentials."""
@@ -125,6 +127,7 @@ class Auth(ABC):
         """Read what has to be read. Raises :exc:`CredentialsError` when it cannot be used."""
 
 
+@hides_secrets
 @dataclass(frozen=True, slots=True)
 class UserPassword(Auth):
     """A user name and a password. The password may be empty."""
@@ -141,6 +144,7 @@ class UserPassword(Auth):
         return Answer(method="user and password", user=self.user, password=self.password)
 
 
+@hides_secrets
 @dataclass(frozen=True, slots=True)
 class Token(Auth):
     """A single secret token."""
@@ -155,6 +159,7 @@ class Token(Auth):
         return Answer(method="token", token=self.token)
 
 
+@hides_secrets
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NKey(Auth):
     """An NKey user: the server's challenge is signed, and no secret ever leaves the process.
@@ -179,6 +184,7 @@ class NKey(Auth):
         return Answer(method="NKey", nkey=public_key(seed), sign=_signer(seed))
 
 
+@hides_secrets
 @dataclass(frozen=True, slots=True)
 class JWT(Auth):
     """A user JWT, with the ``seed`` of the user it was issued to.
@@ -209,6 +215,7 @@ class JWT(Auth):
         return Answer(method=method, jwt=self.jwt.strip(), sign=sign)
 
 
+@hides_secrets
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials(Auth):
     """A user JWT and its seed as in a ``.creds`` file: the ``file``'s path, or its ``text``."""
@@ -263,7 +270,8 @@ async def prepare(auth: Auth) -> Answer:
     try:
         return await auth.prepare()
     except CredentialsError as error:
-        raise error.with_traceback(None) from error.__cause__
+        raised = without_frames(error)
+    raise raised
 
 
 async def _ask(callback: Auth | AuthCallback, server: Server) -> Auth | None:
@@ -273,12 +281,14 @@ async def _ask(callback: Auth | AuthCallback, server: Server) -> Auth | None:
         answer = await result if inspect.isawaitable(result) else result
     except Exception as error:
         raise CredentialsError(f"the auth callback raised {type(error).__name__}") from error
-    if answer is not None and not isinstance(answer, Auth):
-        raise CredentialsError(
-            f"the auth callback returned {type(answer).__name__}; return an Auth such as "
-            "UserPassword, Token, NKey, JWT or Credentials, or None"
-        )
-    return answer
+    if answer is None or isinstance(answer, Auth):
+        return answer
+    kind = type(answer).__name__
+    del answer, result  # Which may be the password itself.
+    raise CredentialsError(
+        f"the auth callback returned {kind}; return an Auth such as "
+        "UserPassword, Token, NKey, JWT or Credentials, or None"
+    )
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ._core.settings import Settings, WhenFull
 from ._core.supervisor import Supervisor
 from ._nursery import open_nursery
 from ._protocol.subjects import check_inbox_prefix
+from ._tracebacks import takes_secrets
 from ._transport.opening import OpeningSettings
 from ._transport.plan import check_server
 from .auth import Auth, AuthLike, prepare
@@ -45,6 +46,7 @@ _logger = logging.getLogger("trio_nats.tls")
 _T = TypeVar("_T")
 
 
+@takes_secrets
 def open_nats(
     servers: str | Sequence[str] | None = None,
     *,

@@ -12,6 +12,7 @@ import trio
 
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
+from ._tracebacks import takes_secrets
 from ._transport.plan import check_server
 from ._transport.tls_info import TLSInfo
 from .errors import NatsError, RequestTimeoutError
@@ -239,6 +240,7 @@ class Connection(Messaging):
         core.check_usable()
         await core.change_server_and_wait()
 
+    @takes_secrets
     def set_servers(self, servers: str | Sequence[str]) -> None:
         """Use these servers for reconnecting, in place of all known so far (ADR-40).
 

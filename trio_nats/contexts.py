@@ -19,6 +19,7 @@ import msgspec
 
 from ._blocking import read_small_file
 from ._protocol.subjects import check_inbox_prefix
+from ._tracebacks import hides_secrets, takes_secrets
 from .auth import JWT, Auth, Credentials, NKey, Token, UserPassword, _seed_in
 from .errors import ConfigurationError, InvalidSubjectError
 from .options import StrPath, TLSMode, TLSOptions
@@ -38,6 +39,7 @@ _PROGRAMS = {
 }
 
 
+@hides_secrets
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Context:
     """The settings of one context, as its file has them. Shows no secret in its ``repr``.
@@ -109,6 +111,7 @@ class Context:
             raise self._fault("'nsc' would run nsc; write the servers into 'url'")
         return self.url or DEFAULT_SERVER
 
+    @takes_secrets
     def auth(self) -> Auth | None:
         """The credentials to connect with; ``None`` where the context has none.
 
@@ -343,13 +346,15 @@ def _base64_text(rest: str) -> str | None:
 
 def _read(path: StrPath, label: str) -> str:
     """A small text file. Raises :exc:`FileNotFoundError` as it is."""
+    data = reason = None
     try:
         data = read_small_file(path, _MAX_FILE)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(f"{label}: cannot read {str(path)!r}: {reason}") from None
+    if data is None:
+        raise ConfigurationError(f"{label}: cannot read {str(path)!r}: {reason}")
     text = _text_of(data)
     del data  # See _from_file.
     if text is None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, NoneType
 from typing import Literal, TypeAlias, cast
 
+from ._tracebacks import hides_secrets
 from .errors import ConfigurationError, TLSConfigurationError
 from .server_info import ServerInfo
 from .servers import Server
@@ -117,6 +118,7 @@ class TLSMode(enum.StrEnum):
         return format(self.name, spec)
 
 
+@hides_secrets
 @dataclass(frozen=True, kw_only=True)
 class TLSOptions:
     """Everything about TLS. Files are read again at every attempt to connect.
@@ -382,6 +384,7 @@ _OWN_HEADERS = frozenset(
 )
 
 
+@hides_secrets
 @dataclass(frozen=True, kw_only=True)
 class WebSocketOptions:
     """What to say to a ``ws://`` or ``wss://`` server beyond its URL; others are not told.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 from urllib.parse import unquote
 
+from ._tracebacks import takes_secrets
 from .errors import ConfigurationError
 
 __all__ = ["Scheme", "Server", "parse_servers"]
@@ -66,6 +67,7 @@ class Server:
         return self.url
 
 
+@takes_secrets
 def parse_servers(servers: str | Sequence[str]) -> tuple[Server, ...]:
     """Read one URL, a comma-separated list, or a sequence of either.
 
@@ -99,6 +101,7 @@ def _entries(servers: object) -> list[str]:
     return entries
 
 
+@takes_secrets
 def parse_server(text: str) -> Server:
     """Read one URL or ``host:port``."""
     if _UNDECODED.search(text):

@@ -16,7 +16,7 @@ __all__ = ["NONCE", "PATIENCE", "QUICK", "connects_with", "credentials", "drops"
 __all__ += ["refusals", "sessions", "signature"]
 
 PATIENCE = 8.0
-QUICK = ReconnectPolicy(wait=0.01, max_wait=0.05)
+QUICK = ReconnectPolicy(wait=0.01, max_wait=0.05, refused_credentials_timeout=0)
 
 NONCE = "PXoWU7zWAMt75FY"
 

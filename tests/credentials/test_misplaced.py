@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import traceback
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.credentials.helpers import NONCE, PATIENCE, QUICK, connects_with, ref
 from tests.support.files import hanging_file
 from tests.support.jwts import Operator, creds_text
 from tests.support.peer import Peer, Script, ScriptedServer
+from tests.support.tracebacks import variables_of
 from tests.transports import EVERY, Transport
 from trio_nats import (
     JWT,
@@ -378,23 +378,6 @@ def test_seeds_of_other_kinds_are_called_by_their_names(kind: str) -> None:
 
 
 # -- variables -----------------------------------------------------------------------------------
-
-
-def variables_of(error: BaseException) -> str:
-    """Those along the tracebacks of an exception and of those behind it, without the tests' own."""
-    found: list[str] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None:
-            continue
-        shown = traceback.TracebackException.from_exception(one, capture_locals=True)
-        for frame in shown.stack:
-            if "/tests/" not in frame.filename:
-                found += [f"{name}={value}" for name, value in (frame.locals or {}).items()]
-        waiting += [one.__cause__, one.__context__]
-    assert found
-    return "\n".join(found)
 
 
 async def hangs_up(peer: Peer) -> None:

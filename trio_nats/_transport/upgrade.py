@@ -57,9 +57,9 @@ async def ask_headers(options: WebSocketOptions, server: Server) -> SecretHeader
             given = await given
     except Exception as error:
         raise ConfigurationError(f"{what} raised {type(error).__name__}") from error
-    headers = SecretHeaders(given) if isinstance(given, Mapping) else given
+    headers = [SecretHeaders(given) if isinstance(given, Mapping) else given]
     del given
-    return check_websocket_headers(f"what {what} gave", headers)
+    return check_websocket_headers(f"what {what} gave", headers.pop())
 
 
 def carry_secrets(headers: Mapping[str, str]) -> bool:

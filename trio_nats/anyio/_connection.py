@@ -22,6 +22,7 @@ from trio_nats import (
     TLSInfo,
     TypedMsg,
 )
+from trio_nats._tracebacks import takes_secrets
 from trio_nats.codecs import check_decoder, encoded, reply_decoder
 
 from ._errors import TRIO_ERRORS, translated
@@ -356,6 +357,7 @@ class Connection:
         """
         await self._run(self._trio.reconnect)
 
+    @takes_secrets
     def set_servers(self, servers: str | Sequence[str]) -> None:
         """Use these servers for reconnecting, in place of all known so far (ADR-40).
 

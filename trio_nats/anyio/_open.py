@@ -14,6 +14,7 @@ import trio
 
 import trio_nats
 from trio_nats import JWT, Auth, AuthCallback, AuthLike, Server
+from trio_nats._tracebacks import takes_secrets
 
 from ._asyncio import AsyncioHost
 from ._connection import Connection
@@ -41,6 +42,7 @@ def _like(original: Callable[_P, object]) -> Callable[[Callable[..., _T]], Calla
 
 
 @_like(trio_nats.open_nats)
+@takes_secrets
 def open_nats(*args: Any, **options: Any) -> AbstractAsyncContextManager[Connection]:
     """Connect to NATS from code written for anyio, for the length of an ``async with`` block.
 

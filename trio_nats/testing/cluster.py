@@ -12,6 +12,7 @@ from typing import Self, Unpack
 import msgspec
 import trio
 
+from .._tracebacks import hides_secrets
 from ..errors import ConfigurationError, NatsError
 from ._ports import free_port, taken_ports
 from .errors import ServerStartError, ServerWaitError
@@ -24,6 +25,7 @@ _ATTEMPTS = 5
 _POLL_INTERVAL = 0.02
 
 
+@hides_secrets
 class NatsCluster:
     """Runs ``n`` servers with routes to each other while its ``async with`` block lasts.
 

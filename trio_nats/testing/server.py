@@ -16,6 +16,7 @@ from typing import Self, Unpack
 
 import trio
 
+from .._tracebacks import hides_secrets
 from ..errors import ConfigurationError
 from ._config import render_settings
 from ._ports import assign_ports, fixed_ports, taken_ports
@@ -34,6 +35,7 @@ _NOT_RELOADED = "Failed to reload server configuration"
 _NOT_RELOADABLE = ("host", "args", "binary")
 
 
+@hides_secrets
 class NatsServer:
     """Runs a nats-server while its ``async with`` block lasts; the block starts when it is ready.
 

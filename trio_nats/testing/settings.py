@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, TypeAlias, TypedDict
 
+from .._tracebacks import hides_secrets
 from ..errors import ConfigurationError
 
 __all__ = [
@@ -94,12 +95,13 @@ class ServerCluster:
 
     name: str
     port: int | None = None
-    routes: tuple[str, ...] = ()
+    routes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _check_port(self.port)
 
 
+@hides_secrets
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """Everything that makes a server what it is, with the defaults.
@@ -110,7 +112,7 @@ class ServerSettings:
         ConfigurationError: for settings that contradict each other.
     """
 
-    config: str | Mapping[str, ConfigValue] | None = None
+    config: str | Mapping[str, ConfigValue] | None = field(default=None, repr=False)
     """More configuration: text is appended verbatim to what the other fields generate; a mapping is
     merged into it, and wins. Where the server listens and stores is not taken from here."""
     host: str = "127.0.0.1"
@@ -131,7 +133,7 @@ class ServerSettings:
     cluster: ServerCluster | None = None
     name: str | None = None
     """``server_name``; None lets the server take its generated id."""
-    args: Sequence[str] = ()
+    args: Sequence[str] = field(default=(), repr=False)
     """More command line arguments, such as ``["-V"]`` for a trace of the protocol."""
     start_timeout: float = 10.0
     """How long starting may take, in seconds, by the wall clock."""
