@@ -254,6 +254,19 @@ def test_malformed_error_line(wire: bytes) -> None:
     assert refusal(wire).startswith("the server sent malformed data: ")
 
 
+@pytest.mark.parametrize("byte", [b"\r", b"\n", b"\v", b"\f", b"\x00", b"\x85", b"\xa0"])
+def test_only_spaces_and_tabs_separate(byte: bytes) -> None:
+    word = b"a%b2" % byte
+    assert parse(b"MSG %b 1 1\r\nx\r\n" % word) == [msg(word, b"1", b"x")]
+    assert parse(b"MSG\t%b  1\t %b 1 \r\nx\r\n" % (word, word)) == [
+        msg(word, b"1", b"x", reply=word)
+    ]
+    [malformed] = parse(b"PING%b\r\n" % byte)
+    assert isinstance(malformed, tuple)
+    assert malformed[0] == "error"
+    assert parse(b"PING \t\r\n") == [Signal.PING]
+
+
 def test_error_text_of_anything() -> None:
     text = error_text(bytes(range(256)) * 20)
     assert len(text) == 512

@@ -24,7 +24,7 @@ __all__ = ["Burst", "ErrorLine", "Event", "Parser", "Signal", "error_text", "exc
 
 _M, _H, _P, _I, _PLUS, _MINUS = b"MHPI+-"
 _CR, _LF = b"\r\n"
-_VT, _FF = b"\v\f"
+_TAB = b"\t"[0]
 _STARTS = frozenset(b"MHPI+-")
 _MAX_DIGITS = 12
 """No size is longer; converting endless digits would take quadratic time."""
@@ -155,7 +155,9 @@ class Parser:
             line = data[position:line_end]
             start = line_end + 2
             if line != before:
-                words = line.split() if _VT not in line and _FF not in line else _words(line)
+                words = line.split(b" ")
+                if b"" in words or _TAB in line:
+                    words = _words(line)
                 count = words[-1]
                 if first == _H:
                     head, length = self._sizes_of_hmsg(words, data, position)
@@ -216,7 +218,7 @@ class Parser:
         line = data[position:line_end]
         if first == _P or first == _PLUS:
             try:
-                events.append(Signal(line.rstrip()))
+                events.append(Signal(line.rstrip(b" \t")))
             except ValueError:
                 raise _malformed("data", data, position) from None
         elif first == _I:
@@ -287,10 +289,11 @@ def _take_alike(burst: Burst, data: bytes, start: int, line: bytes, head: int, l
 
 
 def _words(line: bytes) -> list[bytes]:
-    """The words of a line that holds what is white space to Python but not to NATS.
+    """The words of a line that is not separated by single spaces, which no known server sends.
 
-    Servers take it in subjects, so that whoever publishes could otherwise add words of his own, the
-    number of another subscription for one.
+    Only spaces and tabs separate, as in the server. It takes CR and any other control character as
+    part of a subject, so :meth:`bytes.split` would let a publisher add words of their own, such as
+    the number of another subscription.
     """
     return [word for word in line.replace(b"\t", b" ").split(b" ") if word]
 
@@ -319,6 +322,6 @@ def _too_large(size: int, limit: int, data: bytes, position: int) -> ProtocolErr
 
 def error_text(raw: bytes) -> str:
     """What follows ``-ERR``: without its quotes, bounded and printable."""
-    text = raw.decode("utf-8", "replace").strip().removeprefix("'").removesuffix("'")
+    text = raw.decode("utf-8", "replace").strip(" \t").removeprefix("'").removesuffix("'")
     printable = "".join(char if char.isprintable() else "?" for char in text[:512])
     return printable

@@ -14,8 +14,8 @@ from .wire import time_from_wire
 
 __all__ = ["MsgAnswer", "MsgRequest", "StoredMsg", "from_answer", "from_direct", "number_in"]
 
-_STREAM, _SUBJECT = "Nats-Stream", "Nats-Subject"
-_SEQUENCE, _TIME = "Nats-Sequence", "Nats-Time-Stamp"
+_STREAM, _SUBJECT = b"Nats-Stream", b"Nats-Subject"
+_SEQUENCE, _TIME = b"Nats-Sequence", b"Nats-Time-Stamp"
 PENDING, LAST = "Nats-Num-Pending", "Nats-Last-Sequence"
 UP_TO = "Nats-UpTo-Sequence"
 
@@ -88,13 +88,7 @@ def from_direct(msg: Msg) -> StoredMsg:
         if status.code == 404:
             raise MessageNotFoundError(404, 10037, "no message found")
         raise JetStreamAPIError(status.code, 0, status.description or "direct get failed")
-    pairs = msg.headers.pairs()
-    told: dict[str, str] = {}
-    for name in (_STREAM, _SUBJECT, _SEQUENCE, _TIME, PENDING, LAST):
-        for position in range(len(pairs) - 1, -1, -1):
-            if pairs[position][0] == name:
-                told[name] = pairs.pop(position)[1]
-                break
+    told, own = _split(msg.raw_headers or b"")
     try:
         return StoredMsg(
             stream=told[_STREAM],
@@ -102,16 +96,35 @@ def from_direct(msg: Msg) -> StoredMsg:
             seq=int(told[_SEQUENCE]),
             time=_time(told[_TIME]),
             data=msg.data,
-            headers=Headers(pairs),
+            headers=decode_headers(own)[0],
         )
     except (KeyError, ValueError) as error:
         raise JetStreamError(f"the answer to a direct get is none: {error!r}") from error
 
 
+def _split(block: bytes) -> tuple[dict[bytes, str], bytes]:
+    """What the server says in a header block, and the block without that.
+
+    The raw lines tell, for the subject may hold what no header may. Left out as unreadable, it
+    would leave the last word to a line of the publisher's.
+    """
+    lines = block.split(b"\r\n")
+    told: dict[bytes, str] = {}
+    for name in (_STREAM, _SUBJECT, _SEQUENCE, _TIME, PENDING.encode(), LAST.encode()):
+        for position in range(len(lines) - 1, 0, -1):
+            found, colon, value = lines[position].partition(b":")
+            if colon and found == name:
+                told[name] = value.strip(b" \t").decode("utf-8", "backslashreplace")
+                del lines[position]
+                break
+    return told, b"\r\n".join(lines)
+
+
 def number_in(msg: Msg, name: str) -> int | None:
     """A number in a header; ``None`` if there is none."""
     values = msg.headers.get_all(name)
-    return int(values[-1]) if values and values[-1].isascii() and values[-1].isdigit() else None
+    text = values[-1] if values else ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
 def _time(text: str) -> datetime | None:
