@@ -12,14 +12,11 @@ __all__ = ["Headers", "HeadersLike", "Status", "decode_headers", "encode_headers
 
 _VERSION_TEXT = "NATS/1.0"
 
-# ADR-4: printable ASCII without the colon that ends a name.
-_NAME = re.compile(r"[!-9;-~]+")
 # Anything that could end the line early, and NUL, which several servers and clients cut at.
 _UNSENDABLE = re.compile(r"[\r\n\x00]")
 
-_MAX_KNOWN_NAMES = 1024
-# Names found to be fine. There are few, and matching each costs as much as all the rest.
-_known_names: set[str] = set()
+_FEW = 16
+"""As many headers are looked through faster than an index of them is made."""
 
 
 class Status(NamedTuple):
@@ -51,73 +48,116 @@ class Headers(MutableMapping[str, str]):
     the wire format cannot tell it from its own.
     """
 
-    __slots__ = ("_pairs",)
+    # What a peer sends may be very many headers, so that nothing may take time in proportion to all
+    # of them for each. An index finds those with one name. What is removed leaves a hole, and the
+    # holes are closed once there are as many as there are headers.
+    __slots__ = ("_holes", "_index", "_pairs")
 
     def __init__(self, source: HeadersLike = ()) -> None:
-        self._pairs: list[tuple[str, str]] = []
+        self._pairs: list[tuple[str, str] | None] = []
+        self._index: dict[str, list[int]] | None = None
+        self._holes = 0  # none while there is no index
         if isinstance(source, Headers):
-            self._pairs = source._pairs.copy()
+            self._pairs += source.pairs()
         else:
             for name, value in _pairs_of(source):
                 self.add(name, value)
 
     def add(self, name: str, value: str) -> None:
         """Append a value, keeping those the name already has."""
-        self._pairs.append((_check_name(name), _check_value(name, value)))
+        self._append((_check_name(name), _check_value(name, value)))
 
     def get_all(self, name: str) -> list[str]:
         """Every value of ``name`` in order; an empty list when there is none."""
-        return [value for key, value in self._pairs if key == name]
+        return [self._value(place) for place in self._places().get(name, ())]
 
     def get_ignoring_case(self, name: str) -> str | None:
         """The first value whose name matches in any mixture of case, or ``None``."""
         wanted = name.lower()
-        return next((value for key, value in self._pairs if key.lower() == wanted), None)
+        return next((value for key, value in self.pairs() if key.lower() == wanted), None)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every (name, value) in the order sent or added."""
-        return self._pairs.copy()
+        return [pair for pair in self._pairs if pair is not None]
 
     def copy(self) -> Headers:
         """An independent copy."""
         return Headers(self)
 
+    def clear(self) -> None:
+        """Remove all of them."""
+        self._pairs, self._index, self._holes = [], None, 0
+
+    def popitem(self) -> tuple[str, str]:
+        """Remove a name with all its values; it and the first of them, as :meth:`dict.popitem`."""
+        places = self._places()
+        if not places:
+            raise KeyError("there are no headers")
+        name = next(reversed(places))
+        return name, self.pop(name)
+
     def __getitem__(self, name: str) -> str:
-        for key, value in self._pairs:
-            if key == name:
-                return value
-        raise KeyError(name)
+        if self._index is None and len(self._pairs) <= _FEW:
+            for key, value in cast("list[tuple[str, str]]", self._pairs):
+                if key == name:
+                    return value
+            raise KeyError(name)
+        return self._value(self._places()[name][0])
 
     def __setitem__(self, name: str, value: str) -> None:
         checked = (_check_name(name), _check_value(name, value))
-        for position, (key, _) in enumerate(self._pairs):
-            if key == name:
-                rest = [pair for pair in self._pairs[position + 1 :] if pair[0] != name]
-                self._pairs[position:] = [checked, *rest]
-                return
-        self._pairs.append(checked)
+        places = self._places().get(name)
+        if places is None:
+            self._append(checked)
+        else:
+            self._pairs[places[0]] = checked
+            rest, places[1:] = places[1:], []
+            self._remove(rest)
 
     def __delitem__(self, name: str) -> None:
-        kept = [pair for pair in self._pairs if pair[0] != name]
-        if len(kept) == len(self._pairs):
-            raise KeyError(name)
-        self._pairs = kept
+        self._remove(self._places().pop(name))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict(self._pairs))
+        return iter(list(self._places()))
 
     def __len__(self) -> int:
-        return len(dict(self._pairs))
+        return len(self._places())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Headers):
-            return self._pairs == other._pairs
+            return self.pairs() == other.pairs()
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # a mutable mapping, as dict
 
     def __repr__(self) -> str:
-        return f"Headers({self._pairs!r})"
+        return f"Headers({self.pairs()!r})"
+
+    def _places(self) -> dict[str, list[int]]:
+        """Where the headers of each name stand."""
+        index = self._index
+        if index is None:
+            index = self._index = {}
+            for place, (name, _) in enumerate(cast("list[tuple[str, str]]", self._pairs)):
+                index.setdefault(name, []).append(place)
+        return index
+
+    def _value(self, place: int) -> str:
+        pair = self._pairs[place]
+        assert pair is not None
+        return pair[1]
+
+    def _append(self, pair: tuple[str, str]) -> None:
+        if self._index is not None:
+            self._index.setdefault(pair[0], []).append(len(self._pairs))
+        self._pairs.append(pair)
+
+    def _remove(self, places: list[int]) -> None:
+        for place in places:
+            self._pairs[place] = None
+        self._holes += len(places)
+        if self._holes * 2 > len(self._pairs):
+            self._pairs, self._index, self._holes = [*self.pairs()], None, 0
 
 
 HeadersLike: TypeAlias = Headers | Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
@@ -126,17 +166,23 @@ HeadersLike: TypeAlias = Headers | Mapping[str, str | Sequence[str]] | Iterable[
 
 def encode_headers(headers: HeadersLike) -> bytes:
     """The wire form, from the version line to the empty line that ends it."""
-    if type(headers) is dict and _known_names.issuperset(headers):
-        # A plain dict with names checked before, and values nothing can be wrong with.
+    if type(headers) is dict:
+        # A plain dict of strings nothing can be wrong with.
         text = _VERSION_TEXT
         for name, value in headers.items():
-            if type(name) is not str or type(value) is not str or not value.isprintable():
+            if (
+                type(name) is not str
+                or type(value) is not str
+                or not value.isprintable()
+                or not _is_name(name)
+                or ":" in name
+            ):
                 break
             text += f"\r\n{name}: {value.strip(' ')}"
         else:
             return f"{text}\r\n\r\n".encode()
     parts = [_VERSION_TEXT]
-    for name, value in (headers if isinstance(headers, Headers) else Headers(headers))._pairs:
+    for name, value in (headers if isinstance(headers, Headers) else Headers(headers)).pairs():
         parts += ("\r\n", name, ": ", value)
     parts.append("\r\n\r\n")
     return "".join(parts).encode("utf-8", "surrogateescape")
@@ -148,16 +194,16 @@ def decode_headers(block: bytes) -> tuple[Headers, Status | None]:
     What cannot be read is left out rather than raised: a peer must not be able to break the loop
     that receives its message. Bytes that are not UTF-8 survive as surrogate escapes.
     """
-    headers = Headers()
     first, *lines = block.decode("utf-8", "surrogateescape").split("\r\n")
     if not first.startswith("NATS/"):
-        return headers, None
+        return Headers(), None
+    pairs: list[tuple[str, str] | None] = []
     for line in lines:
         name, colon, value = line.partition(":")
-        if not colon or (name not in _known_names and not _is_name(name)):
-            continue
-        if value.isprintable() or not _UNSENDABLE.search(value):
-            headers._pairs.append((name, value.strip(" \t")))
+        if colon and _is_name(name) and (value.isprintable() or not _UNSENDABLE.search(value)):
+            pairs.append((name, value.strip(" \t")))
+    headers = Headers.__new__(Headers)  # without checking it all again
+    headers._pairs, headers._index, headers._holes = pairs, None, 0
     return headers, _status_of(first)
 
 
@@ -169,13 +215,9 @@ def _status_of(first_line: str) -> Status | None:
     return None
 
 
-def _is_name(name: str) -> bool:
-    if not _NAME.fullmatch(name):
-        return False
-    if len(_known_names) >= _MAX_KNOWN_NAMES:
-        _known_names.clear()
-    _known_names.add(name)
-    return True
+def _is_name(text: str) -> bool:
+    """Whether it is printable ASCII without spaces. A name has no colon either."""
+    return text.isascii() and text.isprintable() and " " not in text and text != ""
 
 
 def _pairs_of(source: object) -> Iterator[tuple[str, str]]:
@@ -201,7 +243,7 @@ def _check_name(name: str) -> str:
         raise InvalidHeaderError(
             f"header names are str, not {type(name).__name__}; decode it first"
         )
-    if not _is_name(name):
+    if not _is_name(name) or ":" in name:
         raise InvalidHeaderError(
             f"header name {name[:80]!r} is not allowed: "
             "use printable ASCII without spaces or a colon, at least one character"

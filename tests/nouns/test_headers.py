@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import tracemalloc
 from collections import UserList, deque
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -98,7 +103,7 @@ def test_the_rest_of_a_mutable_mapping() -> None:
     assert headers.setdefault("c", "3") == "3"
     headers.update({"b": "4"}, d="5")
     assert headers.pairs() == [("b", "4"), ("c", "3"), ("d", "5")]
-    assert headers.popitem() == ("b", "4")
+    assert headers.popitem() == ("d", "5")
     assert headers
     headers.clear()
     assert not headers
@@ -447,3 +452,172 @@ def check_views(headers: Headers, pairs: Iterable[tuple[str, str]]) -> None:
     assert len(headers) == len(first)
     assert list(headers.keys()) == list(first)
     assert list(headers.values()) == list(first.values())
+
+
+# --- very many ------------------------------------------------------------------------------------
+
+
+class Counted(str):
+    """A name that counts how often it is looked at, by C code too."""
+
+    looks = 0
+
+    def __hash__(self) -> int:
+        Counted.looks += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        Counted.looks += 1
+        return super().__eq__(other)
+
+
+def _delete_all(headers: Headers) -> None:
+    for name in headers:
+        del headers[name]
+
+
+def _pop_all(headers: Headers) -> None:
+    while headers:
+        headers.popitem()
+
+
+def _set_all(headers: Headers) -> None:
+    for name in headers:
+        headers[name] = "x"
+
+
+def _set_and_delete(headers: Headers) -> None:
+    for _ in headers.pairs():
+        headers[Counted("new")] = "x"
+        del headers[Counted("new")]
+
+
+OPERATIONS: dict[str, Callable[[Headers], object]] = {
+    "dict": dict,
+    "keys": lambda headers: list(headers.keys()),
+    "values": lambda headers: list(headers.values()),
+    "items": lambda headers: list(headers.items()),
+    "len": len,
+    "pairs": lambda headers: headers.pairs(),
+    "copy": lambda headers: dict(headers.copy()),
+    "equal": lambda headers: headers == headers.copy(),
+    "mapping equal": lambda headers: dict(headers) == dict(headers.copy()),
+    "repr": repr,
+    "encode": encode_headers,
+    "each": lambda headers: [headers[name] for name in headers],
+    "each of pairs": lambda headers: [headers[name] for name, _ in headers.pairs()],
+    "contains": lambda headers: [name in headers for name in headers],
+    "get": lambda headers: [headers.get(name) for name in headers],
+    "get_all": lambda headers: [headers.get_all(name) for name in headers],
+    "get_ignoring_case": lambda headers: headers.get_ignoring_case("last"),
+    "absent": lambda headers: [headers.get(str(number)) for number in range(len(headers))],
+    "value in": lambda headers: "none" in headers.values(),
+    "set": _set_all,
+    "update": lambda headers: headers.update(dict.fromkeys(headers, "x")),
+    "update other": lambda headers: Headers().update(headers),
+    "setdefault": lambda headers: [headers.setdefault(name, "x") for name in headers],
+    "add": lambda headers: [headers.add(name, "x") for name in headers],
+    "delete": _delete_all,
+    "popitem": _pop_all,
+    "pop": lambda headers: [headers.pop(name) for name in headers],
+    "set and delete": _set_and_delete,
+    "clear": lambda headers: headers.clear(),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("repeated", [False, True])
+def test_nothing_takes_time_for_each_pair_of_headers(name: str, *, repeated: bool) -> None:
+    def looks(count: int) -> int:
+        names = [
+            Counted("many" if repeated and number % 2 else f"n{number}") for number in range(count)
+        ]
+        headers = Headers([(one, "v") for one in names])
+        Counted.looks = 0
+        lines = _lines_of(lambda: OPERATIONS[name](headers))
+        return Counted.looks + lines
+
+    # Twice as many headers: twice as many looks, and lines of Python. Four times were quadratic.
+    assert looks(800) < 2.5 * looks(400) + 100
+
+
+def _lines_of(run: Callable[[], object]) -> int:
+    """How many lines of Python are executed."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+def test_nothing_is_remembered_of_the_names_that_peers_choose() -> None:
+    def memory() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = memory()
+        for number in range(50):
+            name = f"{number}-" + "x" * 100_000
+            decode_headers(f"NATS/1.0\r\n{name}: v\r\n\r\n".encode())
+            encode_headers({name: "v"})
+        del name
+        assert memory() - before < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "set", "delete", "pop", "popitem", "clear", "look"]),
+            st.integers(0, 5),
+        ),
+        max_size=80,
+    ),
+    st.integers(0, 40),
+)
+def test_holes_are_never_seen(changes: list[tuple[str, int]], count: int) -> None:
+    pairs = [(f"n{number % 6}", str(number)) for number in range(count)]
+    headers = Headers(pairs)
+    for position, (what, number) in enumerate(changes):
+        name, value = f"n{number}", f"v{position}"
+        there = [place for place, pair in enumerate(pairs) if pair[0] == name]
+        if what == "add":
+            headers.add(name, value)
+            pairs.append((name, value))
+        elif what == "set":
+            headers[name] = value
+            if there:
+                pairs[there[0]] = (name, value)
+                pairs = [pair for place, pair in enumerate(pairs) if place not in there[1:]]
+            else:
+                pairs.append((name, value))
+        elif what in ("delete", "pop"):
+            assert headers.pop(name, None) == (pairs[there[0]][1] if there else None)
+            pairs = [pair for pair in pairs if pair[0] != name]
+        elif what == "popitem" and pairs:
+            last, first = headers.popitem()
+            assert first == next(value for key, value in pairs if key == last)
+            pairs = [pair for pair in pairs if pair[0] != last]
+        elif what == "clear":
+            headers.clear()
+            pairs = []
+        assert headers.pairs() == pairs
+        assert list(headers) == list(dict(pairs))
+        assert [headers[name] for name in headers] == [
+            next(value for key, value in pairs if key == name) for name in dict(pairs)
+        ]
+        assert headers.get_all(name) == [value for key, value in pairs if key == name]
+        assert len(headers) == len(dict(pairs))
+        assert headers == Headers(pairs)
