@@ -232,9 +232,15 @@ class Connection(Messaging):
     async def reconnect(self) -> None:
         """Move to another server, or make the connection to the present one anew.
 
-        New credentials and certificates come into use by that. Where a second connection can be
-        had, nothing is missed: the old one goes on until the new one has taken over. Returns once
-        it has, or once the connection is up again. Cancelled, the move goes on.
+        Each attempt reads files again and asks for credentials, so this brings new ones into use.
+        The present connection is used until the new one is ready, so no message is missed. Returns
+        once the new one is in use; while disconnected, once the connection is up again.
+
+        If cancelled, the move goes on.
+
+        :raises ConnectError: if no server could be moved to. The connection goes on as before;
+            ``attempts`` tells why each server was not used.
+        :raises trio.ClosedResourceError: if the connection is closed, or is closed meanwhile.
         """
         core = self._core
         core.check_usable()
@@ -246,7 +252,8 @@ class Connection(Messaging):
 
         Those without credentials in their URL use the first URL's of this list that has some, as
         with ``open_nats``; those of the servers known so far go to none of these. What ``auth``
-        gives is for all. The present connection stays; :meth:`reconnect` moves it. Raises
+        gives is for all. The present connection stays in use until it is lost, or until
+        :meth:`reconnect` has moved it to one of these. Raises
         :exc:`ConfigurationError` for what cannot be used.
         """
         parsed = parse_servers(servers)

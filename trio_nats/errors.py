@@ -54,10 +54,11 @@ __all__ = [
 
 _E = TypeVar("_E", bound=BaseException)
 
-ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "websocket", "info", "auth"]
+ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "websocket", "info", "auth", "subscribe"]
 """Where an attempt to connect ended: name resolution, dialling, the TLS handshake, the upgrade to
 WebSocket, waiting for the server's ``INFO``, or credentials (ours being unusable, or the server's
-verdict on them). ``"proxy"`` is kept for HTTP proxies, which are not supported yet."""
+verdict on them); where a connection moves to another server, also taking the subscriptions there.
+``"proxy"`` is kept for HTTP proxies, which are not supported yet."""
 
 
 class NatsError(Exception):

@@ -29,14 +29,14 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
 import trio
 
 from tests.support.chaos import ChaosProxy, RandomPlans
 from tests.transports import TRANSPORTS, Transport
-from trio_nats import Connection, NatsError, ReconnectPolicy, open_nats
+from trio_nats import ConnectError, Connection, NatsError, ReconnectPolicy, open_nats
 from trio_nats._core.session import Session
 from trio_nats._core.supervisor import Supervisor
 from trio_nats.errors import MaxPayloadError, NoRespondersError, RequestTimeoutError
@@ -347,7 +347,7 @@ class Soak:
                 await self._server.kill()
                 await self._server.start()
             else:
-                with trio.move_on_after(2):
+                with trio.move_on_after(2), suppress(ConnectError):
                     await self._dice.choice(self._connections).reconnect()
 
     async def _settle(self, publishers: Sequence[Publisher]) -> None:

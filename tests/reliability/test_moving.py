@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import trio
 import trio.testing
@@ -12,15 +17,36 @@ from tests.reliability.helpers import (
     Ledger,
     eventually,
     publishing,
+    read_line,
     session,
     take,
     until,
 )
-from tests.support.peer import Peer
+from tests.support.certs import certificates
+from tests.support.jwts import Operator
+from tests.support.peer import Peer, ScriptedServer
 from tests.transports import EVERY, MOST, Transport
-from trio_nats import Auth, ConnectionState, Server, UserPassword
+from trio_nats import (
+    Auth,
+    ConnectError,
+    Connection,
+    ConnectionState,
+    Credentials,
+    Server,
+    ServerInfo,
+    TLSOptions,
+    UserPassword,
+    open_nats,
+)
 from trio_nats._core.hub import EventListener
-from trio_nats.events import Connected, Disconnected, Reconnected
+from trio_nats.errors import (
+    AuthorizationError,
+    CredentialsError,
+    PermissionsViolationError,
+    TLSConfigurationError,
+)
+from trio_nats.events import Connected, Disconnected, LameDuck, Reconnected
+from trio_nats.testing import NatsCluster, NatsServer, ServerTLS
 
 
 @MOST
@@ -92,38 +118,300 @@ async def test_new_credentials_come_into_use(transport: Transport) -> None:
         assert (await server.peer(1)).connect["user"] == "user1"
 
 
-@EVERY
-async def test_without_echo_a_move_is_a_quick_reconnect(transport: Transport) -> None:
+@MOST
+async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
+    transport: Transport, short_overlap: None
+) -> None:
+    ledger = Ledger()
     async with (
         transport.server() as server,
-        transport.open(server, echo=False, reconnect=QUICK) as nc,
+        transport.open(server) as pub,
+        transport.open(server, echo=False) as nc,
+        nc.subscribe("a") as sub,
+        nc.events() as events,
+        trio.open_nursery() as nursery,
     ):
-        async with nc.events() as events, nc.subscribe("a") as sub:
+        nursery.start_soon(ledger.keep, sub)
+        await nc.flush(PATIENCE)
+        async with (
+            publishing(pub, "other", "a", pause=0.0002) as other,
+            publishing(nc, "self", "a", pause=0.0002) as own,
+        ):
+            await own.reach(50)
+            for _ in range(2):
+                with trio.fail_after(PATIENCE):
+                    await nc.reconnect()
+                await own.reach(50)
+                await other.reach(50)
+        await eventually(lambda: ledger.count("other") >= other.sent)
+        await eventually(lambda: nc._core._handover is None)
+        assert not any(isinstance(event, Disconnected) for event in await drained(events))
+        nursery.cancel_scope.cancel()
+    ledger.check("other", other.sent)
+    assert ledger.count("self") == 0
+    assert nc.stats.reconnects == 2
+
+
+# --- moves that come to nothing -------------------------------------------------------------------
+
+
+@dataclass
+class Rotation:
+    """What has a connection's moves fail, and succeed again."""
+
+    spoil: Callable[[Connection], object]
+    mend: Callable[[Connection], object]
+
+
+@asynccontextmanager
+async def wrong_password(folder: Path) -> AsyncIterator[tuple[Connection, Rotation]]:
+    auth = UserPassword("u", "right")
+
+    def use(password: str) -> None:
+        nonlocal auth
+        auth = UserPassword("u", password)
+
+    async with NatsServer(user="u", password="right") as server:
+        async with open_nats(server.url, auth=lambda _: auth, reconnect=QUICK) as nc:
+            yield nc, Rotation(lambda _: use("wrong"), lambda _: use("right"))
+
+
+@asynccontextmanager
+async def missing_creds(folder: Path) -> AsyncIterator[tuple[Connection, Rotation]]:
+    operator, file = Operator(), folder / "user.creds"
+    text = operator.user("u").creds
+    file.write_text(text)
+    async with NatsServer(config=operator.config) as server:
+        async with open_nats(server.url, auth=Credentials(file=file), reconnect=QUICK) as nc:
+            yield nc, Rotation(lambda _: file.unlink(), lambda _: file.write_text(text))
+
+
+@asynccontextmanager
+async def half_a_ca_file(folder: Path) -> AsyncIterator[tuple[Connection, Rotation]]:
+    certs, file = certificates(), folder / "ca.pem"
+    text = await trio.Path(certs.ca_file).read_text()
+    file.write_text(text)
+    async with NatsServer(tls=ServerTLS(certs.server.cert_file, certs.server.key_file)) as server:
+        async with open_nats(server.url, tls=TLSOptions(ca_file=file), reconnect=QUICK) as nc:
+            yield (
+                nc,
+                Rotation(
+                    lambda _: file.write_text(text[: len(text) // 2]),
+                    lambda _: file.write_text(text),
+                ),
+            )
+
+
+@asynccontextmanager
+async def nobody_there(folder: Path) -> AsyncIterator[tuple[Connection, Rotation]]:
+    async with NatsServer() as gone:
+        pass
+    async with NatsServer() as server, open_nats(server.url, reconnect=QUICK) as nc:
+        yield (
+            nc,
+            Rotation(lambda nc: nc.set_servers(gone.url), lambda nc: nc.set_servers(server.url)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("situation", "reason"),
+    [
+        (wrong_password, AuthorizationError),
+        (missing_creds, CredentialsError),
+        (half_a_ca_file, TLSConfigurationError),
+        (nobody_there, OSError),
+    ],
+)
+async def test_a_rotation_that_goes_wrong_leaves_the_connection_as_it_was(
+    situation: Callable[[Path], AbstractAsyncContextManager[tuple[Connection, Rotation]]],
+    reason: type[Exception],
+    tmp_path: Path,
+) -> None:
+    async with situation(tmp_path) as (nc, rotation), nc.subscribe("a") as sub:
+        await nc.flush(PATIENCE)
+        async with nc.events() as events:
+            rotation.spoil(nc)
+            for number in range(3):
+                with trio.fail_after(PATIENCE), pytest.raises(ConnectError) as caught:
+                    await nc.reconnect()
+                assert list(caught.value.errors(reason))
+                assert nc.state is ConnectionState.OPEN
+                await nc.publish("a", b"%d" % number)
+                assert [msg.data for msg in await take(sub, 1)] == [b"%d" % number]
+            assert await drained(events) == []
+            rotation.mend(nc)
             with trio.fail_after(PATIENCE):
                 await nc.reconnect()
-            assert "changing servers" in str((await until(events, Disconnected)).reason)
-            await until(events, Reconnected)
-            await nc.publish("a", b"own")
-            async with transport.open(server) as other:
-                await other.publish("a", b"other")
-            assert [msg.data for msg in await take(sub, 1)] == [b"other"]
+            assert nc.stats.reconnects == 1
+            assert nc.stats.lost_in_flight == 0
+            await nc.publish("a", b"end")
+            assert [msg.data for msg in await take(sub, 1)] == [b"end"]
 
 
 @EVERY
-async def test_where_no_second_connection_can_be_had_the_first_is_given_up(
-    transport: Transport,
-) -> None:
+async def test_where_no_second_connection_can_be_had_the_first_stays(transport: Transport) -> None:
     async def refuses(peer: Peer) -> None:
         await peer.send(b"-ERR 'maximum connections exceeded'\r\n")
         await peer.hang_up()
 
     async with transport.scripted(session(), refuses, session()) as server:
-        async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
-            with trio.fail_after(PATIENCE):
+        async with transport.open(server, reconnect=QUICK) as nc:
+            with trio.fail_after(PATIENCE), pytest.raises(ConnectError, match="maximum connec"):
                 await nc.reconnect()
-            assert "on demand" in str((await until(events, Disconnected)).reason)
-            assert nc.stats.reconnects == 1
+            assert nc.stats.reconnects == 0
             await nc.flush(PATIENCE)
+            assert not server.peers[0].finished.is_set()
+
+
+async def test_a_server_that_forbids_a_subscription_is_not_moved_to() -> None:
+    """Another one is, if there is one."""
+
+    async def forbids(peer: Peer) -> None:
+        await read_line(peer, b"SUB")
+        await peer.send(b"-ERR 'Permissions Violation for Subscription to \"a\"'\r\n")
+        await peer.serve()
+
+    async with (
+        ScriptedServer(session()) as server,
+        ScriptedServer(session(forbids)) as strict,
+        ScriptedServer(session()) as kind,
+        open_nats([server.url, strict.url], randomize=False) as nc,
+        nc.subscribe("a"),
+    ):
+        await nc.flush(PATIENCE)
+        nc.set_servers(strict.url)
+        with trio.fail_after(PATIENCE), pytest.raises(ConnectError) as caught:
+            await nc.reconnect()
+        (attempt,) = caught.value.attempts
+        assert isinstance(attempt.error, PermissionsViolationError)
+        assert attempt.phase == "subscribe"
+        await nc.flush(PATIENCE)
+        nc.set_servers([strict.url, kind.url])
+        with trio.fail_after(PATIENCE):
+            await nc.reconnect()
+        assert nc.connected_url == kind.url
+
+
+async def test_who_asks_while_a_move_is_failing_has_an_attempt_of_its_own() -> None:
+    password, asked, corrected = "wrong", trio.Event(), trio.Event()
+
+    async def auth(server: Server) -> Auth:
+        used = UserPassword("u", password)
+        if nc is not None and not corrected.is_set():
+            asked.set()
+            await corrected.wait()
+        return used
+
+    nc = None
+    async with NatsServer(user="u", password="right") as server:
+        password = "right"
+        async with open_nats(server.url, auth=auth) as nc, trio.open_nursery() as nursery:
+            password = "wrong"
+
+            async def too_early() -> None:
+                with pytest.raises(ConnectError):
+                    await nc.reconnect()
+
+            nursery.start_soon(too_early)
+            with trio.fail_after(PATIENCE):
+                await asked.wait()
+                password = "right"
+                nursery.start_soon(nc.reconnect)
+                nursery.start_soon(nc.reconnect)
+                await trio.testing.wait_all_tasks_blocked()
+                corrected.set()
+                await nc.wait_for_state(ConnectionState.OPEN)
+        assert nc.stats.reconnects == 1
+
+
+async def test_losing_the_connection_while_moving_is_not_a_failed_move() -> None:
+    dialled, go_on = trio.Event(), trio.Event()
+
+    async def refuse(peer: Peer) -> None:
+        dialled.set()
+        await go_on.wait()
+
+    async with ScriptedServer(refuse, session()) as other, ScriptedServer(session()) as server:
+        async with (
+            open_nats([server.url, other.url], randomize=False, reconnect=QUICK) as nc,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(nc.reconnect)
+            with trio.fail_after(PATIENCE):
+                await dialled.wait()
+                server.refuse()
+                server.peers[0].close()
+                await nc.wait_for_state(ConnectionState.RECONNECTING)
+                go_on.set()
+                await nc.wait_for_state(ConnectionState.OPEN)
+        assert nc.stats.reconnects == 1
+
+
+async def test_closing_ends_the_wait_for_a_move() -> None:
+    dialled = trio.Event()
+
+    async def mute(peer: Peer) -> None:
+        dialled.set()
+        await trio.sleep_forever()
+
+    async with ScriptedServer(session(), mute) as server:
+        async with open_nats(server.url) as nc, trio.open_nursery() as nursery:
+
+            async def move() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await nc.reconnect()
+
+            nursery.start_soon(move)
+            with trio.fail_after(PATIENCE):
+                await dialled.wait()
+                await nc.aclose()
+
+
+@pytest.mark.parametrize("echo", [True, False])
+async def test_a_lame_duck_is_not_left_before_there_is_another_server(echo: bool) -> None:
+    config = {"lame_duck_grace_period": "5s", "lame_duck_duration": "30s"}
+    async with (
+        NatsServer(config=config) as server,
+        open_nats(server.url) as pub,
+        open_nats(server.url, echo=echo) as nc,
+        nc.subscribe("a") as sub,
+        nc.events() as events,
+    ):
+        await nc.flush(PATIENCE)
+        # One that nobody listens at.
+        nc._core.pool.discover(ServerInfo(connect_urls=("127.0.0.1:1",)), nc.servers[0], "nats")
+        await server.lame_duck()
+        await until(events, LameDuck)
+        for number in range(30):
+            await pub.publish("a", b"%d" % number)
+        assert [msg.data for msg in await take(sub, 30)] == [b"%d" % n for n in range(30)]
+        assert await drained(events) == []
+
+
+@pytest.mark.parametrize("echo", [True, False])
+async def test_a_lame_duck_is_left_for_another_server_without_a_gap(echo: bool) -> None:
+    ledger = Ledger()
+    config = {"lame_duck_grace_period": "3s", "lame_duck_duration": "30s"}
+    async with (
+        NatsCluster(2, config=config) as cluster,
+        open_nats(cluster[1].url, ignore_discovered=True) as pub,
+        open_nats(cluster[0].url, echo=echo) as nc,
+        nc.subscribe("a") as sub,
+        nc.events() as events,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(ledger.keep, sub)
+        await nc.flush(PATIENCE)
+        async with publishing(pub, "p", "a") as load:
+            await eventually(lambda: ledger.count("p") > 0)
+            await cluster[0].lame_duck()
+            await until(events, LameDuck)
+            assert await until(events, Reconnected) == Reconnected(cluster[1].url)
+            await load.reach(20)
+        await eventually(lambda: load.sent - 1 in ledger.arrived["p"])
+        nursery.cancel_scope.cancel()
+    first = ledger.arrived["p"][0]
+    assert ledger.arrived["p"] == list(range(first, load.sent))
 
 
 @EVERY

@@ -10,7 +10,9 @@ for a while longer. Members of queue groups need none of this: the servers hand 
 member only.
 
 Published messages change wires at a PING: once the old server has answered it, it has processed
-all it was sent, and only then does the new one get the next, so order is kept.
+all it was sent, and only then does the new one get the next, so order is kept. With ``echo=False``
+each wire would be sent what goes out over the other, so nothing is published while both are
+subscribed.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from .router import Router
 from .session import Session
 from .twins import Twins
 
-__all__ = ["Handover", "prime"]
+__all__ = ["Handover", "Move", "prime"]
 
 logger = logging.getLogger("trio_nats.reconnect")
 
@@ -40,6 +42,23 @@ _MAX_HELD = 256 * 1024 * 1024
 _MSG_OVERHEAD = 200
 _MAX_LAG = 2.0
 """Seconds by which one wire may lag behind the other."""
+
+
+class Move:
+    """A change of servers that was asked for, and how it came out."""
+
+    def __init__(self) -> None:
+        self.demanded: bool = False
+        """Whether the user asked for it. If not, there is nothing to do where no other server can
+        be reached."""
+        self.error: Exception | None = None
+        self.over: trio.Event = trio.Event()
+
+    def settle(self, error: Exception | None = None) -> None:
+        """It is done, or has failed. Harmless when repeated."""
+        if not self.over.is_set():
+            self.error = error
+            self.over.set()
 
 
 async def prime(wire: Wire, frames: list[bytes]) -> None:
@@ -127,14 +146,17 @@ class Handover:
         self._new = new
         new.divert = self._from_new
 
-    async def finish(self, overlap: float, patience: float) -> None:
-        """End the overlap: unsubscribe on the old wire, hand out what only the new one brought."""
+    async def leave(self, overlap: float, patience: float) -> None:
+        """End the overlap: unsubscribe on the old wire, and wait until its server has done it."""
         with trio.move_on_after(overlap):
             await self._old.ended.wait()
         with trio.move_on_after(patience):
             for sid in self._shared:
                 self._private.command(commands.unsub(sid))
             await self._old.pings.round_trip()
+
+    async def finish(self, overlap: float) -> None:
+        """Hand out what only the new wire brought; for a while, late twins are still looked for."""
         self.conclude()
         await trio.sleep(overlap)
         if self._new is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ..errors import ConfigurationError
@@ -46,6 +46,18 @@ class Pool:
     def servers(self) -> tuple[Server, ...]:
         """All of them, in the order they would be tried."""
         return tuple(self._servers)
+
+    def successors(self, current: Server, *, itself: bool) -> Iterator[Server]:
+        """The servers to move to from ``current``, each once; last, if wanted, ``current`` anew.
+
+        They may be replaced while one of them is being tried.
+        """
+        tried = {current}
+        while left := [server for server in self._servers if server not in tried]:
+            tried.add(left[0])
+            yield left[0]
+        if itself and current in self._servers:
+            yield current
 
     def failed(self, server: Server, error: Exception) -> bool:
         """Count a failure, and put the server last. Whether it failed so the last time too."""

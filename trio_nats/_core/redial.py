@@ -73,26 +73,6 @@ class Redialer:
                 self._note(server, number, failed.attempt.error)
         raise connect_error(attempts)
 
-    async def another_than(self, server: Server | None) -> Wire | None:
-        """Try every server but ``server`` once; ``None`` if that came to nothing."""
-        tried = {server}
-        # Asked anew each time, for they may be replaced meanwhile.
-        while left := [known for known in self._pool.servers if known not in tried]:
-            tried.add(left[0])
-            try:
-                return await self._open_one(left[0])
-            except AttemptFailed as failed:
-                logger.info("%s", failed.attempt)
-        return None
-
-    async def again(self, server: Server) -> Wire | None:
-        """Try a second connection to ``server``; ``None`` if that came to nothing."""
-        try:
-            return await self._open_one(server)
-        except AttemptFailed as failed:
-            logger.info("%s", failed.attempt)
-            return None
-
     def _exhausted(self, server: Server) -> bool:
         most = self._policy.max_attempts
         return most is not None and self._pool.failures.get(server, 0) >= most

@@ -10,13 +10,15 @@ from trio.lowlevel import current_trio_token
 
 from .._nursery import open_nursery
 from .._protocol.commands import Heads
-from .._transport.opening import OpeningMemory, Wire, open_wire
+from .._transport.opening import AttemptFailed, OpeningMemory, Wire, open_wire
 from ..errors import (
+    ConnectAttempt,
     ConnectError,
     ConnectionLostError,
     NatsError,
     PermissionsViolationError,
     ServerReportedError,
+    fresh,
 )
 from ..events import (
     Closed,
@@ -31,11 +33,11 @@ from ..events import (
 from ..message import Publisher
 from ..server_info import ServerInfo
 from ..servers import Server
-from .handover import Handover, prime
+from .handover import Handover, Move, prime
 from .hub import EventHub
 from .outbox import Outbox
 from .pool import Pool
-from .redial import Redialer
+from .redial import Redialer, connect_error
 from .requests import Requests
 from .router import Router, Sink
 from .session import Session, SessionCallbacks
@@ -82,8 +84,10 @@ class Supervisor(SessionCallbacks):
         """Subscriptions that the router does not know any more, but somebody waits for."""
         self._breaths = 0
         self._began = 0.0
-        self._handing_over = False
-        self._demanded_at = -1
+        self._moving = False
+        self._move: Move | None = None
+        """The one that is under way, or was the last."""
+        self._next_move: Move | None = None
         self._handover: Handover | None = None
 
     # --- the background task ----------------------------------------------------------------------
@@ -121,7 +125,7 @@ class Supervisor(SessionCallbacks):
             elif self.session is not None:
                 nursery.start_soon(self._safely, self._run_session, self.session)
                 if self.info.ldm:  # so early that there was nobody to move
-                    self.change_server(other_only=True)
+                    self.change_server(demanded=False)
             await self._safely(self.requests.keep_time)
 
     @trio.lowlevel.enable_ki_protection
@@ -188,6 +192,7 @@ class Supervisor(SessionCallbacks):
         self.outbox.prepend(frames)
         self.router.live = True
         self.pool.connected(wire.server)
+        self._settle_moves(None, waiting=handover is None)
         self.counters.connects += 1
         self._began = trio.current_time()
         self.info = ServerInfo()
@@ -199,72 +204,78 @@ class Supervisor(SessionCallbacks):
             self._set_state(ConnectionState.OPEN)
         self._changed.unpark_all()
 
+    def _settle_moves(self, error: Exception | None, *, waiting: bool) -> None:
+        """The move under way is over, and so is one still ``waiting``, if that is meant too."""
+        if self._move is not None:
+            self._move.settle(error)
+        if waiting and self._next_move is not None:
+            self._next_move.settle(error)
+            self._next_move = None
+
     async def _open(self, server: Server) -> Wire:
         return await open_wire(server, self.settings.opening, self._origin, self._memory)
 
     # --- changing servers -------------------------------------------------------------------------
 
-    def change_server(self, *, other_only: bool) -> None:
-        """Begin to move to another server without a gap.
+    def change_server(self, *, demanded: bool) -> Move:
+        """Begin to move to another server without a gap, after the move that is under way if any.
 
-        If it must be another one and there is none, everything stays as it is. Otherwise, where no
-        second connection can be had, the present one is given up and made anew. Asked for while a
-        move is under way, another one follows unless that one has yet to happen and does.
+        The present one is left only when another one can take its place. If the move is
+        ``demanded``, that may be a new connection to the same server. While disconnected, the
+        next connection counts as the move.
         """
-        if self.session is None or self._nursery is None:
-            return
-        if not other_only:
-            self._demanded_at = self.counters.connects
-        if not self._handing_over:
-            self._handing_over = True
-            self._start(self._change_server, self.session, other_only)
+        move = self._next_move = self._next_move or Move()
+        move.demanded = move.demanded or demanded
+        if not self._moving and self.session is not None and self._nursery is not None:
+            self._moving = True
+            self._start(self._make_moves)
+        return move
 
     async def change_server_and_wait(self) -> None:
-        """Change servers, and return once that is done; while disconnected, once connected."""
-        self.change_server(other_only=False)
-        before = self.counters.connects if self.session is not None else -1
-        await self.wait(
-            lambda: (
-                self.state is ConnectionState.CLOSED
-                or (self.session is not None and self.counters.connects > before)
-            )
-        )
-        if self.state is ConnectionState.CLOSED:
-            raise self.closed_error()
+        """Change servers, and return once that is done. Raises what kept it from being done.
 
-    async def _change_server(self, old: Session, other_only: bool) -> None:
+        Cancelled, the move goes on.
+        """
+        move = self.change_server(demanded=True)
+        await move.over.wait()
+        if move.error is not None:
+            raise fresh(move.error)
+
+    async def _make_moves(self) -> None:
         try:
-            await self._move(old, other_only)
+            while self._next_move is not None and self.session is not None:
+                self._move, self._next_move = self._next_move, None
+                if self._move.demanded or self.info.ldm:
+                    await self._make(self._move, self.session)
         finally:
-            self._handing_over = False
-        # What was asked for meanwhile.
-        if self._demanded_at == self.counters.connects:
-            self.change_server(other_only=False)
-        elif self.session is not old and self.info.ldm:
-            self.change_server(other_only=True)
+            self._moving = False
 
-    async def _move(self, old: Session, other_only: bool) -> None:
-        if not self.settings.opening.echo:
-            # With two connections at a time, each would get what the other publishes.
-            if not other_only or len(self.pool.servers) > 1:
-                self._demanded_at = -1
-                old.stop(ConnectionLostError("changing servers"))
-            return
-        wire = await self._redial.another_than(old.wire.server)
-        if wire is None and not other_only and old.wire.server in self.pool.servers:
-            wire = await self._redial.again(old.wire.server)
-        if old is not self.session:
-            # Lost meanwhile, and replaced or about to be: this wire comes too late.
-            if wire is not None:
-                await trio.aclose_forcefully(wire.stream)
-            return
-        moved = wire is not None and await self._hand_over(old, wire)
-        if not moved and not other_only:
-            self._demanded_at = -1
-            old.stop(ConnectionLostError("reconnecting on demand"))
+    async def _make(self, move: Move, old: Session) -> None:
+        attempts: list[ConnectAttempt] = []
+        for server in self.pool.successors(old.wire.server, itself=move.demanded):
+            wire: Wire | None = None
+            try:
+                wire = await self._open(server)
+                if old is self.session:
+                    await self._hand_over(old, wire)
+                    return
+            except AttemptFailed as failed:
+                logger.info("not moving: %s", failed.attempt)
+                attempts.append(failed.attempt)
+            if old is not self.session:
+                # It was lost, and what replaces it is no business of this move's.
+                if wire is not None:
+                    await trio.aclose_forcefully(wire.stream)
+                return
+        move.settle(connect_error(attempts))
 
-    async def _hand_over(self, old: Session, wire: Wire) -> bool:
-        """Replace ``old`` by a session on ``wire``. ``False`` if it was kept after all."""
+    async def _hand_over(self, old: Session, wire: Wire) -> None:
+        """Replace ``old`` by a session on ``wire``.
+
+        Raises :exc:`AttemptFailed` if the subscriptions could not be taken there; then ``old`` is
+        in use again.
+        """
+        echo = self.settings.opening.echo
         handover = self._handover = Handover(self.router, old)
         # Between two sessions: who wants one waits, who publishes does not notice.
         self.session = None
@@ -273,10 +284,13 @@ class Supervisor(SessionCallbacks):
             frames = handover.begin(self.outbox)
             with trio.move_on_after(_PATIENCE):
                 await handover.wait_silent()
-            if not await self._prime(wire, frames):
-                await trio.aclose_forcefully(wire.stream)
-                self._keep(old, handover)
-                return False
+            await self._prime(wire, frames)
+            if not echo:
+                await handover.leave(_OVERLAP, _PATIENCE)
+        except AttemptFailed:
+            await trio.aclose_forcefully(wire.stream)
+            self._keep(old, handover)
+            raise
         except BaseException:
             await trio.aclose_forcefully(wire.stream)
             raise
@@ -284,9 +298,10 @@ class Supervisor(SessionCallbacks):
         assert self.session is not None
         handover.take_over(self.session)
         self._start(self._run_session, self.session)
-        await handover.finish(_OVERLAP, _PATIENCE)
+        if echo:
+            await handover.leave(_OVERLAP, _PATIENCE)
+        await handover.finish(_OVERLAP)
         self._handover = None
-        return True
 
     def _keep(self, old: Session, handover: Handover) -> None:
         handover.abandon(self.outbox)
@@ -297,6 +312,8 @@ class Supervisor(SessionCallbacks):
             self.session = old
             self.router.live = True
             self._changed.unpark_all()
+            if old.wire.info.ldm:  # It may have said so between the sessions.
+                self.on_info(old, old.wire.info)
 
     @property
     def between_wires(self) -> bool:
@@ -309,15 +326,22 @@ class Supervisor(SessionCallbacks):
         if self._handover is not None:
             await self._handover.concluded.wait()
 
-    async def _prime(self, wire: Wire, frames: list[bytes]) -> bool:
-        """Subscribe on a new wire. ``False`` if it is not to be used."""
+    async def _prime(self, wire: Wire, frames: list[bytes]) -> None:
+        """Subscribe on a new wire. Raises :exc:`AttemptFailed` if it is not to be used."""
         try:
             with trio.fail_after(_PATIENCE):
                 await prime(wire, frames)
-        except (NatsError, trio.BrokenResourceError, trio.TooSlowError) as error:
-            logger.info("not moving to %s: %s", wire.server, error)
-            return False
-        return True
+        except trio.TooSlowError:
+            text = f"{wire.server} did not answer a PING within {_PATIENCE:g} s"
+            error: Exception = ConnectionLostError(text)
+        except trio.BrokenResourceError as broken:
+            error = ConnectionLostError(f"the connection to {wire.server} broke")
+            error.__cause__ = broken
+        except NatsError as raised:
+            error = raised
+        else:
+            return
+        raise AttemptFailed(ConnectAttempt(wire.server.url, "subscribe", error))
 
     # --- what sessions report --------------------------------------------------------------------
 
@@ -332,7 +356,7 @@ class Supervisor(SessionCallbacks):
         if info.ldm and not lame_before:
             logger.info("%s is in lame duck mode", server)
             self.hub.emit(LameDuck(server.url))
-            self.change_server(other_only=True)
+            self.change_server(demanded=False)
         if not self.settings.ignore_discovered:
             scheme = "tls" if session.wire.tls and not server.is_websocket else server.scheme
             new = self.pool.discover(info, server, scheme)
@@ -468,6 +492,7 @@ class Supervisor(SessionCallbacks):
             sink.let_go()
         self._drained.clear()  # See Msg on why no message may stay in their hands.
         self.requests.end(error)
+        self._settle_moves(error, waiting=True)
         self.outbox.close()
         self._changed.unpark_all()
         self.hub.emit(Closed(failure))
