@@ -125,6 +125,7 @@ class Connection(Messaging):
             out_bytes=counters.out_bytes,
             dropped=counters.dropped,
             lost_in_flight=counters.lost_in_flight,
+            discarded=counters.discarded,
             reconnects=max(0, counters.connects - 1),
             subscriptions=len(waiting),
             pending_messages=sum(messages for messages, _ in waiting),

@@ -15,6 +15,7 @@ __all__ = [
     "Disconnected",
     "Event",
     "LameDuck",
+    "MessagesDiscarded",
     "ReconnectFailed",
     "Reconnected",
     "ServerError",
@@ -101,6 +102,24 @@ class SlowConsumer:
 
 
 @dataclass(frozen=True, slots=True)
+class MessagesDiscarded:
+    """Messages that waited to be written were taken out: ``server`` takes no such messages.
+
+    They are larger than its ``max_payload``, or have headers that it does not know. Sending one
+    would end the connection, and take the messages around it along. Requests among them fail with
+    the same error.
+    """
+
+    server: str
+    messages: int
+    """How many were taken out."""
+    subjects: tuple[str, ...]
+    """Where they would have gone: the first few of these subjects."""
+    reason: NatsError
+    """What is wrong with the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerError:
     """The server complained about something that no single operation is waiting on."""
 
@@ -122,6 +141,7 @@ Event: TypeAlias = (
     | LameDuck
     | ServersDiscovered
     | SlowConsumer
+    | MessagesDiscarded
     | ServerError
     | Closed
 )

@@ -21,6 +21,7 @@ from .headers import HeadersLike, encode_headers
 from .message import Msg, Payload
 from .options import PendingLimits, check_callable, check_count, check_seconds
 from .replies import Replies
+from .server_info import ServerInfo
 from .subscription import Subscription
 from .typed import TypedMsg, TypedReplies, TypedSubscription
 
@@ -102,9 +103,16 @@ class Messaging:
             return
         raw_reply = None if reply is None else check_subject(reply)
         frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
-        await outbox.room()
-        self._core.check_open()
+        await self._room_for(frame, self._core.info)
         outbox.append(frame)
+
+    async def _room_for(self, frame: Frame, info: ServerInfo) -> None:
+        """Wait until ``frame``, which was checked against ``info``, can be appended."""
+        core = self._core
+        await core.outbox.room()
+        core.check_open()
+        if core.info is not info and (refusal := core.refusal(frame[0])) is not None:
+            raise refusal
 
     @overload
     def publish_nowait(
@@ -292,7 +300,7 @@ class Messaging:
         if self._outbox.has_room():
             await checkpoint_if_cancelled()
         else:
-            await self._room_until(deadline, subject, seconds)
+            await self._room_until(deadline, subject, seconds, frame)
         slot = ReplySlot(subject)
         try:
             requests.open(token, slot)
@@ -303,12 +311,13 @@ class Messaging:
             requests.close(token)
         return answer if decoder is None else TypedMsg(answer, decoder)
 
-    async def _room_until(self, deadline: float, subject: str, seconds: float) -> None:
+    async def _room_until(
+        self, deadline: float, subject: str, seconds: float, frame: Frame
+    ) -> None:
         with trio.CancelScope(deadline=deadline) as scope:
-            await self._outbox.room()
+            await self._room_for(frame, self._core.info)
         if scope.cancelled_caught:
             raise no_reply(subject, seconds)
-        self._core.check_open()
 
     @overload
     def request_many(
@@ -404,18 +413,17 @@ class Messaging:
             max_responses,
             stall,
             sentinel,
-            send=partial(self._send_request, token, frame),
+            send=partial(self._send_request, token, frame, self._core.info),
             forget=partial(self._core.requests.close, token),
             check_run=self._core.check_run,
         )
         return replies if decoder is None else TypedReplies(replies, decoder)
 
-    async def _send_request(self, token: bytes, frame: Frame, slot: Slot) -> None:
+    async def _send_request(self, token: bytes, frame: Frame, info: ServerInfo, slot: Slot) -> None:
         """Open the slot and publish. Cancelled, neither has happened."""
         core = self._core
         core.check_usable()
-        await core.outbox.room()
-        core.check_open()
+        await self._room_for(frame, info)
         core.requests.open(token, slot)
         core.outbox.append(frame)
 

@@ -167,11 +167,14 @@ async def test_words_that_come_in_pieces(size: int) -> None:
         assert nc.stats.in_bytes == len(frames)
 
 
-async def test_what_comes_with_the_first_pong_is_not_lost() -> None:
+@pytest.mark.parametrize("behind", [1, 2])
+async def test_what_comes_with_the_first_pongs_is_not_lost(behind: int) -> None:
+    said = b"-ERR 'early'\r\nPING\r\n" + b'INFO {"server_name":"later"}\r\n'
+
     async def script(peer: Peer) -> None:
         await peer.send_info()
         await peer.accept_connect(pong=False)
-        await peer.send(b"PONG\r\n-ERR 'early'\r\nPING\r\n" + b'INFO {"server_name":"later"}\r\n')
+        await peer.send(b"PONG\r\n" * behind + said + b"PONG\r\n" * (2 - behind))
         await peer.serve()
 
     with trio.fail_after(PATIENCE):

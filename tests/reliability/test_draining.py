@@ -103,7 +103,7 @@ async def test_draining_a_subscription_while_the_connection_breaks(transport: Tr
             assert [msg.data async for msg in sub] == [b"arrived"]
         await until(events, Reconnected)
         await nc.flush(PATIENCE)
-        assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING"]
+        assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING", b"PING"]
 
 
 @MOST

@@ -81,8 +81,9 @@ async def test_a_second_wire_hears_of_subscriptions_before_anything_is_published
                 await nc.publish("all.2", b"two")
                 await nc.flush(PATIENCE)
             peer = await server.peer(1)
-            assert frames_of(peer)[:8] == [
+            assert frames_of(peer)[:9] == [
                 b"CONNECT",
+                b"PING",
                 b"PING",
                 b"SUB all.> 1",
                 b"SUB few 2",
@@ -91,7 +92,7 @@ async def test_a_second_wire_hears_of_subscriptions_before_anything_is_published
                 b"SUB new 5",
                 b"PUB all.1 3",
             ]
-            assert frames_of(peer)[8:10] == [b"PUB all.2 3", b"PING"]
+            assert frames_of(peer)[9:11] == [b"PUB all.2 3", b"PING"]
             assert peer.payloads == [b"one", b"two"]
 
 
@@ -162,7 +163,7 @@ async def test_flush_and_rtt_wait_over_a_reconnect(operation: str) -> None:
             with trio.fail_after(PATIENCE):
                 await getattr(nc, operation)()
             assert nc.stats.reconnects == 1
-            assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING"]
+            assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING", b"PING"]
 
 
 async def test_many_flushes_at_once_are_no_sign_of_a_dead_server() -> None:

@@ -140,8 +140,9 @@ async def test_what_was_being_written_is_counted_and_said_to_nobody_else(
             assert nc.stats.reconnects == 1
             await nc.flush(PATIENCE)
             second = await server.peer(1)
-            assert frames_of(second)[:5] == [
+            assert frames_of(second)[:6] == [
                 b"CONNECT",
+                b"PING",
                 b"PING",
                 b"SUB late 1",
                 b"PUB a 9",

@@ -97,13 +97,19 @@ class User:
 
 
 class Operator:
-    """Issues users of one account; ``config`` makes a server trust them."""
+    """Issues users of one account; ``config`` makes a server trust them.
 
-    def __init__(self) -> None:
+    ``limits`` are the account's: ``payload=1000``, ``subs=10``.
+    """
+
+    def __init__(self, **limits: int) -> None:
         self.key = Key("operator")
         self.account = Key("account")
         system = Key("account")
-        accounts = {key.public: self._account(key) for key in (self.account, system)}
+        accounts = {
+            self.account.public: self._account(self.account, limits),
+            system.public: self._account(system, {}),
+        }
         preload = "".join(f'  {public}: "{jwt}"\n' for public, jwt in accounts.items())
         operator = self.key.issue(
             self.key.public, {"type": "operator", "system_account": system.public}, name="operator"
@@ -116,10 +122,13 @@ class Operator:
         )
         """The text of a server's configuration."""
 
-    def _account(self, key: Key) -> str:
+    def _account(self, key: Key, limits: Mapping[str, int]) -> str:
         names = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
-        limits = {**dict.fromkeys(names, -1), "wildcards": True}
-        return self.key.issue(key.public, {"type": "account", "limits": limits}, name="account")
+        claims = {
+            "type": "account",
+            "limits": {**dict.fromkeys(names, -1), "wildcards": True, **limits},
+        }
+        return self.key.issue(key.public, claims, name="account")
 
     def user(
         self,

@@ -224,12 +224,13 @@ class Peer:
         await self.send(info_line(**overrides))
 
     async def accept_connect(self, *, pong: bool = True) -> Mapping[str, Any]:
-        """Take ``CONNECT`` and ``PING``, answer ``PONG``; return the fields of ``CONNECT``."""
+        """Take ``CONNECT`` and the PINGs with it, and answer; return the fields of ``CONNECT``."""
         line = await self.expect_line(b"CONNECT ")
         self.connect = json.loads(line.removeprefix(b"CONNECT "))
-        await self.expect_line(b"PING")
+        for _ in range(2):
+            await self.expect_line(b"PING")
         if pong:
-            await self.send(b"PONG\r\n")
+            await self.send(b"PONG\r\n" * 2)
         return self.connect
 
     async def serve(self) -> None:

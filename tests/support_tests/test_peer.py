@@ -21,7 +21,7 @@ from tests.support.tls_records import (
 )
 
 CERTS = certificates()
-CONNECT = b'CONNECT {"verbose":false}\r\nPING\r\n'
+CONNECT = b'CONNECT {"verbose":false}\r\nPING\r\nPING\r\n'
 
 
 async def dial(server: ScriptedServer) -> trio.SocketStream:
@@ -58,7 +58,7 @@ async def test_a_plain_session_is_recorded() -> None:
             info = await read_until(stream, b"\r\n")
             assert json.loads(info.removeprefix(b"INFO "))["max_payload"] == 1048576
             await stream.send_all(CONNECT)
-            assert await read_until(stream, b"\r\n") == b"PONG\r\n"
+            assert await read_until(stream, b"PONG\r\n" * 2) == b"PONG\r\n" * 2
             await stream.send_all(b"SUB a 1\r\nPUB b 3\r\nx\r\n\r\nHPUB c 12 13\r\nNATS/1.0")
             await stream.send_all(b"\r\n\r\ny\r\nPING\r\n")
             assert await read_until(stream, b"\r\n") == b"PONG\r\n"
@@ -66,7 +66,7 @@ async def test_a_plain_session_is_recorded() -> None:
         await peer.finished.wait()
         assert peer.error is None
         assert peer.connect == {"verbose": False}
-        assert peer.lines[2:] == [b"SUB a 1", b"PUB b 3", b"HPUB c 12 13", b"PING"]
+        assert peer.lines[3:] == [b"SUB a 1", b"PUB b 3", b"HPUB c 12 13", b"PING"]
         assert peer.payloads == [b"x\r\n", b"NATS/1.0\r\n\r\ny"]
         assert peer.plain_bytes == peer.raw_bytes
         assert peer.tls_bytes == b""
@@ -102,7 +102,7 @@ async def test_the_same_script_plays_without_a_network(autojump_clock: object) -
     async with no_leaks(), MemoryPeer(plain_session) as memory:
         await read_until(memory.client, b"\r\n")
         await memory.client.send_all(CONNECT)
-        assert await read_until(memory.client, b"\r\n") == b"PONG\r\n"
+        assert await read_until(memory.client, b"PONG\r\n" * 2) == b"PONG\r\n" * 2
         memory.peer.close()
         assert await memory.client.receive_some() == b""
 
@@ -122,7 +122,7 @@ async def test_what_came_before_tls_is_told_apart() -> None:
         await read_until(stream, b"\r\n")
         secure = tls(stream)
         await secure.send_all(CONNECT)
-        assert await read_until(secure, b"\r\n") == b"PONG\r\n"
+        assert await read_until(secure, b"PONG\r\n" * 2) == b"PONG\r\n" * 2
         peer = await server.peer()
         assert peer.plain_bytes == b""
         assert is_only_tls_records(peer.tls_bytes)
@@ -136,6 +136,7 @@ async def test_a_client_that_speaks_before_tls_is_caught() -> None:
     async def script(peer: Peer) -> None:
         await peer.send_info(tls_required=True)
         await peer.expect_line(b"CONNECT")
+        await peer.expect_line(b"PING")
         await peer.expect_line(b"PING")
         await peer.start_tls(server_context(CERTS.server))
         await peer.stall()
@@ -302,7 +303,7 @@ async def test_connections_can_be_refused_and_accepted_again() -> None:
             with pytest.raises(OSError, match="all attempts to connect"):
                 await dial(server)
             await old.send_all(CONNECT)
-            assert await read_until(old, b"\r\n") == b"PONG\r\n"
+            assert await read_until(old, b"PONG\r\n" * 2) == b"PONG\r\n" * 2
             server.accept()
             async with await dial(server) as new:
                 await read_until(new, b"\r\n")

@@ -131,7 +131,7 @@ async def test_what_is_said_inside_tls_is_believed() -> None:
         await peer.send_info(tls_required=True, connect_urls=["192.0.2.1:4222"])
         await peer.start_tls(SERVER)
         await peer.accept_connect(pong=False)
-        await peer.send(info_line(connect_urls=["192.0.2.2:4222"]) + b"PONG\r\n")
+        await peer.send(info_line(connect_urls=["192.0.2.2:4222"]) + b"PONG\r\n" * 2)
         await peer.serve()
 
     async with ScriptedServer(script) as server:

@@ -27,6 +27,7 @@ from .._protocol.server_errors import server_error
 from .._transport.opening import Wire
 from ..errors import ConnectionLostError, ProtocolError
 from ..message import Msg
+from ..server_info import ServerInfo
 from .outbox import Outbox
 from .requests import is_no_responders
 from .router import Router
@@ -75,6 +76,8 @@ async def prime(wire: Wire, frames: list[bytes]) -> None:
                 return
             if event is Signal.PING:
                 await wire.stream.send_all(commands.PONG)
+            elif isinstance(event, ServerInfo):
+                wire.info = event
             elif isinstance(event, ErrorLine):
                 raise server_error(event.text)
             elif isinstance(event, ProtocolError):

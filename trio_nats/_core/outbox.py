@@ -185,20 +185,31 @@ class Outbox:
 
     def forget_commands(self) -> list[bytes]:
         """Keep only messages, and return what else waits: it was meant for a wire that is gone."""
+        self._pongs = 0
+        return self._remove(lambda _, end: not end)
+
+    def remove_messages(self, unwanted: Callable[[bytes], bool]) -> list[bytes]:
+        """Take out the messages whose head ``unwanted`` is true for; returns those heads."""
+        return self._remove(lambda head, end: bool(end) and unwanted(head))
+
+    def _remove(self, unwanted: Callable[[bytes, bytes], bool]) -> list[bytes]:
+        """Take out frames by their first and last piece; returns the first pieces."""
         self._seal()
         chunks, self._chunks = self._chunks, deque()
-        self._pongs = 0
         gone: list[bytes] = []
+        size = 0
         for chunk in chunks:
             kept: Chunk = []
             for start in range(0, len(chunk), 3):
-                if chunk[start + 2]:
-                    kept += chunk[start : start + 3]
+                frame = chunk[start : start + 3]
+                if unwanted(frame[0], frame[2]):
+                    gone.append(frame[0])
+                    size += sum(map(len, frame))
                 else:
-                    gone.append(chunk[start])
+                    kept += frame
             if kept:
                 self._chunks.append(kept)
-        self.written(sum(map(len, gone)))
+        self.written(size)
         return gone
 
     def begin_closing(self) -> None:

@@ -213,6 +213,13 @@ class Requests:
         for slot in slots.values():
             slot.end(fresh(error))
 
+    def reject(self, reply: bytes, error: Exception) -> None:
+        """Fail the request with this reply subject, if there is one: it will not be sent."""
+        if reply.startswith(self._prefix):
+            slot = self.slots.pop(reply[self._skip :], None)
+            if slot is not None:
+                slot.end(error)
+
     def deny(self, error: PermissionsViolationError) -> bool:
         """Fail the requests to, or the one with, a subject the server forbids publishing to.
 

@@ -16,6 +16,7 @@ class Counters:
     out_bytes: int = 0
     dropped: int = 0
     lost_in_flight: int = 0
+    discarded: int = 0
     connects: int = 0
 
 
@@ -39,6 +40,9 @@ class Statistics:
     lost_in_flight: int
     """Messages that were being written when a connection broke; they may or may not have arrived,
     and are not sent again."""
+    discarded: int
+    """Messages that waited to be written and were taken out, because the server that the connection
+    came to takes no such messages; see :class:`~trio_nats.events.MessagesDiscarded`."""
     reconnects: int
     """How often another wire took the place of the last one, moves to another server included."""
     subscriptions: int

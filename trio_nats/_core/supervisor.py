@@ -12,9 +12,11 @@ from .._nursery import open_nursery
 from .._protocol.commands import Heads
 from .._transport.opening import AttemptFailed, OpeningMemory, Wire, open_wire
 from ..errors import (
+    ConfigurationError,
     ConnectAttempt,
     ConnectError,
     ConnectionLostError,
+    MaxPayloadError,
     NatsError,
     PermissionsViolationError,
     ServerReportedError,
@@ -26,6 +28,7 @@ from ..events import (
     ConnectionState,
     Disconnected,
     LameDuck,
+    MessagesDiscarded,
     Reconnected,
     ServerError,
     ServersDiscovered,
@@ -52,6 +55,7 @@ logger = logging.getLogger("trio_nats.connection")
 # cluster takes to tell all its members of our new subscriptions.
 _OVERLAP = 1.0
 _PATIENCE = 5.0
+_FEW_SUBJECTS = 16
 
 
 class Supervisor(SessionCallbacks):
@@ -195,13 +199,14 @@ class Supervisor(SessionCallbacks):
         self._settle_moves(None, waiting=handover is None)
         self.counters.connects += 1
         self._began = trio.current_time()
-        self.info = ServerInfo()
-        self.on_info(self.session, wire.info)
         first = self.counters.connects == 1
         logger.info("connected to %s (%s)", wire.server, wire.tls.version if wire.tls else "plain")
         self.hub.emit(Connected(wire.server.url) if first else Reconnected(wire.server.url))
         if self.state in (ConnectionState.CONNECTING, ConnectionState.RECONNECTING):
             self._set_state(ConnectionState.OPEN)
+        # Only now, for what it tells of follows the connection.
+        self.info = ServerInfo()
+        self.on_info(self.session, wire.info)
         self._changed.unpark_all()
 
     def _settle_moves(self, error: Exception | None, *, waiting: bool) -> None:
@@ -351,8 +356,11 @@ class Supervisor(SessionCallbacks):
             return  # one that is on its way out
         lame_before = self.info.ldm
         self.info = info
+        takes_less = info.max_payload < self.heads.max_payload or not info.headers
         self.heads.max_payload = info.max_payload
         server = session.wire.server
+        if takes_less:
+            self._discard_unsendable(server)
         if info.ldm and not lame_before:
             logger.info("%s is in lame duck mode", server)
             self.hub.emit(LameDuck(server.url))
@@ -362,6 +370,38 @@ class Supervisor(SessionCallbacks):
             new = self.pool.discover(info, server, scheme)
             if new:
                 self.hub.emit(ServersDiscovered(tuple(found.url for found in new)))
+
+    def refusal(self, head: bytes) -> NatsError | None:
+        """Why the present server does not take the message that ``head`` begins; else ``None``."""
+        line = head[: head.index(b"\r\n")]
+        size = int(line[line.rindex(b" ") + 1 :])
+        if size > self.heads.max_payload:
+            return MaxPayloadError(size, self.heads.max_payload)
+        if line.startswith(b"HPUB ") and self.session is not None and not self.info.headers:
+            return ConfigurationError(
+                "the server does not support message headers; leave them out, or upgrade it"
+            )
+        return None
+
+    def _discard_unsendable(self, server: Server) -> None:
+        """Take out of the outbox what would end the connection again and again."""
+        heads = self.outbox.remove_messages(lambda head: self.refusal(head) is not None)
+        reasons: list[NatsError] = []
+        subjects: dict[str, None] = {}
+        for head in heads:
+            reason = self.refusal(head)
+            assert reason is not None
+            reasons.append(reason)
+            words = head[: head.index(b"\r\n")].split(b" ")
+            if len(subjects) < _FEW_SUBJECTS:
+                subjects[words[1].decode()] = None
+            self.requests.reject(words[2], reason)
+        if heads:
+            self.counters.discarded += len(heads)
+            logger.warning(
+                "%s does not take %d waiting messages: %s", server, len(heads), reasons[0]
+            )
+            self.hub.emit(MessagesDiscarded(server.url, len(heads), tuple(subjects), reasons[0]))
 
     def on_server_error(self, error: ServerReportedError) -> None:
         """See :meth:`SessionCallbacks.on_server_error`."""

@@ -1,7 +1,7 @@
 """One attempt to open a connection: resolve, dial, INFO, TLS, CONNECT, PONG, under one deadline.
 
 Whatever goes wrong, cancellation included, leaves no socket behind: an attempt either returns a
-:class:`Wire` on which the server has answered our first PING, or raises.
+:class:`Wire` on which the server has answered our first PINGs, or raises.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ __all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "lead", 
 logger = logging.getLogger("trio_nats.connect")
 
 _READ = 64 * 1024
+_MAX_EARLY = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ class Wire:
     stream: trio.abc.Stream
     parser: Parser
     early: list[Event]
-    """What the server sent behind its first PONG."""
+    """What the server sent behind the last PONG that was waited for."""
     info: ServerInfo
     tls: TLSInfo | None
 
@@ -379,17 +380,45 @@ class _Opening:
         try:
             # As a view, and in no other variable: those may be printed with a traceback.
             fields = self._connect_fields(info, answer)
-            await stream.send_all(memoryview(commands.connect(await fields) + commands.PING))
+            greeting = commands.PING * 2
+            await stream.send_all(memoryview(commands.connect(await fields) + greeting))
             while not await self._pong_among(wire, answer):
-                data = await stream.receive_some(_READ)
-                if not data:
-                    raise self._closed_early()
-                self._heard_inside = self._tls_info is not None
-                wire.early = parser.feed(bytes(data))
+                wire.early = await self._read_events(wire)
+            await self._hear_out(wire)
         except trio.BrokenResourceError as error:
             raise self._explained(error) from error
         self._memory.was_tls = self._memory.was_tls or self._tls_info is not None
         return wire
+
+    async def _hear_out(self, wire: Wire) -> None:
+        """Wait for the answer to our second PING, with what the server has to say before it.
+
+        Behind its answer to the first one, a server sends an INFO with the limits of our account,
+        such as ``max_payload``. They hold from then on.
+        """
+        events, wire.early = wire.early, []
+        while True:
+            for position, event in enumerate(events):
+                if event is Signal.PONG:
+                    wire.early += events[position + 1 :]
+                    return
+                if isinstance(event, ServerInfo):
+                    wire.info = event
+                elif isinstance(event, ProtocolError):
+                    raise event
+                elif isinstance(event, (Signal, ErrorLine)):
+                    wire.early.append(event)
+                # There are no subscriptions yet that a message could be for.
+            if len(wire.early) > _MAX_EARLY:
+                raise ProtocolError(f"{self._server} sends and sends, and does not answer a PING")
+            events = await self._read_events(wire)
+
+    async def _read_events(self, wire: Wire) -> list[Event]:
+        data = await wire.stream.receive_some(_READ)
+        if not data:
+            raise self._closed_early()
+        self._heard_inside = self._tls_info is not None
+        return wire.parser.feed(bytes(data))
 
     async def _connect_fields(
         self, info: ServerInfo, answer: Answer
