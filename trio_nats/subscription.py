@@ -35,7 +35,8 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
     waited longest comes first.
 
     It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, once ``max_msgs`` messages
-    have been taken out; with :exc:`PermissionsViolationError` if the server forbids it; with
+    have been taken out; with :exc:`PermissionsViolationError` if the server forbids it, or another
+    :exc:`ServerReportedError` if it allows no more subscriptions; with
     :exc:`ConnectionLostError` when the connection is gone for good; and with
     :exc:`trio.ClosedResourceError` when this end or the connection was closed.
     """

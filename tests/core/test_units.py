@@ -41,7 +41,7 @@ def everything(box: Outbox) -> list[bytes]:
 
 def test_pongs_belong_to_pings_in_order() -> None:
     box = outbox()
-    pings = Pings(box)
+    pings = Pings(box, Router(box).confirmation)
     pings.pong()  # nobody asked for that one
     first, second, third = (pings.send() for _ in range(3))
     pings.pong()

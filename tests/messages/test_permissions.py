@@ -10,6 +10,8 @@ import pytest
 import trio
 
 from tests.messages.helpers import (
+    PATIENCE,
+    QUICK,
     barrier,
     msg,
     next_event,
@@ -20,9 +22,15 @@ from tests.messages.helpers import (
     told,
 )
 from tests.transports import EVERY
-from trio_nats import Connection, PermissionsViolationError, Subscription, UserPassword
+from trio_nats import (
+    Connection,
+    PermissionsViolationError,
+    ServerReportedError,
+    Subscription,
+    UserPassword,
+)
 from trio_nats._core.hub import EventListener
-from trio_nats.events import ServerError
+from trio_nats.events import Reconnected, ServerError
 
 pytestmark = EVERY
 
@@ -224,3 +232,56 @@ async def test_a_forbidden_reply_subject_fails_its_request() -> None:
         await peer.send(b"-ERR '%b'\r\n" % text.encode())
         await barrier(peer)
         assert [type(error) for error in errors] == [PermissionsViolationError]
+
+
+# --- how many subscriptions there may be ----------------------------------------------------------
+
+
+async def test_the_subscriptions_that_are_too_many_are_told() -> None:
+    async with (
+        served("max_subscriptions: 3") as (nc, _),
+        nc.events() as events,
+        nc.subscribe("a.0") as kept,
+        nc.subscribe("a.1"),
+    ):
+        await nc.flush()
+        async with (
+            nc.subscribe("a.2") as last,
+            nc.subscribe("a.3") as third,
+            nc.subscribe("a.4") as fourth,
+        ):
+            for sub in (third, fourth):
+                with pytest.raises(ServerReportedError, match="maximum subscriptions exceeded"):
+                    await sub.receive()
+            assert "maximum subscriptions" in str((await next_event(events, ServerError)).error)
+            for sub, subject in ((kept, "a.0"), (last, "a.2")):
+                await nc.publish(subject, b"x")
+                assert await take(sub, 1) == [b"x"]
+        # What was freed can be used again, and what is over is not taken for another.
+        async with nc.subscribe("a.5") as next_one:
+            await nc.publish("a.5", b"x")
+            assert await take(next_one, 1) == [b"x"]
+            async with nc.subscribe("a.6"):
+                pass
+            with pytest.raises(ServerReportedError, match="maximum subscriptions exceeded"):
+                await nc.request("a.5", timeout=PATIENCE)
+            await nc.publish("a.5", b"y")
+            while await take(next_one, 1) != [b"y"]:
+                pass
+
+
+async def test_a_server_that_allows_fewer_tells_those_that_are_too_many() -> None:
+    async with served("max_subscriptions: 3", reconnect=QUICK) as (nc, server):
+        async with AsyncExitStack() as stack:
+            subs = [
+                await stack.enter_async_context(nc.subscribe(f"a.{number}")) for number in range(3)
+            ]
+            await nc.flush()
+            async with nc.events() as events:
+                await server.restart(config="max_subscriptions: 2")
+                await next_event(events, Reconnected)
+            with pytest.raises(ServerReportedError, match="maximum subscriptions exceeded"):
+                await subs[2].receive()
+            for number in range(2):
+                await nc.publish(f"a.{number}", b"x")
+                assert await take(subs[number], 1) == [b"x"]

@@ -191,8 +191,9 @@ async def pings_first(peer: Peer) -> None:
     await peer.send(info_line(server_name="before") + b"PING\r\n")
     await peer.expect_line(b"CONNECT ")
     await peer.expect_line(b"PING")
+    await peer.expect_line(b"PING")
     await peer.expect_line(b"PONG")
-    await peer.send(info_line(server_name="after") + b"+OK\r\nPONG\r\n")
+    await peer.send(info_line(server_name="after") + b"+OK\r\nPONG\r\nPONG\r\n")
     await peer.serve()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -15,9 +16,10 @@ __all__ = ["Ping", "Pings"]
 class Ping:
     """One of them: ``settled`` by its PONG, or ``lost`` with its wire."""
 
-    __slots__ = ("lost", "settled")
+    __slots__ = ("confirm", "lost", "settled")
 
-    def __init__(self) -> None:
+    def __init__(self, confirm: Callable[[], None]) -> None:
+        self.confirm: Callable[[], None] = confirm
         self.settled: trio.Event = trio.Event()
         self.lost: bool = False
 
@@ -28,16 +30,20 @@ class Ping:
 
 
 class Pings:
-    """The PINGs of one session that wait for their PONG."""
+    """The PINGs of one session that wait for their PONG.
 
-    def __init__(self, outbox: Outbox) -> None:
+    ``confirmation`` gives what to call when the server has processed all that was sent before.
+    """
+
+    def __init__(self, outbox: Outbox, confirmation: Callable[[], Callable[[], None]]) -> None:
         self.outbox: Outbox = outbox
+        self._confirmation = confirmation
         self._waiting: deque[Ping] = deque()
         self._ended = False
 
     def send(self) -> Ping:
         """Send a PING, behind all that waits to be written."""
-        ping = Ping()
+        ping = Ping(self._confirmation())
         if self._ended:
             ping.lose()
         else:
@@ -57,7 +63,9 @@ class Pings:
     def pong(self) -> None:
         """A PONG has come. One that nobody asked for is ignored."""
         if self._waiting:
-            self._waiting.popleft().settled.set()
+            ping = self._waiting.popleft()
+            ping.confirm()
+            ping.settled.set()
 
     def unsent(self, count: int) -> None:
         """The last ``count`` PINGs never got onto the wire."""

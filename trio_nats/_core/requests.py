@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
 from heapq import heapify, heappop, heappush
 from typing import Protocol, TypeVar
@@ -125,6 +126,7 @@ class Requests:
         self._tokens: list[bytes] = []
         self._sid: bytes | None = None
         self.slots: dict[bytes, Slot] = {}
+        self._by_subject: dict[str, list[bytes]] | None = None
         # One timer for all requests: a cancel scope for each would cost 7 us.
         # What is due and no longer in `slots` was answered in time.
         self._due: list[tuple[float, bytes, float]] = []
@@ -147,6 +149,7 @@ class Requests:
         if self._sid is None:
             self._sid = self._router.add(self)
         self.slots[token] = slot
+        self._by_subject = None
 
     def expire(self, token: bytes, deadline: float, seconds: float) -> None:
         """Let the slot end in a :exc:`RequestTimeoutError` then, unless it is closed before."""
@@ -227,9 +230,23 @@ class Requests:
         """
         reply = error.subject.encode("utf-8", "replace")
         if reply.startswith(self._prefix):
-            denied = [reply[self._skip :]] if reply[self._skip :] in self.slots else []
+            denied = [reply[self._skip :]]
         else:
-            denied = [token for token, slot in self.slots.items() if slot.subject == error.subject]
-        for token in denied:
-            self.slots.pop(token).end(fresh(error))
-        return bool(denied)
+            denied = self._tokens_by_subject().pop(error.subject, [])
+        slots = [self.slots.pop(token) for token in denied if token in self.slots]
+        for slot in slots:
+            slot.end(fresh(error))
+        return bool(slots)
+
+    def _tokens_by_subject(self) -> dict[str, list[bytes]]:
+        """The requests under way, and some that are over. Good until another one begins.
+
+        Made only when it is asked for, and not kept up to date with each request: errors come many
+        at a time, if at all.
+        """
+        found = self._by_subject
+        if found is None:
+            found = self._by_subject = defaultdict(list)
+            for token, slot in self.slots.items():
+                found[slot.subject].append(token)
+        return found

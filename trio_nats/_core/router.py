@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import trio
 
 from .._protocol import commands
-from ..errors import PermissionsViolationError
+from ..errors import PermissionsViolationError, ServerReportedError
 from ..message import Msg
 from .outbox import Outbox
 
@@ -16,6 +17,9 @@ __all__ = ["Router", "Sink"]
 
 # Servers take a number of more digits for none, and unsubscribe at once.
 _MOST = 999_999_999
+_MAX_UNCONFIRMED = 65_536
+
+_Key: TypeAlias = tuple[bytes, bytes | None]
 
 
 class Sink(Protocol):
@@ -61,6 +65,8 @@ class Router:
         self._outbox = outbox
         self._next_sid = 1
         self.sinks: dict[bytes, Sink] = {}
+        self._by_subject: dict[_Key, dict[bytes, None]] = {}
+        self._unconfirmed = Unconfirmed()
         self.live: bool = False
         """Whether there is a wire to tell about changes. Without one they wait for ``restore``."""
         self.stalled: set[Sink] = set()
@@ -74,20 +80,32 @@ class Router:
         sid = b"%d" % self._next_sid
         self._next_sid += 1
         self.sinks[sid] = sink
+        self._by_subject.setdefault((sink.raw_subject, sink.raw_queue), {})[sid] = None
         if self.live:
+            self._unconfirmed.sent(sid)
             for frame in _frames(sid, sink):
                 self._outbox.command(frame)
         return sid
 
     def remove(self, sid: bytes) -> None:
         """Unsubscribe. Harmless when repeated."""
-        sink = self.sinks.pop(sid, None)
+        sink = self._forget(sid)
         if sink is None:
             return
-        self.unstall(sink)
         if self.live and sid not in self._draining:
             self._outbox.command(commands.unsub(sid))
         self._draining.discard(sid)
+
+    def _forget(self, sid: bytes) -> Sink | None:
+        sink = self.sinks.pop(sid, None)
+        if sink is not None:
+            key = (sink.raw_subject, sink.raw_queue)
+            alike = self._by_subject[key]
+            del alike[sid]
+            if not alike:
+                del self._by_subject[key]
+            self.unstall(sink)
+        return sink
 
     def quiesce(self, sid: bytes) -> None:
         """Unsubscribe, but still take what the server sends until it has heard of that."""
@@ -142,35 +160,99 @@ class Router:
         while self.stalled:
             await self._unstalled.park()
 
+    # --- what the server refuses -----------------------------------------------------------------
+
     def deny(self, error: PermissionsViolationError) -> bool:
         """End the subscription the server forbids (ADR-40). ``False`` if there is no such."""
-        for sid in self._denied(error):
-            sink = self.sinks.pop(sid)
-            self._draining.discard(sid)
-            self.unstall(sink)
-            sink.end(error)
-            return True
-        return False
+        sid = None if error.sid is None else error.sid.encode()
+        if sid not in self.sinks:
+            subject = error.subject.encode("utf-8", "replace")
+            queue = None if error.queue is None else error.queue.encode("utf-8", "replace")
+            sid = next(iter(self._by_subject.get((subject, queue), ())), None)
+        return self._refuse(sid, error)
 
-    def _denied(self, error: PermissionsViolationError) -> Iterable[bytes]:
-        if error.sid is not None and error.sid.encode() in self.sinks:
-            return [error.sid.encode()]
-        subject = error.subject.encode("utf-8", "replace")
-        queue = None if error.queue is None else error.queue.encode("utf-8", "replace")
-        return (
-            sid
-            for sid, sink in self.sinks.items()
-            if sink.raw_subject == subject and sink.raw_queue == queue
-        )
+    def exceed(self, error: ServerReportedError) -> bool:
+        """End a subscription that is one more than the server allows (ADR-40).
+
+        Servers do not say which. They take no more from the first one on that is too many, so it is
+        one of the last; see :class:`Unconfirmed`. ``False`` if none is found.
+        """
+        return self._refuse(self._unconfirmed.refused(), error)
+
+    def _refuse(self, sid: bytes | None, error: ServerReportedError) -> bool:
+        sink = None if sid is None else self._forget(sid)
+        if sid is None or sink is None:
+            return False
+        self._draining.discard(sid)
+        sink.end(error)
+        return True
+
+    def new_wire(self) -> None:
+        """A new wire hears of all subscriptions, in order."""
+        self._unconfirmed = Unconfirmed(self.wanted())
+
+    def confirmation(self) -> Callable[[], None]:
+        """What to call once the server has processed all that it was sent so far."""
+        unconfirmed = self._unconfirmed
+        return partial(unconfirmed.confirm, unconfirmed.position)
 
     def end_all(self, error: Exception) -> None:
         """The connection is over."""
         sinks, self.sinks = self.sinks, {}
+        self._by_subject.clear()
         self._draining.clear()
         self.live = False
         self.read_on()
         for sink in sinks.values():
             sink.end(error)
+
+
+class Unconfirmed:
+    """Subscriptions of one wire that its server may not have processed yet, in order.
+
+    When a server has as many as it allows, it answers each further SUB with an error that does not
+    name it. Those errors come before the answer to the next PING. So the refused ones are as many
+    as there are errors, and they are the last ones, unless others ended at the same time.
+    """
+
+    def __init__(self, sids: Iterable[bytes] = ()) -> None:
+        self._sids = list(sids)
+        self._before = 0
+        # Which are known to be refused: runs of positions, [first, end).
+        self._runs: list[list[int]] = []
+
+    @property
+    def position(self) -> int:
+        """How many there have been."""
+        return self._before + len(self._sids)
+
+    def sent(self, sid: bytes) -> None:
+        """One more."""
+        self._sids.append(sid)
+        if len(self._sids) > _MAX_UNCONFIRMED:
+            self.confirm(self.position - _MAX_UNCONFIRMED // 2)
+
+    def confirm(self, position: int) -> None:
+        """The first so many have been processed."""
+        if position > self._before:
+            del self._sids[: position - self._before]
+            self._before = position
+            self._runs = [
+                [max(first, position), end] for first, end in self._runs if end > position
+            ]
+
+    def refused(self) -> bytes | None:
+        """The one that an error is about: the last that no other error is about."""
+        runs = self._runs
+        if not runs or runs[-1][1] < self.position:
+            runs.append([self.position, self.position])
+        while len(runs) > 1 and runs[-1][0] == runs[-2][1]:
+            _, end = runs.pop()
+            runs[-1][1] = end
+        last = runs[-1]
+        last[0] -= 1
+        found = last[0] - self._before
+        return self._sids[found] if found >= 0 else None
 
 
 def _frames(sid: bytes, sink: Sink) -> list[bytes]:

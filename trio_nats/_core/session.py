@@ -61,7 +61,7 @@ class Session:
         callbacks: SessionCallbacks,
     ) -> None:
         self.wire: Wire = wire
-        self.pings: Pings = Pings(outbox)
+        self.pings: Pings = Pings(outbox, router.confirmation)
         self.divert: Callable[[Msg], None] | None = None
         """Where messages go instead of to their subscriptions, while a handover watches them."""
         self._router = router

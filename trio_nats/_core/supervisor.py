@@ -39,6 +39,7 @@ from ..servers import Server
 from .handover import Handover, Move, prime
 from .hub import EventHub
 from .outbox import Outbox
+from .pings import Ping
 from .pool import Pool
 from .redial import Redialer, connect_error
 from .requests import Requests
@@ -87,6 +88,8 @@ class Supervisor(SessionCallbacks):
         self._drained: list[Sink] = []
         """Subscriptions that the router does not know any more, but somebody waits for."""
         self._breaths = 0
+        self._fence = Ping(lambda: None)
+        self._fence.lose()
         self._began = 0.0
         self._moving = False
         self._move: Move | None = None
@@ -194,6 +197,7 @@ class Supervisor(SessionCallbacks):
         self.session = Session(wire, self.router, self.outbox, self.counters, self)
         frames = self.router.restore() if handover is None else handover.missing()
         self.outbox.prepend(frames)
+        self.router.new_wire()
         self.router.live = True
         self.pool.connected(wire.server)
         self._settle_moves(None, waiting=handover is None)
@@ -409,6 +413,11 @@ class Supervisor(SessionCallbacks):
             deny = self.requests.deny if error.operation == "publish" else self.router.deny
             if deny(error):
                 return
+        elif "maximum subscriptions exceeded" in error.message.lower():
+            self.router.exceed(error)
+            # Nothing sent before this is to be taken for what a later error is about.
+            if self.session is not None and self._fence.settled.is_set():
+                self._fence = self.session.pings.send()
         logger.warning("%s", error)
         self.hub.emit(ServerError(error))
 
