@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ import trio.testing
 
 from tests.jetstream.helpers import MEMORY, PATIENCE, connected, filled
 from tests.jetstream.pulling import Puller, bound, pulled_from
+from trio_nats import Subscription
 from trio_nats.jetstream import AckPolicy
 from trio_nats.jetstream.metadata import ReplySubjects, is_ack_subject, read_metadata
 from trio_nats.testing import NatsServer
@@ -45,6 +47,15 @@ async def raw_client(server: NatsServer) -> AsyncIterator[Raw]:
         await stream.receive_some()
         await stream.send_all(b'CONNECT {"verbose":false,"headers":true,"protocol":1}\r\n')
         yield Raw(stream)
+
+
+def taken_in(sub: Subscription) -> int:
+    """How many messages wait; they do not any more."""
+    count = 0
+    with contextlib.suppress(trio.WouldBlock):
+        while sub.receive_nowait():
+            count += 1
+    return count
 
 
 # --- over the wire --------------------------------------------------------------------------------
@@ -117,6 +128,48 @@ async def test_what_the_consumer_did_not_deliver_is_not_handed_out(
                 await js.publish("s.1", b"last")
             await nc.flush()
             assert secret.pending == (0, 0)
+
+
+@pytest.mark.nats_server(jetstream=True)
+async def test_who_sees_one_reply_subject_cannot_answer_in_place_of_the_server(
+    nats_server: NatsServer,
+) -> None:
+    deleted = b"NATS/1.0 409 Consumer Deleted\r\n\r\n"
+    async with connected(nats_server) as (js, nc), raw_client(nats_server) as raw:
+        stream = await filled(js, 1)
+        consumer = await stream.create_consumer("c", ack_policy=AckPolicy.NONE)
+        async with (
+            nc.subscribe("s.1") as published,
+            nc.subscribe("$JS.API.CONSUMER.MSG.NEXT.>") as pulls,
+        ):
+            async with js.publisher() as publisher:
+                acks = [await publisher.publish("s.1", b"x") for _ in range(3)]
+                inbox = ((await published.receive()).reply or "").rpartition(".")[0]
+                await nc.flush()
+                for number in range(1, 20):
+                    await raw.publish(f"{inbox}.{number:x}", data=b'{"stream":"S","seq":99}')
+                acks += [await publisher.publish("s.1", b"x") for _ in range(10)]
+                assert [(await ack).seq for ack in acks] == list(range(2, 15))
+            async with consumer.consume(max_messages=2) as messages:
+                await messages.receive()
+                inbox = ((await pulls.receive()).reply or "").rpartition(".")[0]
+                for number in range(1, 20):
+                    await raw.publish(f"{inbox}.{number}", deleted)
+                for _ in range(12):
+                    await messages.receive()
+            assert len(await consumer.fetch(1)) == 1
+            await nc.flush()
+            taken_in(pulls)
+            async with trio.open_nursery() as nursery:
+
+                async def fetch() -> None:
+                    assert len(await consumer.fetch(1, timeout=PATIENCE)) == 1
+
+                nursery.start_soon(fetch)
+                inbox = ((await pulls.receive()).reply or "").rpartition(".")[0]
+                for number in range(1, 20):
+                    await raw.publish(f"{inbox}.{number}", deleted)
+                await js.publish("s.1", b"x")
 
 
 @pytest.mark.parametrize("form", ["two", "one"])

@@ -204,25 +204,26 @@ async def test_timeouts_in_order(nats_server: NatsServer) -> None:
 
 async def test_backpressure_can_be_cancelled(nats_server: NatsServer) -> None:
     """Nothing is published then, and the room is not lost."""
-    async with connected(nats_server) as (js, _):
+    async with connected(nats_server) as (js, nc), nc.subscribe("u") as published:
         await unanswered(js)
         stream = await js.stream("U")
         async with js.publisher(max_pending=2, timeout=PATIENCE) as publisher:
-            acks = [await publisher.publish("u") for _ in range(2)]
+            for _ in range(2):
+                await publisher.publish("u")
             with trio.move_on_after(0.01) as scope:
                 await publisher.publish("u")
             assert scope.cancelled_caught
             assert publisher.pending == 2
             assert publisher.max_pending == 2
             # As a stream would.
-            await js._api.nc.flush()
+            await nc.flush()
             assert (await stream.refresh()).state.messages == 2
-            for number, _ack in enumerate(acks, 1):
-                reply = f"{publisher._inbox}.{number:x}"
-                await js._api.nc.publish(reply, b'{"stream": "U", "seq": 1}')
+            for _ in range(2):
+                await (await published.receive()).respond(b'{"stream": "U", "seq": 1}')
             third = await publisher.publish("u")
-            await js._api.nc.publish(f"{publisher._inbox}.{4:x}", b'{"stream": "U", "seq": 3}')
-            await js._api.nc.publish(f"{publisher._inbox}.{3:x}", b'{"stream": "U", "seq": 3}')
+            message = await published.receive()
+            await nc.publish(f"{message.reply}x", b'{"stream": "U", "seq": 2}')
+            await message.respond(b'{"stream": "U", "seq": 3}')
             assert (await third).seq == 3
 
 

@@ -17,6 +17,7 @@ import outcome
 import trio
 from trio.lowlevel import current_task, reschedule
 
+from .._tokens import random_tokens
 from ..errors import NoRespondersError, PermissionsViolationError, RequestTimeoutError, fresh
 from ..message import Msg
 from .router import Router
@@ -26,18 +27,11 @@ __all__ = ["ReplySlot", "Requests", "Slot", "is_no_responders", "new_inbox", "no
 R = TypeVar("R")
 
 _MAX_STALE = 1000
-_MANY, _LENGTH = 256, 12
 
 
 def new_inbox(prefix: str) -> str:
     """A subject nobody else uses or can guess, below ``prefix``."""
     return f"{prefix}.{secrets.token_urlsafe(16)}"
-
-
-def _random_tokens() -> list[bytes]:
-    """Many at a time, which costs a fraction of making each of them."""
-    text = secrets.token_urlsafe(_MANY * _LENGTH * 3 // 4).encode()
-    return [text[start : start + _LENGTH] for start in range(0, len(text), _LENGTH)]
 
 
 class Slot(Protocol):
@@ -140,7 +134,7 @@ class Requests:
         Nobody can guess it who was told others: each is told to another responder.
         """
         if not self._tokens:
-            self._tokens = _random_tokens()
+            self._tokens = random_tokens()
         token = self._tokens.pop()
         return token, self._prefix + token
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from typing import Protocol
 
 import trio
@@ -41,6 +43,8 @@ FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
 MAX_PIN_ID = 256
+PROOF = 9
+"""Bytes by which the reply subject of a pull is told from one that somebody has made up."""
 ABSENT_ENOUGH = 3
 """So often is nobody there before it is asked whether the consumer is."""
 
@@ -94,6 +98,7 @@ class Feed(Inlet):
         self._inbox = self._nc.new_inbox()
         sub = self._nc.subscribe(f"{self._inbox}.*", pending=_room_for(options))
         super().__init__(sub, desk, kept)
+        self._key = secrets.token_bytes(16)
         self._link = link
         self._consumer = consumer
         self._options = options
@@ -197,7 +202,7 @@ class Feed(Inlet):
             )
             try:
                 self._nc.publish_nowait(
-                    self._subject, request.encode(), reply=f"{self._inbox}.{pull.number}"
+                    self._subject, request.encode(), reply=self._reply(pull.number)
                 )
             except OutboxFullError:
                 book.withdraw(pull.number)
@@ -206,6 +211,20 @@ class Feed(Inlet):
             except NO_CONNECTION:
                 book.withdraw(pull.number)
                 return  # The subscription tells, or `keep`.
+
+    def _reply(self, number: int) -> str:
+        """Where a pull is answered: its number, and what nobody can guess."""
+        proof = blake2b(b"%d" % number, key=self._key, digest_size=PROOF).hexdigest()
+        return f"{self._inbox}.{number}-{proof}"
+
+    def _number_of(self, status: PullStatus) -> int | None:
+        """The number of the pull that a status is about; ``None`` if there was no such pull."""
+        head = status.subject[len(self._inbox) + 1 :].partition(b"-")[0]
+        if head.isdigit() and len(head) < 20:
+            number = int(head)
+            if self._reply(number).encode() == status.subject:
+                return number
+        return None
 
     def _begin_anew(self) -> None:
         """All pulls are gone."""
@@ -235,8 +254,10 @@ class Feed(Inlet):
     async def _on_status(self, status: PullStatus) -> None:
         book = self.book
         book.status_taken()
+        number = self._number_of(status)
+        if number is None:
+            return  # Anybody may have sent it.
         self._statuses += 1
-        number = _number(status)
         verdict = status.verdict
         if verdict is Verdict.FATAL:
             if self._fragile and status.code == CONFLICT:
@@ -380,8 +401,3 @@ def message_size(msg: Msg) -> int:
     """How many bytes of a pull a message takes, as the server counts (ADR-37)."""
     size = len(msg.data) + len(msg.raw_subject) + len(msg.raw_reply or b"")
     return size if msg.raw_headers is None else size + len(msg.raw_headers)
-
-
-def _number(status: PullStatus) -> int:
-    tail = status.subject.rpartition(b".")[2]
-    return int(tail) if tail.isdigit() and len(tail) < 20 else 0

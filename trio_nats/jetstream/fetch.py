@@ -8,6 +8,7 @@ be over. Otherwise it is closed, and the server, which sees that, drops the pull
 from __future__ import annotations
 
 import logging
+import secrets
 from collections import deque
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -47,11 +48,10 @@ class _Inbox:
         self.name = nc.new_inbox()
         # What comes is taken out as it comes, so the limits are those of a storm, not of the user.
         self.sub = nc.subscribe(f"{self.name}.*", pending=PendingLimits())
-        self.number = 0
 
     def next_reply(self) -> bytes:
-        self.number += 1
-        return f"{self.name}.{self.number}".encode()
+        # Who sees the pulls of another call must not be able to answer this one.
+        return f"{self.name}.{secrets.token_urlsafe(9)}".encode()
 
     def take_nowait(self) -> Msg | None:
         try:
@@ -180,8 +180,8 @@ class Fetch:
                 msg = await inbox.sub.receive()
             now = trio.current_time()
             if msg is not None:
-                heard_at = now
-                self._take(msg)
+                if self._take(msg):
+                    heard_at = now
                 if self._is_lost():
                     await trio.sleep(PAUSE)
                     seen = await self._pull(inbox, deadline)
@@ -255,19 +255,22 @@ class Fetch:
         full = bool(self._max_bytes) and self._bytes >= self._max_bytes
         self.complete = len(self._came) >= self._batch or full
 
-    def _take(self, msg: Msg) -> None:
+    def _take(self, msg: Msg) -> bool:
+        """Whether it came from the consumer, and not from somebody else."""
         if msg.data or (status := read_status(msg)) is None:
-            if self._desk.replies.is_ack(msg.raw_reply):
-                note_pin(msg, self._terms)
-                self._add(JetStreamMsg(msg, self._desk))
-            return
+            if not self._desk.replies.is_ack(msg.raw_reply):
+                return False
+            note_pin(msg, self._terms)
+            self._add(JetStreamMsg(msg, self._desk))
+            return True
+        if status.subject != self._reply:
+            return False
         self.told = True
-        if status.verdict is Verdict.ALIVE:
-            return
-        if status.subject == self._reply or status.verdict is Verdict.FATAL:
+        if status.verdict is not Verdict.ALIVE:
             if status.verdict is Verdict.UNPINNED and self._terms.pin is not None:
                 self._terms.pin.id = ""
             self.ended = status
+        return True
 
     def check_came(self) -> None:
         """Raise what there is to be raised, if nothing came."""

@@ -10,6 +10,7 @@ from typing import Self, TypeVar, overload
 import trio
 
 from .._nursery import open_nursery
+from .._tokens import random_tokens
 from ..codecs import Encoder, encoded
 from ..errors import NatsError, RequestTimeoutError, fresh
 from ..headers import HeadersLike
@@ -114,7 +115,7 @@ class Publisher:
             f"{self._inbox}.*",
             pending=PendingLimits(messages=max(defaults.messages, 2 * max_pending)),
         )
-        self._number = 0
+        self._tokens: list[bytes] = []
         self._room = trio.Semaphore(max_pending)
         self._pending: dict[str, PendingAck] = {}
         self._all_done = trio.Event()
@@ -207,8 +208,10 @@ class Publisher:
             await self._room.acquire()
         try:
             self._check_open()
-            self._number += 1
-            token = f"{self._number:x}"
+            # Subscribers to the subject see one, and must not be able to tell the others.
+            if not self._tokens:
+                self._tokens = random_tokens()
+            token = self._tokens.pop().decode()
             ack = PendingAck(self, subject, trio.current_time() + self._timeout)
             self._pending[token] = ack
         except BaseException:
