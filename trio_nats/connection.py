@@ -116,7 +116,8 @@ class Connection(Messaging):
         """The numbers so far."""
         core = self._core
         sinks = core.router.sinks.values()
-        waiting = [sink.pending for sink in sinks if sink is not core.requests]
+        subscriptions = [sink for sink in sinks if sink is not core.requests]
+        waiting = [sink.pending for sink in (*subscriptions, core.requests)]
         counters = core.counters
         return Statistics(
             in_messages=counters.in_messages,
@@ -127,7 +128,7 @@ class Connection(Messaging):
             lost_in_flight=counters.lost_in_flight,
             discarded=counters.discarded,
             reconnects=max(0, counters.connects - 1),
-            subscriptions=len(waiting),
+            subscriptions=len(subscriptions),
             pending_messages=sum(messages for messages, _ in waiting),
             pending_bytes=sum(size for _, size in waiting),
             outbox_bytes=core.outbox.size,

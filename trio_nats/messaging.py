@@ -10,7 +10,7 @@ import trio
 from trio import current_time
 from trio.lowlevel import checkpoint_if_cancelled, wait_task_rescheduled
 
-from ._core.requests import ReplySlot, Slot, new_inbox, no_reply
+from ._core.requests import ReplySlot, new_inbox, no_reply
 from ._core.supervisor import Supervisor
 from ._protocol import commands
 from ._protocol.commands import CRLF, Frame
@@ -212,8 +212,6 @@ class Messaging:
         """
         if max_msgs is not None:
             check_count("max_msgs", max_msgs, 1)
-        if pending is not None and not isinstance(pending, PendingLimits):
-            raise ConfigurationError(f"pending is a PendingLimits, not {type(pending).__name__}")
         sub = Subscription(
             self._core,
             subject,
@@ -221,7 +219,7 @@ class Messaging:
             queue,
             None if queue is None else check_queue(queue),
             max_msgs,
-            self._core.settings.pending if pending is None else pending,
+            self._limits(pending),
         )
         return sub if codec is None else TypedSubscription(sub, check_decoder("codec", codec))
 
@@ -329,6 +327,7 @@ class Messaging:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
     ) -> Replies: ...
     @overload
@@ -341,6 +340,7 @@ class Messaging:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Codec[R],
     ) -> TypedReplies[R]: ...
@@ -354,6 +354,7 @@ class Messaging:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P],
         reply_codec: Decoder[R],
@@ -368,6 +369,7 @@ class Messaging:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         reply_codec: Decoder[R],
     ) -> TypedReplies[R]: ...
@@ -380,6 +382,7 @@ class Messaging:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
         reply_codec: Decoder[R] | None = None,
@@ -391,8 +394,9 @@ class Messaging:
         ``request_timeout`` unless given), after ``max_responses`` of them, once ``stall`` seconds
         have passed since the last one, or with the one that ``sentinel`` returns true for, which is
         not handed out; :func:`trio_nats.empty_sentinel` is the usual one. Time spent outside
-        ``receive`` does not count as stalling. Codecs are as for :meth:`request`; ``sentinel`` is
-        given the raw message.
+        ``receive`` does not count as stalling. ``pending`` overrides the connection's limits on
+        how many replies may wait to be received, as for :meth:`subscribe`. Codecs are as for
+        :meth:`request`; ``sentinel`` is given the raw message.
 
         Raises what :meth:`publish` raises, on entering; :exc:`NoRespondersError` comes out of the
         first ``receive``.
@@ -408,7 +412,9 @@ class Messaging:
         token, reply = self._core.requests.new_token()
         frame = self._frame(subject, data, reply, headers)
         replies = Replies(
+            self._core,
             subject,
+            self._limits(pending),
             seconds,
             max_responses,
             stall,
@@ -419,17 +425,29 @@ class Messaging:
         )
         return replies if decoder is None else TypedReplies(replies, decoder)
 
-    async def _send_request(self, token: bytes, frame: Frame, info: ServerInfo, slot: Slot) -> None:
+    async def _send_request(
+        self, token: bytes, frame: Frame, info: ServerInfo, replies: Replies
+    ) -> None:
         """Open the slot and publish. Cancelled, neither has happened."""
         core = self._core
         core.check_usable()
         await self._room_for(frame, info)
-        core.requests.open(token, slot)
+        core.requests.open(token, replies)
+        core.requests.queues.add(replies)
         core.outbox.append(frame)
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""
         return new_inbox(self._core.settings.inbox_prefix)
+
+    def _limits(self, pending: PendingLimits | None) -> PendingLimits:
+        if pending is None:
+            return self._core.settings.pending
+        if not isinstance(pending, PendingLimits):
+            raise ConfigurationError(
+                f"pending must be a PendingLimits, not {type(pending).__name__}"
+            )
+        return pending
 
     def _timeout(self, timeout: float | None) -> float:
         if timeout is None:

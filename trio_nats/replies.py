@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Self
 
 import trio
 
-from ._core.requests import Slot, is_no_responders
+from ._core.pending import PendingOwner, PendingQueue
+from ._core.requests import is_no_responders
 from .errors import NoRespondersError, RequestTimeoutError
 from .message import Msg
+from .options import PendingLimits
 
 __all__ = ["Replies", "empty_sentinel"]
 
@@ -20,7 +21,7 @@ def empty_sentinel(msg: Msg) -> bool:
     return not msg.data
 
 
-class Replies(trio.abc.ReceiveChannel[Msg]):
+class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     """A channel of replies, made by :meth:`Connection.request_many`.
 
     Entering it with ``async with`` publishes the request; leaving it forgets about replies still to
@@ -29,33 +30,34 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
 
     def __init__(
         self,
+        owner: PendingOwner,
         subject: str,
+        limits: PendingLimits,
         timeout: float,
         max_responses: int | None,
         stall: float | None,
         sentinel: Callable[[Msg], bool] | None,
         *,
-        send: Callable[[Slot], Awaitable[None]],
+        send: Callable[[Replies], Awaitable[None]],
         forget: Callable[[], None],
         check_run: Callable[[], None] = lambda: None,
     ) -> None:
-        self.subject = subject
+        super().__init__(owner, subject, limits)
         self._timeout = timeout
         self._max_responses = max_responses
         self._stall = stall
         self._sentinel = sentinel
         self._send = send
-        self._forget = forget
+        self._forget_slot = forget
         self._check_run = check_run
         self._deadline: float | None = None
-        self._arrived: deque[Msg] = deque()
-        self._received = 0
+        self._arrived = 0
         self._heard_at: float | None = None
         self._ended: Exception | None = None
         self._waiting = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
-        return f"<Replies to {self.subject!r}, {len(self._arrived)} pending>"
+        return f"<Replies to {self.subject!r}, {len(self._queue)} pending>"
 
     async def __aenter__(self) -> Self:
         """Publish the request. Cancelled, nothing has happened.
@@ -77,7 +79,7 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         """Expect no more replies. Done even if cancelled; harmless when repeated."""
         if self._ended is None:
             self._check_run()
-        self._arrived.clear()
+        self._clear()
         self._ended = None
         self._finish(trio.ClosedResourceError("these replies are closed"))
         await trio.lowlevel.checkpoint()
@@ -88,15 +90,20 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         :meta private:
         """
         now = trio.current_time()
+        if self._ended is not None:
+            return
         if is_no_responders(msg):
             self._finish(NoRespondersError(self.subject))
         elif self._deadline is not None and now >= self._deadline:
             # Else they would never end while they come faster than they are received.
             self._finish(trio.EndOfChannel())
         else:
-            self._arrived.append(msg)
             self._heard_at = now
+            self._arrived += 1
+            self._keep(msg)
             self._waiting.unpark()
+            if self._arrived == self._max_responses:
+                self._finish(trio.EndOfChannel())
 
     def end(self, error: Exception) -> None:
         """There will be no more, and this is why.
@@ -106,7 +113,8 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         self._finish(error)
 
     def _finish(self, error: Exception) -> None:
-        self._forget()
+        self._forget_slot()
+        self._owner.router.unstall(self)
         if self._ended is None:
             self._ended = error
         self._waiting.unpark_all()
@@ -121,14 +129,14 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
                 "'async with nc.request_many(...) as replies:'"
             )
         begun = trio.current_time()
-        while not self._arrived and self._ended is None:
+        while not self._queue and self._ended is None:
             deadline = self._next_deadline(self._deadline, begun)
             with trio.CancelScope(deadline=deadline):
                 await self._waiting.park()
             # Others may have received meanwhile, which puts our own deadline off.
             if trio.current_time() >= self._next_deadline(self._deadline, begun):
                 break
-        if self._arrived:
+        if self._queue:
             return self._take()
         self._finish(trio.EndOfChannel())
         assert self._ended is not None
@@ -140,13 +148,9 @@ class Replies(trio.abc.ReceiveChannel[Msg]):
         return min(deadline, max(begun, self._heard_at) + self._stall)
 
     def _take(self) -> Msg:
-        msg = self._arrived.popleft()
-        self._received += 1
+        msg = self._pop()
         if self._sentinel is not None and self._sentinel(msg):
-            self._arrived.clear()
+            self._clear()
             self._finish(trio.EndOfChannel())
             raise trio.EndOfChannel
-        if self._received == self._max_responses:
-            self._arrived.clear()
-            self._finish(trio.EndOfChannel())
         return msg

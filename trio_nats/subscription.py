@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self, TypeVar
 
@@ -13,9 +11,10 @@ import outcome
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
+from ._core.pending import PendingQueue
 from ._core.supervisor import Supervisor
 from .errors import RequestTimeoutError, fresh
-from .events import ConnectionState, SlowConsumer
+from .events import ConnectionState
 from .message import Msg
 from .options import PendingLimits, check_count, check_seconds
 
@@ -23,10 +22,8 @@ __all__ = ["Batches", "Subscription"]
 
 T = TypeVar("T")
 
-_logger = logging.getLogger("trio_nats.subscription")
 
-
-class Subscription(trio.abc.ReceiveChannel[Msg]):
+class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     """The messages of one subscription, as a Trio channel.
 
     Made by :meth:`Connection.subscribe` and used with ``async with``: entering subscribes, leaving
@@ -51,48 +48,23 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         max_msgs: int | None,
         limits: PendingLimits,
     ) -> None:
+        super().__init__(core, subject, limits)
         self._core = core
-        self._subject = subject
         self._queue_group = queue
         self.raw_subject = raw_subject
         self.raw_queue = raw_queue
         self.remaining = max_msgs
-        self._limits = limits
-        self._max_messages = limits.messages
-        self._max_bytes = limits.bytes
         self._sid: bytes | None = None
-        self._queue: deque[Msg] = deque()
-        self._bytes = 0  # no less than there are; exactly that many while `_watched`
         self._waiters: dict[trio.lowlevel.Task, None] = {}
         self._turn = 0
-        self._full = False
-        self._watched = False
-        self._taken = trio.lowlevel.ParkingLot()
-        self._dropped = 0
         self._ended: Exception | None = None
 
     # --- what it is ------------------------------------------------------------------------------
 
     @property
-    def subject(self) -> str:
-        """What was subscribed to, wildcards included."""
-        return self._subject
-
-    @property
     def queue(self) -> str | None:
         """The queue group, if it is in one."""
         return self._queue_group
-
-    @property
-    def pending(self) -> tuple[int, int]:
-        """How many messages, and how many bytes of data and headers, wait to be received."""
-        self._recount()
-        return len(self._queue), self._bytes
-
-    @property
-    def dropped(self) -> int:
-        """How many messages were dropped because the limits were reached."""
-        return self._dropped
 
     def __repr__(self) -> str:
         queue = f", queue={self._queue_group!r}" if self._queue_group else ""
@@ -117,8 +89,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         if self._ended is None:
             self._core.check_run()
         self._leave(trio.ClosedResourceError("this subscription is closed"))
-        self._queue.clear()
-        self._bytes = 0
+        self._clear()
         await trio.lowlevel.checkpoint()
 
     async def drain(self, timeout: float | None = None) -> None:
@@ -139,32 +110,6 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         if scope.cancelled_caught:
             raise RequestTimeoutError(f"drain: the server did not answer within {seconds:g} s")
 
-    def let_go(self) -> None:
-        """Have :meth:`wait_taken` return, whether all is taken or not.
-
-        :meta private:
-        """
-        self._taken.unpark_all()
-
-    def lift_limits(self) -> None:
-        """Keep whatever still comes, for it is the last there is.
-
-        :meta private:
-        """
-        self._max_messages = self._max_bytes = sys.maxsize
-        self._core.router.unstall(self)
-
-    async def wait_taken(self) -> None:
-        """Return once no message waits to be received.
-
-        :meta private:
-        """
-        await trio.lowlevel.checkpoint()
-        if self._queue:
-            self._recount()
-            self._watched = True
-            await self._taken.park()
-
     def _leave(self, error: Exception) -> None:
         if self._sid is not None:
             self._core.router.remove(self._sid)
@@ -183,15 +128,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             del waiters[task]
             trio.lowlevel.reschedule(task, outcome.Value(msg))
         else:
-            queue = self._queue
-            size = _size(msg)
-            if queue:
-                size += self._bytes
-            if len(queue) >= self._max_messages or size > self._max_bytes:
-                self._push_at_limit(msg)
-            else:
-                queue.append(msg)
-                self._bytes = size
+            self._keep(msg)
         if self.remaining is not None:
             self.remaining -= 1
             if self.remaining <= 0:
@@ -231,68 +168,11 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
         if self._ended is None or isinstance(error, trio.ClosedResourceError):
             self._ended = error
         if isinstance(error, trio.ClosedResourceError):
-            self._queue.clear()
-            self._bytes = 0
-            self._taken.unpark_all()
+            self._clear()
+            self.let_go()
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
             trio.lowlevel.reschedule(task, outcome.Error(fresh(error)))
-
-    def _push_at_limit(self, msg: Msg) -> None:
-        """The limits are reached, or seem to be."""
-        self._recount()
-        size = _size(msg)
-        if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
-            self._queue.append(msg)
-            self._bytes += size
-            # With less than half of the room free, counting anew soon would be wasted.
-            self._watched = self._watched or self._bytes * 2 > self._max_bytes
-        else:
-            self._overflow(msg, size)
-
-    def _overflow(self, msg: Msg, size: int) -> None:
-        policy = self._limits.when_full
-        first = not self._full
-        self._full = self._watched = True
-        if policy == "wait" and self._core.router.stall(self):
-            self._queue.append(msg)
-            self._bytes += size
-        elif policy == "drop_oldest":
-            self._queue.append(msg)
-            self._bytes += size
-            while len(self._queue) > 1 and (
-                len(self._queue) > self._max_messages or self._bytes > self._max_bytes
-            ):
-                self._forget(self._queue.popleft())
-                self._count_drop()
-        else:
-            self._count_drop()
-        if first:
-            _logger.warning("slow consumer: %r has %d messages pending", self, len(self._queue))
-            self._core.hub.emit(
-                SlowConsumer(self._subject, len(self._queue), self._bytes, self._dropped)
-            )
-
-    def _count_drop(self) -> None:
-        self._dropped += 1
-        self._core.counters.dropped += 1
-
-    def _recount(self) -> None:
-        """Make ``_bytes`` exact. Counting down with each message would slow all of them down."""
-        if not self._watched:
-            self._bytes = sum(map(_size, self._queue))
-
-    def _forget(self, msg: Msg) -> None:
-        """A message was taken out while that made a difference."""
-        self._bytes -= _size(msg)
-        # An episode of being full is over once half of the room is free again.
-        free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
-        if self._full and free:
-            self._full = False
-            self._core.router.unstall(self)
-        if not self._queue:
-            self._taken.unpark_all()
-        self._watched = self._full or bool(self._taken) or not free
 
     # --- the user's side -------------------------------------------------------------------------
 
@@ -306,10 +186,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
             else:
                 await trio.lowlevel.checkpoint()
             if queue:  # another task may have been quicker
-                msg = queue.popleft()
-                if self._watched:
-                    self._forget(msg)
-                return msg
+                return self._pop()
         return await self._wait()
 
     async def receive_batch(self, max_messages: int | None = None) -> list[Msg]:
@@ -357,10 +234,7 @@ class Subscription(trio.abc.ReceiveChannel[Msg]):
     def receive_nowait(self) -> Msg:
         """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
         if self._queue:
-            msg = self._queue.popleft()
-            if self._watched:
-                self._forget(msg)
-            return msg
+            return self._pop()
         self._check_entered()
         if self._ended is not None:
             raise fresh(self._ended)
@@ -426,8 +300,3 @@ class Batches(AsyncIterator[list[T]]):
             return await self._receive_batch(self._max_messages)
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
-
-
-def _size(msg: Msg) -> int:
-    raw = msg.raw_headers
-    return len(msg.data) if raw is None else len(msg.data) + len(raw)

@@ -10,7 +10,24 @@ import trio
 import trio.testing
 
 from tests.messages.helpers import all_of, take
-from trio_nats import Msg, Replies, empty_sentinel
+from trio_nats import Msg, PendingLimits, Replies, empty_sentinel
+from trio_nats._core.hub import EventHub
+from trio_nats._core.outbox import Outbox
+from trio_nats._core.router import Router
+from trio_nats._core.stats import Counters
+from trio_nats.events import SlowConsumer
+from trio_nats.options import FullPolicy
+
+NO_LIMITS = PendingLimits()
+
+
+class Owner:
+    """What of a connection it takes to have replies waiting."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.hub = EventHub()
+        self.router = Router(Outbox(1000, "wait", lambda: None))
 
 
 def reply(data: bytes = b"x") -> Msg:
@@ -24,6 +41,7 @@ async def alone(
     max_responses: int | None = None,
     stall: float | None = None,
     sentinel: Callable[[Msg], bool] | None = None,
+    limits: PendingLimits = NO_LIMITS,
 ) -> AsyncIterator[Replies]:
     """Replies without a connection, for a clock that does not wait for any."""
     forgotten = trio.Event()
@@ -32,7 +50,15 @@ async def alone(
         await trio.lowlevel.checkpoint()
 
     replies = Replies(
-        "svc", timeout, max_responses, stall, sentinel, send=send, forget=forgotten.set
+        Owner(),
+        "svc",
+        limits,
+        timeout,
+        max_responses,
+        stall,
+        sentinel,
+        send=send,
+        forget=forgotten.set,
     )
     async with replies:
         yield replies
@@ -192,3 +218,68 @@ async def test_no_more_than_was_asked_for(autojump_clock: trio.testing.MockClock
             replies.push(reply(data))
         assert await all_of(replies) == [b"", b"1"]
         await _end(replies)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"), [("drop_newest", [b"0", b"1", b"2"]), ("drop_oldest", [b"7", b"8", b"9"])]
+)
+@pytest.mark.parametrize("by", ["messages", "bytes"])
+async def test_what_waits_is_bounded(
+    autojump_clock: trio.testing.MockClock, policy: FullPolicy, kept: list[bytes], by: str
+) -> None:
+    limits = PendingLimits(**{by: 3}, when_full=policy)
+    async with alone(timeout=5, limits=limits) as replies:
+        events = replies._owner.hub.listen(10)
+        for number in range(10):
+            replies.push(reply(b"%d" % number))
+            assert replies.pending[0] <= 3
+        assert replies.pending == (3, 3)
+        assert replies.dropped == replies._owner.counters.dropped == 7
+        assert await events.receive() == SlowConsumer("svc", 3, 3, 1)
+        assert await all_of(replies) == kept
+        assert replies.pending == (0, 0)
+
+
+async def test_what_was_dropped_counts_towards_max_responses(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with alone(max_responses=3, limits=PendingLimits(messages=1)) as replies:
+        for _ in range(5):
+            replies.push(reply())
+        assert replies.dropped == 2
+        begun = trio.current_time()
+        assert await all_of(replies) == [b"x"]
+        assert trio.current_time() == begun
+
+
+async def test_no_more_are_kept_than_were_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with alone(max_responses=2) as replies:
+        for _ in range(5):
+            replies.push(reply())
+        assert replies.pending == (2, 2)
+        assert await all_of(replies) == [b"x", b"x"]
+
+
+@pytest.mark.parametrize("how", ["taken", "closed", "ended"])
+async def test_waiting_for_room_stops_the_reading_until_then(
+    autojump_clock: trio.testing.MockClock, how: str
+) -> None:
+    limits = PendingLimits(messages=2, when_full="wait")
+    async with alone(timeout=5, limits=limits) as replies:
+        router = replies._owner.router
+        for _ in range(5):
+            replies.push(reply())
+        assert router.stalled == {replies}
+        assert replies.pending == (5, 5)
+        if how == "taken":
+            await take(replies, 3)
+            assert router.stalled
+            await take(replies, 1)
+        elif how == "closed":
+            await replies.aclose()
+        else:
+            replies.end(trio.ClosedResourceError("gone"))
+            assert len(await take(replies, 5)) == 5
+        assert not router.stalled

@@ -87,7 +87,7 @@ async def test_a_thousand_at_a_time_each_get_their_own() -> None:
                     await request.respond(b"re " + request.data)
         assert got == {number: b"re %d" % number for number in range(1000)}
         assert nc._core.requests.slots == {}
-        # Replies are never dropped by a limit.
+        # Of single replies none is dropped by a limit.
         assert nc.stats.dropped == 0
         assert nc.stats.subscriptions == 0, "the inbox is not the user's"
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.messages.helpers import (
+    PATIENCE,
     all_of,
     another,
     barrier,
@@ -29,10 +30,12 @@ from trio_nats import (
     Connection,
     ConnectionLostError,
     NoRespondersError,
+    PendingLimits,
     Replies,
     RequestTimeoutError,
     empty_sentinel,
 )
+from trio_nats.events import SlowConsumer
 
 NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 
@@ -226,6 +229,62 @@ async def test_a_request_that_cannot_be_sent_in_time() -> None:
         assert nc.stats.out_messages == before
 
 
+@pytest.mark.parametrize("options", [{}, {"max_responses": 1_000}])
+async def test_what_waits_is_bounded_and_counted(options: dict[str, Any]) -> None:
+    """Whoever answers chooses how much, and how often."""
+    limits = PendingLimits(messages=100, bytes=50_000)
+    async with served(pending=limits) as (nc, server), another(server) as other:
+        async with other.subscribe("svc") as requests, nc.events() as events:
+            await other.flush()
+            async with nc.request_many("svc", b"?", timeout=PATIENCE, **options) as replies:
+                request = await requests.receive()
+                for _ in range(1_000):
+                    await request.respond(bytes(1_000))
+                await other.flush()
+                await nc.flush()
+                assert replies.pending == (50, 50_000)
+                assert (nc.stats.pending_messages, nc.stats.pending_bytes) == (50, 50_000)
+                assert replies.dropped == nc.stats.dropped == 950
+                assert await events.receive() == SlowConsumer("svc", 50, 50_000, 1)
+                assert await take(replies, 50) == [bytes(1_000)] * 50
+                assert nc.stats.pending_messages == 0
+                if options:
+                    with pytest.raises(trio.EndOfChannel):
+                        await replies.receive()
+            assert nc.stats.subscriptions == 0
+
+
+async def test_limits_of_its_own() -> None:
+    limits = PendingLimits(messages=1)
+    async with served() as (nc, server), another(server) as other:
+        async with other.subscribe("svc") as requests:
+            await other.flush()
+            async with nc.request_many("svc", b"?", pending=limits) as replies:
+                request = await requests.receive()
+                for number in range(3):
+                    await request.respond(b"%d" % number)
+                await other.flush()
+                await nc.flush()
+                assert await take(replies, 1) == [b"0"]
+                assert replies.dropped == 2
+
+
+async def test_waiting_for_room_loses_nothing() -> None:
+    limits = PendingLimits(messages=10, when_full="wait")
+    async with served(pending=limits) as (nc, server), another(server) as other:
+        async with other.subscribe("svc") as requests:
+            await other.flush()
+            async with nc.request_many("svc", b"?", max_responses=1_000) as replies:
+                request = await requests.receive()
+                for number in range(1_000):
+                    await request.respond(b"%d" % number)
+                await other.flush()
+                got = await all_of(replies)
+            assert got == [b"%d" % number for number in range(1_000)]
+            assert nc.stats.dropped == 0
+        await nc.flush()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -237,6 +296,7 @@ async def test_a_request_that_cannot_be_sent_in_time() -> None:
         {"timeout": 0},
         {"timeout": "1"},
         {"sentinel": 5},
+        {"pending": 5},
     ],
 )
 async def test_options_that_cannot_be_meant(options: dict[str, Any]) -> None:

@@ -125,8 +125,8 @@ async def test_a_slow_subscription_never_delays_a_pong(transport: Transport) -> 
 
 
 @MOST
-async def test_replies_are_never_dropped_for_a_limit(transport: Transport) -> None:
-    limits = PendingLimits(messages=1, bytes=1)
+async def test_replies_have_the_limits_of_a_subscription(transport: Transport) -> None:
+    limits = PendingLimits(messages=10)
     async with transport.server() as server, transport.open(server) as service:
         async with service.subscribe("svc") as questions, trio.open_nursery() as nursery:
 
@@ -142,6 +142,6 @@ async def test_replies_are_never_dropped_for_a_limit(transport: Transport) -> No
                 async with many as replies:
                     await nc.flush(PATIENCE)
                     with trio.fail_after(PATIENCE):
-                        assert len([reply async for reply in replies]) == 100
-                assert nc.stats.dropped == 0
+                        assert len([reply async for reply in replies]) == 10
+                assert nc.stats.dropped == 90
             nursery.cancel_scope.cancel()

@@ -90,7 +90,7 @@ class OnlyDecodes:
         ({"queue": "*"}, r"queue group '\*'"),
         ({"metadata": {"a": None}}, "metadata 'a'"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
-        ({"pending": 1}, "pending is a PendingLimits"),
+        ({"pending": 1}, "pending must be a PendingLimits"),
         ({"codec": OnlyDecodes()}, "codec has no encode method, to encode the answers with"),
         ({"codec": object()}, "codec has no decode method"),
         ({"codec": OnlyDecodes(), "reply_codec": OnlyDecodes()}, "reply_codec has no encode"),

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
 from heapq import heapify, heappop, heappush
 from typing import Protocol, TypeVar
+from weakref import WeakSet
 
 import outcome
 import trio
@@ -20,6 +21,7 @@ from trio.lowlevel import current_task, reschedule
 from .._tokens import random_tokens
 from ..errors import NoRespondersError, PermissionsViolationError, RequestTimeoutError, fresh
 from ..message import Msg
+from .pending import PendingQueue
 from .router import Router
 
 __all__ = ["ReplySlot", "Requests", "Slot", "is_no_responders", "new_inbox", "no_reply"]
@@ -37,8 +39,10 @@ def new_inbox(prefix: str) -> str:
 class Slot(Protocol):
     """What waits for the replies to one request."""
 
-    subject: str
-    """What the request was published to."""
+    @property
+    def subject(self) -> str:
+        """What the request was published to."""
+        ...
 
     def push(self, msg: Msg) -> None: ...
     def end(self, error: Exception) -> None: ...
@@ -111,7 +115,6 @@ class Requests:
 
     raw_queue: bytes | None = None
     remaining: int | None = None
-    pending: tuple[int, int] = (0, 0)
 
     def __init__(self, router: Router, inbox_prefix: str) -> None:
         self._router = router
@@ -121,12 +124,20 @@ class Requests:
         self._sid: bytes | None = None
         self.slots: dict[bytes, Slot] = {}
         self._by_subject: dict[str, list[bytes]] | None = None
+        self.queues: WeakSet[PendingQueue] = WeakSet()
+        """Where replies wait to be received, if a request has many; also when it is over."""
         # One timer for all requests: a cancel scope for each would cost 7 us.
         # What is due and no longer in `slots` was answered in time.
         self._due: list[tuple[float, bytes, float]] = []
         self._most_due = _MAX_STALE
         self._alarm = trio.CancelScope()
         self.raw_subject: bytes = self._prefix + b"*"
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """See :class:`~.router.Sink`."""
+        waiting = [queue.pending for queue in self.queues]
+        return sum(messages for messages, _ in waiting), sum(size for _, size in waiting)
 
     def new_token(self) -> tuple[bytes, bytes]:
         """A token for a slot to come, and the reply subject that leads to it.

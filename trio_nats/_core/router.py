@@ -69,8 +69,8 @@ class Router:
         self._unconfirmed = Unconfirmed()
         self.live: bool = False
         """Whether there is a wire to tell about changes. Without one they wait for ``restore``."""
-        self.stalled: set[Sink] = set()
-        """Full subscriptions that asked for reading to stop."""
+        self.stalled: set[object] = set()
+        """Full queues that asked for reading to stop."""
         self._may_stall = True
         self._draining: set[bytes] = set()
         self._unstalled = trio.lowlevel.ParkingLot()
@@ -137,10 +137,10 @@ class Router:
                 frames += _frames(sid, sink)
         return frames
 
-    def stall(self, sink: Sink) -> bool:
+    def stall(self, queue: object) -> bool:
         """Stop reading until :meth:`unstall`. ``False`` if it is too late for that."""
         if self._may_stall:
-            self.stalled.add(sink)
+            self.stalled.add(queue)
         return self._may_stall
 
     def read_on(self) -> None:
@@ -149,9 +149,9 @@ class Router:
         self.stalled.clear()
         self._unstalled.unpark_all()
 
-    def unstall(self, sink: Sink) -> None:
-        """``sink`` has room again, or is gone."""
-        self.stalled.discard(sink)
+    def unstall(self, queue: object) -> None:
+        """``queue`` has room again, or is gone."""
+        self.stalled.discard(queue)
         if not self.stalled:
             self._unstalled.unpark_all()
 

@@ -36,7 +36,8 @@ class Statistics:
     out_bytes: int
     """Bytes written."""
     dropped: int
-    """Messages dropped because a subscription was full."""
+    """Messages dropped because too many waited in a subscription, or too many replies to a
+    request."""
     lost_in_flight: int
     """Messages that were being written when a connection broke; they may or may not have arrived,
     and are not sent again."""
@@ -48,7 +49,7 @@ class Statistics:
     subscriptions: int
     """Subscriptions that are open."""
     pending_messages: int
-    """Messages received and not yet taken out of their subscriptions."""
+    """Messages received and not yet taken out of their subscriptions or replies."""
     pending_bytes: int
     """The bytes of those messages."""
     outbox_bytes: int

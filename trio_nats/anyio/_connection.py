@@ -240,6 +240,7 @@ class Connection:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
     ) -> Replies: ...
     @overload
@@ -252,6 +253,7 @@ class Connection:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Codec[R],
     ) -> Typed[R]: ...
@@ -265,6 +267,7 @@ class Connection:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P],
         reply_codec: Decoder[R],
@@ -279,6 +282,7 @@ class Connection:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         reply_codec: Decoder[R],
     ) -> Typed[R]: ...
@@ -291,6 +295,7 @@ class Connection:
         max_responses: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
         reply_codec: Decoder[R] | None = None,
@@ -299,8 +304,8 @@ class Connection:
 
         Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. See
         :meth:`trio_nats.Connection.request_many` for when the replies end, which is with
-        :exc:`anyio.EndOfStream`. The seconds of ``stall`` count while somebody waits in
-        ``receive``.
+        :exc:`anyio.EndOfStream`, and for how many may wait to be received. The seconds of ``stall``
+        count while somebody waits in ``receive``.
         """
         data = encoded(codec, payload)
         decoder = reply_decoder(codec, reply_codec)
@@ -311,6 +316,7 @@ class Connection:
             max_responses=max_responses,
             stall=stall,
             sentinel=sentinel,
+            pending=pending,
             headers=headers,
         )
         messages = Replies(self._host, replies, self)

@@ -156,8 +156,22 @@ class Replies(_Messages):
 
     def __init__(self, host: Host, replies: trio_nats.Replies, origin: Origin) -> None:
         super().__init__(host, replies, origin)
-        self.subject: str = replies.subject
+        self._replies = replies
+
+    @property
+    def subject(self) -> str:
         """What the request was published to."""
+        return self._replies.subject
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """How many replies, and how many bytes of data and headers, wait to be received."""
+        return self._replies.pending
+
+    @property
+    def dropped(self) -> int:
+        """How many replies were dropped because the limits were reached."""
+        return self._replies.dropped
 
 
 class Typed(ObjectReceiveStream[TypedMsg[_T]], Generic[_T]):

@@ -1,0 +1,185 @@
+"""What has arrived and waits to be received, within limits."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import deque
+from typing import Protocol
+
+import trio
+
+from ..events import SlowConsumer
+from ..message import Msg
+from ..options import PendingLimits
+from .hub import EventHub
+from .router import Router
+from .stats import Counters
+
+__all__ = ["PendingOwner", "PendingQueue"]
+
+_logger = logging.getLogger("trio_nats.subscription")
+
+
+class PendingOwner(Protocol):
+    """The connection that messages arrive by."""
+
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def hub(self) -> EventHub: ...
+    @property
+    def router(self) -> Router: ...
+
+
+class PendingQueue:
+    """The queue of a subscription, or of the replies to a request.
+
+    Its bytes are counted up as messages come, and down only while that makes a difference: counting
+    down with each message would slow all of them down.
+    """
+
+    def __init__(self, owner: PendingOwner, subject: str, limits: PendingLimits) -> None:
+        self._owner = owner
+        self._subject = subject
+        self._limits = limits
+        self._max_messages = limits.messages
+        self._max_bytes = limits.bytes
+        self._queue: deque[Msg] = deque()
+        self._bytes = 0  # no less than there are; exactly that many while `_watched`
+        self._full = False
+        self._watched = False
+        self._taken = trio.lowlevel.ParkingLot()
+        self._dropped = 0
+
+    @property
+    def subject(self) -> str:
+        """What was subscribed to, wildcards included; or what the request was published to."""
+        return self._subject
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """How many messages, and how many bytes of data and headers, wait to be received."""
+        self._recount()
+        return len(self._queue), self._bytes
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were dropped because the limits were reached."""
+        return self._dropped
+
+    def let_go(self) -> None:
+        """Have :meth:`wait_taken` return, whether all is taken or not.
+
+        :meta private:
+        """
+        self._taken.unpark_all()
+
+    def lift_limits(self) -> None:
+        """Keep whatever still comes, for it is the last there is.
+
+        :meta private:
+        """
+        self._max_messages = self._max_bytes = sys.maxsize
+        self._owner.router.unstall(self)
+
+    async def wait_taken(self) -> None:
+        """Return once no message waits to be received.
+
+        :meta private:
+        """
+        await trio.lowlevel.checkpoint()
+        if self._queue:
+            self._recount()
+            self._watched = True
+            await self._taken.park()
+
+    # --- putting in ------------------------------------------------------------------------------
+
+    def _keep(self, msg: Msg) -> None:
+        """Have a message wait, unless there are too many."""
+        queue = self._queue
+        size = _size(msg)
+        if queue:
+            size += self._bytes
+        if len(queue) >= self._max_messages or size > self._max_bytes:
+            self._keep_at_limit(msg)
+        else:
+            queue.append(msg)
+            self._bytes = size
+
+    def _keep_at_limit(self, msg: Msg) -> None:
+        """The limits are reached, or seem to be."""
+        self._recount()
+        size = _size(msg)
+        if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
+            self._queue.append(msg)
+            self._bytes += size
+            # With less than half of the room free, counting anew soon would be wasted.
+            self._watched = self._watched or self._bytes * 2 > self._max_bytes
+        else:
+            self._overflow(msg, size)
+
+    def _overflow(self, msg: Msg, size: int) -> None:
+        policy = self._limits.when_full
+        first = not self._full
+        self._full = self._watched = True
+        if policy == "wait" and self._owner.router.stall(self):
+            self._queue.append(msg)
+            self._bytes += size
+        elif policy == "drop_oldest":
+            self._queue.append(msg)
+            self._bytes += size
+            while len(self._queue) > 1 and (
+                len(self._queue) > self._max_messages or self._bytes > self._max_bytes
+            ):
+                self._forget(self._queue.popleft())
+                self._count_drop()
+        else:
+            self._count_drop()
+        if first:
+            _logger.warning("slow consumer: %r has %d messages pending", self, len(self._queue))
+            self._owner.hub.emit(
+                SlowConsumer(self._subject, len(self._queue), self._bytes, self._dropped)
+            )
+
+    def _count_drop(self) -> None:
+        self._dropped += 1
+        self._owner.counters.dropped += 1
+
+    # --- taking out ------------------------------------------------------------------------------
+
+    def _pop(self) -> Msg:
+        """The message that has waited longest; there has to be one."""
+        msg = self._queue.popleft()
+        if self._watched:
+            self._forget(msg)
+        return msg
+
+    def _forget(self, msg: Msg) -> None:
+        """A message was taken out while that made a difference."""
+        self._bytes -= _size(msg)
+        # An episode of being full is over once half of the room is free again.
+        free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
+        if self._full and free:
+            self._full = False
+            self._owner.router.unstall(self)
+        if not self._queue:
+            self._taken.unpark_all()
+        self._watched = self._full or bool(self._taken) or not free
+
+    def _clear(self) -> None:
+        """Drop all that waits: nobody will receive it."""
+        self._queue.clear()
+        self._bytes = 0
+        self._owner.router.unstall(self)
+
+    def _recount(self) -> None:
+        """Make ``_bytes`` exact."""
+        if not self._watched:
+            self._bytes = sum(map(_size, self._queue))
+
+
+def _size(msg: Msg) -> int:
+    raw = msg.raw_headers
+    return len(msg.data) if raw is None else len(msg.data) + len(raw)
