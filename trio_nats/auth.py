@@ -72,6 +72,13 @@ class Answer:
             return self.sign is None or _claims(self.jwt).nats.bearer_token
         return self.password is not None or self.token is not None
 
+    @property
+    def must_sign(self) -> bool:
+        """Whether a login needs a signature, which a bearer JWT does not."""
+        if self.jwt is not None and _claims(self.jwt).nats.bearer_token:
+            return False
+        return self.sign is not None
+
     async def connect_fields(self, nonce: str | None) -> dict[str, str]:
         """The fields of CONNECT, with the nonce signed where there is one to sign."""
         signature = None

@@ -33,6 +33,7 @@ __all__ = [
     "StrPath",
     "TLSMode",
     "TLSOptions",
+    "UnverifiedServers",
     "WebSocketHeaders",
     "WebSocketOptions",
     "check_choice",
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 StrPath: TypeAlias = str | os.PathLike[str]
+
+UnverifiedServers: TypeAlias = Literal["dialled_name", "own_name", "ignore"]
+"""Which certificate to accept from a server that was named only in plaintext, ahead of TLS."""
 
 PlaintextAuth: TypeAlias = Literal["warn", "refuse", "allow"]
 """What to do when a replayable secret is about to leave in plaintext for another machine."""
@@ -145,6 +149,13 @@ class TLSOptions:
     """The bundle's password, if it has one."""
     server_hostname: str | None = None
     """The name to expect in the server's certificate and to send as SNI, if not the URL's host."""
+    unverified_servers: UnverifiedServers = "dialled_name"
+    """What to do with other servers of the cluster that are named in plaintext only, as
+    nats-server before 2.12 does unless ``handshake_first`` is set. Anyone on the network path may
+    have named them, so they are used over TLS only and must show a certificate for the name that
+    was dialled (``"dialled_name"``). ``"own_name"`` accepts a certificate for their own name
+    instead: use it where each server has its own, issued by an authority of yours given as
+    ``ca_file``. ``"ignore"`` does not use them. Without verification they are never used."""
     insecure_skip_verify: bool = False
     """Accept any certificate from anyone: encrypted, but not protected. Logs a warning."""
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
@@ -180,6 +191,8 @@ class TLSOptions:
         try:
             check_flag("insecure_skip_verify", self.insecure_skip_verify)
             check_callable("configure", self.configure)
+            choices = ("dialled_name", "own_name", "ignore")
+            check_choice("unverified_servers", self.unverified_servers, choices)
         except ConfigurationError as error:
             raise TLSConfigurationError(str(error)) from None
         for name in ("ca_file", "cert_file", "key_file", "bundle_file"):

@@ -219,3 +219,60 @@ def _discovered(text: str) -> list[Server]:
     servers = pool("nats://other:1", randomize=True)
     addresses = text.replace("nats://", "").split(",")
     return servers.discover(gossip(*addresses), servers.servers[0], "nats")
+
+
+# --- servers named in plaintext, ahead of TLS ----------------------------------------------------
+
+
+def test_unverified_servers_are_addresses_that_have_to_show_a_name() -> None:
+    servers = pool("nats://u:p@seed:1")
+    (seed,) = servers.servers
+    new = servers.discover_unverified(gossip("a:1", "10.0.0.1:2", "seed:1"), seed, "seed")
+    assert urls_of(new) == ["tls://a:1", "tls://10.0.0.1:2"]
+    assert all(server.tls_name == "seed" and server.discovered for server in new)
+    assert all((server.user, server.password) == ("u", "p") for server in new)
+    own = servers.discover_unverified(gossip("b:1"), seed, None)
+    assert [server.tls_name for server in own] == [None]
+    assert urls_of(servers.servers) == ["tls://b:1", "nats://seed:1"]
+
+
+def test_unverified_servers_take_nobodys_place() -> None:
+    """Neither a seed's nor that of a server named inside TLS, which they cannot withdraw either."""
+    servers = pool("tls://seed:1")
+    (seed,) = servers.servers
+    servers.discover(gossip("true:1", "seed:1"), seed, "tls")
+    new = servers.discover_unverified(gossip("false:1", "true:1"), seed, "lies")
+    assert urls_of(new) == ["tls://false:1"]
+    assert urls_of(servers.servers) == ["tls://true:1", "tls://false:1", "tls://seed:1"]
+    assert servers.servers[0].tls_name is None
+
+
+def test_what_is_named_inside_tls_replaces_them() -> None:
+    servers = pool("tls://seed:1")
+    (seed,) = servers.servers
+    servers.discover_unverified(gossip("false:1", "both:1"), seed, "seed")
+    assert servers.discover(gossip("both:1", "seed:1"), seed, "tls") == []
+    assert urls_of(servers.servers) == ["tls://both:1", "tls://seed:1"]
+    assert servers.servers[0].tls_name is None
+
+
+def test_the_one_in_use_stays_until_it_is_left() -> None:
+    servers = pool("tls://seed:1")
+    (seed,) = servers.servers
+    (current,) = servers.discover_unverified(gossip("a:1"), seed, "seed")
+    servers.connected(current)
+    servers.discover_unverified(gossip("b:1"), current, "seed")
+    assert urls_of(servers.servers) == ["tls://seed:1", "tls://b:1", "tls://a:1"]
+    servers.discover(gossip("c:1"), current, "tls")
+    assert urls_of(servers.servers) == ["tls://seed:1", "tls://c:1", "tls://a:1"]
+    servers.discover(gossip("c:1"), seed, "tls")
+    assert urls_of(servers.servers) == ["tls://c:1", "tls://seed:1"]
+
+
+def test_unverified_servers_are_few_however_often_they_are_named() -> None:
+    servers = pool("tls://seed:1")
+    (seed,) = servers.servers
+    for turn in range(10):
+        many = gossip(*(f"10.{turn}.0.{number}:1" for number in range(200)))
+        assert len(servers.discover_unverified(many, seed, "seed")) == 32
+    assert len(servers.servers) == 33

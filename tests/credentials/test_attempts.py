@@ -25,6 +25,7 @@ from tests.support.peer import Peer, ScriptedServer
 from trio_nats import (
     JWT,
     Auth,
+    ConnectError,
     Credentials,
     NKey,
     Token,
@@ -90,6 +91,8 @@ async def test_headers_follow_info(headers: bool | None, expected: bool) -> None
 
 
 async def test_without_a_nonce_nothing_is_signed() -> None:
+    """What needs a signature then fails; a bearer JWT does not need one."""
+
     def sign(nonce: bytes) -> bytes:
         raise AssertionError("asked to sign nothing")
 
@@ -98,14 +101,16 @@ async def test_without_a_nonce_nothing_is_signed() -> None:
         await peer.accept_connect()
         await peer.serve()
 
+    bearer = Operator().user(bearer=True)
     async with ScriptedServer(script) as server:
-        for auth, expected in [
-            (JWT(USER.jwt, sign=sign), {"jwt": USER.jwt}),
-            (NKey(seed=KEY.seed), {}),
-        ]:
-            async with open_nats(server.url, auth=auth):
-                pass
-            assert credentials(server.peers[-1]) == expected
+        for auth in (JWT(USER.jwt, sign=sign), NKey(seed=KEY.seed)):
+            with pytest.raises(ConnectError) as caught:
+                async with open_nats(server.url, auth=auth):
+                    pass
+            assert list(caught.value.errors(CredentialsError))
+            assert server.peers[-1].raw_bytes == b""
+        async with open_nats(server.url, auth=JWT(bearer.jwt, sign=sign)):
+            assert credentials(server.peers[-1]) == {"jwt": bearer.jwt}
 
 
 async def test_the_nonce_signed_is_that_of_the_attempt() -> None:

@@ -186,19 +186,20 @@ async def test_a_user_for_those_who_are_none() -> None:
 async def test_credentials_for_a_server_that_wants_none() -> None:
     user = OPERATOR.user()
     async with NatsServer() as server:
-        for auth in (
-            UserPassword("u", "p"),
-            Token("t"),
-            NKey(seed=KEY.seed),
-            Credentials(text=user.creds),
-        ):
+        for auth in (UserPassword("u", "p"), Token("t")):
             async with open_nats(server.url, auth=auth) as nc:
                 await nc.flush()
+        # A key cannot be shown to whoever does not ask for a signature.
+        for key in (NKey(seed=KEY.seed), Credentials(text=user.creds)):
+            with pytest.raises(ConnectError, match="leave auth out") as caught:
+                async with open_nats(server.url, auth=key):
+                    pass
+            assert list(caught.value.errors(CredentialsError))
 
 
 async def test_an_nkey_for_a_server_that_knows_none() -> None:
     async with NatsServer(user="u", password="p") as server:
-        with pytest.raises(ConnectError, match="takes no NKeys") as caught:
+        with pytest.raises(ConnectError, match="accepts no keys") as caught:
             async with open_nats(server.url, auth=NKey(seed=KEY.seed)):
                 pass
         assert list(caught.value.errors(CredentialsError))

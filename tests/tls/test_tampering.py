@@ -109,8 +109,8 @@ async def test_a_refusal_that_is_cut_off_still_tells_something() -> None:
 
 
 @pytest.mark.parametrize("mode", [TLSMode.PREFER, TLSMode.REQUIRE])
-async def test_plaintext_info_names_nobody_to_connect_to(mode: TLSMode) -> None:
-    """Neither other servers nor a lame duck, who would have us look for some: it is hearsay."""
+async def test_plaintext_info_moves_nobody(mode: TLSMode) -> None:
+    """Neither other servers it names nor a lame duck, who would have us look for some."""
 
     async def script(peer: Peer) -> None:
         await peer.send_info(tls_required=True, connect_urls=["192.0.2.1:4222"], ldm=True)

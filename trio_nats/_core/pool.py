@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from ..errors import ConfigurationError
 from ..server_info import ServerInfo
 from ..servers import Scheme, Server, is_ip_address, parse_server
 
 __all__ = ["Pool"]
+
+_Address: TypeAlias = tuple[str, int]
+
+_MAX_UNVERIFIED = 32
+"""Servers taken from an INFO that anyone may have written. Each that is not there costs one
+``connect_timeout`` before the next one is tried."""
 
 
 class Pool:
@@ -35,6 +42,8 @@ class Pool:
         self.not_before: dict[Server, float] = {}
         """When to try such a server again."""
         self._last_error: dict[Server, str] = {}
+        self._unverified: set[Server] = set()
+        """Servers that were named only in plaintext, ahead of TLS."""
 
     def _take(self, seeds: Sequence[Server]) -> None:
         self._userinfo = next((seed for seed in seeds if seed.has_userinfo), None)
@@ -93,6 +102,7 @@ class Pool:
         Credentials do not go from the ones to the others, either way.
         """
         self._take(seeds)
+        self._unverified.clear()
         self.short_lives.clear()
         self._forgive()
 
@@ -120,22 +130,49 @@ class Pool:
         if urls is None:
             return []
         named = dict(self._parsed(urls, named_by, scheme))
-        known = {(server.host, server.port) for server in self._servers}
-        self._servers = [
+        unverified, self._unverified = self._unverified, set()
+        outdated = {
             server
             for server in self._servers
-            if not server.discovered or (server.host, server.port) in named or server == named_by
-        ]
-        new = [server for address, server in named.items() if address not in known]
-        if self._randomize:
-            random.shuffle(new)
-        self._servers += new
-        self._move_to_end(named_by)  # It is the one in use.
+            if server.discovered and (_address(server) not in named or server in unverified)
+        }
+        return self._exchange(outdated, named, named_by)
+
+    def discover_unverified(
+        self, info: ServerInfo, named_by: Server, tls_name: str | None
+    ) -> list[Server]:
+        """Take addresses from an INFO that anyone on the network path may have written.
+
+        They are used over TLS only, with a certificate for ``tls_name`` or, if that is ``None``,
+        for their own name. Servers known otherwise stay as they are. Returns those not known
+        before.
+        """
+        urls = (info.connect_urls or ())[:_MAX_UNVERIFIED]
+        parsed = self._parsed(urls, named_by, "tls")
+        named = {address: replace(server, tls_name=tls_name) for address, server in parsed}
+        outdated = {server for server in self._unverified if _address(server) not in named}
+        new = self._exchange(outdated, named, named_by)
+        self._unverified = (self._unverified - outdated) | set(new)
         return new
+
+    def _exchange(
+        self, outdated: set[Server], named: Mapping[_Address, Server], named_by: Server
+    ) -> list[Server]:
+        """Drop servers, but for the one in use, and add others; returns those new by address."""
+        before = {_address(server) for server in self._servers}
+        outdated.discard(named_by)
+        self._servers = [server for server in self._servers if server not in outdated]
+        known = {_address(server) for server in self._servers}
+        added = [server for address, server in named.items() if address not in known]
+        if self._randomize:
+            random.shuffle(added)
+        self._servers += added
+        self._move_to_end(named_by)  # It is the one in use.
+        return [server for server in added if _address(server) not in before]
 
     def _parsed(
         self, urls: Iterable[str], named_by: Server, scheme: Scheme
-    ) -> Iterable[tuple[tuple[str, int], Server]]:
+    ) -> Iterable[tuple[_Address, Server]]:
         name = named_by.tls_name or (None if is_ip_address(named_by.host) else named_by.host)
         userinfo = self._userinfo if named_by in self._servers else named_by
         for url in urls:
@@ -149,7 +186,11 @@ class Pool:
                 tls_name=name if is_ip_address(found.host) else None,
                 discovered=True,
             )
-            yield (server.host, server.port), server
+            yield _address(server), server
+
+
+def _address(server: Server) -> _Address:
+    return server.host, server.port
 
 
 def _with_userinfo(server: Server, other: Server | None) -> Server:

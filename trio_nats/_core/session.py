@@ -190,7 +190,7 @@ class Session:
             if not self._outbox.pong():
                 raise ProtocolError(f"{self.wire.server} sends PINGs without reading the answers")
         elif isinstance(event, ServerInfo):
-            self.wire.info = event
+            self.wire.info, self.wire.unverified_info = event, None
             self._callbacks.on_info(self, event)
         elif isinstance(event, ErrorLine):
             self._last_error = server_error(event.text)

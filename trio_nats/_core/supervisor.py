@@ -360,8 +360,14 @@ class Supervisor(SessionCallbacks):
             return  # one that is on its way out
         lame_before = self.info.ldm
         self.info = info
-        takes_less = info.max_payload < self.heads.max_payload or not info.headers
-        self.heads.max_payload = info.max_payload
+        limit = info.max_payload
+        unverified = session.wire.unverified_info
+        if unverified is not None:
+            # Somebody who wants our messages refused could name a small limit. A large one is the
+            # server's to enforce.
+            limit = max(limit, unverified.max_payload)
+        takes_less = limit < self.heads.max_payload or not info.headers
+        self.heads.max_payload = limit
         server = session.wire.server
         if takes_less:
             self._discard_unsendable(server)
@@ -371,9 +377,29 @@ class Supervisor(SessionCallbacks):
             self.change_server(demanded=False)
         if not self.settings.ignore_discovered:
             scheme = "tls" if session.wire.tls and not server.is_websocket else server.scheme
-            new = self.pool.discover(info, server, scheme)
-            if new:
-                self.hub.emit(ServersDiscovered(tuple(found.url for found in new)))
+            self._tell_discovered(self.pool.discover(info, server, scheme))
+            if unverified is not None:
+                self._discover_unverified(session.wire, unverified)
+
+    def _discover_unverified(self, wire: Wire, info: ServerInfo) -> None:
+        """Take the servers that are named in plaintext, ahead of TLS, where that does no harm.
+
+        Servers before 2.12 name them nowhere else until the cluster changes.
+        """
+        assert wire.tls is not None
+        name = wire.tls.verified_name
+        choice = self.settings.opening.tls.unverified_servers
+        if choice == "ignore" or not info.connect_urls:
+            return
+        if name is None:
+            logger.info("not using the servers that %s names in plaintext", wire.server)
+            return
+        tls_name = name if choice == "dialled_name" else None
+        self._tell_discovered(self.pool.discover_unverified(info, wire.server, tls_name))
+
+    def _tell_discovered(self, new: list[Server]) -> None:
+        if new:
+            self.hub.emit(ServersDiscovered(tuple(found.url for found in new)))
 
     def refusal(self, head: bytes) -> NatsError | None:
         """Why the present server does not take the message that ``head`` begins; else ``None``."""

@@ -11,7 +11,6 @@ import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from .._protocol import commands
@@ -92,7 +91,12 @@ class Wire:
     early: list[Event]
     """What the server sent behind the last PONG that was waited for."""
     info: ServerInfo
+    """What the server says about itself; all defaults while it has only done so in plaintext, ahead
+    of TLS."""
     tls: TLSInfo | None
+    unverified_info: ServerInfo | None = None
+    """INFO that came in plaintext ahead of TLS, unless another one has come inside. Anyone on the
+    way may have written it."""
 
 
 @dataclass(slots=True)
@@ -227,7 +231,7 @@ class _Opening:
             if self._plain_info is None:
                 info, rest = await self._read_info(stream)
             else:
-                info, rest = _without_hearsay(self._plain_info), b""
+                info, rest = self._plain_info, b""
         else:
             info, rest = await self._read_info(raw)
             self.phase = "tls"
@@ -236,7 +240,6 @@ class _Opening:
                     raise injected(self._server.url, rest)
                 self._plain_info = info
                 stream, rest = await self._handshake(raw), b""
-                info = _without_hearsay(info)
         self.phase = "auth"
         if self._tls_info is None and answer.replayable:
             self._guard_plaintext(answer.method, raw)
@@ -375,6 +378,9 @@ class _Opening:
         # A PONG that is here before our PING is no answer to it.
         early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
         wire = Wire(self._server, stream, parser, early, info, self._tls_info)
+        if self._plain_info is not None:
+            # It does support headers: it would refuse a CONNECT that asks for no_responders.
+            wire.info, wire.unverified_info = ServerInfo(headers=info.headers), info
         if self._websocket is not None:
             self._websocket.max_payload = lambda: wire.info.max_payload
         try:
@@ -394,7 +400,8 @@ class _Opening:
         """Wait for the answer to our second PING, with what the server has to say before it.
 
         Behind its answer to the first one, a server sends an INFO with the limits of our account,
-        such as ``max_payload``. They hold from then on.
+        such as ``max_payload``. They hold from then on. After an INFO that came in plaintext it is
+        the first one that can be believed; nats-server always sends it since 2.12.
         """
         events, wire.early = wire.early, []
         while True:
@@ -403,7 +410,7 @@ class _Opening:
                     wire.early += events[position + 1 :]
                     return
                 if isinstance(event, ServerInfo):
-                    wire.info = event
+                    wire.info, wire.unverified_info = event, None
                 elif isinstance(event, ProtocolError):
                     raise event
                 elif isinstance(event, (Signal, ErrorLine)):
@@ -423,12 +430,7 @@ class _Opening:
     async def _connect_fields(
         self, info: ServerInfo, answer: Answer
     ) -> dict[str, str | int | bool]:
-        if answer.nkey is not None and not info.nonce:
-            if info.auth_required:
-                raise CredentialsError(
-                    f"{self._server} did not ask for a signature, so it takes no NKeys"
-                )
-            answer = Answer()
+        self._check_believable(info, answer)
         fields: dict[str, str | int | bool] = {
             "verbose": False,
             "pedantic": False,
@@ -446,6 +448,25 @@ class _Opening:
         self._introduced = True
         return fields | credentials
 
+    def _check_believable(self, info: ServerInfo, answer: Answer) -> None:
+        """Refuse an INFO that would make us log in as someone else, or do without features."""
+        is_plain = self._tls_info is None or self._plain_info is not None
+        if answer.must_sign and not info.nonce:
+            tampered = ", or someone on the network path removed it" if is_plain else ""
+            raise CredentialsError(
+                f"{self._server} sent no usable nonce in its "
+                f"{'plaintext ' if is_plain else ''}INFO, so {answer.method} has nothing to sign "
+                f"and cannot be used. The server accepts no keys{tampered}. If the server wants "
+                "no credentials, leave auth out"
+            )
+        if is_plain and not info.headers and (self._tls_info or answer.method != "none"):
+            raise ProtocolError(
+                f"{self._server} claims in plaintext that it does not support message headers. "
+                "Someone on the network path may have written that, so nothing was sent. Enable "
+                "headers on the server, or let it send INFO inside TLS (handshake_first) and use "
+                "TLS mode IMPLICIT"
+            )
+
     async def _pong_among(self, wire: Wire, answer: Answer) -> bool:
         """Handle what came; once PONG is among it, leave what follows it in ``wire.early``."""
         for position, event in enumerate(wire.early):
@@ -455,7 +476,7 @@ class _Opening:
             if event is Signal.PING:
                 await wire.stream.send_all(commands.PONG)
             elif isinstance(event, ServerInfo):
-                wire.info = event
+                wire.info, wire.unverified_info = event, None
             elif isinstance(event, ErrorLine):
                 raise self._refusal(event.text, answer)
             elif isinstance(event, ProtocolError):
@@ -493,12 +514,3 @@ class _Opening:
             "auth": "no answer to CONNECT",
         }.get(self.phase, "not connected")
         return ConnectTimeoutError(f"{what} {within}")
-
-
-def _without_hearsay(info: ServerInfo) -> ServerInfo:
-    """INFO that came in plaintext, without what would make us go elsewhere.
-
-    Somebody on the way could have put other servers into it, to be connected to and trusted later.
-    The server says all of it again behind its first PONG, inside TLS.
-    """
-    return msgspec.structs.replace(info, connect_urls=None, ws_connect_urls=None, ldm=False)

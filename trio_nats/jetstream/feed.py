@@ -49,6 +49,15 @@ ABSENT_ENOUGH = 3
 """So often is nobody there before it is asked whether the consumer is."""
 
 
+class Numbers(Protocol):
+    """What is counted of a connection."""
+
+    @property
+    def reconnects(self) -> int:
+        """How often it was made again."""
+        ...
+
+
 class Link(Protocol):
     """What a connection can, beyond messages."""
 
@@ -60,6 +69,11 @@ class Link(Protocol):
     @property
     def server_info(self) -> ServerInfo:
         """What the server said."""
+        ...
+
+    @property
+    def stats(self) -> Numbers:
+        """The numbers so far."""
         ...
 
     def events(self, *, buffer: int = 256) -> trio.abc.ReceiveChannel[Event]:

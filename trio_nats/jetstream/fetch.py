@@ -218,15 +218,14 @@ class Fetch:
     def _is_connected(self) -> bool:
         return self._link.state in (ConnectionState.OPEN, ConnectionState.DRAINING)
 
-    def _connection(self) -> tuple[str, int]:
-        """Which one it is: a pull may not outlive it."""
-        info = self._link.server_info
-        return info.server_id, info.client_id
+    def _connection(self) -> int:
+        """The number of the connection to a server, which no pull outlives."""
+        return self._link.stats.reconnects
 
     def _is_over(self) -> bool:
         return self.complete or self.ended is not None
 
-    async def _pull(self, inbox: _Inbox, deadline: float) -> tuple[str, int] | None:
+    async def _pull(self, inbox: _Inbox, deadline: float) -> int | None:
         """Ask for what is missing. Returns which connection was asked over, if there is any."""
         if not self._is_connected():
             return None
