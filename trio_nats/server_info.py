@@ -50,6 +50,14 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The JetStream domain."""
     jetstream: bool = False
     """Whether JetStream is switched on."""
+    api_lvl: int = 0
+    """The level of the JetStream API (ADR-44); 0 where the server does not tell."""
+    remote_account: str | None = None
+    """The account this connection is in. Known since 2.12."""
+    acc_is_sys: bool = False
+    """Whether that is the system account. Known since 2.12."""
+    xkey: str | None = None
+    """The public curve key that auth callouts can be encrypted for (ADR-26)."""
     client_id: int = 0
     """The server's number of this connection, as its log and its monitoring show it."""
     client_ip: str = ""

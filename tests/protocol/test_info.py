@@ -47,6 +47,8 @@ def test_a_real_one() -> None:
         connect_urls=("10.0.0.1:4222", "10.0.0.2:4222"),
         ws_connect_urls=("10.0.0.1:8080",),
         ldm=True,
+        xkey="XDGVXMRGYEJZOEZPIGRWVMTSAWHDYR2ZXBDZ5EXQU2DBQ2FWK3QPJHWO",
+        api_lvl=1,
     )
 
 
@@ -146,3 +148,55 @@ def test_anything_else_is_a_protocol_error(text: str | bytes) -> None:
         return
     assert len(message) < 300
     assert message.isprintable()
+
+
+# --- more than a server has to say ---------------------------------------------------------------
+
+
+def test_what_newer_servers_say_of_the_account() -> None:
+    info = decode_info(
+        b'{"api_lvl":5,"remote_account":"ACME","acc_is_sys":true,"xkey":"XDGV"}',
+    )
+    assert (info.api_lvl, info.remote_account, info.acc_is_sys, info.xkey) == (
+        5,
+        "ACME",
+        True,
+        "XDGV",
+    )
+    nothing = decode_info(b"{}")
+    assert (nothing.api_lvl, nothing.remote_account, nothing.acc_is_sys, nothing.xkey) == (
+        0,
+        None,
+        False,
+        None,
+    )
+
+
+@pytest.mark.parametrize("field", ["connect_urls", "ws_connect_urls"])
+def test_so_many_servers_are_not_taken_in(field: str, caplog: pytest.LogCaptureFixture) -> None:
+    urls = [f"10.0.{number // 250}.{number % 250}:4222" for number in range(45_000)]
+    info = decode_info(json.dumps({field: urls}).encode())
+    assert list(getattr(info, field)) == urls[:256]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert field in record.getMessage()
+    assert "10.0.0.1" not in record.getMessage()
+
+
+def test_nor_is_text_that_is_too_long(caplog: pytest.LogCaptureFixture) -> None:
+    text, long = "x" * 512, "x" * 513
+    texts = [name for name, kind in ServerInfo.__annotations__.items() if "str" in kind]
+    lists = {"connect_urls", "ws_connect_urls"}
+    assert len(texts) > 10
+    for value, expected in ((text, text), (long, None)):
+        said = {name: [value, "a:1"] if name in lists else value for name in texts}
+        info = decode_info(json.dumps({**said, "port": 4222}).encode())
+        assert info.port == 4222
+        for name in texts:
+            default = getattr(ServerInfo(), name)
+            if name in lists:
+                assert getattr(info, name) == (("a:1",) if expected is None else (text, "a:1"))
+            else:
+                assert getattr(info, name) == (default if expected is None else text)
+    (record,) = caplog.records
+    assert long not in record.getMessage()

@@ -51,15 +51,13 @@ SIGNING: dict[str, AuthLike] = {
 }
 
 
-def upgraded(*, inside: bytes | None = None, **info: Any) -> Script:
-    """A server that says INFO in plaintext, and ``inside`` behind its first PONG, if anything."""
+def upgraded(**info: Any) -> Script:
+    """A server that says INFO in plaintext only."""
 
     async def script(peer: Peer) -> None:
         await peer.send_info(tls_required=True, **info)
         await peer.start_tls(SERVER)
         await peer.accept_connect()
-        if inside is not None:
-            await peer.send(inside)
         await peer.serve()
 
     return script
@@ -216,9 +214,10 @@ async def test_until_the_server_says_it_inside() -> None:
     async def script(peer: Peer) -> None:
         await peer.send_info(tls_required=True, **LIES)
         await peer.start_tls(SERVER)
-        await peer.accept_connect()
-        await trio.testing.wait_all_tasks_blocked()
-        await peer.send(truth)
+        await peer.accept_connect(pong=False)
+        for said in (b"PONG\r\n", truth, b"PONG\r\n"):
+            await peer.send(said)
+            await trio.testing.wait_all_tasks_blocked()
         await peer.serve()
 
     async with ScriptedServer(script) as server:

@@ -1,6 +1,9 @@
-"""Reading the server's INFO."""
+"""Reading the server's INFO, of which only as much is taken in as a server may have to say."""
 
 from __future__ import annotations
+
+import logging
+from itertools import islice
 
 import msgspec
 
@@ -9,6 +12,11 @@ from ..server_info import ServerInfo
 
 __all__ = ["ServerInfo", "decode_info"]
 
+logger = logging.getLogger("trio_nats.connection")
+
+_MAX_SERVERS = 256
+_MAX_TEXT = 512
+"""Characters. The longest that a server has to send are addresses, of less than 300."""
 
 _decoder = msgspec.json.Decoder(ServerInfo)
 
@@ -21,4 +29,23 @@ def decode_info(text: bytes) -> ServerInfo:
         raise ProtocolError(f"the server's INFO is not what INFO should be: {error}") from None
     if info.max_payload < 0:
         raise ProtocolError(f"the server's INFO has a max_payload of {info.max_payload}")
-    return info
+    return _bounded(info)
+
+
+def _bounded(info: ServerInfo) -> ServerInfo:
+    """``info`` without what is too long or too much."""
+    kept: dict[str, str | tuple[str, ...] | None] = {}
+    for field in msgspec.structs.fields(ServerInfo):
+        value = getattr(info, field.name)
+        if isinstance(value, str) and len(value) > _MAX_TEXT:
+            kept[field.name] = field.default
+        elif isinstance(value, tuple):
+            servers = tuple(url for url in islice(value, _MAX_SERVERS) if len(url) <= _MAX_TEXT)
+            if len(servers) < len(value):
+                kept[field.name] = servers
+    if not kept:
+        return info
+    logger.warning(
+        "ignoring what is too long or too much in the server's INFO: %s", ", ".join(kept)
+    )
+    return msgspec.structs.replace(info, **kept)
