@@ -264,6 +264,45 @@ async def test_batches_of_nonsense(nats_server: NatsServer, headers, text) -> No
                 await anext(stream.get_msgs(batch=2))
 
 
+async def test_a_batch_has_no_more_bytes_than_were_asked_for(nats_server: NatsServer) -> None:
+    headers = {
+        "Nats-Stream": "S",
+        "Nats-Subject": "s",
+        "Nats-Sequence": "1",
+        "Nats-Time-Stamp": "2030-01-01T00:00:00Z",
+        "Nats-Num-Pending": "1",
+    }
+    async with connected(nats_server) as (_, nc):
+        info = StreamInfo(config=StreamConfig(name="S"))
+        stream = Stream(API(nc, prefix="fake", timeout=5), info)
+        async with nc.subscribe("fake.>") as sub, trio.open_nursery() as nursery:
+            asked: list[int] = []
+
+            async def answer() -> None:
+                async for msg in sub:
+                    asked.append(msgspec.json.decode(msg.data)["max_bytes"])
+                    for _ in range(100):
+                        await msg.respond(bytes(20_000), headers=headers)
+
+            nursery.start_soon(answer)
+            with pytest.raises(JetStreamError, match="more messages came than asked for"):
+                await anext(stream.get_msgs(batch=1000, max_bytes=50_000))
+            with pytest.raises(JetStreamError, match="more messages came than asked for"):
+                await anext(stream.get_last_msgs(["s"], batch=1000, max_bytes=50_000))
+            nursery.cancel_scope.cancel()
+        assert asked == [50_000, 50_000]
+
+
+async def test_large_messages_come_in_batches_of_some_megabytes(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 0)
+        for _ in range(12):
+            await js.publish("s.1", bytes(1_000_000))
+        async with nc.subscribe("$JS.API.DIRECT.GET.S") as requests:
+            assert await seqs(stream.get_msgs()) == list(range(1, 13))
+            assert requests.pending[0] == 2
+
+
 async def test_nonsense_from_the_leader(nats_server: NatsServer) -> None:
     answers = [
         {"message": {"subject": "s", "seq": 1, "data": "not base 64!"}},

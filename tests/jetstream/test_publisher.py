@@ -237,6 +237,14 @@ async def test_replies_that_are_none_of_ours(nats_server: NatsServer) -> None:
             assert (await (await publisher.publish("s.a"))).seq == 1
 
 
+async def test_what_comes_to_its_inbox_is_bounded(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        for max_pending, size in ((1, 5_000_000), (10_000, 90_000_000)):
+            publisher = js.publisher(max_pending=max_pending)
+            assert 2 * max_pending <= publisher._sub._max_messages <= 2 * max_pending + 1_000
+            assert publisher._sub._max_bytes < size
+
+
 @pytest.mark.parametrize("answer", [b"", b"+OK", b'{"error": 5}'])
 async def test_somebody_else_replies(nats_server: NatsServer, answer: bytes) -> None:
     async with connected(nats_server) as (js, nc), nc.subscribe("other") as sub:

@@ -223,3 +223,25 @@ async def test_answers_of_others(nats_server: NatsServer) -> None:
     first, second = found[2].endpoints
     assert (first.queue_group, first.num_requests, first.data) == ("", 0, {"x": [1]})
     assert (second.average_processing_time, second.last_error) == (100, "500:x")
+
+
+async def test_answers_are_bounded_in_bytes(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may answer chooses how much."""
+    ping = {"type": "io.nats.micro.v1.ping_response", "name": "n", "version": "1.0.0"}
+    async with three(nats_server) as (client, _), open_nats(nats_server.url) as liar:
+
+        async def answer() -> None:
+            async for msg in requests:
+                for number in range(80):
+                    data = {**ping, "id": str(number), "metadata": {"x": "x" * 1_000_000}}
+                    await msg.respond(msgspec.json.encode(data))
+
+        async with liar.subscribe("$SRV.PING") as requests, trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            await liar.flush()
+            found = await client.services(stall=STALL).ping()
+            assert 60 < len(found) <= 70
+            assert "the rest is left out" in caplog.text or client.stats.dropped
+            nursery.cancel_scope.cancel()

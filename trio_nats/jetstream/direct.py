@@ -9,6 +9,7 @@ import trio
 
 from ..errors import NoRespondersError, RequestTimeoutError
 from ..message import Msg
+from ..options import PendingLimits, ProtocolLimits
 from ..replies import Replies
 from . import wire
 from .api import API, Paged
@@ -16,6 +17,10 @@ from .errors import JetStreamError, MessageNotFoundError
 from .messages import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in
 
 __all__ = ["Batches", "direct_get", "not_allowed"]
+
+OVERHEAD = 5 * 1024
+"""Bytes that the headers in which a direct get tells where a message is stored take at the most."""
+LARGEST = ProtocolLimits().payload
 
 
 def not_allowed(stream: str) -> JetStreamError:
@@ -74,14 +79,25 @@ class Batches:
         found: list[StoredMsg] = []
         subject = self._api.subject(f"DIRECT.GET.{self._stream}")
         most = request.batch + 1  # the end is a message too
+        room = request.max_bytes
         async with self._api.nc.request_many(
-            subject, wire.encode(request), timeout=self._seconds * most, max_responses=most
+            subject,
+            wire.encode(request),
+            timeout=self._seconds * most,
+            max_responses=most,
+            pending=PendingLimits(messages=most, bytes=room + most * OVERHEAD + LARGEST),
         ) as replies:
             while True:
                 msg = await self._receive(replies)
                 status = msg.status
                 if status is not None and status.code == 204:
+                    if replies.dropped:
+                        raise self._too_much()
                     return found, msg
+                if room <= 0:
+                    raise self._too_much()
+                # The server ends a batch with the message by which it has so many bytes.
+                room -= max(0, len(msg.data) + len(msg.raw_headers or b"") - OVERHEAD)
                 try:
                     found.append(from_direct(msg))
                 except MessageNotFoundError:
@@ -96,10 +112,13 @@ class Batches:
         except NoRespondersError:
             raise not_allowed(self._stream) from None
         except trio.EndOfChannel:
-            raise JetStreamError(
-                f"stream {self._stream!r}: more messages came than asked for, or far too slowly"
-            ) from None
+            raise self._too_much() from None
         raise RequestTimeoutError(
             f"nothing more of a batch of messages of stream {self._stream!r} within "
             f"{self._seconds:g} s"
+        )
+
+    def _too_much(self) -> JetStreamError:
+        return JetStreamError(
+            f"stream {self._stream!r}: more messages came than asked for, or far too slowly"
         )

@@ -110,7 +110,8 @@ class Feed(Inlet):
     ) -> None:
         self._nc = api.nc
         self._inbox = self._nc.new_inbox()
-        sub = self._nc.subscribe(f"{self._inbox}.*", pending=_room_for(options))
+        largest = link.server_info.max_payload
+        sub = self._nc.subscribe(f"{self._inbox}.*", pending=_room_for(options, largest))
         super().__init__(sub, desk, kept)
         self._key = secrets.token_bytes(16)
         self._link = link
@@ -383,12 +384,16 @@ class Feed(Inlet):
             _logger.debug("consumer %r: %s", self._consumer, error)
 
 
-def _room_for(options: ConsumeOptions) -> PendingLimits:
-    """What was asked for, and as much again if pulls were taken for lost that were not."""
+def _room_for(options: ConsumeOptions, largest: int) -> PendingLimits:
+    """What was asked for, and as much again if pulls were taken for lost that were not.
+
+    ``largest`` is how many bytes a message may have.
+    """
     most = 2 * options.limit
     if options.by_bytes:
         return PendingLimits(messages=sys.maxsize, bytes=most + SLACK_BYTES)
-    return PendingLimits(messages=most + SLACK_MESSAGES, bytes=sys.maxsize)
+    size = max(PendingLimits().bytes, most * largest)
+    return PendingLimits(messages=most + SLACK_MESSAGES, bytes=size)
 
 
 def failure_of(status: PullStatus, consumer: str) -> PullError:

@@ -23,6 +23,9 @@ from .errors import UnacknowledgedError
 __all__ = ["DEFAULT_PENDING", "PendingAck", "Publisher"]
 
 DEFAULT_PENDING = 256
+SPARE_ACKS = 1_000
+ACK_SIZE = 4 * 1024
+"""Bytes that an acknowledgement, or a refusal, takes at most."""
 MAX_UNCLAIMED = 1_000
 """So many failures nobody has asked about end the publishing."""
 MAX_ERRORS = 100
@@ -110,10 +113,10 @@ class Publisher:
         self._timeout = api.seconds(timeout)
         self._inbox = api.nc.new_inbox()
         self._prefix = len(self._inbox) + 1
-        defaults = PendingLimits()
+        # Twice as many as there can be, for others may publish there too.
+        most = 2 * max_pending + SPARE_ACKS
         self._sub = api.nc.subscribe(
-            f"{self._inbox}.*",
-            pending=PendingLimits(messages=max(defaults.messages, 2 * max_pending)),
+            f"{self._inbox}.*", pending=PendingLimits(messages=most, bytes=most * ACK_SIZE)
         )
         self._tokens: list[bytes] = []
         self._room = trio.Semaphore(max_pending)

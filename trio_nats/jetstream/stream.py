@@ -20,6 +20,7 @@ from .wire import Answer
 __all__ = ["DEFAULT_BATCH", "Stream"]
 
 DEFAULT_BATCH = 256
+DEFAULT_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH = 1_000
 """That many messages are kept in memory, with all that is in them."""
 
@@ -179,8 +180,8 @@ class Stream(StreamConsumers):
         They begin with the sequence number ``seq``, or with the first one stored at ``start_time``
         or later, or with the first one there is, and are those of the subject ``next_for``; they
         end with the last one there is, or after ``limit`` of them. They are got by ``batch``,
-        1,000 at the most, or as many as have ``max_bytes`` together. For reading what is there;
-        consumers wait for more.
+        1,000 at most, or as many as have ``max_bytes`` together, 8 MiB unless given; so much is
+        held in memory, and one message more. For reading what is there; consumers wait for more.
 
         The stream has to allow it (``allow_direct``), and the server to be 2.11 or later. A message
         may be ``timeout`` seconds in coming.
@@ -232,7 +233,9 @@ class Stream(StreamConsumers):
         changed = msgspec.structs.replace(
             request,
             batch=batch,
-            max_bytes=0 if max_bytes is None else check_count("max_bytes", max_bytes, 1),
+            max_bytes=(
+                DEFAULT_BATCH_BYTES if max_bytes is None else check_count("max_bytes", max_bytes, 1)
+            ),
         )
         seconds = self._api.seconds(timeout)
         return Batches(self._api, self.name, changed, seconds, limit).paged()

@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import ConfigurationError, NoRespondersError
 from ..messaging import Messaging
-from ..options import check_seconds
+from ..options import PendingLimits, check_seconds
 from .api import (
     PREFIX,
     ServiceIdentity,
@@ -25,7 +25,9 @@ __all__ = ["DEFAULT_STALL", "MAX_INSTANCES", "Services"]
 
 DEFAULT_STALL = 0.3
 MAX_INSTANCES = 10_000
-"""So many answers are taken at the most: whoever may answer may answer for ever."""
+"""So many answers are taken at most: whoever may answer may answer for ever."""
+MAX_BYTES = 64 * 1024 * 1024
+"""And so many bytes of them."""
 
 S = TypeVar("S", bound=ServiceIdentity)
 
@@ -51,7 +53,7 @@ class Services:
     and returns their answers ordered by name and id: an empty list when there are none. There is no
     knowing how many will answer. So they are waited for until ``stall`` seconds have passed since
     the last answer, ``timeout`` seconds in all at the most; with an ``id`` only for the one. At
-    most 10,000 answers are taken, and what cannot be understood is left out.
+    most 10,000 answers are taken, or 64 MiB of them, and what cannot be understood is left out.
 
     The methods raise :exc:`ConfigurationError` for what cannot be asked for, and what
     :meth:`Connection.request_many` raises, except :exc:`NoRespondersError`. Cancelled, they forget
@@ -105,16 +107,26 @@ class Services:
             if {*".*>"} & {*id}:
                 raise ConfigurationError(f"id {id[:80]!a} is not one of a service: a single token")
         found: list[tuple[S, float]] = []
+        size = 0
         begun = time.perf_counter()
         async with self._nc.request_many(
             monitoring_subject(self._prefix, verb, name, id),
             timeout=self._timeout,
             stall=self._stall,
             max_responses=MAX_INSTANCES if id is None else 1,
+            pending=PendingLimits(messages=MAX_INSTANCES, bytes=MAX_BYTES),
         ) as replies:
             try:
                 async for msg in replies:
                     took = time.perf_counter() - begun
+                    size += len(msg.data)
+                    if size > MAX_BYTES:
+                        _logger.warning(
+                            "more than %d bytes of answers to %s; the rest is left out",
+                            MAX_BYTES,
+                            verb,
+                        )
+                        break
                     if (one := _read(msg.data, kind)) is not None:
                         found.append((one, took))
             except NoRespondersError:
