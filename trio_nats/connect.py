@@ -93,9 +93,10 @@ def open_nats(
         a :class:`Context`. It is read at the call and gives ``servers``, ``tls``, ``auth`` and
         ``inbox_prefix``, each of them unless it is given here.
     :param name: shown by the server's monitoring.
-    :param connect_timeout: seconds for one attempt on one server, from name resolution to the
-        answer to our credentials.
-    :param randomize: try the servers in random order, so that clients spread.
+    :param connect_timeout: seconds for one attempt on one address of a server, from name resolution
+        to the answer to our credentials.
+    :param randomize: try the servers, and the addresses of a name, in random order, so that clients
+        spread.
     :param ignore_discovered: use only ``servers``, not what the cluster says about its members.
     :param reconnect: when and how often to try again after a loss, see :class:`ReconnectPolicy`.
     :param pending: what may wait in each subscription, see :class:`PendingLimits`.

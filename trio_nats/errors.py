@@ -116,13 +116,16 @@ class ConnectAttempt:
     """Where it ended, see :data:`ConnectPhase`."""
     error: Exception
     """Why."""
+    address: str | None = None
+    """The address that was connected to, if the server's name has several."""
 
     def __str__(self) -> str:
-        return f"{self.server} [{self.phase}]: {self.error}"
+        where = f"{self.server} ({self.address})" if self.address is not None else self.server
+        return f"{where} [{self.phase}]: {self.error}"
 
 
 class ConnectError(NatsError, OSError):
-    """No server could be connected to. ``attempts`` has one entry per server, in the order tried.
+    """No server could be connected to. ``attempts`` has an entry for each attempt, in order.
 
     ``__cause__`` is the single failure, or an :exc:`ExceptionGroup` of all of them.
     """
@@ -133,7 +136,9 @@ class ConnectError(NatsError, OSError):
             text = f"cannot connect to {self.attempts[0]}"
         else:
             lines = "".join(f"\n  - {attempt}" for attempt in self.attempts)
-            text = f"cannot connect to any of {len(self.attempts)} servers:{lines}"
+            servers = list(dict.fromkeys(attempt.server for attempt in self.attempts))
+            which = servers[0] if len(servers) == 1 else f"any of {len(servers)} servers"
+            text = f"cannot connect to {which}:{lines}"
         super().__init__(text)
 
     def errors(self, kind: type[_E]) -> Iterator[_E]:

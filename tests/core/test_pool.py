@@ -190,8 +190,22 @@ def test_losing_a_server_puts_it_last() -> None:
     a = servers.servers[0]
     servers.connected(a)
     servers.replace(parse_servers("nats://a:1,nats://b:2"))
-    servers.lost(a, soon=False)
+    servers.lost(a, None, soon=False)
     assert urls_of(servers.servers) == ["nats://b:2", "nats://a:1"]
+
+
+def test_a_server_may_be_known_by_its_address_too() -> None:
+    servers = pool("nats://name:1")
+    current, peer = servers.servers[0], ("10.0.0.1", 1)
+    servers.connected(current)
+    servers.discover(gossip("10.0.0.1:1", "10.0.0.2:1"), current, "nats")
+    others = servers.successors(current, peer, itself=False)
+    assert urls_of(list(others)) == ["nats://10.0.0.2:1"]
+    others = servers.successors(current, peer, itself=True)
+    assert urls_of(list(others)) == ["nats://10.0.0.2:1", "nats://name:1"]
+    servers.lost(current, peer, soon=False)
+    order = ["nats://10.0.0.2:1", "nats://10.0.0.1:1", "nats://name:1"]
+    assert urls_of(servers.servers) == order
 
 
 def test_order_is_kept_or_random_as_wanted() -> None:

@@ -189,6 +189,15 @@ def test_several_attempts() -> None:
     )
 
 
+def test_several_attempts_on_one_server() -> None:
+    silent = ConnectAttempt("nats://a:4222", "info", NoInfoError("no INFO"), "10.0.0.1:4222")
+    assert str(ConnectError([REFUSED, silent])) == (
+        "cannot connect to nats://a:4222:\n"
+        "  - nats://a:4222 [dial]: [Errno 111] refused\n"
+        "  - nats://a:4222 (10.0.0.1:4222) [info]: no INFO"
+    )
+
+
 def test_errors_of_a_kind() -> None:
     again = ConnectAttempt("tls://d:1", "tls", TLSHandshakeError("bad record"))
     error = ConnectError([REFUSED, NO_TLS, EXPIRED, again])
@@ -222,7 +231,7 @@ def test_copies_say_the_same(error: NatsError) -> None:
 
 
 def test_phases() -> None:
-    phases = ("resolve", "dial", "proxy", "tls", "websocket", "info", "auth")
+    phases = ("resolve", "dial", "proxy", "tls", "websocket", "info", "auth", "subscribe")
     assert get_args(ConnectPhase) == phases
 
 

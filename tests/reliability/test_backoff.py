@@ -144,13 +144,13 @@ async def test_who_comes_back_only_to_be_lost_again_is_waited_for_ever_longer(
     waits = []
     for _ in range(7):
         attempts.pool.connected(server)
-        attempts.pool.lost(server, soon=True)
+        attempts.pool.lost(server, None, soon=True)
         await attempts.make(1)
         waits.append(attempts.waits[-1])
     # It could be connected to each time, so it is not given up.
     assert waits == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
     attempts.pool.connected(server)
-    attempts.pool.lost(server, soon=False)
+    attempts.pool.lost(server, None, soon=False)
     await attempts.make(1)
     assert attempts.waits[-1] == 0.25
 
@@ -305,7 +305,7 @@ async def test_a_server_that_is_replaced_while_waiting_for_it_is_not_tried(
 def test_servers_replaced_while_moving_are_not_moved_to() -> None:
     pool = Pool(parse_servers("a,b,c"), randomize=False)
     tried = []
-    for server in pool.successors(pool.servers[0], itself=True):
+    for server in pool.successors(pool.servers[0], None, itself=True):
         tried.append(server.host)
         if server.host == "b":
             pool.replace(parse_servers("d,e"))

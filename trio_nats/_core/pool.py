@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from .._transport.dial import Peer
 from ..errors import ConfigurationError
 from ..server_info import ServerInfo
 from ..servers import Scheme, Server, is_ip_address, parse_server
@@ -56,12 +57,13 @@ class Pool:
         """All of them, in the order they would be tried."""
         return tuple(self._servers)
 
-    def successors(self, current: Server, *, itself: bool) -> Iterator[Server]:
+    def successors(self, current: Server, peer: Peer | None, *, itself: bool) -> Iterator[Server]:
         """The servers to move to from ``current``, each once; last, if wanted, ``current`` anew.
 
-        They may be replaced while one of them is being tried.
+        ``peer`` is the address of ``current``, which it may be known by as well. Servers may be
+        replaced while one of them is being tried.
         """
-        tried = {current}
+        tried = {current, *self._at(peer)}
         while left := [server for server in self._servers if server not in tried]:
             tried.add(left[0])
             yield left[0]
@@ -81,9 +83,13 @@ class Pool:
         self._forgive()
         self._move_to_end(server)
 
-    def lost(self, server: Server, *, soon: bool) -> None:
-        """A connection to a server has ended, ``soon`` after it was made or not: try it last."""
-        self._move_to_end(server)
+    def lost(self, server: Server, peer: Peer | None, *, soon: bool) -> None:
+        """A connection to a server has ended, ``soon`` after it was made or not: try it last.
+
+        ``peer`` is its address, which it may be known by as well.
+        """
+        for known in (*self._at(peer), server):
+            self._move_to_end(known)
         count = self.short_lives.pop(server, 0)
         # Whom the cluster has withdrawn meanwhile is forgotten.
         lives = self.short_lives.items()
@@ -111,6 +117,9 @@ class Pool:
         self.refused_since.clear()
         self.not_before.clear()
         self._last_error.clear()
+
+    def _at(self, peer: Peer | None) -> list[Server]:
+        return [server for server in self._servers if (server.host, server.port) == peer]
 
     def _move_to_end(self, server: Server) -> None:
         if server in self._servers:

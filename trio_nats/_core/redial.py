@@ -24,6 +24,8 @@ logger = logging.getLogger("trio_nats.reconnect")
 
 _REMEMBERED = 16
 """Attempts that a final error tells of: the last ones."""
+_MOST_ADDRESSES = 4
+"""Addresses of a server that are tried where there is only one try."""
 _FIRST_INTERVAL = 1.0
 """Seconds between the first two attempts on a server that refuses the credentials."""
 
@@ -47,11 +49,24 @@ class Redialer:
         """Try every server once, to the end. Raises :exc:`ConnectError`."""
         attempts: list[ConnectAttempt] = []
         for server in self._pool.servers:
+            wire = await self.once(server, attempts)
+            if wire is not None:
+                return wire
+        raise connect_error(attempts)
+
+    async def once(self, server: Server, attempts: list[ConnectAttempt]) -> Wire | None:
+        """Try one server, at each of its addresses that can be connected to, but at a few at most.
+
+        Adds what failed to ``attempts``. ``None`` if all did.
+        """
+        for _ in range(_MOST_ADDRESSES):
             try:
                 return await self._open_one(server)
             except AttemptFailed as failed:
                 attempts.append(failed.attempt)
-        raise connect_error(attempts)
+                if not failed.another_address:
+                    break
+        return None
 
     async def until_connected(self, info: ServerInfo) -> Wire:
         """Try, wait, and try again. Raises :exc:`ConnectError` once no server is left to try."""

@@ -10,6 +10,7 @@ from trio.lowlevel import current_trio_token
 
 from .._nursery import open_nursery
 from .._protocol.commands import Heads
+from .._transport.dial import AddressHistory
 from .._transport.opening import AttemptFailed, OpeningMemory, Wire, open_wire
 from ..errors import (
     ConfigurationError,
@@ -80,7 +81,7 @@ class Supervisor(SessionCallbacks):
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""
         self._token = trio.lowlevel.current_trio_token()
-        self._memory = OpeningMemory()
+        self._memory = OpeningMemory(addresses=AddressHistory(randomize=settings.randomize))
         self._redial = Redialer(self.pool, settings.reconnect, self.hub, self._open)
         self._changed = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
@@ -160,16 +161,19 @@ class Supervisor(SessionCallbacks):
         reason = await session.run(self.settings.ping_interval, self.settings.max_pings_out)
         if session is not self.session:
             return  # another one took its place in good time
-        await self._replace_lost(session.wire.server, reason)
+        await self._replace_lost(session.wire, reason)
 
-    async def _replace_lost(self, server: Server, reason: Exception) -> None:
+    async def _replace_lost(self, wire: Wire, reason: Exception) -> None:
+        server = wire.server
         if self._handover is not None:
             # The next wire must not bring what its predecessor still would.
             self._handover.conclude()
         self.session = None
         self.router.live = False
         lived = trio.current_time() - self._began
-        self.pool.lost(server, soon=lived < self.settings.reconnect.max_wait)
+        self.pool.lost(server, wire.peer, soon=lived < self.settings.reconnect.max_wait)
+        if wire.peer is not None:
+            self._memory.addresses.failed(server, wire.peer)
         self.outbox.forget_commands()
         logger.info("%s", reason)
         self.hub.emit(Disconnected(server.url, reason))
@@ -260,23 +264,30 @@ class Supervisor(SessionCallbacks):
             self._moving = False
 
     async def _make(self, move: Move, old: Session) -> None:
+        current, peer = old.wire.server, old.wire.peer
+        if peer is not None:
+            self._memory.addresses.failed(current, peer)  # So it is tried last.
+        # What has several addresses may be several servers.
+        itself = move.demanded or old.wire.has_other_addresses
         attempts: list[ConnectAttempt] = []
-        for server in self.pool.successors(old.wire.server, itself=move.demanded):
-            wire: Wire | None = None
+        for server in self.pool.successors(current, peer, itself=itself):
+            wire = await self._redial.once(server, attempts)
+            if wire is None:
+                continue
+            if old is not self.session or (wire.info.ldm and not move.demanded):
+                # The old one was lost, and what replaces it is no business of this move's; or this
+                # one is about to be.
+                await trio.aclose_forcefully(wire.stream)
+                continue
             try:
-                wire = await self._open(server)
-                if old is self.session:
-                    await self._hand_over(old, wire)
-                    return
-            except AttemptFailed as failed:
-                logger.info("not moving: %s", failed.attempt)
-                attempts.append(failed.attempt)
-            if old is not self.session:
-                # It was lost, and what replaces it is no business of this move's.
-                if wire is not None:
-                    await trio.aclose_forcefully(wire.stream)
+                await self._hand_over(old, wire)
                 return
-        move.settle(connect_error(attempts))
+            except AttemptFailed as failed:
+                attempts.append(failed.attempt)
+        if old is self.session:
+            error = connect_error(attempts)
+            logger.info("staying with %s: %s", current, error)
+            move.settle(error)
 
     async def _hand_over(self, old: Session, wire: Wire) -> None:
         """Replace ``old`` by a session on ``wire``.
@@ -316,7 +327,7 @@ class Supervisor(SessionCallbacks):
         handover.abandon(self.outbox)
         self._handover = None
         if old.ended.is_set():
-            self._start(self._replace_lost, old.wire.server, old.reason)
+            self._start(self._replace_lost, old.wire, old.reason)
         else:
             self.session = old
             self.router.live = True

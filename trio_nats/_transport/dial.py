@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Sequence
 from socket import SOCK_STREAM, AddressFamily
@@ -13,10 +14,14 @@ from .._blocking import run_in_thread
 from .._nursery import open_nursery
 from ..servers import Server
 
-__all__ = ["Address", "DialError", "dial", "peer_address", "resolve"]
+__all__ = ["Address", "AddressHistory", "DialError", "Peer", "dial", "peer_address"]
+__all__ += ["peer_of", "resolve"]
 
 Address: TypeAlias = tuple[AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 """A family, and what the socket module calls an address of it."""
+
+Peer: TypeAlias = tuple[str, int]
+"""The IP address and port at the other end."""
 
 _Found: TypeAlias = tuple[AddressFamily, object, object, object, object]
 
@@ -32,14 +37,63 @@ class DialError(OSError):
         self.resolving = resolving
 
 
-async def dial(server: Server) -> trio.SocketStream:
+class AddressHistory:
+    """The order in which to try the addresses of a name: those that failed last.
+
+    Those that did not are tried in random order if wanted (ADR-11), the family first that the
+    system prefers. Holds only what the names' addresses were at the last look-up.
+    """
+
+    def __init__(self, *, randomize: bool) -> None:
+        self._randomize = randomize
+        self._failed: dict[tuple[str, int], dict[Peer, int]] = {}
+        """By name: when each address failed, in failures so far, or 0."""
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._failed)
+
+    def in_order(self, server: Server, addresses: Sequence[Address]) -> list[Address]:
+        """The addresses that the server's name turned out to have, in the order to try them."""
+        before = self._failed.pop((server.host, server.port), {})
+        failed = {address[:2]: before.get(address[:2], 0) for _, address in addresses}
+        if len(failed) > 1:
+            self._failed[server.host, server.port] = failed
+        found = _alternating(_shuffled(addresses) if self._randomize else list(addresses))
+        return sorted(found, key=lambda address: failed[address[1][:2]])
+
+    def failed(self, server: Server, peer: Peer) -> bool:
+        """An address was connected to in vain, or was lost. Whether another one did not."""
+        self._count += 1
+        failed = self._failed.setdefault((server.host, server.port), {})
+        failed[peer] = self._count
+        return not all(failed.values())
+
+    def has_others(self, server: Server) -> bool:
+        """Whether the server's name had several addresses at the last look-up."""
+        return len(self._failed.get((server.host, server.port), ())) > 1
+
+    def forgive(self) -> None:
+        """Forget all failures: there is a connection."""
+        self._failed.clear()
+
+
+def _shuffled(addresses: Sequence[Address]) -> list[Address]:
+    families = list(dict.fromkeys(family for family, _ in addresses))
+    mixed = random.sample(addresses, len(addresses))
+    return sorted(mixed, key=lambda address: families.index(address[0]))
+
+
+async def dial(server: Server, history: AddressHistory | None = None) -> trio.SocketStream:
     """Connect to the server's host and port. Raises :exc:`DialError`; cancelled, leaves nothing."""
     try:
         addresses = await resolve(server.host, server.port)
     except (socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid host name"
         raise DialError(f"cannot resolve {server.host!r}: {reason}", resolving=True) from error
-    return await _connect_to_one(_alternating(addresses))
+    if history is None:
+        history = AddressHistory(randomize=False)
+    return await _connect_to_one(history.in_order(server, addresses))
 
 
 async def resolve(host: str, port: int) -> list[Address]:
@@ -142,7 +196,14 @@ def _reason(error: OSError, address: object) -> str:
 
 def peer_address(stream: trio.SocketStream) -> str:
     """The IP address at the other end."""
+    peer = peer_of(stream)
+    return peer[0] if peer is not None else ""
+
+
+def peer_of(stream: trio.SocketStream) -> Peer | None:
+    """IP address and port at the other end, or ``None`` if it is gone."""
     try:
-        return str(stream.socket.getpeername()[0])
+        host, port = stream.socket.getpeername()[:2]
     except OSError:
-        return ""
+        return None
+    return str(host), int(port)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -42,7 +42,7 @@ from ..options import (
 from ..server_info import ServerInfo
 from ..servers import Server, is_loopback
 from .context import Material, load_material
-from .dial import DialError, dial, peer_address
+from .dial import AddressHistory, DialError, Peer, dial, peer_address, peer_of
 from .handshake import LeadingInfoStream, injected, read_info, start_tls
 from .plan import TLSPlan, demand, effective_mode, plan_tls, upgrades
 from .tls_errors import (
@@ -97,6 +97,10 @@ class Wire:
     unverified_info: ServerInfo | None = None
     """INFO that came in plaintext ahead of TLS, unless another one has come inside. Anyone on the
     way may have written it."""
+    peer: Peer | None = None
+    """The address at the other end."""
+    has_other_addresses: bool = False
+    """Whether the name of the server has others."""
 
 
 @dataclass(slots=True)
@@ -106,6 +110,7 @@ class OpeningMemory:
     was_tls: bool = False
     """It was encrypted once, so plaintext is out of the question from then on."""
     warned_of_plaintext: bool = False
+    addresses: AddressHistory = field(default_factory=lambda: AddressHistory(randomize=False))
 
 
 class AttemptFailed(Exception):
@@ -114,6 +119,8 @@ class AttemptFailed(Exception):
     def __init__(self, attempt: ConnectAttempt) -> None:
         super().__init__(str(attempt))
         self.attempt = attempt
+        self.another_address = False
+        """Whether the server has an address that did not fail since there was a connection."""
 
 
 async def open_wire(
@@ -123,7 +130,16 @@ async def open_wire(
 
     ``origin`` is what received messages respond through.
     """
-    return await lead(_Opening(server, settings, origin, memory), server, settings)
+    opening = _Opening(server, settings, origin, memory)
+    try:
+        wire = await lead(opening, server, settings)
+    except AttemptFailed as failed:
+        if opening.peer is not None:
+            failed.another_address = memory.addresses.failed(server, opening.peer)
+        raise
+    wire.peer, wire.has_other_addresses = opening.peer, memory.addresses.has_others(server)
+    memory.addresses.forgive()
+    return wire
 
 
 async def lead(opening: _Opening, server: Server, settings: OpeningSettings) -> Wire:
@@ -141,7 +157,8 @@ async def lead(opening: _Opening, server: Server, settings: OpeningSettings) -> 
         logger.exception("unexpected error while connecting to %s", server)
         error = raised
     logger.debug("%s: %s: %s", server, opening.phase, error)
-    raise AttemptFailed(ConnectAttempt(server.url, opening.phase, error)) from error
+    attempt = ConnectAttempt(server.url, opening.phase, error, opening.address)
+    raise AttemptFailed(attempt) from error
 
 
 class _Opening:
@@ -167,6 +184,15 @@ class _Opening:
         self._headers: SecretHeaders | None = None
         self._websocket: WebSocketStream | None = None
         self.phase: ConnectPhase = "tls"
+        self.peer: Peer | None = None
+
+    @property
+    def address(self) -> str | None:
+        """What was connected to, if the name of the server has other addresses too."""
+        if self.peer is None or not self._memory.addresses.has_others(self._server):
+            return None
+        host, port = self.peer
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def run(self) -> Wire:
         tls = self._settings.tls
@@ -214,7 +240,9 @@ class _Opening:
     async def _dial(self) -> trio.SocketStream:
         self.phase = "dial"
         try:
-            return await dial(self._server)
+            stream = await dial(self._server, self._memory.addresses)
+            self.peer = peer_of(stream)
+            return stream
         except DialError as error:
             if error.resolving:
                 self.phase = "resolve"
