@@ -183,6 +183,18 @@ class CertificateSet:
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         return self._store("server-lax", lax_server(self._lax_ca, *names))
 
+    @cached_property
+    def server_common_name(self) -> Certificate:
+        """``localhost`` as its common name, and no names beside that; see :attr:`lax_ca_file`."""
+        return self._store("server-cn", lax_server(self._lax_ca, common_name="localhost"))
+
+    @cached_property
+    def server_rude(self) -> Certificate:
+        """Under :attr:`lax_ca_file`, for very many names that are not fit to be printed."""
+        names = [x509.DNSName(f"{number}\x1b[31m\r\n" + "x" * 500) for number in range(100)]
+        signed = lax_server(self._lax_ca, *names, common_name="\u202e\x1b[31m")
+        return self._store("server-rude", signed)
+
     # -- clients -------------------------------------------------------------------------------
 
     @cached_property

@@ -41,12 +41,15 @@ def lax_authority() -> Signed:
     return builder.sign(key, hashes.SHA256()), key
 
 
-def lax_server(authority: Signed, *names: x509.GeneralName) -> Signed:
-    """A server certificate with names and no other extension."""
+def lax_server(
+    authority: Signed, *names: x509.GeneralName, common_name: str = "lax server"
+) -> Signed:
+    """A server certificate with ``names``, if any, and no other extension."""
     issuer, issuer_key = authority
     key = _new_key()
-    builder = _builder(_name("lax server"), issuer.subject, key)
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = _builder(_name(common_name), issuer.subject, key)
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return builder.sign(issuer_key, hashes.SHA256()), key
 
 

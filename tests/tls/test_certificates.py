@@ -32,7 +32,7 @@ from trio_nats import (
     TLSOptions,
     open_nats,
 )
-from trio_nats.testing import NatsServer, ServerTLS
+from trio_nats.testing import NatsServer, ServerTLS, ServerWebSocket
 
 CERTS = certificates()
 
@@ -110,6 +110,75 @@ async def test_an_address_that_is_not_in_the_certificate() -> None:
     async with ScriptedServer(tls_required(server_context(CERTS.server_dns_only))) as server:
         with pytest.raises(TLSCertificateError, match="IP address mismatch"):
             await connect(server.port, trusting(), "127.0.0.1")
+
+
+LAX = TLSOptions(ca_file=CERTS.lax_ca_file)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["after INFO", "TLS first"])
+async def test_a_common_name_is_no_name(first: bool) -> None:
+    """RFC 9525: only the names of the subject alternative name extension count."""
+    script = (tls_first if first else tls_required)(server_context(CERTS.server_common_name))
+    async with ScriptedServer(script) as server:
+        with pytest.raises(TLSCertificateError) as caught:
+            await connect(server.port, LAX)
+        peer = await server.peer()
+    text = str(caught.value)
+    assert "no subject alternative names of hosts" in text
+    assert "only the common name 'localhost'" in text
+    assert peer.lines == []
+
+
+async def test_unless_somebody_insists() -> None:
+    def lenient(context: ssl.SSLContext) -> None:
+        context.hostname_checks_common_name = True
+
+    tls = TLSOptions(ca_file=CERTS.lax_ca_file, configure=lenient)
+    async with ScriptedServer(tls_required(server_context(CERTS.server_common_name))) as server:
+        assert (await connect(server.port, tls)).verified_name == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "host", "names"),
+    [
+        (CERTS.server_other_host, "localhost", "'elsewhere.example'"),
+        (CERTS.server_dns_only, "127.0.0.1", "'localhost'"),
+        (CERTS.server, "127.0.0.2", "'localhost', '127.0.0.1' and '::1'"),
+    ],
+)
+async def test_a_mismatch_tells_the_names_there_are(
+    certificate: Certificate, host: str, names: str
+) -> None:
+    async with ScriptedServer(tls_required(server_context(certificate))) as server:
+        with pytest.raises(TLSCertificateError) as caught:
+            tls = TLSOptions(ca_file=CERTS.ca_file, server_hostname=host)
+            await connect(server.port, tls)
+    assert f"it is valid for {names}" in str(caught.value)
+
+
+async def test_names_are_not_fit_to_be_printed_as_they_are() -> None:
+    async with ScriptedServer(tls_required(server_context(CERTS.server_rude))) as server:
+        with pytest.raises(TLSCertificateError) as caught:
+            await connect(server.port, LAX)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert "'0?[31m??xxx" in text
+    assert "and 92 more" in text
+    assert len(text) < 2000
+
+
+async def test_over_websocket_too() -> None:
+    async with NatsServer(
+        websocket=ServerWebSocket(
+            tls=ServerTLS(CERTS.server_common_name.cert_file, CERTS.server_common_name.key_file)
+        )
+    ) as server:
+        port = server.ws_url.rpartition(":")[2]
+        with pytest.raises(ConnectError) as caught:
+            async with open_nats(f"wss://localhost:{port}", tls=LAX):
+                pass
+    (error,) = caught.value.errors(TLSCertificateError)
+    assert "only the common name 'localhost'" in str(error)
 
 
 async def test_server_hostname_replaces_the_urls() -> None:

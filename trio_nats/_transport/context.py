@@ -60,6 +60,8 @@ def _build(options: TLSOptions) -> Material:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = options.minimum_version
         context.verify_flags = _VERIFY_FLAGS
+        if ssl.HAS_NEVER_CHECK_COMMON_NAME:
+            context.hostname_checks_common_name = False  # RFC 9525
         _load_authorities(context, options)
         if options.cert_file is not None:
             _load_client_certificate(context, options)

@@ -28,6 +28,7 @@ from ..errors import (
 )
 from ..options import TLSMode
 from ..server_info import ServerInfo
+from .tls_info import CertificateNames, presented_names
 
 __all__ = ["LeadingInfoStream", "read_info", "start_tls"]
 
@@ -200,9 +201,14 @@ class _EagerObject(ssl.SSLObject):
 
 
 async def start_tls(
-    stream: trio.abc.Stream, context: ssl.SSLContext, server_hostname: str
+    stream: trio.abc.Stream,
+    context: ssl.SSLContext,
+    server_hostname: str,
+    on_refused: Callable[[CertificateNames | None], None],
 ) -> tuple[trio.SSLStream[trio.abc.Stream], Sequence[bytes]]:
     """Handshake as a client. Returns the stream, and the certificates above the server's own.
+
+    ``on_refused`` is told the names in a certificate that is not accepted.
 
     Raises :exc:`TLSConfigurationError` for a context or a name that cannot be used, and lets
     through what Trio raises; the caller then closes ``stream`` and never uses it again.
@@ -212,7 +218,11 @@ async def start_tls(
     # Trio keeps its SSLObject to itself; the context's documented hook is the way to see the chain.
     class Remembered(_EagerObject):
         def do_handshake(self) -> None:
-            super().do_handshake()
+            try:
+                super().do_handshake()
+            except ssl.SSLCertVerificationError:
+                on_refused(presented_names(self))
+                raise
             handshaken.append(self)
 
     previous = context.sslobject_class

@@ -52,7 +52,7 @@ from .tls_errors import (
     explain_failed_handshake,
     reason_of,
 )
-from .tls_info import TLSInfo, describe
+from .tls_info import CertificateNames, TLSInfo, describe
 
 if TYPE_CHECKING:
     from .websocket import WebSocketStream
@@ -179,6 +179,7 @@ class _Opening:
         self._loading = False
         self._plain_info: ServerInfo | None = None
         self._tls_info: TLSInfo | None = None
+        self._presented_names: CertificateNames | None = None
         self._heard_inside = False
         self._introduced = False
         self._headers: SecretHeaders | None = None
@@ -285,7 +286,9 @@ class _Opening:
             info=self._plain_info,
         )
         try:
-            stream, issuers = await start_tls(leading, material.context, self._name_to_verify())
+            stream, issuers = await start_tls(
+                leading, material.context, self._name_to_verify(), self._note_names
+            )
         except trio.BrokenResourceError as error:
             self._plain_info = leading.info
             raise explain_failed_handshake(error, self._known()) from error
@@ -335,7 +338,9 @@ class _Opening:
         below = ListeningStream(raw)
         context = self._material.context
         try:
-            stream, issuers = await start_tls(below, context, self._name_to_verify())
+            stream, issuers = await start_tls(
+                below, context, self._name_to_verify(), self._note_names
+            )
         except trio.BrokenResourceError as error:
             wrong = not_tls(error, below.beginning, self._server)
             raise wrong or explain_failed_handshake(error, self._known()) from error
@@ -345,7 +350,16 @@ class _Opening:
     def _known(self) -> Handshake:
         tls = self._settings.tls
         certificate = tls.cert_file or tls.bundle_file or tls.context
-        return Handshake(self._server.url, self._mode, certificate is not None, self._plain_info)
+        return Handshake(
+            self._server.url,
+            self._mode,
+            certificate is not None,
+            self._plain_info,
+            self._presented_names,
+        )
+
+    def _note_names(self, names: CertificateNames | None) -> None:
+        self._presented_names = names
 
     async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
         self.phase = "info"

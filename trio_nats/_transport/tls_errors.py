@@ -16,6 +16,7 @@ from ..errors import (
 )
 from ..options import TLSMode
 from ..server_info import ServerInfo
+from .tls_info import CertificateNames
 
 __all__ = [
     "Handshake",
@@ -45,6 +46,7 @@ _VERSION_MISMATCH = (
     "TLSV1_ALERT_PROTOCOL_VERSION",
     "NO_PROTOCOLS_AVAILABLE",
 )
+_MAX_NAMES, _MAX_NAME = 8, 80
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 
 
@@ -57,6 +59,8 @@ class Handshake:
     has_client_certificate: bool
     info: ServerInfo | None
     """INFO, if it came in plaintext before the handshake."""
+    names: CertificateNames | None = None
+    """The names in the server's certificate, if it was refused and they could be seen."""
 
 
 def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSHandshakeError:
@@ -141,7 +145,11 @@ def _certificate_text(cause: ssl.SSLCertVerificationError, handshake: Handshake)
     fault = (cause.verify_message or str(cause)).rstrip(".")
     lowered = fault.lower()
     if "hostname mismatch" in lowered or "ip address mismatch" in lowered:
+        if handshake.names is not None:
+            fault += f"; {_names_text(handshake.names)}"
         todo = "connect by a name that is in it, or set server_hostname to one"
+        if handshake.names is not None and not handshake.names.hosts:
+            todo = "the server needs one with subject alternative names"
     elif "expired" in lowered:
         todo = "the server needs a new one (or this machine's clock is wrong)"
     elif "not yet valid" in lowered:
@@ -154,6 +162,26 @@ def _certificate_text(cause: ssl.SSLCertVerificationError, handshake: Handshake)
     else:
         todo = "it cannot be trusted as it is"
     return f"the certificate of {handshake.server} is not acceptable: {fault}; {todo}"
+
+
+def _names_text(names: CertificateNames) -> str:
+    if names.hosts:
+        shown = [_quoted(name) for name in names.hosts[:_MAX_NAMES]]
+        if more := len(names.hosts) - len(shown):
+            shown.append(f"{more} more")
+        *first, last = shown
+        return "it is valid for " + (f"{', '.join(first)} and {last}" if first else last)
+    without = "it has no subject alternative names of hosts"
+    if not names.common_name:
+        return without
+    common = _quoted(names.common_name)
+    return f"{without}, only the common name {common}, which does not count (RFC 9525)"
+
+
+def _quoted(name: str) -> str:
+    """A name that a peer has made up, fit to be shown."""
+    printable = "".join(char if char.isprintable() else "?" for char in name[:_MAX_NAME])
+    return f"'{printable}'" if len(name) <= _MAX_NAME else f"'{printable}...'"
 
 
 def _proxy_hint(handshake: Handshake) -> str:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_FILE",
     "CertificateInfo",
+    "CertificateNames",
     "TLSInfo",
     "certificate_info",
     "client_certificate_expiry",
     "describe",
+    "presented_names",
 ]
 
 MAX_FILE = 16 * 1024 * 1024
@@ -79,6 +81,35 @@ class TLSInfo:
     """When our own certificate ends; known with the ``pkcs12`` extra only."""
     info_inside_tls: bool
     """Whether INFO came encrypted, rather than in plaintext before the handshake."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateNames:
+    """What a certificate says it is for. Unless it was verified, anyone may have written that."""
+
+    hosts: tuple[str, ...]
+    """The host names and addresses among the subject alternative names."""
+    common_name: str
+    """The subject's common name."""
+
+
+def presented_names(ssl_object: ssl.SSLObject) -> CertificateNames | None:
+    """The names in the server's certificate while the handshake is under way, if they can be seen.
+
+    The documented ways to the certificate open only when it has been accepted. Where CPython's
+    ssl module does not have the one used here, errors just say less.
+    """
+    hidden: Any = getattr(ssl_object, "_sslobj", None)
+    try:
+        decoded = hidden.get_unverified_chain()[0].get_info()
+        alternative = cast("tuple[tuple[str, str], ...]", decoded.get("subjectAltName", ()))
+        subject = cast("tuple[tuple[tuple[str, str], ...], ...]", decoded.get("subject", ()))
+    except Exception:
+        return None  # It is for the wording of an error.
+    kinds = ("DNS", "IP Address")
+    hosts = tuple(_plain_name(kind, name) for kind, name in alternative if kind in kinds)
+    common = (value for rdn in subject for kind, value in rdn if kind == "commonName")
+    return CertificateNames(hosts, next(common, ""))
 
 
 def describe(
@@ -139,7 +170,10 @@ def _from_ssl(decoded: dict[str, object], der: bytes) -> CertificateInfo:
 def _plain_name(kind: str, value: str) -> str:
     """The ssl module writes all groups of an IPv6 address; everybody else writes ``::``."""
     if kind == "IP Address" and ":" in value:
-        return str(ipaddress.IPv6Address(value))
+        try:
+            return str(ipaddress.IPv6Address(value))
+        except ValueError:
+            pass
     return value
 
 
