@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import weakref
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec
 
 import pytest
 import trio
 
 from trio_nats._nursery import open_nursery
 
+P = ParamSpec("P")
+
 KINDS = [KeyError, BaseException, KeyboardInterrupt, SystemExit, GeneratorExit]
+
+
+def in_a_run(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
+    """Not left to pytest-trio, which takes a test that raises Cancelled for one that passed."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        trio.run(functools.partial(test, *args, **kwargs))
+
+    return run
 
 
 async def fail(error: BaseException) -> None:
@@ -25,6 +40,7 @@ async def fail_when_cancelled(error: BaseException) -> None:
         raise error
 
 
+@in_a_run
 async def test_a_quiet_end() -> None:
     done = []
 
@@ -39,6 +55,7 @@ async def test_a_quiet_end() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@in_a_run
 async def test_the_blocks_exception_leaves_as_itself(kind: type[BaseException]) -> None:
     error = kind("mine")
     context = error.__context__ = OSError("why")
@@ -50,6 +67,7 @@ async def test_the_blocks_exception_leaves_as_itself(kind: type[BaseException]) 
     assert error.__context__ is context
 
 
+@in_a_run
 async def test_a_group_of_the_blocks_leaves_as_itself() -> None:
     error = ExceptionGroup("mine", [KeyError("a"), ExceptionGroup("inner", [OSError("b")])])
     with pytest.raises(ExceptionGroup) as caught:
@@ -60,6 +78,7 @@ async def test_a_group_of_the_blocks_leaves_as_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@in_a_run
 async def test_a_tasks_failure_cancels_the_block_and_leaves_as_itself(
     kind: type[BaseException],
 ) -> None:
@@ -73,6 +92,7 @@ async def test_a_tasks_failure_cancels_the_block_and_leaves_as_itself(
     assert error.__context__ is context
 
 
+@in_a_run
 async def test_a_tasks_failure_after_the_block_has_ended() -> None:
     error = KeyError("ours")
     with pytest.raises(KeyError) as caught:
@@ -81,6 +101,7 @@ async def test_a_tasks_failure_after_the_block_has_ended() -> None:
     assert caught.value is error
 
 
+@in_a_run
 async def test_a_tasks_failure_when_the_block_runs_a_nursery_of_its_own() -> None:
     error = KeyError("ours")
     with pytest.raises(KeyError) as caught:
@@ -92,6 +113,7 @@ async def test_a_tasks_failure_when_the_block_runs_a_nursery_of_its_own() -> Non
     assert caught.value is error
 
 
+@in_a_run
 async def test_a_failure_beside_our_cancellation_in_a_group_of_the_blocks(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -109,6 +131,7 @@ async def test_a_failure_beside_our_cancellation_in_a_group_of_the_blocks(
 
 
 @pytest.mark.parametrize("block", ["ends", "waits"])
+@in_a_run
 async def test_cancellation_from_outside_passes(block: str) -> None:
     left: BaseException | None = None
     with trio.CancelScope() as scope:
@@ -127,6 +150,7 @@ async def test_cancellation_from_outside_passes(block: str) -> None:
     del left
 
 
+@in_a_run
 async def test_cancellation_from_outside_does_not_hide_a_failure() -> None:
     with pytest.raises(KeyError, match="ours"), trio.CancelScope() as scope:
         async with open_nursery() as nursery:
@@ -135,6 +159,7 @@ async def test_cancellation_from_outside_does_not_hide_a_failure() -> None:
             await trio.sleep_forever()
 
 
+@in_a_run
 async def test_cancelling_the_nursery_is_no_failure() -> None:
     async with open_nursery() as nursery:
         nursery.start_soon(trio.sleep_forever)
@@ -142,6 +167,7 @@ async def test_cancelling_the_nursery_is_no_failure() -> None:
         await trio.sleep_forever()
 
 
+@in_a_run
 async def test_cancelling_the_nursery_inside_of_a_cancelled_scope() -> None:
     with trio.CancelScope() as scope:
         async with open_nursery() as nursery:
@@ -151,6 +177,7 @@ async def test_cancelling_the_nursery_inside_of_a_cancelled_scope() -> None:
     assert scope.cancelled_caught
 
 
+@in_a_run
 async def test_a_cancellation_of_the_blocks_own_is_not_ours() -> None:
     """An error on the way out, while a scope inside of the block is being cancelled."""
     async with open_nursery() as nursery:
@@ -161,6 +188,7 @@ async def test_a_cancellation_of_the_blocks_own_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@in_a_run
 async def test_what_ends_the_program_comes_first(
     kind: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +201,7 @@ async def test_what_ends_the_program_comes_first(
     assert "blocks" in record.getMessage()
 
 
+@in_a_run
 async def test_of_several_failures_the_blocks_leaves_and_the_others_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -189,6 +218,7 @@ async def test_of_several_failures_the_blocks_leaves_and_the_others_are_logged(
     }
 
 
+@in_a_run
 async def test_nesting_flattens_at_each_level() -> None:
     with pytest.raises(KeyError, match="deep"):
         async with open_nursery() as outer:
@@ -214,6 +244,7 @@ def test_whatever_the_run_says_of_groups() -> None:
         trio.run(main, strict_exception_groups=False)
 
 
+@in_a_run
 async def test_no_garbage_is_left_to_the_collector() -> None:
     class MyError(Exception):
         pass
