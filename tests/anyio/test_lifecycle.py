@@ -524,6 +524,68 @@ async def test_interrupting_a_loop_that_is_stuck(nats_server: NatsServer) -> Non
     assert said.splitlines() == ["put off", "the way out", "delivered", "True"]
 
 
+BURST = """
+import asyncio, signal, sys, threading
+import anyio, trio
+from trio_nats.anyio import open_nats
+
+url, step = sys.argv[1], int(sys.argv[2])
+OURS = ("/trio/", "/trio_nats/", "/asyncio/", "/anyio/")
+struck = left = 0
+
+def profile(frame, event, _):
+    global left, struck
+    # Once Trio has ended, asyncio is on its own.
+    if event == "call" and any(part in frame.f_code.co_filename for part in OURS) and (
+        trio.lowlevel.in_trio_run()
+    ):
+        left -= 1
+        if left == 0:
+            struck = True
+            signal.raise_signal(signal.SIGINT)
+
+def interrupt_twice_and_once_more():
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    sys.setprofile(profile)
+
+async def interrupted():
+    async with open_nats(url) as nc, nc.subscribe("a") as sub:
+        await nc.flush()
+        asyncio.get_running_loop().call_soon(interrupt_twice_and_once_more)
+        await sub.receive()
+
+async def undisturbed():
+    async with open_nats(url) as nc:
+        await nc.flush()
+
+number = step
+while True:
+    left, struck = number, False
+    try:
+        asyncio.run(interrupted())
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    if not struck:
+        break
+    asyncio.run(undisturbed())
+    trio.run(trio.lowlevel.checkpoint)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, number
+    number += step
+print(number > 10 * step, threading.active_count() <= 2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals itself")
+async def test_three_interrupts_at_once(nats_server: NatsServer) -> None:
+    """The third one at every moment of the cleaning up, or at some of them, for there are many."""
+    with trio.fail_after(120):
+        said = await python(BURST, nats_server.url, "29")
+    assert said.split() == ["True", "True"]
+
+
 # --- imports --------------------------------------------------------------------------------------
 
 

@@ -160,11 +160,12 @@ class Guest:
                 "a NATS connection is still open in another asyncio loop of this thread, which is "
                 "not running now; leave its 'async with' block first"
             )
-        self._ending.set()
-        for call in self._calls:
-            call.scope.cancel()
-        while _of_thread.guest is self:
-            self._due.get()()
+        with self._interrupts.held():
+            self._ending.set()
+            for call in self._calls:
+                call.scope.cancel()
+            while _of_thread.guest is self:
+                self._due.get()()
 
     # --- Trio's steps ----------------------------------------------------------------------------
 
