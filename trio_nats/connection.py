@@ -15,7 +15,7 @@ from ._core.supervisor import Supervisor
 from ._tracebacks import takes_secrets
 from ._transport.plan import check_server
 from ._transport.tls_info import TLSInfo
-from .errors import NatsError, RequestTimeoutError
+from .errors import NatsError, timed_out
 from .events import ConnectionState, Event
 from .messaging import Messaging
 from .options import check_choice, check_count, check_seconds
@@ -66,7 +66,9 @@ class Connection(Messaging):
             return await operation()
         with trio.move_on_after(check_seconds("timeout", timeout)):
             return await operation()
-        raise RequestTimeoutError(f"{what}: the server did not answer within {timeout:g} s")
+        raise timed_out(
+            f"{what}: the server did not answer within {timeout:g} s", self.disconnected_for
+        )
 
     async def _flush(self) -> float:
         while True:
@@ -288,7 +290,7 @@ class Connection(Messaging):
         finally:
             await self.aclose()
         if scope.cancelled_caught:
-            raise RequestTimeoutError(f"drain: messages were left after {seconds:g} s")
+            raise timed_out(f"drain: messages were left after {seconds:g} s", self.disconnected_for)
 
     async def aclose(self) -> None:
         """Finish what was begun and end the connection; harmless when repeated.

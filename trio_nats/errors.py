@@ -284,6 +284,13 @@ class RequestTimeoutError(NatsError, TimeoutError):
     """No reply arrived within the request's ``timeout``, or the reply stream stalled."""
 
 
+def timed_out(text: str, disconnected_for: float | None) -> RequestTimeoutError:
+    """A :exc:`RequestTimeoutError` that also tells of a missing connection."""
+    if disconnected_for is not None:
+        text += f"; there has been no connection to a server for {disconnected_for:.3g} s"
+    return RequestTimeoutError(text)
+
+
 class NoRespondersError(NatsError):
     """Nobody is subscribed to the request's subject."""
 

@@ -40,6 +40,11 @@ class Messaging:
         self._heads = core.heads
         self._known_heads = core.heads.known
 
+    @property
+    def disconnected_for(self) -> float | None:
+        """Seconds for which there has been no connection to a server; ``None`` if there is one."""
+        return self._core.disconnected_for
+
     # --- publishing ------------------------------------------------------------------------------
 
     @overload
@@ -315,7 +320,7 @@ class Messaging:
         with trio.CancelScope(deadline=deadline) as scope:
             await self._room_for(frame, self._core.info)
         if scope.cancelled_caught:
-            raise no_reply(subject, seconds)
+            raise no_reply(subject, seconds, self._core.disconnected_for)
 
     @overload
     def request_many(

@@ -13,7 +13,7 @@ from trio.lowlevel import checkpoint_if_cancelled
 
 from ._core.pending import PendingQueue
 from ._core.supervisor import Supervisor
-from .errors import RequestTimeoutError, fresh
+from .errors import fresh, timed_out
 from .events import ConnectionState
 from .message import Msg
 from .options import PendingLimits, check_count, check_seconds
@@ -108,7 +108,10 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         with trio.move_on_after(seconds) as scope:
             await self._core.drain([self._sid])
         if scope.cancelled_caught:
-            raise RequestTimeoutError(f"drain: the server did not answer within {seconds:g} s")
+            raise timed_out(
+                f"drain: the server did not answer within {seconds:g} s",
+                self._core.disconnected_for,
+            )
 
     def _leave(self, error: Exception) -> None:
         if self._sid is not None:

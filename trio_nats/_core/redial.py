@@ -26,6 +26,9 @@ _REMEMBERED = 16
 """Attempts that a final error tells of: the last ones."""
 _MOST_ADDRESSES = 4
 """Addresses of a server that are tried where there is only one try."""
+_LOGGED_AT_FIRST = 3
+_LOG_INTERVAL = 60.0
+"""Failed attempts are logged as INFO: so many, and then one in so many seconds."""
 _FIRST_INTERVAL = 1.0
 """Seconds between the first two attempts on a server that refuses the credentials."""
 
@@ -44,6 +47,7 @@ class Redialer:
         self._policy = policy
         self._hub = hub
         self._open_one = open_one
+        self._logged_at = -math.inf
 
     async def first(self) -> Wire:
         """Try every server once, to the end. Raises :exc:`ConnectError`."""
@@ -95,8 +99,16 @@ class Redialer:
     def _note(self, server: Server, number: int, error: Exception) -> None:
         repeated = self._pool.failed(server, error)
         self._hub.emit(ReconnectFailed(server.url, number, error))
+        self._log(server, number, error)
         if _is_refusal(error) and self._policy.refused_credentials_timeout < math.inf:
             self._note_refusal(server, repeated, error)
+
+    def _log(self, server: Server, number: int, error: Exception) -> None:
+        now = trio.current_time()
+        level = logging.DEBUG
+        if number <= _LOGGED_AT_FIRST or now >= self._logged_at + _LOG_INTERVAL:
+            level, self._logged_at = logging.INFO, now
+        logger.log(level, "attempt %d to connect, to %s, failed: %s", number, server, error)
 
     def _note_refusal(self, server: Server, repeated: bool, error: Exception) -> None:
         """Try a server that refuses the credentials at intervals that double, and then no more."""

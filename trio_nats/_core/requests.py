@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from heapq import heapify, heappop, heappush
 from typing import Protocol, TypeVar
 from weakref import WeakSet
@@ -19,7 +19,13 @@ import trio
 from trio.lowlevel import current_task, reschedule
 
 from .._tokens import random_tokens
-from ..errors import NoRespondersError, PermissionsViolationError, RequestTimeoutError, fresh
+from ..errors import (
+    NoRespondersError,
+    PermissionsViolationError,
+    RequestTimeoutError,
+    fresh,
+    timed_out,
+)
 from ..message import Msg
 from .pending import PendingQueue
 from .router import Router
@@ -101,9 +107,9 @@ def is_no_responders(msg: Msg) -> bool:
     return raw is not None and raw.startswith(b"NATS/1.0 503") and not msg.data
 
 
-def no_reply(subject: str, seconds: float) -> RequestTimeoutError:
+def no_reply(subject: str, seconds: float, disconnected_for: float | None) -> RequestTimeoutError:
     """What a request ends with when its time is over."""
-    return RequestTimeoutError(f"no reply from {subject!r} within {seconds:g} s")
+    return timed_out(f"no reply from {subject!r} within {seconds:g} s", disconnected_for)
 
 
 class Requests:
@@ -116,8 +122,14 @@ class Requests:
     raw_queue: bytes | None = None
     remaining: int | None = None
 
-    def __init__(self, router: Router, inbox_prefix: str) -> None:
+    def __init__(
+        self,
+        router: Router,
+        inbox_prefix: str,
+        disconnected_for: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._router = router
+        self._disconnected_for = disconnected_for
         self._prefix = new_inbox(inbox_prefix).encode() + b"."
         self._skip = len(self._prefix)
         self._tokens: list[bytes] = []
@@ -180,7 +192,7 @@ class Requests:
                 _, token, seconds = heappop(self._due)
                 slot = self.slots.pop(token, None)
                 if slot is not None:
-                    slot.end(no_reply(slot.subject, seconds))
+                    slot.end(no_reply(slot.subject, seconds, self._disconnected_for()))
 
     def let_go(self) -> None:
         """See :class:`~.router.Sink`. Nobody waits here."""

@@ -71,7 +71,9 @@ class Supervisor(SessionCallbacks):
             settings.pending_size, settings.when_pending_full, self.check_run
         )
         self.router: Router = Router(self.outbox)
-        self.requests: Requests = Requests(self.router, settings.inbox_prefix)
+        self.requests: Requests = Requests(
+            self.router, settings.inbox_prefix, lambda: self.disconnected_for
+        )
         self.hub: EventHub = EventHub()
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
@@ -92,6 +94,7 @@ class Supervisor(SessionCallbacks):
         self._fence = Ping(lambda: None)
         self._fence.lose()
         self._began = 0.0
+        self._disconnected_at: float | None = trio.current_time()
         self._moving = False
         self._move: Move | None = None
         """The one that is under way, or was the last."""
@@ -170,12 +173,13 @@ class Supervisor(SessionCallbacks):
             self._handover.conclude()
         self.session = None
         self.router.live = False
-        lived = trio.current_time() - self._began
+        self._disconnected_at = trio.current_time()
+        lived = self._disconnected_at - self._began
         self.pool.lost(server, wire.peer, soon=lived < self.settings.reconnect.max_wait)
         if wire.peer is not None:
             self._memory.addresses.failed(server, wire.peer)
         self.outbox.forget_commands()
-        logger.info("%s", reason)
+        logger.warning("%s; reconnecting", reason)
         self.hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
             self.requests.fail(_as_lost(reason))
@@ -208,7 +212,8 @@ class Supervisor(SessionCallbacks):
         self.counters.connects += 1
         self._began = trio.current_time()
         first = self.counters.connects == 1
-        logger.info("connected to %s (%s)", wire.server, wire.tls.version if wire.tls else "plain")
+        self._log_connected(wire, None if first else self.disconnected_for)
+        self._disconnected_at = None
         self.hub.emit(Connected(wire.server.url) if first else Reconnected(wire.server.url))
         if self.state in (ConnectionState.CONNECTING, ConnectionState.RECONNECTING):
             self._set_state(ConnectionState.OPEN)
@@ -224,6 +229,16 @@ class Supervisor(SessionCallbacks):
         if waiting and self._next_move is not None:
             self._next_move.settle(error)
             self._next_move = None
+
+    @staticmethod
+    def _log_connected(wire: Wire, disconnected_for: float | None) -> None:
+        security = wire.tls.version if wire.tls else "no TLS"
+        if disconnected_for is None:
+            logger.info("connected to %s (%s)", wire.server, security)
+        else:
+            logger.info(
+                "reconnected to %s (%s) after %.3g s", wire.server, security, disconnected_for
+            )
 
     async def _open(self, server: Server) -> Wire:
         return await open_wire(server, self.settings.opening, self._origin, self._memory)
@@ -525,6 +540,13 @@ class Supervisor(SessionCallbacks):
             raise self.closed_error()
         return self.session
 
+    @property
+    def disconnected_for(self) -> float | None:
+        """Seconds for which there has been no connection; ``None`` while there is one."""
+        if self._disconnected_at is None:
+            return None
+        return trio.current_time() - self._disconnected_at
+
     def closed_error(self) -> Exception:
         """What to raise for using a connection that has ended, or is ending."""
         if self.failure is None:
@@ -566,6 +588,10 @@ class Supervisor(SessionCallbacks):
         """The connection is over: let everything go that waits for it. Harmless when repeated."""
         if self.state is ConnectionState.CLOSED:
             return
+        if failure is not None and self._nursery is not None:  # else it is raised
+            logger.error("the connection is gone for good: %s", failure)
+        if self._disconnected_at is None:
+            self._disconnected_at = trio.current_time()
         self.failure = failure
         self.session = None
         if self._handover is not None:

@@ -403,6 +403,11 @@ class Connection:
         return self._trio.state
 
     @property
+    def disconnected_for(self) -> float | None:
+        """Seconds for which there has been no connection to a server; ``None`` if there is one."""
+        return self._trio.disconnected_for
+
+    @property
     def server_info(self) -> ServerInfo:
         """What the server last said about itself."""
         return self._trio.server_info

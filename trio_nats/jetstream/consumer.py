@@ -9,7 +9,7 @@ from typing import TypeVar, cast, overload
 import msgspec
 
 from ..codecs import Decoder, check_decoder
-from ..errors import ConfigurationError, RequestTimeoutError
+from ..errors import ConfigurationError, timed_out
 from ..options import check_count, check_flag
 from .api import API
 from .channels import ConsumerMessages, Messages, TypedMessages
@@ -190,9 +190,12 @@ class Consumer:
             no_wait=False,
         )
         if not came:
-            hint = "" if told else ", and the server said nothing: may this user ask at all?"
-            raise RequestTimeoutError(
-                f"consumer {self._name!r} had no message within {seconds:g} s{hint}"
+            disconnected_for = self._api.nc.disconnected_for
+            silent = not told and disconnected_for is None
+            hint = ", and the server said nothing: may this user ask at all?" if silent else ""
+            raise timed_out(
+                f"consumer {self._name!r} had no message within {seconds:g} s{hint}",
+                disconnected_for,
             )
         return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
-from ..errors import NoRespondersError, RequestTimeoutError
+from ..errors import NoRespondersError, timed_out
 from ..message import Msg
 from ..options import PendingLimits, ProtocolLimits
 from ..replies import Replies
@@ -113,9 +113,10 @@ class Batches:
             raise not_allowed(self._stream) from None
         except trio.EndOfChannel:
             raise self._too_much() from None
-        raise RequestTimeoutError(
+        raise timed_out(
             f"nothing more of a batch of messages of stream {self._stream!r} within "
-            f"{self._seconds:g} s"
+            f"{self._seconds:g} s",
+            self._api.nc.disconnected_for,
         )
 
     def _too_much(self) -> JetStreamError:

@@ -8,7 +8,7 @@ from typing import TypeVar, overload
 import trio
 
 from ..codecs import Decoder, check_decoder
-from ..errors import RequestTimeoutError
+from ..errors import timed_out
 from ..options import check_count, check_flag
 from .api import API
 from .channels import Messages, TypedMessages
@@ -92,8 +92,9 @@ class OrderedConsumer:
         seconds = self._api.seconds(timeout)
         came = await self._fetch(1, 0, seconds, no_wait=False)
         if not came:
-            raise RequestTimeoutError(
-                f"stream {self.stream_name!r} had no next message within {seconds:g} s"
+            raise timed_out(
+                f"stream {self.stream_name!r} had no next message within {seconds:g} s",
+                self._api.nc.disconnected_for,
             )
         return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
 

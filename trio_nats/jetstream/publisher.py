@@ -12,7 +12,7 @@ import trio
 from .._nursery import open_nursery
 from .._tokens import random_tokens
 from ..codecs import Encoder, encoded
-from ..errors import NatsError, RequestTimeoutError, fresh
+from ..errors import NatsError, fresh, timed_out
 from ..headers import HeadersLike
 from ..message import Msg, Payload
 from ..options import PendingLimits, check_count
@@ -331,9 +331,10 @@ class Publisher:
             assert first is not None
             self._settle(
                 first,
-                RequestTimeoutError(
+                timed_out(
                     f"no acknowledgement of the message to {first.subject!r} within "
-                    f"{self._timeout:g} s; whether it was stored is not known"
+                    f"{self._timeout:g} s; whether it was stored is not known",
+                    self._nc.disconnected_for,
                 ),
             )
 
