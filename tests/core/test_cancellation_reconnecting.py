@@ -293,7 +293,7 @@ LEAST = {
     flush: 8,
     events: 2,
     wait_for_state: 3,
-    reconnect: 2,
+    reconnect: 1,
     drain_subscription: 6,
 }
 

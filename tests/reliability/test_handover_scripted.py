@@ -304,6 +304,56 @@ async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
                 assert any(line.startswith(b"SUB late ") for line in server.peers[0].lines)
 
 
+async def test_a_server_that_turns_lame_while_a_move_fails_is_left(short_overlap: None) -> None:
+    """It says so while the connection is between two servers."""
+
+    async def old(peer: Peer) -> None:
+        await read_line(peer, b"PING")
+        other.accept()
+        await peer.send(b"PONG\r\n" + info_line(ldm=True))
+        await peer.serve()
+
+    async def refuses(peer: Peer) -> None:
+        await peer.expect_line(b"SUB")
+        await peer.hang_up()
+
+    async with (
+        ScriptedServer(session()) as other,
+        ScriptedServer(session(old), session(refuses)) as server,
+    ):
+        other.refuse()
+        async with (
+            open_nats([server.url, other.url], randomize=False) as nc,
+            nc.events() as events,
+            nc.subscribe("a"),
+        ):
+            with trio.fail_after(PATIENCE), pytest.raises(ConnectError):
+                await nc.reconnect()
+            assert await until(events, LameDuck) == LameDuck(server.url)
+            assert await until(events, Reconnected) == Reconnected(other.url)
+
+
+async def test_a_lame_duck_is_not_left_for_another_one() -> None:
+    async with ScriptedServer(session(ldm=True)) as other:
+
+        async def lame(peer: Peer) -> None:
+            await read_line(peer, b"SUB")
+            await peer.send(info_line(ldm=True, connect_urls=[f"127.0.0.1:{other.port}"]))
+            await peer.serve()
+
+        async with (
+            ScriptedServer(session(lame)) as server,
+            open_nats(server.url) as nc,
+            nc.subscribe("a"),
+        ):
+            with trio.fail_after(PATIENCE):
+                tried = await other.peer()
+                await tried.finished.wait()
+                await nc.flush()
+            assert nc.connected_url == server.url
+            assert len(other.peers) == 1
+
+
 async def test_a_server_that_is_lame_from_the_beginning_is_left(short_overlap: None) -> None:
     async with ScriptedServer(session()) as other:
         urls = [f"127.0.0.1:{other.port}"]
