@@ -16,9 +16,10 @@ from . import __version__
 from ._core.settings import Settings, WhenFull
 from ._core.supervisor import Supervisor
 from ._nursery import open_nursery
-from ._protocol.subjects import check_inbox_prefix
+from ._protocol.commands import MAX_CONTROL_LINE
+from ._protocol.subjects import check_inbox_length, check_inbox_prefix
 from ._tracebacks import takes_secrets
-from ._transport.opening import OpeningSettings
+from ._transport.opening import OpeningSettings, connect_fault
 from ._transport.plan import check_server
 from .auth import Auth, AuthLike, prepare
 from .connection import Connection
@@ -37,11 +38,14 @@ from .options import (
     check_flag,
     check_seconds,
 )
-from .servers import parse_servers
+from .servers import Server, parse_servers
 
 __all__ = ["open_nats"]
 
 _logger = logging.getLogger("trio_nats.tls")
+
+_SIGNATURE = 86
+"""Characters of the signature of a nonce."""
 
 _T = TypeVar("_T")
 
@@ -69,6 +73,7 @@ def open_nats(
     close_timeout: float = 5.0,
     plaintext_auth: PlaintextAuth = "warn",
     limits: ProtocolLimits | None = None,
+    max_control_line: int = MAX_CONTROL_LINE,
     websocket: WebSocketOptions | None = None,
 ) -> AbstractAsyncContextManager[Connection]:
     """Connect to NATS, for the length of an ``async with`` block.
@@ -113,6 +118,9 @@ def open_nats(
     :param plaintext_auth: what to do when a password, token or bearer JWT is about to cross the
         network unencrypted: ``"warn"`` in the log, ``"refuse"``, or ``"allow"``.
     :param limits: what to believe a server at the most, see :class:`ProtocolLimits`.
+    :param max_control_line: bytes that the server takes on a line of the protocol, as in its
+        configuration. What would be longer is refused at the call: subjects, queue groups and reply
+        subjects, and the name and credentials, for a server closes the connection over it.
     :param websocket: headers and compression for ``ws://`` and ``wss://`` servers, see
         :class:`WebSocketOptions`.
 
@@ -149,20 +157,25 @@ def open_nats(
     parsed = parse_servers(_default_servers() if servers is None else servers)
     for server in parsed:
         check_server(server, tls)
+    opening = OpeningSettings(
+        tls=tls,
+        auth=auth,
+        name=name,
+        echo=echo,
+        connect_timeout=check_seconds("connect_timeout", connect_timeout),
+        plaintext_auth=plaintext_auth,
+        limits=_given("limits", limits, ProtocolLimits),
+        max_control_line=check_count("max_control_line", max_control_line, 512),
+        version=__version__,
+        websocket=_given("websocket", websocket, WebSocketOptions),
+    )
+    _check_connect_line(opening, parsed)
+    inbox_prefix = check_inbox_prefix("_INBOX" if inbox_prefix is None else inbox_prefix)
+    check_inbox_length(inbox_prefix, max_control_line)
     return _Open(
         Settings(
             servers=parsed,
-            opening=OpeningSettings(
-                tls=tls,
-                auth=auth,
-                name=name,
-                echo=echo,
-                connect_timeout=check_seconds("connect_timeout", connect_timeout),
-                plaintext_auth=plaintext_auth,
-                limits=_given("limits", limits, ProtocolLimits),
-                version=__version__,
-                websocket=_given("websocket", websocket, WebSocketOptions),
-            ),
+            opening=opening,
             randomize=randomize,
             ignore_discovered=ignore_discovered,
             reconnect=_given("reconnect", reconnect, ReconnectPolicy),
@@ -171,11 +184,21 @@ def open_nats(
             when_pending_full=when_pending_full,
             ping_interval=check_seconds("ping_interval", ping_interval),
             max_pings_out=check_count("max_pings_out", max_pings_out, 1),
-            inbox_prefix=check_inbox_prefix("_INBOX" if inbox_prefix is None else inbox_prefix),
+            inbox_prefix=inbox_prefix,
             request_timeout=check_seconds("request_timeout", request_timeout),
             close_timeout=check_seconds("close_timeout", close_timeout, zero=True),
         )
     )
+
+
+def _check_connect_line(opening: OpeningSettings, servers: Sequence[Server]) -> None:
+    """Complain of a name, or credentials in a URL, too long for the server."""
+    for server in servers:
+        fields = {"user": server.user, "pass": server.password, "auth_token": server.token}
+        given = {name: text for name, text in fields.items() if text is not None}
+        fault = connect_fault(opening, {} if opening.auth is not None else given)
+        if fault is not None:
+            raise ConfigurationError(fault)
 
 
 def _default_servers() -> str:
@@ -245,7 +268,14 @@ class _Open(AbstractAsyncContextManager[Connection]):
         if isinstance(auth, Auth):
             seconds = self._settings.opening.connect_timeout
             with trio.move_on_after(seconds) as scope:
-                await prepare(auth)
+                answer = await prepare(auth)
+                fields = await answer.connect_fields(None)
+                if answer.sign is not None:
+                    fields["sig"] = "-" * _SIGNATURE
+                fault = connect_fault(self._settings.opening, fields)
+                del answer, fields
+                if fault is not None:
+                    raise CredentialsError(fault)
             if scope.cancelled_caught:
                 raise CredentialsError(
                     f"the credentials could not be read within {seconds:g} s (connect_timeout)"

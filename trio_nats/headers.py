@@ -157,7 +157,8 @@ class Headers(MutableMapping[str, str]):
             self._pairs[place] = None
         self._holes += len(places)
         if self._holes * 2 > len(self._pairs):
-            self._pairs, self._index, self._holes = [*self.pairs()], None, 0
+            self._pairs = [*self.pairs()]
+            self._index, self._holes = None, 0
 
 
 HeadersLike: TypeAlias = Headers | Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]

@@ -30,6 +30,8 @@ class Publisher(Protocol):
         headers: HeadersLike | None = None,
     ) -> None: ...
 
+    async def _checkpoint(self) -> None: ...
+
 
 # One is made per message received, so it is a C-level struct that keeps the wire's own bytes and
 # decodes text only when asked. gc=False: a message can only be part of a cycle through a queue that
@@ -99,24 +101,37 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         raw = self.raw_headers
         return None if raw is None else decode_headers(raw)[1]
 
-    async def respond(self, payload: Payload = b"", *, headers: HeadersLike | None = None) -> None:
+    async def respond(self, payload: Payload = b"", *, headers: HeadersLike | None = None) -> bool:
         """Publish ``payload`` to this message's :attr:`reply` subject.
 
-        Raises :exc:`ValueError` when the sender did not ask for an answer, and whatever
-        :meth:`Connection.publish` raises. A reply subject that nothing can be published to, such as
-        one with a wildcard, is the sender's mistake: there is no answer then, and no error.
-        Cancelled, it has sent all of the answer or none.
+        Whoever sent the message may have asked for no answer, or named a reply subject that nothing
+        can be published to: one with a wildcard, say, or too long for a line of the protocol. Then
+        nothing is sent and nothing raised, so no message ends the loop that answers it.
+
+        :returns: whether an answer was sent.
+        :raises ValueError: if the message was not received from a connection.
+
+        It also raises what :meth:`Connection.publish` raises for ``payload`` and ``headers``. If
+        cancelled, it has sent all of the answer or none.
         """
-        reply = self.raw_reply
+        origin, reply = self._origin, self.raw_reply
         if reply is None:
-            raise ValueError(f"the message on {self.subject!r} has no reply subject to respond to")
-        if self._origin is None:
+            if origin is not None:
+                await origin._checkpoint()
+            return False
+        if origin is None:
             raise ValueError("this message was not received from a connection; cannot respond")
         try:
-            await self._origin.publish(reply.decode(), payload, headers=headers)
+            await origin.publish(reply.decode(), payload, headers=headers)
         except (InvalidSubjectError, UnicodeDecodeError):
-            # Servers let it through. Whoever sends it must not break the loop that receives it.
-            _logger.info("the reply subject of a message on %r cannot be: %a", self.subject, reply)
+            _logger.info(
+                "no answer to a message on %a: its reply subject cannot be published to: %a",
+                self.raw_subject[:80],
+                reply[:80],
+            )
+            await origin._checkpoint()
+            return False
+        return True
 
     def __repr__(self) -> str:
         data = self.data if len(self.data) <= 64 else self.data[:61] + b"..."

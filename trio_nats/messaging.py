@@ -166,14 +166,22 @@ class Messaging:
         data = payload if type(payload) is bytes else _as_bytes(payload)
         if headers is None:
             self._heads.check_size(len(data))
-            return commands.pub(raw_subject, reply, data)
+            frame = commands.pub(raw_subject, reply, data)
+            self._heads.check_line(len(frame[0]) - 6, raw_subject, reply)
+            return frame
         block = encode_headers(headers)
         if not self._core.info.headers and self._core.session is not None:
             raise ConfigurationError(
                 "the server does not support message headers; leave them out, or upgrade it"
             )
         self._heads.check_size(len(block) + len(data))
-        return commands.hpub(raw_subject, reply, block, data)
+        frame = commands.hpub(raw_subject, reply, block, data)
+        self._heads.check_line(len(frame[0]) - len(block) - 7, raw_subject, reply)
+        return frame
+
+    async def _checkpoint(self) -> None:
+        """What a message that is not answered waits for; see :meth:`Msg.respond`."""
+        await trio.lowlevel.checkpoint()
 
     # --- subscribing -----------------------------------------------------------------------------
 
@@ -217,12 +225,15 @@ class Messaging:
         """
         if max_msgs is not None:
             check_count("max_msgs", max_msgs, 1)
+        raw_subject = check_filter(subject)
+        raw_queue = None if queue is None else check_queue(queue)
+        commands.check_sub(raw_subject, raw_queue, self._heads.max_control_line)
         sub = Subscription(
             self._core,
             subject,
-            check_filter(subject),
+            raw_subject,
             queue,
-            None if queue is None else check_queue(queue),
+            raw_queue,
             max_msgs,
             self._limits(pending),
         )

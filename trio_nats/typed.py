@@ -90,25 +90,25 @@ class TypedMsg(Decoded[T]):
         return self.raw.headers
 
     @overload
-    async def respond(self, value: T, *, headers: HeadersLike | None = None) -> None: ...
+    async def respond(self, value: T, *, headers: HeadersLike | None = None) -> bool: ...
     @overload
     async def respond(
         self, value: P, *, codec: Encoder[P], headers: HeadersLike | None = None
-    ) -> None: ...
+    ) -> bool: ...
     async def respond(
         self,
         value: T | P,
         *,
         codec: Encoder[P] | None = None,
         headers: HeadersLike | None = None,
-    ) -> None:
+    ) -> bool:
         """Answer with a value, encoded by ``codec``: unless given, the one the message came by.
 
-        Raises :exc:`EncodeError`, and what :meth:`Msg.respond` raises. Cancelled, it has sent all
-        of the answer or none.
+        Returns whether an answer was sent, see :meth:`Msg.respond`. Raises :exc:`EncodeError`, and
+        what that one raises. If cancelled, it has sent all of the answer or none.
         """
         encoder = cast("Encoder[T | P]", self._codec if codec is None else codec)
-        await self.raw.respond(encode(encoder, value), headers=headers)
+        return await self.raw.respond(encode(encoder, value), headers=headers)
 
     def __repr__(self) -> str:
         return f"TypedMsg({self.raw!r}, {self._codec!r})"

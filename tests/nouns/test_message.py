@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from trio_nats._protocol.subjects import check_subject
 from trio_nats.errors import InvalidHeaderError
 from trio_nats.headers import Headers, HeadersLike, Status
 from trio_nats.message import Msg, Payload
@@ -13,6 +14,7 @@ class Recorder:
     """Stands in for the connection a message came in on."""
 
     def __init__(self) -> None:
+        self.checkpoints = 0
         self.sent: list[tuple[str, Payload, str | None, HeadersLike | None]] = []
 
     async def publish(
@@ -23,7 +25,11 @@ class Recorder:
         reply: str | None = None,
         headers: HeadersLike | None = None,
     ) -> None:
+        check_subject(subject)
         self.sent.append((subject, payload, reply, headers))
+
+    async def _checkpoint(self) -> None:
+        self.checkpoints += 1
 
 
 def received(raw_headers: bytes | None = None, *, reply: bytes | None = None) -> Msg:
@@ -107,9 +113,9 @@ def test_new_checks_its_headers() -> None:
 async def test_respond_publishes_to_the_reply_subject() -> None:
     origin = Recorder()
     msg = Msg(b"a", b"1", b"r.1", b"", None, origin)
-    await msg.respond()
-    await msg.respond(b"bytes")
-    await msg.respond("text", headers={"K": "v"})
+    assert await msg.respond() is True
+    assert await msg.respond(b"bytes") is True
+    assert await msg.respond("text", headers={"K": "v"}) is True
     assert origin.sent == [
         ("r.1", b"", None, None),
         ("r.1", b"bytes", None, None),
@@ -117,19 +123,23 @@ async def test_respond_publishes_to_the_reply_subject() -> None:
     ]
 
 
-async def test_respond_without_a_reply_subject() -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [None, b"", b"a.*", b">", b"a..b", b".a", b"a\rb", b"a\x00", b"\xff"],
+    ids=repr,
+)
+async def test_what_cannot_be_answered_is_not(reply: bytes | None) -> None:
     origin = Recorder()
-    msg = Msg(b"a", b"1", None, b"", None, origin)
-    with pytest.raises(
-        ValueError, match=r"^the message on 'a' has no reply subject to respond to$"
-    ):
-        await msg.respond(b"x")
+    msg = Msg(b"a", b"1", reply, b"", None, origin)
+    assert await msg.respond(b"x") is False
     assert origin.sent == []
+    assert origin.checkpoints == 1
 
 
 async def test_respond_to_a_message_that_was_never_received() -> None:
     with pytest.raises(ValueError, match="this message was not received from a connection"):
         await Msg.new("a", reply="r").respond(b"x")
+    assert await Msg.new("a").respond(b"x") is False
 
 
 # --- repr ----------------------------------------------------------------------------------------

@@ -283,14 +283,14 @@ def remembered(heads: commands.Heads) -> int:
 
 
 def test_a_line_is_remembered_by_subject_and_size() -> None:
-    heads = commands.Heads(100)
+    heads = commands.Heads(100, 4096)
     assert heads.learn("a.b", 5) == (b"PUB a.b 5\r\n", 18)
     assert heads.learn("a.b", 100) == (b"PUB a.b 100\r\n", 115)
     assert heads.known == {"a.b": {5: (b"PUB a.b 5\r\n", 18), 100: (b"PUB a.b 100\r\n", 115)}}
 
 
 def test_what_cannot_be_sent_is_not_remembered() -> None:
-    heads = commands.Heads(100)
+    heads = commands.Heads(100, 4096)
     with pytest.raises(MaxPayloadError):
         heads.learn("a", 101)
     for subject in ("", "a b", "a.*", "a\r\nPING"):
@@ -300,7 +300,7 @@ def test_what_cannot_be_sent_is_not_remembered() -> None:
 
 
 def test_a_new_limit_forgets_what_the_old_one_allowed() -> None:
-    heads = commands.Heads(100)
+    heads = commands.Heads(100, 4096)
     heads.learn("a", 100)
     heads.max_payload = 100
     assert remembered(heads) == 1
@@ -312,7 +312,7 @@ def test_a_new_limit_forgets_what_the_old_one_allowed() -> None:
 
 
 def test_memory_is_bounded_however_many_subjects_and_sizes_there_are() -> None:
-    heads = commands.Heads(1_000_000)
+    heads = commands.Heads(1_000_000, 4096)
     for number in range(10_000):
         heads.learn(f"inbox.{number}", 5)
         heads.learn("a", number)

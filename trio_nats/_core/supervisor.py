@@ -78,7 +78,7 @@ class Supervisor(SessionCallbacks):
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
-        self.heads: Heads = Heads(self.info.max_payload)
+        self.heads: Heads = Heads(self.info.max_payload, settings.opening.max_control_line)
         self.session: Session | None = None
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""

@@ -10,13 +10,20 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..errors import MaxPayloadError
+from ..errors import InvalidSubjectError, MaxPayloadError
 from .subjects import check_subject
 
-__all__ = ["CRLF", "PING", "PONG", "Frame", "Heads"]
-__all__ += ["connect", "hpub", "pub", "sub", "unsub"]
+__all__ = ["CRLF", "MAX_CONTROL_LINE", "PING", "PONG", "Frame", "Heads"]
+__all__ += ["check_sub", "connect", "connect_fault", "hpub", "pub", "sub", "too_long", "unsub"]
 
 _MAX_REMEMBERED = 4096
+_MAX_REMEMBERED_LENGTH = 256
+"""Bytes of a subject. Longer ones are checked each time, so that many of them take no memory."""
+_SID_DIGITS = 10
+"""As many are left room for in the lines of subscriptions, whose numbers are not known yet."""
+
+MAX_CONTROL_LINE = 4096
+"""What servers take unless configured otherwise."""
 
 CRLF = b"\r\n"
 PING = b"PING\r\n"
@@ -29,6 +36,55 @@ def connect(fields: Mapping[str, str | int | bool]) -> bytes:
     return b"CONNECT %b\r\n" % msgspec.json.encode(fields, enc_hook=str.__str__)
 
 
+# Servers count the arguments of a line: what is between the verb and the line end, less the space
+# behind the verb.
+
+
+def too_long(
+    length: int, limit: int, parts: Mapping[str, bytes | None]
+) -> InvalidSubjectError | None:
+    """The error for a line with ``length`` bytes of arguments, if a server takes ``limit``."""
+    if length <= limit:
+        return None
+    name, size = max(((name, len(part or b"")) for name, part in parts.items()), key=lambda p: p[1])
+    return InvalidSubjectError(_fault(f"the {name}", size, length, limit))
+
+
+def _fault(name: str, size: int, length: int, limit: int) -> str:
+    return (
+        f"{name} is too long: with its {size:,} bytes the line of the protocol has {length:,}, and "
+        f"max_control_line is {limit:,}. Make it shorter, or, if the server is configured to take "
+        "longer lines, give open_nats the same max_control_line"
+    )
+
+
+def check_sub(subject: bytes, queue: bytes | None, limit: int) -> None:
+    """Complain of a subscription whose line would be longer than ``limit``."""
+    length = len(subject) + 1 + _SID_DIGITS + (0 if queue is None else 1 + len(queue))
+    error = too_long(length, limit, {"subject": subject, "queue group": queue})
+    if error is not None:
+        raise error
+
+
+def connect_fault(fields: Mapping[str, str | int | bool], limit: int) -> str | None:
+    """What is wrong with CONNECT if it is longer than ``limit``; quotes nothing of it."""
+    length = len(connect(fields)) - len(b"CONNECT \r\n")
+    if length <= limit:
+        return None
+    sizes = {name: len(value) for name, value in fields.items() if isinstance(value, str)}
+    name = max(sizes, key=sizes.__getitem__)
+    return _fault(_FIELDS.get(name, name), sizes[name], length, limit)
+
+
+_FIELDS = {
+    "name": "the name",
+    "user": "the user name",
+    "pass": "the password",
+    "auth_token": "the token",
+    "jwt": "the JWT",
+}
+
+
 Frame: TypeAlias = tuple[bytes, bytes, bytes]
 """A message to be published: its control line and headers, its payload, and the line end."""
 
@@ -37,10 +93,12 @@ class Heads:
     """Control lines of PUB, and sizes of whole frames, by subject and size of the payload.
 
     Publishers use few subjects and sizes over and over. Those that use many (replies to inboxes,
-    say) only fill it until it is emptied.
+    say) only fill it until it is emptied. It remembers 4,096 of up to 256 bytes each.
     """
 
-    def __init__(self, max_payload: int) -> None:
+    def __init__(self, max_payload: int, max_control_line: int) -> None:
+        self.max_control_line: int = max_control_line
+        """The most bytes of arguments that the server takes on a line."""
         self.known: dict[str, dict[int, tuple[bytes, int]]] = {}
         """What was checked already: the subject, and the size against :attr:`max_payload`."""
         self._remembered = 0
@@ -60,12 +118,16 @@ class Heads:
 
     def learn(self, subject: str, size: int) -> tuple[bytes, int]:
         """Check both, and remember what comes of it."""
-        line = b"PUB %b %d\r\n" % (check_subject(subject), size)
+        raw = check_subject(subject)
+        line = b"PUB %b %d\r\n" % (raw, size)
+        self.check_line(len(line) - 6, raw, None)
         self.check_size(size)
+        found = line, len(line) + size + 2
+        if len(raw) > _MAX_REMEMBERED_LENGTH:
+            return found
         if self._remembered >= _MAX_REMEMBERED:
             self._forget()
         self._remembered += 1
-        found = line, len(line) + size + 2
         self.known.setdefault(subject, {})[size] = found
         return found
 
@@ -75,6 +137,8 @@ class Heads:
             return self._subjects[subject]
         except (KeyError, TypeError):  # what cannot be a key is no subject either
             raw = check_subject(subject)
+        if len(raw) > _MAX_REMEMBERED_LENGTH:
+            return raw
         if len(self._subjects) >= _MAX_REMEMBERED:
             self._subjects.clear()
         self._subjects[subject] = raw
@@ -83,6 +147,12 @@ class Heads:
     def _forget(self) -> None:
         self.known.clear()
         self._remembered = 0
+
+    def check_line(self, length: int, subject: bytes, reply: bytes | None) -> None:
+        """Complain about a line longer than the server takes."""
+        parts = {"subject": subject, "reply subject": reply}
+        if (error := too_long(length, self.max_control_line, parts)) is not None:
+            raise error
 
     def check_size(self, size: int) -> None:
         """Complain about more than the server takes."""

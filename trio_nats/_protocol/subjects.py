@@ -11,11 +11,14 @@ import re
 
 from ..errors import InvalidSubjectError
 
-__all__ = ["check_filter", "check_inbox_prefix", "check_queue", "check_subject"]
+__all__ = ["check_filter", "check_inbox_length", "check_inbox_prefix"]
+__all__ += ["check_queue", "check_subject"]
 
 _TERM = r"[^\x00-\x20\x7f.*>]+"
 _SUBJECT = re.compile(rf"{_TERM}(?:\.{_TERM})*")
 _FILTER = re.compile(rf"(?:{_TERM}|\*)(?:\.(?:{_TERM}|\*))*(?:\.>)?|>")
+_INBOX_ROOM = 256
+"""Bytes of a line that an inbox prefix leaves: to names of inboxes, and what is asked for."""
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -58,6 +61,16 @@ def check_inbox_prefix(prefix: str) -> str:
     except (TypeError, UnicodeEncodeError):
         pass
     raise _refusal("inbox prefix", prefix, wildcards=False)
+
+
+def check_inbox_length(prefix: str, max_control_line: int) -> None:
+    """Complain of an inbox prefix that leaves no room on a line for anything else."""
+    most, size = max_control_line - _INBOX_ROOM, len(prefix.encode())
+    if size > most:
+        raise InvalidSubjectError(
+            f"inbox_prefix is too long: it has {size:,} bytes, and may have {most:,} where "
+            f"max_control_line is {max_control_line:,}"
+        )
 
 
 def _refusal(what: str, text: object, *, wildcards: bool) -> InvalidSubjectError:

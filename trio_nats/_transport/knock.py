@@ -160,6 +160,9 @@ class _Nobody:
     ) -> None:
         raise NotImplementedError
 
+    async def _checkpoint(self) -> None:
+        raise NotImplementedError
+
 
 class _Knocking(_Opening):
     """An opening that only looks."""

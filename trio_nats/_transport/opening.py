@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,8 @@ from .tls_info import CertificateNames, TLSInfo, describe
 if TYPE_CHECKING:
     from .websocket import WebSocketStream
 
-__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire", "lead", "open_wire"]
+__all__ = ["AttemptFailed", "OpeningMemory", "OpeningSettings", "Wire"]
+__all__ += ["connect_fault", "lead", "open_wire"]
 
 logger = logging.getLogger("trio_nats.connect")
 
@@ -76,6 +78,7 @@ class OpeningSettings:
     connect_timeout: float
     plaintext_auth: PlaintextAuth
     limits: ProtocolLimits
+    max_control_line: int = commands.MAX_CONTROL_LINE
     version: str
     """This package's, for CONNECT."""
     websocket: WebSocketOptions
@@ -427,9 +430,10 @@ class _Opening:
             self._websocket.max_payload = lambda: wire.info.max_payload
         try:
             # As a view, and in no other variable: those may be printed with a traceback.
-            fields = self._connect_fields(info, answer)
-            greeting = commands.PING * 2
-            await stream.send_all(memoryview(commands.connect(await fields) + greeting))
+            line, fault = await self._connect_line(info, answer)
+            if fault is not None:
+                raise CredentialsError(fault)
+            await stream.send_all(line)
             while not await self._pong_among(wire, answer):
                 wire.early = await self._read_events(wire)
             await self._hear_out(wire)
@@ -469,23 +473,19 @@ class _Opening:
         self._heard_inside = self._tls_info is not None
         return wire.parser.feed(bytes(data))
 
+    async def _connect_line(
+        self, info: ServerInfo, answer: Answer
+    ) -> tuple[memoryview, str | None]:
+        """CONNECT and two PINGs, and what is wrong with them; raises nothing that shows them."""
+        fields = await self._connect_fields(info, answer)
+        fault = commands.connect_fault(fields, self._settings.max_control_line)
+        return memoryview(commands.connect(fields) + commands.PING * 2), fault
+
     async def _connect_fields(
         self, info: ServerInfo, answer: Answer
     ) -> dict[str, str | int | bool]:
         self._check_believable(info, answer)
-        fields: dict[str, str | int | bool] = {
-            "verbose": False,
-            "pedantic": False,
-            "tls_required": self._tls_info is not None,
-            "lang": "python-trio",
-            "version": self._settings.version,
-            "protocol": 1,
-            "echo": self._settings.echo,
-            "headers": info.headers,
-            "no_responders": info.headers,
-        }
-        if self._settings.name is not None:
-            fields["name"] = self._settings.name
+        fields = _own_fields(self._settings, tls=self._tls_info is not None, headers=info.headers)
         credentials = await answer.connect_fields(info.nonce)
         self._introduced = True
         return fields | credentials
@@ -556,3 +556,29 @@ class _Opening:
             "auth": "no answer to CONNECT",
         }.get(self.phase, "not connected")
         return ConnectTimeoutError(f"{what} {within}")
+
+
+def _own_fields(
+    settings: OpeningSettings, *, tls: bool, headers: bool
+) -> dict[str, str | int | bool]:
+    """The fields of CONNECT but for the credentials."""
+    fields: dict[str, str | int | bool] = {
+        "verbose": False,
+        "pedantic": False,
+        "tls_required": tls,
+        "lang": "python-trio",
+        "version": settings.version,
+        "protocol": 1,
+        "echo": settings.echo,
+        "headers": headers,
+        "no_responders": headers,
+    }
+    if settings.name is not None:
+        fields["name"] = settings.name
+    return fields
+
+
+def connect_fault(settings: OpeningSettings, credentials: Mapping[str, str]) -> str | None:
+    """What is too long for CONNECT, as far as that can be said before dialling."""
+    fields = _own_fields(settings, tls=False, headers=False)
+    return commands.connect_fault({**fields, **credentials}, settings.max_control_line)

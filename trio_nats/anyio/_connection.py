@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, TypeVarTuple, overload
 
+import anyio.lowlevel
+
 import trio_nats
 from trio_nats import (
     Codec,
@@ -101,6 +103,9 @@ class Connection:
             await self._publish(subject, encoded(codec, payload), reply=reply, headers=headers)
         except TRIO_ERRORS as error:
             raise translated(error) from error.__cause__
+
+    async def _checkpoint(self) -> None:
+        await anyio.lowlevel.checkpoint()
 
     @overload
     def publisher(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Generic, Protocol, TypeVar, cast, overload
 
-import trio
-
 from ..codecs import BytesCodec, Decoder, Encoder, encode
 from ..errors import DecodeError
 from ..headers import Headers, HeadersLike
@@ -98,16 +96,13 @@ class ServiceRequest:
         """The subject that answers go to; ``None`` if none is wanted, and none is sent then."""
         return self.raw.reply
 
-    async def respond(self, payload: Payload = b"", *, headers: HeadersLike | None = None) -> None:
-        """Answer; does nothing if no answer is wanted.
+    async def respond(self, payload: Payload = b"", *, headers: HeadersLike | None = None) -> bool:
+        """Answer, if an answer is wanted.
 
-        Raises what :meth:`Connection.publish` raises. Cancelled, it has sent all of the answer or
-        none.
+        Returns whether one was sent, see :meth:`Msg.respond`. Raises what that one raises. If
+        cancelled, it has sent all of the answer or none.
         """
-        if self.raw.reply is None:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self.raw.respond(payload, headers=headers)
+        return await self.raw.respond(payload, headers=headers)
 
     async def respond_error(
         self,
@@ -116,17 +111,18 @@ class ServiceRequest:
         data: Payload = b"",
         *,
         headers: HeadersLike | None = None,
-    ) -> None:
+    ) -> bool:
         """Answer with an error: a number, by custom one of HTTP's, and a text for people.
 
-        It counts as an error in the statistics. Raises :exc:`ConfigurationError` for what is no
-        code or description, and otherwise what :meth:`respond` raises.
+        It counts as an error in the statistics. Returns whether an answer was sent. Raises
+        :exc:`ConfigurationError` for what is no code or description, and otherwise what
+        :meth:`respond` raises.
         """
         failure = ServiceError(code, description)
         every = Headers(headers or ())
         every.update(failure.headers)
         self.failure = failure
-        await self.respond(data, headers=every)
+        return await self.respond(data, headers=every)
 
     def __repr__(self) -> str:
         return f"ServiceRequest({self.raw!r})"
@@ -188,24 +184,25 @@ class TypedRequest(Generic[T, R]):
         return self.raw.reply
 
     @overload
-    async def respond(self, value: R, *, headers: HeadersLike | None = None) -> None: ...
+    async def respond(self, value: R, *, headers: HeadersLike | None = None) -> bool: ...
     @overload
     async def respond(
         self, value: P, *, codec: Encoder[P], headers: HeadersLike | None = None
-    ) -> None: ...
+    ) -> bool: ...
     async def respond(
         self,
         value: R | P,
         *,
         codec: Encoder[P] | None = None,
         headers: HeadersLike | None = None,
-    ) -> None:
+    ) -> bool:
         """Answer with a value, encoded by ``codec``: unless given, the endpoint's own.
 
-        Raises :exc:`EncodeError`, and what :meth:`ServiceRequest.respond` raises.
+        Returns whether an answer was sent. Raises :exc:`EncodeError`, and what
+        :meth:`ServiceRequest.respond` raises.
         """
         encoder = cast("Encoder[R | P]", self._encoder if codec is None else codec)
-        await self.raw.respond(encode(encoder, value), headers=headers)
+        return await self.raw.respond(encode(encoder, value), headers=headers)
 
     async def respond_error(
         self,
@@ -214,9 +211,9 @@ class TypedRequest(Generic[T, R]):
         data: Payload = b"",
         *,
         headers: HeadersLike | None = None,
-    ) -> None:
+    ) -> bool:
         """See :meth:`ServiceRequest.respond_error`."""
-        await self.raw.respond_error(code, description, data, headers=headers)
+        return await self.raw.respond_error(code, description, data, headers=headers)
 
     def __repr__(self) -> str:
         return f"TypedRequest({self.raw.raw!r}, {self._decoder!r})"
