@@ -279,16 +279,23 @@ class Connection(Messaging):
         seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
         were left by then. Cancelled, the connection is closed at once. Another task that drains it
         already is joined; closing it ends the drain.
+
+        It cannot wait for the task that calls it. When that one receives from a subscription in
+        which messages are left, or handles a request of a service, it returns once the others are
+        empty, and leaves the connection open: receive the rest, which ends the loop, and leave the
+        block.
         """
         core = self._core
         core.check_usable()
         seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
         core.begin_draining()
+        left_for_us = False
         try:
             with trio.move_on_after(seconds) as scope:
-                await core.drain_all()
+                left_for_us = await core.drain_all()
         finally:
-            await self.aclose()
+            if not left_for_us:
+                await self.aclose()
         if scope.cancelled_caught:
             raise timed_out(f"drain: messages were left after {seconds:g} s", self.disconnected_for)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import TypeVar, overload
 
 import trio
@@ -39,6 +40,7 @@ class Messaging:
         self._outbox = core.outbox
         self._heads = core.heads
         self._known_heads = core.heads.known
+        self._thread = core.thread
 
     @property
     def disconnected_for(self) -> float | None:
@@ -92,7 +94,13 @@ class Messaging:
         nothing. Cancelled, it has sent nothing either.
         """
         outbox = self._outbox
-        if outbox.size < outbox.easy and reply is None and codec is None and type(payload) is bytes:
+        if (
+            outbox.size < outbox.easy
+            and reply is None
+            and codec is None
+            and type(payload) is bytes
+            and get_ident() == self._thread
+        ):
             # Most messages by far. What is below does the same, and more.
             if headers is None:
                 try:
@@ -106,6 +114,7 @@ class Messaging:
             outbox.open += (head, payload, CRLF)
             outbox.size += size
             return
+        self._core.check_run()
         raw_reply = None if reply is None else check_subject(reply)
         frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
         await self._room_for(frame, self._core.info)
@@ -153,6 +162,8 @@ class Messaging:
         would wait, and otherwise what :meth:`publish` raises. Nothing is written before other tasks
         get to run, so let them now and then when publishing much.
         """
+        if get_ident() != self._thread:
+            self._core.check_run()
         raw_reply = None if reply is None else check_subject(reply)
         frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
         self._core.check_open()
@@ -307,9 +318,9 @@ class Messaging:
         decoder = None
         if codec is not None or reply_codec is not None:
             decoder = reply_decoder(codec, reply_codec)
+        core.check_usable()
         token, reply = requests.new_token()
         frame = self._frame(subject, data, reply, headers)
-        core.check_usable()
         deadline = current_time() + seconds
         if self._outbox.has_room():
             await checkpoint_if_cancelled()
@@ -425,6 +436,7 @@ class Messaging:
         check_callable("sentinel", sentinel)
         data = encoded(codec, payload)
         decoder = reply_decoder(codec, reply_codec)
+        self._core.check_run()
         token, reply = self._core.requests.new_token()
         frame = self._frame(subject, data, reply, headers)
         replies = Replies(
@@ -451,6 +463,13 @@ class Messaging:
         core.requests.open(token, replies)
         core.requests.queues.add(replies)
         core.outbox.append(frame)
+
+    def check_run(self) -> None:
+        """Raise :exc:`RuntimeError` outside of the ``trio.run()`` the connection was opened in.
+
+        :meta private:
+        """
+        self._core.check_run()
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""

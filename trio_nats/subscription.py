@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from inspect import CORO_CLOSED, getcoroutinestate
+from threading import get_ident
 from typing import Self, TypeVar
+from weakref import WeakSet
 
 import outcome
 import trio
@@ -21,6 +24,9 @@ from .options import PendingLimits, check_count, check_seconds
 __all__ = ["Batches", "Subscription"]
 
 T = TypeVar("T")
+
+_LAST_TURN = 63
+"""So many messages are taken out before other tasks get their turn."""
 
 
 class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
@@ -56,7 +62,15 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self.remaining = max_msgs
         self._sid: bytes | None = None
         self._waiters: dict[trio.lowlevel.Task, None] = {}
-        self._turn = 0
+        # The first message takes a whole turn, and so notes who receives.
+        self._turn = _LAST_TURN
+        self._receivers: WeakSet[trio.lowlevel.Task] | None = None
+        self._thread = core.thread
+        self.helpers: Set[trio.lowlevel.Task] = frozenset()
+        """Tasks that deal with messages, and that the receiving one may be waiting for.
+
+        :meta private:
+        """
         self._ended: Exception | None = None
 
     # --- what it is ------------------------------------------------------------------------------
@@ -112,6 +126,24 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 f"drain: the server did not answer within {seconds:g} s",
                 self._core.disconnected_for,
             )
+
+    def waits_for(self, task: trio.lowlevel.Task) -> bool:
+        """Whether nobody can take out a message unless ``task`` goes on.
+
+        :meta private:
+        """
+        if self.is_handled_by(task):
+            return True
+        receivers = self._receivers or ()
+        alive = {one for one in receivers if getcoroutinestate(one.coro) != CORO_CLOSED}
+        return alive == {task}
+
+    def is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+        """Whether ``task`` deals with a message for the one that takes them out.
+
+        :meta private:
+        """
+        return task in self.helpers
 
     def _leave(self, error: Exception) -> None:
         if self._sid is not None:
@@ -181,12 +213,15 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
 
     async def receive(self) -> Msg:
         """The next message; waits for it. Cancelled, no message is lost."""
+        if get_ident() != self._thread:
+            self._core.check_run()
         queue = self._queue
         while queue:
-            self._turn = (self._turn + 1) & 63
+            self._turn = (self._turn + 1) & _LAST_TURN
             if self._turn:
                 await checkpoint_if_cancelled()
             else:
+                self._note_receiver()
                 await trio.lowlevel.checkpoint()
             if queue:  # another task may have been quicker
                 return self._pop()
@@ -200,13 +235,16 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         ``max_messages``. Cancelled, no message is lost.
         """
         most = sys.maxsize if max_messages is None else check_count("max_messages", max_messages, 1)
+        if get_ident() != self._thread:
+            self._core.check_run()
         if self._queue:
             # A batch counts as one turn unless it is worth more.
-            self._turn += min(len(self._queue), most, 63)
-            if self._turn < 63:
+            self._turn += min(len(self._queue), most, _LAST_TURN)
+            if self._turn < _LAST_TURN:
                 await checkpoint_if_cancelled()
             else:
                 self._turn = 0
+                self._note_receiver()
                 await trio.lowlevel.checkpoint()
         if self._queue:  # another task may have been quicker
             return self._take(most)
@@ -236,6 +274,8 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
 
     def receive_nowait(self) -> Msg:
         """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
+        if get_ident() != self._thread:
+            self._core.check_run()
         if self._queue:
             return self._pop()
         self._check_entered()
@@ -248,8 +288,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         if self._ended is not None:
             await trio.lowlevel.checkpoint()
             raise fresh(self._ended)
-        self._core.check_run()
-        task = trio.lowlevel.current_task()
+        task = self._note_receiver()
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             del self._waiters[task]
@@ -259,6 +298,16 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         msg: Msg = await trio.lowlevel.wait_task_rescheduled(abort)
         return msg
 
+    def _note_receiver(self) -> trio.lowlevel.Task:
+        """Remember the present task: it takes messages out."""
+        task = trio.lowlevel.current_task()
+        if self._receivers is None:
+            self._receivers = WeakSet()
+        if task not in self._receivers:
+            self._core.check_run()
+            self._receivers.add(task)
+        return task
+
     def _check_entered(self) -> None:
         if self._sid is None and self._ended is None:
             raise RuntimeError(
@@ -267,12 +316,13 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             )
 
     def __aiter__(self) -> Self:
+        self._core.check_run()
         return self
 
     async def __anext__(self) -> Msg:
         # The same as receive(), again, for a call less per message is a tenth of the time.
         queue = self._queue
-        if queue and self._turn != 63:
+        if queue and self._turn != _LAST_TURN:
             self._turn += 1
             await checkpoint_if_cancelled()
             msg = queue.popleft()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from weakref import WeakSet
 
 import outcome
@@ -20,8 +21,11 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
     gone.
     """
 
-    def __init__(self, listeners: WeakSet[EventListener], buffer: int) -> None:
+    def __init__(
+        self, listeners: WeakSet[EventListener], buffer: int, check_run: Callable[[], None]
+    ) -> None:
         self._listeners = listeners
+        self._check_run = check_run
         self._events: deque[Event] = deque(maxlen=buffer)
         self._waiters: dict[trio.lowlevel.Task, None] = {}
         self._ended: type[Exception] | None = None
@@ -37,6 +41,7 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
 
     async def receive(self) -> Event:
         """The next event; waits for it. If cancelled, no event is lost."""
+        self._check_run()
         await trio.lowlevel.checkpoint()
         try:
             return self.receive_nowait()
@@ -62,6 +67,8 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
 
     async def aclose(self) -> None:
         """Listen no more. Done even if cancelled, or repeated."""
+        if self._ended is None:
+            self._check_run()
         self._listeners.discard(self)
         self._events.clear()
         self.end(trio.ClosedResourceError)
@@ -81,7 +88,8 @@ class EventHub:
     Listeners are held weakly: one that is forgotten without being closed is gone as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check_run: Callable[[], None] = lambda: None) -> None:
+        self._check_run = check_run
         self._listeners: WeakSet[EventListener] = WeakSet()
         self._closed = False
 
@@ -91,7 +99,7 @@ class EventHub:
 
     def listen(self, buffer: int) -> EventListener:
         """A channel of the events from now on, ending with the connection."""
-        listener = EventListener(self._listeners, buffer)
+        listener = EventListener(self._listeners, buffer, self._check_run)
         if self._closed:
             listener.end(trio.EndOfChannel)
         else:

@@ -200,6 +200,14 @@ class Requests:
     def lift_limits(self) -> None:
         """See :class:`~.router.Sink`. There are none."""
 
+    def waits_for(self, task: trio.lowlevel.Task) -> bool:
+        """See :class:`~.router.Sink`. Replies never wait here."""
+        return False
+
+    def is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+        """See :class:`~.router.Sink`."""
+        return False
+
     async def wait_taken(self) -> None:
         """See :class:`~.router.Sink`. Replies never wait here."""
         await trio.lowlevel.checkpoint()

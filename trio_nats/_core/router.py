@@ -42,6 +42,14 @@ class Sink(Protocol):
     async def wait_taken(self) -> None:
         """Return once no message waits to be received."""
 
+    def waits_for(self, task: trio.lowlevel.Task) -> bool:
+        """Whether nobody can take out a message unless ``task`` goes on."""
+        ...
+
+    def is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+        """Whether ``task`` deals with a message for the one that takes them out."""
+        ...
+
     def let_go(self) -> None:
         """Have :meth:`wait_taken` return: what waits can be taken as before, or never."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from threading import get_ident
 
 import trio
 from trio.lowlevel import current_trio_token
@@ -74,7 +75,7 @@ class Supervisor(SessionCallbacks):
         self.requests: Requests = Requests(
             self.router, settings.inbox_prefix, lambda: self.disconnected_for
         )
-        self.hub: EventHub = EventHub()
+        self.hub: EventHub = EventHub(self.check_run)
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
@@ -83,6 +84,8 @@ class Supervisor(SessionCallbacks):
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""
         self._token = trio.lowlevel.current_trio_token()
+        self.thread: int = get_ident()
+        """The thread that this connection's ``trio.run()`` runs in."""
         self._memory = OpeningMemory(addresses=AddressHistory(randomize=settings.randomize))
         self._redial = Redialer(self.pool, settings.reconnect, self.hub, self._open)
         self._changed = trio.lowlevel.ParkingLot()
@@ -500,18 +503,25 @@ class Supervisor(SessionCallbacks):
                 if sink is not None:
                     sink.end(trio.EndOfChannel())
 
-    async def drain_all(self) -> None:
+    async def drain_all(self) -> bool:
         """:meth:`drain` every subscription, and wait until all they have has been taken out.
 
-        Those that another task is draining already are waited for as well.
+        Those that another task is draining already are waited for as well. What only the present
+        task can take out, or has to answer, is not waited for; returns whether there is any.
         """
+        task = trio.lowlevel.current_task()
         sinks = {sid: sink for sid, sink in self.router.sinks.items() if sink is not self.requests}
         self._drained += sinks.values()
         await self.drain(sinks)
+        left = False
         for sink in self._drained:
             if self.state is ConnectionState.CLOSED:  # meanwhile
-                break
-            await sink.wait_taken()
+                return False
+            if sink.waits_for(task):
+                left = left or sink.pending[0] > 0 or sink.is_handled_by(task)
+            else:
+                await sink.wait_taken()
+        return left
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -563,12 +573,20 @@ class Supervisor(SessionCallbacks):
     def check_usable(self) -> None:
         """:meth:`check_open` and :meth:`check_run`."""
         self.check_open()
-        if current_trio_token() is not self._token:
-            self.check_run()
+        self.check_run()
 
     def check_run(self) -> None:
-        """Complain when called from another ``trio.run()`` than the connection's."""
-        if current_trio_token() is not self._token:
+        """Complain when called from anywhere but the ``trio.run()`` the connection belongs to.
+
+        To look costs more than the rest of what is done for every message, so there only
+        ``thread`` is compared: in its own thread a foreign run can corrupt nothing, for only one of
+        them runs at a time, and what wakes a task looks again.
+        """
+        try:
+            token = current_trio_token()
+        except RuntimeError:  # no run at all
+            token = None
+        if token is not self._token:
             raise RuntimeError(
                 "this NATS connection belongs to another trio.run(); open one in each, or use "
                 "trio.from_thread to come back to it"

@@ -40,8 +40,9 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
     worth one.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, check_run: Callable[[], None]) -> None:
         self._name = name
+        self._check_run = check_run
         self._manager = open_nursery(self._end)
         self._nursery: trio.Nursery | None = None
         self._state = "not entered"
@@ -88,6 +89,7 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
         Leaving the block does the same.
         """
+        self._check_run()
         self._check_entered()
         self._state = "closed"
         await self._close()
@@ -98,6 +100,7 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
         Returns at once, and is harmless when repeated.
         """
+        self._check_run()
         self._check_entered()
         if self._state == "open":
             self._state = "stopping"
@@ -140,8 +143,8 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 class ConsumerMessages(Messages):
     """Those of one consumer."""
 
-    def __init__(self, name: str, feed: Inlet) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, feed: Inlet, check_run: Callable[[], None]) -> None:
+        super().__init__(name, check_run)
         self._feed = feed
         # Once entered it is the feed's own: a call less per message counts.
         self._receive: Callable[[], Awaitable[JetStreamMsg]] = self._not_entered

@@ -394,7 +394,7 @@ class Consumer:
             self._kept,
             is_there=self.refresh,
         )
-        messages = ConsumerMessages(repr(self), feed)
+        messages = ConsumerMessages(repr(self), feed, self._api.nc.check_run)
         return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
 
     @overload
@@ -422,7 +422,7 @@ class Consumer:
         inlet = Pushed(
             nc, cast("Link", nc), self._name, config, self._desk, self._kept, self.refresh
         )
-        messages = ConsumerMessages(repr(self), inlet)
+        messages = ConsumerMessages(repr(self), inlet, nc.check_run)
         return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
 
     def _terms(

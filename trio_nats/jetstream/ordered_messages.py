@@ -25,7 +25,7 @@ class OrderedMessages(Messages):
     """Those of one consumer after the other."""
 
     def __init__(self, owner: Succession, options: ConsumeOptions) -> None:
-        super().__init__(repr(owner))
+        super().__init__(repr(owner), owner.api.nc.check_run)
         self._owner = owner
         self._api = owner.api
         self._options = options

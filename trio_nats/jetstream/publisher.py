@@ -62,6 +62,7 @@ class PendingAck:
         Raises what :meth:`JetStream.publish` raises, and :exc:`trio.ClosedResourceError` if the
         publisher's block was left by an exception before. Cancelled, it can be waited for again.
         """
+        self._publisher.check_run()
         if self._outcome is None:
             if self._arrived is None:
                 self._arrived = trio.Event()
@@ -203,6 +204,7 @@ class Publisher:
             expect_last_msg_id=expect_last_msg_id,
             ttl=ttl,
         )
+        self._nc.check_run()
         data = encoded(codec, payload)
         self._check_open()
         try:
@@ -295,6 +297,13 @@ class Publisher:
         return error
 
     # --- acknowledgements ------------------------------------------------------------------------
+
+    def check_run(self) -> None:
+        """See :meth:`Connection.check_run`.
+
+        :meta private:
+        """
+        self._nc.check_run()
 
     def claim(self, ack: PendingAck) -> None:
         """Somebody has asked about it.

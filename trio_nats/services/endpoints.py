@@ -50,6 +50,8 @@ class Endpoint:
         self._concurrency = concurrency
         self._call = call
         self._under_way = 0
+        self._handlers: set[trio.lowlevel.Task] = set()
+        sub.helpers = self._handlers
         self._room = trio.lowlevel.ParkingLot()
         self.reset()
 
@@ -138,6 +140,8 @@ class Endpoint:
 
     async def _handle(self, msg: Msg, refuse: Callable[[Msg], None]) -> None:
         request = ServiceRequest(msg)
+        task = trio.lowlevel.current_task()
+        self._handlers.add(task)
         self._requests += 1
         begun = time.perf_counter_ns()
         try:
@@ -153,6 +157,7 @@ class Endpoint:
         finally:
             self._nanoseconds += time.perf_counter_ns() - begun
             self._under_way -= 1
+            self._handlers.discard(task)
             self._room.unpark()
 
     async def _answer_error(self, request: ServiceRequest, error: Exception) -> None:

@@ -255,6 +255,7 @@ class Service(ServiceGroup):
         Returns at once, so handlers may call it; :meth:`wait_stopped` waits. Harmless when
         repeated.
         """
+        self.nc.check_run()
         self._stop.set()
 
     async def wait_stopped(self) -> None:
@@ -264,6 +265,7 @@ class Service(ServiceGroup):
         handler that waits for it waits for itself, until ``close_timeout`` is over. Cancelled,
         nothing happens.
         """
+        self.nc.check_run()
         await self._stopped.wait()
         if self._failure is not None:
             raise fresh(self._failure)
@@ -331,6 +333,7 @@ class Service(ServiceGroup):
 
         :meta private:
         """
+        self._check_adding()
         await trio.lowlevel.checkpoint()
         self._check_adding()
         if self._work is not None:
@@ -342,6 +345,7 @@ class Service(ServiceGroup):
         self._endpoints.append(endpoint)
 
     def _check_adding(self) -> None:
+        self.nc.check_run()
         if self.stopping:
             raise trio.ClosedResourceError(f"service {self._name!r} is stopping")
 
