@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from tests.reliability.helpers import PATIENCE, QUICK, session, until
-from tests.support.peer import Peer, ScriptedServer
+from tests.support.peer import Peer, ScriptedServer, info_line
 from trio_nats import (
     ConnectError,
     ConnectionLostError,
@@ -413,6 +413,21 @@ async def test_new_servers_are_moved_to_on_demand() -> None:
             await nc.reconnect()
         assert nc.connected_url == new.url
         await nc.flush(PATIENCE)
+
+
+async def test_what_the_old_server_names_is_not_among_the_new_servers() -> None:
+    replaced = trio.Event()
+
+    async def tells(peer: Peer) -> None:
+        await replaced.wait()
+        await peer.send(info_line(connect_urls=["10.0.0.1:4222"]))
+        await peer.serve()
+
+    async with ScriptedServer(session(tells)) as old, open_nats(old.url) as nc:
+        nc.set_servers("new.example")
+        replaced.set()
+        await nc.flush(PATIENCE)
+        assert [server.url for server in nc.servers] == ["nats://new.example:4222"]
 
 
 async def test_moving_to_new_servers_is_not_moving_to_the_old_one_again() -> None:

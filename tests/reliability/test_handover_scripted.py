@@ -351,6 +351,7 @@ async def test_a_lame_duck_is_not_left_for_another_one() -> None:
                 await tried.finished.wait()
                 await nc.flush()
             assert nc.connected_url == server.url
+            assert nc.stats.reconnects == 0
             assert len(other.peers) == 1
 
 

@@ -404,7 +404,8 @@ class Supervisor(SessionCallbacks):
             logger.info("%s is in lame duck mode", server)
             self.hub.emit(LameDuck(server.url))
             self.change_server(demanded=False)
-        if not self.settings.ignore_discovered:
+        # After set_servers() the one in use may be none of them, and its cluster neither.
+        if not self.settings.ignore_discovered and server in self.pool.servers:
             scheme = "tls" if session.wire.tls and not server.is_websocket else server.scheme
             self._tell_discovered(self.pool.discover(info, server, scheme))
             if unverified is not None:
