@@ -9,18 +9,22 @@ from typing import Any
 import pytest
 import trio
 
+from tests.messages.helpers import QUICK
 from tests.support.raw import raw_connection
 from trio_nats import (
+    AuthorizationError,
     ConfigurationError,
     ConnectError,
     Connection,
     CredentialsError,
     InvalidSubjectError,
     NatsError,
+    ServerReportedError,
     Token,
     UserPassword,
     open_nats,
 )
+from trio_nats.events import Reconnected
 from trio_nats.services import ServiceRequest
 from trio_nats.testing import NatsServer
 
@@ -190,3 +194,55 @@ async def test_credentials_from_a_callable_that_are_too_long(nats_server: NatsSe
     [attempt] = caught.value.attempts
     assert isinstance(attempt.error, CredentialsError)
     assert "the token is too long" in str(attempt.error)
+
+
+# --- a server that takes less than we were told ---------------------------------------------------
+
+
+async def test_a_subscription_that_is_too_long_for_the_server_is_told_so(
+    nats_server_factory: Callable[..., Any],
+) -> None:
+    server = await nats_server_factory(config="max_control_line: 1024")
+    with trio.fail_after(60):
+        async with (
+            open_nats(server.url, reconnect=QUICK) as nc,
+            nc.subscribe("innocent") as innocent,
+            nc.subscribe("i" * 1000) as too,
+            nc.subscribe("x" * 2000) as longest,
+            nc.subscribe("y" * 1500, queue="q") as long,
+        ):
+            for refused in (longest, long):
+                with pytest.raises(ServerReportedError, match="maximum control line exceeded"):
+                    await refused.receive()
+            await nc.flush()
+            await nc.publish("innocent", b"1")
+            await nc.publish(too.subject, b"2")
+            assert [(await sub.receive()).data for sub in (innocent, too)] == [b"1", b"2"]
+            assert nc.stats.reconnects <= 4
+
+
+async def test_a_message_that_is_too_long_for_the_server_ends_no_subscription(
+    nats_server_factory: Callable[..., Any],
+) -> None:
+    server = await nats_server_factory(config="max_control_line: 1024")
+    with trio.fail_after(60):
+        async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("i" * 1000) as sub:
+            async with nc.events() as events:
+                for number in range(1, 4):
+                    await nc.publish("x" * 2000)
+                    while not isinstance(await events.receive(), Reconnected):
+                        pass
+                    await nc.publish(sub.subject, b"%d" % number)
+                    assert (await sub.receive()).data == b"%d" % number
+
+
+async def test_credentials_that_are_too_long_for_the_server(
+    nats_server_factory: Callable[..., Any],
+) -> None:
+    server = await nats_server_factory(config="max_control_line: 1024")
+    with trio.fail_after(60), pytest.raises(ConnectError) as caught:
+        async with open_nats(server.url, auth=Token("t" * 2000)):
+            pass
+    [attempt] = caught.value.attempts
+    assert isinstance(attempt.error, AuthorizationError)
+    assert "longer than its max_control_line" in str(attempt.error)

@@ -51,6 +51,13 @@ class Pings:
             self.outbox.command(commands.PING)
         return ping
 
+    def send_first(self) -> Ping:
+        """Send a PING ahead of all that waits to be written, as the first of its session."""
+        ping = Ping(self._confirmation())
+        self._waiting.append(ping)
+        self.outbox.prepend([commands.PING])
+        return ping
+
     async def round_trip(self) -> bool:
         """Send a PING and wait for the PONG. ``False`` if it was lost with its wire instead.
 

@@ -187,6 +187,12 @@ class Router:
         """
         return self._refuse(self._unconfirmed.refused(), error)
 
+    def refuse_longest(self, error: ServerReportedError) -> bool:
+        """End the subscription with the longest line, for one is too long for the server."""
+        wanted = self.wanted()
+        sid = max(wanted, key=lambda sid: _length(wanted[sid]), default=None)
+        return self._refuse(sid, error)
+
     def _refuse(self, sid: bytes | None, error: ServerReportedError) -> bool:
         sink = None if sid is None else self._forget(sid)
         if sid is None or sink is None:
@@ -261,6 +267,10 @@ class Unconfirmed:
         last[0] -= 1
         found = last[0] - self._before
         return self._sids[found] if found >= 0 else None
+
+
+def _length(sink: Sink) -> int:
+    return len(sink.raw_subject) + len(sink.raw_queue or b"")
 
 
 def _frames(sid: bytes, sink: Sink) -> list[bytes]:

@@ -11,6 +11,7 @@ from trio.lowlevel import current_trio_token
 
 from .._nursery import open_nursery
 from .._protocol.commands import Heads
+from .._protocol.server_errors import is_too_long
 from .._transport.dial import AddressHistory
 from .._transport.opening import AttemptFailed, OpeningMemory, Wire, open_wire
 from ..errors import (
@@ -94,6 +95,9 @@ class Supervisor(SessionCallbacks):
         self._drained: list[Sink] = []
         """Subscriptions that the router does not know any more, but somebody waits for."""
         self._breaths = 0
+        self._line_refused = False
+        self._restored: Ping | None = None
+        """Behind the subscriptions of this wire, if a line was too long for the one before."""
         self._fence = Ping(lambda: None)
         self._fence.lose()
         self._began = 0.0
@@ -207,8 +211,11 @@ class Supervisor(SessionCallbacks):
         """Put a new wire to use: subscriptions first, then what waited to be published."""
         self.session = Session(wire, self.router, self.outbox, self.counters, self)
         frames = self.router.restore() if handover is None else handover.missing()
-        self.outbox.prepend(frames)
         self.router.new_wire()
+        if self._line_refused:
+            # To know whether it was the line of a subscription, if it happens again.
+            self._line_refused, self._restored = False, self.session.pings.send_first()
+        self.outbox.prepend(frames)
         self.router.live = True
         self.pool.connected(wire.server)
         self._settle_moves(None, waiting=handover is None)
@@ -474,6 +481,10 @@ class Supervisor(SessionCallbacks):
             # Nothing sent before this is to be taken for what a later error is about.
             if self.session is not None and self._fence.settled.is_set():
                 self._fence = self.session.pings.send()
+        elif is_too_long(error):
+            if self._restored is not None and not self._restored.settled.is_set():
+                self.router.refuse_longest(error)
+            self._line_refused = True
         logger.warning("%s", error)
         self.hub.emit(ServerError(error))
 

@@ -12,7 +12,7 @@ from ..errors import (
     ServerReportedError,
 )
 
-__all__ = ["server_error"]
+__all__ = ["is_too_long", "server_error"]
 
 _QUOTED = r'"((?:[^"\\]|\\.)+)"'
 _PERMISSION = re.compile(
@@ -35,11 +35,12 @@ _EXPIRED = {
     "user authentication revoked": "the user's JWT has been revoked",
     "account authentication expired": "the account's JWT has expired",
 }
+_TOO_LONG = "maximum control line exceeded"
 _OTHER = {
     "maximum connections exceeded": "the server takes no more connections",
     "maximum account active connections exceeded": "the account may not open more connections",
     "maximum subscriptions exceeded": "the connection may not make more subscriptions",
-    "maximum control line exceeded": "a subject is longer than max_control_line allows",
+    _TOO_LONG: "a line was longer than its max_control_line; give open_nats the same one",
     "maximum payload violation": "a message was larger than the server allows",
     "connection throttling is active": "too many connections at once; it is worth trying again",
 }
@@ -71,6 +72,11 @@ def server_error(text: str) -> ServerReportedError:
         if phrase in lowered:
             return ServerReportedError(text, hint)
     return ServerReportedError(text)
+
+
+def is_too_long(error: ServerReportedError) -> bool:
+    """Whether a line of ours was longer than the server takes. It closes the connection then."""
+    return _TOO_LONG in error.message.lower()
 
 
 def _unquoted(text: str) -> str:

@@ -16,7 +16,7 @@ import trio
 
 from .._protocol import commands
 from .._protocol.parser import ErrorLine, Event, Parser, Signal
-from .._protocol.server_errors import server_error
+from .._protocol.server_errors import is_too_long, server_error
 from ..auth import Answer, AuthLike, prepare_auth
 from ..errors import (
     AuthorizationError,
@@ -29,6 +29,7 @@ from ..errors import (
     PlaintextAuthError,
     ProtocolError,
     ServerClosedError,
+    ServerReportedError,
     TLSConfigurationError,
 )
 from ..message import Publisher
@@ -530,6 +531,11 @@ class _Opening:
         error = server_error(text)
         if isinstance(error, AuthorizationError):
             return type(error)(text, f"{error.explanation} ({answer.doubts()})")
+        if isinstance(error, ServerReportedError) and is_too_long(error):
+            # The credentials are, or our name. More of the same would be refused for ever.
+            return AuthorizationError(
+                text, "CONNECT, with the name and credentials, is longer than its max_control_line"
+            )
         return error
 
     def _closed_early(self) -> NatsError:
