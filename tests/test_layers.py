@@ -18,7 +18,7 @@ import trio_nats
 # The rooms, lowest floor first. A room is a module or a package directly in trio_nats. It may
 # import from its own floor and from any floor below it, except as BUILT_ON_TOP and EDGES say.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "_tracebacks"}),
+    frozenset({"errors", "_printable", "_tracebacks"}),
     frozenset({"codecs", "headers", "message", "events", "options", "server_info", "servers"}),
     frozenset({"_protocol"}),
     frozenset({"_nursery", "_tokens"}),
@@ -37,7 +37,7 @@ SANS_IO = NOUNS | FLOORS[2]
 BUILT_ON_TOP = FLOORS[7]
 EDGES = FLOORS[9]
 # Private, but for every floor above it.
-SHARED = FLOORS[3]
+SHARED = FLOORS[3] | {"_printable"}
 
 # What a method of the connection opens, ``nc.add_service()`` say, or one of JetStream: the one way
 # up there is, and only inside of the method, or for type checkers, so that a connection works, and

@@ -16,6 +16,8 @@ from typing import Literal, TypeVar
 
 import trio
 
+from ._printable import MAX_TEXT, printable_lines
+
 __all__ = [
     "AuthenticationExpiredError",
     "AuthorizationError",
@@ -62,7 +64,13 @@ verdict on them); where a connection moves to another server, also taking the su
 
 
 class NatsError(Exception):
-    """Base class of all errors raised by this package."""
+    """Base class of all errors raised by this package.
+
+    As text it is printable, whatever a peer put into it, and not longer than anybody would read.
+    """
+
+    def __str__(self) -> str:
+        return printable_lines(super().__str__(), MAX_TEXT)
 
     def __reduce__(self) -> tuple[Callable[..., Exception], tuple[object, ...]]:
         # Exceptions are copied and pickled by calling their class with `args`, which are the text.

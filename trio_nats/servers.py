@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 from urllib.parse import unquote
 
+from ._printable import has_unprintable
 from ._tracebacks import takes_secrets
 from .errors import ConfigurationError
 
@@ -171,7 +172,7 @@ def _split_address(address: str, default_port: int, shown: str) -> tuple[str, in
         port_text = after if colon else None
     if not host:
         raise ConfigurationError(f"{shown}: the host is missing")
-    if _HOST_FAULT.search(host):
+    if _HOST_FAULT.search(host) or has_unprintable(host):
         raise ConfigurationError(f"{shown}: the host holds a character no host name has")
     return host, default_port if port_text is None else _port(port_text, shown)
 

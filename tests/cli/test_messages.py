@@ -30,8 +30,8 @@ def subscribed(url: str, *args: object) -> Iterator[Running]:
 
 
 @contextmanager
-def replying(url: str, *args: object) -> Iterator[Running]:
-    with running("reply", *args, "-s", url) as reply:
+def replying(url: str, *args: object, **environment: str) -> Iterator[Running]:
+    with running("reply", *args, "-s", url, **environment) as reply:
         reply.said("Listening")
         yield reply
 
@@ -330,8 +330,38 @@ def test_a_command_that_fails_is_an_error_to_the_one_who_asked(url: str) -> None
     assert left.stdout == b""
 
 
+def test_a_request_is_no_option_of_the_command(url: str) -> None:
+    program = f'{sys.executable} -c "import sys; print(sys.argv[1:])"'
+    with replying(url, "run.*", "--command", f"{program} {{{{Request}}}} {{{{1}}}}") as svc:
+        for number, (subject, body) in enumerate([("run.x", "-rf"), ("run.--force", "x")], 1):
+            msg = json.loads(cli("request", subject, "--json", "-s", url, "--", body).stdout)
+            assert msg["headers"]["Nats-Service-Error-Code"] == ["500"]
+            svc.said(f"command for [#{number}] failed: a part of the request would be an option")
+    with replying(url, "run.*", "--command", f"{program} -- {{{{Request}}}}"):
+        done = cli("request", "run.x", "--raw", "-s", url, "--", "-rf")
+        assert done.stdout.strip() == "['--', '-rf']"
+
+
+def test_a_command_does_not_learn_what_we_log_in_with(url: str, tmp_path: Path) -> None:
+    context = tmp_path / "one.json"
+    context.write_text(json.dumps({"user": "u", "password": "env://VAULT"}))
+    environment = {
+        "NATS_PASSWORD": "s3cret",
+        "NATS_TOKEN": "s3cret",
+        "NATS_CONTEXT": str(context),
+        "VAULT": "s3cret",
+        "HARMLESS": "yes",
+    }
+    program = f'{sys.executable} -c "import os; print(dict(os.environ))"'
+    with replying(url, "run", "--command", program, **environment):
+        done = cli("request", "run", "--raw", "-s", url)
+    assert "'HARMLESS': 'yes'" in done.stdout
+    assert "NATS_REQUEST_SUBJECT" in done.stdout
+    assert "s3cret" not in done.stdout
+
+
 def test_a_command_that_is_not_there(url: str) -> None:
-    with replying(url, "run", "--command", "/not/{{Request}}") as svc:
+    with replying(url, "run", "--command", "/not/there {{Request}}") as svc:
         msg = json.loads(cli("request", "run", "there", "--json", "-s", url).stdout)
         assert msg["headers"]["Nats-Service-Error-Code"] == ["500"]
         svc.said("No such file or directory: '/not/there'")
@@ -362,5 +392,8 @@ async def test_what_has_been_asked_before_ctrl_c_is_answered(
 
 
 def test_reply_mistakes(url: str) -> None:
+    for word in ("{{Request}}", "/bin/{{1}}", "{{ID}}"):
+        done = cli("reply", "svc", "--command", f"{word} x", "-s", url)
+        assert (done.exit_code, "choose the program" in done.stderr) == (2, True)
     for args in (["x", "--echo"], ["x", "--command", "y"], ["--command", "'x"], ["--command", ""]):
         assert cli("reply", "svc", *args, "-s", url).exit_code == 2

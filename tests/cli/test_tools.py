@@ -16,6 +16,7 @@ import pytest
 
 from tests.cli.helpers import cli, lines, observed, running
 from trio_nats import RequestTimeoutError, UserPassword, open_nats
+from trio_nats._printable import has_unprintable
 from trio_nats.cli.courses import Load, publish_and_subscribe
 from trio_nats.cli.progress import progress_bar
 from trio_nats.testing.plugin import NatsServerFactory
@@ -288,3 +289,14 @@ def test_a_progress_bar_moves(
     shown = capsys.readouterr().err
     assert " 4/10" in shown
     assert "10/10" in shown
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["doctor", "--json"], ["rtt"], ["rtt", "--json"]])
+@pytest.mark.parametrize("host", ["a\u0085b", "a\u202eb", "a\x1b[2Jb", "a..b", "\xe9" * 300])
+def test_a_host_that_is_none_does_not_drive_the_terminal(command: list[str], host: str) -> None:
+    done = cli(*command, "-s", f"nats://{host}:1")
+    assert done.exit_code in (1, 2)
+    shown = done.stdout + done.stderr
+    assert "unexpected" not in shown
+    assert "codec" not in shown
+    assert not has_unprintable(shown.replace("\n", ""))

@@ -17,12 +17,13 @@ from trio_nats import (
     list_contexts,
     load_context,
 )
+from trio_nats._printable import printable
 from trio_nats.contexts import selected_context
 from trio_nats.servers import parse_servers
 
 from .connecting import named_context
 from .output import print_table
-from .running import Commands, debug_wanted, note, plain_errors, printable
+from .running import Commands, debug_wanted, note, plain_errors
 
 __all__ = ["contexts"]
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import sys
 from typing import TYPE_CHECKING, TextIO
 
 import trio
 
 from trio_nats import Msg
-
-from .running import printable
+from trio_nats._printable import printable, printable_json, printable_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Output", "as_text", "message_json", "message_text", "print_table"]
 
 _COLOURS = {"subject": "36", "header": "35"}
-_NOT_FOR_JSON = re.compile(r"[\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
 def as_text(data: bytes) -> str:
@@ -55,7 +52,7 @@ class Output:
         """A payload as it may be written here: as it is, unless this is a terminal."""
         if not self.is_terminal:
             return data
-        return printable(as_text(data).replace("\r\n", "\n")).encode()
+        return printable_lines(as_text(data).replace("\r\n", "\n")).encode()
 
     async def write(self, data: bytes) -> None:
         """Write all of it. In a thread: a slow reader must not keep PINGs from being answered.
@@ -109,15 +106,13 @@ def message_text(
     pairs = msg.headers.pairs()
     if (status := msg.status) is not None:
         lines.append(f"Status: {status.code} {printable(status.description)}".rstrip())
-    lines += [f"{output.paint(printable(name), 'header')}: {_line(value)}" for name, value in pairs]
+    lines += [
+        f"{output.paint(printable(name), 'header')}: {printable(value)}" for name, value in pairs
+    ]
     head = "\n".join(lines).encode("utf-8", "backslashreplace")
     if headers_only:
         return head + b"\n\n"
     return head + (b"\n\n" if len(lines) > 1 else b"\n") + output.data(msg.data) + b"\n\n"
-
-
-def _line(text: str) -> str:
-    return printable(text).replace("\n", "\\n")
 
 
 def message_json(msg: Msg, *, headers_only: bool = False) -> bytes:
@@ -134,6 +129,4 @@ def message_json(msg: Msg, *, headers_only: bool = False) -> bytes:
             fields["data"] = msg.data.decode()
         except UnicodeDecodeError:
             fields["data_base64"] = base64.b64encode(msg.data).decode()
-    text = json.dumps(fields, ensure_ascii=False)
-    text = _NOT_FOR_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return printable_json(json.dumps(fields, ensure_ascii=False)).encode() + b"\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol, cast
 
 import trio
 import typer
@@ -108,13 +108,17 @@ class _Publisher:
         return f"Published {self.messages:,} messages, {self.size:,} bytes in all{where}"
 
 
+class _Events(Protocol):
+    def receive_nowait(self) -> events.Event: ...
+
+
 async def _flush(nc: Connection, happening: trio.abc.ReceiveChannel[events.Event]) -> None:
     """Wait for the server's word. What it complained about came before that, and is raised."""
     await nc.flush()
-    assert isinstance(happening, trio.MemoryReceiveChannel)
+    waiting = cast("_Events", happening)
     while True:
         try:
-            event = happening.receive_nowait()
+            event = waiting.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):
             return
         if isinstance(event, events.ServerError):

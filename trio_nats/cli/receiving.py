@@ -14,11 +14,12 @@ import typer
 
 from trio_nats import ConfigurationError, Connection, Msg, Subscription
 from trio_nats._nursery import open_nursery
+from trio_nats._printable import printable
 
 from .connecting import ConnectionOptions, connected, connects, leave_if_lost
 from .durations import parse_wait
 from .output import Output, message_json, message_text
-from .running import Program, note, printable, run
+from .running import Program, note, run
 
 __all__ = ["sub"]
 

@@ -53,14 +53,15 @@ def reply(
 
     The body may hold what that of `pub` may, and {{Request}}, the request's body. A --command is
     split into words as a shell would, but run without one. In its words {{1}} is the second part of
-    the subject (from {{0}}), and {{Request}} the body; none of them ever becomes more than one
-    word. The body is also its standard input, and in NATS_REQUEST_BODY, and the subject in
-    NATS_REQUEST_SUBJECT. One that fails, prints more than a message may hold or takes longer than
-    --timeout is answered by an error in the headers, as a NATS service would.
+    the subject (from {{0}}), and {{Request}} the body. None of them becomes more than one word, the
+    program, or, unless -- is a word before it, an option. The body is also its standard input, and
+    in NATS_REQUEST_BODY, and the subject in NATS_REQUEST_SUBJECT; no other variable whose name
+    begins with NATS_ is handed on. One that fails, prints more than a message may hold or takes
+    longer than --timeout is answered by an error in the headers, as a NATS service would.
     """
 
     async def main(program: Program) -> None:
-        answer = _choose(body, echo, command, options.timeout, templates)
+        answer = _choose(body, echo, command, options, templates)
         headers = header_templates(header or (), enabled=templates)
         output = Output()
         async with (
@@ -96,12 +97,16 @@ async def _drain_when_stopped(program: Program, nc: Connection, requests: Subscr
 
 
 def _choose(
-    body: str | None, echo: bool, command: str | None, timeout: float, templates: bool
+    body: str | None,
+    echo: bool,
+    command: str | None,
+    options: ConnectionOptions,
+    templates: bool,
 ) -> Answer:
     if sum((body is not None, echo, command is not None)) > 1:
         raise ConfigurationError("a body, --echo and --command exclude each other")
     if command is not None:
-        return _Command(command, timeout).answer
+        return _Command(command, options).answer
     if body is not None:
         return _FromTemplate(Template(body, enabled=templates, more=["Request"])).answer
     if not echo:
@@ -124,7 +129,7 @@ class _FromTemplate:
 
 
 class _Command:
-    def __init__(self, command: str, timeout: float) -> None:
+    def __init__(self, command: str, options: ConnectionOptions) -> None:
         try:
             words = shlex.split(command)
         except ValueError as error:
@@ -133,17 +138,24 @@ class _Command:
             raise ConfigurationError("--command is empty")
         # Split before anything is filled in: a request cannot add words, let alone commands.
         self._words = [Template(word, more=["Request", *_SUBJECT_TOKENS]) for word in words]
-        self._timeout = timeout
+        if not self._words[0].is_fixed:
+            raise ConfigurationError("--command: a request cannot choose the program to run")
+        self._options_end = words.index("--") if "--" in words else len(words)
+        self._environment = _harmless_environment(options)
+        self._timeout = options.timeout
 
     async def answer(self, number: int, msg: Msg, max_payload: int) -> Reply:
         tokens = dict.fromkeys(_SUBJECT_TOKENS, b"")
         tokens |= {str(place): token for place, token in enumerate(msg.raw_subject.split(b"."))}
-        filled = (word.fill(number, **tokens, Request=msg.data) for word in self._words)
+        filled = [word.fill(number, **tokens, Request=msg.data) for word in self._words]
+        for word, text in zip(self._words[: self._options_end], filled, strict=False):
+            if text.startswith(b"-") and word.begins_with_place:
+                return self._failed(number, "a part of the request would be an option of it")
         words = [os.fsdecode(word) for word in filled]
         output = b""
         with trio.move_on_after(self._timeout) as scope:
             try:
-                output = await _output_of(words, msg, max_payload)
+                output = await _output_of(words, self._environment, msg, max_payload)
             except _CommandError as error:
                 return self._failed(number, str(error))
         if scope.cancelled_caught:
@@ -161,9 +173,20 @@ class _CommandError(Exception):
     """Why there is no output to reply with."""
 
 
-async def _output_of(words: list[str], msg: Msg, limit: int) -> bytes:
+def _harmless_environment(options: ConnectionOptions) -> dict[str, str]:
+    """Our environment without what we log in with: the command works for strangers."""
+    context = {} if options.context is None else vars(options.context)
+    secrets = {str(value).removeprefix("env://") for value in context.values()}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("NATS_") and name not in secrets
+    }
+
+
+async def _output_of(words: list[str], environment: dict[str, str], msg: Msg, limit: int) -> bytes:
     """What the command prints. It is killed when this is cancelled, or when it prints too much."""
-    environment = os.environ | {"NATS_REQUEST_SUBJECT": os.fsdecode(msg.raw_subject)}
+    environment = environment | {"NATS_REQUEST_SUBJECT": os.fsdecode(msg.raw_subject)}
     if b"\0" not in msg.data and len(msg.data) <= _MAX_VARIABLE:
         environment |= {"NATS_REQUEST_BODY": os.fsdecode(msg.data)}
     output = bytearray()

@@ -21,6 +21,7 @@ from trio_nats import (
     UserPassword,
     open_nats,
 )
+from trio_nats._printable import printable
 from trio_nats.contexts import DEFAULT_SERVER
 from trio_nats.servers import parse_servers
 
@@ -86,7 +87,7 @@ async def _addresses(server: Server) -> list[str]:
         found = await trio.socket.getaddrinfo(
             server.host, server.port, type=trio.socket.SOCK_STREAM
         )
-    except OSError:
+    except (OSError, UnicodeError):
         return [server.host]  # Connecting will fail as well, and say why.
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -126,6 +127,7 @@ def _auth_in_url(options: ConnectionOptions, server: Server) -> Auth | None:
 
 def _print_table(measured: list[_Target]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="Round trips, in milliseconds")
     for column in ("server", "address"):
@@ -136,7 +138,7 @@ def _print_table(measured: list[_Target]) -> None:
         trips = one.trips or [0.0]
         times = [one.connect, min(trips), median(trips), max(trips)]
         cells = ["failed"] if one.error else [f"{seconds * 1000:.2f}" for seconds in times]
-        table.add_row(one.server.url, one.address, *cells)
+        table.add_row(*(Text(printable(cell)) for cell in (one.server.url, one.address, *cells)))
     print_table(table)
     for one in measured:
         if one.error:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -34,8 +33,9 @@ from trio_nats import (
     NatsError,
 )
 from trio_nats._nursery import open_nursery
+from trio_nats._printable import MAX_TEXT, printable_lines
 
-__all__ = ["Commands", "Program", "debug_wanted", "note", "plain_errors", "printable", "run"]
+__all__ = ["Commands", "Program", "debug_wanted", "note", "plain_errors", "run"]
 
 GRACE = 5.0
 """Seconds that a command may take to finish after the first signal."""
@@ -43,20 +43,6 @@ GRACE = 5.0
 _BAD_INPUT = (ConfigurationError, CredentialsError, InvalidHeaderError, InvalidSubjectError)
 # Not click's own, for newer typer brings a click along.
 _UsageError: Any = typer.BadParameter.__bases__[0]
-# What drives a terminal (C0, C1 and DEL), and what turns text around or hides in it.
-_UNPRINTABLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-
-
-def printable(text: str) -> str:
-    """``text`` with all escaped that could drive a terminal; line feeds and tabs stay."""
-    return _UNPRINTABLE.sub(lambda found: _escaped(found[0]), text)
-
-
-def _escaped(character: str) -> str:
-    number = ord(character)
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def note(text: str, *, style: str | None = None) -> None:
@@ -65,7 +51,7 @@ def note(text: str, *, style: str | None = None) -> None:
     from rich.text import Text
 
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        Text(printable(text), style=style or "")
+        Text(printable_lines(text, MAX_TEXT), style=style or "")
     )
 
 

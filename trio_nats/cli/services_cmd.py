@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from trio_nats import ConfigurationError, Connection
+from trio_nats._printable import printable, printable_lines
 from trio_nats.services import (
     EndpointStats,
     ServiceInfo,
@@ -23,7 +24,7 @@ from trio_nats.services import (
 from .connecting import ConnectionOptions, connected, connects
 from .durations import parse_wait
 from .output import print_table
-from .running import Commands, Program, note, printable, run
+from .running import Commands, Program, note, run
 
 __all__ = ["services"]
 
@@ -257,7 +258,7 @@ def _print_info(one: ServiceInfo, stats: ServiceStats) -> None:
     _print_pairs(
         "",
         service=f"{one.name} ({one.id})",
-        description=one.description,
+        description=printable(one.description),
         version=one.version,
         metadata=_metadata(one.metadata),
         started=f"{stats.started:%Y-%m-%d %H:%M:%S} UTC ({_ago(stats.started)} ago)",
@@ -285,7 +286,7 @@ def _print_numbers(numbers: EndpointStats) -> None:
         requests=requests,
         errors=errors,
         processing=f"{spent} (average {average})",
-        **{"last error": numbers.last_error},
+        **{"last error": printable(numbers.last_error)},
         data="" if numbers.data is None else json.dumps(numbers.data, ensure_ascii=False),
     )
 
@@ -294,7 +295,7 @@ def _print_pairs(indent: str, **pairs: str) -> None:
     """What there is, with names and values in columns."""
     for key, value in pairs.items():
         if value:
-            lines = printable(value).split("\n")
+            lines = printable_lines(value).split("\n")
             print(f"{indent}{key:>11}: " + f"\n{indent}{'':>13}".join(lines))
 
 

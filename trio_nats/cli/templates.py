@@ -32,6 +32,7 @@ class Template:
         # Text is as it was on the command line, whatever its encoding.
         self._text = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         self.is_fixed: bool = not enabled or not _PLACE.search(self._text)
+        self.begins_with_place: bool = not self.is_fixed and bool(_PLACE.match(self._text))
         if not self.is_fixed:
             for place in _PLACE.finditer(self._text):
                 _check(place, set(more))

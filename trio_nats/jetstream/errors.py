@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .._printable import MAX_TEXT, printable
 from ..errors import NatsError, NoRespondersError
 
 __all__ = [
@@ -46,7 +47,9 @@ class JetStreamAPIError(JetStreamError):
         self.description = description
 
     def __str__(self) -> str:
-        return f"{self.description} (code {self.code}, err_code {self.err_code})"
+        return (
+            f"{printable(self.description, MAX_TEXT)} (code {self.code}, err_code {self.err_code})"
+        )
 
 
 class JetStreamNotEnabledError(JetStreamAPIError):
@@ -144,7 +147,8 @@ class PullError(JetStreamError):
         self.consumer = consumer
 
     def __str__(self) -> str:
-        return f"consumer {self.consumer!r}: {self.description} (code {self.code})"
+        description = printable(self.description, MAX_TEXT)
+        return f"consumer {self.consumer!r}: {description} (code {self.code})"
 
 
 class ConsumerDeletedError(PullError):

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import trio
 
+from .._printable import MAX_TEXT, printable
 from ..errors import NatsError, OutboxFullError, PermissionsViolationError
 from ..events import ConnectionState, Event, Reconnected, ServerError
 from ..message import Msg
@@ -259,7 +260,7 @@ class Feed(Inlet):
             "consumer %r: %d %s; pulling again in %g s",
             self._consumer,
             status.code,
-            status.description,
+            printable(status.description, MAX_TEXT),
             seconds,
         )
         self._wait(seconds)

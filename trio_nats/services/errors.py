@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._printable import MAX_TEXT, printable
 from ..errors import ConfigurationError, NatsError
 
 __all__ = [
@@ -29,7 +30,7 @@ class ServiceError(NatsError):
         self.data = data
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.description}"
+        return f"{self.code}: {printable(self.description, MAX_TEXT)}"
 
     @property
     def headers(self) -> dict[str, str]:

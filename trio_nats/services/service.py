@@ -411,7 +411,7 @@ class Service(ServiceGroup):
         try:
             await msg.respond(answer())
         except NatsError as error:
-            _logger.warning("service %r: no answer on %s: %s", self._name, msg.subject, error)
+            _logger.warning("service %r: no answer on %r: %s", self._name, msg.subject, error)
 
     def _ping(self) -> bytes:
         return msgspec.json.encode(

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import msgspec
 
+from ..._printable import printable_json
 from .advice import advise
 from .facts import Certificates, Facts, Live, Trial
 from .steps import walk
@@ -24,7 +25,8 @@ def as_json(facts: Sequence[Facts]) -> bytes:
         "connects": any(one.live.connected for one in facts),
         "servers": [_server(one) for one in facts],
     }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2)
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    return printable_json(text).encode()
 
 
 def _server(facts: Facts) -> dict[str, object]:

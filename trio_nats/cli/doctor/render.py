@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..._printable import printable, printable_lines
 from .advice import advise
 from .facts import Facts
 from .finding import Finding, Severity
@@ -50,7 +51,7 @@ def report(console: Console, facts: Sequence[Facts]) -> None:
 
 def print_heading(console: Console, url: str) -> None:
     """Say what is being examined; it may take a while."""
-    _print(console, Text.assemble("Examining ", (url, "bold")))
+    _print(console, Text.assemble("Examining ", (printable(url), "bold")))
 
 
 def print_facts(console: Console, facts: Facts) -> None:
@@ -82,6 +83,10 @@ def _print(console: Console, what: RenderableType) -> None:
     console.print(what, width=min(console.width, _WIDEST), highlight=False)
 
 
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable_lines(text), style=style)
+
+
 def _is_bad(findings: Sequence[Finding]) -> bool:
     return any(finding.severity != "hint" for finding in findings)
 
@@ -97,8 +102,8 @@ def _steps(steps: Sequence[Step]) -> Table:
     table.add_column(overflow="fold")
     for step in steps:
         mark, style = _MARKS[step.status]
-        body = Text(step.text, style="dim" if step.status == "not reached" else "")
-        table.add_row(Text(mark, style=style), Text(step.title), body)
+        body = _text(step.text, style="dim" if step.status == "not reached" else "")
+        table.add_row(Text(mark, style=style), _text(step.title), body)
         for detail in step.details:
             table.add_row("", "", _detail(detail))
     return table
@@ -109,7 +114,7 @@ def _detail(text: str) -> RenderableType:
     grid = Table.grid()
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(Text("- ", style="dim"), Text(text, style="dim"))
+    grid.add_row(Text("- ", style="dim"), _text(text, style="dim"))
     return grid
 
 
@@ -125,7 +130,7 @@ def _modes(facts: Facts) -> RenderableType:
         table.add_row(
             Text(name, style="bold" if yours else ""),
             Text(word, style=style),
-            Text(summary(trial, facts)),
+            _text(summary(trial, facts)),
         )
     return Group(table, Text("* the one in use", style="dim"))
 
@@ -141,11 +146,11 @@ def _finding(number: int, finding: Finding) -> RenderableType:
     table.add_column(no_wrap=True, min_width=2)
     table.add_column(overflow="fold")
     severity = (finding.severity.capitalize(), _SEVERITIES[finding.severity])
-    table.add_row(f"{number}.", Text.assemble(severity, ": ", finding.text))
-    table.add_row("", Text(finding.fix))
+    table.add_row(f"{number}.", Text.assemble(severity, ": ", printable(finding.text)))
+    table.add_row("", _text(finding.fix))
     parts: list[RenderableType] = [table]
     if finding.line:
         # Never broken by the console: it is there to be copied.
-        code = Text(finding.line, style="bold", no_wrap=True, overflow="ignore")
+        code = Text(printable_lines(finding.line), style="bold", no_wrap=True, overflow="ignore")
         parts.append(Padding(code, (0, 0, 0, 7)))
     return Group(*parts)

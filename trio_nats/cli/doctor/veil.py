@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from ..._printable import printable
 from ..._transport.tls_info import CertificateInfo
 from ...auth import Answer
 from ...server_info import ServerInfo
@@ -49,8 +50,7 @@ class Veil:
         shown = str(text)
         for secret in sorted(self._secrets, key=len, reverse=True):
             shown = shown.replace(secret, "***")
-        shown = "".join(char if char.isprintable() else " " for char in shown)
-        return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "..."
+        return printable(shown, _LONGEST)
 
     def about(self, server: Server, error: Exception) -> str:
         """An error's text, in which the server is not named once more."""
