@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
+from .._printable import printable
 from ..errors import (
     ClientCertificateError,
     NatsError,
@@ -180,8 +181,7 @@ def _names_text(names: CertificateNames) -> str:
 
 def _quoted(name: str) -> str:
     """A name that a peer has made up, fit to be shown."""
-    printable = "".join(char if char.isprintable() else "?" for char in name[:_MAX_NAME])
-    return f"'{printable}'" if len(name) <= _MAX_NAME else f"'{printable}...'"
+    return f"'{printable(name, _MAX_NAME)}'"
 
 
 def _proxy_hint(handshake: Handshake) -> str:
