@@ -20,7 +20,7 @@ from ._protocol.commands import MAX_CONTROL_LINE
 from ._protocol.subjects import check_inbox_length, check_inbox_prefix
 from ._tracebacks import takes_secrets
 from ._transport.opening import OpeningSettings, connect_fault
-from ._transport.plan import check_server
+from ._transport.plan import check_servers
 from .auth import Auth, AuthLike, prepare
 from .connection import Connection
 from .contexts import DEFAULT_SERVER, ContextLike, load_context
@@ -155,8 +155,7 @@ def open_nats(
     if tls.mode is TLSMode.DISABLE and tls.has_material:
         _logger.warning("TLS mode DISABLE: the certificates and other TLS options have no effect")
     parsed = parse_servers(_default_servers() if servers is None else servers)
-    for server in parsed:
-        check_server(server, tls)
+    parsed = check_servers(parsed, tls)
     opening = OpeningSettings(
         tls=tls,
         auth=auth,

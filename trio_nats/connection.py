@@ -13,7 +13,7 @@ import trio
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
 from ._tracebacks import takes_secrets
-from ._transport.plan import check_server
+from ._transport.plan import check_servers
 from ._transport.tls_info import TLSInfo
 from .errors import NatsError, timed_out
 from .events import ConnectionState, Event
@@ -260,9 +260,7 @@ class Connection(Messaging):
         :meth:`reconnect` has moved it to one of these. Raises
         :exc:`ConfigurationError` for what cannot be used.
         """
-        parsed = parse_servers(servers)
-        for server in parsed:
-            check_server(server, self._core.settings.opening.tls)
+        parsed = check_servers(parse_servers(servers), self._core.settings.opening.tls)
         self._core.check_usable()
         self._core.pool.replace(parsed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, cast
 from urllib.parse import unquote
 
@@ -42,6 +42,9 @@ class Server:
     """The name to verify, where a discovered server is known by address only."""
     discovered: bool = False
     """Whether another server named it, rather than the user."""
+    userinfo_needs_tls: bool = field(default=False, repr=False)
+    """Whether its credentials are those of a ``tls://`` or ``wss://`` URL, and so go over TLS only,
+    whatever its own scheme is."""
 
     @property
     def url(self) -> str:
@@ -209,6 +212,24 @@ def _credentials(userinfo: str, shown: str) -> tuple[str | None, str | None, str
             f"{shown}: what is percent-encoded in the credentials is not UTF-8 text"
         )
     return (name, password, None) if colon else (None, None, name)
+
+
+def with_userinfo(server: Server, other: Server | None) -> Server:
+    """``server`` with the credentials of ``other``, unless it has its own."""
+    if other is None or not other.has_userinfo or server.has_userinfo:
+        return server
+    return replace(
+        server,
+        user=other.user,
+        password=other.password,
+        token=other.token,
+        userinfo_needs_tls=other.userinfo_needs_tls or other.scheme in ("tls", "wss"),
+    )
+
+
+def over_tls(server: Server) -> Server:
+    """``server`` with the scheme that insists on TLS."""
+    return replace(server, scheme="wss" if server.is_websocket else "tls")
 
 
 def is_ip_address(host: str) -> bool:

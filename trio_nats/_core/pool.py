@@ -10,7 +10,7 @@ from typing import TypeAlias
 from .._transport.dial import Peer
 from ..errors import ConfigurationError
 from ..server_info import ServerInfo
-from ..servers import Scheme, Server, is_ip_address, parse_server
+from ..servers import Scheme, Server, is_ip_address, parse_server, with_userinfo
 
 __all__ = ["Pool"]
 
@@ -48,7 +48,7 @@ class Pool:
 
     def _take(self, seeds: Sequence[Server]) -> None:
         self._userinfo = next((seed for seed in seeds if seed.has_userinfo), None)
-        self._servers = [_with_userinfo(seed, self._userinfo) for seed in seeds]
+        self._servers = [with_userinfo(seed, self._userinfo) for seed in seeds]
         if self._randomize:
             random.shuffle(self._servers)
 
@@ -190,7 +190,7 @@ class Pool:
             except ConfigurationError:
                 continue  # one unusable address is no reason to distrust the others
             server = replace(
-                _with_userinfo(found, userinfo),
+                with_userinfo(found, userinfo),
                 path=named_by.path,
                 tls_name=name if is_ip_address(found.host) else None,
                 discovered=True,
@@ -200,10 +200,3 @@ class Pool:
 
 def _address(server: Server) -> _Address:
     return server.host, server.port
-
-
-def _with_userinfo(server: Server, other: Server | None) -> Server:
-    """``server`` with the credentials of ``other``, unless it has its own."""
-    if other is None or server.has_userinfo:
-        return server
-    return replace(server, user=other.user, password=other.password, token=other.token)

@@ -274,6 +274,12 @@ class _Opening:
                 self._plain_info = info
                 stream, rest = await self._handshake(raw), b""
         self.phase = "auth"
+        if self._tls_info is None and self._server.userinfo_needs_tls and not self._settings.auth:
+            raise PlaintextAuthError(
+                f"{self._server} would get the credentials of a "
+                f"{'wss' if self._server.is_websocket else 'tls'}:// URL in plaintext; nothing was "
+                "sent. Give it credentials of its own, or use TLS for all servers"
+            )
         if self._tls_info is None and answer.replayable:
             self._guard_plaintext(answer.method, raw)
         return await self._log_in(stream, info, rest, answer)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import enum
 import importlib.util
+from collections.abc import Sequence
 
 from ..errors import ConfigurationError, TLSConfigurationError, TLSRequiredError
 from ..options import TLSMode, TLSOptions
 from ..server_info import ServerInfo
-from ..servers import Scheme, Server
+from ..servers import Scheme, Server, over_tls
 
-__all__ = ["TLSPlan", "check_server", "demand", "effective_mode", "plan_tls", "upgrades"]
+__all__ = ["TLSPlan", "check_server", "check_servers", "demand", "effective_mode", "plan_tls"]
+__all__ += ["upgrades"]
 
 
 class TLSPlan(enum.Enum):
@@ -94,6 +96,25 @@ def plan_tls(
         TLSMode.REQUIRE: TLSPlan.AT_ONCE,
         TLSMode.IMPLICIT: TLSPlan.FIRST,
     }[effective]
+
+
+def check_servers(servers: Sequence[Server], tls: TLSOptions) -> tuple[Server, ...]:
+    """``servers`` as they are to be used: where one asks for TLS by its scheme, all do.
+
+    Unless there is a mode in words. Complains about those that these options cannot be used with.
+    """
+    secure = next((server for server in servers if server.scheme in ("tls", "wss")), None)
+    if secure is not None and tls.mode is TLSMode.AUTO:
+        for server in servers:
+            if server.scheme == "ws":
+                raise TLSConfigurationError(
+                    f"{server} is plaintext, but {secure} in the same list asks for TLS; use "
+                    "wss:// for all, or give TLS mode PREFER if plaintext is acceptable"
+                )
+        servers = tuple(dict.fromkeys(map(over_tls, servers)))
+    for server in servers:
+        check_server(server, tls)
+    return tuple(servers)
 
 
 def check_server(server: Server, tls: TLSOptions) -> None:

@@ -23,7 +23,7 @@ from trio_nats import (
 )
 from trio_nats._printable import printable
 from trio_nats.contexts import DEFAULT_SERVER
-from trio_nats.servers import parse_servers
+from trio_nats.servers import over_tls, parse_servers, with_userinfo
 
 from .connecting import ConnectionOptions, connects
 from .output import print_table
@@ -75,9 +75,17 @@ class _Target:
 
 
 async def _targets(options: ConnectionOptions) -> AsyncIterator[_Target]:
-    for server in parse_servers(options.servers or DEFAULT_SERVER):
+    for server in _servers(options):
         for address in await _addresses(server):
             yield _Target(server, address)
+
+
+def _servers(options: ConnectionOptions) -> list[Server]:
+    """As in a connection to all of them: those without credentials use the first ones."""
+    parsed = parse_servers(options.servers or DEFAULT_SERVER)
+    first = next((server for server in parsed if server.has_userinfo), None)
+    shared = [with_userinfo(server, first) for server in parsed]
+    return [over_tls(server) if server.userinfo_needs_tls else server for server in shared]
 
 
 async def _addresses(server: Server) -> list[str]:
@@ -95,7 +103,7 @@ async def _addresses(server: Server) -> list[str]:
 async def _measure(target: _Target, options: ConnectionOptions, iterations: int) -> _Target:
     server, arguments = target.server, options.arguments()
     arguments["servers"] = replace(server, host=target.address).url + server.path
-    arguments["auth"] = options.auth or _auth_in_url(options, server)
+    arguments["auth"] = options.auth or _auth_in_url(server)
     if target.address != server.host:
         tls = options.tls or TLSOptions()
         arguments["tls"] = replace(tls, server_hostname=tls.server_hostname or server.host)
@@ -114,14 +122,11 @@ async def _measure(target: _Target, options: ConnectionOptions, iterations: int)
     return target
 
 
-def _auth_in_url(options: ConnectionOptions, server: Server) -> Auth | None:
-    """A server without credentials uses the first one's, as in a connection to all of them."""
-    first = parse_servers(options.servers or DEFAULT_SERVER)[0]
-    source = server if server.has_userinfo else first
-    if source.token is not None:
-        return Token(source.token)
-    if source.user is not None:
-        return UserPassword(source.user, source.password or "")
+def _auth_in_url(server: Server) -> Auth | None:
+    if server.token is not None:
+        return Token(server.token)
+    if server.user is not None:
+        return UserPassword(server.user, server.password or "")
     return None
 
 

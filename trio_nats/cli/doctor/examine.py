@@ -21,7 +21,7 @@ from ..._transport.plan import check_server, effective_mode
 from ..._transport.tls_info import client_certificate_expiry
 from ...errors import ClientCertificateError, ConfigurationError
 from ...options import ProtocolLimits, TLSMode, TLSOptions, WebSocketOptions
-from ...servers import Server, parse_servers
+from ...servers import Server, over_tls, parse_servers, with_userinfo
 from .client import Client
 from .facts import Asked, Certificates, Facts, Greeting, Live, Look, Outcome, Trial, Trust, Web
 from .live import connect
@@ -47,13 +47,8 @@ def servers_of(servers: str | Sequence[str]) -> Sequence[Server]:
     """The servers as a connection sees them: one set of credentials may be written once."""
     parsed = parse_servers(servers)
     first = next((server for server in parsed if server.has_userinfo), None)
-    return [_with_userinfo(server, first) for server in parsed]
-
-
-def _with_userinfo(server: Server, first: Server | None) -> Server:
-    if first is None or server.has_userinfo:
-        return server
-    return replace(server, user=first.user, password=first.password, token=first.token)
+    shared = [with_userinfo(server, first) for server in parsed]
+    return [over_tls(server) if server.userinfo_needs_tls else server for server in shared]
 
 
 async def examine(server: Server, client: Client) -> Facts:

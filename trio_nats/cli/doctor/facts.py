@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+import msgspec
+
 from ..._transport.tls_info import CertificateInfo
 from ...options import PlaintextAuth, TLSMode, TLSOptions
 from ...server_info import ServerInfo
@@ -235,13 +237,19 @@ class Facts:
 
     @property
     def info(self) -> ServerInfo | None:
-        """What the server says about itself, wherever it said so, newest first."""
-        if self.live.info is not None:
-            return self.live.info
-        if self.greeting is not None and self.greeting.info is not None:
-            return self.greeting.info
+        """What the server says about itself, wherever it said so, newest first.
+
+        Its nonce comes with the first INFO only. The last one may be all defaults: a connection
+        does not keep what servers before 2.12 say in plaintext, ahead of TLS.
+        """
+        greeted = self.greeting.info if self.greeting is not None else None
         inside = self.look.info_inside if self.look is not None else None
-        return inside or self.told
+        said = [one for one in (self.live.info, greeted, inside, self.told) if one is not None]
+        if not said:
+            return None
+        newest = next((one for one in said if one.server_id), said[0])
+        nonce = next((one.nonce for one in said if one.nonce), None)
+        return msgspec.structs.replace(newest, nonce=nonce)
 
     @property
     def speaks_tls(self) -> bool:
