@@ -26,3 +26,18 @@ def test_what_is_remembered_of_a_message_is_small() -> None:
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < 200 * count
+
+
+def test_how_many_are_remembered_is_bounded() -> None:
+    twins = Twins(2.0, most=1_000)
+    tracemalloc.start()
+    for number in range(20_000):
+        msg = Msg.new("a", b"%d" % number)
+        twins.remember(msg, 1.0)
+        assert twins.is_twin(msg, 1.0)
+        twins.remember(msg, 1.0)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 1_000_000
+    # The last ones still have their twins.
+    assert twins.is_twin(msg, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import re
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -317,3 +318,18 @@ def test_memory_is_bounded_however_many_subjects_and_sizes_there_are() -> None:
         heads.learn(f"inbox.{number}", 5)
         heads.learn("a", number)
         assert remembered(heads) <= 4096
+
+
+def test_memory_is_bounded_however_long_the_subjects_are() -> None:
+    """What the answers of a responder go to is for its requesters to choose."""
+    heads = commands.Heads(1_000_000, 4096)
+    tracemalloc.start()
+    for number in range(10_000):
+        for length in (256, 257, 4000):
+            subject = f"{number}".rjust(length, "x")
+            heads.learn(subject, 5)
+            heads.subject(subject)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert remembered(heads) <= 4096
+    assert size < 8_000_000

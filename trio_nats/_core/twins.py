@@ -8,21 +8,30 @@ about the same time, and the others follow in order; what came before that has n
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 
 from ..message import Msg
 
 __all__ = ["Twins"]
 
+logger = logging.getLogger("trio_nats.reconnect")
+
+_MOST = 1_000_000
+"""Messages to remember, more than this program can receive while two wires overlap."""
+
 
 class Twins:
     """Remembers messages of one wire until their twins come over another.
 
-    ``lag`` is the most seconds that may lie between two twins.
+    ``lag`` is the most seconds that may lie between two twins, and ``most`` how many messages are
+    remembered: one more, and all of them are forgotten, so that their twins may be handed out too.
     """
 
-    def __init__(self, lag: float) -> None:
+    def __init__(self, lag: float, most: int = _MOST) -> None:
         self._lag = lag
+        self._most = most
+        self._count = 0
         # A queue of times only where several are alike: one for each would take most of a kilobyte
         # per message, at the very moment when a busy connection has twice as many as usual.
         self._times: dict[int, float | deque[float]] = {}
@@ -30,6 +39,14 @@ class Twins:
 
     def remember(self, msg: Msg, now: float) -> None:
         """A message has come over the first wire."""
+        if self._count >= self._most:
+            logger.warning(
+                "more than %d messages while changing servers; some may come twice", self._most
+            )
+            self._times.clear()
+            self._aligned.clear()
+            self._count = 0
+        self._count += 1
         likeness = _likeness(msg)
         times = self._times.get(likeness)
         if times is None:
