@@ -16,7 +16,18 @@ __version__ = "0.1.0.dev0"
 from . import errors, events
 from ._core.stats import Statistics
 from ._transport.tls_info import CertificateInfo, TLSInfo
-from .auth import JWT, Auth, AuthCallback, AuthLike, Credentials, NKey, Sign, Token, UserPassword
+from .auth import (
+    JWT,
+    Auth,
+    AuthCallback,
+    AuthLike,
+    Combined,
+    Credentials,
+    NKey,
+    Sign,
+    Token,
+    UserPassword,
+)
 from .codecs import BytesCodec, Codec, Decoder, Encoder, JSONCodec, MessagePackCodec, TextCodec
 from .connect import open_nats
 from .connection import Connection
@@ -88,6 +99,7 @@ __all__ = [
     "CertificateInfo",
     "ClientCertificateError",
     "Codec",
+    "Combined",
     "ConfigurationError",
     "ConnectAttempt",
     "ConnectError",

@@ -16,7 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -31,6 +31,7 @@ __all__ = [
     "Auth",
     "AuthCallback",
     "AuthLike",
+    "Combined",
     "Credentials",
     "NKey",
     "Sign",
@@ -67,10 +68,10 @@ class Answer:
     @property
     def replayable(self) -> bool:
         """Whether a listener on the wire could use what he hears to log in himself."""
-        if self.jwt is not None:
-            # Nobody asks for a bearer JWT's signature, so one that is sent protects nothing.
-            return self.sign is None or _claims(self.jwt).nats.bearer_token
-        return self.password is not None or self.token is not None
+        if self.password is not None or self.token is not None:
+            return True
+        # Nobody asks for a bearer JWT's signature, so one that is sent protects nothing.
+        return self.jwt is not None and (self.sign is None or _claims(self.jwt).nats.bearer_token)
 
     @property
     def must_sign(self) -> bool:
@@ -171,20 +172,31 @@ class Token(Auth):
 class NKey(Auth):
     """An NKey user: the server's challenge is signed, and no secret ever leaves the process.
 
-    Give the ``seed`` (``SU...``) or a ``file`` that holds it. The public key is derived.
+    Give the ``seed`` (``SU...``) or a ``file`` that holds it; the public key is derived. Or give
+    the ``public_key`` (``U...``) and a ``sign`` callable, synchronous or not, so that the seed can
+    stay in a vault.
     """
 
     seed: str | None = field(default=None, repr=False)
     file: StrPath | None = None
+    public_key: str | None = None
+    sign: Sign | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _exactly_one("NKey", seed=self.seed, file=self.file)
+        _exactly_one("NKey", seed=self.seed, file=self.file, sign=self.sign)
         _check_file("NKey.file", self.file, instead="seed=")
         if self.seed is not None:
             public_key(_check_text("NKey.seed", self.seed).strip())
+        if (self.sign is None) != (self.public_key is None):
+            raise CredentialsError("NKey takes public_key and sign together, and only together")
+        _check_sign("NKey.sign", self.sign)
+        if self.public_key is not None:
+            _check_public_key(_check_text("NKey.public_key", self.public_key).strip())
 
     async def prepare(self) -> Answer:
         """See :meth:`Auth.prepare`."""
+        if self.public_key is not None:
+            return Answer(method="NKey", nkey=self.public_key.strip(), sign=self.sign)
         seed = self.seed if self.file is None else _seed_in(await _read(self.file), self.file)
         assert seed is not None
         seed = seed.strip()
@@ -208,8 +220,7 @@ class JWT(Auth):
         jwt = _check_text("JWT.jwt", self.jwt).strip()
         if self.seed is not None and self.sign is not None:
             raise CredentialsError("JWT takes a seed or a sign callable, not both")
-        if self.sign is not None and not callable(self.sign):
-            raise CredentialsError(f"JWT.sign is a callable, not {type(self.sign).__name__}")
+        _check_sign("JWT.sign", self.sign)
         if self.seed is None:
             _claims(jwt)
         else:
@@ -246,6 +257,48 @@ class Credentials(Auth):
         sign = None if seed is None else _signer(seed)
         return Answer(method="credentials (JWT)", jwt=jwt, sign=sign)
 
+
+@dataclass(frozen=True, slots=True, init=False)
+class Combined(Auth):
+    """Several credentials at once: ``Combined(Credentials(file="user.creds"), Token("t"))``.
+
+    At most one of :class:`NKey`, :class:`JWT` and :class:`Credentials`, one :class:`UserPassword`
+    and one :class:`Token`. Servers with an auth callout hand on all of them to whoever decides.
+    """
+
+    parts: tuple[Auth, ...]
+
+    def __init__(self, *parts: Auth) -> None:
+        for part in parts:
+            if type(part) not in _GROUPS:
+                raise CredentialsError(
+                    "Combined takes UserPassword, Token, NKey, JWT and Credentials, "
+                    f"not {type(part).__name__}"
+                )
+        if len({_GROUPS[type(part)] for part in parts}) != len(parts) or not parts:
+            raise CredentialsError(
+                "Combined takes at least one, at most one of NKey, JWT and Credentials, "
+                "one UserPassword and one Token"
+            )
+        object.__setattr__(self, "parts", parts)
+
+    async def prepare(self) -> Answer:
+        """See :meth:`Auth.prepare`."""
+        answers = [await part.prepare() for part in self.parts]
+        fields: dict[str, Any] = {}
+        for name in ("user", "password", "token", "jwt", "nkey", "sign"):
+            given = (getattr(answer, name) for answer in answers)
+            fields[name] = next((value for value in given if value is not None), None)
+        return Answer(method=" and ".join(answer.method for answer in answers), **fields)
+
+
+_GROUPS: dict[type[Auth], str] = {
+    UserPassword: "password",
+    Token: "token",
+    NKey: "key",
+    JWT: "key",
+    Credentials: "key",
+}
 
 AuthCallback: TypeAlias = Callable[[Server], Auth | Awaitable[Auth | None] | None]
 """Asked at every attempt; ``None`` means no credentials. A synchronous one must not block."""
@@ -399,6 +452,22 @@ def public_key(seed: str) -> str:
     return str(nkeys.from_seed(seed.encode()).public_key.decode())
 
 
+def _check_public_key(key: str) -> None:
+    import nkeys
+
+    if len(key) == 56 and key.startswith("U") and key.isascii():
+        try:
+            raw = base64.b32decode(key)
+        except binascii.Error:
+            raw = b""
+        if raw and nkeys.crc16(raw[:-2]).to_bytes(2, "little") == raw[-2:]:
+            return
+    # It may be the seed, by mistake.
+    raise CredentialsError(
+        "NKey.public_key is not the public key of a user: 56 characters, beginning with 'U'"
+    )
+
+
 def _decode_seed(seed: str) -> bytes:
     """The seed's bytes: two of prefix, 32 of key, two of checksum."""
     fault = "an NKey seed is 58 characters, beginning with 'SU'"
@@ -475,6 +544,11 @@ def _encodable(text: str) -> bool:
     return True
 
 
+def _check_sign(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise CredentialsError(f"{name} is a callable, not {type(value).__name__}")
+
+
 def _check_file(name: str, value: object, *, instead: str) -> None:
     if value is None:
         return
@@ -489,4 +563,4 @@ def _check_file(name: str, value: object, *, instead: str) -> None:
 
 def _exactly_one(kind: str, **given: object) -> None:
     if sum(value is not None for value in given.values()) != 1:
-        raise CredentialsError(f"{kind} takes exactly one of {' and '.join(given)}")
+        raise CredentialsError(f"{kind} takes exactly one of {', '.join(given)}")

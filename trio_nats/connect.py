@@ -96,7 +96,8 @@ def open_nats(
         over credentials in the URL.
     :param context: a context of the ``nats`` command line: its name, its file's absolute path, or
         a :class:`Context`. It is read at the call and gives ``servers``, ``tls``, ``auth`` and
-        ``inbox_prefix``, each of them unless it is given here.
+        ``inbox_prefix``, each of them unless it is given here, and the domain or prefix that
+        :meth:`Connection.jetstream` uses.
     :param name: shown by the server's monitoring.
     :param connect_timeout: seconds for one attempt on one address of a server, from name resolution
         to the answer to our credentials.
@@ -128,8 +129,10 @@ def open_nats(
     not exist included, and on entering :exc:`CredentialsError` for ``auth`` that cannot be used,
     or :exc:`ConnectError`, with an entry for each server, when none could be connected to.
     """
+    domain = prefix = None
     if context is not None:
         found = load_context(context)
+        domain, prefix = found.jetstream_domain or None, found.jetstream_api_prefix or None
         found.check_supported()
         servers = found.servers if servers is None else servers
         tls = found.tls() if tls is None else tls
@@ -186,6 +189,9 @@ def open_nats(
             inbox_prefix=inbox_prefix,
             request_timeout=check_seconds("request_timeout", request_timeout),
             close_timeout=check_seconds("close_timeout", close_timeout, zero=True),
+            jetstream_domain=domain,
+            # As in jsm.go: of the two the domain wins.
+            jetstream_prefix=prefix if domain is None else None,
         )
     )
 

@@ -225,12 +225,16 @@ class Connection(Messaging):
         """JetStream: streams that keep messages; see :class:`~trio_nats.jetstream.JetStream`.
 
         ``domain`` is the JetStream domain to use, such as the hub's at a leaf node. ``prefix`` is
-        what its API is imported under, ``$JS.API`` unless given. An answer of the API may take
+        what its API is imported under. Without either they are those of the context, if
+        there is one, else ``$JS.API`` is the prefix. An answer of the API may take
         ``timeout`` seconds, 5 unless given. Nothing is sent by this. Raises
         :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
         """
         from .jetstream import JetStream
 
+        if domain is None and prefix is None:
+            settings = self._core.settings
+            domain, prefix = settings.jetstream_domain, settings.jetstream_prefix
         return JetStream(self, domain=domain, prefix=prefix, timeout=timeout)
 
     async def reconnect(self) -> None:

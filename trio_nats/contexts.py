@@ -11,7 +11,7 @@ import base64
 import binascii
 import os
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ import msgspec
 from ._blocking import read_small_file
 from ._protocol.subjects import check_inbox_prefix
 from ._tracebacks import hides_secrets, takes_secrets
-from .auth import JWT, Auth, Credentials, NKey, Token, UserPassword, _seed_in
+from .auth import JWT, Auth, Combined, Credentials, NKey, Token, UserPassword, _seed_in
 from .errors import ConfigurationError, InvalidSubjectError
 from .options import StrPath, TLSMode, TLSOptions
 from .servers import parse_servers
@@ -33,6 +33,8 @@ _MAX_FILE = 1024 * 1024
 _NAME_FAULT = re.compile(r"[/\\\x00-\x1f\x7f]|\.\.")
 # Two characters at the least: C:\ is no scheme.
 _REFERENCE = re.compile(r"(env|file|nsc|op)://(.*)\Z|(data):(.*)\Z", re.IGNORECASE | re.DOTALL)
+# One that is not set is empty, as in jsm.go.
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _PROGRAMS = {
     "nsc": "nsc; write the credentials to a file with `nsc generate creds` and name it in 'creds'",
     "op": "1Password's op; use env:// or a file",
@@ -115,10 +117,16 @@ class Context:
     def auth(self) -> Auth | None:
         """The credentials to connect with; ``None`` where the context has none.
 
-        Raises :exc:`ConfigurationError` where it has more than one kind or where they would have
+        A token may stand beside another kind, and is sent as well. Raises
+        :exc:`ConfigurationError` where it has more than one other kind or where they would have
         to be fetched with another program, and :exc:`CredentialsError` for what cannot be used.
         """
         kinds = [kind for kind in _AUTH_KINDS if getattr(self, kind)]
+        if len(kinds) > 1 and "token" in kinds:
+            # Sent beside the rest, as natscli does.
+            rest = replace(self, token="").auth()
+            assert rest is not None
+            return Combined(rest, Token(self._secret("token")))
         if len(kinds) > 1:
             raise self._fault(f"more than one kind of credentials: {', '.join(kinds)}; keep one")
         match kinds:
@@ -183,7 +191,12 @@ class Context:
 
     def _expanded(self, key: str, value: str) -> Path:
         try:
-            return Path(os.path.expandvars(value)).expanduser()
+            expanded = _VARIABLE.sub(lambda found: os.environ.get(found[1] or found[2], ""), value)
+            if not expanded:
+                raise self._fault(f"{key!r}: the variables in {value!r} are not set")
+            if os.name == "nt":
+                expanded = os.path.expandvars(expanded)  # %VARIABLES%
+            return Path(expanded).expanduser()
         except RuntimeError:
             raise self._fault(f"{key!r}: cannot tell which home directory '~' is") from None
 

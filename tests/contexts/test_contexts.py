@@ -14,6 +14,7 @@ from tests.support.jwts import Key, Operator
 from trio_nats import (
     JWT,
     Auth,
+    Combined,
     ConfigurationError,
     Context,
     Credentials,
@@ -272,6 +273,26 @@ def test_references_in_place_of_secrets(tmp_path: Path, monkeypatch: pytest.Monk
 def test_credentials_that_cannot_be_had(fields: dict[str, str], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=f"context 'one': {complaint}"):
         Context(name="one", **fields).auth()
+
+
+def test_a_token_may_stand_beside_the_rest() -> None:
+    both = auth_of(user="u", password="p", token="t")
+    assert both == Combined(UserPassword("u", "p"), Token("t"))
+    assert auth_of(creds="c", token="t") == Combined(Credentials(file=Path("c")), Token("t"))
+    with pytest.raises(ConfigurationError, match="more than one kind of credentials: user, creds"):
+        auth_of(user="u", creds="c", token="t")
+
+
+def test_a_variable_that_is_not_set_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET", raising=False)
+    monkeypatch.setenv("KEYS", "/keys/$HOME")
+    for path in ("$NOT_SET/x.creds", "${NOT_SET}/x.creds"):
+        assert auth_of(creds=path) == Credentials(file=Path("/x.creds"))
+    # What a variable holds is not looked into again.
+    assert auth_of(creds="$KEYS/x") == Credentials(file=Path("/keys/$HOME/x"))
+    for path in ("$NOT_SET", "${NOT_SET}$NOT_SET"):
+        with pytest.raises(ConfigurationError, match=r"the variables in .* are not set"):
+            auth_of(creds=path)
 
 
 def test_a_seed_in_place_of_a_path_is_not_quoted() -> None:

@@ -20,6 +20,7 @@ from trio_nats import (
     Token,
     open_nats,
 )
+from trio_nats.jetstream import JetStreamNotEnabledError
 from trio_nats.testing import NatsServer, ServerTLS
 
 
@@ -80,6 +81,45 @@ async def test_nkey(tmp_path: Path) -> None:
         file.write_text(key.seed)
         async with open_nats(context=Context(url=server.url, nkey=str(file))) as nc:
             await nc.flush()
+
+
+@pytest.mark.nats_server(user="u", password="p")
+async def test_a_token_beside_user_and_password(nats_server: NatsServer, folder: Path) -> None:
+    write(folder, url=nats_server.url, user="u", password="p", token="t")
+    async with open_nats(context="one") as nc:
+        await nc.flush()
+
+
+@pytest.mark.parametrize(
+    ("fields", "prefix"),
+    [
+        ({}, "$JS.API"),
+        ({"jetstream_domain": "hub"}, "$JS.hub.API"),
+        ({"jetstream_api_prefix": "acc.js"}, "acc.js"),
+        ({"jetstream_domain": "hub", "jetstream_api_prefix": "acc.js"}, "$JS.hub.API"),
+    ],
+)
+async def test_where_jetstream_is(
+    nats_server: NatsServer, folder: Path, fields: dict[str, str], prefix: str
+) -> None:
+    write(folder, url=nats_server.url, **fields)
+    async with open_nats(context="one") as nc:
+        assert nc.jetstream().prefix == prefix
+        assert nc.jetstream(timeout=1).prefix == prefix
+        # What is given at the call wins, be it the other one of the two.
+        assert nc.jetstream(domain="x").prefix == "$JS.x.API"
+        assert nc.jetstream(prefix="y").prefix == "y"
+
+
+async def test_jetstream_in_the_domain_of_a_context(folder: Path) -> None:
+    async with NatsServer(jetstream=True, config={"jetstream": {"domain": "hub"}}) as server:
+        write(folder, url=server.url, jetstream_domain="hub")
+        async with open_nats(context="one") as nc:
+            assert (await nc.jetstream().account_info()).domain == "hub"
+        write(folder, url=server.url, jetstream_domain="other")
+        async with open_nats(context="one") as nc:
+            with pytest.raises(JetStreamNotEnabledError):
+                await nc.jetstream().account_info()
 
 
 async def test_tls_first() -> None:

@@ -33,3 +33,6 @@ class Settings:
     inbox_prefix: str
     request_timeout: float
     close_timeout: float
+    jetstream_domain: str | None = None
+    """Of the context, for :meth:`Connection.jetstream` without a domain or a prefix."""
+    jetstream_prefix: str | None = None

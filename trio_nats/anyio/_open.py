@@ -13,7 +13,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast
 import trio
 
 import trio_nats
-from trio_nats import JWT, Auth, AuthCallback, AuthLike, Server
+from trio_nats import JWT, Auth, AuthCallback, AuthLike, Combined, NKey, Server
 from trio_nats._tracebacks import takes_secrets
 
 from ._asyncio import AsyncioHost
@@ -51,9 +51,9 @@ def open_nats(*args: Any, **options: Any) -> AbstractAsyncContextManager[Connect
     cancellation included, closes at once, and the exception comes out as it is.
 
     On anyio's Trio backend the connection is used directly. On the asyncio backend Trio runs
-    inside the asyncio loop, see :doc:`anyio`; ``auth`` callables, and a :class:`~trio_nats.JWT`'s
-    ``sign``, are then called in an asyncio task. The loop must not be closed before the block is
-    left.
+    inside the asyncio loop, see :doc:`anyio`; ``auth`` callables, and the ``sign`` of a
+    :class:`~trio_nats.JWT` or :class:`~trio_nats.NKey`, are then called in an asyncio task. The
+    loop must not be closed before the block is left.
     """
     callbacks = _Callbacks()
     if options.get("auth") is not None:
@@ -131,7 +131,9 @@ class _Callbacks:
         return ask
 
     def _adapt(self, auth: _T) -> _T:
-        if not isinstance(auth, JWT) or auth.sign is None:
+        if isinstance(auth, Combined):
+            return cast("_T", Combined(*map(self._adapt, auth.parts)))
+        if not isinstance(auth, JWT | NKey) or auth.sign is None:
             return auth
         given = auth.sign
 
