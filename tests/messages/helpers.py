@@ -114,7 +114,7 @@ async def fill(nc: Connection, size: int, each: int = 100_000) -> int:
 def _do_not_grow(stream: trio.abc.Stream | None) -> None:
     """Keep the kernel from finding room for more in the buffer of a socket, below ``stream``."""
     while not isinstance(stream, trio.SocketStream):
-        names = ("transport_stream", "_transport", "_stream")
+        names = ("transport_stream", "_transport", "_stream", "stream")
         stream = next(getattr(stream, name) for name in names if hasattr(stream, name))
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 

@@ -20,7 +20,7 @@ from ..errors import ConnectionLostError, NatsError, ProtocolError, ServerReport
 from ..message import Msg
 from ..server_info import ServerInfo
 from .outbox import Outbox
-from .pings import Ping, Pings
+from .pings import Pings
 from .router import Router
 from .stats import Counters
 
@@ -72,6 +72,7 @@ class Session:
         self._read_all = trio.Event()
         self._reason: Exception | None = None
         self._last_error: ServerReportedError | None = None
+        self._received = 0
         self.ended: trio.Event = trio.Event()
 
     def stop(self, reason: Exception) -> None:
@@ -150,6 +151,7 @@ class Session:
             if not data:
                 raise self._lost("the server closed it")
             counters.in_bytes += len(data)
+            self._received += len(data)
             size = _READ if len(data) < _READ else _LARGE_READ
             events = feed(bytes(data))
 
@@ -223,17 +225,29 @@ class Session:
     # --- keeping alive ----------------------------------------------------------------------------
 
     async def _ping(self, interval: float, max_out: int) -> None:
-        # Only those sent from here: of flush() any number may be under way at a healthy moment.
-        waiting: list[Ping] = []
+        seen = self._signs_of_life()
+        unanswered = 0
         while True:
             await trio.sleep(interval)
-            waiting = [ping for ping in waiting if not ping.settled.is_set()]
-            if len(waiting) >= max_out:
+            before, seen = seen, self._signs_of_life()
+            # While a full subscription keeps us from reading, we cannot know.
+            if seen != before or self._router.stalled:
+                unanswered = 0
+            if unanswered >= max_out:
                 raise self._lost(
-                    f"{len(waiting)} PINGs in a row had no answer "
+                    f"{unanswered} PINGs in a row had no answer "
                     f"(ping_interval {interval:g} s, max_pings_out {max_out})"
                 )
-            waiting.append(self.pings.send())
+            unanswered += 1
+            self.pings.send()
+
+    def _signs_of_life(self) -> tuple[int, int]:
+        """What grows only while there is a peer: bytes received, and bytes it made room for.
+
+        Behind much that is being sent the answer to a PING may be long in coming.
+        """
+        tcp = self.wire.tcp
+        return self._received, 0 if tcp is None else tcp.drained
 
 
 def _hand_over(messages: list[Msg], divert: Callable[[Msg], None]) -> None:

@@ -47,6 +47,7 @@ from .context import Material, load_material
 from .dial import AddressHistory, DialError, Peer, dial, peer_address, peer_of
 from .handshake import LeadingInfoStream, injected, read_info, start_tls
 from .plan import TLSPlan, demand, effective_mode, plan_tls, upgrades
+from .tcp import TCPStream
 from .tls_errors import (
     Handshake,
     explain_alert,
@@ -105,6 +106,8 @@ class Wire:
     """The address at the other end."""
     has_other_addresses: bool = False
     """Whether the name of the server has others."""
+    tcp: TCPStream | None = None
+    """What is below all else; it shows how sending gets on."""
 
 
 @dataclass(slots=True)
@@ -188,6 +191,7 @@ class _Opening:
         self._introduced = False
         self._headers: SecretHeaders | None = None
         self._websocket: WebSocketStream | None = None
+        self._tcp: TCPStream | None = None
         self.phase: ConnectPhase = "tls"
         self.peer: Peer | None = None
 
@@ -242,18 +246,19 @@ class _Opening:
                 f"the TLS context could not be made: {type(error).__name__}: {error}"
             ) from error
 
-    async def _dial(self) -> trio.SocketStream:
+    async def _dial(self) -> TCPStream:
         self.phase = "dial"
         try:
             stream = await dial(self._server, self._memory.addresses)
             self.peer = peer_of(stream)
-            return stream
+            self._tcp = TCPStream(stream)
+            return self._tcp
         except DialError as error:
             if error.resolving:
                 self.phase = "resolve"
             raise
 
-    async def _introduce(self, raw: trio.SocketStream, plan: TLSPlan, answer: Answer) -> Wire:
+    async def _introduce(self, raw: TCPStream, plan: TLSPlan, answer: Answer) -> Wire:
         """From an open socket to a wire."""
         stream: trio.abc.Stream = raw
         if plan is TLSPlan.BY_SCHEME:
@@ -315,7 +320,7 @@ class _Opening:
         # it.
         return (name or server.host.partition("%")[0]).removesuffix(".")
 
-    async def _open_websocket(self, raw: trio.SocketStream) -> trio.abc.Stream:
+    async def _open_websocket(self, raw: TCPStream) -> trio.abc.Stream:
         """TLS if the scheme says so, and HTTP on top of it, up to where NATS begins."""
         from .upgrade import carry_secrets, upgrade
 
@@ -340,7 +345,7 @@ class _Opening:
         self._heard_inside = self._tls_info is not None
         return self._websocket
 
-    async def _handshake_below_http(self, raw: trio.SocketStream) -> trio.abc.Stream:
+    async def _handshake_below_http(self, raw: TCPStream) -> trio.abc.Stream:
         from .upgrade import ListeningStream, not_tls
 
         self.phase = "tls"
@@ -407,9 +412,9 @@ class _Opening:
             f"the connection to {self._server} broke: {reason_of(error)}"
         )
 
-    def _guard_plaintext(self, secret: str, raw: trio.SocketStream) -> None:
+    def _guard_plaintext(self, secret: str, raw: TCPStream) -> None:
         policy = self._settings.plaintext_auth
-        if policy == "allow" or is_loopback(peer_address(raw)):
+        if policy == "allow" or is_loopback(peer_address(raw.stream)):
             return
         text = (
             f"{secret} for {self._server} would cross the network in plaintext, where "
@@ -429,7 +434,7 @@ class _Opening:
         parser = Parser(self._settings.limits, self._origin)
         # A PONG that is here before our PING is no answer to it.
         early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
-        wire = Wire(self._server, stream, parser, early, info, self._tls_info)
+        wire = Wire(self._server, stream, parser, early, info, self._tls_info, tcp=self._tcp)
         if self._plain_info is not None:
             # It does support headers: it would refuse a CONNECT that asks for no_responders.
             wire.info, wire.unverified_info = ServerInfo(headers=info.headers), info
