@@ -14,7 +14,7 @@ import outcome
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from ._core.pending import PendingQueue
+from ._core.pending import PendingQueue, pending_size
 from ._core.supervisor import Supervisor
 from .errors import fresh, timed_out
 from .events import ConnectionState
@@ -163,7 +163,16 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             del waiters[task]
             trio.lowlevel.reschedule(task, outcome.Value(msg))
         else:
-            self._keep(msg)
+            # The same as _keep(), again, for a call less per message counts.
+            queue = self._queue
+            size = pending_size(msg)
+            if queue:
+                size += self._bytes
+            if len(queue) >= self._max_messages or size > self._max_bytes:
+                self._keep_at_limit(msg)
+            else:
+                queue.append(msg)
+                self._bytes = size
         if self.remaining is not None:
             self.remaining -= 1
             if self.remaining <= 0:

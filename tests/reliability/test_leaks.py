@@ -147,10 +147,10 @@ async def test_what_is_made_of_one_connection() -> None:
             assert await nc.services(stall=0.001).ping() == []
             nc.events()
 
-        for _ in range(3):
+        for _ in range(2):
             await cycle()
         before, tasks_before = held(), tasks()
-        for _ in range(10):
+        for _ in range(3):
             await cycle()
         assert held() == before
         assert tasks() == tasks_before

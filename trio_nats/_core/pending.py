@@ -16,7 +16,7 @@ from .hub import EventHub
 from .router import Router
 from .stats import Counters
 
-__all__ = ["PendingOwner", "PendingQueue"]
+__all__ = ["PendingOwner", "PendingQueue", "pending_size"]
 
 _logger = logging.getLogger("trio_nats.subscription")
 
@@ -99,7 +99,7 @@ class PendingQueue:
     def _keep(self, msg: Msg) -> None:
         """Have a message wait, unless there are too many."""
         queue = self._queue
-        size = _size(msg)
+        size = pending_size(msg)
         if queue:
             size += self._bytes
         if len(queue) >= self._max_messages or size > self._max_bytes:
@@ -111,7 +111,7 @@ class PendingQueue:
     def _keep_at_limit(self, msg: Msg) -> None:
         """The limits are reached, or seem to be."""
         self._recount()
-        size = _size(msg)
+        size = pending_size(msg)
         if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
             self._queue.append(msg)
             self._bytes += size
@@ -158,7 +158,7 @@ class PendingQueue:
 
     def _forget(self, msg: Msg) -> None:
         """A message was taken out while that made a difference."""
-        self._bytes -= _size(msg)
+        self._bytes -= pending_size(msg)
         # An episode of being full is over once half of the room is free again.
         free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
         if self._full and free:
@@ -177,9 +177,10 @@ class PendingQueue:
     def _recount(self) -> None:
         """Make ``_bytes`` exact."""
         if not self._watched:
-            self._bytes = sum(map(_size, self._queue))
+            self._bytes = sum(map(pending_size, self._queue))
 
 
-def _size(msg: Msg) -> int:
+def pending_size(msg: Msg) -> int:
+    """The bytes by which a message counts."""
     raw = msg.raw_headers
     return len(msg.data) if raw is None else len(msg.data) + len(raw)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TypeVar
 
 import msgspec
 
 from ..codecs import Decoder
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InvalidSubjectError
 from ..headers import Headers
 from ..message import Msg
 from ..messaging import Messaging
@@ -19,6 +20,8 @@ from .wire import nanoseconds
 __all__ = ["Desk", "JetStreamMsg", "TypedJetStreamMsg"]
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("trio_nats.jetstream")
 
 ACK = b"+ACK"
 NAK = b"-NAK"
@@ -149,7 +152,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         Raises :exc:`AckError` if it was answered already, or needs no answer, and what
         :meth:`Connection.publish` raises. Cancelled, nothing was sent.
         """
-        await self._desk.nc.publish(self._where(), IN_PROGRESS)
+        await self._send(self._where(), IN_PROGRESS)
 
     def hand_back(self) -> bool:
         """Have it delivered again, where that can be said at once. Whether it could.
@@ -167,13 +170,22 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         # Before it is sent, for another task may be about to answer it too.
         self._answer = kind
         try:
+            await self._send(reply, text, confirm, timeout)
+        except BaseException:
+            self._answer = None
+            raise
+
+    async def _send(
+        self, reply: str, text: bytes, confirm: bool = False, timeout: float | None = None
+    ) -> None:
+        try:
             if confirm:
                 await self._desk.nc.request(reply, text, timeout=timeout)
             else:
                 await self._desk.nc.publish(reply, text)
-        except BaseException:
-            self._answer = None
-            raise
+        except InvalidSubjectError as error:
+            # No server's own. Whoever made it up must not end the loop that answers messages.
+            _logger.info("consumer %r: not answered: %s", self._desk.consumer, error)
 
     def _where(self) -> str:
         if self._answer is not None:
