@@ -229,11 +229,15 @@ class ProtocolError(NatsError):
     """The peer sent something that is not the NATS protocol, or beyond the limits set for it."""
 
 
+_MAX_SHOWN = 512
+
+
 class ServerReportedError(NatsError):
     """An ``-ERR`` line. ``message`` is the server's text as sent, bounded and printable."""
 
     def __init__(self, message: str, explanation: str = "") -> None:
-        super().__init__(f"server said {message!r}" + (f": {explanation}" if explanation else ""))
+        shown = repr(message if len(message) <= _MAX_SHOWN else message[:_MAX_SHOWN] + "...")
+        super().__init__(f"server said {shown}" + (f": {explanation}" if explanation else ""))
         self.message = message
         self.explanation = explanation
 

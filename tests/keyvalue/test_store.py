@@ -338,3 +338,16 @@ async def test_a_codec_that_is_none(nats_server: NatsServer) -> None:
         for codec in (JSONCodec, object(), Reader()):
             with pytest.raises(ConfigurationError, match=r"codec (has no|is the class)"):
                 await js.key_value("B", codec=cast("Any", codec))
+
+
+async def test_keys_that_are_too_long_for_a_line(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        kv = await bucket(js)
+        key = "k" * 3900  # the inbox of the request takes some, too
+        assert await kv.put(key, "1") == 1
+        assert (await kv.get(key)).data == b"1"
+        too_long = "k" * 4096
+        for call in (kv.put(too_long, "1"), kv.get(too_long), kv.delete(too_long)):
+            with pytest.raises(InvalidKeyError, match=r"^key 'k+'\.\.\. is too long: "):
+                await call
+        assert nc.stats.reconnects == 0

@@ -111,6 +111,17 @@ async def test_a_real_server_forbids_a_subscription() -> None:
         assert await take(other_queue, 1) == [b"2"]
 
 
+async def test_a_real_server_forbids_a_subscription_with_a_long_subject() -> None:
+    async with permitted({"subscribe": {"deny": ["x.>"]}}) as nc:
+        # With a character that the server's text has as six.
+        subject, queue = "x." + "\u2028" * 600, "q" * 1000
+        async with nc.subscribe(subject, queue=queue) as denied:
+            with pytest.raises(PermissionsViolationError) as caught:
+                await denied.receive()
+        assert (caught.value.subject, caught.value.queue) == (subject, queue)
+        assert len(str(caught.value)) < 1200
+
+
 async def test_a_real_server_permits_a_queue_group_only() -> None:
     async with permitted({"subscribe": {"allow": ["shared q"]}}) as nc:
         async with (

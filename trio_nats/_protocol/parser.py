@@ -30,6 +30,10 @@ _MAX_DIGITS = 12
 """No size is longer; converting endless digits would take quadratic time."""
 
 
+_MAX_ERROR = 20_000
+"""Characters of an error: room for the longest subject, each byte of it escaped."""
+
+
 class Signal(enum.Enum):
     """The events that carry nothing."""
 
@@ -323,5 +327,5 @@ def _too_large(size: int, limit: int, data: bytes, position: int) -> ProtocolErr
 def error_text(raw: bytes) -> str:
     """What follows ``-ERR``: without its quotes, bounded and printable."""
     text = raw.decode("utf-8", "replace").strip(" \t").removeprefix("'").removesuffix("'")
-    printable = "".join(char if char.isprintable() else "?" for char in text[:512])
+    printable = "".join(char if char.isprintable() else "?" for char in text[:_MAX_ERROR])
     return printable

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InvalidSubjectError
 from .errors import InvalidKeyError
 
-__all__ = ["ALL_KEYS", "check_bucket", "check_filters", "check_key"]
+__all__ = ["ALL_KEYS", "check_bucket", "check_filters", "check_key", "key_errors"]
 
 ALL_KEYS = ">"
 
@@ -39,6 +40,15 @@ def check_key(key: str) -> str:
             "between each two"
         )
     return key
+
+
+@contextmanager
+def key_errors(key: str) -> Iterator[None]:
+    """Speak of the key where the subject made of it is too long."""
+    try:
+        yield
+    except InvalidSubjectError as error:
+        raise InvalidKeyError(f"key {key[:40]!a}... is too long: {error}") from None
 
 
 def check_filters(keys: str | Sequence[str]) -> tuple[str, ...]:

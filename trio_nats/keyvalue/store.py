@@ -19,7 +19,7 @@ from ..options import check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_config, bucket_of, subjects_of
 from .entry import OPERATION, Entry, Operation
 from .errors import KeyExistsError, KeyNotFoundError
-from .keys import ALL_KEYS, check_filters, check_key
+from .keys import ALL_KEYS, check_filters, check_key, key_errors
 from .watch import Plan, Watch, bucket_errors
 
 __all__ = ["RAW", "KeyValue", "Storing"]
@@ -130,7 +130,7 @@ class KeyValue(Generic[T]):
         self, key: str, revision: int | None = None, *, direct: bool | None = None
     ) -> Entry[T] | None:
         subject = self._prefix + key
-        with bucket_errors(self._name):
+        with bucket_errors(self._name), key_errors(key):
             try:
                 if revision is None:
                     msg = await self._stream.get_msg(last_for=subject, direct=direct)
@@ -364,7 +364,9 @@ class KeyValue(Generic[T]):
         self, key: str, data: Payload, *, expect: int | None = None, ttl: float | None = None
     ) -> int:
         subject = self._put_prefix + check_key(key)
-        return (await self._js.publish(subject, data, expect_last_subject_seq=expect, ttl=ttl)).seq
+        with key_errors(key):
+            ack = await self._js.publish(subject, data, expect_last_subject_seq=expect, ttl=ttl)
+        return ack.seq
 
     async def _remove(
         self, key: str, revision: int | None, headers: HeadersLike, ttl: float | None = None
@@ -372,9 +374,10 @@ class KeyValue(Generic[T]):
         subject = self._put_prefix + check_key(key)
         if revision is not None:
             check_count("revision", revision, 1)
-        ack = await self._js.publish(
-            subject, headers=headers, expect_last_subject_seq=revision, ttl=ttl
-        )
+        with key_errors(key):
+            ack = await self._js.publish(
+                subject, headers=headers, expect_last_subject_seq=revision, ttl=ttl
+            )
         return ack.seq
 
     def __repr__(self) -> str:
