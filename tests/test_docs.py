@@ -237,3 +237,12 @@ def test_every_page_is_in_the_lists() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_tests_of_the_threat_model_exist() -> None:
+    """The threat model names what shows that it holds."""
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "security.md").read_text("utf-8"))
+    assert len(named) > 30
+    for file, test in named:
+        code = (ROOT / "tests" / file).read_text("utf-8")
+        assert f"def {test}(" in code, f"{file} has no {test}"
