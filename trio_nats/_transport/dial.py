@@ -25,6 +25,8 @@ Peer: TypeAlias = tuple[str, int]
 
 _Found: TypeAlias = tuple[AddressFamily, object, object, object, object]
 
+_LONGEST_NAME = 254
+"""Characters of a host name, the dot that may end it included."""
 _HEAD_START = 0.25
 """Seconds that an address has before the next one is tried as well (RFC 8305)."""
 
@@ -127,6 +129,8 @@ async def _look_up(host: bytes, port: int) -> Sequence[_Found]:
 
 
 def _encoded(host: str) -> bytes:
+    if len(host) > _LONGEST_NAME:
+        raise UnicodeError("too long for a host name")
     if host.isascii():
         return host.encode()
     # IDNA 2008, as Trio and browsers do: the standard library would find other hosts.
