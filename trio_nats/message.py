@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -13,6 +14,9 @@ from .headers import Headers, HeadersLike, Status, decode_headers, encode_header
 __all__ = ["Msg", "Payload"]
 
 _logger = logging.getLogger("trio_nats.subscription")
+
+# The API of JetStream, of a domain's too; not what answers messages of streams: $JS.ACK, $JS.FC.
+_COMMAND = re.compile(rb"\$(?:JS\.(?:(?!(?:ACK|FC)\.)[^.]+\.)?API|SYS\.REQ)\.")
 
 Payload: TypeAlias = bytes | bytearray | memoryview | str
 """What may be sent as a message's data: anything bytes-like, or text, which is sent as UTF-8."""
@@ -105,7 +109,8 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         """Publish ``payload`` to this message's :attr:`reply` subject.
 
         Whoever sent the message may have asked for no answer, or named a reply subject that nothing
-        can be published to: one with a wildcard, say, or too long for a line of the protocol. Then
+        can be published to: one with a wildcard, say, or too long for a line of the protocol; or
+        one of the API of JetStream or the system, at which the answer would be a command. Then
         nothing is sent and nothing raised, so no message ends the loop that answers it.
 
         :returns: whether an answer was sent.
@@ -122,6 +127,8 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         if origin is None:
             raise ValueError("this message was not received from a connection; cannot respond")
         try:
+            if is_command(reply):
+                raise InvalidSubjectError("answers are no commands")
             await origin.publish(reply.decode(), payload, headers=headers)
         except (InvalidSubjectError, UnicodeDecodeError):
             _logger.info(
@@ -139,6 +146,11 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         return (
             f"Msg({self.subject!r}, {data!r}, reply={self.reply!r}, size={len(self.data)}{extra})"
         )
+
+
+def is_command(reply: bytes) -> bool:
+    """Whether what is published to this reply subject is a command to the server."""
+    return reply.startswith(b"$") and _COMMAND.match(reply) is not None
 
 
 def _shorten(pairs: list[tuple[str, str]]) -> str:

@@ -15,6 +15,7 @@ from tests.jetstream.pulling import Puller, bound, pulled_from
 from trio_nats import Subscription
 from trio_nats.jetstream import AckPolicy
 from trio_nats.jetstream.metadata import ReplySubjects, is_ack_subject, read_metadata
+from trio_nats.services import ServiceRequest
 from trio_nats.testing import NatsServer
 
 NUMBERS = "1.22.3.1700000000123456789.0"
@@ -128,6 +129,31 @@ async def test_what_the_consumer_did_not_deliver_is_not_handed_out(
                 await js.publish("s.1", b"last")
             await nc.flush()
             assert secret.pending == (0, 0)
+
+
+@pytest.mark.nats_server(jetstream=True)
+async def test_answers_are_no_commands(nats_server: NatsServer) -> None:
+    """Whoever asks chooses where the answer goes, and may not be allowed to purge the stream."""
+    purge = "$JS.API.STREAM.PURGE.S"
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 3)
+        service = nc.add_service("text", version="1.0.0")
+        done = trio.Event()
+
+        @service.endpoint("text")
+        async def answer(request: ServiceRequest) -> bytes:
+            if request.data:
+                done.set()
+            return b""
+
+        async with service, nc.subscribe("plain") as plain:
+            await nc.publish("text", b"", reply=purge)
+            await nc.publish("plain", b"", reply=purge)
+            assert await (await plain.receive()).respond() is False
+            await nc.publish("text", b"last", reply=purge)
+            await done.wait()
+        await nc.flush()
+        assert (await stream.refresh()).state.messages == 3
 
 
 @pytest.mark.nats_server(jetstream=True)

@@ -125,7 +125,20 @@ async def test_respond_publishes_to_the_reply_subject() -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [None, b"", b"a.*", b">", b"a..b", b".a", b"a\rb", b"a\x00", b"\xff"],
+    [
+        None,
+        b"",
+        b"a.*",
+        b">",
+        b"a..b",
+        b".a",
+        b"a\rb",
+        b"a\x00",
+        b"\xff",
+        b"$JS.API.STREAM.PURGE.S",
+        b"$JS.hub.API.STREAM.DELETE.S",
+        b"$SYS.REQ.SERVER.PING",
+    ],
     ids=repr,
 )
 async def test_what_cannot_be_answered_is_not(reply: bytes | None) -> None:
@@ -134,6 +147,26 @@ async def test_what_cannot_be_answered_is_not(reply: bytes | None) -> None:
     assert await msg.respond(b"x") is False
     assert origin.sent == []
     assert origin.checkpoints == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "$JS.ACK.S.C.1.1.1.1.0",
+        "$JS.ACK.API.C.1.1.1.1.0",
+        "$JS.FC.API.C.x",
+        "$JS.ACK.hub.h.API.C.1",
+        "$SYS._INBOX.x",
+        "_R_.x",
+        "$KV.API.x",
+        "$JS.API",
+        "JS.API.x",
+    ],
+)
+async def test_subjects_of_the_system_that_can_be_answered(reply: str) -> None:
+    origin = Recorder()
+    assert await Msg(b"a", b"1", reply.encode(), b"", None, origin).respond() is True
+    assert origin.sent == [(reply, b"", None, None)]
 
 
 async def test_respond_to_a_message_that_was_never_received() -> None:

@@ -14,7 +14,7 @@ import trio
 
 from .._nursery import open_nursery
 from ..errors import ConfigurationError, ConnectionLostError, NatsError, fresh
-from ..message import Msg
+from ..message import Msg, is_command
 from ..messaging import Messaging
 from ..options import check_callable, check_seconds
 from ..subscription import Subscription
@@ -383,7 +383,7 @@ class Service(ServiceGroup):
                 continue
 
     def _refuse(self, msg: Msg) -> None:
-        if msg.reply is None:
+        if msg.reply is None or is_command(msg.raw_reply or b""):
             return
         try:
             self.nc.publish_nowait(
