@@ -369,7 +369,8 @@ async def _read(file: StrPath) -> str:
         raise CredentialsError(
             f"{str(file)!r} is not a text file"
             if fault is None
-            else f"cannot read {str(file)!r}: {fault}"
+            else f"cannot read {str(file)!r}: {fault}",
+            unreadable=fault is not None,
         )
     return text
 

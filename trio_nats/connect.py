@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
-from typing import NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import trio
 
@@ -40,14 +40,20 @@ from .options import (
 )
 from .servers import Server, parse_servers
 
-__all__ = ["open_nats"]
+__all__ = ["NotEntered", "open_nats"]
 
 _logger = logging.getLogger("trio_nats.tls")
 
 _SIGNATURE = 86
 """Characters of the signature of a nonce."""
+_HINTS = {
+    "tls": "; to demand TLS, use a tls:// URL or TLSOptions(mode=TLSMode.REQUIRE)",
+    "reconnect": "; to give up when the connection is lost, use ReconnectPolicy(max_attempts=0)",
+}
+"""What a bool may have been meant for."""
 
 _T = TypeVar("_T")
+_C = TypeVar("_C")
 
 
 @takes_secrets
@@ -216,22 +222,50 @@ def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
         return kind()
     if not isinstance(value, cast("type[_T]", kind)):
         expected = getattr(kind, "__name__", "")
-        raise ConfigurationError(f"{name} is a {expected}, not {type(value).__name__}")
+        hint = _HINTS.get(name, "") if isinstance(value, bool) else ""
+        raise ConfigurationError(f"{name} must be a {expected}, not {type(value).__name__}{hint}")
     return value
 
 
-class _Open(AbstractAsyncContextManager[Connection]):
+class NotEntered(AbstractAsyncContextManager[_C]):
+    """What ``open_nats()`` returns, with an answer to every wrong way of using it."""
+
+    def __await__(self) -> NoReturn:
+        raise TypeError("open_nats() cannot be awaited; use 'async with open_nats(...) as nc:'")
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError("use 'async with open_nats(...) as nc:', not 'with'")
+
+        def __exit__(self, *_: object) -> None:
+            """Never called, but without it there would be no ``__enter__``."""
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if hasattr(Connection, name):
+                text = (
+                    f"open_nats() must be entered before {name!r} can be used: "
+                    f"'async with open_nats(...) as nc:', and then nc.{name}"
+                )
+            raise AttributeError(text, name=name, obj=self)
+
+
+class _Open(NotEntered[Connection]):
     """The nursery around a connection."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: Connection | None = None
 
-    def __await__(self) -> NoReturn:
-        raise TypeError("open_nats() is not awaited: use 'async with open_nats(...) as nc:'")
-
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Connection:
+        if not trio.lowlevel.in_trio_task():
+            raise RuntimeError(
+                "trio_nats.open_nats() must be entered in a task of Trio: run the program with "
+                "trio.run(main). In asyncio, use trio_nats.anyio.open_nats() instead "
+                "(pip install 'trio-nats[anyio]')"
+            )
         if self._connection is not None:
             raise RuntimeError("open_nats() can be entered only once; call it again")
         self._connection = connection = Connection(partial(Supervisor, self._settings))
@@ -273,7 +307,13 @@ class _Open(AbstractAsyncContextManager[Connection]):
         if isinstance(auth, Auth):
             seconds = self._settings.opening.connect_timeout
             with trio.move_on_after(seconds) as scope:
-                answer = await prepare(auth)
+                try:
+                    answer = await prepare(auth)
+                except CredentialsError as error:
+                    # The file may appear later. Each attempt reads it again.
+                    if error.unreadable and self._settings.reconnect.retry_on_initial_connect:
+                        return
+                    raise
                 fields = await answer.connect_fields(None)
                 if answer.sign is not None:
                     fields["sig"] = "-" * _SIGNATURE

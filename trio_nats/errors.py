@@ -108,7 +108,14 @@ class MaxPayloadError(NatsError, ValueError):
 
 
 class CredentialsError(NatsError, ValueError):
-    """Credentials that cannot be used: malformed, unreadable or incomplete. Never quotes them."""
+    """Credentials that cannot be used: malformed, unreadable or incomplete. Never quotes them.
+
+    ``unreadable`` says that their file could not be read, which may be different later.
+    """
+
+    def __init__(self, text: str, *, unreadable: bool = False) -> None:
+        super().__init__(text)
+        self.unreadable = unreadable
 
 
 # --- opening -------------------------------------------------------------------------------------

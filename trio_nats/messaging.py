@@ -495,4 +495,7 @@ def _as_bytes(payload: object) -> bytes:
         return payload.encode()
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
-    raise TypeError(f"payload must be bytes-like or str, not {type(payload).__name__}")
+    raise TypeError(
+        f"payload must be bytes-like or str, not {type(payload).__name__}; to send other objects "
+        "pass a codec, such as codec=JSONCodec()"
+    )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from inspect import CORO_CLOSED, getcoroutinestate
 from threading import get_ident
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 import outcome
@@ -105,6 +105,13 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._leave(trio.ClosedResourceError("this subscription is closed"))
         self._clear()
         await trio.lowlevel.checkpoint()
+
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                "a subscription cannot be awaited; use 'async with nc.subscribe(...) as sub:'"
+            )
 
     async def drain(self, timeout: float | None = None) -> None:
         """Unsubscribe, but keep what the server has sent until then.

@@ -170,7 +170,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, object], str]] = {
     "plaintext": ({"plaintext_auth": "maybe"}, "plaintext_auth is one of"),
     "pending": ({"pending_size": 0}, "pending_size must be at least 1"),
     "full": ({"when_pending_full": "panic"}, "when_pending_full is one of"),
-    "tls": ({"tls": "require"}, "tls is a TLSOptions, not str"),
+    "tls": ({"tls": "require"}, "tls must be a TLSOptions, not str"),
     "limits": ({"limits": {}}, "limits is a ProtocolLimits, not dict"),
     "echo": ({"echo": "no"}, "echo is True or False"),
     "floor": (

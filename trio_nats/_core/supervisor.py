@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Collection
 from threading import get_ident
 
@@ -80,7 +81,8 @@ class Supervisor(SessionCallbacks):
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
-        self.heads: Heads = Heads(self.info.max_payload, settings.opening.max_control_line)
+        # No server has said yet what it takes.
+        self.heads: Heads = Heads(sys.maxsize, settings.opening.max_control_line)
         self.session: Session | None = None
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""

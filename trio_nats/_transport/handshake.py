@@ -79,7 +79,7 @@ async def read_info(
         raise server_error(error_text(bytes(buffer[4:] if end < 0 else buffer[4:end])))
     if not buffer.startswith(_INFO):
         began = excerpt(bytes(buffer[:61]))
-        raise NoInfoError(f"the peer did not begin with INFO but with {began}; is it NATS?")
+        raise NoInfoError(f"the peer did not begin with INFO but with {began}")
     return decode_info(bytes(buffer[5:end])), bytes(buffer[end + 2 :])
 
 

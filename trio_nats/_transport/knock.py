@@ -175,6 +175,10 @@ class _Knocking(_Opening):
         self.only_tls = False
         self.patience = math.inf
 
+    @property
+    def _doctor_hint(self) -> str:
+        return ""  # this is the doctor
+
     async def _load_material(self) -> Material:
         material = await super()._load_material()
         self.witness.watch(material.context)
@@ -185,7 +189,7 @@ class _Knocking(_Opening):
             return ServerInfo(), b""
         with trio.move_on_after(self.patience):
             return await super()._read_info(stream)
-        raise NoInfoError(f"no INFO within {self.patience:g} s{self._silence_hint()}")
+        raise NoInfoError(f"no INFO within {self.patience:g} s{self._hint(silent=True)}")
 
     async def _log_in(
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer

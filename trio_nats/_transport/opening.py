@@ -383,23 +383,30 @@ class _Opening:
             self._heard_inside = self._tls_info is not None
             return read
         except NoInfoError as error:
-            if not error.closed:
-                raise
-            if self._tls_info is not None:
+            if error.closed and self._tls_info is not None:
                 raise explain_closing(self._known()) from error
-            raise NoInfoError(f"{error}{self._silence_hint()}", closed=True) from None
+            raise NoInfoError(
+                f"{error}{self._hint(silent=error.closed)}", closed=error.closed
+            ) from None
         except trio.BrokenResourceError as error:
             raise self._explained(error) from error
 
-    def _silence_hint(self) -> str:
+    def _hint(self, *, silent: bool) -> str:
+        hint = ". Is this the port of a NATS server?"
         waits_for_info = self._mode in (TLSMode.PREFER, TLSMode.DISABLE)
-        if self._tls_info is not None or self._server.is_websocket or not waits_for_info:
-            return ""
-        return (
-            f". Is this a NATS server's port? TLS mode {self._mode} waits for INFO in plaintext; "
-            "if the server or a proxy before it wants the TLS handshake first, use REQUIRE or "
-            "IMPLICIT"
-        )
+        in_plaintext = self._tls_info is None and not self._server.is_websocket
+        if silent and in_plaintext and waits_for_info:
+            asked = self._settings.tls.mode
+            acts_as = "" if asked is self._mode else f", which acts as {self._mode} here,"
+            hint += (
+                f" TLS mode {asked}{acts_as} waits for INFO in plaintext; if the server or a proxy "
+                "before it wants the TLS handshake first, use REQUIRE or IMPLICIT."
+            )
+        return hint + self._doctor_hint
+
+    @property
+    def _doctor_hint(self) -> str:
+        return f" To find out what is there: trio-nats doctor {self._server}"
 
     def _explained(self, error: trio.BrokenResourceError) -> NatsError:
         explained: NatsError | None = None
@@ -559,7 +566,7 @@ class _Opening:
     def too_slow(self) -> NatsError:
         within = f"within {self._settings.connect_timeout:g} s (connect_timeout)"
         if self.phase == "info":
-            return NoInfoError(f"no INFO {within}{self._silence_hint()}")
+            return NoInfoError(f"no INFO {within}{self._hint(silent=True)}")
         if self.phase == "auth" and not self._introduced:
             return ConnectTimeoutError(f"our credentials were not ready {within}")
         if self._loading:

@@ -8,13 +8,14 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, NoReturn, ParamSpec, TypeVar, TypeVarTuple, cast
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
 import trio
 
 import trio_nats
 from trio_nats import JWT, Auth, AuthCallback, AuthLike, Combined, NKey, Server
 from trio_nats._tracebacks import takes_secrets
+from trio_nats.connect import NotEntered
 
 from ._asyncio import AsyncioHost
 from ._connection import Connection
@@ -61,7 +62,7 @@ def open_nats(*args: Any, **options: Any) -> AbstractAsyncContextManager[Connect
     return _Open(trio_nats.open_nats(*args, **options), callbacks)
 
 
-class _Open(AbstractAsyncContextManager[Connection]):
+class _Open(NotEntered[Connection]):
     """The block around a connection, wherever that lives."""
 
     def __init__(
@@ -72,9 +73,6 @@ class _Open(AbstractAsyncContextManager[Connection]):
         self._manager = manager
         self._callbacks = callbacks
         self._host: Host | None = None
-
-    def __await__(self) -> NoReturn:
-        raise TypeError("open_nats() is not awaited: use 'async with open_nats(...) as nc:'")
 
     async def __aenter__(self) -> Connection:
         if self._host is not None:

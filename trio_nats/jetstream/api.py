@@ -138,7 +138,10 @@ class API:
             )
         except NoRespondersError:
             self.not_there(subject)
-        return read_answer(msg.data, kind, subject)
+        try:
+            return read_answer(msg.data, kind, subject)
+        except (StreamNotFoundError, ConsumerNotFoundError) as error:
+            raise error.described(_named(error, suffix)) from None
 
     def not_there(self, subject: str) -> NoReturn:
         """Nobody is subscribed to what JetStream would be."""
@@ -212,6 +215,19 @@ class Paged(AsyncIterator[T_co], Generic[T_co]):
             return [one for one in map(pick, found) if one is not None], more
 
         return Paged(ask)
+
+
+def _named(error: JetStreamAPIError, suffix: str) -> str:
+    """The description of an error, with the name of what was not found."""
+    match suffix.split("."):
+        case ["CONSUMER", _, stream, consumer, *_] if isinstance(error, ConsumerNotFoundError):
+            return f"consumer {consumer!r} of stream {stream!r} not found"
+        case ["CONSUMER", _, stream, *_]:
+            return f"stream {stream!r} not found"
+        case ["STREAM", verb, *_, stream] if verb != "CREATE":
+            return f"stream {stream!r} not found"
+        case _:
+            return error.description
 
 
 def read_answer(data: bytes, kind: type[S], subject: str) -> S:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, Self, TypeVar
 
 import trio
 
@@ -83,6 +83,14 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
         with trio.CancelScope(shield=True):
             await self._close()
         self._nursery.cancel_scope.cancel()
+
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                "a channel of messages cannot be awaited; use it as "
+                "'async with consumer.consume(...) as messages:'"
+            )
 
     async def aclose(self) -> None:
         """Unsubscribe, and let what was not received go back. Done even if cancelled, or repeated.

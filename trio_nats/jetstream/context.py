@@ -7,8 +7,9 @@ from typing import Unpack
 
 import msgspec
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, NatsError
 from ..messaging import Messaging
+from . import wire
 from .api import API, Page, Paged
 from .buckets import Buckets
 from .config import StreamConfig, StreamOptions, check_stream, left_out, required_level
@@ -88,7 +89,11 @@ class JetStream(Buckets, ObjectStores, Publishing):
         raised. :exc:`APILevelError` is raised if the server is too old for some of it; one before
         2.12 has created the stream without that.
         """
-        return await self._put("CREATE", _whole(config, options))
+        whole = _whole(config, options)
+        try:
+            return await self._put("CREATE", whole)
+        except StreamNameInUseError as error:
+            raise error.described(await self._what_differs(whole)) from None
 
     async def update_stream(
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]
@@ -113,6 +118,16 @@ class JetStream(Buckets, ObjectStores, Publishing):
                 "server is too old for that",
             )
         return Stream(self._api, info)
+
+    async def _what_differs(self, config: StreamConfig) -> str:
+        text = f"stream {config.name!r} exists already, with another configuration"
+        try:
+            info = await self._api.request(f"STREAM.INFO.{config.name}", None, StreamInfo)
+        except NatsError:
+            return text
+        if what := wire.differences(config, info.config):
+            text += f": {what}"
+        return f"{text}. Update it, or use another name"
 
     async def create_or_update_stream(
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]

@@ -6,7 +6,8 @@ import secrets
 
 import msgspec
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, NatsError
+from . import wire
 from .api import API
 from .consumer import Consumer
 from .consumer_config import (
@@ -15,6 +16,7 @@ from .consumer_config import (
     PriorityPolicy,
     check_consumer,
 )
+from .errors import ConsumerNameInUseError
 from .info import ConsumerInfo
 
 __all__ = ["new_name", "put_consumer", "whole_config"]
@@ -36,8 +38,23 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     if config.filter_subject and not {"*", ">"} & {*config.filter_subject.split(".")}:
         suffix = f"{suffix}.{config.filter_subject}"
     request = _CreateRequest(stream_name=stream, config=config, action=action)
-    info = await api.request(suffix, request, ConsumerInfo, level=_level(config))
+    try:
+        info = await api.request(suffix, request, ConsumerInfo, level=_level(config))
+    except ConsumerNameInUseError as error:
+        raise error.described(await _what_differs(api, stream, config)) from None
     return Consumer(api, stream, info.name, info)
+
+
+async def _what_differs(api: API, stream: str, config: ConsumerConfig) -> str:
+    name = config.name or config.durable_name
+    text = f"consumer {name!r} of stream {stream!r} exists already, with another configuration"
+    try:
+        info = await api.request(f"CONSUMER.INFO.{stream}.{name}", None, ConsumerInfo)
+    except NatsError:
+        return text
+    if what := wire.differences(config, info.config):
+        text += f": {what}"
+    return f"{text}. Update it, or use another name"
 
 
 def _level(config: ConsumerConfig) -> int:

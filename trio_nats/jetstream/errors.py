@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from .._printable import MAX_TEXT, printable
 from ..errors import NatsError, NoRespondersError
@@ -45,6 +46,13 @@ class JetStreamAPIError(JetStreamError):
         self.code = code
         self.err_code = err_code
         self.description = description
+
+    def described(self, description: str) -> Self:
+        """The same error in other words.
+
+        :meta private:
+        """
+        return type(self)(self.code, self.err_code, description)
 
     def __str__(self) -> str:
         return (

@@ -53,6 +53,7 @@ NANOSECONDS = "nanoseconds on the wire"
 Seconds: TypeAlias = Annotated[float, NANOSECONDS]
 """Marks a field of a struct that is in seconds, and on the wire in nanoseconds."""
 
+_MAX_DIFFERENCES = 5
 MAX_NANOSECONDS = 2**63 - 1
 _FINER = re.compile(r"(\.[0-9]{6})[0-9]+")
 _BILLION = Decimal(1_000_000_000)
@@ -137,6 +138,12 @@ def _bare(hint: object) -> object:
 def check_types(value: msgspec.Struct) -> None:
     """Complain about fields of the wrong type, for nobody has looked at them so far."""
     kind = type(value)
+    for name, (_, hint) in _fields(kind).items():
+        given = getattr(value, name)
+        if get_origin(_bare(hint)) is Sequence and isinstance(given, str):
+            raise ConfigurationError(
+                f"{kind.__name__}: {name} must be a list, not a str; write {name}=[{given!r}]"
+            )
     try:
         msgspec.convert(msgspec.to_builtins(value), kind)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -166,6 +173,25 @@ def _check_type(name: str, value: object, hint: object) -> None:
     ):
         known = ", ".join(repr(str(one)) for one in hint)
         raise ConfigurationError(f"{name} is one of {known}, not {value!r}")
+
+
+def differences(asked: msgspec.Struct, told: msgspec.Struct) -> str:
+    """What there is instead of what was asked for, in words; empty if that cannot be seen."""
+    found: list[str] = []
+    for field in msgspec.structs.fields(type(asked)):
+        if field.name in ("name", "durable_name"):
+            continue
+        wanted, present = (_comparable(getattr(one, field.name)) for one in (asked, told))
+        if wanted is not None and wanted != present:
+            found.append(f"{field.name} is {present!r:.80}, not {wanted!r:.80}")
+    return "; ".join(found[:_MAX_DIFFERENCES])
+
+
+def _comparable(value: object) -> object:
+    if isinstance(value, dict):  # the server adds to metadata what is its own
+        metadata = cast("dict[str, object]", value)
+        return {key: one for key, one in metadata.items() if not key.startswith("_nats.")}
+    return list(cast("Sequence[object]", value)) if isinstance(value, (list, tuple)) else value
 
 
 def to_wire(value: msgspec.Struct) -> dict[str, object]:

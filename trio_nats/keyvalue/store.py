@@ -316,7 +316,13 @@ class KeyValue(Generic[T]):
                 "value would come back once this one is gone"
             )
         check_count("revision", revision)
-        return await self._store(key, self._encoded(value), expect=revision, ttl=ttl)
+        try:
+            return await self._store(key, self._encoded(value), expect=revision, ttl=ttl)
+        except WrongLastSequenceError as error:
+            raise error.described(
+                f"the latest revision of key {key!r} of bucket {self.name!r} is not {revision}: "
+                f"{error.description}"
+            ) from None
 
     async def delete(self, key: str, *, revision: int | None = None) -> int:
         """Delete the key; its history is kept. Returns the revision of what marks this.

@@ -1,0 +1,104 @@
+"""What JetStream refuses is told with its name, and with what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.jetstream.helpers import MEMORY, connected
+from trio_nats import ConfigurationError
+from trio_nats.jetstream import (
+    ConsumerConfig,
+    ConsumerNameInUseError,
+    ConsumerNotFoundError,
+    JetStream,
+    StreamConfig,
+    StreamNameInUseError,
+    StreamNotFoundError,
+    WrongLastSequenceError,
+)
+from trio_nats.keyvalue import BucketExistsError
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def test_streams(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: js.stream("NO"),
+            lambda: js.delete_stream("NO"),
+            lambda: js.update_stream("NO"),
+        ]
+        for call in calls:
+            with pytest.raises(StreamNotFoundError, match=r"^stream 'NO' not found \(code 404"):
+                await call()
+        await js.create_stream("S", subjects=["a"], storage=MEMORY)
+        with pytest.raises(StreamNameInUseError) as caught:
+            await js.create_stream("S", subjects=["a", "b"], storage=MEMORY, max_msgs=5)
+        assert str(caught.value) == (
+            "stream 'S' exists already, with another configuration: subjects is ['a'], not "
+            "['a', 'b']; max_msgs is -1, not 5. Update it, or use another name "
+            "(code 400, err_code 10058)"
+        )
+        assert (caught.value.code, caught.value.err_code) == (400, 10058)
+
+
+async def test_consumers(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream("S", subjects=["a"], storage=MEMORY)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: stream.consumer("NO"),
+            lambda: stream.delete_consumer("NO"),
+            lambda: stream.update_consumer("NO"),
+            lambda: stream.bind_consumer("NO").refresh(),
+        ]
+        for call in calls:
+            with pytest.raises(ConsumerNotFoundError, match=r"^consumer 'NO' of stream 'S' not"):
+                await call()
+        await js.delete_stream("S")
+        with pytest.raises(StreamNotFoundError, match=r"^stream 'S' not found"):
+            await stream.consumer("NO")
+
+
+async def test_a_consumer_that_is_there(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream("S", subjects=["a"], storage=MEMORY)
+        await stream.create_consumer("C")
+        with pytest.raises(ConsumerNameInUseError) as caught:
+            await stream.create_consumer("C", max_deliver=4)
+        assert caught.value.description == (
+            "consumer 'C' of stream 'S' exists already, with another configuration: "
+            "max_deliver is -1, not 4. Update it, or use another name"
+        )
+
+
+async def test_keys_and_buckets(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        bucket = await js.create_key_value("B", storage=MEMORY)
+        with pytest.raises(BucketExistsError, match="max_msgs_per_subject is 1, not 5"):
+            await js.create_key_value("B", storage=MEMORY, history=5)
+        await bucket.put("a", b"1")
+        with pytest.raises(WrongLastSequenceError, match=r"key 'a' .* is not 7") as caught:
+            await bucket.update("a", b"2", 7)
+        assert caught.value.last_sequence == 1
+
+
+async def test_one_string_for_a_list(nats_server: NatsServer) -> None:
+    async def refused(call: Callable[[JetStream], Awaitable[object]], text: str) -> None:
+        with pytest.raises(ConfigurationError, match=text):
+            await call(js)
+
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream("T", subjects=["t"], storage=MEMORY)
+        one = StreamConfig(name="S", subjects="x")
+        await refused(
+            lambda js: js.create_stream(one),
+            r"StreamConfig: subjects must be a list, not a str; write subjects=\['x'\]$",
+        )
+        two = ConsumerConfig(filter_subjects="x")
+        await refused(
+            lambda _: stream.create_consumer(two),
+            r"ConsumerConfig: filter_subjects must be a list, .* write filter_subjects=\['x'\]$",
+        )

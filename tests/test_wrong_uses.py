@@ -1,0 +1,188 @@
+"""What newcomers write, and what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import trio_nats
+import trio_nats.anyio
+from tests.support.jwts import Key
+from trio_nats import (
+    ConfigurationError,
+    ConnectError,
+    Credentials,
+    CredentialsError,
+    NKey,
+    ReconnectPolicy,
+    TLSMode,
+    TLSOptions,
+    open_nats,
+)
+from trio_nats.events import MessagesDiscarded, ReconnectFailed
+from trio_nats.testing import NatsServer
+
+FOR_EVER = ReconnectPolicy(retry_on_initial_connect=True, delay=lambda _: 0.01)
+
+
+def test_asyncio_without_the_adapter() -> None:
+    async def main() -> None:
+        async with open_nats("nats://127.0.0.1:1"):
+            raise AssertionError("entered")
+
+    with pytest.raises(RuntimeError, match=r"trio\.run\(main\).*trio_nats\.anyio\.open_nats\(\)"):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("opener", [trio_nats.open_nats, trio_nats.anyio.open_nats])
+async def test_a_connection_that_was_not_entered(opener: Callable[..., Any]) -> None:
+    nc = opener("nats://127.0.0.1:1")
+    with pytest.raises(AttributeError, match=r"'publish' .*async with open_nats\(\.\.\.\) as nc:"):
+        await nc.publish("a", b"")
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        _ = nc.nonsense
+    with pytest.raises(TypeError, match="cannot be awaited"):
+        await nc
+    with pytest.raises(TypeError, match="not 'with'"), nc:
+        raise AssertionError("entered")
+    assert not hasattr(nc, "__wrapped__")
+
+
+async def test_channels_that_were_not_entered(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        with pytest.raises(TypeError, match=r"async with nc\.subscribe"):
+            await nc.subscribe("a")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("payload", [{"a": 1}, [1], 5, None])
+async def test_a_payload_of_another_type(payload: Any, nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: nc.publish("a", payload),
+            lambda: nc.request("a", payload),
+            lambda: nc.jetstream().publish("a", payload),
+        ]
+        for call in calls:
+            with pytest.raises(TypeError, match=r"not \w+; .* codec=JSONCodec\(\)"):
+                await call()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tls": True}, "tls must be a TLSOptions, not bool; .*tls:// URL"),
+        ({"reconnect": False}, r"reconnect must be a .*ReconnectPolicy\(max_attempts=0\)"),
+        ({"pending": 5}, "pending must be a PendingLimits, not int$"),
+    ],
+)
+def test_options_of_another_type(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        open_nats("nats://a", **options)
+
+
+# --- a peer that does not begin with INFO ---------------------------------------------------------
+
+
+async def opening_error(
+    handler: Callable[[trio.SocketStream], Awaitable[object]], tls: TLSOptions, timeout: float
+) -> str:
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(ConnectError) as caught:
+            async with open_nats(f"nats://127.0.0.1:{port}", tls=tls, connect_timeout=timeout):
+                pass
+        nursery.cancel_scope.cancel()
+    return str(caught.value)
+
+
+async def say_nothing(stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def hang_up(stream: trio.SocketStream) -> None:
+    await stream.aclose()
+
+
+async def speak_http(stream: trio.SocketStream) -> None:
+    await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("handler", [say_nothing, hang_up, speak_http])
+async def test_no_info(handler: Callable[[trio.SocketStream], Awaitable[object]]) -> None:
+    timeout = 0.2 if handler is say_nothing else 30
+    text = await opening_error(handler, TLSOptions(), timeout)
+    assert re.search(r"Is this the port of a NATS server\?", text)
+    assert re.search(r"trio-nats doctor nats://127\.0\.0\.1:\d+$", text)
+    # PREFER was never written by the user.
+    assert ("TLS mode AUTO, which acts as PREFER here, waits" in text) == (
+        handler is not speak_http
+    )
+
+
+async def test_a_mode_that_was_asked_for_is_named_as_it_is() -> None:
+    text = await opening_error(hang_up, TLSOptions(mode=TLSMode.PREFER), 30)
+    assert "TLS mode PREFER waits" in text
+
+
+# --- before the first connection ------------------------------------------------------------------
+
+
+async def test_no_server_has_named_a_max_payload_yet() -> None:
+    large = b"x" * 2_000_000
+    async with NatsServer(config={"max_payload": 4_000_000}) as server:
+        await server.stop()
+        async with (
+            open_nats(server.url, reconnect=FOR_EVER) as nc,
+            nc.subscribe("a") as sub,
+        ):
+            await nc.publish("a", large)
+            await server.start()
+            assert (await sub.receive()).data == large
+
+
+async def test_the_first_server_does_not_take_it(nats_server: NatsServer) -> None:
+    url = nats_server.url
+    await nats_server.stop()
+    async with open_nats(url, reconnect=FOR_EVER) as nc, nc.events() as events:
+        await nc.publish("a", b"x" * 2_000_000)
+        await nats_server.start()
+        async for event in events:
+            if isinstance(event, MessagesDiscarded):
+                break
+        await nc.flush()
+
+
+async def test_a_credentials_file_that_appears_later(tmp_path: Path) -> None:
+    key, file = Key(), tmp_path / "late.nk"
+    auth = NKey(file=file)
+    users = {"authorization": {"users": [{"nkey": key.public}]}}
+    async with NatsServer(config=users) as server:
+        with pytest.raises(CredentialsError, match="No such file"):
+            async with open_nats(server.url, auth=auth):
+                pass
+        async with (
+            open_nats(server.url, auth=auth, reconnect=FOR_EVER) as nc,
+            nc.events() as events,
+        ):
+            failed = await events.receive()
+            assert isinstance(failed, ReconnectFailed)
+            assert "No such file" in str(failed.error)
+            file.write_text(key.seed)
+            await nc.flush()
+
+
+async def test_credentials_that_are_wrong_are_not_waited_for(nats_server: NatsServer) -> None:
+    with pytest.raises(CredentialsError):
+        async with open_nats(
+            nats_server.url, auth=Credentials(text="nonsense"), reconnect=FOR_EVER
+        ):
+            pass
