@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from ..errors import ConfigurationError, InvalidSubjectError
@@ -43,7 +43,7 @@ def check_key(key: str) -> str:
 
 
 @contextmanager
-def key_errors(key: str) -> Iterator[None]:
+def key_errors(key: str) -> Generator[None, None, None]:
     """Speak of the key where the subject made of it is too long."""
     try:
         yield
