@@ -158,7 +158,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, object], str]] = {
     "port": ({"servers": "h:0"}, "1 to 65535"),
     "host": ({"servers": "nats://:4222"}, "host is missing"),
     "mixed": ({"servers": "nats://a,ws://b"}, "cannot be mixed"),
-    "websocket": ({"websocket": {}}, "websocket is a WebSocketOptions, not dict"),
+    "websocket": ({"websocket": {}}, "websocket must be a WebSocketOptions, not dict"),
     "timeout": ({"connect_timeout": -1}, "connect_timeout must be more than zero"),
     "ping": ({"ping_interval": 0}, "ping_interval must be more than zero"),
     "closing": ({"close_timeout": float("nan")}, "close_timeout is a number of seconds"),
@@ -171,7 +171,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, object], str]] = {
     "pending": ({"pending_size": 0}, "pending_size must be at least 1"),
     "full": ({"when_pending_full": "panic"}, "when_pending_full is one of"),
     "tls": ({"tls": "require"}, "tls must be a TLSOptions, not str"),
-    "limits": ({"limits": {}}, "limits is a ProtocolLimits, not dict"),
+    "limits": ({"limits": {}}, "limits must be a ProtocolLimits, not dict"),
     "echo": ({"echo": "no"}, "echo is True or False"),
     "floor": (
         {"servers": "tls://h", "tls": TLSOptions(mode=TLSMode.DISABLE)},
