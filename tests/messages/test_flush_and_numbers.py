@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from tests.messages.helpers import another, hmsg, msg, scripted, served, take
+from tests.support.peer import info_line
 from tests.transports import TCP, Transport
 from trio_nats import ConfigurationError, RequestTimeoutError
 
@@ -82,6 +83,10 @@ async def test_the_numbers_add_up(transport: Transport) -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         assert nc.stats.out_messages == nc.stats.in_messages == 0
         opening = len(peer.raw_bytes)
+        # What was said before counts (ADR-40).
+        came, went = nc.stats.in_bytes, nc.stats.out_bytes
+        assert came == len(info_line()) + len(b"PONG\r\n" * 2)
+        assert went == sum(len(line) + 2 for line in peer.lines)
         await nc.publish("a", b"12345")
         await nc.publish("a", b"12345", headers={"k": "v"})
         sent = b"SUB a 1\r\nPUB a 5\r\n12345\r\nHPUB a 18 23\r\n" + BLOCK + b"12345\r\n"
@@ -95,9 +100,9 @@ async def test_the_numbers_add_up(transport: Transport) -> None:
         await trio.testing.wait_all_tasks_blocked()
         stats = nc.stats
         assert stats.out_messages == 2
-        assert stats.out_bytes == len(sent) + len(b"PONG\r\n")
+        assert stats.out_bytes == went + len(sent) + len(b"PONG\r\n")
         assert stats.in_messages == 4
-        assert stats.in_bytes == len(frames) + len(b"PING\r\n")
+        assert stats.in_bytes == came + len(frames) + len(b"PING\r\n")
         assert (stats.subscriptions, stats.pending_messages) == (1, 3)
         assert stats.pending_bytes == 7 + len(BLOCK) + 1
         assert (stats.dropped, stats.lost_in_flight, stats.reconnects) == (0, 0, 0)

@@ -67,7 +67,9 @@ async def prime(wire: Wire, frames: list[bytes]) -> None:
 
     What it sends in the meantime stays in ``wire.early``. Raises whatever breaks the wire.
     """
-    await wire.stream.send_all(b"".join(frames) + commands.PING)
+    begin = b"".join(frames) + commands.PING
+    await wire.stream.send_all(begin)
+    wire.out_bytes += len(begin)
     position = size = 0
     while True:
         for event in wire.early[position:]:
@@ -76,6 +78,7 @@ async def prime(wire: Wire, frames: list[bytes]) -> None:
                 return
             if event is Signal.PING:
                 await wire.stream.send_all(commands.PONG)
+                wire.out_bytes += len(commands.PONG)
             elif isinstance(event, ServerInfo):
                 wire.info = event
             elif isinstance(event, ErrorLine):
@@ -87,6 +90,7 @@ async def prime(wire: Wire, frames: list[bytes]) -> None:
         if not data:
             raise ConnectionLostError(f"{wire.server} closed the connection")
         size += len(data)
+        wire.in_bytes += len(data)
         if size > _MAX_HELD:
             raise ProtocolError(f"{wire.server} sends and sends, and does not answer a PING")
         wire.early += wire.parser.feed(bytes(data))

@@ -12,6 +12,11 @@ from ..servers import Server
 
 __all__ = ["Settings", "WhenFull"]
 
+_PING_INTERVAL = 120.0
+# Proxies before WebSocket servers close what has been idle for a minute. Even if one PING is late,
+# the next comes in time.
+_WEBSOCKET_PING_INTERVAL = 25.0
+
 WhenFull: TypeAlias = Literal["wait", "raise"]
 """What ``publish`` does while ``pending_size`` bytes are waiting to be written."""
 
@@ -28,7 +33,7 @@ class Settings:
     pending: PendingLimits
     pending_size: int
     when_pending_full: WhenFull
-    ping_interval: float
+    ping_interval: float | None
     max_pings_out: int
     inbox_prefix: str
     request_timeout: float
@@ -36,3 +41,9 @@ class Settings:
     jetstream_domain: str | None = None
     """Of the context, for :meth:`Connection.jetstream` without a domain or a prefix."""
     jetstream_prefix: str | None = None
+
+    def ping_interval_of(self, server: Server) -> float:
+        """Seconds between PINGs to ``server``."""
+        if self.ping_interval is not None:
+            return self.ping_interval
+        return _WEBSOCKET_PING_INTERVAL if server.is_websocket else _PING_INTERVAL

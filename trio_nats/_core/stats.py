@@ -30,11 +30,11 @@ class Statistics:
     in_messages: int
     """Messages received, replies included, dropped or not."""
     in_bytes: int
-    """Bytes read."""
+    """Bytes read, those of opening connections included."""
     out_messages: int
     """Messages accepted by ``publish``, ``respond`` and ``request``, written or not."""
     out_bytes: int
-    """Bytes written."""
+    """Bytes written, those of opening connections included."""
     dropped: int
     """Messages dropped because too many waited in a subscription, or too many replies to a
     request."""

@@ -170,7 +170,8 @@ class Supervisor(SessionCallbacks):
         self._scope.cancel()
 
     async def _run_session(self, session: Session) -> None:
-        reason = await session.run(self.settings.ping_interval, self.settings.max_pings_out)
+        interval = self.settings.ping_interval_of(session.wire.server)
+        reason = await session.run(interval, self.settings.max_pings_out)
         if session is not self.session:
             return  # another one took its place in good time
         await self._replace_lost(session.wire, reason)
@@ -222,6 +223,8 @@ class Supervisor(SessionCallbacks):
         self.pool.connected(wire.server)
         self._settle_moves(None, waiting=handover is None)
         self.counters.connects += 1
+        self.counters.in_bytes += wire.in_bytes
+        self.counters.out_bytes += wire.out_bytes
         self._began = trio.current_time()
         first = self.counters.connects == 1
         self._log_connected(wire, None if first else self.disconnected_for)

@@ -47,8 +47,10 @@ _READ = 16 * 1024
 
 async def read_info(
     stream: trio.abc.ReceiveStream, limit: int, received: bytes = b""
-) -> tuple[ServerInfo, bytes]:
-    """Read the INFO line, ``received`` being what has come already. Also returns what came after.
+) -> tuple[ServerInfo, bytes, int]:
+    """Read the INFO line, ``received`` being what has come already.
+
+    Also returns what came after it, and its size in bytes.
 
     Raises :exc:`NoInfoError` for a peer that begins with anything else or closes without it,
     :exc:`ProtocolError` for an INFO that is malformed or longer than ``limit`` bytes, and what an
@@ -80,7 +82,7 @@ async def read_info(
     if not buffer.startswith(_INFO):
         began = excerpt(bytes(buffer[:61]))
         raise NoInfoError(f"the peer did not begin with INFO but with {began}")
-    return decode_info(bytes(buffer[5:end])), bytes(buffer[end + 2 :])
+    return decode_info(bytes(buffer[5:end])), bytes(buffer[end + 2 :]), end + 2
 
 
 class LeadingInfoStream(trio.abc.Stream):
@@ -105,6 +107,8 @@ class LeadingInfoStream(trio.abc.Stream):
         self._demand = demand
         self._limit = limit
         self._begun = False
+        self.info_size: int = 0
+        """Bytes of the INFO that was taken out here."""
         self.info = info
         """The INFO that came before the handshake, whether taken out here or by the caller."""
 
@@ -126,7 +130,7 @@ class LeadingInfoStream(trio.abc.Stream):
                 f"{self._server} spoke first, in plaintext, but TLS mode IMPLICIT expects the TLS "
                 "handshake before anything else; use REQUIRE, which takes both kinds of server"
             )
-        info, rest = await read_info(self._stream, self._limit, data)
+        info, rest, self.info_size = await read_info(self._stream, self._limit, data)
         if not info.offers_tls:
             raise TLSNotOfferedError(
                 f"{self._server} offers no TLS, but TLS is required {self._demand}; nothing was "

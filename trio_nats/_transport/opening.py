@@ -108,6 +108,10 @@ class Wire:
     """Whether the name of the server has others."""
     tcp: TCPStream | None = None
     """What is below all else; it shows how sending gets on."""
+    in_bytes: int = 0
+    """Bytes of NATS read by the opening, of INFO in plaintext too."""
+    out_bytes: int = 0
+    """Bytes of NATS written by the opening."""
 
 
 @dataclass(slots=True)
@@ -192,6 +196,7 @@ class _Opening:
         self._headers: SecretHeaders | None = None
         self._websocket: WebSocketStream | None = None
         self._tcp: TCPStream | None = None
+        self._info_bytes = 0
         self.phase: ConnectPhase = "tls"
         self.peer: Peer | None = None
 
@@ -308,6 +313,7 @@ class _Opening:
             self._plain_info = leading.info
             raise explain_failed_handshake(error, self._known()) from error
         self._plain_info = leading.info
+        self._info_bytes += leading.info_size
         self._tls_info = describe(
             stream, issuers, material.expires, info_inside_tls=leading.info is None
         )
@@ -379,9 +385,10 @@ class _Opening:
     async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
         self.phase = "info"
         try:
-            read = await read_info(stream, self._settings.limits.info)
+            info, rest, size = await read_info(stream, self._settings.limits.info)
+            self._info_bytes += size
             self._heard_inside = self._tls_info is not None
-            return read
+            return info, rest
         except NoInfoError as error:
             if error.closed and self._tls_info is not None:
                 raise explain_closing(self._known()) from error
@@ -442,6 +449,7 @@ class _Opening:
         # A PONG that is here before our PING is no answer to it.
         early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
         wire = Wire(self._server, stream, parser, early, info, self._tls_info, tcp=self._tcp)
+        wire.in_bytes = self._info_bytes + len(rest)
         if self._plain_info is not None:
             # It does support headers: it would refuse a CONNECT that asks for no_responders.
             wire.info, wire.unverified_info = ServerInfo(headers=info.headers), info
@@ -453,6 +461,7 @@ class _Opening:
             if fault is not None:
                 raise CredentialsError(fault)
             await stream.send_all(line)
+            wire.out_bytes += len(line)
             while not await self._pong_among(wire, answer):
                 wire.early = await self._read_events(wire)
             await self._hear_out(wire)
@@ -490,6 +499,7 @@ class _Opening:
         if not data:
             raise self._closed_early()
         self._heard_inside = self._tls_info is not None
+        wire.in_bytes += len(data)
         return wire.parser.feed(bytes(data))
 
     async def _connect_line(
@@ -536,6 +546,7 @@ class _Opening:
                 return True
             if event is Signal.PING:
                 await wire.stream.send_all(commands.PONG)
+                wire.out_bytes += len(commands.PONG)
             elif isinstance(event, ServerInfo):
                 wire.info, wire.unverified_info = event, None
             elif isinstance(event, ErrorLine):

@@ -129,7 +129,7 @@ async def _hear(stream: _FirstWords, began: float) -> Greeting:
         return (stream.spoke_at or time.monotonic()) - began
 
     try:
-        info, _ = await read_info(stream, _INFO_LIMIT)
+        info, _, _ = await read_info(stream, _INFO_LIMIT)
         return Greeting(kind="info", seconds=took(), info=info)
     except NoInfoError as error:
         if error.closed and not stream.said:
