@@ -291,11 +291,14 @@ async def test_a_plaintext_connection_may_become_encrypted() -> None:
 async def opened_in_memory(peer: MemoryPeer, tls: TLSOptions | None = None) -> ConnectAttempt:
     """The failed attempt to connect to ``peer``, without a network."""
 
-    async def dial(server: object) -> trio.abc.Stream:
+    async def dial(*_: object) -> trio.abc.Stream:
         return peer.client
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("trio_nats._transport.opening.dial", dial)
+        # There is no socket that could be asked.
+        patched.setattr("trio_nats._transport.opening.peer_of", lambda _: None)
+        patched.setattr("trio_nats._transport.opening.TCPStream", lambda stream: stream)
         with pytest.raises(ConnectError) as caught:
             async with open_nats("nats://localhost", tls=tls, connect_timeout=5):
                 pass
