@@ -40,12 +40,8 @@ def connect(fields: Mapping[str, str | int | bool]) -> bytes:
 # behind the verb.
 
 
-def too_long(
-    length: int, limit: int, parts: Mapping[str, bytes | None]
-) -> InvalidSubjectError | None:
-    """The error for a line with ``length`` bytes of arguments, if a server takes ``limit``."""
-    if length <= limit:
-        return None
+def too_long(length: int, limit: int, parts: Mapping[str, bytes | None]) -> InvalidSubjectError:
+    """The error for a line with ``length`` bytes of arguments where a server takes ``limit``."""
     name, size = max(((name, len(part or b"")) for name, part in parts.items()), key=lambda p: p[1])
     return InvalidSubjectError(_fault(f"the {name}", size, length, limit))
 
@@ -61,9 +57,8 @@ def _fault(name: str, size: int, length: int, limit: int) -> str:
 def check_sub(subject: bytes, queue: bytes | None, limit: int) -> None:
     """Complain of a subscription whose line would be longer than ``limit``."""
     length = len(subject) + 1 + _SID_DIGITS + (0 if queue is None else 1 + len(queue))
-    error = too_long(length, limit, {"subject": subject, "queue group": queue})
-    if error is not None:
-        raise error
+    if length > limit:
+        raise too_long(length, limit, {"subject": subject, "queue group": queue})
 
 
 def connect_fault(fields: Mapping[str, str | int | bool], limit: int) -> str | None:
@@ -150,9 +145,9 @@ class Heads:
 
     def check_line(self, length: int, subject: bytes, reply: bytes | None) -> None:
         """Complain about a line longer than the server takes."""
-        parts = {"subject": subject, "reply subject": reply}
-        if (error := too_long(length, self.max_control_line, parts)) is not None:
-            raise error
+        if length > self.max_control_line:
+            parts = {"subject": subject, "reply subject": reply}
+            raise too_long(length, self.max_control_line, parts)
 
     def check_size(self, size: int) -> None:
         """Complain about more than the server takes."""
