@@ -116,9 +116,12 @@ async def test_what_is_made_of_one_connection() -> None:
     async with NatsServer(jetstream=True) as server, open_nats(server.url) as nc:
         js = nc.jetstream()
         stream = await js.create_stream("S", subjects=["s"], storage=StorageType.MEMORY)
-        consumer = await stream.create_consumer("c", ack_policy=AckPolicy.NONE)
+        consumer = await stream.create_consumer(durable_name="c", ack_policy=AckPolicy.NONE)
         pushed = await stream.create_consumer(
-            "p", deliver_subject="here", idle_heartbeat=5.0, ack_policy=AckPolicy.NONE
+            durable_name="p",
+            deliver_subject="here",
+            idle_heartbeat=5.0,
+            ack_policy=AckPolicy.NONE,
         )
         kv = await js.create_key_value("B", storage=StorageType.MEMORY)
         await kv.put("key", b"value")
