@@ -61,7 +61,7 @@ class FailingMessages(Messages):
     """What ``consume`` makes, with a task that fails when the test says so."""
 
     def __init__(self, error: BaseException, now: trio.Event) -> None:
-        super().__init__("test")
+        super().__init__("test", lambda: None)
         self._error = error
         self._now = now
         self.closed = 0

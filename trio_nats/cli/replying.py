@@ -206,7 +206,6 @@ async def _output_of(words: list[str], environment: dict[str, str], msg: Msg, li
         try:
             process: trio.Process = await nursery.start(start)
         except (OSError, ValueError) as error:
-            # Not raised in here: the nursery would put it into a group.
             failure = str(error)
         else:
             assert process.stdout is not None
