@@ -58,7 +58,7 @@ def _read_until(sock: socket.socket, end: bytes) -> bytes:
     return data
 
 
-class Wire:
+class ServerConnection:
     """A connection to the server, subscribed."""
 
     def __init__(self, address: Address, *subscriptions: bytes) -> None:
@@ -96,7 +96,7 @@ def feed(address: Address, scenario: Scenario) -> dict[str, int]:
     length = len(frames[0])
     copies = max(1, BLOCK // (length * len(frames)))
     block = memoryview(b"".join(frames) * copies)
-    wire = Wire(address, b"bench.control 1")
+    wire = ServerConnection(address, b"bench.control 1")
     sent = at = 0
     for grant in _grants(wire):
         left = grant * length
@@ -119,7 +119,7 @@ def _message(scenario: Scenario, number: int) -> bytes:
     return b"HPUB %s %d %d\r\n%s%s\r\n" % (subject, *sizes, block, payload)
 
 
-def _grants(wire: Wire, ready: bool = True) -> Iterator[int]:
+def _grants(wire: ServerConnection, ready: bool = True) -> Iterator[int]:
     """What the client asks for, until it is nothing."""
     if ready:
         _say_ready()
@@ -139,7 +139,7 @@ def answer(address: Address, scenario: Scenario) -> dict[str, int]:
     """Answer every request."""
     payload = b"x" * scenario.size
     reply = b"PUB %%s %d\r\n%s\r\n" % (len(payload), payload)
-    wire = Wire(address, b"bench.control 1", b"bench.request 2")
+    wire = ServerConnection(address, b"bench.control 1", b"bench.request 2")
     _say_ready()
     answered = 0
     pending = b""
@@ -169,8 +169,8 @@ def ask(address: Address, scenario: Scenario) -> dict[str, int]:
     frame = b"PUB %s %s %d\r\n%s\r\n" % (REQUEST.encode(), _REPLIES, len(payload), payload)
     frames = memoryview(frame * scenario.concurrency)
     mark = b"MSG %s 1 " % _REPLIES
-    control = Wire(address, b"bench.control 1")
-    wire = Wire(address, b"%s 1" % _REPLIES)
+    control = ServerConnection(address, b"bench.control 1")
+    wire = ServerConnection(address, b"%s 1" % _REPLIES)
     answered = 0
     for grant in _grants(control):
         first = min(grant, scenario.concurrency)
@@ -197,7 +197,7 @@ def _say_ready() -> None:
 
 def stop(url: str, ca: str | None = None) -> None:
     """Tell the load to end."""
-    wire = Wire(Address(url, ca))
+    wire = ServerConnection(Address(url, ca))
     wire.send(b"PUB %s 1\r\n%s\r\nPING\r\n" % (CONTROL.encode(), STOP))
     wire.read()
     wire.close()

@@ -23,7 +23,7 @@ import trio_nats
 import trio_nats.events
 import trio_nats.testing
 from tests.support.pages import PAGES, ROOT, Block, blocks
-from tests.test_layers import FLOORS
+from tests.test_layers import LAYERS
 from trio_nats.jetstream import Consumer, JetStream, Stream
 from trio_nats.testing import NatsServer
 
@@ -198,15 +198,12 @@ def test_tests_that_are_named_exist() -> None:
 
 
 def test_the_map_is_the_one_that_is_enforced() -> None:
-    """Each floor of docs/architecture.md has the rooms that tests/test_layers.py knows there."""
+    """Each layer of docs/architecture.md has the modules that tests/test_layers.py knows there."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    rooms = text.partition("## The rooms")[2].partition("\n## ")[0]
-    table = re.findall(r"^\| [\w ]+ \| (`.*?) \|", rooms, re.MULTILINE)
-    floors = [
-        {name.removesuffix(".py").rstrip("/") for name in re.findall(r"`(\w+(?:\.py|/))`", cell)}
-        for cell in table
-    ]
-    assert floors == [set(rooms) for rooms in FLOORS]
+    section = text.partition("## What imports what")[2].partition("\n### ")[0]
+    table = re.findall(r"^\| [\w ]+ \| (`.*?) \|", section, re.MULTILINE)
+    layers = [set(re.findall(r"`(\w+)`", cell)) for cell in table]
+    assert layers == [set(components) for components in LAYERS]
 
 
 def test_every_public_name_is_in_the_reference() -> None:

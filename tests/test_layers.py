@@ -1,7 +1,7 @@
 """Who may import whom: the map in docs/architecture.md, enforced.
 
 Every import counts, wherever it stands: inside a function or under ``TYPE_CHECKING`` it still says
-that one room knows about another.
+that one component knows about another.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ import pytest
 
 import trio_nats
 
-# The rooms, lowest floor first. A room is a module or a package directly in trio_nats. It may
-# import from its own floor and from any floor below it, except as BUILT_ON_TOP and EDGES say.
-FLOORS: tuple[frozenset[str], ...] = (
+# The components, lowest layer first. A component is a module or a package directly in trio_nats.
+# It may import from its own layer and those below it, except as BUILT_ON_TOP and EDGES say.
+LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "_printable", "_tracebacks"}),
-    frozenset({"codecs", "headers", "message", "events", "options", "server_info", "servers"}),
+    frozenset(
+        {"codecs", "headers", "message", "events", "options", "server_info", "servers", "subjects"}
+    ),
     frozenset({"_protocol"}),
     frozenset({"_nursery", "_tokens"}),
     frozenset({"_blocking", "auth", "contexts", "_transport"}),
     frozenset({"_core"}),
-    frozenset({"subscription", "replies", "typed", "messaging", "connection", "connect"}),
+    frozenset({"subscription", "replies", "typed", "connection_base", "connection", "connect"}),
     frozenset({"jetstream", "keyvalue", "objectstore", "services"}),
     frozenset({"__init__"}),
     frozenset({"__main__", "anyio", "cli", "telemetry", "testing"}),
 )
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {component: layer for layer, components in enumerate(LAYERS) for component in components}
 
-NOUNS = FLOORS[0] | FLOORS[1]
-SANS_IO = NOUNS | FLOORS[2]
+VALUE_TYPES = LAYERS[0] | LAYERS[1]
+SANS_IO = VALUE_TYPES | LAYERS[2]
 # Built on what users hold, as a user could have built them.
-BUILT_ON_TOP = FLOORS[7]
-EDGES = FLOORS[9]
-# Private, but for every floor above it.
-SHARED = FLOORS[3] | {"_printable"}
+BUILT_ON_TOP = LAYERS[7]
+EDGES = LAYERS[9]
+# Private, but for every layer above it.
+SHARED = LAYERS[3] | {"_printable"}
 
 # What a method of the connection opens, ``nc.add_service()`` say, or one of JetStream: the one way
 # up there is, and only inside of the method, or for type checkers, so that a connection works, and
@@ -71,7 +73,7 @@ class Module:
     package: str
 
     @property
-    def room(self) -> str:
+    def component(self) -> str:
         return self.name.partition(".")[0] or "__init__"
 
     @property
@@ -93,7 +95,7 @@ class Import:
         return f"{self.source.path.name}:{self.line}"
 
 
-class House:
+class Package:
     """A package on disk, parsed."""
 
     def __init__(self, root: Path) -> None:
@@ -152,55 +154,59 @@ def deferred_nodes(tree: ast.Module) -> Iterator[ast.AST]:
                 yield from ast.walk(statement)
 
 
-def unknown_rooms(house: House) -> Iterator[str]:
-    for module in house.modules.values():
-        if module.room not in FLOOR_OF:
+def unknown_components(package_tree: Package) -> Iterator[str]:
+    for module in package_tree.modules.values():
+        if module.component not in LAYER_OF:
             yield (
-                f"{module.path.name}: the room {module.room!r} is on no floor; give it a place in "
-                f"docs/architecture.md and in FLOORS of tests/test_layers.py"
+                f"{module.path.name}: the component {module.component!r} is on no layer; give it a "
+                f"place in docs/architecture.md and in LAYERS of tests/test_layers.py"
             )
 
 
-def unresolved(house: House) -> Iterator[str]:
-    for imported in house.imports:
+def unresolved(package_tree: Package) -> Iterator[str]:
+    for imported in package_tree.imports:
         if isinstance(imported.target, str) and (
-            imported.target.partition(".")[0] == house.package
+            imported.target.partition(".")[0] == package_tree.package
         ):
             yield f"{imported}: {imported.target!r} is not a module of the package"
 
 
-def upward_imports(house: House) -> Iterator[str]:
-    for imported, target in house.inner_imports():
-        room, other = imported.source.room, target.room
-        if room == other or room not in FLOOR_OF or other not in FLOOR_OF:
+def upward_imports(package_tree: Package) -> Iterator[str]:
+    for imported, target in package_tree.inner_imports():
+        component, other = imported.source.component, target.component
+        if component == other or component not in LAYER_OF or other not in LAYER_OF:
             continue
-        if imported.deferred and other in OFFERED.get(room, ()):
+        if imported.deferred and other in OFFERED.get(component, ()):
             continue
-        if FLOOR_OF[other] > FLOOR_OF[room]:
-            yield f"{imported}: {room} may not import {other}, which is above it"
-        elif room in BUILT_ON_TOP and other.startswith("_") and other not in SHARED:
-            yield f"{imported}: {room} is built on the public connection and may not use {other}"
-        elif room in EDGES and other in ("_core", "_transport") and not sees_wire(imported, other):
-            yield f"{imported}: {room} is an edge and may not reach into {other}"
+        if LAYER_OF[other] > LAYER_OF[component]:
+            yield f"{imported}: {component} may not import {other}, which is above it"
+        elif component in BUILT_ON_TOP and other.startswith("_") and other not in SHARED:
+            yield f"{imported}: {component} is built on the connection and may not use {other}"
+        elif (
+            component in EDGES
+            and other in ("_core", "_transport")
+            and not sees_wire(imported, other)
+        ):
+            yield f"{imported}: {component} is an edge and may not reach into {other}"
 
 
 def sees_wire(imported: Import, other: str) -> bool:
     return other == "_transport" and f"{imported.source.name}.".startswith(EXAMINES_THE_WIRE)
 
 
-def io_below(house: House) -> Iterator[str]:
-    for imported in house.imports:
-        room = imported.source.room
-        if room not in SANS_IO or isinstance(imported.target, Module):
+def io_below(package_tree: Package) -> Iterator[str]:
+    for imported in package_tree.imports:
+        component = imported.source.component
+        if component not in SANS_IO or isinstance(imported.target, Module):
             continue
         foreign = imported.target.partition(".")[0]
         if foreign in IO_MODULES - IO_EXCEPTIONS.get(imported.source.name, set()):
-            yield f"{imported}: {room} does no I/O and may not import {foreign}"
+            yield f"{imported}: {component} does no I/O and may not import {foreign}"
 
 
-def cycles(house: House) -> Iterator[str]:
-    graph: dict[str, list[str]] = {name: [] for name in house.modules}
-    for imported, target in house.inner_imports():
+def cycles(package_tree: Package) -> Iterator[str]:
+    graph: dict[str, list[str]] = {name: [] for name in package_tree.modules}
+    for imported, target in package_tree.inner_imports():
         graph[imported.source.name].append(target.name)
     done: set[str] = set()
     path: list[str] = []
@@ -220,9 +226,9 @@ def cycles(house: House) -> Iterator[str]:
         yield from visit(name)
 
 
-def other_nurseries(house: House) -> Iterator[str]:
+def other_nurseries(package_tree: Package) -> Iterator[str]:
     """Trio's own raise exception groups, which no user of ours expects."""
-    for module in house.modules.values():
+    for module in package_tree.modules.values():
         if module.name == "_nursery":
             continue
         for node in ast.walk(ast.parse(module.path.read_text("utf-8"))):
@@ -230,47 +236,47 @@ def other_nurseries(house: House) -> Iterator[str]:
                 yield f"{module.path.name}:{node.lineno}: use open_nursery of trio_nats._nursery"
 
 
-RULES = (unknown_rooms, unresolved, upward_imports, io_below, cycles, other_nurseries)
+RULES = (unknown_components, unresolved, upward_imports, io_below, cycles, other_nurseries)
 
 
 @pytest.fixture(scope="module")
-def house() -> House:
-    return House(Path(trio_nats.__file__).parent)
+def package_tree() -> Package:
+    return Package(Path(trio_nats.__file__).parent)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_package_keeps_its_layers(house, rule) -> None:
-    assert len(house.modules) > 1
-    found = list(rule(house))
+def test_the_package_keeps_its_layers(package_tree, rule) -> None:
+    assert len(package_tree.modules) > 1
+    found = list(rule(package_tree))
     assert not found, "\n".join(found)
 
 
 # --- the checker itself ------------------------------------------------------------------------
 
 
-def build(tmp_path: Path, **files: str) -> House:
+def build(tmp_path: Path, **files: str) -> Package:
     """A package of the given files; ``__`` in a name stands for a directory."""
     root = tmp_path / "trio_nats"
     for name, text in {"init": "", **files}.items():
         path = root / (("/".join(name.split("__"))).replace("init", "__init__") + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
-    return House(root)
+    return Package(root)
 
 
-def complaints(house: House) -> list[str]:
-    return [text for rule in RULES for text in rule(house)]
+def complaints(package_tree: Package) -> list[str]:
+    return [text for rule in RULES for text in rule(package_tree)]
 
 
 def test_a_good_house_has_no_complaints(tmp_path) -> None:
-    house = build(
+    package_tree = build(
         tmp_path,
         init="from .connection import Connection\nfrom . import errors",
         errors="import trio",
         message="from .errors import NatsError",
         _protocol__init="from .parser import Parser",
-        _protocol__parser="from ..errors import NatsError\nfrom . import subjects\nimport json",
-        _protocol__subjects="",
+        _protocol__parser="from ..errors import NatsError\nfrom . import commands\nimport json",
+        _protocol__commands="",
         _transport__init="import ssl, socket, trio",
         _core__init="",
         _nursery="import trio\ntrio.open_nursery()",
@@ -278,13 +284,14 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
         connection="from . import __version__\nfrom ._core.session import Session\n"
         "if TYPE_CHECKING:\n    from .services import Service\n"
         "def add_service():\n    from .services import Service",
-        services__init="from ..messaging import Messaging\nfrom .._nursery import open_nursery",
-        messaging="",
+        services__init="from ..connection_base import BaseConnection\n"
+        "from .._nursery import open_nursery",
+        connection_base="",
         jetstream__init="from ..connection import Connection",
         cli__init="from trio_nats import open_nats, testing\nimport trio_nats.errors as errors",
         testing__init="import trio_nats",
     )
-    assert complaints(house) == []
+    assert complaints(package_tree) == []
 
 
 @pytest.mark.parametrize(
@@ -342,9 +349,9 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
             id="offered-but-not-to-type-checkers",
         ),
         pytest.param(
-            {"messaging": "def f():\n    from .services import Service", "services": ""},
-            "messaging.py:2: messaging may not import services, which is above it",
-            id="not-offered-by-this-room",
+            {"connection_base": "def f():\n    from .services import Service", "services": ""},
+            "connection_base.py:2: connection_base may not import services, which is above it",
+            id="not-offered-by-this-component",
         ),
         pytest.param(
             {"connection": "from trio_nats import open_nats"},
@@ -372,8 +379,8 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
             id="edge-into-the-wire",
         ),
         pytest.param(
-            {"keyvalue": "from ._protocol import subjects", "_protocol__subjects": ""},
-            "keyvalue.py:1: keyvalue is built on the public connection and may not use _protocol",
+            {"keyvalue": "from ._protocol import commands", "_protocol__commands": ""},
+            "keyvalue.py:1: keyvalue is built on the connection and may not use _protocol",
             id="built-on-top",
         ),
         pytest.param(
@@ -384,7 +391,7 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
         pytest.param(
             {"_protocol__errors": "import trio"},
             "errors.py:1: _protocol does no I/O and may not import trio",
-            id="only-the-errors-room-may-import-trio",
+            id="only-the-errors-component-may-import-trio",
         ),
         pytest.param(
             {"message": "if TYPE_CHECKING:\n    import trio.abc"},
@@ -416,9 +423,9 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
         ),
         pytest.param(
             {"helpers": ""},
-            "helpers.py: the room 'helpers' is on no floor; give it a place in "
-            "docs/architecture.md and in FLOORS of tests/test_layers.py",
-            id="unknown-room",
+            "helpers.py: the component 'helpers' is on no layer; give it a place in "
+            "docs/architecture.md and in LAYERS of tests/test_layers.py",
+            id="unknown-component",
         ),
         pytest.param(
             {"connection": "from ._core.sesion import Session", "_core__session": ""},

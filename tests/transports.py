@@ -1,7 +1,7 @@
 """The ways to a server, for tests that hold over each of them: TCP, TLS, and WebSocket with both.
 
-A test that is to hold over all of them takes a ``transport`` and is marked with :data:`EVERY`. A
-``nats_server`` that it takes as well can be reached that way.
+A test that is to hold over all of them takes a ``transport`` and is marked with
+:data:`ALL_TRANSPORTS`. A ``nats_server`` that it takes as well can be reached that way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trio_nats import Connection, TLSOptions, open_nats
 from trio_nats.servers import Scheme
 from trio_nats.testing import NatsServer, ServerTLS, ServerWebSocket
 
-__all__ = ["EVERY", "MOST", "TCP", "TLS", "TRANSPORTS", "WS", "WSS", "Transport"]
+__all__ = ["ALL_BUT_WSS", "ALL_TRANSPORTS", "TCP", "TLS", "TRANSPORTS", "WS", "WSS", "Transport"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,6 @@ def _over(names: Sequence[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("transport", params)
 
 
-EVERY = _over(["tcp", "tls", "ws", "wss"])
-MOST = _over(["tcp", "tls", "ws"])
+ALL_TRANSPORTS = _over(["tcp", "tls", "ws", "wss"])
+ALL_BUT_WSS = _over(["tcp", "tls", "ws"])
 """For tests that take a while, and would hardly learn more from WebSocket inside TLS."""

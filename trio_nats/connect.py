@@ -17,10 +17,9 @@ from ._core.settings import Settings, WhenFull
 from ._core.supervisor import Supervisor
 from ._nursery import open_nursery
 from ._protocol.commands import MAX_CONTROL_LINE
-from ._protocol.subjects import check_inbox_length, check_inbox_prefix
 from ._tracebacks import takes_secrets
-from ._transport.opening import OpeningSettings, connect_fault
-from ._transport.plan import check_servers
+from ._transport.connector import ConnectorSettings, connect_fault
+from ._transport.tls_policy import check_servers
 from .auth import Auth, AuthLike, prepare
 from .connection import Connection
 from .contexts import DEFAULT_SERVER, ContextLike, load_context
@@ -39,6 +38,7 @@ from .options import (
     check_seconds,
 )
 from .servers import Server, parse_servers
+from .subjects import check_inbox_length, check_inbox_prefix
 
 __all__ = ["NotEntered", "open_nats"]
 
@@ -167,7 +167,7 @@ def open_nats(
         _logger.warning("TLS mode DISABLE: the certificates and other TLS options have no effect")
     parsed = parse_servers(_default_servers() if servers is None else servers)
     parsed = check_servers(parsed, tls)
-    opening = OpeningSettings(
+    opening = ConnectorSettings(
         tls=tls,
         auth=auth,
         name=name,
@@ -206,7 +206,7 @@ def open_nats(
     )
 
 
-def _check_connect_line(opening: OpeningSettings, servers: Sequence[Server]) -> None:
+def _check_connect_line(opening: ConnectorSettings, servers: Sequence[Server]) -> None:
     """Complain of a name, or credentials in a URL, too long for the server."""
     for server in servers:
         fields = {"user": server.user, "pass": server.password, "auth_token": server.token}

@@ -13,11 +13,11 @@ import trio
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
 from ._tracebacks import takes_secrets
-from ._transport.plan import check_servers
 from ._transport.tls_info import TLSInfo
+from ._transport.tls_policy import check_servers
+from .connection_base import BaseConnection
 from .errors import NatsError, timed_out
 from .events import ConnectionState, Event
-from .messaging import Messaging
 from .options import check_choice, check_count, check_seconds
 from .server_info import ServerInfo
 from .servers import Server, parse_servers
@@ -33,7 +33,7 @@ _logger = logging.getLogger("trio_nats.connection")
 _T = TypeVar("_T")
 
 
-class Connection(Messaging):
+class Connection(BaseConnection):
     """A connection to NATS, as given by ``async with open_nats(...) as nc:``.
 
     All methods may be used from any task of the ``trio.run()`` it was opened in. Once it is closed
@@ -84,7 +84,7 @@ class Connection(Messaging):
         listener that lets ``buffer`` events pile up loses the oldest. Ends after ``Closed``.
         """
         self._core.check_run()
-        return self._core.hub.listen(check_count("buffer", buffer, 1))
+        return self._core.event_hub.listen(check_count("buffer", buffer, 1))
 
     @property
     def state(self) -> ConnectionState:

@@ -18,12 +18,12 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ._blocking import read_small_file
-from ._protocol.subjects import check_inbox_prefix
 from ._tracebacks import hides_secrets, takes_secrets
 from .auth import JWT, Auth, Combined, Credentials, NKey, Token, UserPassword, _seed_in
 from .errors import ConfigurationError, InvalidSubjectError
 from .options import StrPath, TLSMode, TLSOptions
 from .servers import parse_servers
+from .subjects import check_inbox_prefix
 
 __all__ = ["Context", "ContextLike", "list_contexts", "load_context", "selected_context"]
 

@@ -8,7 +8,7 @@ from typing import Self
 import trio
 
 from ._core.pending import PendingOwner, PendingQueue
-from ._core.requests import is_no_responders
+from ._core.request_mux import is_no_responders
 from .errors import NoRespondersError, RequestTimeoutError
 from .message import Msg
 from .options import PendingLimits

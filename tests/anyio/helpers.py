@@ -15,13 +15,13 @@ import trio
 from tests.support.asyncio_steps import cancel_at_each_step
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, open_sockets
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Msg
 from trio_nats.anyio import Subscription
 
-__all__ = ["BACKENDS", "Home", "cancel_everywhere", "on_asyncio", "run", "take"]
+__all__ = ["BACKENDS", "Home", "cancel_everywhere", "on_asyncio", "receive_n", "run"]
 
 BACKENDS = ["trio", "asyncio", "uvloop"]
-PATIENCE = 30.0
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -53,7 +53,7 @@ def _run(backend: str, main: Callable[[], Awaitable[_T]]) -> _T:
 
 async def _on_trio(main: Callable[[], Awaitable[_T]]) -> _T:
     tasks, sockets = all_tasks(), open_sockets()
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(HANG_TIMEOUT):
         result = await main()
     assert all_tasks() - tasks == {}
     assert open_sockets() - sockets == set()
@@ -66,7 +66,7 @@ async def on_asyncio(main: Callable[[], Awaitable[_T]]) -> _T:
     problems: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: problems.append(context))
     tasks, sockets = asyncio.all_tasks(), open_sockets()
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(HANG_TIMEOUT):
         result = await main()
     assert not trio.lowlevel.in_trio_run()
     assert asyncio.all_tasks() - tasks == set()
@@ -86,7 +86,7 @@ async def cancel_everywhere(
     return await cancel_at_each_step(make_operation, check_after)
 
 
-async def take(sub: Subscription, count: int) -> list[bytes]:
+async def receive_n(sub: Subscription, count: int) -> list[bytes]:
     received: list[Msg] = []
     with anyio.fail_after(10):
         while len(received) < count:

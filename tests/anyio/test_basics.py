@@ -14,7 +14,7 @@ import nkeys
 import pytest
 
 import trio_nats
-from tests.anyio.helpers import BACKENDS, Home, run, take
+from tests.anyio.helpers import BACKENDS, Home, receive_n, run
 from tests.support.certs import certificates
 from tests.support.jwts import Operator
 from trio_nats import (
@@ -83,7 +83,7 @@ async def test_a_publisher_is_a_send_stream(backend: str, nats_server: NatsServe
                 await out.send("text")
             with pytest.raises(anyio.ClosedResourceError):
                 await out.send(b"late")
-            assert await take(sub, 2) == [b"bytes", b"text"]
+            assert await receive_n(sub, 2) == [b"bytes", b"text"]
             await nc.flush()
             assert sub.pending == (0, 0)
 
@@ -209,7 +209,7 @@ async def test_events_and_states(backend: str, nats_server: NatsServer) -> None:
                 await home.do(nats_server.start)
                 state = await nc.wait_for_state(ConnectionState.OPEN)
                 assert state is nc.state is ConnectionState.OPEN
-                assert await take(sub, 1) == [b"queued"]
+                assert await receive_n(sub, 1) == [b"queued"]
             await nc.aclose()
             await nc.aclose()
             assert [event async for event in events][-1] == Closed(None)
@@ -360,7 +360,7 @@ async def test_a_full_outbox(backend: str, nats_server: NatsServer) -> None:
                 group.start_soon(waits.publish, "x", b"2")
                 await home.do(nats_server.start)
             await waits.wait_for_state(ConnectionState.OPEN)
-            assert await take(sub, 2) == [b"1", b"2"]
+            assert await receive_n(sub, 2) == [b"1", b"2"]
 
     await run(backend, main)
 
@@ -380,7 +380,7 @@ async def test_tls(backend: str) -> None:
                 async with nc.subscribe(nc.new_inbox()) as sub:
                     for number in range(300):
                         await nc.publish(sub.subject, b"%d" % number * 1000)
-                    assert len(await take(sub, 300)) == 300
+                    assert len(await receive_n(sub, 300)) == 300
 
         await run(backend, main)
 

@@ -15,7 +15,7 @@ import anyio.lowlevel
 import pytest
 import trio
 
-from tests.anyio.helpers import BACKENDS, Home, cancel_everywhere, run, take
+from tests.anyio.helpers import BACKENDS, Home, cancel_everywhere, receive_n, run
 from tests.support.certs import certificates
 from tests.support.checkpoints import Operation
 from tests.support.leaks import open_sockets
@@ -50,7 +50,7 @@ class Stage:
         await self.nc.flush()
         async with self.nc.subscribe("check") as sub:
             await self.nc.publish("check", b"x")
-            assert await take(sub, 1) == [b"x"]
+            assert await receive_n(sub, 1) == [b"x"]
         await self.nc.flush()
         with anyio.fail_after(5):  # The PONG can be here before the writer has had its next turn.
             while self.nc.stats.outbox_bytes:
@@ -147,7 +147,7 @@ async def test_receiving_loses_nothing(backend: str, count: int, nats_server: Na
                 return receive
 
             async def check() -> None:
-                received.extend(await take(sub, count - len(received)))
+                received.extend(await receive_n(sub, count - len(received)))
                 assert received == [b"%d" % number for number in range(count)]
                 await stage.check()
 
@@ -177,7 +177,7 @@ async def test_receiving_what_is_there(backend: str, nats_server: NatsServer) ->
                 return receive
 
             async def check() -> None:
-                received.extend(await take(sub, 2 - len(received)))
+                received.extend(await receive_n(sub, 2 - len(received)))
                 assert received == [b"0", b"1"]
                 await stage.check()
 

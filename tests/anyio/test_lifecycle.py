@@ -20,7 +20,7 @@ import pytest
 import sniffio
 import trio
 
-from tests.anyio.helpers import BACKENDS, Home, on_asyncio, run, take
+from tests.anyio.helpers import BACKENDS, Home, on_asyncio, receive_n, run
 from tests.support.leaks import open_sockets
 from trio_nats import ConnectionState, Msg, ReconnectPolicy, Server
 from trio_nats.anyio import open_nats
@@ -140,7 +140,7 @@ async def test_several_connections(backend: str, nats_server: NatsServer) -> Non
         async with a.subscribe("x") as sub:
             await a.flush()
             await b.publish("x", b"1")
-            assert await take(sub, 1) == [b"1"]
+            assert await receive_n(sub, 1) == [b"1"]
         # Trio's blocks end in the reverse order of their beginning.
         await second.__aexit__(None, None, None)
         async with third as c:
@@ -217,7 +217,7 @@ async def test_loops_one_after_another_and_side_by_side(
         async with open_nats(nats_server.url) as nc, nc.subscribe(subject) as sub:
             for number in range(200):
                 await nc.publish(subject, b"%d" % number)
-            await take(sub, 200)
+            await receive_n(sub, 200)
         assert not trio.lowlevel.in_trio_run()
 
     def thrice(subject: str) -> None:

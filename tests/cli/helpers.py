@@ -18,11 +18,10 @@ from typing import Any
 import trio
 from typer.testing import CliRunner, Result
 
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import HeadersLike, Msg, open_nats
 
 __all__ = ["Running", "clean_environment", "cli", "lines", "observed", "repeated", "running"]
-
-PATIENCE = 20.0
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -63,7 +62,7 @@ class Running:
 
     def said(self, text: str) -> None:
         """Wait until it has said so on stderr."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + HANG_TIMEOUT
         while text.encode() not in self.errors:
             assert self._read(deadline - time.monotonic()), (text, self.errors)
 
@@ -79,10 +78,10 @@ class Running:
         """Wait for its end; the exit code."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + HANG_TIMEOUT
         while self._read(deadline - time.monotonic()):
             pass
-        return self._process.wait(PATIENCE)
+        return self._process.wait(HANG_TIMEOUT)
 
     @property
     def output(self) -> str:
@@ -124,7 +123,7 @@ def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
     ready = threading.Event()
 
     async def observe() -> None:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(url) as nc, nc.subscribe(subject) as subscription:
                 await nc.flush()
                 ready.set()
@@ -133,7 +132,7 @@ def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
 
     with ThreadPoolExecutor(1) as pool:
         observer = pool.submit(trio.run, observe)
-        assert ready.wait(PATIENCE)
+        assert ready.wait(HANG_TIMEOUT)
         yield messages
         observer.result()
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trio_nats import ConfigurationError, Msg
 from trio_nats._printable import printable_lines as printable
 from trio_nats.cli.output import Output, message_json, message_text
-from trio_nats.cli.templates import Template, header_templates, headers_of
+from trio_nats.cli.reply_templates import Template, header_templates, headers_of
 
 HARMLESS = set(string.printable) - set("\r\x0b\x0c")
 

@@ -17,7 +17,7 @@ import pytest
 from tests.cli.helpers import cli, lines, observed, running
 from trio_nats import RequestTimeoutError, UserPassword, open_nats
 from trio_nats._printable import has_unprintable
-from trio_nats.cli.courses import Load, publish_and_subscribe
+from trio_nats.cli.bench_scenarios import Load, publish_and_subscribe
 from trio_nats.cli.progress import progress_bar
 from trio_nats.testing.plugin import NatsServerFactory
 

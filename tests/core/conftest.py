@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.messages.helpers import by_way_of
+from tests.connection.helpers import using_transport
 from tests.transports import TCP, Transport
 
 
@@ -18,5 +18,5 @@ def transport() -> Transport:
 
 @pytest.fixture(autouse=True)
 def way(transport: Transport) -> Iterator[None]:
-    with by_way_of(transport):
+    with using_transport(transport):
         yield

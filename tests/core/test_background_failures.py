@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from trio_nats import Server, UserPassword, open_nats
-from trio_nats.jetstream.channels import Messages
-from trio_nats.jetstream.delivered import JetStreamMsg
+from trio_nats.jetstream.consumer.message import JetStreamMsg
+from trio_nats.jetstream.consumer.messages import Messages
 from trio_nats.testing import NatsServer
 
 

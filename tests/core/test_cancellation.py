@@ -9,11 +9,11 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.core.stage import Make, Stage, echo, staged
-from tests.messages.helpers import all_of
+from tests.connection.helpers import all_of
+from tests.core.scenario import Make, Stage, echo, staged
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, open_sockets
-from tests.transports import EVERY, TCP, Transport
+from tests.transports import ALL_TRANSPORTS, TCP, Transport
 from trio_nats import Connection, NoRespondersError, Replies, Subscription, open_nats
 from trio_nats.events import LameDuck
 
@@ -132,7 +132,7 @@ async def flush(stage: Stage, _: Subscription) -> Operation:
 async def events(stage: Stage, _: Subscription) -> Operation:
     async def operation() -> None:
         async with stage.nc.events() as listener:
-            stage.nc._core.hub.emit(LameDuck("nats://nowhere"))
+            stage.nc._core.event_hub.emit(LameDuck("nats://nowhere"))
             await listener.receive()
             with trio.move_on_after(0.001):
                 await listener.receive()
@@ -151,7 +151,7 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
-@EVERY
+@ALL_TRANSPORTS
 @pytest.mark.parametrize(
     ("make", "least"),
     [
@@ -200,8 +200,8 @@ async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
         assert await stage.published() == stage.done
         assert 0 < len(stage.done) < stage.number
     elif make is events:
-        stage.nc._core.hub.emit(LameDuck("nats://nowhere"))
-        assert stage.nc._core.hub._listeners == []
+        stage.nc._core.event_hub.emit(LameDuck("nats://nowhere"))
+        assert stage.nc._core.event_hub._listeners == []
     elif make in (subscribe, drain):
         assert stage.nc.stats.subscriptions == 1
         assert await stage.subscribed() == ["work"]
@@ -235,7 +235,7 @@ async def test_a_reply_that_was_not_received_is_left() -> None:
             nursery.cancel_scope.cancel()
 
 
-@EVERY
+@ALL_TRANSPORTS
 @pytest.mark.parametrize("background", [False, True], ids=["user", "all tasks"])
 @pytest.mark.parametrize("drained", [False, True], ids=["left", "drained"])
 async def test_a_whole_life(transport: Transport, background: bool, drained: bool) -> None:

@@ -17,8 +17,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.core.stage import echo, entries, tls_sides
-from tests.messages.helpers import QUICK, all_of, next_event
+from tests.connection.helpers import QUICK, all_of, next_event
+from tests.core.scenario import echo, entries, tls_sides
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy

@@ -16,8 +16,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.core.stage import Stage, echo, tls_sides, waiting_frames
-from tests.messages.helpers import QUICK, all_of, next_event, take
+from tests.connection.helpers import QUICK, all_of, next_event, receive_n
+from tests.core.scenario import Stage, echo, tls_sides, waiting_frames
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy
@@ -80,7 +80,7 @@ class AwayStage(Stage):
         assert (nc.state, nc.stats.reconnects, nc.stats.lost_in_flight) == ("open", self.losses, 0)
         assert core.requests.slots == {}
         assert not core._changed
-        assert len(core.hub._listeners) <= 1  # one that was left goes with the next event
+        assert len(core.event_hub._listeners) <= 1  # one that was left goes with the next event
         assert all_tasks() == self.tasks
         # The connection's own, and the proxy's, are others than before, but as many.
         assert len(open_sockets()) == len(self.sockets)
@@ -389,7 +389,7 @@ async def _settle(stage: AwayStage, make: Make, work: Subscription) -> None:
         assert stage.got == stage.done
     assert work.pending == (0, 0)
     await stage.witness.publish("work", b"still")
-    assert await take(work, 1) == [b"still"]
+    assert await receive_n(work, 1) == [b"still"]
 
 
 async def _subscribed(server: NatsServer) -> list[list[str]]:

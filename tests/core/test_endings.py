@@ -9,30 +9,30 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import (
-    ONCE,
-    PATIENCE,
+from tests.connection.helpers import (
+    HANG_TIMEOUT,
+    NO_RECONNECT,
     QUICK,
     all_of,
     another,
+    errors_of_waiters,
     fill,
     have_wait,
     msg,
+    receive_n,
     scripted,
     served,
-    take,
-    told,
 )
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer
 from tests.support.scripts import session
-from tests.transports import MOST, Transport
+from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import Connection, ConnectionLostError, RequestTimeoutError, Subscription
 
 # --- closing --------------------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_closing_twice() -> None:
     async with served() as (nc, _):
         async with trio.open_nursery() as nursery:
@@ -42,7 +42,7 @@ async def test_closing_twice() -> None:
         assert nc.state == "closed"
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_second_close_waits_for_the_first() -> None:
     ended: list[str] = []
 
@@ -61,7 +61,7 @@ async def test_a_second_close_waits_for_the_first() -> None:
     assert sorted(ended) == ["first", "second"]
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_nothing_is_published_any_more_while_it_closes_although_the_writer_is_busy() -> None:
     async with scripted(close_timeout=100) as (nc, _), trio.open_nursery() as nursery:
         await trio.testing.wait_all_tasks_blocked()
@@ -87,7 +87,7 @@ async def test_a_second_close_that_is_cancelled_closes_at_once() -> None:
         assert nc.state == "closed"
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_closing_inside_a_message_loop() -> None:
     received = []
     async with served() as (nc, _), nc.subscribe("a") as sub:
@@ -103,7 +103,7 @@ async def test_closing_inside_a_message_loop() -> None:
 # --- what is sent before the end ------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_everything_has_left_before_a_clean_end() -> None:
     count = 3000
     async with served() as (other, server), other.subscribe("a") as sub:
@@ -121,7 +121,7 @@ async def test_everything_has_left_before_a_clean_end() -> None:
 
 
 @pytest.mark.parametrize("choked", [False, True])
-@MOST
+@ALL_BUT_WSS
 async def test_close_timeout_is_all_that_an_unresponsive_server_is_given(
     choked: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,7 +140,7 @@ async def test_close_timeout_is_all_that_an_unresponsive_server_is_given(
     assert nc.stats.outbox_bytes == 0
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_failing_body_is_not_held_up_by_a_server_that_does_not_read() -> None:
     with pytest.raises(LookupError), trio.fail_after(1):
         async with scripted(close_timeout=1000) as (nc, _):
@@ -148,7 +148,7 @@ async def test_a_failing_body_is_not_held_up_by_a_server_that_does_not_read() ->
             raise LookupError
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_an_answer_that_overtakes_the_writer_is_no_loss(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -166,7 +166,7 @@ async def test_an_answer_that_overtakes_the_writer_is_no_loss(
     assert nc.stats.lost_in_flight == 0
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_closing_while_there_is_no_server(transport: Transport) -> None:
     """What cannot be sent is given up after ``close_timeout``, and nothing hangs."""
 
@@ -175,7 +175,7 @@ async def test_closing_while_there_is_no_server(transport: Transport) -> None:
         peer.abort()
 
     async with transport.scripted(session(script)) as server, no_leaks():
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             async with transport.open(server, reconnect=QUICK, close_timeout=0.05) as nc:
                 server.refuse()
                 await nc.publish("a")
@@ -242,7 +242,7 @@ class Ending(Exception):
 
 @pytest.mark.parametrize("wait", [*WAITING, _reconnect])
 @pytest.mark.parametrize("ending", ["closed", "left by exception"])
-@MOST
+@ALL_BUT_WSS
 async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> None:
     async with trio.open_nursery() as nursery:
         with suppress(Ending):
@@ -258,18 +258,18 @@ async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> 
         await trio.testing.wait_all_tasks_blocked()
         assert nursery.child_tasks == set()
     # A subscription's drain is all done once nothing more can come.
-    told = [] if wait is _drain_one else [trio.ClosedResourceError] * 2
-    assert [type(error) for error in errors] == told
+    errors_of_waiters = [] if wait is _drain_one else [trio.ClosedResourceError] * 2
+    assert [type(error) for error in errors] == errors_of_waiters
     assert nc._core.requests.slots == {}
 
 
 @pytest.mark.parametrize("wait", WAITING)
-@MOST
+@ALL_BUT_WSS
 async def test_whoever_waits_is_told_of_the_loss(wait: Wait) -> None:
     async with scripted(pending_size=300_000) as (nc, peer), nc.subscribe("a") as sub:
         if wait is _publish:
             await fill(nc, 300_000)
-        async with told(lambda: wait(nc, sub)) as errors:
+        async with errors_of_waiters(lambda: wait(nc, sub)) as errors:
             peer.abort()
         await nc.wait_for_state("closed")
         told_of = [] if wait is _drain_one else [ConnectionLostError] * 2
@@ -285,7 +285,7 @@ async def test_the_end_lets_go_of_a_drain_whose_messages_nobody_takes(how: str) 
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.expect_line(b"SUB")
         await peer.send(msg("a", 1, b"x"))
-        async with told(nc.drain, 1) as errors:
+        async with errors_of_waiters(nc.drain, 1) as errors:
             await peer.expect_line(b"UNSUB 1")
             await peer.expect_line(b"PING")
             await peer.send(b"PONG\r\n")
@@ -301,7 +301,7 @@ async def test_the_end_lets_go_of_a_drain_whose_messages_nobody_takes(how: str) 
 # --- draining -------------------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_lets_what_arrived_be_dealt_with() -> None:
     async with served() as (other, server), other.subscribe("answers") as answers:
         await other.flush()
@@ -316,10 +316,10 @@ async def test_draining_lets_what_arrived_be_dealt_with() -> None:
                 async for message in work:
                     await message.respond(message.data)
             assert nc.state == "closed"
-        assert await take(answers, 10) == [b"%d" % number for number in range(10)]
+        assert await receive_n(answers, 10) == [b"%d" % number for number in range(10)]
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_gives_up() -> None:
     async with served() as (nc, _), nc.subscribe("work") as work:
         await nc.publish("work", b"left")
@@ -333,14 +333,14 @@ async def test_draining_gives_up() -> None:
 # --- losing the server ----------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_losing_it_for_good_is_told_with_its_cause_to_who_asks() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.expect_line(b"SUB")
         await peer.send(msg("a", 1, b"before"))
         await peer.send(b"-ERR 'Stale Connection'\r\n")
         peer.close()
-        assert await take(sub, 1) == [b"before"]
+        assert await receive_n(sub, 1) == [b"before"]
         uses: list[Callable[[], Awaitable[object]]] = [sub.receive, nc.flush, nc.rtt, nc.drain]
         uses += [lambda: nc.request("a"), lambda: nc.publish("a")]
         for use in uses:
@@ -352,7 +352,7 @@ async def test_losing_it_for_good_is_told_with_its_cause_to_who_asks() -> None:
         assert nc.connected_url is nc.tls_info is None
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_body_that_does_not_wait_goes_on_and_may_close() -> None:
     async with scripted() as (nc, peer):
         peer.abort()
@@ -367,7 +367,7 @@ async def test_a_body_that_does_not_wait_goes_on_and_may_close() -> None:
 
 
 async def test_once_means_once() -> None:
-    async with scripted(reconnect=ONCE) as (nc, peer):
+    async with scripted(reconnect=NO_RECONNECT) as (nc, peer):
         peer.close()
         assert await nc.wait_for_state("closed") == "closed"
         with pytest.raises(ConnectionLostError):

@@ -7,7 +7,7 @@ from typing import Any, cast
 from tests.core.helpers import frames_of, put
 from trio_nats._core.handover import Handover
 from trio_nats._core.outbox import Outbox
-from trio_nats._core.requests import Requests
+from trio_nats._core.request_mux import RequestMux
 from trio_nats._core.router import Router
 from trio_nats._core.session import Session, SessionCallbacks
 from trio_nats._core.stats import Counters
@@ -18,19 +18,19 @@ async def test_what_was_unwritten_is_written_or_given_up() -> None:
     router = Router(outbox)
     router.live = True
     old = Session(cast("Any", None), router, outbox, Counters(), SessionCallbacks())
-    router.add(Requests(router, "one"))
+    router.add(RequestMux(router, "one"))
     put(outbox, b"PUB a 0\r\n\r\n")
     before = old.pings.send()
     handover = Handover(router, old)
     carried = handover.begin(outbox)
     during = old.pings.send()
     router.live = False
-    two = router.add(Requests(router, "two"))
+    two = router.add(RequestMux(router, "two"))
     handover.abandon(outbox)
     assert (before.lost, during.lost) == (True, True)
     # Each PONG is for a PING that was sent.
     after = old.pings.send()
-    subs, message, ping = (frame for _ in range(3) for frame in frames_of(outbox.take()))
+    subs, message, ping = (frame for _ in range(3) for frame in frames_of(outbox.receive_n()))
     assert subs.startswith(carried[0] + b"SUB two.")
     assert subs.endswith(two + b"\r\n")
     assert (message, ping) == (b"PUB a 0\r\n\r\n", b"PING\r\n")

@@ -14,11 +14,11 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import PATIENCE, QUICK, all_of, scripted, served, take
+from tests.connection.helpers import HANG_TIMEOUT, QUICK, all_of, receive_n, scripted, served
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, Script, ScriptedServer
 from tests.support.scripts import session
-from tests.transports import MOST, Transport
+from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import (
     ConfigurationError,
     ConnectError,
@@ -85,7 +85,7 @@ async def test_cancelling_the_whole_block_at_any_stage(
             left.append(error)
             raise
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(script) as server, no_leaks():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watched)
@@ -111,13 +111,13 @@ async def test_cancelling_the_whole_block_at_any_stage(
     ],
 )
 @pytest.mark.parametrize("cancelled", [False, True])
-@MOST
+@ALL_BUT_WSS
 async def test_the_bodys_exception_leaves_as_itself(
     transport: Transport, nats_server: NatsServer, kind: type[BaseException], cancelled: bool
 ) -> None:
     """Also when everything around it has been cancelled meanwhile."""
     error = kind("mine")
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with no_leaks():
             with pytest.raises(kind) as caught, trio.CancelScope() as scope:
                 async with transport.open(nats_server) as nc:
@@ -131,7 +131,7 @@ async def test_the_bodys_exception_leaves_as_itself(
             assert nc.state == "closed"
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_the_bodys_exception_group_leaves_as_itself() -> None:
     group = ExceptionGroup("mine", [LookupError()])
     with pytest.raises(ExceptionGroup) as caught:
@@ -140,7 +140,7 @@ async def test_the_bodys_exception_group_leaves_as_itself() -> None:
     assert caught.value is group
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_cancellation_leaves_as_itself() -> None:
     async with no_leaks():
         with trio.CancelScope() as scope:
@@ -160,7 +160,7 @@ async def test_the_body_may_end_with_an_error_of_the_connections() -> None:
             await nc.flush()
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_after_a_failure_to_connect_nothing_is_left(transport: Transport) -> None:
     async with transport.scripted(Peer.stall) as server, no_leaks():
         server.refuse()
@@ -183,7 +183,7 @@ async def test_entering_once_only(nats_server: NatsServer) -> None:
 # --- what is left of it ---------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_closed_connection_refuses_everything(transport: Transport) -> None:
     async with served() as (nc, server):
         replies, sub = nc.request_many("a"), nc.subscribe("a")
@@ -210,7 +210,7 @@ async def test_a_closed_connection_refuses_everything(transport: Transport) -> N
 
 
 async def test_nothing_is_kept_of_closed_connections() -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with NatsServer() as server, no_leaks():
             kept = []
             for number in range(200):
@@ -240,20 +240,20 @@ async def test_two_connections_of_a_task_are_independent() -> None:
         await one.aclose()
         async with two.subscribe("a") as sub:
             await two.publish("a", b"x")
-            assert await take(sub, 1) == [b"x"]
+            assert await receive_n(sub, 1) == [b"x"]
 
 
 # --- losing the server for a while ----------------------------------------------------------------
 
 
 async def test_a_reconnect_restores_what_there_is_and_only_that() -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with NatsServer() as server, open_nats(server.url, reconnect=QUICK) as nc:
             async with nc.subscribe("a") as one, nc.subscribe("b", max_msgs=3) as two:
                 async with nc.subscribe("gone"):
                     pass
                 await nc.publish("b", b"0")
-                assert await take(two, 1) == [b"0"]
+                assert await receive_n(two, 1) == [b"0"]
                 await server.kill()
                 await nc.wait_for_state("reconnecting")
                 async with nc.subscribe("meanwhile"):
@@ -266,9 +266,9 @@ async def test_a_reconnect_restores_what_there_is_and_only_that() -> None:
                     assert nc.stats.subscriptions == 3
                     for subject in "bbbc":
                         await nc.publish(subject, subject)
-                    assert await take(one, 1) == [b"waited"]
+                    assert await receive_n(one, 1) == [b"waited"]
                     assert await all_of(two) == [b"b", b"b"]
-                    assert await take(late, 1) == [b"c"]
+                    assert await receive_n(late, 1) == [b"c"]
                     connz = await server.monitor("connz?subs=1")
                     (entry,) = connz["connections"]  # type: ignore[misc]
                     assert sorted(entry["subscriptions_list"]) == ["a", "c"]

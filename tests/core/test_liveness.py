@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import QUICK, next_event, scripted
+from tests.connection.helpers import QUICK, next_event, scripted
 from tests.support.peer import Peer, ScriptedServer
 from tests.support.scripts import session
 from trio_nats import ProtocolLimits, ServerInfo, open_nats
@@ -18,7 +18,7 @@ from trio_nats._core.router import Router
 from trio_nats._core.session import Session, SessionCallbacks
 from trio_nats._core.stats import Counters
 from trio_nats._protocol.parser import Parser
-from trio_nats._transport.opening import Wire
+from trio_nats._transport.connector import ServerConnection
 from trio_nats._transport.tcp import TCPStream
 from trio_nats.events import Disconnected
 from trio_nats.servers import parse_server
@@ -67,7 +67,7 @@ async def test_a_slow_network_keeps_its_connection_while_publishing(
 ) -> None:
     network = SlowNetwork(at_once=1000, piece=10_000)
     outbox = Outbox(1_000_000, "wait", lambda: None)
-    wire = Wire(
+    wire = ServerConnection(
         parse_server("nats://slow"),
         network,
         Parser(ProtocolLimits()),

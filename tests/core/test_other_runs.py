@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import (
+from tests.connection.helpers import (
     barrier,
     fill,
     from_another_run,
@@ -24,7 +24,7 @@ from tests.messages.helpers import (
     scripted,
 )
 from tests.support.leaks import all_tasks
-from tests.transports import MOST
+from tests.transports import ALL_BUT_WSS
 from trio_nats import Connection, Replies, Statistics, Subscription, open_nats
 from trio_nats.events import Event
 from trio_nats.services import ServiceRequest
@@ -94,7 +94,7 @@ def in_all(nc: Connection) -> Statistics:
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-@MOST
+@ALL_BUT_WSS
 async def test_whatever_it_does_is_refused_and_has_no_effect(busy: bool) -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.expect_line(b"SUB a")
@@ -117,7 +117,7 @@ async def test_whatever_it_does_is_refused_and_has_no_effect(busy: bool) -> None
 
 
 @pytest.mark.parametrize("waiting", [0, 6 * 1024 * 1024])
-@MOST
+@ALL_BUT_WSS
 async def test_the_first_message_is_refused_already(waiting: int) -> None:
     """Also while there is room, and the writer is busy, so that nobody would be woken."""
     async with scripted() as (nc, _), nc.subscribe("b"):

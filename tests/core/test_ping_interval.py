@@ -8,11 +8,11 @@ import trio.testing
 
 from tests.support.peer import Peer
 from tests.support.scripts import session
-from tests.transports import EVERY, Transport
+from tests.transports import ALL_TRANSPORTS, Transport
 from trio_nats import ConfigurationError, open_nats
 
 
-@EVERY
+@ALL_TRANSPORTS
 @pytest.mark.parametrize("given", [None, 7.0])
 async def test_an_idle_connection_survives_the_proxies_there_are(
     transport: Transport, given: float | None, clock: trio.testing.MockClock

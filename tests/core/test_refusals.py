@@ -9,7 +9,7 @@ import pytest
 
 from trio_nats import Msg, PermissionsViolationError, ServerReportedError
 from trio_nats._core.outbox import Outbox
-from trio_nats._core.requests import Requests
+from trio_nats._core.request_mux import RequestMux
 from trio_nats._core.router import Router, Unconfirmed
 
 MANY = 2000
@@ -59,9 +59,9 @@ def forbidden(
     return PermissionsViolationError("no", operation, f"s.{number}")
 
 
-def parts() -> tuple[Router, Requests]:
+def parts() -> tuple[Router, RequestMux]:
     router = Router(Outbox(1_000_000, "wait", lambda: None))
-    return router, Requests(router, "_INBOX")
+    return router, RequestMux(router, "_INBOX")
 
 
 def test_a_forbidden_subscription_is_found_without_looking_at_all() -> None:

@@ -9,9 +9,9 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import all_of, take
+from tests.connection.helpers import all_of, receive_n
 from trio_nats import Msg, PendingLimits, Replies, empty_sentinel
-from trio_nats._core.hub import EventHub
+from trio_nats._core.event_hub import EventHub
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.router import Router
 from trio_nats._core.stats import Counters
@@ -26,7 +26,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.counters = Counters()
-        self.hub = EventHub()
+        self.event_hub = EventHub()
         self.router = Router(Outbox(1000, "wait", lambda: None))
 
 
@@ -81,7 +81,7 @@ async def test_stalling_is_not_for_the_first(autojump_clock: trio.testing.MockCl
 async def test_stalling_ends_them(autojump_clock: trio.testing.MockClock) -> None:
     async with alone(timeout=10, stall=1) as replies:
         replies.push(reply())
-        await take(replies, 1)
+        await receive_n(replies, 1)
         begun = trio.current_time()
         assert await _end(replies) - begun == pytest.approx(1)
         # It is over, whatever may still arrive.
@@ -92,7 +92,7 @@ async def test_the_total_time_wins_over_stalling(autojump_clock: trio.testing.Mo
     async with alone(timeout=3, stall=2) as replies:
         begun = trio.current_time()
         replies.push(reply())
-        await take(replies, 1)
+        await receive_n(replies, 1)
         await trio.sleep(2)
         assert await _end(replies) - begun == pytest.approx(3)
 
@@ -103,7 +103,7 @@ async def test_time_outside_of_receive_is_not_stalling(
     async with alone(timeout=100, stall=1) as replies:
         for _ in range(5):
             replies.push(reply())
-            await take(replies, 1)
+            await receive_n(replies, 1)
             await trio.sleep(7)
         begun = trio.current_time()
         assert await _end(replies) - begun == pytest.approx(1)
@@ -125,7 +125,7 @@ async def test_replies_without_end_end_in_time(autojump_clock: trio.testing.Mock
         for number in range(8):
             replies.push(reply(b"%d" % (2 * number)))
             replies.push(reply(b"%d" % (2 * number + 1)))
-            got += await take(replies, 1)
+            got += await receive_n(replies, 1)
             await trio.sleep(1)
         got += await all_of(replies)
         assert got == [b"%d" % number for number in range(10)]
@@ -136,7 +136,7 @@ async def test_stalling_counts_from_the_last_reply_whoever_received_it(
 ) -> None:
     async with alone(timeout=100, stall=10) as replies, trio.open_nursery() as nursery:
         replies.push(reply(b"0"))
-        assert await take(replies, 1) == [b"0"]
+        assert await receive_n(replies, 1) == [b"0"]
         begun = trio.current_time()
         ended: list[float] = []
         got: list[bytes] = []
@@ -186,7 +186,7 @@ async def test_a_cancelled_receiver_loses_nothing(autojump_clock: trio.testing.M
         with trio.CancelScope() as scope:
             scope.cancel()
             await replies.receive()
-        assert await take(replies, 1) == [b"1"]
+        assert await receive_n(replies, 1) == [b"1"]
 
 
 async def test_the_sentinel_ends_them_and_is_not_handed_out(
@@ -229,7 +229,7 @@ async def test_what_waits_is_bounded(
 ) -> None:
     limits = PendingLimits(**{by: 3}, when_full=policy)
     async with alone(timeout=5, limits=limits) as replies:
-        events = replies._owner.hub.listen(10)
+        events = replies._owner.event_hub.listen(10)
         for number in range(10):
             replies.push(reply(b"%d" % number))
             assert replies.pending[0] <= 3
@@ -274,12 +274,12 @@ async def test_waiting_for_room_stops_the_reading_until_then(
         assert router.stalled == {replies}
         assert replies.pending == (5, 5)
         if how == "taken":
-            await take(replies, 3)
+            await receive_n(replies, 3)
             assert router.stalled
-            await take(replies, 1)
+            await receive_n(replies, 1)
         elif how == "closed":
             await replies.aclose()
         else:
             replies.end(trio.ClosedResourceError("gone"))
-            assert len(await take(replies, 5)) == 5
+            assert len(await receive_n(replies, 5)) == 5
         assert not router.stalled

@@ -8,15 +8,15 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import (
-    PATIENCE,
+from tests.connection.helpers import (
+    HANG_TIMEOUT,
     QUICK,
     barrier,
     fill,
     msg,
     next_event,
+    receive_n,
     scripted,
-    take,
 )
 from tests.support.peer import Peer, PeerGone, ScriptedServer
 from tests.support.scripts import session
@@ -91,7 +91,7 @@ async def test_what_is_not_the_protocol(said: bytes, complaint: str) -> None:
         lost = await next_event(events, Disconnected)
         assert isinstance(lost.reason, ProtocolError)
         assert complaint in str(lost.reason)
-        assert await take(sub, 1) == [b"before"]
+        assert await receive_n(sub, 1) == [b"before"]
 
 
 async def test_pings_whose_answers_are_not_read() -> None:
@@ -126,7 +126,7 @@ async def test_the_servers_last_words_are_heard_although_writing_failed_first() 
 async def test_a_fault_of_ours_costs_the_wire_and_not_the_connection(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with trio.fail_after(PATIENCE), caplog.at_level(logging.ERROR, "trio_nats"):
+    with trio.fail_after(HANG_TIMEOUT), caplog.at_level(logging.ERROR, "trio_nats"):
         async with ScriptedServer(session()) as server:
             async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a") as sub:
                 peer = await server.peer(0)
@@ -140,7 +140,7 @@ async def test_a_fault_of_ours_costs_the_wire_and_not_the_connection(
                     await nc.wait_for_state("reconnecting")
                 await nc.wait_for_state("open")
                 await (await server.peer(1)).send(msg("a", 1, b"y"))
-                assert await take(sub, 1) == [b"y"]
+                assert await receive_n(sub, 1) == [b"y"]
     assert "unexpected error in the session" in caplog.text
     assert "a bug" in caplog.text
 
@@ -152,7 +152,7 @@ async def test_words_that_change_nothing() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.send(b"+OK\r\nPONG\r\nPONG\r\n+OK\r\n" + msg("a", 1, b"x"))
         await barrier(peer)
-        assert await take(sub, 1) == [b"x"]
+        assert await receive_n(sub, 1) == [b"x"]
         assert nc.state == "open"
 
 
@@ -164,7 +164,7 @@ async def test_words_that_come_in_pieces(size: int) -> None:
         for start in range(0, len(frames), size):
             await peer.send(frames[start : start + size])
             await trio.testing.wait_all_tasks_blocked()
-        assert await take(sub, 3) == [b"one", b"", b"two"]
+        assert await receive_n(sub, 3) == [b"one", b"", b"two"]
         assert nc.stats.in_bytes == before + len(frames)
 
 
@@ -178,7 +178,7 @@ async def test_what_comes_with_the_first_pongs_is_not_lost(behind: int) -> None:
         await peer.send(b"PONG\r\n" * behind + said + b"PONG\r\n" * (2 - behind))
         await peer.serve()
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(script) as server, open_nats(server.url) as nc:
             await nc.flush()
             assert nc.server_info.server_name == "later"

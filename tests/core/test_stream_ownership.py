@@ -14,9 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import PATIENCE, all_of, take
+from tests.connection.helpers import HANG_TIMEOUT, all_of, receive_n
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
-from tests.transports import EVERY, Transport
+from tests.transports import ALL_TRANSPORTS, Transport
 from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
 
 METHODS = ["aclose", "receive_some", "send_all", "wait_send_all_might_not_block"]
@@ -90,7 +90,7 @@ async def _use(nc: Connection) -> None:
         await nc.rtt()
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_only_the_background_touches_the_stream(
     transport: Transport, touches: Touches
 ) -> None:
@@ -148,7 +148,7 @@ async def _use_by_many(nc: Connection) -> None:
         async with nc.subscribe("large") as large:
             for _ in range(5):
                 await nc.publish("large", bytes(500_000), headers={"k": "v"})
-            assert await take(large, 5) == [bytes(500_000)] * 5
+            assert await receive_n(large, 5) == [bytes(500_000)] * 5
 
     async def flush() -> None:
         await nc.flush()
@@ -174,13 +174,13 @@ async def _use_by_many(nc: Connection) -> None:
     await nc.flush()
 
 
-@EVERY
+@ALL_TRANSPORTS
 @pytest.mark.parametrize("ending", ["left", "closed", "drained", "broken off", "cancelled"])
 async def test_nor_do_many_users_or_a_move_or_any_ending(
     transport: Transport, ending: str, touches: Touches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_nats._core.supervisor._OVERLAP", 0.02)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with transport.server() as server:
             touches.clear()
             with trio.CancelScope() as scope, suppress(LookupError):

@@ -13,9 +13,9 @@ from tests.core.helpers import frames_of
 from trio_nats import Msg, PermissionsViolationError
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.pings import Pings
-from trio_nats._core.pool import Pool
-from trio_nats._core.requests import ReplySlot
+from trio_nats._core.request_mux import ReplySlot
 from trio_nats._core.router import Router
+from trio_nats._core.server_pool import ServerPool
 from trio_nats._protocol import commands
 from trio_nats.server_info import ServerInfo
 from trio_nats.servers import Server, parse_server
@@ -30,7 +30,7 @@ def outbox(limit: int = 1_000_000, when_full: Any = "wait") -> Outbox:
 def everything(box: Outbox) -> list[bytes]:
     """Write all that waits."""
     frames: list[bytes] = []
-    while chunk := box.take():
+    while chunk := box.receive_n():
         frames += frames_of(chunk)
         box.written(sum(map(len, chunk)))
     return frames
@@ -89,8 +89,8 @@ async def test_a_reply_slot_is_an_outcome() -> None:
 # --- the pool -----------------------------------------------------------------------------------
 
 
-def pool(*urls: str) -> Pool:
-    return Pool([parse_server(url) for url in urls], randomize=False)
+def pool(*urls: str) -> ServerPool:
+    return ServerPool([parse_server(url) for url in urls], randomize=False)
 
 
 def info(*urls: str, ws: tuple[str, ...] | None = None) -> ServerInfo:
@@ -193,7 +193,7 @@ def test_the_order_is_random_if_so_wanted() -> None:
     seeds = [parse_server(f"nats://host{number}") for number in range(10)]
 
     def order(randomize: bool) -> tuple[Server, ...]:
-        return Pool(seeds, randomize=randomize).servers
+        return ServerPool(seeds, randomize=randomize).servers
 
     assert order(False) == tuple(seeds)
     # Ten servers have 3,628,800 orders, so three equal ones are no accident.

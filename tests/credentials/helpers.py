@@ -10,12 +10,12 @@ import trio
 
 from tests.support.jwts import Key
 from tests.support.peer import Peer, Script, ScriptedServer
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Auth, ReconnectPolicy, Server
 
-__all__ = ["NONCE", "PATIENCE", "QUICK", "connects_with", "credentials", "drops", "in_turn"]
+__all__ = ["HANG_TIMEOUT", "NONCE", "QUICK", "connects_with", "credentials", "drops", "in_turn"]
 __all__ += ["refusals", "sessions", "signature"]
 
-PATIENCE = 8.0
 QUICK = ReconnectPolicy(wait=0.01, max_wait=0.05, refused_credentials_timeout=0)
 
 NONCE = "PXoWU7zWAMt75FY"

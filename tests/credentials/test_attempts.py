@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from tests.credentials.helpers import (
+    HANG_TIMEOUT,
     NONCE,
-    PATIENCE,
     QUICK,
     connects_with,
     credentials,
@@ -127,7 +127,7 @@ async def test_the_nonce_signed_is_that_of_the_attempt() -> None:
 
     async with ScriptedServer(first, sessions()) as server:
         async with open_nats(server.url, auth=JWT(USER.jwt, sign=sign), reconnect=QUICK):
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await connects_with(server, 1)
     assert signed == [b"first", NONCE.encode()]
 
@@ -152,7 +152,7 @@ async def test_nothing_lingers_from_one_attempt_to_the_next(backwards: bool) -> 
     auth = in_turn(*(one for one, _ in rotation))
     async with ScriptedServer(*[drops] * (len(rotation) - 1), sessions()) as server:
         async with open_nats(server.url, auth=auth, reconnect=QUICK):
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 sent = [await connects_with(server, index) for index in range(len(rotation))]
     assert sent == [expected for _, expected in rotation]
 
@@ -162,7 +162,7 @@ async def test_a_rotating_callback_after_refusals() -> None:
     auth = in_turn(*(Token(f"t{number}") for number in range(len(scripts))))
     async with ScriptedServer(*scripts) as server:
         async with open_nats(server.url, auth=auth, reconnect=QUICK):
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 sent = [await connects_with(server, index) for index in range(len(scripts))]
     assert sent == [{"auth_token": f"t{number}"} for number in range(len(scripts))]
 
@@ -185,7 +185,7 @@ async def test_files_are_read_again_at_every_attempt(tmp_path: Path) -> None:
 
         async with ScriptedServer(drops_when_rotated, sessions()) as server:
             async with open_nats(server.url, auth=make(file=file), reconnect=QUICK):
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     sent = [await connects_with(server, index) for index in range(2)]
         if make is NKey:
             assert [fields["nkey"] for fields in sent] == [one.public, two.public]
@@ -210,7 +210,7 @@ async def test_a_file_that_is_gone_for_a_while(tmp_path: Path) -> None:
             nc.events() as events,
         ):
             failures = 0
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 while failures < 3:
                     event = await events.receive()
                     if isinstance(event, ReconnectFailed):
@@ -270,5 +270,5 @@ async def test_discovered_servers_use_the_first_urls_userinfo() -> None:
         async with ScriptedServer(first) as server:
             url = f"nats://u:p%40@127.0.0.1:{server.port}"
             async with open_nats(url, reconnect=QUICK):
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     assert await connects_with(second, 0) == {"user": "u", "pass": "p@"}

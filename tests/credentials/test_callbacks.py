@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.credentials.helpers import (
-    PATIENCE,
+    HANG_TIMEOUT,
     QUICK,
     connects_with,
     drops,
@@ -84,7 +84,7 @@ async def test_a_callback_may_fail_now_and_then() -> None:
             open_nats(server.url, auth=auth, reconnect=QUICK) as nc,
             nc.events() as events,
         ):
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 assert await connects_with(server, 1) == {"auth_token": "two"}
                 failures: list[str] = []
                 while len(failures) < 2:
@@ -112,7 +112,7 @@ async def test_a_slow_callback_uses_up_connect_timeout() -> None:
             cancelled.append(server.url)
 
     async with ScriptedServer(sessions()) as server:
-        with trio.fail_after(PATIENCE), pytest.raises(ConnectError) as caught:
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
             async with open_nats(server.url, auth=auth, connect_timeout=0.05):
                 pass
         (attempt,) = caught.value.attempts
@@ -130,7 +130,7 @@ async def test_a_slow_signature_uses_up_connect_timeout() -> None:
         await trio.sleep_forever()
 
     async with ScriptedServer(sessions()) as server:
-        with trio.fail_after(PATIENCE), pytest.raises(ConnectError) as caught:
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
             async with open_nats(server.url, auth=JWT(USER.jwt, sign=sign), connect_timeout=0.3):
                 pass
         (attempt,) = caught.value.attempts
@@ -146,7 +146,7 @@ async def test_a_callback_for_a_server_that_changes_its_password() -> None:
         async with open_nats(server.url, auth=lambda s: current, reconnect=QUICK) as nc:
             current = UserPassword("u", "two")
             await server.reload(password="two")
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.flush()
         with pytest.raises(ConnectError) as caught:
             async with open_nats(server.url, auth=UserPassword("u", "one")):

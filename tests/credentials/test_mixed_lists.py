@@ -23,7 +23,7 @@ from trio_nats import (
     Token,
     open_nats,
 )
-from trio_nats._core.pool import Pool
+from trio_nats._core.server_pool import ServerPool
 from trio_nats.server_info import ServerInfo
 from trio_nats.servers import parse_servers
 
@@ -125,7 +125,7 @@ def naming(address: Callable[[], str]) -> Script:
 
 async def test_nor_do_discovered_servers_get_them_in_plaintext() -> None:
     """They have the credentials of who named them, and where those are from does not change."""
-    servers = Pool(parse_servers("tls://joe:verysecret@a,nats://b"), randomize=False)
+    servers = ServerPool(parse_servers("tls://joe:verysecret@a,nats://b"), randomize=False)
     b = servers.servers[1]
     assert b.password == "verysecret"
     assert b.userinfo_needs_tls
@@ -135,7 +135,7 @@ async def test_nor_do_discovered_servers_get_them_in_plaintext() -> None:
     servers.replace(parse_servers("nats://d"))
     (e,) = servers.discover(ServerInfo(connect_urls=("e:1",)), c, "nats")
     assert e.userinfo_needs_tls
-    own = Pool(parse_servers("nats://joe:pw@a,tls://b"), randomize=False)
+    own = ServerPool(parse_servers("nats://joe:pw@a,tls://b"), randomize=False)
     assert not any(server.userinfo_needs_tls for server in own.servers)
 
 

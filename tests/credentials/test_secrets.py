@@ -19,7 +19,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.credentials.helpers import PATIENCE, QUICK
+from tests.credentials.helpers import HANG_TIMEOUT, QUICK
 from tests.support.jwts import Key, Operator, creds_text
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import (
@@ -211,7 +211,7 @@ async def test_connections_keep_their_secrets(
                 told += [repr(nc.server_info), repr(nc.stats)]
                 await server.restart(config=REFUSING)
                 refusals = 0
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     async for event in events:
                         told += texts_of_event(event)
                         if isinstance(event, ReconnectFailed):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.credentials.helpers import PATIENCE, QUICK
+from tests.credentials.helpers import HANG_TIMEOUT, QUICK
 from tests.support.certs import CLIENT_EMAIL, certificates
 from tests.support.jwts import (
     BCRYPT_HASH,
@@ -69,7 +69,7 @@ USERS = {
 
 async def who(nc: Connection) -> str:
     """What the server takes the connection for."""
-    reply = await nc.request("$SYS.REQ.USER.INFO", b"", timeout=PATIENCE)
+    reply = await nc.request("$SYS.REQ.USER.INFO", b"", timeout=HANG_TIMEOUT)
     return str(json.loads(reply.data)["data"]["user"])
 
 
@@ -305,7 +305,7 @@ async def test_a_jwt_that_expires_while_in_use() -> None:
             nc.events() as events,
         ):
             told: list[type] = []
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 async for event in events:
                     told.append(type(event))
                     if isinstance(event, ServerError):
@@ -327,7 +327,7 @@ async def test_the_permissions_of_a_jwt_hold() -> None:
         nc.events() as events,
     ):
         await nc.publish("secret", b"x")
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             event = await events.receive()
         assert isinstance(event, ServerError)
         assert isinstance(event.error, PermissionsViolationError)
@@ -398,7 +398,7 @@ async def test_auth_callout_may_take_its_time() -> None:
                 await nc.flush()
 
         nursery.start_soon(connect)
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await asked.wait()
             go.set()
 

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 import trio_nats.anyio
-from tests.credentials.helpers import PATIENCE, QUICK, sessions
+from tests.credentials.helpers import HANG_TIMEOUT, QUICK, sessions
 from tests.support.jwts import Operator, creds_text
 from tests.support.peer import ScriptedServer
 from tests.support.tracebacks import variables_of
@@ -184,7 +184,7 @@ async def test_what_a_callable_gives(kind: str, asynchronous: bool) -> None:
         return ASKED[kind]()
 
     async with ScriptedServer(sessions()) as server:
-        with trio.fail_after(PATIENCE), pytest.raises(ConnectError) as caught:
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
             auth: Any = (lambda s: later()) if asynchronous else (lambda s: ASKED[kind]())
             async with open_nats(server.url, auth=auth, reconnect=QUICK):
                 pass

@@ -9,14 +9,13 @@ from typing import Any
 import msgspec
 import trio
 
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, Msg, open_nats
 from trio_nats.jetstream import JetStream, StorageType, Stream
 from trio_nats.testing import NatsServer
 
-__all__ = ["MEMORY", "PATIENCE", "connected", "error", "fake_api", "filled"]
+__all__ = ["HANG_TIMEOUT", "MEMORY", "connected", "error", "fake_api", "filled"]
 
-PATIENCE = 10.0
-"""What takes longer than that will never happen."""
 
 MEMORY = StorageType.MEMORY
 
@@ -26,7 +25,7 @@ Answer = bytes | dict[str, Any]
 @asynccontextmanager
 async def connected(server: NatsServer, **options: Any) -> AsyncIterator[tuple[JetStream, Any]]:
     """JetStream of the server, and the connection it is used by."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url, **options) as nc:
             yield nc.jetstream(), nc
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import PATIENCE, connected, error, fake_api
+from tests.jetstream.helpers import HANG_TIMEOUT, connected, error, fake_api
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats import (
     ConfigurationError,
@@ -285,7 +285,7 @@ async def test_pages_cancelled_at_each_checkpoint(nats_server: NatsServer) -> No
             return operation
 
         async def check() -> None:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 found.extend([name async for name in state["paged"]])
             assert found == names
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.jetstream.helpers import PATIENCE, connected, filled
+from tests.jetstream.helpers import HANG_TIMEOUT, connected, filled
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection
@@ -18,7 +18,7 @@ async def sound(nc: Connection) -> None:
     """The connection works, and holds nothing of what was cancelled."""
     assert nc.stats.subscriptions == 0
     assert nc._core.requests.slots == {}
-    await nc.flush(PATIENCE)
+    await nc.flush(HANG_TIMEOUT)
     assert nc.stats.reconnects == 0
 
 

@@ -7,7 +7,7 @@ import trio
 
 from trio_nats import ReconnectPolicy, RequestTimeoutError, open_nats
 from trio_nats.jetstream import JetStreamError, StorageType
-from trio_nats.jetstream.wire import Answer
+from trio_nats.jetstream.json_codec import Answer
 from trio_nats.testing import NatsCluster
 
 QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)

@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import MEMORY, PATIENCE, connected, filled
-from tests.jetstream.pulling import Puller, bound, pulled_from
+from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled
+from tests.jetstream.scripted_server import Puller, bound, pulled_from
 from trio_nats import Subscription
 from trio_nats.jetstream import AckPolicy
-from trio_nats.jetstream.metadata import ReplySubjects, is_ack_subject, read_metadata
+from trio_nats.jetstream.consumer.message import ReplySubjects, is_ack_subject, read_metadata
 from trio_nats.services import ServiceRequest
 from trio_nats.testing import NatsServer
 
@@ -117,7 +117,9 @@ async def test_what_the_consumer_did_not_deliver_is_not_handed_out(
 
             async def fetch() -> None:
                 # The one that was not acknowledged is still with the other call.
-                assert [msg.data for msg in await pulled.fetch(1, timeout=PATIENCE)] == [b"last"]
+                assert [msg.data for msg in await pulled.fetch(1, timeout=HANG_TIMEOUT)] == [
+                    b"last"
+                ]
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fetch)
@@ -189,7 +191,7 @@ async def test_who_sees_one_reply_subject_cannot_answer_in_place_of_the_server(
             async with trio.open_nursery() as nursery:
 
                 async def fetch() -> None:
-                    assert len(await consumer.fetch(1, timeout=PATIENCE)) == 1
+                    assert len(await consumer.fetch(1, timeout=HANG_TIMEOUT)) == 1
 
                 nursery.start_soon(fetch)
                 inbox = ((await pulls.receive()).reply or "").rpartition(".")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.jetstream.helpers import PATIENCE
+from tests.jetstream.helpers import HANG_TIMEOUT
 from trio_nats import ReconnectPolicy, RequestTimeoutError, open_nats
 from trio_nats.jetstream import NoStreamResponseError, PendingAck, StorageType, UnacknowledgedError
 from trio_nats.testing import NatsServer
@@ -17,7 +17,7 @@ QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 
 async def test_a_publisher_over_a_restart(nats_server: NatsServer) -> None:
     """What was acknowledged is there, in order; the rest is told of; and it goes on afterwards."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK) as nc:
             js = nc.jetstream(timeout=0.5)
             stream = await js.create_stream(
@@ -64,7 +64,7 @@ def failed(ack: PendingAck) -> bool:
 
 
 async def test_asking_while_the_server_is_away(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK) as nc:
             js = nc.jetstream()
             stream = await js.create_stream("S", subjects=["s"])
@@ -75,7 +75,7 @@ async def test_asking_while_the_server_is_away(nats_server: NatsServer) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(nats_server.start)
                 # It waits in the outbox until the server is there.
-                again = await js.publish("s", msg_id="1", timeout=PATIENCE)
+                again = await js.publish("s", msg_id="1", timeout=HANG_TIMEOUT)
             assert again.seq == ack.seq
             assert again.duplicate
             assert (await stream.refresh()).state.messages in (1, 2)

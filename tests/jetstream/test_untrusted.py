@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from trio_nats import Msg
 from trio_nats.jetstream import JetStreamError, PubAck, StreamInfo
-from trio_nats.jetstream.acks import read_ack
 from trio_nats.jetstream.api import read_answer
-from trio_nats.jetstream.messages import from_direct, number_in
+from trio_nats.jetstream.get.stored_message import from_direct, number_in
+from trio_nats.jetstream.publish.ack import read_ack
 
 values = (
     st.none()

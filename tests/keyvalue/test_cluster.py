@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from tests.jetstream.pulling import QUICK
+from tests.jetstream.scripted_server import QUICK
 from tests.keyvalue.helpers import brief, bucket
 from trio_nats import open_nats
 from trio_nats.jetstream import WrongLastSequenceError

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import MEMORY, PATIENCE, connected
-from tests.jetstream.pulling import QUICK
+from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected
+from tests.jetstream.scripted_server import QUICK
 from tests.keyvalue.helpers import brief, bucket, initial
 from tests.support.proxies import PlainProxy
 from trio_nats import ConfigurationError, DecodeError, RequestTimeoutError, open_nats
@@ -214,7 +214,7 @@ async def test_over_a_reconnect(nats_server: NatsServer) -> None:
 
 
 async def test_over_a_restart(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK) as nc:
             kv = await nc.jetstream(timeout=0.5).create_key_value("B", history=20)
             for number in range(3):

@@ -9,15 +9,14 @@ from typing import Any
 import msgspec
 import trio
 
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import open_nats
 from trio_nats.jetstream import JetStream, StorageType, Stream
 from trio_nats.objectstore import ObjectStore
 from trio_nats.testing import NatsServer
 
-__all__ = ["KIB", "PATIENCE", "connected", "plant", "stored_chunks", "stored_meta", "subjects"]
+__all__ = ["HANG_TIMEOUT", "KIB", "connected", "plant", "stored_chunks", "stored_meta", "subjects"]
 
-PATIENCE = 20.0
-"""What takes longer than that will never happen."""
 
 KIB = 1024
 
@@ -27,7 +26,7 @@ async def connected(
     server: NatsServer, **options: Any
 ) -> AsyncIterator[tuple[ObjectStore, JetStream, Any]]:
     """An object store ``b`` in memory, JetStream, and the connection."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url) as nc:
             js = nc.jetstream()
             store = await js.create_object_store("b", **{"storage": StorageType.MEMORY, **options})

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.objectstore.helpers import PATIENCE, connected, stored_chunks
+from tests.objectstore.helpers import HANG_TIMEOUT, connected, stored_chunks
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection
 from trio_nats.errors import RequestTimeoutError
 from trio_nats.jetstream import JetStream, JetStreamError, StorageType
 from trio_nats.objectstore import ObjectInfo, ObjectMeta, ObjectStore
-from trio_nats.objectstore.desk import Desk
+from trio_nats.objectstore.backend import ObjectBackend
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -192,7 +192,7 @@ async def test_the_connection_is_lost_for_good_while_putting(nats_server: NatsSe
             await trio.lowlevel.checkpoint()
 
     async with connected(nats_server) as (store, _, nc):
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             async with trio.open_nursery() as nursery:
 
                 @nursery.start_soon
@@ -226,15 +226,15 @@ async def test_the_last_acknowledgement_is_lost(
     """The object is there with all its chunks, or is what it was."""
     async with connected(nats_server) as (store, js, _):
         await store.put("x", OLD)
-        store_it = Desk.store
+        store_it = ObjectBackend.store
 
-        async def lost(desk: Desk, info: ObjectInfo, expected: int) -> ObjectInfo:
+        async def lost(desk: ObjectBackend, info: ObjectInfo, expected: int) -> ObjectInfo:
             if stored:
                 await store_it(desk, info, expected)
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(Desk, "store", lost)
+            patch.setattr(ObjectBackend, "store", lost)
             if stored and isinstance(error, RequestTimeoutError):
                 await store.put("x", NEW)
                 assert await whole(store, js) == NEW

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from tests.objectstore.helpers import KIB, PATIENCE, stored_chunks
+from tests.objectstore.helpers import HANG_TIMEOUT, KIB, stored_chunks
 from trio_nats import ReconnectPolicy, open_nats
 from trio_nats.errors import NatsError
 from trio_nats.objectstore import ObjectMeta
@@ -20,7 +20,7 @@ QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 
 async def test_reading_goes_on(nats_server: NatsServer) -> None:
     data = bytes(range(256)) * 64 * KIB  # more than is on the way at a time
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK) as nc:
             js = nc.jetstream(timeout=1)
             store = await js.create_object_store("b")
@@ -36,7 +36,7 @@ async def test_reading_goes_on(nats_server: NatsServer) -> None:
 
 
 async def test_watching_goes_on(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK) as nc:
             store = await nc.jetstream().create_object_store("b")
             async with store.watch() as watcher:
@@ -55,7 +55,7 @@ async def test_putting_fails_or_not_but_never_by_halves(nats_server: NatsServer)
                 await nats_server.restart()
             yield b"x"
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK) as nc:
             js = nc.jetstream(timeout=0.5)
             store = await js.create_object_store("b")

@@ -13,14 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_nats._protocol import commands
-from trio_nats._protocol.subjects import (
-    check_filter,
-    check_inbox_prefix,
-    check_queue,
-    check_subject,
-)
 from trio_nats.errors import InvalidHeaderError, InvalidSubjectError, MaxPayloadError
 from trio_nats.headers import Headers, encode_headers
+from trio_nats.subjects import check_filter, check_inbox_prefix, check_queue, check_subject
 
 
 def pub(subject: bytes, reply: bytes | None, payload: bytes) -> bytes:
@@ -279,19 +274,19 @@ def test_no_text_in_connect_ends_its_line(text: str) -> None:
 # --- what is remembered of subjects and sizes -----------------------------------------------------
 
 
-def remembered(heads: commands.Heads) -> int:
+def remembered(heads: commands.PubLineCache) -> int:
     return sum(map(len, heads.known.values()))
 
 
 def test_a_line_is_remembered_by_subject_and_size() -> None:
-    heads = commands.Heads(100, 4096)
+    heads = commands.PubLineCache(100, 4096)
     assert heads.learn("a.b", 5) == (b"PUB a.b 5\r\n", 18)
     assert heads.learn("a.b", 100) == (b"PUB a.b 100\r\n", 115)
     assert heads.known == {"a.b": {5: (b"PUB a.b 5\r\n", 18), 100: (b"PUB a.b 100\r\n", 115)}}
 
 
 def test_what_cannot_be_sent_is_not_remembered() -> None:
-    heads = commands.Heads(100, 4096)
+    heads = commands.PubLineCache(100, 4096)
     with pytest.raises(MaxPayloadError):
         heads.learn("a", 101)
     for subject in ("", "a b", "a.*", "a\r\nPING"):
@@ -301,7 +296,7 @@ def test_what_cannot_be_sent_is_not_remembered() -> None:
 
 
 def test_a_new_limit_forgets_what_the_old_one_allowed() -> None:
-    heads = commands.Heads(100, 4096)
+    heads = commands.PubLineCache(100, 4096)
     heads.learn("a", 100)
     heads.max_payload = 100
     assert remembered(heads) == 1
@@ -313,7 +308,7 @@ def test_a_new_limit_forgets_what_the_old_one_allowed() -> None:
 
 
 def test_memory_is_bounded_however_many_subjects_and_sizes_there_are() -> None:
-    heads = commands.Heads(1_000_000, 4096)
+    heads = commands.PubLineCache(1_000_000, 4096)
     for number in range(10_000):
         heads.learn(f"inbox.{number}", 5)
         heads.learn("a", number)
@@ -322,7 +317,7 @@ def test_memory_is_bounded_however_many_subjects_and_sizes_there_are() -> None:
 
 def test_memory_is_bounded_however_long_the_subjects_are() -> None:
     """What the answers of a responder go to is for its requesters to choose."""
-    heads = commands.Heads(1_000_000, 4096)
+    heads = commands.PubLineCache(1_000_000, 4096)
     tracemalloc.start()
     for number in range(10_000):
         for length in (256, 257, 4000):

@@ -12,14 +12,22 @@ import trio
 
 from tests.support.peer import Peer
 from tests.support.scripts import session
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, Msg, ReconnectPolicy, Subscription
 from trio_nats.events import Event
 
-__all__ = ["PATIENCE", "QUICK", "Ledger", "eventually", "publishing", "read_until", "take", "until"]
+__all__ = [
+    "HANG_TIMEOUT",
+    "QUICK",
+    "Ledger",
+    "eventually",
+    "publishing",
+    "read_until",
+    "receive_n",
+    "until",
+]
 __all__ += ["after", "frames_of", "session"]
 
-PATIENCE = 8.0
-"""What takes longer than that will never happen."""
 
 QUICK = ReconnectPolicy(wait=0.01, max_wait=0.05, refused_credentials_timeout=0)
 """Reconnects as the default does, only without taking its time."""
@@ -29,23 +37,23 @@ E = TypeVar("E")
 
 async def until(events: trio.abc.ReceiveChannel[Event], kind: type[E]) -> E:
     """The next event of one kind; those before it are dropped."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async for event in events:
             if isinstance(event, kind):
                 return event
     raise AssertionError(f"the connection ended without {kind.__name__}")
 
 
-async def take(sub: Subscription, count: int) -> list[Msg]:
+async def receive_n(sub: Subscription, count: int) -> list[Msg]:
     """The next ``count`` messages."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         return [await sub.receive() for _ in range(count)]
 
 
 async def read_until(sub: Subscription, last: bytes) -> list[bytes]:
     """The data of all messages up to the one that holds ``last``, that one left out."""
     found: list[bytes] = []
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         while (msg := await sub.receive()).data != last:
             found.append(msg.data)
     return found
@@ -53,7 +61,7 @@ async def read_until(sub: Subscription, last: bytes) -> list[bytes]:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for something that no event tells of, such as what a server's process has done."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
 

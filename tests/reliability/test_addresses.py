@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.reliability.helpers import PATIENCE, QUICK, eventually, read_line, session, until
+from tests.reliability.helpers import HANG_TIMEOUT, QUICK, eventually, read_line, session, until
 from tests.support.peer import Peer, ScriptedServer, info_line
 from trio_nats import ConnectError, ConnectionState, NoInfoError, open_nats
 from trio_nats._transport.dial import AddressHistory
@@ -106,7 +106,7 @@ async def test_a_dead_address_does_not_take_the_time_of_the_others() -> None:
 async def test_if_all_addresses_are_mute_each_is_reported() -> None:
     async with ScriptedServer(mute) as one, ScriptedServer(mute) as two:
         with resolving(one, two):
-            with trio.fail_after(PATIENCE), pytest.raises(ConnectError) as caught:
+            with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
                 async with open_nats(URL, randomize=False, connect_timeout=0.05):
                     raise AssertionError("connected")
     assert len(list(caught.value.errors(NoInfoError))) == 2
@@ -142,7 +142,7 @@ async def test_an_address_that_failed_waits_until_the_others_have_been_tried() -
     ):
         with resolving(one, two, three):
             async with open_nats(URL, randomize=False, reconnect=QUICK) as nc, nc.subscribe("a"):
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     await one.peer(2)
                     await nc.wait_for_state(ConnectionState.OPEN)
         assert [len(server.peers) for server in (one, two, three)] == [3, 2, 2]

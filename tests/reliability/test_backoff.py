@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.reliability.helpers import PATIENCE, QUICK, session, until
+from tests.reliability.helpers import HANG_TIMEOUT, QUICK, session, until
 from tests.support.peer import Peer, ScriptedServer, info_line
 from trio_nats import (
     ConnectError,
@@ -21,11 +21,11 @@ from trio_nats import (
     ServerInfo,
     open_nats,
 )
-from trio_nats._core.hub import EventHub
-from trio_nats._core.pool import Pool
-from trio_nats._core.redial import Redialer
+from trio_nats._core.event_hub import EventHub
+from trio_nats._core.reconnect import Reconnector
+from trio_nats._core.server_pool import ServerPool
 from trio_nats._protocol.server_errors import server_error
-from trio_nats._transport.opening import AttemptFailed, Wire
+from trio_nats._transport.connector import AttemptFailed, ServerConnection
 from trio_nats.errors import AuthorizationError, ConnectAttempt, WebSocketError
 from trio_nats.events import Closed, Connected, Disconnected, Reconnected, ReconnectFailed
 from trio_nats.options import Candidate, Picked
@@ -39,9 +39,9 @@ class Attempts:
     """A redialer whose attempts all fail, up to a number; remembers when and where they were."""
 
     def __init__(self, policy: ReconnectPolicy, *urls: str) -> None:
-        self.pool = Pool(parse_servers(urls or ("a",)), randomize=False)
-        self.hub = EventHub()
-        self._redialer = Redialer(self.pool, policy, self.hub, self._fail)
+        self.pool = ServerPool(parse_servers(urls or ("a",)), randomize=False)
+        self.event_hub = EventHub()
+        self._redialer = Reconnector(self.pool, policy, self.event_hub, self._fail)
         self._last = trio.current_time()
         self.waits: list[float] = []
         self.hosts: list[str] = []
@@ -49,7 +49,7 @@ class Attempts:
         self.errors: dict[str, Exception] = {}
         """Of single hosts."""
 
-    async def _fail(self, server: Server) -> Wire:
+    async def _fail(self, server: Server) -> ServerConnection:
         self.waits.append(round(trio.current_time() - self._last, 6))
         self.hosts.append(server.host)
         self._last = trio.current_time()
@@ -163,7 +163,7 @@ async def test_a_server_that_drops_us_after_each_login_is_not_run_down() -> None
     async with ScriptedServer(*[session(drop) for _ in range(6)], session()) as server:
         async with open_nats(server.url, reconnect=policy) as nc:
             await server.peer(6)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             [known] = nc.servers
             assert nc._core.pool.short_lives[known] == 6
 
@@ -303,7 +303,7 @@ async def test_a_server_that_is_replaced_while_waiting_for_it_is_not_tried(
 
 
 def test_servers_replaced_while_moving_are_not_moved_to() -> None:
-    pool = Pool(parse_servers("a,b,c"), randomize=False)
+    pool = ServerPool(parse_servers("a,b,c"), randomize=False)
     tried = []
     for server in pool.successors(pool.servers[0], None, itself=True):
         tried.append(server.host)
@@ -390,7 +390,7 @@ async def test_without_attempts_the_loss_itself_is_the_failure() -> None:
     async with NatsServer() as server:
         async with open_nats(server.url, reconnect=ReconnectPolicy(max_attempts=0)) as nc:
             await server.kill()
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.wait_for_state(ConnectionState.CLOSED)
             assert isinstance(nc.failure, ConnectionLostError)
             assert server.url in str(nc.failure)
@@ -409,10 +409,10 @@ async def test_new_servers_are_moved_to_on_demand() -> None:
     async with NatsServer() as old, NatsServer() as new, open_nats(old.url) as nc:
         nc.set_servers([new.url])
         assert nc.connected_url == old.url
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
         assert nc.connected_url == new.url
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
 
 
 async def test_what_the_old_server_names_is_not_among_the_new_servers() -> None:
@@ -426,7 +426,7 @@ async def test_what_the_old_server_names_is_not_among_the_new_servers() -> None:
     async with ScriptedServer(session(tells)) as old, open_nats(old.url) as nc:
         nc.set_servers("new.example")
         replaced.set()
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         assert [server.url for server in nc.servers] == ["nats://new.example:4222"]
 
 
@@ -435,7 +435,7 @@ async def test_moving_to_new_servers_is_not_moving_to_the_old_one_again() -> Non
         async with open_nats(old.url, reconnect=QUICK) as nc:
             new.refuse()
             nc.set_servers(new.url)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 with pytest.raises(ConnectError) as caught:
                     await nc.reconnect()
                 assert [attempt.server for attempt in caught.value.attempts] == [new.url]
@@ -459,7 +459,7 @@ async def test_a_connection_can_begin_before_its_server() -> None:
                 await server.start()
                 assert await until(events, Connected) == Connected(server.url)
                 assert nc.state is ConnectionState.OPEN
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     assert (await sub.receive()).data == b"early"
             assert nc.stats.reconnects == 0
 

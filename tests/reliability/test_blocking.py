@@ -27,8 +27,8 @@ from trio_nats import (
     open_nats,
 )
 from trio_nats._blocking import run_in_thread
-from trio_nats._transport.context import load_material
 from trio_nats._transport.dial import resolve
+from trio_nats._transport.ssl_context import load_client_tls
 from trio_nats.contexts import selected_context
 from trio_nats.events import Reconnected
 from trio_nats.testing import NatsServer, ServerTLS
@@ -114,7 +114,7 @@ async def test_certificates_that_hang_take_one_thread(option: str, tmp_path: Pat
         options: Any = TLSOptions(**{option: file})
         for _ in range(3):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(load_material, options)
+                nursery.start_soon(load_client_tls, options)
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
         file.opened.acquire()
@@ -148,7 +148,7 @@ async def test_a_pipe_holds_no_certificates(option: str, tmp_path: Path) -> None
     if option == "key_file":
         options["cert_file"] = certificates().client.cert_file
     with trio.fail_after(60), pytest.raises(TLSConfigurationError, match="not a regular file"):
-        await load_material(TLSOptions(**options))
+        await load_client_tls(TLSOptions(**options))
 
 
 async def test_files_of_certificates_are_bounded(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_files_of_certificates_are_bounded(tmp_path: Path) -> None:
     for option in ("ca_file", "cert_file", "bundle_file"):
         options: Any = TLSOptions(**{option: file})
         with pytest.raises(TLSConfigurationError, match="larger than"):
-            await load_material(options)
+            await load_client_tls(options)
 
 
 @needs_pipes

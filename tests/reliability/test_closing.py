@@ -11,11 +11,19 @@ import pytest
 import trio
 import trio.testing
 
-from tests.reliability.helpers import PATIENCE, QUICK, eventually, read_line, session, take, until
+from tests.reliability.helpers import (
+    HANG_TIMEOUT,
+    QUICK,
+    eventually,
+    read_line,
+    receive_n,
+    session,
+    until,
+)
 from tests.support.certs import certificates
 from tests.support.peer import Peer, ScriptedServer
 from tests.support.scripts import stall_at_once
-from tests.transports import MOST, TCP, TLS, TRANSPORTS, WS, WSS, Transport
+from tests.transports import ALL_BUT_WSS, TCP, TLS, TRANSPORTS, WS, WSS, Transport
 from trio_nats import (
     Connection,
     ConnectionLostError,
@@ -118,7 +126,7 @@ async def at(stage: Stage, transport: Transport) -> AsyncIterator[Connection]:
             await stage.prepare(server, nc)
             yield nc
         assert nc.state is ConnectionState.CLOSED
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             for peer in server.peers:
                 await peer.finished.wait()
         await eventually(lambda: trio.lowlevel.current_statistics().tasks_living - tasks <= own)
@@ -256,7 +264,7 @@ def deaf_then(ending: trio.Event) -> Callable[[Peer], Awaitable[object]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@MOST
+@ALL_BUT_WSS
 async def test_closing_while_another_task_waits(transport: Transport, name: str) -> None:
     async with transport.scripted(deaf_then(trio.Event()), stall_at_once()) as server:
         async with transport.open(server, close_timeout=0.05) as nc:
@@ -269,7 +277,7 @@ async def test_closing_while_another_task_waits(transport: Transport, name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@MOST
+@ALL_BUT_WSS
 async def test_losing_the_connection_for_good_while_another_task_waits(
     transport: Transport, name: str
 ) -> None:
@@ -278,7 +286,7 @@ async def test_losing_the_connection_for_good_while_another_task_waits(
         policy = ReconnectPolicy(max_attempts=1, wait=0)
         async with transport.open(server, reconnect=policy) as nc:
             errors: list[Exception] = []
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 async with trio.open_nursery() as nursery:
                     server.refuse()
                     nursery.start_soon(waiting_on, nc, name, ConnectionLostError, errors)
@@ -290,7 +298,7 @@ async def test_losing_the_connection_for_good_while_another_task_waits(
 
 
 @pytest.mark.parametrize("fate", ["closed", "lost"])
-@MOST
+@ALL_BUT_WSS
 async def test_a_publisher_waiting_for_room_hears_of_the_end(
     transport: Transport, fate: str
 ) -> None:
@@ -311,7 +319,7 @@ async def test_a_publisher_waiting_for_room_hears_of_the_end(
             assert nc.stats.out_messages == 1
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_the_block_ends_normally_after_the_connection_was_lost_for_good(
     transport: Transport,
 ) -> None:
@@ -325,7 +333,7 @@ async def test_the_block_ends_normally_after_the_connection_was_lost_for_good(
 # -- from within ---------------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_closing_from_inside_a_message_loop(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         seen = []
@@ -340,7 +348,7 @@ async def test_closing_from_inside_a_message_loop(transport: Transport) -> None:
         assert seen == [b"0", b"1"]
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_closing_while_another_close_is_being_finished_waits_for_it(
     transport: Transport,
 ) -> None:
@@ -358,7 +366,7 @@ async def test_closing_while_another_close_is_being_finished_waits_for_it(
         async with transport.open(server) as nc, trio.open_nursery() as nursery:
             await nc.publish("a", b"important")
             nursery.start_soon(nc.aclose)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await closing.wait()
             second_done = trio.Event()
 
@@ -374,7 +382,7 @@ async def test_closing_while_another_close_is_being_finished_waits_for_it(
         assert nc.state is ConnectionState.CLOSED
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_at_once(
     transport: Transport,
 ) -> None:
@@ -382,7 +390,7 @@ async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_
         async with transport.open(server, reconnect=SLOW, close_timeout=1000) as nc:
             await lose(server, nc)
             await nc.publish("a", b"left behind")
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(nc.aclose)
                     await nc.wait_for_state(ConnectionState.CLOSING)
@@ -392,21 +400,21 @@ async def test_a_close_that_waits_for_a_server_ends_when_a_cancelled_one_closes_
             assert nc.state is ConnectionState.CLOSED
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_everything_published_is_with_the_server_when_the_block_is_left(
     transport: Transport,
 ) -> None:
     count = 20_000
     async with transport.server() as server, transport.open(server) as watcher:
         async with watcher.subscribe("a") as sub:
-            await watcher.flush(PATIENCE)
+            await watcher.flush(HANG_TIMEOUT)
             async with transport.open(server) as nc:
                 for number in range(count):
                     await nc.publish("a", b"%d" % number)
-            assert [int(msg.data) for msg in await take(sub, count)] == list(range(count))
+            assert [int(msg.data) for msg in await receive_n(sub, count)] == list(range(count))
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_closing_waits_for_a_reconnect_as_long_as_it_may(transport: Transport) -> None:
     async with transport.server() as server:
         async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
@@ -424,7 +432,7 @@ async def test_closing_waits_for_a_reconnect_as_long_as_it_may(transport: Transp
             assert (await server.monitor("varz"))["in_msgs"] == 1
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_closing_gives_up_on_a_server_that_stays_away(
     transport: Transport,
     caplog: pytest.LogCaptureFixture,

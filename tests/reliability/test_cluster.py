@@ -7,7 +7,15 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from tests.reliability.helpers import PATIENCE, QUICK, Ledger, Load, eventually, publishing, until
+from tests.reliability.helpers import (
+    HANG_TIMEOUT,
+    QUICK,
+    Ledger,
+    Load,
+    eventually,
+    publishing,
+    until,
+)
 from tests.support.certs import certificates
 from trio_nats import Connection, TLSOptions, open_nats
 from trio_nats.events import Disconnected, LameDuck, Reconnected, ServersDiscovered
@@ -37,12 +45,12 @@ async def load_of(
     ):
         nursery.start_soon(plain.keep, everything)
         nursery.start_soon(grouped.keep, share)
-        await sub.flush(PATIENCE)
+        await sub.flush(HANG_TIMEOUT)
         async with publishing(pub, "p", "plain", "grouped") as load:
             yield pub, sub, load, plain, grouped
         await pub.publish("plain", f"p {load.sent}")
-        await pub.flush(PATIENCE)
-        with trio.move_on_after(PATIENCE):
+        await pub.flush(HANG_TIMEOUT)
+        with trio.move_on_after(HANG_TIMEOUT):
             await eventually(lambda: load.sent in plain.arrived["p"])
         nursery.cancel_scope.cancel()
 
@@ -61,8 +69,8 @@ async def test_each_server_is_killed_in_turn_under_load() -> None:
                 if both:
                     assert (await until(published, Reconnected)).server != victim.url
             # Whatever was lost is lost; from here on everything arrives again.
-            await sub.flush(PATIENCE)
-            await pub.flush(PATIENCE)
+            await sub.flush(HANG_TIMEOUT)
+            await pub.flush(HANG_TIMEOUT)
             for ledger in (plain, grouped):
                 goal = ledger.count("p") + 20
                 await eventually(lambda ledger=ledger, goal=goal: ledger.count("p") >= goal)
@@ -112,7 +120,7 @@ async def test_reconnecting_on_a_cluster_loses_nothing() -> None:
         load_of(cluster, cluster[0]) as (pub, sub, load, plain, grouped),
     ):
         await load.reach(50)
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await sub.reconnect()
             assert sub.connected_url == cluster[1].url
             await load.reach(50)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.messages.helpers import QUICK
+from tests.connection.helpers import QUICK
 from tests.support.raw import raw_connection
 from trio_nats import (
     AuthorizationError,

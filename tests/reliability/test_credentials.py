@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.reliability.helpers import PATIENCE, QUICK, take, until
+from tests.reliability.helpers import HANG_TIMEOUT, QUICK, receive_n, until
 from tests.support.jwts import Operator
-from tests.transports import MOST, Transport
+from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import (
     Auth,
     ConnectError,
@@ -29,7 +29,7 @@ from trio_nats.events import Closed, Disconnected, Reconnected, ReconnectFailed,
 from trio_nats.testing import NatsServer
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_the_auth_callback_is_asked_at_every_attempt(transport: Transport) -> None:
     asked: list[str] = []
     current = UserPassword("u", "one")
@@ -48,7 +48,7 @@ async def test_the_auth_callback_is_asked_at_every_attempt(transport: Transport)
             await server.restart(password="two")
             await until(events, Reconnected)
             assert len(asked) >= 2
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
 
 
 async def test_a_rotated_seed_file_is_read_again(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_a_rotated_seed_file_is_read_again(tmp_path: Path) -> None:
             file.write_text(new_seed)
             await server.restart(config={"authorization": {"users": [{"nkey": new}]}})
             await until(events, Reconnected)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
 
 
 async def test_an_expiring_jwt_is_a_reconnect_with_the_fresh_one(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ async def test_an_expiring_jwt_is_a_reconnect_with_the_fresh_one(tmp_path: Path)
             assert "expired" in str(lost.reason)
             await until(events, Reconnected)
             await nc.publish("a", b"still here")
-            assert (await take(sub, 1))[0].data == b"still here"
+            assert (await receive_n(sub, 1))[0].data == b"still here"
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
     transport: Transport,
 ) -> None:
@@ -104,7 +104,7 @@ async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
                 # Even the port of the server answers at once, and it answers the same.
                 await server.restart(password="changed")
                 refusals = 0
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     async for event in events:
                         if isinstance(event, ReconnectFailed):
                             refusals += isinstance(event.error, AuthorizationError)
@@ -121,7 +121,7 @@ async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
                     assert caught.value.__cause__ is nc.failure
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_secret_that_reaches_the_server_late_is_waited_for(transport: Transport) -> None:
     policy = replace(QUICK, refused_credentials_timeout=3)
     async with transport.server(user="u", password="old") as server:
@@ -140,7 +140,7 @@ async def test_a_secret_that_reaches_the_server_late_is_waited_for(transport: Tr
             await until(events, Reconnected)
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_refused_credentials_are_tried_on_and_on_by_choice(transport: Transport) -> None:
     policy = replace(QUICK, refused_credentials_timeout=math.inf)
     async with transport.server(user="u", password="right") as server:
@@ -159,7 +159,7 @@ async def test_refused_credentials_are_tried_on_and_on_by_choice(transport: Tran
             await until(events, Reconnected)
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_one_server_that_refuses_is_given_up_and_another_is_used(
     transport: Transport,
 ) -> None:

@@ -8,17 +8,17 @@ import trio.lowlevel
 import trio.testing
 
 from tests.reliability.helpers import (
-    PATIENCE,
+    HANG_TIMEOUT,
     QUICK,
     deliver,
     frames_of,
     read_line,
+    receive_n,
     session,
-    take,
     until,
 )
 from tests.support.peer import Peer
-from tests.transports import MOST, Transport
+from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import ConnectionState, ReconnectPolicy
 from trio_nats.events import Closed, Disconnected, Reconnected
 
@@ -33,25 +33,25 @@ async def sends_between_unsub_and_pong(peer: Peer) -> None:
     await peer.serve()
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_drained_subscription_gets_all_that_was_on_its_way(transport: Transport) -> None:
     async with (
         transport.scripted(session(sends_between_unsub_and_pong)) as server,
         transport.open(server) as nc,
         nc.subscribe("a") as sub,
     ):
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await sub.drain()
             got = [msg.data async for msg in sub]
         assert got == [b"before", b"on its way", b"at the last moment"]
         await sub.aclose()
         # Unsubscribed once, however often it is left.
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         assert frames_of(await server.peer()).count(b"UNSUB 1") == 1
         assert nc.stats.subscriptions == 0
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_a_subscription_takes_no_longer_than_it_may(transport: Transport) -> None:
     async with transport.scripted(session(Peer.stall)) as server:
         async with transport.open(server, close_timeout=0) as nc, nc.subscribe("a") as sub:
@@ -62,7 +62,7 @@ async def test_draining_a_subscription_takes_no_longer_than_it_may(transport: Tr
             assert nc.stats.subscriptions == 0
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_cancelled_drain_has_unsubscribed(transport: Transport) -> None:
     unsubscribed = trio.Event()
 
@@ -79,11 +79,11 @@ async def test_a_cancelled_drain_has_unsubscribed(transport: Transport) -> None:
             assert scope.cancelled_caught
             with pytest.raises(trio.EndOfChannel):
                 await sub.receive()
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await unsubscribed.wait()
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_a_subscription_while_the_connection_breaks(transport: Transport) -> None:
     async def breaks(peer: Peer) -> None:
         sid = (await read_line(peer, b"SUB")).split()[-1]
@@ -98,15 +98,15 @@ async def test_draining_a_subscription_while_the_connection_breaks(transport: Tr
         nc.events() as events,
         nc.subscribe("a") as sub,
     ):
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await sub.drain()
             assert [msg.data async for msg in sub] == [b"arrived"]
         await until(events, Reconnected)
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING", b"PING"]
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_a_subscription_while_disconnected_ends_it_at_once(
     transport: Transport,
 ) -> None:
@@ -117,7 +117,7 @@ async def test_draining_a_subscription_while_disconnected_ends_it_at_once(
             nc.subscribe("a") as sub,
         ):
             await nc.publish("a", b"arrived")
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             await server.kill()
             await until(events, Disconnected)
             await sub.drain()
@@ -125,7 +125,7 @@ async def test_draining_a_subscription_while_disconnected_ends_it_at_once(
             await server.start()
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_slow_workers_answer_everything_when_their_subscription_is_drained_first(
     transport: Transport,
 ) -> None:
@@ -145,20 +145,20 @@ async def test_slow_workers_answer_everything_when_their_subscription_is_drained
 
                 for _ in range(10):
                     nursery.start_soon(work)
-                await nc.flush(PATIENCE)
+                await nc.flush(HANG_TIMEOUT)
                 for number in range(count):
                     await asker.publish("questions", b"%d" % number, reply="answers")
-                await asker.flush(PATIENCE)
+                await asker.flush(HANG_TIMEOUT)
                 # The loops end by themselves, and with them the block: nothing is cut off.
-                await questions.drain(PATIENCE)
-            got = await take(answers, count)
+                await questions.drain(HANG_TIMEOUT)
+            got = await receive_n(answers, count)
             assert sorted(int(msg.data) for msg in got) == list(range(count))
 
 
 # -- the whole connection ------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_drained_connection_answers_all_it_was_asked(transport: Transport) -> None:
     count = 500
     async with transport.server() as server, transport.open(server) as asker:
@@ -169,7 +169,7 @@ async def test_a_drained_connection_answers_all_it_was_asked(transport: Transpor
 
                     async def serve() -> None:
                         async with nc.subscribe("questions") as questions:
-                            await nc.flush(PATIENCE)
+                            await nc.flush(HANG_TIMEOUT)
                             ready.set()
                             async for msg in questions:
                                 await msg.respond(msg.data)
@@ -178,21 +178,21 @@ async def test_a_drained_connection_answers_all_it_was_asked(transport: Transpor
                     await ready.wait()
                     for number in range(count):
                         await asker.publish("questions", b"%d" % number, reply="answers")
-                    await asker.flush(PATIENCE)
-                    await nc.drain(PATIENCE)
+                    await asker.flush(HANG_TIMEOUT)
+                    await nc.drain(HANG_TIMEOUT)
                     assert nc.state is ConnectionState.CLOSED
-            got = await take(answers, count)
+            got = await receive_n(answers, count)
             assert [int(msg.data) for msg in got] == list(range(count))
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_while_draining_one_can_publish_and_not_subscribe(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"unread")
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             nursery.start_soon(nc.drain)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.wait_for_state(ConnectionState.DRAINING)
             await nc.publish("b", b"still works")
             with pytest.raises(trio.ClosedResourceError):
@@ -201,12 +201,12 @@ async def test_while_draining_one_can_publish_and_not_subscribe(transport: Trans
             assert [msg.data async for msg in sub] == [b"unread"]
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_takes_no_longer_than_it_may_when_nobody_reads(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub:
             await nc.publish("a", b"unread")
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             with pytest.raises(TimeoutError, match="messages were left"):
                 await nc.drain(0.05)
             assert nc.state is ConnectionState.CLOSED
@@ -214,19 +214,19 @@ async def test_draining_takes_no_longer_than_it_may_when_nobody_reads(transport:
             assert [msg.data async for msg in sub] == [b"unread"]
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_cancelled_drain_closes_at_once(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a"):
             await nc.publish("a", b"unread")
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             with trio.move_on_after(0.05) as scope:
                 await nc.drain()
             assert scope.cancelled_caught
             assert nc.state is ConnectionState.CLOSED
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_during_a_reconnect_delivers_what_waits(transport: Transport) -> None:
     async with transport.server() as server:
         async with (
@@ -235,13 +235,13 @@ async def test_draining_during_a_reconnect_delivers_what_waits(transport: Transp
             nc.subscribe("a") as sub,
         ):
             await nc.publish("a", b"unread")
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             await server.kill()
             await until(events, Disconnected)
             await nc.publish("b", b"to be sent")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(nc.drain)
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     await nc.wait_for_state(ConnectionState.DRAINING)
                     assert [msg.data async for msg in sub] == [b"unread"]
                     await nc.wait_for_state(ConnectionState.CLOSING)
@@ -250,7 +250,7 @@ async def test_draining_during_a_reconnect_delivers_what_waits(transport: Transp
             assert (await server.monitor("varz"))["in_msgs"] == 1
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_while_the_server_stays_away_ends_in_time(transport: Transport) -> None:
     policy = ReconnectPolicy(wait=0.01, max_wait=0.02)
     async with transport.server() as server:
@@ -259,34 +259,34 @@ async def test_draining_while_the_server_stays_away_ends_in_time(transport: Tran
                 await server.kill()
                 await until(events, Disconnected)
                 await nc.publish("a", b"lost")
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     await nc.drain(0.1)
                 assert nc.state is ConnectionState.CLOSED
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_draining_twice_at_once(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"x")
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             nursery.start_soon(nc.drain)
             nursery.start_soon(nc.drain)
             assert [msg.data async for msg in sub] == [b"x"]
         assert nc.state is ConnectionState.CLOSED
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_second_drain_waits_as_the_first_does(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"unread")
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             nursery.start_soon(nc.drain)
             await nc.wait_for_state(ConnectionState.DRAINING)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             nursery.start_soon(nc.drain)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             await trio.testing.wait_all_tasks_blocked()
             assert nc.state is ConnectionState.DRAINING
             assert [msg.data async for msg in sub] == [b"unread"]
@@ -294,13 +294,13 @@ async def test_a_second_drain_waits_as_the_first_does(transport: Transport) -> N
 
 
 @pytest.mark.parametrize("again", [False, True])
-@MOST
+@ALL_BUT_WSS
 async def test_closing_lets_go_who_drains(transport: Transport, again: bool) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as first, nc.subscribe("a") as second:
             await nc.publish("a", b"unread")
-            await nc.flush(PATIENCE)
-            with trio.fail_after(PATIENCE):
+            await nc.flush(HANG_TIMEOUT)
+            with trio.fail_after(HANG_TIMEOUT):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(nc.drain)
                     await nc.wait_for_state(ConnectionState.DRAINING)

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.reliability.helpers import PATIENCE
+from tests.reliability.helpers import HANG_TIMEOUT
 from trio_nats import Connection, ConnectionState, Msg, PendingLimits, Subscription, open_nats
 from trio_nats.services import ServiceRequest
 from trio_nats.testing import NatsServer
@@ -62,7 +62,7 @@ async def test_a_loop_drains_and_finishes_what_it_has(loop: Loop, waiting: bool)
                 if waiting:
                     nursery.start_soon(loop, nc, sub, got)
             assert got == [b"0", b"1", b"2", b"3", b"4"]
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 replies = [(await answers.receive()).data for _ in got]
             assert replies == [b"done " + data for data in got]
 
@@ -189,7 +189,7 @@ async def test_a_handler_of_a_service_drains(concurrency: int) -> None:
         answers: dict[int, bytes] = {}
 
         async def ask(number: int) -> None:
-            reply = await asks.request("work", b"%d" % number, timeout=PATIENCE)
+            reply = await asks.request("work", b"%d" % number, timeout=HANG_TIMEOUT)
             answers[number] = reply.data
 
         async with open_nats(server.url) as nc:

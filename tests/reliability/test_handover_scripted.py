@@ -6,15 +6,15 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import fill
+from tests.connection.helpers import fill
 from tests.reliability.helpers import (
-    PATIENCE,
+    HANG_TIMEOUT,
     QUICK,
     deliver,
     eventually,
     read_line,
+    receive_n,
     session,
-    take,
     until,
 )
 from tests.support.peer import Peer, ScriptedServer, info_line
@@ -51,11 +51,11 @@ async def test_a_subscription_made_while_the_new_server_is_primed(short_overlap:
     async with ScriptedServer(session(old), new) as server, open_nats(server.url) as nc:
         async with nc.subscribe("early"), trio.open_nursery() as nursery:
             nursery.start_soon(nc.reconnect)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await primed.wait()
             async with nc.subscribe("late", max_msgs=3) as late:
                 subscribed.set()
-                assert [msg.data for msg in await take(late, 3)] == [b"1", b"2", b"3"]
+                assert [msg.data for msg in await receive_n(late, 3)] == [b"1", b"2", b"3"]
             assert not any(b"late" in line for line in old_peers[0].lines)
 
 
@@ -63,7 +63,7 @@ async def test_reconnecting_again_while_the_last_change_is_being_finished(
     short_overlap: None,
 ) -> None:
     async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
             await nc.reconnect()
         assert nc.stats.reconnects == 2
@@ -89,7 +89,7 @@ async def test_reconnecting_while_a_lame_duck_has_nowhere_to_send_us() -> None:
             nc.subscribe("a"),
             trio.open_nursery() as nursery,
         ):
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await dialled.wait()
                 nursery.start_soon(nc.reconnect)
                 await trio.testing.wait_all_tasks_blocked()
@@ -155,9 +155,9 @@ async def test_the_new_server_dying_during_the_overlap_brings_no_message_twice()
         open_nats(server.url, reconnect=QUICK) as nc,
         nc.subscribe("a") as sub,
     ):
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
-            got = [msg.data for msg in await take(sub, 3)]
+            got = [msg.data for msg in await receive_n(sub, 3)]
             assert got == [b"held", b"both", b"end"]
 
 
@@ -175,7 +175,7 @@ async def test_draining_during_the_overlap_keeps_what_the_new_server_brought(
         open_nats(server.url) as nc,
         nc.subscribe("a") as sub,
     ):
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
             await sub.drain()
             assert [msg.data async for msg in sub] == [b"only here"]
@@ -207,7 +207,7 @@ async def test_closing_between_two_servers_waits_until_the_old_one_has_everythin
                     pass
 
             nursery.start_soon(move)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await fenced.wait()
                 nursery.start_soon(close)
                 await trio.testing.wait_all_tasks_blocked()
@@ -242,14 +242,14 @@ async def test_a_server_found_too_late_is_not_moved_to() -> None:
             open_nats(first.url, reconnect=QUICK) as nc,
             nc.subscribe("a"),
         ):
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await replaced.wait()
                 let_in.set()
                 late = await other.peer(0)
                 await late.finished.wait()
             assert nc.stats.reconnects == 1
             await nc.publish("a", b"over the only wire")
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             assert (await other.peer(1)).payloads == [b"over the only wire"]
             assert not any(line.startswith(b"SUB") for line in late.lines)
 
@@ -267,9 +267,12 @@ async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
 
     async with ScriptedServer(session(), session(flood)) as server:
         async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a") as sub:
-            with trio.fail_after(PATIENCE), pytest.raises(ConnectError, match="does not answer"):
+            with (
+                trio.fail_after(HANG_TIMEOUT),
+                pytest.raises(ConnectError, match="does not answer"),
+            ):
                 await nc.reconnect()
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             assert len(server.peers) == 2
             assert sub.pending == (0, 0)
 
@@ -296,7 +299,7 @@ async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
             await fill(nc, 100_000)
             async with nc.subscribe("late"):
                 go_lame.set()
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     await (await other.peer()).finished.wait()
                     await eventually(lambda: nc.connected_url == server.url)
                     read_on.set()
@@ -327,7 +330,7 @@ async def test_a_server_that_turns_lame_while_a_move_fails_is_left(short_overlap
             nc.events() as events,
             nc.subscribe("a"),
         ):
-            with trio.fail_after(PATIENCE), pytest.raises(ConnectError):
+            with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError):
                 await nc.reconnect()
             assert await until(events, LameDuck) == LameDuck(server.url)
             assert await until(events, Reconnected) == Reconnected(other.url)
@@ -346,7 +349,7 @@ async def test_a_lame_duck_is_not_left_for_another_one() -> None:
             open_nats(server.url) as nc,
             nc.subscribe("a"),
         ):
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 tried = await other.peer()
                 await tried.finished.wait()
                 await nc.flush()
@@ -360,5 +363,5 @@ async def test_a_server_that_is_lame_from_the_beginning_is_left(short_overlap: N
         urls = [f"127.0.0.1:{other.port}"]
         async with ScriptedServer(session(ldm=True, connect_urls=urls)) as server:
             async with open_nats(server.url) as nc:
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     await eventually(lambda: nc.connected_url == other.url)

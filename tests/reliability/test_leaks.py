@@ -16,7 +16,7 @@ import trio.testing
 
 import trio_nats
 from tests.reliability.helpers import (
-    PATIENCE,
+    HANG_TIMEOUT,
     QUICK,
     deliver,
     eventually,
@@ -106,7 +106,7 @@ async def test_plain_connections(transport: Transport) -> None:
                     await nc.publish("a", b"x")
                     await sub.receive()
                     with pytest.raises(trio_nats.NoRespondersError):
-                        await nc.request("nobody", timeout=PATIENCE)
+                        await nc.request("nobody", timeout=HANG_TIMEOUT)
 
         await leaves_nothing(cycle, CYCLES)
 
@@ -133,7 +133,7 @@ async def test_what_is_made_of_one_connection() -> None:
             async with consumer.consume(max_messages=1) as messages:
                 await messages.receive()
             await js.publish("s", b"x")
-            await consumer.next(timeout=PATIENCE)
+            await consumer.next(timeout=HANG_TIMEOUT)
             async with pushed.pushed() as messages:
                 await messages.receive()
             async with stream.ordered_consumer().consume(max_messages=1) as messages:
@@ -157,7 +157,7 @@ async def test_what_is_made_of_one_connection() -> None:
             await cycle()
         assert held() == before
         assert tasks() == tasks_before
-        assert len(nc._core.hub) == 0
+        assert len(nc._core.event_hub) == 0
         assert nc._core.requests.slots == {}
         # What `next` keeps in store for the next call.
         assert nc.stats.subscriptions == 1
@@ -174,7 +174,7 @@ async def test_encrypted_connections() -> None:
 
         async def cycle() -> None:
             async with open_nats(server.url, tls=tls) as nc:
-                await nc.flush(PATIENCE)
+                await nc.flush(HANG_TIMEOUT)
 
         await leaves_nothing(cycle, max(20, CYCLES // 4))
 
@@ -228,11 +228,11 @@ async def test_requests_given_up_and_subscriptions_left() -> None:
 
             async def cycle() -> None:
                 with trio.move_on_after(0.001):
-                    await nc.request("silent", timeout=PATIENCE)
+                    await nc.request("silent", timeout=HANG_TIMEOUT)
                 async with nc.subscribe("b", max_msgs=1) as sub:
                     await nc.publish("b")
                     await sub.receive()
-                await nc.flush(PATIENCE)
+                await nc.flush(HANG_TIMEOUT)
 
             await leaves_nothing(cycle, CYCLES)
             assert nc.stats.subscriptions == 1
@@ -260,7 +260,7 @@ async def test_a_connection_closed_while_it_moves_and_holds_messages_back() -> N
             async with open_nats(server.url) as nc, nc.subscribe("a") as sub:
                 assert (await sub.receive()).data == b"old"
                 await nc.reconnect()
-                await nc.flush(PATIENCE)
+                await nc.flush(HANG_TIMEOUT)
 
     before = alive()
     for _ in range(3):
@@ -307,7 +307,7 @@ async def test_a_connection_lost_for_good_with_messages_in_its_last_breath(endin
                     for _ in range(10):
                         await sub.receive()
                     if ending != "malformed":
-                        await nc.flush(PATIENCE)
+                        await nc.flush(HANG_TIMEOUT)
                         await nc.publish("a")
                     await nc.wait_for_state(ConnectionState.CLOSED)
             assert nc.failure is not None

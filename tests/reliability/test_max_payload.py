@@ -6,11 +6,19 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import fill, have_wait, scripted
-from tests.reliability.helpers import PATIENCE, QUICK, after, info_with, session, take, until
+from tests.connection.helpers import fill, have_wait, scripted
+from tests.reliability.helpers import (
+    HANG_TIMEOUT,
+    QUICK,
+    after,
+    info_with,
+    receive_n,
+    session,
+    until,
+)
 from tests.support.jwts import Operator
 from tests.support.peer import Peer, ScriptedServer, info_line
-from tests.transports import EVERY, Transport
+from tests.transports import ALL_TRANSPORTS, Transport
 from trio_nats import ConfigurationError, ConnectError, Credentials, MaxPayloadError, open_nats
 from trio_nats.events import Disconnected, MessagesDiscarded
 from trio_nats.testing import NatsServer
@@ -33,7 +41,7 @@ async def test_the_limit_of_the_account_holds_from_the_first_message_on() -> Non
                 assert nc.stats.reconnects == 0
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_info_behind_the_first_pong_is_used_however_it_is_cut(transport: Transport) -> None:
     line = info_line(max_payload=1000, server_name="newest")
     for cut in (0, 1, 5, 40, len(line) - 1, len(line)):
@@ -106,13 +114,15 @@ async def test_what_the_next_server_does_not_take_harms_nobody_else() -> None:
                 await nc.publish("a", b"%d" % number)
                 await nc.publish(f"big.{number}", bytes(1001))
             with pytest.raises(MaxPayloadError, match="1,001 bytes"):
-                await nc.request("a.request", bytes(1001), timeout=PATIENCE)
+                await nc.request("a.request", bytes(1001), timeout=HANG_TIMEOUT)
             told = await until(events, MessagesDiscarded)
             assert (told.server, told.messages) == (second.url, 101)
             assert told.subjects == tuple(f"big.{number}" for number in range(16))
             assert isinstance(told.reason, MaxPayloadError)
-            await nc.flush(PATIENCE)
-            assert [msg.data for msg in await take(inbox, 100)] == [b"%d" % n for n in range(100)]
+            await nc.flush(HANG_TIMEOUT)
+            assert [msg.data for msg in await receive_n(inbox, 100)] == [
+                b"%d" % n for n in range(100)
+            ]
             stats = nc.stats
             assert (stats.discarded, stats.lost_in_flight, stats.reconnects) == (101, 0, 1)
             assert stats.outbox_bytes == 0
@@ -141,7 +151,7 @@ async def test_headers_that_the_next_server_does_not_know_harm_nobody_else() -> 
             told = await until(events, MessagesDiscarded)
             assert (told.messages, told.subjects) == (1, ("with",))
             assert isinstance(told.reason, ConfigurationError)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             assert (await server.peer(1)).payloads[-1] == b"4"
             assert nc.stats.discarded == 1
 
@@ -171,7 +181,7 @@ async def test_who_waits_for_room_meanwhile_is_told() -> None:
 
         waits = [
             lambda: nc.publish("b", bytes(1001)),
-            lambda: nc.request("b", bytes(1001), timeout=PATIENCE),
+            lambda: nc.request("b", bytes(1001), timeout=HANG_TIMEOUT),
             many,
         ]
         async with trio.open_nursery() as nursery:

@@ -12,20 +12,20 @@ import trio
 import trio.testing
 
 from tests.reliability.helpers import (
-    PATIENCE,
+    HANG_TIMEOUT,
     QUICK,
     Ledger,
     eventually,
     publishing,
     read_line,
+    receive_n,
     session,
-    take,
     until,
 )
 from tests.support.certs import certificates
 from tests.support.jwts import Operator
 from tests.support.peer import Peer, ScriptedServer
-from tests.transports import EVERY, MOST, Transport
+from tests.transports import ALL_BUT_WSS, ALL_TRANSPORTS, Transport
 from trio_nats import (
     Auth,
     ConnectError,
@@ -38,7 +38,7 @@ from trio_nats import (
     UserPassword,
     open_nats,
 )
-from trio_nats._core.hub import EventListener
+from trio_nats._core.event_hub import EventListener
 from trio_nats.errors import (
     AuthorizationError,
     CredentialsError,
@@ -49,7 +49,7 @@ from trio_nats.events import Connected, Disconnected, LameDuck, Reconnected
 from trio_nats.testing import NatsCluster, NatsServer, ServerTLS
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
     transport: Transport,
     short_overlap: None,
@@ -66,13 +66,13 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
     ):
         nursery.start_soon(plain.keep, everything)
         nursery.start_soon(grouped.keep, share)
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         async with (
             publishing(pub, "other", "plain", "grouped", pause=0.0002) as other,
             publishing(nc, "self", "plain", pause=0.0002) as own,
         ):
             await other.reach(50)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.reconnect()
                 await other.reach(200)
                 # Another one, when the first is over with.
@@ -92,11 +92,11 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
     assert nc.stats.reconnects == 2
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_no_loss_is_announced_and_the_state_stays_open(transport: Transport) -> None:
     async with transport.scripted(session()) as server, transport.open(server) as nc:
         async with nc.events() as events:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.reconnect()
             assert nc.state is ConnectionState.OPEN
             assert events.receive_nowait() == Reconnected(transport.url(server))
@@ -104,7 +104,7 @@ async def test_no_loss_is_announced_and_the_state_stays_open(transport: Transpor
                 events.receive_nowait()
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_new_credentials_come_into_use(transport: Transport) -> None:
     asked: list[str] = []
 
@@ -113,12 +113,12 @@ async def test_new_credentials_come_into_use(transport: Transport) -> None:
         return UserPassword(asked[-1], "x")
 
     async with transport.scripted(session()) as server, transport.open(server, auth=auth) as nc:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
         assert (await server.peer(1)).connect["user"] == "user1"
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
     transport: Transport, short_overlap: None
 ) -> None:
@@ -132,14 +132,14 @@ async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(ledger.keep, sub)
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         async with (
             publishing(pub, "other", "a", pause=0.0002) as other,
             publishing(nc, "self", "a", pause=0.0002) as own,
         ):
             await own.reach(50)
             for _ in range(2):
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     await nc.reconnect()
                 await own.reach(50)
                 await other.reach(50)
@@ -228,27 +228,27 @@ async def test_a_rotation_that_goes_wrong_leaves_the_connection_as_it_was(
     tmp_path: Path,
 ) -> None:
     async with situation(tmp_path) as (nc, rotation), nc.subscribe("a") as sub:
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         async with nc.events() as events:
             rotation.spoil(nc)
             for number in range(3):
-                with trio.fail_after(PATIENCE), pytest.raises(ConnectError) as caught:
+                with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
                     await nc.reconnect()
                 assert list(caught.value.errors(reason))
                 assert nc.state is ConnectionState.OPEN
                 await nc.publish("a", b"%d" % number)
-                assert [msg.data for msg in await take(sub, 1)] == [b"%d" % number]
+                assert [msg.data for msg in await receive_n(sub, 1)] == [b"%d" % number]
             assert await drained(events) == []
             rotation.mend(nc)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.reconnect()
             assert nc.stats.reconnects == 1
             assert nc.stats.lost_in_flight == 0
             await nc.publish("a", b"end")
-            assert [msg.data for msg in await take(sub, 1)] == [b"end"]
+            assert [msg.data for msg in await receive_n(sub, 1)] == [b"end"]
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_where_no_second_connection_can_be_had_the_first_stays(transport: Transport) -> None:
     async def refuses(peer: Peer) -> None:
         await peer.send(b"-ERR 'maximum connections exceeded'\r\n")
@@ -256,10 +256,10 @@ async def test_where_no_second_connection_can_be_had_the_first_stays(transport: 
 
     async with transport.scripted(session(), refuses, session()) as server:
         async with transport.open(server, reconnect=QUICK) as nc:
-            with trio.fail_after(PATIENCE), pytest.raises(ConnectError, match="maximum connec"):
+            with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError, match="maximum connec"):
                 await nc.reconnect()
             assert nc.stats.reconnects == 0
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             assert not server.peers[0].finished.is_set()
 
 
@@ -278,16 +278,16 @@ async def test_a_server_that_forbids_a_subscription_is_not_moved_to() -> None:
         open_nats([server.url, strict.url], randomize=False) as nc,
         nc.subscribe("a"),
     ):
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         nc.set_servers(strict.url)
-        with trio.fail_after(PATIENCE), pytest.raises(ConnectError) as caught:
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
             await nc.reconnect()
         (attempt,) = caught.value.attempts
         assert isinstance(attempt.error, PermissionsViolationError)
         assert attempt.phase == "subscribe"
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         nc.set_servers([strict.url, kind.url])
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
         assert nc.connected_url == kind.url
 
@@ -313,7 +313,7 @@ async def test_who_asks_while_a_move_is_failing_has_an_attempt_of_its_own() -> N
                     await nc.reconnect()
 
             nursery.start_soon(too_early)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await asked.wait()
                 password = "right"
                 nursery.start_soon(nc.reconnect)
@@ -337,7 +337,7 @@ async def test_losing_the_connection_while_moving_is_not_a_failed_move() -> None
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(nc.reconnect)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await dialled.wait()
                 server.refuse()
                 server.peers[0].close()
@@ -362,7 +362,7 @@ async def test_closing_ends_the_wait_for_a_move() -> None:
                     await nc.reconnect()
 
             nursery.start_soon(move)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await dialled.wait()
                 await nc.aclose()
 
@@ -377,14 +377,14 @@ async def test_a_lame_duck_is_not_left_before_there_is_another_server(echo: bool
         nc.subscribe("a") as sub,
         nc.events() as events,
     ):
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         # One that nobody listens at.
         nc._core.pool.discover(ServerInfo(connect_urls=("127.0.0.1:1",)), nc.servers[0], "nats")
         await server.lame_duck()
         await until(events, LameDuck)
         for number in range(30):
             await pub.publish("a", b"%d" % number)
-        assert [msg.data for msg in await take(sub, 30)] == [b"%d" % n for n in range(30)]
+        assert [msg.data for msg in await receive_n(sub, 30)] == [b"%d" % n for n in range(30)]
         assert await drained(events) == []
 
 
@@ -401,7 +401,7 @@ async def test_a_lame_duck_is_left_for_another_server_without_a_gap(echo: bool) 
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(ledger.keep, sub)
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         async with publishing(pub, "p", "a") as load:
             await eventually(lambda: ledger.count("p") > 0)
             await cluster[0].lame_duck()
@@ -414,7 +414,7 @@ async def test_a_lame_duck_is_left_for_another_server_without_a_gap(echo: bool) 
     assert ledger.arrived["p"] == list(range(first, load.sent))
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_a_cancelled_reconnect_goes_on(transport: Transport) -> None:
     async with transport.scripted(session()) as server, transport.open(server) as nc:
         async with nc.events() as events:
@@ -427,7 +427,7 @@ async def test_a_cancelled_reconnect_goes_on(transport: Transport) -> None:
             assert await until(events, Reconnected) == Reconnected(transport.url(server))
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_reconnecting_while_disconnected_returns_once_connected(transport: Transport) -> None:
     async with transport.server() as server:
         async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
@@ -454,7 +454,7 @@ async def drained(events: EventListener) -> list[object]:
             return found
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wire(
     transport: Transport,
     short_overlap: None,
@@ -463,7 +463,7 @@ async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wi
         async with nc.subscribe("stays") as stays, trio.open_nursery() as nursery:
             nursery.start_soon(nc.reconnect)
             made = 0
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 while nc.stats.reconnects == 0:
                     async with nc.subscribe(f"short.{made}", max_msgs=1) as short:
                         await nc.publish(f"short.{made}", b"x")
@@ -471,9 +471,9 @@ async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wi
                     made += 1
             assert made > 0
             await nc.publish("stays", b"still")
-            assert [msg.data for msg in await take(stays, 1)] == [b"still"]
+            assert [msg.data for msg in await receive_n(stays, 1)] == [b"still"]
             await eventually(lambda: nc._core._handover is None)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             subscriptions = (await server.monitor("connz?subs=1"))["connections"]
             assert isinstance(subscriptions, list)
             mine = [one["subscriptions_list"] for one in subscriptions if one["subscriptions"]]

@@ -13,18 +13,18 @@ import pytest
 import trio
 
 from tests.reliability.helpers import (
-    PATIENCE,
+    HANG_TIMEOUT,
     QUICK,
     eventually,
     publishing,
     read_until,
+    receive_n,
     session,
-    take,
     until,
 )
 from tests.support.chaos import ChaosProxy, Plan, Way
 from tests.support.peer import Peer, ScriptedServer
-from tests.transports import EVERY, MOST, Transport
+from tests.transports import ALL_BUT_WSS, ALL_TRANSPORTS, Transport
 from trio_nats import ReconnectPolicy, open_nats
 from trio_nats.events import Connected, Disconnected, Reconnected, ReconnectFailed
 from trio_nats.testing import NatsServer
@@ -41,7 +41,7 @@ async def measured(server: NatsServer, transport: Transport) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-@MOST
+@ALL_BUT_WSS
 async def test_an_opening_cut_at_any_byte_is_tried_again(transport: Transport, reset: bool) -> None:
     async with transport.server() as server:
         up, down = await measured(server, transport)
@@ -62,13 +62,13 @@ async def test_an_opening_cut_at_any_byte_is_tried_again(transport: Transport, r
             ):
                 await nc.publish("a", b"published before there was a connection")
                 await until(events, Connected)
-                await nc.flush(PATIENCE)
+                await nc.flush(HANG_TIMEOUT)
                 cut = [link for link in proxy.links if link.plan is not proxy.plans[-1]]
                 # A cut right behind the last byte of the opening is a connection that ends at once.
                 assert len(plans) - 8 <= len(cut) <= len(plans)
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_stream_cut_in_the_middle_of_a_message_hands_out_whole_ones_only(
     transport: Transport,
 ) -> None:
@@ -83,7 +83,7 @@ async def test_a_stream_cut_in_the_middle_of_a_message_hands_out_whole_ones_only
             nc.subscribe("a") as sub,
             publishing(pub, "p", "a", pause=0),
         ):
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 while len(proxy.links) <= len(plans):
                     await sub.receive()
                 numbers = []
@@ -95,7 +95,7 @@ async def test_a_stream_cut_in_the_middle_of_a_message_hands_out_whole_ones_only
             assert nc.stats.reconnects == len(plans)
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(
     transport: Transport,
 ) -> None:
@@ -108,7 +108,7 @@ async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(
             ChaosProxy(transport.port(server), [*plans, Plan()]) as proxy,
             open_nats(transport.through(proxy.port), **transport.options, reconnect=AT_ONCE) as nc,
         ):
-            await watcher.flush(PATIENCE)
+            await watcher.flush(HANG_TIMEOUT)
             number = 0
             while len(proxy.links) <= len(plans):
                 await nc.publish("a", b"%d %b" % (number, b"." * (number % 200)))
@@ -123,7 +123,7 @@ async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(
             assert "Unknown Protocol" not in server.log
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_one_byte_at_a_time_both_ways(transport: Transport) -> None:
     drops = Plan(up=Way(chunk=1), down=Way(chunk=1))
     async with transport.server() as server:
@@ -134,14 +134,14 @@ async def test_one_byte_at_a_time_both_ways(transport: Transport) -> None:
         ):
             for number in range(20):
                 await nc.publish("a", b"%d" % number, headers={"n": str(number)})
-            got = await take(sub, 20)
+            got = await receive_n(sub, 20)
             assert [(int(msg.data), msg.headers["n"]) for msg in got] == [
                 (number, str(number)) for number in range(20)
             ]
             assert nc.stats.reconnects == 0
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_storm_of_a_hundred_resets(transport: Transport) -> None:
     async with (
         transport.server() as server,
@@ -154,11 +154,11 @@ async def test_a_storm_of_a_hundred_resets(transport: Transport) -> None:
             proxy.cut(reset=True)
             await until(events, Reconnected)
         await nc.publish("a", b"alive")
-        assert (await take(sub, 1))[0].data == b"alive"
+        assert (await receive_n(sub, 1))[0].data == b"alive"
         assert nc.stats.reconnects == 100
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_half_open_connection_is_found_out_by_its_silence(transport: Transport) -> None:
     async with (
         transport.server() as server,
@@ -180,7 +180,7 @@ async def test_a_half_open_connection_is_found_out_by_its_silence(transport: Tra
         proxy.swallow = False
         await until(events, Reconnected)
         await nc.publish("a", b"alive")
-        assert (await take(sub, 1))[0].data == b"alive"
+        assert (await receive_n(sub, 1))[0].data == b"alive"
 
 
 async def test_a_refused_connection_is_tried_until_it_is_accepted() -> None:
@@ -221,7 +221,7 @@ async def test_a_peer_that_never_reads_holds_up_publishers_and_is_given_up() -> 
             assert nc.stats.out_messages == accepted
             lost = await until(events, Disconnected)
             assert "had no answer" in str(lost.reason)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             assert nc.stats.outbox_bytes == 0
             second = await server.peer(1)
             # One message filled a chunk, so it was one that was half written.

@@ -20,10 +20,10 @@ from trio_nats import (
     ServerInfo,
     open_nats,
 )
-from trio_nats._core.hub import EventHub
-from trio_nats._core.pool import Pool
-from trio_nats._core.redial import Redialer
-from trio_nats._transport.opening import AttemptFailed
+from trio_nats._core.event_hub import EventHub
+from trio_nats._core.reconnect import Reconnector
+from trio_nats._core.server_pool import ServerPool
+from trio_nats._transport.connector import AttemptFailed
 from trio_nats.events import Reconnected, ReconnectFailed
 from trio_nats.jetstream import StreamConfig, UnacknowledgedError
 from trio_nats.servers import parse_servers
@@ -73,14 +73,14 @@ async def test_attempts_are_told_at_first_and_then_rarely(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "trio_nats.reconnect")
-    pool = Pool(parse_servers("nats://a"), randomize=False)
+    pool = ServerPool(parse_servers("nats://a"), randomize=False)
     policy = ReconnectPolicy(delay=lambda _: 5.0, max_attempts=36)
 
     async def fail(server: Server) -> NoReturn:
         raise AttemptFailed(ConnectAttempt(server.url, "dial", OSError("refused")))
 
     with pytest.raises(ConnectError):
-        await Redialer(pool, policy, EventHub(), fail).until_connected(ServerInfo())
+        await Reconnector(pool, policy, EventHub(), fail).until_connected(ServerInfo())
     assert trio.current_time() >= 180
     told = [level for level, text in records(caplog) if text.startswith("attempt ")]
     assert len(told) == 36

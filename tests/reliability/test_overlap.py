@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from tests.reliability.helpers import PATIENCE, eventually
+from tests.reliability.helpers import HANG_TIMEOUT, eventually
 from tests.support.proxies import PlainProxy
 from trio_nats import open_nats
 from trio_nats.testing import NatsServer
@@ -47,7 +47,7 @@ async def test_a_message_that_the_new_server_does_not_get(
         member("new", old) as (new, to_new),
         member("elsewhere", old) as (elsewhere, to_elsewhere),
     ):
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             while not await _routed(new) >= {"old", "elsewhere"}:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         async with (
@@ -63,7 +63,7 @@ async def test_a_message_that_the_new_server_does_not_get(
                     arrived.append((await sub.receive()).data)
 
             async def publish_until_it_arrives(data: bytes) -> None:
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     while data not in arrived:
                         await pub.publish("a", data)
                         await trio.sleep(0.005)
@@ -71,13 +71,13 @@ async def test_a_message_that_the_new_server_does_not_get(
             nursery.start_soon(keep)
             await publish_until_it_arrives(b"before")
             to_new.swallow = to_elsewhere.swallow = True
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.reconnect()
             assert nc.connected_url == new.url
             if overlap is not None:
                 await eventually(lambda: nc._core._handover is None)
             await pub.publish("a", b"meanwhile")
-            await pub.flush(PATIENCE)
+            await pub.flush(HANG_TIMEOUT)
             if overlap is None:
                 await eventually(lambda: b"meanwhile" in arrived)
             to_new.swallow = to_elsewhere.swallow = False

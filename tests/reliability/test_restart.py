@@ -9,26 +9,26 @@ import pytest
 import trio
 
 from tests.reliability.helpers import (
-    PATIENCE,
+    HANG_TIMEOUT,
     QUICK,
     deliver,
     eventually,
     frames_of,
     read_line,
+    receive_n,
     session,
-    take,
     until,
 )
 from tests.support.certs import certificates
 from tests.support.peer import Peer, ScriptedServer
-from tests.transports import EVERY, Transport
+from tests.transports import ALL_TRANSPORTS, Transport
 from trio_nats import ConnectionLostError, ConnectionState, TLSMode, TLSOptions, open_nats
 from trio_nats.errors import TLSNotOfferedError
 from trio_nats.events import Disconnected, Reconnected, ReconnectFailed
 from trio_nats.testing import NatsServer, ServerTLS
 
 
-@EVERY
+@ALL_TRANSPORTS
 async def test_a_killed_server_comes_back_on_its_port(transport: Transport) -> None:
     async with transport.server() as server:
         url = transport.url(server)
@@ -38,7 +38,7 @@ async def test_a_killed_server_comes_back_on_its_port(transport: Transport) -> N
             nc.subscribe("a.*") as plain,
             nc.subscribe("a.*", queue="q") as grouped,
         ):
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             await server.kill()
             lost = await until(events, Disconnected)
             assert lost.server == url
@@ -51,7 +51,7 @@ async def test_a_killed_server_comes_back_on_its_port(transport: Transport) -> N
             await server.start()
             assert await until(events, Reconnected) == Reconnected(url)
             for sub in (plain, grouped):
-                got = await take(sub, 500)
+                got = await receive_n(sub, 500)
                 assert [int(msg.data) for msg in got] == list(range(500))
             assert nc.stats.lost_in_flight == 0
             assert nc.stats.reconnects == 1
@@ -74,12 +74,12 @@ async def test_a_second_wire_hears_of_subscriptions_before_anything_is_published
             nc.subscribe("q", queue="workers"),
         ):
             async with nc.subscribe("gone"):
-                await take(few, 2)
+                await receive_n(few, 2)
             await until(events, Disconnected)
             await nc.publish("all.1", b"one")
             async with nc.subscribe("new"):
                 await nc.publish("all.2", b"two")
-                await nc.flush(PATIENCE)
+                await nc.flush(HANG_TIMEOUT)
             peer = await server.peer(1)
             assert frames_of(peer)[:9] == [
                 b"CONNECT",
@@ -104,13 +104,13 @@ async def test_an_automatic_unsubscription_counts_over_a_restart() -> None:
         nc.events() as events,
     ):
         await nc.publish("a", b"1")
-        await take(sub, 1)
+        await receive_n(sub, 1)
         await server.kill()
         await server.start()
         await until(events, Reconnected)
         for number in (b"2", b"3", b"4"):
             await nc.publish("a", number)
-        await nc.flush(PATIENCE)
+        await nc.flush(HANG_TIMEOUT)
         assert [msg.data async for msg in sub] == [b"2", b"3"]
 
 
@@ -126,11 +126,11 @@ async def test_ten_thousand_subscriptions_are_restored() -> None:
                 await server.kill()
                 await server.start()
                 await until(events, Reconnected)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             assert (await server.monitor("varz"))["subscriptions"] >= count
             for number in range(0, count, 997):
                 await nc.publish(f"many.{number}", b"%d" % number)
-                assert (await take(subs[number], 1))[0].data == b"%d" % number
+                assert (await receive_n(subs[number], 1))[0].data == b"%d" % number
 
 
 async def test_a_frozen_server_is_found_out_and_found_again() -> None:
@@ -147,7 +147,7 @@ async def test_a_frozen_server_is_found_out_and_found_again() -> None:
         await until(events, ReconnectFailed)
         server.resume()
         await until(events, Reconnected)
-        assert (await take(sub, 1))[0].data == b"meanwhile"
+        assert (await receive_n(sub, 1))[0].data == b"meanwhile"
 
 
 @pytest.mark.parametrize("operation", ["flush", "rtt"])
@@ -160,7 +160,7 @@ async def test_flush_and_rtt_wait_over_a_reconnect(operation: str) -> None:
     async with ScriptedServer(session(never_answers), session()) as server:
         async with open_nats(server.url, reconnect=QUICK) as nc:
             await nc.publish("a")
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await getattr(nc, operation)()
             assert nc.stats.reconnects == 1
             assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING", b"PING"]
@@ -179,7 +179,7 @@ async def test_many_flushes_at_once_are_no_sign_of_a_dead_server() -> None:
 
     async with ScriptedServer(session(slow)) as server:
         async with open_nats(server.url, ping_interval=0.1) as nc:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 async with trio.open_nursery() as nursery:
                     for _ in range(20):
                         nursery.start_soon(nc.flush)
@@ -221,7 +221,7 @@ async def test_a_server_that_comes_back_with_tls_is_taken_up_on_it_and_held_to_i
             await server.restart(tls=server_tls())
             await until(events, Reconnected)
             assert nc.tls_info is not None
-            assert (await take(sub, 1))[0].data == b"secret"
+            assert (await receive_n(sub, 1))[0].data == b"secret"
 
 
 async def test_rotated_certificates_are_picked_up(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.reliability.helpers import PATIENCE, eventually, session, take, until
+from tests.reliability.helpers import HANG_TIMEOUT, eventually, receive_n, session, until
 from tests.support.peer import Peer
-from tests.transports import MOST, Transport
+from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import PendingLimits
 from trio_nats.events import SlowConsumer
 from trio_nats.options import FullPolicy
@@ -16,7 +16,7 @@ COUNT = 1_000
 
 
 @pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
-@MOST
+@ALL_BUT_WSS
 async def test_a_full_subscription_drops_and_others_get_everything(
     transport: Transport, policy: FullPolicy
 ) -> None:
@@ -25,11 +25,11 @@ async def test_a_full_subscription_drops_and_others_get_everything(
         async with nc.subscribe("a", pending=limits) as slow, nc.subscribe("a") as good:
             for number in range(COUNT):
                 await nc.publish("a", b"%d" % number)
-            assert [int(msg.data) for msg in await take(good, COUNT)] == list(range(COUNT))
-            await nc.flush(PATIENCE)
+            assert [int(msg.data) for msg in await receive_n(good, COUNT)] == list(range(COUNT))
+            await nc.flush(HANG_TIMEOUT)
             assert slow.pending == (100, sum(len(str(n)) for n in kept(policy)))
             assert slow.dropped == nc.stats.dropped == COUNT - 100
-            assert [int(msg.data) for msg in await take(slow, 100)] == kept(policy)
+            assert [int(msg.data) for msg in await receive_n(slow, 100)] == kept(policy)
             assert (await until(events, SlowConsumer)).subject == "a"
             # One event for the whole episode, and one for the next.
             with pytest.raises(trio.WouldBlock):
@@ -44,43 +44,43 @@ def kept(policy: FullPolicy) -> list[int]:
     return list(range(100) if policy == "drop_newest" else range(COUNT - 100, COUNT))
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_bytes_are_a_limit_too_and_count_headers(transport: Transport) -> None:
     limits = PendingLimits(bytes=1_000)
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a", pending=limits) as slow:
             for _ in range(10):
                 await nc.publish("a", b"." * 200, headers={"h": "." * 200})
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             messages, size = slow.pending
             assert messages == 2
             assert 800 < size <= 1_000
             assert slow.dropped == 8
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_by_choice_the_wire_is_not_read_until_there_is_room(transport: Transport) -> None:
     limits = PendingLimits(messages=50, when_full="wait")
     async with transport.server() as server, transport.open(server) as pub:
         async with transport.open(server) as nc, nc.events() as events:
             async with nc.subscribe("a", pending=limits) as slow, nc.subscribe("b") as other:
-                await nc.flush(PATIENCE)
+                await nc.flush(HANG_TIMEOUT)
                 for number in range(20_000):
                     await pub.publish("a", b"%d" % number + b"." * 100)
                 await pub.publish("b", b"behind")
-                await pub.flush(PATIENCE)
+                await pub.flush(HANG_TIMEOUT)
                 await until(events, SlowConsumer)
                 # What one read brought has a place, and nothing is read behind it.
                 assert slow.pending[0] < 2_000
                 assert other.pending == (0, 0)
-                got = await take(slow, 20_000)
+                got = await receive_n(slow, 20_000)
                 numbers = [int(msg.data.rstrip(b".")) for msg in got]
                 assert numbers == list(range(20_000))
-                assert (await take(other, 1))[0].data == b"behind"
+                assert (await receive_n(other, 1))[0].data == b"behind"
                 assert nc.stats.dropped == 0
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on(
     transport: Transport,
 ) -> None:
@@ -93,10 +93,10 @@ async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on(
                         await nc.publish("a", b"x")
                     await until(events, SlowConsumer)
                 await nc.publish("b", b"behind")
-            assert (await take(other, 1))[0].data == b"behind"
+            assert (await receive_n(other, 1))[0].data == b"behind"
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_closing_a_stalled_connection_is_not_held_up(transport: Transport) -> None:
     limits = PendingLimits(messages=1, when_full="wait")
     async with transport.server() as server:
@@ -108,7 +108,7 @@ async def test_closing_a_stalled_connection_is_not_held_up(transport: Transport)
                     await until(events, SlowConsumer)
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_slow_subscription_never_delays_a_pong(transport: Transport) -> None:
     limits = PendingLimits(messages=1)
 
@@ -121,10 +121,10 @@ async def test_a_slow_subscription_never_delays_a_pong(transport: Transport) -> 
     async with transport.scripted(session(asks)) as server:
         async with transport.open(server) as nc, nc.subscribe("a", pending=limits) as slow:
             await eventually(lambda: slow.dropped == 999)
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_replies_have_the_limits_of_a_subscription(transport: Transport) -> None:
     limits = PendingLimits(messages=10)
     async with transport.server() as server, transport.open(server) as service:
@@ -136,12 +136,12 @@ async def test_replies_have_the_limits_of_a_subscription(transport: Transport) -
                         await msg.respond(b"reply")
 
             nursery.start_soon(serve)
-            await service.flush(PATIENCE)
+            await service.flush(HANG_TIMEOUT)
             async with transport.open(server, pending=limits) as nc:
-                many = nc.request_many("svc", timeout=PATIENCE, max_responses=100)
+                many = nc.request_many("svc", timeout=HANG_TIMEOUT, max_responses=100)
                 async with many as replies:
-                    await nc.flush(PATIENCE)
-                    with trio.fail_after(PATIENCE):
+                    await nc.flush(HANG_TIMEOUT)
+                    with trio.fail_after(HANG_TIMEOUT):
                         assert len([reply async for reply in replies]) == 10
                 assert nc.stats.dropped == 90
             nursery.cancel_scope.cancel()

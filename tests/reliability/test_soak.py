@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from tests.reliability.soak import soak
-from tests.transports import MOST, Transport
+from tests.transports import ALL_BUT_WSS, Transport
 
 # One that is not always the same has its place where somebody looks at what it finds.
 SEED = int(os.environ.get("TRIO_NATS_SOAK_SEED", "20"))
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_chaos(transport: Transport) -> None:
     report = await soak(2.5, SEED, transport)
     print(report)

@@ -9,18 +9,18 @@ import trio
 import trio.testing
 
 from tests.reliability.helpers import (
-    PATIENCE,
+    HANG_TIMEOUT,
     QUICK,
     deliver,
     eventually,
     frames_of,
     read_line,
+    receive_n,
     session,
-    take,
     until,
 )
 from tests.support.peer import Peer
-from tests.transports import MOST, Transport
+from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import (
     ConnectionLostError,
     ConnectionState,
@@ -33,7 +33,7 @@ from trio_nats.events import Disconnected
 # -- the outbox ----------------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_full_outbox_makes_publishers_wait_for_the_server(transport: Transport) -> None:
     async with transport.server() as server:
         async with (
@@ -59,11 +59,11 @@ async def test_a_full_outbox_makes_publishers_wait_for_the_server(transport: Tra
                 assert accepted == nc.stats.out_messages == 9
                 assert 1000 <= nc.stats.outbox_bytes < 1113
                 await server.start()
-                got = await take(sub, 100)
+                got = await receive_n(sub, 100)
             assert [int(msg.data[:3]) for msg in got] == list(range(100))
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_publisher_that_gives_up_waiting_has_published_nothing(
     transport: Transport,
 ) -> None:
@@ -81,10 +81,10 @@ async def test_a_publisher_that_gives_up_waiting_has_published_nothing(
             assert scope.cancelled_caught
             await server.start()
             await nc.publish("a", b"3")
-            assert [msg.data for msg in await take(sub, 2)] == [b"1" * 100, b"3"]
+            assert [msg.data for msg in await receive_n(sub, 2)] == [b"1" * 100, b"3"]
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_full_outbox_can_be_an_error_instead(transport: Transport) -> None:
     async with transport.server() as server:
         async with (
@@ -105,10 +105,10 @@ async def test_a_full_outbox_can_be_an_error_instead(transport: Transport) -> No
             with pytest.raises(OutboxFullError):
                 await nc.request("a", timeout=1)
             await server.start()
-            assert [int(msg.data) for msg in await take(sub, sent)] == list(range(sent))
+            assert [int(msg.data) for msg in await receive_n(sub, sent)] == list(range(sent))
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_what_was_being_written_is_counted_and_said_to_nobody_else(
     transport: Transport,
 ) -> None:
@@ -127,7 +127,7 @@ async def test_what_was_being_written_is_counted_and_said_to_nobody_else(
         async with transport.open(server, pending_size=2 * size, reconnect=QUICK) as nc:
             await nc.publish("a", b"." * size)
             await nc.publish("a", b"behind it")
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await half.wait()
                 async with nc.subscribe("late"), trio.open_nursery() as nursery:
                     async with nc.subscribe("gone"):
@@ -138,7 +138,7 @@ async def test_what_was_being_written_is_counted_and_said_to_nobody_else(
                     breaking.set()
             assert nc.stats.lost_in_flight == 1
             assert nc.stats.reconnects == 1
-            await nc.flush(PATIENCE)
+            await nc.flush(HANG_TIMEOUT)
             second = await server.peer(1)
             assert frames_of(second)[:6] == [
                 b"CONNECT",
@@ -155,7 +155,7 @@ async def test_what_was_being_written_is_counted_and_said_to_nobody_else(
 # -- requests ------------------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_a_request_waits_for_its_reply_over_a_reconnect(transport: Transport) -> None:
     asked: list[bytes] = []
 
@@ -170,14 +170,14 @@ async def test_a_request_waits_for_its_reply_over_a_reconnect(transport: Transpo
 
     async with transport.scripted(session(first), session(second)) as server:
         async with transport.open(server, reconnect=QUICK) as nc:
-            reply = await nc.request("svc", b"?", timeout=PATIENCE)
+            reply = await nc.request("svc", b"?", timeout=HANG_TIMEOUT)
             assert reply.data == b"late, but here"
             assert nc.stats.reconnects == 1
             # It was written, so it is not repeated.
             assert (await server.peer(1)).payloads == []
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_requests_fail_at_once_by_choice(transport: Transport) -> None:
     both = trio.Event()
 
@@ -193,10 +193,10 @@ async def test_requests_fail_at_once_by_choice(transport: Transport) -> None:
 
             async def ask(subject: str) -> None:
                 with pytest.raises(ConnectionLostError) as caught:
-                    await nc.request(subject, timeout=PATIENCE)
+                    await nc.request(subject, timeout=HANG_TIMEOUT)
                 errors.append(caught.value)
 
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(ask, "svc.1")
                     await trio.testing.wait_all_tasks_blocked()
@@ -207,7 +207,7 @@ async def test_requests_fail_at_once_by_choice(transport: Transport) -> None:
                 await nc.request("svc", timeout=0.1)
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_back(
     transport: Transport,
 ) -> None:
@@ -233,10 +233,10 @@ async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_ba
                 # The service may be the later one to be back.
                 while True:
                     try:
-                        reply = await asker.request("svc", b"x", timeout=PATIENCE)
+                        reply = await asker.request("svc", b"x", timeout=HANG_TIMEOUT)
                         break
                     except NoRespondersError:
-                        await answerer.flush(PATIENCE)
+                        await answerer.flush(HANG_TIMEOUT)
                 assert reply.data == b"re: x"
                 answered.set()
 
@@ -244,12 +244,12 @@ async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_ba
             nursery.start_soon(ask)
             # Clients may be served before that is known to whoever starts the server.
             await server.start()
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 await answered.wait()
             nursery.cancel_scope.cancel()
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_replies_to_many_go_on_over_a_reconnect(transport: Transport) -> None:
     asked: list[bytes] = []
 
@@ -267,7 +267,7 @@ async def test_replies_to_many_go_on_over_a_reconnect(transport: Transport) -> N
 
     async with transport.scripted(session(first), session(second)) as server:
         async with transport.open(server, reconnect=QUICK) as nc:
-            many = nc.request_many("svc", timeout=PATIENCE, max_responses=2)
+            many = nc.request_many("svc", timeout=HANG_TIMEOUT, max_responses=2)
             async with many as replies:
                 assert (await replies.receive()).data == b"one"
                 await nc.publish("cut")
@@ -277,7 +277,7 @@ async def test_replies_to_many_go_on_over_a_reconnect(transport: Transport) -> N
 # -- the state -----------------------------------------------------------------------------------
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_the_state_can_be_waited_for(transport: Transport) -> None:
     async with transport.server() as server:
         async with transport.open(server, reconnect=QUICK) as nc:
@@ -286,7 +286,7 @@ async def test_the_state_can_be_waited_for(transport: Transport) -> None:
             async def watch(*states: ConnectionState) -> None:
                 seen.append(await nc.wait_for_state(*states))
 
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 assert await nc.wait_for_state(ConnectionState.OPEN) is ConnectionState.OPEN
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(watch, ConnectionState.RECONNECTING)
@@ -304,7 +304,7 @@ async def test_the_state_can_be_waited_for(transport: Transport) -> None:
                 await nc.wait_for_state(ConnectionState.OPEN)
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_waiting_for_a_state_that_cannot_come_any_more_ends_with_the_connection(
     transport: Transport,
 ) -> None:
@@ -320,7 +320,7 @@ async def test_waiting_for_a_state_that_cannot_come_any_more_ends_with_the_conne
             await nc.aclose()
 
 
-@MOST
+@ALL_BUT_WSS
 async def test_flush_gives_up_in_time(transport: Transport) -> None:
     async with transport.server() as server:
         async with transport.open(server, reconnect=QUICK, close_timeout=0.1) as nc:

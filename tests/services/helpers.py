@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     Connection,
     Msg,
@@ -18,13 +19,21 @@ from trio_nats import (
 from trio_nats.services import Service, ServiceRequest
 from trio_nats.testing import NatsServer
 
-__all__ = ["ONCE", "PATIENCE", "QUICK", "Gate", "adder", "ask", "error_of", "reverse", "running"]
+__all__ = [
+    "HANG_TIMEOUT",
+    "NO_RECONNECT",
+    "QUICK",
+    "Gate",
+    "adder",
+    "ask",
+    "error_of",
+    "reverse",
+    "running",
+]
 
-PATIENCE = 10.0
-"""What takes longer than that will never happen."""
 
 QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
-ONCE = ReconnectPolicy(max_attempts=0)
+NO_RECONNECT = ReconnectPolicy(max_attempts=0)
 
 
 async def reverse(request: ServiceRequest) -> bytes:
@@ -38,7 +47,7 @@ def adder(nc: Connection, **options: Any) -> Service:
 @asynccontextmanager
 async def running(server: NatsServer, **options: Any) -> AsyncIterator[tuple[Service, Connection]]:
     """A service with the endpoint ``reverse``, and the connection of somebody who asks."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url) as nc, open_nats(server.url) as client:
             service = adder(nc, **options)
             service.endpoint("reverse")(reverse)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from tests.services.helpers import PATIENCE, adder, reverse, running
+from tests.services.helpers import HANG_TIMEOUT, adder, reverse, running
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
@@ -16,7 +16,7 @@ async def sound(nc: Connection) -> None:
     """The connection works, and holds nothing of what was cancelled."""
     assert nc.stats.subscriptions == 0
     assert nc._core.requests.slots == {}
-    await nc.flush(PATIENCE)
+    await nc.flush(HANG_TIMEOUT)
     assert nc.stats.reconnects == 0
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.services.helpers import PATIENCE, adder, reverse, running
+from tests.services.helpers import HANG_TIMEOUT, adder, reverse, running
 from trio_nats import (
     ConfigurationError,
     Connection,
@@ -28,7 +28,7 @@ STALL = 0.2
 @asynccontextmanager
 async def three(server: NatsServer) -> AsyncIterator[tuple[Connection, list[str]]]:
     """Two adders and another, and the ids of the adders."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url) as nc, open_nats(server.url) as client:
             async with adder(nc) as one, adder(nc, description="x") as two:
                 async with nc.add_service("other", version="0.1.0", metadata={"a": "b"}) as other:
@@ -42,7 +42,7 @@ async def test_ping(nats_server: NatsServer) -> None:
         services = client.services(stall=STALL)
         everybody = await services.ping()
         assert [one.name for one in everybody] == ["adder", "adder", "other"]
-        assert all(isinstance(one, ServicePing) and 0 < one.rtt < PATIENCE for one in everybody)
+        assert all(isinstance(one, ServicePing) and 0 < one.rtt < HANG_TIMEOUT for one in everybody)
         assert everybody[2].metadata == {"a": "b"}
         assert [one.id for one in await services.ping("adder")] == ids
         assert [one.id for one in await services.ping("adder", ids[1])] == [ids[1]]

@@ -8,10 +8,10 @@ import pytest
 import trio
 import trio.testing
 
-from tests.messages.helpers import fill, scripted
+from tests.connection.helpers import fill, scripted
 from tests.services.helpers import (
-    ONCE,
-    PATIENCE,
+    HANG_TIMEOUT,
+    NO_RECONNECT,
     QUICK,
     Gate,
     adder,
@@ -44,7 +44,7 @@ async def waiting_service(service: Service, client: object = None, **options: ob
 
 
 async def test_a_service_is_entered_once(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc:
             service = adder(nc)
             assert "not entered" in repr(service)
@@ -61,7 +61,7 @@ async def test_a_service_is_entered_once(nats_server: NatsServer) -> None:
 
 
 async def test_endpoints_before_and_after_entering(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc, open_nats(nats_server.url) as client:
             service = adder(nc)
             await service.add_endpoint("before", reverse)
@@ -77,7 +77,7 @@ async def test_endpoints_before_and_after_entering(nats_server: NatsServer) -> N
 async def test_endpoints_added_while_entering(nats_server: NatsServer) -> None:
     """By other tasks: some find that it has not begun, others that it has."""
     names = [f"e{number}" for number in range(40)]
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc, trio.open_nursery() as nursery:
             service = adder(nc)
 
@@ -118,7 +118,7 @@ async def test_entering_with_a_closed_connection(nats_server: NatsServer) -> Non
 
 
 async def test_several_services_on_one_connection(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc:
             async with adder(nc), nc.add_service("other", version="0.1.0") as other:
                 async with nc.request_many("$SRV.PING", max_responses=2) as replies:
@@ -219,7 +219,7 @@ async def test_stopping_what_has_hardly_begun(nats_server: NatsServer) -> None:
 
 
 async def test_two_instances_share_the_work(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc, open_nats(nats_server.url) as client:
             async with adder(nc) as one, adder(nc) as other, adder(nc) as all_of_it:
                 for service in (one, other):
@@ -254,7 +254,7 @@ class Oops(Exception):
 
 async def test_an_exception_of_the_body_ends_all_at_once(nats_server: NatsServer) -> None:
     async with no_leaks(), open_nats(nats_server.url) as nc, open_nats(nats_server.url) as client:
-        with trio.fail_after(PATIENCE) as limit:
+        with trio.fail_after(HANG_TIMEOUT) as limit:
             with pytest.raises(Oops) as caught:
                 async with adder(nc, close_timeout=1000) as service:
                     gate = await waiting_service(service)
@@ -270,7 +270,7 @@ async def test_an_exception_of_the_body_ends_all_at_once(nats_server: NatsServer
 
 async def test_an_exception_wins_over_a_cancellation(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc:
-        with trio.fail_after(PATIENCE), pytest.raises(Oops):
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(Oops):
             with trio.CancelScope() as scope:
                 async with adder(nc):
                     scope.cancel()
@@ -283,7 +283,7 @@ async def test_an_exception_wins_over_a_cancellation(nats_server: NatsServer) ->
 
 async def test_adding_to_a_service_that_is_being_cancelled(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc:
-        with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+        with trio.fail_after(HANG_TIMEOUT), trio.CancelScope() as scope:
             async with adder(nc) as service:
                 try:
                     scope.cancel()
@@ -306,7 +306,7 @@ async def test_a_group_of_the_body_comes_out_as_it_is(nats_server: NatsServer) -
 
 async def test_cancelling_ends_all_at_once(nats_server: NatsServer) -> None:
     async with no_leaks(), open_nats(nats_server.url) as nc:
-        with trio.fail_after(PATIENCE) as limit, trio.CancelScope() as scope:
+        with trio.fail_after(HANG_TIMEOUT) as limit, trio.CancelScope() as scope:
             async with adder(nc, close_timeout=1000) as service:
                 gate = await waiting_service(service)
                 await nc.publish("gate")
@@ -322,7 +322,7 @@ async def test_cancelling_ends_all_at_once(nats_server: NatsServer) -> None:
 async def test_cancelling_while_it_finishes(nats_server: NatsServer) -> None:
     """The block had ended normally, and was waiting for what was under way."""
     async with no_leaks(), open_nats(nats_server.url) as nc:
-        with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+        with trio.fail_after(HANG_TIMEOUT), trio.CancelScope() as scope:
             async with adder(nc, close_timeout=1000) as service, trio.open_nursery() as nursery:
                 gate = await waiting_service(service)
                 await nc.publish("gate")
@@ -340,7 +340,7 @@ async def test_a_forbidden_endpoint_ends_the_block(waiting: bool) -> None:
     authorization { users = [
         {user: server, password: x, permissions: {subscribe: {deny: "forbidden"}}} ] }
     """
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with NatsServer(config=config) as server:
             async with open_nats(server.url.replace("//", "//server:x@")) as nc:
                 service = adder(nc)
@@ -359,8 +359,8 @@ async def test_a_forbidden_endpoint_ends_the_block(waiting: bool) -> None:
 
 
 async def test_a_lost_connection_ends_the_block(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
-        async with open_nats(nats_server.url, reconnect=ONCE) as nc:
+    with trio.fail_after(HANG_TIMEOUT):
+        async with open_nats(nats_server.url, reconnect=NO_RECONNECT) as nc:
             with pytest.raises(ConnectionLostError):
                 async with adder(nc):
                     await nats_server.stop()
@@ -368,8 +368,8 @@ async def test_a_lost_connection_ends_the_block(nats_server: NatsServer) -> None
 
 
 async def test_what_the_body_raises_wins_over_a_lost_connection(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
-        async with open_nats(nats_server.url, reconnect=ONCE) as nc:
+    with trio.fail_after(HANG_TIMEOUT):
+        async with open_nats(nats_server.url, reconnect=NO_RECONNECT) as nc:
             with pytest.raises(Oops):
                 async with adder(nc) as service:
                     try:
@@ -383,7 +383,7 @@ async def test_what_the_body_raises_wins_over_a_lost_connection(nats_server: Nat
 async def test_closing_or_draining_the_connection_stops_the_service(
     nats_server: NatsServer, drain: bool
 ) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc:
             async with adder(nc) as service:
                 await service.add_endpoint("reverse", reverse)
@@ -396,7 +396,7 @@ async def test_a_handler_that_the_connection_is_closed_under(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "trio_nats.services")
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc:
             async with adder(nc) as service:
                 gate = await waiting_service(service)
@@ -412,7 +412,7 @@ async def test_a_handler_that_the_connection_is_closed_under(
 
 
 async def test_reconnecting(nats_server: NatsServer) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with (
             open_nats(nats_server.url, reconnect=QUICK) as nc,
             open_nats(nats_server.url, reconnect=QUICK) as client,
@@ -433,7 +433,7 @@ async def test_reconnecting(nats_server: NatsServer) -> None:
 
 async def test_stopping_without_a_server(nats_server: NatsServer) -> None:
     """There is nothing to wait for, and no error."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK, close_timeout=0) as nc:
             async with adder(nc, close_timeout=1000) as service, nc.events() as happening:
                 await service.add_endpoint("reverse", reverse)

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.services.helpers import PATIENCE, adder, ask, reverse, running
+from tests.services.helpers import HANG_TIMEOUT, adder, ask, reverse, running
 from trio_nats import NoRespondersError, open_nats
 from trio_nats.services import Endpoint
 from trio_nats.testing import NatsServer
@@ -185,7 +185,7 @@ async def test_a_service_that_may_not_be_asked_still_serves(
         {user: server, password: x, permissions: {subscribe: {deny: "$SRV.>"}}},
         {user: client, password: x} ] }
     """
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with NatsServer(config=config) as server:
             url = server.url.replace("//", "//server:x@")
             async with open_nats(url) as nc, adder(nc) as service:

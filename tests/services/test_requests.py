@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.services.helpers import PATIENCE, Gate, adder, error_of, running
+from tests.services.helpers import HANG_TIMEOUT, Gate, adder, error_of, running
 from trio_nats import EncodeError, JSONCodec, Msg, RequestTimeoutError, TextCodec, open_nats
 from trio_nats.services import (
     Service,
@@ -289,7 +289,7 @@ async def test_what_is_no_exception_of_the_handler_passes(
     async def handler(request: ServiceRequest) -> None:
         raise error
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc:
             with pytest.raises(error):
                 async with adder(nc) as service:

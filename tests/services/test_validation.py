@@ -11,7 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.services.helpers import PATIENCE, adder, reverse
+from tests.services.helpers import HANG_TIMEOUT, adder, reverse
 from trio_nats import (
     ConfigurationError,
     Connection,
@@ -19,13 +19,13 @@ from trio_nats import (
     open_nats,
 )
 from trio_nats.services import ServiceRequest
-from trio_nats.services.api import check_name, check_version
+from trio_nats.services.schemas import check_name, check_version
 from trio_nats.testing import NatsServer
 
 
 @pytest.fixture
 async def nc(nats_server: NatsServer) -> AsyncIterator[Connection]:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc:
             yield nc
 

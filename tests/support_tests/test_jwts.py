@@ -32,7 +32,7 @@ OPERATOR = Operator()
 REFUSED = b"-ERR 'Authorization Violation'\r\n"
 
 
-class Wire:
+class ServerConnection:
     """A connection to a server, one line at a time."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -66,9 +66,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def dial(server: NatsServer) -> AsyncIterator[Wire]:
+async def dial(server: NatsServer) -> AsyncIterator[ServerConnection]:
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
-        wire = Wire(stream)
+        wire = ServerConnection(stream)
         info = json.loads((await wire.line()).removeprefix(b"INFO "))
         wire.nonce = info.get("nonce", "")
         yield wire
@@ -135,7 +135,7 @@ async def test_a_callout_decides(error: str | None) -> None:
     callout = Callout()
     asked: list[dict[str, Any]] = []
 
-    async def service(wire: Wire) -> None:
+    async def service(wire: ServerConnection) -> None:
         _, _, _, reply, size = (await wire.line()).split()
         request = (await wire.exactly(int(size) + 2))[:-2]
         asked.append(callout.credentials(request))

@@ -10,9 +10,8 @@ from typing import Any, Self
 
 import trio
 
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats.testing import NatsServer
-
-PATIENCE = 10
 
 
 class RawClient:
@@ -24,7 +23,7 @@ class RawClient:
 
     async def line(self) -> str:
         """The next line, without its end; empty when the server has closed the connection."""
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             while b"\r\n" not in self.unread:
                 try:
                     chunk = await self.stream.receive_some()
@@ -63,7 +62,7 @@ class RawClient:
         stream = trio.SSLStream(
             self.stream, context, server_hostname=hostname, https_compatible=True
         )
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await stream.do_handshake()
         return type(self)(stream)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import trio
 
-from tests.testing.raw import PATIENCE, RawClient, dial
+from tests.testing.raw import HANG_TIMEOUT, RawClient, dial
 from trio_nats.errors import ConfigurationError
 from trio_nats.testing import (
     NatsCluster,
@@ -96,7 +96,7 @@ async def test_options_hold_for_every_server() -> None:
 @pytest.mark.parametrize("pool_size", [-1, 1, 5])
 async def test_route_pools_of_other_sizes(pool_size) -> None:
     config = {"cluster": {"pool_size": pool_size}}
-    async with NatsCluster(2, config=config, start_timeout=PATIENCE) as pair:
+    async with NatsCluster(2, config=config, start_timeout=HANG_TIMEOUT) as pair:
         routes = (await pair[0].monitor("routez"))["routes"]
         assert sum(not route.get("account") for route in routes) == abs(pool_size)
 
@@ -164,7 +164,7 @@ async def test_a_node_that_does_not_start_is_not_added() -> None:
 async def test_paused_servers_do_not_count() -> None:
     async with NatsCluster(2) as pair:
         pair[0].pause()
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await pair.wait_until_ready()
         pair[0].resume()
 
@@ -203,7 +203,7 @@ async def test_cancelling_the_start_leaves_nothing_behind() -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flock.__aenter__)
-            assert await poll(lambda: len(flock) == 2, PATIENCE)
+            assert await poll(lambda: len(flock) == 2, HANG_TIMEOUT)
             assert all(server.is_running for server in flock)
             scope.cancel()
     assert scope.cancelled_caught

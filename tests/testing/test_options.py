@@ -17,7 +17,7 @@ import trio
 
 import trio_nats.testing
 from tests.support.certs import certificates, client_context
-from tests.testing.raw import PATIENCE, RawClient, dial
+from tests.testing.raw import HANG_TIMEOUT, RawClient, dial
 from trio_nats.errors import ConfigurationError, NatsError
 from trio_nats.testing import (
     NatsServer,
@@ -182,7 +182,7 @@ async def test_a_topology_by_hand() -> None:
         async with NatsServer(name="spoke", cluster=spoke_of):
             await hub.wait_for_log("Route connection created")
             routes: list[dict[str, str]] = []
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 while not routes:  # Logged a moment before they are listed.
                     routes = (await hub.monitor("routez"))["routes"]
             assert {route["remote_name"] for route in routes} == {"spoke"}

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from tests.support.certs import certificates, client_context
-from tests.testing.raw import PATIENCE, answers, dial
+from tests.testing.raw import HANG_TIMEOUT, answers, dial
 from trio_nats.errors import ConfigurationError, NatsError
 from trio_nats.testing import (
     NatsServer,
@@ -54,7 +54,7 @@ async def test_a_paused_server_is_silent_until_resumed() -> None:
 
 @signals
 async def test_a_paused_server_is_killed_at_the_end_of_the_block() -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with NatsServer() as server:
             server.pause()
     assert not server.is_running

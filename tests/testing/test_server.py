@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.testing.raw import PATIENCE, answers, dial
+from tests.testing.raw import HANG_TIMEOUT, answers, dial
 from trio_nats.testing import (
     NatsCluster,
     NatsServer,
@@ -172,7 +172,7 @@ print(server.port, server.log)
             return True
         return False
 
-    assert trio.run(poll, is_gone, PATIENCE)
+    assert trio.run(poll, is_gone, HANG_TIMEOUT)
     assert not directory_in(log).exists()
 
 
@@ -189,10 +189,10 @@ async def test_cancelling_the_start_ends_the_process(program, tmp_path) -> None:
         async with server:
             entered = True
 
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(enter)
-            assert await poll((tmp_path / "pid").exists, PATIENCE)
+            assert await poll((tmp_path / "pid").exists, HANG_TIMEOUT)
             assert server.is_running
             nursery.cancel_scope.cancel()
     assert not entered
@@ -268,7 +268,7 @@ async def test_a_port_of_ones_own() -> None:
 
 async def test_a_demanded_port_that_is_taken(occupied) -> None:
     with pytest.raises(ServerStartError, match=r"address already in use|Only one usage"):
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await NatsServer(port=occupied).__aenter__()
 
 
@@ -304,7 +304,7 @@ async def test_a_restart_waits_for_its_port_to_come_free() -> None:
             thief.listen()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.start)
-                await server.wait_for_log("address already in use", timeout=PATIENCE)
+                await server.wait_for_log("address already in use", timeout=HANG_TIMEOUT)
                 thief.close()
         assert server.port == port
         assert await answers(server)
@@ -358,7 +358,7 @@ async def test_stop_has_an_end(program) -> None:
     )
     async with NatsServer(binary=stand_in) as server:
         pid = server.pid
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             await server.stop(timeout=0.2)
         assert not exists(pid)
         assert server.log == "no\n"

@@ -32,7 +32,7 @@ from trio_nats import (
     TLSOptions,
     open_nats,
 )
-from trio_nats._transport.context import load_material
+from trio_nats._transport.ssl_context import load_client_tls
 
 CERTS = certificates()
 SERVER = server_context(CERTS.server)
@@ -221,7 +221,7 @@ async def test_a_bundles_key_is_out_of_reach(
 
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", watched)
     tls = TLSOptions(bundle_file=CERTS.client_bundle, bundle_password=BUNDLE_PASSWORD)
-    material = await load_material(tls)
+    material = await load_client_tls(tls)
     assert seen == [(0o700, 0o600)]
     assert material.expires == CERTS.client.leaf.not_valid_after_utc
 
@@ -229,7 +229,7 @@ async def test_a_bundles_key_is_out_of_reach(
 async def test_no_variable_along_a_traceback_holds_a_bundles_password() -> None:
     tls = TLSOptions(bundle_file=CERTS.client_bundle, bundle_password="s3cret")
     with pytest.raises(TLSConfigurationError) as caught:
-        await load_material(tls)
+        await load_client_tls(tls)
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert "s3cret" not in "".join(shown.format())
 
@@ -245,7 +245,7 @@ async def test_bundles_that_lack_something(tmp_path: Path, case: str) -> None:
         pkcs12.serialize_key_and_certificates(b"x", key, leaf, others, serialization.NoEncryption())
     )
     with pytest.raises(TLSConfigurationError) as caught:
-        await load_material(TLSOptions(bundle_file=file))
+        await load_client_tls(TLSOptions(bundle_file=file))
     expected = f"bundle_file {str(file)!r} lacks a certificate or its private key"
     assert str(caught.value) == expected
 
@@ -283,11 +283,11 @@ async def test_keys_that_openssl_finds_too_weak(tmp_path: Path, form: str) -> No
     if ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).security_level < 2:
         pytest.skip("this OpenSSL is content with 1024 bits")
     with pytest.raises(TLSConfigurationError) as caught:
-        await load_material(tls)
+        await load_client_tls(tls)
     assert f"{str(file)!r}: OpenSSL does not accept it (EE_KEY_TOO_SMALL)" in str(caught.value)
 
 
 async def test_bundles_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
     with pytest.raises(TLSConfigurationError, match=r"pip install 'trio-nats\[pkcs12\]'"):
-        await load_material(TLSOptions(bundle_file=CERTS.client_bundle_open))
+        await load_client_tls(TLSOptions(bundle_file=CERTS.client_bundle_open))

@@ -11,17 +11,16 @@ from wsproto.connection import Connection, ConnectionType
 
 from tests.support.certs import certificates, server_context
 from tests.support.peer import Peer, Script
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.websocket import upgrade_response
 from trio_nats import ConnectAttempt, ConnectError, ReconnectPolicy, TLSOptions, open_nats
 from trio_nats._transport.deflate import Deflate
 from trio_nats._transport.websocket import WebSocketStream
 from trio_nats.testing import ServerTLS
 
-__all__ = ["CERTS", "PATIENCE", "QUICK", "agrees", "failure", "lets_in", "over", "server_tls"]
+__all__ = ["CERTS", "HANG_TIMEOUT", "QUICK", "agrees", "failure", "lets_in", "over", "server_tls"]
 __all__ += ["trusting"]
 
-PATIENCE = 8.0
-"""What takes longer than that will never happen."""
 
 QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 CERTS = certificates()
@@ -40,7 +39,7 @@ def server_tls(**options: Any) -> ServerTLS:
 async def failure(url: str, **options: Any) -> ConnectAttempt:
     """How the one attempt to connect to ``url`` ended."""
     options = {"tls": trusting(url)} | options
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         with pytest.raises(ConnectError) as caught:
             async with open_nats(url, **options):
                 pass

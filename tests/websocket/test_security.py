@@ -10,7 +10,15 @@ import trio
 from tests.reliability.helpers import until
 from tests.support.certs import Certificate, server_context
 from tests.support.peer import Peer, ScriptedServer, is_only_tls_records
-from tests.websocket.helpers import CERTS, PATIENCE, QUICK, failure, lets_in, server_tls, trusting
+from tests.websocket.helpers import (
+    CERTS,
+    HANG_TIMEOUT,
+    QUICK,
+    failure,
+    lets_in,
+    server_tls,
+    trusting,
+)
 from trio_nats import (
     ClientCertificateError,
     ConnectError,
@@ -247,7 +255,7 @@ async def test_headers_that_are_no_secret_and_headers_inside_tls() -> None:
 async def test_on_this_machine_nobody_listens() -> None:
     async with NatsServer(websocket=ServerWebSocket()) as server:
         options = WebSocketOptions(headers={"Authorization": "Bearer secret"})
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(server.ws_url, websocket=options, plaintext_auth="refuse"):
                 pass
 

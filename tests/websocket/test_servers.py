@@ -12,7 +12,7 @@ from tests.support.certs import server_context
 from tests.support.jwts import Key, Operator
 from tests.support.leaks import no_leaks
 from tests.support.proxies import PlainProxy, TLSTerminatingProxy
-from tests.websocket.helpers import CERTS, PATIENCE, QUICK, failure, server_tls, trusting
+from tests.websocket.helpers import CERTS, HANG_TIMEOUT, QUICK, failure, server_tls, trusting
 from trio_nats import (
     JWT,
     Auth,
@@ -46,7 +46,7 @@ def listener(encrypted: bool, **options: bool) -> ServerWebSocket:
 async def test_messages_both_ways(encrypted: bool, theirs: bool, ours: bool) -> None:
     payloads = [b"", b"x", os.urandom(200_000), b"again " * 50_000, bytes(1_000_000), b"end"]
     async with NatsServer(websocket=listener(encrypted, compression=theirs)) as server:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             async with (
                 no_leaks(),
                 open_nats(
@@ -96,7 +96,7 @@ async def test_many_small_messages_where_the_server_takes_only_small_ones() -> N
     async with NatsServer(
         config={"max_payload": 1000}, websocket=ServerWebSocket(compression=True)
     ) as server:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             async with (
                 open_nats(server.ws_url, websocket=COMPRESSED) as nc,
                 nc.subscribe("a") as sub,
@@ -118,7 +118,7 @@ async def test_one_connection_over_websocket_and_one_without() -> None:
                 await web.flush()
                 await tcp.publish("b", b"over TCP")
                 await web.publish("a", b"over WebSocket")
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     assert (await there.receive()).data == b"over TCP"
                     assert (await here.receive()).data == b"over WebSocket"
 
@@ -213,7 +213,7 @@ async def test_a_server_that_comes_back(encrypted: bool) -> None:
             await nc.publish("a", b"published meanwhile")
             await server.start()
             await until(events, Reconnected)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 assert (await sub.receive()).data == b"published meanwhile"
 
 
@@ -247,13 +247,13 @@ async def test_reconnecting_on_demand_misses_nothing(encrypted: bool) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(publish)
                 await eventually(lambda: sent > 20)
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(HANG_TIMEOUT):
                     await nc.reconnect()
                 goal = sent + 20
                 await eventually(lambda: sent > goal)
                 nursery.cancel_scope.cancel()
             await pub.flush()
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(HANG_TIMEOUT):
                 assert [int((await sub.receive()).data) for _ in range(sent)] == [*range(sent)]
             assert nc.stats.reconnects == 1
 

@@ -26,7 +26,7 @@ from tests.support.websocket import (
     frame,
     take_frames,
 )
-from tests.websocket.helpers import PATIENCE, over
+from tests.websocket.helpers import HANG_TIMEOUT, over
 from trio_nats import ProtocolError
 from trio_nats._transport import websocket
 from trio_nats._transport.deflate import Deflate
@@ -248,7 +248,7 @@ async def test_garbage_is_refused_and_said_so(case: str) -> None:
     near, far = memory_stream_pair()
     stream = over(near)
     await far.send_all(frame(BINARY, b"before") + wire + frame(BINARY, b"after"))
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         assert await stream.receive_some() == b"before"
         for _ in range(2):
             with pytest.raises(ProtocolError) as caught:
@@ -278,7 +278,7 @@ async def test_compressed_garbage(case: str) -> None:
     near, far = memory_stream_pair()
     stream = over(near, compressed=True)
     await far.send_all(wire)
-    with trio.fail_after(PATIENCE), pytest.raises(ProtocolError, match=complaint):
+    with trio.fail_after(HANG_TIMEOUT), pytest.raises(ProtocolError, match=complaint):
         while await stream.receive_some():
             pass
     assert sent(far) == [(FIN | CLOSE, code.to_bytes(2, "big"))]
@@ -368,7 +368,7 @@ async def test_a_flood_of_pings_gets_an_answer_now_and_then() -> None:
     stream = over(near)
     await far.send_all(b"".join(frame(PING, b"%d" % number) for number in range(5000)))
     await far.send_all(frame(BINARY, b"x"))
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         assert await stream.receive_some() == b"x"
     answers = sent(far)
     assert 0 < len(answers) < 10
@@ -409,7 +409,7 @@ async def test_an_answer_does_not_get_into_a_frame_that_is_being_written() -> No
         await gate.stopped.wait()
         await far.send_all(frame(PING, b"?") + frame(BINARY, b"x"))
         # The receiver neither waits for the sender nor writes into its frame.
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             assert await stream.receive_some() == b"x"
         gate.open.set()
     assert sent(far) == [(FIN | BINARY, b"a whole frame"), (FIN | PONG, b"?")]
@@ -558,7 +558,7 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
 
     async def check() -> None:
         nonlocal got
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(HANG_TIMEOUT):
             while len(got) < len(expected):
                 got += await stream.receive_some()
         assert got == expected
@@ -573,7 +573,7 @@ async def test_what_a_cancelled_receive_kept_may_be_read_in_smaller_pieces() -> 
     with trio.move_on_after(0.01) as scope:
         await stream.receive_some()
     assert scope.cancelled_caught  # while answering the ping
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(HANG_TIMEOUT):
         assert [await stream.receive_some(limit) for limit in (1, 1, 5)] == [b"a", b"b", b"c"]
 
 

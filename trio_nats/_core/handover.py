@@ -24,15 +24,15 @@ import trio
 from .._protocol import commands
 from .._protocol.parser import ErrorLine, Signal
 from .._protocol.server_errors import server_error
-from .._transport.opening import Wire
+from .._transport.connector import ServerConnection
 from ..errors import ConnectionLostError, ProtocolError
 from ..message import Msg
 from ..server_info import ServerInfo
+from .dedup import DuplicateFilter
 from .outbox import Outbox
-from .requests import is_no_responders
+from .request_mux import is_no_responders
 from .router import Router
 from .session import Session
-from .twins import Twins
 
 __all__ = ["Handover", "Move", "prime"]
 
@@ -62,7 +62,7 @@ class Move:
             self.over.set()
 
 
-async def prime(wire: Wire, frames: list[bytes]) -> None:
+async def prime(wire: ServerConnection, frames: list[bytes]) -> None:
     """Subscribe on a wire that has no session yet, and wait until the server has done it.
 
     What it sends in the meantime stays in ``wire.early``. Raises whatever breaks the wire.
@@ -103,7 +103,7 @@ class Handover:
         self._router = router
         self._old = old
         self._private = Outbox(_MAX_HELD, "wait", lambda: None)
-        self._twins = Twins(_MAX_LAG)
+        self._twins = DuplicateFilter(_MAX_LAG)
         self._held: list[tuple[Msg, float]] = []
         self._held_bytes = 0
         self._new: Session | None = None
@@ -183,7 +183,7 @@ class Handover:
             self._new.divert = self._from_new_alone
         held, self._held = self._held, []
         for msg, came in held:
-            if not self._twins.is_twin(msg, came):
+            if not self._twins.is_duplicate(msg, came):
                 self._router.deliver(msg)
 
     def give_up(self) -> None:
@@ -216,7 +216,7 @@ class Handover:
             self.conclude()
 
     def _from_new_alone(self, msg: Msg) -> None:
-        if not self._twins.is_twin(msg, trio.current_time()):
+        if not self._twins.is_duplicate(msg, trio.current_time()):
             self._router.deliver(msg)
 
 

@@ -12,7 +12,7 @@ import trio
 from ..events import SlowConsumer
 from ..message import Msg
 from ..options import PendingLimits
-from .hub import EventHub
+from .event_hub import EventHub
 from .router import Router
 from .stats import Counters
 
@@ -27,7 +27,7 @@ class PendingOwner(Protocol):
     @property
     def counters(self) -> Counters: ...
     @property
-    def hub(self) -> EventHub: ...
+    def event_hub(self) -> EventHub: ...
     @property
     def router(self) -> Router: ...
 
@@ -139,7 +139,7 @@ class PendingQueue:
             self._count_drop()
         if first:
             _logger.warning("slow consumer: %r has %d messages pending", self, len(self._queue))
-            self._owner.hub.emit(
+            self._owner.event_hub.emit(
                 SlowConsumer(self._subject, len(self._queue), self._bytes, self._dropped)
             )
 

@@ -14,7 +14,7 @@ import trio
 from .._nursery import open_nursery
 from .._protocol.parser import Burst, ErrorLine, Event, Signal
 from .._protocol.server_errors import server_error
-from .._transport.opening import Wire
+from .._transport.connector import ServerConnection
 from .._transport.tls_errors import reason_of
 from ..errors import ConnectionLostError, NatsError, ProtocolError, ServerReportedError
 from ..message import Msg
@@ -54,13 +54,13 @@ class Session:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: ServerConnection,
         router: Router,
         outbox: Outbox,
         counters: Counters,
         callbacks: SessionCallbacks,
     ) -> None:
-        self.wire: Wire = wire
+        self.wire: ServerConnection = wire
         self.pings: Pings = Pings(outbox, router.confirmation)
         self.divert: Callable[[Msg], None] | None = None
         """Where messages go instead of to their subscriptions, while a handover watches them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from .._transport.opening import OpeningSettings
+from .._transport.connector import ConnectorSettings
 from ..options import PendingLimits, ReconnectPolicy
 from ..servers import Server
 
@@ -26,7 +26,7 @@ class Settings:
     """See ``open_nats`` for what each of them means."""
 
     servers: Sequence[Server]
-    opening: OpeningSettings
+    opening: ConnectorSettings
     randomize: bool
     ignore_discovered: bool
     reconnect: ReconnectPolicy

@@ -11,10 +11,15 @@ import trio
 from trio.lowlevel import current_trio_token
 
 from .._nursery import open_nursery
-from .._protocol.commands import Heads
+from .._protocol.commands import PubLineCache
 from .._protocol.server_errors import is_too_long
+from .._transport.connector import (
+    AttemptFailed,
+    ConnectHistory,
+    ServerConnection,
+    open_server_connection,
+)
 from .._transport.dial import AddressHistory
-from .._transport.opening import AttemptFailed, OpeningMemory, Wire, open_wire
 from ..errors import (
     ConfigurationError,
     ConnectAttempt,
@@ -40,14 +45,14 @@ from ..events import (
 from ..message import Publisher
 from ..server_info import ServerInfo
 from ..servers import Server
+from .event_hub import EventHub
 from .handover import Handover, Move, prime
-from .hub import EventHub
 from .outbox import Outbox
 from .pings import Ping
-from .pool import Pool
-from .redial import Redialer, connect_error
-from .requests import Requests
+from .reconnect import Reconnector, connect_error
+from .request_mux import RequestMux
 from .router import Router, Sink
+from .server_pool import ServerPool
 from .session import Session, SessionCallbacks
 from .settings import Settings
 from .stats import Counters
@@ -69,28 +74,28 @@ class Supervisor(SessionCallbacks):
     def __init__(self, settings: Settings, origin: Publisher) -> None:
         self.settings: Settings = settings
         self._origin = origin
-        self.pool: Pool = Pool(settings.servers, randomize=settings.randomize)
+        self.pool: ServerPool = ServerPool(settings.servers, randomize=settings.randomize)
         self.outbox: Outbox = Outbox(
             settings.pending_size, settings.when_pending_full, self.check_run
         )
         self.router: Router = Router(self.outbox)
-        self.requests: Requests = Requests(
+        self.requests: RequestMux = RequestMux(
             self.router, settings.inbox_prefix, lambda: self.disconnected_for
         )
-        self.hub: EventHub = EventHub(self.check_run)
+        self.event_hub: EventHub = EventHub(self.check_run)
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
         # No server has said yet what it takes.
-        self.heads: Heads = Heads(sys.maxsize, settings.opening.max_control_line)
+        self.pub_lines: PubLineCache = PubLineCache(sys.maxsize, settings.opening.max_control_line)
         self.session: Session | None = None
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""
         self._token = trio.lowlevel.current_trio_token()
         self.thread: int = get_ident()
         """The thread that this connection's ``trio.run()`` runs in."""
-        self._memory = OpeningMemory(addresses=AddressHistory(randomize=settings.randomize))
-        self._redial = Redialer(self.pool, settings.reconnect, self.hub, self._open)
+        self._memory = ConnectHistory(addresses=AddressHistory(randomize=settings.randomize))
+        self._reconnector = Reconnector(self.pool, settings.reconnect, self.event_hub, self._open)
         self._changed = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
@@ -127,7 +132,7 @@ class Supervisor(SessionCallbacks):
                 await self._tend(self._connect_again)
                 return
             try:
-                wire = await self._redial.first()
+                wire = await self._reconnector.first()
             except ConnectError as error:
                 self.end(error)
                 task_status.started(error)
@@ -176,7 +181,7 @@ class Supervisor(SessionCallbacks):
             return  # another one took its place in good time
         await self._replace_lost(session.wire, reason)
 
-    async def _replace_lost(self, wire: Wire, reason: Exception) -> None:
+    async def _replace_lost(self, wire: ServerConnection, reason: Exception) -> None:
         server = wire.server
         if self._handover is not None:
             # The next wire must not bring what its predecessor still would.
@@ -190,7 +195,7 @@ class Supervisor(SessionCallbacks):
             self._memory.addresses.failed(server, wire.peer)
         self.outbox.forget_commands()
         logger.warning("%s; reconnecting", reason)
-        self.hub.emit(Disconnected(server.url, reason))
+        self.event_hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
             self.requests.fail(_as_lost(reason))
         if self.state is ConnectionState.OPEN:
@@ -199,7 +204,7 @@ class Supervisor(SessionCallbacks):
 
     async def _connect_again(self, lost: Exception | None = None) -> None:
         try:
-            wire = await self._redial.until_connected(self.info)
+            wire = await self._reconnector.until_connected(self.info)
         except ConnectError as error:
             error.__context__ = lost
             self.end(error if error.attempts or lost is None else _as_lost(lost))
@@ -210,7 +215,7 @@ class Supervisor(SessionCallbacks):
             self._begin(wire)
             self._start(self._run_session, self.session)
 
-    def _begin(self, wire: Wire, handover: Handover | None = None) -> None:
+    def _begin(self, wire: ServerConnection, handover: Handover | None = None) -> None:
         """Put a new wire to use: subscriptions first, then what waited to be published."""
         self.session = Session(wire, self.router, self.outbox, self.counters, self)
         frames = self.router.restore() if handover is None else handover.missing()
@@ -229,7 +234,7 @@ class Supervisor(SessionCallbacks):
         first = self.counters.connects == 1
         self._log_connected(wire, None if first else self.disconnected_for)
         self._disconnected_at = None
-        self.hub.emit(Connected(wire.server.url) if first else Reconnected(wire.server.url))
+        self.event_hub.emit(Connected(wire.server.url) if first else Reconnected(wire.server.url))
         if self.state in (ConnectionState.CONNECTING, ConnectionState.RECONNECTING):
             self._set_state(ConnectionState.OPEN)
         # Only now, for what it tells of follows the connection.
@@ -246,7 +251,7 @@ class Supervisor(SessionCallbacks):
             self._next_move = None
 
     @staticmethod
-    def _log_connected(wire: Wire, disconnected_for: float | None) -> None:
+    def _log_connected(wire: ServerConnection, disconnected_for: float | None) -> None:
         security = wire.tls.version if wire.tls else "no TLS"
         if disconnected_for is None:
             logger.info("connected to %s (%s)", wire.server, security)
@@ -255,8 +260,10 @@ class Supervisor(SessionCallbacks):
                 "reconnected to %s (%s) after %.3g s", wire.server, security, disconnected_for
             )
 
-    async def _open(self, server: Server) -> Wire:
-        return await open_wire(server, self.settings.opening, self._origin, self._memory)
+    async def _open(self, server: Server) -> ServerConnection:
+        return await open_server_connection(
+            server, self.settings.opening, self._origin, self._memory
+        )
 
     # --- changing servers -------------------------------------------------------------------------
 
@@ -301,7 +308,7 @@ class Supervisor(SessionCallbacks):
         itself = move.demanded or old.wire.has_other_addresses
         attempts: list[ConnectAttempt] = []
         for server in self.pool.successors(current, peer, itself=itself):
-            wire = await self._redial.once(server, attempts)
+            wire = await self._reconnector.once(server, attempts)
             if wire is None:
                 continue
             if old is not self.session or (wire.info.ldm and not move.demanded):
@@ -319,7 +326,7 @@ class Supervisor(SessionCallbacks):
             logger.info("staying with %s: %s", current, error)
             move.settle(error)
 
-    async def _hand_over(self, old: Session, wire: Wire) -> None:
+    async def _hand_over(self, old: Session, wire: ServerConnection) -> None:
         """Replace ``old`` by a session on ``wire``.
 
         Raises :exc:`AttemptFailed` if the subscriptions could not be taken there; then ``old`` is
@@ -376,7 +383,7 @@ class Supervisor(SessionCallbacks):
         if self._handover is not None:
             await self._handover.concluded.wait()
 
-    async def _prime(self, wire: Wire, frames: list[bytes]) -> None:
+    async def _prime(self, wire: ServerConnection, frames: list[bytes]) -> None:
         """Subscribe on a new wire. Raises :exc:`AttemptFailed` if it is not to be used."""
         try:
             with trio.fail_after(_PATIENCE):
@@ -407,14 +414,14 @@ class Supervisor(SessionCallbacks):
             # Somebody who wants our messages refused could name a small limit. A large one is the
             # server's to enforce.
             limit = max(limit, unverified.max_payload)
-        takes_less = limit < self.heads.max_payload or not info.headers
-        self.heads.max_payload = limit
+        takes_less = limit < self.pub_lines.max_payload or not info.headers
+        self.pub_lines.max_payload = limit
         server = session.wire.server
         if takes_less:
             self._discard_unsendable(server)
         if info.ldm and not lame_before:
             logger.info("%s is in lame duck mode", server)
-            self.hub.emit(LameDuck(server.url))
+            self.event_hub.emit(LameDuck(server.url))
             self.change_server(demanded=False)
         # After set_servers() the one in use may be none of them, and its cluster neither.
         if not self.settings.ignore_discovered and server in self.pool.servers:
@@ -423,7 +430,7 @@ class Supervisor(SessionCallbacks):
             if unverified is not None:
                 self._discover_unverified(session.wire, unverified)
 
-    def _discover_unverified(self, wire: Wire, info: ServerInfo) -> None:
+    def _discover_unverified(self, wire: ServerConnection, info: ServerInfo) -> None:
         """Take the servers that are named in plaintext, ahead of TLS, where that does no harm.
 
         Servers before 2.12 name them nowhere else until the cluster changes.
@@ -441,14 +448,14 @@ class Supervisor(SessionCallbacks):
 
     def _tell_discovered(self, new: list[Server]) -> None:
         if new:
-            self.hub.emit(ServersDiscovered(tuple(found.url for found in new)))
+            self.event_hub.emit(ServersDiscovered(tuple(found.url for found in new)))
 
     def refusal(self, head: bytes) -> NatsError | None:
         """Why the present server does not take the message that ``head`` begins; else ``None``."""
         line = head[: head.index(b"\r\n")]
         size = int(line[line.rindex(b" ") + 1 :])
-        if size > self.heads.max_payload:
-            return MaxPayloadError(size, self.heads.max_payload)
+        if size > self.pub_lines.max_payload:
+            return MaxPayloadError(size, self.pub_lines.max_payload)
         if line.startswith(b"HPUB ") and self.session is not None and not self.info.headers:
             return ConfigurationError(
                 "the server does not support message headers; leave them out, or upgrade it"
@@ -473,7 +480,9 @@ class Supervisor(SessionCallbacks):
             logger.warning(
                 "%s does not take %d waiting messages: %s", server, len(heads), reasons[0]
             )
-            self.hub.emit(MessagesDiscarded(server.url, len(heads), tuple(subjects), reasons[0]))
+            self.event_hub.emit(
+                MessagesDiscarded(server.url, len(heads), tuple(subjects), reasons[0])
+            )
 
     def on_server_error(self, error: ServerReportedError) -> None:
         """See :meth:`SessionCallbacks.on_server_error`."""
@@ -491,7 +500,7 @@ class Supervisor(SessionCallbacks):
                 self.router.refuse_longest(error)
             self._line_refused = True
         logger.warning("%s", error)
-        self.hub.emit(ServerError(error))
+        self.event_hub.emit(ServerError(error))
 
     # --- draining ---------------------------------------------------------------------------------
 
@@ -642,8 +651,8 @@ class Supervisor(SessionCallbacks):
         self._settle_moves(error, waiting=True)
         self.outbox.close()
         self._changed.unpark_all()
-        self.hub.emit(Closed(failure))
-        self.hub.close()
+        self.event_hub.emit(Closed(failure))
+        self.event_hub.close()
 
 
 def _as_lost(reason: Exception) -> ConnectionLostError:

@@ -11,9 +11,9 @@ from typing import TypeAlias
 import msgspec
 
 from ..errors import InvalidSubjectError, MaxPayloadError
-from .subjects import check_subject
+from ..subjects import check_subject
 
-__all__ = ["CRLF", "MAX_CONTROL_LINE", "PING", "PONG", "Frame", "Heads"]
+__all__ = ["CRLF", "MAX_CONTROL_LINE", "PING", "PONG", "Frame", "PubLineCache"]
 __all__ += ["check_sub", "connect", "connect_fault", "hpub", "pub", "sub", "too_long", "unsub"]
 
 _MAX_REMEMBERED = 4096
@@ -84,7 +84,7 @@ Frame: TypeAlias = tuple[bytes, bytes, bytes]
 """A message to be published: its control line and headers, its payload, and the line end."""
 
 
-class Heads:
+class PubLineCache:
     """Control lines of PUB, and sizes of whole frames, by subject and size of the payload.
 
     Publishers use few subjects and sizes over and over. Those that use many (replies to inboxes,

@@ -19,8 +19,8 @@ import trio
 import trio_nats
 from trio_nats import HeadersLike, OutboxFullError, Payload
 
+from ._backend import Publish
 from ._guest import Call, Guest
-from ._host import Publish
 
 __all__ = ["AsyncioHost"]
 

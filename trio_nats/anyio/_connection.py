@@ -27,8 +27,8 @@ from trio_nats import (
 from trio_nats._tracebacks import takes_secrets
 from trio_nats.codecs import check_decoder, encoded, reply_decoder
 
+from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
-from ._host import Host
 from ._streams import Events, Publisher, Replies, Subscription, Typed
 
 __all__ = ["Connection"]

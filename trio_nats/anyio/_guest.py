@@ -25,7 +25,7 @@ import anyio.lowlevel
 import outcome
 import trio
 
-from ._interrupts import Interrupts
+from ._sigint import Interrupts
 
 __all__ = ["Call", "Guest"]
 

@@ -18,9 +18,9 @@ from trio_nats._tracebacks import takes_secrets
 from trio_nats.connect import NotEntered
 
 from ._asyncio import AsyncioHost
+from ._backend import Host, TrioHost
 from ._connection import Connection
 from ._errors import TRIO_ERRORS, translated
-from ._host import Host, TrioHost
 
 __all__ = ["open_nats"]
 

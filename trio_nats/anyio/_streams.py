@@ -18,8 +18,8 @@ from trio_nats.codecs import encoded
 from trio_nats.events import Event
 from trio_nats.message import Publisher as Origin
 
+from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
-from ._host import Host
 
 __all__ = ["Events", "Publisher", "Replies", "Subscription", "Typed"]
 

@@ -7,18 +7,18 @@ import typer
 import trio_nats
 
 from ._extras import explain_missing
-from .benchmark import bench
-from .connecting import root_connects
-from .contexts_cmd import contexts
+from .commands.bench import bench
+from .commands.context import contexts
+from .commands.pub import pub
+from .commands.reply import reply
+from .commands.request import request
+from .commands.rtt import rtt
+from .commands.server import server
+from .commands.service import services
+from .commands.sub import sub
+from .connection_options import root_connects
 from .doctor import doctor
-from .publishing import pub
-from .receiving import sub
-from .replying import reply
-from .requesting import request
-from .roundtrips import rtt
-from .running import Commands, debug_wanted, run
-from .services_cmd import services
-from .serving import server
+from .runner import Commands, debug_wanted, run
 
 __all__ = ["app"]
 
@@ -73,7 +73,7 @@ app.add_typer(services, name="micro", hidden=True)
 def demo(typer_context: typer.Context) -> None:
     """Start real servers with a throwaway CA and show what each TLS mode does against them."""
     try:
-        from .demo import run_demo
+        from .commands.demo import run_demo
     except ModuleNotFoundError as error:
         explain_missing(error)
         raise

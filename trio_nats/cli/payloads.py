@@ -11,7 +11,7 @@ import typer
 
 from trio_nats import ConfigurationError, MaxPayloadError
 
-from .templates import Template
+from .reply_templates import Template
 
 __all__ = [
     "Bodies",

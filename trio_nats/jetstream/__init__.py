@@ -6,28 +6,8 @@ when it is first used.
 
 from __future__ import annotations
 
-from .acks import PubAck
 from .api import API, Paged
-from .atomic import AtomicBatch
-from .channels import Messages, TypedMessages
-from .config import (
-    Compression,
-    ConsumerLimits,
-    DiscardPolicy,
-    ExternalStream,
-    PersistMode,
-    Placement,
-    RePublish,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-    StreamConsumerSource,
-    StreamOptions,
-    StreamSource,
-    SubjectTransform,
-)
-from .consumer import Consumer, Paused
-from .consumer_config import (
+from .consumer.config import (
     AckPolicy,
     ConsumerConfig,
     ConsumerOptions,
@@ -35,8 +15,11 @@ from .consumer_config import (
     PriorityPolicy,
     ReplayPolicy,
 )
+from .consumer.consumer import Consumer, Paused
+from .consumer.message import JetStreamMsg, MsgMetadata, TypedJetStreamMsg
+from .consumer.messages import Messages, TypedMessages
+from .consumer.ordered import OrderedConsumer
 from .context import JetStream
-from .delivered import JetStreamMsg, TypedJetStreamMsg
 from .errors import (
     AckError,
     APILevelError,
@@ -57,6 +40,7 @@ from .errors import (
     WrongLastMsgIdError,
     WrongLastSequenceError,
 )
+from .get.stored_message import StoredMsg
 from .info import (
     AccountInfo,
     AccountLimits,
@@ -73,11 +57,26 @@ from .info import (
     StreamState,
     Tier,
 )
-from .messages import StoredMsg
-from .metadata import MsgMetadata
-from .ordered import OrderedConsumer
-from .publisher import PendingAck, Publisher
+from .publish.ack import PubAck
+from .publish.atomic_batch import AtomicBatch
+from .publish.publisher import PendingAck, Publisher
 from .stream import Stream
+from .stream_config import (
+    Compression,
+    ConsumerLimits,
+    DiscardPolicy,
+    ExternalStream,
+    PersistMode,
+    Placement,
+    RePublish,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    StreamConsumerSource,
+    StreamOptions,
+    StreamSource,
+    SubjectTransform,
+)
 
 __all__ = [
     "API",

@@ -9,10 +9,10 @@ from typing import Generic, NoReturn, TypeVar, cast
 import msgspec
 import trio
 
+from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NoRespondersError
-from ..messaging import Messaging
 from ..options import check_seconds
-from . import wire
+from . import json_codec
 from .errors import (
     APILevelError,
     ConsumerNameInUseError,
@@ -28,7 +28,7 @@ from .errors import (
     WrongLastMsgIdError,
     WrongLastSequenceError,
 )
-from .names import check_name, check_subject
+from .validation import check_name, check_subject
 
 __all__ = ["API", "DEFAULT_PREFIX", "DEFAULT_TIMEOUT", "Page", "Paged", "api_error", "read_answer"]
 
@@ -81,7 +81,7 @@ class API:
 
     def __init__(
         self,
-        nc: Messaging,
+        nc: BaseConnection,
         *,
         domain: str | None = None,
         prefix: str | None = None,
@@ -132,7 +132,7 @@ class API:
         try:
             msg = await self.nc.request(
                 subject,
-                b"" if payload is None else wire.encode(payload),
+                b"" if payload is None else json_codec.encode(payload),
                 timeout=self.seconds(timeout),
                 headers={LEVEL_HEADER: str(level)} if level else None,
             )
@@ -233,10 +233,10 @@ def _named(error: JetStreamAPIError, suffix: str) -> str:
 def read_answer(data: bytes, kind: type[S], subject: str) -> S:
     """What an answer says. Raises the error that it is."""
     try:
-        raw = wire.decode(data)
+        raw = json_codec.decode(data)
         if (error := raw.get("error")) is not None:
             raise api_error(error)
-        return wire.from_wire(raw, kind)
+        return json_codec.from_wire(raw, kind)
     except (ValueError, OverflowError, RecursionError) as error:
         raise JetStreamError(
             f"the answer at {subject!r} is none of JetStream's: {error}"

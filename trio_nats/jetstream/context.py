@@ -7,19 +7,19 @@ from typing import Unpack
 
 import msgspec
 
+from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NatsError
-from ..messaging import Messaging
-from . import wire
+from . import json_codec
 from .api import API, Page, Paged
-from .buckets import Buckets
-from .config import StreamConfig, StreamOptions, check_stream, left_out, required_level
 from .errors import APILevelError, StreamNameInUseError, StreamNotFoundError
 from .info import AccountInfo, StreamInfo
-from .names import check_filter, check_name
-from .object_stores import ObjectStores
-from .publishing import Publishing
+from .json_codec import Answer
+from .key_value_manager import KeyValueManager
+from .object_store_manager import ObjectStoreManager
+from .publish.publish import Publishing
 from .stream import Stream
-from .wire import Answer
+from .stream_config import StreamConfig, StreamOptions, check_stream, left_out, required_level
+from .validation import check_filter, check_name
 
 __all__ = ["JetStream"]
 
@@ -41,7 +41,7 @@ def _names(page: _Names) -> Sequence[str]:
     return page.streams
 
 
-class JetStream(Buckets, ObjectStores, Publishing):
+class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
     """JetStream, as made by :meth:`Connection.jetstream`.
 
     Unless said otherwise its methods raise :exc:`ConfigurationError` or
@@ -54,7 +54,7 @@ class JetStream(Buckets, ObjectStores, Publishing):
 
     def __init__(
         self,
-        nc: Messaging,
+        nc: BaseConnection,
         *,
         domain: str | None = None,
         prefix: str | None = None,
@@ -125,7 +125,7 @@ class JetStream(Buckets, ObjectStores, Publishing):
             info = await self._api.request(f"STREAM.INFO.{config.name}", None, StreamInfo)
         except NatsError:
             return text
-        if what := wire.differences(config, info.config):
+        if what := json_codec.differences(config, info.config):
             text += f": {what}"
         return f"{text}. Update it, or use another name"
 

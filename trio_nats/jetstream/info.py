@@ -7,9 +7,9 @@ from datetime import datetime
 
 import msgspec
 
-from .config import ExternalStream, StreamConfig, SubjectTransform
-from .consumer_config import ConsumerConfig
-from .wire import Seconds
+from .consumer.config import ConsumerConfig
+from .json_codec import Seconds
+from .stream_config import ExternalStream, StreamConfig, SubjectTransform
 
 __all__ = [
     "APIStats",

@@ -8,8 +8,10 @@ from typing import TypedDict
 import msgspec
 
 from ..errors import ConfigurationError
-from ..jetstream import wire
-from ..jetstream.config import (
+from ..jetstream import json_codec
+from ..jetstream.info import StreamInfo
+from ..jetstream.json_codec import Seconds
+from ..jetstream.stream_config import (
     Compression,
     DiscardPolicy,
     Placement,
@@ -19,10 +21,8 @@ from ..jetstream.config import (
     StreamSource,
     SubjectTransform,
 )
-from ..jetstream.info import StreamInfo
-from ..jetstream.wire import Seconds
 from ..options import check_count, check_flag, check_seconds
-from .keys import ALL_KEYS, check_bucket
+from .validation import ALL_KEYS, check_bucket
 
 __all__ = [
     "STREAM_PREFIX",
@@ -189,7 +189,7 @@ def whole_config(config: KeyValueConfig | str, options: KeyValueOptions) -> KeyV
 
 def stream_config(config: KeyValueConfig) -> StreamConfig:
     """The stream that such a bucket is, if there can be one."""
-    wire.check_types(config)
+    json_codec.check_types(config)
     bucket = check_bucket(config.bucket)
     if check_count("history", config.history, 1) > MAX_HISTORY:
         raise ConfigurationError(f"history is {MAX_HISTORY} at the most, not {config.history}")

@@ -9,17 +9,17 @@ from typing import Generic, Protocol, TypeVar, cast, overload
 from ..codecs import Codec, check_decoder, encode
 from ..errors import ConfigurationError
 from ..headers import HeadersLike
-from ..jetstream.acks import PubAck
-from ..jetstream.consumer_config import DeliverPolicy
+from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.errors import JetStreamError, MessageNotFoundError, WrongLastSequenceError
-from ..jetstream.messages import StoredMsg
+from ..jetstream.get.stored_message import StoredMsg
+from ..jetstream.publish.ack import PubAck
 from ..jetstream.stream import Stream
 from ..message import Payload
 from ..options import check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_config, bucket_of, subjects_of
 from .entry import OPERATION, Entry, Operation
 from .errors import KeyExistsError, KeyNotFoundError
-from .keys import ALL_KEYS, check_filters, check_key, key_errors
+from .validation import ALL_KEYS, check_filters, check_key, key_errors
 from .watch import Plan, Watch, bucket_errors
 
 __all__ = ["RAW", "KeyValue", "Storing"]

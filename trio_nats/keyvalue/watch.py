@@ -11,10 +11,10 @@ import trio
 
 from ..codecs import Decoder
 from ..errors import NatsError
-from ..jetstream.channels import Messages
-from ..jetstream.delivered import JetStreamMsg
+from ..jetstream.consumer.message import JetStreamMsg
+from ..jetstream.consumer.messages import Messages
+from ..jetstream.consumer.ordered import OrderedConsumer
 from ..jetstream.errors import StreamNotFoundError
-from ..jetstream.ordered import OrderedConsumer
 from ..jetstream.stream import Stream
 from .entry import Entry
 from .errors import BucketNotFoundError

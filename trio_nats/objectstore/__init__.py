@@ -6,6 +6,7 @@ which import this when they are first used.
 
 from __future__ import annotations
 
+from .chunking import AsyncReadable, Readable, Source
 from .errors import (
     DamagedObjectError,
     DigestMismatchError,
@@ -21,11 +22,10 @@ from .errors import (
     ObjectTooLargeError,
 )
 from .info import ObjectInfo, ObjectLink, ObjectMeta
-from .managing import ObjectStoreConfig, ObjectStoreOptions
+from .manager import ObjectStoreConfig, ObjectStoreOptions
 from .reader import ObjectReader
-from .sources import AsyncReadable, Readable, Source
 from .store import ObjectStore, ObjectStoreStatus
-from .watching import ObjectWatcher
+from .watch import ObjectWatcher
 
 __all__ = [
     "AsyncReadable",

@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import ConfigurationError, InvalidHeaderError
 from ..headers import Headers, HeadersLike
-from ..jetstream.names import check_metadata
+from ..jetstream.validation import check_metadata
 from ..options import check_count
 from .errors import InvalidObjectMetaError
 from .names import check_object_name, is_nuid

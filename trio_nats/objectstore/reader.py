@@ -9,10 +9,10 @@ from typing import Self, cast
 import trio
 
 from ..errors import fresh
-from ..jetstream.channels import Messages
-from ..jetstream.feed import Link
+from ..jetstream.consumer.messages import Messages
+from ..jetstream.consumer.pull import Link
 from ..options import check_count
-from .desk import FORGOTTEN_AFTER, Desk, next_or_none, open_desk, translated
+from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, open_desk, translated
 from .errors import (
     DamagedObjectError,
     DigestMismatchError,
@@ -55,8 +55,8 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
     with else.
     """
 
-    def __init__(self, desk: Desk, name: str) -> None:
-        self._desk = desk
+    def __init__(self, backend: ObjectBackend, name: str) -> None:
+        self._backend = backend
         self._name = name
         self._info: ObjectInfo | None = None
         self._messages: Messages | None = None
@@ -92,7 +92,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
         info = await self._find()
         if info.size:
             messages = self._consume(info)
-            with translated(self._desk.bucket):
+            with translated(self._backend.bucket):
                 await messages.__aenter__()
             self._messages = messages
         self._info = info
@@ -102,10 +102,10 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
         """Of the object itself: links are followed."""
         name = self._name
         for _ in range(MAX_LINKS):
-            info = await self._desk.info(name)
+            info = await self._backend.info(name)
             if info.deleted:
                 raise ObjectNotFoundError(
-                    f"object store {self._desk.bucket!r} has no object {name[:80]!r} any more"
+                    f"object store {self._backend.bucket!r} has no object {name[:80]!r} any more"
                 )
             if info.link is None:
                 return info
@@ -124,16 +124,16 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
             )
         try:
             name = check_object_name(link.name)
-            if link.bucket != self._desk.bucket:
-                self._desk = await open_desk(self._desk.api, check_bucket(link.bucket))
+            if link.bucket != self._backend.bucket:
+                self._backend = await open_desk(self._backend.api, check_bucket(link.bucket))
         except ValueError as error:  # of whoever made the link
             raise ObjectLinkError(f"object {info.name!r} is no sound link: {error}") from None
         return name
 
     def _consume(self, info: ObjectInfo) -> Messages:
-        self._subject = chunk_subject(self._desk.bucket, info.nuid)
-        largest = cast("Link", self._desk.api.nc).server_info.max_payload
-        consumer = self._desk.stream.ordered_consumer(
+        self._subject = chunk_subject(self._backend.bucket, info.nuid)
+        largest = cast("Link", self._backend.api.nc).server_info.max_payload
+        consumer = self._backend.stream.ordered_consumer(
             filter_subjects=self._subject, inactive_threshold=FORGOTTEN_AFTER
         )
         return consumer.consume(
@@ -187,9 +187,9 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
     async def _next(self, info: ObjectInfo) -> bytes:
         assert self._messages is not None
         try:
-            with translated(self._desk.bucket):
+            with translated(self._backend.bucket):
                 msg = await next_or_none(
-                    self._messages, self._desk.stream, self._subject, self._seq
+                    self._messages, self._backend.stream, self._subject, self._seq
                 )
         except trio.EndOfChannel:
             # Not the object's end, which it would be taken for.
@@ -213,7 +213,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
     async def _missing(self, info: ObjectInfo) -> Exception:
         """Why there are no more chunks."""
         try:
-            now = await self._desk.info(info.name, leader=True)
+            now = await self._backend.info(info.name, leader=True)
         except ObjectNotFoundError:
             now = None
         if now is None or now.nuid != info.nuid or now.deleted:

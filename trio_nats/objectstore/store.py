@@ -2,32 +2,121 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import PurePosixPath, PureWindowsPath
 
 import msgspec
 import trio
 
 from ..errors import ConfigurationError
 from ..headers import Headers
-from ..jetstream.config import Compression, StorageType
-from ..jetstream.consumer_config import DeliverPolicy
-from ..jetstream.creating import new_name
+from ..jetstream.consumer.config import DeliverPolicy
+from ..jetstream.consumer.consumer import new_name
 from ..jetstream.errors import WrongLastSequenceError
 from ..jetstream.info import StreamInfo
+from ..jetstream.stream_config import Compression, StorageType
 from ..options import check_flag
-from .desk import Desk, translated
-from .errors import ObjectAlreadyExistsError, ObjectLinkError, ObjectNotFoundError
-from .files import check_path, write_file
+from .backend import ObjectBackend, translated
+from .chunking import Source
+from .errors import (
+    InvalidObjectNameError,
+    ObjectAlreadyExistsError,
+    ObjectLinkError,
+    ObjectNotFoundError,
+)
 from .info import ObjectInfo, ObjectLink, ObjectMeta, check_meta
 from .names import check_object_name, chunk_subject, meta_subject, stream_name
-from .putting import put
 from .reader import DEFAULT_MAX_SIZE, ObjectReader
-from .sources import Source
-from .watching import ObjectWatcher, list_objects
+from .upload import put
+from .watch import ObjectWatcher, list_objects
 
-__all__ = ["ObjectStore", "ObjectStoreStatus"]
+__all__ = ["ObjectStore", "ObjectStoreStatus", "check_path", "write_file"]
+
+
+def check_path(path: str | os.PathLike[str]) -> trio.Path:
+    """``path`` if it can be the one of a file."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigurationError(f"path is the path of a file, not {type(path).__name__}")
+    if not os.fspath(path):
+        raise ConfigurationError("path is empty")
+    return trio.Path(path)
+
+
+async def write_file(
+    reader: ObjectReader, name: str, path: trio.Path, *, follow_symlinks: bool
+) -> ObjectInfo:
+    """Have the object in the file once all of it has come, and be right; else leave it alone.
+
+    :param name: the object's, for a ``path`` that is a folder.
+    """
+    if await path.is_dir():
+        path = path / _file_name(name)
+    if follow_symlinks:
+        path = trio.Path(await trio.to_thread.run_sync(os.path.realpath, path))
+    replaced = await _replaced(path)
+    part = path.with_name(f".{new_name()}.part")
+    # As secret as what it replaces, which may be more than the rest of the folder.
+    opener = None if replaced is None else partial(os.open, mode=0o600)
+    async with reader:
+        try:
+            async with await trio.open_file(part, "xb", opener=opener) as file:
+                async for chunk in reader:
+                    await file.write(chunk)
+            if replaced is not None:
+                await trio.to_thread.run_sync(_take_after, part, replaced, path)
+            await part.replace(path)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await part.unlink(missing_ok=True)
+            raise
+    return reader.info
+
+
+def _file_name(name: str) -> str:
+    """An object's name, if a file in a folder can have it: who stored the object chose it."""
+    plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
+    if not plain or name == ".." or not name.isprintable() or (os.name == "nt" and ":" in name):
+        raise InvalidObjectNameError(
+            f"object name {name[:80]!r} is not the plain name of a file; "
+            "give the path of a file instead of a folder"
+        )
+    return name
+
+
+async def _replaced(path: trio.Path) -> os.stat_result | None:
+    """What there is to know about the file that is in this place already."""
+    try:
+        found = await path.lstat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(found.st_mode):
+        raise FileExistsError(
+            errno.EEXIST,
+            "it is a symbolic link; follow_symlinks=True writes the file that it leads to",
+            str(path),
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
+    return found
+
+
+def _take_after(part: trio.Path, replaced: os.stat_result, path: trio.Path) -> None:
+    """Give the new file the mode and the owner of the one that it replaces."""
+    made = os.stat(part)
+    if (made.st_uid, made.st_gid) != (replaced.st_uid, replaced.st_gid):
+        try:
+            os.chown(part, replaced.st_uid, replaced.st_gid)
+        except PermissionError as error:
+            raise PermissionError(
+                error.errno, "it belongs to somebody else; delete it, or write another", str(path)
+            ) from None
+    # After chown, which takes some bits away.
+    os.chmod(part, stat.S_IMODE(replaced.st_mode))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,26 +173,26 @@ class ObjectStore:
     settled waits for that, a few answers of the server at the most.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, backend: ObjectBackend) -> None:
+        self._backend = backend
 
     @property
     def name(self) -> str:
         """The name of the bucket."""
-        return self._desk.bucket
+        return self._backend.bucket
 
     async def status(self) -> ObjectStoreStatus:
         """How it is configured, and what is in it, as of now."""
         with translated(self.name):
-            return status_of(await self._desk.stream.refresh(), self.name)
+            return status_of(await self._backend.stream.refresh(), self.name)
 
     async def seal(self) -> ObjectStoreStatus:
         """Let nothing in it be changed ever after. This cannot be undone."""
         with translated(self.name):
-            info = await self._desk.stream.refresh()
+            info = await self._backend.stream.refresh()
             config = msgspec.structs.replace(info.config, sealed=True)
             suffix = f"STREAM.UPDATE.{stream_name(self.name)}"
-            return status_of(await self._desk.api.request(suffix, config, StreamInfo), self.name)
+            return status_of(await self._backend.api.request(suffix, config, StreamInfo), self.name)
 
     # --- whole objects ---------------------------------------------------------------------------
 
@@ -121,7 +210,7 @@ class ObjectStore:
         may take as long as an answer may (``nc.jetstream(timeout=...)``); the object is what it
         was.
         """
-        return await put(self._desk, check_meta(meta), source)
+        return await put(self._backend, check_meta(meta), source)
 
     async def put_file(
         self, path: str | os.PathLike[str], meta: ObjectMeta | str | None = None
@@ -140,7 +229,7 @@ class ObjectStore:
 
         Links to other objects are followed. Nothing is sent by this; see :class:`ObjectReader`.
         """
-        return ObjectReader(self._desk, check_object_name(name))
+        return ObjectReader(self._backend, check_object_name(name))
 
     async def get_bytes(self, name: str, *, max_size: int = DEFAULT_MAX_SIZE) -> bytes:
         """All of an object.
@@ -180,7 +269,7 @@ class ObjectStore:
         With ``show_deleted`` about one that has been deleted, too.
         """
         check_flag("show_deleted", show_deleted)
-        info = await self._desk.info(name)
+        info = await self._backend.info(name)
         if info.deleted and not show_deleted:
             raise self._deleted(name)
         return info
@@ -197,7 +286,7 @@ class ObjectStore:
         left out.
         """
         check_flag("show_deleted", show_deleted)
-        return await list_objects(self._desk, show_deleted=show_deleted)
+        return await list_objects(self._backend, show_deleted=show_deleted)
 
     def watch(
         self,
@@ -222,7 +311,7 @@ class ObjectStore:
             policy = DeliverPolicy.NEW
         elif include_history:
             policy = DeliverPolicy.ALL
-        return ObjectWatcher(self._desk, policy, ignore_deletes=ignore_deletes)
+        return ObjectWatcher(self._backend, policy, ignore_deletes=ignore_deletes)
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -251,24 +340,24 @@ class ObjectStore:
             )
             expected = old.seq if new.name == name else await self._free(new.name)
             try:
-                new = await self._desk.store(new, expected)
+                new = await self._backend.store(new, expected)
             except WrongLastSequenceError:
                 old = await self._present(name)
             else:
                 break
         if new.name != name:
-            await self._desk.purge(meta_subject(self.name, name), up_to=old.seq)
+            await self._backend.purge(meta_subject(self.name, name), up_to=old.seq)
         return new
 
     async def _present(self, name: str) -> ObjectInfo:
-        info = await self._desk.info(name, leader=True)
+        info = await self._backend.info(name, leader=True)
         if info.deleted:
             raise self._deleted(name)
         return info
 
     async def _free(self, name: str, *, links: bool = False) -> int:
         """What to expect when something is stored under a name; ``links`` may be replaced."""
-        before, seq = await self._desk.before(name)
+        before, seq = await self._backend.before(name)
         if seq and (before is None or not (before.deleted or (links and before.link is not None))):
             raise ObjectAlreadyExistsError(
                 f"object store {self.name!r} has an object {name[:80]!r} already"
@@ -280,19 +369,19 @@ class ObjectStore:
 
         That it was there stays known: see ``show_deleted``.
         """
-        old = await self._desk.info(name, leader=True)
+        old = await self._backend.info(name, leader=True)
         if old.deleted:
             return
         with trio.CancelScope(shield=True):
             while not old.deleted:
                 gone = replace(old, deleted=True, size=0, chunks=0, digest="")
                 try:
-                    await self._desk.store(gone, old.seq)
+                    await self._backend.store(gone, old.seq)
                 except WrongLastSequenceError:
-                    old = await self._desk.info(name, leader=True)
+                    old = await self._backend.info(name, leader=True)
                     continue
                 if old.link is None:
-                    await self._desk.purge(chunk_subject(self.name, old.nuid))
+                    await self._backend.purge(chunk_subject(self.name, old.nuid))
                 return
 
     # --- links -----------------------------------------------------------------------------------
@@ -333,7 +422,7 @@ class ObjectStore:
         while True:
             expected = await self._free(name, links=True)
             try:
-                return await self._desk.store(info, expected)
+                return await self._backend.store(info, expected)
             except WrongLastSequenceError:
                 continue
 

@@ -6,7 +6,12 @@ Made with the public side of a connection only, by :meth:`Connection.add_service
 
 from __future__ import annotations
 
-from .api import (
+from .discovery import Services
+from .endpoint import Endpoint
+from .errors import ServiceError
+from .group import Handler, ServiceGroup, TypedHandler
+from .request import ServiceRequest, TypedRequest, check_reply, service_error
+from .schemas import (
     EndpointInfo,
     EndpointStats,
     ServiceIdentity,
@@ -14,11 +19,6 @@ from .api import (
     ServicePing,
     ServiceStats,
 )
-from .discovery import Services
-from .endpoints import Endpoint
-from .errors import ServiceError
-from .groups import Handler, ServiceGroup, TypedHandler
-from .requests import ServiceRequest, TypedRequest, check_reply, service_error
 from .service import Service, StatsHandler
 
 __all__ = [

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import msgspec
 
+from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NoRespondersError
-from ..messaging import Messaging
 from ..options import PendingLimits, check_seconds
-from .api import (
+from .schemas import (
     PREFIX,
     ServiceIdentity,
     ServiceInfo,
@@ -62,7 +62,7 @@ class Services:
 
     def __init__(
         self,
-        nc: Messaging,
+        nc: BaseConnection,
         *,
         prefix: str = PREFIX,
         timeout: float | None = None,

@@ -13,12 +13,15 @@ import msgspec
 import trio
 
 from .._nursery import open_nursery
+from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, ConnectionLostError, NatsError, fresh
 from ..message import Msg, is_command
-from ..messaging import Messaging
 from ..options import check_callable, check_seconds
 from ..subscription import Subscription
-from .api import (
+from .endpoint import Endpoint
+from .errors import ServiceError
+from .group import ServiceGroup, checked_queue
+from .schemas import (
     DEFAULT_QUEUE,
     PREFIX,
     EndpointStats,
@@ -32,9 +35,6 @@ from .api import (
     monitoring_subject,
     new_id,
 )
-from .endpoints import Endpoint
-from .errors import ServiceError
-from .groups import ServiceGroup, checked_queue
 
 __all__ = ["DEFAULT_CLOSE_TIMEOUT", "Service", "StatsHandler"]
 
@@ -64,7 +64,7 @@ class Service(ServiceGroup):
 
     def __init__(
         self,
-        nc: Messaging,
+        nc: BaseConnection,
         name: str,
         *,
         version: str,
@@ -74,7 +74,7 @@ class Service(ServiceGroup):
         stats_handler: StatsHandler | None = None,
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
     ) -> None:
-        self.nc: Messaging = nc
+        self.nc: BaseConnection = nc
         """The connection."""
         self._name = check_name("service", name)
         self._version = check_version(version)

@@ -6,14 +6,13 @@ import io
 
 from rich.console import Console
 
-from trio_nats.cli.doctor.facts import Facts
-from trio_nats.cli.doctor.render import report
+from trio_nats.cli.doctor.report import Report
 
 __all__ = ["printed"]
 
 
-def printed(facts: Facts, width: int = 80) -> str:
+def printed(report: Report, width: int = 80) -> str:
     """What is printed where there is no terminal, without spaces at the ends of lines."""
     file = io.StringIO()
-    report(Console(file=file, width=width, highlight=False), [facts])
+    report(Console(file=file, width=width, highlight=False), [report])
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from trio_nats._transport.tls_info import CertificateInfo
-from trio_nats.cli.doctor.facts import Dial, Facts, Greeting, Live, Lookup
+from trio_nats.cli.doctor.report import Dial, Greeting, Live, Lookup, Report
 from trio_nats.options import TLSOptions
 
 __all__ = ["stable"]
@@ -23,7 +23,7 @@ _KEYS = re.compile(r"\b[AUN][A-Z2-7]{55}\b")
 _CIPHERS = re.compile(r"\b(TLS_\w+|(ECDHE|DHE|AES)[A-Z0-9-]+)\b")
 
 
-def stable(facts: Facts) -> Facts:
+def stable(report: Report) -> Report:
     """``facts`` with a constant in place of all that changes.
 
     * the port is 4222, the time 2026-01-01 (so days left are the same for ever);
@@ -35,20 +35,20 @@ def stable(facts: Facts) -> Facts:
     * fingerprints are zeros, and certificates live in /certs;
     * ``localhost`` is 127.0.0.1 alone, and that is what the server sees.
     """
-    port = facts.asked.port
-    facts = _mapped(facts, lambda text: _text(text, port))
-    lookup, dials = facts.lookup, facts.dials
+    port = report.asked.port
+    report = _mapped(report, lambda text: _text(text, port))
+    lookup, dials = report.lookup, report.dials
     if "127.0.0.1" in lookup.addresses:
         lookup = replace(lookup, addresses=("127.0.0.1",))
         dials = tuple(dial for dial in dials if dial.address == "127.0.0.1")
-    greeting, look = facts.greeting, facts.look
+    greeting, look = report.greeting, report.look
     if greeting is not None and look is not None and look.info_inside is not None:
         # It spoke before TLS, and inside TLS: that is handshake_first with a time.
         greeting = replace(greeting, seconds=1.0)
     return replace(
-        facts,
+        report,
         greeting=greeting,
-        asked=replace(facts.asked, port=_PORT),
+        asked=replace(report.asked, port=_PORT),
         examined_at=NOW,
         lookup=lookup,
         dials=dials,

@@ -12,20 +12,20 @@ import pytest
 from trio_nats import TLSMode, TLSOptions
 from trio_nats._transport.tls_info import CertificateInfo
 from trio_nats.cli.doctor.advice import advise
-from trio_nats.cli.doctor.facts import (
+from trio_nats.cli.doctor.finding import Finding
+from trio_nats.cli.doctor.report import (
     Asked,
     Certificates,
     Dial,
-    Facts,
     Greeting,
     Live,
     Login,
     Look,
     Lookup,
+    Report,
     Trial,
     Web,
 )
-from trio_nats.cli.doctor.finding import Finding
 from trio_nats.cli.doctor.steps import walk
 from trio_nats.cli.doctor.wording import amount, duration, ends, listing, size
 from trio_nats.server_info import ServerInfo
@@ -47,7 +47,7 @@ def certificate(days: float = 100, since: float = -100, **fields: Any) -> Certif
     return CertificateInfo(**values | fields)
 
 
-def facts(
+def report(
     *,
     tls: TLSOptions | None = None,
     acts_as: TLSMode = TLSMode.PREFER,
@@ -57,7 +57,7 @@ def facts(
     info: ServerInfo | None = None,
     asked: dict[str, Any] | None = None,
     **others: Any,
-) -> Facts:
+) -> Report:
     """A server somewhere else, that a client connects to unless ``live`` says otherwise."""
     info = info or ServerInfo(version="2.99.0", headers=True, auth_required=login is not None)
     version = "TLSv1.3" if outcome == "tls" else ""
@@ -73,7 +73,7 @@ def facts(
         "plaintext_auth": "warn",
         "timeout": 5.0,
     }
-    made = Facts(
+    made = Report(
         asked=Asked(**given | (asked or {})),
         examined_at=NOW,
         live=live or Live(connected=True, info=info, tls_version=version, round_trips=(0.1,)),
@@ -93,11 +93,11 @@ def failed(kind: str, **fields: Any) -> Live:
     return Live(connected=False, kind=kind, text="the text of the error", **fields)
 
 
-def codes(found: Facts) -> list[tuple[str, str]]:
+def codes(found: Report) -> list[tuple[str, str]]:
     return [(finding.severity, finding.code) for finding in advise(found)]
 
 
-def step(found: Facts, key: str) -> tuple[str, str]:
+def step(found: Report, key: str) -> tuple[str, str]:
     (one,) = [one for one in walk(found) if one.key == key]
     return one.status, one.text
 
@@ -106,7 +106,7 @@ def step(found: Facts, key: str) -> tuple[str, str]:
 
 
 def test_nothing_to_say_about_a_good_connection() -> None:
-    found = facts(
+    found = report(
         acts_as=TLSMode.REQUIRE,
         outcome="tls",
         login=PASSWORD_LOGIN,
@@ -117,7 +117,7 @@ def test_nothing_to_say_about_a_good_connection() -> None:
 
 
 def test_plaintext_on_a_network() -> None:
-    found = facts()
+    found = report()
     (finding,) = advise(found)
     assert (finding.severity, finding.code) == ("warning", "plaintext")
     assert finding.line == 'open_nats("tls://nats.example:4222")'
@@ -125,19 +125,19 @@ def test_plaintext_on_a_network() -> None:
 
 
 def test_a_password_in_plaintext_on_a_network() -> None:
-    (finding,) = advise(facts(login=PASSWORD_LOGIN))
+    (finding,) = advise(report(login=PASSWORD_LOGIN))
     assert (finding.severity, finding.code) == ("warning", "plaintext-secret")
     assert "user and password" in finding.text
 
 
 def test_a_signature_in_plaintext_is_no_password() -> None:
-    assert codes(facts(login=Login(method="NKey", user="U..."))) == [("warning", "plaintext")]
+    assert codes(report(login=Login(method="NKey", user="U..."))) == [("warning", "plaintext")]
 
 
 def test_plaintext_although_tls_was_to_be_had() -> None:
     tls = TLSOptions(mode=TLSMode.DISABLE)
     look = Look(version="TLSv1.3", cipher="TLS_AES_128_GCM_SHA256")
-    found = facts(tls=tls, acts_as=TLSMode.DISABLE, look=look)
+    found = report(tls=tls, acts_as=TLSMode.DISABLE, look=look)
     (finding,) = advise(found)
     assert "can do better" in finding.fix
     assert finding.line == 'open_nats("tls://nats.example:4222")'
@@ -146,21 +146,21 @@ def test_plaintext_although_tls_was_to_be_had() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "127.9.9.9"])
 def test_plaintext_on_this_machine(address: str) -> None:
     dials = (Dial(address=address, seconds=0.001, local=address),)
-    found = facts(login=PASSWORD_LOGIN, dials=dials)
+    found = report(login=PASSWORD_LOGIN, dials=dials)
     assert advise(found) == ()
     assert step(found, "encryption")[0] == "ok"
 
 
 def test_encryption_that_can_be_talked_away() -> None:
-    assert codes(facts(outcome="tls")) == [("warning", "can-be-stripped")]
-    assert codes(facts(outcome="tls", acts_as=TLSMode.REQUIRE)) == []
+    assert codes(report(outcome="tls")) == [("warning", "can-be-stripped")]
+    assert codes(report(outcome="tls", acts_as=TLSMode.REQUIRE)) == []
 
 
 @pytest.mark.parametrize(("days", "expected"), [(31, False), (29, True), (0.1, True)])
 def test_what_ends_soon(days: float, expected: bool) -> None:
     chain = (certificate(days), certificate(subject="CN=Example CA"))
     ends_then = NOW + days * DAY
-    found = facts(
+    found = report(
         outcome="tls",
         acts_as=TLSMode.REQUIRE,
         login=Login(method="JWT", user="U...", expires=ends_then),
@@ -173,7 +173,7 @@ def test_what_ends_soon(days: float, expected: bool) -> None:
 
 
 def test_an_address_that_does_not_answer() -> None:
-    found = facts(outcome="tls", acts_as=TLSMode.REQUIRE)
+    found = report(outcome="tls", acts_as=TLSMode.REQUIRE)
     dead = Dial(address="2001:db8::1", seconds=3, error="no answer within 3 s")
     found = replace(found, dials=(*found.dials, dead))
     assert codes(found) == [("hint", "some-addresses")]
@@ -182,25 +182,25 @@ def test_an_address_that_does_not_answer() -> None:
 
 def test_a_server_about_to_shut_down() -> None:
     info = ServerInfo(ldm=True)
-    found = facts(outcome="tls", acts_as=TLSMode.REQUIRE, info=info)
+    found = report(outcome="tls", acts_as=TLSMode.REQUIRE, info=info)
     assert codes(found) == [("warning", "lame-duck")]
     assert step(found, "offer")[0] == "warning"
 
 
 def test_options_without_effect() -> None:
     tls = TLSOptions(mode=TLSMode.DISABLE, ca_file="ca.pem")
-    assert ("hint", "no-effect-tls") in codes(facts(tls=tls, acts_as=TLSMode.DISABLE))
+    assert ("hint", "no-effect-tls") in codes(report(tls=tls, acts_as=TLSMode.DISABLE))
 
 
 def test_a_connection_that_did_not_last() -> None:
-    found = facts(outcome="tls", acts_as=TLSMode.REQUIRE)
+    found = report(outcome="tls", acts_as=TLSMode.REQUIRE)
     found = replace(found, live=replace(found.live, lost="it broke", round_trips=()))
     assert codes(found) == [("warning", "did-not-last")]
     assert step(found, "round_trip")[0] == "failed"
 
 
 def test_a_user_who_may_not_ask_about_jetstream() -> None:
-    found = facts(outcome="tls", acts_as=TLSMode.REQUIRE)
+    found = report(outcome="tls", acts_as=TLSMode.REQUIRE)
     live = replace(found.live, jetstream="forbidden", jetstream_text="publish to $JS.API.INFO")
     assert codes(replace(found, live=live)) == [("hint", "jetstream-forbidden")]
 
@@ -278,7 +278,7 @@ def test_a_user_who_may_not_ask_about_jetstream() -> None:
     ],
 )
 def test_problem(live: Live, fields: dict[str, Any], code: str) -> None:
-    found = facts(outcome="fails", live=live, **fields)
+    found = report(outcome="fails", live=live, **fields)
     first, *_ = advise(found)
     assert (first.severity, first.code) == ("problem", code)
     assert all(one.text and one.key for one in walk(found))
@@ -287,7 +287,7 @@ def test_problem(live: Live, fields: dict[str, Any], code: str) -> None:
 def test_an_authority_that_has_expired() -> None:
     """The one who issued the certificate is not always among what the server sends."""
     broken = Certificates(chain=(certificate(),), trust="expired", name_matches=True)
-    found = facts(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
+    found = report(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
     (finding,) = advise(found)
     assert finding.code == "certificate-expired"
     assert "authority" in finding.text
@@ -296,7 +296,7 @@ def test_an_authority_that_has_expired() -> None:
 def test_all_that_is_wrong_with_a_certificate() -> None:
     chain = (certificate(days=-1),)
     broken = Certificates(chain=chain, trust="untrusted", name_matches=False)
-    found = facts(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
+    found = report(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
     assert [code for _, code in codes(found)] == [
         "certificate-untrusted",
         "certificate-name",
@@ -310,7 +310,7 @@ def test_all_that_is_wrong_with_a_certificate() -> None:
 
 def test_a_name_to_expect_that_is_not_there() -> None:
     broken = Certificates(chain=(certificate(),), trust="name", name_matches=False)
-    found = facts(
+    found = report(
         tls=TLSOptions(server_hostname="other.example"),
         outcome="fails",
         live=failed("TLSCertificateError"),
@@ -324,7 +324,7 @@ def test_a_name_to_expect_that_is_not_there() -> None:
 def test_options_that_contradict_each_other_otherwise() -> None:
     asked = {"contradiction": "WebSocket connections need the 'ws' extra", "scheme": "ws"}
     refused = failed("ConfigurationError", phase="options")
-    (finding,) = advise(facts(outcome="refused", live=refused, asked=asked))
+    (finding,) = advise(report(outcome="refused", live=refused, asked=asked))
     assert finding.code == "contradiction"
     assert "'ws' extra" in finding.text
 
@@ -333,7 +333,7 @@ def test_a_certificate_without_names() -> None:
     broken = Certificates(
         chain=(certificate(subject_alt_names=()),), trust="name", name_matches=False
     )
-    found = facts(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
+    found = report(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
     (finding,) = advise(found)
     assert "no host at all" in finding.text
     assert finding.line == ""
@@ -342,14 +342,14 @@ def test_a_certificate_without_names() -> None:
 def test_a_certificate_that_nothing_could_decode() -> None:
     bare = certificate(subject="", issuer="", subject_alt_names=(), not_before=None, not_after=None)
     broken = Certificates(chain=(bare,), trust="untrusted")
-    found = facts(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
+    found = report(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
     (finding,) = advise(found)
     assert "an authority that is not named" in finding.text
     assert any("pkcs12" in detail for one in walk(found) for detail in one.details)
 
 
 def test_a_proxy_in_between() -> None:
-    found = facts(info=ServerInfo(client_ip="198.51.100.7"))
+    found = report(info=ServerInfo(client_ip="198.51.100.7"))
     status, text = step(found, "path")
     assert status == "ok"
     assert "198.51.100.7" in text
@@ -374,7 +374,7 @@ def lines() -> list[Finding]:
     for kind in ("TLSRequiredError", "ClientCertificateError", "AuthorizationError"):
         for tls in (TLSOptions(), everything()):
             live = failed(kind, said="no")
-            found += advise(facts(tls=tls, acts_as=TLSMode.DISABLE, outcome="fails", live=live))
+            found += advise(report(tls=tls, acts_as=TLSMode.DISABLE, outcome="fails", live=live))
     return [finding for finding in found if finding.line]
 
 

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 import trio
 
-from tests.cli.doctor.kinds import CERTS, KINDS, PASSWORD, USER, creds_file, operator
 from tests.cli.doctor.printing import printed
+from tests.cli.doctor.server_kinds import CERTS, KINDS, PASSWORD, USER, creds_file, operator
 from tests.support.jwts import Key
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import JWT, Credentials, NKey, TLSOptions, Token, UserPassword
 from trio_nats.cli.doctor.as_json import as_json
 from trio_nats.cli.doctor.client import Client
 from trio_nats.cli.doctor.examine import examine_all
-from trio_nats.cli.doctor.facts import Facts
+from trio_nats.cli.doctor.report import Report
 from trio_nats.testing import NatsServer
 
 ENVIRONMENT = {
@@ -188,8 +188,8 @@ def _at(document: Any, path: str) -> Mapping[str, Any]:
 
 async def test_json_of_a_server_that_is_not_there() -> None:
     async with KINDS["closed_port"].serve() as url:
-        (facts,) = await examine_all(url, Client())
-    (server,) = json.loads(as_json([facts]))["servers"]
+        (report,) = await examine_all(url, Client())
+    (server,) = json.loads(as_json([report]))["servers"]
     assert [one["code"] for one in server["findings"]] == ["port-closed"]
     nothing = [name for name, value in server.items() if value is None]
     assert nothing == ["greeting", "info", "tls", "certificates", "http"]
@@ -265,17 +265,17 @@ async def test_no_secret_is_ever_shown() -> None:
     async with ScriptedServer(_repeats_everything) as server:
         for userinfo, client in asked:
             url = f"nats://{userinfo}localhost:{server.port}"
-            (facts,) = await examine_all(url, client)
-            assert "CONNECT" in facts.live.text or client.tls.has_material
-            _check(facts, secrets)
-    (facts,) = await examine_all(
+            (report,) = await examine_all(url, client)
+            assert "CONNECT" in report.live.text or client.tls.has_material
+            _check(report, secrets)
+    (report,) = await examine_all(
         f"ws://localhost:1/path?token={SECRET}", Client(auth=UserPassword("joe", SECRET))
     )
-    _check(facts, secrets)
+    _check(report, secrets)
 
 
-def _check(facts: Facts, secrets: list[str]) -> None:
-    for shown in (printed(facts), printed(facts, 400), as_json([facts]).decode(), repr(facts)):
+def _check(report: Report, secrets: list[str]) -> None:
+    for shown in (printed(report), printed(report, 400), as_json([report]).decode(), repr(report)):
         plain = shown.replace("\n", "").replace(" ", "")
         for secret in secrets:
             assert secret not in plain, secret
@@ -289,7 +289,7 @@ async def test_what_a_server_says_does_not_drive_the_terminal() -> None:
         await peer.hang_up()
 
     async with ScriptedServer(script) as server:
-        (facts,) = await examine_all(f"nats://localhost:{server.port}", Client())
-    shown = printed(facts)
+        (report,) = await examine_all(f"nats://localhost:{server.port}", Client())
+    shown = printed(report)
     assert "[red]name[/red]" in shown
     assert all(character.isprintable() for character in shown.replace("\n", ""))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from tests.cli.doctor.kinds import MINE, PASSWORD, TRUST
+from tests.cli.doctor.server_kinds import MINE, PASSWORD, TRUST
 from tests.support.certs import Certificate, certificates, server_context
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, Script, ScriptedServer
@@ -98,8 +98,8 @@ async def test_what_depends_on_a_certificate_that_is_not_shown() -> None:
     block = ServerTLS(server.cert_file, server.key_file, ca_file=CERTS.ca_file, verify=True)
     async with NatsServer(tls=block) as real:
         tls = replace(MINE, mode=TLSMode.DISABLE)
-        (facts,) = await examine_all(f"nats://localhost:{real.port}", Client(tls=tls))
-    outcomes = {trial.mode: trial.outcome for trial in facts.trials}
+        (report,) = await examine_all(f"nats://localhost:{real.port}", Client(tls=tls))
+    outcomes = {trial.mode: trial.outcome for trial in report.trials}
     assert outcomes[TLSMode.REQUIRE] == "unknown"
     assert outcomes[TLSMode.DISABLE] == "fails"
 
@@ -175,8 +175,8 @@ async def test_odd_passwords_survive() -> None:
     async with NatsServer(config={"authorization": {"users": users}}) as server:
         for number, password in enumerate(passwords):
             userinfo = f"user{number}:{quote(password, safe='')}"
-            (facts,) = await examine_all(f"nats://{userinfo}@localhost:{server.port}", Client())
-            assert facts.live.connected
+            (report,) = await examine_all(f"nats://{userinfo}@localhost:{server.port}", Client())
+            assert report.live.connected
 
 
 # --- HTTP ----------------------------------------------------------------------------------------

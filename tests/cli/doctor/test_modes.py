@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from tests.cli.doctor.kinds import KINDS, Kind
+from tests.cli.doctor.server_kinds import KINDS, Kind
 from trio_nats import ConfigurationError, ConnectError, TLSMode, TLSOptions, open_nats
 from trio_nats.cli.doctor.examine import examine_all
 
@@ -36,8 +36,8 @@ Outcome = tuple[str, str]
 
 
 async def predicted(url: str, kind: Kind) -> dict[TLSMode, Outcome]:
-    (facts,) = await examine_all(url, kind.client)
-    return {trial.mode: (trial.outcome, trial.kind) for trial in facts.trials}
+    (report,) = await examine_all(url, kind.client)
+    return {trial.mode: (trial.outcome, trial.kind) for trial in report.trials}
 
 
 async def real(url: str, kind: Kind) -> dict[TLSMode, Outcome]:

@@ -16,12 +16,12 @@ import pytest
 import trio
 
 import trio_nats
-from tests.cli.doctor.kinds import CERTS, KINDS, PASSWORD, Kind, self_signed
 from tests.cli.doctor.printing import printed
+from tests.cli.doctor.server_kinds import CERTS, KINDS, PASSWORD, Kind, self_signed
 from tests.cli.doctor.stable import stable
 from trio_nats.cli.doctor.advice import advise
 from trio_nats.cli.doctor.examine import examine_all
-from trio_nats.cli.doctor.facts import Facts
+from trio_nats.cli.doctor.report import Report
 
 # Kinds whose server can be connected to if the last line of code in the advice is taken, with real
 # files in the places of those that it invents.
@@ -60,18 +60,18 @@ AT_ONCE = 6
 """Some of them are silent for seconds, so they are examined side by side."""
 
 
-async def _examine_everything() -> dict[str, Facts | str]:
+async def _examine_everything() -> dict[str, Report | str]:
     """The facts about each kind, and, as ``cured NAME``, what became of taking the advice."""
-    found: dict[str, Facts | str] = {}
+    found: dict[str, Report | str] = {}
     limit = trio.CapacityLimiter(AT_ONCE)
 
     async def one(name: str, kind: Kind) -> None:
         async with limit, kind.serve() as url:
             with trio.fail_after(60):
-                (facts,) = await examine_all(url, kind.client)
-                found[name] = facts
+                (report,) = await examine_all(url, kind.client)
+                found[name] = report
                 if name in CURED:
-                    found[f"cured {name}"] = await _take_advice(facts)
+                    found[f"cured {name}"] = await _take_advice(report)
 
     async with trio.open_nursery() as nursery:
         for name, kind in KINDS.items():
@@ -98,15 +98,15 @@ def test_verdict(examined: dict[str, Any], name: str) -> None:
     assert examined[name].live.connected is KINDS[name].connects
 
 
-async def _take_advice(facts: Facts) -> str:
+async def _take_advice(report: Report) -> str:
     """Do what the last finding says."""
-    line = advise(facts)[-1].line
+    line = advise(report)[-1].line
     for invented, real in REAL_FILES.items():
         line = line.replace(f'"{invented}"', repr(str(real)))
-    if facts.asked.login.user:
+    if report.asked.login.user:
         line = (
             line.removesuffix(")")
-            + f", auth=UserPassword({facts.asked.login.user!r}, {PASSWORD!r}))"
+            + f", auth=UserPassword({report.asked.login.user!r}, {PASSWORD!r}))"
         )
     try:
         async with eval(line, vars(trio_nats) | {"ssl": ssl}) as nc:

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ..connecting import ConnectionOptions, connects
-from ..running import Program, run
+from ..connection_options import ConnectionOptions, connects
+from ..runner import Program, run
 
 __all__ = ["doctor"]
 

@@ -6,14 +6,14 @@ what else is wrong with the certificate, and then what deserves a warning or a h
 
 from __future__ import annotations
 
-from .cautions import cautions
-from .facts import Facts
 from .finding import Finding
 from .problems import problems
+from .report import Report
+from .warnings import cautions
 
 __all__ = ["advise"]
 
 
-def advise(facts: Facts) -> tuple[Finding, ...]:
+def advise(report: Report) -> tuple[Finding, ...]:
     """The findings, worst first."""
-    return (*problems(facts), *cautions(facts))
+    return (*problems(report), *cautions(report))

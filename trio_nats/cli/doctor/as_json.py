@@ -10,7 +10,7 @@ import msgspec
 
 from ..._printable import printable_json
 from .advice import advise
-from .facts import Certificates, Facts, Live, Trial
+from .report import Certificates, Live, Report, Trial
 from .steps import walk
 
 __all__ = ["as_json"]
@@ -18,43 +18,43 @@ __all__ = ["as_json"]
 VERSION = 1
 
 
-def as_json(facts: Sequence[Facts]) -> bytes:
+def as_json(report: Sequence[Report]) -> bytes:
     """One JSON object about all servers."""
     document = {
         "version": VERSION,
-        "connects": any(one.live.connected for one in facts),
-        "servers": [_server(one) for one in facts],
+        "connects": any(one.live.connected for one in report),
+        "servers": [_server(one) for one in report],
     }
     text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
     return printable_json(text).encode()
 
 
-def _server(facts: Facts) -> dict[str, object]:
-    asked = facts.asked
+def _server(report: Report) -> dict[str, object]:
+    asked = report.asked
     return {
         "url": asked.url,
-        "connects": facts.live.connected,
-        "examined_at": _moment(facts.examined_at),
+        "connects": report.live.connected,
+        "examined_at": _moment(report.examined_at),
         "mode": str(asked.tls.mode),
         "acts_as": str(asked.acts_as),
         "name_checked": asked.name,
         "contradiction": asked.contradiction,
         "steps": [
             {"step": one.key, "status": one.status, "text": one.text, "details": list(one.details)}
-            for one in walk(facts)
+            for one in walk(report)
         ],
-        "findings": [_plain(one) for one in advise(facts)],
-        "modes": {str(one.mode): _trial(one) for one in facts.trials},
-        "addresses": [_plain(one) for one in facts.dials],
-        "lookup": _plain(facts.lookup),
-        "greeting": None if facts.greeting is None else _greeting(facts),
-        "info": _info(facts),
-        "tls": None if facts.look is None else _tls(facts),
-        "certificates": None if facts.certificates is None else _certificates(facts.certificates),
-        "http": None if facts.web is None else _plain(facts.web),
+        "findings": [_plain(one) for one in advise(report)],
+        "modes": {str(one.mode): _trial(one) for one in report.trials},
+        "addresses": [_plain(one) for one in report.dials],
+        "lookup": _plain(report.lookup),
+        "greeting": None if report.greeting is None else _greeting(report),
+        "info": _info(report),
+        "tls": None if report.look is None else _tls(report),
+        "certificates": None if report.certificates is None else _certificates(report.certificates),
+        "http": None if report.web is None else _plain(report.web),
         "login": _plain(asked.login),
-        "connection": _live(facts.live),
-        "tls_ends_before_server": facts.ends_tls_before_server,
+        "connection": _live(report.live),
+        "tls_ends_before_server": report.ends_tls_before_server,
     }
 
 
@@ -67,14 +67,14 @@ def _trial(trial: Trial) -> dict[str, object]:
     }
 
 
-def _greeting(facts: Facts) -> dict[str, object]:
-    assert facts.greeting is not None
-    greeting = facts.greeting
+def _greeting(report: Report) -> dict[str, object]:
+    assert report.greeting is not None
+    greeting = report.greeting
     return {"kind": greeting.kind, "seconds": greeting.seconds, "text": greeting.text}
 
 
-def _info(facts: Facts) -> dict[str, object] | None:
-    info = facts.info
+def _info(report: Report) -> dict[str, object] | None:
+    info = report.info
     if info is None:
         return None
     return {
@@ -96,9 +96,9 @@ def _info(facts: Facts) -> dict[str, object] | None:
     }
 
 
-def _tls(facts: Facts) -> dict[str, object]:
-    assert facts.look is not None
-    look = facts.look
+def _tls(report: Report) -> dict[str, object]:
+    assert report.look is not None
+    look = report.look
     return {
         "version": look.version,
         "cipher": look.cipher,

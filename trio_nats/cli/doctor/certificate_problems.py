@@ -6,23 +6,23 @@ from collections.abc import Iterator
 
 from ..._transport.tls_info import CertificateInfo
 from ...servers import is_ip_address
-from .facts import Certificates, Facts
 from .finding import Finding, problem
+from .report import Certificates, Report
 from .wording import Call, ends, listing
 
 __all__ = ["certificate_problems"]
 
 
-def certificate_problems(facts: Facts, call: Call) -> Iterator[Finding]:
+def certificate_problems(report: Report, call: Call) -> Iterator[Finding]:
     """Everything that is wrong with the certificate, not just what was noticed first."""
-    found = facts.certificates
+    found = report.certificates
     if found is None or not found.chain:
         return
     leaf = found.chain[0]
     if found.trust == "untrusted":
-        yield _untrusted(facts, call, found, leaf)
+        yield _untrusted(report, call, found, leaf)
     elif found.trust == "self-signed":
-        yield _self_signed(facts, call, leaf)
+        yield _self_signed(report, call, leaf)
     elif found.trust == "other":
         yield problem(
             "certificate-other",
@@ -30,12 +30,12 @@ def certificate_problems(facts: Facts, call: Call) -> Iterator[Finding]:
             "Tell whoever runs the server. It needs a certificate without this fault.",
         )
     if found.name_matches is False:
-        yield _wrong_name(facts, call, leaf)
-    yield from _dates(facts, found)
+        yield _wrong_name(report, call, leaf)
+    yield from _dates(report, found)
 
 
-def _untrusted(facts: Facts, call: Call, found: Certificates, leaf: CertificateInfo) -> Finding:
-    asked = facts.asked
+def _untrusted(report: Report, call: Call, found: Certificates, leaf: CertificateInfo) -> Finding:
+    asked = report.asked
     issuer = (found.chain[-1].issuer or leaf.issuer) or "an authority that is not named"
     given = asked.tls.ca_file is not None or asked.tls.ca_data is not None
     if given:
@@ -64,7 +64,7 @@ def _untrusted(facts: Facts, call: Call, found: Certificates, leaf: CertificateI
     )
 
 
-def _self_signed(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
+def _self_signed(report: Report, call: Call, leaf: CertificateInfo) -> Finding:
     return problem(
         "certificate-self-signed",
         "The server's certificate is self-signed: only the server itself vouches for it. So it "
@@ -75,8 +75,8 @@ def _self_signed(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
     )
 
 
-def _wrong_name(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
-    asked = facts.asked
+def _wrong_name(report: Report, call: Call, leaf: CertificateInfo) -> Finding:
+    asked = report.asked
     names = [name for name in leaf.subject_alt_names if "*" not in name]
     all_names = listing(list(leaf.subject_alt_names)) or "no host at all"
     text = f"The server's certificate is for {all_names}, and not for {asked.name}."
@@ -104,8 +104,8 @@ def _wrong_name(facts: Facts, call: Call, leaf: CertificateInfo) -> Finding:
     )
 
 
-def _dates(facts: Facts, found: Certificates) -> Iterator[Finding]:
-    now = facts.examined_at
+def _dates(report: Report, found: Certificates) -> Iterator[Finding]:
+    now = report.examined_at
     for position, one in enumerate(found.chain):
         whose = "The server's certificate" if position == 0 else f"The certificate of {one.subject}"
         if one.not_after is not None and one.not_after < now:

@@ -8,12 +8,12 @@ from rich.console import Console
 
 from ...contexts import DEFAULT_SERVER
 from ...options import TLSOptions
-from ..connecting import ConnectionOptions
+from ..connection_options import ConnectionOptions
 from .as_json import as_json
 from .client import Client
 from .examine import examine, servers_of
-from .facts import Facts
 from .render import print_facts, print_heading, print_summary
+from .report import Report
 
 __all__ = ["examine_and_print"]
 
@@ -27,7 +27,7 @@ async def examine_and_print(servers: str | None, options: ConnectionOptions, *, 
         connect_timeout=options.timeout,
         inbox_prefix=options.inbox_prefix or "_INBOX",
     )
-    found: list[Facts] = []
+    found: list[Report] = []
     console = Console(highlight=False)
     for server in servers_of(servers or DEFAULT_SERVER):
         if not json:

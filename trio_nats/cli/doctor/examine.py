@@ -15,19 +15,19 @@ import trio_nats
 from trio_nats._nursery import open_nursery
 
 from ..._blocking import run_in_thread
-from ..._transport.knock import Knocked, knock
-from ..._transport.opening import OpeningSettings
-from ..._transport.plan import check_server, effective_mode
+from ..._transport.connector import ConnectorSettings
+from ..._transport.probe import ProbeResult, knock
 from ..._transport.tls_info import client_certificate_expiry
+from ..._transport.tls_policy import check_server, effective_mode
 from ...errors import ClientCertificateError, ConfigurationError
 from ...options import ProtocolLimits, TLSMode, TLSOptions, WebSocketOptions
 from ...servers import Server, over_tls, parse_servers, with_userinfo
 from .client import Client
-from .facts import Asked, Certificates, Facts, Greeting, Live, Look, Outcome, Trial, Trust, Web
 from .live import connect
 from .login import read_login
 from .probes import ask_for_websocket, dial_each, greet, look_up, unverified_context
-from .veil import Veil
+from .redaction import Redaction
+from .report import Asked, Certificates, Greeting, Live, Look, Outcome, Report, Trial, Trust, Web
 
 __all__ = ["examine", "examine_all", "servers_of"]
 
@@ -35,7 +35,7 @@ QUICK = 1.0
 """Seconds to wait for the first words where none are expected."""
 
 
-async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Facts, ...]:
+async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Report, ...]:
     """Examine each of the servers, one after the other.
 
     Raises :exc:`ConfigurationError` for addresses that are none.
@@ -51,7 +51,7 @@ def servers_of(servers: str | Sequence[str]) -> Sequence[Server]:
     return [over_tls(server) if server.userinfo_needs_tls else server for server in shared]
 
 
-async def examine(server: Server, client: Client) -> Facts:
+async def examine(server: Server, client: Client) -> Report:
     """Find out everything about one server. Raises nothing about it; cancelled, leaves nothing."""
     return await _Examination(server, client).run()
 
@@ -62,38 +62,38 @@ class _Examination:
         self._client = client
         self._seconds = client.connect_timeout
         self._patience = min(client.patience, client.connect_timeout)
-        self._veil = Veil()
-        self._knocks: dict[TLSMode, Knocked] = {}
+        self._redaction = Redaction()
+        self._knocks: dict[TLSMode, ProbeResult] = {}
         self._greeting: Greeting | None = None
-        self._look: Knocked | None = None
-        self._strict: Knocked | None = None
+        self._look: ProbeResult | None = None
+        self._strict: ProbeResult | None = None
 
-    async def run(self) -> Facts:
+    async def run(self) -> Report:
         asked = await self._asked()
         lookup, targets = await look_up(self._server, self._seconds)
-        facts = Facts(
+        report = Report(
             asked=asked,
             examined_at=datetime.now(UTC),
-            lookup=replace(lookup, error=self._veil(lookup.error)),
+            lookup=replace(lookup, error=self._redaction(lookup.error)),
             live=Live(connected=False),
         )
-        facts = replace(facts, dials=await dial_each(targets, self._seconds))
-        if facts.reached:
-            facts = await self._probe(facts)
-        facts = replace(facts, trials=self._trials(facts))
-        live = await connect(self._server, self._client, self._veil)
-        return replace(facts, live=live)
+        report = replace(report, dials=await dial_each(targets, self._seconds))
+        if report.reached:
+            report = await self._probe(report)
+        report = replace(report, trials=self._trials(report))
+        live = await connect(self._server, self._client, self._redaction)
+        return replace(report, live=live)
 
     async def _asked(self) -> Asked:
         server, tls = self._server, self._client.tls
         login = await read_login(
-            server, self._client.auth, self._veil, self._client.connect_timeout
+            server, self._client.auth, self._redaction, self._client.connect_timeout
         )
         contradiction = ""
         try:
             check_server(server, tls)
         except ConfigurationError as error:
-            contradiction = self._veil(error)
+            contradiction = self._redaction(error)
         return Asked(
             url=server.url,
             scheme=server.scheme,
@@ -111,29 +111,29 @@ class _Examination:
 
     # --- probing ---------------------------------------------------------------------------------
 
-    async def _probe(self, facts: Facts) -> Facts:
+    async def _probe(self, report: Report) -> Report:
         """Everything at the same time, for some servers take seconds to give up on silence."""
         async with open_nursery() as nursery:
             nursery.start_soon(self._listen)
             nursery.start_soon(self._look_at_tls)
             nursery.start_soon(self._check_certificate)
-            for mode in dict.fromkeys(self._modes(facts.asked).values()):
+            for mode in dict.fromkeys(self._modes(report.asked).values()):
                 if isinstance(mode, TLSMode):
-                    nursery.start_soon(self._try_mode, mode, facts.asked)
+                    nursery.start_soon(self._try_mode, mode, report.asked)
         look = self._described(self._look)
         told = next((one.info for one in self._knocks.values() if one.info is not None), None)
-        facts = replace(
-            facts,
+        report = replace(
+            report,
             greeting=self._greeting,
             look=look,
-            told=None if told is None else self._veil.info(told),
+            told=None if told is None else self._redaction.info(told),
         )
-        await self._try_implicit_again(facts)
-        facts = replace(facts, certificates=await self._certificates(facts))
-        return replace(facts, web=await self._ask_in_http(facts))
+        await self._try_implicit_again(report)
+        report = replace(report, certificates=await self._certificates(report))
+        return replace(report, web=await self._ask_in_http(report))
 
-    def _settings(self, tls: TLSOptions) -> OpeningSettings:
-        return OpeningSettings(
+    def _settings(self, tls: TLSOptions) -> ConnectorSettings:
+        return ConnectorSettings(
             tls=tls,
             auth=None,
             name=None,
@@ -145,10 +145,10 @@ class _Examination:
             websocket=WebSocketOptions(),
         )
 
-    async def _knock(self, tls: TLSOptions) -> Knocked:
+    async def _knock(self, tls: TLSOptions) -> ProbeResult:
         return await knock(self._server, self._settings(tls), patience=self._patience)
 
-    async def _shake_hands(self, tls: TLSOptions) -> Knocked:
+    async def _shake_hands(self, tls: TLSOptions) -> ProbeResult:
         """As ``tls://``, whatever the URL. Below a WebSocket nothing is said before a request."""
         server = replace(self._server, scheme="tls", path="")
         settings = self._settings(replace(tls, mode=TLSMode.REQUIRE))
@@ -160,8 +160,8 @@ class _Examination:
         patience = QUICK if self._server.is_websocket else self._patience
         greeting = await greet(self._server, self._seconds, patience)
         if greeting is not None:
-            info = None if greeting.info is None else self._veil.info(greeting.info)
-            self._greeting = replace(greeting, info=info, text=self._veil(greeting.text))
+            info = None if greeting.info is None else self._redaction.info(greeting.info)
+            self._greeting = replace(greeting, info=info, text=self._redaction(greeting.text))
 
     async def _look_at_tls(self) -> None:
         """A handshake that checks nothing, and shows no certificate of ours to whoever it is."""
@@ -181,27 +181,27 @@ class _Examination:
             tls = without_certificate(tls)
         self._knocks[mode] = await self._knock(replace(tls, mode=mode))
 
-    async def _try_implicit_again(self, facts: Facts) -> None:
+    async def _try_implicit_again(self, report: Report) -> None:
         """A server with ``handshake_first: auto`` waits 50 ms only, and machines can be busy."""
         for _ in range(3):
             tried = self._knocks.get(TLSMode.IMPLICIT)
-            inside = facts.look is not None and facts.look.info_inside is not None
+            inside = report.look is not None and report.look.info_inside is not None
             if tried is None or tried.error is None or tried.tls is not None or not inside:
                 return
-            await self._try_mode(TLSMode.IMPLICIT, facts.asked)
+            await self._try_mode(TLSMode.IMPLICIT, report.asked)
 
-    async def _ask_in_http(self, facts: Facts) -> Web | None:
+    async def _ask_in_http(self, report: Report) -> Web | None:
         """What spoke no NATS may speak HTTP: a WebSocket port, the monitoring, or a stranger."""
-        if facts.info is not None:
+        if report.info is not None:
             return None
         web = await ask_for_websocket(
-            self._server, over_tls=facts.speaks_tls, seconds=self._patience
+            self._server, over_tls=report.speaks_tls, seconds=self._patience
         )
-        return None if web is None else replace(web, status=self._veil(web.status))
+        return None if web is None else replace(web, status=self._redaction(web.status))
 
     # --- what it means ---------------------------------------------------------------------------
 
-    def _described(self, looked: Knocked | None) -> Look | None:
+    def _described(self, looked: ProbeResult | None) -> Look | None:
         if looked is None:
             return None
         is_inside = looked.tls is not None and looked.tls.info_inside_tls
@@ -210,17 +210,17 @@ class _Examination:
             version=looked.tls.version if looked.tls else "",
             cipher=looked.tls.cipher if looked.tls else "",
             asks_for_certificate=looked.asked,
-            info_inside=None if inside is None else self._veil.info(inside),
+            info_inside=None if inside is None else self._redaction.info(inside),
             led_by_info=looked.tls is not None and not looked.tls.info_inside_tls,
-            error="" if looked.error is None else self._veil(looked.error),
+            error="" if looked.error is None else self._redaction(looked.error),
             kind="" if looked.error is None else type(looked.error).__name__,
         )
 
-    async def _certificates(self, facts: Facts) -> Certificates | None:
+    async def _certificates(self, report: Report) -> Certificates | None:
         looked, strict = self._look, self._strict
         if looked is None or strict is None or not (looked.chain or strict.chain):
             return None
-        chain = tuple(map(self._veil.certificate, strict.chain or looked.chain))
+        chain = tuple(map(self._redaction.certificate, strict.chain or looked.chain))
         trust, text = verdict(strict)
         matches: bool | None = None
         if trust in ("ok", "expired", "early"):
@@ -229,9 +229,11 @@ class _Examination:
             matches = False
         elif trust in ("untrusted", "self-signed"):
             matches = await self._name_matches(strict)
-        return Certificates(chain=chain, trust=trust, text=self._veil(text), name_matches=matches)
+        return Certificates(
+            chain=chain, trust=trust, text=self._redaction(text), name_matches=matches
+        )
 
-    async def _name_matches(self, strict: Knocked) -> bool | None:
+    async def _name_matches(self, strict: ProbeResult) -> bool | None:
         """Whether the name is right in a certificate of which nothing else is."""
         der = strict.leaf
         if der is None:
@@ -255,14 +257,14 @@ class _Examination:
                 modes[mode] = error
         return modes
 
-    def _trials(self, facts: Facts) -> tuple[Trial, ...]:
-        modes = self._modes(facts.asked)
-        return tuple(self._trial(mode, acts_as, facts) for mode, acts_as in modes.items())
+    def _trials(self, report: Report) -> tuple[Trial, ...]:
+        modes = self._modes(report.asked)
+        return tuple(self._trial(mode, acts_as, report) for mode, acts_as in modes.items())
 
-    def _trial(self, mode: TLSMode, acts_as: TLSMode | ConfigurationError, facts: Facts) -> Trial:
-        tls = facts.asked.tls
+    def _trial(self, mode: TLSMode, acts_as: TLSMode | ConfigurationError, report: Report) -> Trial:
+        tls = report.asked.tls
         if isinstance(acts_as, ConfigurationError):
-            text, kind = self._veil(acts_as), type(acts_as).__name__
+            text, kind = self._redaction(acts_as), type(acts_as).__name__
             return Trial(mode=mode, acts_as=mode, outcome="refused", kind=kind, text=text)
         tried = self._knocks.get(acts_as)
         if tried is None:
@@ -270,7 +272,7 @@ class _Examination:
         if tried.error is None:
             outcome: Outcome = "plaintext" if tried.tls is None else "tls"
             return Trial(mode=mode, acts_as=acts_as, outcome=outcome)
-        hidden = facts.asked.acts_as is TLSMode.DISABLE and without_certificate(tls) != tls
+        hidden = report.asked.acts_as is TLSMode.DISABLE and without_certificate(tls) != tls
         if hidden and isinstance(tried.error, ClientCertificateError):
             text = "it depends on your client certificate, which DISABLE shows nobody"
             return Trial(mode=mode, acts_as=acts_as, outcome="unknown", text=text)
@@ -279,7 +281,7 @@ class _Examination:
             acts_as=acts_as,
             outcome="fails",
             kind=type(tried.error).__name__,
-            text=self._veil.about(self._server, tried.error),
+            text=self._redaction.about(self._server, tried.error),
         )
 
 
@@ -316,7 +318,7 @@ _FAULTS: dict[int, Trust] = {
 }
 
 
-def verdict(knocked: Knocked) -> tuple[Trust, str]:
+def verdict(knocked: ProbeResult) -> tuple[Trust, str]:
     """What a handshake says about the server's certificate, and OpenSSL's words for it."""
     error: BaseException | None = knocked.error
     while error is not None:

@@ -23,8 +23,8 @@ from ...errors import (
 from ...options import ReconnectPolicy
 from ...servers import Server
 from .client import Client
-from .facts import JetStream, Live
-from .veil import Veil
+from .redaction import Redaction
+from .report import JetStream, Live
 
 __all__ = ["connect"]
 
@@ -33,7 +33,7 @@ _SECONDS = 2.0
 _JETSTREAM_INFO = "$JS.API.INFO"
 
 
-async def connect(server: Server, client: Client, veil: Veil) -> Live:
+async def connect(server: Server, client: Client, redaction: Redaction) -> Live:
     """Connect as a program with these options would, look around, and leave."""
     try:
         async with open_nats(
@@ -48,21 +48,24 @@ async def connect(server: Server, client: Client, veil: Veil) -> Live:
             reconnect=ReconnectPolicy(max_attempts=0),
             ignore_discovered=True,
         ) as nc:
-            return await _look_around(nc, client.inbox_prefix, veil)
+            return await _look_around(nc, client.inbox_prefix, redaction)
     except ConnectError as error:
         failed = error.attempts[-1]
         return Live(
             connected=False,
             phase=failed.phase,
             kind=type(failed.error).__name__,
-            text=veil.about(server, failed.error),
+            text=redaction.about(server, failed.error),
             reason=_reason(failed.error),
-            said=veil(getattr(failed.error, "message", "")),
+            said=redaction(getattr(failed.error, "message", "")),
         )
     except (ConfigurationError, CredentialsError) as error:
         phase = "auth" if isinstance(error, CredentialsError) else "options"
         return Live(
-            connected=False, phase=phase, kind=type(error).__name__, text=veil.about(server, error)
+            connected=False,
+            phase=phase,
+            kind=type(error).__name__,
+            text=redaction.about(server, error),
         )
 
 
@@ -85,23 +88,23 @@ def _reason(error: BaseException | None) -> str:
     return ""
 
 
-async def _look_around(nc: Connection, inbox_prefix: str, veil: Veil) -> Live:
+async def _look_around(nc: Connection, inbox_prefix: str, redaction: Redaction) -> Live:
     tls = nc.tls_info
     live = Live(
         connected=True,
-        info=veil.info(nc.server_info),
+        info=redaction.info(nc.server_info),
         tls_version=tls.version if tls else "",
         cipher=tls.cipher if tls else "",
-        verified_name=veil(tls.verified_name or "") if tls else "",
+        verified_name=redaction(tls.verified_name or "") if tls else "",
         certificate_expires=tls.client_certificate_expires if tls else None,
     )
     try:
         trips = [await nc.rtt(_SECONDS) for _ in range(_PINGS)]
         live = replace(live, round_trips=tuple(trips))
         jetstream, text = await _jetstream(nc, inbox_prefix)
-        live = replace(live, jetstream=jetstream, jetstream_text=veil(text))
+        live = replace(live, jetstream=jetstream, jetstream_text=redaction(text))
     except (NatsError, trio.ClosedResourceError) as error:
-        live = replace(live, lost=veil(error))
+        live = replace(live, lost=redaction(error))
     return live
 
 

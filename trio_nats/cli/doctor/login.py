@@ -11,8 +11,8 @@ import trio
 from ...auth import Answer, AuthLike, prepare_auth
 from ...errors import CredentialsError
 from ...servers import Server
-from .facts import Login, Source
-from .veil import Veil
+from .redaction import Redaction
+from .report import Login, Source
 
 __all__ = ["read_login"]
 
@@ -29,9 +29,11 @@ class _Claims(msgspec.Struct):
     nats: _Nats = msgspec.field(default_factory=_Nats)
 
 
-async def read_login(server: Server, auth: AuthLike | None, veil: Veil, seconds: float) -> Login:
+async def read_login(
+    server: Server, auth: AuthLike | None, redaction: Redaction, seconds: float
+) -> Login:
     """The credentials for ``server``. From here on ``veil`` hides their secrets."""
-    veil.add_server(server)
+    redaction.add_server(server)
     source: Source = "options" if auth is not None else "url" if server.has_userinfo else "none"
     answer = None
     error = f"they were not ready within {seconds:g} s"
@@ -39,16 +41,16 @@ async def read_login(server: Server, auth: AuthLike | None, veil: Veil, seconds:
         try:
             answer = await prepare_auth(auth, server)
         except CredentialsError as raised:
-            error = veil(raised)
+            error = redaction(raised)
     if answer is None:
         return Login(source=source, error=error)
-    veil.add_answer(answer)
+    redaction.add_answer(answer)
     claims = _claims(answer)
     return Login(
         method=answer.method,
         source=source,
-        user=veil(answer.user or answer.nkey or claims.sub),
-        account=veil(claims.nats.issuer_account or claims.iss),
+        user=redaction(answer.user or answer.nkey or claims.sub),
+        account=redaction(claims.nats.issuer_account or claims.iss),
         expires=_moment(claims.exp),
         replayable=answer.replayable,
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .facts import Facts
 from .finding import Finding, problem
+from .report import Report
 from .wording import Call, short, url_with
 
 __all__ = ["closed", "login_refused", "secret_in_plaintext", "server_said", "unusable"]
 
 
-def login_refused(facts: Facts, call: Call) -> Iterator[Finding]:
+def login_refused(report: Report, call: Call) -> Iterator[Finding]:
     """The server did not accept the credentials, or missed them."""
-    asked, info = facts.asked, facts.info
+    asked, info = report.asked, report.info
     login = asked.login
     if login.method == "none":
         signs = info is not None and bool(info.nonce)
@@ -26,7 +26,7 @@ def login_refused(facts: Facts, call: Call) -> Iterator[Finding]:
         )
         return
     who = f" of {short(login.user)}" if login.user else ""
-    if login.expires is not None and login.expires < facts.examined_at:
+    if login.expires is not None and login.expires < report.examined_at:
         yield problem(
             "login-expired",
             f"The {login.method}{who} expired on {login.expires:%Y-%m-%d}.",
@@ -35,24 +35,24 @@ def login_refused(facts: Facts, call: Call) -> Iterator[Finding]:
         return
     yield problem(
         "login-refused",
-        f'The server refused the {login.method}{who}: "{facts.live.said}".',
+        f'The server refused the {login.method}{who}: "{report.live.said}".',
         "Check them, and that they are for this server: other servers have other users. If the "
         "server's configuration was changed, it may have to be reloaded.",
     )
 
 
-def unusable(facts: Facts, call: Call) -> Iterator[Finding]:
+def unusable(report: Report, call: Call) -> Iterator[Finding]:
     """There is something wrong with the credentials before anybody has seen them."""
     yield problem(
         "credentials-unusable",
-        f"Your credentials cannot be used: {facts.asked.login.error or facts.live.text}.",
+        f"Your credentials cannot be used: {report.asked.login.error or report.live.text}.",
         "Correct them, or use the kind that this server takes. Nothing of them was sent.",
     )
 
 
-def secret_in_plaintext(facts: Facts, call: Call) -> Iterator[Finding]:
+def secret_in_plaintext(report: Report, call: Call) -> Iterator[Finding]:
     """They would be heard by others, which was ruled out."""
-    asked = facts.asked
+    asked = report.asked
     yield problem(
         "plaintext-secret",
         f"Your {asked.login.method} would cross the network unencrypted, and plaintext_auth "
@@ -62,31 +62,31 @@ def secret_in_plaintext(facts: Facts, call: Call) -> Iterator[Finding]:
     )
 
 
-def server_said(facts: Facts, call: Call) -> Iterator[Finding]:
+def server_said(report: Report, call: Call) -> Iterator[Finding]:
     """The server says what is the matter."""
-    lowered = facts.live.said.lower()
+    lowered = report.live.said.lower()
     for kind in ("route", "leaf", "gateway"):
         if "attempted to connect to" in lowered and kind in lowered:
             yield problem(
                 "wrong-port",
-                f"Port {facts.asked.port} is where NATS servers talk to each other ({kind}), not "
+                f"Port {report.asked.port} is where NATS servers talk to each other ({kind}), not "
                 "where clients connect.",
                 "Use the server's port for clients, 4222 unless configured otherwise:",
-                call.change(url_with(facts.asked, port=4222)),
+                call.change(url_with(report.asked, port=4222)),
             )
             return
     yield problem(
         "turned-away",
-        f'The server turned the client away: "{facts.live.said}".',
+        f'The server turned the client away: "{report.live.said}".',
         "Ask whoever runs the server; its log says more.",
     )
 
 
-def closed(facts: Facts, call: Call) -> Iterator[Finding]:
+def closed(report: Report, call: Call) -> Iterator[Finding]:
     """It does not."""
-    if facts.info is not None:
+    if report.info is not None:
         yield problem(
             "closed",
-            f"The server closed the connection without saying why: {facts.live.text}.",
+            f"The server closed the connection without saying why: {report.live.text}.",
             "Look into the server's log. If there is a proxy in between, into the proxy's too.",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from ...options import TLSMode
-from .facts import Facts, Trial
+from .report import Report, Trial
 
 __all__ = ["OLD_TLS", "reason", "summary", "version_is_too_old"]
 
@@ -13,17 +13,17 @@ OLD_TLS = ("SSLv3", "TLSv1", "TLSv1.1")
 """Versions that are broken."""
 
 
-def summary(trial: Trial, facts: Facts) -> str:
+def summary(trial: Trial, report: Report) -> str:
     """Why ``trial`` went as it did, without a full stop; empty if there is nothing to say."""
     parts: list[str] = []
-    if trial.acts_as is not trial.mode and not facts.asked.is_websocket:
+    if trial.acts_as is not trial.mode and not report.asked.is_websocket:
         parts.append(f"as {trial.acts_as}")
     if trial.outcome in ("fails", "unknown"):
-        parts.append(reason(trial, facts))
+        parts.append(reason(trial, report))
     elif trial.kind == "ConfigurationError":
         parts.append(trial.text.removesuffix("."))
     elif trial.outcome == "refused":
-        parts.append(f"a {facts.asked.scheme}:// URL does not go with it; nothing is dialled")
+        parts.append(f"a {report.asked.scheme}:// URL does not go with it; nothing is dialled")
     return ": ".join(parts)
 
 
@@ -41,18 +41,18 @@ _WORDS = {
 }
 
 
-def reason(trial: Trial, facts: Facts) -> str:
+def reason(trial: Trial, report: Report) -> str:
     """Why ``trial`` failed."""
-    info = facts.info
+    info = report.info
     match trial.kind:
-        case "NoInfoError" if facts.waits_for_handshake:
+        case "NoInfoError" if report.waits_for_handshake:
             return "the server waits for the handshake, and the client for INFO"
-        case "TLSHandshakeError" if trial.acts_as is TLSMode.IMPLICIT and _spoke_first(facts):
+        case "TLSHandshakeError" if trial.acts_as is TLSMode.IMPLICIT and _spoke_first(report):
             if info is not None and not info.offers_tls:
                 return "the server offers no TLS"
             return "the server speaks before the handshake"
-        case "TLSHandshakeError" if version_is_too_old(facts) and facts.look is not None:
-            return f"the server speaks {facts.look.version} at best"
+        case "TLSHandshakeError" if version_is_too_old(report) and report.look is not None:
+            return f"the server speaks {report.look.version} at best"
         case "TLSHandshakeError" if info is None:
             return "it does not speak TLS"
         case "TLSHandshakeError":
@@ -63,14 +63,14 @@ def reason(trial: Trial, facts: Facts) -> str:
             return trial.text.removesuffix(".")
 
 
-def version_is_too_old(facts: Facts) -> bool:
+def version_is_too_old(report: Report) -> bool:
     """Whether the server can do TLS, but in no version that the options allow."""
-    look = facts.look
+    look = report.look
     if look is None:
         return False
-    wants_newer = facts.asked.tls.minimum_version > ssl.TLSVersion.TLSv1_2
+    wants_newer = report.asked.tls.minimum_version > ssl.TLSVersion.TLSv1_2
     return look.version in OLD_TLS or (look.version == "TLSv1.2" and wants_newer)
 
 
-def _spoke_first(facts: Facts) -> bool:
-    return facts.greeting is not None and facts.greeting.info is not None
+def _spoke_first(report: Report) -> bool:
+    return report.greeting is not None and report.greeting.info is not None

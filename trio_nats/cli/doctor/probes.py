@@ -19,10 +19,10 @@ from trio_nats._nursery import open_nursery
 
 from ..._protocol.parser import excerpt
 from ..._transport.dial import Address, DialError, dial, resolve
-from ..._transport.handshake import read_info
+from ..._transport.tls_handshake import read_info
 from ...errors import NoInfoError, ProtocolError, ServerReportedError
 from ...servers import Server
-from .facts import Dial, Greeted, Greeting, Lookup, Web
+from .report import Dial, Greeted, Greeting, Lookup, Web
 
 __all__ = ["ask_for_websocket", "dial_each", "greet", "look_up", "unverified_context"]
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from . import login_problems, tls_problems
-from .facts import Facts
 from .finding import Finding, problem
-from .strangers import stranger
+from .report import Report
 from .tls_problems import certificates
 from .wording import Call, listing, url_with
+from .wrong_peer import wrong_peer
 
 __all__ = ["problems"]
 
 _REFUSED = "refused"
 
 
-def problems(facts: Facts) -> Iterator[Finding]:
+def problems(report: Report) -> Iterator[Finding]:
     """What keeps a client with these options from connecting. Nothing, if it connected."""
-    if facts.live.connected:
+    if report.live.connected:
         return
     found = False
     # Where there are several, each line of code holds the changes of those before it too.
-    call = Call(facts.asked)
-    for look in (_contradiction, _network, _certificate, _explained, stranger, _anything_else):
-        for finding in look(facts, call):
+    call = Call(report.asked)
+    for look in (_contradiction, _network, _certificate, _explained, wrong_peer, _anything_else):
+        for finding in look(report, call):
             found = True
             yield finding
         if found:
@@ -34,8 +34,8 @@ def problems(facts: Facts) -> Iterator[Finding]:
 # --- before anything is dialled ------------------------------------------------------------------
 
 
-def _contradiction(facts: Facts, call: Call) -> Iterator[Finding]:
-    asked = facts.asked
+def _contradiction(report: Report, call: Call) -> Iterator[Finding]:
+    asked = report.asked
     if not asked.contradiction:
         return
     if asked.scheme == "tls":
@@ -45,7 +45,7 @@ def _contradiction(facts: Facts, call: Call) -> Iterator[Finding]:
             "Decide for one of them. To connect encrypted, leave the mode out:",
             call.change(drop=("mode",)),
         )
-        yield from certificates(facts, call)
+        yield from certificates(report, call)
     else:
         yield problem(
             "contradiction",
@@ -57,25 +57,25 @@ def _contradiction(facts: Facts, call: Call) -> Iterator[Finding]:
 # --- the network ---------------------------------------------------------------------------------
 
 
-def _network(facts: Facts, call: Call) -> Iterator[Finding]:
-    asked = facts.asked
-    if not facts.reached and facts.live.kind in ("CredentialsError", "TLSConfigurationError"):
+def _network(report: Report, call: Call) -> Iterator[Finding]:
+    asked = report.asked
+    if not report.reached and report.live.kind in ("CredentialsError", "TLSConfigurationError"):
         # A client looks at what it has before it dials.
-        yield from _explained(facts, call)
-    if facts.lookup.error:
+        yield from _explained(report, call)
+    if report.lookup.error:
         yield problem(
             "unresolved",
-            f"No address is known for the name {asked.host}: {facts.lookup.error}.",
+            f"No address is known for the name {asked.host}: {report.lookup.error}.",
             "Check how the name is spelled. If it is right, this machine cannot look it up: "
             "perhaps it is known only inside another network, or a VPN is needed.",
             call.change(url_with(asked, host="the.right.name")),
         )
-    elif not facts.reached:
-        yield _unreachable(facts, call)
+    elif not report.reached:
+        yield _unreachable(report, call)
 
 
-def _unreachable(facts: Facts, call: Call) -> Finding:
-    asked, dials = facts.asked, facts.dials
+def _unreachable(report: Report, call: Call) -> Finding:
+    asked, dials = report.asked, report.dials
     refused = [dial for dial in dials if _REFUSED in dial.error.lower()]
     if refused:
         return problem(
@@ -95,26 +95,26 @@ def _unreachable(facts: Facts, call: Call) -> Finding:
 # --- what it ended in ----------------------------------------------------------------------------
 
 
-def _certificate(facts: Facts, call: Call) -> Iterator[Finding]:
-    if facts.live.kind == "TLSCertificateError":
-        yield from certificates(facts, call)
+def _certificate(report: Report, call: Call) -> Iterator[Finding]:
+    if report.live.kind == "TLSCertificateError":
+        yield from certificates(report, call)
 
 
-def _explained(facts: Facts, call: Call) -> Iterator[Finding]:
-    explanation = _EXPLANATIONS.get(facts.live.kind)
+def _explained(report: Report, call: Call) -> Iterator[Finding]:
+    explanation = _EXPLANATIONS.get(report.live.kind)
     if explanation is not None:
-        yield from explanation(facts, call)
+        yield from explanation(report, call)
 
 
-def _anything_else(facts: Facts, call: Call) -> Iterator[Finding]:
+def _anything_else(report: Report, call: Call) -> Iterator[Finding]:
     yield problem(
         "other",
-        f"The connection failed: {facts.live.text}.",
+        f"The connection failed: {report.live.text}.",
         "The steps above show how far it came.",
     )
 
 
-_EXPLANATIONS: dict[str, Callable[[Facts, Call], Iterator[Finding]]] = {
+_EXPLANATIONS: dict[str, Callable[[Report, Call], Iterator[Finding]]] = {
     "TLSNotOfferedError": tls_problems.no_tls,
     "TLSRequiredError": tls_problems.tls_required,
     "NoInfoError": tls_problems.no_info,

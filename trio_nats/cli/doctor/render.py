@@ -11,9 +11,9 @@ from rich.text import Text
 
 from ..._printable import printable, printable_lines
 from .advice import advise
-from .facts import Facts
 from .finding import Finding, Severity
 from .modes import summary
+from .report import Report
 from .steps import Status, Step, walk
 
 __all__ = ["print_facts", "print_heading", "print_summary", "report"]
@@ -39,14 +39,14 @@ _OUTCOMES = {
 _WIDEST = 110
 
 
-def report(console: Console, facts: Sequence[Facts]) -> None:
+def report(console: Console, report: Sequence[Report]) -> None:
     """Print what was found out about each server, and what to do."""
-    for position, one in enumerate(facts):
+    for position, one in enumerate(report):
         if position:
             console.print()
         print_heading(console, one.asked.url)
         print_facts(console, one)
-    print_summary(console, facts)
+    print_summary(console, report)
 
 
 def print_heading(console: Console, url: str) -> None:
@@ -54,28 +54,28 @@ def print_heading(console: Console, url: str) -> None:
     _print(console, Text.assemble("Examining ", (printable(url), "bold")))
 
 
-def print_facts(console: Console, facts: Facts) -> None:
+def print_facts(console: Console, report: Report) -> None:
     """Print what was found out about one server."""
-    findings = advise(facts)
-    parts: list[RenderableType] = [Text(), _steps(walk(facts))]
-    if facts.reached:
-        parts += [Text(), _heading("What each TLS mode comes to here"), _modes(facts)]
-    parts += [Text(), _verdict(facts)]
+    findings = advise(report)
+    parts: list[RenderableType] = [Text(), _steps(walk(report))]
+    if report.reached:
+        parts += [Text(), _heading("What each TLS mode comes to here"), _modes(report)]
+    parts += [Text(), _verdict(report)]
     if findings:
         parts += [Text(), _heading("What to do" if _is_bad(findings) else "Worth knowing")]
         parts += [_finding(number, finding) for number, finding in enumerate(findings, 1)]
     _print(console, Group(*parts))
 
 
-def print_summary(console: Console, facts: Sequence[Facts]) -> None:
+def print_summary(console: Console, report: Sequence[Report]) -> None:
     """Where there were several servers, say how many of them can be used."""
-    working = sum(one.live.connected for one in facts)
-    if len(facts) < 2:
+    working = sum(one.live.connected for one in report)
+    if len(report) < 2:
         return
     if working:
-        text = f"{working} of {len(facts)} servers can be used."
+        text = f"{working} of {len(report)} servers can be used."
     else:
-        text = f"None of the {len(facts)} servers can be used."
+        text = f"None of the {len(report)} servers can be used."
     _print(console, Text(f"\n{text}", style="bold" if working else "bold red"))
 
 
@@ -118,25 +118,25 @@ def _detail(text: str) -> RenderableType:
     return grid
 
 
-def _modes(facts: Facts) -> RenderableType:
+def _modes(report: Report) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, min_width=10)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for trial in facts.trials:
-        yours = trial.mode is facts.asked.tls.mode
+    for trial in report.trials:
+        yours = trial.mode is report.asked.tls.mode
         name = f"{trial.mode} *" if yours else str(trial.mode)
         word, style = _OUTCOMES[trial.outcome]
         table.add_row(
             Text(name, style="bold" if yours else ""),
             Text(word, style=style),
-            _text(summary(trial, facts)),
+            _text(summary(trial, report)),
         )
     return Group(table, Text("* the one in use", style="dim"))
 
 
-def _verdict(facts: Facts) -> Text:
-    if facts.live.connected:
+def _verdict(report: Report) -> Text:
+    if report.live.connected:
         return Text("A client with these options connects.", style="bold green")
     return Text("A client with these options does not connect.", style="bold red")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import median
 
 from ...server_info import ServerInfo
-from .facts import Facts
+from .report import Report
 from .step import Status, Step, capital, not_reached
 from .tls_steps import certificate, client_certificate, encryption, mode, own_reason
 from .wording import duration, ends, listing, short, size
@@ -16,16 +16,16 @@ __all__ = ["Status", "Step", "walk"]
 _SLOW_GREETING = 0.04
 
 
-def walk(facts: Facts) -> tuple[Step, ...]:
+def walk(report: Report) -> tuple[Step, ...]:
     """All steps, in the order in which a connection takes them."""
-    return tuple(step(facts) for step in _STEPS)
+    return tuple(step(report) for step in _STEPS)
 
 
 # --- network -------------------------------------------------------------------------------------
 
 
-def _address(facts: Facts) -> Step:
-    asked, lookup = facts.asked, facts.lookup
+def _address(report: Report) -> Step:
+    asked, lookup = report.asked, report.lookup
     if lookup.error:
         return Step("address", "Address", "failed", f"No address for {asked.host}: {lookup.error}.")
     if lookup.addresses == (asked.host,):
@@ -35,38 +35,38 @@ def _address(facts: Facts) -> Step:
     return Step("address", "Address", "ok", text)
 
 
-def _tcp(facts: Facts) -> Step:
-    port = facts.asked.port
-    if not facts.dials:
+def _tcp(report: Report) -> Step:
+    port = report.asked.port
+    if not report.dials:
         return not_reached("tcp", "TCP")
     words = [
         f"{dial.address} did not answer: {dial.error}"
         if dial.error
         else f"{dial.address} answered in {duration(dial.seconds)}"
-        for dial in facts.dials
+        for dial in report.dials
     ]
-    failed = any(dial.error for dial in facts.dials)
-    status: Status = "ok" if not failed else "warning" if facts.reached else "failed"
+    failed = any(dial.error for dial in report.dials)
+    status: Status = "ok" if not failed else "warning" if report.reached else "failed"
     return Step("tcp", "TCP", status, f"On port {port} {'; '.join(words)}.")
 
 
 # --- the server's words --------------------------------------------------------------------------
 
 
-def _greeting(facts: Facts) -> Step:
+def _greeting(report: Report) -> Step:
     key, title = "greeting", "First words"
-    greeting = facts.greeting
+    greeting = report.greeting
     if greeting is None:
         return not_reached(key, title)
-    if facts.asked.is_websocket and greeting.kind in ("silence", "closed"):
-        if facts.told is not None:
+    if report.asked.is_websocket and greeting.kind in ("silence", "closed"):
+        if report.told is not None:
             return Step(
                 key, title, "ok", "A NATS server, behind an upgrade from HTTP to WebSocket."
             )
-        if facts.live.kind in ("TLSCertificateError", "ClientCertificateError"):
+        if report.live.kind in ("TLSCertificateError", "ClientCertificateError"):
             return not_reached(key, title)
-        return Step(key, title, "failed", f"{capital(own_reason(facts))}.")
-    inside = facts.info_inside is not None
+        return Step(key, title, "failed", f"{capital(own_reason(report))}.")
+    inside = report.info_inside is not None
     took = duration(greeting.seconds)
     match greeting.kind:
         case "info" if inside and greeting.seconds > _SLOW_GREETING:
@@ -84,7 +84,7 @@ def _greeting(facts: Facts) -> Step:
                 "introduces itself inside."
             )
             return Step(key, title, "ok", text)
-        case "silence" | "closed" if facts.wants_certificate:
+        case "silence" | "closed" if report.wants_certificate:
             text = (
                 "It says nothing in plaintext, and inside TLS only to those who show a client "
                 "certificate."
@@ -102,14 +102,14 @@ def _greeting(facts: Facts) -> Step:
             return Step(key, title, "failed", f"It is not NATS. It began with {greeting.text}.")
 
 
-def _offer(facts: Facts) -> Step:
-    info = facts.info
+def _offer(report: Report) -> Step:
+    info = report.info
     if info is None:
         return not_reached("offer", "Server")
     name = "" if info.server_name in ("", info.server_id) else f' "{info.server_name}"'
     text = f"nats-server {info.version or 'of unknown version'}{name}."
     details = [
-        f"TLS: {_tls_words(facts, info)}",
+        f"TLS: {_tls_words(report, info)}",
         f"login: {'required' if info.auth_required else 'not required'}"
         + (", takes NKeys and JWTs (sent a nonce)" if info.nonce else ""),
         f"largest message: {size(info.max_payload)}",
@@ -127,12 +127,12 @@ def _offer(facts: Facts) -> Step:
     return Step("offer", "Server", status, text, tuple(details))
 
 
-def _tls_words(facts: Facts, info: ServerInfo) -> str:
+def _tls_words(report: Report, info: ServerInfo) -> str:
     if info.tls_required:
         words = "required"
     elif info.tls_available:
         words = "available, not required"
-    elif facts.ends_tls_before_server:
+    elif report.ends_tls_before_server:
         words = "none of its own (a proxy does it)"
     else:
         words = "none"
@@ -142,9 +142,9 @@ def _tls_words(facts: Facts, info: ServerInfo) -> str:
 # --- behind the handshake ------------------------------------------------------------------------
 
 
-def _login(facts: Facts) -> Step:
+def _login(report: Report) -> Step:
     key, title = "login", "Login"
-    live, login, info = facts.live, facts.asked.login, facts.info
+    live, login, info = report.live, report.asked.login, report.info
     who = login.method if login.method != "none" else "nothing"
     if login.user:
         who += f" of {short(login.user)}"
@@ -152,7 +152,7 @@ def _login(facts: Facts) -> Step:
     if login.account:
         details.append(f"account {short(login.account)}")
     if login.expires is not None:
-        details.append(ends(login.expires, facts.examined_at))
+        details.append(ends(login.expires, report.examined_at))
     about = tuple(details)
     if login.error:
         return Step(key, title, "failed", f"Our credentials cannot be used: {login.error}.")
@@ -181,18 +181,18 @@ def _login(facts: Facts) -> Step:
             return Step(key, title, "not reached", words, about)
 
 
-def _round_trip(facts: Facts) -> Step:
-    trips = facts.live.round_trips
-    if facts.live.lost:
-        return Step("round_trip", "Round trip", "failed", f"{capital(facts.live.lost)}.")
+def _round_trip(report: Report) -> Step:
+    trips = report.live.round_trips
+    if report.live.lost:
+        return Step("round_trip", "Round trip", "failed", f"{capital(report.live.lost)}.")
     if not trips:
         return not_reached("round_trip", "Round trip")
     text = f"{duration(median(trips))}, the median of {len(trips)}."
     return Step("round_trip", "Round trip", "ok", text)
 
 
-def _jetstream(facts: Facts) -> Step:
-    key, title, live = "jetstream", "JetStream", facts.live
+def _jetstream(report: Report) -> Step:
+    key, title, live = "jetstream", "JetStream", report.live
     if not live.connected or live.lost:
         return not_reached(key, title)
     match live.jetstream:
@@ -209,24 +209,24 @@ def _jetstream(facts: Facts) -> Step:
             return Step(key, title, "warning", f"Unknown: {live.jetstream_text or 'not asked'}.")
 
 
-def _path(facts: Facts) -> Step:
-    key, title, info = "path", "Path", facts.info
+def _path(report: Report) -> Step:
+    key, title, info = "path", "Path", report.info
     if info is None:
         return not_reached(key, title)
-    if facts.ends_tls_before_server:
+    if report.ends_tls_before_server:
         text = (
             "TLS ends before the server: a proxy in front of it does it, for the server itself "
             "knows of none. Between the two others may listen."
         )
         return Step(key, title, "ok", text)
-    look = facts.look
+    look = report.look
     if info.offers_tls and look is not None and not look.version:
         text = (
             "The server offers TLS, but it cannot be reached with it: perhaps something in between "
             "passes plaintext only."
         )
         return Step(key, title, "warning", text)
-    ours = {dial.local for dial in facts.dials if dial.local}
+    ours = {dial.local for dial in report.dials if dial.local}
     theirs = info.client_ip
     if theirs and ours and theirs not in ours:
         text = (
@@ -237,7 +237,7 @@ def _path(facts: Facts) -> Step:
     return Step(key, title, "ok", "No sign of a proxy in between.")
 
 
-_STEPS: tuple[Callable[[Facts], Step], ...] = (
+_STEPS: tuple[Callable[[Report], Step], ...] = (
     _address,
     _tcp,
     _greeting,

@@ -8,9 +8,9 @@ from ..._transport.tls_errors import client_certificate_fault
 from ...options import TLSMode
 from ...servers import Scheme
 from .certificate_problems import certificate_problems
-from .facts import Facts
 from .finding import Finding, problem
 from .modes import OLD_TLS, version_is_too_old
+from .report import Report
 from .wording import Call, ends, url_with
 
 __all__ = [
@@ -43,9 +43,9 @@ EVERYTHING_TLS = (
 )
 
 
-def no_tls(facts: Facts, call: Call) -> Iterator[Finding]:
+def no_tls(report: Report, call: Call) -> Iterator[Finding]:
     """The options insist on what the server does not have."""
-    asked = facts.asked
+    asked = report.asked
     yield problem(
         "no-tls",
         "Your options insist on encryption, but this server offers none. Nothing was sent.",
@@ -55,26 +55,26 @@ def no_tls(facts: Facts, call: Call) -> Iterator[Finding]:
     )
 
 
-def tls_required(facts: Facts, call: Call) -> Iterator[Finding]:
+def tls_required(report: Report, call: Call) -> Iterator[Finding]:
     """The server insists on what the options forbid."""
-    asked = facts.asked
+    asked = report.asked
     yield problem(
         "tls-required",
         "The server insists on encryption, and the mode DISABLE forbids it.",
         "Leave the mode out, and insist on encryption yourself with a tls:// URL:",
         call.change(url_with(asked, scheme="tls"), drop=("mode",)),
     )
-    yield from certificates(facts, call)
+    yield from certificates(report, call)
 
 
-def no_info(facts: Facts, call: Call) -> Iterator[Finding]:
+def no_info(report: Report, call: Call) -> Iterator[Finding]:
     """Each side waits for the other to begin."""
-    asked = facts.asked
-    if not facts.waits_for_handshake:
+    asked = report.asked
+    if not report.waits_for_handshake:
         return
     who = (
         "a proxy that does the encryption for the server"
-        if facts.ends_tls_before_server
+        if report.ends_tls_before_server
         else "the server (its handshake_first option)"
     )
     if asked.acts_as is TLSMode.DISABLE:
@@ -87,16 +87,16 @@ def no_info(facts: Facts, call: Call) -> Iterator[Finding]:
         "Use a tls:// URL, without a mode: then the client begins with the handshake.",
         call.change(url_with(asked, scheme="tls"), drop=("mode",)),
     )
-    yield from certificates(facts, call)
+    yield from certificates(report, call)
 
 
-def handshake(facts: Facts, call: Call) -> Iterator[Finding]:
+def handshake(report: Report, call: Call) -> Iterator[Finding]:
     """A handshake that failed for other reasons than certificates."""
-    asked, info, look = facts.asked, facts.info, facts.look
-    spoke_first = facts.greeting is not None and facts.greeting.info is not None
+    asked, info, look = report.asked, report.info, report.look
+    spoke_first = report.greeting is not None and report.greeting.info is not None
     if asked.acts_as is TLSMode.IMPLICIT and spoke_first:
         if info is not None and not info.offers_tls:
-            yield from no_tls(facts, call)
+            yield from no_tls(report, call)
             return
         yield problem(
             "speaks-first",
@@ -105,15 +105,15 @@ def handshake(facts: Facts, call: Call) -> Iterator[Finding]:
             "Use REQUIRE. It insists on encryption just as much, and takes both kinds of server:",
             call.change(mode=TLSMode.REQUIRE),
         )
-        yield from certificates(facts, call)
+        yield from certificates(report, call)
     elif look is not None and look.version:
-        yield from _version(facts, call)
+        yield from _version(report, call)
     elif info is not None and info.offers_tls:
-        yield from _unfinished(facts, call)
+        yield from _unfinished(report, call)
 
 
-def _version(facts: Facts, call: Call) -> Iterator[Finding]:
-    look = facts.look
+def _version(report: Report, call: Call) -> Iterator[Finding]:
+    look = report.look
     assert look is not None
     if look.version in OLD_TLS:
         yield problem(
@@ -122,7 +122,7 @@ def _version(facts: Facts, call: Call) -> Iterator[Finding]:
             "TLSv1.2 is the least that this client speaks.",
             "Update the server, or whatever ends TLS in front of it.",
         )
-    elif version_is_too_old(facts):
+    elif version_is_too_old(report):
         yield problem(
             "tls-version",
             "Your options demand TLSv1.3, and the server speaks TLSv1.2 at best.",
@@ -133,13 +133,13 @@ def _version(facts: Facts, call: Call) -> Iterator[Finding]:
         yield problem(
             "handshake-failed",
             f"The TLS handshake failed, though another one, which checked nothing, worked: "
-            f"{facts.live.text}.",
+            f"{report.live.text}.",
             "Compare the TLS options here with the server's: versions, ciphers, certificates.",
         )
 
 
-def _unfinished(facts: Facts, call: Call) -> Iterator[Finding]:
-    asked, info = facts.asked, facts.info
+def _unfinished(report: Report, call: Call) -> Iterator[Finding]:
+    asked, info = report.asked, report.info
     assert info is not None
     begins = "The server says that it can do TLS, but a handshake with it cannot be finished. "
     cause = (
@@ -158,9 +158,9 @@ def _unfinished(facts: Facts, call: Call) -> Iterator[Finding]:
     )
 
 
-def websocket(facts: Facts, call: Call) -> Iterator[Finding]:
+def websocket(report: Report, call: Call) -> Iterator[Finding]:
     """The upgrade to WebSocket failed."""
-    asked, greeting = facts.asked, facts.greeting
+    asked, greeting = report.asked, report.greeting
     if greeting is not None and greeting.info is not None:
         scheme: Scheme = "tls" if greeting.info.offers_tls else "nats"
         yield problem(
@@ -173,48 +173,48 @@ def websocket(facts: Facts, call: Call) -> Iterator[Finding]:
         return
     yield problem(
         "websocket",
-        f"The peer does not agree to speak WebSocket: {facts.live.text}.",
+        f"The peer does not agree to speak WebSocket: {report.live.text}.",
         "Check the port and the path in the URL. A NATS server needs a websocket block in its "
         "configuration, and a proxy in front of it has to pass upgrades on.",
     )
 
 
-def material(facts: Facts, call: Call) -> Iterator[Finding]:
+def material(report: Report, call: Call) -> Iterator[Finding]:
     """Options or files that cannot be used."""
     yield problem(
         "tls-options",
-        f"The TLS options cannot be used: {facts.live.text}.",
+        f"The TLS options cannot be used: {report.live.text}.",
         "Correct the option, or the file that it names. Nothing was dialled with it.",
     )
 
 
-def tampering(facts: Facts, call: Call) -> Iterator[Finding]:
+def tampering(report: Report, call: Call) -> Iterator[Finding]:
     """Words where only encrypted bytes may be."""
     yield problem(
         "tampering",
-        f"Something spoke where only encrypted bytes may be: {facts.live.text}.",
+        f"Something spoke where only encrypted bytes may be: {report.live.text}.",
         "Somebody may be between you and the server. Do not connect over this network, and tell "
         "whoever runs it.",
     )
 
 
-def certificates(facts: Facts, call: Call) -> Iterator[Finding]:
+def certificates(report: Report, call: Call) -> Iterator[Finding]:
     """What a client runs into next, once it gets as far as the certificates."""
-    yield from certificate_problems(facts, call)
-    yield from _client_certificate_too(facts, call)
+    yield from certificate_problems(report, call)
+    yield from _client_certificate_too(report, call)
 
 
-def _client_certificate_too(facts: Facts, call: Call) -> Iterator[Finding]:
+def _client_certificate_too(report: Report, call: Call) -> Iterator[Finding]:
     """What comes next if the server's certificate is accepted."""
-    info, look = facts.info, facts.look
+    info, look = report.info, report.look
     insists = look is not None and look.kind == "ClientCertificateError"
-    if not _has_certificate(facts) and (insists or (info is not None and info.tls_verify)):
-        yield from client_certificate(facts, call)
+    if not _has_certificate(report) and (insists or (info is not None and info.tls_verify)):
+        yield from client_certificate(report, call)
 
 
-def client_certificate(facts: Facts, call: Call) -> Iterator[Finding]:
+def client_certificate(report: Report, call: Call) -> Iterator[Finding]:
     """Ours is missing, or is not accepted."""
-    if not _has_certificate(facts):
+    if not _has_certificate(report):
         yield problem(
             "client-certificate-missing",
             "The server lets in only those who show a certificate of their own, and your options "
@@ -223,16 +223,16 @@ def client_certificate(facts: Facts, call: Call) -> Iterator[Finding]:
             call.change(cert_file="client.pem", key_file="client.key"),
         )
         return
-    expires = facts.asked.certificate_expires
-    if expires is not None and expires < facts.examined_at:
+    expires = report.asked.certificate_expires
+    if expires is not None and expires < report.examined_at:
         yield problem(
             "client-certificate-expired",
-            f"Your client certificate {ends(expires, facts.examined_at)}, and the server does not "
+            f"Your client certificate {ends(expires, report.examined_at)}, and the server does not "
             "accept it any more.",
             "Ask whoever runs the server for a new one.",
         )
         return
-    why = client_certificate_fault(facts.live.reason) or "it does not say why"
+    why = client_certificate_fault(report.live.reason) or "it does not say why"
     yield problem(
         "client-certificate-refused",
         f"The server does not accept your client certificate: {why}.",
@@ -241,6 +241,6 @@ def client_certificate(facts: Facts, call: Call) -> Iterator[Finding]:
     )
 
 
-def _has_certificate(facts: Facts) -> bool:
-    tls = facts.asked.tls
+def _has_certificate(report: Report) -> bool:
+    tls = report.asked.tls
     return any(one is not None for one in (tls.cert_file, tls.bundle_file, tls.context))

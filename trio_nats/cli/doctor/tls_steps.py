@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..._transport.tls_info import CertificateInfo
 from ...options import TLSMode
-from .cautions import outcome, stays_here
-from .facts import Facts
 from .modes import reason
+from .report import Report
 from .step import Status, Step, capital, not_reached
+from .warnings import outcome, stays_here
 from .wording import ends, ends_soon, given_material, listing
 
 __all__ = ["certificate", "client_certificate", "encryption", "mode", "own_reason"]
@@ -20,14 +20,14 @@ _MEANING = {
 }
 
 
-def mode(facts: Facts) -> Step:
+def mode(report: Report) -> Step:
     """What the mode comes to, and whether the options can be used."""
     key, title = "mode", "TLS mode"
-    asked = facts.asked
+    asked = report.asked
     if asked.contradiction:
         return Step(key, title, "failed", f"{capital(asked.contradiction)}.")
-    if facts.live.kind == "TLSConfigurationError":
-        return Step(key, title, "failed", f"{capital(facts.live.text)}.")
+    if report.live.kind == "TLSConfigurationError":
+        return Step(key, title, "failed", f"{capital(report.live.text)}.")
     mode, acts_as = asked.tls.mode, asked.acts_as
     if asked.scheme in ("ws", "wss"):
         what = "encrypted" if asked.scheme == "wss" else "not encrypted"
@@ -45,21 +45,25 @@ def mode(facts: Facts) -> Step:
     return Step(key, title, "ok", f"{mode} acts as {acts_as}, {why}: {meaning}.")
 
 
-def encryption(facts: Facts) -> Step:
+def encryption(report: Report) -> Step:
     """Whether it is encrypted, or could be."""
     key, title = "encryption", "Encryption"
-    if facts.asked.contradiction or not facts.reached or (facts.info is None and not _tried(facts)):
+    if (
+        report.asked.contradiction
+        or not report.reached
+        or (report.info is None and not _tried(report))
+    ):
         return not_reached(key, title)
-    live, look = facts.live, facts.look
-    match outcome(facts):
+    live, look = report.live, report.look
+    match outcome(report):
         case "tls":
             version = live.tls_version or (look.version if look else "")
             cipher = live.cipher or (look.cipher if look else "")
             text = f"{version} with {cipher}."
-            if facts.info_inside is not None:
+            if report.info_inside is not None:
                 text += " Even the server's first words come encrypted."
             return Step(key, title, "ok", text)
-        case "plaintext" if stays_here(facts):
+        case "plaintext" if stays_here(report):
             text = "None. That is all right here: nothing leaves this machine."
             return Step(key, title, "ok", text)
         case "plaintext":
@@ -68,54 +72,54 @@ def encryption(facts: Facts) -> Step:
             return not_reached(key, title)
         case _ if live.kind == "TLSConfigurationError":
             return not_reached(key, title)
-        case _ if _handshake_worked(facts) and look is not None:
+        case _ if _handshake_worked(report) and look is not None:
             text = f"{look.version} with {look.cipher} is possible."
             return Step(key, title, "ok", text)
         case _:
-            return Step(key, title, "failed", f"{capital(own_reason(facts))}.")
+            return Step(key, title, "failed", f"{capital(own_reason(report))}.")
 
 
-def _tried(facts: Facts) -> bool:
-    return facts.look is not None and bool(facts.look.version)
+def _tried(report: Report) -> bool:
+    return report.look is not None and bool(report.look.version)
 
 
 _BEHIND_THE_HANDSHAKE = ("TLSCertificateError", "ClientCertificateError")
 
 
-def _handshake_worked(facts: Facts) -> bool:
-    return _tried(facts) and _own_kind(facts) in _BEHIND_THE_HANDSHAKE
+def _handshake_worked(report: Report) -> bool:
+    return _tried(report) and _own_kind(report) in _BEHIND_THE_HANDSHAKE
 
 
-def _own_kind(facts: Facts) -> str:
-    own = [trial for trial in facts.trials if trial.mode is facts.asked.tls.mode]
+def _own_kind(report: Report) -> str:
+    own = [trial for trial in report.trials if trial.mode is report.asked.tls.mode]
     return own[0].kind if own else ""
 
 
-def own_reason(facts: Facts) -> str:
+def own_reason(report: Report) -> str:
     """Why the user's own mode failed."""
-    own = [trial for trial in facts.trials if trial.mode is facts.asked.tls.mode]
-    return reason(own[0], facts) if own else facts.live.text.removesuffix(".")
+    own = [trial for trial in report.trials if trial.mode is report.asked.tls.mode]
+    return reason(own[0], report) if own else report.live.text.removesuffix(".")
 
 
-def certificate(facts: Facts) -> Step:
+def certificate(report: Report) -> Step:
     """Whether the server is who it should be."""
     key, title = "certificate", "Certificate"
-    found = facts.certificates
-    if outcome(facts) == "plaintext" or facts.asked.acts_as is TLSMode.DISABLE:
+    found = report.certificates
+    if outcome(report) == "plaintext" or report.asked.acts_as is TLSMode.DISABLE:
         return not_reached(key, title, "Not looked at: without encryption it says nothing.")
     if found is None or not found.chain or found.trust == "unknown":
         return not_reached(key, title)
-    details = tuple(_certificate_words(one, facts) for one in found.chain)
+    details = tuple(_certificate_words(one, report) for one in found.chain)
     leaf = found.chain[0]
     names = listing(list(leaf.subject_alt_names))
-    name = facts.asked.name
-    if facts.asked.tls.insecure_skip_verify:
+    name = report.asked.name
+    if report.asked.tls.insecure_skip_verify:
         would = "would" if found.trust == "ok" else "would not"
         text = f"Not checked (insecure_skip_verify). If it were, it {would} be accepted."
         return Step(key, title, "warning", text, details)
     match found.trust:
         case "ok":
-            status: Status = "warning" if ends_soon(leaf.not_after, facts.examined_at) else "ok"
+            status: Status = "warning" if ends_soon(leaf.not_after, report.examined_at) else "ok"
             return Step(key, title, status, f"Trusted, and for {name} as it should be.", details)
         case "untrusted":
             faults = ["it comes from an authority that is not trusted here"]
@@ -131,16 +135,16 @@ def certificate(facts: Facts) -> Step:
             faults = [found.text or "it could not be checked"]
     if found.name_matches is False:
         faults.append(f"it is not for {name}" + (f", but for {names}" if names else ""))
-    if found.trust in ("untrusted", "self-signed", "name") and _expired(leaf, facts):
+    if found.trust in ("untrusted", "self-signed", "name") and _expired(leaf, report):
         faults.append("it has expired")
     return Step(key, title, "failed", f"Not accepted: {listing(faults)}.", details)
 
 
-def _expired(certificate: CertificateInfo, facts: Facts) -> bool:
-    return certificate.not_after is not None and certificate.not_after < facts.examined_at
+def _expired(certificate: CertificateInfo, report: Report) -> bool:
+    return certificate.not_after is not None and certificate.not_after < report.examined_at
 
 
-def _certificate_words(certificate: CertificateInfo, facts: Facts) -> str:
+def _certificate_words(certificate: CertificateInfo, report: Report) -> str:
     if not certificate.subject and certificate.not_after is None:
         return f"SHA-256 {certificate.sha256} (to see more, install trio-nats[pkcs12])"
     words = certificate.subject or "(no subject)"
@@ -150,27 +154,27 @@ def _certificate_words(certificate: CertificateInfo, facts: Facts) -> str:
         words += ", self-signed"
     else:
         words += f", by {certificate.issuer}"
-    if certificate.not_before is not None and certificate.not_before > facts.examined_at:
+    if certificate.not_before is not None and certificate.not_before > report.examined_at:
         words += f", valid from {certificate.not_before:%Y-%m-%d} on"
     elif certificate.not_after is not None:
-        words += f", {ends(certificate.not_after, facts.examined_at)}"
+        words += f", {ends(certificate.not_after, report.examined_at)}"
     return words
 
 
-def client_certificate(facts: Facts) -> Step:
+def client_certificate(report: Report) -> Step:
     """Whether the server wants to know who we are."""
     key, title = "client_certificate", "Our certificate"
-    look, live, asked = facts.look, facts.live, facts.asked
-    if outcome(facts) == "plaintext" or asked.acts_as is TLSMode.DISABLE:
+    look, live, asked = report.look, report.live, report.asked
+    if outcome(report) == "plaintext" or asked.acts_as is TLSMode.DISABLE:
         return not_reached(key, title, "Not asked for: that happens under encryption only.")
     if look is None or not look.version:
         return not_reached(key, title)
-    if "ClientCertificateError" in (live.kind, _own_kind(facts)):
+    if "ClientCertificateError" in (live.kind, _own_kind(report)):
         given = asked.tls.cert_file or asked.tls.bundle_file or asked.tls.context
         what = "does not accept ours" if given else "got none"
         text = f"The server wants a client certificate, and {what}."
         if asked.certificate_expires is not None:
-            text += f" It {ends(asked.certificate_expires, facts.examined_at)}."
+            text += f" It {ends(asked.certificate_expires, report.examined_at)}."
         return Step(key, title, "failed", text)
     if look.asks_for_certificate is None:
         return Step(key, title, "ok", "Whether the server asked for one cannot be seen here.")
@@ -183,6 +187,6 @@ def client_certificate(facts: Facts) -> Step:
     text = "The server asked for one, and accepted ours."
     if live.certificate_expires is None:
         return Step(key, title, "ok", text)
-    soon = ends_soon(live.certificate_expires, facts.examined_at)
-    text += f" It {ends(live.certificate_expires, facts.examined_at)}."
+    soon = ends_soon(live.certificate_expires, report.examined_at)
+    text += f" It {ends(live.certificate_expires, report.examined_at)}."
     return Step(key, title, "warning" if soon else "ok", text)

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from ...options import StrPath, TLSMode, TLSOptions
 from ...servers import Scheme
-from .facts import Asked
+from .report import Asked
 
 __all__ = [
     "Call",

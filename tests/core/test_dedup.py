@@ -1,0 +1,43 @@
+"""Telling copies of messages apart from messages, without keeping them."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from trio_nats import Msg
+from trio_nats._core.dedup import DuplicateFilter
+
+
+def test_each_remembered_message_has_one_twin() -> None:
+    twins, msg, now = DuplicateFilter(2.0), Msg.new("a", b"x"), 1.0
+    for count in (1, 2, 3):
+        for _ in range(count):
+            twins.remember(msg, now)
+        for _ in range(count):
+            assert twins.is_duplicate(msg, now)
+        assert not twins.is_duplicate(msg, now)
+
+
+def test_what_is_remembered_of_a_message_is_small() -> None:
+    twins, count = DuplicateFilter(2.0), 5_000
+    tracemalloc.start()
+    for number in range(count):
+        twins.remember(Msg.new("a", b"%d" % number), float(number))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 200 * count
+
+
+def test_how_many_are_remembered_is_bounded() -> None:
+    twins = DuplicateFilter(2.0, most=1_000)
+    tracemalloc.start()
+    for number in range(20_000):
+        msg = Msg.new("a", b"%d" % number)
+        twins.remember(msg, 1.0)
+        assert twins.is_duplicate(msg, 1.0)
+        twins.remember(msg, 1.0)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 1_000_000
+    # The last ones still have their twins.
+    assert twins.is_duplicate(msg, 1.0)

@@ -1,0 +1,220 @@
+"""Creating, configuring, finding, pausing and deleting consumers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.jetstream.helpers import connected, fake_api, filled
+from trio_nats import ConfigurationError, InvalidSubjectError, RequestTimeoutError
+from trio_nats.jetstream import (
+    AckPolicy,
+    ConsumerConfig,
+    ConsumerNameInUseError,
+    ConsumerNotFoundError,
+    DeliverPolicy,
+    JetStreamAPIError,
+    PriorityPolicy,
+    PullError,
+)
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def test_create_update_get_delete(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        consumer = await stream.create_consumer(
+            "workers", durable_name="workers", ack_wait=12.5, max_ack_pending=7
+        )
+        assert (consumer.name, consumer.stream_name) == ("workers", "S")
+        assert consumer.info is not None
+        assert consumer.info.config.ack_wait == 12.5
+        assert consumer.info.num_pending == 6
+        assert repr(consumer) == "<Consumer 'workers' of stream 'S'>"
+
+        # The same again is as good as new; something else is not.
+        await stream.create_consumer(consumer.info.config)
+        with pytest.raises(ConsumerNameInUseError):
+            await stream.create_consumer(consumer.info.config, ack_wait=1)
+
+        updated = await stream.update_consumer(consumer.info.config, max_ack_pending=9)
+        assert updated.info is not None
+        assert (updated.info.config.max_ack_pending, updated.info.config.ack_wait) == (9, 12.5)
+        await stream.create_or_update_consumer("other", description="new")
+        await stream.create_or_update_consumer("other", description="changed")
+
+        other = await stream.consumer("other")
+        assert other.info is not None
+        assert other.info.config.description == "changed"
+        assert sorted([name async for name in stream.consumer_names()]) == ["other", "workers"]
+        assert sorted([info.name async for info in stream.consumers()]) == ["other", "workers"]
+
+        await other.delete()
+        await stream.delete_consumer("workers")
+        for call in (other.refresh, other.delete, lambda: stream.consumer("workers")):
+            with pytest.raises(ConsumerNotFoundError):
+                await call()
+        with pytest.raises(ConsumerNotFoundError):
+            await stream.update_consumer("workers")
+        assert [name async for name in stream.consumer_names()] == []
+
+
+async def test_a_name_is_made_up(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        one, other = await stream.create_consumer(), await stream.create_consumer()
+        assert one.name != other.name
+        assert len(one.name) == 22
+
+
+async def test_what_is_asked_for() -> None:
+    async with NatsServer() as server, connected(server) as (_, nc):
+        info = {"stream_name": "S", "name": "c", "config": {"ack_policy": "explicit"}}
+
+        def answer(msg: object) -> dict[str, object]:
+            return info
+
+        async with fake_api(nc, answer) as asked:
+            js = nc.jetstream(prefix="fake")
+            from trio_nats.jetstream.stream import StreamConsumers
+
+            stream = StreamConsumers(js._api, "S")
+            await stream.create_consumer("c", filter_subject="a.b")
+            await stream.create_consumer("c", filter_subject="a.*")
+            await stream.update_consumer(ConsumerConfig(durable_name="c"), ack_wait=1)
+            await stream.create_or_update_consumer("c", filter_subjects=["a", "b"])
+            subjects = [subject for subject, _ in asked]
+            assert subjects == [
+                "CONSUMER.CREATE.S.c.a.b",
+                "CONSUMER.CREATE.S.c",
+                "CONSUMER.CREATE.S.c",
+                "CONSUMER.CREATE.S.c",
+            ]
+            assert asked[0][1] == {
+                "stream_name": "S",
+                "config": {"name": "c", "ack_policy": "explicit", "filter_subject": "a.b"},
+                "action": "create",
+            }
+            assert asked[2][1]["action"] == "update"
+            assert asked[2][1]["config"]["ack_wait"] == 10**9
+            assert "action" not in asked[3][1]
+
+
+async def test_pausing(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        consumer = await stream.create_consumer("c")
+        until = datetime.now(UTC) + timedelta(hours=1)
+        paused = await consumer.pause(until)
+        assert paused.paused
+        assert paused.pause_until is not None
+        assert abs(paused.pause_until - until) < timedelta(seconds=1)
+        assert (await consumer.refresh()).paused
+        with pytest.raises(RequestTimeoutError):
+            await consumer.next(timeout=0.05)
+        assert not (await consumer.resume()).paused
+        assert (await consumer.next()).data == b"0"
+
+        await stream.pause_consumer("c", until)
+        assert (await consumer.refresh()).paused
+        await stream.resume_consumer("c")
+        assert not (await consumer.refresh()).paused
+
+        for wrong in (datetime(2030, 1, 1), "tomorrow"):
+            with pytest.raises(ConfigurationError, match="until"):
+                await consumer.pause(wrong)
+
+
+async def test_pinned_and_unpinned(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        consumer = await stream.create_consumer(
+            "c",
+            priority_groups=["jobs"],
+            priority_policy=PriorityPolicy.PINNED_CLIENT,
+            priority_timeout=60,
+        )
+        second = await stream.consumer("c")
+        assert (await consumer.next(group="jobs")).data == b"0"
+        assert [msg.data for msg in await consumer.fetch(2, group="jobs")] == [b"1", b"2"]
+        # The other one is not the pinned one, until the first one is not any more.
+        assert await second.fetch(1, group="jobs", timeout=0.05) == []
+        await consumer.unpin("jobs")
+        assert (await second.next(group="jobs")).data == b"3"
+        assert await consumer.fetch(1, group="jobs", timeout=0.3) == []
+        await stream.unpin_consumer("c", "jobs")
+        assert (await consumer.next(group="jobs")).data == b"4"
+        with pytest.raises(ConfigurationError, match="priority group"):
+            await consumer.unpin("")
+
+
+async def test_overflow_and_priorities(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 3)
+        overflow = await stream.create_consumer(
+            "over", priority_groups=["jobs"], priority_policy=PriorityPolicy.OVERFLOW
+        )
+        assert await overflow.fetch(1, group="jobs", min_pending=5, timeout=0.05) == []
+        for number in range(3, 6):
+            await js.publish("s.0", str(number))
+        assert len(await overflow.fetch(1, group="jobs", min_pending=5)) == 1
+
+        sorted_ = await stream.create_consumer(
+            "sorted", priority_groups=["jobs"], priority_policy=PriorityPolicy.PRIORITIZED
+        )
+        async with sorted_.consume(group="jobs", priority=3, max_messages=1) as messages:
+            assert (await messages.receive()).data == b"0"
+
+
+async def test_one_that_is_bound_is_not_asked_for(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        await stream.create_consumer("c")
+        consumer = stream.bind_consumer("c")
+        assert consumer.info is None
+        msg = await consumer.next()
+        await msg.ack(confirm=True)
+        with pytest.raises(PullError, match="nobody answers"):
+            await stream.bind_consumer("nobody").next()
+
+
+async def test_one_that_pushes_cannot_be_pulled_from(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        consumer = await stream.create_consumer("c", deliver_subject="here")
+        with pytest.raises(ConfigurationError, match=r"use pushed\(\)"):
+            await consumer.next()
+        with pytest.raises(PullError, match=r"(?i)push based"):
+            await stream.bind_consumer("c").next()
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "match"),
+    [
+        (5, {}, "a ConsumerConfig or its name, not int"),
+        ("a.b", {}, "consumer name"),
+        ("c", {"ack_wait": -1}, "ack_wait"),
+        ("c", {"nonsense": 1}, "nonsense"),
+        ("c", {"durable_name": "d"}, "the same"),
+        ("c", {"filter_subject": "a..b"}, "filter_subject"),
+        ("c", {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE}, "opt_start_seq"),
+    ],
+)
+async def test_what_cannot_be_is_said_at_the_call(
+    nats_server: NatsServer, config: object, options: dict[str, object], match: str
+) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        with pytest.raises((ConfigurationError, InvalidSubjectError), match=match):
+            await stream.create_consumer(config, **options)
+        assert [name async for name in stream.consumer_names()] == []
+
+
+async def test_what_the_server_refuses(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        with pytest.raises(JetStreamAPIError, match=r"heartbeat|push|deliver"):
+            await stream.create_consumer("c", idle_heartbeat=5, ack_policy=AckPolicy.NONE)

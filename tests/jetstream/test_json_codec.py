@@ -1,0 +1,285 @@
+"""Between JSON and structs: seconds, times, what is left out and what is left alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_nats import ConfigurationError
+from trio_nats.jetstream import (
+    AckPolicy,
+    ConsumerConfig,
+    ConsumerInfo,
+    DeliverPolicy,
+    Placement,
+    RetentionPolicy,
+    StreamConfig,
+    StreamInfo,
+    StreamSource,
+    SubjectTransform,
+    json_codec,
+)
+
+# --- seconds -------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**15))
+def test_nanoseconds_survive(ns: int) -> None:
+    """Up to eleven days to the last one."""
+    seconds = json_codec.seconds(ns)
+    assert isinstance(seconds, float)
+    assert json_codec.nanoseconds("x", seconds) == ns
+
+
+@given(st.integers(0, json_codec.MAX_NANOSECONDS // 10**6))
+def test_milliseconds_survive_however_long_the_time(ms: int) -> None:
+    seconds = json_codec.seconds(ms * 10**6)
+    assert isinstance(seconds, float)
+    assert round(json_codec.nanoseconds("x", seconds), -6) == ms * 10**6
+
+
+@given(st.decimals(0, 10**6, places=9))
+def test_seconds_are_what_is_written(value) -> None:
+    """No error of binary fractions: what is written in decimals is what is sent."""
+    as_float = float(value)
+    if repr(as_float) == str(value.normalize()):
+        assert json_codec.nanoseconds("x", as_float) == value * 10**9
+
+
+def test_whole_seconds_may_be_integers() -> None:
+    assert json_codec.nanoseconds("x", 365 * 86400) == 365 * 86400 * 10**9
+
+
+@pytest.mark.parametrize("value", [-1, -1e-9, math.nan, math.inf, 1e11, "1", True, None])
+def test_what_are_no_seconds(value) -> None:
+    with pytest.raises(ConfigurationError, match="age"):
+        json_codec.nanoseconds("age", value)
+
+
+# --- times ---------------------------------------------------------------------------------------
+
+
+@given(st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1)), st.integers(-14 * 60, 14 * 60))
+def test_times_survive_in_utc(naive: datetime, minutes: int) -> None:
+    time = naive.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    text = json_codec.time_to_wire("x", time)
+    assert text.endswith("Z")
+    back = json_codec.time_from_wire(text)
+    assert back == time
+    assert back is not None
+    assert back.tzinfo is UTC
+
+
+def test_a_time_without_zone_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="opt_start_time has no time zone"):
+        json_codec.time_to_wire("opt_start_time", datetime(2030, 1, 1))
+
+
+def test_less_than_a_microsecond_is_cut_off() -> None:
+    """Rounded up, it would be later than what happened."""
+    assert json_codec.time_from_wire("2030-01-01T00:00:00.123456999Z") == datetime(
+        2030, 1, 1, 0, 0, 0, 123456, UTC
+    )
+    assert json_codec.time_from_wire("2030-01-01T00:00:00.9999999+02:00") == datetime(
+        2029, 12, 31, 22, 0, 0, 999999, UTC
+    )
+
+
+def test_no_time_is_none() -> None:
+    assert json_codec.time_from_wire("0001-01-01T00:00:00Z") is None
+    assert json_codec.time_from_wire("0001-01-01T00:00:00+14:00") is None
+
+
+# --- structs -------------------------------------------------------------------------------------
+
+
+def test_what_is_sent_for_a_stream() -> None:
+    config = StreamConfig(
+        name="S",
+        subjects=["s.>"],
+        max_age=1.5,
+        max_msgs=10,
+        sources=[
+            StreamSource(
+                name="O",
+                opt_start_time=datetime(2030, 1, 1, tzinfo=UTC),
+                subject_transforms=[SubjectTransform(src="a.*", dest="b.{{wildcard(1)}}")],
+            )
+        ],
+        metadata={"a": "b"},
+        placement=Placement(cluster="c", tags=["ssd"]),
+        discard_new_per_subject=True,
+    )
+    assert msgspec.json.decode(json_codec.encode(config)) == {
+        "name": "S",
+        "subjects": ["s.>"],
+        "max_age": 1_500_000_000,
+        "max_msgs": 10,
+        "sources": [
+            {
+                "name": "O",
+                "opt_start_time": "2030-01-01T00:00:00Z",
+                "subject_transforms": [{"src": "a.*", "dest": "b.{{wildcard(1)}}"}],
+            }
+        ],
+        "metadata": {"a": "b"},
+        "placement": {"cluster": "c", "tags": ["ssd"]},
+        "discard_new_per_subject": True,
+    }
+
+
+def test_what_is_sent_for_a_consumer() -> None:
+    """The acknowledging is always said: the server's own default is not ours."""
+    assert msgspec.json.decode(json_codec.encode(ConsumerConfig())) == {"ack_policy": "explicit"}
+    config = ConsumerConfig(
+        durable_name="c",
+        ack_policy=AckPolicy.ALL,
+        deliver_policy=DeliverPolicy.LAST,
+        backoff=[1, 2.5],
+        max_waiting=0,
+    )
+    assert msgspec.json.decode(json_codec.encode(config)) == {
+        "durable_name": "c",
+        "ack_policy": "all",
+        "deliver_policy": "last",
+        "backoff": [1_000_000_000, 2_500_000_000],
+        "max_waiting": 0,
+    }
+
+
+def test_what_a_newer_server_says() -> None:
+    """Unknown fields are left out, unknown words of an enumeration are kept as they are."""
+    raw = {
+        "config": {"name": "S", "retention": "forever", "storage": "memory", "fancy": {"a": [1]}},
+        "state": {"messages": 3, "weight": 1.5},
+        "news": True,
+    }
+    info = json_codec.from_wire(raw, StreamInfo)
+    assert info.state.messages == 3
+    assert info.config.retention == "forever"
+    assert isinstance(info.config.retention, RetentionPolicy)
+    assert list(RetentionPolicy) == ["limits", "interest", "workqueue"]
+    assert msgspec.json.decode(json_codec.encode(info.config)) == {
+        "name": "S",
+        "retention": "forever",
+        "storage": "memory",
+    }
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    raw = {
+        "config": {"name": "S", "subjects": None, "mirror": None, "metadata": None, "max_age": 0},
+        "sources": None,
+        "state": None,
+        "created": "0001-01-01T00:00:00Z",
+    }
+    info = json_codec.from_wire(raw, StreamInfo)
+    assert info == StreamInfo(config=StreamConfig(name="S"))
+
+
+def test_seconds_everywhere() -> None:
+    raw = {
+        "stream_name": "S",
+        "name": "c",
+        "config": {"backoff": [10**9, 5 * 10**8], "ack_wait": 3 * 10**10},
+        "pause_remaining": 1_500_000_000,
+        "cluster": {"replicas": [{"name": "n", "active": 250_000_000}]},
+        "delivered": {"last_active": "2030-01-01T00:00:00.5Z"},
+    }
+    info = json_codec.from_wire(raw, ConsumerInfo)
+    assert list(info.config.backoff) == [1.0, 0.5]
+    assert info.config.ack_wait == 30.0
+    assert info.pause_remaining == 1.5
+    assert info.cluster is not None
+    assert info.cluster.replicas[0].active == 0.25
+    assert info.delivered.last_active == datetime(2030, 1, 1, 0, 0, 0, 500_000, UTC)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"config": 5},
+        {"config": {"name": 5}},
+        {"config": {"name": "S"}, "state": {"messages": "many"}},
+        {"config": {"name": "S", "max_age": "long"}},
+        {"config": {"name": "S"}, "created": "yesterday"},
+        {"config": {"name": "S"}, "created": 5},
+        {"config": {"name": "S", "subjects": "s"}},
+        {"config": {"name": "S", "retention": 5}},
+    ],
+)
+def test_nonsense_is_a_value_error(raw) -> None:
+    with pytest.raises(ValueError):
+        json_codec.from_wire(raw, StreamInfo)
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["config", "name", "subjects", "state", "created", "sources", "max_age", "mirror"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(json)
+def test_any_nonsense_is_a_value_error_or_an_info(raw) -> None:
+    try:
+        json_codec.from_wire(raw, StreamInfo)
+    except (ValueError, OverflowError):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"max_msgs": "5"}, "max_msgs"),
+        ({"subjects": "s"}, "subjects"),
+        ({"retention": "limit"}, "retention is one of 'limits', 'interest', 'workqueue', not"),
+        ({"max_age": math.inf}, "max_age"),
+        ({"description": "\ud800"}, "StreamConfig"),
+        ({"metadata": {"a": object()}}, "StreamConfig"),
+        ({"mirror": {"name": "x"}}, "mirror is a StreamSource, not dict"),
+        ({"sources": [{"name": "x"}]}, "sources is a StreamSource, not dict"),
+        ({"sources": [StreamSource(name=5)]}, "sources"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_sent(config, text) -> None:
+    """A clear error, and no other."""
+    with pytest.raises(ConfigurationError, match=text):
+        json_codec.encode(StreamConfig(name="S", **config))
+
+
+def test_words_may_be_given_as_text() -> None:
+    sent = json_codec.encode(StreamConfig(name="S", retention="interest"))  # type: ignore[arg-type]
+    assert msgspec.json.decode(sent) == {"name": "S", "retention": "interest"}
+
+
+class Inner(msgspec.Struct, frozen=True, kw_only=True):
+    for_long: json_codec.Seconds = 0.0
+
+
+class Outer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    each_of: Mapping[str, Inner] = {}
+    some_of: Sequence[Inner] = ()
+
+
+def test_seconds_inside_of_mappings_and_names_that_differ() -> None:
+    raw = {"eachOf": {"a": {"forLong": 1}, "b": {"for_long": 10**9}}, "someOf": [{}]}
+    assert json_codec.from_wire(raw, Outer) == Outer(
+        each_of={"a": Inner(), "b": Inner(for_long=1.0)}, some_of=[Inner()]
+    )

@@ -1,0 +1,154 @@
+"""What is refused before it is sent, and what level of the API it needs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, get_type_hints
+
+import msgspec
+import pytest
+
+from tests.jetstream.helpers import connected, fake_api
+from trio_nats import ConfigurationError, InvalidSubjectError, open_nats
+from trio_nats.jetstream import (
+    APILevelError,
+    ConsumerConfig,
+    ConsumerOptions,
+    DeliverPolicy,
+    ExternalStream,
+    PersistMode,
+    RePublish,
+    StreamConfig,
+    StreamConsumerSource,
+    StreamOptions,
+    StreamSource,
+)
+from trio_nats.jetstream.consumer.config import check_consumer
+from trio_nats.jetstream.stream_config import check_stream, required_level
+from trio_nats.testing import NatsServer
+
+
+@pytest.mark.parametrize(
+    ("config", "options"), [(StreamConfig, StreamOptions), (ConsumerConfig, ConsumerOptions)]
+)
+def test_the_keywords_are_the_fields(config: type[msgspec.Struct], options: type) -> None:
+    fields = get_type_hints(config)
+    del fields["name"]
+    fields.pop("ALWAYS", None)
+    assert get_type_hints(options) == fields
+
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+SOURCE = StreamSource(name="O")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"name": "a.b"}, "stream name 'a.b' is not allowed"),
+        ({"name": ""}, "stream name '' is not allowed"),
+        ({"name": "x" * 256}, "is not allowed: 1 to 255 characters"),
+        ({"name": "\ud800"}, "stream name|StreamConfig"),
+        ({"name": 5}, "StreamConfig: Expected `str`, got `int`"),
+        ({"subjects": "s"}, "subjects"),
+        ({"subjects": ["a b"]}, "subjects: subject 'a b' is not allowed"),
+        ({"subjects": [">.a"]}, "subjects: subject '>.a' is not allowed"),
+        ({"metadata": {"": "x"}}, "metadata has an empty key"),
+        ({"metadata": {"x": "y" * 128 * 1024}}, "metadata of 131,073 bytes"),
+        ({"republish": RePublish(src="a b", dest="c")}, "republish.src"),
+        ({"mirror": SOURCE, "subjects": ["a"]}, "a mirror has no subjects"),
+        ({"mirror": SOURCE, "sources": [SOURCE]}, "a mirror or sources"),
+        ({"mirror": StreamSource(name="a b")}, "mirror: stream name 'a b'"),
+        ({"sources": [StreamSource(name="O", filter_subject="..")]}, "sources: filter_subject"),
+        (
+            {"mirror": StreamSource(name="O", opt_start_seq=1, opt_start_time=NOW)},
+            "mirror: give opt_start_seq or opt_start_time",
+        ),
+        (
+            {"mirror": StreamSource(name="O", external=ExternalStream(api="a.>"))},
+            "mirror: external.api: 'a.>' has wildcards",
+        ),
+    ],
+)
+async def test_streams_that_cannot_be(nats_server: NatsServer, options: Any, text: str) -> None:
+    async with open_nats(nats_server.url) as nc:
+        with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+            check_stream(nc, StreamConfig(**{"name": "S", **options}))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"name": "a.b"}, "consumer name 'a.b' is not allowed"),
+        ({"name": "a", "durable_name": "b"}, "are the same or one of them is left out"),
+        ({"filter_subject": "a", "filter_subjects": ["b"]}, "not both"),
+        ({"filter_subject": "a b"}, "filter_subject: subject 'a b'"),
+        ({"filter_subjects": [""]}, "filter_subjects: subject ''"),
+        ({"deliver_subject": "a.*"}, "deliver_subject: 'a.\\*' has wildcards"),
+        ({"opt_start_seq": 5}, "opt_start_seq and DeliverPolicy.BY_START_SEQUENCE go together"),
+        ({"deliver_policy": DeliverPolicy.BY_START_TIME}, "opt_start_time and .* go together"),
+        ({"max_deliver": "x"}, "ConsumerConfig: Expected `int`"),
+        ({"metadata": {"": ""}}, "empty key"),
+    ],
+)
+async def test_consumers_that_cannot_be(nats_server: NatsServer, options: Any, text: str) -> None:
+    async with open_nats(nats_server.url) as nc:
+        with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+            check_consumer(nc, ConsumerConfig(**options))
+
+
+@pytest.mark.nats_server(jetstream=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"subject_delete_marker_ttl": 2.0},
+        {"allow_msg_ttl": True},
+        {"allow_atomic": True},
+        {"allow_msg_counter": True},
+        {"allow_msg_schedules": True},
+        {"persist_mode": PersistMode.ASYNC},
+        {"persist_mode": PersistMode.DEFAULT},
+        {"allow_batched": True},
+    ],
+    ids=str,
+)
+async def test_the_level_is_what_the_server_thinks(nats_server: NatsServer, options: Any) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream("S", **options)
+        assert stream.info.config.metadata is not None
+        needed = int(stream.info.config.metadata["_nats.req.level"])
+        assert required_level(StreamConfig(name="S", **options)) == needed
+
+
+def test_the_level_of_durable_sourcing() -> None:
+    source = StreamSource(name="O", consumer=StreamConsumerSource(name="c"))
+    assert required_level(StreamConfig(name="S", mirror=source)) == 4
+    assert required_level(StreamConfig(name="S", sources=[SOURCE, source])) == 4
+
+
+def test_a_stream_of_another_domain() -> None:
+    assert ExternalStream.in_domain("hub").api == "$JS.hub.API"
+    with pytest.raises(ConfigurationError, match=r"domain name 'a\.b'"):
+        ExternalStream.in_domain("a.b")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"allow_msg_ttl": True},
+        {"subject_delete_marker_ttl": 1.0},
+        {"allow_atomic": True},
+        {"persist_mode": PersistMode.ASYNC},
+    ],
+    ids=str,
+)
+async def test_an_old_server_leaves_something_out(nats_server: NatsServer, options: Any) -> None:
+    """Without a word, which is ours to say."""
+    async with connected(nats_server) as (_, nc):
+        async with fake_api(nc, lambda msg: {"config": {"name": "S"}}):
+            js = nc.jetstream(prefix="fake")
+            (name,) = options
+            with pytest.raises(APILevelError, match=f"but without {name}: its server is too old"):
+                await js.create_stream("S", **options)
+            assert (await js.create_stream("S", persist_mode=PersistMode.DEFAULT)).name == "S"

@@ -1,0 +1,76 @@
+"""Names of buckets, keys and filters of keys, and nothing sent for those that are none."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_nats import ConfigurationError
+from trio_nats.keyvalue import InvalidKeyError
+from trio_nats.keyvalue.validation import check_bucket, check_filters, check_key
+
+TOKENS = st.text("azAZ09-_=/", min_size=1, max_size=5)
+KEYS = st.lists(TOKENS, min_size=1, max_size=5).map(".".join)
+ANYTHING = st.text(st.sampled_from("aZ9-_=/.*> \n\tü$\\\0"), max_size=6)
+
+
+def allowed(text: str) -> bool:
+    """As ADR-8 says it."""
+    return bool(
+        re.fullmatch(r"[-/_=.a-zA-Z0-9]+", text)
+        and not text.startswith(".")
+        and not text.endswith(".")
+        and ".." not in text
+    )
+
+
+@given(KEYS)
+def test_keys(key: str) -> None:
+    assert check_key(key) == key
+    assert check_filters(key) == (key,)
+    assert check_filters([key, f"{key}.>", f"*.{key}"]) == (key, f"{key}.>", f"*.{key}")
+
+
+@given(ANYTHING)
+def test_anything(text: str) -> None:
+    if allowed(text):
+        assert check_key(text) == text
+    else:
+        with pytest.raises(InvalidKeyError, match="key"):
+            check_key(text)
+
+
+@given(ANYTHING)
+def test_any_filter(text: str) -> None:
+    """A filter is a key with some of its parts replaced."""
+    plain = [token if token != "*" else "x" for token in text.split(".")]
+    if plain[-1] == ">":
+        plain[-1] = "x"
+    if allowed(".".join(plain)):
+        assert check_filters(text) == (text,)
+    else:
+        with pytest.raises(InvalidKeyError):
+            check_filters(text)
+
+
+@pytest.mark.parametrize("bucket", ["", "a.b", "a b", "ü", "a*", "x" * 253, "a\n"])
+def test_buckets(bucket: str) -> None:
+    with pytest.raises(ConfigurationError, match="bucket name"):
+        check_bucket(bucket)
+    assert check_bucket("a-B_9") == "a-B_9"
+
+
+def test_other_types() -> None:
+    other = cast("Any", 5)
+    with pytest.raises(ConfigurationError, match="is a str, not int"):
+        check_bucket(other)
+    with pytest.raises(InvalidKeyError, match="is a str, not int"):
+        check_key(other)
+    with pytest.raises(InvalidKeyError, match="is a str, not int"):
+        check_filters([other])
+    with pytest.raises(InvalidKeyError, match="no keys are named"):
+        check_filters([])

@@ -1,0 +1,146 @@
+"""What TLS has to happen, cell by cell: scheme x mode x material x having been encrypted before."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from trio_nats import ConfigurationError, TLSConfigurationError, TLSMode, TLSOptions, open_nats
+from trio_nats._transport.tls_policy import TLSPlan, check_server, demand, effective_mode, plan_tls
+from trio_nats.servers import Scheme, parse_server
+
+SCHEMES: tuple[Scheme, ...] = ("nats", "tls", "ws", "wss")
+AUTO, PREFER, REQUIRE, IMPLICIT, DISABLE = TLSMode
+
+# The words of the refusals.
+FLOOR = "asks for TLS, but the TLS mode is DISABLE"
+MATERIAL = "certificates or other TLS options ask for TLS"
+STICKY = "the connection was encrypted before, and so stays"
+ASKED = "TLS mode {} asks for TLS"
+
+# One column per (scheme, material); "!" begins the words of a configuration error.
+COLUMNS = list(itertools.product(SCHEMES, (False, True)))
+FRESH = {
+    #          nats                        tls                   ws                     wss
+    AUTO: ["offered", "at once", "at once", "at once", "scheme", "!" + MATERIAL, "scheme"],
+    PREFER: ["offered", "offered", "at once", "at once", "scheme", "scheme", "scheme"],
+    REQUIRE: ["at once", "at once", "at once", "at once", "!" + ASKED, "!" + ASKED, "scheme"],
+    IMPLICIT: ["first", "first", "first", "first", "!" + ASKED, "!" + ASKED, "scheme"],
+    DISABLE: ["never", "never", "!" + FLOOR, "!" + FLOOR, "scheme", "scheme", "!" + FLOOR],
+}
+ENCRYPTED_BEFORE = {
+    **FRESH,
+    AUTO: ["at once", "at once", "at once", "at once", "!" + STICKY, "!" + STICKY, "scheme"],
+    PREFER: ["at once", "at once", "at once", "at once", "!" + STICKY, "!" + STICKY, "scheme"],
+}
+PLANS = {
+    "never": TLSPlan.NEVER,
+    "offered": TLSPlan.IF_OFFERED,
+    "at once": TLSPlan.AT_ONCE,
+    "first": TLSPlan.FIRST,
+    "scheme": TLSPlan.BY_SCHEME,
+}
+CELLS = [
+    pytest.param(
+        scheme, mode, material, sticky, expected, id=f"{scheme}-{mode}-{material}-{sticky}"
+    )
+    for sticky, rows in ((False, FRESH), (True, ENCRYPTED_BEFORE))
+    for mode, row in rows.items()
+    # Material makes no difference to wss.
+    for (scheme, material), expected in zip(COLUMNS, [*row, row[-1]], strict=True)
+]
+
+
+def test_no_cell_is_missing() -> None:
+    assert len(CELLS) == len(SCHEMES) * len(TLSMode) * 2 * 2
+
+
+@pytest.mark.parametrize(("scheme", "mode", "material", "sticky", "expected"), CELLS)
+def test_plan(scheme: Scheme, mode: TLSMode, material: bool, sticky: bool, expected: str) -> None:
+    if expected.startswith("!"):
+        with pytest.raises(TLSConfigurationError) as caught:
+            plan_tls(scheme, mode, has_material=material, sticky=sticky)
+        assert expected[1:].format(mode) in str(caught.value)
+        other = {"tls": "use nats://", "wss": "use ws://", "ws": "use wss://"}[scheme]
+        assert other in str(caught.value)
+    else:
+        plan = plan_tls(scheme, mode, has_material=material, sticky=sticky)
+        assert plan is PLANS[expected]
+
+
+@pytest.mark.parametrize("mode", TLSMode)
+def test_once_encrypted_the_opportunistic_modes_require(mode: TLSMode) -> None:
+    expected = REQUIRE if mode in (AUTO, PREFER) else mode
+    assert effective_mode("nats", mode, has_material=False, sticky=True) is expected
+
+
+@pytest.mark.parametrize(
+    ("scheme", "mode", "material", "sticky", "expected"),
+    [
+        ("nats", REQUIRE, False, False, "(mode REQUIRE)"),
+        ("tls", REQUIRE, True, True, "(mode REQUIRE)"),
+        ("tls", AUTO, True, True, "(mode REQUIRE, which AUTO becomes with a tls:// URL)"),
+        ("tls", PREFER, True, False, "(mode REQUIRE, which PREFER becomes with a tls:// URL)"),
+        (
+            "nats",
+            AUTO,
+            True,
+            True,
+            "(mode REQUIRE, which AUTO becomes when certificates or other TLS options are given)",
+        ),
+        (
+            "nats",
+            AUTO,
+            False,
+            True,
+            "(mode REQUIRE, which AUTO becomes once the connection was encrypted)",
+        ),
+        (
+            "nats",
+            PREFER,
+            True,
+            True,
+            "(mode REQUIRE, which PREFER becomes once the connection was encrypted)",
+        ),
+        ("nats", PREFER, False, False, "(mode PREFER)"),
+    ],
+)
+def test_where_a_demand_for_tls_comes_from(
+    scheme: Scheme, mode: TLSMode, material: bool, sticky: bool, expected: str
+) -> None:
+    assert demand(scheme, mode, material, sticky) == expected
+
+
+# --- the same, where users meet it: at the call -----------------------------------------------
+
+
+def tls(mode: TLSMode, material: bool) -> TLSOptions:
+    return TLSOptions(mode=mode, ca_data="not looked at before connecting" if material else None)
+
+
+@pytest.mark.parametrize("mode", TLSMode)
+@pytest.mark.parametrize("material", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_open_nats_refuses_what_cannot_be_meant(
+    scheme: Scheme, mode: TLSMode, material: bool
+) -> None:
+    expected = [*FRESH[mode], FRESH[mode][-1]][COLUMNS.index((scheme, material))]
+    if expected.startswith("!"):
+        with pytest.raises(TLSConfigurationError) as caught:
+            open_nats(f"{scheme}://h", tls=tls(mode, material))
+        assert expected[1:].format(mode) in str(caught.value)
+    else:
+        open_nats(f"{scheme}://h", tls=tls(mode, material))
+
+
+def test_one_bad_address_among_good_ones_is_enough() -> None:
+    with pytest.raises(TLSConfigurationError, match="a tls:// URL asks for TLS"):
+        open_nats("nats://a,nats://b,tls://c", tls=TLSOptions(mode=DISABLE))
+
+
+def test_a_servers_secrets_are_not_in_the_refusal() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        plaintext = parse_server("ws://joe:verysecret@h/path?key=alsosecret")
+        check_server(plaintext, TLSOptions(mode=TLSMode.REQUIRE))
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,180 @@
+"""Which server to try next, after how long, and when to stop trying."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from .._transport.connector import AttemptFailed, ServerConnection
+from ..errors import AuthorizationError, ConnectAttempt, ConnectError, WebSocketError
+from ..events import ReconnectFailed
+from ..options import Candidate, ReconnectPolicy
+from ..server_info import ServerInfo
+from ..servers import Server
+from .event_hub import EventHub
+from .server_pool import ServerPool
+
+__all__ = ["Reconnector", "connect_error"]
+
+logger = logging.getLogger("trio_nats.reconnect")
+
+_REMEMBERED = 16
+"""Attempts that a final error tells of: the last ones."""
+_MOST_ADDRESSES = 4
+"""Addresses of a server that are tried where there is only one try."""
+_LOGGED_AT_FIRST = 3
+_LOG_INTERVAL = 60.0
+"""Failed attempts are logged as INFO: so many, and then one in so many seconds."""
+_FIRST_INTERVAL = 1.0
+"""Seconds between the first two attempts on a server that refuses the credentials."""
+
+
+class Reconnector:
+    """Applies a :class:`ReconnectPolicy` to a pool of servers."""
+
+    def __init__(
+        self,
+        pool: ServerPool,
+        policy: ReconnectPolicy,
+        event_hub: EventHub,
+        open_one: Callable[[Server], Awaitable[ServerConnection]],
+    ) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._event_hub = event_hub
+        self._open_one = open_one
+        self._logged_at = -math.inf
+
+    async def first(self) -> ServerConnection:
+        """Try every server once, to the end. Raises :exc:`ConnectError`."""
+        attempts: list[ConnectAttempt] = []
+        for server in self._pool.servers:
+            wire = await self.once(server, attempts)
+            if wire is not None:
+                return wire
+        raise connect_error(attempts)
+
+    async def once(self, server: Server, attempts: list[ConnectAttempt]) -> ServerConnection | None:
+        """Try one server, at each of its addresses that can be connected to, but at a few at most.
+
+        Adds what failed to ``attempts``. ``None`` if all did.
+        """
+        for _ in range(_MOST_ADDRESSES):
+            try:
+                return await self._open_one(server)
+            except AttemptFailed as failed:
+                attempts.append(failed.attempt)
+                if not failed.another_address:
+                    break
+        return None
+
+    async def until_connected(self, info: ServerInfo) -> ServerConnection:
+        """Try, wait, and try again. Raises :exc:`ConnectError` once no server is left to try."""
+        attempts: list[ConnectAttempt] = []
+        number = 0
+        while self._pool.servers:
+            server, when = self._choose(info, number + 1)
+            if self._exhausted(server):
+                self._pool.remove(server)
+                continue
+            await trio.sleep_until(when)
+            if server not in self._pool.servers:
+                continue  # it was replaced meanwhile
+            number += 1
+            try:
+                return await self._open_one(server)
+            except AttemptFailed as failed:
+                attempts = [*attempts[1 - _REMEMBERED :], failed.attempt]
+                self._note(server, number, failed.attempt.error)
+        raise connect_error(attempts)
+
+    def _exhausted(self, server: Server) -> bool:
+        most = self._policy.max_attempts
+        return most is not None and self._pool.failures.get(server, 0) >= most
+
+    def _note(self, server: Server, number: int, error: Exception) -> None:
+        repeated = self._pool.failed(server, error)
+        self._event_hub.emit(ReconnectFailed(server.url, number, error))
+        self._log(server, number, error)
+        if _is_refusal(error) and self._policy.refused_credentials_timeout < math.inf:
+            self._note_refusal(server, repeated, error)
+
+    def _log(self, server: Server, number: int, error: Exception) -> None:
+        now = trio.current_time()
+        level = logging.DEBUG
+        if number <= _LOGGED_AT_FIRST or now >= self._logged_at + _LOG_INTERVAL:
+            level, self._logged_at = logging.INFO, now
+        logger.log(level, "attempt %d to connect, to %s, failed: %s", number, server, error)
+
+    def _note_refusal(self, server: Server, repeated: bool, error: Exception) -> None:
+        """Try a server that refuses the credentials at intervals that double, and then no more."""
+        now, since = trio.current_time(), self._pool.refused_since
+        if not repeated:
+            since[server] = now
+        end = since[server] + self._policy.refused_credentials_timeout
+        if repeated and now >= end:
+            logger.warning("giving up %s, which keeps refusing the credentials: %s", server, error)
+            self._pool.remove(server)
+        else:
+            interval = max(now - since[server], _FIRST_INTERVAL)
+            self._pool.not_before[server] = min(now + interval, end)
+
+    def _choose(self, info: ServerInfo, number: int) -> tuple[Server, float]:
+        """The server to try, and when."""
+        now, not_before = trio.current_time(), self._pool.not_before
+        server = min(self._pool.servers, key=lambda known: max(now, not_before.get(known, now)))
+        if self._policy.pick is not None:
+            try:
+                picked = self._policy.pick(self._candidates(), info)
+                if isinstance(picked, tuple):
+                    return self._known(picked[0]), now + max(0.0, float(picked[1]))
+                if picked is not None:
+                    server = self._known(picked)
+            except Exception:
+                logger.exception("ReconnectPolicy.pick failed; taking the next server in turn")
+        return server, max(now + self._delay(server, number), not_before.get(server, now))
+
+    def _candidates(self) -> tuple[Candidate, ...]:
+        failures = self._pool.failures
+        return tuple(Candidate(s, failures.get(s, 0)) for s in self._pool.servers)
+
+    def _known(self, server: Server) -> Server:
+        if server not in self._pool.servers:
+            raise ValueError(f"{server} is not one of the candidates")
+        return server
+
+    def _delay(self, server: Server, number: int) -> float:
+        policy = self._policy
+        if policy.delay is not None:
+            try:
+                return max(0.0, float(policy.delay(number)))
+            except Exception:
+                logger.exception("ReconnectPolicy.delay failed; using wait and max_wait")
+        pool = self._pool
+        doublings = min(pool.failures.get(server, 0) + pool.short_lives.get(server, 0), 32)
+        ceiling = min(policy.max_wait, policy.wait * 2.0**doublings)
+        return ceiling * (1 - policy.jitter * random.random())
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether credentials were not accepted: the server's, or of whoever is before it."""
+    if isinstance(error, WebSocketError):
+        return error.status in (401, 403)
+    # What came too late was not looked at: by a busy server, such as one that all come back to.
+    late = "authentication timeout"
+    return isinstance(error, AuthorizationError) and late not in error.message.lower()
+
+
+def connect_error(attempts: list[ConnectAttempt]) -> ConnectError:
+    """The error for attempts that all failed, with their errors as its cause."""
+    error = ConnectError(attempts)
+    causes = [attempt.error for attempt in attempts]
+    if len(causes) == 1:
+        error.__cause__ = causes[0]
+    elif causes:
+        error.__cause__ = ExceptionGroup("every server failed", causes)
+    return error

@@ -1,0 +1,277 @@
+"""Replies to requests: one wildcard subscription for all of them.
+
+The last token of a reply's subject finds the slot that waits for it. A slot lives exactly as long
+as its request, so a late reply finds nothing and is dropped, and no cancellation leaves one behind.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Generator
+from heapq import heapify, heappop, heappush
+from typing import Protocol, TypeVar
+from weakref import WeakSet
+
+import outcome
+import trio
+from trio.lowlevel import current_task, reschedule
+
+from .._tokens import random_tokens
+from ..errors import (
+    NoRespondersError,
+    PermissionsViolationError,
+    RequestTimeoutError,
+    fresh,
+    timed_out,
+)
+from ..message import Msg
+from .pending import PendingQueue
+from .router import Router
+
+__all__ = ["ReplySlot", "RequestMux", "Slot", "is_no_responders", "new_inbox", "no_reply"]
+
+R = TypeVar("R")
+
+_MAX_STALE = 1000
+
+
+def new_inbox(prefix: str) -> str:
+    """A subject nobody else uses or can guess, below ``prefix``."""
+    return f"{prefix}.{secrets.token_urlsafe(16)}"
+
+
+class Slot(Protocol):
+    """What waits for the replies to one request."""
+
+    @property
+    def subject(self) -> str:
+        """What the request was published to."""
+        ...
+
+    def push(self, msg: Msg) -> None: ...
+    def end(self, error: Exception) -> None: ...
+
+
+class ReplySlot(outcome.Outcome[Msg]):
+    """Parks the task that makes it, and hands it a single reply directly.
+
+    It is itself what the task is woken with: an :class:`outcome.Value` would cost more than all
+    else that is done here.
+    """
+
+    __slots__ = ("_reply", "_task", "subject")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self._task: trio.lowlevel.Task | None = current_task()
+
+    def push(self, msg: Msg) -> None:
+        """The reply has come."""
+        if msg.raw_headers is not None and is_no_responders(msg):
+            self.end(NoRespondersError(self.subject))
+            return
+        task, self._task = self._task, None
+        if task is not None:
+            self._reply = msg
+            reschedule(task, self)
+
+    def unwrap(self) -> Msg:
+        """The reply."""
+        return self._reply
+
+    def send(self, gen: Generator[R, Msg, object]) -> R:
+        """Send the reply into a generator."""
+        return gen.send(self._reply)
+
+    async def asend(self, agen: AsyncGenerator[R, Msg]) -> R:
+        """Send the reply into an async generator."""
+        return await agen.asend(self._reply)
+
+    def end(self, error: Exception) -> None:
+        """There will be no reply."""
+        task, self._task = self._task, None
+        if task is not None:
+            reschedule(task, outcome.Error(error))
+
+    def abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        """For ``wait_task_rescheduled``, which has to follow before anything else can run."""
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+def is_no_responders(msg: Msg) -> bool:
+    """Whether the server itself answered that nobody is subscribed."""
+    raw = msg.raw_headers
+    return raw is not None and raw.startswith(b"NATS/1.0 503") and not msg.data
+
+
+def no_reply(subject: str, seconds: float, disconnected_for: float | None) -> RequestTimeoutError:
+    """What a request ends with when its time is over."""
+    return timed_out(f"no reply from {subject!r} within {seconds:g} s", disconnected_for)
+
+
+class RequestMux:
+    """The slots of a connection, and the :class:`~.router.Sink` that feeds them.
+
+    It subscribes when the first request is made, so a connection that makes none needs no
+    permission for inboxes.
+    """
+
+    raw_queue: bytes | None = None
+    remaining: int | None = None
+
+    def __init__(
+        self,
+        router: Router,
+        inbox_prefix: str,
+        disconnected_for: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._router = router
+        self._disconnected_for = disconnected_for
+        self._prefix = new_inbox(inbox_prefix).encode() + b"."
+        self._skip = len(self._prefix)
+        self._tokens: list[bytes] = []
+        self._sid: bytes | None = None
+        self.slots: dict[bytes, Slot] = {}
+        self._by_subject: dict[str, list[bytes]] | None = None
+        self.queues: WeakSet[PendingQueue] = WeakSet()
+        """Where replies wait to be received, if a request has many; also when it is over."""
+        # One timer for all requests: a cancel scope for each would cost 7 us.
+        # What is due and no longer in `slots` was answered in time.
+        self._due: list[tuple[float, bytes, float]] = []
+        self._most_due = _MAX_STALE
+        self._alarm = trio.CancelScope()
+        self.raw_subject: bytes = self._prefix + b"*"
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """See :class:`~.router.Sink`."""
+        waiting = [queue.pending for queue in self.queues]
+        return sum(messages for messages, _ in waiting), sum(size for _, size in waiting)
+
+    def new_token(self) -> tuple[bytes, bytes]:
+        """A token for a slot to come, and the reply subject that leads to it.
+
+        Nobody can guess it who was told others: each is told to another responder.
+        """
+        if not self._tokens:
+            self._tokens = random_tokens()
+        token = self._tokens.pop()
+        return token, self._prefix + token
+
+    def open(self, token: bytes, slot: Slot) -> None:
+        """Expect replies. They must end with :meth:`close`."""
+        if self._sid is None:
+            self._sid = self._router.add(self)
+        self.slots[token] = slot
+        self._by_subject = None
+
+    def expire(self, token: bytes, deadline: float, seconds: float) -> None:
+        """Let the slot end in a :exc:`RequestTimeoutError` then, unless it is closed before."""
+        due = self._due
+        heappush(due, (deadline, token, seconds))
+        if due[0][1] is token:
+            self._alarm.deadline = deadline
+        if len(due) > self._most_due:
+            self._due = [entry for entry in due if entry[1] in self.slots]
+            heapify(self._due)
+            self._most_due = 2 * len(self._due) + _MAX_STALE
+
+    async def keep_time(self) -> None:
+        """Run the timer, until cancelled."""
+        while True:
+            while self._due and self._due[0][1] not in self.slots:
+                heappop(self._due)
+            with trio.CancelScope() as self._alarm:
+                self._alarm.deadline = self._due[0][0] if self._due else math.inf
+                await trio.sleep_forever()
+            now = trio.current_time()
+            while self._due and self._due[0][0] <= now:
+                _, token, seconds = heappop(self._due)
+                slot = self.slots.pop(token, None)
+                if slot is not None:
+                    slot.end(no_reply(slot.subject, seconds, self._disconnected_for()))
+
+    def let_go(self) -> None:
+        """See :class:`~.router.Sink`. Nobody waits here."""
+
+    def lift_limits(self) -> None:
+        """See :class:`~.router.Sink`. There are none."""
+
+    def waits_for(self, task: trio.lowlevel.Task) -> bool:
+        """See :class:`~.router.Sink`. Replies never wait here."""
+        return False
+
+    def is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+        """See :class:`~.router.Sink`."""
+        return False
+
+    async def wait_taken(self) -> None:
+        """See :class:`~.router.Sink`. Replies never wait here."""
+        await trio.lowlevel.checkpoint()
+
+    def close(self, token: bytes) -> None:
+        """Forget a slot; replies that still come for it are dropped."""
+        self.slots.pop(token, None)
+
+    def push(self, msg: Msg) -> None:
+        """Hand a reply to its slot. Replies are never dropped for a limit's sake."""
+        slot = self.slots.get(msg.raw_subject[self._skip :])
+        if slot is not None:
+            slot.push(msg)
+
+    def push_burst(self, messages: list[Msg], size: int) -> None:
+        """Many replies at once."""
+        find, skip = self.slots.get, self._skip
+        for msg in messages:
+            slot = find(msg.raw_subject[skip:])
+            if slot is not None:
+                slot.push(msg)
+
+    def end(self, error: Exception) -> None:
+        """The inbox is gone: every request fails, and the next one subscribes anew."""
+        self._sid = None
+        self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Every request under way fails; the inbox stays."""
+        slots, self.slots = self.slots, {}
+        for slot in slots.values():
+            slot.end(fresh(error))
+
+    def reject(self, reply: bytes, error: Exception) -> None:
+        """Fail the request with this reply subject, if there is one: it will not be sent."""
+        if reply.startswith(self._prefix):
+            slot = self.slots.pop(reply[self._skip :], None)
+            if slot is not None:
+                slot.end(error)
+
+    def deny(self, error: PermissionsViolationError) -> bool:
+        """Fail the requests to, or the one with, a subject the server forbids publishing to.
+
+        ``False`` if there are none.
+        """
+        reply = error.subject.encode("utf-8", "replace")
+        if reply.startswith(self._prefix):
+            denied = [reply[self._skip :]]
+        else:
+            denied = self._tokens_by_subject().pop(error.subject, [])
+        slots = [self.slots.pop(token) for token in denied if token in self.slots]
+        for slot in slots:
+            slot.end(fresh(error))
+        return bool(slots)
+
+    def _tokens_by_subject(self) -> dict[str, list[bytes]]:
+        """The requests under way, and some that are over. Good until another one begins.
+
+        Made only when it is asked for, and not kept up to date with each request: errors come many
+        at a time, if at all.
+        """
+        found = self._by_subject
+        if found is None:
+            found = self._by_subject = defaultdict(list)
+            for token, slot in self.slots.items():
+                found[slot.subject].append(token)
+        return found

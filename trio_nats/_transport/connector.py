@@ -1,0 +1,623 @@
+"""One attempt to open a connection: resolve, dial, INFO, TLS, CONNECT, PONG, under one deadline.
+
+Whatever goes wrong, cancellation included, leaves no socket behind: an attempt either returns a
+:class:`ServerConnection` on which the server has answered our first PINGs, or raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from .._protocol import commands
+from .._protocol.parser import ErrorLine, Event, Parser, Signal
+from .._protocol.server_errors import is_too_long, server_error
+from ..auth import Answer, AuthLike, prepare_auth
+from ..errors import (
+    AuthorizationError,
+    ConnectAttempt,
+    ConnectPhase,
+    ConnectTimeoutError,
+    CredentialsError,
+    NatsError,
+    NoInfoError,
+    PlaintextAuthError,
+    ProtocolError,
+    ServerClosedError,
+    ServerReportedError,
+    TLSConfigurationError,
+)
+from ..message import Publisher
+from ..options import (
+    PlaintextAuth,
+    ProtocolLimits,
+    SecretHeaders,
+    TLSMode,
+    TLSOptions,
+    WebSocketOptions,
+)
+from ..server_info import ServerInfo
+from ..servers import Server, is_loopback
+from .dial import AddressHistory, DialError, Peer, dial, peer_address, peer_of
+from .ssl_context import ClientTLS, load_client_tls
+from .tcp import TCPStream
+from .tls_errors import (
+    Handshake,
+    explain_alert,
+    explain_closing,
+    explain_failed_handshake,
+    reason_of,
+)
+from .tls_handshake import LeadingInfoStream, injected, read_info, start_tls
+from .tls_info import CertificateNames, TLSInfo, describe
+from .tls_policy import TLSPlan, demand, effective_mode, plan_tls, upgrades
+
+if TYPE_CHECKING:
+    from .websocket import WebSocketStream
+
+__all__ = ["AttemptFailed", "ConnectHistory", "ConnectorSettings", "ServerConnection"]
+__all__ += ["connect_fault", "lead", "open_server_connection"]
+
+logger = logging.getLogger("trio_nats.connect")
+
+_READ = 64 * 1024
+_MAX_EARLY = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectorSettings:
+    """What an attempt needs to know beyond the server's address."""
+
+    tls: TLSOptions
+    auth: AuthLike | None
+    name: str | None
+    echo: bool
+    connect_timeout: float
+    plaintext_auth: PlaintextAuth
+    limits: ProtocolLimits
+    max_control_line: int = commands.MAX_CONTROL_LINE
+    version: str
+    """This package's, for CONNECT."""
+    websocket: WebSocketOptions
+
+
+@dataclass(slots=True, eq=False)
+class ServerConnection:
+    """An open connection to one server, ready for traffic."""
+
+    server: Server
+    stream: trio.abc.Stream
+    parser: Parser
+    early: list[Event]
+    """What the server sent behind the last PONG that was waited for."""
+    info: ServerInfo
+    """What the server says about itself; all defaults while it has only done so in plaintext, ahead
+    of TLS."""
+    tls: TLSInfo | None
+    unverified_info: ServerInfo | None = None
+    """INFO that came in plaintext ahead of TLS, unless another one has come inside. Anyone on the
+    way may have written it."""
+    peer: Peer | None = None
+    """The address at the other end."""
+    has_other_addresses: bool = False
+    """Whether the name of the server has others."""
+    tcp: TCPStream | None = None
+    """What is below all else; it shows how sending gets on."""
+    in_bytes: int = 0
+    """Bytes of NATS read by the opening, of INFO in plaintext too."""
+    out_bytes: int = 0
+    """Bytes of NATS written by the opening."""
+
+
+@dataclass(slots=True)
+class ConnectHistory:
+    """What a connection remembers from one attempt to the next."""
+
+    was_tls: bool = False
+    """It was encrypted once, so plaintext is out of the question from then on."""
+    warned_of_plaintext: bool = False
+    addresses: AddressHistory = field(default_factory=lambda: AddressHistory(randomize=False))
+
+
+class AttemptFailed(Exception):
+    """An attempt ended in ``attempt.error``. Never leaves the package."""
+
+    def __init__(self, attempt: ConnectAttempt) -> None:
+        super().__init__(str(attempt))
+        self.attempt = attempt
+        self.another_address = False
+        """Whether the server has an address that did not fail since there was a connection."""
+
+
+async def open_server_connection(
+    server: Server, settings: ConnectorSettings, origin: Publisher, memory: ConnectHistory
+) -> ServerConnection:
+    """Try to connect to ``server``. Raises :exc:`AttemptFailed`.
+
+    ``origin`` is what received messages respond through.
+    """
+    opening = _Connector(server, settings, origin, memory)
+    try:
+        wire = await lead(opening, server, settings)
+    except AttemptFailed as failed:
+        if opening.peer is not None:
+            failed.another_address = memory.addresses.failed(server, opening.peer)
+        raise
+    wire.peer, wire.has_other_addresses = opening.peer, memory.addresses.has_others(server)
+    memory.addresses.forgive()
+    return wire
+
+
+async def lead(
+    opening: _Connector, server: Server, settings: ConnectorSettings
+) -> ServerConnection:
+    """Run ``opening`` to its end, in time. Raises :exc:`AttemptFailed`."""
+    try:
+        with trio.fail_after(settings.connect_timeout):
+            return await opening.run()
+    except trio.TooSlowError:
+        error: Exception = opening.too_slow()
+    except (NatsError, DialError) as raised:
+        error = raised
+    except trio.BrokenResourceError as raised:
+        error = ServerClosedError(f"the connection to {server} broke: {reason_of(raised)}")
+    except Exception as raised:
+        logger.exception("unexpected error while connecting to %s", server)
+        error = raised
+    logger.debug("%s: %s: %s", server, opening.phase, error)
+    attempt = ConnectAttempt(server.url, opening.phase, error, opening.address)
+    raise AttemptFailed(attempt) from error
+
+
+class _Connector:
+    """The state of one attempt, which its errors are explained from."""
+
+    def __init__(
+        self, server: Server, settings: ConnectorSettings, origin: Publisher, memory: ConnectHistory
+    ) -> None:
+        self._server = server
+        self._origin = origin
+        self._settings = settings
+        tls = settings.tls
+        asked = (server.scheme, tls.mode, tls.has_material, memory.was_tls)
+        self._mode = effective_mode(*asked)
+        self._demand = demand(*asked)
+        self._memory = memory
+        self._material: ClientTLS | None = None
+        self._loading = False
+        self._plain_info: ServerInfo | None = None
+        self._tls_info: TLSInfo | None = None
+        self._presented_names: CertificateNames | None = None
+        self._heard_inside = False
+        self._introduced = False
+        self._headers: SecretHeaders | None = None
+        self._websocket: WebSocketStream | None = None
+        self._tcp: TCPStream | None = None
+        self._info_bytes = 0
+        self.phase: ConnectPhase = "tls"
+        self.peer: Peer | None = None
+
+    @property
+    def address(self) -> str | None:
+        """What was connected to, if the name of the server has other addresses too."""
+        if self.peer is None or not self._memory.addresses.has_others(self._server):
+            return None
+        host, port = self.peer
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def run(self) -> ServerConnection:
+        tls = self._settings.tls
+        plan = plan_tls(
+            self._server.scheme,
+            tls.mode,
+            has_material=tls.has_material,
+            sticky=self._memory.was_tls,
+        )
+        self.phase = "auth"
+        answer = await prepare_auth(self._settings.auth, self._server)
+        if plan is TLSPlan.BY_SCHEME:
+            # Here and below: it needs an extra, and takes a while to import.
+            from .websocket_handshake import ask_headers
+
+            self.phase = "websocket"
+            self._headers = await ask_headers(self._settings.websocket, self._server)
+        self.phase = "tls"
+        if self._will_encrypt(plan) or (tls.has_material and plan is TLSPlan.IF_OFFERED):
+            # Before dialling: no need to bother a server with a certificate that cannot be loaded.
+            self._material = await self._load_material()
+        stream = await self._dial()
+        try:
+            return await self._introduce(stream, plan, answer)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+
+    def _will_encrypt(self, plan: TLSPlan) -> bool:
+        return plan.promises_tls or self._server.scheme == "wss"
+
+    async def _load_material(self) -> ClientTLS:
+        self._loading = True
+        try:
+            material = await load_client_tls(self._settings.tls)
+            self._loading = False
+            return material
+        except NatsError:
+            raise
+        except Exception as error:
+            raise TLSConfigurationError(
+                f"the TLS context could not be made: {type(error).__name__}: {error}"
+            ) from error
+
+    async def _dial(self) -> TCPStream:
+        self.phase = "dial"
+        try:
+            stream = await dial(self._server, self._memory.addresses)
+            self.peer = peer_of(stream)
+            self._tcp = TCPStream(stream)
+            return self._tcp
+        except DialError as error:
+            if error.resolving:
+                self.phase = "resolve"
+            raise
+
+    async def _introduce(self, raw: TCPStream, plan: TLSPlan, answer: Answer) -> ServerConnection:
+        """From an open socket to a wire."""
+        stream: trio.abc.Stream = raw
+        if plan is TLSPlan.BY_SCHEME:
+            stream = await self._open_websocket(raw)
+            info, rest = await self._read_info(stream)
+        elif plan.promises_tls:
+            stream = await self._handshake(raw)
+            if self._plain_info is None:
+                info, rest = await self._read_info(stream)
+            else:
+                info, rest = self._plain_info, b""
+        else:
+            info, rest = await self._read_info(raw)
+            self.phase = "tls"
+            if upgrades(plan, info, self._server):
+                if rest:
+                    raise injected(self._server.url, rest)
+                self._plain_info = info
+                stream, rest = await self._handshake(raw), b""
+        self.phase = "auth"
+        if self._tls_info is None and self._server.userinfo_needs_tls and not self._settings.auth:
+            raise PlaintextAuthError(
+                f"{self._server} would get the credentials of a "
+                f"{'wss' if self._server.is_websocket else 'tls'}:// URL in plaintext; nothing was "
+                "sent. Give it credentials of its own, or use TLS for all servers"
+            )
+        if self._tls_info is None and answer.replayable:
+            self._guard_plaintext(answer.method, raw)
+        return await self._log_in(stream, info, rest, answer)
+
+    async def _handshake(self, raw: trio.abc.Stream) -> trio.abc.Stream:
+        self.phase = "tls"
+        material = self._material or await self._load_material()
+        leading = LeadingInfoStream(
+            raw,
+            server=self._server.url,
+            mode=self._mode,
+            demand=self._demand,
+            limit=self._settings.limits.info,
+            info=self._plain_info,
+        )
+        try:
+            stream, issuers = await start_tls(
+                leading, material.context, self._name_to_verify(), self._note_names
+            )
+        except trio.BrokenResourceError as error:
+            self._plain_info = leading.info
+            raise explain_failed_handshake(error, self._known()) from error
+        self._plain_info = leading.info
+        self._info_bytes += leading.info_size
+        self._tls_info = describe(
+            stream, issuers, material.expires, info_inside_tls=leading.info is None
+        )
+        return stream
+
+    def _name_to_verify(self) -> str:
+        server = self._server
+        name = self._settings.tls.server_hostname or server.tls_name
+        # The dot that ends a fully qualified name is the resolver's business; no certificate has
+        # it.
+        return (name or server.host.partition("%")[0]).removesuffix(".")
+
+    async def _open_websocket(self, raw: TCPStream) -> trio.abc.Stream:
+        """TLS if the scheme says so, and HTTP on top of it, up to where NATS begins."""
+        from .websocket_handshake import carry_secrets, upgrade
+
+        assert self._headers is not None
+        stream: trio.abc.Stream = raw
+        if self._server.scheme == "wss":
+            stream = await self._handshake_below_http(raw)
+        elif carry_secrets(self._headers):
+            self.phase = "websocket"
+            self._guard_plaintext("the headers in WebSocketOptions", raw)
+        self.phase = "websocket"
+        try:
+            self._websocket = await upgrade(
+                stream,
+                self._server,
+                self._headers,
+                compression=self._settings.websocket.compression,
+                user_agent=f"trio-nats/{self._settings.version}",
+            )
+        except trio.BrokenResourceError as error:
+            raise self._explained(error) from error
+        self._heard_inside = self._tls_info is not None
+        return self._websocket
+
+    async def _handshake_below_http(self, raw: TCPStream) -> trio.abc.Stream:
+        from .websocket_handshake import ListeningStream, not_tls
+
+        self.phase = "tls"
+        assert self._material is not None
+        below = ListeningStream(raw)
+        context = self._material.context
+        try:
+            stream, issuers = await start_tls(
+                below, context, self._name_to_verify(), self._note_names
+            )
+        except trio.BrokenResourceError as error:
+            wrong = not_tls(error, below.beginning, self._server)
+            raise wrong or explain_failed_handshake(error, self._known()) from error
+        self._tls_info = describe(stream, issuers, self._material.expires, info_inside_tls=True)
+        return stream
+
+    def _known(self) -> Handshake:
+        tls = self._settings.tls
+        certificate = tls.cert_file or tls.bundle_file or tls.context
+        return Handshake(
+            self._server.url,
+            self._mode,
+            certificate is not None,
+            self._plain_info,
+            self._presented_names,
+        )
+
+    def _note_names(self, names: CertificateNames | None) -> None:
+        self._presented_names = names
+
+    async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
+        self.phase = "info"
+        try:
+            info, rest, size = await read_info(stream, self._settings.limits.info)
+            self._info_bytes += size
+            self._heard_inside = self._tls_info is not None
+            return info, rest
+        except NoInfoError as error:
+            if error.closed and self._tls_info is not None:
+                raise explain_closing(self._known()) from error
+            raise NoInfoError(
+                f"{error}{self._hint(silent=error.closed)}", closed=error.closed
+            ) from None
+        except trio.BrokenResourceError as error:
+            raise self._explained(error) from error
+
+    def _hint(self, *, silent: bool) -> str:
+        hint = ". Is this the port of a NATS server?"
+        waits_for_info = self._mode in (TLSMode.PREFER, TLSMode.DISABLE)
+        in_plaintext = self._tls_info is None and not self._server.is_websocket
+        if silent and in_plaintext and waits_for_info:
+            asked = self._settings.tls.mode
+            acts_as = "" if asked is self._mode else f", which acts as {self._mode} here,"
+            hint += (
+                f" TLS mode {asked}{acts_as} waits for INFO in plaintext; if the server or a proxy "
+                "before it wants the TLS handshake first, use REQUIRE or IMPLICIT."
+            )
+        return hint + self._doctor_hint
+
+    @property
+    def _doctor_hint(self) -> str:
+        return f" To find out what is there: trio-nats doctor {self._server}"
+
+    def _explained(self, error: trio.BrokenResourceError) -> NatsError:
+        explained: NatsError | None = None
+        if isinstance(error.__cause__, ssl.SSLError):
+            explained = explain_alert(error.__cause__, self._known())
+        elif self._tls_info is not None and not self._heard_inside:
+            # A reset says as little as a bare end of file does.
+            explained = explain_closing(self._known())
+        return explained or ServerClosedError(
+            f"the connection to {self._server} broke: {reason_of(error)}"
+        )
+
+    def _guard_plaintext(self, secret: str, raw: TCPStream) -> None:
+        policy = self._settings.plaintext_auth
+        if policy == "allow" or is_loopback(peer_address(raw.stream)):
+            return
+        text = (
+            f"{secret} for {self._server} would cross the network in plaintext, where "
+            "anyone listening can pick it up and use it"
+        )
+        if policy == "refuse":
+            raise PlaintextAuthError(
+                f'{text}; nothing was sent. Use TLS, or plaintext_auth="allow" if that is meant'
+            )
+        if not self._memory.warned_of_plaintext:
+            self._memory.warned_of_plaintext = True
+            logger.warning('%s. Use TLS, or plaintext_auth="allow" if that is meant', text)
+
+    async def _log_in(
+        self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
+    ) -> ServerConnection:
+        parser = Parser(self._settings.limits, self._origin)
+        # A PONG that is here before our PING is no answer to it.
+        early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
+        wire = ServerConnection(
+            self._server, stream, parser, early, info, self._tls_info, tcp=self._tcp
+        )
+        wire.in_bytes = self._info_bytes + len(rest)
+        if self._plain_info is not None:
+            # It does support headers: it would refuse a CONNECT that asks for no_responders.
+            wire.info, wire.unverified_info = ServerInfo(headers=info.headers), info
+        if self._websocket is not None:
+            self._websocket.max_payload = lambda: wire.info.max_payload
+        try:
+            # As a view, and in no other variable: those may be printed with a traceback.
+            line, fault = await self._connect_line(info, answer)
+            if fault is not None:
+                raise CredentialsError(fault)
+            await stream.send_all(line)
+            wire.out_bytes += len(line)
+            while not await self._pong_among(wire, answer):
+                wire.early = await self._read_events(wire)
+            await self._hear_out(wire)
+        except trio.BrokenResourceError as error:
+            raise self._explained(error) from error
+        self._memory.was_tls = self._memory.was_tls or self._tls_info is not None
+        return wire
+
+    async def _hear_out(self, wire: ServerConnection) -> None:
+        """Wait for the answer to our second PING, with what the server has to say before it.
+
+        Behind its answer to the first one, a server sends an INFO with the limits of our account,
+        such as ``max_payload``. They hold from then on. After an INFO that came in plaintext it is
+        the first one that can be believed; nats-server always sends it since 2.12.
+        """
+        events, wire.early = wire.early, []
+        while True:
+            for position, event in enumerate(events):
+                if event is Signal.PONG:
+                    wire.early += events[position + 1 :]
+                    return
+                if isinstance(event, ServerInfo):
+                    wire.info, wire.unverified_info = event, None
+                elif isinstance(event, ProtocolError):
+                    raise event
+                elif isinstance(event, (Signal, ErrorLine)):
+                    wire.early.append(event)
+                # There are no subscriptions yet that a message could be for.
+            if len(wire.early) > _MAX_EARLY:
+                raise ProtocolError(f"{self._server} sends and sends, and does not answer a PING")
+            events = await self._read_events(wire)
+
+    async def _read_events(self, wire: ServerConnection) -> list[Event]:
+        data = await wire.stream.receive_some(_READ)
+        if not data:
+            raise self._closed_early()
+        self._heard_inside = self._tls_info is not None
+        wire.in_bytes += len(data)
+        return wire.parser.feed(bytes(data))
+
+    async def _connect_line(
+        self, info: ServerInfo, answer: Answer
+    ) -> tuple[memoryview, str | None]:
+        """CONNECT and two PINGs, and what is wrong with them; raises nothing that shows them."""
+        fields = await self._connect_fields(info, answer)
+        fault = commands.connect_fault(fields, self._settings.max_control_line)
+        return memoryview(commands.connect(fields) + commands.PING * 2), fault
+
+    async def _connect_fields(
+        self, info: ServerInfo, answer: Answer
+    ) -> dict[str, str | int | bool]:
+        self._check_believable(info, answer)
+        fields = _own_fields(self._settings, tls=self._tls_info is not None, headers=info.headers)
+        credentials = await answer.connect_fields(info.nonce)
+        self._introduced = True
+        return fields | credentials
+
+    def _check_believable(self, info: ServerInfo, answer: Answer) -> None:
+        """Refuse an INFO that would make us log in as someone else, or do without features."""
+        is_plain = self._tls_info is None or self._plain_info is not None
+        if answer.must_sign and not info.nonce:
+            tampered = ", or someone on the network path removed it" if is_plain else ""
+            raise CredentialsError(
+                f"{self._server} sent no usable nonce in its "
+                f"{'plaintext ' if is_plain else ''}INFO, so {answer.method} has nothing to sign "
+                f"and cannot be used. The server accepts no keys{tampered}. If the server wants "
+                "no credentials, leave auth out"
+            )
+        if is_plain and not info.headers and (self._tls_info or answer.method != "none"):
+            raise ProtocolError(
+                f"{self._server} claims in plaintext that it does not support message headers. "
+                "Someone on the network path may have written that, so nothing was sent. Enable "
+                "headers on the server, or let it send INFO inside TLS (handshake_first) and use "
+                "TLS mode IMPLICIT"
+            )
+
+    async def _pong_among(self, wire: ServerConnection, answer: Answer) -> bool:
+        """Handle what came; once PONG is among it, leave what follows it in ``wire.early``."""
+        for position, event in enumerate(wire.early):
+            if event is Signal.PONG:
+                wire.early = wire.early[position + 1 :]
+                return True
+            if event is Signal.PING:
+                await wire.stream.send_all(commands.PONG)
+                wire.out_bytes += len(commands.PONG)
+            elif isinstance(event, ServerInfo):
+                wire.info, wire.unverified_info = event, None
+            elif isinstance(event, ErrorLine):
+                raise self._refusal(event.text, answer)
+            elif isinstance(event, ProtocolError):
+                raise event
+        wire.early = []
+        return False
+
+    def _refusal(self, text: str, answer: Answer) -> NatsError:
+        error = server_error(text)
+        if isinstance(error, AuthorizationError):
+            return type(error)(text, f"{error.explanation} ({answer.doubts()})")
+        if isinstance(error, ServerReportedError) and is_too_long(error):
+            # The credentials are, or our name. More of the same would be refused for ever.
+            return AuthorizationError(
+                text, "CONNECT, with the name and credentials, is longer than its max_control_line"
+            )
+        return error
+
+    def _closed_early(self) -> NatsError:
+        if self._tls_info is not None and not self._heard_inside:
+            return explain_closing(self._known())
+        return ServerClosedError(
+            f"{self._server} closed the connection after CONNECT without a word"
+        )
+
+    def too_slow(self) -> NatsError:
+        within = f"within {self._settings.connect_timeout:g} s (connect_timeout)"
+        if self.phase == "info":
+            return NoInfoError(f"no INFO {within}{self._hint(silent=True)}")
+        if self.phase == "auth" and not self._introduced:
+            return ConnectTimeoutError(f"our credentials were not ready {within}")
+        if self._loading:
+            return ConnectTimeoutError(f"our certificates and TLS options were not ready {within}")
+        if self.phase == "websocket" and self._headers is None:
+            return ConnectTimeoutError(f"the headers for the upgrade were not ready {within}")
+        what = {
+            "dial": "no TCP connection, name resolution included,",
+            "tls": "the TLS handshake was not done",
+            "websocket": "no answer to the WebSocket upgrade",
+            "auth": "no answer to CONNECT",
+        }.get(self.phase, "not connected")
+        return ConnectTimeoutError(f"{what} {within}")
+
+
+def _own_fields(
+    settings: ConnectorSettings, *, tls: bool, headers: bool
+) -> dict[str, str | int | bool]:
+    """The fields of CONNECT but for the credentials."""
+    fields: dict[str, str | int | bool] = {
+        "verbose": False,
+        "pedantic": False,
+        "tls_required": tls,
+        "lang": "python-trio",
+        "version": settings.version,
+        "protocol": 1,
+        "echo": settings.echo,
+        "headers": headers,
+        "no_responders": headers,
+    }
+    if settings.name is not None:
+        fields["name"] = settings.name
+    return fields
+
+
+def connect_fault(settings: ConnectorSettings, credentials: Mapping[str, str]) -> str | None:
+    """What is too long for CONNECT, as far as that can be said before dialling."""
+    fields = _own_fields(settings, tls=False, headers=False)
+    return commands.connect_fault({**fields, **credentials}, settings.max_control_line)

@@ -1,0 +1,225 @@
+"""Finding out what a server does without logging in: an opening that ends before CONNECT.
+
+It runs the very code that connections are opened with, so what it finds out is what they will see.
+No credentials are asked for, so none can be sent. A client certificate, if the options hold one, is
+shown as an opening would show it: inside a handshake, to a server that was accepted.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import trio
+
+from .._protocol.parser import Event, Parser
+from ..auth import Answer
+from ..errors import ConnectPhase, NoInfoError
+from ..headers import HeadersLike
+from ..message import Payload, Publisher
+from ..server_info import ServerInfo
+from ..servers import Server
+from .connector import (
+    AttemptFailed,
+    ConnectHistory,
+    ConnectorSettings,
+    ServerConnection,
+    _Connector,
+    lead,
+)
+from .ssl_context import ClientTLS
+from .tls_info import CertificateInfo, TLSInfo, certificate_info
+
+__all__ = ["HandshakeObserver", "ProbeResult", "knock"]
+
+# A debugging hook of CPython's ssl module, and the only way to see whether a server asks for a
+# client certificate, or what a certificate says that is refused. Where it is missing, less is seen.
+_HOOK = "_msg_callback"
+_TICKET, _CERTIFICATE, _REQUEST = 4, 11, 13
+_HANDSHAKE_RECORD = 22
+
+PATIENCE = 1.0
+"""Seconds that a server gets, after a handshake, to refuse the client's certificate."""
+
+
+@dataclass(slots=True, eq=False)
+class HandshakeObserver:
+    """What passed in a handshake, whatever came of it."""
+
+    watching: bool = False
+    """Whether there was a way to watch at all."""
+    asked: bool = False
+    """Whether the server asked for a client certificate."""
+    chain: tuple[bytes, ...] = ()
+    """The server's certificates as it sent them, in DER, its own first."""
+    on_accepted: Callable[[], object] | None = None
+    """Called when the server has accepted our side of the handshake and issues a ticket for the
+    next one."""
+
+    def watch(self, context: ssl.SSLContext) -> None:
+        """See the handshakes of ``context`` from now on."""
+        if hasattr(context, _HOOK):
+            self.watching = True
+            setattr(context, _HOOK, self._message)
+
+    def _message(
+        self,
+        connection: object,
+        direction: str,
+        version: object,
+        content_type: int,
+        message_type: int,
+        data: bytes,
+    ) -> None:
+        if direction != "read" or content_type != _HANDSHAKE_RECORD:
+            return
+        if message_type == _REQUEST:
+            self.asked = True
+        elif message_type == _CERTIFICATE:
+            self.chain = tuple(_certificates(data))
+        elif message_type == _TICKET and self.on_accepted is not None:
+            self.on_accepted()
+
+
+def _certificates(message: bytes) -> Iterator[bytes]:
+    """The certificates of a handshake's Certificate message (RFC 5246 and 8446)."""
+    at = 4 + 3  # behind the message's own header and the length of the list, which is the rest
+    # Before TLS 1.3 has been agreed upon, the connection does not say so. There a context comes
+    # before the list, empty in a server's message, and extensions behind each certificate.
+    is_tls13 = int.from_bytes(message[4:7]) != len(message) - 7
+    at += is_tls13
+    while at + 3 <= len(message):
+        end = at + 3 + int.from_bytes(message[at : at + 3])
+        yield message[at + 3 : end]
+        at = end
+        if is_tls13:
+            at += 2 + int.from_bytes(message[at : at + 2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """How far an opening without a login came."""
+
+    info: ServerInfo | None
+    """INFO, wherever it came."""
+    tls: TLSInfo | None
+    """Set once the handshake is done, also where something fails behind it."""
+    chain: Sequence[CertificateInfo]
+    """The server's certificates as it sent them, trusted or not, its own first."""
+    leaf: bytes | None
+    """The server's own certificate, in DER."""
+    asked: bool | None
+    """Whether the server asked for a client certificate; ``None`` if there was no way to see it."""
+    phase: ConnectPhase
+    error: Exception | None
+    """Why it ended, or ``None``: CONNECT would have been next."""
+
+
+async def knock(
+    server: Server,
+    settings: ConnectorSettings,
+    *,
+    only_tls: bool = False,
+    patience: float = math.inf,
+) -> ProbeResult:
+    """Open a connection to ``server``, up to CONNECT, and close it. Raises nothing of its own.
+
+    ``only_tls`` ends it after the handshake, without listening for INFO inside; ``patience`` is how
+    many seconds to listen for it at the most.
+
+    Credentials in ``settings`` and ``server`` are not looked at. Takes ``connect_timeout`` at most.
+    Cancelled, it leaves nothing behind.
+    """
+    nobody = replace(server, user=None, password=None, token=None)
+    opening = _Probe(nobody, replace(settings, auth=None), _Nobody(), ConnectHistory())
+    opening.only_tls, opening.patience = only_tls, patience
+    wire: ServerConnection | None = None
+    error: Exception | None = None
+    try:
+        wire = await lead(opening, nobody, settings)
+        await trio.aclose_forcefully(wire.stream)
+    except AttemptFailed as failed:
+        error = failed.attempt.error
+    witness = opening.witness
+    return ProbeResult(
+        info=wire.info if wire is not None else opening._plain_info,
+        tls=opening._tls_info,
+        chain=tuple(certificate_info(der) for der in witness.chain),
+        leaf=witness.chain[0] if witness.chain else None,
+        asked=witness.asked if witness.watching else None,
+        phase=opening.phase,
+        error=error,
+    )
+
+
+class _Nobody:
+    """Messages cannot come before a login, so nobody responds to them."""
+
+    async def publish(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+    ) -> None:
+        raise NotImplementedError
+
+    async def _checkpoint(self) -> None:
+        raise NotImplementedError
+
+
+class _Probe(_Connector):
+    """An opening that only looks."""
+
+    def __init__(
+        self, server: Server, settings: ConnectorSettings, origin: Publisher, memory: ConnectHistory
+    ) -> None:
+        super().__init__(server, settings, origin, memory)
+        self.witness = HandshakeObserver()
+        self.only_tls = False
+        self.patience = math.inf
+
+    @property
+    def _doctor_hint(self) -> str:
+        return ""  # this is the doctor
+
+    async def _load_material(self) -> ClientTLS:
+        material = await super()._load_material()
+        self.witness.watch(material.context)
+        return material
+
+    async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
+        if self.only_tls and self._tls_info is not None:
+            return ServerInfo(), b""
+        with trio.move_on_after(self.patience):
+            return await super()._read_info(stream)
+        raise NoInfoError(f"no INFO within {self.patience:g} s{self._hint(silent=True)}")
+
+    async def _log_in(
+        self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
+    ) -> ServerConnection:
+        tls = self._tls_info
+        is_unsettled = tls is not None and tls.version == "TLSv1.3" and not self._heard_inside
+        if is_unsettled and self.witness.asked:
+            await self._await_verdict(stream)
+        parser = Parser(self._settings.limits, self._origin)
+        early: list[Event] = []
+        return ServerConnection(self._server, stream, parser, early, info, self._tls_info)
+
+    async def _await_verdict(self, stream: trio.abc.Stream) -> None:
+        """Under TLS 1.3 a server looks at the client's certificate after the handshake.
+
+        It answers with a ticket if all is well, and by ending the connection if not. A server that
+        issues no tickets says nothing as long as nothing is wrong.
+        """
+        with trio.move_on_after(PATIENCE) as scope:
+            self.witness.on_accepted = scope.cancel
+            try:
+                data = await stream.receive_some()
+            except trio.BrokenResourceError as error:
+                raise self._explained(error) from error
+            if not data:
+                raise self._closed_early()

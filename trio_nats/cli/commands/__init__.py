@@ -1,0 +1,1 @@
+"""The commands of ``trio-nats``, one module each."""

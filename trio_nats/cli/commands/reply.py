@@ -1,0 +1,232 @@
+"""``trio-nats reply``: answer requests."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, TypeAlias
+
+import trio
+import typer
+
+from trio_nats import ConfigurationError, Connection, Headers, Msg, NatsError, Subscription
+from trio_nats._nursery import open_nursery
+
+from ..connection_options import ConnectionOptions, connected, connects, leave_if_lost
+from ..output import Output, message_text
+from ..payloads import HeaderOption, TemplatesOption
+from ..reply_templates import Template, header_templates, headers_of
+from ..runner import Program, note, run
+
+__all__ = ["reply"]
+
+_MAX_VARIABLE = 100_000
+"""Bytes of a request that are given to a command in its environment; Linux allows 128 KiB."""
+_SUBJECT_TOKENS = [str(number) for number in range(100)]
+
+Reply: TypeAlias = tuple[bytes, Headers]
+Answer: TypeAlias = Callable[[int, Msg, int], Awaitable[Reply]]
+"""From the number of a request, the request and the most that may be sent to the reply."""
+
+
+@connects
+def reply(
+    options: ConnectionOptions,
+    subject: Annotated[str, typer.Argument(help="The subject to answer on.")],
+    body: Annotated[str | None, typer.Argument(help="The reply.")] = None,
+    echo: Annotated[bool, typer.Option("--echo", help="Reply with the request.")] = False,
+    command: Annotated[
+        str | None, typer.Option(help="Reply with what this command prints.", metavar="CMD")
+    ] = None,
+    queue: Annotated[str, typer.Option("--queue", "-q", help="Queue group.")] = "NATS-RPLY-22",
+    header: HeaderOption = None,
+    count: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="End after this many.")
+    ] = None,
+    templates: TemplatesOption = True,
+) -> None:
+    """Answer requests, until Ctrl-C; those that have arrived by then are answered still.
+
+    The body may hold what that of `pub` may, and {{Request}}, the request's body. A --command is
+    split into words as a shell would, but run without one. In its words {{1}} is the second part of
+    the subject (from {{0}}), and {{Request}} the body. None of them becomes more than one word, the
+    program, or, unless -- is a word before it, an option. The body is also its standard input, and
+    in NATS_REQUEST_BODY, and the subject in NATS_REQUEST_SUBJECT; no other variable whose name
+    begins with NATS_ is handed on. One that fails, prints more than a message may hold or takes
+    longer than --timeout is answered by an error in the headers, as a NATS service would.
+    """
+
+    async def main(program: Program) -> None:
+        answer = _choose(body, echo, command, options, templates)
+        headers = header_templates(header or (), enabled=templates)
+        output = Output()
+        async with (
+            connected(program, options) as nc,
+            nc.subscribe(subject, queue=queue or None, max_msgs=count) as requests,
+        ):
+            await nc.flush()
+            note(f'Listening on "{subject}" in group "{queue}"')
+            number = 0
+            async with open_nursery() as nursery:
+                nursery.start_soon(_drain_when_stopped, program, nc, requests)
+                async for msg in requests:
+                    number += 1
+                    await output.write(message_text(output, msg, f"[#{number}] Received"))
+                    if msg.reply is None:
+                        continue
+                    data, answered = await answer(number, msg, nc.server_info.max_payload)
+                    all_headers = [*answered.pairs(), *headers_of(headers, number).pairs()]
+                    try:
+                        await msg.respond(data, headers=all_headers or None)
+                    except NatsError as error:
+                        note(f"reply to [#{number}]: {error}", style="red")
+                nursery.cancel_scope.cancel()
+
+    run(main, debug=options.debug)
+
+
+async def _drain_when_stopped(program: Program, nc: Connection, requests: Subscription) -> None:
+    with program.until_stopped():
+        await trio.sleep_forever()
+    await leave_if_lost(program, nc)
+    await requests.drain()
+
+
+def _choose(
+    body: str | None,
+    echo: bool,
+    command: str | None,
+    options: ConnectionOptions,
+    templates: bool,
+) -> Answer:
+    if sum((body is not None, echo, command is not None)) > 1:
+        raise ConfigurationError("a body, --echo and --command exclude each other")
+    if command is not None:
+        return _Command(command, options).answer
+    if body is not None:
+        return _FromTemplate(Template(body, enabled=templates, more=["Request"])).answer
+    if not echo:
+        note("No body or command given: echoing requests")
+    return _echo
+
+
+async def _echo(number: int, msg: Msg, max_payload: int) -> Reply:
+    headers = msg.headers.copy()
+    headers.add("NATS-Reply-Counter", str(number))
+    return msg.data, headers
+
+
+class _FromTemplate:
+    def __init__(self, template: Template) -> None:
+        self._template = template
+
+    async def answer(self, number: int, msg: Msg, max_payload: int) -> Reply:
+        return self._template.fill(number, Request=msg.data), Headers()
+
+
+class _Command:
+    def __init__(self, command: str, options: ConnectionOptions) -> None:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise ConfigurationError(f"--command {command!r}: {error}") from None
+        if not words:
+            raise ConfigurationError("--command is empty")
+        # Split before anything is filled in: a request cannot add words, let alone commands.
+        self._words = [Template(word, more=["Request", *_SUBJECT_TOKENS]) for word in words]
+        if not self._words[0].is_fixed:
+            raise ConfigurationError("--command: a request cannot choose the program to run")
+        self._options_end = words.index("--") if "--" in words else len(words)
+        self._environment = _harmless_environment(options)
+        self._timeout = options.timeout
+
+    async def answer(self, number: int, msg: Msg, max_payload: int) -> Reply:
+        tokens = dict.fromkeys(_SUBJECT_TOKENS, b"")
+        tokens |= {str(place): token for place, token in enumerate(msg.raw_subject.split(b"."))}
+        filled = [word.fill(number, **tokens, Request=msg.data) for word in self._words]
+        for word, text in zip(self._words[: self._options_end], filled, strict=False):
+            if text.startswith(b"-") and word.begins_with_place:
+                return self._failed(number, "a part of the request would be an option of it")
+        words = [os.fsdecode(word) for word in filled]
+        output = b""
+        with trio.move_on_after(self._timeout) as scope:
+            try:
+                output = await _output_of(words, self._environment, msg, max_payload)
+            except _CommandError as error:
+                return self._failed(number, str(error))
+        if scope.cancelled_caught:
+            return self._failed(number, f"it took more than {self._timeout:g} s (--timeout)")
+        return output, Headers()
+
+    def _failed(self, number: int, reason: str) -> Reply:
+        note(f"command for [#{number}] failed: {reason}", style="red")
+        # Not the reason, which may tell strangers more about this machine than they should know.
+        error = {"Nats-Service-Error": "command failed", "Nats-Service-Error-Code": "500"}
+        return b"", Headers(error)
+
+
+class _CommandError(Exception):
+    """Why there is no output to reply with."""
+
+
+def _harmless_environment(options: ConnectionOptions) -> dict[str, str]:
+    """Our environment without what we log in with: the command works for strangers."""
+    context = {} if options.context is None else vars(options.context)
+    secrets = {str(value).removeprefix("env://") for value in context.values()}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("NATS_") and name not in secrets
+    }
+
+
+async def _output_of(words: list[str], environment: dict[str, str], msg: Msg, limit: int) -> bytes:
+    """What the command prints. It is killed when this is cancelled, or when it prints too much."""
+    environment = environment | {"NATS_REQUEST_SUBJECT": os.fsdecode(msg.raw_subject)}
+    if b"\0" not in msg.data and len(msg.data) <= _MAX_VARIABLE:
+        environment |= {"NATS_REQUEST_BODY": os.fsdecode(msg.data)}
+    output = bytearray()
+    failure = ""
+    async with open_nursery() as nursery:
+        start = partial(
+            trio.run_process,
+            words,
+            stdin=msg.data,
+            stdout=subprocess.PIPE,
+            check=False,
+            env=environment,
+            # A Ctrl-C at the terminal is for us, and lets what has begun finish.
+            start_new_session=True,
+            deliver_cancel=_kill,
+        )
+        try:
+            process: trio.Process = await nursery.start(start)
+        except (OSError, ValueError) as error:
+            failure = str(error)
+        else:
+            assert process.stdout is not None
+            async for chunk in process.stdout:
+                output += chunk
+                if len(output) > limit:
+                    failure = f"it printed more than the {limit:,} bytes a message may hold"
+                    nursery.cancel_scope.cancel()
+                    break
+            else:
+                if await process.wait():
+                    failure = f"exit code {process.returncode}"
+    if failure:
+        raise _CommandError(failure)
+    return bytes(output)
+
+
+async def _kill(process: trio.Process) -> None:
+    """The command and what it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    await trio.lowlevel.checkpoint()

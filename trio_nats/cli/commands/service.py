@@ -1,0 +1,311 @@
+"""``trio-nats service``: which services there are, and how they are doing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+import msgspec
+import typer
+
+from trio_nats import ConfigurationError, Connection
+from trio_nats._printable import printable, printable_lines
+from trio_nats.services import (
+    EndpointStats,
+    ServiceInfo,
+    ServicePing,
+    Services,
+    ServiceStats,
+)
+
+from ..connection_options import ConnectionOptions, connected, connects
+from ..durations import parse_wait
+from ..output import print_table
+from ..runner import Commands, Program, note, run
+
+__all__ = ["services"]
+
+S = TypeVar("S")
+
+services: typer.Typer = typer.Typer(
+    cls=Commands, help="Find services and see how they are doing.", rich_markup_mode="markdown"
+)
+
+NameArgument = Annotated[str | None, typer.Argument(help="Only the instances of this service.")]
+OneNameArgument = Annotated[str, typer.Argument(help="The service.")]
+IdArgument = Annotated[str | None, typer.Argument(help="Only this instance of it.")]
+JSONOption = Annotated[bool, typer.Option("--json", "-j", help="Print JSON.")]
+StallOption = Annotated[
+    float,
+    typer.Option(
+        "--reply-timeout",
+        parser=parse_wait,
+        metavar="DURATION",
+        help="The most between two answers; nobody knows how many there will be.",
+    ),
+]
+
+
+@services.callback(invoke_without_command=True)
+def root(typer_context: typer.Context) -> None:
+    """Find services and see how they are doing.
+
+    All that answer within --timeout are shown. Exit code 1 says that none did.
+    """
+    if typer_context.invoked_subcommand is None:
+        typer.echo(typer_context.get_help())
+
+
+@services.command("ls")
+@connects
+def list_all(
+    options: ConnectionOptions,
+    name: NameArgument = None,
+    stall: StallOption = 0.3,
+    as_json: JSONOption = False,
+) -> None:
+    """List the services there are, instance by instance."""
+
+    async def main(program: Program) -> None:
+        async with connected(program, options) as nc:
+            found = _some(await _asker(nc, options, stall).info(name), name)
+        if as_json:
+            _print_json(found)
+            return
+        rows = [[one.name, one.version, one.id, one.description] for one in found]
+        _print_rows(["name", "version", "id", "description"], rows)
+
+    run(main, debug=options.debug)
+
+
+@services.command("ping")
+@connects
+def ping(
+    options: ConnectionOptions,
+    name: NameArgument = None,
+    stall: StallOption = 0.3,
+    as_json: JSONOption = False,
+) -> None:
+    """Ask services whether they are there, and say how long each took to answer."""
+
+    async def main(program: Program) -> None:
+        async with connected(program, options) as nc:
+            found = _some(await _asker(nc, options, stall).ping(name), name)
+        if as_json:
+            _print_json(found)
+            return
+        for one in sorted(found, key=_rtt):
+            print(printable(f"{f'{one.name} {one.id}':50} rtt={one.rtt * 1000:.2f}ms"))
+
+    run(main, debug=options.debug)
+
+
+@services.command("info")
+@connects
+def info(
+    options: ConnectionOptions,
+    name: OneNameArgument,
+    id: IdArgument = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", "-e", metavar="REGEX", help="Only endpoints with such a name."),
+    ] = None,
+    stall: StallOption = 0.3,
+    as_json: JSONOption = False,
+) -> None:
+    """Show all about one instance of a service."""
+
+    async def main(program: Program) -> None:
+        wanted = _pattern(endpoint)
+        async with connected(program, options) as nc:
+            asker = _asker(nc, options, stall)
+            found = _some(await asker.info(name, id), name, id)
+            one = found[0]
+            (stats,) = _some(await asker.stats(name, one.id), name, one.id)
+        one.endpoints[:] = [each for each in one.endpoints if wanted.search(each.name)]
+        stats.endpoints[:] = [each for each in stats.endpoints if wanted.search(each.name)]
+        if as_json:
+            print(_as_json({"info": one, "stats": stats}))
+        else:
+            _print_info(one, stats)
+        if len(found) > 1:
+            note(f"one of {len(found)} instances; name the id of another to see that")
+
+    run(main, debug=options.debug)
+
+
+@services.command("stats")
+@connects
+def stats(
+    options: ConnectionOptions,
+    name: OneNameArgument,
+    id: IdArgument = None,
+    stall: StallOption = 0.3,
+    as_json: JSONOption = False,
+) -> None:
+    """Show how the endpoints of a service are doing, instance by instance."""
+
+    async def main(program: Program) -> None:
+        async with connected(program, options) as nc:
+            found = _some(await _asker(nc, options, stall).stats(name, id), name, id)
+        if as_json:
+            _print_json(found)
+        else:
+            _print_stats(found)
+
+    run(main, debug=options.debug)
+
+
+# --- asking --------------------------------------------------------------------------------------
+
+
+def _asker(nc: Connection, options: ConnectionOptions, stall: float) -> Services:
+    return nc.services(timeout=options.timeout, stall=stall)
+
+
+def _some(found: list[S], *whose: str | None) -> list[S]:
+    """``found``, if there is anything in it; otherwise the end of the program."""
+    if not found:
+        which = " ".join(filter(None, whose))
+        note(f"no service {which} answered" if which else "no services answered", style="red")
+        raise typer.Exit(1)
+    return found
+
+
+def _pattern(text: str | None) -> re.Pattern[str]:
+    try:
+        return re.compile(text or "")
+    except re.error as error:
+        raise ConfigurationError(f"--endpoint {text!r} is no regular expression: {error}") from None
+
+
+def _rtt(one: ServicePing) -> float:
+    return one.rtt
+
+
+# --- showing -------------------------------------------------------------------------------------
+
+
+def _as_json(value: object) -> str:
+    # Only ASCII, and of that nothing that could drive a terminal.
+    return json.dumps(msgspec.to_builtins(value), indent=2).replace("\x7f", "\\u007f")
+
+
+def _print_json(found: Sequence[object]) -> None:
+    print(_as_json(found))
+
+
+def _print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> None:
+    """A table; the last ``numbers`` columns are numbers."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for place, column in enumerate(columns, 1):
+        if place > len(columns) - numbers:
+            table.add_column(column, justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold", no_wrap=column == "id")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    print_table(table)
+
+
+def _print_stats(found: list[ServiceStats]) -> None:
+    rows: list[list[str]] = []
+    for one in found:
+        for number, endpoint in enumerate(one.endpoints):
+            rows.append([one.id if not number else "", endpoint.name, *_numbers(endpoint)])
+    every = [endpoint for one in found for endpoint in one.endpoints]
+    requests = sum(endpoint.num_requests for endpoint in every)
+    spent = sum(endpoint.processing_time for endpoint in every)
+    total = EndpointStats(
+        name="",
+        subject="",
+        queue_group="",
+        num_requests=requests,
+        num_errors=sum(endpoint.num_errors for endpoint in every),
+        processing_time=spent,
+        average_processing_time=spent // requests if requests else 0,
+        last_error="",
+    )
+    rows.append(["", "all", *_numbers(total)])
+    columns = ["id", "endpoint", "group", "requests", "errors", "processing", "average"]
+    _print_rows(columns, rows, numbers=4)
+
+
+def _numbers(endpoint: EndpointStats) -> list[str]:
+    return [
+        endpoint.queue_group,
+        f"{endpoint.num_requests:,}",
+        f"{endpoint.num_errors:,}",
+        _duration(endpoint.processing_time),
+        _duration(endpoint.average_processing_time),
+    ]
+
+
+def _duration(nanoseconds: int) -> str:
+    for unit, size in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:,.2f}{unit}"
+    return f"{nanoseconds}ns"
+
+
+def _print_info(one: ServiceInfo, stats: ServiceStats) -> None:
+    _print_pairs(
+        "",
+        service=f"{one.name} ({one.id})",
+        description=printable(one.description),
+        version=one.version,
+        metadata=_metadata(one.metadata),
+        started=f"{stats.started:%Y-%m-%d %H:%M:%S} UTC ({_ago(stats.started)} ago)",
+    )
+    print("\nEndpoints:")
+    for endpoint in one.endpoints:
+        print()
+        _print_pairs(
+            "  ",
+            name=endpoint.name,
+            subject=endpoint.subject,
+            group=endpoint.queue_group,
+            metadata=_metadata(endpoint.metadata),
+        )
+        for numbers in stats.endpoints:
+            if (numbers.name, numbers.subject) == (endpoint.name, endpoint.subject):
+                _print_numbers(numbers)
+                break
+
+
+def _print_numbers(numbers: EndpointStats) -> None:
+    _, requests, errors, spent, average = _numbers(numbers)
+    _print_pairs(
+        "  ",
+        requests=requests,
+        errors=errors,
+        processing=f"{spent} (average {average})",
+        **{"last error": printable(numbers.last_error)},
+        data="" if numbers.data is None else json.dumps(numbers.data, ensure_ascii=False),
+    )
+
+
+def _print_pairs(indent: str, **pairs: str) -> None:
+    """What there is, with names and values in columns."""
+    for key, value in pairs.items():
+        if value:
+            lines = printable_lines(value).split("\n")
+            print(f"{indent}{key:>11}: " + f"\n{indent}{'':>13}".join(lines))
+
+
+def _metadata(metadata: Mapping[str, str]) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in metadata.items())
+
+
+def _ago(moment: datetime) -> str:
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

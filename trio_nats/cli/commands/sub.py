@@ -1,0 +1,160 @@
+"""``trio-nats sub``: show what is published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import trio
+import typer
+
+from trio_nats import ConfigurationError, Connection, Msg, Subscription
+from trio_nats._nursery import open_nursery
+from trio_nats._printable import printable
+
+from ..connection_options import ConnectionOptions, connected, connects, leave_if_lost
+from ..durations import parse_wait
+from ..output import Output, message_json, message_text
+from ..runner import Program, note, run
+
+__all__ = ["sub"]
+
+_BATCH = 256
+
+
+@connects
+def sub(
+    options: ConnectionOptions,
+    subjects: Annotated[list[str], typer.Argument(help="What to subscribe to; * and > match.")],
+    queue: Annotated[str | None, typer.Option(help="Join this queue group.")] = None,
+    count: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="End after this many.")
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(parser=parse_wait, metavar="DURATION", help="End when idle for this long."),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", "-r", help="Only the bodies.")] = False,
+    headers_only: Annotated[bool, typer.Option("--headers-only", help="No bodies.")] = False,
+    subjects_only: Annotated[bool, typer.Option("--subjects-only", help="Only subjects.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", "-j", help="A JSON object a line.")] = False,
+    dump: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each into a file N.json of its own.")
+    ] = None,
+) -> None:
+    """Show what is published, until Ctrl-C.
+
+    What has arrived by then is shown still. On a terminal control characters are escaped, so that
+    no message can drive it; where the output goes elsewhere, bodies are written as they are.
+    """
+
+    async def main(program: Program) -> None:
+        output = Output()
+        show = _choose(output, raw, headers_only, subjects_only, as_json, dump)
+        viewer = _Viewer(show, output, count, math.inf if wait is None else wait)
+        async with connected(program, options) as nc, AsyncExitStack() as stack:
+            for subject in subjects:
+                limit = count if len(subjects) == 1 else None
+                one = nc.subscribe(subject, queue=queue, max_msgs=limit)
+                viewer.subscriptions.append(await stack.enter_async_context(one))
+            await nc.flush()
+            listed = ", ".join(f'"{subject}"' for subject in subjects)
+            note(f"Subscribed to {listed}" + (f' in group "{queue}"' if queue else ""))
+            await viewer.run(program, nc)
+
+    run(main, debug=options.debug)
+
+
+Show: TypeAlias = Callable[[int, Msg], bytes]
+"""From the number of a message and the message to what is written."""
+
+
+def _choose(
+    output: Output,
+    raw: bool,
+    headers_only: bool,
+    subjects_only: bool,
+    as_json: bool,
+    dump: Path | None,
+) -> Show:
+    if sum((raw, headers_only and not as_json, subjects_only, as_json, dump is not None)) > 1:
+        raise ConfigurationError(
+            "--raw, --headers-only, --subjects-only, --json and --dump exclude each other "
+            "(except --json --headers-only)"
+        )
+    if as_json:
+        return lambda _, msg: message_json(msg, headers_only=headers_only)
+    if raw:
+        return lambda _, msg: output.data(msg.data) + b"\n"
+    if subjects_only:
+        return lambda _, msg: (printable(msg.subject) + "\n").encode()
+    if dump is not None:
+        dump.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return partial(_into_file, dump)
+    return lambda number, msg: message_text(
+        output, msg, f"[#{number}] Received", headers_only=headers_only
+    )
+
+
+def _into_file(folder: Path, number: int, msg: Msg) -> bytes:
+    (folder / f"{number}.json").write_bytes(message_json(msg))
+    return b""
+
+
+class _Viewer:
+    """Shows messages as they come, several at a time where there are several."""
+
+    def __init__(self, show: Show, output: Output, count: int | None, idle: float) -> None:
+        self.subscriptions: list[Subscription] = []
+        self._show = show
+        self._output = output
+        self._left = math.inf if count is None else count
+        self._number = 0
+        self._idle = idle
+        self._patience = trio.CancelScope()
+        self._enough = trio.Event()
+        self._turn = trio.Lock()
+
+    async def run(self, program: Program, nc: Connection) -> None:
+        """Until a signal, the count, or the silence that ends it."""
+        self._patience.deadline = trio.current_time() + self._idle
+        async with open_nursery() as viewers:
+            for subscription in self.subscriptions:
+                viewers.start_soon(self._view, subscription)
+            with self._patience, program.until_stopped():
+                await self._enough.wait()
+            if self._enough.is_set():
+                viewers.cancel_scope.cancel()
+            await leave_if_lost(program, nc)
+            # The viewers go on until they have shown what has arrived, and so end.
+            for subscription in self.subscriptions:
+                await subscription.drain()
+
+    async def _view(self, subscription: Subscription) -> None:
+        async for msg in subscription:
+            async with self._turn:
+                self._patience.deadline = trio.current_time() + self._idle
+                text = b"".join(self._texts(subscription, msg))
+                if text:
+                    await self._output.write(text)
+            if not self._left:
+                self._enough.set()
+
+    def _texts(self, subscription: Subscription, first: Msg) -> Iterator[bytes]:
+        msg: Msg | None = first
+        taken = 0
+        while msg is not None and self._left:
+            self._left -= 1
+            self._number += 1
+            yield self._show(self._number, msg)
+            taken += 1
+            msg = None
+            if self._left and taken < _BATCH:
+                try:
+                    msg = subscription.receive_nowait()
+                except Exception:
+                    return  # Nothing there, or an end: the one who waits next will learn of it.

@@ -1,0 +1,216 @@
+"""What does not keep anybody from connecting, but may do harm, or soon will."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...options import TLSMode
+from ...servers import is_loopback
+from .finding import Finding, Severity
+from .report import Outcome, Report
+from .wording import Call, ends, ends_soon, given_material, listing, url_with
+
+__all__ = ["cautions"]
+
+
+def cautions(report: Report) -> Iterator[Finding]:
+    """Warnings, then hints."""
+    found = [
+        *_plaintext(report),
+        *_weak(report),
+        *_ending(report),
+        *_network(report),
+        *_server(report),
+        *_permissions(report),
+        *_no_effect(report),
+    ]
+    yield from sorted(found, key=lambda finding: finding.severity == "hint")
+
+
+def _finding(severity: Severity, code: str, text: str, fix: str, line: str = "") -> Finding:
+    return Finding(severity, code, text, fix, line)
+
+
+def outcome(report: Report) -> Outcome:
+    """What the user's own mode comes to."""
+    if report.live.connected:
+        return "tls" if report.live.tls_version else "plaintext"
+    own = [trial for trial in report.trials if trial.mode is report.asked.tls.mode]
+    return own[0].outcome if own else "unknown"
+
+
+def stays_here(report: Report) -> bool:
+    """Whether nothing that is sent leaves this machine."""
+    reached = [dial.address for dial in report.dials if not dial.error]
+    return bool(reached) and all(map(is_loopback, reached))
+
+
+def _plaintext(report: Report) -> Iterator[Finding]:
+    if outcome(report) != "plaintext" or stays_here(report):
+        return
+    asked = report.asked
+    if report.speaks_tls:
+        fix = "The server can do better. Use a tls:// URL:"
+        line = Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",))
+    else:
+        fix = (
+            "Switch TLS on in the server: a tls block in its configuration. Then use a tls:// URL, "
+            "which never goes without:"
+        )
+        line = Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",))
+    if asked.login.replayable and asked.plaintext_auth != "refuse":
+        yield _finding(
+            "warning",
+            "plaintext-secret",
+            f"Your {asked.login.method} crosses the network unencrypted. Whoever listens can log "
+            "in with it.",
+            fix,
+            line,
+        )
+    else:
+        yield _finding(
+            "warning",
+            "plaintext",
+            "The connection is not encrypted. Whoever listens on the way can read every message, "
+            "and change it.",
+            fix,
+            line,
+        )
+
+
+def _weak(report: Report) -> Iterator[Finding]:
+    asked = report.asked
+    if asked.tls.insecure_skip_verify and outcome(report) == "tls":
+        yield _finding(
+            "warning",
+            "skip-verify",
+            "insecure_skip_verify accepts any certificate, so anybody between you and the server "
+            "can pretend to be it.",
+            "Leave it out, and say whom to trust instead:",
+            Call(asked).change(
+                drop=("insecure_skip_verify",), ca_file=asked.tls.ca_file or "ca.pem"
+            ),
+        )
+    if asked.acts_as is TLSMode.PREFER and outcome(report) == "tls" and not stays_here(report):
+        yield _finding(
+            "warning",
+            "can-be-stripped",
+            f"The connection is encrypted because the server says it wants to be, in plaintext. "
+            f"Somebody on the way can take those words out, and the mode {asked.acts_as} goes on "
+            "unencrypted.",
+            "Insist on encryption with a tls:// URL:",
+            Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",)),
+        )
+
+
+def _ending(report: Report) -> Iterator[Finding]:
+    now = report.examined_at
+    moments = [
+        ("login-ends", f"Your {report.asked.login.method}", report.asked.login.expires),
+        ("client-certificate-ends", "Your client certificate", report.live.certificate_expires),
+    ]
+    if report.certificates is not None and outcome(report) == "tls":
+        for position, one in enumerate(report.certificates.chain):
+            whose = "The server's certificate" if position == 0 else f"The one of {one.subject}"
+            moments.append(("certificate-ends", whose, one.not_after))
+    for code, what, moment in moments:
+        if moment is not None and ends_soon(moment, now):
+            yield _finding(
+                "warning",
+                code,
+                f"{what} {ends(moment, now)}.",
+                "See to it in time that a new one takes its place; connections read it again "
+                "whenever they connect."
+                if code != "certificate-ends"
+                else "Remind whoever runs the server. From then on nobody can connect any more.",
+            )
+
+
+def _network(report: Report) -> Iterator[Finding]:
+    failed = [dial for dial in report.dials if dial.error]
+    if not report.reached or not failed:
+        return
+    which = listing([f"{dial.address} ({dial.error})" for dial in failed])
+    yield _finding(
+        "hint",
+        "some-addresses",
+        f"{report.asked.host} has addresses that do not answer: {which}.",
+        "Connecting works, but may take longer. Have them removed from the name, or the server "
+        "listen on them too.",
+    )
+
+
+def _server(report: Report) -> Iterator[Finding]:
+    info = report.info
+    if info is not None and info.ldm:
+        yield _finding(
+            "warning",
+            "lame-duck",
+            "The server is about to shut down (lame duck mode).",
+            "Name more servers of the cluster, so that there is one to go to.",
+        )
+    if report.live.lost:
+        yield _finding(
+            "warning",
+            "did-not-last",
+            f"The connection came about, and then did not work: {report.live.lost}.",
+            "Look into the server's log.",
+        )
+
+
+def _permissions(report: Report) -> Iterator[Finding]:
+    if report.live.jetstream != "forbidden":
+        return
+    what = report.live.jetstream_text
+    if what.startswith("subscribe"):
+        yield _finding(
+            "warning",
+            "inbox-forbidden",
+            f"This user is not allowed to {what}. That is where replies arrive, so no request "
+            "will get any.",
+            "Have that permission added, or use a prefix that this user may subscribe to:",
+            Call(report.asked).change(extra=('inbox_prefix="_INBOX_joe"',)),
+        )
+    else:
+        yield _finding(
+            "hint",
+            "jetstream-forbidden",
+            f"This user is not allowed to {what}, so JetStream could not be asked about.",
+            "That is all right, unless streams are needed: then have the permission to publish to "
+            "$JS.API.> added.",
+        )
+
+
+def _no_effect(report: Report) -> Iterator[Finding]:
+    asked, info = report.asked, report.info
+    tls = asked.tls
+    if asked.acts_as is TLSMode.DISABLE and given_material(tls) and not asked.contradiction:
+        yield _finding(
+            "hint",
+            "no-effect-tls",
+            f"Without encryption {listing(given_material(tls))} has no effect.",
+            "Leave the mode DISABLE out, or these options.",
+        )
+    has_certificate = tls.cert_file is not None or tls.bundle_file is not None
+    look = report.look
+    was_asked = look is None or look.asks_for_certificate is not False
+    if has_certificate and outcome(report) == "tls" and not was_asked:
+        yield _finding(
+            "hint",
+            "no-effect-certificate",
+            "The server did not ask for a client certificate, so yours was not shown.",
+            "That is all right, unless you meant to log in with it: then the server needs "
+            "verify, or verify_and_map, in its tls block.",
+        )
+    if (
+        report.live.connected
+        and asked.login.method != "none"
+        and info is not None
+        and not info.auth_required
+    ):
+        yield _finding(
+            "hint",
+            "no-effect-login",
+            "The server asks nobody to log in, so your credentials were not needed.",
+            "That is all right for a server of your own. Anybody who can reach it can use it.",
+        )

@@ -1,0 +1,501 @@
+"""What a connection is for: publishing, subscribing, requesting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from threading import get_ident
+from typing import TypeVar, overload
+
+import trio
+from trio import current_time
+from trio.lowlevel import checkpoint_if_cancelled, wait_task_rescheduled
+
+from ._core.request_mux import ReplySlot, new_inbox, no_reply
+from ._core.supervisor import Supervisor
+from ._protocol import commands
+from ._protocol.commands import CRLF, Frame
+from .codecs import Codec, Decoder, Encoder, check_decoder, encoded, reply_decoder
+from .errors import ConfigurationError
+from .headers import HeadersLike, encode_headers
+from .message import Msg, Payload
+from .options import PendingLimits, check_callable, check_count, check_seconds
+from .replies import Replies
+from .server_info import ServerInfo
+from .subjects import check_filter, check_queue, check_subject
+from .subscription import Subscription
+from .typed import TypedMsg, TypedReplies, TypedSubscription
+
+__all__ = ["BaseConnection"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class BaseConnection:
+    """The half of :class:`~trio_nats.Connection` that deals with messages."""
+
+    def __init__(self, core: Supervisor) -> None:
+        self._core = core
+        self._outbox = core.outbox
+        self._pub_lines = core.pub_lines
+        self._known_heads = core.pub_lines.known
+        self._thread = core.thread
+
+    @property
+    def disconnected_for(self) -> float | None:
+        """Seconds for which there has been no connection to a server; ``None`` if there is one."""
+        return self._core.disconnected_for
+
+    # --- publishing ------------------------------------------------------------------------------
+
+    @overload
+    async def publish(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+    ) -> None: ...
+    @overload
+    async def publish(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+    ) -> None: ...
+    async def publish(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+    ) -> None:
+        """Send a message to whoever is subscribed to ``subject``.
+
+        Returns once the message is queued for writing, in order with everything else published;
+        :meth:`flush` tells when the server has it. Messages published while the connection is
+        being re-established are sent when it is. Delivery is at most once.
+
+        ``payload`` is bytes-like, or text to be sent as UTF-8, or with ``codec`` whatever that one
+        encodes (see :mod:`trio_nats.codecs`). ``reply`` is the subject to answer to. Waits only
+        while ``pending_size`` bytes are waiting to be written.
+
+        Raises :exc:`InvalidSubjectError`, :exc:`InvalidHeaderError`, :exc:`MaxPayloadError`,
+        :exc:`EncodeError`, or :exc:`TypeError` for a payload of another type; with
+        ``when_pending_full="raise"`` :exc:`OutboxFullError` in place of waiting; and
+        :exc:`ConfigurationError` for headers to a server that does not know them. Then it has sent
+        nothing. Cancelled, it has sent nothing either.
+        """
+        outbox = self._outbox
+        if (
+            outbox.size < outbox.easy
+            and reply is None
+            and codec is None
+            and type(payload) is bytes
+            and get_ident() == self._thread
+        ):
+            # Most messages by far. What is below does the same, and more.
+            if headers is None:
+                try:
+                    head, size = self._known_heads[subject][len(payload)]
+                except (KeyError, TypeError):  # what cannot be a key is no subject either
+                    head, size = self._pub_lines.learn(subject, len(payload))
+            else:
+                head = self._frame(subject, payload, None, headers)[0]
+                size = len(head) + len(payload) + 2
+            await checkpoint_if_cancelled()
+            outbox.open += (head, payload, CRLF)
+            outbox.size += size
+            return
+        self._core.check_run()
+        raw_reply = None if reply is None else check_subject(reply)
+        frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
+        await self._room_for(frame, self._core.info)
+        outbox.append(frame)
+
+    async def _room_for(self, frame: Frame, info: ServerInfo) -> None:
+        """Wait until ``frame``, which was checked against ``info``, can be appended."""
+        core = self._core
+        await core.outbox.room()
+        core.check_open()
+        if core.info is not info and (refusal := core.refusal(frame[0])) is not None:
+            raise refusal
+
+    @overload
+    def publish_nowait(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+    ) -> None: ...
+    @overload
+    def publish_nowait(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+    ) -> None: ...
+    def publish_nowait(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        reply: str | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+    ) -> None:
+        """:meth:`publish` for code that cannot wait, such as a synchronous callback.
+
+        Raises :exc:`OutboxFullError`, which is a :exc:`trio.WouldBlock`, where :meth:`publish`
+        would wait, and otherwise what :meth:`publish` raises. Nothing is written before other tasks
+        get to run, so let them now and then when publishing much.
+        """
+        if get_ident() != self._thread:
+            self._core.check_run()
+        raw_reply = None if reply is None else check_subject(reply)
+        frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
+        self._core.check_open()
+        self._outbox.check_room()
+        self._outbox.append(frame)
+
+    def _frame(
+        self, subject: str, payload: Payload, reply: bytes | None, headers: HeadersLike | None
+    ) -> Frame:
+        raw_subject = self._pub_lines.subject(subject)
+        data = payload if type(payload) is bytes else _as_bytes(payload)
+        if headers is None:
+            self._pub_lines.check_size(len(data))
+            frame = commands.pub(raw_subject, reply, data)
+            self._pub_lines.check_line(len(frame[0]) - 6, raw_subject, reply)
+            return frame
+        block = encode_headers(headers)
+        if not self._core.info.headers and self._core.session is not None:
+            raise ConfigurationError(
+                "the server does not support message headers; leave them out, or upgrade it"
+            )
+        self._pub_lines.check_size(len(block) + len(data))
+        frame = commands.hpub(raw_subject, reply, block, data)
+        self._pub_lines.check_line(len(frame[0]) - len(block) - 7, raw_subject, reply)
+        return frame
+
+    async def _checkpoint(self) -> None:
+        """What a message that is not answered waits for; see :meth:`Msg.respond`."""
+        await trio.lowlevel.checkpoint()
+
+    # --- subscribing -----------------------------------------------------------------------------
+
+    @overload
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str | None = None,
+        max_msgs: int | None = None,
+        pending: PendingLimits | None = None,
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str | None = None,
+        max_msgs: int | None = None,
+        pending: PendingLimits | None = None,
+        codec: Decoder[R],
+    ) -> TypedSubscription[R]: ...
+    def subscribe(
+        self,
+        subject: str,
+        *,
+        queue: str | None = None,
+        max_msgs: int | None = None,
+        pending: PendingLimits | None = None,
+        codec: Decoder[R] | None = None,
+    ) -> Subscription | TypedSubscription[R]:
+        """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
+
+        Use it as ``async with nc.subscribe("greet.*") as sub:``. Of the subscriptions with the same
+        ``queue`` group each message goes to one only. After ``max_msgs`` messages it ends by
+        itself. ``pending`` overrides the connection's limits on what may wait in it. With ``codec``
+        (see :mod:`trio_nats.codecs`) messages are :class:`TypedMsg` with a ``value``.
+
+        Raises :exc:`InvalidSubjectError` or :exc:`ConfigurationError` at once for what cannot be
+        subscribed to.
+        """
+        if max_msgs is not None:
+            check_count("max_msgs", max_msgs, 1)
+        raw_subject = check_filter(subject)
+        raw_queue = None if queue is None else check_queue(queue)
+        commands.check_sub(raw_subject, raw_queue, self._pub_lines.max_control_line)
+        sub = Subscription(
+            self._core,
+            subject,
+            raw_subject,
+            queue,
+            raw_queue,
+            max_msgs,
+            self._limits(pending),
+        )
+        return sub if codec is None else TypedSubscription(sub, check_decoder("codec", codec))
+
+    # --- requests --------------------------------------------------------------------------------
+
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+    ) -> Msg: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: R,
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Codec[R],
+    ) -> TypedMsg[R]: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+        reply_codec: Decoder[R],
+    ) -> TypedMsg[R]: ...
+    @overload
+    async def request(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        reply_codec: Decoder[R],
+    ) -> TypedMsg[R]: ...
+    async def request(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        timeout: float | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+        reply_codec: Decoder[R] | None = None,
+    ) -> Msg | TypedMsg[R]:
+        """Publish a message and wait for one reply, at most ``timeout`` seconds.
+
+        ``timeout`` is the connection's ``request_timeout`` unless given. Raises
+        :exc:`NoRespondersError` when nobody is subscribed, :exc:`RequestTimeoutError` when nobody
+        answered in time, :exc:`PermissionsViolationError` when the server forbids it, and what
+        :meth:`publish` raises. Cancelled, it forgets the reply.
+
+        With a codec (see :mod:`trio_nats.codecs`) the reply is a :class:`TypedMsg` with a
+        ``value``: ``codec`` encodes the payload, and decodes the reply unless ``reply_codec`` does.
+        """
+        core, requests = self._core, self._core.requests
+        seconds = core.settings.request_timeout if timeout is None else self._timeout(timeout)
+        data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
+        decoder = None
+        if codec is not None or reply_codec is not None:
+            decoder = reply_decoder(codec, reply_codec)
+        core.check_usable()
+        token, reply = requests.new_token()
+        frame = self._frame(subject, data, reply, headers)
+        deadline = current_time() + seconds
+        if self._outbox.has_room():
+            await checkpoint_if_cancelled()
+        else:
+            await self._room_until(deadline, subject, seconds, frame)
+        slot = ReplySlot(subject)
+        try:
+            requests.open(token, slot)
+            requests.expire(token, deadline, seconds)
+            self._outbox.append(frame)
+            answer: Msg = await wait_task_rescheduled(slot.abort)
+        finally:
+            requests.close(token)
+        return answer if decoder is None else TypedMsg(answer, decoder)
+
+    async def _room_until(
+        self, deadline: float, subject: str, seconds: float, frame: Frame
+    ) -> None:
+        with trio.CancelScope(deadline=deadline) as scope:
+            await self._room_for(frame, self._core.info)
+        if scope.cancelled_caught:
+            raise no_reply(subject, seconds, self._core.disconnected_for)
+
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
+        headers: HeadersLike | None = None,
+    ) -> Replies: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: R,
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
+        headers: HeadersLike | None = None,
+        codec: Codec[R],
+    ) -> TypedReplies[R]: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: P,
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P],
+        reply_codec: Decoder[R],
+    ) -> TypedReplies[R]: ...
+    @overload
+    def request_many(
+        self,
+        subject: str,
+        payload: Payload = b"",
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
+        headers: HeadersLike | None = None,
+        reply_codec: Decoder[R],
+    ) -> TypedReplies[R]: ...
+    def request_many(
+        self,
+        subject: str,
+        payload: Payload | P = b"",
+        *,
+        timeout: float | None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        sentinel: Callable[[Msg], bool] | None = None,
+        pending: PendingLimits | None = None,
+        headers: HeadersLike | None = None,
+        codec: Encoder[P] | None = None,
+        reply_codec: Decoder[R] | None = None,
+    ) -> Replies | TypedReplies[R]:
+        """Publish a message and receive any number of replies (ADR-47).
+
+        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. The replies
+        end, with :exc:`trio.EndOfChannel`, after ``timeout`` seconds in all (the connection's
+        ``request_timeout`` unless given), after ``max_responses`` of them, once ``stall`` seconds
+        have passed since the last one, or with the one that ``sentinel`` returns true for, which is
+        not handed out; :func:`trio_nats.empty_sentinel` is the usual one. Time spent outside
+        ``receive`` does not count as stalling. ``pending`` overrides the connection's limits on
+        how many replies may wait to be received, as for :meth:`subscribe`. Codecs are as for
+        :meth:`request`; ``sentinel`` is given the raw message.
+
+        Raises what :meth:`publish` raises, on entering; :exc:`NoRespondersError` comes out of the
+        first ``receive``.
+        """
+        seconds = self._timeout(timeout)
+        if max_responses is not None:
+            check_count("max_responses", max_responses, 1)
+        if stall is not None:
+            check_seconds("stall", stall)
+        check_callable("sentinel", sentinel)
+        data = encoded(codec, payload)
+        decoder = reply_decoder(codec, reply_codec)
+        self._core.check_run()
+        token, reply = self._core.requests.new_token()
+        frame = self._frame(subject, data, reply, headers)
+        replies = Replies(
+            self._core,
+            subject,
+            self._limits(pending),
+            seconds,
+            max_responses,
+            stall,
+            sentinel,
+            send=partial(self._send_request, token, frame, self._core.info),
+            forget=partial(self._core.requests.close, token),
+            check_run=self._core.check_run,
+        )
+        return replies if decoder is None else TypedReplies(replies, decoder)
+
+    async def _send_request(
+        self, token: bytes, frame: Frame, info: ServerInfo, replies: Replies
+    ) -> None:
+        """Open the slot and publish. Cancelled, neither has happened."""
+        core = self._core
+        core.check_usable()
+        await self._room_for(frame, info)
+        core.requests.open(token, replies)
+        core.requests.queues.add(replies)
+        core.outbox.append(frame)
+
+    def check_run(self) -> None:
+        """Raise :exc:`RuntimeError` outside of the ``trio.run()`` the connection was opened in.
+
+        :meta private:
+        """
+        self._core.check_run()
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""
+        return new_inbox(self._core.settings.inbox_prefix)
+
+    def _limits(self, pending: PendingLimits | None) -> PendingLimits:
+        if pending is None:
+            return self._core.settings.pending
+        if not isinstance(pending, PendingLimits):
+            raise ConfigurationError(
+                f"pending must be a PendingLimits, not {type(pending).__name__}"
+            )
+        return pending
+
+    def _timeout(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._core.settings.request_timeout
+        return check_seconds("timeout", timeout)
+
+
+def _as_bytes(payload: object) -> bytes:
+    if isinstance(payload, str):
+        return payload.encode()
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    raise TypeError(
+        f"payload must be bytes-like or str, not {type(payload).__name__}; to send other objects "
+        "pass a codec, such as codec=JSONCodec()"
+    )

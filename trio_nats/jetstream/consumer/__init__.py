@@ -1,0 +1,1 @@
+"""Consumers, and the messages that they deliver."""

@@ -1,0 +1,219 @@
+"""How a consumer is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import ClassVar, TypedDict
+
+import msgspec
+
+from ...connection_base import BaseConnection
+from ...errors import ConfigurationError
+from .. import json_codec
+from ..json_codec import Choice, Seconds
+from ..validation import check_filter, check_filters, check_metadata, check_name, check_subject
+
+__all__ = [
+    "AckPolicy",
+    "ConsumerConfig",
+    "ConsumerOptions",
+    "DeliverPolicy",
+    "PriorityPolicy",
+    "ReplayPolicy",
+    "check_consumer",
+]
+
+
+class DeliverPolicy(Choice):
+    """With which message of the stream a consumer begins."""
+
+    ALL = "all"
+    LAST = "last"
+    NEW = "new"
+    """With the first one stored after it was created."""
+    BY_START_SEQUENCE = "by_start_sequence"
+    """With ``opt_start_seq``."""
+    BY_START_TIME = "by_start_time"
+    """With the first one stored at ``opt_start_time`` or later."""
+    LAST_PER_SUBJECT = "last_per_subject"
+    """With the last one of each subject."""
+
+
+class AckPolicy(Choice):
+    """What has to be acknowledged."""
+
+    EXPLICIT = "explicit"
+    """Each message."""
+    ALL = "all"
+    """A message, and so all before it."""
+    NONE = "none"
+    """Nothing: what is delivered counts as acknowledged."""
+    FLOW_CONTROL = "flow_control"
+    """Whatever a reply to flow control covers; for push consumers of the server's own making."""
+
+
+class ReplayPolicy(Choice):
+    """How fast messages come."""
+
+    INSTANT = "instant"
+    ORIGINAL = "original"
+    """As far apart as they were published."""
+
+
+class PriorityPolicy(Choice):
+    """Which clients of a consumer get messages (ADR-42)."""
+
+    NONE = "none"
+    """All alike."""
+    OVERFLOW = "overflow"
+    """Some only when much is waiting."""
+    PINNED_CLIENT = "pinned_client"
+    """One, until it goes away."""
+    PRIORITIZED = "prioritized"
+    """Those with the lowest number for their priority first (server 2.12 or later)."""
+
+
+class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A consumer's configuration; ``None`` leaves it to the server. Times are in seconds."""
+
+    ALWAYS: ClassVar[tuple[str, ...]] = ("ack_policy",)
+    """The server's own default is another one."""
+
+    name: str = ""
+    """Empty: one is made up."""
+    durable_name: str = ""
+    """The same as ``name``, and the consumer stays until it is deleted. Without, it goes away when
+    it was not used for ``inactive_threshold``."""
+    description: str = ""
+    deliver_policy: DeliverPolicy = DeliverPolicy.ALL
+    opt_start_seq: int = 0
+    opt_start_time: datetime | None = None
+    ack_policy: AckPolicy = AckPolicy.EXPLICIT
+    ack_wait: Seconds | None = None
+    """How long an acknowledgement may take before a message is delivered again; the server's
+    default is 30."""
+    max_deliver: int = -1
+    """How often a message is delivered at the most; -1: any number of times."""
+    backoff: Sequence[Seconds] = ()
+    """``ack_wait`` after the first, second, ... delivery; the last one from then on."""
+    filter_subject: str = ""
+    """Only what is stored under these subjects."""
+    filter_subjects: Sequence[str] = ()
+    """The same for more than one."""
+    replay_policy: ReplayPolicy = ReplayPolicy.INSTANT
+    rate_limit_bps: int = 0
+    """Bits per second that are delivered by a push consumer; 0: any number."""
+    sample_freq: str = ""
+    """The share of acknowledgements that is reported, such as ``"10%"``."""
+    max_waiting: int | None = None
+    """How many pulls may wait; the server's default is 512."""
+    max_ack_pending: int | None = None
+    """How many messages may be without acknowledgement before no more are delivered; the server's
+    default is 1000, and -1 is any number."""
+    headers_only: bool = False
+    """Without the payload; the header ``Nats-Msg-Size`` is its size."""
+    max_batch: int = 0
+    """How many messages a pull may ask for; 0: any number."""
+    max_expires: Seconds = 0.0
+    """How long a pull may wait; 0: any time."""
+    max_bytes: int = 0
+    """How many bytes a pull may ask for; 0: any number."""
+    inactive_threshold: Seconds | None = None
+    """How long it may be unused before it is deleted; the server's default is 5, and for durable
+    consumers never."""
+    num_replicas: int = 0
+    """0: as many as the stream has."""
+    mem_storage: bool = False
+    """Its state is kept in memory, wherever the stream is."""
+    metadata: Mapping[str, str] | None = None
+    """What begins with ``_nats.`` is the server's (ADR-44)."""
+    pause_until: datetime | None = None
+    """Nothing is delivered before (server 2.11 or later)."""
+    priority_groups: Sequence[str] = ()
+    """The group of pulls, of which servers so far know only one (server 2.11 or later)."""
+    priority_policy: PriorityPolicy = PriorityPolicy.NONE
+    priority_timeout: Seconds = 0.0
+    """With ``PINNED_CLIENT``: how long it may be silent before another one is taken; 0: as the
+    server thinks."""
+    deliver_subject: str = ""
+    """Where a push consumer delivers to; empty for consumers that are pulled from."""
+    deliver_group: str = ""
+    """The queue group of a push consumer."""
+    flow_control: bool = False
+    idle_heartbeat: Seconds = 0.0
+    """Seconds of silence before a push consumer says that it is there; 0: it does not."""
+
+
+class ConsumerOptions(TypedDict, total=False):
+    """The fields of :class:`ConsumerConfig`, except ``name``, as keywords."""
+
+    durable_name: str
+    description: str
+    deliver_policy: DeliverPolicy
+    opt_start_seq: int
+    opt_start_time: datetime | None
+    ack_policy: AckPolicy
+    ack_wait: float | None
+    max_deliver: int
+    backoff: Sequence[float]
+    filter_subject: str
+    filter_subjects: Sequence[str]
+    replay_policy: ReplayPolicy
+    rate_limit_bps: int
+    sample_freq: str
+    max_waiting: int | None
+    max_ack_pending: int | None
+    headers_only: bool
+    max_batch: int
+    max_expires: float
+    max_bytes: int
+    inactive_threshold: float | None
+    num_replicas: int
+    mem_storage: bool
+    metadata: Mapping[str, str] | None
+    pause_until: datetime | None
+    priority_groups: Sequence[str]
+    priority_policy: PriorityPolicy
+    priority_timeout: float
+    deliver_subject: str
+    deliver_group: str
+    flow_control: bool
+    idle_heartbeat: float
+
+
+def check_consumer(nc: BaseConnection, config: ConsumerConfig) -> ConsumerConfig:
+    """``config`` if nothing is wrong with it that can be seen from here."""
+    json_codec.check_types(config)
+    for name in filter(None, (config.name, config.durable_name)):
+        check_name("consumer", name)
+    if config.name and config.durable_name and config.name != config.durable_name:
+        raise ConfigurationError(
+            f"name {config.name!a} and durable_name {config.durable_name!a} are the same or one "
+            "of them is left out"
+        )
+    if config.filter_subject:
+        if config.filter_subjects:
+            raise ConfigurationError("give filter_subject or filter_subjects, not both")
+        check_filter(nc, "filter_subject", config.filter_subject)
+    check_filters(nc, "filter_subjects", config.filter_subjects)
+    if config.metadata is not None:
+        check_metadata(config.metadata)
+    if config.deliver_subject:
+        check_subject(nc, "deliver_subject", config.deliver_subject)
+    _check_start(config)
+    return config
+
+
+def _check_start(config: ConsumerConfig) -> None:
+    """The start goes with the policy."""
+    policy = config.deliver_policy
+    by_sequence = policy == DeliverPolicy.BY_START_SEQUENCE
+    if (config.opt_start_seq > 0) != by_sequence:
+        raise ConfigurationError(
+            "opt_start_seq and DeliverPolicy.BY_START_SEQUENCE go together: give both or none"
+        )
+    if (config.opt_start_time is not None) != (policy == DeliverPolicy.BY_START_TIME):
+        raise ConfigurationError(
+            "opt_start_time and DeliverPolicy.BY_START_TIME go together: give both or none"
+        )

@@ -1,0 +1,541 @@
+"""A consumer, and how its messages are had."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from datetime import datetime
+from typing import TypeVar, cast, overload
+
+import msgspec
+
+from ...codecs import Decoder, check_decoder
+from ...errors import ConfigurationError, NatsError, timed_out
+from ...options import check_count, check_flag
+from .. import json_codec
+from ..api import API
+from ..errors import ConsumerNameInUseError
+from ..info import ConsumerInfo
+from ..json_codec import Answer, time_to_wire
+from .config import AckPolicy, ConsumerConfig, ConsumerOptions, PriorityPolicy, check_consumer
+from .fetch import Fetch
+from .flow_control import LARGEST_BATCH
+from .message import AckContext, JetStreamMsg, TypedJetStreamMsg
+from .messages import ConsumerMessages, Messages, TypedMessages
+from .options import Pin, PullOptions, check_heartbeat, check_terms, consume_options
+from .pull import Link, PullSubscription
+from .push import PushSubscription
+
+__all__ = [
+    "Consumer",
+    "Paused",
+    "delete_consumer",
+    "new_name",
+    "pause_consumer",
+    "put_consumer",
+    "unpin_consumer",
+    "whole_config",
+]
+
+
+class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    stream_name: str
+    config: ConsumerConfig
+    action: str = ""
+
+
+async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfig) -> Consumer:
+    """Create or update a consumer; ``action`` is which of them, or empty for either."""
+    check_consumer(api.nc, config)
+    if not (config.name or config.durable_name):
+        config = msgspec.structs.replace(config, name=new_name())
+    suffix = f"CONSUMER.CREATE.{stream}.{config.name or config.durable_name}"
+    # So that it can be forbidden by subject. Nothing can be published to one with wildcards.
+    if config.filter_subject and not {"*", ">"} & {*config.filter_subject.split(".")}:
+        suffix = f"{suffix}.{config.filter_subject}"
+    request = _CreateRequest(stream_name=stream, config=config, action=action)
+    try:
+        info = await api.request(suffix, request, ConsumerInfo, level=_level(config))
+    except ConsumerNameInUseError as error:
+        raise error.described(await _what_differs(api, stream, config)) from None
+    return Consumer(api, stream, info.name, info)
+
+
+async def _what_differs(api: API, stream: str, config: ConsumerConfig) -> str:
+    name = config.name or config.durable_name
+    text = f"consumer {name!r} of stream {stream!r} exists already, with another configuration"
+    try:
+        info = await api.request(f"CONSUMER.INFO.{stream}.{name}", None, ConsumerInfo)
+    except NatsError:
+        return text
+    if what := json_codec.differences(config, info.config):
+        text += f": {what}"
+    return f"{text}. Update it, or use another name"
+
+
+def _level(config: ConsumerConfig) -> int:
+    """The API level that a server needs for all of this (ADR-44); 0 if any will do."""
+    if config.priority_policy == PriorityPolicy.PRIORITIZED:
+        return 2
+    return int(bool(config.priority_groups) or config.pause_until is not None)
+
+
+def whole_config(config: ConsumerConfig | str | None, options: ConsumerOptions) -> ConsumerConfig:
+    """The configuration that was given in parts."""
+    try:
+        if config is None or isinstance(config, str):
+            return ConsumerConfig(name=config or "", **options)
+        if isinstance(config, ConsumerConfig):
+            return msgspec.structs.replace(config, **options)
+    except TypeError as error:
+        raise ConfigurationError(f"ConsumerConfig: {error}") from None
+    raise ConfigurationError(
+        f"a consumer is given by a ConsumerConfig or its name, not {type(config).__name__}"
+    )
+
+
+def new_name() -> str:
+    """A name for a consumer that nobody else has."""
+    return secrets.token_hex(11)
+
+
+T = TypeVar("T")
+
+DEFAULT_BATCH = 100
+LONG = 10.0
+HEARTBEAT = 5.0
+
+
+class Paused(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a consumer is paused, and until when."""
+
+    paused: bool = False
+    pause_until: datetime | None = None
+
+
+class _PauseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    pause_until: datetime | None = None
+
+
+class _UnpinRequest(msgspec.Struct, frozen=True, kw_only=True):
+    group: str
+
+
+class Consumer:
+    """A consumer, as made by :meth:`Stream.create_consumer` and the like.
+
+    :meth:`next` gets one message, :meth:`fetch` a number of them, and :meth:`consume` all there
+    are, as they come; :meth:`pushed` is for those that are not pulled from. All of them may be used
+    by several tasks at the same time, and by any number of processes; each message goes to one of
+    them.
+
+    ``group``, ``min_pending``, ``min_ack_pending`` and ``priority`` are for consumers with priority
+    groups (ADR-42), which need ``group``. With ``codec`` (see :mod:`trio_nats.codecs`) messages
+    have a ``value``.
+    """
+
+    def __init__(self, api: API, stream: str, name: str, info: ConsumerInfo | None) -> None:
+        self._api = api
+        self._stream = stream
+        self._name = name
+        self._info = info
+        self._pins: dict[str, Pin] = {}
+        self._kept: deque[JetStreamMsg] = deque()
+        config = self._config
+        acks = config is None or config.ack_policy != AckPolicy.NONE
+        self._ack_context = AckContext(api.nc, stream, name, acks=acks)
+
+    @property
+    def name(self) -> str:
+        """The consumer's name."""
+        return self._name
+
+    @property
+    def stream_name(self) -> str:
+        """The name of its stream."""
+        return self._stream
+
+    @property
+    def info(self) -> ConsumerInfo | None:
+        """What was last heard about it; ``None`` if that was never asked for."""
+        return self._info
+
+    @property
+    def _config(self) -> ConsumerConfig | None:
+        return None if self._info is None else self._info.config
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self._name!r} of stream {self._stream!r}>"
+
+    # --- the consumer itself ---------------------------------------------------------------------
+
+    async def refresh(self) -> ConsumerInfo:
+        """Ask how it is doing, which is in :attr:`info` from then on.
+
+        Raises :exc:`ConsumerNotFoundError` if there is none. Cancelled, :attr:`info` stays.
+        """
+        suffix = f"CONSUMER.INFO.{self._stream}.{self._name}"
+        self._info = await self._api.request(suffix, None, ConsumerInfo)
+        return self._info
+
+    async def delete(self) -> None:
+        """Delete it. Raises :exc:`ConsumerNotFoundError` if there is none.
+
+        Cancelled, it may have been deleted all the same.
+        """
+        await delete_consumer(self._api, self._stream, self._name)
+
+    async def pause(self, until: datetime) -> Paused:
+        """Have it deliver nothing before ``until``, which has a time zone (server 2.11 or later).
+
+        Raises :exc:`ConsumerNotFoundError` if there is none. Cancelled, it may be paused all the
+        same.
+        """
+        return await pause_consumer(self._api, self._stream, self._name, until)
+
+    async def resume(self) -> Paused:
+        """Have it deliver again; else as :meth:`pause`."""
+        return await pause_consumer(self._api, self._stream, self._name, None)
+
+    async def unpin(self, group: str) -> None:
+        """Have another client of a priority group be the pinned one (server 2.11 or later).
+
+        Raises :exc:`ConsumerNotFoundError` if there is none. Cancelled, it may be done all the
+        same.
+        """
+        await unpin_consumer(self._api, self._stream, self._name, group)
+
+    # --- one message, or a number of them --------------------------------------------------------
+
+    @overload
+    async def next(
+        self,
+        *,
+        timeout: float | None = None,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+    ) -> JetStreamMsg: ...
+    @overload
+    async def next(
+        self,
+        *,
+        timeout: float | None = None,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+        codec: Decoder[T],
+    ) -> TypedJetStreamMsg[T]: ...
+    async def next(
+        self,
+        *,
+        timeout: float | None = None,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+        codec: Decoder[T] | None = None,
+    ) -> JetStreamMsg | TypedJetStreamMsg[T]:
+        """The next message; waits for it, ``timeout`` seconds at the most.
+
+        ``timeout`` is that of :meth:`Connection.jetstream` unless given, and ``heartbeat`` the
+        seconds after which the server says that it is still there; unless given 5 for 10 seconds
+        and more, otherwise none.
+
+        Raises :exc:`RequestTimeoutError`, a :exc:`TimeoutError`, if there is none in time;
+        :exc:`ConsumerDeletedError` or another :exc:`PullError` if the server says that there will
+        be none; and what :meth:`Connection.publish` raises. Cancelled, no message is lost, except
+        that one that is on its way to here by then is delivered again only after ``ack_wait``.
+        """
+        pull_options = self._pull_options(group, min_pending, min_ack_pending, priority)
+        seconds = self._api.seconds(timeout)
+        decoder = None if codec is None else check_decoder("codec", codec)
+        came, told = await self._fetch(
+            pull_options,
+            batch=1,
+            max_bytes=0,
+            timeout=seconds,
+            heartbeat=check_heartbeat(heartbeat, seconds, _heartbeat),
+            no_wait=False,
+        )
+        if not came:
+            disconnected_for = self._api.nc.disconnected_for
+            silent = not told and disconnected_for is None
+            hint = ", and the server said nothing: may this user ask at all?" if silent else ""
+            raise timed_out(
+                f"consumer {self._name!r} had no message within {seconds:g} s{hint}",
+                disconnected_for,
+            )
+        return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
+
+    @overload
+    async def fetch(
+        self,
+        max_messages: int | None = None,
+        *,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        no_wait: bool = False,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+    ) -> list[JetStreamMsg]: ...
+    @overload
+    async def fetch(
+        self,
+        max_messages: int | None = None,
+        *,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        no_wait: bool = False,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+        codec: Decoder[T],
+    ) -> list[TypedJetStreamMsg[T]]: ...
+    async def fetch(
+        self,
+        max_messages: int | None = None,
+        *,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        no_wait: bool = False,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+        codec: Decoder[T] | None = None,
+    ) -> list[JetStreamMsg] | list[TypedJetStreamMsg[T]]:
+        """A list of messages: waits until all are there, ``timeout`` seconds at the most.
+
+        At most ``max_messages``, 100 unless given, and no more than fit into ``max_bytes``; if only
+        that is given, any number. With ``no_wait`` what is there at the moment. The list is empty
+        if there are none. To deal with messages while others are still to come use
+        :meth:`consume`, with ``stop_after``.
+
+        ``timeout`` and ``heartbeat`` are as for :meth:`next`, and so is what is raised; except that
+        there is no error as long as there are messages: the next call will meet it. Cancelled, what
+        has come goes back, to be delivered again at once (for a consumer with ``AckPolicy.NONE``:
+        to the next call of this object); what is on its way by then, after ``ack_wait``.
+        """
+        pull_options = self._pull_options(group, min_pending, min_ack_pending, priority)
+        check_flag("no_wait", no_wait)
+        if max_messages is not None:
+            check_count("max_messages", max_messages, 1)
+        if max_bytes is not None:
+            check_count("max_bytes", max_bytes, 1)
+        batch = max_messages or (DEFAULT_BATCH if max_bytes is None else LARGEST_BATCH)
+        if max_messages is None and self._config is not None and self._config.max_batch:
+            batch = min(batch, self._config.max_batch)
+        seconds = self._api.seconds(timeout)
+        decoder = None if codec is None else check_decoder("codec", codec)
+        came, _ = await self._fetch(
+            pull_options,
+            batch=batch,
+            max_bytes=max_bytes or 0,
+            timeout=seconds,
+            heartbeat=check_heartbeat(heartbeat, seconds, _heartbeat),
+            no_wait=no_wait,
+        )
+        return came if decoder is None else [TypedJetStreamMsg(msg, decoder) for msg in came]
+
+    async def _fetch(
+        self,
+        pull_options: PullOptions,
+        *,
+        batch: int,
+        max_bytes: int,
+        timeout: float,
+        heartbeat: float,
+        no_wait: bool,
+    ) -> tuple[list[JetStreamMsg], bool]:
+        """What came, and whether the server had a word to say about it."""
+        fetch = Fetch(
+            self._api,
+            self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}"),
+            self._ack_context,
+            self._kept,
+            pull_options,
+            batch=batch,
+            max_bytes=max_bytes,
+            timeout=timeout,
+            heartbeat=heartbeat,
+            no_wait=no_wait,
+        )
+        came = await fetch.run()
+        fetch.check_came()
+        return came, fetch.told
+
+    # --- all there are ---------------------------------------------------------------------------
+
+    @overload
+    def consume(
+        self,
+        *,
+        max_messages: int | None = None,
+        max_bytes: int | None = None,
+        threshold: int | None = None,
+        stop_after: int | None = None,
+        expires: float | None = None,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+    ) -> Messages: ...
+    @overload
+    def consume(
+        self,
+        *,
+        max_messages: int | None = None,
+        max_bytes: int | None = None,
+        threshold: int | None = None,
+        stop_after: int | None = None,
+        expires: float | None = None,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+        codec: Decoder[T],
+    ) -> TypedMessages[T]: ...
+    def consume(
+        self,
+        *,
+        max_messages: int | None = None,
+        max_bytes: int | None = None,
+        threshold: int | None = None,
+        stop_after: int | None = None,
+        expires: float | None = None,
+        heartbeat: float | None = None,
+        group: str | None = None,
+        min_pending: int | None = None,
+        min_ack_pending: int | None = None,
+        priority: int | None = None,
+        codec: Decoder[T] | None = None,
+    ) -> Messages | TypedMessages[T]:
+        """All messages as they come, for as long as it takes.
+
+        .. code-block:: python
+
+            async with consumer.consume() as messages:
+                async for msg in messages:
+                    ...
+                    await msg.ack()
+
+        :param max_messages: how many are asked for in advance at the most, 500 unless given.
+        :param max_bytes: the same in bytes, instead; of subjects, headers and payload.
+        :param threshold: how many, or how many bytes, may be left of that before more are asked
+            for: half of it unless given.
+        :param stop_after: end after so many messages.
+        :param expires: seconds that the server remembers what it was asked for; 30 unless given.
+        :param heartbeat: seconds after which the server says that it is still there if nothing else
+            is to be said, half of ``expires`` at the most and unless given. After twice as long
+            without a word it is asked again.
+
+        What is done while messages wait is up to you: those asked for in advance have to be
+        answered within ``ack_wait`` too, so for long work have a small ``max_messages``. Whoever is
+        slow holds back the asking, and nothing else.
+
+        Raises :exc:`ConfigurationError` for what cannot be. See :class:`Messages` for the rest.
+        """
+        source = PullSubscription(
+            self._api,
+            cast("Link", self._api.nc),
+            self._stream,
+            self._name,
+            self._ack_context,
+            consume_options(
+                self._config,
+                self._pull_options(group, min_pending, min_ack_pending, priority),
+                max_messages=max_messages,
+                max_bytes=max_bytes,
+                threshold=threshold,
+                stop_after=stop_after,
+                expires=expires,
+                heartbeat=heartbeat,
+            ),
+            self._kept,
+            is_there=self.refresh,
+        )
+        messages = ConsumerMessages(repr(self), source, self._api.nc.check_run)
+        return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
+
+    @overload
+    def pushed(self) -> Messages: ...
+    @overload
+    def pushed(self, *, codec: Decoder[T]) -> TypedMessages[T]: ...
+    def pushed(self, *, codec: Decoder[T] | None = None) -> Messages | TypedMessages[T]:
+        """All messages of a consumer that delivers them by itself, to its ``deliver_subject``.
+
+        Use it like :meth:`consume`. Its flow control is kept up as messages are received, and
+        silence (three times its ``idle_heartbeat``) is noted in the log. Without flow control it
+        sends as fast as it can, so that the connection's limits for pending messages apply: what is
+        dropped by them is delivered again after ``ack_wait``. :meth:`Messages.stop` unsubscribes.
+
+        Raises :exc:`ConfigurationError` for a consumer that is pulled from, or not known: get it by
+        :meth:`Stream.consumer`.
+        """
+        config = self._config
+        if config is None or not config.deliver_subject:
+            raise ConfigurationError(
+                f"consumer {self._name!r} is not known to have a deliver_subject; pull from it "
+                "with consume()"
+            )
+        nc = self._api.nc
+        source = PushSubscription(
+            nc, cast("Link", nc), self._name, config, self._ack_context, self._kept, self.refresh
+        )
+        messages = ConsumerMessages(repr(self), source, nc.check_run)
+        return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
+
+    def _pull_options(
+        self,
+        group: str | None,
+        min_pending: int | None,
+        min_ack_pending: int | None,
+        priority: int | None,
+    ) -> PullOptions:
+        return check_terms(
+            self._config, self._pin_of, group, min_pending, min_ack_pending, priority
+        )
+
+    def _pin_of(self, group: str) -> Pin:
+        return self._pins.setdefault(group, Pin())
+
+
+def _heartbeat(seconds: float) -> float:
+    return HEARTBEAT if seconds >= LONG else 0.0
+
+
+async def delete_consumer(api: API, stream: str, name: str) -> None:
+    """Delete a consumer."""
+    await api.request(f"CONSUMER.DELETE.{stream}.{name}", None, Answer)
+
+
+async def pause_consumer(api: API, stream: str, name: str, until: datetime | None) -> Paused:
+    """Pause a consumer, or have it go on."""
+    if until is not None:
+        if not isinstance(until, datetime):
+            raise ConfigurationError(f"until is a datetime, not {type(until).__name__}")
+        time_to_wire("until", until)  # for its complaints
+    suffix = f"CONSUMER.PAUSE.{stream}.{name}"
+    return await api.request(suffix, _PauseRequest(pause_until=until), Paused, level=1)
+
+
+async def unpin_consumer(api: API, stream: str, name: str, group: str) -> None:
+    """Have another client of the group be pinned."""
+    if not isinstance(group, str) or not group:
+        raise ConfigurationError(f"group is the name of a priority group, not {group!r}")
+    suffix = f"CONSUMER.UNPIN.{stream}.{name}"
+    await api.request(suffix, _UnpinRequest(group=group), Answer, level=1)

@@ -1,0 +1,279 @@
+"""Single pulls: what ``next`` and ``fetch`` do.
+
+Each takes an inbox of the connection's store, so that a call costs no subscription. An inbox goes
+back there if nothing more can come to it: the pull has brought all it was asked for, or was said to
+be over. Otherwise it is closed, and the server, which sees that, drops the pull.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import deque
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import trio
+
+from ...connection_base import BaseConnection
+from ...errors import NatsError
+from ...events import ConnectionState
+from ...message import Msg
+from ...options import PendingLimits
+from ..api import API
+from .message import AckContext, JetStreamMsg
+from .options import PullOptions
+from .pull import Link, failure_of, message_size, note_pin
+from .source import nak_all_nowait
+from .status import PullOutcome, PullStatus, read_status
+
+__all__ = ["Fetch"]
+
+_logger = logging.getLogger("trio_nats.jetstream")
+
+MAX_SPARE = 16
+"""So many inboxes are kept at the most."""
+LOOK = 0.5
+"""Seconds between looks at whether the connection is still the one that the pull was sent by."""
+PAUSE = 0.1
+"""Seconds until a pull is made anew that the server has given up."""
+GRACE = 1.0
+"""Seconds that the server may take to say that the time is over, which it knows better."""
+
+
+class _Inbox:
+    """A subscription for answers to one pull after the other."""
+
+    def __init__(self, nc: BaseConnection) -> None:
+        self.name = nc.new_inbox()
+        # What comes is taken out as it comes, so the limits are those of a storm, not of the user.
+        self.sub = nc.subscribe(f"{self.name}.*", pending=PendingLimits())
+
+    def next_reply(self) -> bytes:
+        # Who sees the pulls of another call must not be able to answer this one.
+        return f"{self.name}.{secrets.token_urlsafe(9)}".encode()
+
+    def take_nowait(self) -> Msg | None:
+        try:
+            return self.sub.receive_nowait()
+        except (trio.WouldBlock, trio.ClosedResourceError, trio.EndOfChannel, NatsError):
+            return None
+
+
+_spare: WeakKeyDictionary[BaseConnection, list[_Inbox]] = WeakKeyDictionary()
+
+
+async def _take_inbox(nc: BaseConnection) -> _Inbox:
+    spare = _spare.get(nc)
+    while spare:
+        inbox = spare.pop()
+        try:
+            inbox.sub.receive_nowait()
+        except trio.WouldBlock:
+            return inbox
+        except (trio.ClosedResourceError, trio.EndOfChannel, NatsError):
+            continue  # The connection was drained, say.
+        await inbox.sub.aclose()  # Something came that was not asked for.
+    inbox = _Inbox(nc)
+    await inbox.sub.__aenter__()
+    return inbox
+
+
+def _keep_inbox(nc: BaseConnection, inbox: _Inbox) -> bool:
+    """Whether there was room for it."""
+    if nc not in _spare:
+        # An inbox knows its connection, so closed ones would stay for ever.
+        for other in list(_spare):
+            if cast("Link", other).state is ConnectionState.CLOSED:
+                del _spare[other]
+    spare = _spare.setdefault(nc, [])
+    if len(spare) >= MAX_SPARE:
+        return False
+    spare.append(inbox)
+    return True
+
+
+class Fetch:
+    """One pull, repeated only if the first one was lost."""
+
+    def __init__(
+        self,
+        api: API,
+        subject: str,
+        ack_context: AckContext,
+        kept: deque[JetStreamMsg],
+        pull_options: PullOptions,
+        *,
+        batch: int,
+        max_bytes: int,
+        timeout: float,
+        heartbeat: float,
+        no_wait: bool,
+    ) -> None:
+        self._nc = api.nc
+        self._link = cast("Link", api.nc)
+        self._subject = subject
+        self._ack_context = ack_context
+        self._kept = kept
+        self._pull_options = pull_options
+        self._batch = batch
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._heartbeat = heartbeat
+        self._no_wait = no_wait
+        self._came: list[JetStreamMsg] = []
+        self._bytes = 0
+        self._reply = b""
+        self._repeated = False
+        self._absent: PullStatus | None = None
+        self.ended: PullStatus | None = None
+        """What the server said at the end, if it did."""
+        self.told: bool = False
+        """Whether the server had a word to say."""
+        self.complete: bool = False
+        """Whether all came that was asked for."""
+        self.clean: bool = False
+        """Whether nothing can have come that is not among what came."""
+
+    async def run(self) -> list[JetStreamMsg]:
+        """What came in time.
+
+        Cancelled, what came goes back to the stream, or is kept for the next one to ask if the
+        consumer wants no acknowledgements.
+        """
+        while self._kept and not self.complete:
+            self._add(self._kept.popleft())
+        try:
+            if self.complete:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._ask()
+        except BaseException:
+            raw = iter([msg.raw for msg in self._came])
+            kept = nak_all_nowait(lambda: next(raw, None), self._ack_context)
+            self._kept.extendleft(reversed(kept))
+            raise
+        return self._came
+
+    async def _ask(self) -> None:
+        inbox = await _take_inbox(self._nc)
+        try:
+            await self._collect(inbox)
+            self.clean = self._is_over() and not self._repeated
+        finally:
+            if not (self.clean and _keep_inbox(self._nc, inbox)):
+                self._kept.extend(nak_all_nowait(inbox.take_nowait, self._ack_context))
+                with trio.CancelScope(shield=True):
+                    await inbox.sub.aclose()
+
+    async def _collect(self, inbox: _Inbox) -> None:
+        deadline = trio.current_time() + self._timeout
+        seen = await self._pull(inbox, deadline)
+        heard_at = trio.current_time()
+        while not self._is_over():
+            now = trio.current_time()
+            if now >= deadline + (GRACE if self._is_connected() else 0):
+                self.ended = self._absent
+                return
+            msg: Msg | None = None
+            with trio.move_on_after(self._patience(deadline, now)):
+                msg = await inbox.sub.receive()
+            now = trio.current_time()
+            if msg is not None:
+                if self._take(msg):
+                    heard_at = now
+                if self._is_lost():
+                    await trio.sleep(PAUSE)
+                    seen = await self._pull(inbox, deadline)
+                continue
+            if now >= deadline or not self._is_connected():
+                heard_at = now
+            elif seen != self._connection():
+                seen, heard_at = await self._pull(inbox, deadline), now
+            elif self._heartbeat and now - heard_at >= 2 * self._heartbeat:
+                _logger.warning(
+                    "consumer %r: no heartbeat for %g s; pulling again",
+                    self._ack_context.consumer,
+                    now - heard_at,
+                )
+                seen, heard_at = await self._pull(inbox, deadline), now
+
+    def _is_lost(self) -> bool:
+        """Whether it is over before its time, and worth another try."""
+        status = self.ended
+        if status is None:
+            return False
+        # Nobody there is the rule while a server stops or starts, and else the end.
+        again = status.verdict in (PullOutcome.LOST, PullOutcome.UNPINNED)
+        if again or (status.verdict is PullOutcome.ABSENT and self._repeated):
+            self.ended, self._absent = None, None if again else status
+            return True
+        return False
+
+    def _patience(self, deadline: float, now: float) -> float:
+        if now >= deadline:
+            return deadline + GRACE - now
+        return min(LOOK, deadline - now)
+
+    def _is_connected(self) -> bool:
+        return self._link.state in (ConnectionState.OPEN, ConnectionState.DRAINING)
+
+    def _connection(self) -> int:
+        """The number of the connection to a server, which no pull outlives."""
+        return self._link.stats.reconnects
+
+    def _is_over(self) -> bool:
+        return self.complete or self.ended is not None
+
+    async def _pull(self, inbox: _Inbox, deadline: float) -> int | None:
+        """Ask for what is missing. Returns which connection was asked over, if there is any."""
+        if not self._is_connected():
+            return None
+        if self._reply:
+            self._repeated = True
+        self._reply = inbox.next_reply()
+        left = deadline - trio.current_time()
+        if left <= 0:
+            return None
+        request = self._pull_options.request(
+            self._batch - len(self._came),
+            max(1, self._max_bytes - self._bytes) if self._max_bytes else 0,
+            0 if self._no_wait else left,
+            # Of which there have to be two in the time that is left.
+            0 if self._no_wait else min(self._heartbeat, left / 2.1),
+            no_wait=self._no_wait,
+        )
+        seen = self._connection()
+        with trio.move_on_at(deadline):
+            await self._nc.publish(self._subject, request.encode(), reply=self._reply.decode())
+        return seen
+
+    def _add(self, msg: JetStreamMsg) -> None:
+        self._came.append(msg)
+        self._bytes += message_size(msg.raw)
+        full = bool(self._max_bytes) and self._bytes >= self._max_bytes
+        self.complete = len(self._came) >= self._batch or full
+
+    def _take(self, msg: Msg) -> bool:
+        """Whether it came from the consumer, and not from somebody else."""
+        if msg.data or (status := read_status(msg)) is None:
+            if not self._ack_context.replies.is_ack(msg.raw_reply):
+                return False
+            note_pin(msg, self._pull_options)
+            self._add(JetStreamMsg(msg, self._ack_context))
+            return True
+        if status.subject != self._reply:
+            return False
+        self.told = True
+        if status.verdict is not PullOutcome.ALIVE:
+            if status.verdict is PullOutcome.UNPINNED and self._pull_options.pin is not None:
+                self._pull_options.pin.id = ""
+            self.ended = status
+        return True
+
+    def check_came(self) -> None:
+        """Raise what there is to be raised, if nothing came."""
+        status = self.ended
+        if self._came or status is None or status.verdict is PullOutcome.DONE:
+            return
+        raise failure_of(status, self._ack_context.consumer)

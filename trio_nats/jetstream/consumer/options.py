@@ -1,0 +1,185 @@
+"""What can be said about pulls, checked before anything is sent (ADR-37, 42)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...errors import ConfigurationError
+from ...options import check_count, check_seconds
+from ..json_codec import nanoseconds
+from .config import ConsumerConfig, PriorityPolicy
+from .flow_control import LARGEST_BATCH, PullRequest
+
+__all__ = ["ConsumeOptions", "PullOptions", "check_heartbeat", "check_terms", "consume_options"]
+
+DEFAULT_MESSAGES = 500
+DEFAULT_EXPIRES = 30.0
+LEAST_EXPIRES = 1.0
+LONGEST_HEARTBEAT = 30.0
+MAX_PRIORITY = 9
+
+
+@dataclass(slots=True)
+class Pin:
+    """The id by which this client is the pinned one of its group, if it is (ADR-42)."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """What goes with every pull of a call."""
+
+    group: str = ""
+    min_pending: int = 0
+    min_ack_pending: int = 0
+    priority: int = 0
+    pin: Pin | None = None
+    """Where the policy is ``PINNED_CLIENT``."""
+
+    def request(
+        self,
+        batch: int,
+        max_bytes: int,
+        expires: float,
+        heartbeat: float,
+        *,
+        no_wait: bool = False,
+    ) -> PullRequest:
+        """The whole of a pull; times are in seconds, and 0 is none."""
+        return PullRequest(
+            batch=batch,
+            max_bytes=max_bytes,
+            expires=nanoseconds("expires", expires),
+            no_wait=no_wait,
+            idle_heartbeat=nanoseconds("heartbeat", heartbeat),
+            group=self.group,
+            id=self.pin.id if self.pin is not None else "",
+            min_pending=self.min_pending,
+            min_ack_pending=self.min_ack_pending,
+            priority=self.priority,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeOptions:
+    """How to consume."""
+
+    limit: int
+    by_bytes: bool
+    threshold: int | None
+    stop_after: int | None
+    expires: float
+    heartbeat: float
+    largest_batch: int
+    pull_options: PullOptions
+
+
+def check_terms(
+    config: ConsumerConfig | None,
+    pin_of: Callable[[str], Pin],
+    group: str | None,
+    min_pending: int | None,
+    min_ack_pending: int | None,
+    priority: int | None,
+) -> PullOptions:
+    """The terms, if they go with the consumer; ``None`` is a consumer not known."""
+    if group is not None and (not isinstance(group, str) or not group):
+        raise ConfigurationError(f"group is the name of a priority group, not {group!r}")
+    for name, value in (("min_pending", min_pending), ("min_ack_pending", min_ack_pending)):
+        if value is not None:
+            check_count(name, value, 1)
+    if priority is not None and check_count("priority", priority) > MAX_PRIORITY:
+        raise ConfigurationError(f"priority is between 0 and {MAX_PRIORITY}, not {priority}")
+    if config is not None:
+        _check_group(config, group)
+    if group is None and not (min_pending is min_ack_pending is priority is None):
+        raise ConfigurationError(
+            "min_pending, min_ack_pending and priority are for the pulls of a group; give one"
+        )
+    pinned = config is None or config.priority_policy == PriorityPolicy.PINNED_CLIENT
+    return PullOptions(
+        group or "",
+        min_pending or 0,
+        min_ack_pending or 0,
+        priority or 0,
+        pin_of(group) if group is not None and pinned else None,
+    )
+
+
+def _check_group(config: ConsumerConfig, group: str | None) -> None:
+    if config.deliver_subject:
+        raise ConfigurationError(
+            f"the consumer delivers to {config.deliver_subject!r} by itself and cannot be pulled "
+            "from; use pushed(), or create one without deliver_subject"
+        )
+    groups = ", ".join(map(repr, config.priority_groups))
+    if groups and group is None:
+        raise ConfigurationError(f"the consumer has priority groups; give group, one of {groups}")
+    if group is not None and group not in config.priority_groups:
+        known = f"; it has {groups}" if groups else " at all"
+        raise ConfigurationError(f"the consumer has no priority group {group!r}{known}")
+
+
+def check_heartbeat(
+    heartbeat: float | None, expires: float, default: Callable[[float], float]
+) -> float:
+    """Seconds between heartbeats, which have to come twice at least within ``expires``."""
+    if heartbeat is None:
+        return default(expires)
+    if check_seconds("heartbeat", heartbeat) > expires / 2:
+        raise ConfigurationError(
+            f"heartbeat is at most half of the {expires:g} s that a pull lasts, not {heartbeat:g} s"
+        )
+    return heartbeat
+
+
+def consume_options(
+    config: ConsumerConfig | None,
+    pull_options: PullOptions,
+    *,
+    max_messages: int | None,
+    max_bytes: int | None,
+    threshold: int | None,
+    stop_after: int | None,
+    expires: float | None,
+    heartbeat: float | None,
+    default_heartbeat: float = LONGEST_HEARTBEAT,
+) -> ConsumeOptions:
+    """How to consume, if it can be done like that."""
+    if max_messages is not None and max_bytes is not None:
+        raise ConfigurationError("max_messages and max_bytes both limit what waits; give one")
+    by_bytes = max_bytes is not None
+    if max_bytes is not None:
+        limit = check_count("max_bytes", max_bytes, 1)
+        if config is not None and config.max_bytes:
+            limit = min(limit, config.max_bytes)
+    else:
+        limit = DEFAULT_MESSAGES
+        if max_messages is not None:
+            limit = min(check_count("max_messages", max_messages, 1), LARGEST_BATCH)
+    if threshold is not None and check_count("threshold", threshold, 1) > limit:
+        raise ConfigurationError(f"threshold is at most the limit of {limit}, not {threshold}")
+    if stop_after is not None:
+        check_count("stop_after", stop_after, 1)
+    longest = config.max_expires if config is not None and config.max_expires else None
+    if expires is None:
+        expires = DEFAULT_EXPIRES if longest is None else min(DEFAULT_EXPIRES, longest)
+    elif check_seconds("expires", expires) < LEAST_EXPIRES:
+        raise ConfigurationError(f"expires is at least {LEAST_EXPIRES:g} s, not {expires:g} s")
+    elif longest is not None and expires > longest:
+        raise ConfigurationError(f"the consumer lets pulls last {longest:g} s, not {expires:g} s")
+    nanoseconds("expires", expires)
+    return ConsumeOptions(
+        limit=limit,
+        by_bytes=by_bytes,
+        threshold=threshold,
+        stop_after=stop_after,
+        expires=expires,
+        heartbeat=check_heartbeat(
+            heartbeat, expires, lambda seconds: min(seconds / 2, default_heartbeat)
+        ),
+        largest_batch=config.max_batch if config is not None else 0,
+        pull_options=pull_options,
+    )

@@ -1,0 +1,401 @@
+"""A stream's messages in order, each once, whatever becomes of the consumers behind it (ADR-17)."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import replace
+from typing import TypeVar, cast, overload
+
+import trio
+
+from ...codecs import Decoder, check_decoder
+from ...errors import NatsError, timed_out
+from ...options import check_count, check_flag
+from ..api import API
+from ..info import ConsumerInfo
+from .config import ConsumerConfig
+from .fetch import Fetch
+from .flow_control import LARGEST_BATCH
+from .message import AckContext, JetStreamMsg, TypedJetStreamMsg
+from .messages import Messages, TypedMessages
+from .options import ConsumeOptions, PullOptions, consume_options
+from .ordered_state import OrderedState, passes, pause
+from .pull import Broken, Link, PullSubscription
+
+__all__ = ["OrderedConsumer", "OrderedMessages"]
+
+
+_logger = logging.getLogger("trio_nats.jetstream")
+
+
+class OrderedMessages(Messages):
+    """Those of one consumer after the other."""
+
+    def __init__(self, owner: OrderedState, options: ConsumeOptions) -> None:
+        super().__init__(repr(owner), owner.api.nc.check_run)
+        self._owner = owner
+        self._api = owner.api
+        self._options = options
+        self._left = options.stop_after
+        self._source: PullSubscription | None = None
+        self._use = owner.use()
+        self._in_use = False
+        self._receiving = False
+        self._barren = 0  # consumers in a row that were gone at once
+
+    @property
+    def waiting(self) -> int:
+        """How many messages have come and were not received yet."""
+        return 0 if self._source is None else self._source.waiting
+
+    async def receive(self) -> JetStreamMsg:
+        """The next message; waits for it. Cancelled, no message is lost."""
+        self._check_entered()
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this ordered consumer")
+        self._receiving = True
+        try:
+            return await self._next()
+        finally:
+            self._receiving = False
+
+    async def _next(self) -> JetStreamMsg:
+        while self._left is None or self._left > 0:
+            source = self._source
+            if source is None:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if self._state == "closed":
+                    raise trio.ClosedResourceError("this channel of messages is closed")
+                if self._state == "stopping":
+                    raise trio.EndOfChannel
+                await self._renew()
+                continue
+            try:
+                msg = await source.receive()
+            except Broken as error:
+                if error.gone and not source.flow_control.taken_in_all:
+                    self._barren += 1
+                await self._discard()
+                continue
+            match self._owner.follows(msg):
+                case True:
+                    self._barren = 0
+                    if self._left is not None:
+                        self._left -= 1
+                    source.last_seq = (source.last_seq or 0) + 1
+                    return msg
+                case False:
+                    await self._discard()
+                case None:
+                    continue
+        await trio.lowlevel.checkpoint()
+        raise trio.EndOfChannel
+
+    async def _renew(self) -> None:
+        """Another consumer, however long that takes."""
+        if self._barren > 1:
+            seconds = pause(self._barren - 2)
+            _logger.warning(
+                "%r: its consumers are gone at once; again in %g s", self._owner, seconds
+            )
+            await trio.sleep(seconds)
+        waits = 0
+        while self._source is None and self._state == "open":
+            try:
+                await self._begin()
+            except NatsError as error:
+                if not passes(error):
+                    raise
+                _logger.warning("%r: %s; trying again", self._owner, error)
+                await trio.sleep(pause(waits))
+                waits += 1
+
+    async def _begin(self) -> None:
+        name = await self._owner.ensure()
+        source = PullSubscription(
+            self._api,
+            cast("Link", self._api.nc),
+            self._owner.stream,
+            name,
+            AckContext(self._api.nc, self._owner.stream, name, acks=False),
+            replace(self._options, stop_after=self._left),
+            deque(),
+            fragile=True,
+        )
+        await source.open()
+        if self._state == "open":
+            assert self._nursery is not None
+            self._nursery.start_soon(source.keep)
+            self._source = source
+        else:
+            # What it has asked for comes to nobody.
+            self._owner.forget()
+            await source.close()
+
+    async def _discard(self) -> None:
+        """What this one still has does not follow on what was handed out."""
+        source, self._source = self._source, None
+        self._owner.forget()
+        if source is not None:
+            await source.close()
+
+    async def _open(self, nursery: trio.Nursery) -> None:
+        self._use.__enter__()
+        self._in_use = True
+        self._owner.forget()  # It may be in the middle of something.
+        await self._begin()
+
+    async def _close(self) -> None:
+        if self._in_use:
+            self._in_use = False
+            self._use.__exit__(None, None, None)
+            await self._discard()
+
+    def _stop_asking(self) -> None:
+        if self._source is not None:
+            self._source.stop_asking()
+
+    async def _drain(self) -> None:
+        if self._source is not None:
+            await self._source.drain()
+
+
+T = TypeVar("T")
+
+DEFAULT_BATCH = 100
+HEARTBEAT = 5.0
+
+
+class OrderedConsumer:
+    """Reads a stream in order; made by :meth:`Stream.ordered_consumer`.
+
+    It never skips a message nor hands one out twice: whenever something may have been missed (a
+    gap, silence, another connection, a consumer that is gone) a new consumer, in the memory of the
+    server, takes its place and goes on behind the last message that was handed out. Nothing is
+    acknowledged. :meth:`next`, :meth:`fetch` and :meth:`consume` follow on each other: what one of
+    them handed out the others do not. It is for one task at a time; a second one gets
+    :exc:`trio.BusyResourceError`.
+
+    Should ``DeliverPolicy.LAST_PER_SUBJECT`` be interrupted before it has come to the present,
+    messages that are not the last of their subject may come too, still in order.
+    """
+
+    def __init__(self, api: API, stream: str, prefix: str, config: ConsumerConfig) -> None:
+        self._api = api
+        self._consumers = OrderedState(api, stream, prefix, config)
+
+    @property
+    def stream_name(self) -> str:
+        """The name of its stream."""
+        return self._consumers.stream
+
+    @property
+    def name(self) -> str | None:
+        """The name of the consumer behind it at the moment, if there is one."""
+        return self._consumers.name
+
+    @property
+    def info(self) -> ConsumerInfo | None:
+        """What was said of that consumer when it was created: how much there was to come, say."""
+        return self._consumers.info
+
+    @property
+    def next_seq(self) -> int | None:
+        """The stream's number from which on it goes on; ``None`` if it has not begun."""
+        return self._consumers.next_seq
+
+    def __repr__(self) -> str:
+        return repr(self._consumers)
+
+    # --- one message, or a number of them --------------------------------------------------------
+
+    @overload
+    async def next(self, *, timeout: float | None = None) -> JetStreamMsg: ...
+    @overload
+    async def next(
+        self, *, timeout: float | None = None, codec: Decoder[T]
+    ) -> TypedJetStreamMsg[T]: ...
+    async def next(
+        self, *, timeout: float | None = None, codec: Decoder[T] | None = None
+    ) -> JetStreamMsg | TypedJetStreamMsg[T]:
+        """The next message; waits for it, ``timeout`` seconds at the most.
+
+        ``timeout`` is that of :meth:`Connection.jetstream` unless given. Raises
+        :exc:`RequestTimeoutError`, a :exc:`TimeoutError`, if there is none in time;
+        :exc:`StreamNotFoundError` if the stream is gone; and what :meth:`Stream.create_consumer`
+        and :meth:`Consumer.next` raise. Cancelled, no message is lost.
+        """
+        decoder = None if codec is None else check_decoder("codec", codec)
+        seconds = self._api.seconds(timeout)
+        came = await self._fetch(1, 0, seconds, no_wait=False)
+        if not came:
+            raise timed_out(
+                f"stream {self.stream_name!r} had no next message within {seconds:g} s",
+                self._api.nc.disconnected_for,
+            )
+        return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
+
+    @overload
+    async def fetch(
+        self,
+        max_messages: int | None = None,
+        *,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        no_wait: bool = False,
+    ) -> list[JetStreamMsg]: ...
+    @overload
+    async def fetch(
+        self,
+        max_messages: int | None = None,
+        *,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        no_wait: bool = False,
+        codec: Decoder[T],
+    ) -> list[TypedJetStreamMsg[T]]: ...
+    async def fetch(
+        self,
+        max_messages: int | None = None,
+        *,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        no_wait: bool = False,
+        codec: Decoder[T] | None = None,
+    ) -> list[JetStreamMsg] | list[TypedJetStreamMsg[T]]:
+        """A list of messages, as :meth:`Consumer.fetch` makes it.
+
+        Where something was missed it may have fewer than there are; the next call goes on. Raises
+        what :meth:`next` raises, except that the list is empty if there are none. Cancelled, no
+        message is lost.
+        """
+        check_flag("no_wait", no_wait)
+        if max_messages is not None:
+            check_count("max_messages", max_messages, 1)
+        if max_bytes is not None:
+            check_count("max_bytes", max_bytes, 1)
+        decoder = None if codec is None else check_decoder("codec", codec)
+        came = await self._fetch(
+            max_messages or (DEFAULT_BATCH if max_bytes is None else LARGEST_BATCH),
+            max_bytes or 0,
+            self._api.seconds(timeout),
+            no_wait=no_wait,
+        )
+        return came if decoder is None else [TypedJetStreamMsg(msg, decoder) for msg in came]
+
+    async def _fetch(
+        self, batch: int, max_bytes: int, timeout: float, *, no_wait: bool
+    ) -> list[JetStreamMsg]:
+        with self._consumers.use():
+            deadline = trio.current_time() + timeout
+            waits = 0
+            while trio.current_time() < deadline:
+                try:
+                    came, sound = await self._fetch_once(
+                        batch, max_bytes, deadline, no_wait=no_wait
+                    )
+                except BaseException as error:
+                    self._consumers.forget()
+                    if not passes(error):
+                        raise
+                    with trio.move_on_at(deadline):
+                        await trio.sleep(pause(waits))
+                    waits += 1
+                else:
+                    if came or sound:
+                        return came
+            return []
+
+    async def _fetch_once(
+        self, batch: int, max_bytes: int, deadline: float, *, no_wait: bool
+    ) -> tuple[list[JetStreamMsg], bool]:
+        """What came in order, and whether that is all there was."""
+        with trio.move_on_at(deadline):
+            await self._consumers.ensure()
+        name, left = self._consumers.name, deadline - trio.current_time()
+        if name is None or left <= 0:
+            return [], False
+        fetch = Fetch(
+            self._api,
+            self._api.subject(f"CONSUMER.MSG.NEXT.{self.stream_name}.{name}"),
+            AckContext(self._api.nc, self.stream_name, name, acks=False),
+            deque(),
+            PullOptions(),
+            batch=batch,
+            max_bytes=max_bytes,
+            timeout=left,
+            heartbeat=HEARTBEAT if left >= 2 * HEARTBEAT else 0.0,
+            no_wait=no_wait,
+        )
+        came = await fetch.run()
+        fetch.check_came()
+        good: list[JetStreamMsg] = []
+        sound = fetch.clean
+        for msg in came:
+            match self._consumers.follows(msg):
+                case True:
+                    good.append(msg)
+                case False:
+                    sound = False
+                    break
+                case None:
+                    continue
+        if not sound:
+            self._consumers.forget()
+        return good, sound
+
+    # --- all there are ---------------------------------------------------------------------------
+
+    @overload
+    def consume(
+        self,
+        *,
+        max_messages: int | None = None,
+        max_bytes: int | None = None,
+        threshold: int | None = None,
+        stop_after: int | None = None,
+        expires: float | None = None,
+        heartbeat: float | None = None,
+    ) -> Messages: ...
+    @overload
+    def consume(
+        self,
+        *,
+        max_messages: int | None = None,
+        max_bytes: int | None = None,
+        threshold: int | None = None,
+        stop_after: int | None = None,
+        expires: float | None = None,
+        heartbeat: float | None = None,
+        codec: Decoder[T],
+    ) -> TypedMessages[T]: ...
+    def consume(
+        self,
+        *,
+        max_messages: int | None = None,
+        max_bytes: int | None = None,
+        threshold: int | None = None,
+        stop_after: int | None = None,
+        expires: float | None = None,
+        heartbeat: float | None = None,
+        codec: Decoder[T] | None = None,
+    ) -> Messages | TypedMessages[T]:
+        """All messages as they come; see :meth:`Consumer.consume`.
+
+        ``heartbeat`` is 5 seconds unless given. One task at a time may receive. Leaving the block
+        after a message, the next call goes on behind it.
+        """
+        options = consume_options(
+            None,
+            PullOptions(),
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+            threshold=threshold,
+            stop_after=stop_after,
+            expires=expires,
+            heartbeat=heartbeat,
+            default_heartbeat=HEARTBEAT,
+        )
+        messages = OrderedMessages(self._consumers, options)
+        return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))

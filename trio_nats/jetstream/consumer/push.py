@@ -1,0 +1,120 @@
+"""The messages of a consumer that sends them by itself (ADR-15)."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ...connection_base import BaseConnection
+from ...errors import NatsError, OutboxFullError
+from ...events import ConnectionState
+from ...message import Msg
+from ..errors import ConsumerDeletedError, ConsumerNotFoundError
+from .config import ConsumerConfig
+from .message import AckContext, JetStreamMsg
+from .pull import Link
+from .source import NO_CONNECTION, MessageSource
+from .status import read_status
+
+__all__ = ["PushSubscription"]
+
+_logger = logging.getLogger("trio_nats.jetstream")
+
+SILENCE = 3
+"""So many intervals without a heartbeat are too many (ADR-15)."""
+
+
+class PushSubscription(MessageSource):
+    """Subscribes to where the consumer delivers, and keeps up its flow control."""
+
+    def __init__(
+        self,
+        nc: BaseConnection,
+        link: Link,
+        consumer: str,
+        config: ConsumerConfig,
+        ack_context: AckContext,
+        kept: deque[JetStreamMsg],
+        is_there: Callable[[], Awaitable[object]],
+    ) -> None:
+        sub = nc.subscribe(config.deliver_subject, queue=config.deliver_group or None)
+        super().__init__(sub, ack_context, kept)
+        self._nc = nc
+        self._link = link
+        self._consumer = consumer
+        self._heartbeat = config.idle_heartbeat
+        self._is_there = is_there
+        self._heard = 0
+        self._stalled: str | None = None
+
+    async def open(self) -> None:
+        """Subscribe. Cancelled, nothing has happened."""
+        await self._sub.__aenter__()
+
+    async def receive(self) -> JetStreamMsg:
+        """The next message; waits for it. Cancelled, no message is lost."""
+        if self._kept:
+            await trio.lowlevel.checkpoint()
+            if self._kept:  # another task may have been quicker
+                return self._kept.popleft()
+        is_ack = self._ack_context.replies.is_ack
+        while True:
+            msg = await self._take()
+            self._heard += 1
+            if msg.data or read_status(msg) is None:
+                if is_ack(msg.raw_reply):
+                    return JetStreamMsg(msg, self._ack_context)
+                self._log_stray(msg)
+            else:
+                self._on_status(msg)
+
+    def _on_status(self, msg: Msg) -> None:
+        """All before it was taken out, so if the server waits for that, tell it."""
+        wanted = msg.reply or msg.headers.get("Nats-Consumer-Stalled")
+        # A stalled consumer says so with every heartbeat; once is enough.
+        if wanted is None or (wanted == self._stalled and msg.raw_reply is None):
+            return
+        if not self._ack_context.replies.is_flow_control(wanted):
+            self._log_stray(msg)
+            return
+        try:
+            self._nc.publish_nowait(wanted)
+        except OutboxFullError:
+            return  # The next heartbeat asks for it again.
+        except NO_CONNECTION as error:
+            _logger.debug("consumer %r: no word to its flow control: %s", self._consumer, error)
+            return
+        self._stalled = wanted
+
+    @trio.lowlevel.enable_ki_protection
+    async def keep(self) -> None:
+        """Notice silence, where there are heartbeats; until cancelled."""
+        if not self._heartbeat:
+            return
+        seen, since = -1, trio.current_time()
+        try:
+            while not self._stopping:
+                await trio.sleep(self._heartbeat / 2)
+                now = trio.current_time()
+                is_open = self._link.state is ConnectionState.OPEN
+                if seen != self._heard or self.waiting or not is_open:
+                    seen, since = self._heard, now
+                elif now - since >= SILENCE * self._heartbeat:
+                    _logger.warning(
+                        "consumer %r: no heartbeat for %g s", self._consumer, now - since
+                    )
+                    since = now
+                    await self._ask_whether_there()
+        except NO_CONNECTION:
+            return  # Whoever receives is told.
+
+    async def _ask_whether_there(self) -> None:
+        try:
+            await self._is_there()
+        except ConsumerNotFoundError as error:
+            await self._fail(ConsumerDeletedError(error.code, error.description, self._consumer))
+        except NatsError as error:
+            _logger.debug("consumer %r: %s", self._consumer, error)

@@ -1,0 +1,1 @@
+"""Single messages and batches of them, read without a consumer."""

@@ -1,0 +1,125 @@
+"""Many messages by direct gets: batch after batch (ADR-31)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from ...errors import NoRespondersError, timed_out
+from ...message import Msg
+from ...options import PendingLimits, ProtocolLimits
+from ...replies import Replies
+from .. import json_codec
+from ..api import API, Paged
+from ..errors import JetStreamError, MessageNotFoundError
+from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in
+
+__all__ = ["Batches", "direct_get", "not_allowed"]
+
+OVERHEAD = 5 * 1024
+"""Bytes that the headers in which a direct get tells where a message is stored take at the most."""
+LARGEST = ProtocolLimits().payload
+
+
+def not_allowed(stream: str) -> JetStreamError:
+    """Nobody answers direct gets."""
+    return JetStreamError(
+        f"stream {stream!r} does not answer direct gets: it is configured without allow_direct, "
+        "or is not there"
+    )
+
+
+async def direct_get(api: API, stream: str, request: MsgRequest, seconds: float) -> StoredMsg:
+    """One message, from whichever replica answers. Raises :exc:`NoRespondersError` if none does."""
+    subject, payload = api.subject(f"DIRECT.GET.{stream}"), json_codec.encode(request)
+    literal = not {"*", ">"} & {*request.last_by_subj.split(".")}
+    if request.last_by_subj and literal:
+        # Permissions can be for single subjects then.
+        subject, payload = f"{subject}.{request.last_by_subj}", b""
+    return from_direct(await api.nc.request(subject, payload, timeout=seconds))
+
+
+class Batches:
+    """The messages that ``request`` asks for, batch after batch; the pages of a :class:`Paged`."""
+
+    def __init__(
+        self, api: API, stream: str, request: MsgRequest, seconds: float, limit: int | None
+    ) -> None:
+        self._api = api
+        self._stream = stream
+        self._request = request
+        self._seconds = seconds
+        self._left = limit
+
+    def paged(self) -> Paged[StoredMsg]:
+        """For an ``async for``."""
+        return Paged(self._next)
+
+    async def _next(self) -> tuple[Sequence[StoredMsg], bool]:
+        request = self._request
+        if self._left is not None and self._left < request.batch:
+            request = msgspec.structs.replace(request, batch=self._left)
+        found, last = await self._ask(request)
+        if self._left is not None:
+            self._left -= len(found)
+        more = bool(found) and last is not None and bool(number_in(last, PENDING))
+        if more:
+            assert last is not None
+            changes: dict[str, object] = {"seq": found[-1].seq + 1, "start_time": None}
+            if request.multi_last:
+                # As it was when the first batch was asked for, whatever is stored meanwhile.
+                changes |= {"up_to_seq": number_in(last, UP_TO) or 0, "up_to_time": None}
+            self._request = msgspec.structs.replace(self._request, **changes)
+        return found, more and self._left != 0
+
+    async def _ask(self, request: MsgRequest) -> tuple[list[StoredMsg], Msg | None]:
+        """The messages, and the message after them."""
+        found: list[StoredMsg] = []
+        subject = self._api.subject(f"DIRECT.GET.{self._stream}")
+        most = request.batch + 1  # the end is a message too
+        room = request.max_bytes
+        async with self._api.nc.request_many(
+            subject,
+            json_codec.encode(request),
+            timeout=self._seconds * most,
+            max_responses=most,
+            pending=PendingLimits(messages=most, bytes=room + most * OVERHEAD + LARGEST),
+        ) as replies:
+            while True:
+                msg = await self._receive(replies)
+                status = msg.status
+                if status is not None and status.code == 204:
+                    if replies.dropped:
+                        raise self._too_much()
+                    return found, msg
+                if room <= 0:
+                    raise self._too_much()
+                # The server ends a batch with the message by which it has so many bytes.
+                room -= max(0, len(msg.data) + len(msg.raw_headers or b"") - OVERHEAD)
+                try:
+                    found.append(from_direct(msg))
+                except MessageNotFoundError:
+                    return found, None
+                if number_in(msg, PENDING) is None:
+                    raise JetStreamError("batches of direct gets need a server 2.11 or later")
+
+    async def _receive(self, replies: Replies) -> Msg:
+        try:
+            with trio.move_on_after(self._seconds):
+                return await replies.receive()
+        except NoRespondersError:
+            raise not_allowed(self._stream) from None
+        except trio.EndOfChannel:
+            raise self._too_much() from None
+        raise timed_out(
+            f"nothing more of a batch of messages of stream {self._stream!r} within "
+            f"{self._seconds:g} s",
+            self._api.nc.disconnected_for,
+        )
+
+    def _too_much(self) -> JetStreamError:
+        return JetStreamError(
+            f"stream {self._stream!r}: more messages came than asked for, or far too slowly"
+        )

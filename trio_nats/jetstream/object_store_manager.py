@@ -1,0 +1,82 @@
+"""Object stores: the part of :class:`~trio_nats.jetstream.JetStream` that opens them (ADR-20)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from .api import API, Paged
+
+if TYPE_CHECKING:
+    from ..objectstore.manager import ObjectStoreConfig, ObjectStoreOptions
+    from ..objectstore.store import ObjectStore, ObjectStoreStatus
+
+__all__ = ["ObjectStoreManager"]
+
+
+class ObjectStoreManager:
+    """The part of :class:`~trio_nats.jetstream.JetStream` that opens object stores."""
+
+    _api: API
+
+    async def create_object_store(
+        self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
+    ) -> ObjectStore:
+        """Create an object store: ``await js.create_object_store("films", max_bytes=2**40)``.
+
+        ``config`` is a whole :class:`~trio_nats.objectstore.ObjectStoreConfig`, or the bucket's
+        name; the keywords are its fields and override what it says. A store that is there already,
+        with the same configuration, is as good as a new one; otherwise
+        :exc:`ObjectStoreExistsError` is raised.
+        """
+        from ..objectstore import manager
+
+        return await manager.create(self._api, config, options)
+
+    async def update_object_store(
+        self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
+    ) -> ObjectStore:
+        """Configure an object store anew: all of it, not only what is given.
+
+        Raises :exc:`ObjectStoreNotFoundError` if there is none.
+        """
+        from ..objectstore import manager
+
+        return await manager.update(self._api, config, options)
+
+    async def create_or_update_object_store(
+        self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
+    ) -> ObjectStore:
+        """Have an object store configured like that, whether it was there or not."""
+        from ..objectstore import manager
+
+        return await manager.create_or_update(self._api, config, options)
+
+    async def object_store(self, bucket: str) -> ObjectStore:
+        """The object store of that name.
+
+        Raises :exc:`ObjectStoreNotFoundError` if there is none.
+        """
+        from ..objectstore import manager
+
+        return await manager.open_store(self._api, bucket)
+
+    async def delete_object_store(self, bucket: str) -> None:
+        """Delete an object store and all in it.
+
+        Raises :exc:`ObjectStoreNotFoundError` if there is none.
+        """
+        from ..objectstore import manager
+
+        await manager.delete(self._api, bucket)
+
+    def object_store_names(self) -> Paged[str]:
+        """The names of all object stores: ``async for name in js.object_store_names():``."""
+        from ..objectstore import manager
+
+        return manager.names(self._api)
+
+    def object_stores(self) -> Paged[ObjectStoreStatus]:
+        """How all object stores are: ``async for status in js.object_stores():``."""
+        from ..objectstore import manager
+
+        return manager.statuses(self._api)

@@ -1,0 +1,1 @@
+"""Publishing into streams, with acknowledgements."""

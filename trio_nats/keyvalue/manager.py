@@ -1,0 +1,156 @@
+"""How buckets come to be, are found, and go: what JetStream's methods do."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from ..codecs import Codec
+from ..jetstream.api import Paged
+from ..jetstream.errors import APILevelError, StreamNameInUseError
+from ..jetstream.info import AccountInfo
+from ..jetstream.stream import Stream
+from ..jetstream.stream_config import StreamConfig
+from .config import (
+    STREAM_PREFIX,
+    KeyValueConfig,
+    KeyValueOptions,
+    KeyValueStatus,
+    bucket_config,
+    bucket_of,
+    stream_config,
+    stream_of,
+    whole_config,
+)
+from .errors import BucketExistsError, NotABucketError
+from .store import KeyValue, Storing, check_codec
+from .validation import check_bucket
+from .watch import bucket_errors
+
+__all__ = ["Streams", "create", "create_or_update", "delete", "names", "open_bucket", "statuses"]
+__all__ += ["update"]
+
+T = TypeVar("T")
+
+
+class Streams(Storing, Protocol):
+    """What of JetStream it takes to have buckets."""
+
+    async def account_info(self) -> AccountInfo:
+        """What there is."""
+        ...
+
+    async def create_stream(self, config: StreamConfig) -> Stream:
+        """Create it."""
+        ...
+
+    async def update_stream(self, config: StreamConfig) -> Stream:
+        """Configure it anew."""
+        ...
+
+    async def create_or_update_stream(self, config: StreamConfig) -> Stream:
+        """Either."""
+        ...
+
+    async def stream(self, name: str) -> Stream:
+        """Find it."""
+        ...
+
+    async def delete_stream(self, name: str) -> None:
+        """Delete it."""
+        ...
+
+    def streams(self) -> Paged[Stream]:
+        """All of them."""
+        ...
+
+    def stream_names(self) -> Paged[str]:
+        """The names of all."""
+        ...
+
+
+async def open_bucket(js: Streams, bucket: str, codec: Codec[T]) -> KeyValue[T]:
+    """The bucket of that name."""
+    check_codec(codec)
+    with bucket_errors(check_bucket(bucket)):
+        stream = await js.stream(stream_of(bucket))
+    if stream.info.config.max_msgs_per_subject < 1:
+        raise NotABucketError(
+            f"stream {stream.name!r} is no bucket: it does not limit the messages of a subject"
+        )
+    return KeyValue(js, stream, codec)
+
+
+async def create(
+    js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
+) -> KeyValue[T]:
+    """A new bucket."""
+    check_codec(codec)
+    wanted = await _wanted(js, config, options)
+    try:
+        return KeyValue(js, await js.create_stream(wanted), codec)
+    except StreamNameInUseError as error:
+        raise BucketExistsError(
+            error.code,
+            error.err_code,
+            f"there is a bucket {bucket_of(wanted.name)!r} already, configured otherwise: "
+            f"{error.description}",
+        ) from None
+
+
+async def update(
+    js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
+) -> KeyValue[T]:
+    """A bucket configured anew."""
+    check_codec(codec)
+    wanted = await _wanted(js, config, options)
+    with bucket_errors(bucket_of(wanted.name)):
+        return KeyValue(js, await js.update_stream(wanted), codec)
+
+
+async def create_or_update(
+    js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
+) -> KeyValue[T]:
+    """A bucket configured like that, whether it was there or not."""
+    check_codec(codec)
+    wanted = await _wanted(js, config, options)
+    return KeyValue(js, await js.create_or_update_stream(wanted), codec)
+
+
+async def delete(js: Streams, bucket: str) -> None:
+    """No such bucket."""
+    with bucket_errors(check_bucket(bucket)):
+        await js.delete_stream(stream_of(bucket))
+
+
+def names(js: Streams) -> Paged[str]:
+    """The names of all buckets."""
+    return js.stream_names().select(
+        lambda name: bucket_of(name) if name.startswith(STREAM_PREFIX) else None
+    )
+
+
+def statuses(js: Streams) -> Paged[KeyValueStatus]:
+    """All buckets."""
+    return js.streams().select(_status)
+
+
+def _status(stream: Stream) -> KeyValueStatus | None:
+    if not stream.name.startswith(STREAM_PREFIX):
+        return None
+    return KeyValueStatus(config=bucket_config(stream.info.config), stream_info=stream.info)
+
+
+async def _wanted(
+    js: Streams, config: KeyValueConfig | str, options: KeyValueOptions
+) -> StreamConfig:
+    wanted = stream_config(whole_config(config, options))
+    if wanted.allow_msg_ttl:
+        # Older servers would leave it out without a word (ADR-8, 48).
+        level = (await js.account_info()).api.level
+        if level < 1:
+            raise APILevelError(
+                412,
+                10185,
+                f"limit_marker_ttl needs a server 2.11 or later, of API level 1; it has {level}",
+            )
+    return wanted

@@ -1,0 +1,205 @@
+"""One endpoint: its requests are taken as long as there is room, and each gets a task."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+
+from ..errors import ConnectionLostError, NatsError
+from ..message import Msg
+from ..subscription import Subscription
+from .errors import ServiceError
+from .request import ServiceRequest
+from .schemas import EndpointInfo, EndpointStats
+
+__all__ = ["Call", "Endpoint"]
+
+Call = Callable[[ServiceRequest], Awaitable[None]]
+"""Run the handler, and send what it returns."""
+
+MAX_LAST_ERROR = 1024
+"""Characters of the last error that are shown."""
+
+_logger = logging.getLogger("trio_nats.services")
+
+# What answering raises when there is no connection any more.
+_NO_CONNECTION = (trio.ClosedResourceError, ConnectionLostError)
+
+
+class Endpoint:
+    """An endpoint of a service; made by :meth:`Service.add_endpoint`."""
+
+    def __init__(
+        self,
+        name: str,
+        sub: Subscription,
+        metadata: Mapping[str, str],
+        concurrency: int,
+        call: Call,
+    ) -> None:
+        self.sub = sub
+        """Where its requests come from.
+
+        :meta private:
+        """
+        self._name = name
+        self._metadata = metadata
+        self._concurrency = concurrency
+        self._call = call
+        self._under_way = 0
+        self._handlers: set[trio.lowlevel.Task] = set()
+        sub.helpers = self._handlers
+        self._room = trio.lowlevel.ParkingLot()
+        self.reset()
+
+    # --- what it is ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Its name, which others of the service may have too."""
+        return self._name
+
+    @property
+    def subject(self) -> str:
+        """What it is subscribed to, the prefix of its group included."""
+        return self.sub.subject
+
+    @property
+    def queue(self) -> str | None:
+        """Its queue group, if it is in one."""
+        return self.sub.queue
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What was given for it; cannot be changed."""
+        return self._metadata
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests are handled at the same time, at the most."""
+        return self._concurrency
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are being handled now."""
+        return self._under_way
+
+    def info(self) -> EndpointInfo:
+        """What the service says of it when asked for INFO."""
+        return EndpointInfo(
+            name=self._name,
+            subject=self.subject,
+            queue_group=self.queue or "",
+            metadata=dict(self._metadata),
+        )
+
+    def stats(self, data: object = None) -> EndpointStats:
+        """The numbers so far; ``data`` is to be added to them."""
+        requests = self._requests
+        return EndpointStats(
+            name=self._name,
+            subject=self.subject,
+            queue_group=self.queue or "",
+            num_requests=requests,
+            num_errors=self._errors,
+            processing_time=self._nanoseconds,
+            average_processing_time=self._nanoseconds // requests if requests else 0,
+            last_error=self._last_error,
+            data=data,
+        )
+
+    def reset(self) -> None:
+        """Count anew, from zero."""
+        self._requests = self._errors = self._nanoseconds = 0
+        self._last_error = ""
+
+    def __repr__(self) -> str:
+        queue = f", queue={self.queue!r}" if self.queue else ""
+        return f"<Endpoint {self._name!r} on {self.subject!r}{queue}, {self._under_way} under way>"
+
+    # --- its requests ----------------------------------------------------------------------------
+
+    async def serve(self, nursery: trio.Nursery, refuse: Callable[[Msg], None]) -> None:
+        """Start a task for each request, until the subscription ends, which raises.
+
+        ``refuse`` is called with requests that are cancelled.
+
+        :meta private:
+        """
+        name = f"endpoint {self._name!r} on {self.subject!r}"
+        while True:
+            while self._under_way >= self._concurrency:
+                await self._room.park()
+            # A task each, for handlers must not find each other's context variables.
+            msg = await self.sub.receive()
+            self._under_way += 1
+            nursery.start_soon(self._handle, msg, refuse, name=name)
+
+    async def _handle(self, msg: Msg, refuse: Callable[[Msg], None]) -> None:
+        request = ServiceRequest(msg)
+        task = trio.lowlevel.current_task()
+        self._handlers.add(task)
+        self._requests += 1
+        begun = time.perf_counter_ns()
+        try:
+            await self._call(request)
+        except trio.Cancelled:
+            refuse(msg)
+            raise
+        except Exception as error:
+            await self._answer_error(request, error)
+        else:
+            if request.failure is not None:
+                self._count(request.failure)
+        finally:
+            self._nanoseconds += time.perf_counter_ns() - begun
+            self._under_way -= 1
+            self._handlers.discard(task)
+            self._room.unpark()
+
+    async def _answer_error(self, request: ServiceRequest, error: Exception) -> None:
+        failure = _chosen(error)
+        if failure is None and error is request.undecodable:
+            failure = ServiceError(400, "the request cannot be decoded")
+            _logger.warning("endpoint %r: %s", self._name, error)
+        elif failure is None:
+            # Of an exception only its type leaves: its text was not written for strangers.
+            failure = ServiceError(500, type(error).__name__)
+            _logger.error(
+                "endpoint %r: the handler of a request failed", self._name, exc_info=error
+            )
+        self._count(failure)
+        try:
+            await _send(request, failure)
+        except _NO_CONNECTION as lost:
+            _logger.debug("endpoint %r: no connection to answer by: %s", self._name, lost)
+        except NatsError as problem:
+            # Too large, most likely: then the same without what made it so.
+            _logger.warning("endpoint %r: an error could not be sent: %s", self._name, problem)
+            await self._answer_error_briefly(request, type(problem).__name__)
+
+    async def _answer_error_briefly(self, request: ServiceRequest, text: str) -> None:
+        try:
+            await _send(request, ServiceError(500, text))
+        except (NatsError, trio.ClosedResourceError) as problem:
+            _logger.debug("endpoint %r: neither could this: %s", self._name, problem)
+
+    def _count(self, failure: ServiceError) -> None:
+        self._errors += 1
+        # As it was sent, for what cannot be sent cannot be shown either.
+        text = failure.headers["Nats-Service-Error"]
+        self._last_error = f"{failure.code}:{text[:MAX_LAST_ERROR]}"
+
+
+async def _send(request: ServiceRequest, failure: ServiceError) -> None:
+    await request.respond(failure.data, headers=failure.headers)
+
+
+def _chosen(error: BaseException) -> ServiceError | None:
+    """The answer that the handler chose by raising it; a nursery may have wrapped it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, ServiceError) else None

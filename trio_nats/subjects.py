@@ -1,0 +1,97 @@
+"""What may stand where a subject is expected (ADR-6), and what is wrong when it may not.
+
+The rule that matters most: nothing that could end a protocol line early gets through, so no caller
+can be made to smuggle a command of an attacker's choosing into the connection. ADR-6 asks for
+printable ASCII; servers and the other clients take UTF-8 as well, and so do we.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .errors import InvalidSubjectError
+
+__all__ = ["check_filter", "check_inbox_length", "check_inbox_prefix"]
+__all__ += ["check_queue", "check_subject"]
+
+_TERM = r"[^\x00-\x20\x7f.*>]+"
+_SUBJECT = re.compile(rf"{_TERM}(?:\.{_TERM})*")
+_FILTER = re.compile(rf"(?:{_TERM}|\*)(?:\.(?:{_TERM}|\*))*(?:\.>)?|>")
+_INBOX_ROOM = 256
+"""Bytes of a line that an inbox prefix leaves: to names of inboxes, and what is asked for."""
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
+
+
+def check_subject(subject: str) -> bytes:
+    """The wire form of a subject to publish to: literal, without wildcards."""
+    try:
+        if _SUBJECT.fullmatch(subject):
+            return subject.encode()
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise _refusal("subject", subject, wildcards=False)
+
+
+def check_filter(subject: str) -> bytes:
+    """The wire form of a subject to subscribe to: ``*`` for one token, a last ``>`` for many."""
+    try:
+        if _FILTER.fullmatch(subject):
+            return subject.encode()
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise _refusal("subject", subject, wildcards=True)
+
+
+def check_queue(queue: str) -> bytes:
+    """The wire form of a queue group's name."""
+    try:
+        if _SUBJECT.fullmatch(queue):
+            return queue.encode()
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise _refusal("queue group", queue, wildcards=False)
+
+
+def check_inbox_prefix(prefix: str) -> str:
+    """An inbox prefix: a literal subject that inbox names are appended to."""
+    try:
+        if _SUBJECT.fullmatch(prefix):
+            # Itself, whatever a subclass makes of being formatted: an enum shows its name.
+            return prefix.encode().decode()
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise _refusal("inbox prefix", prefix, wildcards=False)
+
+
+def check_inbox_length(prefix: str, max_control_line: int) -> None:
+    """Complain of an inbox prefix that leaves no room on a line for anything else."""
+    most, size = max_control_line - _INBOX_ROOM, len(prefix.encode())
+    if size > most:
+        raise InvalidSubjectError(
+            f"inbox_prefix is too long: it has {size:,} bytes, and may have {most:,} where "
+            f"max_control_line is {max_control_line:,}"
+        )
+
+
+def _refusal(what: str, text: object, *, wildcards: bool) -> InvalidSubjectError:
+    if not isinstance(text, str):
+        return InvalidSubjectError(f"a {what} is a str, not {type(text).__name__}")
+    shown = ascii(text if len(text) <= 80 else text[:77] + "...")
+    return InvalidSubjectError(f"{what} {shown} is not allowed: {_fault(text, wildcards)}")
+
+
+def _fault(text: str, wildcards: bool) -> str:
+    if not text:
+        return "it is empty"
+    if found := _FORBIDDEN.search(text):
+        return (
+            f"it holds {found.group()!a} at position {found.start()}; "
+            "white space and control characters are not allowed"
+        )
+    if "" in text.split("."):
+        return "it has an empty token; tokens are separated by single dots, none at either end"
+    if "*" in text or ">" in text:
+        if not wildcards:
+            return "'*' and '>' are wildcards, which only subscriptions may use"
+        return "a wildcard is a whole token: '*' anywhere, '>' only as the last one"
+    return "it is not valid Unicode text"
