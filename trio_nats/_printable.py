@@ -1,4 +1,4 @@
-"""Text from outside, made fit for a terminal, a log and an error: whoever wrote it may be hostile.
+"""Text from outside, made fit for a terminal, a log and an error: its author may be hostile.
 
 Escaped is what drives a terminal (C0, C1, DEL), turns text around (bidirectional controls), hides
 in it or imitates a line end, and what cannot be encoded (surrogates).

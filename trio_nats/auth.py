@@ -209,7 +209,7 @@ class JWT(Auth):
     """A user JWT, with the ``seed`` of the user it was issued to.
 
     A ``sign`` callable may take the seed's place, so that it can stay in a vault. With neither, the
-    JWT must be a bearer JWT, which whoever sees it can use.
+    JWT must be a bearer JWT, which anyone who sees it can use.
     """
 
     jwt: str = field(repr=False)
@@ -263,7 +263,7 @@ class Combined(Auth):
     """Several credentials at once: ``Combined(Credentials(file="user.creds"), Token("t"))``.
 
     At most one of :class:`NKey`, :class:`JWT` and :class:`Credentials`, one :class:`UserPassword`
-    and one :class:`Token`. Servers with an auth callout hand on all of them to whoever decides.
+    and one :class:`Token`. Servers with an auth callout hand on all of them to the callout service.
     """
 
     parts: tuple[Auth, ...]
@@ -325,7 +325,7 @@ async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:
 async def prepare(auth: Auth) -> Answer:
     """:meth:`Auth.prepare`, raising without the frames below this one: their variables are secret.
 
-    Whoever formats a traceback may print those as well.
+    Error reporters may print those as well.
     """
     try:
         return await auth.prepare()

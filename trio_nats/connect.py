@@ -126,7 +126,7 @@ def open_nats(
     :param close_timeout: seconds that closing may take to finish what was begun.
     :param plaintext_auth: what to do when a password, token or bearer JWT is about to cross the
         network unencrypted: ``"warn"`` in the log, ``"refuse"``, or ``"allow"``.
-    :param limits: what to believe a server at the most, see :class:`ProtocolLimits`.
+    :param limits: what a server may send at most, see :class:`ProtocolLimits`.
     :param max_control_line: bytes that the server takes on a line of the protocol, as in its
         configuration. What would be longer is refused at the call: subjects, queue groups and reply
         subjects, and the name and credentials, for a server closes the connection over it.

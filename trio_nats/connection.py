@@ -50,7 +50,7 @@ class Connection(BaseConnection):
         """Wait until the server has processed everything sent so far.
 
         While disconnected it waits for the next connection. Raises :exc:`TimeoutError` after
-        ``timeout`` seconds, if given. Cancelled, nothing is lost.
+        ``timeout`` seconds, if given. If cancelled, nothing is lost.
         """
         await self._within(timeout, "flush", self._flush)
 
@@ -140,7 +140,7 @@ class Connection(BaseConnection):
         """Return once the connection is in one of ``states``, at once if it is.
 
         Raises :exc:`ConfigurationError` for what is no state, and, once the connection has ended
-        without getting there, what using it would raise. Cancelled, nothing has happened.
+        without getting there, what using it would raise. If cancelled, nothing has happened.
         """
         core = self._core
         core.check_run()
@@ -208,7 +208,7 @@ class Connection(BaseConnection):
 
         ``prefix`` is what subjects begin with where those of another account are imported under
         another name. An answer is waited for until ``stall`` seconds have passed since the last
-        one, ``timeout`` seconds in all at the most (the connection's ``request_timeout`` unless
+        one, at most ``timeout`` seconds in all (the connection's ``request_timeout`` unless
         given). Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
         """
         from .services import Services
@@ -238,7 +238,7 @@ class Connection(BaseConnection):
         return JetStream(self, domain=domain, prefix=prefix, timeout=timeout)
 
     async def reconnect(self) -> None:
-        """Move to another server, or make the connection to the present one anew.
+        """Move to another server, or connect to the present one again.
 
         Each attempt reads files again and asks for credentials, so this brings new ones into use.
         The present connection is used until the new one is ready, so no message is missed. Returns
@@ -248,7 +248,7 @@ class Connection(BaseConnection):
 
         :raises ConnectError: if no server could be moved to. The connection goes on as before;
             ``attempts`` tells why each server was not used.
-        :raises trio.ClosedResourceError: if the connection is closed, or is closed meanwhile.
+        :raises trio.ClosedResourceError: if the connection is closed, or is closed during the call.
         """
         core = self._core
         core.check_usable()
@@ -279,8 +279,8 @@ class Connection(BaseConnection):
         Publishing, and so responding, works until all messages have been taken out of the
         subscriptions, which then end; no new subscriptions can be made. Takes at most ``timeout``
         seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
-        were left by then. Cancelled, the connection is closed at once. Another task that drains it
-        already is joined; closing it ends the drain.
+        were left by then. If cancelled, the connection is closed at once. Another task that drains
+        it already is joined; closing it ends the drain.
 
         It cannot wait for the task that calls it. When that one receives from a subscription in
         which messages are left, or handles a request of a service, it returns once the others are
@@ -305,9 +305,9 @@ class Connection(BaseConnection):
         """Finish what was begun and end the connection; harmless when repeated.
 
         Everything published is written and the server's word awaited that it has it, for at most
-        ``close_timeout`` seconds. Cancelled, it is closed at once instead. Whatever waits for the
-        connection then gets :exc:`trio.ClosedResourceError`. Leaving the ``open_nats`` block does
-        the same.
+        ``close_timeout`` seconds. If cancelled, it is closed at once instead. Whatever waits for
+        the connection then gets :exc:`trio.ClosedResourceError`. Leaving the ``open_nats`` block
+        does the same.
         """
         core = self._core
         if core.state is not ConnectionState.CLOSED:

@@ -77,7 +77,7 @@ class BaseConnection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> None:
-        """Send a message to whoever is subscribed to ``subject``.
+        """Send a message to all subscribers of ``subject``.
 
         Returns once the message is queued for writing, in order with everything else published;
         :meth:`flush` tells when the server has it. Messages published while the connection is
@@ -91,7 +91,7 @@ class BaseConnection:
         :exc:`EncodeError`, or :exc:`TypeError` for a payload of another type; with
         ``when_pending_full="raise"`` :exc:`OutboxFullError` in place of waiting; and
         :exc:`ConfigurationError` for headers to a server that does not know them. Then it has sent
-        nothing. Cancelled, it has sent nothing either.
+        nothing. If cancelled, it has sent nothing either.
         """
         outbox = self._outbox
         if (
@@ -307,7 +307,7 @@ class BaseConnection:
         ``timeout`` is the connection's ``request_timeout`` unless given. Raises
         :exc:`NoRespondersError` when nobody is subscribed, :exc:`RequestTimeoutError` when nobody
         answered in time, :exc:`PermissionsViolationError` when the server forbids it, and what
-        :meth:`publish` raises. Cancelled, it forgets the reply.
+        :meth:`publish` raises. If cancelled, it forgets the reply.
 
         With a codec (see :mod:`trio_nats.codecs`) the reply is a :class:`TypedMsg` with a
         ``value``: ``codec`` encodes the payload, and decodes the reply unless ``reply_codec`` does.
@@ -456,7 +456,7 @@ class BaseConnection:
     async def _send_request(
         self, token: bytes, frame: Frame, info: ServerInfo, replies: Replies
     ) -> None:
-        """Open the slot and publish. Cancelled, neither has happened."""
+        """Open the slot and publish. If cancelled, neither has happened."""
         core = self._core
         core.check_usable()
         await self._room_for(frame, info)

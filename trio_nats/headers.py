@@ -190,7 +190,7 @@ def encode_headers(headers: HeadersLike) -> bytes:
 
 
 def decode_headers(block: bytes) -> tuple[Headers, Status | None]:
-    """Read a header block leniently, for it comes from whoever published the message.
+    """Read a header block leniently, for it comes from the publisher.
 
     What cannot be read is left out rather than raised: a peer must not be able to break the loop
     that receives its message. Bytes that are not UTF-8 survive as surrogate escapes.

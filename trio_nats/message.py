@@ -108,7 +108,7 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
     async def respond(self, payload: Payload = b"", *, headers: HeadersLike | None = None) -> bool:
         """Publish ``payload`` to this message's :attr:`reply` subject.
 
-        Whoever sent the message may have asked for no answer, or named a reply subject that nothing
+        The sender may have asked for no answer, or named a reply subject that nothing
         can be published to: one with a wildcard, say, or too long for a line of the protocol; or
         one of the API of JetStream or the system, at which the answer would be a command. Then
         nothing is sent and nothing raised, so no message ends the loop that answers it.

@@ -285,8 +285,8 @@ class ReconnectPolicy:
 
     Before every attempt, the first included, the connection waits a random time between zero and
     a ceiling that starts at ``wait`` and doubles, per server, up to ``max_wait`` ("full jitter"),
-    so that a cluster's clients do not all come back in the same instant. Names are resolved anew at
-    each. Success forgets all failures.
+    so that a cluster's clients do not all come back in the same instant. Names are resolved again
+    at each. Success forgets all failures.
     """
 
     wait: float = 0.25

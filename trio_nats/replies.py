@@ -60,7 +60,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return f"<Replies to {self.subject!r}, {len(self._queue)} pending>"
 
     async def __aenter__(self) -> Self:
-        """Publish the request. Cancelled, nothing has happened.
+        """Publish the request. If cancelled, nothing has happened.
 
         Raises :exc:`RequestTimeoutError` if it could not be sent in all the time there was.
         """
@@ -120,7 +120,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._waiting.unpark_all()
 
     async def receive(self) -> Msg:
-        """The next reply; waits for it. Cancelled, the reply stays for the next one who asks."""
+        """The next reply; waits for it. If cancelled, the reply stays for the next one who asks."""
         self._check_run()
         await trio.lowlevel.checkpoint()
         if self._deadline is None:
@@ -133,7 +133,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             deadline = self._next_deadline(self._deadline, begun)
             with trio.CancelScope(deadline=deadline):
                 await self._waiting.park()
-            # Others may have received meanwhile, which puts our own deadline off.
+            # Another task may have received a reply, which puts off this deadline.
             if trio.current_time() >= self._next_deadline(self._deadline, begun):
                 break
         if self._queue:

@@ -88,7 +88,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     # --- entering and leaving --------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Subscribe. Cancelled, nothing has happened."""
+        """Subscribe. If cancelled, nothing has happened."""
         await self._core.breathe()
         if self._sid is not None or self._ended is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
@@ -228,7 +228,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     # --- the user's side -------------------------------------------------------------------------
 
     async def receive(self) -> Msg:
-        """The next message; waits for it. Cancelled, no message is lost."""
+        """The next message; waits for it. If cancelled, no message is lost."""
         if get_ident() != self._thread:
             self._core.check_run()
         queue = self._queue
@@ -248,7 +248,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
 
         The list is never empty. Taking many at once costs a fraction of taking them one by one.
         Raises what :meth:`receive` raises, and :exc:`ConfigurationError` for a bad
-        ``max_messages``. Cancelled, no message is lost.
+        ``max_messages``. If cancelled, no message is lost.
         """
         most = sys.maxsize if max_messages is None else check_count("max_messages", max_messages, 1)
         if get_ident() != self._thread:

@@ -140,7 +140,7 @@ def test_sources() -> None:
     ("options", "complaint"),
     [
         ({"history": 0}, "history must be at least 1"),
-        ({"history": 65}, "history is 64 at the most"),
+        ({"history": 65}, "history must be at most 64"),
         ({"ttl": -1}, "ttl must be"),
         ({"limit_marker_ttl": 0.5}, "1 second at least"),
         ({"compression": "yes"}, "compression"),

@@ -1,4 +1,4 @@
-"""Events to whoever listens, without ever waiting for them."""
+"""Hand events to listeners, without ever waiting for them."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Handover:
         await self._old.pings.round_trip()
 
     def abandon(self, outbox: Outbox) -> None:
-        """There will be no new wire: the old one goes on, and hears of what changed meanwhile."""
+        """Go on with the old connection, and tell its server what has changed."""
         self.concluded.set()
         self._old.divert = None
         self._old.detach(outbox)

@@ -99,7 +99,7 @@ class Outbox:
         """A checkpoint that waits while the limit is reached, or raises, as was chosen.
 
         Yields to other tasks at least once for every chunk's worth of frames, so that a loop that
-        does nothing but publish does not keep the writer from writing. Cancelled, nothing has
+        does nothing but publish does not keep the writer from writing. If cancelled, nothing has
         happened.
         """
         if self.has_room():
@@ -218,7 +218,7 @@ class Outbox:
         self._set_easy()
 
     def close(self) -> None:
-        """Drop everything, and let go whoever waits for room."""
+        """Drop everything, and wake the tasks that wait for space."""
         self._closing = self._closed = True
         self._seal()
         self._chunks.clear()

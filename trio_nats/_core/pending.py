@@ -115,7 +115,7 @@ class PendingQueue:
         if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
             self._queue.append(msg)
             self._bytes += size
-            # With less than half of the room free, counting anew soon would be wasted.
+            # With less than half of the room free, counting again soon would be wasted.
             self._watched = self._watched or self._bytes * 2 > self._max_bytes
         else:
             self._overflow(msg, size)

@@ -61,7 +61,7 @@ class Pings:
     async def round_trip(self) -> bool:
         """Send a PING and wait for the PONG. ``False`` if it was lost with its wire instead.
 
-        Cancelled, the PONG is still expected, and ignored.
+        If cancelled, the PONG is still expected, and ignored.
         """
         ping = self.send()
         await ping.settled.wait()
@@ -80,7 +80,7 @@ class Pings:
             self._waiting.pop().lose()
 
     def end(self) -> None:
-        """The wire is gone: let go whoever waits."""
+        """The connection is lost: wake the tasks that wait."""
         self._ended = True
         while self._waiting:
             self._waiting.popleft().lose()

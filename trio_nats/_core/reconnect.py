@@ -83,7 +83,7 @@ class Reconnector:
                 continue
             await trio.sleep_until(when)
             if server not in self._pool.servers:
-                continue  # it was replaced meanwhile
+                continue  # it has been replaced
             number += 1
             try:
                 return await self._open_one(server)
@@ -161,7 +161,7 @@ class Reconnector:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether credentials were not accepted: the server's, or of whoever is before it."""
+    """Whether credentials were refused, by the server or by a proxy in front of it."""
     if isinstance(error, WebSocketError):
         return error.status in (401, 403)
     # What came too late was not looked at: by a busy server, such as one that all come back to.

@@ -231,7 +231,7 @@ class RequestMux:
                 slot.push(msg)
 
     def end(self, error: Exception) -> None:
-        """The inbox is gone: every request fails, and the next one subscribes anew."""
+        """The inbox is gone: every request fails, and the next one subscribes again."""
         self._sid = None
         self.fail(error)
 

@@ -58,7 +58,7 @@ class ServerPool:
         return tuple(self._servers)
 
     def successors(self, current: Server, peer: Peer | None, *, itself: bool) -> Iterator[Server]:
-        """The servers to move to from ``current``, each once; last, if wanted, ``current`` anew.
+        """The servers to move to from ``current``, each once; last, if wanted, ``current`` again.
 
         ``peer`` is the address of ``current``, which it may be known by as well. Servers may be
         replaced while one of them is being tried.
@@ -91,14 +91,14 @@ class ServerPool:
         for known in (*self._at(peer), server):
             self._move_to_end(known)
         count = self.short_lives.pop(server, 0)
-        # Whom the cluster has withdrawn meanwhile is forgotten.
+        # Forget servers that the cluster has withdrawn.
         lives = self.short_lives.items()
         self.short_lives = {known: lived for known, lived in lives if known in self._servers}
         if soon:
             self.short_lives[server] = count + 1
 
     def remove(self, server: Server) -> None:
-        """Do not try this server again, unless the cluster names it anew."""
+        """Do not try this server again, unless the cluster names it again."""
         if server in self._servers:
             self._servers.remove(server)
 

@@ -166,7 +166,7 @@ class Session:
                         _hand_over(event.messages, divert)
                         continue
                     sink = find(event.sid)
-                    if sink is not None:  # else it was unsubscribed meanwhile
+                    if sink is not None:  # else it has been unsubscribed
                         sink.push_burst(event.messages, event.size)
                 elif type(event) is Msg:
                     count += 1

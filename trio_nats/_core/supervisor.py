@@ -209,7 +209,7 @@ class Supervisor(SessionCallbacks):
             error.__context__ = lost
             self.end(error if error.attempts or lost is None else _as_lost(lost))
         else:
-            if self.state is ConnectionState.CLOSED:  # meanwhile
+            if self.state is ConnectionState.CLOSED:  # closed while waiting
                 await trio.aclose_forcefully(wire.stream)
                 return
             self._begin(wire)
@@ -284,7 +284,7 @@ class Supervisor(SessionCallbacks):
     async def change_server_and_wait(self) -> None:
         """Change servers, and return once that is done. Raises what kept it from being done.
 
-        Cancelled, the move goes on.
+        If cancelled, the move goes on.
         """
         move = self.change_server(demanded=True)
         await move.over.wait()
@@ -507,7 +507,7 @@ class Supervisor(SessionCallbacks):
     async def drain(self, sids: Collection[bytes]) -> None:
         """Unsubscribe, wait until nothing more can come, and end the subscriptions.
 
-        Cancelled, they are ended all the same.
+        If cancelled, they are ended all the same.
         """
         try:
             await self._settled()
@@ -541,7 +541,7 @@ class Supervisor(SessionCallbacks):
         await self.drain(sinks)
         left = False
         for sink in self._drained:
-            if self.state is ConnectionState.CLOSED:  # meanwhile
+            if self.state is ConnectionState.CLOSED:  # closed while waiting
                 return False
             if sink.waits_for(task):
                 left = left or sink.pending[0] > 0 or sink.is_handled_by(task)

@@ -87,7 +87,7 @@ def _shuffled(addresses: Sequence[Address]) -> list[Address]:
 
 
 async def dial(server: Server, history: AddressHistory | None = None) -> trio.SocketStream:
-    """Connect to the server's host and port. Raises :exc:`DialError`; cancelled, leaves nothing."""
+    """Connect to the server's host and port. Raises :exc:`DialError`."""
     try:
         addresses = await resolve(server.host, server.port)
     except (socket.gaierror, UnicodeError) as error:

@@ -127,10 +127,10 @@ async def knock(
     """Open a connection to ``server``, up to CONNECT, and close it. Raises nothing of its own.
 
     ``only_tls`` ends it after the handshake, without listening for INFO inside; ``patience`` is how
-    many seconds to listen for it at the most.
+    many seconds to listen for it at most.
 
     Credentials in ``settings`` and ``server`` are not looked at. Takes ``connect_timeout`` at most.
-    Cancelled, it leaves nothing behind.
+    If cancelled, it leaves nothing behind.
     """
     nobody = replace(server, user=None, password=None, token=None)
     opening = _Probe(nobody, replace(settings, auth=None), _Nobody(), ConnectHistory())

@@ -43,7 +43,7 @@ class ClientTLS:
 
 
 async def load_client_tls(options: TLSOptions) -> ClientTLS:
-    """The material that ``options`` describe. Cancelled, it leaves its thread to finish alone.
+    """The material that ``options`` describe. If cancelled, it leaves its thread to finish alone.
 
     Raises :exc:`TLSConfigurationError` for files that cannot be read, do not hold what they
     should, or do not belong together.

@@ -33,7 +33,7 @@ class ClosedByServer(Exception):
 class WebSocketStream(trio.abc.Stream):
     """An open WebSocket as a Trio stream, for one task that sends and one that receives.
 
-    Pings are answered, and a Close is returned, by whoever writes next: the sender after the frame
+    Pings are answered, and a Close is returned, by the next to write: the sender after the frame
     it is writing, else the receiver itself. A frame that could not be written to its end, because
     of a cancellation too, leaves nothing that can be sent.
     """
@@ -175,7 +175,7 @@ class WebSocketStream(trio.abc.Stream):
     # --- sending ----------------------------------------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See :meth:`trio.abc.SendStream.send_all`. Cancelled, it leaves nothing to send on."""
+        """See :meth:`trio.abc.SendStream.send_all`. If cancelled, it leaves nothing to send on."""
         if not data:
             await trio.lowlevel.checkpoint()
             return
@@ -240,8 +240,8 @@ class WebSocketStream(trio.abc.Stream):
 
     async def _say_goodbye(self) -> None:
         # Otherwise what stands between us and the server takes this for an accident. Streams are
-        # closed by being cancelled here, so it has to be shielded; and whoever was stopped in the
-        # middle of a frame, because nobody reads, has left the stream torn.
+        # closed by being cancelled here, so it has to be shielded; and a task that was stopped in
+        # the middle of a frame, because nobody reads, has left the stream torn.
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:

@@ -201,7 +201,7 @@ class _Receiver(Generic[_T]):
         self._pump: Call | None = None
 
     async def receive(self) -> _T:
-        """The next item. Cancelled, none is lost."""
+        """The next item. If cancelled, none is lost."""
         self._turn = (self._turn + 1) & 63
         if self._turn:
             await anyio.lowlevel.checkpoint_if_cancelled()

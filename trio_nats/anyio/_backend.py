@@ -75,7 +75,7 @@ class Host(Protocol):
         ...
 
     def receiver(self, channel: trio.abc.ReceiveChannel[_T]) -> Callable[[], Awaitable[_T]]:
-        """The quickest way to receive from a channel. Cancelled, it loses nothing."""
+        """The quickest way to receive from a channel. If cancelled, it loses nothing."""
         ...
 
 

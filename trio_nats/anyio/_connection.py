@@ -94,10 +94,10 @@ class Connection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> None:
-        """Send a message to whoever is subscribed to ``subject``.
+        """Send a message to all subscribers of ``subject``.
 
         See :meth:`trio_nats.Connection.publish`. Waits only while ``pending_size`` bytes are
-        waiting to be written. Cancelled, it has sent all of the message or nothing.
+        waiting to be written. If cancelled, it has sent all of the message or nothing.
         """
         try:
             await self._publish(subject, encoded(codec, payload), reply=reply, headers=headers)
@@ -222,7 +222,7 @@ class Connection:
         ``timeout`` is the connection's ``request_timeout`` unless given. Raises
         :exc:`~trio_nats.NoRespondersError` when nobody is subscribed, :exc:`TimeoutError` when
         nobody answered in time, :exc:`~trio_nats.PermissionsViolationError` when the server forbids
-        it, and what :meth:`publish` raises. Cancelled, it forgets the reply.
+        it, and what :meth:`publish` raises. If cancelled, it forgets the reply.
         """
 
         data = encoded(codec, payload)
@@ -337,7 +337,7 @@ class Connection:
         """Wait until the server has processed everything sent so far.
 
         While disconnected it waits for the next connection. Raises :exc:`TimeoutError` after
-        ``timeout`` seconds, if given. Cancelled, nothing is lost.
+        ``timeout`` seconds, if given. If cancelled, nothing is lost.
         """
         await self._run(self._trio.flush, timeout)
 
@@ -361,9 +361,9 @@ class Connection:
         return await self._run(self._trio.wait_for_state, *states)
 
     async def reconnect(self) -> None:
-        """Move to another server, or make the connection to the present one anew.
+        """Move to another server, or connect to the present one again.
 
-        See :meth:`trio_nats.Connection.reconnect`. Returns once it is done. Cancelled, the move
+        See :meth:`trio_nats.Connection.reconnect`. Returns once it is done. If cancelled, the move
         goes on.
         """
         await self._run(self._trio.reconnect)
@@ -386,7 +386,7 @@ class Connection:
         Publishing, and so responding, works until all messages have been taken out of the
         subscriptions, which then end; no new subscriptions can be made. Takes at most ``timeout``
         seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
-        were left by then. Cancelled, the connection is closed at once.
+        were left by then. If cancelled, the connection is closed at once.
         """
         await self._run(self._trio.drain, timeout)
 

@@ -239,7 +239,7 @@ class Guest:
         *args: *_Ts,
         undo: Callable[[], Awaitable[object]] | None = None,
     ) -> _T:
-        """Call a Trio function and wait for it. Cancelled, it is cancelled too.
+        """Call a Trio function and wait for it. If cancelled, it is cancelled too.
 
         Returns or raises only once it has ended. If it succeeded nevertheless, ``undo`` is called.
         """

@@ -61,7 +61,7 @@ class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
             pass  # as the connection is, and all that went with it
 
     async def receive(self) -> _T_co:
-        """The next one; waits for it. Cancelled, it stays for the next task that asks.
+        """The next one; waits for it. If cancelled, it stays for the next task that asks.
 
         Raises :exc:`anyio.EndOfStream`, which ends an ``async for``, when there will be no more,
         and :exc:`anyio.ClosedResourceError` when this end or the connection was closed.
@@ -80,7 +80,7 @@ class _Messages(_Receiving[Msg]):
         self._origin = origin
 
     async def receive(self) -> Msg:
-        """The next message; waits for it. Cancelled, it stays for the next task that asks.
+        """The next message; waits for it. If cancelled, it stays for the next task that asks.
 
         Raises :exc:`anyio.EndOfStream`, which ends an ``async for``, when there will be no more,
         and what else the end is said to be.

@@ -71,7 +71,7 @@ def _result(
 
 
 async def publish(load: Load) -> list[Result]:
-    """As fast as possible, for whoever is there."""
+    """Publish as fast as possible, whether or not anyone subscribes."""
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(load.connect()) for _ in range(load.clients)]
         with load.progress(load.messages, "publishing") as advance:

@@ -57,7 +57,7 @@ class Output:
     async def write(self, data: bytes) -> None:
         """Write all of it. In a thread: a slow reader must not keep PINGs from being answered.
 
-        Cancelled, the thread is left behind: it may be waiting for somebody who pressed Ctrl-S.
+        If cancelled, the thread is left behind: it may be waiting for somebody who pressed Ctrl-S.
         """
         await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
 

@@ -97,7 +97,7 @@ class _Stdin:
         return line.removesuffix(b"\r")
 
     async def _read(self, limit: int) -> None:
-        # Cancelled, the thread is left behind: there may never be any more input.
+        # If cancelled, the thread is left behind: there may never be any more input.
         chunk = await trio.to_thread.run_sync(_read_stdin, abandon_on_cancel=True)
         self._ended = not chunk
         self._buffer += chunk

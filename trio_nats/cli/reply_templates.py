@@ -20,7 +20,7 @@ _MAX_RANDOM = 8 * 1024 * 1024
 
 
 class Template:
-    """A text with places to be filled in anew for each message.
+    """A text with places to be filled in for each message.
 
     Braces around anything but a name stay as they are. Raises :exc:`ConfigurationError` for a name
     that is not known.

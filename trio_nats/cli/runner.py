@@ -5,7 +5,7 @@
 1      it did not work: no connection, no reply
 2      it cannot work: flags, a context or credentials that are wrong
 130    Ctrl-C (143 after SIGTERM)
-141    whoever read the output has gone (``| head``)
+141    the reader of the output has gone (``| head``)
 =====  ==========================================================================================
 """
 

@@ -35,7 +35,7 @@ __all__ = ["API", "DEFAULT_PREFIX", "DEFAULT_TIMEOUT", "Page", "Paged", "api_err
 DEFAULT_PREFIX = "$JS.API"
 DEFAULT_TIMEOUT = 5.0
 MAX_PAGES = 100_000
-"""So many are asked for at the most: a server that never comes to an end is not followed."""
+"""The most pages to ask for: a server whose listing never ends is not followed."""
 MAX_DESCRIPTION = 2_000
 
 LEVEL_HEADER = "Nats-Required-Api-Level"
@@ -73,7 +73,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = 0
     """How many come before these."""
     limit: int = 0
-    """How many a page has at the most."""
+    """The most items of a page."""
 
 
 class API:
@@ -118,14 +118,14 @@ class API:
         *,
         level: int = 0,
     ) -> S:
-        """Ask at ``prefix.suffix`` and wait for the answer, ``timeout`` seconds at the most.
+        """Ask at ``prefix.suffix`` and wait at most ``timeout`` seconds for the answer.
 
         ``level`` is the API level that the server has to have (ADR-44); 0 does not ask for any.
 
         Raises :exc:`JetStreamAPIError`, or the subclass for it, when the answer is an error, and
         :exc:`JetStreamError` when it is none that can be understood;
         :exc:`JetStreamNotEnabledError` when nobody answers there; :exc:`RequestTimeoutError` when
-        there is none in time; and what :meth:`Connection.request` raises else. Cancelled, the
+        there is none in time; and what :meth:`Connection.request` raises else. If cancelled, the
         request may have been heard all the same.
         """
         subject = self.subject(suffix)
@@ -180,8 +180,8 @@ class API:
 class Paged(AsyncIterator[T_co], Generic[T_co]):
     """What ``async for`` finds page after page, each asked for when it is needed.
 
-    It can be gone through once. What is added or deleted meanwhile may be missing or come twice.
-    Raises what the request for a page raises. Cancelled, it can be gone on with.
+    It can be gone through once. What is added or deleted during the iteration may be missing or
+    come twice. Raises what the request for a page raises. If cancelled, it can be gone on with.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[tuple[Sequence[T_co], bool]]]) -> None:

@@ -49,7 +49,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
     subclass for it, for what the server refuses; :exc:`JetStreamNotEnabledError` if there is no
     JetStream; :exc:`RequestTimeoutError` if no answer comes within ``timeout`` seconds;
     :exc:`JetStreamError` for answers that make no sense; and what :meth:`Connection.request` raises
-    else. Cancelled, what was asked for may happen all the same.
+    else. If cancelled, what was asked for may happen all the same.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
     async def update_stream(
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]
     ) -> Stream:
-        """Configure a stream anew: all of it, not only what is given.
+        """Replace the configuration of a stream: settings that are not given get their defaults.
 
         To change some of it say ``await js.update_stream(stream.info.config, max_msgs=10)``.
         Raises :exc:`StreamNotFoundError` if there is none.
@@ -140,7 +140,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
             pass
         try:
             return await self._put("CREATE", whole)
-        except StreamNameInUseError:  # somebody else has created it meanwhile
+        except StreamNameInUseError:  # somebody else has just created it
             return await self._put("UPDATE", whole)
 
     async def stream(self, name: str) -> Stream:

@@ -86,7 +86,7 @@ class KeyValueManager:
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T] | KeyValue[bytes]:
-        """Configure a bucket anew: all of it, not only what is given.
+        """Replace the configuration of a bucket: settings that are not given get their defaults.
 
         To change some of it say
         ``await js.update_key_value((await kv.status()).config, history=10)``. Raises

@@ -35,7 +35,7 @@ class ObjectStoreManager:
     async def update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
-        """Configure an object store anew: all of it, not only what is given.
+        """Replace the configuration of an object store: settings not given get their defaults.
 
         Raises :exc:`ObjectStoreNotFoundError` if there is none.
         """

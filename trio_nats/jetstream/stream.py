@@ -72,25 +72,26 @@ class StreamConsumers:
         ``durable_name`` it stays until it is deleted. One that is there already, with the same
         configuration, is as good as a new one; otherwise :exc:`ConsumerNameInUseError` is raised.
 
-        Cancelled, it may have been created all the same.
+        If cancelled, it may have been created all the same.
         """
         return await put_consumer(self._api, self._name, "create", whole_config(config, options))
 
     async def update_consumer(
         self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
-        """Configure a consumer anew: all of it, not only what is given.
+        """Replace the configuration of a consumer: settings that are not given get their defaults.
 
         To change some of it say
         ``await stream.update_consumer(consumer.info.config, max_ack_pending=10)``. Raises
-        :exc:`ConsumerNotFoundError` if there is none. Cancelled, it may have happened all the same.
+        :exc:`ConsumerNotFoundError` if there is none. If cancelled, it may have happened all the
+        same.
         """
         return await put_consumer(self._api, self._name, "update", whole_config(config, options))
 
     async def create_or_update_consumer(
         self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
-        """Create a consumer, or configure the one there is anew; see :meth:`create_consumer`."""
+        """Create a consumer, or replace its configuration; see :meth:`create_consumer`."""
         return await put_consumer(self._api, self._name, "", whole_config(config, options))
 
     async def consumer(self, name: str) -> Consumer:
@@ -111,7 +112,7 @@ class StreamConsumers:
     async def delete_consumer(self, name: str) -> None:
         """Delete a consumer. Raises :exc:`ConsumerNotFoundError` if there is none.
 
-        Cancelled, it may have been deleted all the same.
+        If cancelled, it may have been deleted all the same.
         """
         await delete_consumer(self._api, self._name, check_name("consumer", name))
 
@@ -366,7 +367,7 @@ class Stream(StreamConsumers):
         """The last message of each subject: ``async for msg in stream.get_last_msgs(["a.*"]):``.
 
         All are of one moment: of now, or as it was when ``up_to_seq`` was the last message, or at
-        ``up_to_time``. 1,024 subjects can match at the most. The rest is as for :meth:`get_msgs`.
+        ``up_to_time``. At most 1,024 subjects can match. The rest is as for :meth:`get_msgs`.
         """
         check_filters(self._api.nc, "subjects", subjects)
         if not subjects:
@@ -391,7 +392,7 @@ class Stream(StreamConsumers):
         if limit is not None:
             check_count("limit", limit, 1)
         if check_count("batch", batch, 1) > MAX_BATCH:
-            raise ConfigurationError(f"batch is {MAX_BATCH:,} at the most, not {batch}")
+            raise ConfigurationError(f"batch must be at most {MAX_BATCH:,}, not {batch}")
         changed = msgspec.structs.replace(
             request,
             batch=batch,

@@ -144,7 +144,7 @@ class StreamSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What consumers may have at the most, and have unless they say otherwise."""
+    """The limits of consumers, and their defaults."""
 
     inactive_threshold: Seconds = 0.0
     """Seconds; 0: as much as they like."""

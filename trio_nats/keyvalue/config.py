@@ -53,7 +53,7 @@ class KeyValueConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_value_size: int = -1
     """How large a value may be; -1: as large as the server takes."""
     history: int = 1
-    """How many values of a key are kept, 64 at the most."""
+    """How many values of a key are kept, at most 64."""
     ttl: Seconds = 0.0
     """How long values are kept; 0: until they are replaced or deleted."""
     max_bytes: int = -1
@@ -192,7 +192,7 @@ def stream_config(config: KeyValueConfig) -> StreamConfig:
     json_codec.check_types(config)
     bucket = check_bucket(config.bucket)
     if check_count("history", config.history, 1) > MAX_HISTORY:
-        raise ConfigurationError(f"history is {MAX_HISTORY} at the most, not {config.history}")
+        raise ConfigurationError(f"history must be at most {MAX_HISTORY}, not {config.history}")
     check_flag("compression", config.compression)
     ttl = check_seconds("ttl", config.ttl, zero=True)
     marker_ttl = check_seconds("limit_marker_ttl", config.limit_marker_ttl, zero=True)

@@ -44,7 +44,7 @@ class Streams(Storing, Protocol):
         ...
 
     async def update_stream(self, config: StreamConfig) -> Stream:
-        """Configure it anew."""
+        """Replace its configuration."""
         ...
 
     async def create_or_update_stream(self, config: StreamConfig) -> Stream:
@@ -100,7 +100,7 @@ async def create(
 async def update(
     js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
-    """A bucket configured anew."""
+    """Replace the configuration of a bucket."""
     check_codec(codec)
     wanted = await _wanted(js, config, options)
     with bucket_errors(bucket_of(wanted.name)):

@@ -346,9 +346,9 @@ class KeyValue(Generic[T]):
     async def purge_deletes(self, older_than: float = DEFAULT_AGE) -> int:
         """Forget deleted keys: what is kept of them, and what marks that they were deleted.
 
-        Marks that are not ``older_than`` seconds old stay, so that whoever watches gets to see
-        them; 0 is for all of them. Returns how many messages were removed. Values that are stored
-        meanwhile stay. Cancelled, some have been removed.
+        Deletion markers younger than ``older_than`` seconds stay, so that watchers see them; 0
+        removes all of them. Returns how many messages were removed. Values stored during the call
+        stay. If cancelled, some may have been removed.
         """
         check_seconds("older_than", older_than, zero=True)
         async with self.watch(meta_only=True) as watch:

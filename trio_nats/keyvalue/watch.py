@@ -63,7 +63,7 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
             async for entry in watch:
                 ...  # what happens from now on
 
-    Each change comes once and in order, whatever happens to the connection meanwhile. If it is
+    Each change comes once and in order, whatever happens to the connection. If it is
     lost before all that is there has come, values that have been replaced may come too, before
     those that replaced them. Changes that follow on each other while the connection is lost, or
     nobody receives, may come as the last one only, for the bucket keeps no more than its history.
@@ -85,7 +85,7 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Begin to watch. Cancelled, nothing has happened.
+        """Begin to watch. If cancelled, nothing has happened.
 
         Raises :exc:`BucketNotFoundError` if the bucket is gone, and what
         :meth:`Stream.create_consumer` raises.
@@ -127,12 +127,13 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
     def initial(self) -> AsyncIterator[Entry[T]]:
         """What is there, for an ``async for`` that ends then; what comes after is left for others.
 
-        Raises what :meth:`receive` raises. Cancelled, no entry is lost, and the next one goes on.
+        Raises what :meth:`receive` raises. If cancelled, no entry is lost, and the next one goes
+        on.
         """
         return _Initial(self)
 
     async def receive(self) -> Entry[T]:
-        """The next entry; waits for it. Cancelled, none is lost."""
+        """The next entry; waits for it. If cancelled, none is lost."""
         while True:
             entry = await self.step()
             if entry is not None:
@@ -152,7 +153,7 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
             return await self._messages.receive()
         with trio.move_on_after(self._silence):
             return await self._messages.receive()
-        # What was to come may have gone meanwhile, by its age say, and nobody tells. Longer and
+        # A pending message may have expired, and the server does not say so. Longer and
         # longer, for making a new consumer may take that long.
         self._silence = min(2 * self._silence, LONGEST_SILENCE)
         if await self._is_all():

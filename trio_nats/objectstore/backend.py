@@ -123,7 +123,7 @@ async def next_or_none(
 ) -> JetStreamMsg | None:
     """The next message; ``None`` if the stream has none behind the number ``after``.
 
-    What does not come for a while is asked for: it may have been deleted meanwhile.
+    What does not come for a while is asked for: it may have been deleted.
     """
     patience = FIRST_LOOK
     while True:

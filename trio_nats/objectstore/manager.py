@@ -161,7 +161,7 @@ async def create_or_update(
         pass
     try:
         return await _put(api, "CREATE", whole)
-    except ObjectStoreExistsError:  # somebody else has created it meanwhile
+    except ObjectStoreExistsError:  # somebody else has just created it
         return await _put(api, "UPDATE", whole)
 
 

@@ -45,14 +45,14 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
                 ...
 
     Use it with ``async with``: entering finds the object, leaving ends all there is, also when
-    cancelled. It has to be left by the task that entered it. It holds some 8 MiB at the most, and
+    cancelled. It has to be left by the task that entered it. It holds at most some 8 MiB, and
     goes on by itself over reconnects and restarts of the server. One task at a time may read.
 
     It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, once all bytes have come
     and their digest is right, and not otherwise: with :exc:`DigestMismatchError` or another
     :exc:`DamagedObjectError` if what is stored is not what was put; with :exc:`ObjectChangedError`
-    if the object was replaced or deleted meanwhile; and with what :meth:`Consumer.consume` ends
-    with else.
+    if the object was replaced or deleted in the meantime; and with what :meth:`Consumer.consume`
+    ends with else.
     """
 
     def __init__(self, backend: ObjectBackend, name: str) -> None:
@@ -81,7 +81,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Find the object, and ask for its chunks. Cancelled, nothing has happened.
+        """Find the object, and ask for its chunks. If cancelled, nothing has happened.
 
         Raises :exc:`ObjectNotFoundError` if there is none; :exc:`ObjectLinkError` if it is a link
         to a store, or one that leads nowhere; :exc:`InvalidObjectMetaError` if what is stored about
@@ -126,7 +126,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
             name = check_object_name(link.name)
             if link.bucket != self._backend.bucket:
                 self._backend = await open_desk(self._backend.api, check_bucket(link.bucket))
-        except ValueError as error:  # of whoever made the link
+        except ValueError as error:  # the link was made by somebody else
             raise ObjectLinkError(f"object {info.name!r} is no sound link: {error}") from None
         return name
 
@@ -166,7 +166,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
     # --- reading ---------------------------------------------------------------------------------
 
     async def receive(self) -> bytes:
-        """The next chunk; waits for it. Cancelled, nothing is lost.
+        """The next chunk; waits for it. If cancelled, nothing is lost.
 
         Raises :exc:`trio.EndOfChannel` after the last one, when all of them were right.
         """
@@ -248,7 +248,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
         """All bytes that were not read yet; waits for them.
 
         Raises :exc:`ObjectTooLargeError` at once if the object has more than ``max_size`` bytes,
-        256 MiB unless given, and what :meth:`receive` raises. Cancelled, what had come is gone.
+        256 MiB unless given, and what :meth:`receive` raises. If cancelled, what had come is gone.
         """
         check_count("max_size", max_size)
         if self.info.size > max_size:

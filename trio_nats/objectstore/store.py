@@ -170,7 +170,7 @@ class ObjectStore:
     gone; and what the methods of :class:`JetStream` raise else.
 
     What changes something is done wholly or not at all: a cancellation that comes when it is being
-    settled waits for that, a few answers of the server at the most.
+    settled waits for that, a few answers of the server at most.
     """
 
     def __init__(self, backend: ObjectBackend) -> None:
@@ -202,7 +202,7 @@ class ObjectStore:
         ``meta`` is its name, or an :class:`ObjectMeta` that says more about it. ``source`` is
         bytes-like, a binary file (Trio's, or any other, which is read in a thread), the path of
         one, or an async iterable of bytes. It is read chunk by chunk; some 4 MiB are on their way
-        at the most. An object of that name is replaced once all of the new one is stored, and its
+        at most. An object of that name is replaced once all of the new one is stored, and its
         chunks are deleted.
 
         Raises what reading ``source`` raises, and :exc:`JetStreamAPIError` if the store is full or
@@ -253,7 +253,7 @@ class ObjectStore:
         :raises OSError: if it cannot be written, if there is something at ``path`` that is not a
             regular file, or if its owner cannot be kept.
         :raises InvalidObjectNameError: if ``path`` is a folder and the object's name is not just
-            the name of a file, such as ``../x``. Whoever stored it chose it.
+            the name of a file, such as ``../x``. The client that stored the object chose the name.
 
         Raises what an :class:`ObjectReader` raises, too.
         """

@@ -61,7 +61,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Begin. Cancelled, nothing has happened.
+        """Begin. If cancelled, nothing has happened.
 
         Raises :exc:`ObjectStoreNotFoundError` if the store is gone, and what the methods of
         :class:`JetStream` raise.
@@ -109,7 +109,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
         return self._messages
 
     async def receive(self) -> ObjectInfo:
-        """The next one; waits for it. Cancelled, nothing is lost."""
+        """The next one; waits for it. If cancelled, nothing is lost."""
         messages = self.messages
         while True:
             with translated(self._backend.bucket):
@@ -126,7 +126,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
         metadata = msg.metadata
         self.seen = max(self.seen, metadata.stream_seq)
         if not metadata.pending:
-            self._last = 0  # What is missing was deleted meanwhile.
+            self._last = 0  # What is missing has been deleted.
         try:
             info = read_info(
                 self._backend.bucket,

@@ -25,7 +25,7 @@ __all__ = ["DEFAULT_STALL", "MAX_INSTANCES", "Services"]
 
 DEFAULT_STALL = 0.3
 MAX_INSTANCES = 10_000
-"""So many answers are taken at most: whoever may answer may answer for ever."""
+"""So many answers are taken at most: a peer may go on answering for ever."""
 MAX_BYTES = 64 * 1024 * 1024
 """And so many bytes of them."""
 
@@ -52,12 +52,12 @@ class Services:
     Each method asks all instances of all services, or those with a name, or the one with an ``id``,
     and returns their answers ordered by name and id: an empty list when there are none. There is no
     knowing how many will answer. So they are waited for until ``stall`` seconds have passed since
-    the last answer, ``timeout`` seconds in all at the most; with an ``id`` only for the one. At
+    the last answer, at most ``timeout`` seconds in all; with an ``id`` only for the one. At
     most 10,000 answers are taken, or 64 MiB of them, and what cannot be understood is left out.
 
     The methods raise :exc:`ConfigurationError` for what cannot be asked for, and what
-    :meth:`Connection.request_many` raises, except :exc:`NoRespondersError`. Cancelled, they forget
-    the answers.
+    :meth:`Connection.request_many` raises, except :exc:`NoRespondersError`. If cancelled, they
+    forget the answers.
     """
 
     def __init__(

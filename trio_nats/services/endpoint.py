@@ -79,7 +79,7 @@ class Endpoint:
 
     @property
     def concurrency(self) -> int:
-        """How many requests are handled at the same time, at the most."""
+        """The most requests that are handled at the same time."""
         return self._concurrency
 
     @property
@@ -112,7 +112,7 @@ class Endpoint:
         )
 
     def reset(self) -> None:
-        """Count anew, from zero."""
+        """Start counting from zero again."""
         self._requests = self._errors = self._nanoseconds = 0
         self._last_error = ""
 

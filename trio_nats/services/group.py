@@ -240,9 +240,9 @@ class ServiceGroup:
         :param queue: the queue group, of whose members one gets each request; ``None``: none, so
             that all do. Default: the group's.
         :param metadata: shown to who asks for INFO; 128 KiB at most.
-        :param concurrency: how many requests are handled at the same time at the most, each in a
+        :param concurrency: the most requests handled at the same time, each in a
             task of its own. With 1 they are handled in the order they arrive.
-        :param pending: limits on what may wait meanwhile, see :class:`PendingLimits`; default: the
+        :param pending: limits on what may wait, see :class:`PendingLimits`; default: the
             connection's.
         :param codec: decodes the requests, so that the handler gets a :class:`TypedRequest`, and
             encodes the answers unless ``reply_codec`` does.

@@ -193,7 +193,7 @@ class Service(ServiceGroup):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Subscribe, and start. Cancelled, nothing stays subscribed.
+        """Subscribe, and start. If cancelled, nothing stays subscribed.
 
         Raises :exc:`trio.ClosedResourceError` if the connection is closed or draining, and
         :exc:`ConnectionLostError` if it is gone for good.
@@ -338,7 +338,7 @@ class Service(ServiceGroup):
         self._check_adding()
         if self._work is not None:
             await self._subscribe(endpoint.sub)
-            if self.stopping:  # meanwhile, and all that was open is being drained already
+            if self.stopping:  # stopped while waiting; all that was open is being drained already
                 await endpoint.sub.aclose()
                 self._check_adding()
             self._work.start_soon(self._serve, endpoint)

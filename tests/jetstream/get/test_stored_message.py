@@ -192,7 +192,7 @@ async def test_too_many_subjects(nats_server: NatsServer) -> None:
     ("options", "text"),
     [
         ({"batch": 0}, "batch must be at least 1"),
-        ({"batch": 1001}, "batch is 1,000 at the most"),
+        ({"batch": 1001}, "batch must be at most 1,000"),
         ({"limit": 0}, "limit must be"),
         ({"max_bytes": 0}, "max_bytes must be"),
         ({"seq": 1, "start_time": datetime.now(UTC)}, "seq or start_time"),

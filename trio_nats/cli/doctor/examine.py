@@ -52,7 +52,7 @@ def servers_of(servers: str | Sequence[str]) -> Sequence[Server]:
 
 
 async def examine(server: Server, client: Client) -> Report:
-    """Find out everything about one server. Raises nothing about it; cancelled, leaves nothing."""
+    """Find out everything about one server. Never raises for it. If cancelled, leaves nothing."""
     return await _Examination(server, client).run()
 
 
@@ -164,7 +164,7 @@ class _Examination:
             self._greeting = replace(greeting, info=info, text=self._redaction(greeting.text))
 
     async def _look_at_tls(self) -> None:
-        """A handshake that checks nothing, and shows no certificate of ours to whoever it is."""
+        """A handshake that checks nothing and shows no client certificate to an unknown peer."""
         name = self._client.tls.server_hostname
         context = unverified_context()
         self._look = await self._shake_hands(TLSOptions(context=context, server_hostname=name))

@@ -183,7 +183,7 @@ async def ask_for_websocket(server: Server, *, over_tls: bool, seconds: float) -
 def _upgrade_request(server: Server) -> bytes:
     key = base64.b64encode(secrets.token_bytes(16)).decode()
     lines = [
-        # Not the URL's own path: it may hold a secret, and whoever this is has not been checked.
+        # Not the URL's own path: it may hold a secret, and this peer has not been verified.
         "GET / HTTP/1.1",
         f"Host: {server.address}",
         "Connection: Upgrade",

@@ -94,7 +94,7 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long an acknowledgement may take before a message is delivered again; the server's
     default is 30."""
     max_deliver: int = -1
-    """How often a message is delivered at the most; -1: any number of times."""
+    """The most deliveries of a message; -1: no limit."""
     backoff: Sequence[Seconds] = ()
     """``ack_wait`` after the first, second, ... delivery; the last one from then on."""
     filter_subject: str = ""

@@ -172,7 +172,7 @@ class Consumer:
     async def refresh(self) -> ConsumerInfo:
         """Ask how it is doing, which is in :attr:`info` from then on.
 
-        Raises :exc:`ConsumerNotFoundError` if there is none. Cancelled, :attr:`info` stays.
+        Raises :exc:`ConsumerNotFoundError` if there is none. If cancelled, :attr:`info` stays.
         """
         suffix = f"CONSUMER.INFO.{self._stream}.{self._name}"
         self._info = await self._api.request(suffix, None, ConsumerInfo)
@@ -181,14 +181,14 @@ class Consumer:
     async def delete(self) -> None:
         """Delete it. Raises :exc:`ConsumerNotFoundError` if there is none.
 
-        Cancelled, it may have been deleted all the same.
+        If cancelled, it may have been deleted all the same.
         """
         await delete_consumer(self._api, self._stream, self._name)
 
     async def pause(self, until: datetime) -> Paused:
         """Have it deliver nothing before ``until``, which has a time zone (server 2.11 or later).
 
-        Raises :exc:`ConsumerNotFoundError` if there is none. Cancelled, it may be paused all the
+        Raises :exc:`ConsumerNotFoundError` if there is none. If cancelled, it may be paused all the
         same.
         """
         return await pause_consumer(self._api, self._stream, self._name, until)
@@ -200,7 +200,7 @@ class Consumer:
     async def unpin(self, group: str) -> None:
         """Have another client of a priority group be the pinned one (server 2.11 or later).
 
-        Raises :exc:`ConsumerNotFoundError` if there is none. Cancelled, it may be done all the
+        Raises :exc:`ConsumerNotFoundError` if there is none. If cancelled, it may be done all the
         same.
         """
         await unpin_consumer(self._api, self._stream, self._name, group)
@@ -241,7 +241,7 @@ class Consumer:
         priority: int | None = None,
         codec: Decoder[T] | None = None,
     ) -> JetStreamMsg | TypedJetStreamMsg[T]:
-        """The next message; waits for it, ``timeout`` seconds at the most.
+        """The next message; waits at most ``timeout`` seconds for it.
 
         ``timeout`` is that of :meth:`Connection.jetstream` unless given, and ``heartbeat`` the
         seconds after which the server says that it is still there; unless given 5 for 10 seconds
@@ -249,8 +249,9 @@ class Consumer:
 
         Raises :exc:`RequestTimeoutError`, a :exc:`TimeoutError`, if there is none in time;
         :exc:`ConsumerDeletedError` or another :exc:`PullError` if the server says that there will
-        be none; and what :meth:`Connection.publish` raises. Cancelled, no message is lost, except
-        that one that is on its way to here by then is delivered again only after ``ack_wait``.
+        be none; and what :meth:`Connection.publish` raises. If cancelled, no message is lost,
+        except that one that is on its way to here by then is delivered again only after
+        ``ack_wait``.
         """
         pull_options = self._pull_options(group, min_pending, min_ack_pending, priority)
         seconds = self._api.seconds(timeout)
@@ -316,7 +317,7 @@ class Consumer:
         priority: int | None = None,
         codec: Decoder[T] | None = None,
     ) -> list[JetStreamMsg] | list[TypedJetStreamMsg[T]]:
-        """A list of messages: waits until all are there, ``timeout`` seconds at the most.
+        """A list of messages: waits at most ``timeout`` seconds until all are there.
 
         At most ``max_messages``, 100 unless given, and no more than fit into ``max_bytes``; if only
         that is given, any number. With ``no_wait`` what is there at the moment. The list is empty
@@ -324,9 +325,10 @@ class Consumer:
         :meth:`consume`, with ``stop_after``.
 
         ``timeout`` and ``heartbeat`` are as for :meth:`next`, and so is what is raised; except that
-        there is no error as long as there are messages: the next call will meet it. Cancelled, what
-        has come goes back, to be delivered again at once (for a consumer with ``AckPolicy.NONE``:
-        to the next call of this object); what is on its way by then, after ``ack_wait``.
+        there is no error as long as there are messages: the next call will meet it. If cancelled,
+        what has come goes back, to be delivered again at once (for a consumer with
+        ``AckPolicy.NONE``: to the next call of this object); what is on its way by then, after
+        ``ack_wait``.
         """
         pull_options = self._pull_options(group, min_pending, min_ack_pending, priority)
         check_flag("no_wait", no_wait)
@@ -433,19 +435,18 @@ class Consumer:
                     ...
                     await msg.ack()
 
-        :param max_messages: how many are asked for in advance at the most, 500 unless given.
+        :param max_messages: the most messages to ask for in advance, 500 unless given.
         :param max_bytes: the same in bytes, instead; of subjects, headers and payload.
         :param threshold: how many, or how many bytes, may be left of that before more are asked
             for: half of it unless given.
         :param stop_after: end after so many messages.
         :param expires: seconds that the server remembers what it was asked for; 30 unless given.
         :param heartbeat: seconds after which the server says that it is still there if nothing else
-            is to be said, half of ``expires`` at the most and unless given. After twice as long
+            is to be said, at most half of ``expires``, which is the default. After twice as long
             without a word it is asked again.
 
-        What is done while messages wait is up to you: those asked for in advance have to be
-        answered within ``ack_wait`` too, so for long work have a small ``max_messages``. Whoever is
-        slow holds back the asking, and nothing else.
+        Messages asked for in advance must be acknowledged within ``ack_wait`` too, so for long work
+        choose a small ``max_messages``. A slow receiver delays further pulls, and nothing else.
 
         Raises :exc:`ConfigurationError` for what cannot be. See :class:`Messages` for the rest.
         """

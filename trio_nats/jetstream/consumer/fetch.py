@@ -32,11 +32,11 @@ __all__ = ["Fetch"]
 _logger = logging.getLogger("trio_nats.jetstream")
 
 MAX_SPARE = 16
-"""So many inboxes are kept at the most."""
+"""The most inboxes that are kept."""
 LOOK = 0.5
 """Seconds between looks at whether the connection is still the one that the pull was sent by."""
 PAUSE = 0.1
-"""Seconds until a pull is made anew that the server has given up."""
+"""Seconds before a pull that the server has given up is repeated."""
 GRACE = 1.0
 """Seconds that the server may take to say that the time is over, which it knows better."""
 
@@ -138,7 +138,7 @@ class Fetch:
     async def run(self) -> list[JetStreamMsg]:
         """What came in time.
 
-        Cancelled, what came goes back to the stream, or is kept for the next one to ask if the
+        If cancelled, what came goes back to the stream, or is kept for the next one to ask if the
         consumer wants no acknowledgements.
         """
         while self._kept and not self.complete:

@@ -6,7 +6,7 @@ answer, so they are counted all together; statuses do, by the number in the pull
 
 When pulls are lost, with a connection say, a new generation begins: what waits to be received then
 is only waited for, statuses of older pulls no longer count, and the room there is is asked for
-anew. Should an old pull be alive all the same, at most as much again comes once more.
+again. If an old pull is alive after all, at most as much again comes once more.
 """
 
 from __future__ import annotations

@@ -234,13 +234,13 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         """It is done with.
 
         With ``confirm`` it is waited for the server's word that it knows (a "double ack"), for
-        ``timeout`` seconds at the most, the connection's ``request_timeout`` unless given;
+        ``timeout`` seconds at most, the connection's ``request_timeout`` unless given;
         otherwise the message is delivered again should the acknowledgement be lost on its way.
 
         Raises :exc:`AckError` for a second answer or where none is wanted; with ``confirm``
         :exc:`RequestTimeoutError` or :exc:`NoRespondersError`, after either of which it can be
-        tried again; and what :meth:`Connection.publish` raises. Cancelled, nothing was sent, except
-        with ``confirm``: it may have arrived, and can be sent again.
+        tried again; and what :meth:`Connection.publish` raises. If cancelled, nothing was sent,
+        except with ``confirm``: it may have arrived, and can be sent again.
         """
         await self._say(ACK, ACK, confirm, timeout)
 
@@ -282,10 +282,10 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         await self._say(TERM, b"+TERM " + reason.encode(), confirm, timeout)
 
     async def in_progress(self) -> None:
-        """It is being dealt with: ``ack_wait`` begins anew. Can be said any number of times.
+        """It is being dealt with: ``ack_wait`` starts again. Can be said any number of times.
 
         Raises :exc:`AckError` if it was answered already, or needs no answer, and what
-        :meth:`Connection.publish` raises. Cancelled, nothing was sent.
+        :meth:`Connection.publish` raises. If cancelled, nothing was sent.
         """
         await self._send(self._where(), IN_PROGRESS)
 
@@ -319,7 +319,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             else:
                 await self._ack_context.nc.publish(reply, text)
         except InvalidSubjectError as error:
-            # No server's own. Whoever made it up must not end the loop that answers messages.
+            # Not from a server. A forged reply subject must not end the loop that answers messages.
             _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, error)
 
     def _where(self) -> str:

@@ -22,11 +22,11 @@ T = TypeVar("T")
 class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
     """The messages of a consumer, as a Trio channel; made by ``consume``.
 
-    Use it with ``async with``: entering subscribes and asks for messages, leaving unsubscribes and
-    ends all there is, also when cancelled. It has to be left by the task that entered it. What was
-    asked for in advance and not received by then goes back, to be delivered again at once; what is
-    on its way meanwhile comes again after ``ack_wait``. From a consumer with ``AckPolicy.NONE``
-    nothing comes again, so what has come is kept for the next call of the :class:`Consumer`.
+    Use it with ``async with``: entering subscribes and asks for messages, leaving unsubscribes,
+    also when cancelled. The task that entered it must leave it. Messages that arrived but were not
+    received are returned and delivered again at once; those still on their way are delivered again
+    after ``ack_wait``. A consumer with ``AckPolicy.NONE`` delivers nothing twice, so messages that
+    arrived are kept for the next call of the :class:`Consumer`.
 
     Several tasks may receive from it at the same time, as a pool of workers; each message goes to
     exactly one of them.
@@ -49,7 +49,7 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Subscribe, and ask for messages. Cancelled, nothing has happened.
+        """Subscribe, and ask for messages. If cancelled, nothing has happened.
 
         Raises :exc:`trio.ClosedResourceError` if the connection is closed or draining, and
         :exc:`ConnectionLostError` if it is gone for good.
@@ -163,7 +163,7 @@ class ConsumerMessages(Messages):
         return self._source.waiting
 
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. Cancelled, no message is lost."""
+        """The next message; waits for it. If cancelled, no message is lost."""
         return await self._receive()
 
     async def _not_entered(self) -> JetStreamMsg:

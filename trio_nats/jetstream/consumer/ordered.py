@@ -50,7 +50,7 @@ class OrderedMessages(Messages):
         return 0 if self._source is None else self._source.waiting
 
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. Cancelled, no message is lost."""
+        """The next message; waits for it. If cancelled, no message is lost."""
         self._check_entered()
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this ordered consumer")
@@ -219,12 +219,12 @@ class OrderedConsumer:
     async def next(
         self, *, timeout: float | None = None, codec: Decoder[T] | None = None
     ) -> JetStreamMsg | TypedJetStreamMsg[T]:
-        """The next message; waits for it, ``timeout`` seconds at the most.
+        """The next message; waits at most ``timeout`` seconds for it.
 
         ``timeout`` is that of :meth:`Connection.jetstream` unless given. Raises
         :exc:`RequestTimeoutError`, a :exc:`TimeoutError`, if there is none in time;
         :exc:`StreamNotFoundError` if the stream is gone; and what :meth:`Stream.create_consumer`
-        and :meth:`Consumer.next` raise. Cancelled, no message is lost.
+        and :meth:`Consumer.next` raise. If cancelled, no message is lost.
         """
         decoder = None if codec is None else check_decoder("codec", codec)
         seconds = self._api.seconds(timeout)
@@ -267,7 +267,7 @@ class OrderedConsumer:
         """A list of messages, as :meth:`Consumer.fetch` makes it.
 
         Where something was missed it may have fewer than there are; the next call goes on. Raises
-        what :meth:`next` raises, except that the list is empty if there are none. Cancelled, no
+        what :meth:`next` raises, except that the list is empty if there are none. If cancelled, no
         message is lost.
         """
         check_flag("no_wait", no_wait)

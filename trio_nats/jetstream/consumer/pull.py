@@ -1,6 +1,6 @@
 """The messages of one consumer, asked for as they are taken out.
 
-Whoever takes a message out counts it, and asks for more when there is room: there is no task
+Taking a message out counts it, and asks for more when there is space: there is no task
 between the connection and the user, and one who is slow is what holds the pulling back. The only
 task, :meth:`PullSubscription.keep`, notices what is not a message: a new connection, or silence.
 """
@@ -147,7 +147,7 @@ class PullSubscription(MessageSource):
         return self._consumer
 
     async def open(self) -> None:
-        """Subscribe, and ask for the first messages. Cancelled, nothing has happened."""
+        """Subscribe, and ask for the first messages. If cancelled, nothing has happened."""
         await self._sub.__aenter__()
         self._events = self._link.events()
         self._heard_at = trio.current_time()
@@ -163,7 +163,7 @@ class PullSubscription(MessageSource):
     # --- the user's side -------------------------------------------------------------------------
 
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. Cancelled, no message is lost.
+        """The next message; waits for it. If cancelled, no message is lost.
 
         Raises :exc:`trio.EndOfChannel` after :meth:`drain`, or after ``stop_after`` messages.
         """
@@ -337,7 +337,7 @@ class PullSubscription(MessageSource):
                 if self._nap.cancelled_caught:
                     await self._look()
         except (Broken, *NO_CONNECTION, trio.EndOfChannel):
-            return  # Whoever receives is told.
+            return  # The receiver is told.
 
     def _next_look(self) -> float:
         # Looking four times in the two intervals of silence that are too long.

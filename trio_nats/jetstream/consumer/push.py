@@ -51,11 +51,11 @@ class PushSubscription(MessageSource):
         self._stalled: str | None = None
 
     async def open(self) -> None:
-        """Subscribe. Cancelled, nothing has happened."""
+        """Subscribe. If cancelled, nothing has happened."""
         await self._sub.__aenter__()
 
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. Cancelled, no message is lost."""
+        """The next message; waits for it. If cancelled, no message is lost."""
         if self._kept:
             await trio.lowlevel.checkpoint()
             if self._kept:  # another task may have been quicker
@@ -109,7 +109,7 @@ class PushSubscription(MessageSource):
                     since = now
                     await self._ask_whether_there()
         except NO_CONNECTION:
-            return  # Whoever receives is told.
+            return  # The receiver is told.
 
     async def _ask_whether_there(self) -> None:
         try:

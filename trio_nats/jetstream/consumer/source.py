@@ -45,11 +45,11 @@ class MessageSource(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Begin. Cancelled, nothing has happened."""
+        """Begin. If cancelled, nothing has happened."""
 
     @abstractmethod
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. Cancelled, no message is lost."""
+        """The next message; waits for it. If cancelled, no message is lost."""
 
     @abstractmethod
     async def keep(self) -> None:
@@ -99,7 +99,7 @@ class MessageSource(ABC):
         )
 
     async def _fail(self, failure: Exception) -> NoReturn:
-        """End, for whoever receives."""
+        """End for all that receive."""
         if self._failure is None:
             self._failure = failure
         await self.close()

@@ -19,7 +19,7 @@ from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, 
 __all__ = ["Batches", "direct_get", "not_allowed"]
 
 OVERHEAD = 5 * 1024
-"""Bytes that the headers in which a direct get tells where a message is stored take at the most."""
+"""Bytes that the headers in which a direct get tells where a message is stored may take."""
 LARGEST = ProtocolLimits().payload
 
 
@@ -69,7 +69,7 @@ class Batches:
             assert last is not None
             changes: dict[str, object] = {"seq": found[-1].seq + 1, "start_time": None}
             if request.multi_last:
-                # As it was when the first batch was asked for, whatever is stored meanwhile.
+                # As it was when the first batch was asked for, whatever is stored later.
                 changes |= {"up_to_seq": number_in(last, UP_TO) or 0, "up_to_time": None}
             self._request = msgspec.structs.replace(self._request, **changes)
         return found, more and self._left != 0

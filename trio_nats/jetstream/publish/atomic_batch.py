@@ -107,7 +107,7 @@ class AtomicBatch:
         is committed, with what was stored before it.
 
         Raises what :meth:`JetStream.publish` raises, for a message that was added before; the batch
-        is over then. Cancelled, the message has not been added; but while the server is being
+        is over then. If cancelled, the message has not been added; but while the server is being
         asked, which it is for some, that ends the batch.
         """
         if expect_last_seq is not None and len(self):

@@ -60,7 +60,7 @@ class PendingAck:
         """Wait for it; any number of tasks may, any number of times.
 
         Raises what :meth:`JetStream.publish` raises, and :exc:`trio.ClosedResourceError` if the
-        publisher's block was left by an exception before. Cancelled, it can be waited for again.
+        publisher's block was left by an exception before. If cancelled, it can be waited for again.
         """
         self._publisher.check_run()
         if self._outcome is None:
@@ -135,7 +135,7 @@ class Publisher:
 
     @property
     def max_pending(self) -> int:
-        """How many there may be at the most."""
+        """The most there may be at a time."""
         return self._max_pending
 
     @overload
@@ -246,7 +246,7 @@ class Publisher:
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Make ready. Cancelled, nothing has happened.
+        """Make ready. If cancelled, nothing has happened.
 
         Raises :exc:`trio.ClosedResourceError` or :exc:`ConnectionLostError` if the connection is.
         """
@@ -272,7 +272,7 @@ class Publisher:
         finally:
             with trio.CancelScope(shield=True):
                 await self._sub.aclose()
-        # Whoever was waiting has been told by now, and has claimed what there was to claim.
+        # Tasks that were waiting have been told by now, and have claimed their failures.
         if exc is None and self._unclaimed:
             raise self._failures()
 
@@ -333,7 +333,7 @@ class Publisher:
             now = trio.current_time()
             due = math.inf if first is None else first._deadline
             if due > now:
-                # What is published meanwhile is not due any earlier.
+                # What is published during the wait is not due any earlier.
                 await trio.sleep_until(min(due, now + self._timeout))
                 continue
             del self._pending[next(iter(self._pending))]
