@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from tests.support.certs import certificates
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     Connection,
     Subscription,
@@ -128,7 +129,7 @@ async def test_service_stops_when_told_to(nats_server: NatsServer) -> None:
         env=environment(nats_server.url),
     )
     assert service.stdout is not None
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc, service.stdout:
             assert await line(service.stdout) == b"serving\n"
             reply = await nc.request("reverse", b"abc")
@@ -146,7 +147,7 @@ async def test_inventory_service(nats_server: NatsServer) -> None:
         env=environment(nats_server.url),
     )
     assert service.stdout is not None
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc, service.stdout:
             assert await line(service.stdout) == b"serving\n"
             assert (await nc.request("inventory.count", b"apples")).data == b"3"
@@ -190,7 +191,7 @@ async def test_graceful_worker_loses_no_job(nats_server: NatsServer) -> None:
             elsewhere.append(msg.data)
             await msg.respond(b"done: " + msg.data)
 
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc, worker.stdout, trio.open_nursery() as others:
             assert await line(worker.stdout) == b"ready\n"
             async with trio.open_nursery() as nursery:
@@ -237,7 +238,7 @@ async def test_hypercorn_lifespan(nats_server: NatsServer) -> None:
         env=environment(nats_server.url) | {"BIND": "127.0.0.1:0"},
     )
     assert web.stdout is not None
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_TIMEOUT):
         async with web.stdout:
             running = (await line(web.stdout)).decode()
             port = re.search(r"Running on http://127\.0\.0\.1:(\d+)", running)

@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from tests.support.pages import ROOT, blocks
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, DecodeError, NoRespondersError, Subscription, open_nats
 from trio_nats.events import Disconnected
 from trio_nats.testing import NatsServer
@@ -40,7 +41,7 @@ class Page:
 
     async def said(self) -> tuple[Any, ...]:
         """What was printed next."""
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_TIMEOUT):
             return await self._heard.receive()
 
     def __getitem__(self, name: str) -> Any:

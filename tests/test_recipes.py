@@ -22,6 +22,7 @@ import trio.testing
 from tests.support.certs import Certificate, certificates, server_context
 from tests.support.pages import ROOT, Block, blocks
 from tests.support.proxies import TLSTerminatingProxy
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, Msg, NoRespondersError, TLSOptions, open_nats
 from trio_nats.testing import NatsServer, ServerTLS
 
@@ -194,7 +195,7 @@ async def test_graceful_stop(
     recipes: Any, nc: Connection, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NATS_URL", nats_server.url)
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_TIMEOUT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(recipes.main)
             assert await answered(nc, "jobs", b"a") == b"A"

@@ -88,7 +88,7 @@ async def cancel_everywhere(
 
 async def receive_n(sub: Subscription, count: int) -> list[bytes]:
     received: list[Msg] = []
-    with anyio.fail_after(10):
+    with anyio.fail_after(HANG_TIMEOUT):
         while len(received) < count:
             received.append(await sub.receive())
     return [msg.data for msg in received]

@@ -19,6 +19,7 @@ from tests.anyio.helpers import BACKENDS, Home, cancel_everywhere, receive_n, ru
 from tests.support.certs import certificates
 from tests.support.checkpoints import Operation
 from tests.support.leaks import open_sockets
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import NoRespondersError, TLSOptions
 from trio_nats.anyio import Connection, Subscription, open_nats
 from trio_nats.testing import NatsServer, ServerTLS
@@ -52,7 +53,8 @@ class Stage:
             await self.nc.publish("check", b"x")
             assert await receive_n(sub, 1) == [b"x"]
         await self.nc.flush()
-        with anyio.fail_after(5):  # The PONG can be here before the writer has had its next turn.
+        # The PONG can be here before the writer has had its next turn.
+        with anyio.fail_after(HANG_TIMEOUT):
             while self.nc.stats.outbox_bytes:
                 await anyio.lowlevel.checkpoint()
         stats = self.nc.stats

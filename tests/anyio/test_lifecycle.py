@@ -22,6 +22,7 @@ import trio
 
 from tests.anyio.helpers import BACKENDS, Home, on_asyncio, receive_n, run
 from tests.support.leaks import open_sockets
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ConnectionState, Msg, ReconnectPolicy, Server
 from trio_nats.anyio import open_nats
 from trio_nats.testing import NatsServer
@@ -464,7 +465,7 @@ finally:
 async def test_keyboard_interrupt(way: str, impatient: bool, nats_server: NatsServer) -> None:
     program = PROGRAM.format(how=WAYS[way], impatient=impatient)
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(30):
+        with trio.fail_after(HANG_TIMEOUT):
             process = await nursery.start(
                 partial(
                     trio.run_process,
@@ -581,7 +582,7 @@ print(number > 10 * step, threading.active_count() <= 2)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals itself")
 async def test_three_interrupts_at_once(nats_server: NatsServer) -> None:
     """The third one at every moment of the cleaning up, or at some of them, for there are many."""
-    with trio.fail_after(120):
+    with trio.fail_after(2 * HANG_TIMEOUT):
         said = await python(BURST, nats_server.url, "29")
     assert said.split() == ["True", "True"]
 

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from tests.cli.helpers import Running, cli, lines, observed, repeated, running
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import open_nats
 from trio_nats.testing import NatsServer
 from trio_nats.testing.plugin import NatsServerFactory
@@ -375,7 +376,10 @@ async def test_what_has_been_asked_before_ctrl_c_is_answered(
     os.mkfifo(go)
     in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
     command = f"sh -c 'echo > {begun}; cat {go}'"
-    with trio.fail_after(20), replying(nats_server.url, "run", "--command", command) as svc:
+    with (
+        trio.fail_after(HANG_TIMEOUT),
+        replying(nats_server.url, "run", "--command", command) as svc,
+    ):
         async with open_nats(nats_server.url) as nc, nc.subscribe("replies") as replies:
             await nc.publish("run", b"1", reply="replies")
             await nc.publish("run", b"2", reply="replies")

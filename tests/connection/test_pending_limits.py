@@ -20,6 +20,7 @@ from tests.connection.helpers import (
     scripted,
     served,
 )
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, Msg, PendingLimits, Subscription
 from trio_nats._core import session
 from trio_nats._core.event_hub import EventListener
@@ -332,7 +333,7 @@ async def test_closing_reads_what_a_full_subscription_held_up() -> None:
 
     async with trio.open_nursery() as nursery:
         async with (
-            scripted(close_timeout=8.0) as (nc, peer),
+            scripted(close_timeout=1000) as (nc, peer),
             nc.events() as events,
             nc.subscribe("a", pending=limits(1, "wait")) as sub,
         ):
@@ -340,7 +341,7 @@ async def test_closing_reads_what_a_full_subscription_held_up() -> None:
             await _until_stalled(events)
             await peer.send(frames(*[b"x"] * 50))
             nursery.start_soon(finish)
-            with trio.fail_after(4):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.aclose()
             assert sub.dropped == 50
 

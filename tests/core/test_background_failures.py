@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Server, UserPassword, open_nats
 from trio_nats.jetstream.consumer.message import JetStreamMsg
 from trio_nats.jetstream.consumer.messages import Messages
@@ -41,7 +42,7 @@ def failing_later(kind: type[BaseException]) -> Callable[[Server], UserPassword]
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_of_the_connection(kind: type[BaseException], nats_server: NatsServer) -> None:
-    with trio.fail_after(60), leaving(kind):
+    with trio.fail_after(HANG_TIMEOUT), leaving(kind):
         async with open_nats(nats_server.url, auth=failing_later(kind)) as nc:
             await nc.reconnect()
             await trio.sleep_forever()
@@ -52,7 +53,7 @@ async def test_while_opening(kind: type[BaseException], nats_server: NatsServer)
     def credentials(_: Server) -> UserPassword:
         raise kind("ours")
 
-    with trio.fail_after(60), leaving(kind):
+    with trio.fail_after(HANG_TIMEOUT), leaving(kind):
         async with open_nats(nats_server.url, auth=credentials):
             raise AssertionError("entered")
 
@@ -98,7 +99,7 @@ def test_of_a_channel_of_messages(kind: type[BaseException]) -> None:
     messages = FailingMessages(error, now)
 
     async def main() -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with messages:
                 now.set()
                 await messages.receive()
@@ -113,7 +114,7 @@ async def test_of_a_channel_of_messages_whose_block_has_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = trio.Event()
-    with trio.fail_after(60), pytest.raises(KeyError, match="mine"):
+    with trio.fail_after(HANG_TIMEOUT), pytest.raises(KeyError, match="mine"):
         async with FailingMessages(OSError("ours"), now):
             await trio.testing.wait_all_tasks_blocked()
             now.set()
@@ -125,7 +126,7 @@ async def test_of_a_publisher(nats_server: NatsServer) -> None:
     async def fail() -> None:
         raise KeyError("ours")
 
-    with trio.fail_after(60), leaving(KeyError):
+    with trio.fail_after(HANG_TIMEOUT), leaving(KeyError):
         async with open_nats(nats_server.url) as nc, nc.jetstream().publisher() as publisher:
             publisher._nursery.start_soon(fail)
             await trio.sleep_forever()
@@ -136,7 +137,7 @@ async def test_of_a_service(kind: type[BaseException], nats_server: NatsServer) 
     def stats(_: object) -> object:
         raise kind("ours")
 
-    with trio.fail_after(60), leaving(kind):
+    with trio.fail_after(HANG_TIMEOUT), leaving(kind):
         async with (
             open_nats(nats_server.url) as nc,
             nc.add_service("s", version="1.0.0", stats_handler=stats) as service,

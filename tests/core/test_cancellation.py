@@ -13,6 +13,7 @@ from tests.connection.helpers import all_of
 from tests.core.scenario import Make, Stage, echo, staged
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, open_sockets
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.transports import ALL_TRANSPORTS, TCP, Transport
 from trio_nats import Connection, NoRespondersError, Replies, Subscription, open_nats
 from trio_nats.events import LameDuck
@@ -170,7 +171,7 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
     ],
 )
 async def test_an_operation(make: Make, least: int, transport: Transport) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with staged(transport) as stage:
             nc, witness = stage.nc, stage.witness
             async with (
@@ -240,7 +241,7 @@ async def test_a_reply_that_was_not_received_is_left() -> None:
 @pytest.mark.parametrize("drained", [False, True], ids=["left", "drained"])
 async def test_a_whole_life(transport: Transport, background: bool, drained: bool) -> None:
     """Opening, using and leaving, cancelled at each suspension of any task it consists of."""
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with transport.server() as server:
             url, options = transport.url(server), transport.options
             connections: list[Connection] = []

@@ -22,6 +22,7 @@ from tests.core.scenario import echo, entries, tls_sides
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, NoRespondersError, Subscription, TLSOptions, open_nats
 from trio_nats.events import Disconnected
 from trio_nats.testing import NatsServer
@@ -160,7 +161,7 @@ Make: TypeAlias = Callable[[Scene, Run], Awaitable[Operation]]
 @asynccontextmanager
 async def scene(encrypted: bool, away: bool) -> AsyncIterator[Scene]:
     server_tls, tls = tls_sides(encrypted)
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with (
             NatsServer(tls=server_tls) as server,
             no_leaks(),

@@ -21,6 +21,7 @@ from tests.core.scenario import Stage, echo, tls_sides, waiting_frames
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import NoRespondersError, OutboxFullError, Subscription, open_nats
 from trio_nats.events import Reconnected
 from trio_nats.testing import NatsServer
@@ -306,7 +307,7 @@ LEAST = {
 @pytest.mark.parametrize("make", LEAST)
 async def test_an_operation(make: Make, encrypted: bool, silent: bool) -> None:
     away: list[bool] = []
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with staged(encrypted, silent) as stage:
             nc, witness = stage.nc, stage.witness
             async with (
@@ -342,7 +343,7 @@ async def test_an_operation(make: Make, encrypted: bool, silent: bool) -> None:
 
 
 async def test_what_raises_rather_than_wait_for_room() -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with staged(False, True, "raise") as stage:
             nc = stage.nc
             await nc.flush()

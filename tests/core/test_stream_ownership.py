@@ -94,7 +94,7 @@ async def _use(nc: Connection) -> None:
 async def test_only_the_background_touches_the_stream(
     transport: Transport, touches: Touches
 ) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with transport.server() as server:
             url, options = transport.url(server), transport.options
             touches.clear()

@@ -10,6 +10,7 @@ import trio
 from tests.support.certs import certificates, server_context
 from tests.support.peer import Peer, Script, ScriptedServer
 from tests.support.scripts import no_tls, tls_required
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
     ConnectAttempt,
@@ -42,7 +43,7 @@ def mixed(first: ScriptedServer, second: ScriptedServer, user: str = "") -> str:
 
 
 async def second_attempt(urls: str, tls: TLSOptions | None, **options: object) -> ConnectAttempt:
-    with trio.fail_after(60), pytest.raises(ConnectError) as caught:
+    with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
         async with open_nats(urls, tls=tls, randomize=False, **options):  # type: ignore[arg-type]
             pass
     assert len(caught.value.attempts) == 2
@@ -84,7 +85,7 @@ async def test_unless_a_mode_is_given_in_words(auth: Token | None) -> None:
             assert "verysecret" not in str(attempt.error)
             assert (await second.peer()).raw_bytes == b""
             return
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(urls, tls=tls, auth=auth, randomize=False):
                 connect = (await second.peer()).connect
         assert connect["auth_token"] == "another"
@@ -94,7 +95,7 @@ async def test_unless_a_mode_is_given_in_words(auth: Token | None) -> None:
 async def test_its_own_credentials_are_another_matter() -> None:
     tls = TLSOptions(mode=PREFER, ca_file=CERTS.ca_file)
     async with ScriptedServer(unreachable) as first, ScriptedServer(no_tls()) as second:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             urls = mixed(first, second, "ann:hers")
             async with open_nats(urls, tls=tls, randomize=False):
                 connect = (await second.peer()).connect
@@ -105,7 +106,7 @@ async def test_its_own_credentials_are_another_matter() -> None:
 async def test_over_tls_the_others_have_them(mode: TLSMode) -> None:
     tls = TLSOptions(mode=mode, ca_file=CERTS.ca_file)
     async with ScriptedServer(unreachable) as first, ScriptedServer(ENCRYPTED) as second:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(mixed(first, second), tls=tls, randomize=False):
                 peer = await second.peer()
                 assert peer.connect["pass"] == "verysecret"
@@ -158,7 +159,7 @@ async def test_reconnecting_does_not_leak_either() -> None:
     async with ScriptedServer(short, unreachable) as first, ScriptedServer(no_tls()) as second:
         policy = ReconnectPolicy(wait=0, max_wait=0, max_attempts=1)
         tls = TLSOptions(mode=PREFER, ca_file=CERTS.ca_file)
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(
                 mixed(first, second), tls=tls, randomize=False, reconnect=policy
             ) as nc:

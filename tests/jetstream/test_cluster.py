@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ReconnectPolicy, RequestTimeoutError, open_nats
 from trio_nats.jetstream import JetStreamError, StorageType
 from trio_nats.jetstream.json_codec import Answer
@@ -16,7 +17,7 @@ QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 @pytest.mark.nats_cluster(3, jetstream=True)
 async def test_another_leader(nats_cluster: NatsCluster) -> None:
     """What was acknowledged is there once and in order, whoever leads now."""
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_cluster.urls, reconnect=QUICK) as nc:
             js = nc.jetstream(timeout=10)
             stream = await js.create_stream(

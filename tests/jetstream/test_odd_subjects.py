@@ -10,6 +10,7 @@ import trio
 
 from tests.jetstream.helpers import MEMORY
 from tests.support.raw import raw_connection
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, open_nats
 from trio_nats.jetstream import Consumer, JetStreamMsg, Messages, Stream
 from trio_nats.testing import NatsServer
@@ -43,7 +44,7 @@ async def stored(
     server: NatsServer, *, headers: bool = False, **options: bool
 ) -> AsyncIterator[tuple[Connection, Stream]]:
     """A stream with all of them, and the connection it is used by, which is never lost."""
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url) as nc:
             js = nc.jetstream()
             stream = await js.create_stream("S", subjects=["s.>"], storage=MEMORY, **options)
@@ -125,7 +126,7 @@ async def test_getting_many(nats_server: NatsServer) -> None:
 
 async def test_a_bucket(nats_server: NatsServer) -> None:
     keys = [b"$KV.B." + odd for odd in ODD]
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc:
             kv = await nc.jetstream().create_key_value("B", storage=MEMORY)
             await publish(nats_server, keys)

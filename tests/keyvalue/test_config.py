@@ -10,6 +10,7 @@ import trio
 
 from tests.jetstream.helpers import MEMORY, connected, fake_api
 from tests.keyvalue.helpers import bucket
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ConfigurationError, Msg, open_nats
 from trio_nats.codecs import JSONCodec
 from trio_nats.jetstream import (
@@ -256,7 +257,7 @@ async def test_in_a_domain() -> None:
     hub = {"jetstream": {"domain": "hub"}, "leafnodes": {"host": "127.0.0.1", "port": port}}
     remotes = [{"urls": [f"nats-leaf://127.0.0.1:{port}"]}]
     leaf = {"jetstream": {"domain": "leaf"}, "leafnodes": {"remotes": remotes}}
-    with trio.fail_after(20):
+    with trio.fail_after(HANG_TIMEOUT):
         async with (
             NatsServer(jetstream=True, config=hub, name="hub") as server,
             NatsServer(jetstream=True, config=leaf, name="leaf") as behind,

@@ -14,6 +14,7 @@ import trio
 
 from tests.protocol.helpers import feed
 from tests.support.raw import raw_connection
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Msg, open_nats
 from trio_nats._protocol.parser import Parser, Signal
 from trio_nats.options import ProtocolLimits
@@ -58,7 +59,7 @@ async def test_what_a_publisher_chooses(
     block = HEADERS if headers else None
     expected: list[Fields] = []
     relayed = b""
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with raw_connection(nats_server) as receiver, raw_connection(nats_server) as usual:
             await receiver.until_pong(b"SUB fuzz.> 1\r\n")
             for shape, byte in product(SHAPES, BYTES):
@@ -88,7 +89,7 @@ async def test_the_number_of_a_subscription(nats_server: NatsServer, *, headers:
     block = HEADERS if headers else None
     relayed = b""
     expected: list[Fields] = []
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with raw_connection(nats_server) as publisher:
             for byte in BYTES:
                 if byte in b" \t\r\n":
@@ -106,7 +107,7 @@ async def test_only_the_subscription_it_is_for_gets_it(
     nats_server: NatsServer, *, headers: bool
 ) -> None:
     sent = 0
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with (
             raw_connection(nats_server) as publisher,
             open_nats(nats_server.url) as nc,

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import trio
 
-LIMIT = 30.0
-"""Seconds that no test of this room takes. Those on a mocked clock cannot wait for real things."""
+from tests.support.timeouts import HANG_TIMEOUT
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    # Tests on a mocked clock cannot wait for real things.
     mocked = {"autojump_clock", "mock_clock"} & set(getattr(item, "fixturenames", ()))
     if isinstance(item, pytest.Function) and not mocked:
         test = item.obj
@@ -23,7 +23,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
             @functools.wraps(test)
             async def limited(*args: Any, **kwargs: Any) -> None:
-                with trio.fail_after(LIMIT):
+                with trio.fail_after(HANG_TIMEOUT):
                     await test(*args, **kwargs)
 
             item.obj = limited

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 import trio
 
 from tests.support.chaos import ChaosProxy, RandomPlans
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.transports import TRANSPORTS, Transport
 from trio_nats import ConnectError, Connection, NatsError, ReconnectPolicy, open_nats
 from trio_nats._core.session import Session
@@ -391,7 +392,7 @@ async def soak(
     """One run; :attr:`Report.faults` is empty if all is well."""
     before = left_over()
     report = await Soak(seed, transport, corrupt=corrupt).run(seconds)
-    with trio.move_on_after(5):
+    with trio.move_on_after(HANG_TIMEOUT):
         while more_than(before):  # noqa: ASYNC110
             await trio.sleep(0.05)
     if grown := more_than(before):

@@ -15,6 +15,7 @@ from tests.reliability.helpers import QUICK, until
 from tests.support.certs import certificates
 from tests.support.files import busy_threads, hanging_file
 from tests.support.jwts import Operator
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     ConfigurationError,
     Context,
@@ -56,7 +57,7 @@ async def test_a_reconnect_comes_about_with_all_worker_threads_busy(tmp_path: Pa
 
 async def test_an_address_needs_no_thread() -> None:
     async with busy_threads():
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
                 ((found, address),) = await resolve(host, 4222)
                 assert (found, address[:2]) == (family, (host, 4222))
@@ -92,7 +93,7 @@ async def test_a_file_that_hangs_takes_one_thread_however_often_it_is_tried(
         assert limiter.borrowed_tokens == 0
         file.answer.set()
         # Once it answers, the file is read again: what the first read has found may be old.
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             assert (await auth.prepare()).sign is not None
 
 
@@ -103,7 +104,7 @@ async def test_files_hang_each_for_themselves(tmp_path: Path) -> None:
     async with hanging_file(tmp_path / "one.creds") as file, trio.open_nursery() as nursery:
         nursery.start_soon(Credentials(file=file).prepare)
         await trio.testing.wait_all_tasks_blocked()
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             await Credentials(file=tmp_path / "two.creds").prepare()
         nursery.cancel_scope.cancel()
 
@@ -135,7 +136,7 @@ async def test_a_run_of_trio_has_threads_of_its_own() -> None:
 async def test_a_pipe_is_no_credentials_file(make: Any, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with trio.fail_after(60), pytest.raises(CredentialsError, match="not a regular file"):
+    with trio.fail_after(HANG_TIMEOUT), pytest.raises(CredentialsError, match="not a regular file"):
         await make(file=pipe).prepare()
 
 
@@ -147,7 +148,10 @@ async def test_a_pipe_holds_no_certificates(option: str, tmp_path: Path) -> None
     options: dict[str, Any] = {option: pipe}
     if option == "key_file":
         options["cert_file"] = certificates().client.cert_file
-    with trio.fail_after(60), pytest.raises(TLSConfigurationError, match="not a regular file"):
+    with (
+        trio.fail_after(HANG_TIMEOUT),
+        pytest.raises(TLSConfigurationError, match="not a regular file"),
+    ):
         await load_client_tls(TLSOptions(**options))
 
 

@@ -11,6 +11,7 @@ import trio
 
 from tests.connection.helpers import QUICK
 from tests.support.raw import raw_connection
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     AuthorizationError,
     ConfigurationError,
@@ -34,7 +35,7 @@ LIMIT = 4096
 @asynccontextmanager
 async def steady(server: NatsServer, **options: Any) -> AsyncIterator[Connection]:
     """A connection that is never lost."""
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url, **options) as nc:
             yield nc
             await nc.flush()
@@ -181,14 +182,14 @@ async def test_the_longest_connect_is_taken(nats_server: NatsServer) -> None:
             name = name[:-1]
         else:
             break
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with opened as nc:
             await nc.flush()
     assert len(name) > LIMIT - 300
 
 
 async def test_credentials_from_a_callable_that_are_too_long(nats_server: NatsServer) -> None:
-    with trio.fail_after(60), pytest.raises(ConnectError) as caught:
+    with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
         async with open_nats(nats_server.url, auth=lambda _: Token("t" * LIMIT)):
             pass
     [attempt] = caught.value.attempts
@@ -203,7 +204,7 @@ async def test_a_subscription_that_is_too_long_for_the_server_is_told_so(
     nats_server_factory: Callable[..., Any],
 ) -> None:
     server = await nats_server_factory(config="max_control_line: 1024")
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with (
             open_nats(server.url, reconnect=QUICK) as nc,
             nc.subscribe("innocent") as innocent,
@@ -225,7 +226,7 @@ async def test_a_message_that_is_too_long_for_the_server_ends_no_subscription(
     nats_server_factory: Callable[..., Any],
 ) -> None:
     server = await nats_server_factory(config="max_control_line: 1024")
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("i" * 1000) as sub:
             async with nc.events() as events:
                 for number in range(1, 4):
@@ -240,7 +241,7 @@ async def test_credentials_that_are_too_long_for_the_server(
     nats_server_factory: Callable[..., Any],
 ) -> None:
     server = await nats_server_factory(config="max_control_line: 1024")
-    with trio.fail_after(60), pytest.raises(ConnectError) as caught:
+    with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
         async with open_nats(server.url, auth=Token("t" * 2000)):
             pass
     [attempt] = caught.value.attempts

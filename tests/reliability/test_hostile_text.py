@@ -10,6 +10,7 @@ import trio
 
 from tests.reliability.helpers import QUICK
 from tests.support.peer import Peer, ScriptedServer
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import NatsError, open_nats
 from trio_nats._printable import has_unprintable, printable
 from trio_nats.events import ServerError
@@ -48,7 +49,7 @@ async def test_a_server_that_is_hostile_in_all_it_says(caplog: pytest.LogCapture
         open_nats(server.url, reconnect=QUICK) as nc,
         nc.events() as events,
     ):
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async for event in events:
                 assert not has_unprintable(repr(event))
                 if isinstance(event, ServerError):

@@ -18,6 +18,7 @@ import trio
 
 from tests.support.certs import certificates
 from tests.support.jwts import Key
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     AuthLike,
     Connection,
@@ -75,7 +76,7 @@ async def reconnected(events: trio.abc.ReceiveChannel[Event]) -> None:
 @pytest.mark.parametrize("auth", LOGINS.values(), ids=LOGINS)
 async def test_failover_with_one_seed(binary: Path, auth: AuthLike) -> None:
     async with NatsCluster(2, binary=binary, tls=TLS, config=CONFIG) as cluster:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(
                 f"tls://localhost:{cluster[0].port}", tls=TRUSTING, auth=auth, reconnect=OFTEN
             ) as nc:
@@ -102,7 +103,7 @@ async def test_failover_with_one_seed(binary: Path, auth: AuthLike) -> None:
 async def test_lame_duck_over_tls(binary: Path) -> None:
     """It is said inside TLS on every version, and so believed."""
     async with NatsCluster(2, binary=binary, tls=TLS, config=CONFIG) as cluster:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             url = f"tls://localhost:{cluster[0].port}"
             auth = UserPassword("joe", "pw")
             async with open_nats(url, tls=TRUSTING, auth=auth, reconnect=OFTEN) as nc:
@@ -119,7 +120,7 @@ async def test_the_largest_message(binary: Path, first: bool) -> None:
     tls = ServerTLS(CERTS.server.cert_file, CERTS.server.key_file, handshake_first=first)
     config = {"max_payload": 2 * 1024 * 1024}
     async with NatsServer(binary=binary, tls=tls, config=config) as server:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"tls://localhost:{server.port}", tls=TRUSTING) as nc:
                 async with nc.subscribe("a") as sub:
                     await nc.publish("a", bytes(2 * 1024 * 1024))
@@ -130,7 +131,7 @@ async def test_the_largest_message(binary: Path, first: bool) -> None:
 async def test_a_fetch_across_a_reconnect(binary: Path) -> None:
     """A pull does not outlive its connection, which nothing the server says tells apart."""
     async with NatsServer(binary=binary, tls=TLS, jetstream=True) as server:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             url = f"tls://localhost:{server.port}"
             async with open_nats(url, tls=TRUSTING, reconnect=OFTEN) as nc:
                 js = nc.jetstream()

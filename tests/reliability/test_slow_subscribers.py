@@ -100,8 +100,11 @@ async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on(
 async def test_closing_a_stalled_connection_is_not_held_up(transport: Transport) -> None:
     limits = PendingLimits(messages=1, when_full="wait")
     async with transport.server() as server:
-        with trio.fail_after(4):
-            async with transport.open(server) as nc, nc.subscribe("a", pending=limits):
+        with trio.fail_after(HANG_TIMEOUT):
+            async with (
+                transport.open(server, close_timeout=1000) as nc,
+                nc.subscribe("a", pending=limits),
+            ):
                 async with nc.events() as events:
                     for _ in range(3):
                         await nc.publish("a", b"x")

@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import anyio
 
+from tests.support.timeouts import HANG_TIMEOUT
+
 from .checkpoints import Operation
 
 __all__ = ["cancel_at_each_step"]
 
 Moment = Literal["waiting", "woken", "running"]
-
-_PATIENCE = 10.0
 
 
 async def cancel_at_each_step(
@@ -51,7 +51,7 @@ async def cancel_at_each_step(
                 injector = _Injector(number, moment)
                 operation = await make_operation()
                 run = _run_native if native else _run_in_scope
-                with anyio.fail_after(_PATIENCE):
+                with anyio.fail_after(HANG_TIMEOUT):
                     await run(operation, injector)
                 await check_after()
                 if not injector.struck:

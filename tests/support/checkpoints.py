@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 import trio
 
+from tests.support.timeouts import HANG_TIMEOUT
+
 __all__ = ["Operation", "cancel_at_each_checkpoint"]
 
 Operation: TypeAlias = Callable[[], Awaitable[object]]
-
-_PATIENCE = 10.0
 
 
 async def cancel_at_each_checkpoint(
@@ -53,7 +53,7 @@ async def cancel_at_each_checkpoint(
 
 
 async def _run(operation: Operation, scope: trio.CancelScope, injector: _Injector | None) -> None:
-    with trio.fail_after(_PATIENCE), scope:
+    with trio.fail_after(HANG_TIMEOUT), scope:
         if injector is None:
             await operation()
             return

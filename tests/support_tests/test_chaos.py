@@ -11,6 +11,7 @@ import trio.testing
 from tests.support.chaos import ChaosProxy, Plan, RandomPlans, Way
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, ScriptedServer
+from tests.support.timeouts import HANG_TIMEOUT
 
 DATA = bytes(range(256)) * 40
 
@@ -57,7 +58,7 @@ async def test_without_plans_all_passes_and_ends_pass_one_way_at_a_time() -> Non
             pass
         await peer.send(peer.raw_bytes)
 
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with no_leaks(), ScriptedServer(answer) as server, ChaosProxy(server.port) as proxy:
             async with await dial(proxy) as stream:
                 await stream.send_all(DATA)
@@ -75,7 +76,7 @@ async def test_without_plans_all_passes_and_ends_pass_one_way_at_a_time() -> Non
 @pytest.mark.parametrize("chunk", [None, 7])
 async def test_cutting_what_comes_down(at: int, chunk: int | None) -> None:
     plan = Plan(down=Way(cut_after=at, chunk=chunk))
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(speak) as server, ChaosProxy(server.port, [plan]) as proxy:
             async with await dial(proxy) as stream:
                 assert await said(stream) == DATA[:at]
@@ -88,7 +89,7 @@ async def test_cutting_what_comes_down(at: int, chunk: int | None) -> None:
 @pytest.mark.parametrize("at", [0, 1, 5000])
 async def test_cutting_what_goes_up(at: int) -> None:
     plan = Plan(up=Way(cut_after=at))
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(sink) as server, ChaosProxy(server.port, [plan]) as proxy:
             async with await dial(proxy) as stream:
                 await stream.send_all(DATA)
@@ -100,7 +101,7 @@ async def test_cutting_what_goes_up(at: int) -> None:
 
 async def test_a_cut_that_resets() -> None:
     plan = Plan(up=Way(cut_after=3), reset=True)
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(sink) as server, ChaosProxy(server.port, [plan]) as proxy:
             async with await dial(proxy) as stream:
                 await stream.send_all(b"one")
@@ -116,7 +117,7 @@ async def test_a_cut_that_resets() -> None:
 async def test_corrupting_one_bit(at: int, chunk: int | None) -> None:
     plan = Plan(down=Way(corrupt_at=at, chunk=chunk))
     assert plan.corrupts
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(speak) as server, ChaosProxy(server.port, [plan]) as proxy:
             async with await dial(proxy) as stream:
                 heard = await said(stream)
@@ -128,7 +129,7 @@ async def test_corrupting_one_bit(at: int, chunk: int | None) -> None:
 
 async def test_one_direction_is_corrupted_and_the_other_is_not() -> None:
     plan = Plan(up=Way(corrupt_at=1))
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(echo) as server, ChaosProxy(server.port, [plan]) as proxy:
             async with await dial(proxy) as stream:
                 await stream.send_all(b"abc")
@@ -184,7 +185,7 @@ async def test_swallowing_on_all_connections(autojump_clock: trio.testing.MockCl
 
 async def test_the_last_plan_is_for_all_that_follow() -> None:
     plans = [Plan(down=Way(cut_after=2)), Plan(down=Way(cut_after=5))]
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(speak) as server, ChaosProxy(server.port, plans) as proxy:
             for count in (2, 5, 5):
                 async with await dial(proxy) as stream:
@@ -198,7 +199,7 @@ async def test_the_last_plan_is_for_all_that_follow() -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_cutting_all_at_once(reset: bool) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with no_leaks(), ScriptedServer(echo) as server, ChaosProxy(server.port) as proxy:
             async with await dial(proxy) as first, await dial(proxy) as second:
                 for stream in (first, second):
@@ -216,7 +217,7 @@ async def test_cutting_all_at_once(reset: bool) -> None:
 
 
 async def test_nobody_behind_it() -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with no_leaks(), ScriptedServer(echo) as server, ChaosProxy(server.port) as proxy:
             server.refuse()
             async with await dial(proxy) as stream:
@@ -226,7 +227,7 @@ async def test_nobody_behind_it() -> None:
 
 async def test_leaving_closes_what_is_open() -> None:
     plans = [Plan(up=Way(delay=1000)), Plan(down=Way(swallow_after=0)), Plan()]
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_TIMEOUT):
         async with no_leaks():
             async with ScriptedServer(speak) as server, ChaosProxy(server.port, plans) as proxy:
                 streams = [await dial(proxy) for _ in plans]

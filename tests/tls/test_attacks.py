@@ -28,6 +28,7 @@ from tests.support.scripts import (
     tls_required,
     untrusted_then_info,
 )
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
     JWT,
@@ -135,7 +136,7 @@ async def test_no_plaintext_after_a_failed_handshake(
         peer = await server.peer()
         assert isinstance(attempt.error, (TLSError, NoInfoError))
         assert is_only_tls_records(peer.raw_bytes)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_TIMEOUT):
             await peer.finished.wait()
         assert is_only_tls_records(peer.raw_bytes)
         assert len(server.peers) == 1
@@ -175,7 +176,10 @@ async def test_a_connection_that_was_encrypted_stays_so(later: Script) -> None:
         url = f"nats://localhost:{server.port}"
         async with open_nats(url, tls=tls(TLSMode.PREFER), auth=SECRET, reconnect=policy) as nc:
             assert nc.tls_info is not None
-            with pytest.raises(ConnectionLostError, match="offers no TLS"), trio.fail_after(5):
+            with (
+                pytest.raises(ConnectionLostError, match="offers no TLS"),
+                trio.fail_after(HANG_TIMEOUT),
+            ):
                 await nc.flush()
         assert len(server.peers) == 3
         for peer in server.peers[1:]:
@@ -383,7 +387,7 @@ async def test_the_warning_comes_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "trio_nats"):
         async with ScriptedServer(short, short, no_tls()) as server:
             async with open_nats(server.url, auth=SECRET, reconnect=policy) as nc:
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_TIMEOUT):
                     await server.peer(2)
                     await nc.flush()
     assert caplog.text.count("in plaintext") == 1

@@ -10,6 +10,7 @@ import trio
 
 from tests.support.certs import certificates
 from tests.support.proxies import PlainProxy
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
     ConnectAttempt,
@@ -149,7 +150,7 @@ async def test_however_the_bytes_are_cut(mode: TLSMode, chunk: int) -> None:
     """INFO in plaintext, and the handshake behind it, in as many segments as there are bytes."""
     async with recorded("tls") as proxy:
         proxy.chunk = chunk
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"localhost:{proxy.port}", tls=tls(mode)) as nc:
                 await nc.flush()
                 assert nc.tls_info is not None

@@ -24,6 +24,7 @@ from tests.support.scripts import (
     stall_at_once,
     tls_required,
 )
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     AuthorizationError,
     ConfigurationError,
@@ -252,7 +253,7 @@ async def test_a_failed_attempt_leaves_no_socket(script: object, scheme: str) ->
         with pytest.raises(ConnectError):
             async with open_nats(url, tls=tls() if scheme == "tls" else None, connect_timeout=0.2):
                 pass
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_TIMEOUT):
             await (await server.peer()).finished.wait()
         # The server's own end may take a moment longer to be closed; ours is closed by now.
         assert sockets() <= before + 1

@@ -24,6 +24,7 @@ from tests.support.scripts import (
     stall_at_once,
     tls_required,
 )
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     AuthLike,
     ConnectAttempt,
@@ -109,7 +110,7 @@ async def test_a_failed_attempt_leaves_no_socket(case: str) -> None:
         async with ScriptedServer(script) as server:
             timeout = 0.2 if case in STALLING else 5
             attempt = await failure(f"nats://localhost:{server.port}", tls, timeout=timeout)
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_TIMEOUT):
                 await (await server.peer()).finished.wait()
     # A reset may be noticed while INFO is read, or after.
     assert attempt.phase == phase or case == "reset after INFO"
@@ -134,7 +135,7 @@ async def test_a_cancelled_attempt_leaves_no_socket(case: str) -> None:
                     async with open_nats(f"nats://localhost:{server.port}", tls=tls):
                         raise AssertionError("connected")
             assert scope.cancelled_caught
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_TIMEOUT):
                 await (await server.peer()).finished.wait()
 
 

@@ -12,6 +12,7 @@ import trio
 from tests.support.certs import certificates, server_context
 from tests.support.peer import Peer, Script, ScriptedServer
 from tests.support.scripts import SERVER_KINDS, tls_auto
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
     ConnectError,
@@ -163,5 +164,5 @@ async def test_info_first_is_not_waited_for_by_auto() -> None:
         async with open_nats(f"nats://localhost:{server.port}", tls=tls) as nc:
             assert nc.tls_info is not None
             assert nc.tls_info.info_inside_tls
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_TIMEOUT):
             await (await server.peer()).finished.wait()

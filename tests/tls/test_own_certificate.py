@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from tests.support.certs import BUNDLE_PASSWORD, Certificate, certificates, server_context
 from tests.support.peer import Peer, ScriptedServer
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.x509_parts import load_key
 from trio_nats import (
     ClientCertificateError,
@@ -122,7 +123,7 @@ async def test_files_are_read_again_at_each_reconnect(tmp_path: Path) -> None:
     async with ScriptedServer(script) as server:
         url = f"tls://localhost:{server.port}"
         async with open_nats(url, tls=tls, reconnect=ReconnectPolicy(delay=delay)) as nc:
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.flush()
             assert nc.tls_info is not None
             expires = nc.tls_info.client_certificate_expires
@@ -159,7 +160,7 @@ async def test_an_encrypted_key_is_never_asked_for_on_the_terminal(interactive: 
     """OpenSSL's own way is to ask there, and to block until somebody answers."""
     terminal, theirs = os.openpty()
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_TIMEOUT):
             done = await trio.run_process(
                 [
                     sys.executable,

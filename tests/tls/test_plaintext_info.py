@@ -18,6 +18,7 @@ from tests.support.background import LoopbackServer
 from tests.support.certs import certificates, server_context
 from tests.support.jwts import Key, Operator
 from tests.support.peer import Peer, Script, ScriptedServer, info_line
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
     JWT,
@@ -64,7 +65,7 @@ def upgraded(**info: Any) -> Script:
 
 
 async def failure(port: int, auth: AuthLike | None, tls: TLSOptions = TRUSTING) -> ConnectAttempt:
-    with trio.fail_after(60), pytest.raises(ConnectError) as caught:
+    with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
         async with open_nats(f"tls://localhost:{port}", tls=tls, auth=auth):
             pass
     (attempt,) = caught.value.attempts
@@ -102,7 +103,7 @@ async def test_nor_does_a_nonce_that_is_too_long_count(encrypted: bool) -> None:
 
     async with ScriptedServer(plain) as server:
         scheme = "tls" if encrypted else "nats"
-        with trio.fail_after(60), pytest.raises(ConnectError) as caught:
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
             tls = TRUSTING if encrypted else None
             url = f"{scheme}://localhost:{server.port}"
             async with open_nats(url, tls=tls, auth=JWT(USER.jwt, sign=sign)):
@@ -123,7 +124,7 @@ async def test_secrets_are_sent_whatever_info_says(
     auth: AuthLike, expected: dict[str, str]
 ) -> None:
     async with ScriptedServer(upgraded(auth_required=False)) as server:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"tls://localhost:{server.port}", tls=TRUSTING, auth=auth):
                 connect = (await server.peer()).connect
     assert expected.items() <= connect.items()
@@ -154,7 +155,7 @@ async def test_nor_beside_credentials_without_tls() -> None:
         await peer.accept_connect()
 
     async with ScriptedServer(script) as server:
-        with trio.fail_after(60), pytest.raises(ConnectError) as caught:
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
             async with open_nats(server.url, auth=UserPassword("joe", "pw")):
                 pass
         assert (await server.peer()).raw_bytes == b""
@@ -170,7 +171,7 @@ async def test_inside_tls_the_server_may_have_none() -> None:
         await peer.serve()
 
     async with ScriptedServer(script) as server:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             url = f"tls://localhost:{server.port}"
             async with open_nats(url, tls=TRUSTING, auth=UserPassword("joe", "pw")):
                 connect = (await server.peer()).connect
@@ -199,7 +200,7 @@ LIES: dict[str, Any] = {
 async def test_nothing_outlives_the_handshake(mode: TLSMode) -> None:
     async with ScriptedServer(upgraded(**LIES)) as server:
         tls = TLSOptions(ca_file=CERTS.ca_file, mode=mode)
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"nats://localhost:{server.port}", tls=tls) as nc:
                 assert nc.server_info == ServerInfo(headers=True)
                 await nc.publish("a", bytes(1000), headers={"a": "b"})
@@ -221,7 +222,7 @@ async def test_until_the_server_says_it_inside() -> None:
         await peer.serve()
 
     async with ScriptedServer(script) as server:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"tls://localhost:{server.port}", tls=TRUSTING) as nc:
                 assert nc.server_info.version == "2.12.0"
                 assert nc.server_info.max_payload == 2000
@@ -240,7 +241,7 @@ async def test_an_info_put_before_the_handshake_of_one_that_says_it_inside() -> 
         await peer.serve()
 
     async with ScriptedServer(script) as server:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"tls://localhost:{server.port}", tls=TRUSTING) as nc:
                 assert nc.server_info.server_id == "NTRUE"
                 assert nc.server_info.version == "2.10.4"
@@ -251,7 +252,7 @@ async def test_an_info_put_before_the_handshake_of_one_that_says_it_inside() -> 
 async def test_a_limit_is_believed_only_where_it_is_the_larger_one(said: int, most: int) -> None:
     """A smaller one would have us refuse messages that the server takes; a larger is its affair."""
     async with ScriptedServer(upgraded(max_payload=said)) as server:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"tls://localhost:{server.port}", tls=TRUSTING) as nc:
                 assert nc.server_info.max_payload == 1024 * 1024
                 await nc.publish("a", bytes(most))
@@ -346,7 +347,7 @@ async def test_an_nkey_user_does_not_become_the_guest(first: bool) -> None:
 @pytest.mark.parametrize("first", [False, True], ids=["after INFO", "TLS first"])
 async def test_lies_about_a_real_server_are_corrected_by_it(first: bool) -> None:
     async with tampered(lies, first=first) as (_, port):
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             url = f"tls://localhost:{port}"
             async with open_nats(url, tls=TRUSTING, auth=UserPassword("joe", "pw")) as nc:
                 info = nc.server_info
@@ -361,7 +362,7 @@ async def test_lies_about_a_real_server_are_corrected_by_it(first: bool) -> None
 
 
 async def failure_or_name(port: int, auth: AuthLike) -> str:
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(f"tls://localhost:{port}", tls=TRUSTING, auth=auth) as nc:
             reply = await nc.request("$SYS.REQ.USER.INFO")
             return str(json.loads(reply.data)["data"]["user"])

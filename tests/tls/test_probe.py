@@ -17,6 +17,7 @@ from tests.support.checkpoints import cancel_at_each_checkpoint
 from tests.support.leaks import no_leaks
 from tests.support.peer import ScriptedServer
 from tests.support.scripts import SERVER_KINDS, tls_first, tls_required
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     ClientCertificateError,
     NoInfoError,
@@ -63,7 +64,7 @@ async def test_nothing_is_said_about_us(kind: str, mode: TLSMode) -> None:
     async with ScriptedServer(script) as server:
         await knocked(server.port, tls, seconds=0.5)
         peer = await server.peer()
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_TIMEOUT):
             await peer.finished.wait()
     for word in (b"CONNECT", b"joe", PASSWORD.encode()):
         assert word not in peer.raw_bytes

@@ -9,6 +9,7 @@ import trio.testing
 from tests.support.certs import certificates, server_context
 from tests.support.peer import MemoryPeer, Peer, Script, ScriptedServer, info_line
 from tests.support.scripts import UNKNOWN_OPERATION, no_tls, says, tls_first, tls_required
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
     ConnectAttempt,
@@ -220,7 +221,7 @@ async def test_plaintext_in_the_middle_of_a_session() -> None:
         url = f"tls://localhost:{server.port}"
         async with open_nats(url, tls=TRUSTING, reconnect=AT_ONCE) as nc:
             async with nc.subscribe("a") as sub:
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_TIMEOUT):
                     assert (await sub.receive()).data == b"truth"
         for peer in server.peers:
             assert is_only_tls_records(peer.raw_bytes)
@@ -245,7 +246,7 @@ async def test_another_server_of_the_list_is_held_to_it_too() -> None:
         tls = opportunistic(TLSMode.AUTO)
         async with open_nats(urls, tls=tls, auth=SECRET, reconnect=policy, randomize=False) as nc:
             assert nc.tls_info is not None
-            with pytest.raises(ConnectionLostError) as caught, trio.fail_after(5):
+            with pytest.raises(ConnectionLostError) as caught, trio.fail_after(HANG_TIMEOUT):
                 await nc.flush()
         peer = await second.peer()
         assert is_only_tls_records(peer.raw_bytes)
@@ -263,7 +264,7 @@ async def test_any_kind_of_tls_will_do_later(later: Script) -> None:
     async with ScriptedServer(short_session, later) as server:
         url = f"nats://localhost:{server.port}"
         async with open_nats(url, tls=opportunistic(TLSMode.PREFER), reconnect=AT_ONCE) as nc:
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.flush()
             assert nc.tls_info is not None
         assert is_only_tls_records(server.peers[1].raw_bytes)
@@ -280,7 +281,7 @@ async def test_a_plaintext_connection_may_become_encrypted() -> None:
         url = f"nats://localhost:{server.port}"
         async with open_nats(url, tls=opportunistic(TLSMode.AUTO), reconnect=AT_ONCE) as nc:
             assert nc.tls_info is None
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_TIMEOUT):
                 await nc.flush()
             assert nc.tls_info is not None
 

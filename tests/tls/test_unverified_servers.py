@@ -12,6 +12,7 @@ import trio
 from tests.support.certs import Certificate, certificates, server_context
 from tests.support.peer import Peer, Script, ScriptedServer
 from tests.support.scripts import no_tls, tls_first, tls_required
+from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
     Connection,
@@ -64,7 +65,7 @@ async def test_the_next_one_has_the_name_that_was_dialled(later: object, scheme:
         async with ScriptedServer(names(f"127.0.0.1:{second.port}")) as first:
             url = f"{scheme}://localhost:{first.port}"
             tls = TLSOptions(ca_file=CERTS.ca_file)
-            with trio.fail_after(60):
+            with trio.fail_after(HANG_TIMEOUT):
                 async with open_nats(url, tls=tls, auth=SECRET, reconnect=AT_ONCE) as nc:
                     await follow(nc, second.port)
                     assert nc.connected_url == f"tls://127.0.0.1:{second.port}"
@@ -81,7 +82,7 @@ async def test_one_that_cannot_show_it_gets_nothing() -> None:
         async with ScriptedServer(names(f"localhost:{second.port}")) as first:
             url = f"tls://127.0.0.1:{first.port}"
             tls = TLSOptions(ca_file=CERTS.ca_file)
-            with trio.fail_after(60):
+            with trio.fail_after(HANG_TIMEOUT):
                 async with open_nats(url, tls=tls, auth=SECRET, reconnect=AT_ONCE) as nc:
                     with pytest.raises(TLSCertificateError, match=r"127\.0\.0\.1"):
                         await follow(nc, second.port)
@@ -95,7 +96,7 @@ async def test_one_without_tls_gets_nothing() -> None:
         async with ScriptedServer(names(f"localhost:{second.port}")) as first:
             url = f"nats://localhost:{first.port}"
             tls = TLSOptions(mode="prefer", ca_file=CERTS.ca_file)  # type: ignore[arg-type]
-            with trio.fail_after(60):
+            with trio.fail_after(HANG_TIMEOUT):
                 async with open_nats(url, tls=tls, auth=SECRET, reconnect=AT_ONCE) as nc:
                     with pytest.raises(TLSNotOfferedError):
                         await follow(nc, second.port)
@@ -108,7 +109,7 @@ async def test_its_own_name_will_do_where_that_is_said() -> None:
         async with ScriptedServer(names(f"localhost:{second.port}")) as first:
             url = f"tls://127.0.0.1:{first.port}"
             tls = TLSOptions(ca_file=CERTS.ca_file, unverified_servers="own_name")
-            with trio.fail_after(60):
+            with trio.fail_after(HANG_TIMEOUT):
                 async with open_nats(url, tls=tls, auth=SECRET, reconnect=AT_ONCE) as nc:
                     await follow(nc, second.port)
                     assert nc.tls_info is not None
@@ -126,7 +127,7 @@ async def test_its_own_name_will_do_where_that_is_said() -> None:
 async def test_they_may_not_be_used_at_all(tls: TLSOptions) -> None:
     script = tls_required(server_context(CERTS.server), connect_urls=["192.0.2.1:4222"])
     async with ScriptedServer(script) as server:
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"tls://localhost:{server.port}", tls=tls) as nc:
                 assert [known.host for known in nc.servers] == ["localhost"]
 

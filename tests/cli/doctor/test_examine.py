@@ -14,6 +14,7 @@ from tests.support.certs import Certificate, certificates, server_context
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, Script, ScriptedServer
 from tests.support.scripts import stall_at_once, tls_first
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ConfigurationError, TLSMode, TLSOptions, UserPassword
 from trio_nats.cli.doctor.client import Client
 from trio_nats.cli.doctor.examine import examine_all
@@ -55,7 +56,7 @@ async def visits(
     async with ScriptedServer(_tolerant(script)) as server:
         await examine_all(f"nats://localhost:{server.port}", client)
         for peer in server.peers:
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_TIMEOUT):
                 await peer.finished.wait()
         return [
             (shown.get(peer, False), bytes(peer.raw_bytes) + repr(peer.connect).encode())
@@ -117,7 +118,7 @@ async def test_the_query_of_a_url_is_not_shown_to_strangers() -> None:
         url = f"wss://localhost:{server.port}/nats?token=verysecret"
         await examine_all(url, Client(tls=TLSOptions(ca_file=CERTS.ca_file)))
         for peer in server.peers:
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_TIMEOUT):
                 await peer.finished.wait()
             assert b"verysecret" not in peer.raw_bytes
     assert any(words.startswith(b"GET / HTTP/1.1") for words in heard)
@@ -162,7 +163,7 @@ async def test_cancelled_it_leaves_nothing(kind: str, seconds: float) -> None:
             with trio.move_on_after(seconds) as scope:
                 await examine_all(f"nats://localhost:{server.port}", Client())
             assert scope.cancelled_caught
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_TIMEOUT):
                 for peer in server.peers:
                     await peer.finished.wait()
 

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.cli.doctor.server_kinds import KINDS, Kind
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ConfigurationError, ConnectError, TLSMode, TLSOptions, open_nats
 from trio_nats.cli.doctor.examine import examine_all
 
@@ -77,7 +78,7 @@ async def test_prediction(name: str) -> None:
         async def compare() -> None:
             expected.update(await real(url, kind))
 
-        with trio.fail_after(60):
+        with trio.fail_after(HANG_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(compare)
                 found = await predicted(url, kind)

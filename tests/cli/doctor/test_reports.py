@@ -19,6 +19,7 @@ import trio_nats
 from tests.cli.doctor.printing import printed
 from tests.cli.doctor.server_kinds import CERTS, KINDS, PASSWORD, Kind, self_signed
 from tests.cli.doctor.stable import stable
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats.cli.doctor.advice import advise
 from trio_nats.cli.doctor.examine import examine_all
 from trio_nats.cli.doctor.report import Report
@@ -67,7 +68,7 @@ async def _examine_everything() -> dict[str, Report | str]:
 
     async def one(name: str, kind: Kind) -> None:
         async with limit, kind.serve() as url:
-            with trio.fail_after(60):
+            with trio.fail_after(HANG_TIMEOUT):
                 (report,) = await examine_all(url, kind.client)
                 found[name] = report
                 if name in CURED:
