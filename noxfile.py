@@ -1,7 +1,8 @@
 """Everything that is checked about this project: run ``nox``, or ``nox -s tests`` for the tests.
 
-Plain virtual environments, no tool beyond nox itself is needed. ``nox -s tests-3.12 -- -k tls``
-runs some of the tests on one interpreter.
+Plain virtual environments, no tool beyond nox itself is needed. ``nox -s tests`` uses the Python
+that runs nox; ``nox -s versions`` uses every Python that it finds, and ``nox -s versions-3.12 -- -k
+tls`` runs some of the tests on one of them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ EXTRAS = "server,pkcs12,ws,anyio,cli,demo"
 COVERAGE_FLOOR = 95
 # More than there may be cores: much of what the tests do is waiting for servers and networks.
 IN_PARALLEL = ("-n", "3")
-EDGES = ("cli", "contexts", "support_tests", "testing")
-SLOW_ROOMS = ("anyio", "credentials", "reliability", "tls", "websocket")
-BUILT_ON_TOP = ("jetstream", "keyvalue", "objectstore", "services")
 
 nox.options.default_venv_backend = "venv"
 nox.options.download_python = "never"
@@ -72,47 +70,35 @@ def find_pythons() -> list[str]:
 
 
 PYTHONS = find_pythons()
-measured: list[str] = []
-"""Coverage data files of this run of nox, for the ``coverage`` session."""
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def group(name: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
-@nox.session(python=PYTHONS)
+@nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests under coverage; without arguments, the total must reach the floor.
-
-    With ``CI`` set, only the oldest interpreter measures coverage and has all of the tests; the
-    others skip rooms that take long and hardly depend on the interpreter.
-    """
+    """Run the tests on this Python under coverage; without arguments, it must reach the floor."""
     # Editable, so that processes started by tests run, and measure, the same files.
     session.install("-e", f".[{EXTRAS}]", *group("tests"))
-    if os.environ.get("CI") and not session.posargs and session.python != PYTHONS[0]:
-        skipped = EDGES if session.python == PYTHONS[-1] else (*EDGES, *SLOW_ROOMS, *BUILT_ON_TOP)
-        session.run("pytest", *IN_PARALLEL, *(f"--ignore=tests/{room}" for room in skipped))
-        return
-    data = f".coverage-{session.python}"
-    session.env["COVERAGE_FILE"] = data
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *(session.posargs or IN_PARALLEL))
     session.run("coverage", "combine", "--quiet")
-    if session.posargs:
-        session.run("coverage", "report")
-    else:
-        measured.append(data)
-        session.notify("coverage")
+    floor = [] if session.posargs else [f"--fail-under={COVERAGE_FLOOR}"]
+    session.run("coverage", "report", *floor)
 
 
-@nox.session
-def coverage(session: nox.Session) -> None:
-    """Join what the tests covered on every interpreter, and hold it against the floor."""
-    session.install("coverage")
-    found = (f".coverage-{version}" for version in PYTHONS)
-    data = measured or [name for name in found if Path(name).exists()]
-    session.run("coverage", "combine", "--quiet", "--keep", *data)
-    session.run("coverage", "report", f"--fail-under={COVERAGE_FLOOR}")
+@nox.session(python=PYTHONS)
+def versions(session: nox.Session) -> None:
+    """Run the tests on every Python found: ``nox -s versions -- -m "not slow"``.
+
+    With ``CI`` set, the Python that runs nox is left to the ``tests`` session.
+    """
+    if os.environ.get("CI") and session.python == THIS_PYTHON:
+        session.skip("the tests session runs on this Python")
+    session.install("-e", f".[{EXTRAS}]", *group("tests"))
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
