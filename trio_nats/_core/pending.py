@@ -138,7 +138,9 @@ class PendingQueue:
         else:
             self._count_drop()
         if first:
-            _logger.warning("slow consumer: %r has %d messages pending", self, len(self._queue))
+            _logger.warning(
+                "slow consumer: %s has %d messages pending", repr(self), len(self._queue)
+            )
             self._owner.event_hub.emit(
                 SlowConsumer(self._subject, len(self._queue), self._bytes, self._dropped)
             )

@@ -108,7 +108,7 @@ class Reconnector:
         level = logging.DEBUG
         if number <= _LOGGED_AT_FIRST or now >= self._logged_at + _LOG_INTERVAL:
             level, self._logged_at = logging.INFO, now
-        logger.log(level, "attempt %d to connect, to %s, failed: %s", number, server, error)
+        logger.log(level, "attempt %d to connect, to %s, failed: %s", number, server, str(error))
 
     def _note_refusal(self, server: Server, repeated: bool, error: Exception) -> None:
         """Try a server that refuses the credentials at intervals that double, and then no more."""
@@ -117,7 +117,9 @@ class Reconnector:
             since[server] = now
         end = since[server] + self._policy.refused_credentials_timeout
         if repeated and now >= end:
-            logger.warning("giving up %s, which keeps refusing the credentials: %s", server, error)
+            logger.warning(
+                "giving up %s, which keeps refusing the credentials: %s", server, str(error)
+            )
             self._pool.remove(server)
         else:
             interval = max(now - since[server], _FIRST_INTERVAL)

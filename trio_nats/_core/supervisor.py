@@ -194,7 +194,7 @@ class Supervisor(SessionCallbacks):
         if wire.peer is not None:
             self._memory.addresses.failed(server, wire.peer)
         self.outbox.forget_commands()
-        logger.warning("%s; reconnecting", reason)
+        logger.warning("%s; reconnecting", str(reason))
         self.event_hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
             self.requests.fail(_as_lost(reason))
@@ -323,7 +323,7 @@ class Supervisor(SessionCallbacks):
                 attempts.append(failed.attempt)
         if old is self.session:
             error = connect_error(attempts)
-            logger.info("staying with %s: %s", current, error)
+            logger.info("staying with %s: %s", current, str(error))
             move.settle(error)
 
     async def _hand_over(self, old: Session, wire: ServerConnection) -> None:
@@ -478,7 +478,7 @@ class Supervisor(SessionCallbacks):
         if heads:
             self.counters.discarded += len(heads)
             logger.warning(
-                "%s does not take %d waiting messages: %s", server, len(heads), reasons[0]
+                "%s does not take %d waiting messages: %s", server, len(heads), str(reasons[0])
             )
             self.event_hub.emit(
                 MessagesDiscarded(server.url, len(heads), tuple(subjects), reasons[0])
@@ -499,7 +499,7 @@ class Supervisor(SessionCallbacks):
             if self._restored is not None and not self._restored.settled.is_set():
                 self.router.refuse_longest(error)
             self._line_refused = True
-        logger.warning("%s", error)
+        logger.warning("%s", str(error))
         self.event_hub.emit(ServerError(error))
 
     # --- draining ---------------------------------------------------------------------------------
@@ -633,7 +633,7 @@ class Supervisor(SessionCallbacks):
         if self.state is ConnectionState.CLOSED:
             return
         if failure is not None and self._nursery is not None:  # else it is raised
-            logger.error("the connection is gone for good: %s", failure)
+            logger.error("the connection is gone for good: %s", str(failure))
         if self._disconnected_at is None:
             self._disconnected_at = trio.current_time()
         self.failure = failure

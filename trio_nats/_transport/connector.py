@@ -169,7 +169,7 @@ async def lead(
     except Exception as raised:
         logger.exception("unexpected error while connecting to %s", server)
         error = raised
-    logger.debug("%s: %s: %s", server, opening.phase, error)
+    logger.debug("%s: %s: %s", server, opening.phase, str(error))
     attempt = ConnectAttempt(server.url, opening.phase, error, opening.address)
     raise AttemptFailed(attempt) from error
 

@@ -94,7 +94,7 @@ class ObjectBackend:
         except ObjectNotFoundError:
             return None, 0
         except InvalidObjectMetaError as error:
-            _logger.warning("%s; it is replaced", error)
+            _logger.warning("%s; it is replaced", str(error))
             return None, await self.last_seq(name)
         return info, info.seq
 
@@ -134,5 +134,5 @@ async def next_or_none(
         except MessageNotFoundError:
             return None
         except (JetStreamNotEnabledError, RequestTimeoutError) as error:
-            _logger.debug("%r: %s", messages, error)  # it comes back, or receiving fails
+            _logger.debug("%s: %s", repr(messages), str(error))  # it comes back, or receiving fails
         patience = min(2 * patience, LONGEST_LOOK)

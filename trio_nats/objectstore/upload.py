@@ -128,7 +128,7 @@ async def _purge_replaced(backend: ObjectBackend, old: ObjectInfo) -> None:
     try:
         await backend.purge(chunk_subject(backend.bucket, old.nuid))
     except (NatsError, trio.ClosedResourceError) as error:
-        _logger.warning("the chunks of what %r was before may be left: %s", old.name, error)
+        _logger.warning("the chunks of what %r was before may be left: %s", old.name, str(error))
 
 
 async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
@@ -139,7 +139,7 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
             # What was published is stored in order, so all of it is behind this; a purge is not.
             await backend.js.publish(subject, b"", attempts=1)
         except (NatsError, trio.ClosedResourceError) as error:
-            _logger.debug("%s", error)
+            _logger.debug("%s", str(error))
         try:
             try:
                 if (await backend.info(info.name, leader=True)).nuid == info.nuid:
@@ -151,8 +151,8 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
             pass
         except JetStreamAPIError as error:
             if error.err_code != SEALED:  # Nothing has been stored then.
-                _logger.warning("chunks %r may be left behind: %s", subject, error)
+                _logger.warning("chunks %r may be left behind: %s", subject, str(error))
         except (NatsError, trio.ClosedResourceError) as error:
-            _logger.warning("chunks %r may be left behind: %s", subject, error)
+            _logger.warning("chunks %r may be left behind: %s", subject, str(error))
     if scope.cancelled_caught:
         _logger.warning("chunks %r may be left behind: no answer in time", subject)

@@ -140,7 +140,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
                 "object store %r: message %d is left out: %s",
                 self._backend.bucket,
                 metadata.stream_seq,
-                error,
+                str(error),
             )
             return None
         return None if info.deleted and self._ignore_deletes else info

@@ -151,7 +151,7 @@ def _read(data: bytes, kind: type[S]) -> S | None:
             ]
         return msgspec.convert(whole, kind)
     except (ValueError, RecursionError) as error:
-        _logger.debug("an answer that is none of a service: %s", error)
+        _logger.debug("an answer that is none of a service: %s", str(error))
         return None
 
 

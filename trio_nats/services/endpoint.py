@@ -164,7 +164,7 @@ class Endpoint:
         failure = _chosen(error)
         if failure is None and error is request.undecodable:
             failure = ServiceError(400, "the request cannot be decoded")
-            _logger.warning("endpoint %r: %s", self._name, error)
+            _logger.warning("endpoint %r: %s", self._name, str(error))
         elif failure is None:
             # Of an exception only its type leaves: its text was not written for strangers.
             failure = ServiceError(500, type(error).__name__)
@@ -175,17 +175,17 @@ class Endpoint:
         try:
             await _send(request, failure)
         except _NO_CONNECTION as lost:
-            _logger.debug("endpoint %r: no connection to answer by: %s", self._name, lost)
+            _logger.debug("endpoint %r: no connection to answer by: %s", self._name, str(lost))
         except NatsError as problem:
             # Too large, most likely: then the same without what made it so.
-            _logger.warning("endpoint %r: an error could not be sent: %s", self._name, problem)
+            _logger.warning("endpoint %r: an error could not be sent: %s", self._name, str(problem))
             await self._answer_error_briefly(request, type(problem).__name__)
 
     async def _answer_error_briefly(self, request: ServiceRequest, text: str) -> None:
         try:
             await _send(request, ServiceError(500, text))
         except (NatsError, trio.ClosedResourceError) as problem:
-            _logger.debug("endpoint %r: neither could this: %s", self._name, problem)
+            _logger.debug("endpoint %r: neither could this: %s", self._name, str(problem))
 
     def _count(self, failure: ServiceError) -> None:
         self._errors += 1

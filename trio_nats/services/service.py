@@ -272,7 +272,7 @@ class Service(ServiceGroup):
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None and not self.stopping:
-            _logger.error("service %r stops: %s", self._name, error)
+            _logger.error("service %r stops: %s", self._name, str(error))
             self._failure = error
             self._body.cancel()
         self.stop()
@@ -390,7 +390,9 @@ class Service(ServiceGroup):
                 msg.reply, headers=ServiceError(503, "the service has stopped").headers
             )
         except (NatsError, trio.ClosedResourceError) as error:
-            _logger.debug("service %r: could not say that it has stopped: %s", self._name, error)
+            _logger.debug(
+                "service %r: could not say that it has stopped: %s", self._name, str(error)
+            )
 
     # --- monitoring ------------------------------------------------------------------------------
 
@@ -405,13 +407,15 @@ class Service(ServiceGroup):
             self._fail(error)
         except NatsError as error:
             # It may not subscribe to that. Requests can be answered all the same.
-            _logger.warning("service %r cannot be asked on %r: %s", self._name, sub.subject, error)
+            _logger.warning(
+                "service %r cannot be asked on %r: %s", self._name, sub.subject, str(error)
+            )
 
     async def _tell(self, msg: Msg, answer: Callable[[], bytes]) -> None:
         try:
             await msg.respond(answer())
         except NatsError as error:
-            _logger.warning("service %r: no answer on %r: %s", self._name, msg.subject, error)
+            _logger.warning("service %r: no answer on %r: %s", self._name, msg.subject, str(error))
 
     def _ping(self) -> bytes:
         return msgspec.json.encode(

@@ -320,7 +320,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
                 await self._ack_context.nc.publish(reply, text)
         except InvalidSubjectError as error:
             # Not from a server. A forged reply subject must not end the loop that answers messages.
-            _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, error)
+            _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, str(error))
 
     def _where(self) -> str:
         if self._answer is not None:

@@ -97,7 +97,7 @@ class OrderedMessages(Messages):
         if self._barren > 1:
             seconds = pause(self._barren - 2)
             _logger.warning(
-                "%r: its consumers are gone at once; again in %g s", self._owner, seconds
+                "%s: its consumers are gone at once; again in %g s", repr(self._owner), seconds
             )
             await trio.sleep(seconds)
         waits = 0
@@ -107,7 +107,7 @@ class OrderedMessages(Messages):
             except NatsError as error:
                 if not passes(error):
                     raise
-                _logger.warning("%r: %s; trying again", self._owner, error)
+                _logger.warning("%s: %s; trying again", repr(self._owner), str(error))
                 await trio.sleep(pause(waits))
                 waits += 1
 

@@ -94,14 +94,14 @@ class OrderedState:
                 reply=nc.new_inbox(),
             )
         except (NatsError, trio.ClosedResourceError) as error:
-            _logger.debug("consumer %r could not be deleted: %s", name, error)
+            _logger.debug("consumer %r could not be deleted: %s", name, str(error))
 
     def follows(self, msg: JetStreamMsg) -> bool | None:
         """Whether it is the next one, which it counts as then; ``None``: it is another one's."""
         try:
             metadata = msg.metadata
         except ValueError as error:
-            _logger.debug("%s", error)
+            _logger.debug("%s", str(error))
             return None
         if metadata.consumer != self.name:
             return None

@@ -386,7 +386,7 @@ class PullSubscription(MessageSource):
         except ConsumerNotFoundError as error:
             await self._fail(ConsumerDeletedError(error.code, error.description, self._consumer))
         except NatsError as error:
-            _logger.debug("consumer %r: %s", self._consumer, error)
+            _logger.debug("consumer %r: %s", self._consumer, str(error))
 
 
 def _room_for(options: ConsumeOptions, largest: int) -> PendingLimits:

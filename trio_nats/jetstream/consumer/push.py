@@ -85,7 +85,9 @@ class PushSubscription(MessageSource):
         except OutboxFullError:
             return  # The next heartbeat asks for it again.
         except NO_CONNECTION as error:
-            _logger.debug("consumer %r: no word to its flow control: %s", self._consumer, error)
+            _logger.debug(
+                "consumer %r: no word to its flow control: %s", self._consumer, str(error)
+            )
             return
         self._stalled = wanted
 
@@ -117,4 +119,4 @@ class PushSubscription(MessageSource):
         except ConsumerNotFoundError as error:
             await self._fail(ConsumerDeletedError(error.code, error.description, self._consumer))
         except NatsError as error:
-            _logger.debug("consumer %r: %s", self._consumer, error)
+            _logger.debug("consumer %r: %s", self._consumer, str(error))

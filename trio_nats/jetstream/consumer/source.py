@@ -116,5 +116,5 @@ def nak_all_nowait(take: Callable[[], Msg | None], ack_context: AckContext) -> l
                 if not one._nak_nowait():
                     kept.append(one)
             except NO_CONNECTION as error:
-                _logger.debug("%r could not be handed back: %s", one, error)
+                _logger.debug("%s could not be handed back: %s", repr(one), str(error))
     return kept
