@@ -12,6 +12,7 @@ import trio
 
 from tests.jetstream.helpers import connected
 from tests.keyvalue.helpers import brief, bucket
+from tests.support.raw import raw_connection
 from trio_nats import ConfigurationError, DecodeError, EncodeError
 from trio_nats.codecs import JSONCodec
 from trio_nats.headers import Headers
@@ -286,6 +287,27 @@ async def test_purge_deletes_spares_what_comes_meanwhile(
         monkeypatch.setattr(kv, "status", late)
         await kv.purge_deletes(older_than=0)
         assert (await kv.get("a")).value == b"2"
+
+
+@pytest.mark.parametrize("older_than", [0, 3600])
+@pytest.mark.parametrize("key", [b">", b"*", b"a.>", b"*.b", b"a\x01"])
+async def test_purge_deletes_spares_what_a_wildcard_would_match(
+    nats_server: NatsServer, key: bytes, older_than: float
+) -> None:
+    """The server complains of publishing to one, and stores the message all the same."""
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=5)
+        for value in ("1", "2"):
+            await kv.put("a", value)
+            await kv.put("a.b", value)
+        headers = b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"
+        async with raw_connection(nats_server) as raw:
+            size = len(headers)
+            await raw.until_pong(b"HPUB $KV.B.%b %d %d\r\n%b\r\n" % (key, size, size, headers))
+        assert (await kv.status()).values == 5
+        assert await kv.purge_deletes(older_than) == 0
+        assert [brief(entry)[1] for entry in await kv.history("a")] == ["1", "2"]
+        assert [brief(entry)[1] for entry in await kv.history("a.b")] == ["1", "2"]
 
 
 async def test_a_bucket_that_is_gone(nats_server: NatsServer) -> None:

@@ -19,7 +19,7 @@ from ..options import check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_config, bucket_of, subjects_of
 from .entry import OPERATION, Entry, Operation
 from .errors import KeyExistsError, KeyNotFoundError
-from .validation import ALL_KEYS, check_filters, check_key, key_errors
+from .validation import ALL_KEYS, check_filters, check_key, is_key, key_errors
 from .watch import Plan, Watch, bucket_errors
 
 __all__ = ["RAW", "KeyValue", "Storing"]
@@ -348,7 +348,8 @@ class KeyValue(Generic[T]):
 
         Deletion markers younger than ``older_than`` seconds stay, so that watchers see them; 0
         removes all of them. Returns how many messages were removed. Values stored during the call
-        stay. If cancelled, some may have been removed.
+        stay, and so does what is stored under an invalid key. If cancelled, some may have been
+        removed.
         """
         check_seconds("older_than", older_than, zero=True)
         async with self.watch(meta_only=True) as watch:
@@ -356,7 +357,9 @@ class KeyValue(Generic[T]):
         now = (await self.status()).stream_info.ts or datetime.now(UTC)
         removed = 0
         for entry in last.values():
-            if entry.is_deleted:
+            # Servers store messages on subjects with wildcards. Purging what is stored on ">" would
+            # purge the whole bucket.
+            if entry.is_deleted and is_key(entry.key):
                 stays = now - entry.created < timedelta(seconds=older_than)
                 removed += await self._stream.purge(
                     subject=self._prefix + entry.key, seq=entry.revision + (not stays)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ..errors import ConfigurationError, InvalidSubjectError
 from .errors import InvalidKeyError
 
-__all__ = ["ALL_KEYS", "check_bucket", "check_filters", "check_key", "key_errors"]
+__all__ = ["ALL_KEYS", "check_bucket", "check_filters", "check_key", "is_key", "key_errors"]
 
 ALL_KEYS = ">"
 
@@ -34,12 +34,17 @@ def check_key(key: str) -> str:
     """``key`` if there can be one like that."""
     if not isinstance(key, str):
         raise InvalidKeyError(f"a key is a str, not {type(key).__name__}")
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise InvalidKeyError(
             f"key {key[:80]!a} is not allowed: parts of A-Z, a-z, 0-9, - _ = and /, with a dot "
             "between each two"
         )
     return key
+
+
+def is_key(text: str) -> bool:
+    """Whether ``text`` is a valid key."""
+    return bool(_KEY.fullmatch(text))
 
 
 @contextmanager
