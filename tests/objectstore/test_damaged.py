@@ -166,11 +166,28 @@ def test_digests_and_names() -> None:
     assert read_digest(text.replace("-", "+").replace("_", "/").replace("SHA+", "sha-")) == digest
     for wrong in ("", "SHA-256", "SHA-256=", "SHA-256=!", "SHA-256=AAAA", "SHA-1=" + text[8:]):
         assert read_digest(wrong) is None
-    for subject in ("$O.b.M.", "$O.b.M.a", "$O.b.M.!!!!", "$O.b.M._w=="):
+    for token in ("", "a", "!!!!", "_w==", "a.eA==", "eB==", "+/=="):
         with pytest.raises(ValueError):
-            name_in(subject)
+            name_in("b", f"$O.b.M.{token}")
+    assert name_in("b", SUBJECT) == "x"
     assert is_nuid("CkuyLEX4z2hbyjj1aWCfiH")
     assert not any(map(is_nuid, ["", "a b", "a.b", "*", ">", "a>", "é", "\r\n", "x" * 256]))
+
+
+@pytest.mark.parametrize("token", ["mine.eA==", "eB=="])
+async def test_metadata_of_another_object_under_a_subject_of_ones_own(
+    nats_server: NatsServer, token: str
+) -> None:
+    """Whoever may publish to some subjects of a store cannot say what is known of all objects."""
+    async with connected(nats_server) as (store, js, _):
+        put = await store.put("x", b"1")
+        forged = {"name": "x", "bucket": "b", "nuid": "forged", "size": 9, "chunks": 1}
+        await plant(js, f"$O.b.M.{token}", forged)
+        assert [info.nuid for info in await store.list()] == [put.nuid]
+        async with store.watch() as watcher:
+            assert (await watcher.receive()).nuid == put.nuid
+            last = await store.put("y", b"2")
+            assert (await watcher.receive()).nuid == last.nuid
 
 
 async def test_silence_is_no_end(nats_server: NatsServer, monkeypatch: Any) -> None:

@@ -95,12 +95,18 @@ def meta_subject(bucket: str, name: str) -> str:
     return f"$O.{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 
 
-def name_in(subject: str) -> str:
-    """The object's name. Raises :exc:`ValueError` if there is none."""
+def name_in(bucket: str, subject: str) -> str:
+    """Return the name of the object whose metadata is stored under ``subject``.
+
+    :raises ValueError: if no object's is. Several spellings of base 64 stand for the same name, and
+        only one of them is where the object is looked up.
+    """
     token = subject.rpartition(".")[2]
     name = base64.b64decode(token, altchars=b"-_", validate=True).decode()
     if not name:
         raise ValueError("the name is empty")
+    if subject != meta_subject(bucket, name):
+        raise ValueError(f"{subject[:200]!a} is not where object {name[:80]!a} is stored")
     return name
 
 

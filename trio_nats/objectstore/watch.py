@@ -130,7 +130,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
         try:
             info = read_info(
                 self._backend.bucket,
-                name_in(msg.subject),
+                name_in(self._backend.bucket, msg.subject),
                 msg.data,
                 seq=metadata.stream_seq,
                 mtime=metadata.timestamp,
