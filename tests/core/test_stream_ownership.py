@@ -18,9 +18,14 @@ from tests.connection.helpers import HANG_TIMEOUT, all_of, receive_n
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.transports import ALL_TRANSPORTS, Transport
 from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
+from trio_nats._transport.tcp import TCPStream
 
 METHODS = ["aclose", "receive_some", "send_all", "wait_send_all_might_not_block"]
-MORE = {trio.SocketStream: ["send_eof"], trio.SSLStream: ["do_handshake", "unwrap"]}
+MORE = {
+    trio.SocketStream: ["send_eof"],
+    TCPStream: [],
+    trio.SSLStream: ["do_handshake", "unwrap"],
+}
 
 
 def _is_ours(task: trio.lowlevel.Task) -> bool:
