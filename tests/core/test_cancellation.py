@@ -202,7 +202,7 @@ async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
         assert 0 < len(stage.done) < stage.number
     elif make is events:
         stage.nc._core.event_hub.emit(LameDuck("nats://nowhere"))
-        assert stage.nc._core.event_hub._listeners == []
+        assert not stage.nc._core.event_hub._listeners
     elif make in (subscribe, drain):
         assert stage.nc.stats.subscriptions == 1
         assert await stage.subscribed() == ["work"]
