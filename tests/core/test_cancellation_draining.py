@@ -282,7 +282,7 @@ async def drain_subscription(scene: Scene, run: Run) -> Operation:
         (request_many, 4),
         (flush, 4),
         (events, 2),
-        (reconnect, 2),
+        (reconnect, 1),
         (drain_subscription, 4),
     ],
 )

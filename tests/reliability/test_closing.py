@@ -282,15 +282,16 @@ async def test_losing_the_connection_for_good_while_another_task_waits(
     transport: Transport, name: str
 ) -> None:
     ending = trio.Event()
-    async with transport.scripted(deaf_then(ending)) as server:
+    # The second one is for reconnect(), which would be told at once that nobody is there.
+    async with transport.scripted(deaf_then(ending), stall_at_once()) as server:
         policy = ReconnectPolicy(max_attempts=1, wait=0)
         async with transport.open(server, reconnect=policy) as nc:
             errors: list[Exception] = []
             with trio.fail_after(HANG_TIMEOUT):
                 async with trio.open_nursery() as nursery:
-                    server.refuse()
                     nursery.start_soon(waiting_on, nc, name, ConnectionLostError, errors)
                     await trio.testing.wait_all_tasks_blocked()
+                    server.refuse()
                     ending.set()
             assert errors[0].__cause__ is nc.failure
             assert nc.failure is not None
