@@ -110,7 +110,6 @@ async def test_the_last_event_says_why() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Maximum Subscriptions Exceeded",
         "something new",
         'Permissions Violation for Publish to "a"',
         'Permissions Violation for Subscription to "a"',
