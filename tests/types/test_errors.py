@@ -253,6 +253,15 @@ EVENTS: list[tuple[type[Any], dict[str, object]]] = [
         events.SlowConsumer,
         {"subject": "a", "pending_messages": 1, "pending_bytes": 2, "dropped": 3},
     ),
+    (
+        events.MessagesDiscarded,
+        {
+            "server": "nats://a:1",
+            "messages": 2,
+            "subjects": ("a", "b"),
+            "reason": MaxPayloadError(2, 1),
+        },
+    ),
     (events.ServerError, {"error": ServerReportedError("no")}),
     (events.Closed, {"reason": None}),
 ]

@@ -80,6 +80,7 @@ def test_defaults() -> None:
     assert given.pop("mode") is TLSMode.AUTO
     assert given.pop("insecure_skip_verify") is False
     assert given.pop("minimum_version") is ssl.TLSVersion.TLSv1_2
+    assert given.pop("unverified_servers") == "dialled_name"
     assert set(given.values()) == {None}
 
 
