@@ -178,7 +178,7 @@ def test_a_context_by_its_file(probe: Probe, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--creds", "c", "--token", "t"], "more than one kind of credentials: token, creds"),
+        (["--creds", "c", "--nkey", "k"], "more than one kind of credentials: creds, nkey"),
         (["--user", "u", "--token", "t"], "--user without --password is a token"),
         (["-s", f"ftp://u:{SECRET}@h"], "unknown scheme"),
         (["--context", "nowhere"], "there is no context 'nowhere'"),
