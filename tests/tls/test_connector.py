@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 import trio
@@ -42,6 +42,8 @@ from trio_nats.testing import NatsServer
 
 CERTS = certificates()
 FDS = Path("/proc/self/fd")
+PLAINTEXT_TOO = TLSOptions(mode=TLSMode.PREFER)
+"""For lists with tls:// URLs, one of which otherwise speaks for all."""
 
 
 @contextmanager
@@ -74,7 +76,7 @@ async def _every_server_is_tried(refused: int) -> None:
             unauthorized.url,
         ]
         with pytest.raises(ConnectError) as caught:
-            async with open_nats(urls, randomize=False):
+            async with open_nats(urls, randomize=False, tls=PLAINTEXT_TOO):
                 pass
     attempts = caught.value.attempts
     assert [attempt.server for attempt in attempts] == urls
@@ -96,7 +98,8 @@ async def test_the_last_of_many_will_do(nats_server: NatsServer) -> None:
     with closed_ports(1) as [refused]:
         async with ScriptedServer(says(b"no\r\n")) as bad:
             urls = [f"127.0.0.1:{refused}", f"tls://127.0.0.1:{nats_server.port}", bad.url]
-            async with open_nats(",".join([*urls, nats_server.url]), randomize=False) as nc:
+            urls.append(nats_server.url)
+            async with open_nats(",".join(urls), randomize=False, tls=PLAINTEXT_TOO) as nc:
                 assert nc.connected_url == nats_server.url
                 assert nc.state is ConnectionState.OPEN
 
@@ -122,19 +125,26 @@ async def test_nats_url(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
         open_nats()
 
 
+class KnowsNothing(trio.abc.HostnameResolver):
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, object]] = []
+
+    async def getaddrinfo(self, host: object, port: object, *_: object) -> NoReturn:
+        self.asked.append((host, port))
+        raise socket.gaierror(socket.EAI_AGAIN, "not today")
+
+    async def getnameinfo(self, *args: object) -> NoReturn:
+        raise NotImplementedError
+
+
 async def test_the_default_is_localhost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NATS_URL", raising=False)
-    asked: list[tuple[object, ...]] = []
-
-    async def open_tcp_stream(*args: object) -> trio.SocketStream:
-        asked.append(args)
-        raise OSError("not today")
-
-    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
-    with pytest.raises(ConnectError, match="not today"):
+    resolver = KnowsNothing()
+    trio.socket.set_custom_hostname_resolver(resolver)  # for this run of Trio
+    with pytest.raises(ConnectError, match="cannot resolve 'localhost': not today"):
         async with open_nats():
             pass
-    assert asked == [("localhost", 4222)]
+    assert resolver.asked == [(b"localhost", 4222)]
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
