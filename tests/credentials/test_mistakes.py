@@ -108,7 +108,7 @@ REPLAYABLE: dict[str, tuple[Auth, bool]] = {
 async def test_what_can_be_replayed_does_not_leave_in_plaintext(
     kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_nats._transport.opening.is_loopback", lambda address: False)
+    monkeypatch.setattr("trio_nats._transport.connector.is_loopback", lambda address: False)
     auth, replayable = REPLAYABLE[kind]
     async with ScriptedServer(sessions()) as server:
         if replayable:

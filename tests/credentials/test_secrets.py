@@ -195,7 +195,7 @@ async def test_connections_keep_their_secrets(
     kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that there is a warning of plaintext to look into, too.
-    monkeypatch.setattr("trio_nats._transport.opening.is_loopback", lambda address: False)
+    monkeypatch.setattr("trio_nats._transport.connector.is_loopback", lambda address: False)
     caplog.set_level(logging.DEBUG)
     case = CASES[kind]()
     told = [repr(case.auth), str(case.auth)]

@@ -323,7 +323,7 @@ SEED = "SUAMLK2ZNL35WSMW37E7UD4VZ7ELPKW7DHC3BWBSD2GCZ7IUQQXZIORRBU"
 @pytest.fixture
 def from_afar(monkeypatch: pytest.MonkeyPatch) -> None:
     """The peer looks as if it were on another machine, which tests may not talk to."""
-    monkeypatch.setattr("trio_nats._transport.opening.peer_address", lambda stream: "192.0.2.1")
+    monkeypatch.setattr("trio_nats._transport.connector.peer_address", lambda stream: "192.0.2.1")
 
 
 async def connects(auth: AuthLike, policy: PlaintextAuth) -> ScriptedServer:

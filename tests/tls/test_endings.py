@@ -262,7 +262,7 @@ async def test_a_bug_of_ours_is_told_and_leaves_nothing(
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("trio_nats._transport.opening.describe", broken)
+    monkeypatch.setattr("trio_nats._transport.connector.describe", broken)
     async with no_leaks():
         async with ScriptedServer(tls_required(SERVER)) as server:
             url = f"tls://localhost:{server.port}"

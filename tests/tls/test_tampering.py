@@ -296,10 +296,10 @@ async def opened_in_memory(peer: MemoryPeer, tls: TLSOptions | None = None) -> C
         return peer.client
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("trio_nats._transport.opening.dial", dial)
+        patched.setattr("trio_nats._transport.connector.dial", dial)
         # There is no socket that could be asked.
-        patched.setattr("trio_nats._transport.opening.peer_of", lambda _: None)
-        patched.setattr("trio_nats._transport.opening.TCPStream", lambda stream: stream)
+        patched.setattr("trio_nats._transport.connector.peer_of", lambda _: None)
+        patched.setattr("trio_nats._transport.connector.TCPStream", lambda stream: stream)
         with pytest.raises(ConnectError) as caught:
             async with open_nats("nats://localhost", tls=tls, connect_timeout=5):
                 pass
