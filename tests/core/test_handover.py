@@ -30,7 +30,7 @@ async def test_what_was_unwritten_is_written_or_given_up() -> None:
     assert (before.lost, during.lost) == (True, True)
     # Each PONG is for a PING that was sent.
     after = old.pings.send()
-    subs, message, ping = (frame for _ in range(3) for frame in frames_of(outbox.receive_n()))
+    subs, message, ping = (frame for _ in range(3) for frame in frames_of(outbox.take()))
     assert subs.startswith(carried[0] + b"SUB two.")
     assert subs.endswith(two + b"\r\n")
     assert (message, ping) == (b"PUB a 0\r\n\r\n", b"PING\r\n")

@@ -31,7 +31,7 @@ def take_all(box: Outbox) -> bytes:
     """Everything there is, as one writer after the other would write it."""
     data = b""
     while box.size or box._pongs:
-        chunk = b"".join(box.receive_n())
+        chunk = b"".join(box.take())
         data += chunk
         box.written(len(chunk))
     return data
@@ -65,7 +65,7 @@ async def test_chunks_are_larger_where_messages_are(frame: int, chunk: int) -> N
     put(box, pub(300 * KIB))
     sizes = []
     while box.size:
-        frames = box.receive_n()
+        frames = box.take()
         assert set(map(len, frames_of(frames))) <= {frame, 300 * KIB}
         sizes.append(sum(map(len, frames)))
         box.written(sizes[-1])
@@ -95,7 +95,7 @@ async def test_pongs_overtake_everything() -> None:
     put(box, pub(100))
     assert box.pong()
     assert box.pong()
-    first = b"".join(box.receive_n())
+    first = b"".join(box.take())
     assert first == b"PONG\r\n" * 2 + pub(130 * KIB)
     assert box.size == 130 * KIB + 100 + 12
     box.written(len(first))
@@ -108,7 +108,7 @@ async def test_too_many_pongs_are_a_flood() -> None:
     box = outbox()
     assert all(box.pong() for _ in range(1024))
     assert not box.pong()
-    assert len(b"".join(box.receive_n())) == 1025 * 6
+    assert len(b"".join(box.take())) == 1025 * 6
     # Once they are being written, it may ask again.
     assert box.pong()
 
@@ -153,7 +153,7 @@ async def test_what_was_being_written_is_lost_and_counted() -> None:
     for frame in (b"SUB a 1\r\n", pub(50), b"HPUB a 0 0\r\n", b"PING\r\n"):
         put(box, frame)
     box.pong()
-    chunk = box.receive_n()
+    chunk = box.take()
     put(box, pub(10))
     assert box.lost(chunk) == 2
     assert box.size == 10
@@ -163,7 +163,7 @@ async def test_what_was_being_written_is_lost_and_counted() -> None:
 async def test_closing_drops_everything_for_good() -> None:
     box = outbox()
     put(box, pub(70 * KIB))
-    chunk = box.receive_n()
+    chunk = box.take()
     put(box, pub(10))
     box.pong()
     box.close()
@@ -186,7 +186,7 @@ async def test_the_writer_wakes_for_each_kind_of_work() -> None:
         while True:
             await box.wait()
             woken += 1
-            box.receive_n()
+            box.take()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
@@ -210,7 +210,7 @@ async def test_a_cancelled_writer_is_not_woken() -> None:
         await box.wait()
     put(box, b"x")
     await box.wait()
-    assert frames_of(box.receive_n()) == [b"x"]
+    assert frames_of(box.take()) == [b"x"]
 
 
 async def test_a_released_writer_looks_again() -> None:
@@ -295,7 +295,7 @@ async def test_room_is_given_back_by_what_is_written_lost_or_forgotten() -> None
             if give_back == "written":
                 take_all(box)
             elif give_back == "lost":
-                box.lost(box.receive_n())
+                box.lost(box.take())
             elif give_back == "forgotten":
                 box.forget_commands()
             else:
@@ -346,7 +346,7 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) 
         elif what < 0.85:
             box.forget_commands()
         elif box.size:
-            chunk = box.receive_n()
+            chunk = box.take()
             messages = [frame for frame in frames_of(chunk) if frame.startswith(b"PUB")]
             if chance.random() < 0.2:
                 assert box.lost(chunk) == len(messages)
@@ -363,7 +363,7 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) 
         )
         assert box.size == held + commands
     while box.size:
-        chunk = box.receive_n()
+        chunk = box.take()
         written += [frame for frame in frames_of(chunk) if frame.startswith(b"PUB")]
         box.written(sum(map(len, chunk)))
     assert written == accepted

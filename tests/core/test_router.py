@@ -77,7 +77,7 @@ def said(outbox: Outbox) -> list[bytes]:
     """What was queued for the server since the last time."""
     frames = []
     while outbox.size:
-        chunk = outbox.receive_n()
+        chunk = outbox.take()
         frames += frames_of(chunk)
         outbox.written(sum(map(len, chunk)))
     return frames

@@ -30,7 +30,7 @@ def outbox(limit: int = 1_000_000, when_full: Any = "wait") -> Outbox:
 def everything(box: Outbox) -> list[bytes]:
     """Write all that waits."""
     frames: list[bytes] = []
-    while chunk := box.receive_n():
+    while chunk := box.take():
         frames += frames_of(chunk)
         box.written(sum(map(len, chunk)))
     return frames

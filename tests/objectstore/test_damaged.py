@@ -192,7 +192,7 @@ async def test_metadata_of_another_object_under_a_subject_of_ones_own(
 
 async def test_silence_is_no_end(nats_server: NatsServer, monkeypatch: Any) -> None:
     """However often it is asked, a chunk that is there is waited for."""
-    monkeypatch.setattr("trio_nats.objectstore.desk.FIRST_LOOK", 0.0001)
+    monkeypatch.setattr("trio_nats.objectstore.backend.FIRST_LOOK", 0.0001)
     async with connected(nats_server) as (store, _, _):
         await store.put(META, b"123456" * 20)
         for _ in range(5):

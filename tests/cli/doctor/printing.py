@@ -6,6 +6,7 @@ import io
 
 from rich.console import Console
 
+from trio_nats.cli.doctor.render import print_reports
 from trio_nats.cli.doctor.report import Report
 
 __all__ = ["printed"]
@@ -14,5 +15,5 @@ __all__ = ["printed"]
 def printed(report: Report, width: int = 80) -> str:
     """What is printed where there is no terminal, without spaces at the ends of lines."""
     file = io.StringIO()
-    report(Console(file=file, width=width, highlight=False), [report])
+    print_reports(Console(file=file, width=width, highlight=False), [report])
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())

@@ -216,7 +216,7 @@ def live(
 
     def refill() -> None:
         for pull in ask(flow_control):
-            server.receive_n(pull)
+            server.take(pull)
 
     def receive_n() -> None:
         kind, one, messages, size = server.queue.pop(0)

@@ -156,8 +156,8 @@ async def test_a_failure_that_was_waited_for_in_vain(nats_server: NatsServer) ->
 
 async def test_too_many_failures(nats_server: NatsServer, monkeypatch) -> None:
     """It is no use going on; neither are they all kept."""
-    monkeypatch.setattr("trio_nats.jetstream.publisher.MAX_UNCLAIMED", 5)
-    monkeypatch.setattr("trio_nats.jetstream.publisher.MAX_ERRORS", 3)
+    monkeypatch.setattr("trio_nats.jetstream.publish.publisher.MAX_UNCLAIMED", 5)
+    monkeypatch.setattr("trio_nats.jetstream.publish.publisher.MAX_ERRORS", 3)
     async with connected(nats_server) as (js, _):
         published = 0
         with pytest.raises(UnacknowledgedError) as caught:

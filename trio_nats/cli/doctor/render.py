@@ -16,7 +16,7 @@ from .modes import summary
 from .report import Report
 from .steps import Status, Step, walk
 
-__all__ = ["print_facts", "print_heading", "print_summary", "report"]
+__all__ = ["print_facts", "print_heading", "print_summary", "print_reports"]
 
 _MARKS: dict[Status, tuple[str, str]] = {
     "ok": ("ok", "green"),
@@ -39,14 +39,14 @@ _OUTCOMES = {
 _WIDEST = 110
 
 
-def report(console: Console, report: Sequence[Report]) -> None:
+def print_reports(console: Console, reports: Sequence[Report]) -> None:
     """Print what was found out about each server, and what to do."""
-    for position, one in enumerate(report):
+    for position, one in enumerate(reports):
         if position:
             console.print()
         print_heading(console, one.asked.url)
         print_facts(console, one)
-    print_summary(console, report)
+    print_summary(console, reports)
 
 
 def print_heading(console: Console, url: str) -> None:
@@ -67,15 +67,15 @@ def print_facts(console: Console, report: Report) -> None:
     _print(console, Group(*parts))
 
 
-def print_summary(console: Console, report: Sequence[Report]) -> None:
+def print_summary(console: Console, reports: Sequence[Report]) -> None:
     """Where there were several servers, say how many of them can be used."""
-    working = sum(one.live.connected for one in report)
-    if len(report) < 2:
+    working = sum(one.live.connected for one in reports)
+    if len(reports) < 2:
         return
     if working:
-        text = f"{working} of {len(report)} servers can be used."
+        text = f"{working} of {len(reports)} servers can be used."
     else:
-        text = f"None of the {len(report)} servers can be used."
+        text = f"None of the {len(reports)} servers can be used."
     _print(console, Text(f"\n{text}", style="bold" if working else "bold red"))
 
 
