@@ -365,3 +365,48 @@ async def test_a_server_that_is_lame_from_the_beginning_is_left(short_overlap: N
             async with open_nats(server.url) as nc:
                 with trio.fail_after(HANG_TIMEOUT):
                     await eventually(lambda: nc.connected_url == other.url)
+
+
+async def test_messages_that_are_alike_come_once_each_without_echo_too() -> None:
+    """Which of them are the same is told by when they came, so each wire is read all the time."""
+    to_old, old_turn = trio.open_memory_channel[None](0)
+    to_new, new_turn = trio.open_memory_channel[None](0)
+
+    async def beat(peer: Peer, sid: bytes, turns: trio.MemoryReceiveChannel[None]) -> None:
+        async for _ in turns:
+            await peer.send(deliver(b"a", sid, b"alive"))
+        await peer.serve()
+
+    async def old(peer: Peer) -> None:
+        sid = sid_of(await read_line(peer, b"SUB"))
+        await read_line(peer, b"PING")
+        await peer.send(b"PONG\r\n")
+        await beat(peer, sid, old_turn)
+
+    async def new(peer: Peer) -> None:
+        sid = sid_of(await read_line(peer, b"SUB"))
+        await read_line(peer, b"PING")
+        await peer.send(b"PONG\r\n")
+        await beat(peer, sid, new_turn)
+
+    async with (
+        ScriptedServer(session(old), session(new)) as server,
+        open_nats(server.url, echo=False) as nc,
+        nc.subscribe("a") as sub,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(nc.reconnect)
+        with trio.fail_after(HANG_TIMEOUT):
+            for beats in range(3):
+                await to_old.send(None)
+                await receive_n(sub, 1)
+                await to_new.send(None)
+                await eventually(lambda beats=beats: nc.stats.in_messages == 2 * (beats + 1))  # type: ignore[misc]
+                await trio.sleep(0.2)  # The time by which they are told apart.
+            await to_old.aclose()
+            await eventually(lambda: nc.stats.reconnects == 1 and not nc._core.between_wires)
+            await nc._core._settled()
+            await to_new.aclose()
+            await nc.flush()
+        with pytest.raises(trio.WouldBlock):
+            sub.receive_nowait()

@@ -18,11 +18,12 @@ subscribed.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import trio
 
 from .._protocol import commands
-from .._protocol.parser import ErrorLine, Signal
+from .._protocol.parser import Burst, ErrorLine, Signal
 from .._protocol.server_errors import server_error
 from .._transport.connector import ServerConnection
 from ..errors import ConnectionLostError, ProtocolError
@@ -32,7 +33,8 @@ from .dedup import DuplicateFilter
 from .outbox import Outbox
 from .request_mux import is_no_responders
 from .router import Router
-from .session import Session
+from .session import Session, SessionCallbacks
+from .stats import Counters
 
 __all__ = ["Handover", "Move", "prime"]
 
@@ -62,30 +64,37 @@ class Move:
             self.over.set()
 
 
-async def prime(wire: ServerConnection, frames: list[bytes]) -> None:
+async def prime(
+    wire: ServerConnection, frames: list[bytes], take: Callable[[list[Msg]], None]
+) -> None:
     """Subscribe on a wire that has no session yet, and wait until the server has done it.
 
-    What it sends in the meantime stays in ``wire.early``. Raises whatever breaks the wire.
+    Messages that come before that are given to ``take`` as they come, and what comes behind it
+    stays in ``wire.early``. Raises whatever breaks the wire.
     """
     begin = b"".join(frames) + commands.PING
     await wire.stream.send_all(begin)
     wire.out_bytes += len(begin)
-    position = size = 0
+    size = 0
     while True:
-        for event in wire.early[position:]:
+        events, wire.early = wire.early, []
+        for position, event in enumerate(events):
             if event is Signal.PONG:
-                wire.early.remove(event)
+                wire.early = events[position + 1 :]
                 return
             if event is Signal.PING:
                 await wire.stream.send_all(commands.PONG)
                 wire.out_bytes += len(commands.PONG)
+            elif isinstance(event, Burst):
+                take(event.messages)
+            elif isinstance(event, Msg):
+                take([event])
             elif isinstance(event, ServerInfo):
-                wire.info = event
+                wire.info, wire.unverified_info = event, None
             elif isinstance(event, ErrorLine):
                 raise server_error(event.text)
             elif isinstance(event, ProtocolError):
                 raise event
-        position = len(wire.early)
         data = await wire.stream.receive_some(_READ)
         if not data:
             raise ConnectionLostError(f"{wire.server} closed the connection")
@@ -93,7 +102,7 @@ async def prime(wire: ServerConnection, frames: list[bytes]) -> None:
         wire.in_bytes += len(data)
         if size > _MAX_HELD:
             raise ProtocolError(f"{wire.server} sends and sends, and does not answer a PING")
-        wire.early += wire.parser.feed(bytes(data))
+        wire.early = wire.parser.feed(bytes(data))
 
 
 class Handover:
@@ -106,6 +115,9 @@ class Handover:
         self._twins = DuplicateFilter(_MAX_LAG)
         self._held: list[tuple[Msg, float]] = []
         self._held_bytes = 0
+        self._aside = self._private
+        self.early: int = 0
+        """How many messages the new wire brought before it had a session."""
         self._new: Session | None = None
         self._shared: frozenset[bytes] = frozenset()
         self._unwritten: list[bytes] = []
@@ -123,7 +135,7 @@ class Handover:
         self._shared = frozenset(wanted)
         self._old.divert = self._from_old
         self._old.detach(self._private)
-        self._unwritten = self._unsent(outbox)
+        self._unwritten = _unsent(self._old, outbox)
         return [commands.sub(sink.raw_subject, sink.raw_queue, sid) for sid, sink in wanted.items()]
 
     async def wait_silent(self) -> None:
@@ -135,23 +147,34 @@ class Handover:
         self.concluded.set()
         self._old.divert = None
         self._old.detach(outbox)
-        self._unsent(self._private)
+        _unsent(self._old, self._private)
         outbox.prepend(self._unwritten + self.missing())
-
-    def _unsent(self, outbox: Outbox) -> list[bytes]:
-        """What waits for the old wire besides messages and PINGs, which are given up."""
-        gone = outbox.forget_commands()
-        self._old.pings.unsent(gone.count(commands.PING))
-        return [frame for frame in gone if frame != commands.PING]
 
     def missing(self) -> list[bytes]:
         """What a wire with the subscriptions there were at the beginning has yet to hear."""
         return self._router.difference(self._shared)
 
-    def take_over(self, new: Session) -> None:
-        """The new wire is in use from now on; hold back what it brings."""
-        self._new = new
-        new.divert = self._from_new
+    def take_early(self, messages: list[Msg]) -> None:
+        """Hold back what the new wire brings before it has a session."""
+        self.early += len(messages)
+        for msg in messages:
+            self._from_new(msg)
+
+    def listen(
+        self, wire: ServerConnection, counters: Counters, callbacks: SessionCallbacks
+    ) -> Session:
+        """A session for the new wire that holds back what it brings, and publishes nothing yet."""
+        aside = Outbox(_MAX_HELD, "wait", lambda: None)
+        self._new = Session(wire, self._router, aside, counters, callbacks)
+        self._new.divert = self._from_new
+        self._aside = aside
+        return self._new
+
+    def take_over(self, outbox: Outbox) -> None:
+        """The new wire is in use from now on, and publishes what is in ``outbox``."""
+        assert self._new is not None
+        self._new.detach(outbox)
+        _unsent(self._new, self._aside)
 
     async def leave(self, overlap: float, patience: float) -> None:
         """End the overlap: unsubscribe on the old wire, and wait until its server has done it."""
@@ -212,12 +235,21 @@ class Handover:
         self._held.append((msg, trio.current_time()))
         self._held_bytes += len(msg.data) + len(msg.raw_headers or b"") + _MSG_OVERHEAD
         if self._held_bytes > _MAX_HELD:
+            if self._new is None:
+                raise ProtocolError("the new server sends and sends, and does not answer a PING")
             logger.warning("too much arrived while changing servers; ending the overlap early")
             self.conclude()
 
     def _from_new_alone(self, msg: Msg) -> None:
         if not self._twins.is_duplicate(msg, trio.current_time()):
             self._router.deliver(msg)
+
+
+def _unsent(session: Session, outbox: Outbox) -> list[bytes]:
+    """What waits for a wire besides messages and PINGs, which are given up."""
+    gone = outbox.forget_commands()
+    session.pings.unsent(gone.count(commands.PING))
+    return [frame for frame in gone if frame != commands.PING]
 
 
 def _drop(msg: Msg) -> None:

@@ -215,10 +215,19 @@ class Supervisor(SessionCallbacks):
             self._begin(wire)
             self._start(self._run_session, self.session)
 
-    def _begin(self, wire: ServerConnection, handover: Handover | None = None) -> None:
-        """Put a new wire to use: subscriptions first, then what waited to be published."""
-        self.session = Session(wire, self.router, self.outbox, self.counters, self)
-        frames = self.router.restore() if handover is None else handover.missing()
+    def _begin(
+        self,
+        wire: ServerConnection,
+        successor: Session | None = None,
+        frames: list[bytes] | None = None,
+    ) -> None:
+        """Put a new wire to use: subscriptions first, then what waited to be published.
+
+        A ``successor`` takes over from another session, and has subscribed already, but for
+        ``frames``.
+        """
+        self.session = successor or Session(wire, self.router, self.outbox, self.counters, self)
+        frames = self.router.restore() if frames is None else frames
         self.router.new_wire()
         if self._line_refused:
             # To know whether it was the line of a subscription, if it happens again.
@@ -226,7 +235,7 @@ class Supervisor(SessionCallbacks):
         self.outbox.prepend(frames)
         self.router.live = True
         self.pool.connected(wire.server)
-        self._settle_moves(None, waiting=handover is None)
+        self._settle_moves(None, waiting=successor is None)
         self.counters.connects += 1
         self.counters.in_bytes += wire.in_bytes
         self.counters.out_bytes += wire.out_bytes
@@ -341,9 +350,7 @@ class Supervisor(SessionCallbacks):
             frames = handover.begin(self.outbox)
             with trio.move_on_after(_PATIENCE):
                 await handover.wait_silent()
-            await self._prime(wire, frames)
-            if not echo:
-                await handover.leave(_OVERLAP, _PATIENCE)
+            await self._prime(wire, frames, handover)
         except AttemptFailed:
             await trio.aclose_forcefully(wire.stream)
             self._keep(old, handover)
@@ -351,10 +358,15 @@ class Supervisor(SessionCallbacks):
         except BaseException:
             await trio.aclose_forcefully(wire.stream)
             raise
-        self._begin(wire, handover)
-        assert self.session is not None
-        handover.take_over(self.session)
-        self._start(self._run_session, self.session)
+        new = handover.listen(wire, self.counters, self)
+        self._start(self._run_session, new)
+        if not echo:
+            await handover.leave(_OVERLAP, _PATIENCE)
+        if new.ended.is_set():
+            self._start(self._replace_lost, wire, new.reason)
+        else:
+            handover.take_over(self.outbox)
+            self._begin(wire, new, handover.missing())
         if echo:
             await handover.leave(_OVERLAP, _PATIENCE)
         await handover.finish(_OVERLAP)
@@ -383,11 +395,11 @@ class Supervisor(SessionCallbacks):
         if self._handover is not None:
             await self._handover.concluded.wait()
 
-    async def _prime(self, wire: ServerConnection, frames: list[bytes]) -> None:
+    async def _prime(self, wire: ServerConnection, frames: list[bytes], handover: Handover) -> None:
         """Subscribe on a new wire. Raises :exc:`AttemptFailed` if it is not to be used."""
         try:
             with trio.fail_after(_PATIENCE):
-                await prime(wire, frames)
+                await prime(wire, frames, handover.take_early)
         except trio.TooSlowError:
             text = f"{wire.server} did not answer a PING within {_PATIENCE:g} s"
             error: Exception = ConnectionLostError(text)
@@ -397,6 +409,7 @@ class Supervisor(SessionCallbacks):
         except NatsError as raised:
             error = raised
         else:
+            self.counters.in_messages += handover.early
             return
         raise AttemptFailed(ConnectAttempt(wire.server.url, "subscribe", error))
 
