@@ -307,6 +307,47 @@ async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
                 assert any(line.startswith(b"SUB late ") for line in server.peers[0].lines)
 
 
+async def test_draining_while_a_move_fails_keeps_what_the_server_sent_before_it_knew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The move takes back the PING that the drain waits for, with all that is unwritten."""
+    monkeypatch.setattr("trio_nats._core.supervisor._PATIENCE", 0.2)
+    subscribed, go_lame, read_on = trio.Event(), trio.Event(), trio.Event()
+
+    async def refuse(peer: Peer) -> None:
+        await peer.hang_up()
+
+    async with ScriptedServer(session(refuse)) as other:
+
+        async def lame(peer: Peer) -> None:
+            sid = sid_of(await read_line(peer, b"SUB"))
+            subscribed.set()
+            await go_lame.wait()
+            await peer.send(info_line(ldm=True, connect_urls=[f"127.0.0.1:{other.port}"]))
+            await read_on.wait()
+            await read_line(peer, b"UNSUB")
+            await peer.send(deliver(b"a", sid, b"last"))
+            await peer.serve()
+
+        async with (
+            ScriptedServer(session(lame)) as server,
+            open_nats(server.url) as nc,
+            nc.subscribe("a") as sub,
+            trio.open_nursery() as nursery,
+        ):
+            with trio.fail_after(HANG_TIMEOUT):
+                await subscribed.wait()
+                await fill(nc, 4_000_000, 1_000_000)
+                nursery.start_soon(sub.drain)
+                await trio.testing.wait_all_tasks_blocked()
+                go_lame.set()
+                await (await other.peer()).finished.wait()
+                await eventually(lambda: nc.connected_url == server.url)
+                await trio.testing.wait_all_tasks_blocked()
+                read_on.set()
+                assert [msg.data async for msg in sub] == [b"last"]
+
+
 async def test_a_server_that_turns_lame_while_a_move_fails_is_left(short_overlap: None) -> None:
     """It says so while the connection is between two servers."""
 

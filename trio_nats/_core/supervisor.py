@@ -318,11 +318,14 @@ class Supervisor(SessionCallbacks):
         attempts: list[ConnectAttempt] = []
         for server in self.pool.successors(current, peer, itself=itself):
             wire = await self._reconnector.once(server, attempts)
+            if old is not self.session:
+                # It was lost, and what replaces it is no business of this move's.
+                if wire is not None:
+                    await trio.aclose_forcefully(wire.stream)
+                return
             if wire is None:
                 continue
-            if old is not self.session or (wire.info.ldm and not move.demanded):
-                # The old one was lost, and what replaces it is no business of this move's; or this
-                # one is about to be.
+            if wire.info.ldm and not move.demanded:
                 await trio.aclose_forcefully(wire.stream)
                 continue
             try:
@@ -531,7 +534,11 @@ class Supervisor(SessionCallbacks):
                     self.router.sinks[sid].lift_limits()
             session = self.session
             if session is not None and self.router.live:
-                await session.pings.round_trip()
+                while not await session.pings.round_trip():
+                    # A move takes back what is unwritten, and may then come to nothing.
+                    await self._settled()
+                    if session is not self.session:
+                        break
                 await self._settled()
             else:
                 await trio.lowlevel.checkpoint()
