@@ -16,7 +16,7 @@ from .modes import summary
 from .report import Report
 from .steps import Status, Step, walk
 
-__all__ = ["print_facts", "print_heading", "print_summary", "print_reports"]
+__all__ = ["print_facts", "print_heading", "print_reports", "print_summary"]
 
 _MARKS: dict[Status, tuple[str, str]] = {
     "ok": ("ok", "green"),
