@@ -333,8 +333,8 @@ class Service(ServiceGroup):
 
         :meta private:
         """
-        self._check_adding()
-        await trio.lowlevel.checkpoint()
+        self.nc.check_run()
+        await trio.lowlevel.checkpoint()  # A cancellation comes before what it does to the service.
         self._check_adding()
         if self._work is not None:
             await self._subscribe(endpoint.sub)
