@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -20,6 +22,23 @@ def pytest_configure(config: pytest.Config) -> None:
     scale = config.getoption("--timeout-scale")
     if scale is not None:  # read by tests.support.timeouts, in worker processes too
         os.environ["TRIO_NATS_TEST_TIMEOUT_SCALE"] = str(scale)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Let reports of tests about text that cannot be encoded pass between processes."""
+    return encodable((yield))
+
+
+def encodable(value: Any) -> Any:
+    """``value`` with lone surrogates escaped in each of its strings."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {encodable(key): encodable(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(encodable, value))
+    return value
 
 
 # Coverage and a busy machine make single examples slow: that is no bug, so there is no deadline.
