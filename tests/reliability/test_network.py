@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tests.reliability.helpers import (
 )
 from tests.support.chaos import ChaosProxy, Plan, Way
 from tests.support.peer import Peer, ScriptedServer
+from tests.support.proxies import PlainProxy
 from tests.transports import ALL_BUT_WSS, ALL_TRANSPORTS, Transport
 from trio_nats import ReconnectPolicy, open_nats
 from trio_nats.events import Connected, Disconnected, Reconnected, ReconnectFailed
@@ -274,38 +277,33 @@ async def test_a_name_is_resolved_anew_at_each_attempt() -> None:
 
 # -- no more descriptors -------------------------------------------------------------------------
 
-HUNGRY = """
-import json, os, resource, sys
+WITHOUT_DESCRIPTORS = """
+import json, resource, sys
 import trio
-from trio_nats import ReconnectPolicy, open_nats
+from trio_nats import ConnectError, ReconnectPolicy, open_nats
 from trio_nats.events import Reconnected, ReconnectFailed
-
-def eat(eaten):
-    try:
-        while True:
-            eaten.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        pass
 
 async def main(url):
     policy = ReconnectPolicy(wait=0.05, max_wait=0.05, jitter=0)
-    # Without echo a reconnect gives up the old connection first.
-    async with open_nats(url, echo=False, reconnect=policy) as nc, nc.events() as events:
-        most = max(map(int, os.listdir("/proc/self/fd"))) + 20
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        eaten, failures = [], []
-        async with trio.open_nursery() as nursery:
-            eat(eaten)
-            nursery.start_soon(nc.reconnect)
+    async with open_nats(url, reconnect=policy) as nc:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # 0, 1 and 2 are in use. Others that are open stay so.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        failures = []
+        try:
+            await nc.reconnect()
+        except ConnectError as error:
+            failures.append(str(error))
+        await nc.flush()  # over the connection that it had
+        async with nc.events() as events:
+            print("cut", flush=True)
             async for event in events:
-                eat(eaten)
                 assert not isinstance(event, Reconnected)
                 if isinstance(event, ReconnectFailed):
                     failures.append(str(event.error))
-                    if len(failures) == 3:
+                    if len(failures) == 4:
                         break
-            for descriptor in eaten:
-                os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         await nc.flush()
         print(json.dumps([nc.stats.reconnects, failures]))
 
@@ -313,13 +311,24 @@ trio.run(main, *sys.argv[1:])
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="limits descriptors as Linux does")
 async def test_running_out_of_descriptors_is_a_failed_attempt_like_any_other() -> None:
-    async with NatsServer() as server:
-        done = await trio.run_process(
-            [sys.executable, "-c", HUNGRY, server.url], capture_stdout=True
-        )
-    reconnects, failures = json.loads(done.stdout)
+    said = b""
+    async with (
+        NatsServer() as server,
+        PlainProxy(server.port) as proxy,
+        trio.open_nursery() as nursery,
+    ):
+        url = f"nats://127.0.0.1:{proxy.port}"
+        command = [sys.executable, "-c", WITHOUT_DESCRIPTORS, url]
+        run = partial(trio.run_process, command, stdout=subprocess.PIPE)
+        child: trio.Process = await nursery.start(run)
+        assert child.stdout is not None
+        async for chunk in child.stdout:
+            said += chunk
+            if said == b"cut\n":
+                proxy.cut()
+    reconnects, failures = json.loads(said.removeprefix(b"cut\n"))
     assert reconnects == 1
-    assert len(failures) == 3
+    assert len(failures) == 4
     assert all("Too many open files" in failure for failure in failures)

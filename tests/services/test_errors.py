@@ -14,7 +14,7 @@ from trio_nats.services import ServiceError
 def test_service_error() -> None:
     error = ServiceError(404, "no such\r\nuser \ud800", b"{}")
     assert (error.code, error.data) == (404, b"{}")
-    assert str(error) == "404: no such\r\nuser \ud800"
+    assert str(error) == r"404: no such\x0d\x0auser \ud800"
     assert error.headers == {
         "Nats-Service-Error": "no such  user ?",
         "Nats-Service-Error-Code": "404",
