@@ -277,8 +277,8 @@ class Combined(Auth):
                 )
         if len({_GROUPS[type(part)] for part in parts}) != len(parts) or not parts:
             raise CredentialsError(
-                "Combined takes at least one, at most one of NKey, JWT and Credentials, "
-                "one UserPassword and one Token"
+                "Combined takes at least one of these: one of NKey, JWT and Credentials; "
+                "one UserPassword; one Token"
             )
         object.__setattr__(self, "parts", parts)
 
@@ -471,9 +471,9 @@ def _check_public_key(key: str) -> None:
 
 def _decode_seed(seed: str) -> bytes:
     """The seed's bytes: two of prefix, 32 of key, two of checksum."""
-    fault = "an NKey seed is 58 characters, beginning with 'SU'"
+    fault = "an NKey seed has 58 characters and begins with 'SU'"
     if len(seed) != 58 or not seed.isascii():
-        raise CredentialsError(f"the NKey seed is {len(seed)} characters long; {fault}")
+        raise CredentialsError(f"the NKey seed has {len(seed)} characters; {fault}")
     if not seed.startswith("S"):
         raise CredentialsError(f"this is not an NKey seed (is it a public key?); {fault}")
     try:
@@ -528,7 +528,7 @@ def _check_pair(jwt: str, seed: str) -> None:
 
 def _check_text(name: str, value: object, *, empty: bool = False) -> str:
     if not isinstance(value, str):
-        raise CredentialsError(f"{name} is a str, not {type(value).__name__}")
+        raise CredentialsError(f"{name} must be a str, not {type(value).__name__}")
     if not _encodable(value):
         raise CredentialsError(f"{name} is not valid Unicode text")
     if not value.strip() and not empty:
@@ -547,18 +547,18 @@ def _encodable(text: str) -> bool:
 
 def _check_sign(name: str, value: object) -> None:
     if value is not None and not callable(value):
-        raise CredentialsError(f"{name} is a callable, not {type(value).__name__}")
+        raise CredentialsError(f"{name} must be a callable, not {type(value).__name__}")
 
 
 def _check_file(name: str, value: object, *, instead: str) -> None:
     if value is None:
         return
     if not isinstance(value, str | os.PathLike):
-        raise CredentialsError(f"{name} is a path, not {type(value).__name__}")
+        raise CredentialsError(f"{name} must be a path, not {type(value).__name__}")
     if _NO_PATH.match(str(value).strip()):
         # Paths are shown in every error and repr; this must not be.
         raise CredentialsError(
-            f"{name} is a path, but this is what a file would hold; give it as {instead}"
+            f"{name} must be a path, but this is the content of a file; pass it as {instead}"
         )
 
 

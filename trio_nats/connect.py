@@ -147,9 +147,9 @@ def open_nats(
         auth = found.auth() if auth is None else auth
         inbox_prefix = (found.inbox_prefix or None) if inbox_prefix is None else inbox_prefix
     if name is not None and not isinstance(name, str):
-        raise ConfigurationError(f"name is a str, not {type(name).__name__}")
+        raise ConfigurationError(f"name must be a str, not {type(name).__name__}")
     if name is not None and not name.isprintable():
-        raise ConfigurationError("name holds characters that cannot be printed")
+        raise ConfigurationError("name must hold printable characters only")
     for flag, value in {
         "randomize": randomize,
         "ignore_discovered": ignore_discovered,
@@ -158,7 +158,7 @@ def open_nats(
         check_flag(flag, value)
     if auth is not None and not isinstance(auth, Auth) and not callable(auth):
         raise ConfigurationError(
-            f"auth is an Auth such as UserPassword, or a callable, not {type(auth).__name__}"
+            f"auth must be an Auth such as UserPassword, or a callable, not {type(auth).__name__}"
         )
     check_choice("plaintext_auth", plaintext_auth, ("warn", "refuse", "allow"))
     check_choice("when_pending_full", when_pending_full, ("wait", "raise"))

@@ -186,7 +186,9 @@ class Context:
         if found and (found[1] or "").lower() == "file":
             value = found[2]
         elif found:
-            raise self._fault(f"{key!r} is a path of a file, not a reference to something else")
+            raise self._fault(
+                f"{key!r} must be the path of a file, not a reference to something else"
+            )
         return self._expanded(key, value)
 
     def _expanded(self, key: str, value: str) -> Path:
@@ -308,7 +310,7 @@ def _folder() -> Path:
 
 def _checked_name(name: str) -> str:
     if not name:
-        raise ConfigurationError("the context's name is empty")
+        raise ConfigurationError("the context's name must not be empty")
     if _NAME_FAULT.search(name):
         raise ConfigurationError(
             f"{name!r} is no context's name; a file is given by its absolute path, or as a Path"

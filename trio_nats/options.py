@@ -58,19 +58,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     """``value`` if it is a positive number of seconds (or zero, where that means something)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        raise ConfigurationError(f"{name} is a number of seconds, not {value!r}")
+        raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
     if value < 0 or (value == 0 and not zero):
         least = "zero or more" if zero else "more than zero"
         raise ConfigurationError(f"{name} must be {least} seconds, not {value!r}")
     if sys.float_info.max < value < math.inf:
-        raise ConfigurationError(f"{name} is more seconds than there are; for ever is math.inf")
+        raise ConfigurationError(f"{name} is too large; for no limit use math.inf")
     return value
 
 
 def check_count(name: str, value: int, least: int = 0) -> int:
     """``value`` if it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(f"{name} is a whole number, not {value!r}")
+        raise ConfigurationError(f"{name} must be a whole number, not {value!r}")
     if value < least:
         raise ConfigurationError(f"{name} must be at least {least}, not {value}")
     return value
@@ -79,20 +79,20 @@ def check_count(name: str, value: int, least: int = 0) -> int:
 def check_flag(name: str, value: object) -> None:
     """Complain unless ``value`` is a ``bool``: the text "false" would count as true."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} is True or False, not {value!r}")
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
 
 
 def check_callable(name: str, value: object) -> None:
     """Complain unless ``value`` can be called, or is ``None``."""
     if value is not None and not callable(value):
-        raise ConfigurationError(f"{name} is a callable, not {type(value).__name__}")
+        raise ConfigurationError(f"{name} must be a callable, not {type(value).__name__}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Complain unless ``value`` is one of ``choices``."""
     if value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
-        raise ConfigurationError(f"{name} is one of {known}, not {value!r}")
+        raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
 
 
 class TLSMode(enum.StrEnum):
@@ -184,7 +184,7 @@ class TLSOptions:
             )
         if not isinstance(self.minimum_version, ssl.TLSVersion):
             raise TLSConfigurationError(
-                f"minimum_version is an ssl.TLSVersion, not {self.minimum_version!r}"
+                f"minimum_version must be an ssl.TLSVersion, not {self.minimum_version!r}"
             )
 
     def _check_types(self) -> None:
@@ -198,18 +198,18 @@ class TLSOptions:
         for name in ("ca_file", "cert_file", "key_file", "bundle_file"):
             if not isinstance(getattr(self, name), (str, os.PathLike, NoneType)):
                 kind = type(getattr(self, name)).__name__
-                raise TLSConfigurationError(f"{name} is a path, a str or a Path, not {kind}")
+                raise TLSConfigurationError(f"{name} must be a path, a str or a Path, not {kind}")
         for name in ("server_hostname", "key_password", "bundle_password"):
             if not isinstance(getattr(self, name), (str, NoneType)):
                 kind = type(getattr(self, name)).__name__
-                raise TLSConfigurationError(f"{name} is a str, not {kind}")
+                raise TLSConfigurationError(f"{name} must be a str, not {kind}")
         for name in ("key_password", "bundle_password"):
             # Encoding it would raise an error that quotes all of it.
             if _SURROGATE.search(getattr(self, name) or ""):
                 raise TLSConfigurationError(f"{name} is not valid Unicode text")
         if not isinstance(self.ca_data, (str, bytes, NoneType)):
             kind = type(self.ca_data).__name__
-            raise TLSConfigurationError(f"ca_data is a str (PEM) or bytes (DER), not {kind}")
+            raise TLSConfigurationError(f"ca_data must be a str (PEM) or bytes (DER), not {kind}")
 
     def _check_client_certificate(self) -> None:
         if self.key_file is not None and self.cert_file is None:
@@ -230,7 +230,7 @@ class TLSOptions:
     def _check_ready_context(self, context: ssl.SSLContext) -> None:
         if not isinstance(context, ssl.SSLContext):
             raise TLSConfigurationError(
-                f"context is an ssl.SSLContext, not {type(context).__name__}"
+                f"context must be an ssl.SSLContext, not {type(context).__name__}"
             )
         if context.protocol is ssl.PROTOCOL_TLS_SERVER:
             raise TLSConfigurationError(
@@ -327,7 +327,7 @@ class ReconnectPolicy:
             or not 0 <= self.jitter <= 1
         ):
             raise ConfigurationError(
-                f"ReconnectPolicy.jitter is a number from 0 to 1, not {self.jitter!r}"
+                f"ReconnectPolicy.jitter must be a number from 0 to 1, not {self.jitter!r}"
             )
         check_choice("ReconnectPolicy.requests", self.requests, ("wait", "fail"))
         timeout = self.refused_credentials_timeout
@@ -440,14 +440,14 @@ def check_websocket_headers(what: str, headers: object) -> SecretHeaders:
 def _read_headers(headers: object) -> tuple[str | None, SecretHeaders]:
     checked = SecretHeaders()
     if not isinstance(headers, Mapping):
-        return f" is a mapping of names to values, not {type(headers).__name__}", checked
+        return f" must be a mapping of names to values, not {type(headers).__name__}", checked
     for name, value in cast("Mapping[object, object]", headers).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             return " has a name that no HTTP header can have", checked
         if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
             return f": {name} belongs to the WebSocket handshake; leave it out", checked
         if not isinstance(value, str):
-            return f": {name} is a str, not {type(value).__name__}", checked
+            return f": {name} must be a str, not {type(value).__name__}", checked
         if not _HEADER_VALUE.fullmatch(value):
             return (
                 f": the value of {name} cannot be sent; it is printable ASCII without line breaks, "

@@ -96,7 +96,7 @@ def _entries(servers: object) -> list[str]:
         return [servers]
     if isinstance(servers, (bytes, bytearray)) or not isinstance(servers, Iterable):
         raise ConfigurationError(
-            f"servers are a str or a sequence of str, not {type(servers).__name__}"
+            f"servers must be a str or a sequence of str, not {type(servers).__name__}"
         )
     entries = list(servers)
     for entry in entries:
@@ -192,7 +192,7 @@ def _port(text: str, shown: str) -> int:
         # Other text may be half a password, cut off by a comma.
         given = f", not {text!r}" if text.isdigit() or not text else ""
         raise ConfigurationError(
-            f"{shown}: a port is a number from 1 to 65535{given} "
+            f"{shown}: the port must be a number from 1 to 65535{given} "
             "(',', '/', '?' and '#' in a password must be percent-encoded)"
         )
     return int(text)

@@ -75,7 +75,7 @@ def check_inbox_length(prefix: str, max_control_line: int) -> None:
 
 def _refusal(what: str, text: object, *, wildcards: bool) -> InvalidSubjectError:
     if not isinstance(text, str):
-        return InvalidSubjectError(f"a {what} is a str, not {type(text).__name__}")
+        return InvalidSubjectError(f"a {what} must be a str, not {type(text).__name__}")
     shown = ascii(text if len(text) <= 80 else text[:77] + "...")
     return InvalidSubjectError(f"{what} {shown} is not allowed: {_fault(text, wildcards)}")
 

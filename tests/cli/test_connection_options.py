@@ -188,7 +188,7 @@ def test_a_context_by_its_file(probe: Probe, monkeypatch: pytest.MonkeyPatch) ->
         (["--inbox-prefix", "a b"], "inbox prefix"),
         (["--tls-mode", "sometimes"], "--tls-mode"),
         (["--nonsense"], "No such option: --nonsense"),
-        (["--creds", f"S{'A' * 57}"], "this is what a file would hold"),
+        (["--creds", f"S{'A' * 57}"], "this is the content of a file"),
         (["--jwt", "x", "--seed", SECRET], "58 characters"),
     ],
 )

@@ -157,7 +157,7 @@ def test_unknown_keys_and_nulls_are_ignored(folder: Path) -> None:
         ({"tls_first": 1}, "'tls_first' is true or false, not int"),
         ({"password": [SECRET]}, "'password' is text, not list"),
         ({"url": f"ftp://u:{SECRET}@h"}, "unknown scheme"),
-        ({"url": f"nats://u:{SECRET}/@h:99999"}, "a port is a number"),
+        ({"url": f"nats://u:{SECRET}/@h:99999"}, "the port must be a number"),
         ({"inbox_prefix": "a b"}, "inbox prefix 'a b' is not allowed"),
     ],
 )
@@ -332,7 +332,7 @@ def test_tls_first_is_implicit() -> None:
 
 
 def test_references_are_no_certificates() -> None:
-    with pytest.raises(ConfigurationError, match="'ca' is a path of a file"):
+    with pytest.raises(ConfigurationError, match="'ca' must be the path of a file"):
         Context(ca="env://CA").tls()
 
 

@@ -278,5 +278,5 @@ async def test_a_reconnect_restores_what_there_is_and_only_that() -> None:
 async def test_waiting_for_a_state_that_there_is_not() -> None:
     typo: Any = "opne"
     async with NatsServer() as server, open_nats(server.url) as nc:
-        with pytest.raises(ConfigurationError, match="state is one of 'connecting', 'open'"):
+        with pytest.raises(ConfigurationError, match="state must be one of 'connecting', 'open'"):
             await nc.wait_for_state("open", typo)

@@ -249,12 +249,12 @@ def test_any_nonsense_is_a_value_error_or_an_info(raw) -> None:
     [
         ({"max_msgs": "5"}, "max_msgs"),
         ({"subjects": "s"}, "subjects"),
-        ({"retention": "limit"}, "retention is one of 'limits', 'interest', 'workqueue', not"),
+        ({"retention": "limit"}, "retention must be one of 'limits', 'interest', 'workqueue', not"),
         ({"max_age": math.inf}, "max_age"),
         ({"description": "\ud800"}, "StreamConfig"),
         ({"metadata": {"a": object()}}, "StreamConfig"),
-        ({"mirror": {"name": "x"}}, "mirror is a StreamSource, not dict"),
-        ({"sources": [{"name": "x"}]}, "sources is a StreamSource, not dict"),
+        ({"mirror": {"name": "x"}}, "mirror must be a StreamSource, not dict"),
+        ({"sources": [{"name": "x"}]}, "sources must be a StreamSource, not dict"),
         ({"sources": [StreamSource(name=5)]}, "sources"),  # type: ignore[arg-type]
     ],
 )

@@ -143,11 +143,11 @@ def test_sources() -> None:
         ({"history": 0}, "history must be at least 1"),
         ({"history": 65}, "history must be at most 64"),
         ({"ttl": -1}, "ttl must be"),
-        ({"limit_marker_ttl": 0.5}, "1 second at least"),
+        ({"limit_marker_ttl": 0.5}, "at least 1 second"),
         ({"compression": "yes"}, "compression"),
         ({"sources": [StreamSource(name="A")], "mirror": StreamSource(name="A")}, "not both"),
         ({"colour": "red"}, "colour"),
-        ({"storage": "paper"}, "storage is one of"),
+        ({"storage": "paper"}, "storage must be one of"),
         ({"codec": JSONCodec}, "codec is the class JSONCodec"),
     ],
 )

@@ -263,7 +263,7 @@ async def test_files(nats_server: NatsServer, tmp_path: Path) -> None:
             await store.get_file("n", tmp_path / "missing" / "target")
         with pytest.raises(ConfigurationError, match="file name"):
             await store.put_file("/")
-        with pytest.raises(ConfigurationError, match="path is empty"):
+        with pytest.raises(ConfigurationError, match="path must not be empty"):
             await store.get_file("n", "")
         assert target.read_bytes() == b"new"
         left = {path.name for path in await trio.Path(tmp_path).iterdir()}

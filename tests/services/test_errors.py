@@ -26,10 +26,10 @@ def test_service_error() -> None:
 @pytest.mark.parametrize(
     ("code", "description", "text"),
     [
-        ("404", "x", "is a number"),
-        (True, "x", "is a number"),
-        (-1, "x", "is a number"),
-        (404, b"x", "description of a ServiceError is a str, not bytes"),
+        ("404", "x", "must be a number"),
+        (True, "x", "must be a number"),
+        (-1, "x", "must be a number"),
+        (404, b"x", "description of a ServiceError must be a str, not bytes"),
     ],
 )
 def test_what_is_no_service_error(code: Any, description: Any, text: str) -> None:

@@ -37,24 +37,24 @@ async def nc(nats_server: NatsServer) -> AsyncIterator[Connection]:
         ({"name": "a.b"}, "service name 'a.b' is not allowed"),
         ({"name": "a\n"}, r"service name 'a\\n'"),
         ({"name": "ä"}, r"service name '\\xe4'"),
-        ({"name": None}, "the service's name is a str, not NoneType"),
+        ({"name": None}, "the service's name must be a str, not NoneType"),
         ({"version": "1.0"}, "version '1.0' is not semantic"),
         ({"version": "v1.0.0"}, "is not semantic"),
         ({"version": "1.0.0\n"}, "is not semantic"),
-        ({"version": 1}, "the version is a str, not int"),
-        ({"description": b"x"}, "the description is a str, not bytes"),
+        ({"version": 1}, "the version must be a str, not int"),
+        ({"description": b"x"}, "the description must be a str, not bytes"),
         ({"description": "\ud800"}, "the description is not valid Unicode"),
-        ({"metadata": ["a"]}, "metadata is a mapping, not list"),
+        ({"metadata": ["a"]}, "metadata must be a mapping, not list"),
         ({"metadata": {"a": 1}}, "metadata 'a': keys and values are str"),
         ({"metadata": {1: "a"}}, "metadata 1: keys and values are str"),
         ({"metadata": {"": "a"}}, "an empty key"),
         ({"metadata": {"a": "\ud800"}}, "not valid Unicode"),
         ({"metadata": {"a": "x" * 131072}}, "131,073 bytes is more than the 131,072"),
-        ({"queue": ""}, "the queue group's name is empty; for no queue group say None"),
+        ({"queue": ""}, "the queue group's name must not be empty; for no queue group use None"),
         ({"queue": "a b"}, "queue group 'a b' is not allowed"),
-        ({"queue": 1}, "a queue group is a str, not int"),
-        ({"stats_handler": 1}, "stats_handler is a callable, not int"),
-        ({"stats_handler": reverse}, "stats_handler is an ordinary function"),
+        ({"queue": 1}, "a queue group must be a str, not int"),
+        ({"stats_handler": 1}, "stats_handler must be a callable, not int"),
+        ({"stats_handler": reverse}, "stats_handler must be an ordinary function"),
         ({"close_timeout": -1}, "close_timeout must be zero or more"),
     ],
 )
@@ -77,16 +77,16 @@ class OnlyDecodes:
     ("options", "text"),
     [
         ({"name": "a.b"}, "endpoint name 'a.b' is not allowed: .*dots belong into the subject"),
-        ({"name": 1}, "the endpoint's name is a str, not int"),
+        ({"name": 1}, "the endpoint's name must be a str, not int"),
         ({"handler": None}, "handler is an async function"),
-        ({"handler": 1}, "handler is a callable, not int"),
+        ({"handler": 1}, "handler must be a callable, not int"),
         ({"handler": generator}, "handler is an async function that returns"),
         ({"subject": ""}, "subject '' is not allowed: it is empty"),
         ({"subject": "a..b"}, "subject 'a..b' is not allowed"),
         ({"subject": ">.a"}, "subject '>.a' is not allowed"),
-        ({"subject": 1}, "a subject is a str, not int"),
+        ({"subject": 1}, "a subject must be a str, not int"),
         ({"subject": "$SRV.PING"}, r"'\$SRV.PING': \$SRV is for the monitoring"),
-        ({"queue": ""}, "for no queue group say None"),
+        ({"queue": ""}, "for no queue group use None"),
         ({"queue": "*"}, r"queue group '\*'"),
         ({"metadata": {"a": None}}, "metadata 'a'"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
@@ -110,7 +110,7 @@ async def test_endpoints(nc: Connection, options: dict[str, Any], text: str) -> 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        (None, "a subject is a str, not NoneType"),
+        (None, "a subject must be a str, not NoneType"),
         ("a.", "has an empty token"),
         ("a.>", "group name 'a.>': nothing can follow '>'"),
         ("$SRV", r"'\$SRV': \$SRV is for"),
@@ -119,7 +119,7 @@ async def test_endpoints(nc: Connection, options: dict[str, Any], text: str) -> 
 async def test_groups(nc: Connection, name: Any, text: str) -> None:
     with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
         adder(nc).group(name)
-    with pytest.raises(ConfigurationError, match="say None"):
+    with pytest.raises(ConfigurationError, match="use None"):
         adder(nc).group("a", queue="")
 
 

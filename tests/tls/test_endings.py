@@ -251,7 +251,7 @@ async def test_credentials_that_cannot_be_had(slow: bool) -> None:
     assert attempt.phase == "auth"
     if slow:
         assert isinstance(attempt.error, ConnectTimeoutError)
-        assert "our credentials were not ready within 0.1 s" in str(attempt.error)
+        assert "the credentials were not ready within 0.1 s" in str(attempt.error)
     else:
         assert isinstance(attempt.error, CredentialsError)
 

@@ -66,7 +66,7 @@ async def test_a_closing_after_info_came_inside_tls_is_not_about_certificates() 
     (attempt,) = caught.value.attempts
     assert attempt.phase == "auth"
     assert not isinstance(attempt.error, ClientCertificateError)
-    assert "closed the connection after CONNECT without a word" in str(attempt.error)
+    assert "closed the connection after CONNECT without giving a reason" in str(attempt.error)
 
 
 @pytest.mark.parametrize("how", [Peer.hang_up, Peer.abort], ids=["closed", "reset"])

@@ -196,7 +196,7 @@ async def test_configure_cannot_block_longer_than_connecting_may_take() -> None:
         assert server.peers == []
     assert blocked.is_set()
     assert isinstance(attempt.error, ConnectTimeoutError)
-    assert "our certificates and TLS options were not ready within 0.2 s" in str(attempt.error)
+    assert "the certificates and TLS options were not ready within 0.2 s" in str(attempt.error)
 
 
 # --- versions and ciphers -----------------------------------------------------------------------

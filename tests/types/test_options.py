@@ -130,11 +130,14 @@ def test_what_goes_together_with_a_ready_context(mode: TLSMode) -> None:
             "bundle_password is given without bundle_file",
         ),
         ({"server_hostname": ""}, "server_hostname is empty"),
-        ({"minimum_version": "TLSv1.2"}, "minimum_version is an ssl.TLSVersion, not 'TLSv1.2'"),
-        ({"minimum_version": 771}, "minimum_version is an ssl.TLSVersion, not 771"),
-        ({"minimum_version": None}, "minimum_version is an ssl.TLSVersion, not None"),
-        ({"context": True}, "context is an ssl.SSLContext, not bool"),
-        ({"context": ssl.SSLContext}, "context is an ssl.SSLContext, not type"),
+        (
+            {"minimum_version": "TLSv1.2"},
+            "minimum_version must be an ssl.TLSVersion, not 'TLSv1.2'",
+        ),
+        ({"minimum_version": 771}, "minimum_version must be an ssl.TLSVersion, not 771"),
+        ({"minimum_version": None}, "minimum_version must be an ssl.TLSVersion, not None"),
+        ({"context": True}, "context must be an ssl.SSLContext, not bool"),
+        ({"context": ssl.SSLContext}, "context must be an ssl.SSLContext, not type"),
     ],
 )
 def test_contradictions(options: dict[str, Any], fault: str) -> None:
@@ -253,21 +256,24 @@ def test_reconnect_policy() -> None:
     [
         ({"wait": -1}, "ReconnectPolicy.wait must be zero or more seconds, not -1"),
         ({"max_wait": -0.5}, "ReconnectPolicy.max_wait must be zero or more seconds, not -0.5"),
-        ({"wait": math.nan}, "ReconnectPolicy.wait is a number of seconds, not nan"),
-        ({"max_wait": math.nan}, "ReconnectPolicy.max_wait is a number of seconds, not nan"),
-        ({"wait": True}, "ReconnectPolicy.wait is a number of seconds, not True"),
-        ({"wait": "1"}, "ReconnectPolicy.wait is a number of seconds, not '1'"),
-        ({"wait": None}, "ReconnectPolicy.wait is a number of seconds, not None"),
+        ({"wait": math.nan}, "ReconnectPolicy.wait must be a number of seconds, not nan"),
+        ({"max_wait": math.nan}, "ReconnectPolicy.max_wait must be a number of seconds, not nan"),
+        ({"wait": True}, "ReconnectPolicy.wait must be a number of seconds, not True"),
+        ({"wait": "1"}, "ReconnectPolicy.wait must be a number of seconds, not '1'"),
+        ({"wait": None}, "ReconnectPolicy.wait must be a number of seconds, not None"),
         ({"wait": 9}, "ReconnectPolicy.max_wait (4.0) is less than wait (9)"),
         ({"max_wait": 0.1}, "ReconnectPolicy.max_wait (0.1) is less than wait (0.25)"),
         ({"max_attempts": -1}, "ReconnectPolicy.max_attempts must be at least 0, not -1"),
-        ({"max_attempts": 1.0}, "ReconnectPolicy.max_attempts is a whole number, not 1.0"),
-        ({"max_attempts": False}, "ReconnectPolicy.max_attempts is a whole number, not False"),
-        ({"jitter": -0.1}, "ReconnectPolicy.jitter is a number from 0 to 1, not -0.1"),
-        ({"jitter": 1.1}, "ReconnectPolicy.jitter is a number from 0 to 1, not 1.1"),
-        ({"jitter": math.nan}, "ReconnectPolicy.jitter is a number from 0 to 1, not nan"),
-        ({"jitter": True}, "ReconnectPolicy.jitter is a number from 0 to 1, not True"),
-        ({"requests": "drop"}, "ReconnectPolicy.requests is one of 'wait', 'fail', not 'drop'"),
+        ({"max_attempts": 1.0}, "ReconnectPolicy.max_attempts must be a whole number, not 1.0"),
+        ({"max_attempts": False}, "ReconnectPolicy.max_attempts must be a whole number, not False"),
+        ({"jitter": -0.1}, "ReconnectPolicy.jitter must be a number from 0 to 1, not -0.1"),
+        ({"jitter": 1.1}, "ReconnectPolicy.jitter must be a number from 0 to 1, not 1.1"),
+        ({"jitter": math.nan}, "ReconnectPolicy.jitter must be a number from 0 to 1, not nan"),
+        ({"jitter": True}, "ReconnectPolicy.jitter must be a number from 0 to 1, not True"),
+        (
+            {"requests": "drop"},
+            "ReconnectPolicy.requests must be one of 'wait', 'fail', not 'drop'",
+        ),
     ],
 )
 def test_reconnect_policy_faults(options: dict[str, Any], fault: str) -> None:
@@ -306,17 +312,20 @@ def test_pending_limits() -> None:
         ({"messages": 0}, "PendingLimits.messages must be at least 1, not 0"),
         ({"bytes": 0}, "PendingLimits.bytes must be at least 1, not 0"),
         ({"bytes": -1}, "PendingLimits.bytes must be at least 1, not -1"),
-        ({"messages": 1.5}, "PendingLimits.messages is a whole number, not 1.5"),
-        ({"messages": None}, "PendingLimits.messages is a whole number, not None"),
-        ({"bytes": True}, "PendingLimits.bytes is a whole number, not True"),
-        ({"bytes": "1"}, "PendingLimits.bytes is a whole number, not '1'"),
+        ({"messages": 1.5}, "PendingLimits.messages must be a whole number, not 1.5"),
+        ({"messages": None}, "PendingLimits.messages must be a whole number, not None"),
+        ({"bytes": True}, "PendingLimits.bytes must be a whole number, not True"),
+        ({"bytes": "1"}, "PendingLimits.bytes must be a whole number, not '1'"),
         (
             {"when_full": "drop"},
-            "PendingLimits.when_full is one of 'drop_newest', 'drop_oldest', 'wait', not 'drop'",
+            (
+                "PendingLimits.when_full must be one of 'drop_newest', 'drop_oldest', 'wait', "
+                "not 'drop'"
+            ),
         ),
         (
             {"when_full": None},
-            "PendingLimits.when_full is one of 'drop_newest', 'drop_oldest', 'wait', not None",
+            "PendingLimits.when_full must be one of 'drop_newest', 'drop_oldest', 'wait', not None",
         ),
     ],
 )
@@ -343,7 +352,7 @@ def test_protocol_limits_faults(name: str) -> None:
         assert text == f"ProtocolLimits.{name} must be at least {least}, not {value}"
     for wrong in (True, 1e6, "1000", None):
         text = refused(ProtocolLimits, **{name: wrong})
-        assert text == f"ProtocolLimits.{name} is a whole number, not {wrong!r}"
+        assert text == f"ProtocolLimits.{name} must be a whole number, not {wrong!r}"
 
 
 # --- the checks themselves -----------------------------------------------------------------------
@@ -371,14 +380,14 @@ def test_seconds_faults(zero: bool) -> None:
         assert text == f"timeout must be {least} seconds, not {value!r}"
     for wrong in (math.nan, True, False, None, "1", b"1", [1], 1j):
         text = refused(check_seconds, name="timeout", value=wrong, zero=zero)
-        assert text == f"timeout is a number of seconds, not {wrong!r}"
+        assert text == f"timeout must be a number of seconds, not {wrong!r}"
 
 
 def test_seconds_beyond_what_a_float_holds() -> None:
     """They would be an OverflowError out of the middle of nowhere."""
     for value in (10**400, 10**5000):
         text = refused(check_seconds, name="timeout", value=value)
-        assert text == "timeout is more seconds than there are; for ever is math.inf"
+        assert text == "timeout is too large; for no limit use math.inf"
         refused(ReconnectPolicy, wait=value, max_wait=value)
     assert check_seconds("timeout", math.inf) == math.inf
 
@@ -396,5 +405,5 @@ def test_choices() -> None:
     others: list[object] = ["green", "", "RED", None, [], 5]
     for wrong in others:
         text = refused(check_choice, name="colour", value=wrong, choices=("red", "blue"))
-        assert re.fullmatch(r"colour is one of 'red', 'blue', not .+", text)
+        assert re.fullmatch(r"colour must be one of 'red', 'blue', not .+", text)
         assert text.endswith(repr(wrong))

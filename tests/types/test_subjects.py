@@ -121,7 +121,7 @@ def test_misplaced_wildcards(text: str) -> None:
 def test_what_is_not_a_str(check: Check, value: object) -> None:
     with pytest.raises(InvalidSubjectError) as caught:
         check(value)  # type: ignore[arg-type]
-    assert str(caught.value) == f"a {WHAT[check]} is a str, not {type(value).__name__}"
+    assert str(caught.value) == f"a {WHAT[check]} must be a str, not {type(value).__name__}"
 
 
 @pytest.mark.parametrize("check", CHECKS)

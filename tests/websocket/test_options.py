@@ -55,17 +55,17 @@ def test_headers_are_copied_and_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("headers", "complaint"),
     [
-        ("Authorization: x", "is a mapping of names to values, not str"),
-        ([("Authorization", "x")], "is a mapping of names to values, not list"),
-        (None, "is a mapping of names to values, not NoneType"),
+        ("Authorization: x", "must be a mapping of names to values, not str"),
+        ([("Authorization", "x")], "must be a mapping of names to values, not list"),
+        (None, "must be a mapping of names to values, not NoneType"),
         ({"": "x"}, "has a name that no HTTP header can have"),
         ({"A B": "x"}, "has a name that no HTTP header can have"),
         ({"A\r\nB": "x"}, "has a name that no HTTP header can have"),
         ({"A:": "x"}, "has a name that no HTTP header can have"),
         ({"naïve": "x"}, "has a name that no HTTP header can have"),
         ({b"A": "x"}, "has a name that no HTTP header can have"),
-        ({"A": b"x"}, ": A is a str, not bytes"),
-        ({"A": 5}, ": A is a str, not int"),
+        ({"A": b"x"}, ": A must be a str, not bytes"),
+        ({"A": 5}, ": A must be a str, not int"),
         ({"A": "s3cret\n"}, ": the value of A cannot be sent"),
         ({"A": "s3cret\r\nB: x"}, ": the value of A cannot be sent"),
         ({"A": "s3cret\x00"}, ": the value of A cannot be sent"),
@@ -112,4 +112,6 @@ def test_secrets_are_not_shown() -> None:
 
 
 def test_compression_is_a_flag() -> None:
-    assert refused(compression="no") == ("WebSocketOptions.compression is True or False, not 'no'")
+    assert refused(compression="no") == (
+        "WebSocketOptions.compression must be True or False, not 'no'"
+    )

@@ -427,7 +427,10 @@ def broken(server: Server) -> dict[str, str]:
 
 CALLABLES = {
     "raises": (broken, "WebSocketOptions.headers raised LookupError"),
-    "no mapping": (lambda server: "Bearer s3cret", "gave is a mapping of names to values, not str"),
+    "no mapping": (
+        lambda server: "Bearer s3cret",
+        "gave must be a mapping of names to values, not str",
+    ),
     "bad value": (lambda server: {"A": "s3cret\r\n"}, "gave: the value of A cannot be sent"),
     "own header": (lambda server: {"Host": "s3cret"}, "gave: Host belongs to the WebSocket"),
 }

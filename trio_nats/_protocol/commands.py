@@ -48,9 +48,9 @@ def too_long(length: int, limit: int, parts: Mapping[str, bytes | None]) -> Inva
 
 def _fault(name: str, size: int, length: int, limit: int) -> str:
     return (
-        f"{name} is too long: with its {size:,} bytes the line of the protocol has {length:,}, and "
-        f"max_control_line is {limit:,}. Make it shorter, or, if the server is configured to take "
-        "longer lines, give open_nats the same max_control_line"
+        f"{name} is too long: with its {size:,} bytes the control line has {length:,}, but the "
+        f"limit is {limit:,}. Shorten it, or, if your server allows longer lines, pass its "
+        "max_control_line to open_nats"
     )
 
 

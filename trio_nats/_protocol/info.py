@@ -26,7 +26,7 @@ def decode_info(text: bytes) -> ServerInfo:
     try:
         info = _decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"the server's INFO is not what INFO should be: {error}") from None
+        raise ProtocolError(f"the server's INFO is malformed: {error}") from None
     if info.max_payload < 0:
         raise ProtocolError(f"the server's INFO has a max_payload of {info.max_payload}")
     return _bounded(info)

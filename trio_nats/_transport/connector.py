@@ -575,7 +575,7 @@ class _Connector:
         if self._tls_info is not None and not self._heard_inside:
             return explain_closing(self._known())
         return ServerClosedError(
-            f"{self._server} closed the connection after CONNECT without a word"
+            f"{self._server} closed the connection after CONNECT without giving a reason"
         )
 
     def too_slow(self) -> NatsError:
@@ -583,9 +583,9 @@ class _Connector:
         if self.phase == "info":
             return NoInfoError(f"no INFO {within}{self._hint(silent=True)}")
         if self.phase == "auth" and not self._introduced:
-            return ConnectTimeoutError(f"our credentials were not ready {within}")
+            return ConnectTimeoutError(f"the credentials were not ready {within}")
         if self._loading:
-            return ConnectTimeoutError(f"our certificates and TLS options were not ready {within}")
+            return ConnectTimeoutError(f"the certificates and TLS options were not ready {within}")
         if self.phase == "websocket" and self._headers is None:
             return ConnectTimeoutError(f"the headers for the upgrade were not ready {within}")
         what = {

@@ -157,11 +157,11 @@ def _certificate_text(cause: ssl.SSLCertVerificationError, handshake: Handshake)
         todo = "is this machine's clock right?"
     elif "issuer" in lowered or "self-signed" in lowered or "self signed" in lowered:
         todo = (
-            "no authority trusted here has issued it; if you trust the one that has, give its "
-            "certificate as ca_file"
+            "its issuer is not trusted here; if you trust it, pass the issuer's certificate as "
+            "ca_file"
         )
     else:
-        todo = "it cannot be trusted as it is"
+        todo = "the server needs another one"
     return f"the certificate of {handshake.server} is not acceptable: {fault}; {todo}"
 
 

@@ -162,7 +162,7 @@ def _check_type(name: str, value: object, hint: object) -> None:
     elif isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         if not isinstance(value, hint):
             raise ConfigurationError(
-                f"{name} is a {hint.__name__}, not {type(value).__name__} {value!r:.80}"
+                f"{name} must be a {hint.__name__}, not {type(value).__name__} {value!r:.80}"
             )
         check_types(value)
     elif (
@@ -172,7 +172,7 @@ def _check_type(name: str, value: object, hint: object) -> None:
         and value not in list(hint)
     ):
         known = ", ".join(repr(str(one)) for one in hint)
-        raise ConfigurationError(f"{name} is one of {known}, not {value!r}")
+        raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
 
 
 def differences(asked: msgspec.Struct, told: msgspec.Struct) -> str:
@@ -264,5 +264,5 @@ def decode(data: bytes) -> dict[str, object]:
     except RecursionError as error:
         raise ValueError(str(error)) from None
     if not isinstance(raw, dict):
-        raise ValueError("it is not an object of JSON")  # noqa: TRY004 -- of the sender, not ours
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 -- of the sender, not ours
     return cast("dict[str, object]", raw)

@@ -371,7 +371,7 @@ class Stream(StreamConsumers):
         """
         check_filters(self._api.nc, "subjects", subjects)
         if not subjects:
-            raise ConfigurationError("subjects is empty: name one at least")
+            raise ConfigurationError("subjects must name at least one subject")
         if up_to_seq is not None and up_to_time is not None:
             raise ConfigurationError("give up_to_seq or up_to_time, not both")
         request = MsgRequest(
@@ -413,7 +413,7 @@ def _which(
     """What says which message, if it does."""
     given = [one is not None for one in (seq, last_for, next_for, start_time)]
     if last_for is not None and sum(given) > 1:
-        raise ConfigurationError("last_for says all there is to say; leave the others out")
+        raise ConfigurationError("last_for cannot be combined with seq, next_for or start_time")
     if seq is not None and start_time is not None:
         raise ConfigurationError("give seq or start_time, not both")
     if not any(given):

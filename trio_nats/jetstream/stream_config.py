@@ -277,9 +277,11 @@ def check_stream(nc: BaseConnection, config: StreamConfig) -> StreamConfig:
         check_filter(nc, "republish.src", config.republish.src)
     if config.mirror is not None:
         if config.subjects:
-            raise ConfigurationError("a mirror has no subjects: it stores what its origin does")
+            raise ConfigurationError(
+                "a mirror cannot have subjects: it stores the messages of its origin"
+            )
         if config.sources:
-            raise ConfigurationError("a stream has a mirror or sources, not both")
+            raise ConfigurationError("a stream can have a mirror or sources, not both")
         _check_source(nc, "mirror", config.mirror)
     for source in config.sources:
         _check_source(nc, "sources", source)

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[^\x00-\x20\x7f.*>/\\]{1,255}")
 def check_name(what: str, name: str) -> str:
     """``name`` if a stream or a consumer may have it."""
     if not isinstance(name, str):
-        raise ConfigurationError(f"the {what}'s name is a str, not {type(name).__name__}")
+        raise ConfigurationError(f"the {what}'s name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name) or not _encodes(name):
         raise ConfigurationError(
             f"{what} name {name[:80]!a} is not allowed: 1 to 255 characters without white space "

@@ -197,9 +197,9 @@ def stream_config(config: KeyValueConfig) -> StreamConfig:
     ttl = check_seconds("ttl", config.ttl, zero=True)
     marker_ttl = check_seconds("limit_marker_ttl", config.limit_marker_ttl, zero=True)
     if 0 < marker_ttl < LEAST_MARKER_TTL:
-        raise ConfigurationError(f"limit_marker_ttl is 1 second at least, not {marker_ttl!r}")
+        raise ConfigurationError(f"limit_marker_ttl must be at least 1 second, not {marker_ttl!r}")
     if config.mirror is not None and config.sources:
-        raise ConfigurationError("a bucket has a mirror or sources, not both")
+        raise ConfigurationError("a bucket can have a mirror or sources, not both")
     mirror = config.mirror
     return StreamConfig(
         name=stream_of(bucket),

@@ -110,7 +110,9 @@ def check_meta(meta: ObjectMeta | str) -> ObjectMeta:
         )
     check_object_name(meta.name)
     if not isinstance(meta.description, str):
-        raise ConfigurationError(f"description is a str, not {type(meta.description).__name__}")
+        raise ConfigurationError(
+            f"description must be a str, not {type(meta.description).__name__}"
+        )
     if not isinstance(meta.metadata, Mapping) or not all(
         isinstance(text, str) for pair in meta.metadata.items() for text in pair
     ):
@@ -152,7 +154,7 @@ def write_info(info: ObjectInfo) -> bytes:
     try:
         return msgspec.json.encode(wire)
     except (TypeError, ValueError) as error:  # surrogates
-        raise ConfigurationError(f"what is said about {info.name!r}: {error}") from None
+        raise ConfigurationError(f"invalid metadata of object {info.name!r}: {error}") from None
 
 
 def read_info(

@@ -41,9 +41,11 @@ __all__ = ["ObjectStore", "ObjectStoreStatus", "check_path", "write_file"]
 def check_path(path: str | os.PathLike[str]) -> trio.Path:
     """``path`` if it can be the one of a file."""
     if not isinstance(path, (str, os.PathLike)):
-        raise ConfigurationError(f"path is the path of a file, not {type(path).__name__}")
+        raise ConfigurationError(
+            f"path must be a str or path-like object, not {type(path).__name__}"
+        )
     if not os.fspath(path):
-        raise ConfigurationError("path is empty")
+        raise ConfigurationError("path must not be empty")
     return trio.Path(path)
 
 

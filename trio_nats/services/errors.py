@@ -20,10 +20,10 @@ class ServiceError(NatsError):
 
     def __init__(self, code: int, description: str, data: bytes = b"") -> None:
         if isinstance(code, bool) or not isinstance(code, int) or code < 0:
-            raise ConfigurationError(f"the code of a ServiceError is a number, not {code!r}")
+            raise ConfigurationError(f"the code of a ServiceError must be a number, not {code!r}")
         if not isinstance(description, str):
             kind = type(description).__name__
-            raise ConfigurationError(f"the description of a ServiceError is a str, not {kind}")
+            raise ConfigurationError(f"the description of a ServiceError must be a str, not {kind}")
         super().__init__(code, description, data)
         self.code = code
         self.description = description

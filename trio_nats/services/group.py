@@ -293,7 +293,9 @@ class ServiceGroup:
 def checked_queue(nc: BaseConnection, queue: str | None) -> str | None:
     """``queue`` if it is a queue group's name, or none."""
     if queue == "":
-        raise ConfigurationError("the queue group's name is empty; for no queue group say None")
+        raise ConfigurationError(
+            "the queue group's name must not be empty; for no queue group use None"
+        )
     nc.subscribe("any", queue=queue)
     return queue
 

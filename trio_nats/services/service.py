@@ -82,7 +82,7 @@ class Service(ServiceGroup):
         self._metadata = check_metadata(metadata)
         check_callable("stats_handler", stats_handler)
         if inspect.iscoroutinefunction(stats_handler):
-            raise ConfigurationError("stats_handler is an ordinary function, not an async one")
+            raise ConfigurationError("stats_handler must be an ordinary function, not an async one")
         self._stats_handler = stats_handler
         self._close_timeout = check_seconds("close_timeout", close_timeout, zero=True)
         self._id = new_id()
@@ -438,5 +438,7 @@ def _as_object(data: object) -> dict[str, object] | None:
     """What becomes of ``data`` on the way to who asks: a JSON object, or nothing."""
     decoded: object = msgspec.json.decode(msgspec.json.encode(data))
     if decoded is not None and not isinstance(decoded, dict):
-        raise TypeError(f"data is what becomes a JSON object, not {type(data).__name__}")
+        raise TypeError(
+            f"stats_handler must return a dict, a struct or None, not {type(data).__name__}"
+        )
     return decoded

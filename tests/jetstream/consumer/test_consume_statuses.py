@@ -488,10 +488,10 @@ async def test_the_pin_is_shown_until_it_is_lost() -> None:
     [
         ({"max_messages": 0}, "max_messages must be at least 1"),
         ({"max_messages": 5, "max_bytes": 5}, "give one"),
-        ({"max_bytes": True}, "max_bytes is a whole number"),
-        ({"max_messages": 5, "threshold": 6}, "threshold is at most the limit of 5"),
+        ({"max_bytes": True}, "max_bytes must be a whole number"),
+        ({"max_messages": 5, "threshold": 6}, "threshold must be at most the limit of 5"),
         ({"stop_after": 0}, "stop_after must be at least 1"),
-        ({"expires": 0.5}, "expires is at least 1 s"),
+        ({"expires": 0.5}, "expires must be at least 1 s"),
         ({"expires": float("inf")}, "too long"),
         ({"heartbeat": 20}, "at most half of the 30 s"),
         ({"heartbeat": -1}, "heartbeat must be more than zero"),

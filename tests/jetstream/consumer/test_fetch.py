@@ -298,7 +298,7 @@ async def test_cancelled_what_needs_no_answer_is_kept_for_the_next_call() -> Non
         ({"max_bytes": 0}, "max_bytes must be at least 1"),
         ({"timeout": 0}, "timeout must be more than zero"),
         ({"timeout": 5, "heartbeat": 3}, "at most half of the 5 s"),
-        ({"no_wait": 1}, "no_wait is True or False"),
+        ({"no_wait": 1}, "no_wait must be True or False"),
         ({"codec": "json"}, "codec"),
     ],
 )

@@ -278,7 +278,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             await self._say(TERM, TERM, confirm, timeout)
             return
         if not isinstance(reason, str) or not reason.isprintable():
-            raise ConfigurationError("reason is a line of printable text")
+            raise ConfigurationError("reason must be a line of printable text")
         await self._say(TERM, b"+TERM " + reason.encode(), confirm, timeout)
 
     async def in_progress(self) -> None:

@@ -91,7 +91,7 @@ def check_terms(
         if value is not None:
             check_count(name, value, 1)
     if priority is not None and check_count("priority", priority) > MAX_PRIORITY:
-        raise ConfigurationError(f"priority is between 0 and {MAX_PRIORITY}, not {priority}")
+        raise ConfigurationError(f"priority must be between 0 and {MAX_PRIORITY}, not {priority}")
     if config is not None:
         _check_group(config, group)
     if group is None and not (min_pending is min_ack_pending is priority is None):
@@ -130,7 +130,8 @@ def check_heartbeat(
         return default(expires)
     if check_seconds("heartbeat", heartbeat) > expires / 2:
         raise ConfigurationError(
-            f"heartbeat is at most half of the {expires:g} s that a pull lasts, not {heartbeat:g} s"
+            f"heartbeat must be at most half of the {expires:g} s that a pull lasts, "
+            f"not {heartbeat:g} s"
         )
     return heartbeat
 
@@ -160,14 +161,14 @@ def consume_options(
         if max_messages is not None:
             limit = min(check_count("max_messages", max_messages, 1), LARGEST_BATCH)
     if threshold is not None and check_count("threshold", threshold, 1) > limit:
-        raise ConfigurationError(f"threshold is at most the limit of {limit}, not {threshold}")
+        raise ConfigurationError(f"threshold must be at most the limit of {limit}, not {threshold}")
     if stop_after is not None:
         check_count("stop_after", stop_after, 1)
     longest = config.max_expires if config is not None and config.max_expires else None
     if expires is None:
         expires = DEFAULT_EXPIRES if longest is None else min(DEFAULT_EXPIRES, longest)
     elif check_seconds("expires", expires) < LEAST_EXPIRES:
-        raise ConfigurationError(f"expires is at least {LEAST_EXPIRES:g} s, not {expires:g} s")
+        raise ConfigurationError(f"expires must be at least {LEAST_EXPIRES:g} s, not {expires:g} s")
     elif longest is not None and expires > longest:
         raise ConfigurationError(f"the consumer lets pulls last {longest:g} s, not {expires:g} s")
     nanoseconds("expires", expires)

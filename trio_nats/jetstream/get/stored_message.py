@@ -99,7 +99,7 @@ def from_direct(msg: Msg) -> StoredMsg:
             headers=decode_headers(own)[0],
         )
     except (KeyError, ValueError) as error:
-        raise JetStreamError(f"the answer to a direct get is none: {error!r}") from error
+        raise JetStreamError(f"malformed answer to a direct get: {error!r}") from error
 
 
 def _split(block: bytes) -> tuple[dict[bytes, str], bytes]:

@@ -109,7 +109,7 @@ def publish_headers(
 
 def _check_id(name: str, value: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name} is a str that is not empty, not {value!r}")
+        raise ConfigurationError(f"{name} must be a str that is not empty, not {value!r}")
     return value
 
 
@@ -118,5 +118,5 @@ def _ttl(ttl: float) -> str:
     if check_seconds("ttl", ttl) == math.inf:
         return "never"
     if ttl < MIN_TTL:
-        raise ConfigurationError(f"ttl is 1 second at least, not {ttl!r}")
+        raise ConfigurationError(f"ttl must be at least 1 second, not {ttl!r}")
     return f"{math.ceil(ttl)}" if ttl == int(ttl) else f"{math.ceil(ttl * 1000)}ms"

@@ -150,7 +150,7 @@ class AtomicBatch:
         finally:
             self._busy = False
         if ack is None:
-            raise JetStreamError("the batch was not acknowledged by what a stream would say")
+            raise JetStreamError("the answer to the batch is not an acknowledgement of a stream")
         return ack
 
     def _begin(self) -> None:
