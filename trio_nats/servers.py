@@ -184,7 +184,8 @@ def _check_ipv6(host: str, shown: str) -> None:
     try:
         ipaddress.IPv6Address(host)
     except ValueError:
-        raise ConfigurationError(f"{shown}: {host!r} is not an IPv6 address") from None
+        # Not shown: in a ws:// URL it may be a part of a password that is not percent-encoded.
+        raise ConfigurationError(f"{shown}: the brackets must hold an IPv6 address") from None
 
 
 def _port(text: str, shown: str) -> int:

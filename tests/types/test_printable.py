@@ -49,7 +49,8 @@ def test_any_text(text: str) -> None:
 
 
 @given(
-    st.text(st.characters(exclude_categories=["C", "Z"])) | st.sampled_from(["שלום", "👩‍🔬", "a b"])
+    st.text(st.characters(exclude_categories=["C", "Z"], max_codepoint=0xDFFFF))
+    | st.sampled_from(["שלום", "👩‍🔬", "a b"])
 )
 def test_harmless_text_stays(text: str) -> None:
     assert printable(text) == text
