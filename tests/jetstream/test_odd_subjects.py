@@ -124,6 +124,42 @@ async def test_getting_many(nats_server: NatsServer) -> None:
         assert last == [odd for odd in ODD if odd != SKIPPED]
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"NATS/1.1 404 Not Found\r\n\r\n",
+        b"NATS/1.1 204 EOB\r\nNats-Num-Pending: 0\r\n\r\n",
+        b"NATS/1.1 408\r\nNats-Sequence: 9\r\nk: v\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 404\r\n",
+        b"NATS/1.0\r\nNats-Stream: forged\r\nk: vxx",
+        b"x\r\n\r\n",
+        b"\r\n\r\n",
+        b"\r\n",
+    ],
+)
+async def test_a_message_with_the_headers_of_a_refusal(
+    nats_server: NatsServer, block: bytes
+) -> None:
+    """Neither it nor those behind it are hidden."""
+    with trio.fail_after(60):
+        async with open_nats(nats_server.url) as nc:
+            js = nc.jetstream()
+            stream = await js.create_stream(
+                "S", subjects=["s.>"], storage=MEMORY, allow_direct=True
+            )
+            async with raw_connection(nats_server) as raw:
+                await raw.until_pong(
+                    b"HPUB s.odd %d %d\r\n%b\r\n" % (len(block), len(block), block)
+                )
+            await js.publish("s.last", b"last")
+            one = await stream.get_msg(last_for="s.odd", direct=True)
+            assert (one.stream, one.subject, one.seq, one.data) == ("S", "s.odd", 1, b"")
+            assert one.headers.get("k", "v") == "v"
+            for many in (stream.get_msgs(), stream.get_last_msgs(["s.>"])):
+                assert [msg.seq async for msg in many] == [1, 2]
+
+
 async def test_a_bucket(nats_server: NatsServer) -> None:
     keys = [b"$KV.B." + odd for odd in ODD]
     with trio.fail_after(HANG_TIMEOUT):

@@ -37,6 +37,7 @@ texts = st.sampled_from(
         "-7",
         "\u0667",
         "2030-01-01T00:00:00Z",
+        "9999-12-31T23:59:59-14:00",
         "2030-01-01 00:00:00 +0000 UTC",
         " UTC",
         "x UTC",
@@ -82,4 +83,4 @@ def test_direct_gets(pairs: list[tuple[str, str]], first: str) -> None:
     except JetStreamError:
         return
     assert stored.data == b"x"
-    assert first == "NATS/1.0"
+    assert first == "NATS/1.0" or any(name == "Nats-Sequence" for name, _ in pairs)

@@ -14,7 +14,7 @@ from ...replies import Replies
 from .. import json_codec
 from ..api import API, Paged
 from ..errors import JetStreamError, MessageNotFoundError
-from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in
+from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in, refusal
 
 __all__ = ["Batches", "direct_get", "not_allowed"]
 
@@ -89,7 +89,7 @@ class Batches:
         ) as replies:
             while True:
                 msg = await self._receive(replies)
-                status = msg.status
+                status = refusal(msg)
                 if status is not None and status.code == 204:
                     if replies.dropped:
                         raise self._too_much()

@@ -7,17 +7,24 @@ from datetime import datetime
 
 import msgspec
 
-from ...headers import Headers, decode_headers
+from ...headers import Headers, Status, decode_headers
 from ...message import Msg
 from ..errors import JetStreamAPIError, JetStreamError, MessageNotFoundError
 from ..json_codec import time_from_wire
 
-__all__ = ["MsgAnswer", "MsgRequest", "StoredMsg", "from_answer", "from_direct", "number_in"]
+__all__ = [
+    "MsgAnswer",
+    "MsgRequest",
+    "StoredMsg",
+    "from_answer",
+    "from_direct",
+    "number_in",
+    "refusal",
+]
 
-_STREAM, _SUBJECT = b"Nats-Stream", b"Nats-Subject"
-_SEQUENCE, _TIME = b"Nats-Sequence", b"Nats-Time-Stamp"
-PENDING, LAST = "Nats-Num-Pending", "Nats-Last-Sequence"
-UP_TO = "Nats-UpTo-Sequence"
+_STREAM, _SUBJECT = "Nats-Stream", "Nats-Subject"
+_SEQUENCE, _TIME = "Nats-Sequence", "Nats-Time-Stamp"
+PENDING, UP_TO = "Nats-Num-Pending", "Nats-UpTo-Sequence"
 
 
 class StoredMsg(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -84,11 +91,12 @@ def from_direct(msg: Msg) -> StoredMsg:
     What it is stored as stands in headers of the answer, behind the message's own. Raises
     :exc:`JetStreamAPIError`, or :exc:`MessageNotFoundError`, if it is a refusal.
     """
-    if (status := msg.status) is not None:
+    told, own = _split(msg.raw_headers or b"")
+    # A publisher may have given a message the first line of a refusal.
+    if (status := refusal(msg)) is not None:
         if status.code == 404:
             raise MessageNotFoundError(404, 10037, "no message found")
         raise JetStreamAPIError(status.code, 0, status.description or "direct get failed")
-    told, own = _split(msg.raw_headers or b"")
     try:
         return StoredMsg(
             stream=told[_STREAM],
@@ -98,32 +106,36 @@ def from_direct(msg: Msg) -> StoredMsg:
             data=msg.data,
             headers=decode_headers(own)[0],
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise JetStreamError(f"malformed answer to a direct get: {error!r}") from error
 
 
-def _split(block: bytes) -> tuple[dict[bytes, str], bytes]:
-    """What the server says in a header block, and the block without that.
+def refusal(msg: Msg) -> Status | None:
+    """Return the status of an answer to a direct get; ``None`` if it is a stored message.
 
-    The raw lines tell, for the subject may hold what no header may. Left out as unreadable, it
-    would leave the last word to a line of the publisher's.
+    The headers that the server appends decide. The status line does not: a publisher may have
+    written it.
     """
-    lines = block.split(b"\r\n")
-    told: dict[bytes, str] = {}
-    for name in (_STREAM, _SUBJECT, _SEQUENCE, _TIME, PENDING.encode(), LAST.encode()):
-        for position in range(len(lines) - 1, 0, -1):
-            found, colon, value = lines[position].partition(b":")
-            if colon and found == name:
-                told[name] = value.strip(b" \t").decode("utf-8", "backslashreplace")
-                del lines[position]
-                break
-    return told, b"\r\n".join(lines)
+    status = msg.status
+    return None if status is None or _SEQUENCE in _split(msg.raw_headers or b"")[0] else status
+
+
+def _split(block: bytes) -> tuple[dict[str, str], bytes]:
+    """Return what the server says in a header block, and what the publisher says in it.
+
+    The server appends its lines to the publisher's block, the stream's first. No name of a stream
+    and no subject holds a space, so the last line that begins like that is the server's. The lines
+    are read raw because a subject may hold bytes that no header may.
+    """
+    own, found, rest = block.rpartition(_STREAM.encode() + b": ")
+    lines = (found + rest).decode("utf-8", "backslashreplace").split("\r\n")
+    told = {name: value.strip(" \t") for name, _, value in (line.partition(":") for line in lines)}
+    return told, own
 
 
 def number_in(msg: Msg, name: str) -> int | None:
-    """A number in a header; ``None`` if there is none."""
-    values = msg.headers.get_all(name)
-    text = values[-1] if values else ""
+    """A number that the server says; ``None`` if it does not."""
+    text = _split(msg.raw_headers or b"")[0].get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
