@@ -18,6 +18,7 @@ from benchmarks.scenarios import SCENARIOS, select
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_every_load_and_the_plain_scenarios(tmp_path: Path) -> None:
     """Each kind of load once; messages that get lost would be a failure, and exit code 1."""
     names = ["publish-headers", "receive-8KiB", "request-10", "responder"]

@@ -25,6 +25,8 @@ from trio_nats import (
 from trio_nats.services import service_error
 from trio_nats.testing import NatsServer, ServerTLS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 

@@ -317,6 +317,7 @@ async def test_proxy(recipes: Any, nats_server: NatsServer) -> None:
         assert nc.tls_info.verified_name == "localhost"
 
 
+@pytest.mark.slow
 async def test_tests(tmp_path: Path) -> None:
     """They are run by a pytest of their own, as a reader would."""
     wanted = [block for block in CODE if block.heading in ("Recipes", *TESTS)]

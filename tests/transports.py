@@ -19,7 +19,17 @@ from trio_nats import Connection, TLSOptions, open_nats
 from trio_nats.servers import Scheme
 from trio_nats.testing import NatsServer, ServerTLS, ServerWebSocket
 
-__all__ = ["ALL_BUT_WSS", "ALL_TRANSPORTS", "TCP", "TLS", "TRANSPORTS", "WS", "WSS", "Transport"]
+__all__ = [
+    "ALL_BUT_WSS",
+    "ALL_TRANSPORTS",
+    "TCP",
+    "TCP_AND_WSS",
+    "TLS",
+    "TRANSPORTS",
+    "WS",
+    "WSS",
+    "Transport",
+]
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,15 @@ TRANSPORTS = {"tcp": TCP, "tls": TLS, "ws": WS, "wss": WSS}
 
 def _over(names: Sequence[str]) -> pytest.MarkDecorator:
     params = [
-        # The fixture ``nats_server`` goes by its mark.
-        pytest.param(way, id=name, marks=pytest.mark.nats_server(**way.server_options))
+        # The fixture ``nats_server`` goes by its mark. The fast tests keep to TCP.
+        pytest.param(
+            way,
+            id=name,
+            marks=[
+                pytest.mark.nats_server(**way.server_options),
+                *([] if way is TCP else [pytest.mark.slow]),
+            ],
+        )
         for name, way in TRANSPORTS.items()
         if name in names
     ]
@@ -114,3 +131,5 @@ def _over(names: Sequence[str]) -> pytest.MarkDecorator:
 ALL_TRANSPORTS = _over(["tcp", "tls", "ws", "wss"])
 ALL_BUT_WSS = _over(["tcp", "tls", "ws"])
 """For tests that take a while, and would hardly learn more from WebSocket inside TLS."""
+TCP_AND_WSS = _over(["tcp", "wss"])
+"""The plainest, and the one with every layer: for what the transport has little to do with."""

@@ -24,6 +24,8 @@ from trio_nats import NoRespondersError, TLSOptions
 from trio_nats.anyio import Connection, Subscription, open_nats
 from trio_nats.testing import NatsServer, ServerTLS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:

@@ -174,6 +174,7 @@ async def test_native_cancellation(backend: str, nats_server: NatsServer) -> Non
     await run(backend, main)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ON_ASYNCIO)
 async def test_native_timeouts(backend: str, nats_server: NatsServer) -> None:
     async def main(_: Home) -> None:
@@ -273,6 +274,7 @@ async def test_eager_tasks(nats_server: NatsServer) -> None:
     await run("asyncio", main)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ON_ASYNCIO)
 async def test_async_generators_stay_the_loops(backend: str, nats_server: NatsServer) -> None:
     """One that began before the Trio run is not finalised by Trio when it is dropped."""
@@ -457,6 +459,7 @@ finally:
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
 @pytest.mark.parametrize(
     ("way", "impatient"),
@@ -519,6 +522,7 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals itself")
 async def test_interrupting_a_loop_that_is_stuck(nats_server: NatsServer) -> None:
     said = await python(STUCK, nats_server.url)
@@ -579,6 +583,7 @@ print(number > 10 * step, threading.active_count() <= 2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals itself")
 async def test_three_interrupts_at_once(nats_server: NatsServer) -> None:
     """The third one at every moment of the cleaning up, or at some of them, for there are many."""
@@ -599,6 +604,7 @@ async def python(code: str, *args: str) -> str:
     return done.stdout.decode()
 
 
+@pytest.mark.slow
 async def test_without_anyio() -> None:
     code = """
         import sys
@@ -613,5 +619,6 @@ async def test_without_anyio() -> None:
     assert "run: pip install 'trio-nats[anyio]' anyio\n" in said
 
 
+@pytest.mark.slow
 async def test_trio_nats_itself_does_without() -> None:
     assert await python("import sys, trio_nats; print('anyio' in sys.modules)") == "False\n"

@@ -209,6 +209,7 @@ def test_options_show_no_secret(probe: Probe) -> None:
     assert options.arguments()["servers"] == f"nats://u:{SECRET}@h"
 
 
+@pytest.mark.slow
 def test_help_names_flags_and_variables() -> None:
     text = cli("pub", "--help", COLUMNS="160").stdout
     for expected in ("--server", "-s", "NATS_URL", "NATS_CONTEXT", "--tlsca", "NATS_TIMEOUT"):

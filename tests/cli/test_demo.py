@@ -10,6 +10,8 @@ import pytest
 
 from trio_nats import __version__
 
+pytestmark = pytest.mark.slow
+
 
 def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

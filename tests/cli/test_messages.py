@@ -22,6 +22,8 @@ from trio_nats import open_nats
 from trio_nats.testing import NatsServer
 from trio_nats.testing.plugin import NatsServerFactory
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def subscribed(url: str, *args: object) -> Iterator[Running]:

@@ -151,6 +151,7 @@ async def test_a_signal_nobody_asked_for_ends_everything(autojump_clock: trio.ab
         assert trio.current_time() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_quiet(url: str, number: signal.Signals) -> None:
     with running("sub", "quiet", "-s", url) as sub:
@@ -160,6 +161,7 @@ def test_signals_are_quiet(url: str, number: signal.Signals) -> None:
         assert sub.errors == b'Subscribed to "quiet"\n'
 
 
+@pytest.mark.slow
 def test_a_signal_while_connecting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"nats://127.0.0.1:{silent.getsockname()[1]}"
@@ -170,6 +172,7 @@ def test_a_signal_while_connecting() -> None:
             assert sub.errors == b""
 
 
+@pytest.mark.slow
 def test_a_signal_while_reading_stdin(url: str) -> None:
     with running("pub", "x", "-s", url, "--read-stdin", "--send-on", "newline") as pub:
         with observed(url, "x", 2):
@@ -180,6 +183,7 @@ def test_a_signal_while_reading_stdin(url: str) -> None:
         assert b"Published 2 messages" in pub.errors
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away(url: str) -> None:
     head = subprocess.Popen(
         ["head", "-n", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -196,6 +200,7 @@ def test_a_reader_that_goes_away(url: str) -> None:
         assert sub.errors == b'Subscribed to "pipe"\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [["rtt", "1"], ["rtt", "1", "--json"]])
 def test_a_reader_that_was_never_there(url: str, args: list[str]) -> None:
     read, write = os.pipe()
@@ -206,6 +211,7 @@ def test_a_reader_that_was_never_there(url: str, args: list[str]) -> None:
         assert process.errors == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [["sub", "x", "--wait", "1ms"], ["pub", "x"]])
 def test_without_stdin_and_stdout(url: str, args: list[str]) -> None:
     line = shlex.join([sys.executable, "-m", "trio_nats", *args])
@@ -216,6 +222,7 @@ def test_without_stdin_and_stdout(url: str, args: list[str]) -> None:
     assert (done.returncode, b"unexpected" in done.stderr) == (0, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args", [["sub", "x"], ["reply", "x", "y"], ["pub", "x", "--send-on", "newline"]]
 )
@@ -259,6 +266,7 @@ async def test_nothing_is_waited_for_that_needs_a_server_which_is_gone(
 # --- the connection ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_what_happens_to_the_connection_is_said(nats_server: NatsServer) -> None:
     with running("sub", "x", "-s", nats_server.url) as sub:
         await trio.to_thread.run_sync(sub.said, '"x"')
@@ -281,6 +289,7 @@ def test_debug_by_its_variable() -> None:
     assert "debug: " in done.stderr
 
 
+@pytest.mark.slow
 def test_tracebacks_show_no_values() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "trio_nats", "pub", "x", "y", "-s", "nats://127.0.0.1:1"],

@@ -109,6 +109,7 @@ def test_stats(url: str) -> None:
         assert (stats["id"], stats["endpoints"][0]["num_requests"]) == (ids[1], 3)
 
 
+@pytest.mark.slow
 def test_info(url: str) -> None:
     with two_adders(url) as ids:
         shown = []

@@ -81,6 +81,7 @@ def test_bench_fits_80_columns(url: str) -> None:
     assert "…" not in done.stdout
 
 
+@pytest.mark.slow
 def test_bench_pub_and_sub_apart(url: str) -> None:
     with running("bench", "sub", "--msgs", 1000, "--json", "-s", url) as sub:
         # Its subscription is there once somebody gets an answer through it; so publish until then.
@@ -132,6 +133,7 @@ async def test_bench_does_not_wait_for_ever(nats_server_factory: NatsServerFacto
 # --- server --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_server_with_tls_and_jetstream(tmp_path: Path) -> None:
     store = tmp_path / "store"
     flags = ["--tls", "--jetstream", "--store", store, "--user", "u", "--password", "p"]
@@ -157,6 +159,7 @@ def test_server_on_a_port_that_is_taken(url: str) -> None:
     assert "address already in use" in done.stderr
 
 
+@pytest.mark.slow
 def test_server_that_ends_by_itself() -> None:
     with running("server", "--port", 0) as server:
         server.said("Ctrl-C ends it")
@@ -168,6 +171,7 @@ def test_server_that_ends_by_itself() -> None:
         assert b"the server has ended" in server.errors
 
 
+@pytest.mark.slow
 def test_server_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
     monkeypatch.delitem(sys.modules, "trio_nats.cli.certificates", raising=False)
@@ -264,6 +268,7 @@ def test_a_command_with_a_context(url: str, config: Path) -> None:
 # --- progress ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["bench", "pub", "--msgs"], ["pub", "x", "y", "--count"]])
 def test_a_progress_bar_on_a_terminal(url: str, command: list[str]) -> None:
     # Which rich takes for a terminal.

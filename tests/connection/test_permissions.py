@@ -21,7 +21,7 @@ from tests.connection.helpers import (
     scripted,
     served,
 )
-from tests.transports import ALL_TRANSPORTS
+from tests.transports import TCP_AND_WSS
 from trio_nats import (
     Connection,
     PermissionsViolationError,
@@ -32,7 +32,7 @@ from trio_nats import (
 from trio_nats._core.event_hub import EventListener
 from trio_nats.events import Reconnected, ServerError
 
-pytestmark = ALL_TRANSPORTS
+pytestmark = TCP_AND_WSS
 
 
 @asynccontextmanager

@@ -14,9 +14,11 @@ from tests.core.scenario import Make, Stage, echo, staged
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, open_sockets
 from tests.support.timeouts import HANG_TIMEOUT
-from tests.transports import ALL_TRANSPORTS, TCP, Transport
+from tests.transports import ALL_BUT_WSS, TCP, Transport
 from trio_nats import Connection, NoRespondersError, Replies, Subscription, open_nats
 from trio_nats.events import LameDuck
+
+pytestmark = pytest.mark.slow
 
 
 async def publish(stage: Stage, _: Subscription) -> Operation:
@@ -152,7 +154,7 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
-@ALL_TRANSPORTS
+@ALL_BUT_WSS
 @pytest.mark.parametrize(
     ("make", "least"),
     [
@@ -236,7 +238,7 @@ async def test_a_reply_that_was_not_received_is_left() -> None:
             nursery.cancel_scope.cancel()
 
 
-@ALL_TRANSPORTS
+@ALL_BUT_WSS
 @pytest.mark.parametrize("background", [False, True], ids=["user", "all tasks"])
 @pytest.mark.parametrize("drained", [False, True], ids=["left", "drained"])
 async def test_a_whole_life(transport: Transport, background: bool, drained: bool) -> None:

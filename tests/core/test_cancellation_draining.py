@@ -27,6 +27,8 @@ from trio_nats import Connection, NoRespondersError, Subscription, TLSOptions, o
 from trio_nats.events import Disconnected
 from trio_nats.testing import NatsServer
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(kw_only=True)
 class Run:

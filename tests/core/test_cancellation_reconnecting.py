@@ -26,6 +26,8 @@ from trio_nats import NoRespondersError, OutboxFullError, Subscription, open_nat
 from trio_nats.events import Reconnected
 from trio_nats.testing import NatsServer
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(kw_only=True)
 class AwayStage(Stage):

@@ -209,6 +209,7 @@ async def test_a_closed_connection_refuses_everything(transport: Transport) -> N
     assert (nc.state, nc.connected_url, nc.tls_info, nc.failure) == ("closed", None, None, None)
 
 
+@pytest.mark.slow
 async def test_nothing_is_kept_of_closed_connections() -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with NatsServer() as server, no_leaks():

@@ -16,7 +16,7 @@ import trio.testing
 
 from tests.connection.helpers import HANG_TIMEOUT, all_of, receive_n
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
-from tests.transports import ALL_TRANSPORTS, Transport
+from tests.transports import TCP_AND_WSS, Transport
 from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
 from trio_nats._transport.tcp import TCPStream
 
@@ -95,7 +95,7 @@ async def _use(nc: Connection) -> None:
         await nc.rtt()
 
 
-@ALL_TRANSPORTS
+@TCP_AND_WSS
 async def test_only_the_background_touches_the_stream(
     transport: Transport, touches: Touches
 ) -> None:
@@ -179,7 +179,7 @@ async def _use_by_many(nc: Connection) -> None:
     await nc.flush()
 
 
-@ALL_TRANSPORTS
+@TCP_AND_WSS
 @pytest.mark.parametrize("ending", ["left", "closed", "drained", "broken off", "cancelled"])
 async def test_nor_do_many_users_or_a_move_or_any_ending(
     transport: Transport, ending: str, touches: Touches, monkeypatch: pytest.MonkeyPatch

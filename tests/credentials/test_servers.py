@@ -294,6 +294,7 @@ async def test_signing_that_fails_is_our_fault_and_not_the_servers() -> None:
         assert isinstance(attempt.error, CredentialsError)
 
 
+@pytest.mark.slow
 async def test_a_jwt_that_expires_while_in_use() -> None:
     async with NatsServer(config=OPERATOR.config) as server:
 

@@ -11,7 +11,7 @@ from trio_nats import Connection
 from trio_nats.jetstream import JetStreamError, UnacknowledgedError
 from trio_nats.testing import NatsServer
 
-pytestmark = pytest.mark.nats_server(jetstream=True)
+pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
 
 
 async def sound(nc: Connection) -> None:

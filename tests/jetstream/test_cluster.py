@@ -11,6 +11,8 @@ from trio_nats.jetstream import JetStreamError, StorageType
 from trio_nats.jetstream.json_codec import Answer
 from trio_nats.testing import NatsCluster
 
+pytestmark = pytest.mark.slow
+
 QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 
 

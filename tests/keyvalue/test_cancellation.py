@@ -13,7 +13,7 @@ from tests.support.leaks import all_tasks, no_leaks
 from trio_nats.keyvalue import KeyExistsError
 from trio_nats.testing import NatsServer
 
-pytestmark = pytest.mark.nats_server(jetstream=True)
+pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
 
 
 async def test_reading_and_writing(nats_server: NatsServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from tests.jetstream.scripted_server import QUICK
@@ -10,6 +11,8 @@ from trio_nats import open_nats
 from trio_nats.jetstream import WrongLastSequenceError
 from trio_nats.keyvalue import KeyExistsError
 from trio_nats.testing import NatsCluster
+
+pytestmark = pytest.mark.slow
 
 
 async def test_in_a_cluster() -> None:

@@ -18,7 +18,7 @@ from trio_nats.objectstore import ObjectInfo, ObjectMeta, ObjectStore
 from trio_nats.objectstore.backend import ObjectBackend
 from trio_nats.testing import NatsServer
 
-pytestmark = pytest.mark.nats_server(jetstream=True)
+pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
 
 OLD, NEW = b"old", b"1234567"
 

@@ -564,6 +564,7 @@ class CountingParser(Parser):
         return self.parsed + self.buffer.searched
 
 
+@pytest.mark.slow
 def test_an_info_of_a_mebibyte_byte_by_byte_is_not_scanned_over_and_over() -> None:
     wire = padded(b'INFO {"port":1', b"}", 1024 * 1024) + b"\r\n"
     parser = CountingParser(ProtocolLimits())

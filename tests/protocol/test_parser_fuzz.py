@@ -20,6 +20,8 @@ from trio_nats.message import Msg
 from trio_nats.options import ProtocolLimits
 from trio_nats.server_info import ServerInfo
 
+pytestmark = pytest.mark.slow
+
 # Small, so that fuzzing finds both sides of each.
 LIMITS = ProtocolLimits(payload=300, headers=64, control_line=512, info=700)
 LARGEST_FRAME = max(

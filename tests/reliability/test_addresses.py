@@ -148,6 +148,7 @@ async def test_an_address_that_failed_waits_until_the_others_have_been_tried() -
         assert [len(server.peers) for server in (one, two, three)] == [3, 2, 2]
 
 
+@pytest.mark.slow
 async def test_a_lame_duck_is_left_for_another_address_of_its_name() -> None:
     async def lame(peer: Peer) -> None:
         await read_line(peer, b"SUB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 
 from tests.reliability.helpers import (
@@ -20,6 +21,8 @@ from tests.support.certs import certificates
 from trio_nats import Connection, TLSOptions, open_nats
 from trio_nats.events import Disconnected, LameDuck, Reconnected, ServersDiscovered
 from trio_nats.testing import NatsCluster, NatsServer, ServerTLS
+
+pytestmark = pytest.mark.slow
 
 LAME_DUCK = {"lame_duck_grace_period": "1200ms", "lame_duck_duration": "30s"}
 

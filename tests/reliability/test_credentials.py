@@ -72,6 +72,7 @@ async def test_a_rotated_seed_file_is_read_again(tmp_path: Path) -> None:
             await nc.flush(HANG_TIMEOUT)
 
 
+@pytest.mark.slow
 async def test_an_expiring_jwt_is_a_reconnect_with_the_fresh_one(tmp_path: Path) -> None:
     operator = Operator()
     file = tmp_path / "user.creds"
@@ -121,6 +122,7 @@ async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
                     assert caught.value.__cause__ is nc.failure
 
 
+@pytest.mark.slow
 @ALL_BUT_WSS
 async def test_a_secret_that_reaches_the_server_late_is_waited_for(transport: Transport) -> None:
     policy = replace(QUICK, refused_credentials_timeout=3)

@@ -23,7 +23,7 @@ from tests.reliability.helpers import (
     until,
 )
 from tests.support.peer import Peer, ScriptedServer
-from tests.transports import ALL_TRANSPORTS, Transport
+from tests.transports import TCP_AND_WSS, Transport
 from trio_nats import ProtocolError, ProtocolLimits, open_nats
 from trio_nats.events import Disconnected, Reconnected, ServerError
 
@@ -73,8 +73,9 @@ MALFORMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", MALFORMED.values(), ids=MALFORMED)
-@ALL_TRANSPORTS
+@TCP_AND_WSS
 async def test_what_is_not_nats_ends_the_wire_and_not_the_connection(
     transport: Transport, act: Act
 ) -> None:
@@ -101,7 +102,7 @@ async def test_what_is_not_nats_ends_the_wire_and_not_the_connection(
         assert [msg.data for msg in await receive_n(sub, 2)] == [b"before", b"after"]
 
 
-@ALL_TRANSPORTS
+@TCP_AND_WSS
 async def test_what_is_strange_but_nats_is_survived(transport: Transport) -> None:
     async def act(peer: Peer) -> None:
         await read_line(peer, b"SUB")
@@ -127,7 +128,7 @@ async def test_what_is_strange_but_nats_is_survived(transport: Transport) -> Non
         assert nc.stats.reconnects == 0
 
 
-@ALL_TRANSPORTS
+@TCP_AND_WSS
 async def test_a_flood_of_pings_that_reads_no_answer_is_ended(transport: Transport) -> None:
     async with transport.scripted(session(for_ever(b"", b"PING\r\n" * 1000)), session()) as server:
         async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
@@ -138,7 +139,7 @@ async def test_a_flood_of_pings_that_reads_no_answer_is_ended(transport: Transpo
             assert nc.stats.outbox_bytes < 64 * 1024
 
 
-@ALL_TRANSPORTS
+@TCP_AND_WSS
 async def test_many_pings_that_are_answered_do_no_harm(transport: Transport) -> None:
     asked = trio.Event()
 
@@ -193,6 +194,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
 async def test_a_flood_of_well_formed_lines_takes_no_memory(
     flood: Callable[[int], bytes],
@@ -220,7 +222,7 @@ async def test_a_flood_of_well_formed_lines_takes_no_memory(
         assert nc.stats.reconnects == 0
 
 
-@ALL_TRANSPORTS
+@TCP_AND_WSS
 async def test_complaints_are_told_as_events_the_last_ones_first(transport: Transport) -> None:
     async def act(peer: Peer) -> None:
         for number in range(1000):

@@ -43,7 +43,10 @@ from trio_nats.testing import NatsServer, ServerTLS
 
 CYCLES = int(os.environ.get("TRIO_NATS_CYCLES", "100"))
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc"),
+    pytest.mark.slow,
+]
 
 
 def descriptors() -> int:

@@ -32,6 +32,8 @@ from trio_nats import ReconnectPolicy, open_nats
 from trio_nats.events import Connected, Disconnected, Reconnected, ReconnectFailed
 from trio_nats.testing import NatsServer
 
+pytestmark = pytest.mark.slow
+
 AT_ONCE = ReconnectPolicy(wait=0, max_wait=0)
 STUBBORN = replace(AT_ONCE, retry_on_initial_connect=True)
 

@@ -114,6 +114,7 @@ async def test_an_automatic_unsubscription_counts_over_a_restart() -> None:
         assert [msg.data async for msg in sub] == [b"2", b"3"]
 
 
+@pytest.mark.slow
 async def test_ten_thousand_subscriptions_are_restored() -> None:
     count = 10_000
     async with NatsServer() as server, open_nats(server.url, reconnect=QUICK) as nc:

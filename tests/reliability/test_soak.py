@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from tests.reliability.soak import soak
 from tests.transports import ALL_BUT_WSS, Transport
+
+pytestmark = pytest.mark.slow
 
 # One that is not always the same has its place where somebody looks at what it finds.
 SEED = int(os.environ.get("TRIO_NATS_SOAK_SEED", "20"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
@@ -10,6 +11,8 @@ from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
 from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.slow
 
 
 async def sound(nc: Connection) -> None:

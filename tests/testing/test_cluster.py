@@ -22,6 +22,8 @@ from trio_nats.testing import (
 )
 from trio_nats.testing._system import poll
 
+pytestmark = pytest.mark.slow
+
 
 async def neighbours(server: NatsServer) -> set[str]:
     routes = (await server.monitor("routez"))["routes"]

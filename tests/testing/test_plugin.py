@@ -13,6 +13,8 @@ import pytest
 
 import trio_nats
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 TRIO = "pytest_trio.plugin"

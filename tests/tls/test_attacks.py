@@ -288,6 +288,7 @@ DEATHS: dict[str, tuple[Script, TLSMode, str, type[Exception], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DEATHS)
 async def test_death(case: str) -> None:
     script, mode, phase, error, words = DEATHS[case]

@@ -238,6 +238,7 @@ async def short_session(peer: Peer) -> None:
     await peer.hang_up()
 
 
+@pytest.mark.slow
 async def test_another_server_of_the_list_is_held_to_it_too() -> None:
     """The first server was TLS by its own choice; the second, a plain one, gets nothing."""
     policy = ReconnectPolicy(wait=0, max_wait=0, max_attempts=1)

@@ -90,6 +90,7 @@ def test_headers_that_cannot(headers: object, complaint: str) -> None:
     assert "s3cr" not in text
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=8), max_size=3))
 def test_whatever_is_let_through_is_one_line(headers: dict[str, str]) -> None:
     try:

@@ -188,6 +188,7 @@ def test_any_frames_in_any_pieces_are_the_same_bytes(
     trio.run(main)
 
 
+@pytest.mark.slow
 @given(
     chunks=st.lists(st.binary(min_size=1, max_size=200) | st.just(b"ab" * 1500), max_size=8),
     compressed=st.booleans(),
@@ -300,6 +301,7 @@ async def test_a_huge_frame_takes_no_memory() -> None:
     assert peak < 1_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fragments", [1, 7])
 async def test_a_bomb_takes_no_memory(fragments: int) -> None:
     size = 50_000_000

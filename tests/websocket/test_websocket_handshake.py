@@ -512,6 +512,7 @@ def test_without_wsproto_the_call_says_what_to_install(monkeypatch: pytest.Monke
     open_nats("nats://h", websocket=WebSocketOptions())
 
 
+@pytest.mark.slow
 def test_wsproto_is_imported_only_by_those_who_need_it() -> None:
     code = (
         "import sys, trio, trio_nats\n"

@@ -28,6 +28,8 @@ from trio_nats.cli.doctor.examine import examine_all
 from trio_nats.cli.doctor.report import Report
 from trio_nats.testing import NatsServer
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()

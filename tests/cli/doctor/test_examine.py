@@ -168,6 +168,7 @@ async def test_cancelled_it_leaves_nothing(kind: str, seconds: float) -> None:
                     await peer.finished.wait()
 
 
+@pytest.mark.slow
 async def test_odd_passwords_survive() -> None:
     passwords = ["pass:word/@?#%", "ünïcode", " "]
     users: list[ConfigValue] = [

@@ -12,6 +12,8 @@ from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ConfigurationError, ConnectError, TLSMode, TLSOptions, open_nats
 from trio_nats.cli.doctor.examine import examine_all
 
+pytestmark = pytest.mark.slow
+
 SERVERS = [
     "none",
     "tls",

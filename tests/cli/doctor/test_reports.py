@@ -24,6 +24,8 @@ from trio_nats.cli.doctor.advice import advise
 from trio_nats.cli.doctor.examine import examine_all
 from trio_nats.cli.doctor.report import Report
 
+pytestmark = pytest.mark.slow
+
 # Kinds whose server can be connected to if the last line of code in the advice is taken, with real
 # files in the places of those that it invents.
 CURED = [

@@ -90,6 +90,7 @@ async def test_it_goes_on_after_a_restart() -> None:
             assert came[-3:] == [b"1", b"2", b"3"]
 
 
+@pytest.mark.slow
 async def test_it_goes_on_when_the_connection_moves() -> None:
     async with (
         NatsCluster(3, jetstream=True) as cluster,
