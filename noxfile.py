@@ -93,8 +93,10 @@ def tests(session: nox.Session) -> None:
 def versions(session: nox.Session) -> None:
     """Run the tests on every Python found: ``nox -s versions -- -m "not slow"``.
 
-    With ``CI`` set, the Python that runs nox is left to the ``tests`` session.
+    With ``CI`` set, only the newest is used, and the Python that runs nox is left to ``tests``.
     """
+    if os.environ.get("CI") and session.python != PYTHONS[-1]:
+        session.skip("only the newest Python is used here")
     if os.environ.get("CI") and session.python == THIS_PYTHON:
         session.skip("the tests session runs on this Python")
     session.install("-e", f".[{EXTRAS}]", *group("tests"))

@@ -68,7 +68,7 @@ async def test_server_certificates_that_are_not_acceptable() -> None:
         attempt = await failure(server.ws_url, tls=TLSOptions(ca_file=CERTS.other_ca_file))
         assert attempt.phase == "tls"
         assert isinstance(attempt.error, TLSCertificateError)
-        assert "give its certificate as ca_file" in str(attempt.error)
+        assert "pass the issuer's certificate as ca_file" in str(attempt.error)
         options = TLSOptions(insecure_skip_verify=True)
         async with open_nats(server.ws_url, tls=options) as nc:
             assert nc.tls_info is not None

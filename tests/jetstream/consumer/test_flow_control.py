@@ -142,7 +142,7 @@ class Server:
     pulls: dict[int, list[int]] = field(default_factory=dict)  # number: messages, bytes
     queue: list[tuple[str, int, int, int]] = field(default_factory=list)
 
-    def receive_n(self, pull: Pull) -> None:
+    def take(self, pull: Pull) -> None:
         self.pulls[pull.number] = [pull.batch, pull.max_bytes]
 
     def deliver(self, luck: random.Random, size: int) -> None:
@@ -218,7 +218,7 @@ def live(
         for pull in ask(flow_control):
             server.take(pull)
 
-    def receive_n() -> None:
+    def take() -> None:
         kind, one, messages, size = server.queue.pop(0)
         if kind == "message":
             flow_control.taken(one)
@@ -231,7 +231,7 @@ def live(
         if step == "deliver":
             server.deliver(luck, luck.randint(1, 10) if by_bytes else 0)
         elif step == "take" and server.queue:
-            receive_n()
+            take()
         elif step == "end" and server.pulls:
             server.end(luck.choice(list(server.pulls)))
         elif step == "refuse" and server.pulls:
@@ -253,7 +253,7 @@ def live(
             return
     # Once all is taken out there are pulls, so that more can come.
     while server.queue:
-        receive_n()
+        take()
         refill()
         if flow_control.left is not None and flow_control.left <= 0:
             return

@@ -132,7 +132,7 @@ async def test_an_empty_acknowledgement_of_the_whole(nats_server: NatsServer) ->
                 await (await sub.receive()).respond(b"")
 
             nursery.start_soon(say_nothing)
-            with pytest.raises(JetStreamError, match="was not acknowledged"):
+            with pytest.raises(JetStreamError, match="is not an acknowledgement"):
                 await batch.commit()
 
 
