@@ -327,14 +327,14 @@ def fresh(error: Exception) -> Exception:
 
     One object raised in many tasks would collect the tracebacks, and so the frames, of all.
     """
-    twin = _remade(type(error), error.args, error.__dict__)
-    twin.__cause__ = error.__cause__
-    twin.__suppress_context__ = error.__suppress_context__
-    return twin
+    copy = _remade(type(error), error.args, error.__dict__)
+    copy.__cause__ = error.__cause__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy
 
 
 def _remade(kind: type[Exception], args: tuple[object, ...], state: dict[str, object]) -> Exception:
-    twin: Exception = kind.__new__(kind, *args)
-    twin.args = args  # an OSError leaves them to __init__
-    twin.__dict__.update(state)
-    return twin
+    copy: Exception = kind.__new__(kind, *args)
+    copy.args = args  # an OSError leaves them to __init__
+    copy.__dict__.update(state)
+    return copy

@@ -27,7 +27,7 @@ from trio_nats import (
     UserPassword,
 )
 from trio_nats._transport.connector import ConnectorSettings
-from trio_nats._transport.probe import HandshakeObserver, ProbeResult, _certificates, knock
+from trio_nats._transport.probe import HandshakeObserver, ProbeResult, _certificates, probe
 from trio_nats.options import ProtocolLimits, WebSocketOptions
 from trio_nats.servers import parse_server
 from trio_nats.testing import NatsServer, ServerTLS
@@ -51,9 +51,9 @@ def settings(tls: TLSOptions, seconds: float = 5) -> ConnectorSettings:
     )
 
 
-async def knocked(port: int, tls: TLSOptions = TRUST, **options: Any) -> ProbeResult:
+async def probed(port: int, tls: TLSOptions = TRUST, **options: Any) -> ProbeResult:
     server = parse_server(f"nats://joe:{PASSWORD}@localhost:{port}")
-    return await knock(server, settings(tls, options.pop("seconds", 5)), **options)
+    return await probe(server, settings(tls, options.pop("seconds", 5)), **options)
 
 
 @pytest.mark.parametrize("mode", [TLSMode.PREFER, TLSMode.REQUIRE, TLSMode.DISABLE])
@@ -62,7 +62,7 @@ async def test_nothing_is_said_about_us(kind: str, mode: TLSMode) -> None:
     script = SERVER_KINDS[kind](server_context(CERTS.server))
     tls = TLSOptions(mode=mode, ca_file=None if mode is TLSMode.DISABLE else CERTS.ca_file)
     async with ScriptedServer(script) as server:
-        await knocked(server.port, tls, seconds=0.5)
+        await probed(server.port, tls, seconds=0.5)
         peer = await server.peer()
         with trio.fail_after(HANG_TIMEOUT):
             await peer.finished.wait()
@@ -76,7 +76,7 @@ async def test_nobody_is_asked_for_credentials() -> None:
 
     async with NatsServer() as server:
         asking = replace(settings(TLSOptions()), auth=never)
-        seen = await knock(parse_server(f"nats://localhost:{server.port}"), asking)
+        seen = await probe(parse_server(f"nats://localhost:{server.port}"), asking)
     assert seen.error is None
     assert seen.info is not None
 
@@ -92,15 +92,15 @@ async def test_what_a_client_certificate_comes_to() -> None:
     """TLS 1.3 tells only after the handshake, and only those who listen."""
     good, bad = CERTS.client, CERTS.client_other_ca
     async with verifying() as server:
-        taken = await knocked(
+        taken = await probed(
             server.port,
             TLSOptions(ca_file=CERTS.ca_file, cert_file=good.cert_file, key_file=good.key_file),
         )
-        refused = await knocked(
+        refused = await probed(
             server.port,
             TLSOptions(ca_file=CERTS.ca_file, cert_file=bad.cert_file, key_file=bad.key_file),
         )
-        missing = await knocked(server.port)
+        missing = await probed(server.port)
     assert taken.error is None
     assert taken.asked is True
     assert taken.tls is not None
@@ -111,7 +111,7 @@ async def test_what_a_client_certificate_comes_to() -> None:
 
 async def test_a_certificate_is_seen_that_is_refused() -> None:
     async with verifying() as server:
-        seen = await knocked(server.port, TLSOptions(mode=TLSMode.REQUIRE))
+        seen = await probed(server.port, TLSOptions(mode=TLSMode.REQUIRE))
     assert isinstance(seen.error, TLSCertificateError)
     assert seen.tls is None
     assert len(seen.chain) == 2
@@ -123,8 +123,8 @@ async def test_only_the_handshake() -> None:
     """A WebSocket server says nothing inside TLS before it is asked to."""
 
     async with ScriptedServer(_tls_and_silence) as server:
-        whole = await knocked(server.port, seconds=0.5)
-        only = await knocked(server.port, only_tls=True)
+        whole = await probed(server.port, seconds=0.5)
+        only = await probed(server.port, only_tls=True)
     assert isinstance(whole.error, NoInfoError)
     assert whole.tls is not None
     assert only.error is None
@@ -139,10 +139,10 @@ async def _tls_and_silence(peer: Any) -> None:
 async def test_cancelled_it_leaves_nothing() -> None:
     context = server_context(CERTS.server)
     async with ScriptedServer(tls_required(context)) as server:
-        await knocked(server.port)
+        await probed(server.port)
 
         async def make() -> Any:
-            return lambda: knocked(server.port)
+            return lambda: probed(server.port)
 
         async def check() -> None:
             for peer in server.peers:
@@ -155,7 +155,7 @@ async def test_cancelled_it_leaves_nothing() -> None:
 
 async def test_info_inside_tls() -> None:
     async with ScriptedServer(tls_first(server_context(CERTS.server))) as server:
-        seen = await knocked(server.port)
+        seen = await probed(server.port)
     assert seen.info is not None
     assert seen.tls is not None
     assert seen.tls.info_inside_tls
@@ -164,7 +164,7 @@ async def test_info_inside_tls() -> None:
 async def test_nothing_is_logged_about_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     async with NatsServer() as server:
-        await knocked(server.port, TLSOptions())
+        await probed(server.port, TLSOptions())
     assert not caplog.records
 
 

@@ -1,9 +1,9 @@
 """Which messages of one wire are copies of those of another.
 
 Messages have no identity in NATS. While two wires carry the same subscription, a message of one is
-taken for the twin of one of the other if they are alike in subject, reply, headers and data. Where
+taken for the same as one of the other if they are alike in subject, reply, headers and data. Where
 many are alike, as heartbeats are, the first to be matched is matched with the one that came at
-about the same time, and the others follow in order; what came before that has no twin.
+about the same time, and the others follow in order; what came before that came once only.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _MOST = 1_000_000
 
 
 class DuplicateFilter:
-    """Remembers messages of one wire until their twins come over another.
+    """Remembers messages of one connection until they come over another one too.
 
-    ``lag`` is the most seconds that may lie between two twins, and ``most`` how many messages are
-    remembered: one more, and all of them are forgotten, so that their twins may be handed out too.
+    ``lag`` is the most seconds that may lie between the two, and ``most`` how many messages are
+    remembered: one more, and all of them are forgotten, so that they may be handed out twice.
     """
 
     def __init__(self, lag: float, most: int = _MOST) -> None:

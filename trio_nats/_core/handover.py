@@ -5,7 +5,7 @@ What the old wire brings is handed out at once, for it is complete until the ser
 processed our UNSUBs. What the new wire brings is held back until then. Of the two the old wire's
 messages are a beginning and the new wire's an end of what was published, per publisher in the same
 order, so what remains of the new wire's after taking out what the old one brought too (see
-``twins``) is exactly what comes next. The new wire may lag behind, so its messages are looked at
+``dedup``) is exactly what comes next. The new wire may lag behind, so its messages are looked at
 for a while longer. Members of queue groups need none of this: the servers hand each message to one
 member only.
 
@@ -112,7 +112,7 @@ class Handover:
         self._router = router
         self._old = old
         self._private = Outbox(_MAX_HELD, "wait", lambda: None)
-        self._twins = DuplicateFilter(_MAX_LAG)
+        self._duplicates = DuplicateFilter(_MAX_LAG)
         self._held: list[tuple[Msg, float]] = []
         self._held_bytes = 0
         self._aside = self._private
@@ -186,7 +186,7 @@ class Handover:
             await self._old.pings.round_trip()
 
     async def finish(self, overlap: float) -> None:
-        """Hand out what only the new wire brought; for a while, late twins are still looked for."""
+        """Hand out what only the new wire brought; for a while, late duplicates are still looked for."""
         self.conclude()
         await trio.sleep(overlap)
         if self._new is not None:
@@ -206,7 +206,7 @@ class Handover:
             self._new.divert = self._from_new_alone
         held, self._held = self._held, []
         for msg, came in held:
-            if not self._twins.is_duplicate(msg, came):
+            if not self._duplicates.is_duplicate(msg, came):
                 self._router.deliver(msg)
 
     def give_up(self) -> None:
@@ -218,7 +218,7 @@ class Handover:
         sink = self._router.sinks.get(msg.sid)
         if sink is not None:
             if sink.raw_queue is None:
-                self._twins.remember(msg, trio.current_time())
+                self._duplicates.remember(msg, trio.current_time())
             sink.push(msg)
 
     def _from_new(self, msg: Msg) -> None:
@@ -241,7 +241,7 @@ class Handover:
             self.conclude()
 
     def _from_new_alone(self, msg: Msg) -> None:
-        if not self._twins.is_duplicate(msg, trio.current_time()):
+        if not self._duplicates.is_duplicate(msg, trio.current_time()):
             self._router.deliver(msg)
 
 

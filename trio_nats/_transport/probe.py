@@ -32,7 +32,7 @@ from .connector import (
 from .ssl_context import ClientTLS
 from .tls_info import CertificateInfo, TLSInfo, certificate_info
 
-__all__ = ["HandshakeObserver", "ProbeResult", "knock"]
+__all__ = ["HandshakeObserver", "ProbeResult", "probe"]
 
 # A debugging hook of CPython's ssl module, and the only way to see whether a server asks for a
 # client certificate, or what a certificate says that is refused. Where it is missing, less is seen.
@@ -117,7 +117,7 @@ class ProbeResult:
     """Why it ended, or ``None``: CONNECT would have been next."""
 
 
-async def knock(
+async def probe(
     server: Server,
     settings: ConnectorSettings,
     *,

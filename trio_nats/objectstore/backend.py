@@ -48,7 +48,7 @@ def translated(bucket: str) -> Generator[None, None, None]:
 
 
 async def open_desk(api: API, bucket: str) -> ObjectBackend:
-    """The desk of a bucket that is there. Raises :exc:`ObjectStoreNotFoundError` otherwise."""
+    """Open the backend of an existing bucket. Raises :exc:`ObjectStoreNotFoundError` otherwise."""
     check_bucket(bucket)
     with translated(bucket):
         suffix = f"STREAM.INFO.{stream_name(bucket)}"

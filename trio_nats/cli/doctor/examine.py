@@ -1,7 +1,7 @@
 """Gathers the facts about one server: names, TCP, first words, TLS, modes, and a real connection.
 
-Only the real connection, made with :func:`open_nats` and the user's own options, logs in. All else
-is found out by openings that end before CONNECT, see :mod:`trio_nats._transport.knock`.
+Only the real connection, made with :func:`open_nats` and the user's own options, logs in. Everything
+else is found out by probes that end before CONNECT, see :mod:`trio_nats._transport.probe`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trio_nats._nursery import open_nursery
 
 from ..._blocking import run_in_thread
 from ..._transport.connector import ConnectorSettings
-from ..._transport.probe import ProbeResult, knock
+from ..._transport.probe import ProbeResult, probe
 from ..._transport.tls_info import client_certificate_expiry
 from ..._transport.tls_policy import check_server, effective_mode
 from ...errors import ClientCertificateError, ConfigurationError
@@ -63,7 +63,7 @@ class _Examination:
         self._seconds = client.connect_timeout
         self._patience = min(client.patience, client.connect_timeout)
         self._redaction = Redaction()
-        self._knocks: dict[TLSMode, ProbeResult] = {}
+        self._probes: dict[TLSMode, ProbeResult] = {}
         self._greeting: Greeting | None = None
         self._look: ProbeResult | None = None
         self._strict: ProbeResult | None = None
@@ -121,7 +121,7 @@ class _Examination:
                 if isinstance(mode, TLSMode):
                     nursery.start_soon(self._try_mode, mode, report.asked)
         look = self._described(self._look)
-        told = next((one.info for one in self._knocks.values() if one.info is not None), None)
+        told = next((one.info for one in self._probes.values() if one.info is not None), None)
         report = replace(
             report,
             greeting=self._greeting,
@@ -145,15 +145,15 @@ class _Examination:
             websocket=WebSocketOptions(),
         )
 
-    async def _knock(self, tls: TLSOptions) -> ProbeResult:
-        return await knock(self._server, self._settings(tls), patience=self._patience)
+    async def _probe_mode(self, tls: TLSOptions) -> ProbeResult:
+        return await probe(self._server, self._settings(tls), patience=self._patience)
 
     async def _shake_hands(self, tls: TLSOptions) -> ProbeResult:
         """As ``tls://``, whatever the URL. Below a WebSocket nothing is said before a request."""
         server = replace(self._server, scheme="tls", path="")
         settings = self._settings(replace(tls, mode=TLSMode.REQUIRE))
         only_tls = self._server.is_websocket
-        return await knock(server, settings, only_tls=only_tls, patience=self._patience)
+        return await probe(server, settings, only_tls=only_tls, patience=self._patience)
 
     async def _listen(self) -> None:
         # A WebSocket server waits for a request. One that is none after all speaks at once.
@@ -179,12 +179,12 @@ class _Examination:
         if asked.acts_as is TLSMode.DISABLE:
             # With the user's own options a client certificate would never be shown to anybody.
             tls = without_certificate(tls)
-        self._knocks[mode] = await self._knock(replace(tls, mode=mode))
+        self._probes[mode] = await self._probe_mode(replace(tls, mode=mode))
 
     async def _try_implicit_again(self, report: Report) -> None:
         """A server with ``handshake_first: auto`` waits 50 ms only, and machines can be busy."""
         for _ in range(3):
-            tried = self._knocks.get(TLSMode.IMPLICIT)
+            tried = self._probes.get(TLSMode.IMPLICIT)
             inside = report.look is not None and report.look.info_inside is not None
             if tried is None or tried.error is None or tried.tls is not None or not inside:
                 return
@@ -266,7 +266,7 @@ class _Examination:
         if isinstance(acts_as, ConfigurationError):
             text, kind = self._redaction(acts_as), type(acts_as).__name__
             return Trial(mode=mode, acts_as=mode, outcome="refused", kind=kind, text=text)
-        tried = self._knocks.get(acts_as)
+        tried = self._probes.get(acts_as)
         if tried is None:
             return Trial(mode=mode, acts_as=acts_as, outcome="unknown", text="not reached")
         if tried.error is None:
@@ -318,15 +318,15 @@ _FAULTS: dict[int, Trust] = {
 }
 
 
-def verdict(knocked: ProbeResult) -> tuple[Trust, str]:
+def verdict(probed: ProbeResult) -> tuple[Trust, str]:
     """What a handshake says about the server's certificate, and OpenSSL's words for it."""
-    error: BaseException | None = knocked.error
+    error: BaseException | None = probed.error
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return _FAULTS.get(error.verify_code, "other"), error.verify_message
         if isinstance(error, ClientCertificateError):
             return "ok", ""  # Ours is looked at after the server's.
         error = error.__cause__
-    if knocked.tls is not None:
+    if probed.tls is not None:
         return "ok", ""
     return "unknown", ""

@@ -32,7 +32,7 @@ class _Claims(msgspec.Struct):
 async def read_login(
     server: Server, auth: AuthLike | None, redaction: Redaction, seconds: float
 ) -> Login:
-    """The credentials for ``server``. From here on ``veil`` hides their secrets."""
+    """The credentials for ``server``. From here on ``redaction`` hides their secrets."""
     redaction.add_server(server)
     source: Source = "options" if auth is not None else "url" if server.has_userinfo else "none"
     answer = None

@@ -154,7 +154,7 @@ class ConsumerMessages(Messages):
     def __init__(self, name: str, source: MessageSource, check_run: Callable[[], None]) -> None:
         super().__init__(name, check_run)
         self._source = source
-        # Once entered it is the feed's own: a call less per message counts.
+        # Once entered it is the source's own method: one call less for each message counts.
         self._receive: Callable[[], Awaitable[JetStreamMsg]] = self._not_entered
 
     @property
