@@ -206,7 +206,7 @@ async def request_without_room(stage: AwayStage, _: Subscription) -> Operation:
 
 async def request_many(stage: AwayStage, _: Subscription) -> Operation:
     async def operation() -> None:
-        async with stage.nc.request_many("echo", b"too early", timeout=0.001) as replies:
+        async with stage.nc.request_many("echo", b"too early", timeout=0.05) as replies:
             assert await all_of(replies) == []
         stage.come_back_later()
         data = stage.next()

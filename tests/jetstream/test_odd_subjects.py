@@ -49,6 +49,8 @@ async def stored(
             js = nc.jetstream()
             stream = await js.create_stream("S", subjects=["s.>"], storage=MEMORY, **options)
             await publish(server, ODD, headers=headers)
+            while (await stream.refresh()).state.messages < len(ODD):
+                pass  # Streams store messages after the server has answered a PING.
             yield nc, stream
             assert nc.stats.reconnects == 0
 

@@ -186,7 +186,7 @@ class Handover:
             await self._old.pings.round_trip()
 
     async def finish(self, overlap: float) -> None:
-        """Hand out what only the new wire brought; for a while, late duplicates are still looked for."""
+        """Hand out what only the new connection brought; late duplicates are still looked for."""
         self.conclude()
         await trio.sleep(overlap)
         if self._new is not None:

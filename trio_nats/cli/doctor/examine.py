@@ -1,7 +1,8 @@
 """Gathers the facts about one server: names, TCP, first words, TLS, modes, and a real connection.
 
-Only the real connection, made with :func:`open_nats` and the user's own options, logs in. Everything
-else is found out by probes that end before CONNECT, see :mod:`trio_nats._transport.probe`.
+Only the real connection, made with :func:`open_nats` and the user's own options, logs in.
+Everything else is found out by probes that end before CONNECT, see
+:mod:`trio_nats._transport.probe`.
 """
 
 from __future__ import annotations
