@@ -21,6 +21,7 @@ from trio_nats.jetstream import (
     APILevelError,
     ConsumerNameInUseError,
     ConsumerNotFoundError,
+    ErrorCode,
     JetStreamAPIError,
     JetStreamError,
     JetStreamNotEnabledError,
@@ -68,6 +69,13 @@ async def test_errors_by_their_number(nats_server: NatsServer, err_code, kind) -
     assert (caught.value.code, caught.value.err_code) == (418, err_code)
     assert str(caught.value) == f"told so (code 418, err_code {err_code})"
     assert str(fresh(caught.value)) == str(caught.value)
+
+
+def test_error_codes_are_numbers() -> None:
+    error = JetStreamAPIError(400, 10109, "invalid operation on sealed stream")
+    assert error.err_code == ErrorCode.STREAM_SEALED
+    sealed = JetStreamAPIError(400, ErrorCode.STREAM_SEALED, "invalid operation on sealed stream")
+    assert str(sealed) == str(error)
 
 
 def test_the_last_sequence() -> None:

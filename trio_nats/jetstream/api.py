@@ -17,6 +17,7 @@ from .errors import (
     APILevelError,
     ConsumerNameInUseError,
     ConsumerNotFoundError,
+    ErrorCode,
     JetStreamAPIError,
     JetStreamError,
     JetStreamNotEnabledError,
@@ -46,22 +47,22 @@ T_co = TypeVar("T_co", covariant=True)
 P = TypeVar("P", bound="Page")
 
 _BY_CODE: dict[int, type[JetStreamAPIError]] = {
-    10013: ConsumerNameInUseError,
-    10014: ConsumerNotFoundError,
-    10037: MessageNotFoundError,
-    10039: JetStreamNotEnabledForAccountError,
-    10043: MessageNotFoundError,
-    10058: StreamNameInUseError,
-    10059: StreamNotFoundError,
-    10060: StreamMismatchError,
-    10070: WrongLastMsgIdError,
-    10071: WrongLastSequenceError,
-    10076: JetStreamNotEnabledError,
-    10105: ConsumerNameInUseError,
-    10148: ConsumerNameInUseError,
-    10149: ConsumerNotFoundError,
-    10164: WrongLastSequenceError,
-    10185: APILevelError,
+    ErrorCode.CONSUMER_NAME_IN_USE: ConsumerNameInUseError,
+    ErrorCode.CONSUMER_NOT_FOUND: ConsumerNotFoundError,
+    ErrorCode.MESSAGE_NOT_FOUND: MessageNotFoundError,
+    ErrorCode.NOT_ENABLED_FOR_ACCOUNT: JetStreamNotEnabledForAccountError,
+    ErrorCode.SEQUENCE_NOT_FOUND: MessageNotFoundError,
+    ErrorCode.STREAM_NAME_IN_USE: StreamNameInUseError,
+    ErrorCode.STREAM_NOT_FOUND: StreamNotFoundError,
+    ErrorCode.STREAM_MISMATCH: StreamMismatchError,
+    ErrorCode.WRONG_LAST_MSG_ID: WrongLastMsgIdError,
+    ErrorCode.WRONG_LAST_SEQUENCE: WrongLastSequenceError,
+    ErrorCode.NOT_ENABLED: JetStreamNotEnabledError,
+    ErrorCode.CONSUMER_STILL_ACTIVE: ConsumerNameInUseError,
+    ErrorCode.CONSUMER_ALREADY_EXISTS: ConsumerNameInUseError,
+    ErrorCode.CONSUMER_DOES_NOT_EXIST: ConsumerNotFoundError,
+    ErrorCode.WRONG_LAST_SEQUENCE_UNKNOWN: WrongLastSequenceError,
+    ErrorCode.REQUIRED_API_LEVEL: APILevelError,
 }
 
 
@@ -147,7 +148,7 @@ class API:
         """Nobody is subscribed to what JetStream would be."""
         raise JetStreamNotEnabledError(
             503,
-            10076,
+            ErrorCode.NOT_ENABLED,
             f"nobody answers at {subject!r}: JetStream is not enabled on the server, or not in "
             f"reach by the prefix {self.prefix!r}",
         ) from None

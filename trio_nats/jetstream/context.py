@@ -11,7 +11,7 @@ from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NatsError
 from . import json_codec
 from .api import API, Page, Paged
-from .errors import APILevelError, StreamNameInUseError, StreamNotFoundError
+from .errors import APILevelError, ErrorCode, StreamNameInUseError, StreamNotFoundError
 from .info import AccountInfo, StreamInfo
 from .json_codec import Answer
 from .key_value_manager import KeyValueManager
@@ -113,7 +113,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
         if missing := left_out(config, info.config):
             raise APILevelError(
                 412,
-                10185,
+                ErrorCode.REQUIRED_API_LEVEL,
                 f"stream {config.name!r} is there now, but without {', '.join(missing)}: its "
                 "server is too old for that",
             )
@@ -160,7 +160,9 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
         """
         async for name in self.stream_names(subject=subject):
             return name
-        raise StreamNotFoundError(404, 10059, f"no stream stores {subject[:80]!r}")
+        raise StreamNotFoundError(
+            404, ErrorCode.STREAM_NOT_FOUND, f"no stream stores {subject[:80]!r}"
+        )
 
     async def stream_for_subject(self, subject: str) -> Stream:
         """The stream that stores ``subject``, or the first one that does.

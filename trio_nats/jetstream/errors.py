@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Self
 
@@ -14,6 +15,7 @@ __all__ = [
     "ConsumerDeletedError",
     "ConsumerNameInUseError",
     "ConsumerNotFoundError",
+    "ErrorCode",
     "JetStreamAPIError",
     "JetStreamError",
     "JetStreamNotEnabledError",
@@ -30,6 +32,67 @@ __all__ = [
 ]
 
 
+class ErrorCode(enum.IntEnum):
+    """Numbers that servers give to errors, to be compared with :attr:`JetStreamAPIError.err_code`.
+
+    These are the ones that programs handle. Servers know some two hundred, and newer servers have
+    more, so ``err_code`` is a plain number. ``nats errors list`` shows them all.
+    """
+
+    BAD_REQUEST = 10003
+    """The request is malformed, or one that the server does not know."""
+    CLUSTER_NOT_AVAILABLE = 10008
+    """JetStream is temporarily unavailable, as while a cluster has no leader."""
+    CONSUMER_NAME_IN_USE = 10013
+    """A consumer of that name exists; see :exc:`ConsumerNameInUseError`."""
+    CONSUMER_NOT_FOUND = 10014
+    """There is no such consumer; see :exc:`ConsumerNotFoundError`."""
+    INSUFFICIENT_RESOURCES = 10023
+    """The server, or the account, has no room for it."""
+    MAXIMUM_CONSUMERS_REACHED = 10026
+    """The stream, or the account, has as many consumers as it may have."""
+    MAXIMUM_STREAMS_REACHED = 10027
+    """The account has as many streams as it may have."""
+    MEMORY_RESOURCES_EXCEEDED = 10028
+    """There is not enough memory on the server for it."""
+    MESSAGE_NOT_FOUND = 10037
+    """There is no such message; see :exc:`MessageNotFoundError`."""
+    NOT_ENABLED_FOR_ACCOUNT = 10039
+    """See :exc:`JetStreamNotEnabledForAccountError`."""
+    SEQUENCE_NOT_FOUND = 10043
+    """There is no message with that number; see :exc:`MessageNotFoundError`."""
+    STORAGE_RESOURCES_EXCEEDED = 10047
+    """There is not enough disk space on the server for it."""
+    MESSAGE_EXCEEDS_MAXIMUM = 10054
+    """The message is larger than the stream's ``max_msg_size``."""
+    STREAM_NAME_IN_USE = 10058
+    """A stream of that name exists; see :exc:`StreamNameInUseError`."""
+    STREAM_NOT_FOUND = 10059
+    """There is no such stream; see :exc:`StreamNotFoundError`."""
+    STREAM_MISMATCH = 10060
+    """Another stream would store the message; see :exc:`StreamMismatchError`."""
+    WRONG_LAST_MSG_ID = 10070
+    """See :exc:`WrongLastMsgIdError`."""
+    WRONG_LAST_SEQUENCE = 10071
+    """See :exc:`WrongLastSequenceError`."""
+    NOT_ENABLED = 10076
+    """There is no JetStream; see :exc:`JetStreamNotEnabledError`."""
+    STREAM_STORE_FAILED = 10077
+    """The message was not stored, as when a stream that discards new messages is full."""
+    CONSUMER_STILL_ACTIVE = 10105
+    """A consumer of that name is in use; see :exc:`ConsumerNameInUseError`."""
+    STREAM_SEALED = 10109
+    """The stream is sealed: nothing in it can be changed."""
+    CONSUMER_ALREADY_EXISTS = 10148
+    """A consumer of that name exists; see :exc:`ConsumerNameInUseError`."""
+    CONSUMER_DOES_NOT_EXIST = 10149
+    """There is no consumer to update; see :exc:`ConsumerNotFoundError`."""
+    WRONG_LAST_SEQUENCE_UNKNOWN = 10164
+    """As ``WRONG_LAST_SEQUENCE``, where the server does not tell the right number."""
+    REQUIRED_API_LEVEL = 10185
+    """The server is too old; see :exc:`APILevelError`."""
+
+
 class JetStreamError(NatsError):
     """Base class of what goes wrong with JetStream; itself: an answer that makes no sense."""
 
@@ -37,8 +100,8 @@ class JetStreamError(NatsError):
 class JetStreamAPIError(JetStreamError):
     """JetStream refused, or could not do, what it was asked for.
 
-    ``code`` is like a status of HTTP, ``err_code`` says what it was in numbers
-    (``nats errors list``), and ``description`` in words.
+    ``code`` is like an HTTP status, ``err_code`` is the number of the error (see
+    :class:`ErrorCode`), and ``description`` says it in words.
     """
 
     def __init__(self, code: int, err_code: int, description: str) -> None:

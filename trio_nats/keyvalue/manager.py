@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from ..codecs import Codec
 from ..jetstream.api import Paged
-from ..jetstream.errors import APILevelError, StreamNameInUseError
+from ..jetstream.errors import APILevelError, ErrorCode, StreamNameInUseError
 from ..jetstream.info import AccountInfo
 from ..jetstream.stream import Stream
 from ..jetstream.stream_config import StreamConfig
@@ -150,7 +150,7 @@ async def _wanted(
         if level < 1:
             raise APILevelError(
                 412,
-                10185,
+                ErrorCode.REQUIRED_API_LEVEL,
                 f"limit_marker_ttl needs a server 2.11 or later, of API level 1; it has {level}",
             )
     return wanted

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, NatsError, RequestTimeoutError
 from ..headers import Headers
 from ..jetstream.consumer.consumer import new_name
 from ..jetstream.consumer.pull import Link
-from ..jetstream.errors import JetStreamAPIError, WrongLastSequenceError
+from ..jetstream.errors import ErrorCode, JetStreamAPIError, WrongLastSequenceError
 from ..jetstream.publish.publisher import PendingAck
 from .backend import ObjectBackend, translated
 from .chunking import Chunks, Source, chunks_of
@@ -30,7 +30,6 @@ UNACKNOWLEDGED = 4 * 1024 * 1024
 """Bytes that may be on their way to the stream."""
 MOST_PENDING = 256
 MAX_RACES = 100
-SEALED = 10109
 
 
 async def put(backend: ObjectBackend, meta: ObjectMeta, source: Source) -> ObjectInfo:
@@ -150,7 +149,7 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
         except ObjectStoreNotFoundError:
             pass
         except JetStreamAPIError as error:
-            if error.err_code != SEALED:  # Nothing has been stored then.
+            if error.err_code != ErrorCode.STREAM_SEALED:  # Nothing has been stored then.
                 _logger.warning("chunks %r may be left behind: %s", subject, str(error))
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.warning("chunks %r may be left behind: %s", subject, str(error))

@@ -9,7 +9,7 @@ import msgspec
 
 from ...headers import Headers, Status, decode_headers
 from ...message import Msg
-from ..errors import JetStreamAPIError, JetStreamError, MessageNotFoundError
+from ..errors import ErrorCode, JetStreamAPIError, JetStreamError, MessageNotFoundError
 from ..json_codec import time_from_wire
 
 __all__ = [
@@ -95,7 +95,7 @@ def from_direct(msg: Msg) -> StoredMsg:
     # A publisher may have given a message the first line of a refusal.
     if (status := refusal(msg)) is not None:
         if status.code == 404:
-            raise MessageNotFoundError(404, 10037, "no message found")
+            raise MessageNotFoundError(404, ErrorCode.MESSAGE_NOT_FOUND, "no message found")
         raise JetStreamAPIError(status.code, 0, status.description or "direct get failed")
     try:
         return StoredMsg(
