@@ -1,8 +1,11 @@
-"""What a connection is for: publishing, subscribing, requesting."""
+"""The connection without what is built on top of it, which takes this."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from threading import get_ident
 from typing import TypeVar, overload
@@ -12,28 +15,40 @@ from trio import current_time
 from trio.lowlevel import checkpoint_if_cancelled, wait_task_rescheduled
 
 from ._core.request_mux import ReplySlot, new_inbox, no_reply
+from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
 from ._protocol import commands
 from ._protocol.commands import CRLF, Frame
+from ._tracebacks import takes_secrets
+from ._transport.tls_info import TLSInfo
+from ._transport.tls_policy import check_servers
 from .codecs import Codec, Decoder, Encoder, check_decoder, encoded, reply_decoder
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NatsError, timed_out
+from .events import ConnectionState, Event
 from .headers import HeadersLike, encode_headers
 from .message import Msg, Payload
-from .options import PendingLimits, check_callable, check_count, check_seconds
+from .options import PendingLimits, check_callable, check_choice, check_count, check_seconds
 from .replies import Replies
 from .server_info import ServerInfo
+from .servers import Server, parse_servers
 from .subjects import check_filter, check_queue, check_subject
 from .subscription import Subscription
 from .typed import TypedMsg, TypedReplies, TypedSubscription
 
 __all__ = ["BaseConnection"]
 
+_logger = logging.getLogger("trio_nats.connection")
+
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class BaseConnection:
-    """The half of :class:`~trio_nats.Connection` that deals with messages."""
+    """All of :class:`~trio_nats.Connection` but what is built on top of a connection.
+
+    JetStream and services take this, so that they need not import what imports them.
+    """
 
     def __init__(self, core: Supervisor) -> None:
         self._core = core
@@ -41,11 +56,6 @@ class BaseConnection:
         self._pub_lines = core.pub_lines
         self._known_heads = core.pub_lines.known
         self._thread = core.thread
-
-    @property
-    def disconnected_for(self) -> float | None:
-        """Seconds for which there has been no connection to a server; ``None`` if there is one."""
-        return self._core.disconnected_for
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -488,6 +498,223 @@ class BaseConnection:
         if timeout is None:
             return self._core.settings.request_timeout
         return check_seconds("timeout", timeout)
+
+    # --- the connection itself -------------------------------------------------------------------
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until the server has processed everything sent so far.
+
+        While disconnected it waits for the next connection. Raises :exc:`TimeoutError` after
+        ``timeout`` seconds, if given. If cancelled, nothing is lost.
+        """
+        await self._within(timeout, "flush", self._flush)
+
+    async def rtt(self, timeout: float | None = None) -> float:
+        """Seconds until the server answers, behind everything sent so far. See :meth:`flush`."""
+        return await self._within(timeout, "rtt", self._flush)
+
+    async def _within(
+        self, timeout: float | None, what: str, operation: Callable[[], Awaitable[T]]
+    ) -> T:
+        self._core.check_usable()
+        if timeout is None:
+            return await operation()
+        with trio.move_on_after(check_seconds("timeout", timeout)):
+            return await operation()
+        raise timed_out(
+            f"{what}: the server did not answer within {timeout:g} s", self.disconnected_for
+        )
+
+    async def _flush(self) -> float:
+        while True:
+            session = await self._core.live_session()
+            begun = time.perf_counter()
+            if await session.pings.round_trip():
+                return time.perf_counter() - begun
+
+    def events(self, *, buffer: int = 256) -> trio.abc.ReceiveChannel[Event]:
+        """What happens to the connection from now on; see :mod:`trio_nats.events`.
+
+        Use it as ``async with nc.events() as events:``. It never holds the connection up: a
+        listener that lets ``buffer`` events pile up loses the oldest. Ends after ``Closed``.
+        """
+        self._core.check_run()
+        return self._core.event_hub.listen(check_count("buffer", buffer, 1))
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection stands."""
+        return self._core.state
+
+    @property
+    def server_info(self) -> ServerInfo:
+        """What the server last said about itself."""
+        return self._core.info
+
+    @property
+    def tls_info(self) -> TLSInfo | None:
+        """How the present connection is encrypted; ``None`` if it is not, or there is none."""
+        session = self._core.session
+        return None if session is None else session.wire.tls
+
+    @property
+    def connected_url(self) -> str | None:
+        """The server in use, without credentials; ``None`` while there is none."""
+        session = self._core.session
+        return None if session is None else session.wire.server.url
+
+    @property
+    def disconnected_for(self) -> float | None:
+        """Seconds for which there has been no connection to a server; ``None`` if there is one."""
+        return self._core.disconnected_for
+
+    @property
+    def failure(self) -> NatsError | None:
+        """Why the connection is gone for good; ``None`` if it is not, or was closed on purpose."""
+        return self._core.failure
+
+    @property
+    def stats(self) -> Statistics:
+        """The numbers so far."""
+        core = self._core
+        sinks = core.router.sinks.values()
+        subscriptions = [sink for sink in sinks if sink is not core.requests]
+        waiting = [sink.pending for sink in (*subscriptions, core.requests)]
+        counters = core.counters
+        return Statistics(
+            in_messages=counters.in_messages,
+            in_bytes=counters.in_bytes,
+            out_messages=core.outbox.accepted,
+            out_bytes=counters.out_bytes,
+            dropped=counters.dropped,
+            lost_in_flight=counters.lost_in_flight,
+            discarded=counters.discarded,
+            reconnects=max(0, counters.connects - 1),
+            subscriptions=len(subscriptions),
+            pending_messages=sum(messages for messages, _ in waiting),
+            pending_bytes=sum(size for _, size in waiting),
+            outbox_bytes=core.outbox.size,
+        )
+
+    async def wait_for_state(self, *states: ConnectionState) -> ConnectionState:
+        """Return once the connection is in one of ``states``, at once if it is.
+
+        Raises :exc:`ConfigurationError` for what is no state, and, once the connection has ended
+        without getting there, what using it would raise. If cancelled, nothing has happened.
+        """
+        core = self._core
+        core.check_run()
+        for state in states:
+            check_choice("state", state, tuple(known.value for known in ConnectionState))
+        await core.wait(lambda: core.state in states or core.state is ConnectionState.CLOSED)
+        if core.state not in states:
+            raise core.closed_error()
+        return core.state
+
+    async def reconnect(self) -> None:
+        """Move to another server, or connect to the present one again.
+
+        Each attempt reads files again and asks for credentials, so this brings new ones into use.
+        The present connection is used until the new one is ready, so no message is missed. Returns
+        once the new one is in use; while disconnected, once the connection is up again.
+
+        If cancelled, the move goes on.
+
+        :raises ConnectError: if no server could be moved to. The connection goes on as before;
+            ``attempts`` tells why each server was not used.
+        :raises trio.ClosedResourceError: if the connection is closed, or is closed during the call.
+        """
+        core = self._core
+        core.check_usable()
+        await core.change_server_and_wait()
+
+    @takes_secrets
+    def set_servers(self, servers: str | Sequence[str]) -> None:
+        """Use these servers for reconnecting, in place of all known so far (ADR-40).
+
+        Those without credentials in their URL use the first URL's of this list that has some, as
+        with ``open_nats``; those of the servers known so far go to none of these. What ``auth``
+        gives is for all. The present connection stays in use until it is lost, or until
+        :meth:`reconnect` has moved it to one of these. Raises
+        :exc:`ConfigurationError` for what cannot be used.
+        """
+        parsed = check_servers(parse_servers(servers), self._core.settings.opening.tls)
+        self._core.check_usable()
+        self._core.pool.replace(parsed)
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """The servers known, discovered ones included, in the order they would be tried."""
+        return self._core.pool.servers
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Unsubscribe everything, let what has arrived be received, and close.
+
+        Publishing, and so responding, works until all messages have been taken out of the
+        subscriptions, which then end; no new subscriptions can be made. Takes at most ``timeout``
+        seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
+        were left by then. If cancelled, the connection is closed at once. Another task that drains
+        it already is joined; closing it ends the drain.
+
+        It cannot wait for the task that calls it. When that one receives from a subscription in
+        which messages are left, or handles a request of a service, it returns once the others are
+        empty, and leaves the connection open: receive the rest, which ends the loop, and leave the
+        block.
+        """
+        core = self._core
+        core.check_usable()
+        seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
+        core.begin_draining()
+        left_for_us = False
+        try:
+            with trio.move_on_after(seconds) as scope:
+                left_for_us = await core.drain_all()
+        finally:
+            if not left_for_us:
+                await self.aclose()
+        if scope.cancelled_caught:
+            raise timed_out(f"drain: messages were left after {seconds:g} s", self.disconnected_for)
+
+    async def aclose(self) -> None:
+        """Finish what was begun and end the connection; harmless when repeated.
+
+        Everything published is written and the server's word awaited that it has it, for at most
+        ``close_timeout`` seconds. If cancelled, it is closed at once instead. Whatever waits for
+        the connection then gets :exc:`trio.ClosedResourceError`. Leaving the ``open_nats`` block
+        does the same.
+        """
+        core = self._core
+        if core.state is not ConnectionState.CLOSED:
+            core.check_run()
+        try:
+            if core.state not in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+                core.begin_closing()
+                await self._finish()
+            else:
+                # Another task is about to finish what was begun, or has.
+                await core.wait(lambda: core.state is ConnectionState.CLOSED)
+            await trio.lowlevel.checkpoint()
+        finally:
+            core.stop()
+            core.end(None)
+
+    async def _finish(self) -> None:
+        """Wait until the server has everything, or cannot get it."""
+        core = self._core
+        with trio.move_on_after(core.settings.close_timeout):
+            while core.session is not None or core.outbox.size or core.between_wires:
+                await core.wait(
+                    lambda: core.session is not None or core.state is ConnectionState.CLOSED
+                )
+                if core.session is None:
+                    break
+                if await core.session.pings.round_trip():
+                    return
+        if core.outbox.size:
+            _logger.warning("closing with %d bytes not written", core.outbox.size)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self._core.state} {self.connected_url or ''}>"
 
 
 def _as_bytes(payload: object) -> bytes:

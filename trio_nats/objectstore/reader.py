@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 import trio
 
 from ..errors import fresh
 from ..jetstream.consumer.messages import Messages
-from ..jetstream.consumer.pull import Link
 from ..options import check_count
 from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, open_desk, translated
 from .errors import (
@@ -132,7 +131,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
 
     def _consume(self, info: ObjectInfo) -> Messages:
         self._subject = chunk_subject(self._backend.bucket, info.nuid)
-        largest = cast("Link", self._backend.api.nc).server_info.max_payload
+        largest = self._backend.api.nc.server_info.max_payload
         consumer = self._backend.stream.ordered_consumer(
             filter_subjects=self._subject, inactive_threshold=FORGOTTEN_AFTER
         )

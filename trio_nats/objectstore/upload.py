@@ -6,14 +6,12 @@ import hashlib
 import logging
 from collections import deque
 from dataclasses import replace
-from typing import cast
 
 import trio
 
 from ..errors import ConfigurationError, NatsError, RequestTimeoutError
 from ..headers import Headers
 from ..jetstream.consumer.consumer import new_name
-from ..jetstream.consumer.pull import Link
 from ..jetstream.errors import ErrorCode, JetStreamAPIError, WrongLastSequenceError
 from ..jetstream.publish.publisher import PendingAck
 from .backend import ObjectBackend, translated
@@ -62,7 +60,7 @@ async def put(backend: ObjectBackend, meta: ObjectMeta, source: Source) -> Objec
 
 
 def _chunk_size(backend: ObjectBackend, meta: ObjectMeta) -> int:
-    largest = cast("Link", backend.api.nc).server_info.max_payload
+    largest = backend.api.nc.server_info.max_payload
     if meta.chunk_size is None:
         return min(DEFAULT_CHUNK_SIZE, largest)
     if meta.chunk_size > largest:

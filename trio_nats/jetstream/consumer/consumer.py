@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from datetime import datetime
-from typing import TypeVar, cast, overload
+from typing import TypeVar, overload
 
 import msgspec
 
@@ -23,7 +23,7 @@ from .flow_control import LARGEST_BATCH
 from .message import AckContext, JetStreamMsg, TypedJetStreamMsg
 from .messages import ConsumerMessages, Messages, TypedMessages
 from .options import Pin, PullOptions, check_heartbeat, check_terms, consume_options
-from .pull import Link, PullSubscription
+from .pull import PullSubscription
 from .push import PushSubscription
 
 __all__ = [
@@ -452,7 +452,6 @@ class Consumer:
         """
         source = PullSubscription(
             self._api,
-            cast("Link", self._api.nc),
             self._stream,
             self._name,
             self._ack_context,
@@ -495,7 +494,7 @@ class Consumer:
             )
         nc = self._api.nc
         source = PushSubscription(
-            nc, cast("Link", nc), self._name, config, self._ack_context, self._kept, self.refresh
+            nc, self._name, config, self._ack_context, self._kept, self.refresh
         )
         messages = ConsumerMessages(repr(self), source, nc.check_run)
         return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))

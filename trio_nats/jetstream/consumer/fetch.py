@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import deque
-from typing import cast
 from weakref import WeakKeyDictionary
 
 import trio
@@ -23,7 +22,7 @@ from ...options import PendingLimits
 from ..api import API
 from .message import AckContext, JetStreamMsg
 from .options import PullOptions
-from .pull import Link, failure_of, message_size, note_pin
+from .pull import failure_of, message_size, note_pin
 from .source import nak_all_nowait
 from .status import PullOutcome, PullStatus, read_status
 
@@ -84,7 +83,7 @@ def _keep_inbox(nc: BaseConnection, inbox: _Inbox) -> bool:
     if nc not in _spare:
         # An inbox knows its connection, so closed ones would stay for ever.
         for other in list(_spare):
-            if cast("Link", other).state is ConnectionState.CLOSED:
+            if other.state is ConnectionState.CLOSED:
                 del _spare[other]
     spare = _spare.setdefault(nc, [])
     if len(spare) >= MAX_SPARE:
@@ -111,7 +110,6 @@ class Fetch:
         no_wait: bool,
     ) -> None:
         self._nc = api.nc
-        self._link = cast("Link", api.nc)
         self._subject = subject
         self._ack_context = ack_context
         self._kept = kept
@@ -216,11 +214,11 @@ class Fetch:
         return min(LOOK, deadline - now)
 
     def _is_connected(self) -> bool:
-        return self._link.state in (ConnectionState.OPEN, ConnectionState.DRAINING)
+        return self._nc.state in (ConnectionState.OPEN, ConnectionState.DRAINING)
 
     def _connection(self) -> int:
         """The number of the connection to a server, which no pull outlives."""
-        return self._link.stats.reconnects
+        return self._nc.stats.reconnects
 
     def _is_over(self) -> bool:
         return self.complete or self.ended is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import replace
-from typing import TypeVar, cast, overload
+from typing import TypeVar, overload
 
 import trio
 
@@ -21,7 +21,7 @@ from .message import AckContext, JetStreamMsg, TypedJetStreamMsg
 from .messages import Messages, TypedMessages
 from .options import ConsumeOptions, PullOptions, consume_options
 from .ordered_state import OrderedState, passes, pause
-from .pull import Broken, Link, PullSubscription
+from .pull import Broken, PullSubscription
 
 __all__ = ["OrderedConsumer", "OrderedMessages"]
 
@@ -115,7 +115,6 @@ class OrderedMessages(Messages):
         name = await self._owner.ensure()
         source = PullSubscription(
             self._api,
-            cast("Link", self._api.nc),
             self._owner.stream,
             name,
             AckContext(self._api.nc, self._owner.stream, name, acks=False),

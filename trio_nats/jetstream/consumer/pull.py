@@ -14,7 +14,6 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
-from typing import Protocol
 
 import trio
 
@@ -23,7 +22,6 @@ from ...errors import NatsError, OutboxFullError, PermissionsViolationError
 from ...events import ConnectionState, Event, Reconnected, ServerError
 from ...message import Msg
 from ...options import PendingLimits
-from ...server_info import ServerInfo
 from ..api import API
 from ..errors import ConsumerDeletedError, ConsumerNotFoundError, PullError
 from .flow_control import PullFlowControl
@@ -32,7 +30,7 @@ from .options import ConsumeOptions, PullOptions
 from .source import NO_CONNECTION, MessageSource
 from .status import PullOutcome, PullStatus, read_status
 
-__all__ = ["Broken", "Link", "PullSubscription", "message_size", "note_pin"]
+__all__ = ["Broken", "PullSubscription", "message_size", "note_pin"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
@@ -48,38 +46,6 @@ PROOF = 9
 """Bytes by which the reply subject of a pull is told from one that somebody has made up."""
 ABSENT_ENOUGH = 3
 """So often is nobody there before it is asked whether the consumer is."""
-
-
-class Numbers(Protocol):
-    """What is counted of a connection."""
-
-    @property
-    def reconnects(self) -> int:
-        """How often it was made again."""
-        ...
-
-
-class Link(Protocol):
-    """What a connection can, beyond messages."""
-
-    @property
-    def state(self) -> ConnectionState:
-        """Where it stands."""
-        ...
-
-    @property
-    def server_info(self) -> ServerInfo:
-        """What the server said."""
-        ...
-
-    @property
-    def stats(self) -> Numbers:
-        """The numbers so far."""
-        ...
-
-    def events(self, *, buffer: int = 256) -> trio.abc.ReceiveChannel[Event]:
-        """What happens to it from now on."""
-        ...
 
 
 class Broken(Exception):
@@ -99,7 +65,6 @@ class PullSubscription(MessageSource):
     def __init__(
         self,
         api: API,
-        link: Link,
         stream: str,
         consumer: str,
         ack_context: AckContext,
@@ -111,11 +76,10 @@ class PullSubscription(MessageSource):
     ) -> None:
         self._nc = api.nc
         self._inbox = self._nc.new_inbox()
-        largest = link.server_info.max_payload
+        largest = self._nc.server_info.max_payload
         sub = self._nc.subscribe(f"{self._inbox}.*", pending=_room_for(options, largest))
         super().__init__(sub, ack_context, kept)
         self._key = secrets.token_bytes(16)
-        self._link = link
         self._consumer = consumer
         self._options = options
         self._fragile = fragile
@@ -149,7 +113,7 @@ class PullSubscription(MessageSource):
     async def open(self) -> None:
         """Subscribe, and ask for the first messages. If cancelled, nothing has happened."""
         await self._sub.__aenter__()
-        self._events = self._link.events()
+        self._events = self._nc.events()
         self._heard_at = trio.current_time()
         self.ask()
 
@@ -209,7 +173,7 @@ class PullSubscription(MessageSource):
         """Pull as much as there is room for, if there is enough of it."""
         if self._stopping or self._wait_until is not None:
             return
-        if self._link.state is not ConnectionState.OPEN:
+        if self._nc.state is not ConnectionState.OPEN:
             return  # `keep` asks when there is a connection again.
         options, flow_control = self._options, self.flow_control
         while (pull := flow_control.next_pull()) is not None:
@@ -365,7 +329,7 @@ class PullSubscription(MessageSource):
             taken == self._heard
             and self.flow_control.pending
             and self._wait_until is None
-            and self._link.state is ConnectionState.OPEN
+            and self._nc.state is ConnectionState.OPEN
             and not self.waiting
         )
         if not silent:

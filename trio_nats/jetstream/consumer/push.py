@@ -15,7 +15,6 @@ from ...message import Msg
 from ..errors import ConsumerDeletedError, ConsumerNotFoundError
 from .config import ConsumerConfig
 from .message import AckContext, JetStreamMsg
-from .pull import Link
 from .source import NO_CONNECTION, MessageSource
 from .status import read_status
 
@@ -33,7 +32,6 @@ class PushSubscription(MessageSource):
     def __init__(
         self,
         nc: BaseConnection,
-        link: Link,
         consumer: str,
         config: ConsumerConfig,
         ack_context: AckContext,
@@ -43,7 +41,6 @@ class PushSubscription(MessageSource):
         sub = nc.subscribe(config.deliver_subject, queue=config.deliver_group or None)
         super().__init__(sub, ack_context, kept)
         self._nc = nc
-        self._link = link
         self._consumer = consumer
         self._heartbeat = config.idle_heartbeat
         self._is_there = is_there
@@ -101,7 +98,7 @@ class PushSubscription(MessageSource):
             while not self._stopping:
                 await trio.sleep(self._heartbeat / 2)
                 now = trio.current_time()
-                is_open = self._link.state is ConnectionState.OPEN
+                is_open = self._nc.state is ConnectionState.OPEN
                 if seen != self._heard or self.waiting or not is_open:
                     seen, since = self._heard, now
                 elif now - since >= SILENCE * self._heartbeat:
