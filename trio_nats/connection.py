@@ -10,6 +10,7 @@ from .connection_base import BaseConnection
 
 if TYPE_CHECKING:
     from .jetstream import JetStream
+    from .jetstream.consumer.inboxes import InboxPool
     from .services import Service, Services, StatsHandler
 
 __all__ = ["Connection"]
@@ -25,6 +26,7 @@ class Connection(BaseConnection):
 
     def __init__(self, core_of: Callable[[Connection], Supervisor]) -> None:
         super().__init__(core_of(self))
+        self._inboxes: InboxPool | None = None
 
     # --- built on top, and only imported when asked for: a connection needs none of it -----------
 
@@ -106,8 +108,11 @@ class Connection(BaseConnection):
         :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
         """
         from .jetstream import JetStream
+        from .jetstream.consumer.inboxes import InboxPool
 
+        if self._inboxes is None:
+            self._inboxes = InboxPool(self)
         if domain is None and prefix is None:
             settings = self._core.settings
             domain, prefix = settings.jetstream_domain, settings.jetstream_prefix
-        return JetStream(self, domain=domain, prefix=prefix, timeout=timeout)
+        return JetStream(self, self._inboxes, domain=domain, prefix=prefix, timeout=timeout)

@@ -13,6 +13,7 @@ from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import check_seconds
 from . import json_codec
+from .consumer.inboxes import InboxPool
 from .errors import (
     APILevelError,
     ConsumerNameInUseError,
@@ -83,6 +84,7 @@ class API:
     def __init__(
         self,
         nc: BaseConnection,
+        inboxes: InboxPool | None = None,
         *,
         domain: str | None = None,
         prefix: str | None = None,
@@ -91,6 +93,7 @@ class API:
         if domain is not None and prefix is not None:
             raise ConfigurationError("domain and prefix both say where JetStream is; give one")
         self.nc = nc
+        self.inboxes: InboxPool = InboxPool(nc) if inboxes is None else inboxes
         if domain is not None:
             prefix = f"$JS.{check_name('domain', domain)}.API"
         elif prefix is None:

@@ -11,6 +11,7 @@ from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NatsError
 from . import json_codec
 from .api import API, Page, Paged
+from .consumer.inboxes import InboxPool
 from .errors import APILevelError, ErrorCode, StreamNameInUseError, StreamNotFoundError
 from .info import AccountInfo, StreamInfo
 from .json_codec import Answer
@@ -55,12 +56,13 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
     def __init__(
         self,
         nc: BaseConnection,
+        inboxes: InboxPool,
         *,
         domain: str | None = None,
         prefix: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        super().__init__(API(nc, domain=domain, prefix=prefix, timeout=timeout))
+        super().__init__(API(nc, inboxes, domain=domain, prefix=prefix, timeout=timeout))
 
     @property
     def prefix(self) -> str:

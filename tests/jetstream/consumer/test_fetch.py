@@ -30,6 +30,8 @@ async def test_one_after_the_other_over_one_subscription(nats_server: NatsServer
         assert [(await consumer.next()).data for _ in range(3)] == [b"0", b"1", b"2"]
         assert [(await other.next()).data for _ in range(3)] == [b"0", b"1", b"2"]
         assert [msg.data for msg in await consumer.fetch(2)] == [b"3", b"4"]
+        again = await (await nc.jetstream().stream(stream.name)).consumer("d")
+        assert [msg.data for msg in await again.fetch(2)] == [b"3", b"4"]
         assert nc.stats.subscriptions == 1
 
 

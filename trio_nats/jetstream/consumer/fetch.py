@@ -1,6 +1,6 @@
 """Single pulls: what ``next`` and ``fetch`` do.
 
-Each takes an inbox of the connection's store, so that a call costs no subscription. An inbox goes
+Each takes an inbox of the connection's pool, so that a call costs no subscription. An inbox goes
 back there if nothing more can come to it: the pull has brought all it was asked for, or was said to
 be over. Otherwise it is closed, and the server, which sees that, drops the pull.
 """
@@ -8,18 +8,14 @@ be over. Otherwise it is closed, and the server, which sees that, drops the pull
 from __future__ import annotations
 
 import logging
-import secrets
 from collections import deque
-from weakref import WeakKeyDictionary
 
 import trio
 
-from ...connection_base import BaseConnection
-from ...errors import NatsError
 from ...events import ConnectionState
 from ...message import Msg
-from ...options import PendingLimits
 from ..api import API
+from .inboxes import Inbox
 from .message import AckContext, JetStreamMsg
 from .options import PullOptions
 from .pull import failure_of, message_size, note_pin
@@ -30,66 +26,12 @@ __all__ = ["Fetch"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
-MAX_SPARE = 16
-"""The most inboxes that are kept."""
 LOOK = 0.5
 """Seconds between looks at whether the connection is still the one that the pull was sent by."""
 PAUSE = 0.1
 """Seconds before a pull that the server has given up is repeated."""
 GRACE = 1.0
 """Seconds that the server may take to say that the time is over, which it knows better."""
-
-
-class _Inbox:
-    """A subscription for answers to one pull after the other."""
-
-    def __init__(self, nc: BaseConnection) -> None:
-        self.name = nc.new_inbox()
-        # What comes is taken out as it comes, so the limits are those of a storm, not of the user.
-        self.sub = nc.subscribe(f"{self.name}.*", pending=PendingLimits())
-
-    def next_reply(self) -> bytes:
-        # Who sees the pulls of another call must not be able to answer this one.
-        return f"{self.name}.{secrets.token_urlsafe(9)}".encode()
-
-    def take_nowait(self) -> Msg | None:
-        try:
-            return self.sub.receive_nowait()
-        except (trio.WouldBlock, trio.ClosedResourceError, trio.EndOfChannel, NatsError):
-            return None
-
-
-_spare: WeakKeyDictionary[BaseConnection, list[_Inbox]] = WeakKeyDictionary()
-
-
-async def _take_inbox(nc: BaseConnection) -> _Inbox:
-    spare = _spare.get(nc)
-    while spare:
-        inbox = spare.pop()
-        try:
-            inbox.sub.receive_nowait()
-        except trio.WouldBlock:
-            return inbox
-        except (trio.ClosedResourceError, trio.EndOfChannel, NatsError):
-            continue  # The connection was drained, say.
-        await inbox.sub.aclose()  # Something came that was not asked for.
-    inbox = _Inbox(nc)
-    await inbox.sub.__aenter__()
-    return inbox
-
-
-def _keep_inbox(nc: BaseConnection, inbox: _Inbox) -> bool:
-    """Whether there was room for it."""
-    if nc not in _spare:
-        # An inbox knows its connection, so closed ones would stay for ever.
-        for other in list(_spare):
-            if other.state is ConnectionState.CLOSED:
-                del _spare[other]
-    spare = _spare.setdefault(nc, [])
-    if len(spare) >= MAX_SPARE:
-        return False
-    spare.append(inbox)
-    return True
 
 
 class Fetch:
@@ -110,6 +52,7 @@ class Fetch:
         no_wait: bool,
     ) -> None:
         self._nc = api.nc
+        self._inboxes = api.inboxes
         self._subject = subject
         self._ack_context = ack_context
         self._kept = kept
@@ -154,17 +97,17 @@ class Fetch:
         return self._came
 
     async def _ask(self) -> None:
-        inbox = await _take_inbox(self._nc)
+        inbox = await self._inboxes.take()
         try:
             await self._collect(inbox)
             self.clean = self._is_over() and not self._repeated
         finally:
-            if not (self.clean and _keep_inbox(self._nc, inbox)):
+            if not (self.clean and self._inboxes.keep(inbox)):
                 self._kept.extend(nak_all_nowait(inbox.take_nowait, self._ack_context))
                 with trio.CancelScope(shield=True):
                     await inbox.sub.aclose()
 
-    async def _collect(self, inbox: _Inbox) -> None:
+    async def _collect(self, inbox: Inbox) -> None:
         deadline = trio.current_time() + self._timeout
         seen = await self._pull(inbox, deadline)
         heard_at = trio.current_time()
@@ -223,7 +166,7 @@ class Fetch:
     def _is_over(self) -> bool:
         return self.complete or self.ended is not None
 
-    async def _pull(self, inbox: _Inbox, deadline: float) -> int | None:
+    async def _pull(self, inbox: Inbox, deadline: float) -> int | None:
         """Ask for what is missing. Returns which connection was asked over, if there is any."""
         if not self._is_connected():
             return None
