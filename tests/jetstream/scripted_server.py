@@ -12,7 +12,8 @@ import trio
 from tests.jetstream.helpers import HANG_TIMEOUT
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import Connection, ReconnectPolicy, open_nats
-from trio_nats.jetstream import API, Consumer, ConsumerConfig, ConsumerInfo
+from trio_nats.jetstream import Consumer, ConsumerConfig, ConsumerInfo
+from trio_nats.jetstream.api import API
 
 __all__ = ["QUICK", "Pulled", "Puller", "bound", "pulled_from"]
 

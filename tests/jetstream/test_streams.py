@@ -133,7 +133,7 @@ async def test_found_and_deleted(nats_server: NatsServer) -> None:
         stream = await js.create_stream("S", subjects=["s.>"])
         assert (await js.stream("S")).info.config == stream.info.config
         assert await js.stream_name_by_subject("s.a.b") == "S"
-        assert (await js.stream_for_subject("s.*")).name == "S"
+        assert (await js.stream_by_subject("s.*")).name == "S"
         with pytest.raises(StreamNotFoundError, match="no stream stores 'other'"):
             await js.stream_name_by_subject("other")
         await js.delete_stream("S")
@@ -152,10 +152,10 @@ async def test_listed(nats_server: NatsServer) -> None:
             await js.create_stream(name, subjects=[f"{name}.>"], storage=MEMORY)
         assert [name async for name in js.stream_names()] == ["A", "B", "C"]
         assert [name async for name in js.stream_names(subject="B.x")] == ["B"]
-        streams = [stream async for stream in js.streams()]
-        assert [stream.name for stream in streams] == ["A", "B", "C"]
-        assert [stream.info.config.subjects[0] for stream in streams] == ["A.>", "B.>", "C.>"]
-        assert [stream.name async for stream in js.streams(subject="C.>")] == ["C"]
+        configs = [info.config async for info in js.streams()]
+        assert [config.name for config in configs] == ["A", "B", "C"]
+        assert [config.subjects[0] for config in configs] == ["A.>", "B.>", "C.>"]
+        assert [info.config.name async for info in js.streams(subject="C.>")] == ["C"]
         info = await js.account_info()
         assert (info.streams, info.consumers, info.domain) == (3, 0, "")
         assert info.api.level >= 2

@@ -185,8 +185,8 @@ async def test_creating_and_finding(nats_server: NatsServer) -> None:
         await js.create_stream("other", storage=MEMORY)
         await js.create_stream("KV_other", subjects=["x"], storage=MEMORY)
         await js.create_key_value("M", mirror=StreamSource(name="B"), storage=MEMORY)
-        assert [name async for name in js.key_value_names()] == ["B", "C", "M", "other"]
-        assert [one.bucket async for one in js.key_values()] == ["B", "C", "M", "other"]
+        assert [name async for name in js.key_value_store_names()] == ["B", "C", "M", "other"]
+        assert [one.bucket async for one in js.key_value_stores()] == ["B", "C", "M", "other"]
         with pytest.raises(NotABucketError, match="KV_other"):
             await js.key_value("other")
         await js.delete_key_value("C")

@@ -46,6 +46,7 @@ from trio_nats.jetstream import (
     StorageType,
     StoredMsg,
     Stream,
+    StreamInfo,
     TypedJetStreamMsg,
     TypedMessages,
 )
@@ -224,6 +225,8 @@ async def streams(nc: Connection) -> None:
     assert_type(ack, PubAck)
     async for msg in stream.get_msgs(next_for="s.*", limit=5):
         assert_type(msg, StoredMsg)
+    async for info in js.streams(subject="s.a"):
+        assert_type(info, StreamInfo)
     async for subject, count in stream.subjects():
         assert_type(subject, str)
         assert_type(count, int)
@@ -326,7 +329,7 @@ async def buckets(nc: Connection) -> None:
             assert_type(change, Entry[Setting])
         async for change in watch:
             assert_type(change.operation, Operation)
-    async for status in js.key_values():
+    async for status in js.key_value_stores():
         assert_type(status, KeyValueStatus)
-    async for name in js.key_value_names():
+    async for name in js.key_value_store_names():
         assert_type(name, str)

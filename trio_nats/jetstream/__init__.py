@@ -6,7 +6,7 @@ when it is first used.
 
 from __future__ import annotations
 
-from .api import API, Paged
+from .api import PageIterator
 from .consumer.config import (
     AckPolicy,
     ConsumerConfig,
@@ -80,7 +80,6 @@ from .stream_config import (
 )
 
 __all__ = [
-    "API",
     "APILevelError",
     "APIStats",
     "AccountInfo",
@@ -114,7 +113,7 @@ __all__ = [
     "MsgMetadata",
     "NoStreamResponseError",
     "OrderedConsumer",
-    "Paged",
+    "PageIterator",
     "Paused",
     "PeerInfo",
     "PendingAck",

@@ -29,10 +29,20 @@ from .errors import (
     StreamNotFoundError,
     WrongLastMsgIdError,
     WrongLastSequenceError,
+    described,
 )
 from .validation import check_name, check_subject
 
-__all__ = ["API", "DEFAULT_PREFIX", "DEFAULT_TIMEOUT", "Page", "Paged", "api_error", "read_answer"]
+__all__ = [
+    "API",
+    "DEFAULT_PREFIX",
+    "DEFAULT_TIMEOUT",
+    "Page",
+    "PageIterator",
+    "api_error",
+    "read_answer",
+    "select",
+]
 
 DEFAULT_PREFIX = "$JS.API"
 DEFAULT_TIMEOUT = 5.0
@@ -42,7 +52,8 @@ MAX_DESCRIPTION = 2_000
 
 LEVEL_HEADER = "Nats-Required-Api-Level"
 
-S = TypeVar("S", bound=msgspec.Struct)
+R = TypeVar("R", bound=msgspec.Struct)
+S = TypeVar("S")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = TypeVar("P", bound="Page")
@@ -117,11 +128,11 @@ class API:
         self,
         suffix: str,
         payload: msgspec.Struct | None,
-        kind: type[S],
+        kind: type[R],
         timeout: float | None = None,
         *,
         level: int = 0,
-    ) -> S:
+    ) -> R:
         """Ask at ``prefix.suffix`` and wait at most ``timeout`` seconds for the answer.
 
         ``level`` is the API level that the server has to have (ADR-44); 0 does not ask for any.
@@ -145,7 +156,7 @@ class API:
         try:
             return read_answer(msg.data, kind, subject)
         except (StreamNotFoundError, ConsumerNotFoundError) as error:
-            raise error.described(_named(error, suffix)) from None
+            raise described(error, _named(error, suffix)) from None
 
     def not_there(self, subject: str) -> NoReturn:
         """Nobody is subscribed to what JetStream would be."""
@@ -162,7 +173,7 @@ class API:
         payload: Callable[[int], msgspec.Struct],
         kind: type[P],
         items: Callable[[P], Sequence[T]],
-    ) -> Paged[T]:
+    ) -> PageIterator[T]:
         """All that ``items`` finds in the pages; ``payload`` asks for those after an offset."""
 
         offset = 0
@@ -175,17 +186,18 @@ class API:
             # An empty page is the end, whatever the server counts.
             return found, bool(found) and offset < page.total
 
-        return Paged(ask)
+        return PageIterator(ask)
 
     def __repr__(self) -> str:
         return f"<API {self.prefix!r}>"
 
 
-class Paged(AsyncIterator[T_co], Generic[T_co]):
-    """What ``async for`` finds page after page, each asked for when it is needed.
+class PageIterator(AsyncIterator[T_co], Generic[T_co]):
+    """Iterates over a listing, and requests each page when it is needed.
 
-    It can be gone through once. What is added or deleted during the iteration may be missing or
-    come twice. Raises what the request for a page raises. If cancelled, it can be gone on with.
+    Listings such as :meth:`JetStream.streams` return it, for one ``async for``. What is added or
+    deleted during the iteration may be missing, or come twice. The iteration raises what the
+    request for a page raises. If cancelled, you can go on with it.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[tuple[Sequence[T_co], bool]]]) -> None:
@@ -208,17 +220,15 @@ class Paged(AsyncIterator[T_co], Generic[T_co]):
             raise StopAsyncIteration
         return self._items.popleft()
 
-    def select(self, pick: Callable[[T_co], T | None]) -> Paged[T]:
-        """What ``pick`` makes of them, where that is not ``None``; instead of this one.
 
-        :meta private:
-        """
+def select(pages: PageIterator[S], pick: Callable[[S], T | None]) -> PageIterator[T]:
+    """Iterate over what ``pick`` returns, without ``None``; takes the place of ``pages``."""
 
-        async def ask() -> tuple[Sequence[T], bool]:
-            found, more = await self._ask()
-            return [one for one in map(pick, found) if one is not None], more
+    async def ask() -> tuple[Sequence[T], bool]:
+        found, more = await pages._ask()
+        return [one for one in map(pick, found) if one is not None], more
 
-        return Paged(ask)
+    return PageIterator(ask)
 
 
 def _named(error: JetStreamAPIError, suffix: str) -> str:
@@ -234,7 +244,7 @@ def _named(error: JetStreamAPIError, suffix: str) -> str:
             return error.description
 
 
-def read_answer(data: bytes, kind: type[S], subject: str) -> S:
+def read_answer(data: bytes, kind: type[R], subject: str) -> R:
     """What an answer says. Raises the error that it is."""
     try:
         raw = json_codec.decode(data)

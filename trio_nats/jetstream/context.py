@@ -10,9 +10,15 @@ import msgspec
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NatsError
 from . import json_codec
-from .api import API, Page, Paged
+from .api import API, Page, PageIterator
 from .consumer.inboxes import InboxPool
-from .errors import APILevelError, ErrorCode, StreamNameInUseError, StreamNotFoundError
+from .errors import (
+    APILevelError,
+    ErrorCode,
+    StreamNameInUseError,
+    StreamNotFoundError,
+    described,
+)
 from .info import AccountInfo, StreamInfo
 from .json_codec import Answer
 from .key_value_manager import KeyValueManager
@@ -95,7 +101,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
         try:
             return await self._put("CREATE", whole)
         except StreamNameInUseError as error:
-            raise error.described(await self._what_differs(whole)) from None
+            raise described(error, await self._what_differs(whole)) from None
 
     async def update_stream(
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]
@@ -166,30 +172,34 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
             404, ErrorCode.STREAM_NOT_FOUND, f"no stream stores {subject[:80]!r}"
         )
 
-    async def stream_for_subject(self, subject: str) -> Stream:
+    async def stream_by_subject(self, subject: str) -> Stream:
         """The stream that stores ``subject``, or the first one that does.
 
         Raises :exc:`StreamNotFoundError` if none does.
         """
         return await self.stream(await self.stream_name_by_subject(subject))
 
-    def stream_names(self, *, subject: str | None = None) -> Paged[str]:
-        """The names of all streams, or of those that store some of ``subject``.
+    def stream_names(self, *, subject: str | None = None) -> PageIterator[str]:
+        """List the names of the streams: ``async for name in js.stream_names():``.
 
-        For an ``async for``; asked for page by page.
+        :param subject: list only the streams that store some of it; it may have wildcards.
+        :returns: an iterator over the names; see :class:`PageIterator`.
         """
         return self._api.paged("STREAM.NAMES", self._listing(subject), _Names, _names)
 
-    def streams(self, *, subject: str | None = None) -> Paged[Stream]:
-        """All streams, or those that store some of ``subject``: ``async for stream in ...``.
+    def streams(self, *, subject: str | None = None) -> PageIterator[StreamInfo]:
+        """List the streams: ``async for info in js.streams():``.
 
-        Asked for page by page. Streams that are out of reach at the moment are left out.
+        Streams that are out of reach at the moment are left out.
+
+        :param subject: list only the streams that store some of it; it may have wildcards.
+        :returns: an iterator over what :attr:`Stream.info` is for each; see :class:`PageIterator`.
         """
         return self._api.paged(
             "STREAM.LIST",
             self._listing(subject),
             _Infos,
-            lambda page: [Stream(self._api, info) for info in page.streams],
+            lambda page: page.streams,
         )
 
     def _listing(self, subject: str | None) -> Callable[[int], _ListRequest]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Self
+from typing import TypeVar
 
 from .._printable import MAX_TEXT, printable
 from ..errors import NatsError, NoRespondersError
@@ -30,6 +30,8 @@ __all__ = [
     "WrongLastMsgIdError",
     "WrongLastSequenceError",
 ]
+
+E = TypeVar("E", bound="JetStreamAPIError")
 
 
 class ErrorCode(enum.IntEnum):
@@ -110,17 +112,15 @@ class JetStreamAPIError(JetStreamError):
         self.err_code = err_code
         self.description = description
 
-    def described(self, description: str) -> Self:
-        """The same error in other words.
-
-        :meta private:
-        """
-        return type(self)(self.code, self.err_code, description)
-
     def __str__(self) -> str:
         return (
             f"{printable(self.description, MAX_TEXT)} (code {self.code}, err_code {self.err_code})"
         )
+
+
+def described(error: E, description: str) -> E:
+    """Return the same error with another description."""
+    return type(error)(error.code, error.err_code, description)
 
 
 class JetStreamNotEnabledError(JetStreamAPIError):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..keyvalue.config import KeyValueConfig, KeyValueOptions, KeyValueStatus
     from ..keyvalue.manager import Streams
     from ..keyvalue.store import KeyValue
-    from .api import Paged
+    from .api import PageIterator
 
 __all__ = ["KeyValueManager"]
 
@@ -130,16 +130,16 @@ class KeyValueManager:
 
         await manager.delete(self, bucket)
 
-    def key_value_names(self: Streams) -> Paged[str]:
-        """The names of all buckets: ``async for name in js.key_value_names():``."""
+    def key_value_store_names(self: Streams) -> PageIterator[str]:
+        """List the names of the buckets: ``async for name in js.key_value_store_names():``."""
         from ..keyvalue import manager
 
         return manager.names(self)
 
-    def key_values(self: Streams) -> Paged[KeyValueStatus]:
-        """All buckets: ``async for status in js.key_values():``.
+    def key_value_stores(self: Streams) -> PageIterator[KeyValueStatus]:
+        """List the buckets: ``async for status in js.key_value_stores():``.
 
-        Asked for page by page. Buckets that are out of reach at the moment are left out.
+        Buckets that are out of reach at the moment are left out.
         """
         from ..keyvalue import manager
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from .api import API, Paged
+from .api import API, PageIterator
 
 if TYPE_CHECKING:
     from ..objectstore.manager import ObjectStoreConfig, ObjectStoreOptions
@@ -69,14 +69,14 @@ class ObjectStoreManager:
 
         await manager.delete(self._api, bucket)
 
-    def object_store_names(self) -> Paged[str]:
-        """The names of all object stores: ``async for name in js.object_store_names():``."""
+    def object_store_names(self) -> PageIterator[str]:
+        """List the names of the object stores: ``async for name in js.object_store_names():``."""
         from ..objectstore import manager
 
         return manager.names(self._api)
 
-    def object_stores(self) -> Paged[ObjectStoreStatus]:
-        """How all object stores are: ``async for status in js.object_stores():``."""
+    def object_stores(self) -> PageIterator[ObjectStoreStatus]:
+        """List the object stores: ``async for status in js.object_stores():``."""
         from ..objectstore import manager
 
         return manager.statuses(self._api)

@@ -10,7 +10,7 @@ import msgspec
 
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import check_count
-from .api import API, Page, Paged
+from .api import API, Page, PageIterator
 from .consumer.config import (
     ConsumerConfig,
     ConsumerOptions,
@@ -128,8 +128,8 @@ class StreamConsumers:
         """See :meth:`Consumer.unpin`."""
         await unpin_consumer(self._api, self._name, check_name("consumer", name), group)
 
-    def consumers(self) -> Paged[ConsumerInfo]:
-        """All consumers: ``async for info in stream.consumers():``; see :class:`Paged`."""
+    def consumers(self) -> PageIterator[ConsumerInfo]:
+        """List the consumers: ``async for info in stream.consumers():``."""
         return self._api.paged(
             f"CONSUMER.LIST.{self._name}",
             lambda offset: _PageRequest(offset=offset),
@@ -137,8 +137,8 @@ class StreamConsumers:
             lambda page: page.consumers,
         )
 
-    def consumer_names(self) -> Paged[str]:
-        """The names of all consumers: ``async for name in stream.consumer_names():``."""
+    def consumer_names(self) -> PageIterator[str]:
+        """List the names of the consumers: ``async for name in stream.consumer_names():``."""
         return self._api.paged(
             f"CONSUMER.NAMES.{self._name}",
             lambda offset: _PageRequest(offset=offset),
@@ -243,7 +243,7 @@ class Stream(StreamConsumers):
         self._info = await self._api.request(f"STREAM.INFO.{self.name}", request, StreamInfo)
         return self._info
 
-    def subjects(self, filter: str = ">") -> Paged[tuple[str, int]]:
+    def subjects(self, filter: str = ">") -> PageIterator[tuple[str, int]]:
         """The subjects there are messages of, and how many: ``async for subject, count in ...``.
 
         ``filter`` is a subject with wildcards.
@@ -337,7 +337,7 @@ class Stream(StreamConsumers):
         batch: int = DEFAULT_BATCH,
         max_bytes: int | None = None,
         timeout: float | None = None,
-    ) -> Paged[StoredMsg]:
+    ) -> PageIterator[StoredMsg]:
         """Messages in order: ``async for msg in stream.get_msgs(next_for="orders.*"):``.
 
         They begin with the sequence number ``seq``, or with the first one stored at ``start_time``
@@ -363,7 +363,7 @@ class Stream(StreamConsumers):
         batch: int = DEFAULT_BATCH,
         max_bytes: int | None = None,
         timeout: float | None = None,
-    ) -> Paged[StoredMsg]:
+    ) -> PageIterator[StoredMsg]:
         """The last message of each subject: ``async for msg in stream.get_last_msgs(["a.*"]):``.
 
         All are of one moment: of now, or as it was when ``up_to_seq`` was the last message, or at
@@ -388,7 +388,7 @@ class Stream(StreamConsumers):
         batch: int,
         max_bytes: int | None,
         timeout: float | None,
-    ) -> Paged[StoredMsg]:
+    ) -> PageIterator[StoredMsg]:
         if limit is not None:
             check_count("limit", limit, 1)
         if check_count("batch", batch, 1) > MAX_BATCH:

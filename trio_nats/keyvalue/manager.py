@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from ..codecs import Codec
-from ..jetstream.api import Paged
+from ..jetstream.api import PageIterator, select
 from ..jetstream.errors import APILevelError, ErrorCode, StreamNameInUseError
-from ..jetstream.info import AccountInfo
+from ..jetstream.info import AccountInfo, StreamInfo
 from ..jetstream.stream import Stream
 from ..jetstream.stream_config import StreamConfig
 from .config import (
@@ -59,11 +59,11 @@ class Streams(Storing, Protocol):
         """Delete it."""
         ...
 
-    def streams(self) -> Paged[Stream]:
+    def streams(self) -> PageIterator[StreamInfo]:
         """All of them."""
         ...
 
-    def stream_names(self) -> Paged[str]:
+    def stream_names(self) -> PageIterator[str]:
         """The names of all."""
         ...
 
@@ -122,22 +122,23 @@ async def delete(js: Streams, bucket: str) -> None:
         await js.delete_stream(stream_of(bucket))
 
 
-def names(js: Streams) -> Paged[str]:
+def names(js: Streams) -> PageIterator[str]:
     """The names of all buckets."""
-    return js.stream_names().select(
-        lambda name: bucket_of(name) if name.startswith(STREAM_PREFIX) else None
+    return select(
+        js.stream_names(),
+        lambda name: bucket_of(name) if name.startswith(STREAM_PREFIX) else None,
     )
 
 
-def statuses(js: Streams) -> Paged[KeyValueStatus]:
+def statuses(js: Streams) -> PageIterator[KeyValueStatus]:
     """All buckets."""
-    return js.streams().select(_status)
+    return select(js.streams(), _status)
 
 
-def _status(stream: Stream) -> KeyValueStatus | None:
-    if not stream.name.startswith(STREAM_PREFIX):
+def _status(info: StreamInfo) -> KeyValueStatus | None:
+    if not info.config.name.startswith(STREAM_PREFIX):
         return None
-    return KeyValueStatus(config=bucket_config(stream.info.config), stream_info=stream.info)
+    return KeyValueStatus(config=bucket_config(info.config), stream_info=info)
 
 
 async def _wanted(

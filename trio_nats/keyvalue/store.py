@@ -10,7 +10,12 @@ from ..codecs import Codec, check_decoder, encode
 from ..errors import ConfigurationError
 from ..headers import HeadersLike
 from ..jetstream.consumer.config import DeliverPolicy
-from ..jetstream.errors import JetStreamError, MessageNotFoundError, WrongLastSequenceError
+from ..jetstream.errors import (
+    JetStreamError,
+    MessageNotFoundError,
+    WrongLastSequenceError,
+    described,
+)
 from ..jetstream.get.stored_message import StoredMsg
 from ..jetstream.publish.ack import PubAck
 from ..jetstream.stream import Stream
@@ -319,9 +324,10 @@ class KeyValue(Generic[T]):
         try:
             return await self._store(key, self._encoded(value), expect=revision, ttl=ttl)
         except WrongLastSequenceError as error:
-            raise error.described(
+            raise described(
+                error,
                 f"the latest revision of key {key!r} of bucket {self.name!r} is not {revision}: "
-                f"{error.description}"
+                f"{error.description}",
             ) from None
 
     async def delete(self, key: str, *, revision: int | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import TypedDict, TypeVar
 import msgspec
 
 from ..errors import ConfigurationError
-from ..jetstream.api import API, Page, Paged
+from ..jetstream.api import API, Page, PageIterator
 from ..jetstream.errors import StreamNameInUseError
 from ..jetstream.info import StreamInfo
 from ..jetstream.json_codec import Answer, check_types
@@ -177,7 +177,7 @@ async def delete(api: API, bucket: str) -> None:
         await api.request(f"STREAM.DELETE.{stream_name(bucket)}", None, Answer)
 
 
-def names(api: API) -> Paged[str]:
+def names(api: API) -> PageIterator[str]:
     """See :meth:`JetStream.object_store_names`."""
     return _paged(
         api,
@@ -188,7 +188,7 @@ def names(api: API) -> Paged[str]:
     )
 
 
-def statuses(api: API) -> Paged[ObjectStoreStatus]:
+def statuses(api: API) -> PageIterator[ObjectStoreStatus]:
     """See :meth:`JetStream.object_stores`."""
     return _paged(api, "STREAM.LIST", _Infos, lambda page: page.streams, _status)
 
@@ -209,7 +209,7 @@ def _paged(
     kind: type[P],
     streams: Callable[[P], Sequence[S]],
     one: Callable[[S], T | None],
-) -> Paged[T]:
+) -> PageIterator[T]:
     """What ``one`` makes of streams that might be object stores; ``None`` is left out."""
     offset = 0
 
@@ -222,4 +222,4 @@ def _paged(
         made = [one(stream) for stream in found]
         return [each for each in made if each is not None], bool(found) and offset < page.total
 
-    return Paged(ask)
+    return PageIterator(ask)

@@ -14,7 +14,7 @@ from ...errors import ConfigurationError, NatsError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
 from ..api import API
-from ..errors import ConsumerNameInUseError
+from ..errors import ConsumerNameInUseError, described
 from ..info import ConsumerInfo
 from ..json_codec import Answer, time_to_wire
 from .config import AckPolicy, ConsumerConfig, ConsumerOptions, PriorityPolicy, check_consumer
@@ -57,7 +57,7 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     try:
         info = await api.request(suffix, request, ConsumerInfo, level=_level(config))
     except ConsumerNameInUseError as error:
-        raise error.described(await _what_differs(api, stream, config)) from None
+        raise described(error, await _what_differs(api, stream, config)) from None
     return Consumer(api, stream, info.name, info)
 
 

@@ -12,7 +12,7 @@ from ...message import Msg
 from ...options import PendingLimits, ProtocolLimits
 from ...replies import Replies
 from .. import json_codec
-from ..api import API, Paged
+from ..api import API, PageIterator
 from ..errors import JetStreamError, MessageNotFoundError
 from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in, refusal
 
@@ -42,7 +42,7 @@ async def direct_get(api: API, stream: str, request: MsgRequest, seconds: float)
 
 
 class Batches:
-    """The messages that ``request`` asks for, batch after batch; the pages of a :class:`Paged`."""
+    """The messages that ``request`` asks for, batch after batch."""
 
     def __init__(
         self, api: API, stream: str, request: MsgRequest, seconds: float, limit: int | None
@@ -53,9 +53,9 @@ class Batches:
         self._seconds = seconds
         self._left = limit
 
-    def paged(self) -> Paged[StoredMsg]:
+    def paged(self) -> PageIterator[StoredMsg]:
         """For an ``async for``."""
-        return Paged(self._next)
+        return PageIterator(self._next)
 
     async def _next(self) -> tuple[Sequence[StoredMsg], bool]:
         request = self._request
