@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.jetstream.helpers import connected, fake_api
-from trio_nats import ConfigurationError, InvalidSubjectError, open_nats
+from trio_nats import ConfigurationError, InvalidSubjectError
 from trio_nats.jetstream import (
     APILevelError,
     ConsumerConfig,
@@ -66,14 +66,13 @@ SOURCE = StreamSource(name="O")
         ),
         (
             {"mirror": StreamSource(name="O", external=ExternalStream(api="a.>"))},
-            "mirror: external.api: 'a.>' has wildcards",
+            "mirror: external.api: subject 'a.>' is not allowed: .* are wildcards",
         ),
     ],
 )
-async def test_streams_that_cannot_be(nats_server: NatsServer, options: Any, text: str) -> None:
-    async with open_nats(nats_server.url) as nc:
-        with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
-            check_stream(nc, StreamConfig(**{"name": "S", **options}))
+def test_streams_that_cannot_be(options: Any, text: str) -> None:
+    with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+        check_stream(StreamConfig(**{"name": "S", **options}))
 
 
 @pytest.mark.parametrize(
@@ -84,17 +83,16 @@ async def test_streams_that_cannot_be(nats_server: NatsServer, options: Any, tex
         ({"filter_subject": "a", "filter_subjects": ["b"]}, "not both"),
         ({"filter_subject": "a b"}, "filter_subject: subject 'a b'"),
         ({"filter_subjects": [""]}, "filter_subjects: subject ''"),
-        ({"deliver_subject": "a.*"}, "deliver_subject: 'a.\\*' has wildcards"),
+        ({"deliver_subject": "a.*"}, "deliver_subject: subject 'a.\\*' .* are wildcards"),
         ({"opt_start_seq": 5}, "opt_start_seq and DeliverPolicy.BY_START_SEQUENCE go together"),
         ({"deliver_policy": DeliverPolicy.BY_START_TIME}, "opt_start_time and .* go together"),
         ({"max_deliver": "x"}, "ConsumerConfig: Expected `int`"),
         ({"metadata": {"": ""}}, "empty key"),
     ],
 )
-async def test_consumers_that_cannot_be(nats_server: NatsServer, options: Any, text: str) -> None:
-    async with open_nats(nats_server.url) as nc:
-        with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
-            check_consumer(nc, ConsumerConfig(**options))
+def test_consumers_that_cannot_be(options: Any, text: str) -> None:
+    with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+        check_consumer(ConsumerConfig(**options))
 
 
 @pytest.mark.nats_server(jetstream=True)

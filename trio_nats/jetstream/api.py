@@ -109,7 +109,7 @@ class API:
             prefix = f"$JS.{check_name('domain', domain)}.API"
         elif prefix is None:
             prefix = DEFAULT_PREFIX
-        self.prefix: str = check_subject(nc, "prefix", prefix)
+        self.prefix: str = check_subject("prefix", prefix)
         """What the subjects of requests begin with."""
         self.timeout: float = (
             DEFAULT_TIMEOUT if timeout is None else check_seconds("timeout", timeout)

@@ -114,7 +114,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
         return await self._put("UPDATE", _whole(config, options))
 
     async def _put(self, verb: str, config: StreamConfig) -> Stream:
-        check_stream(self._api.nc, config)
+        check_stream(config)
         info = await self._api.request(
             f"STREAM.{verb}.{config.name}", config, StreamInfo, level=required_level(config)
         )
@@ -204,7 +204,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
 
     def _listing(self, subject: str | None) -> Callable[[int], _ListRequest]:
         if subject is not None:
-            check_filter(self._api.nc, "subject", subject)
+            check_filter("subject", subject)
         return lambda offset: _ListRequest(offset=offset, subject=subject or "")
 
     def __repr__(self) -> str:

@@ -178,7 +178,7 @@ class StreamConsumers:
             metadata=metadata,
         )
         prefix = new_name() if name_prefix is None else check_name("consumer", name_prefix)
-        check_consumer(self._api.nc, config)
+        check_consumer(config)
         return OrderedConsumer(self._api, self._name, prefix, config)
 
 
@@ -248,7 +248,7 @@ class Stream(StreamConsumers):
 
         ``filter`` is a subject with wildcards.
         """
-        check_filter(self._api.nc, "filter", filter)
+        check_filter("filter", filter)
         return self._api.paged(
             f"STREAM.INFO.{self.name}",
             lambda offset: _InfoRequest(subjects_filter=filter, offset=offset),
@@ -265,7 +265,7 @@ class Stream(StreamConsumers):
         last ``keep``.
         """
         if subject is not None:
-            check_filter(self._api.nc, "subject", subject)
+            check_filter("subject", subject)
         if seq is not None and keep is not None:
             raise ConfigurationError("purge takes seq or keep, not both")
         request = _PurgeRequest(
@@ -315,7 +315,7 @@ class Stream(StreamConsumers):
         request = _which(seq, last_for, next_for, start_time)
         for name, subject in (("last_for", last_for), ("next_for", next_for)):
             if subject is not None:
-                check_filter(self._api.nc, name, subject)
+                check_filter(name, subject)
         seconds = self._api.seconds(timeout)
         if direct or (direct is None and self._info.config.allow_direct):
             try:
@@ -349,7 +349,7 @@ class Stream(StreamConsumers):
         The stream has to allow it (``allow_direct``), and the server to be 2.11 or later. A message
         may be ``timeout`` seconds in coming.
         """
-        check_filter(self._api.nc, "next_for", next_for)
+        check_filter("next_for", next_for)
         return self._batches(
             _which(seq, None, next_for, start_time), limit, batch, max_bytes, timeout
         )
@@ -369,7 +369,7 @@ class Stream(StreamConsumers):
         All are of one moment: of now, or as it was when ``up_to_seq`` was the last message, or at
         ``up_to_time``. At most 1,024 subjects can match. The rest is as for :meth:`get_msgs`.
         """
-        check_filters(self._api.nc, "subjects", subjects)
+        check_filters("subjects", subjects)
         if not subjects:
             raise ConfigurationError("subjects must name at least one subject")
         if up_to_seq is not None and up_to_time is not None:

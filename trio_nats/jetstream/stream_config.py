@@ -8,7 +8,6 @@ from typing import TypedDict
 
 import msgspec
 
-from ..connection_base import BaseConnection
 from ..errors import ConfigurationError
 from . import json_codec
 from .json_codec import Choice, Seconds
@@ -266,15 +265,15 @@ class StreamOptions(TypedDict, total=False):
     allow_batched: bool
 
 
-def check_stream(nc: BaseConnection, config: StreamConfig) -> StreamConfig:
+def check_stream(config: StreamConfig) -> StreamConfig:
     """``config`` if nothing is wrong with it that can be seen from here."""
     json_codec.check_types(config)
     check_name("stream", config.name)
-    check_filters(nc, "subjects", config.subjects)
+    check_filters("subjects", config.subjects)
     if config.metadata is not None:
         check_metadata(config.metadata)
     if config.republish is not None and config.republish.src:
-        check_filter(nc, "republish.src", config.republish.src)
+        check_filter("republish.src", config.republish.src)
     if config.mirror is not None:
         if config.subjects:
             raise ConfigurationError(
@@ -282,22 +281,22 @@ def check_stream(nc: BaseConnection, config: StreamConfig) -> StreamConfig:
             )
         if config.sources:
             raise ConfigurationError("a stream can have a mirror or sources, not both")
-        _check_source(nc, "mirror", config.mirror)
+        _check_source("mirror", config.mirror)
     for source in config.sources:
-        _check_source(nc, "sources", source)
+        _check_source("sources", source)
     return config
 
 
-def _check_source(nc: BaseConnection, what: str, source: StreamSource) -> None:
+def _check_source(what: str, source: StreamSource) -> None:
     check_name(f"{what}: stream", source.name)
     if source.opt_start_seq and source.opt_start_time is not None:
         raise ConfigurationError(f"{what}: give opt_start_seq or opt_start_time, not both")
     if source.filter_subject:
-        check_filter(nc, f"{what}: filter_subject", source.filter_subject)
+        check_filter(f"{what}: filter_subject", source.filter_subject)
         if source.subject_transforms:
             raise ConfigurationError(f"{what}: filter_subject or subject_transforms, not both")
     if source.external is not None:
-        check_subject(nc, f"{what}: external.api", source.external.api)
+        check_subject(f"{what}: external.api", source.external.api)
 
 
 # What servers came to know one after another, and are asked the API level for.

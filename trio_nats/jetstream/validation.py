@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 
-from ..connection_base import BaseConnection
+from .. import subjects
 from ..errors import ConfigurationError, InvalidSubjectError
 
 __all__ = [
@@ -35,29 +36,35 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
-def check_filter(nc: BaseConnection, name: str, subject: str) -> str:
+def check_filter(name: str, subject: str) -> str:
     """``subject`` if it is one, with wildcards or without."""
+    with _named(name):
+        subjects.check_filter(subject)
+    return subject
+
+
+def check_filters(name: str, filters: Sequence[str]) -> None:
+    """Complain unless all of them are subjects."""
+    if isinstance(filters, str):
+        raise ConfigurationError(f"{name} is a list of subjects; write [{filters!r}]")
+    for subject in filters:
+        check_filter(name, subject)
+
+
+def check_subject(name: str, subject: str) -> str:
+    """``subject`` if it can be published to: without wildcards."""
+    with _named(name):
+        subjects.check_subject(subject)
+    return subject
+
+
+@contextmanager
+def _named(name: str) -> Generator[None, None, None]:
+    """Say which of the subjects it is about."""
     try:
-        nc.subscribe(subject)  # for its complaints
+        yield
     except InvalidSubjectError as error:
         raise InvalidSubjectError(f"{name}: {error}") from None
-    return subject
-
-
-def check_filters(nc: BaseConnection, name: str, subjects: Sequence[str]) -> None:
-    """Complain unless all of them are subjects."""
-    if isinstance(subjects, str):
-        raise ConfigurationError(f"{name} is a list of subjects; write [{subjects!r}]")
-    for subject in subjects:
-        check_filter(nc, name, subject)
-
-
-def check_subject(nc: BaseConnection, name: str, subject: str) -> str:
-    """``subject`` if it can be published to: without wildcards."""
-    check_filter(nc, name, subject)
-    if {"*", ">"} & {*subject.split(".")}:
-        raise InvalidSubjectError(f"{name}: {subject[:80]!a} has wildcards, which it may not")
-    return subject
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:

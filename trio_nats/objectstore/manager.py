@@ -124,7 +124,7 @@ def _whole(config: ObjectStoreConfig | str, options: ObjectStoreOptions) -> Stre
 
 
 async def _put(api: API, verb: str, config: StreamConfig) -> ObjectStore:
-    check_stream(api.nc, config)
+    check_stream(config)
     bucket = config.name.removeprefix(STREAM_PREFIX)
     try:
         with translated(bucket):

@@ -11,6 +11,7 @@ import msgspec
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import PendingLimits, check_seconds
+from ..subjects import check_filter, check_subject
 from .schemas import (
     PREFIX,
     ServiceIdentity,
@@ -69,9 +70,7 @@ class Services:
         stall: float = DEFAULT_STALL,
     ) -> None:
         self._nc = nc
-        nc.subscribe(prefix)  # for its complaints
-        if "*" in prefix or ">" in prefix:
-            raise ConfigurationError(f"prefix {prefix!a}: requests have no wildcards")
+        check_subject(prefix)
         self._prefix = prefix
         self._timeout = None if timeout is None else check_seconds("timeout", timeout)
         self._stall = check_seconds("stall", stall)
@@ -103,7 +102,7 @@ class Services:
         if id is not None:
             if name is None:
                 raise ConfigurationError("an instance is asked by the service's name and its id")
-            self._nc.subscribe(id)  # for its complaints
+            check_filter(id)
             if {*".*>"} & {*id}:
                 raise ConfigurationError(f"id {id[:80]!a} is not one of a service: a single token")
         found: list[tuple[S, float]] = []

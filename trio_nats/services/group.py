@@ -12,6 +12,7 @@ from ..connection_base import BaseConnection
 from ..errors import ConfigurationError
 from ..message import Payload
 from ..options import PendingLimits, check_callable, check_count
+from ..subjects import check_filter, check_queue
 from .endpoint import Call, Endpoint
 from .request import ServiceRequest, TypedRequest
 from .schemas import PREFIX, check_metadata, check_name
@@ -75,7 +76,7 @@ class ServiceGroup:
         Raises :exc:`InvalidSubjectError`, and :exc:`ConfigurationError` for a name with ``>``.
         """
         if name != "":
-            self._host.nc.subscribe(name)  # for its complaints
+            check_filter(name)
             if ">" in name:
                 raise ConfigurationError(f"group name {name!a}: nothing can follow '>'")
         return ServiceGroup(self._host, self._subject(name), self._checked_queue(queue))
@@ -269,7 +270,7 @@ class ServiceGroup:
     ) -> Endpoint:
         check_name("endpoint", name)
         rest = name if subject is None else subject
-        self._host.nc.subscribe(rest)  # for its complaints, which should not be about the whole
+        check_filter(rest)  # first, so that the error is not about the whole
         whole = self._subject(rest)
         sub = self._host.nc.subscribe(whole, queue=self._checked_queue(queue), pending=pending)
         check_count("concurrency", concurrency, 1)
@@ -284,19 +285,20 @@ class ServiceGroup:
     def _checked_queue(self, queue: str | EllipsisType | None) -> str | None:
         if isinstance(queue, EllipsisType):
             return self._queue
-        return checked_queue(self._host.nc, queue)
+        return checked_queue(queue)
 
     def __repr__(self) -> str:
         return f"<ServiceGroup {self._prefix!r}>"
 
 
-def checked_queue(nc: BaseConnection, queue: str | None) -> str | None:
+def checked_queue(queue: str | None) -> str | None:
     """``queue`` if it is a queue group's name, or none."""
     if queue == "":
         raise ConfigurationError(
             "the queue group's name must not be empty; for no queue group use None"
         )
-    nc.subscribe("any", queue=queue)
+    if queue is not None:
+        check_queue(queue)
     return queue
 
 

@@ -95,7 +95,7 @@ class Service(ServiceGroup):
         self._stopped = trio.Event()
         self._failure: Exception | None = None
         self._body = trio.CancelScope()
-        super().__init__(self, "", checked_queue(nc, queue))
+        super().__init__(self, "", checked_queue(queue))
 
     # --- what it is ------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from typing import ClassVar, TypedDict
 
 import msgspec
 
-from ...connection_base import BaseConnection
 from ...errors import ConfigurationError
 from .. import json_codec
 from ..json_codec import Choice, Seconds
@@ -182,7 +181,7 @@ class ConsumerOptions(TypedDict, total=False):
     idle_heartbeat: float
 
 
-def check_consumer(nc: BaseConnection, config: ConsumerConfig) -> ConsumerConfig:
+def check_consumer(config: ConsumerConfig) -> ConsumerConfig:
     """``config`` if nothing is wrong with it that can be seen from here."""
     json_codec.check_types(config)
     for name in filter(None, (config.name, config.durable_name)):
@@ -195,12 +194,12 @@ def check_consumer(nc: BaseConnection, config: ConsumerConfig) -> ConsumerConfig
     if config.filter_subject:
         if config.filter_subjects:
             raise ConfigurationError("give filter_subject or filter_subjects, not both")
-        check_filter(nc, "filter_subject", config.filter_subject)
-    check_filters(nc, "filter_subjects", config.filter_subjects)
+        check_filter("filter_subject", config.filter_subject)
+    check_filters("filter_subjects", config.filter_subjects)
     if config.metadata is not None:
         check_metadata(config.metadata)
     if config.deliver_subject:
-        check_subject(nc, "deliver_subject", config.deliver_subject)
+        check_subject("deliver_subject", config.deliver_subject)
     _check_start(config)
     return config
 

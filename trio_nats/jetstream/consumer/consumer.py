@@ -46,7 +46,7 @@ class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfig) -> Consumer:
     """Create or update a consumer; ``action`` is which of them, or empty for either."""
-    check_consumer(api.nc, config)
+    check_consumer(config)
     if not (config.name or config.durable_name):
         config = msgspec.structs.replace(config, name=new_name())
     suffix = f"CONSUMER.CREATE.{stream}.{config.name or config.durable_name}"

@@ -121,7 +121,7 @@ class AtomicBatch:
             ttl=ttl,
         )
         # It is sent later, when complaining would be late.
-        check_subject(self._nc, "subject", subject)
+        check_subject("subject", subject)
         own = None if own is None else Headers(own)
         data = encoded(codec, payload)
         data = data.encode() if isinstance(data, str) else bytes(memoryview(data))
