@@ -51,7 +51,7 @@ async def test_a_publisher(nats_server: NatsServer) -> None:
             async def check() -> None:
                 assert all_tasks() == before
                 await sound(nc)
-                stored = [int(m.data) async for m in stream.get_msgs(batch=10)]
+                stored = [int(m.data) async for m in stream.get_msgs(max_messages=10)]
                 assert stored == list(range(len(stored)))
 
             assert await cancel_at_each_checkpoint(make, check, background=True) >= 8
@@ -90,8 +90,8 @@ async def test_publishing_and_asking(nats_server: NatsServer) -> None:
                 await stream.refresh()
                 await stream.get_msg(1)
                 await stream.get_msg(1, direct=False)
-                [msg async for msg in stream.get_msgs(batch=3, limit=6)]
-                [msg async for msg in stream.get_last_msgs(["s.0", "s.1"], batch=1)]
+                [msg async for msg in stream.get_msgs(max_messages=3, stop_after=6)]
+                [msg async for msg in stream.get_last_msgs(["s.0", "s.1"], max_messages=1)]
 
             return operation
 
@@ -109,7 +109,7 @@ async def test_getting_many_goes_on(nats_server: NatsServer) -> None:
         async def make() -> Operation:
             nonlocal paged
             found.clear()
-            paged = stream.get_msgs(batch=2)
+            paged = stream.get_msgs(max_messages=2)
 
             async def operation() -> None:
                 async for msg in paged:

@@ -223,7 +223,7 @@ async def streams(nc: Connection) -> None:
     assert_type(stream.info.state.last_ts, datetime | None)
     ack = await js.publish("s.a", {"a": 1}, codec=JSONCodec(dict[str, int]), msg_id="1")
     assert_type(ack, PubAck)
-    async for msg in stream.get_msgs(next_for="s.*", limit=5):
+    async for msg in stream.get_msgs(next_for="s.*", stop_after=5):
         assert_type(msg, StoredMsg)
     async for info in js.streams(subject="s.a"):
         assert_type(info, StreamInfo)

@@ -333,25 +333,31 @@ class Stream(StreamConsumers):
         *,
         next_for: str = ">",
         start_time: datetime | None = None,
-        limit: int | None = None,
-        batch: int = DEFAULT_BATCH,
+        stop_after: int | None = None,
+        max_messages: int = DEFAULT_BATCH,
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> PageIterator[StoredMsg]:
         """Messages in order: ``async for msg in stream.get_msgs(next_for="orders.*"):``.
 
-        They begin with the sequence number ``seq``, or with the first one stored at ``start_time``
-        or later, or with the first one there is, and are those of the subject ``next_for``; they
-        end with the last one there is, or after ``limit`` of them. They are got by ``batch``,
-        1,000 at most, or as many as have ``max_bytes`` together, 8 MiB unless given; so much is
-        held in memory, and one message more. For reading what is there; consumers wait for more.
+        This reads what is stored and ends with the last message; a consumer waits for more. The
+        stream must have ``allow_direct``, and the server must be 2.11 or later.
 
-        The stream has to allow it (``allow_direct``), and the server to be 2.11 or later. A message
-        may be ``timeout`` seconds in coming.
+        :param seq: begin with this sequence number, or the next one stored. Without it, and without
+            ``start_time``, begin with the first message.
+        :param next_for: read only the messages of this subject; it may have wildcards.
+        :param start_time: begin with the first message stored at this time or later.
+        :param stop_after: end after so many messages.
+        :param max_messages: how many messages to request at a time, at most 1,000.
+        :param max_bytes: how many bytes to request at a time, 8 MiB by default. So much is held in
+            memory, and one message more.
+        :param timeout: seconds to wait for each message, by default the timeout of
+            :meth:`Connection.jetstream`.
+        :returns: an iterator over the messages; see :class:`PageIterator`.
         """
         check_filter("next_for", next_for)
         return self._batches(
-            _which(seq, None, next_for, start_time), limit, batch, max_bytes, timeout
+            _which(seq, None, next_for, start_time), stop_after, max_messages, max_bytes, timeout
         )
 
     def get_last_msgs(
@@ -360,7 +366,7 @@ class Stream(StreamConsumers):
         *,
         up_to_seq: int | None = None,
         up_to_time: datetime | None = None,
-        batch: int = DEFAULT_BATCH,
+        max_messages: int = DEFAULT_BATCH,
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> PageIterator[StoredMsg]:
@@ -379,29 +385,31 @@ class Stream(StreamConsumers):
             up_to_seq=0 if up_to_seq is None else check_count("up_to_seq", up_to_seq, 1),
             up_to_time=up_to_time,
         )
-        return self._batches(request, None, batch, max_bytes, timeout)
+        return self._batches(request, None, max_messages, max_bytes, timeout)
 
     def _batches(
         self,
         request: MsgRequest,
-        limit: int | None,
-        batch: int,
+        stop_after: int | None,
+        max_messages: int,
         max_bytes: int | None,
         timeout: float | None,
     ) -> PageIterator[StoredMsg]:
-        if limit is not None:
-            check_count("limit", limit, 1)
-        if check_count("batch", batch, 1) > MAX_BATCH:
-            raise ConfigurationError(f"batch must be at most {MAX_BATCH:,}, not {batch}")
+        if stop_after is not None:
+            check_count("stop_after", stop_after, 1)
+        if check_count("max_messages", max_messages, 1) > MAX_BATCH:
+            raise ConfigurationError(
+                f"max_messages must be at most {MAX_BATCH:,}, not {max_messages:,}"
+            )
         changed = msgspec.structs.replace(
             request,
-            batch=batch,
+            batch=max_messages,
             max_bytes=(
                 DEFAULT_BATCH_BYTES if max_bytes is None else check_count("max_bytes", max_bytes, 1)
             ),
         )
         seconds = self._api.seconds(timeout)
-        return Batches(self._api, self.name, changed, seconds, limit).paged()
+        return Batches(self._api, self.name, changed, seconds, stop_after).paged()
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r}>"

@@ -146,13 +146,13 @@ class KeyValue(Generic[T]):
         return self._entry(key, msg) if msg.subject == subject else None
 
     def _entry(self, key: str, msg: StoredMsg) -> Entry[T]:
-        if msg.time is None:
+        if msg.timestamp is None:
             raise JetStreamError(f"the answer for key {key!r} does not tell when it was stored")
         return Entry(
             bucket=self._name,
             key=key,
             revision=msg.seq,
-            created=msg.time,
+            created=msg.timestamp,
             delta=0,
             data=msg.data,
             headers=msg.headers,

@@ -77,7 +77,7 @@ class ObjectBackend:
             raise ObjectNotFoundError(
                 f"object store {self.bucket!r} has no object {name[:80]!r}"
             ) from None
-        return read_info(self.bucket, name, msg.data, seq=msg.seq, mtime=msg.time)
+        return read_info(self.bucket, name, msg.data, seq=msg.seq, mtime=msg.timestamp)
 
     async def last_seq(self, name: str) -> int:
         """The number of what is known about an object, whether it can be understood or not."""

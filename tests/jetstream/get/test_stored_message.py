@@ -41,11 +41,11 @@ async def test_which_message(nats_server: NatsServer, direct: bool | None) -> No
         assert (await get(next_for="s.1")).seq == 2
         assert (await get(3, next_for="s.1")).seq == 5
         third = await get(3)
-        assert third.time is not None
-        assert third.time.tzinfo is UTC
-        assert timedelta() <= datetime.now(UTC) - third.time < timedelta(minutes=1)
-        assert (await get(start_time=third.time)).seq == 3
-        assert (await get(start_time=third.time, next_for="s.0")).seq == 4
+        assert third.timestamp is not None
+        assert third.timestamp.tzinfo is UTC
+        assert timedelta() <= datetime.now(UTC) - third.timestamp < timedelta(minutes=1)
+        assert (await get(start_time=third.timestamp)).seq == 3
+        assert (await get(start_time=third.timestamp, next_for="s.0")).seq == 4
         for which in (
             {"seq": 99},
             {"last_for": "s.9"},
@@ -139,15 +139,19 @@ async def test_many(nats_server: NatsServer, batch: int) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         fourth = await stream.get_msg(4)
-        assert await seqs(stream.get_msgs(batch=batch)) == [1, 2, 3, 4, 5, 6]
-        assert await seqs(stream.get_msgs(3, batch=batch)) == [3, 4, 5, 6]
-        assert await seqs(stream.get_msgs(3, batch=batch, limit=2)) == [3, 4]
-        assert await seqs(stream.get_msgs(next_for="s.1", batch=batch)) == [2, 5]
-        assert await seqs(stream.get_msgs(start_time=fourth.time, batch=batch)) == [4, 5, 6]
-        assert await seqs(stream.get_msgs(7, batch=batch)) == []
-        assert await seqs(stream.get_msgs(next_for="t", batch=batch)) == []
-        assert await seqs(stream.get_msgs(batch=batch, max_bytes=1)) == [1, 2, 3, 4, 5, 6]
-        msg = await anext(stream.get_msgs(2, batch=batch))
+        assert await seqs(stream.get_msgs(max_messages=batch)) == [1, 2, 3, 4, 5, 6]
+        assert await seqs(stream.get_msgs(3, max_messages=batch)) == [3, 4, 5, 6]
+        assert await seqs(stream.get_msgs(3, max_messages=batch, stop_after=2)) == [3, 4]
+        assert await seqs(stream.get_msgs(next_for="s.1", max_messages=batch)) == [2, 5]
+        assert await seqs(stream.get_msgs(start_time=fourth.timestamp, max_messages=batch)) == [
+            4,
+            5,
+            6,
+        ]
+        assert await seqs(stream.get_msgs(7, max_messages=batch)) == []
+        assert await seqs(stream.get_msgs(next_for="t", max_messages=batch)) == []
+        assert await seqs(stream.get_msgs(max_messages=batch, max_bytes=1)) == [1, 2, 3, 4, 5, 6]
+        msg = await anext(stream.get_msgs(2, max_messages=batch))
         assert (msg.seq, msg.data, msg.subject, msg.headers.pairs()) == (2, b"1", "s.1", [])
 
 
@@ -156,21 +160,25 @@ async def test_the_last_ones(nats_server: NatsServer, batch: int) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         third = await stream.get_msg(4)
-        assert await seqs(stream.get_last_msgs(["s.*"], batch=batch)) == [4, 5, 6]
-        assert await seqs(stream.get_last_msgs(["s.2", "s.0"], batch=batch)) == [4, 6]
-        assert await seqs(stream.get_last_msgs(["s.*"], up_to_seq=4, batch=batch)) == [2, 3, 4]
-        assert third.time is not None
-        moment = third.time - timedelta(days=1)
+        assert await seqs(stream.get_last_msgs(["s.*"], max_messages=batch)) == [4, 5, 6]
+        assert await seqs(stream.get_last_msgs(["s.2", "s.0"], max_messages=batch)) == [4, 6]
+        assert await seqs(stream.get_last_msgs(["s.*"], up_to_seq=4, max_messages=batch)) == [
+            2,
+            3,
+            4,
+        ]
+        assert third.timestamp is not None
+        moment = third.timestamp - timedelta(days=1)
         with pytest.raises((MessageNotFoundError, StopAsyncIteration)):
-            await anext(stream.get_last_msgs(["s.*"], up_to_time=moment, batch=batch))
-        assert await seqs(stream.get_last_msgs(["t"], batch=batch)) == []
+            await anext(stream.get_last_msgs(["s.*"], up_to_time=moment, max_messages=batch))
+        assert await seqs(stream.get_last_msgs(["t"], max_messages=batch)) == []
 
 
 async def test_the_last_ones_are_of_one_moment(nats_server: NatsServer) -> None:
     """What is stored after the first batch does not come in a later one."""
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
-        paged = stream.get_last_msgs(["s.*"], batch=1)
+        paged = stream.get_last_msgs(["s.*"], max_messages=1)
         assert (await anext(paged)).seq == 4
         for number in range(3):
             await js.publish(f"s.{number}", b"new")
@@ -191,9 +199,9 @@ async def test_too_many_subjects(nats_server: NatsServer) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch": 0}, "batch must be at least 1"),
-        ({"batch": 1001}, "batch must be at most 1,000"),
-        ({"limit": 0}, "limit must be"),
+        ({"max_messages": 0}, "max_messages must be at least 1"),
+        ({"max_messages": 1001}, "max_messages must be at most 1,000"),
+        ({"stop_after": 0}, "stop_after must be"),
         ({"max_bytes": 0}, "max_bytes must be"),
         ({"seq": 1, "start_time": datetime.now(UTC)}, "seq or start_time"),
         ({"next_for": "a b"}, "next_for: "),
@@ -217,7 +225,7 @@ async def test_a_batch_that_breaks_off(nats_server: NatsServer) -> None:
             API(nc, prefix="fake", timeout=0.05), StreamInfo(config=StreamConfig(name="S"))
         )
         async with nc.subscribe("fake.>") as sub:
-            paged = stream.get_msgs(batch=2)
+            paged = stream.get_msgs(max_messages=2)
             async with trio.open_nursery() as nursery:
 
                 async def answer() -> None:
@@ -261,7 +269,7 @@ async def test_batches_of_nonsense(nats_server: NatsServer, headers, text) -> No
 
             nursery.start_soon(answer)
             with pytest.raises(JetStreamError, match=text):
-                await anext(stream.get_msgs(batch=2))
+                await anext(stream.get_msgs(max_messages=2))
 
 
 async def test_a_batch_has_no_more_bytes_than_were_asked_for(nats_server: NatsServer) -> None:
@@ -286,9 +294,9 @@ async def test_a_batch_has_no_more_bytes_than_were_asked_for(nats_server: NatsSe
 
             nursery.start_soon(answer)
             with pytest.raises(JetStreamError, match="more messages came than asked for"):
-                await anext(stream.get_msgs(batch=1000, max_bytes=50_000))
+                await anext(stream.get_msgs(max_messages=1000, max_bytes=50_000))
             with pytest.raises(JetStreamError, match="more messages came than asked for"):
-                await anext(stream.get_last_msgs(["s"], batch=1000, max_bytes=50_000))
+                await anext(stream.get_last_msgs(["s"], max_messages=1000, max_bytes=50_000))
             nursery.cancel_scope.cancel()
         assert asked == [50_000, 50_000]
 
@@ -317,5 +325,5 @@ async def test_nonsense_from_the_leader(nats_server: NatsServer) -> None:
                 with pytest.raises(JetStreamError):
                     await stream.get_msg(1)
             msg = await stream.get_msg(1)
-            assert (msg.headers.pairs(), msg.time, msg.data) == ([], None, b"")
+            assert (msg.headers.pairs(), msg.timestamp, msg.data) == ([], None, b"")
             assert msgspec.structs.asdict(msg)["seq"] == 1

@@ -36,7 +36,7 @@ class StoredMsg(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What it is stored under."""
     seq: int
     """Its sequence number."""
-    time: datetime | None
+    timestamp: datetime | None
     """When it was stored, in UTC."""
     data: bytes
     """The payload."""
@@ -79,7 +79,7 @@ def from_answer(stream: str, answer: MsgAnswer) -> StoredMsg:
         stream=stream,
         subject=raw.subject,
         seq=raw.seq,
-        time=raw.time,
+        timestamp=raw.time,
         data=raw.data,
         headers=decode_headers(raw.hdrs)[0],
     )
@@ -102,7 +102,7 @@ def from_direct(msg: Msg) -> StoredMsg:
             stream=told[_STREAM],
             subject=told[_SUBJECT],
             seq=int(told[_SEQUENCE]),
-            time=_time(told[_TIME]),
+            timestamp=_time(told[_TIME]),
             data=msg.data,
             headers=decode_headers(own)[0],
         )
