@@ -51,12 +51,13 @@ class Headers(MutableMapping[str, str]):
     # What a peer sends may be very many headers, so that nothing may take time in proportion to all
     # of them for each. An index finds those with one name. What is removed leaves a hole, and the
     # holes are closed once there are as many as there are headers.
-    __slots__ = ("_holes", "_index", "_pairs")
+    __slots__ = ("_holes", "_index", "_pairs", "_start")
 
     def __init__(self, source: HeadersLike = ()) -> None:
         self._pairs: list[tuple[str, str] | None] = []
         self._index: dict[str, list[int]] | None = None
         self._holes = 0  # none while there is no index
+        self._start = 0  # all places before this one are holes
         if isinstance(source, Headers):
             self._pairs += source.pairs()
         else:
@@ -86,15 +87,17 @@ class Headers(MutableMapping[str, str]):
 
     def clear(self) -> None:
         """Remove all of them."""
-        self._pairs, self._index, self._holes = [], None, 0
+        self._pairs, self._index, self._holes, self._start = [], None, 0, 0
 
     def popitem(self) -> tuple[str, str]:
         """Remove a name with all its values; it and the first of them, as :meth:`dict.popitem`."""
         places = self._places()
         if not places:
             raise KeyError("there are no headers")
-        name = next(reversed(places))
-        return name, self.pop(name)
+        name, where = places.popitem()
+        value = self._value(where[0])
+        self._remove(where)
+        return name, value
 
     def __getitem__(self, name: str) -> str:
         if self._index is None and len(self._pairs) <= _FEW:
@@ -118,7 +121,13 @@ class Headers(MutableMapping[str, str]):
         self._remove(self._places().pop(name))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._places()))
+        seen: set[str] = set()
+        pairs = self._pairs
+        for place in range(self._start, len(pairs)):
+            pair = pairs[place]
+            if pair is not None and pair[0] not in seen:
+                seen.add(pair[0])
+                yield pair[0]
 
     def __len__(self) -> int:
         return len(self._places())
@@ -158,7 +167,10 @@ class Headers(MutableMapping[str, str]):
         self._holes += len(places)
         if self._holes * 2 > len(self._pairs):
             self._pairs = [*self.pairs()]
-            self._index, self._holes = None, 0
+            self._index, self._holes, self._start = None, 0, 0
+            return
+        while self._start < len(self._pairs) and self._pairs[self._start] is None:
+            self._start += 1
 
 
 HeadersLike: TypeAlias = Headers | Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
@@ -204,7 +216,7 @@ def decode_headers(block: bytes) -> tuple[Headers, Status | None]:
         if colon and _is_name(name) and (value.isprintable() or not _UNSENDABLE.search(value)):
             pairs.append((name, value.strip(" \t")))
     headers = Headers.__new__(Headers)  # without checking it all again
-    headers._pairs, headers._index, headers._holes = pairs, None, 0
+    headers._pairs, headers._index, headers._holes, headers._start = pairs, None, 0, 0
     return headers, _status_of(first)
 
 

@@ -481,6 +481,11 @@ def _pop_all(headers: Headers) -> None:
         headers.popitem()
 
 
+def _take_first(headers: Headers) -> None:
+    while headers:
+        del headers[next(iter(headers))]
+
+
 def _set_all(headers: Headers) -> None:
     for name in headers:
         headers[name] = "x"
@@ -519,6 +524,7 @@ OPERATIONS: dict[str, Callable[[Headers], object]] = {
     "add": lambda headers: [headers.add(name, "x") for name in headers],
     "delete": _delete_all,
     "popitem": _pop_all,
+    "take the first": _take_first,
     "pop": lambda headers: [headers.pop(name) for name in headers],
     "set and delete": _set_and_delete,
     "clear": lambda headers: headers.clear(),
@@ -557,6 +563,17 @@ def _lines_of(run: Callable[[], object]) -> int:
     finally:
         sys.settrace(before)
     return lines
+
+
+def test_looking_at_the_first_makes_no_list_of_all() -> None:
+    headers = Headers([(f"n{number}", "v") for number in range(10_000)])
+    del headers["n0"]
+    tracemalloc.start()
+    try:
+        assert next(iter(headers)) == "n1"
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_nothing_is_remembered_of_the_names_that_peers_choose() -> None:
