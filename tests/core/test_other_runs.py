@@ -184,7 +184,12 @@ async def test_jetstream_and_services_belong_to_the_run_too() -> None:
         js = nc.jetstream()
         stream = await js.create_stream("s", subjects=["s.*"])
         consumer = await stream.create_consumer(durable_name="c")
-        async with js.publisher() as publisher, consumer.consume() as messages:
+        bucket = await js.create_key_value("b")
+        async with (
+            js.publisher() as publisher,
+            consumer.consume() as messages,
+            bucket.watch() as watch,
+        ):
             ack = await publisher.publish("s.a", b"x")
             message = await messages.receive()
             tasks = all_tasks()
@@ -198,6 +203,8 @@ async def test_jetstream_and_services_belong_to_the_run_too() -> None:
                 message.ack,
                 messages.receive,
                 messages.aclose,
+                watch.caught_up,
+                watch.receive,
                 in_async(messages.stop),
                 consumer.next,
                 in_async(service.stop),

@@ -42,7 +42,8 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
     def __init__(self, name: str, check_run: Callable[[], None]) -> None:
         self._name = name
-        self._check_run = check_run
+        self.check_run: Callable[[], None] = check_run
+        """:meta private:"""
         self._manager = open_nursery(self._end)
         self._nursery: trio.Nursery | None = None
         self._state = "not entered"
@@ -97,7 +98,7 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
         Leaving the block does the same.
         """
-        self._check_run()
+        self.check_run()
         self._check_entered()
         self._state = "closed"
         await self._close()
@@ -108,7 +109,7 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
         Returns at once, and is harmless when repeated.
         """
-        self._check_run()
+        self.check_run()
         self._check_entered()
         if self._state == "open":
             self._state = "stopping"
