@@ -263,6 +263,25 @@ async def test_where_no_second_connection_can_be_had_the_first_stays(transport: 
             assert not server.peers[0].finished.is_set()
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["moving", "reconnecting"])
+async def test_a_server_that_is_removed_while_it_is_connected_to_is_not_used(lost: bool) -> None:
+    async with NatsServer() as server, NatsServer() as removed, NatsServer() as wanted:
+
+        def auth(at: Server) -> None:
+            if at.url == removed.url:
+                nc.set_servers(wanted.url)
+
+        async with open_nats(server.url, auth=auth, reconnect=QUICK) as nc, nc.events() as events:
+            nc.set_servers(removed.url)
+            with trio.fail_after(HANG_TIMEOUT):
+                if lost:
+                    await server.kill()
+                else:
+                    await nc.reconnect()
+                assert await until(events, Reconnected) == Reconnected(wanted.url)
+            assert [known.url for known in nc.servers] == [wanted.url]
+
+
 async def test_a_server_that_forbids_a_subscription_is_not_moved_to() -> None:
     """Another one is, if there is one."""
 

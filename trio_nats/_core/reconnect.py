@@ -65,11 +65,20 @@ class Reconnector:
         """
         for _ in range(_MOST_ADDRESSES):
             try:
-                return await self._open_one(server)
+                wire = await self._open_one(server)
             except AttemptFailed as failed:
                 attempts.append(failed.attempt)
                 if not failed.another_address:
                     break
+            else:
+                return await self._if_wanted(server, wire)
+        return None
+
+    async def _if_wanted(self, server: Server, wire: ServerConnection) -> ServerConnection | None:
+        """``None`` if the server has been removed while it was being connected to."""
+        if server in self._pool.servers:
+            return wire
+        await trio.aclose_forcefully(wire.stream)
         return None
 
     async def until_connected(self, info: ServerInfo) -> ServerConnection:
@@ -86,10 +95,13 @@ class Reconnector:
                 continue  # it has been replaced
             number += 1
             try:
-                return await self._open_one(server)
+                wire = await self._if_wanted(server, await self._open_one(server))
             except AttemptFailed as failed:
                 attempts = [*attempts[1 - _REMEMBERED :], failed.attempt]
                 self._note(server, number, failed.attempt.error)
+            else:
+                if wire is not None:
+                    return wire
         raise connect_error(attempts)
 
     def _exhausted(self, server: Server) -> bool:
