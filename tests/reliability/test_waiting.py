@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.connection.helpers import fill
 from tests.reliability.helpers import (
     HANG_TIMEOUT,
     QUICK,
@@ -27,8 +28,10 @@ from trio_nats import (
     NoRespondersError,
     OutboxFullError,
     RequestTimeoutError,
+    open_nats,
 )
-from trio_nats.events import Disconnected
+from trio_nats.events import Disconnected, Reconnected
+from trio_nats.testing import NatsServer
 
 # -- the outbox ----------------------------------------------------------------------------------
 
@@ -205,6 +208,40 @@ async def test_requests_fail_at_once_by_choice(transport: Transport) -> None:
             assert transport.url(server) in str(errors[0])
             with pytest.raises(RequestTimeoutError):
                 await nc.request("svc", timeout=0.1)
+
+
+async def test_a_request_that_has_failed_is_not_sent_later(nats_server: NatsServer) -> None:
+    policy = replace(QUICK, requests="fail")
+    async with (
+        open_nats(nats_server.url, reconnect=policy) as service,
+        open_nats(nats_server.url, reconnect=policy) as nc,
+        service.subscribe(">") as received,
+        service.events() as events,
+    ):
+        await service.flush()
+        nats_server.pause()
+        # The server reads no more, so that the request waits behind these.
+        await fill(nc, 1_000_000)
+
+        async def ask() -> None:
+            with pytest.raises(ConnectionLostError):
+                await nc.request("svc", b"failed", headers={"a": "b"}, timeout=HANG_TIMEOUT)
+
+        with trio.fail_after(HANG_TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                await nc.publish("other", reply="somebody")
+                await nats_server.kill()
+                await nats_server.start()
+            await until(events, Reconnected)
+            await service.flush()
+            await nc.publish("end")
+            subjects = []
+            while not subjects or subjects[-1] != "end":
+                subjects.append((await received.receive()).subject)
+        assert "other" in subjects
+        assert "svc" not in subjects
 
 
 @ALL_BUT_WSS

@@ -241,6 +241,10 @@ class RequestMux:
         for slot in slots.values():
             slot.end(fresh(error))
 
+    def is_request(self, head: bytes) -> bool:
+        """Whether a message that begins with ``head`` is a request made here."""
+        return head.split(b" ", 3)[2].startswith(self._prefix)
+
     def reject(self, reply: bytes, error: Exception) -> None:
         """Fail the request with this reply subject, if there is one: it will not be sent."""
         if reply.startswith(self._prefix):

@@ -198,6 +198,8 @@ class Supervisor(SessionCallbacks):
         self.event_hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
             self.requests.fail(_as_lost(reason))
+            # Nobody waits for those that have not been written.
+            self.outbox.remove_messages(self.requests.is_request)
         if self.state is ConnectionState.OPEN:
             self._set_state(ConnectionState.RECONNECTING)
         await self._connect_again(reason)
