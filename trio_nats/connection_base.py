@@ -436,7 +436,8 @@ class BaseConnection:
         :meth:`request`; ``sentinel`` is given the raw message.
 
         Raises what :meth:`publish` raises, on entering; :exc:`NoRespondersError` comes out of the
-        first ``receive``.
+        first ``receive``. If time ends the replies while there is no connection, some may be
+        missing, so ``receive`` raises :exc:`RequestTimeoutError` then.
         """
         seconds = self._timeout(timeout)
         if max_responses is not None:

@@ -9,7 +9,7 @@ import trio
 
 from ._core.pending import PendingOwner, PendingQueue
 from ._core.request_mux import is_no_responders
-from .errors import NoRespondersError, RequestTimeoutError
+from .errors import NoRespondersError, timed_out
 from .message import Msg
 from .options import PendingLimits
 
@@ -70,8 +70,9 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         with trio.CancelScope(deadline=self._deadline) as scope:
             await self._send(self)
         if scope.cancelled_caught:
-            raise RequestTimeoutError(
-                f"the request to {self.subject!r} could not be sent within {self._timeout:g} s"
+            raise timed_out(
+                f"the request to {self.subject!r} could not be sent within {self._timeout:g} s",
+                self._owner.disconnected_for,
             )
         return self
 
@@ -93,7 +94,9 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         if self._ended is not None:
             return
         if is_no_responders(msg):
-            self._finish(NoRespondersError(self.subject))
+            # The server says so first or not at all. Later it is somebody who wants it to end.
+            if not self._arrived:
+                self._finish(NoRespondersError(self.subject))
         elif self._deadline is not None and now >= self._deadline:
             # Else they would never end while they come faster than they are received.
             self._finish(trio.EndOfChannel())
@@ -138,9 +141,17 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 break
         if self._queue:
             return self._take()
-        self._finish(trio.EndOfChannel())
+        if self._ended is None:
+            self._finish(self._end_of_time())
         assert self._ended is not None
         raise self._ended.with_traceback(None)
+
+    def _end_of_time(self) -> Exception:
+        """How they end when no reply has come for too long."""
+        disconnected_for = self._owner.disconnected_for
+        if disconnected_for is None:
+            return trio.EndOfChannel()
+        return timed_out(f"replies from {self.subject!r} may be missing", disconnected_for)
 
     def _next_deadline(self, deadline: float, begun: float) -> float:
         if self._stall is None or self._heard_at is None:

@@ -28,6 +28,7 @@ class Owner:
         self.counters = Counters()
         self.event_hub = EventHub()
         self.router = Router(Outbox(1000, "wait", lambda: None))
+        self.disconnected_for: float | None = None
 
 
 def reply(data: bytes = b"x") -> Msg:

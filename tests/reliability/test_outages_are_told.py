@@ -158,10 +158,62 @@ async def test_consumers_say_so() -> None:
         await server.kill()
         while nc.disconnected_for is None:
             await trio.lowlevel.checkpoint()
-        for one in (consumer, ordered):
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: consumer.next(timeout=0.05),
+            lambda: ordered.next(timeout=0.05),
+            lambda: consumer.fetch(timeout=0.05),
+            lambda: consumer.fetch(timeout=0.05, no_wait=True),
+            lambda: ordered.fetch(timeout=0.05),
+        ]
+        for call in calls:
             with pytest.raises(TimeoutError, match=r"no (next )?message") as caught:
-                await one.next(timeout=0.05)
+                await call()
             assert re.search(SINCE, str(caught.value))
+
+
+async def test_messages_that_came_before_are_handed_out() -> None:
+    """The next call tells of the missing connection."""
+    async with (
+        NatsServer(jetstream=True) as server,
+        open_nats(server.url, reconnect=NEVER, close_timeout=0) as nc,
+        trio.open_nursery() as nursery,
+    ):
+        stream = await nc.jetstream().create_stream(StreamConfig(name="S", subjects=["s"]))
+        consumer = await stream.create_consumer()
+        await nc.jetstream().publish("s", b"x")
+        came: list[bytes] = []
+
+        async def fetch() -> None:
+            came.extend([msg.data for msg in await consumer.fetch(2, timeout=2)])
+
+        before = nc.stats.in_messages
+        nursery.start_soon(fetch)
+        while nc.stats.in_messages == before:
+            await trio.lowlevel.checkpoint()
+        await server.kill()
+        while not came:
+            await trio.lowlevel.checkpoint()
+        assert came == [b"x"]
+
+
+@pytest.mark.parametrize(
+    ("replied", "options"), [(0, {}), (1, {}), (1, {"timeout": 100, "stall": 0.3})]
+)
+async def test_replies_that_may_be_missing(
+    replied: int, options: dict[str, float], nats_server: NatsServer
+) -> None:
+    async with (
+        open_nats(nats_server.url, reconnect=NEVER, close_timeout=0) as nc,
+        nc.subscribe("svc") as requests,
+        nc.request_many("svc", **{"timeout": 1, **options}) as replies,
+    ):
+        request = await requests.receive()
+        for _ in range(replied):
+            await request.respond(b"x")
+            assert (await replies.receive()).data == b"x"
+        await nats_server.kill()
+        with pytest.raises(TimeoutError, match="may be missing" + SINCE):
+            await replies.receive()
 
 
 async def test_before_the_first_connection(nats_server: NatsServer) -> None:

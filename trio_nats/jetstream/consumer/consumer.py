@@ -10,7 +10,7 @@ from typing import TypeVar, overload
 import msgspec
 
 from ...codecs import Decoder, check_decoder
-from ...errors import ConfigurationError, NatsError, timed_out
+from ...errors import ConfigurationError, NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
 from ..api import API
@@ -265,13 +265,7 @@ class Consumer:
             no_wait=False,
         )
         if not came:
-            disconnected_for = self._api.nc.disconnected_for
-            silent = not told and disconnected_for is None
-            hint = ", and the server said nothing: may this user ask at all?" if silent else ""
-            raise timed_out(
-                f"consumer {self._name!r} had no message within {seconds:g} s{hint}",
-                disconnected_for,
-            )
+            raise self._no_message(seconds, told=told)
         return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
 
     @overload
@@ -325,10 +319,11 @@ class Consumer:
         :meth:`consume`, with ``stop_after``.
 
         ``timeout`` and ``heartbeat`` are as for :meth:`next`, and so is what is raised; except that
-        there is no error as long as there are messages: the next call will meet it. If cancelled,
-        what has come goes back, to be delivered again at once (for a consumer with
-        ``AckPolicy.NONE``: to the next call of this object); what is on its way by then, after
-        ``ack_wait``.
+        there is no error as long as there are messages: the next call will meet it. An empty list
+        means that the server had none; if there was no connection to ask over,
+        :exc:`RequestTimeoutError` is raised. If cancelled, what has come goes back, to be delivered
+        again at once (for a consumer with ``AckPolicy.NONE``: to the next call of this object);
+        what is on its way by then, after ``ack_wait``.
         """
         pull_options = self._pull_options(group, min_pending, min_ack_pending, priority)
         check_flag("no_wait", no_wait)
@@ -341,7 +336,7 @@ class Consumer:
             batch = min(batch, self._config.max_batch)
         seconds = self._api.seconds(timeout)
         decoder = None if codec is None else check_decoder("codec", codec)
-        came, _ = await self._fetch(
+        came, told = await self._fetch(
             pull_options,
             batch=batch,
             max_bytes=max_bytes or 0,
@@ -349,7 +344,17 @@ class Consumer:
             heartbeat=check_heartbeat(heartbeat, seconds, _heartbeat),
             no_wait=no_wait,
         )
+        if not came and not told and self._api.nc.disconnected_for is not None:
+            raise self._no_message(seconds, told=told)
         return came if decoder is None else [TypedJetStreamMsg(msg, decoder) for msg in came]
+
+    def _no_message(self, seconds: float, *, told: bool) -> RequestTimeoutError:
+        disconnected_for = self._api.nc.disconnected_for
+        silent = not told and disconnected_for is None
+        hint = ", and the server said nothing: may this user ask at all?" if silent else ""
+        return timed_out(
+            f"consumer {self._name!r} had no message within {seconds:g} s{hint}", disconnected_for
+        )
 
     async def _fetch(
         self,

@@ -10,7 +10,7 @@ from typing import TypeVar, overload
 import trio
 
 from ...codecs import Decoder, check_decoder
-from ...errors import NatsError, timed_out
+from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from ..api import API
 from ..info import ConsumerInfo
@@ -229,10 +229,7 @@ class OrderedConsumer:
         seconds = self._api.seconds(timeout)
         came = await self._fetch(1, 0, seconds, no_wait=False)
         if not came:
-            raise timed_out(
-                f"stream {self.stream_name!r} had no next message within {seconds:g} s",
-                self._api.nc.disconnected_for,
-            )
+            raise self._no_message(seconds)
         return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
 
     @overload
@@ -266,8 +263,8 @@ class OrderedConsumer:
         """A list of messages, as :meth:`Consumer.fetch` makes it.
 
         Where something was missed it may have fewer than there are; the next call goes on. Raises
-        what :meth:`next` raises, except that the list is empty if there are none. If cancelled, no
-        message is lost.
+        what :meth:`next` raises, except that the list is empty if there are none and the server
+        could be asked. If cancelled, no message is lost.
         """
         check_flag("no_wait", no_wait)
         if max_messages is not None:
@@ -275,13 +272,22 @@ class OrderedConsumer:
         if max_bytes is not None:
             check_count("max_bytes", max_bytes, 1)
         decoder = None if codec is None else check_decoder("codec", codec)
+        seconds = self._api.seconds(timeout)
         came = await self._fetch(
             max_messages or (DEFAULT_BATCH if max_bytes is None else LARGEST_BATCH),
             max_bytes or 0,
-            self._api.seconds(timeout),
+            seconds,
             no_wait=no_wait,
         )
+        if not came and self._api.nc.disconnected_for is not None:
+            raise self._no_message(seconds)
         return came if decoder is None else [TypedJetStreamMsg(msg, decoder) for msg in came]
+
+    def _no_message(self, seconds: float) -> RequestTimeoutError:
+        return timed_out(
+            f"stream {self.stream_name!r} had no next message within {seconds:g} s",
+            self._api.nc.disconnected_for,
+        )
 
     async def _fetch(
         self, batch: int, max_bytes: int, timeout: float, *, no_wait: bool
