@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.jetstream.helpers import MEMORY
 from trio_nats.jetstream import JetStream
-from trio_nats.keyvalue import Entry, KeyValue, Watch
+from trio_nats.keyvalue import Entry, KeyValue, KeyWatcher
 
 __all__ = ["brief", "bucket", "initial"]
 
@@ -25,5 +25,5 @@ def brief(entry: Entry[bytes]) -> tuple[str, str, int]:
     )
 
 
-async def initial(watch: Watch[bytes]) -> list[tuple[str, str, int]]:
+async def initial(watch: KeyWatcher[bytes]) -> list[tuple[str, str, int]]:
     return [brief(entry) async for entry in watch.initial()]

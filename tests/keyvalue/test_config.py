@@ -204,7 +204,7 @@ async def test_status(nats_server: NatsServer) -> None:
             await kv.put("a", str(value))
         status = await kv.status()
         assert (status.bucket, status.values, status.history, status.ttl) == ("B", 2, 2, 90.0)
-        assert status.bytes == status.stream_info.state.bytes > 0
+        assert status.size == status.stream_info.state.bytes > 0
         assert (status.is_compressed, status.limit_marker_ttl) == (True, 2.0)
         assert (status.num_replicas, status.backing_store) == (1, "JetStream")
         assert status.metadata["a"] == "b"

@@ -47,7 +47,7 @@ async def test_put_and_get(nats_server: NatsServer) -> None:
         assert (entry.bucket, entry.key, entry.value, entry.data) == ("B", "a", b"3", b"3")
         assert (entry.revision, entry.delta, entry.size) == (3, 0, 1)
         assert (entry.operation, entry.is_deleted) == (Operation.PUT, False)
-        assert before < entry.created < before + timedelta(minutes=2)
+        assert before < entry.timestamp < before + timedelta(minutes=2)
         assert repr(entry) == "<Entry PUT 'a' of 'B', revision 3>"
         assert (await kv.get("a", revision=1)).value == b"1"
         with pytest.raises(KeyNotFoundError, match="no value of revision 2 for key 'a'"):

@@ -6,12 +6,16 @@ import copy
 import inspect
 import pickle
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 import trio
 
 import trio_nats
+import trio_nats.jetstream
+import trio_nats.keyvalue
+import trio_nats.objectstore
 from trio_nats import errors, events
 from trio_nats.errors import (
     AuthenticationExpiredError,
@@ -48,6 +52,9 @@ from trio_nats.errors import (
     TLSRequiredError,
     WebSocketError,
 )
+from trio_nats.jetstream import JetStreamError
+from trio_nats.keyvalue import KeyValueError
+from trio_nats.objectstore import ObjectStoreError
 
 BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
     NatsError: (Exception,),
@@ -297,3 +304,21 @@ def test_states() -> None:
         "closed",
     ]
     assert f"{events.ConnectionState.OPEN}" == "open"
+
+
+@pytest.mark.parametrize(
+    ("package", "base"),
+    [
+        (trio_nats, NatsError),
+        (trio_nats.jetstream, JetStreamError),
+        (trio_nats.keyvalue, KeyValueError),
+        (trio_nats.objectstore, ObjectStoreError),
+    ],
+)
+def test_one_class_catches_all_errors_of_a_package(
+    package: ModuleType, base: type[Exception]
+) -> None:
+    public = [getattr(package, name) for name in package.__all__]
+    errors = [one for one in public if isinstance(one, type) and issubclass(one, Exception)]
+    assert len(errors) > 5
+    assert [error for error in errors if not issubclass(error, base)] == []

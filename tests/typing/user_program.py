@@ -55,8 +55,8 @@ from trio_nats.keyvalue import (
     KeyValue,
     KeyValueConfig,
     KeyValueStatus,
+    KeyWatcher,
     Operation,
-    Watch,
 )
 from trio_nats.objectstore import (
     ObjectInfo,
@@ -314,7 +314,7 @@ async def buckets(nc: Connection) -> None:
     entry = await kv.get("a")
     assert_type(entry, Entry[bytes])
     assert_type(entry.value, bytes)
-    assert_type(entry.created, datetime)
+    assert_type(entry.timestamp, datetime)
     assert_type(await kv.keys(["a.*"]), list[str])
     typed = await js.key_value("settings", codec=JSONCodec(Setting))
     assert_type(typed, KeyValue[Setting])
@@ -324,7 +324,7 @@ async def buckets(nc: Connection) -> None:
     assert_type((await typed.get("a")).value, Setting)
     assert_type(await typed.history("a"), list[Entry[Setting]])
     async with typed.watch("a.>", meta_only=True) as watch:
-        assert_type(watch, Watch[Setting])
+        assert_type(watch, KeyWatcher[Setting])
         async for change in watch.initial():
             assert_type(change, Entry[Setting])
         async for change in watch:

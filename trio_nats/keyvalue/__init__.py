@@ -19,7 +19,7 @@ from .errors import (
     NotABucketError,
 )
 from .store import KeyValue
-from .watch import Watch
+from .watch import KeyWatcher
 
 __all__ = [
     "BucketExistsError",
@@ -34,7 +34,7 @@ __all__ = [
     "KeyValueError",
     "KeyValueOptions",
     "KeyValueStatus",
+    "KeyWatcher",
     "NotABucketError",
     "Operation",
-    "Watch",
 ]

@@ -115,11 +115,8 @@ class KeyValueStatus(msgspec.Struct, frozen=True, kw_only=True):
         return self.stream_info.state.messages
 
     @property
-    def bytes(self) -> int:
-        """How large it is.
-
-        :meta private:
-        """  # Elsewhere Sphinx would take it for the type.
+    def size(self) -> int:
+        """How large its stream is, in bytes."""
         return self.stream_info.state.bytes
 
     @property

@@ -11,7 +11,7 @@ from ..errors import DecodeError
 from ..headers import Headers
 from .errors import KeyDeletedError
 
-__all__ = ["OPERATION", "Entry", "Operation", "operation_of"]
+__all__ = ["OPERATION", "Entry", "Operation", "deleted_error", "operation_of"]
 
 T = TypeVar("T")
 
@@ -53,13 +53,13 @@ class Entry(Generic[T]):
         "_meta_only",
         "_value",
         "bucket",
-        "created",
         "data",
         "delta",
         "headers",
         "key",
         "operation",
         "revision",
+        "timestamp",
     )
 
     def __init__(
@@ -68,7 +68,7 @@ class Entry(Generic[T]):
         bucket: str,
         key: str,
         revision: int,
-        created: datetime,
+        timestamp: datetime,
         delta: int,
         data: bytes,
         headers: Headers,
@@ -81,7 +81,7 @@ class Entry(Generic[T]):
         """The key."""
         self.revision: int = revision
         """The number of this change, which counts all those of the bucket."""
-        self.created: datetime = created
+        self.timestamp: datetime = timestamp
         """When it was stored, in UTC."""
         self.delta: int = delta
         """How many more are to come before the latest one; 0 from ``get``."""
@@ -113,7 +113,7 @@ class Entry(Generic[T]):
 
     def _decode(self) -> T:
         if self.is_deleted:
-            raise self.deleted()
+            raise deleted_error(self)
         if self._meta_only:
             raise DecodeError(
                 f"the value of key {self.key!r} was not sent, for meta_only was asked for"
@@ -124,18 +124,6 @@ class Entry(Generic[T]):
             raise DecodeError(
                 f"{self._codec!r} cannot decode the value of key {self.key!r}: {error}"
             ) from error
-
-    def deleted(self) -> KeyDeletedError:
-        """What there is to say of a deletion.
-
-        :meta private:
-        """
-        return KeyDeletedError(
-            self.bucket,
-            self.key,
-            self.revision,
-            "DEL" if self.operation is Operation.DELETE else "PURGE",
-        )
 
     @property
     def size(self) -> int:
@@ -148,3 +136,13 @@ class Entry(Generic[T]):
     def __repr__(self) -> str:
         # Without the value, which may be a secret.
         return f"<Entry {self.operation} {self.key!r} of {self.bucket!r}, revision {self.revision}>"
+
+
+def deleted_error(entry: Entry[T]) -> KeyDeletedError:
+    """Return the error for a key that ``entry`` deleted."""
+    return KeyDeletedError(
+        entry.bucket,
+        entry.key,
+        entry.revision,
+        "DEL" if entry.operation is Operation.DELETE else "PURGE",
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..errors import NatsError
 from ..jetstream.errors import (
     JetStreamError,
     StreamNameInUseError,
@@ -25,22 +24,22 @@ __all__ = [
 
 
 class KeyValueError(JetStreamError):
-    """Base class of what goes wrong with keys and their values."""
+    """Base class of all errors of this package."""
 
 
 class NotABucketError(KeyValueError):
     """There is a stream of a bucket's name, but it is not one that can be a bucket."""
 
 
-class BucketNotFoundError(StreamNotFoundError):
+class BucketNotFoundError(KeyValueError, StreamNotFoundError):
     """There is no such bucket."""
 
 
-class BucketExistsError(StreamNameInUseError):
+class BucketExistsError(KeyValueError, StreamNameInUseError):
     """There is a bucket of that name already, and it is configured otherwise."""
 
 
-class InvalidKeyError(NatsError, ValueError):
+class InvalidKeyError(KeyValueError, ValueError):
     """A key, or a filter of keys, that there cannot be (ADR-8)."""
 
 
@@ -75,5 +74,5 @@ class KeyDeletedError(KeyNotFoundError):
         return f"key {self.key!r} of bucket {self.bucket!r} was {how} by revision {self.revision}"
 
 
-class KeyExistsError(WrongLastSequenceError):
+class KeyExistsError(KeyValueError, WrongLastSequenceError):
     """The key has a value already. Nothing was stored."""

@@ -22,10 +22,10 @@ from ..jetstream.stream import Stream
 from ..message import Payload
 from ..options import check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_config, bucket_of, subjects_of
-from .entry import OPERATION, Entry, Operation
+from .entry import OPERATION, Entry, Operation, deleted_error
 from .errors import KeyExistsError, KeyNotFoundError
 from .validation import ALL_KEYS, check_filters, check_key, is_key, key_errors
-from .watch import Plan, Watch, bucket_errors
+from .watch import KeyWatcher, Plan, bucket_errors
 
 __all__ = ["RAW", "KeyValue", "Storing"]
 
@@ -128,7 +128,7 @@ class KeyValue(Generic[T]):
         if entry is None:
             raise KeyNotFoundError(self._name, key, revision)
         if entry.is_deleted:
-            raise entry.deleted()
+            raise deleted_error(entry)
         return entry
 
     async def _get(
@@ -152,7 +152,7 @@ class KeyValue(Generic[T]):
             bucket=self._name,
             key=key,
             revision=msg.seq,
-            created=msg.timestamp,
+            timestamp=msg.timestamp,
             delta=0,
             data=msg.data,
             headers=msg.headers,
@@ -194,7 +194,7 @@ class KeyValue(Generic[T]):
         ignore_deletes: bool = False,
         meta_only: bool = False,
         resume_from: int | None = None,
-    ) -> Watch[T]:
+    ) -> KeyWatcher[T]:
         """What is in the bucket and what happens to it: ``async with kv.watch("a.>") as watch:``.
 
         :param keys: one or several keys, in which ``*`` stands for one part and ``>`` at the end
@@ -205,7 +205,7 @@ class KeyValue(Generic[T]):
         :param meta_only: without the values, of which only :attr:`Entry.size` is known.
         :param resume_from: everything from this revision on, such as the one after the last seen.
 
-        Nothing is sent before the block is entered; see :class:`Watch`. Raises
+        Nothing is sent before the block is entered; see :class:`KeyWatcher`. Raises
         :exc:`InvalidKeyError` or :exc:`ConfigurationError` for what cannot be.
         """
         for name, flag in (
@@ -241,7 +241,7 @@ class KeyValue(Generic[T]):
             ignore_deletes=ignore_deletes,
             meta_only=meta_only,
         )
-        return Watch(plan, self._codec)
+        return KeyWatcher(plan, self._codec)
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -366,7 +366,7 @@ class KeyValue(Generic[T]):
             # Servers store messages on subjects with wildcards. Purging what is stored on ">" would
             # purge the whole bucket.
             if entry.is_deleted and is_key(entry.key):
-                stays = now - entry.created < timedelta(seconds=older_than)
+                stays = now - entry.timestamp < timedelta(seconds=older_than)
                 removed += await self._stream.purge(
                     subject=self._prefix + entry.key, seq=entry.revision + (not stays)
                 )

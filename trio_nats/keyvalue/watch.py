@@ -19,7 +19,7 @@ from ..jetstream.stream import Stream
 from .entry import Entry
 from .errors import BucketNotFoundError
 
-__all__ = ["Plan", "Watch", "bucket_errors"]
+__all__ = ["KeyWatcher", "Plan", "bucket_errors"]
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     meta_only: bool = False
 
 
-class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
+class KeyWatcher(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
     """What is in a bucket and what happens to it; made by :meth:`KeyValue.watch`.
 
     A Trio channel, for ``async with``. What is there already comes first; either loop over that
@@ -136,15 +136,12 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
     async def receive(self) -> Entry[T]:
         """The next entry; waits for it. If cancelled, none is lost."""
         while True:
-            entry = await self.step()
+            entry = await self._step()
             if entry is not None:
                 return entry
 
-    async def step(self) -> Entry[T] | None:
-        """The next entry; ``None``: one that was not asked for, or nothing after all.
-
-        :meta private:
-        """
+    async def _step(self) -> Entry[T] | None:
+        """The next entry; ``None``: one that was not asked for, or nothing after all."""
         with bucket_errors(self._plan.bucket):
             msg = await self._next()
         return None if msg is None else self._entry(msg)
@@ -188,7 +185,7 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
             bucket=plan.bucket,
             key=msg.subject[len(plan.prefix) :],
             revision=metadata.stream_seq,
-            created=metadata.timestamp,
+            timestamp=metadata.timestamp,
             delta=metadata.pending,
             data=msg.data,
             headers=msg.headers,
@@ -199,18 +196,18 @@ class Watch(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
 
     def __repr__(self) -> str:
         state = "caught up" if self.is_caught_up else "not caught up"
-        return f"<Watch of bucket {self._plan.bucket!r}, {state}>"
+        return f"<KeyWatcher of bucket {self._plan.bucket!r}, {state}>"
 
 
 class _Initial(AsyncIterator[Entry[T]]):
     """Not an async generator, which somebody would have to close."""
 
-    def __init__(self, watch: Watch[T]) -> None:
+    def __init__(self, watch: KeyWatcher[T]) -> None:
         self._watch = watch
 
     async def __anext__(self) -> Entry[T]:
         while not self._watch.is_caught_up:
-            entry = await self._watch.step()
+            entry = await self._watch._step()
             if entry is not None:
                 return entry
         await trio.lowlevel.checkpoint()
