@@ -1,7 +1,8 @@
-"""Sphinx configuration. Nothing is fetched while building: there is no intersphinx."""
+"""Sphinx configuration. Nothing is fetched while building: see inventories/README.md."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,17 +11,36 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sphinx.ext.napoleon import GoogleDocstring
 
 import trio_nats.anyio
-import trio_nats.errors
+from tests.support.public_names import GIVEN, PUBLIC_MODULES
 
 project = "trio_nats"
 author = "the trio_nats authors"
 copyright = "the trio_nats authors"
 version = release = trio_nats.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxcontrib_trio"]
-exclude_patterns = ["_build"]
-# Without intersphinx, references to Trio and the standard library stay plain text.
-nitpicky = False
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinxcontrib_trio",
+]
+exclude_patterns = ["_build", "inventories"]
+# A reference that leads nowhere is a warning.
+nitpicky = True
+nitpick_ignore_regex = [
+    # Parts of annotations that autodoc takes apart at a comma.
+    ("py:.*", r".*\[.*|.* \| .*"),
+    # A protocol for the type checker: a message, typed or not.
+    ("py:class", r".*\._Reply"),
+    # In a docstring of Trio's.
+    ("py:class", "ReceiveChannel"),
+]
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", "inventories/python.inv"),
+    "trio": ("https://trio.readthedocs.io/en/stable/", "inventories/trio.inv"),
+    "anyio": ("https://anyio.readthedocs.io/en/stable/", "inventories/anyio.inv"),
+    "msgspec": ("https://jcristharif.com/msgspec/", "inventories/msgspec.inv"),
+}
 
 html_theme = "furo"
 html_title = f"trio_nats {version}"
@@ -34,6 +54,8 @@ autodoc_use_legacy_class_based = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+# The docstrings of dict's methods begin with what looks like one.
+autodoc_docstring_signature = False
 autoclass_content = "class"
 autodoc_default_options = {
     "members": True,
@@ -47,24 +69,8 @@ autodoc_default_options = {
     "exclude-members": "prepare",
 }
 
-# Users are given these, and do not make them.
-GIVEN = {
-    "Connection",
-    "Endpoint",
-    "Events",
-    "Publisher",
-    "Replies",
-    "Service",
-    "ServiceGroup",
-    "ServiceRequest",
-    "Services",
-    "Subscription",
-    "Typed",
-    "TypedMsg",
-    "TypedReplies",
-    "TypedRequest",
-    "TypedSubscription",
-}
+# T, as a type checker needs it to tell what is generic.
+TYPE_VARIABLE = re.compile(r"_?[A-Z](_co|_contra)?|ReceiveType|SendType")
 
 
 def read_google_style(app, what, name, obj, options, lines):
@@ -80,17 +86,29 @@ def hide_constructor(app, what, name, obj, options, signature, return_annotation
     return None
 
 
-def find_error(app, env, node, contnode):
-    """Let ``NatsError`` and ``trio_nats.NatsError`` lead to that section, wherever they stand."""
-    name = node.get("reftarget", "").rpartition(".")[2]
-    if node.get("refdomain") != "py" or name not in trio_nats.errors.__all__:
+def find_public_name(app, env, node, contnode):
+    """Let ``Msg``, ``Msg.respond`` and ``trio_nats.message.Msg`` lead to the same section."""
+    if node.get("refdomain") != "py":
         return None
-    return env.domains["py"].resolve_xref(
-        env, node["refdoc"], app.builder, "obj", f"trio_nats.errors.{name}", node, contnode
-    )
+    # What has a base apart is for users the class that has it all.
+    parts = node.get("reftarget", "").replace("BaseConnection", "Connection").split(".")
+    if TYPE_VARIABLE.fullmatch(parts[-1]):
+        return contnode
+    domain = env.domains["py"]
+    for size in (2, 1):
+        tail = ".".join(parts[-size:])
+        names = [f"{module}.{tail}" for module in PUBLIC_MODULES]
+        names += [name for name in domain.objects if name.endswith(f".{tail}")]
+        for name in names:
+            if name in domain.objects:
+                return domain.resolve_xref(
+                    env, node["refdoc"], app.builder, "obj", name, node, contnode
+                )
+    return None
 
 
 def setup(app):
     app.connect("autodoc-process-docstring", read_google_style)
     app.connect("autodoc-process-signature", hide_constructor)
-    app.connect("missing-reference", find_error)
+    # Before intersphinx, which would look for it in the documentation of others.
+    app.connect("missing-reference", find_public_name, priority=400)

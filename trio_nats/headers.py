@@ -90,7 +90,7 @@ class Headers(MutableMapping[str, str]):
         self._pairs, self._index, self._holes, self._start = [], None, 0, 0
 
     def popitem(self) -> tuple[str, str]:
-        """Remove a name with all its values; it and the first of them, as :meth:`dict.popitem`."""
+        """Remove the name added last with all its values; return it and the first of them."""
         places = self._places()
         if not places:
             raise KeyError("there are no headers")

@@ -35,7 +35,7 @@ E = TypeVar("E", bound="JetStreamAPIError")
 
 
 class ErrorCode(enum.IntEnum):
-    """Numbers that servers give to errors, to be compared with :attr:`JetStreamAPIError.err_code`.
+    """Numbers that servers give to errors, to be compared with an error's ``err_code``.
 
     These are the ones that programs handle. Servers know some two hundred, and newer servers have
     more, so ``err_code`` is a plain number. ``nats errors list`` shows them all.

@@ -23,7 +23,7 @@ _logger = logging.getLogger("trio_nats.objectstore")
 
 
 class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
-    """What is put, changed and deleted in a store, a Trio channel; made by :meth:`watch`.
+    """A Trio channel of what is put, changed and deleted, made by :meth:`ObjectStore.watch`.
 
     .. code-block:: python
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import msgspec
 import trio
@@ -38,7 +38,9 @@ from .schemas import (
 
 __all__ = ["DEFAULT_CLOSE_TIMEOUT", "Service", "StatsHandler"]
 
-StatsHandler = Callable[[Endpoint], object]
+StatsHandler: TypeAlias = Callable[[Endpoint], object]
+"""Returns what an endpoint's statistics carry as ``data``: a ``dict``, or ``None`` for nothing."""
+
 _Monitoring = list[tuple[Subscription, Callable[[], bytes]]]
 """Where it is asked about itself, and what it says."""
 

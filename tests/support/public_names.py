@@ -1,0 +1,80 @@
+"""What is public, for the tests of the public names and for the reference in docs/."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from importlib.util import find_spec
+
+# Where users import from. Each has the list of its public names in ``__all__``.
+PUBLIC_MODULES = tuple(
+    name
+    for name in (
+        "trio_nats",
+        "trio_nats.anyio",
+        "trio_nats.errors",
+        "trio_nats.events",
+        "trio_nats.jetstream",
+        "trio_nats.keyvalue",
+        "trio_nats.objectstore",
+        "trio_nats.services",
+        "trio_nats.subjects",
+        "trio_nats.telemetry",
+        "trio_nats.testing",
+    )
+    if find_spec(name) is not None
+)
+
+# Classes whose objects users are given: their constructors are not documented.
+GIVEN = frozenset(
+    {
+        "API",
+        "AckContext",
+        "AtomicBatch",
+        "Cache",
+        "Connection",
+        "Consumer",
+        "Endpoint",
+        "Events",
+        "FastBatch",
+        "JetStream",
+        "JetStreamMsg",
+        "KeyValue",
+        "Messages",
+        "NatsServerFactory",
+        "ObjectReader",
+        "ObjectStore",
+        "ObjectWatcher",
+        "OrderedConsumer",
+        "PageIterator",
+        "Paged",
+        "Publisher",
+        "Replies",
+        "Service",
+        "ServiceGroup",
+        "ServiceRequest",
+        "Services",
+        "Stream",
+        "Subscription",
+        "Typed",
+        "TypedJetStreamMsg",
+        "TypedMessages",
+        "TypedMsg",
+        "TypedReplies",
+        "TypedRequest",
+        "TypedSubscription",
+        "Watch",
+    }
+)
+
+
+def public_objects() -> dict[int, object]:
+    """The public classes and functions, by their ``id``."""
+    values = (
+        getattr(importlib.import_module(module), name)
+        for module in PUBLIC_MODULES
+        for name in importlib.import_module(module).__all__
+    )
+    return {
+        id(value): value for value in values if inspect.isclass(value) or inspect.isfunction(value)
+    }

@@ -1,0 +1,197 @@
+"""Docstrings of everything public: complete, in one convention.
+
+A public name, and each of its methods and properties, has a docstring. That of a function or method
+has a ``:param x:`` for each parameter; that of a class documents the arguments of its constructor
+so, or below each field. That of an asynchronous method says what happens if it is cancelled.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import pytest
+
+import trio_nats
+from tests.support.public_names import GIVEN, public_objects
+
+# Modules whose docstrings do not hold yet.
+EXEMPT = frozenset(
+    {
+        "trio_nats.anyio._connection",
+        "trio_nats.anyio._open",
+        "trio_nats.anyio._streams",
+        "trio_nats.auth",
+        "trio_nats.codecs",
+        "trio_nats.connection",
+        "trio_nats.contexts",
+        "trio_nats.errors",
+        "trio_nats.events",
+        "trio_nats.headers",
+        "trio_nats.jetstream.api",
+        "trio_nats.jetstream.consumer.config",
+        "trio_nats.jetstream.consumer.consumer",
+        "trio_nats.jetstream.consumer.message",
+        "trio_nats.jetstream.consumer.messages",
+        "trio_nats.jetstream.consumer.ordered",
+        "trio_nats.jetstream.context",
+        "trio_nats.jetstream.errors",
+        "trio_nats.jetstream.info",
+        "trio_nats.jetstream.publish.atomic_batch",
+        "trio_nats.jetstream.publish.publisher",
+        "trio_nats.jetstream.stream",
+        "trio_nats.jetstream.stream_config",
+        "trio_nats.keyvalue.config",
+        "trio_nats.keyvalue.entry",
+        "trio_nats.keyvalue.store",
+        "trio_nats.keyvalue.watch",
+        "trio_nats.message",
+        "trio_nats.objectstore.chunking",
+        "trio_nats.objectstore.info",
+        "trio_nats.objectstore.manager",
+        "trio_nats.objectstore.reader",
+        "trio_nats.objectstore.store",
+        "trio_nats.objectstore.watch",
+        "trio_nats.options",
+        "trio_nats.replies",
+        "trio_nats.server_info",
+        "trio_nats.servers",
+        "trio_nats.services.discovery",
+        "trio_nats.services.endpoint",
+        "trio_nats.services.group",
+        "trio_nats.services.request",
+        "trio_nats.services.schemas",
+        "trio_nats.services.service",
+        "trio_nats.subjects",
+        "trio_nats.subscription",
+        "trio_nats.testing.cluster",
+        "trio_nats.testing.server",
+        "trio_nats.testing.settings",
+        "trio_nats.typed",
+    }
+)
+
+PUBLIC = public_objects()
+
+
+def modules() -> Iterator[ModuleType]:
+    yield trio_nats
+    for info in pkgutil.walk_packages(trio_nats.__path__, "trio_nats."):
+        if not info.name.startswith("trio_nats.cli") and not info.name.endswith("__main__"):
+            yield importlib.import_module(info.name)
+
+
+def of_ours(value: object) -> bool:
+    return str(getattr(value, "__module__", "")).startswith("trio_nats")
+
+
+def own_doc(cls: type, name: str) -> str | None:
+    """The docstring of a method, its own or that of the method of ours that it overrides."""
+    for base in cls.__mro__:
+        if of_ours(base) and name in vars(base):
+            member = vars(base)[name]
+            member = getattr(member, "__func__", member)
+            doc = getattr(member, "__doc__", None)
+            if doc:
+                return str(doc)
+    return None
+
+
+def parameters(function: object) -> list[str]:
+    signature = inspect.signature(function)  # type: ignore[arg-type]
+    return [name for name in signature.parameters if not name.startswith("_")]
+
+
+def names_parameter(doc: str, name: str) -> bool:
+    return re.search(rf":param (\\?\*){{0,2}}{name}:", doc) is not None
+
+
+def is_async(function: object) -> bool:
+    function = inspect.unwrap(function)  # type: ignore[arg-type]
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def missing_in_function(label: str, function: object, doc: str | None) -> Iterator[str]:
+    if not doc:
+        yield f"{label} has no docstring"
+        return
+    for name in parameters(function):
+        if name not in ("self", "cls") and not names_parameter(doc, name):
+            yield f"{label} has no :param {name}:"
+    if is_async(function) and "cancelled" not in doc:
+        yield f"{label} does not say what happens if it is cancelled"
+
+
+def documented_fields(cls: type, tree: ast.Module) -> set[str]:
+    """Fields of a class that are followed by a docstring of their own."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+            return {
+                field.target.id
+                for field, doc in zip(node.body, node.body[1:], strict=False)
+                if isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(doc, ast.Expr)
+                and isinstance(doc.value, ast.Constant)
+            }
+    return set()
+
+
+def missing_in_constructor(cls: type, tree: ast.Module) -> Iterator[str]:
+    doc = cls.__doc__ or ""
+    is_record = dataclasses.is_dataclass(cls) or issubclass(cls, msgspec.Struct)
+    if is_record:
+        fields = vars(cls).get("__annotations__", {})
+        documented = documented_fields(cls, tree)
+        names = [name for name in fields if name not in documented and not name.startswith("_")]
+        names = [name for name in names if not str(fields[name]).startswith(("ClassVar", "Final"))]
+        if "__init__" in vars(cls) and not dataclasses.is_dataclass(cls):
+            names = []
+    elif "__init__" in vars(cls) and cls.__name__ not in GIVEN and not issubclass(cls, Exception):
+        names = [name for name in parameters(vars(cls)["__init__"]) if name != "self"]
+    else:
+        names = []
+    for name in names:
+        if not names_parameter(doc, name):
+            yield f"{cls.__name__} has no :param {name}:"
+
+
+def missing(module: ModuleType) -> Iterator[str]:
+    tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        value = getattr(module, node.name, None)
+        if id(value) not in PUBLIC:
+            continue
+        if not inspect.isclass(value):
+            yield from missing_in_function(node.name, value, value.__doc__)
+            continue
+        if not value.__doc__ or "__doc__" not in vars(value):
+            yield f"{node.name} has no docstring"
+            continue
+        yield from missing_in_constructor(value, tree)
+        for name, member in vars(value).items():
+            if name.startswith("_"):
+                continue
+            label = f"{node.name}.{name}"
+            member = getattr(member, "__func__", member)
+            if inspect.isfunction(member):
+                yield from missing_in_function(label, member, own_doc(value, name))
+            elif isinstance(member, property) and not own_doc(value, name):
+                yield f"{label} has no docstring"
+
+
+@pytest.mark.parametrize("module", list(modules()), ids=lambda module: module.__name__)
+def test_docstrings_are_complete(module: ModuleType) -> None:
+    if module.__name__ not in EXEMPT:
+        found = list(missing(module))
+        assert not found, "\n".join(found)
