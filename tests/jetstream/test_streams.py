@@ -236,7 +236,9 @@ async def test_how_a_message_is_deleted(nats_server: NatsServer) -> None:
 @pytest.mark.parametrize("config", [5, None, {"name": "S"}, b"S"])
 async def test_what_is_no_configuration(nats_server: NatsServer, config) -> None:
     async with connected(nats_server) as (js, _):
-        with pytest.raises(ConfigurationError, match="a StreamConfig or its name, not"):
+        with pytest.raises(
+            ConfigurationError, match="config must be a StreamConfig or a name, not"
+        ):
             await js.create_stream(config)
 
 

@@ -160,7 +160,7 @@ async def test_what_cannot_be(
             await js.create_key_value("B", **options)
         with pytest.raises(ConfigurationError, match="bucket name"):
             await js.create_key_value("a.b")
-        with pytest.raises(ConfigurationError, match="given by a KeyValueConfig or its name"):
+        with pytest.raises(ConfigurationError, match="config must be a KeyValueConfig or a name"):
             await js.create_key_value(cast("Any", 5))
         assert nc.stats.out_messages == sent
 

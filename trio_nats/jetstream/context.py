@@ -8,7 +8,7 @@ from typing import Unpack
 import msgspec
 
 from ..connection_base import BaseConnection
-from ..errors import ConfigurationError, NatsError
+from ..errors import NatsError
 from . import json_codec
 from .api import API, Page, PageIterator
 from .consumer.inboxes import InboxPool
@@ -26,7 +26,7 @@ from .object_store_manager import ObjectStoreManager
 from .publish.publish import Publishing
 from .stream import Stream
 from .stream_config import StreamConfig, StreamOptions, check_stream, left_out, required_level
-from .validation import check_filter, check_name
+from .validation import check_filter, check_name, whole_config
 
 __all__ = ["JetStream"]
 
@@ -97,7 +97,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
         raised. :exc:`APILevelError` is raised if the server is too old for some of it; one before
         2.12 has created the stream without that.
         """
-        whole = _whole(config, options)
+        whole = whole_config(StreamConfig, config, options)
         try:
             return await self._put("CREATE", whole)
         except StreamNameInUseError as error:
@@ -111,7 +111,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
         To change some of it say ``await js.update_stream(stream.info.config, max_msgs=10)``.
         Raises :exc:`StreamNotFoundError` if there is none.
         """
-        return await self._put("UPDATE", _whole(config, options))
+        return await self._put("UPDATE", whole_config(StreamConfig, config, options))
 
     async def _put(self, verb: str, config: StreamConfig) -> Stream:
         check_stream(config)
@@ -141,7 +141,7 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]
     ) -> Stream:
         """Have a stream configured like that, whether it was there or not."""
-        whole = _whole(config, options)
+        whole = whole_config(StreamConfig, config, options)
         try:
             return await self._put("UPDATE", whole)
         except StreamNotFoundError:
@@ -209,16 +209,3 @@ class JetStream(KeyValueManager, ObjectStoreManager, Publishing):
 
     def __repr__(self) -> str:
         return f"<JetStream {self.prefix!r}>"
-
-
-def _whole(config: StreamConfig | str, options: StreamOptions) -> StreamConfig:
-    try:
-        if isinstance(config, str):
-            return StreamConfig(name=config, **options)
-        if isinstance(config, StreamConfig):
-            return msgspec.structs.replace(config, **options)
-    except TypeError as error:
-        raise ConfigurationError(f"StreamConfig: {error}") from None
-    raise ConfigurationError(
-        f"a stream is given by a StreamConfig or its name, not {type(config).__name__}"
-    )

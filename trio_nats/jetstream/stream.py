@@ -26,14 +26,13 @@ from .consumer.consumer import (
     pause_consumer,
     put_consumer,
     unpin_consumer,
-    whole_config,
 )
 from .consumer.ordered import OrderedConsumer
 from .get.direct_get import Batches, direct_get, not_allowed
 from .get.stored_message import MsgAnswer, MsgRequest, StoredMsg, from_answer
 from .info import ConsumerInfo, StreamInfo
 from .json_codec import Answer
-from .validation import check_filter, check_filters, check_name
+from .validation import check_filter, check_filters, check_name, whole_config
 
 __all__ = ["DEFAULT_BATCH", "Stream", "StreamConsumers"]
 
@@ -74,7 +73,7 @@ class StreamConsumers:
 
         If cancelled, it may have been created all the same.
         """
-        return await put_consumer(self._api, self._name, "create", whole_config(config, options))
+        return await self._put("create", config, options)
 
     async def update_consumer(
         self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
@@ -86,13 +85,19 @@ class StreamConsumers:
         :exc:`ConsumerNotFoundError` if there is none. If cancelled, it may have happened all the
         same.
         """
-        return await put_consumer(self._api, self._name, "update", whole_config(config, options))
+        return await self._put("update", config, options)
 
     async def create_or_update_consumer(
         self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
         """Create a consumer, or replace its configuration; see :meth:`create_consumer`."""
-        return await put_consumer(self._api, self._name, "", whole_config(config, options))
+        return await self._put("", config, options)
+
+    async def _put(
+        self, action: str, config: ConsumerConfig | str | None, options: ConsumerOptions
+    ) -> Consumer:
+        whole = whole_config(ConsumerConfig, "" if config is None else config, options)
+        return await put_consumer(self._api, self._name, action, whole)
 
     async def consumer(self, name: str) -> Consumer:
         """The consumer of that name. Raises :exc:`ConsumerNotFoundError` if there is none."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
 
 from .. import subjects
 from ..errors import ConfigurationError, InvalidSubjectError
@@ -15,7 +18,10 @@ __all__ = [
     "check_metadata",
     "check_name",
     "check_subject",
+    "whole_config",
 ]
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_METADATA = 128 * 1024
 """Bytes of all keys and values together (ADR-33)."""
@@ -65,6 +71,26 @@ def _named(name: str) -> Generator[None, None, None]:
         yield
     except InvalidSubjectError as error:
         raise InvalidSubjectError(f"{name}: {error}") from None
+
+
+def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) -> S:
+    """Return the configuration that was given in parts.
+
+    :param kind: the type, whose first field is the name.
+    :param config: a configuration, or the name.
+    :param options: other fields; they override those of ``config``.
+    :raises ConfigurationError: if there are no such fields, or ``config`` is of another type.
+    """
+    try:
+        if isinstance(config, str):
+            return kind(**{kind.__struct_fields__[0]: config}, **options)
+        if isinstance(config, kind):
+            return msgspec.structs.replace(config, **options)
+    except TypeError as error:
+        raise ConfigurationError(f"{kind.__name__}: {error}") from None
+    raise ConfigurationError(
+        f"config must be a {kind.__name__} or a name, not {type(config).__name__}"
+    )
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:

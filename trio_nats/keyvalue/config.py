@@ -34,7 +34,6 @@ __all__ = [
     "stream_config",
     "stream_of",
     "subjects_of",
-    "whole_config",
 ]
 
 STREAM_PREFIX = "KV_"
@@ -168,20 +167,6 @@ def bucket_of(stream: str) -> str:
 def subjects_of(bucket: str) -> str:
     """What the subjects of its keys begin with."""
     return f"$KV.{bucket}."
-
-
-def whole_config(config: KeyValueConfig | str, options: KeyValueOptions) -> KeyValueConfig:
-    """The configuration that was given in parts."""
-    try:
-        if isinstance(config, str):
-            return KeyValueConfig(bucket=config, **options)
-        if isinstance(config, KeyValueConfig):
-            return msgspec.structs.replace(config, **options)
-    except TypeError as error:
-        raise ConfigurationError(f"KeyValueConfig: {error}") from None
-    raise ConfigurationError(
-        f"a bucket is given by a KeyValueConfig or its name, not {type(config).__name__}"
-    )
 
 
 def stream_config(config: KeyValueConfig) -> StreamConfig:

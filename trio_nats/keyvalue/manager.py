@@ -10,6 +10,7 @@ from ..jetstream.errors import APILevelError, ErrorCode, StreamNameInUseError
 from ..jetstream.info import AccountInfo, StreamInfo
 from ..jetstream.stream import Stream
 from ..jetstream.stream_config import StreamConfig
+from ..jetstream.validation import whole_config
 from .config import (
     STREAM_PREFIX,
     KeyValueConfig,
@@ -19,7 +20,6 @@ from .config import (
     bucket_of,
     stream_config,
     stream_of,
-    whole_config,
 )
 from .errors import BucketExistsError, NotABucketError
 from .store import KeyValue, Storing, check_codec
@@ -144,7 +144,7 @@ def _status(info: StreamInfo) -> KeyValueStatus | None:
 async def _wanted(
     js: Streams, config: KeyValueConfig | str, options: KeyValueOptions
 ) -> StreamConfig:
-    wanted = stream_config(whole_config(config, options))
+    wanted = stream_config(whole_config(KeyValueConfig, config, options))
     if wanted.allow_msg_ttl:
         # Older servers would leave it out without a word (ADR-8, 48).
         level = (await js.account_info()).api.level

@@ -7,7 +7,6 @@ from typing import TypedDict, TypeVar
 
 import msgspec
 
-from ..errors import ConfigurationError
 from ..jetstream.api import API, Page, PageIterator
 from ..jetstream.errors import StreamNameInUseError
 from ..jetstream.info import StreamInfo
@@ -21,6 +20,7 @@ from ..jetstream.stream_config import (
     StreamConfig,
     check_stream,
 )
+from ..jetstream.validation import whole_config
 from ..options import check_count
 from .backend import ObjectBackend, open_desk, translated
 from .errors import ObjectStoreExistsError, ObjectStoreNotFoundError
@@ -91,18 +91,7 @@ class _Infos(Page, frozen=True, kw_only=True):
 
 def _whole(config: ObjectStoreConfig | str, options: ObjectStoreOptions) -> StreamConfig:
     """The stream's configuration, from one that was given in parts."""
-    try:
-        if isinstance(config, str):
-            config = ObjectStoreConfig(bucket=config, **options)
-        elif isinstance(config, ObjectStoreConfig):
-            config = msgspec.structs.replace(config, **options)
-        else:
-            raise ConfigurationError(
-                "an object store is given by an ObjectStoreConfig or its name, not "
-                f"{type(config).__name__}"
-            )
-    except TypeError as error:
-        raise ConfigurationError(f"ObjectStoreConfig: {error}") from None
+    config = whole_config(ObjectStoreConfig, config, options)
     check_bucket(config.bucket)
     check_types(config)
     check_count("max_bytes", config.max_bytes, -1)

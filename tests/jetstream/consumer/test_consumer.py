@@ -194,7 +194,7 @@ async def test_one_that_pushes_cannot_be_pulled_from(nats_server: NatsServer) ->
 @pytest.mark.parametrize(
     ("config", "options", "match"),
     [
-        (5, {}, "a ConsumerConfig or its name, not int"),
+        (5, {}, "config must be a ConsumerConfig or a name, not int"),
         ("a.b", {}, "consumer name"),
         ("c", {"ack_wait": -1}, "ack_wait"),
         ("c", {"nonsense": 1}, "nonsense"),

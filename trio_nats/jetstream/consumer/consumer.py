@@ -17,7 +17,7 @@ from ..api import API
 from ..errors import ConsumerNameInUseError, described
 from ..info import ConsumerInfo
 from ..json_codec import Answer, time_to_wire
-from .config import AckPolicy, ConsumerConfig, ConsumerOptions, PriorityPolicy, check_consumer
+from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
 from .fetch import Fetch
 from .flow_control import LARGEST_BATCH
 from .message import AckContext, JetStreamMsg, TypedJetStreamMsg
@@ -34,7 +34,6 @@ __all__ = [
     "pause_consumer",
     "put_consumer",
     "unpin_consumer",
-    "whole_config",
 ]
 
 
@@ -78,20 +77,6 @@ def _level(config: ConsumerConfig) -> int:
     if config.priority_policy == PriorityPolicy.PRIORITIZED:
         return 2
     return int(bool(config.priority_groups) or config.pause_until is not None)
-
-
-def whole_config(config: ConsumerConfig | str | None, options: ConsumerOptions) -> ConsumerConfig:
-    """The configuration that was given in parts."""
-    try:
-        if config is None or isinstance(config, str):
-            return ConsumerConfig(name=config or "", **options)
-        if isinstance(config, ConsumerConfig):
-            return msgspec.structs.replace(config, **options)
-    except TypeError as error:
-        raise ConfigurationError(f"ConsumerConfig: {error}") from None
-    raise ConfigurationError(
-        f"a consumer is given by a ConsumerConfig or its name, not {type(config).__name__}"
-    )
 
 
 def new_name() -> str:
