@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from trio_nats import JSONCodec, open_nats
-from trio_nats.services import Endpoint, Service, ServiceError, ServiceRequest, TypedRequest
+from trio_nats.services import Endpoint, Service, ServiceError, ServiceRequest
 
 STOCK = {"apples": 3, "pears": 0}
 
@@ -34,12 +34,15 @@ async def count(request: ServiceRequest) -> str:
     return str(STOCK[item])
 
 
-async def take(request: TypedRequest[Order, Receipt]) -> Receipt:
-    order = request.value  # A request that is no Order ends here, and is answered by error 400.
+ORDER, RECEIPT = JSONCodec(Order), JSONCodec(Receipt)
+
+
+async def take(request: ServiceRequest) -> None:
+    order = request.decode(ORDER)  # A request that is no Order is answered by error 400.
     if STOCK.get(order.item, 0) < order.count:
         raise ServiceError(409, f"not enough {order.item}")
     STOCK[order.item] -= order.count
-    return Receipt(order.item, STOCK[order.item])
+    await request.respond(Receipt(order.item, STOCK[order.item]), codec=RECEIPT)
 
 
 async def stop_on_signal(service: Service) -> None:
@@ -63,8 +66,7 @@ async def main() -> None:
         group = service.group("inventory")
         await group.add_endpoint("count", count)
         # Taking is done one by one, in order.
-        order, receipt = JSONCodec(Order), JSONCodec(Receipt)
-        await group.add_endpoint("take", take, codec=order, reply_codec=receipt, concurrency=1)
+        await group.add_endpoint("take", take, concurrency=1)
         async with service:
             nursery.start_soon(stop_on_signal, service)
             await nc.flush()

@@ -47,7 +47,7 @@ THINGS: dict[str, type] = {
     "nc": trio_nats.Connection,
     "sub": trio_nats.Subscription,
     "jobs": trio_nats.Subscription,
-    "msg": trio_nats.TypedMsg,
+    "msg": trio_nats.Msg,
     "attempt": trio_nats.ConnectAttempt,
     "server": trio_nats.Server,
     "nats_server": NatsServer,

@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_nursery", "_tokens"}),
     frozenset({"_blocking", "auth", "contexts", "_transport"}),
     frozenset({"_core"}),
-    frozenset({"subscription", "replies", "typed", "connection_base", "connection", "connect"}),
+    frozenset({"subscription", "replies", "connection_base", "connection", "connect"}),
     frozenset({"jetstream", "keyvalue", "objectstore", "services"}),
     frozenset({"__init__"}),
     frozenset({"__main__", "anyio", "cli", "telemetry", "testing"}),

@@ -28,7 +28,16 @@ from .auth import (
     Token,
     UserPassword,
 )
-from .codecs import BytesCodec, Codec, Decoder, Encoder, JSONCodec, MessagePackCodec, TextCodec
+from .codecs import (
+    BytesCodec,
+    Codec,
+    Decoder,
+    Encoder,
+    JSONCodec,
+    MessagePackCodec,
+    Payload,
+    TextCodec,
+)
 from .connect import open_nats
 from .connection import Connection
 from .contexts import Context, ContextLike, list_contexts, load_context
@@ -69,7 +78,7 @@ from .errors import (
 )
 from .events import ConnectionState
 from .headers import Headers, HeadersLike, Status
-from .message import Msg, Payload
+from .message import Msg
 from .options import (
     Candidate,
     PendingLimits,
@@ -85,7 +94,6 @@ from .replies import Replies, empty_sentinel
 from .server_info import ServerInfo
 from .servers import Server
 from .subscription import Subscription
-from .typed import TypedMsg, TypedReplies, TypedSubscription
 
 __all__ = [
     "JWT",
@@ -159,9 +167,6 @@ __all__ = [
     "TLSRequiredError",
     "TextCodec",
     "Token",
-    "TypedMsg",
-    "TypedReplies",
-    "TypedSubscription",
     "UserPassword",
     "WebSocketError",
     "WebSocketHeaders",

@@ -1,27 +1,29 @@
-"""Payloads as values of a type: what ``codec=`` takes.
+"""Codecs: payloads as values of a type.
 
-A codec turns values into payloads and back. :class:`JSONCodec` and :class:`MessagePackCodec` do it
-with msgspec for whatever msgspec knows: its structs, dataclasses, ``TypedDict``, attrs classes, the
-built-in types and combinations of these. A codec of your own is any object with the two methods of
-:class:`Codec`; one that only publishes needs only the first, one that only subscribes the second.
+Give a codec as ``codec=`` where you send, and to :meth:`Msg.decode` where you receive.
+:class:`JSONCodec` and :class:`MessagePackCodec` use msgspec, and so take whatever msgspec knows:
+its structs, dataclasses, ``TypedDict``, attrs classes, the built-in types and combinations of
+these. A codec of your own is any object with the two methods of :class:`Codec`; an
+:class:`Encoder` is enough to send, a :class:`Decoder` to receive.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from .errors import ConfigurationError, EncodeError
-from .message import Payload
+from .errors import ConfigurationError, DecodeError, EncodeError
 
 __all__ = ["BytesCodec", "Codec", "Decoder", "Encoder", "JSONCodec", "MessagePackCodec"]
-__all__ += ["TextCodec", "check_decoder", "encode", "encoded", "reply_decoder"]
+__all__ += ["Payload", "TextCodec", "check_codec", "decode_error", "encode", "encoded"]
+
+Payload: TypeAlias = bytes | bytearray | memoryview | str
+"""What may be sent as a message's data: anything bytes-like, or text, which is sent as UTF-8."""
 
 T = TypeVar("T")
-R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -38,7 +40,7 @@ class Decoder(Protocol[T_co]):
     """Makes values of payloads."""
 
     def decode(self, data: bytes, /) -> T_co:
-        """The value. What it raises comes out of ``msg.value`` as a :exc:`DecodeError`."""
+        """The value. What it raises comes out of ``msg.decode`` as a :exc:`DecodeError`."""
         ...
 
 
@@ -145,10 +147,10 @@ class MessagePackCodec(_MsgspecCodec[T]):
 
 def encode(codec: Encoder[T], value: T) -> Payload:
     """The payload that ``codec`` makes of ``value``. Raises :exc:`EncodeError`."""
-    _check("codec", codec, "encode")
     try:
         return codec.encode(value)
     except Exception as error:
+        check_codec(codec, "encode")
         raise EncodeError(
             f"{codec!r} cannot encode a value of type {type(value).__name__}: {error}"
         ) from error
@@ -159,32 +161,26 @@ def encoded(codec: Encoder[T] | None, payload: Payload | T) -> Payload:
     return cast("Payload", payload) if codec is None else encode(codec, cast("T", payload))
 
 
-def reply_decoder(codec: Encoder[T] | None, reply_codec: Decoder[R] | None) -> Decoder[R] | None:
-    """What reads the replies: ``reply_codec``, or else ``codec``, if there is any.
+def decode_error(codec: Decoder[T], what: str, error: Exception) -> DecodeError:
+    """What to raise where ``codec`` has raised ``error``, unable to decode ``what``.
 
-    The overloads see to it that ``codec`` then works both ways.
+    Raises :exc:`ConfigurationError` if ``codec`` is no decoder.
     """
-    if reply_codec is not None:
-        return check_decoder("reply_codec", reply_codec)
-    return None if codec is None else check_decoder("codec", cast("Decoder[R]", codec))
+    check_codec(codec, "decode")
+    return DecodeError(f"{codec!r} cannot decode {what}: {error}")
 
 
-def check_decoder(name: str, codec: Decoder[T]) -> Decoder[T]:
-    """``codec`` itself, if it can decode at all."""
-    _check(name, codec, "decode")
-    return codec
-
-
-def _check(name: str, codec: object, method: str) -> None:
-    if not callable(getattr(codec, method, None)):
-        what = f"the class {codec.__name__}" if isinstance(codec, type) else type(codec).__name__
-        raise ConfigurationError(
-            f"{name} has no {method} method: {what}; use JSONCodec(YourType) or the like"
-        )
-    if isinstance(codec, type) and not isinstance(
-        inspect.getattr_static(codec, method), staticmethod | classmethod
-    ):
-        raise ConfigurationError(
-            f"{name} is the class {codec.__name__}, not an instance of it; "
-            f"make one, {codec.__name__}(YourType) say"
-        )
+def check_codec(codec: object, *methods: str) -> None:
+    """Raise :exc:`ConfigurationError` unless ``codec`` has these methods and is an instance."""
+    kind = f"the class {codec.__name__}" if isinstance(codec, type) else type(codec).__name__
+    for method in methods:
+        if not callable(getattr(codec, method, None)):
+            raise ConfigurationError(
+                f"codec has no {method} method: {kind}; use JSONCodec(YourType) or the like"
+            )
+        if isinstance(codec, type) and not isinstance(
+            inspect.getattr_static(codec, method), staticmethod | classmethod
+        ):
+            raise ConfigurationError(
+                f"codec is {kind}, not an instance of it; make one, {codec.__name__}(YourType) say"
+            )

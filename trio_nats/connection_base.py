@@ -22,25 +22,23 @@ from ._protocol.commands import CRLF, Frame
 from ._tracebacks import takes_secrets
 from ._transport.tls_info import TLSInfo
 from ._transport.tls_policy import check_servers
-from .codecs import Codec, Decoder, Encoder, check_decoder, encoded, reply_decoder
+from .codecs import Encoder, Payload, encoded
 from .errors import ConfigurationError, NatsError, timed_out
 from .events import ConnectionState, Event
 from .headers import HeadersLike, encode_headers
-from .message import Msg, Payload
+from .message import Msg
 from .options import PendingLimits, check_callable, check_choice, check_count, check_seconds
 from .replies import Replies
 from .server_info import ServerInfo
 from .servers import Server, parse_servers
 from .subjects import check_filter, check_queue, check_subject
 from .subscription import Subscription
-from .typed import TypedMsg, TypedReplies, TypedSubscription
 
 __all__ = ["BaseConnection"]
 
 _logger = logging.getLogger("trio_nats.connection")
 
 P = TypeVar("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -206,7 +204,6 @@ class BaseConnection:
 
     # --- subscribing -----------------------------------------------------------------------------
 
-    @overload
     def subscribe(
         self,
         subject: str,
@@ -214,32 +211,12 @@ class BaseConnection:
         queue: str | None = None,
         max_msgs: int | None = None,
         pending: PendingLimits | None = None,
-    ) -> Subscription: ...
-    @overload
-    def subscribe(
-        self,
-        subject: str,
-        *,
-        queue: str | None = None,
-        max_msgs: int | None = None,
-        pending: PendingLimits | None = None,
-        codec: Decoder[R],
-    ) -> TypedSubscription[R]: ...
-    def subscribe(
-        self,
-        subject: str,
-        *,
-        queue: str | None = None,
-        max_msgs: int | None = None,
-        pending: PendingLimits | None = None,
-        codec: Decoder[R] | None = None,
-    ) -> Subscription | TypedSubscription[R]:
+    ) -> Subscription:
         """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
 
         Use it as ``async with nc.subscribe("greet.*") as sub:``. Of the subscriptions with the same
         ``queue`` group each message goes to one only. After ``max_msgs`` messages it ends by
-        itself. ``pending`` overrides the connection's limits on what may wait in it. With ``codec``
-        (see :mod:`trio_nats.codecs`) messages are :class:`TypedMsg` with a ``value``.
+        itself. ``pending`` overrides the connection's limits on what may wait in it.
 
         Raises :exc:`InvalidSubjectError` or :exc:`ConfigurationError` at once for what cannot be
         subscribed to.
@@ -249,7 +226,7 @@ class BaseConnection:
         raw_subject = check_filter(subject)
         raw_queue = None if queue is None else check_queue(queue)
         commands.check_sub(raw_subject, raw_queue, self._pub_lines.max_control_line)
-        sub = Subscription(
+        return Subscription(
             self._core,
             subject,
             raw_subject,
@@ -258,7 +235,6 @@ class BaseConnection:
             max_msgs,
             self._limits(pending),
         )
-        return sub if codec is None else TypedSubscription(sub, check_decoder("codec", codec))
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -275,33 +251,12 @@ class BaseConnection:
     async def request(
         self,
         subject: str,
-        payload: R,
-        *,
-        timeout: float | None = None,
-        headers: HeadersLike | None = None,
-        codec: Codec[R],
-    ) -> TypedMsg[R]: ...
-    @overload
-    async def request(
-        self,
-        subject: str,
         payload: P,
         *,
         timeout: float | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P],
-        reply_codec: Decoder[R],
-    ) -> TypedMsg[R]: ...
-    @overload
-    async def request(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        timeout: float | None = None,
-        headers: HeadersLike | None = None,
-        reply_codec: Decoder[R],
-    ) -> TypedMsg[R]: ...
+    ) -> Msg: ...
     async def request(
         self,
         subject: str,
@@ -310,8 +265,7 @@ class BaseConnection:
         timeout: float | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
-        reply_codec: Decoder[R] | None = None,
-    ) -> Msg | TypedMsg[R]:
+    ) -> Msg:
         """Publish a message and wait for one reply, at most ``timeout`` seconds.
 
         ``timeout`` is the connection's ``request_timeout`` unless given. Raises
@@ -319,15 +273,11 @@ class BaseConnection:
         answered in time, :exc:`PermissionsViolationError` when the server forbids it, and what
         :meth:`publish` raises. If cancelled, it forgets the reply.
 
-        With a codec (see :mod:`trio_nats.codecs`) the reply is a :class:`TypedMsg` with a
-        ``value``: ``codec`` encodes the payload, and decodes the reply unless ``reply_codec`` does.
+        ``codec`` encodes the payload, as for :meth:`publish`; :meth:`Msg.decode` decodes the reply.
         """
         core, requests = self._core, self._core.requests
         seconds = core.settings.request_timeout if timeout is None else self._timeout(timeout)
         data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
-        decoder = None
-        if codec is not None or reply_codec is not None:
-            decoder = reply_decoder(codec, reply_codec)
         core.check_usable()
         token, reply = requests.new_token()
         frame = self._frame(subject, data, reply, headers)
@@ -344,7 +294,7 @@ class BaseConnection:
             answer: Msg = await wait_task_rescheduled(slot.abort)
         finally:
             requests.close(token)
-        return answer if decoder is None else TypedMsg(answer, decoder)
+        return answer
 
     async def _room_until(
         self, deadline: float, subject: str, seconds: float, frame: Frame
@@ -371,20 +321,6 @@ class BaseConnection:
     def request_many(
         self,
         subject: str,
-        payload: R,
-        *,
-        timeout: float | None = None,
-        max_responses: int | None = None,
-        stall: float | None = None,
-        sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
-        headers: HeadersLike | None = None,
-        codec: Codec[R],
-    ) -> TypedReplies[R]: ...
-    @overload
-    def request_many(
-        self,
-        subject: str,
         payload: P,
         *,
         timeout: float | None = None,
@@ -394,22 +330,7 @@ class BaseConnection:
         pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P],
-        reply_codec: Decoder[R],
-    ) -> TypedReplies[R]: ...
-    @overload
-    def request_many(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        timeout: float | None = None,
-        max_responses: int | None = None,
-        stall: float | None = None,
-        sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
-        headers: HeadersLike | None = None,
-        reply_codec: Decoder[R],
-    ) -> TypedReplies[R]: ...
+    ) -> Replies: ...
     def request_many(
         self,
         subject: str,
@@ -422,8 +343,7 @@ class BaseConnection:
         pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
-        reply_codec: Decoder[R] | None = None,
-    ) -> Replies | TypedReplies[R]:
+    ) -> Replies:
         """Publish a message and receive any number of replies (ADR-47).
 
         Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. The replies
@@ -432,8 +352,8 @@ class BaseConnection:
         have passed since the last one, or with the one that ``sentinel`` returns true for, which is
         not handed out; :func:`trio_nats.empty_sentinel` is the usual one. Time spent outside
         ``receive`` does not count as stalling. ``pending`` overrides the connection's limits on
-        how many replies may wait to be received, as for :meth:`subscribe`. Codecs are as for
-        :meth:`request`; ``sentinel`` is given the raw message.
+        how many replies may wait to be received, as for :meth:`subscribe`. ``codec`` encodes the
+        payload.
 
         Raises what :meth:`publish` raises, on entering; :exc:`NoRespondersError` comes out of the
         first ``receive``. If time ends the replies while there is no connection, some may be
@@ -446,11 +366,10 @@ class BaseConnection:
             check_seconds("stall", stall)
         check_callable("sentinel", sentinel)
         data = encoded(codec, payload)
-        decoder = reply_decoder(codec, reply_codec)
         self._core.check_run()
         token, reply = self._core.requests.new_token()
         frame = self._frame(subject, data, reply, headers)
-        replies = Replies(
+        return Replies(
             self._core,
             subject,
             self._limits(pending),
@@ -462,7 +381,6 @@ class BaseConnection:
             forget=partial(self._core.requests.close, token),
             check_run=self._core.check_run,
         )
-        return replies if decoder is None else TypedReplies(replies, decoder)
 
     async def _send_request(
         self, token: bytes, frame: Frame, info: ServerInfo, replies: Replies

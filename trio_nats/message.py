@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeVar, overload
 
 import msgspec
 
+from .codecs import Decoder, Encoder, Payload, decode_error, encoded
 from .errors import InvalidSubjectError
 from .headers import Headers, HeadersLike, Status, decode_headers, encode_headers
 
-__all__ = ["Msg", "Payload"]
+__all__ = ["Msg"]
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("trio_nats.subscription")
 
 # The API of JetStream, of a domain's too; not what answers messages of streams: $JS.ACK, $JS.FC.
 _COMMAND = re.compile(rb"\$(?:JS\.(?:(?!(?:ACK|FC)\.)[^.]+\.)?API|SYS\.REQ)\.")
-
-Payload: TypeAlias = bytes | bytearray | memoryview | str
-"""What may be sent as a message's data: anything bytes-like, or text, which is sent as UTF-8."""
 
 
 class Publisher(Protocol):
@@ -105,7 +105,33 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         raw = self.raw_headers
         return None if raw is None else decode_headers(raw)[1]
 
-    async def respond(self, payload: Payload = b"", *, headers: HeadersLike | None = None) -> bool:
+    def decode(self, codec: Decoder[T]) -> T:
+        """Decode the payload.
+
+        :param codec: what decodes it, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
+        :returns: the value, decoded by each call again.
+        :raises DecodeError: if the codec cannot read the payload. The message stays as it is.
+        """
+        try:
+            return codec.decode(self.data)
+        except Exception as error:
+            raise decode_error(codec, f"the message on {self.subject!r}", error) from error
+
+    @overload
+    async def respond(
+        self, payload: Payload = b"", *, headers: HeadersLike | None = None
+    ) -> bool: ...
+    @overload
+    async def respond(
+        self, payload: T, *, codec: Encoder[T], headers: HeadersLike | None = None
+    ) -> bool: ...
+    async def respond(
+        self,
+        payload: Payload | T = b"",
+        *,
+        codec: Encoder[T] | None = None,
+        headers: HeadersLike | None = None,
+    ) -> bool:
         """Publish ``payload`` to this message's :attr:`reply` subject.
 
         The sender may have asked for no answer, or named a reply subject that nothing
@@ -113,12 +139,16 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         one of the API of JetStream or the system, at which the answer would be a command. Then
         nothing is sent and nothing raised, so no message ends the loop that answers it.
 
+        :param payload: the answer: bytes-like or text, or with ``codec`` whatever that encodes.
+        :param codec: what encodes ``payload``; see :mod:`trio_nats.codecs`.
+        :param headers: the answer's headers.
         :returns: whether an answer was sent.
         :raises ValueError: if the message was not received from a connection.
 
         It also raises what :meth:`Connection.publish` raises for ``payload`` and ``headers``. If
         cancelled, it has sent all of the answer or none.
         """
+        data = encoded(codec, payload)
         origin, reply = self._origin, self.raw_reply
         if reply is None:
             if origin is not None:
@@ -129,7 +159,7 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         try:
             if is_command(reply):
                 raise InvalidSubjectError("answers are no commands")
-            await origin.publish(reply.decode(), payload, headers=headers)
+            await origin.publish(reply.decode(), data, headers=headers)
         except (InvalidSubjectError, UnicodeDecodeError):
             _logger.info(
                 "no answer to a message on %a: its reply subject cannot be published to: %a",

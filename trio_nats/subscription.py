@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncIterator, Set
 from inspect import CORO_CLOSED, getcoroutinestate
 from threading import get_ident
-from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Self
 from weakref import WeakSet
 
 import outcome
@@ -21,9 +21,7 @@ from .events import ConnectionState
 from .message import Msg
 from .options import PendingLimits, check_count, check_seconds
 
-__all__ = ["Batches", "Subscription"]
-
-T = TypeVar("T")
+__all__ = ["Subscription"]
 
 _LAST_TURN = 63
 """So many messages are taken out before other tasks get their turn."""
@@ -286,7 +284,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 for msg in batch:
                     ...
         """
-        return Batches(self.receive_batch, max_messages)
+        return _Batches(self, max_messages)
 
     def receive_nowait(self) -> Msg:
         """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
@@ -351,21 +349,17 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             raise StopAsyncIteration from None
 
 
-class Batches(AsyncIterator[list[T]]):
+class _Batches(AsyncIterator[list[Msg]]):
     """Not an async generator, which somebody would have to close."""
 
-    def __init__(
-        self,
-        receive_batch: Callable[[int | None], Awaitable[list[T]]],
-        max_messages: int | None,
-    ) -> None:
+    def __init__(self, sub: Subscription, max_messages: int | None) -> None:
         if max_messages is not None:
             check_count("max_messages", max_messages, 1)
-        self._receive_batch = receive_batch
+        self._sub = sub
         self._max_messages = max_messages
 
-    async def __anext__(self) -> list[T]:
+    async def __anext__(self) -> list[Msg]:
         try:
-            return await self._receive_batch(self._max_messages)
+            return await self._sub.receive_batch(self._max_messages)
         except trio.EndOfChannel:
             raise StopAsyncIteration from None

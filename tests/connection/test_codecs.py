@@ -19,8 +19,8 @@ from trio_nats import (
     JSONCodec,
     MaxPayloadError,
     MessagePackCodec,
+    Msg,
     TextCodec,
-    TypedMsg,
 )
 
 
@@ -59,31 +59,28 @@ CASES: list[tuple[Codec[Any], Any, bytes]] = [
 
 @pytest.mark.parametrize(("codec", "value", "wire"), CASES, ids=[repr(c[0])[:30] for c in CASES])
 async def test_values_go_through(codec: Codec[Any], value: Any, wire: bytes) -> None:
-    async with served() as (nc, _), nc.subscribe("a", codec=codec) as sub:
+    async with served() as (nc, _), nc.subscribe("a") as sub:
         await nc.publish("a", value, codec=codec, headers={"k": "v"}, reply="b")
+        nc.publish_nowait("a", value, codec=codec)
         msg = await sub.receive()
-        assert msg.value == value
-        assert msg.value is msg.value, "decoded once"
+        assert msg.decode(codec) == value
         assert (msg.data, msg.subject, msg.reply, msg.headers["k"]) == (wire, "a", "b", "v")
-        assert msg.raw.data == wire
-        assert repr(codec) in repr(msg)
+        assert (await sub.receive()).decode(codec) == value
 
 
 async def test_what_cannot_be_decoded_is_all_there_and_ends_nothing() -> None:
     orders = JSONCodec(Order)
-    async with served() as (nc, _), nc.subscribe("orders", codec=orders, max_msgs=4) as sub:
+    async with served() as (nc, _), nc.subscribe("orders", max_msgs=4) as sub:
         for payload in (b'{"number":1}', b'{"number":"secret"}', b"\xff", b'{"number":2}'):
             await nc.publish("orders", payload)
         seen: list[int | bytes] = []
         texts = []
         async for msg in sub:
             try:
-                seen.append(msg.value.number)
+                seen.append(msg.decode(orders).number)
             except DecodeError as error:
                 texts.append(str(error))
                 seen.append(msg.data)
-                with pytest.raises(DecodeError):
-                    _ = msg.value
         assert all(
             "JSONCodec(Order) cannot decode the message on 'orders'" in text for text in texts
         )
@@ -93,33 +90,25 @@ async def test_what_cannot_be_decoded_is_all_there_and_ends_nothing() -> None:
 
 async def test_requests_and_answers_each_with_their_type() -> None:
     orders, receipts = JSONCodec(Order), MessagePackCodec(Receipt)
-    async with served() as (nc, _), nc.subscribe("buy", codec=orders) as sub:
+    async with served() as (nc, _), nc.subscribe("buy") as sub:
         async with trio.open_nursery() as nursery:
 
             async def sell() -> None:
                 async for msg in sub:
-                    if msg.value.item == "more":
-                        await msg.respond(Order(msg.value.number + 1))
-                    else:
-                        await msg.respond(Receipt(msg.value.number, True), codec=receipts)
+                    order = msg.decode(orders)
+                    await msg.respond(
+                        Receipt(order.number, True), codec=receipts, headers={"item": order.item}
+                    )
 
             nursery.start_soon(sell)
-            same = await nc.request("buy", Order(1, "more"), codec=orders)
-            assert same.value == Order(2)
-            other = await nc.request("buy", Order(3), codec=orders, reply_codec=receipts)
-            assert other.value == Receipt(3, True)
-            raw = await nc.request("buy", b'{"number":4}', reply_codec=receipts)
-            assert raw.value == Receipt(4, True)
-            async with nc.request_many(
-                "buy", Order(5), codec=orders, reply_codec=receipts, max_responses=1
-            ) as replies:
-                got = [reply.value async for reply in replies]
+            reply = await nc.request("buy", Order(3, "tea"), codec=orders)
+            assert reply.decode(receipts) == Receipt(3, True)
+            assert reply.headers["item"] == "tea"
+            raw = await nc.request("buy", b'{"number":4}')
+            assert raw.decode(receipts) == Receipt(4, True)
+            async with nc.request_many("buy", Order(5), codec=orders, max_responses=1) as replies:
+                got = [reply.decode(receipts) async for reply in replies]
             assert got == [Receipt(5, True)]
-            async with nc.request_many(
-                "buy", Order(5, "more"), codec=orders, max_responses=1
-            ) as same_type:
-                assert [reply.value async for reply in same_type] == [Order(6)]
-            assert "JSONCodec(Order)" in repr(same_type)
             nursery.cancel_scope.cancel()
 
 
@@ -145,15 +134,18 @@ async def test_what_cannot_be_encoded_is_not_sent() -> None:
 async def test_codecs_that_cannot_be_used_are_refused_at_once() -> None:
     wrong: Any = Order
     async with served() as (nc, _):
-        with pytest.raises(ConfigurationError, match="no decode method: the class Order"):
-            nc.subscribe("a", codec=wrong)
-        with pytest.raises(ConfigurationError, match=r"reply_codec has no decode method: int"):
-            await nc.request("a", reply_codec=3)  # type: ignore[call-overload]
+        with pytest.raises(ConfigurationError, match="no encode method: the class Order"):
+            await nc.publish("a", 1, codec=wrong)
         unmade: Any = JSONCodec
         with pytest.raises(ConfigurationError, match=r"the class JSONCodec, not an instance"):
-            nc.subscribe("a", codec=unmade)
-        with pytest.raises(ConfigurationError, match=r"the class JSONCodec, not an instance"):
             await nc.publish("a", 1, codec=unmade)
+    msg = Msg.new("a", b"1")
+    with pytest.raises(ConfigurationError, match="no decode method: the class Order"):
+        msg.decode(wrong)
+    with pytest.raises(ConfigurationError, match="no decode method: int"):
+        msg.decode(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"the class JSONCodec, not an instance"):
+        msg.decode(unmade)
 
 
 async def test_a_class_may_be_a_codec_itself() -> None:
@@ -166,9 +158,9 @@ async def test_a_class_may_be_a_codec_itself() -> None:
         def decode(cls, data: bytes) -> int:
             return len(data)
 
-    async with served() as (nc, _), nc.subscribe("a", codec=Plus) as sub:
+    async with served() as (nc, _), nc.subscribe("a") as sub:
         await nc.publish("a", 3, codec=Plus)
-        assert (await sub.receive()).value == 3
+        assert (await sub.receive()).decode(Plus) == 3
 
 
 def test_types_that_cannot_be_decoded_to_are_refused_at_once() -> None:
@@ -177,35 +169,26 @@ def test_types_that_cannot_be_decoded_to_are_refused_at_once() -> None:
             kind(dict[list[int], int] | set[dict[str, int]] | list[str] | tuple[int])
 
 
-async def test_a_typed_subscription_is_one_in_every_way() -> None:
-    async with served() as (nc, _), nc.subscribe("a", codec=TextCodec()) as sub:
-        with pytest.raises(trio.WouldBlock):
-            sub.receive_nowait()
-        for text in ("1", "2", "3", "4"):
-            await nc.publish("a", text)
-        await nc.flush()
-        assert sub.receive_nowait().value == "1"
-        assert [msg.value for msg in await sub.receive_batch(2)] == ["2", "3"]
-        assert sub.raw.pending == (1, 1)
-        await sub.drain()
-        batches = [[msg.value for msg in batch] async for batch in sub.iter_batches(1)]
-        assert batches == [["4"]]
-        with pytest.raises(trio.EndOfChannel):
-            await sub.receive()
-        assert repr(sub) == f"<TypedSubscription TextCodec() of {sub.raw!r}>"
+async def test_an_answer_that_cannot_be_encoded_is_not_sent() -> None:
+    async with served() as (nc, _), nc.subscribe("a") as sub:
+        await nc.publish("a", reply="b")
+        msg = await sub.receive()
+        value: Any = b"x"
+        with pytest.raises(EncodeError, match="expected str, got bytes"):
+            await msg.respond(value, codec=TextCodec())
+        assert nc.stats.out_messages == 1
 
 
-def test_a_message_may_hold_none() -> None:
-    class Counting:
-        calls = 0
+def test_errors_show_no_more_of_a_payload_than_can_be_printed() -> None:
+    class Telling:
+        def decode(self, data: bytes) -> str:
+            raise ValueError(data.decode())
 
-        def decode(self, data: bytes) -> None:
-            self.calls += 1
-
-    from trio_nats import Msg
-
-    codec = Counting()
-    msg = TypedMsg(Msg.new("a"), codec)
-    assert msg.value is None
-    assert msg.value is None
-    assert codec.calls == 1
+    msg = Msg.new("a", b"\x1b[2J\r\n" + b"x" * 100_000)
+    with pytest.raises(DecodeError) as caught:
+        msg.decode(Telling())
+    text = str(caught.value)
+    assert "message on 'a'" in text
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert len(text) < 20_000

@@ -15,9 +15,10 @@ from trio_nats._protocol.parser import (
     error_text,
     excerpt,
 )
+from trio_nats.codecs import Payload
 from trio_nats.errors import ProtocolError
 from trio_nats.headers import HeadersLike
-from trio_nats.message import Msg, Payload
+from trio_nats.message import Msg
 from trio_nats.options import ProtocolLimits
 from trio_nats.server_info import ServerInfo
 

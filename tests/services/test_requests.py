@@ -11,12 +11,19 @@ import trio
 import trio.testing
 
 from tests.services.helpers import HANG_TIMEOUT, Gate, adder, error_of, running
-from trio_nats import EncodeError, JSONCodec, Msg, RequestTimeoutError, TextCodec, open_nats
+from trio_nats import (
+    BytesCodec,
+    DecodeError,
+    JSONCodec,
+    Msg,
+    RequestTimeoutError,
+    TextCodec,
+    open_nats,
+)
 from trio_nats.services import (
     Service,
     ServiceError,
     ServiceRequest,
-    TypedRequest,
     check_reply,
     service_error,
 )
@@ -320,72 +327,81 @@ async def test_reading_errors_of_others() -> None:
 async def test_values(nats_server: NatsServer) -> None:
     numbers, number = JSONCodec(list[int]), JSONCodec(int)
 
-    async def add(request: TypedRequest[list[int], int]) -> int:
-        assert request.data.startswith(b"[")
-        assert request.subject == "sum"
-        assert request.headers == request.raw.headers
-        assert request.reply == request.raw.reply
-        assert "sum" in repr(request)
-        return sum(request.value) + request.value[0]
+    async def add(request: ServiceRequest) -> None:
+        values = request.decode(numbers)
+        await request.respond(sum(values), codec=number, headers={"count": str(len(values))})
 
-    async def twice(request: TypedRequest[str, str]) -> None:
-        await request.respond(request.value * 2)
+    async def twice(request: ServiceRequest) -> str:
         await request.respond([1], codec=numbers)
         await request.respond_error(400, "enough")
-
-    async def size(request: TypedRequest[bytes, int]) -> int:
-        return len(request.value)
+        return request.decode(TextCodec()) * 2
 
     async with running(nats_server) as (service, client):
-        await service.add_endpoint("sum", add, codec=numbers, reply_codec=number)
-        await service.add_endpoint("twice", twice, codec=TextCodec())
-        service.endpoint("size", reply_codec=number)(size)
-        await trio.testing.wait_all_tasks_blocked()
+        await service.add_endpoint("sum", add)
+        await service.add_endpoint("twice", twice)
         await service.nc.flush()
-        reply = await client.request("sum", [1, 2], codec=numbers, reply_codec=number)
-        assert check_reply(reply).value == 4
+        reply = check_reply(await client.request("sum", [1, 2], codec=numbers))
+        assert (reply.decode(number), reply.headers["count"]) == (3, "2")
         async with client.request_many("twice", "ab", max_responses=3) as replies:
-            assert [msg.data async for msg in replies] == [b"abab", b"[1]", b""]
-        assert (await client.request("size", b"abc", reply_codec=number)).value == 3
+            assert [msg.data async for msg in replies] == [b"[1]", b"", b"abab"]
 
 
+@pytest.mark.parametrize("nested", [False, True])
 async def test_what_cannot_be_decoded_is_the_fault_of_who_asks(
-    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture, nested: bool
 ) -> None:
-    async def add(request: TypedRequest[list[int], list[int]]) -> list[int]:
-        return request.value
+    async def add(request: ServiceRequest) -> None:
+        if nested:
+            async with trio.open_nursery():
+                request.decode(JSONCodec(list[int]))
+        request.decode(JSONCodec(list[int]))
 
     async with running(nats_server) as (service, client):
-        await service.add_endpoint("sum", add, codec=JSONCodec(list[int]))
+        await service.add_endpoint("sum", add)
         await service.nc.flush()
         reply = await client.request("sum", b'["x"]')
         assert error_of(reply) == ("400", "the request cannot be decoded", b"")
     (record,) = caplog.records
     assert record.exc_info is None
+    assert "JSONCodec(list[int]) cannot decode the message on 'sum'" in record.getMessage()
+
+
+async def test_a_handler_may_answer_itself_what_it_cannot_decode(nats_server: NatsServer) -> None:
+    async def handler(request: ServiceRequest) -> str:
+        try:
+            return str(request.decode(JSONCodec(int)))
+        except DecodeError:
+            return request.decode(TextCodec())
+
+    async with running(nats_server) as (service, client):
+        endpoint = await service.add_endpoint("any", handler)
+        await service.nc.flush()
+        assert (await client.request("any", b"text")).data == b"text"
+        await settled(service)
+        assert endpoint.stats().num_errors == 0
 
 
 async def test_what_a_handler_fails_to_decode_itself_is_its_own_fault(
     nats_server: NatsServer,
 ) -> None:
-    async def handler(request: TypedRequest[bytes, bytes]) -> bytes:
-        _ = request.value
-        reply = await service.nc.request("reverse", b"x", reply_codec=JSONCodec(int))
-        return b"%d" % reply.value
+    async def handler(request: ServiceRequest) -> bytes:
+        request.decode(BytesCodec())
+        reply = await service.nc.request("reverse", b"x")
+        return b"%d" % reply.decode(JSONCodec(int))
 
     async with running(nats_server) as (service, client):
-        await service.add_endpoint("number", handler, reply_codec=JSONCodec(bytes))
+        await service.add_endpoint("number", handler)
         await service.nc.flush()
         assert error_of(await client.request("number")) == ("500", "DecodeError", b"")
 
 
 async def test_what_cannot_be_encoded(nats_server: NatsServer) -> None:
-    async def handler(request: TypedRequest[bytes, str]) -> Any:
-        with pytest.raises(EncodeError):
-            await request.respond(object())  # type: ignore[call-overload]  # on purpose
-        return object()
+    async def handler(request: ServiceRequest) -> None:
+        value: Any = object()
+        await request.respond(value, codec=TextCodec())
 
     async with running(nats_server) as (service, client):
-        await service.add_endpoint("text", handler, reply_codec=TextCodec())
+        await service.add_endpoint("text", handler)
         await service.nc.flush()
         assert error_of(await client.request("text")) == ("500", "EncodeError", b"")
 

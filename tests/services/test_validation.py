@@ -68,11 +68,6 @@ async def generator(request: ServiceRequest) -> AsyncIterator[bytes]:
     yield b""
 
 
-class OnlyDecodes:
-    def decode(self, data: bytes) -> str:
-        return data.decode()
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -91,9 +86,6 @@ class OnlyDecodes:
         ({"metadata": {"a": None}}, "metadata 'a'"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
         ({"pending": 1}, "pending must be a PendingLimits"),
-        ({"codec": OnlyDecodes()}, "codec has no encode method, to encode the answers with"),
-        ({"codec": object()}, "codec has no decode method"),
-        ({"codec": OnlyDecodes(), "reply_codec": OnlyDecodes()}, "reply_codec has no encode"),
     ],
 )
 async def test_endpoints(nc: Connection, options: dict[str, Any], text: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from trio_nats.codecs import Payload
 from trio_nats.errors import InvalidHeaderError
 from trio_nats.headers import Headers, HeadersLike, Status
-from trio_nats.message import Msg, Payload
+from trio_nats.message import Msg
 from trio_nats.subjects import check_subject
 
 

@@ -39,12 +39,12 @@ async def main() -> None:
         assert_type(await nc.request("a", timeout=1), Msg)
         assert_type(await nc.rtt(), float)
         prices = JSONCodec(dict[str, float])
-        async with nc.subscribe("a", codec=prices) as typed, nc.publisher("a", codec=prices) as to:
+        async with nc.subscribe("a") as sub, nc.publisher("a", codec=prices) as to:
             assert_type(to, Publisher[dict[str, float]])
             await to.send({"tea": 2.5})
-            assert_type((await typed.receive()).value, dict[str, float])
-        answer = await nc.request("a", "tea", codec=TextCodec(), reply_codec=prices)
-        assert_type(answer.value, dict[str, float])
+            assert_type((await sub.receive()).decode(prices), dict[str, float])
+        answer = await nc.request("a", "tea", codec=TextCodec())
+        assert_type(answer.decode(prices), dict[str, float])
         async with nc.request_many("a") as replies:
             assert_type([msg async for msg in replies], list[Msg])
         async with nc.events() as events:

@@ -26,7 +26,6 @@ from trio_nats import (
     TLSError,
     TLSMode,
     TLSOptions,
-    TypedMsg,
     UserPassword,
     WebSocketError,
     WebSocketOptions,
@@ -47,8 +46,6 @@ from trio_nats.jetstream import (
     StoredMsg,
     Stream,
     StreamInfo,
-    TypedJetStreamMsg,
-    TypedMessages,
 )
 from trio_nats.keyvalue import (
     Entry,
@@ -71,7 +68,6 @@ from trio_nats.services import (
     ServiceError,
     ServicePing,
     ServiceRequest,
-    TypedRequest,
     check_reply,
     service_error,
 )
@@ -99,18 +95,22 @@ async def ask(nc: Connection) -> bytes:
     return reply.data
 
 
-async def typed(nc: Connection) -> None:
+async def values(nc: Connection) -> None:
     prices = JSONCodec(dict[str, float])
     await nc.publish("prices", {"tea": 2.5}, codec=prices)
-    async with nc.subscribe("prices", codec=prices) as sub:
+    nc.publish_nowait("prices", {"tea": 2.5}, codec=prices)
+    async with nc.subscribe("prices") as sub:
         async for msg in sub:
-            assert_type(msg, TypedMsg[dict[str, float]])
-            assert_type(msg.value, dict[str, float])
-            await msg.respond({})
+            assert_type(msg.decode(prices), dict[str, float])
+            await msg.respond({}, codec=prices)
+            await msg.respond("thanks")
             await msg.respond("thanks", codec=TextCodec())
-    reply = await nc.request("price", "tea", codec=TextCodec(), reply_codec=prices)
-    assert_type(reply.value, dict[str, float])
-    assert_type((await nc.request("shout", "x", codec=TextCodec())).value, str)
+            await msg.respond({})  # type: ignore[call-overload]
+            await msg.respond(1, codec=TextCodec())  # type: ignore[misc]
+    reply = await nc.request("price", "tea", codec=TextCodec())
+    assert_type(reply.decode(prices), dict[str, float])
+    async with nc.request_many("price", "tea", codec=TextCodec()) as replies:
+        assert_type([one.decode(prices) async for one in replies], list[dict[str, float]])
 
 
 async def offer(nc: Connection) -> None:
@@ -124,23 +124,22 @@ async def offer(nc: Connection) -> None:
         assert_type(request.data, bytes)
         return request.data[::-1]
 
-    @service.group("words").endpoint("split", codec=TextCodec(), reply_codec=words)
-    async def split(request: TypedRequest[str, list[str]]) -> list[str] | None:
-        if not request.value:
-            await request.respond([])
-            return None
-        return request.value.split()
+    @service.group("words").endpoint("split")
+    async def split(request: ServiceRequest) -> None:
+        text = request.decode(TextCodec())
+        assert_type(text, str)
+        await request.respond(text.split(), codec=words)
 
-    async def shout(request: TypedRequest[str, str]) -> str:
-        raise ServiceError(501, request.value)
+    async def shout(request: ServiceRequest) -> str | None:
+        raise ServiceError(501, request.decode(TextCodec()))
 
     async with service:
-        endpoint = await service.add_endpoint("shout", shout, codec=TextCodec())
+        endpoint = await service.add_endpoint("shout", shout)
         assert_type(endpoint, Endpoint)
         await service.add_endpoint("again", reverse)
         assert_type(check_reply(await nc.request("reverse", b"x")), Msg)
-        reply = await nc.request("words.split", b"a b", reply_codec=words)
-        assert_type(check_reply(reply).value, list[str])
+        reply = await nc.request("words.split", b"a b")
+        assert_type(check_reply(reply).decode(words), list[str])
         assert_type(service_error(reply), ServiceError | None)
         for stats in await nc.services().stats("text"):
             assert_type(stats.endpoints, list[trio_nats.services.EndpointStats])
@@ -225,6 +224,7 @@ async def streams(nc: Connection) -> None:
     assert_type(ack, PubAck)
     async for msg in stream.get_msgs(next_for="s.*", stop_after=5):
         assert_type(msg, StoredMsg)
+        assert_type(msg.decode(JSONCodec(int)), int)
     async for info in js.streams(subject="s.a"):
         assert_type(info, StreamInfo)
     async for subject, count in stream.subjects():
@@ -253,18 +253,13 @@ async def consumers(stream: Stream) -> None:
     assert_type(msg.metadata.timestamp, datetime)
     await msg.nak(delay=1)
     assert_type(await consumer.fetch(5), list[JetStreamMsg])
-    typed = await consumer.fetch(5, codec=JSONCodec(int))
-    assert_type(typed, list[TypedJetStreamMsg[int]])
-    assert_type((await consumer.next(codec=JSONCodec(int))).value, int)
+    assert_type((await consumer.next()).decode(JSONCodec(int)), int)
     async with consumer.consume(max_messages=5) as messages:
         assert_type(messages, Messages)
         async for one in messages:
             assert_type(one, JetStreamMsg)
-    async with consumer.consume(codec=JSONCodec(int)) as values:
-        assert_type(values, TypedMessages[int])
-        async for value in values:
-            assert_type(value.value, int)
-            await value.ack(confirm=True)
+            assert_type(one.decode(JSONCodec(int)), int)
+            await one.ack(confirm=True)
     ordered = stream.ordered_consumer(filter_subjects="a")
     assert_type(ordered, OrderedConsumer)
     assert_type(await ordered.next(), JetStreamMsg)

@@ -16,9 +16,10 @@ import trio
 
 from .._protocol.parser import Event, Parser
 from ..auth import Answer
+from ..codecs import Payload
 from ..errors import ConnectPhase, NoInfoError
 from ..headers import HeadersLike
-from ..message import Payload, Publisher
+from ..message import Publisher
 from ..server_info import ServerInfo
 from ..servers import Server
 from .connector import (

@@ -26,7 +26,7 @@ except ModuleNotFoundError as _error:
 from ._connection import Connection
 from ._errors import ConnectionLostError, OutboxFullError
 from ._open import open_nats
-from ._streams import Events, Publisher, Replies, Subscription, Typed
+from ._streams import Events, Publisher, Replies, Subscription
 
 __all__ = [
     "Connection",
@@ -36,6 +36,5 @@ __all__ = [
     "Publisher",
     "Replies",
     "Subscription",
-    "Typed",
     "open_nats",
 ]

@@ -9,9 +9,7 @@ import anyio.lowlevel
 
 import trio_nats
 from trio_nats import (
-    Codec,
     ConnectionState,
-    Decoder,
     Encoder,
     HeadersLike,
     Msg,
@@ -22,19 +20,17 @@ from trio_nats import (
     ServerInfo,
     Statistics,
     TLSInfo,
-    TypedMsg,
 )
 from trio_nats._tracebacks import takes_secrets
-from trio_nats.codecs import check_decoder, encoded, reply_decoder
+from trio_nats.codecs import encoded
 
 from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
-from ._streams import Events, Publisher, Replies, Subscription, Typed
+from ._streams import Events, Publisher, Replies, Subscription
 
 __all__ = ["Connection"]
 
 P = TypeVar("P")
-R = TypeVar("R")
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
@@ -126,7 +122,6 @@ class Connection:
             return Publisher[Payload](self, subject, headers)
         return Publisher(self, subject, headers, codec)
 
-    @overload
     def subscribe(
         self,
         subject: str,
@@ -134,26 +129,7 @@ class Connection:
         queue: str | None = None,
         max_msgs: int | None = None,
         pending: PendingLimits | None = None,
-    ) -> Subscription: ...
-    @overload
-    def subscribe(
-        self,
-        subject: str,
-        *,
-        queue: str | None = None,
-        max_msgs: int | None = None,
-        pending: PendingLimits | None = None,
-        codec: Decoder[R],
-    ) -> Typed[R]: ...
-    def subscribe(
-        self,
-        subject: str,
-        *,
-        queue: str | None = None,
-        max_msgs: int | None = None,
-        pending: PendingLimits | None = None,
-        codec: Decoder[R] | None = None,
-    ) -> Subscription | Typed[R]:
+    ) -> Subscription:
         """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
 
         Use it as ``async with nc.subscribe("greet.*") as sub:``. See
@@ -162,8 +138,7 @@ class Connection:
         subscription = self._trio.subscribe(
             subject, queue=queue, max_msgs=max_msgs, pending=pending
         )
-        messages = Subscription(self._host, subscription, self)
-        return messages if codec is None else Typed(messages, check_decoder("codec", codec))
+        return Subscription(self._host, subscription, self)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -180,33 +155,12 @@ class Connection:
     async def request(
         self,
         subject: str,
-        payload: R,
-        *,
-        timeout: float | None = None,
-        headers: HeadersLike | None = None,
-        codec: Codec[R],
-    ) -> TypedMsg[R]: ...
-    @overload
-    async def request(
-        self,
-        subject: str,
         payload: P,
         *,
         timeout: float | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P],
-        reply_codec: Decoder[R],
-    ) -> TypedMsg[R]: ...
-    @overload
-    async def request(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        timeout: float | None = None,
-        headers: HeadersLike | None = None,
-        reply_codec: Decoder[R],
-    ) -> TypedMsg[R]: ...
+    ) -> Msg: ...
     async def request(
         self,
         subject: str,
@@ -215,8 +169,7 @@ class Connection:
         timeout: float | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
-        reply_codec: Decoder[R] | None = None,
-    ) -> Msg | TypedMsg[R]:
+    ) -> Msg:
         """Publish a message and wait for one reply, at most ``timeout`` seconds.
 
         ``timeout`` is the connection's ``request_timeout`` unless given. Raises
@@ -226,14 +179,13 @@ class Connection:
         """
 
         data = encoded(codec, payload)
-        decoder = reply_decoder(codec, reply_codec)
 
         async def request() -> Msg:
             return await self._trio.request(subject, data, timeout=timeout, headers=headers)
 
         reply = await self._run(request)
         reply._origin = self
-        return reply if decoder is None else TypedMsg(reply, decoder)
+        return reply
 
     @overload
     def request_many(
@@ -252,20 +204,6 @@ class Connection:
     def request_many(
         self,
         subject: str,
-        payload: R,
-        *,
-        timeout: float | None = None,
-        max_responses: int | None = None,
-        stall: float | None = None,
-        sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
-        headers: HeadersLike | None = None,
-        codec: Codec[R],
-    ) -> Typed[R]: ...
-    @overload
-    def request_many(
-        self,
-        subject: str,
         payload: P,
         *,
         timeout: float | None = None,
@@ -275,22 +213,7 @@ class Connection:
         pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P],
-        reply_codec: Decoder[R],
-    ) -> Typed[R]: ...
-    @overload
-    def request_many(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        timeout: float | None = None,
-        max_responses: int | None = None,
-        stall: float | None = None,
-        sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
-        headers: HeadersLike | None = None,
-        reply_codec: Decoder[R],
-    ) -> Typed[R]: ...
+    ) -> Replies: ...
     def request_many(
         self,
         subject: str,
@@ -303,8 +226,7 @@ class Connection:
         pending: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
-        reply_codec: Decoder[R] | None = None,
-    ) -> Replies | Typed[R]:
+    ) -> Replies:
         """Publish a message and receive any number of replies (ADR-47).
 
         Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. See
@@ -312,11 +234,9 @@ class Connection:
         :exc:`anyio.EndOfStream`, and for how many may wait to be received. The seconds of ``stall``
         count while somebody waits in ``receive``.
         """
-        data = encoded(codec, payload)
-        decoder = reply_decoder(codec, reply_codec)
         replies = self._trio.request_many(
             subject,
-            data,
+            encoded(codec, payload),
             timeout=timeout,
             max_responses=max_responses,
             stall=stall,
@@ -324,8 +244,7 @@ class Connection:
             pending=pending,
             headers=headers,
         )
-        messages = Replies(self._host, replies, self)
-        return messages if decoder is None else Typed(messages, decoder)
+        return Replies(self._host, replies, self)
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""

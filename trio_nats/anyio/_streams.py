@@ -13,7 +13,7 @@ import trio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 import trio_nats
-from trio_nats import Decoder, Encoder, HeadersLike, Msg, TypedMsg
+from trio_nats import Encoder, HeadersLike, Msg
 from trio_nats.codecs import encoded
 from trio_nats.events import Event
 from trio_nats.message import Publisher as Origin
@@ -21,9 +21,8 @@ from trio_nats.message import Publisher as Origin
 from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
 
-__all__ = ["Events", "Publisher", "Replies", "Subscription", "Typed"]
+__all__ = ["Events", "Publisher", "Replies", "Subscription"]
 
-_T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 _T_contra = TypeVar("_T_contra", contravariant=True)
 
@@ -172,38 +171,6 @@ class Replies(_Messages):
     def dropped(self) -> int:
         """How many replies were dropped because the limits were reached."""
         return self._replies.dropped
-
-
-class Typed(ObjectReceiveStream[TypedMsg[_T]], Generic[_T]):
-    """A :class:`Subscription`, or :class:`Replies`, whose messages have values in them.
-
-    Made where a codec was given.
-    """
-
-    def __init__(self, raw: Subscription | Replies, codec: Decoder[_T]) -> None:
-        self.raw: Subscription | Replies = raw
-        """The stream that it takes its messages from; ask it for everything else."""
-        self._codec = codec
-
-    async def __aenter__(self) -> Self:
-        await self.raw.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.raw.aclose()
-
-    async def aclose(self) -> None:
-        """End it, and drop what was not received. Done even if cancelled, or repeated."""
-        await self.raw.aclose()
-
-    async def receive(self) -> TypedMsg[_T]:
-        """The next message; see :meth:`Subscription.receive`."""
-        return TypedMsg(await self.raw.receive(), self._codec)
 
 
 class Events(_Receiving[Event]):

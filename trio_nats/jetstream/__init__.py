@@ -16,8 +16,8 @@ from .consumer.config import (
     ReplayPolicy,
 )
 from .consumer.consumer import Consumer, Paused
-from .consumer.message import JetStreamMsg, MsgMetadata, TypedJetStreamMsg
-from .consumer.messages import Messages, TypedMessages
+from .consumer.message import JetStreamMsg, MsgMetadata
+from .consumer.messages import Messages
 from .consumer.ordered import OrderedConsumer
 from .context import JetStream
 from .errors import (
@@ -144,8 +144,6 @@ __all__ = [
     "StreamState",
     "SubjectTransform",
     "Tier",
-    "TypedJetStreamMsg",
-    "TypedMessages",
     "UnacknowledgedError",
     "WrongLastMsgIdError",
     "WrongLastSequenceError",

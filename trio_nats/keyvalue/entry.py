@@ -6,7 +6,7 @@ import enum
 from datetime import datetime
 from typing import Generic, TypeVar, cast
 
-from ..codecs import Decoder
+from ..codecs import Decoder, decode_error
 from ..errors import DecodeError
 from ..headers import Headers
 from .errors import KeyDeletedError
@@ -121,9 +121,7 @@ class Entry(Generic[T]):
         try:
             return self._codec.decode(self.data)
         except Exception as error:
-            raise DecodeError(
-                f"{self._codec!r} cannot decode the value of key {self.key!r}: {error}"
-            ) from error
+            raise decode_error(self._codec, f"the value of key {self.key!r}", error) from error
 
     @property
     def size(self) -> int:

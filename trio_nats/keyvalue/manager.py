@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from ..codecs import Codec
+from ..codecs import Codec, check_codec
 from ..jetstream.api import PageIterator, select
 from ..jetstream.errors import APILevelError, ErrorCode, StreamNameInUseError
 from ..jetstream.info import AccountInfo, StreamInfo
@@ -22,7 +22,7 @@ from .config import (
     stream_of,
 )
 from .errors import BucketExistsError, NotABucketError
-from .store import KeyValue, Storing, check_codec
+from .store import KeyValue, Storing
 from .validation import check_bucket
 from .watch import bucket_errors
 
@@ -70,7 +70,7 @@ class Streams(Storing, Protocol):
 
 async def open_bucket(js: Streams, bucket: str, codec: Codec[T]) -> KeyValue[T]:
     """The bucket of that name."""
-    check_codec(codec)
+    check_codec(codec, "encode", "decode")
     with bucket_errors(check_bucket(bucket)):
         stream = await js.stream(stream_of(bucket))
     if stream.info.config.max_msgs_per_subject < 1:
@@ -84,7 +84,7 @@ async def create(
     js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
     """A new bucket."""
-    check_codec(codec)
+    check_codec(codec, "encode", "decode")
     wanted = await _wanted(js, config, options)
     try:
         return KeyValue(js, await js.create_stream(wanted), codec)
@@ -101,7 +101,7 @@ async def update(
     js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
     """Replace the configuration of a bucket."""
-    check_codec(codec)
+    check_codec(codec, "encode", "decode")
     wanted = await _wanted(js, config, options)
     with bucket_errors(bucket_of(wanted.name)):
         return KeyValue(js, await js.update_stream(wanted), codec)
@@ -111,7 +111,7 @@ async def create_or_update(
     js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
     """A bucket configured like that, whether it was there or not."""
-    check_codec(codec)
+    check_codec(codec, "encode", "decode")
     wanted = await _wanted(js, config, options)
     return KeyValue(js, await js.create_or_update_stream(wanted), codec)
 

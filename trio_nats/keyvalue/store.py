@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Protocol, TypeVar, cast, overload
 
-from ..codecs import Codec, check_decoder, encode
+from ..codecs import Codec, Payload, encode
 from ..errors import ConfigurationError
 from ..headers import HeadersLike
 from ..jetstream.consumer.config import DeliverPolicy
@@ -19,7 +19,6 @@ from ..jetstream.errors import (
 from ..jetstream.get.stored_message import StoredMsg
 from ..jetstream.publish.ack import PubAck
 from ..jetstream.stream import Stream
-from ..message import Payload
 from ..options import check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_config, bucket_of, subjects_of
 from .entry import OPERATION, Entry, Operation, deleted_error
@@ -397,19 +396,3 @@ class KeyValue(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<KeyValue {self._name!r} of {self._codec!r}>"
-
-
-def check_codec(codec: Codec[T]) -> Codec[T]:
-    """``codec`` if it works both ways."""
-    if isinstance(codec, type):
-        raise ConfigurationError(
-            f"codec is the class {codec.__name__}, and has to be one made of it: "
-            "JSONCodec(YourType) or the like"
-        )
-    check_decoder("codec", codec)
-    if not callable(getattr(codec, "encode", None)):
-        raise ConfigurationError(
-            f"codec has no encode method: {type(codec).__name__}; use JSONCodec(YourType) or the "
-            "like"
-        )
-    return codec

@@ -7,10 +7,10 @@ Made with the public side of a connection only, by :meth:`Connection.add_service
 from __future__ import annotations
 
 from .discovery import Services
-from .endpoint import Endpoint
+from .endpoint import Endpoint, Handler
 from .errors import ServiceError
-from .group import Handler, ServiceGroup, TypedHandler
-from .request import ServiceRequest, TypedRequest, check_reply, service_error
+from .group import ServiceGroup
+from .request import ServiceRequest, check_reply, service_error
 from .schemas import (
     EndpointInfo,
     EndpointStats,
@@ -36,8 +36,6 @@ __all__ = [
     "ServiceStats",
     "Services",
     "StatsHandler",
-    "TypedHandler",
-    "TypedRequest",
     "check_reply",
     "service_error",
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
 import trio
 
+from ..codecs import Payload
 from ..errors import ConnectionLostError, NatsError
 from ..message import Msg
 from ..subscription import Subscription
@@ -15,10 +17,10 @@ from .errors import ServiceError
 from .request import ServiceRequest
 from .schemas import EndpointInfo, EndpointStats
 
-__all__ = ["Call", "Endpoint"]
+__all__ = ["Endpoint", "Handler"]
 
-Call = Callable[[ServiceRequest], Awaitable[None]]
-"""Run the handler, and send what it returns."""
+Handler: TypeAlias = Callable[[ServiceRequest], Awaitable[Payload | None]]
+"""Answers a request by what it returns, or otherwise: see :class:`ServiceRequest`."""
 
 MAX_LAST_ERROR = 1024
 """Characters of the last error that are shown."""
@@ -38,7 +40,7 @@ class Endpoint:
         sub: Subscription,
         metadata: Mapping[str, str],
         concurrency: int,
-        call: Call,
+        handler: Handler,
     ) -> None:
         self.sub = sub
         """Where its requests come from.
@@ -48,7 +50,7 @@ class Endpoint:
         self._name = name
         self._metadata = metadata
         self._concurrency = concurrency
-        self._call = call
+        self._handler = handler
         self._under_way = 0
         self._handlers: set[trio.lowlevel.Task] = set()
         sub.helpers = self._handlers
@@ -160,12 +162,26 @@ class Endpoint:
             self._handlers.discard(task)
             self._room.unpark()
 
+    async def _call(self, request: ServiceRequest) -> None:
+        """Run the handler, and send what it returns."""
+        result = self._handler(request)
+        if not hasattr(result, "__await__"):
+            kind = type(result).__name__
+            raise TypeError(
+                f"the handler of endpoint {self._name!r} is not async: calling it gave {kind}"
+            )
+        answer = await result
+        if answer is not None:
+            await request.respond(answer)
+
     async def _answer_error(self, request: ServiceRequest, error: Exception) -> None:
-        failure = _chosen(error)
-        if failure is None and error is request.undecodable:
+        cause = _unwrapped(error)
+        if isinstance(cause, ServiceError):
+            failure = cause
+        elif cause is request.undecodable:
             failure = ServiceError(400, "the request cannot be decoded")
-            _logger.warning("endpoint %r: %s", self._name, str(error))
-        elif failure is None:
+            _logger.warning("endpoint %r: %s", self._name, str(cause))
+        else:
             # Of an exception only its type leaves: its text was not written for strangers.
             failure = ServiceError(500, type(error).__name__)
             _logger.error(
@@ -198,8 +214,8 @@ async def _send(request: ServiceRequest, failure: ServiceError) -> None:
     await request.respond(failure.data, headers=failure.headers)
 
 
-def _chosen(error: BaseException) -> ServiceError | None:
-    """The answer that the handler chose by raising it; a nursery may have wrapped it."""
+def _unwrapped(error: BaseException) -> BaseException:
+    """What the handler raised, if a nursery has wrapped it."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    return error if isinstance(error, ServiceError) else None
+    return error

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from types import EllipsisType
-from typing import Protocol, TypeAlias, TypeVar, cast, overload
+from typing import Protocol, TypeVar
 
-from ..codecs import Codec, Decoder, Encoder, check_decoder
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError
-from ..message import Payload
 from ..options import PendingLimits, check_callable, check_count
 from ..subjects import check_filter, check_queue
-from .endpoint import Call, Endpoint
-from .request import ServiceRequest, TypedRequest
+from .endpoint import Endpoint, Handler
 from .schemas import PREFIX, check_metadata, check_name
 
-__all__ = ["DEFAULT_CONCURRENCY", "Handler", "Host", "ServiceGroup", "TypedHandler"]
+__all__ = ["DEFAULT_CONCURRENCY", "Host", "ServiceGroup"]
 
-T = TypeVar("T")
-R = TypeVar("R")
-A = TypeVar("A", bound=Callable[..., object])
-H = TypeVar("H", bound=Callable[[ServiceRequest], Awaitable[Payload | None]])
-
-Handler: TypeAlias = Callable[[ServiceRequest], Awaitable[Payload | None]]
-"""Answers a request by what it returns, or otherwise: see :class:`ServiceRequest`."""
-TypedHandler: TypeAlias = Callable[[TypedRequest[T, R]], Awaitable[R | None]]
-"""The same with values: see :class:`TypedRequest`."""
+H = TypeVar("H", bound=Handler)
 
 DEFAULT_CONCURRENCY = 16
 
@@ -83,7 +72,6 @@ class ServiceGroup:
 
     # --- endpoints -------------------------------------------------------------------------------
 
-    @overload
     def endpoint(
         self,
         name: str,
@@ -93,56 +81,7 @@ class ServiceGroup:
         metadata: Mapping[str, str] | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
         pending: PendingLimits | None = None,
-    ) -> Callable[[H], H]: ...
-    @overload
-    def endpoint(
-        self,
-        name: str,
-        *,
-        subject: str | None = None,
-        queue: str | EllipsisType | None = ...,
-        metadata: Mapping[str, str] | None = None,
-        concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
-        codec: Codec[T],
-    ) -> Callable[[TypedHandler[T, T]], TypedHandler[T, T]]: ...
-    @overload
-    def endpoint(
-        self,
-        name: str,
-        *,
-        subject: str | None = None,
-        queue: str | EllipsisType | None = ...,
-        metadata: Mapping[str, str] | None = None,
-        concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
-        codec: Decoder[T],
-        reply_codec: Encoder[R],
-    ) -> Callable[[TypedHandler[T, R]], TypedHandler[T, R]]: ...
-    @overload
-    def endpoint(
-        self,
-        name: str,
-        *,
-        subject: str | None = None,
-        queue: str | EllipsisType | None = ...,
-        metadata: Mapping[str, str] | None = None,
-        concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
-        reply_codec: Encoder[R],
-    ) -> Callable[[TypedHandler[bytes, R]], TypedHandler[bytes, R]]: ...
-    def endpoint(
-        self,
-        name: str,
-        *,
-        subject: str | None = None,
-        queue: str | EllipsisType | None = ...,
-        metadata: Mapping[str, str] | None = None,
-        concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
-        codec: Decoder[T] | None = None,
-        reply_codec: Encoder[R] | None = None,
-    ) -> Callable[[A], A]:
+    ) -> Callable[[H], H]:
         """:meth:`add_endpoint` as a decorator, which leaves the handler as it is.
 
         .. code-block:: python
@@ -155,14 +94,14 @@ class ServiceGroup:
         but only after a while: use :meth:`add_endpoint` where what follows relies on it.
         """
 
-        def decorate(handler: A) -> A:
-            call = _call(name, handler, codec, reply_codec)
-            self._host.adopt(self._made(name, call, subject, queue, metadata, concurrency, pending))
+        def decorate(handler: H) -> H:
+            self._host.adopt(
+                self._made(name, handler, subject, queue, metadata, concurrency, pending)
+            )
             return handler
 
         return decorate
 
-    @overload
     async def add_endpoint(
         self,
         name: str,
@@ -173,59 +112,6 @@ class ServiceGroup:
         metadata: Mapping[str, str] | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
         pending: PendingLimits | None = None,
-    ) -> Endpoint: ...
-    @overload
-    async def add_endpoint(
-        self,
-        name: str,
-        handler: TypedHandler[T, T],
-        *,
-        subject: str | None = None,
-        queue: str | EllipsisType | None = ...,
-        metadata: Mapping[str, str] | None = None,
-        concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
-        codec: Codec[T],
-    ) -> Endpoint: ...
-    @overload
-    async def add_endpoint(
-        self,
-        name: str,
-        handler: TypedHandler[T, R],
-        *,
-        subject: str | None = None,
-        queue: str | EllipsisType | None = ...,
-        metadata: Mapping[str, str] | None = None,
-        concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
-        codec: Decoder[T],
-        reply_codec: Encoder[R],
-    ) -> Endpoint: ...
-    @overload
-    async def add_endpoint(
-        self,
-        name: str,
-        handler: TypedHandler[bytes, R],
-        *,
-        subject: str | None = None,
-        queue: str | EllipsisType | None = ...,
-        metadata: Mapping[str, str] | None = None,
-        concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
-        reply_codec: Encoder[R],
-    ) -> Endpoint: ...
-    async def add_endpoint(
-        self,
-        name: str,
-        handler: Handler | TypedHandler[T, R],
-        *,
-        subject: str | None = None,
-        queue: str | EllipsisType | None = ...,
-        metadata: Mapping[str, str] | None = None,
-        concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
-        codec: Decoder[T] | None = None,
-        reply_codec: Encoder[R] | None = None,
     ) -> Endpoint:
         """Have ``handler`` called with each request to a subject. There is no removing it again.
 
@@ -234,8 +120,9 @@ class ServiceGroup:
         :param name: letters, digits, ``-`` and ``_``; several endpoints may have the same.
         :param handler: an async function of a :class:`ServiceRequest`. What it returns is the
             answer, unless it is ``None``. What it raises is answered by an error: a
-            :exc:`ServiceError` as it is, anything else is logged, and only the name of its type is
-            sent, with code 500.
+            :exc:`ServiceError` as it is; a request that :meth:`ServiceRequest.decode` could not
+            decode with code 400; anything else is logged, and only the name of its type is sent,
+            with code 500.
         :param subject: the rest of the subject after the group's prefix, wildcards allowed.
             Default: ``name``.
         :param queue: the queue group, of whose members one gets each request; ``None``: none, so
@@ -245,23 +132,19 @@ class ServiceGroup:
             task of its own. With 1 they are handled in the order they arrive.
         :param pending: limits on what may wait, see :class:`PendingLimits`; default: the
             connection's.
-        :param codec: decodes the requests, so that the handler gets a :class:`TypedRequest`, and
-            encodes the answers unless ``reply_codec`` does.
-        :param reply_codec: encodes the answers.
 
         Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be, and
         :exc:`trio.ClosedResourceError` when the service, or the connection, is ending. Cancelled,
         nothing is added.
         """
-        call = _call(name, handler, codec, reply_codec)
-        endpoint = self._made(name, call, subject, queue, metadata, concurrency, pending)
+        endpoint = self._made(name, handler, subject, queue, metadata, concurrency, pending)
         await self._host.start(endpoint)
         return endpoint
 
     def _made(
         self,
         name: str,
-        call: Call,
+        handler: Handler,
         subject: str | None,
         queue: str | EllipsisType | None,
         metadata: Mapping[str, str] | None,
@@ -269,12 +152,17 @@ class ServiceGroup:
         pending: PendingLimits | None,
     ) -> Endpoint:
         check_name("endpoint", name)
+        check_callable("handler", handler)
+        if handler is None or inspect.isasyncgenfunction(handler):
+            raise ConfigurationError(
+                "handler is an async function that returns the answer, or calls request.respond()"
+            )
         rest = name if subject is None else subject
         check_filter(rest)  # first, so that the error is not about the whole
         whole = self._subject(rest)
         sub = self._host.nc.subscribe(whole, queue=self._checked_queue(queue), pending=pending)
         check_count("concurrency", concurrency, 1)
-        return Endpoint(name, sub, check_metadata(metadata), concurrency, call)
+        return Endpoint(name, sub, check_metadata(metadata), concurrency, handler)
 
     def _subject(self, rest: str) -> str:
         whole = ".".join(filter(None, (self._prefix, rest)))
@@ -300,48 +188,3 @@ def checked_queue(queue: str | None) -> str | None:
     if queue is not None:
         check_queue(queue)
     return queue
-
-
-def _call(
-    name: str,
-    handler: Callable[..., object],
-    codec: Decoder[T] | None,
-    reply_codec: Encoder[R] | None,
-) -> Call:
-    """What runs ``handler`` and sends what it returns."""
-    check_callable("handler", handler)
-    if handler is None or inspect.isasyncgenfunction(handler):
-        raise ConfigurationError(
-            "handler is an async function that returns the answer, or calls request.respond()"
-        )
-    if codec is None and reply_codec is None:
-
-        async def untyped(request: ServiceRequest) -> None:
-            answer = await _awaitable(name, cast("Handler", handler)(request))
-            if answer is not None:
-                await request.respond(answer)
-
-        return untyped
-    decoder = None if codec is None else check_decoder("codec", codec)
-    # The overloads see to it that a codec alone works both ways.
-    encoder = cast("Encoder[R]", codec) if reply_codec is None else reply_codec
-    if not callable(getattr(encoder, "encode", None)):
-        which = "codec" if reply_codec is None else "reply_codec"
-        raise ConfigurationError(
-            f"{which} has no encode method, to encode the answers with: {type(encoder).__name__}"
-        )
-
-    async def typed(request: ServiceRequest) -> None:
-        with_values = TypedRequest(request, decoder, encoder)
-        answer = await _awaitable(name, cast("TypedHandler[T, R]", handler)(with_values))
-        if answer is not None:
-            await with_values.respond(answer)
-
-    return typed
-
-
-def _awaitable(name: str, result: Awaitable[T]) -> Awaitable[T]:
-    if not hasattr(result, "__await__"):
-        kind = type(result).__name__
-        raise TypeError(f"the handler of endpoint {name!r} is not async: calling it gave {kind}")
-    return result

@@ -498,7 +498,6 @@ async def test_the_pin_is_shown_until_it_is_lost() -> None:
         ({"group": ""}, "group is the name of a priority group"),
         ({"group": "g", "priority": 10}, "between 0 and 9"),
         ({"group": "g", "min_pending": 0}, "min_pending must be at least 1"),
-        ({"codec": 5}, "codec"),
     ],
 )
 async def test_what_cannot_be_is_said_at_the_call(options: dict[str, object], match: str) -> None:

@@ -301,7 +301,6 @@ async def test_cancelled_what_needs_no_answer_is_kept_for_the_next_call() -> Non
         ({"timeout": 0}, "timeout must be more than zero"),
         ({"timeout": 5, "heartbeat": 3}, "at most half of the 5 s"),
         ({"no_wait": 1}, "no_wait must be True or False"),
-        ({"codec": "json"}, "codec"),
     ],
 )
 async def test_what_cannot_be_is_said_at_the_call(options: dict[str, object], match: str) -> None:

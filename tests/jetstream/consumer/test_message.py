@@ -155,25 +155,23 @@ async def test_values(nats_server: NatsServer) -> None:
         numbers = codecs.JSONCodec(int)
         for payload in (b"1", b"2", b"3", b"no number"):
             await js.publish("s.1", payload, headers={"a": "b"})
-        msg = await consumer.next(codec=numbers)
-        assert msg.value + 1 == 2
+        msg = await consumer.next()
+        assert msg.decode(numbers) + 1 == 2
         assert (msg.subject, msg.data, msg.headers["a"]) == ("s.1", b"1", "b")
         assert msg.metadata.stream_seq == 1
         assert msg.reply.startswith("$JS.ACK.")
-        assert "TypedJetStreamMsg" in repr(msg)
         await msg.in_progress()
         await msg.ack()
         assert msg.answered
-        assert [one.value for one in await consumer.fetch(1, codec=numbers)] == [2]
-        async with consumer.consume(codec=numbers) as messages:
-            assert (await messages.receive()).value == 3
+        assert [one.decode(numbers) for one in await consumer.fetch(1)] == [2]
+        async with consumer.consume() as messages:
+            assert (await messages.receive()).decode(numbers) == 3
             bad = await messages.receive()
             with pytest.raises(DecodeError, match=r"s\.1"):
-                _ = bad.value
+                bad.decode(numbers)
             await bad.nak()
             bad = await messages.receive()
             await bad.term(reason="no number")
-            assert "TypedMessages" in repr(messages)
             messages.stop()
             async for _ in messages:
                 raise AssertionError

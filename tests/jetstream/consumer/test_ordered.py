@@ -15,7 +15,7 @@ from tests.jetstream.scripted_server import QUICK, Pulled, Puller
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks
 from tests.support.peer import ScriptedServer
-from trio_nats import ConfigurationError, RequestTimeoutError, codecs, open_nats
+from trio_nats import ConfigurationError, RequestTimeoutError, open_nats
 from trio_nats.jetstream import (
     AckError,
     DeliverPolicy,
@@ -206,17 +206,6 @@ async def test_one_task_at_a_time(nats_server: NatsServer) -> None:
             nursery.cancel_scope.cancel()
         await js.publish("s.0", "0")
         assert int((await ordered.next()).data) == 0
-
-
-async def test_values(nats_server: NatsServer) -> None:
-    async with connected(nats_server) as (js, _):
-        stream = await filled(js, 3)
-        ordered = stream.ordered_consumer()
-        json = codecs.JSONCodec(int)
-        assert (await ordered.next(codec=json)).value == 0
-        assert [msg.value for msg in await ordered.fetch(1, codec=json)] == [1]
-        async with ordered.consume(codec=json, stop_after=1) as messages:
-            assert [msg.value async for msg in messages] == [2]
 
 
 async def test_cancelled_nothing_is_skipped_nor_repeated(nats_server: NatsServer) -> None:

@@ -10,7 +10,7 @@ from tests.jetstream.helpers import MEMORY, connected, filled
 from tests.jetstream.scripted_server import QUICK, Puller, pulled_from
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks
-from trio_nats import ConfigurationError, codecs
+from trio_nats import ConfigurationError
 from trio_nats.jetstream import AckPolicy, ConsumerConfig, ConsumerDeletedError, Messages
 from trio_nats.testing import NatsServer
 
@@ -177,14 +177,6 @@ async def test_cancelled_it_leaves_nothing_behind(nats_server: NatsServer) -> No
             assert nc.stats.subscriptions == 0
 
         await cancel_at_each_checkpoint(make, check)
-
-
-async def test_values(nats_server: NatsServer) -> None:
-    async with connected(nats_server) as (js, _):
-        stream = await filled(js, 1)
-        consumer = await stream.create_consumer("c", deliver_subject="here")
-        async with consumer.pushed(codec=codecs.JSONCodec(int)) as messages:
-            assert (await messages.receive()).value == 0
 
 
 async def test_one_that_does_not_push(nats_server: NatsServer) -> None:

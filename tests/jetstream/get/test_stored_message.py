@@ -9,7 +9,13 @@ import pytest
 import trio
 
 from tests.jetstream.helpers import MEMORY, connected, fake_api, filled
-from trio_nats import ConfigurationError, InvalidSubjectError, RequestTimeoutError
+from trio_nats import (
+    ConfigurationError,
+    DecodeError,
+    InvalidSubjectError,
+    JSONCodec,
+    RequestTimeoutError,
+)
 from trio_nats.jetstream import (
     JetStreamAPIError,
     JetStreamError,
@@ -35,7 +41,10 @@ async def test_which_message(nats_server: NatsServer, direct: bool | None) -> No
             assert msg.subject == f"s.{(msg.seq - 1) % 3}"
             return msg
 
-        assert (await get(2)).seq == 2
+        second = await get(2)
+        assert (second.seq, second.decode(JSONCodec(int))) == (2, 1)
+        with pytest.raises(DecodeError, match=r"JSONCodec\(str\) .* the message on 's\.1'"):
+            second.decode(JSONCodec(str))
         assert (await get(last_for="s.1")).seq == 5
         assert (await get(last_for="s.*")).seq == 6
         assert (await get(next_for="s.1")).seq == 2

@@ -5,11 +5,9 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from datetime import datetime
-from typing import TypeVar, overload
 
 import msgspec
 
-from ...codecs import Decoder, check_decoder
 from ...errors import ConfigurationError, NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
@@ -20,8 +18,8 @@ from ..json_codec import Answer, time_to_wire
 from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
 from .fetch import Fetch
 from .flow_control import LARGEST_BATCH
-from .message import AckContext, JetStreamMsg, TypedJetStreamMsg
-from .messages import ConsumerMessages, Messages, TypedMessages
+from .message import AckContext, JetStreamMsg
+from .messages import ConsumerMessages, Messages
 from .options import Pin, PullOptions, check_heartbeat, check_terms, consume_options
 from .pull import PullSubscription
 from .push import PushSubscription
@@ -84,8 +82,6 @@ def new_name() -> str:
     return secrets.token_hex(11)
 
 
-T = TypeVar("T")
-
 DEFAULT_BATCH = 100
 LONG = 10.0
 HEARTBEAT = 5.0
@@ -115,8 +111,7 @@ class Consumer:
     them.
 
     ``group``, ``min_pending``, ``min_ack_pending`` and ``priority`` are for consumers with priority
-    groups (ADR-42), which need ``group``. With ``codec`` (see :mod:`trio_nats.codecs`) messages
-    have a ``value``.
+    groups (ADR-42), which need ``group``.
     """
 
     def __init__(self, api: API, stream: str, name: str, info: ConsumerInfo | None) -> None:
@@ -192,7 +187,6 @@ class Consumer:
 
     # --- one message, or a number of them --------------------------------------------------------
 
-    @overload
     async def next(
         self,
         *,
@@ -202,30 +196,7 @@ class Consumer:
         min_pending: int | None = None,
         min_ack_pending: int | None = None,
         priority: int | None = None,
-    ) -> JetStreamMsg: ...
-    @overload
-    async def next(
-        self,
-        *,
-        timeout: float | None = None,
-        heartbeat: float | None = None,
-        group: str | None = None,
-        min_pending: int | None = None,
-        min_ack_pending: int | None = None,
-        priority: int | None = None,
-        codec: Decoder[T],
-    ) -> TypedJetStreamMsg[T]: ...
-    async def next(
-        self,
-        *,
-        timeout: float | None = None,
-        heartbeat: float | None = None,
-        group: str | None = None,
-        min_pending: int | None = None,
-        min_ack_pending: int | None = None,
-        priority: int | None = None,
-        codec: Decoder[T] | None = None,
-    ) -> JetStreamMsg | TypedJetStreamMsg[T]:
+    ) -> JetStreamMsg:
         """The next message; waits at most ``timeout`` seconds for it.
 
         ``timeout`` is that of :meth:`Connection.jetstream` unless given, and ``heartbeat`` the
@@ -240,7 +211,6 @@ class Consumer:
         """
         pull_options = self._pull_options(group, min_pending, min_ack_pending, priority)
         seconds = self._api.seconds(timeout)
-        decoder = None if codec is None else check_decoder("codec", codec)
         came, told = await self._fetch(
             pull_options,
             batch=1,
@@ -251,9 +221,8 @@ class Consumer:
         )
         if not came:
             raise self._no_message(seconds, told=told)
-        return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
+        return came[0]
 
-    @overload
     async def fetch(
         self,
         max_messages: int | None = None,
@@ -266,36 +235,7 @@ class Consumer:
         min_pending: int | None = None,
         min_ack_pending: int | None = None,
         priority: int | None = None,
-    ) -> list[JetStreamMsg]: ...
-    @overload
-    async def fetch(
-        self,
-        max_messages: int | None = None,
-        *,
-        max_bytes: int | None = None,
-        timeout: float | None = None,
-        no_wait: bool = False,
-        heartbeat: float | None = None,
-        group: str | None = None,
-        min_pending: int | None = None,
-        min_ack_pending: int | None = None,
-        priority: int | None = None,
-        codec: Decoder[T],
-    ) -> list[TypedJetStreamMsg[T]]: ...
-    async def fetch(
-        self,
-        max_messages: int | None = None,
-        *,
-        max_bytes: int | None = None,
-        timeout: float | None = None,
-        no_wait: bool = False,
-        heartbeat: float | None = None,
-        group: str | None = None,
-        min_pending: int | None = None,
-        min_ack_pending: int | None = None,
-        priority: int | None = None,
-        codec: Decoder[T] | None = None,
-    ) -> list[JetStreamMsg] | list[TypedJetStreamMsg[T]]:
+    ) -> list[JetStreamMsg]:
         """A list of messages: waits at most ``timeout`` seconds until all are there.
 
         At most ``max_messages``, 100 unless given, and no more than fit into ``max_bytes``; if only
@@ -320,7 +260,6 @@ class Consumer:
         if max_messages is None and self._config is not None and self._config.max_batch:
             batch = min(batch, self._config.max_batch)
         seconds = self._api.seconds(timeout)
-        decoder = None if codec is None else check_decoder("codec", codec)
         came, told = await self._fetch(
             pull_options,
             batch=batch,
@@ -331,7 +270,7 @@ class Consumer:
         )
         if not came and not told and self._api.nc.disconnected_for is not None:
             raise self._no_message(seconds, told=told)
-        return came if decoder is None else [TypedJetStreamMsg(msg, decoder) for msg in came]
+        return came
 
     def _no_message(self, seconds: float, *, told: bool) -> RequestTimeoutError:
         disconnected_for = self._api.nc.disconnected_for
@@ -370,7 +309,6 @@ class Consumer:
 
     # --- all there are ---------------------------------------------------------------------------
 
-    @overload
     def consume(
         self,
         *,
@@ -384,38 +322,7 @@ class Consumer:
         min_pending: int | None = None,
         min_ack_pending: int | None = None,
         priority: int | None = None,
-    ) -> Messages: ...
-    @overload
-    def consume(
-        self,
-        *,
-        max_messages: int | None = None,
-        max_bytes: int | None = None,
-        threshold: int | None = None,
-        stop_after: int | None = None,
-        expires: float | None = None,
-        heartbeat: float | None = None,
-        group: str | None = None,
-        min_pending: int | None = None,
-        min_ack_pending: int | None = None,
-        priority: int | None = None,
-        codec: Decoder[T],
-    ) -> TypedMessages[T]: ...
-    def consume(
-        self,
-        *,
-        max_messages: int | None = None,
-        max_bytes: int | None = None,
-        threshold: int | None = None,
-        stop_after: int | None = None,
-        expires: float | None = None,
-        heartbeat: float | None = None,
-        group: str | None = None,
-        min_pending: int | None = None,
-        min_ack_pending: int | None = None,
-        priority: int | None = None,
-        codec: Decoder[T] | None = None,
-    ) -> Messages | TypedMessages[T]:
+    ) -> Messages:
         """All messages as they come, for as long as it takes.
 
         .. code-block:: python
@@ -458,14 +365,9 @@ class Consumer:
             self._kept,
             is_there=self.refresh,
         )
-        messages = ConsumerMessages(repr(self), source, self._api.nc.check_run)
-        return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
+        return ConsumerMessages(repr(self), source, self._api.nc.check_run)
 
-    @overload
-    def pushed(self) -> Messages: ...
-    @overload
-    def pushed(self, *, codec: Decoder[T]) -> TypedMessages[T]: ...
-    def pushed(self, *, codec: Decoder[T] | None = None) -> Messages | TypedMessages[T]:
+    def pushed(self) -> Messages:
         """All messages of a consumer that delivers them by itself, to its ``deliver_subject``.
 
         Use it like :meth:`consume`. Its flow control is kept up as messages are received, and
@@ -486,8 +388,7 @@ class Consumer:
         source = PushSubscription(
             nc, self._name, config, self._ack_context, self._kept, self.refresh
         )
-        messages = ConsumerMessages(repr(self), source, nc.check_run)
-        return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
+        return ConsumerMessages(repr(self), source, nc.check_run)
 
     def _pull_options(
         self,

@@ -14,7 +14,6 @@ from ...connection_base import BaseConnection
 from ...errors import ConfigurationError, InvalidSubjectError
 from ...headers import Headers
 from ...message import Msg
-from ...typed import Decoded
 from ..errors import AckError
 from ..json_codec import nanoseconds
 
@@ -23,7 +22,6 @@ __all__ = [
     "JetStreamMsg",
     "MsgMetadata",
     "ReplySubjects",
-    "TypedJetStreamMsg",
     "is_ack_subject",
     "read_metadata",
 ]
@@ -215,6 +213,15 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         """Where answers go. What is published there is one, so leave that to the methods."""
         return self.raw.reply or ""
 
+    def decode(self, codec: Decoder[T]) -> T:
+        """Decode the payload; see :meth:`Msg.decode`.
+
+        :param codec: what decodes it, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
+        :returns: the value, decoded by each call again.
+        :raises DecodeError: if the codec cannot read the payload; :meth:`term` ends such a message.
+        """
+        return self.raw.decode(codec)
+
     @property
     def metadata(self) -> MsgMetadata:
         """Where it comes from, and how often it came.
@@ -341,79 +348,3 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
     def __repr__(self) -> str:
         answer = "" if self._answer is None else f", {_DONE[self._answer]}"
         return f"<JetStreamMsg {self.raw!r}{answer}>"
-
-
-class TypedJetStreamMsg(Decoded[T]):
-    """A message of a stream, and the value in it; it is answered like a :class:`JetStreamMsg`.
-
-    It is decoded when :attr:`value` is asked for the first time. So one that cannot be decoded
-    comes out like any other, and can be done with by :meth:`term`.
-    """
-
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: JetStreamMsg, codec: Decoder[T]) -> None:
-        super().__init__(codec)
-        self.raw: JetStreamMsg = raw
-        """The message itself."""
-
-    @property
-    def data(self) -> bytes:
-        """The payload as it came."""
-        return self.raw.data
-
-    @property
-    def subject(self) -> str:
-        """The subject it is stored under."""
-        return self.raw.subject
-
-    @property
-    def headers(self) -> Headers:
-        """The headers; empty when the message has none."""
-        return self.raw.headers
-
-    @property
-    def reply(self) -> str:
-        """See :attr:`JetStreamMsg.reply`."""
-        return self.raw.reply
-
-    @property
-    def metadata(self) -> MsgMetadata:
-        """See :attr:`JetStreamMsg.metadata`."""
-        return self.raw.metadata
-
-    @property
-    def answered(self) -> bool:
-        """See :attr:`JetStreamMsg.answered`."""
-        return self.raw.answered
-
-    async def ack(self, *, confirm: bool = False, timeout: float | None = None) -> None:
-        """See :meth:`JetStreamMsg.ack`."""
-        await self.raw.ack(confirm=confirm, timeout=timeout)
-
-    async def nak(
-        self,
-        *,
-        delay: float | None = None,
-        confirm: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """See :meth:`JetStreamMsg.nak`."""
-        await self.raw.nak(delay=delay, confirm=confirm, timeout=timeout)
-
-    async def term(
-        self,
-        *,
-        reason: str | None = None,
-        confirm: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """See :meth:`JetStreamMsg.term`."""
-        await self.raw.term(reason=reason, confirm=confirm, timeout=timeout)
-
-    async def in_progress(self) -> None:
-        """See :meth:`JetStreamMsg.in_progress`."""
-        await self.raw.in_progress()
-
-    def __repr__(self) -> str:
-        return f"TypedJetStreamMsg({self.raw!r}, {self._codec!r})"

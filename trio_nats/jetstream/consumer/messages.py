@@ -5,18 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import trio
 
 from ..._nursery import open_nursery
-from ...codecs import Decoder
-from .message import JetStreamMsg, TypedJetStreamMsg
+from .message import JetStreamMsg
 from .source import MessageSource
 
-__all__ = ["ConsumerMessages", "Messages", "TypedMessages"]
-
-T = TypeVar("T")
+__all__ = ["ConsumerMessages", "Messages"]
 
 
 class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
@@ -190,40 +187,3 @@ class ConsumerMessages(Messages):
 
     async def _drain(self) -> None:
         await self._source.drain()
-
-
-class TypedMessages(trio.abc.ReceiveChannel[TypedJetStreamMsg[T]], Generic[T]):
-    """:class:`Messages` with values, made by ``consume`` with a codec."""
-
-    def __init__(self, raw: Messages, codec: Decoder[T]) -> None:
-        self.raw: Messages = raw
-        """The channel it takes its messages from; ask it for everything else."""
-        self._codec = codec
-
-    async def __aenter__(self) -> Self:
-        """See :meth:`Messages.__aenter__`."""
-        await self.raw.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.raw.__aexit__(exc_type, exc, traceback)
-
-    async def aclose(self) -> None:
-        """See :meth:`Messages.aclose`."""
-        await self.raw.aclose()
-
-    def stop(self) -> None:
-        """See :meth:`Messages.stop`."""
-        self.raw.stop()
-
-    async def receive(self) -> TypedJetStreamMsg[T]:
-        """See :meth:`Messages.receive`."""
-        return TypedJetStreamMsg(await self.raw.receive(), self._codec)
-
-    def __repr__(self) -> str:
-        return f"<TypedMessages {self._codec!r} of {self.raw!r}>"

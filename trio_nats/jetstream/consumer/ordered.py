@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import replace
-from typing import TypeVar, overload
 
 import trio
 
-from ...codecs import Decoder, check_decoder
 from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from ..api import API
@@ -17,8 +15,8 @@ from ..info import ConsumerInfo
 from .config import ConsumerConfig
 from .fetch import Fetch
 from .flow_control import LARGEST_BATCH
-from .message import AckContext, JetStreamMsg, TypedJetStreamMsg
-from .messages import Messages, TypedMessages
+from .message import AckContext, JetStreamMsg
+from .messages import Messages
 from .options import ConsumeOptions, PullOptions, consume_options
 from .ordered_state import OrderedState, passes, pause
 from .pull import Broken, PullSubscription
@@ -160,8 +158,6 @@ class OrderedMessages(Messages):
             await self._source.drain()
 
 
-T = TypeVar("T")
-
 DEFAULT_BATCH = 100
 HEARTBEAT = 5.0
 
@@ -209,15 +205,7 @@ class OrderedConsumer:
 
     # --- one message, or a number of them --------------------------------------------------------
 
-    @overload
-    async def next(self, *, timeout: float | None = None) -> JetStreamMsg: ...
-    @overload
-    async def next(
-        self, *, timeout: float | None = None, codec: Decoder[T]
-    ) -> TypedJetStreamMsg[T]: ...
-    async def next(
-        self, *, timeout: float | None = None, codec: Decoder[T] | None = None
-    ) -> JetStreamMsg | TypedJetStreamMsg[T]:
+    async def next(self, *, timeout: float | None = None) -> JetStreamMsg:
         """The next message; waits at most ``timeout`` seconds for it.
 
         ``timeout`` is that of :meth:`Connection.jetstream` unless given. Raises
@@ -225,14 +213,12 @@ class OrderedConsumer:
         :exc:`StreamNotFoundError` if the stream is gone; and what :meth:`Stream.create_consumer`
         and :meth:`Consumer.next` raise. If cancelled, no message is lost.
         """
-        decoder = None if codec is None else check_decoder("codec", codec)
         seconds = self._api.seconds(timeout)
         came = await self._fetch(1, 0, seconds, no_wait=False)
         if not came:
             raise self._no_message(seconds)
-        return came[0] if decoder is None else TypedJetStreamMsg(came[0], decoder)
+        return came[0]
 
-    @overload
     async def fetch(
         self,
         max_messages: int | None = None,
@@ -240,26 +226,7 @@ class OrderedConsumer:
         max_bytes: int | None = None,
         timeout: float | None = None,
         no_wait: bool = False,
-    ) -> list[JetStreamMsg]: ...
-    @overload
-    async def fetch(
-        self,
-        max_messages: int | None = None,
-        *,
-        max_bytes: int | None = None,
-        timeout: float | None = None,
-        no_wait: bool = False,
-        codec: Decoder[T],
-    ) -> list[TypedJetStreamMsg[T]]: ...
-    async def fetch(
-        self,
-        max_messages: int | None = None,
-        *,
-        max_bytes: int | None = None,
-        timeout: float | None = None,
-        no_wait: bool = False,
-        codec: Decoder[T] | None = None,
-    ) -> list[JetStreamMsg] | list[TypedJetStreamMsg[T]]:
+    ) -> list[JetStreamMsg]:
         """A list of messages, as :meth:`Consumer.fetch` makes it.
 
         Where something was missed it may have fewer than there are; the next call goes on. Raises
@@ -271,7 +238,6 @@ class OrderedConsumer:
             check_count("max_messages", max_messages, 1)
         if max_bytes is not None:
             check_count("max_bytes", max_bytes, 1)
-        decoder = None if codec is None else check_decoder("codec", codec)
         seconds = self._api.seconds(timeout)
         came = await self._fetch(
             max_messages or (DEFAULT_BATCH if max_bytes is None else LARGEST_BATCH),
@@ -281,7 +247,7 @@ class OrderedConsumer:
         )
         if not came and self._api.nc.disconnected_for is not None:
             raise self._no_message(seconds)
-        return came if decoder is None else [TypedJetStreamMsg(msg, decoder) for msg in came]
+        return came
 
     def _no_message(self, seconds: float) -> RequestTimeoutError:
         return timed_out(
@@ -352,7 +318,6 @@ class OrderedConsumer:
 
     # --- all there are ---------------------------------------------------------------------------
 
-    @overload
     def consume(
         self,
         *,
@@ -362,30 +327,7 @@ class OrderedConsumer:
         stop_after: int | None = None,
         expires: float | None = None,
         heartbeat: float | None = None,
-    ) -> Messages: ...
-    @overload
-    def consume(
-        self,
-        *,
-        max_messages: int | None = None,
-        max_bytes: int | None = None,
-        threshold: int | None = None,
-        stop_after: int | None = None,
-        expires: float | None = None,
-        heartbeat: float | None = None,
-        codec: Decoder[T],
-    ) -> TypedMessages[T]: ...
-    def consume(
-        self,
-        *,
-        max_messages: int | None = None,
-        max_bytes: int | None = None,
-        threshold: int | None = None,
-        stop_after: int | None = None,
-        expires: float | None = None,
-        heartbeat: float | None = None,
-        codec: Decoder[T] | None = None,
-    ) -> Messages | TypedMessages[T]:
+    ) -> Messages:
         """All messages as they come; see :meth:`Consumer.consume`.
 
         ``heartbeat`` is 5 seconds unless given. One task at a time may receive. Leaving the block
@@ -402,5 +344,4 @@ class OrderedConsumer:
             heartbeat=heartbeat,
             default_heartbeat=HEARTBEAT,
         )
-        messages = OrderedMessages(self._consumers, options)
-        return messages if codec is None else TypedMessages(messages, check_decoder("codec", codec))
+        return OrderedMessages(self._consumers, options)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
+from ...codecs import Decoder, decode_error
 from ...headers import Headers, Status, decode_headers
 from ...message import Msg
 from ..errors import ErrorCode, JetStreamAPIError, JetStreamError, MessageNotFoundError
@@ -21,6 +23,8 @@ __all__ = [
     "number_in",
     "refusal",
 ]
+
+T = TypeVar("T")
 
 _STREAM, _SUBJECT = "Nats-Stream", "Nats-Subject"
 _SEQUENCE, _TIME = "Nats-Sequence", "Nats-Time-Stamp"
@@ -42,6 +46,18 @@ class StoredMsg(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The payload."""
     headers: Headers
     """The headers it was published with."""
+
+    def decode(self, codec: Decoder[T]) -> T:
+        """Decode the payload.
+
+        :param codec: what decodes it, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
+        :returns: the value, decoded by each call again.
+        :raises DecodeError: if the codec cannot read the payload. The message stays as it is.
+        """
+        try:
+            return codec.decode(self.data)
+        except Exception as error:
+            raise decode_error(codec, f"the message on {self.subject!r}", error) from error
 
 
 class MsgRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,10 +6,9 @@ from typing import TypeVar, overload
 
 import trio
 
-from ...codecs import Encoder, encoded
+from ...codecs import Encoder, Payload, encoded
 from ...errors import ConfigurationError, NoRespondersError
 from ...headers import Headers, HeadersLike
-from ...message import Payload
 from ..api import API
 from ..errors import JetStreamError, NoStreamResponseError
 from ..validation import check_subject

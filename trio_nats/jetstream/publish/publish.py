@@ -6,10 +6,9 @@ from typing import TypeVar, overload
 
 import trio
 
-from ...codecs import Encoder, encoded
+from ...codecs import Encoder, Payload, encoded
 from ...errors import NoRespondersError
 from ...headers import HeadersLike
-from ...message import Payload
 from ...options import check_count, check_seconds
 from ..api import API
 from ..errors import NoStreamResponseError

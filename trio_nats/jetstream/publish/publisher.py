@@ -11,10 +11,10 @@ import trio
 
 from ..._nursery import open_nursery
 from ..._tokens import random_tokens
-from ...codecs import Encoder, encoded
+from ...codecs import Encoder, Payload, encoded
 from ...errors import NatsError, fresh, timed_out
 from ...headers import HeadersLike
-from ...message import Msg, Payload
+from ...message import Msg
 from ...options import PendingLimits, check_count
 from ..api import API
 from ..errors import UnacknowledgedError
