@@ -65,8 +65,6 @@ autodoc_default_options = {
         "Protocol, ObjectReceiveStream, ObjectSendStream, TypedAttributeProvider, Exception, "
         "BaseException"
     ),
-    # How credentials are turned into CONNECT is nobody's business but the package's.
-    "exclude-members": "prepare",
 }
 
 # T, as a type checker needs it to tell what is generic.

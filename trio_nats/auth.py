@@ -1,6 +1,6 @@
-"""Credentials, and how each of them answers a server's challenge.
+"""Credentials, and how each kind answers the server's challenge.
 
-Every kind checks what it can when it is made, reads its files again at every attempt to connect,
+Every kind checks its arguments when it is made, reads its files again at every attempt to connect,
 and never shows a secret in its ``repr`` or in an error. Follows ADR-14 (credentials files) and the
 server's NKey and JWT authentication.
 """
@@ -42,7 +42,8 @@ __all__ = [
 ]
 
 Sign: TypeAlias = Callable[[bytes], bytes | Awaitable[bytes]]
-"""Signs a server's nonce with an Ed25519 user key; returns the 64 raw bytes of the signature."""
+"""Signs a nonce of the server with the user's Ed25519 key; returns the 64 raw bytes of the
+signature."""
 
 _MAX_FILE = 1024 * 1024
 # Possessive throughout, and only behind white space: linear for any text, and dashes that belong to
@@ -55,7 +56,7 @@ _NO_PATH = re.compile(r".*[\r\n]|.*-----BEGIN |S[A-Z2-7]{40,}\Z|eyJ[\w-]+\.eyJ[\
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer:
-    """Credentials ready to be put into one CONNECT."""
+    """Credentials ready for one CONNECT."""
 
     method: str = "none"
     user: str | None = None
@@ -67,7 +68,7 @@ class Answer:
 
     @property
     def replayable(self) -> bool:
-        """Whether a listener on the wire could use what he hears to log in himself."""
+        """Whether a listener on the network could log in with what is sent."""
         if self.password is not None or self.token is not None:
             return True
         # Nobody asks for a bearer JWT's signature, so one that is sent protects nothing.
@@ -75,13 +76,13 @@ class Answer:
 
     @property
     def must_sign(self) -> bool:
-        """Whether a login needs a signature, which a bearer JWT does not."""
+        """Whether logging in needs a signature. A bearer JWT does not."""
         if self.jwt is not None and _claims(self.jwt).nats.bearer_token:
             return False
         return self.sign is not None
 
     async def connect_fields(self, nonce: str | None) -> dict[str, str]:
-        """The fields of CONNECT, with the nonce signed where there is one to sign."""
+        """Return the fields of CONNECT, with the nonce signed if these credentials sign."""
         signature = None
         if self.sign is not None and nonce:
             signature = await self._signature(self.sign, nonce)
@@ -110,7 +111,7 @@ class Answer:
         raise CredentialsError("the sign callable must return the 64 bytes of the signature")
 
     def doubts(self) -> str:
-        """What can be said from here about why a server might refuse these credentials."""
+        """Say why a server might refuse these credentials, as far as the client can tell."""
         if self.method == "none":
             return "no credentials were sent"
         if self.jwt is not None:
@@ -126,19 +127,27 @@ class Answer:
 
 
 class Auth(ABC):
-    """One way to say who you are. Use one of the subclasses."""
+    """One way to authenticate. Use one of the subclasses."""
 
     __slots__ = ()
 
     @abstractmethod
-    async def prepare(self) -> Answer:
-        """Read what has to be read. Raises :exc:`CredentialsError` when it cannot be used."""
+    async def _prepare(self) -> Answer:
+        """Read what has to be read.
+
+        :raises CredentialsError: if the credentials cannot be used.
+        """
 
 
 @hides_secrets
 @dataclass(frozen=True, slots=True)
 class UserPassword(Auth):
-    """A user name and a password. The password may be empty."""
+    """A user name and a password.
+
+    :param user: the user name.
+    :param password: the password; may be empty.
+    :raises CredentialsError: if either is not valid text.
+    """
 
     user: str
     password: str = field(repr=False)
@@ -147,34 +156,42 @@ class UserPassword(Auth):
         _check_text("UserPassword.user", self.user)
         _check_text("UserPassword.password", self.password, empty=True)
 
-    async def prepare(self) -> Answer:
-        """See :meth:`Auth.prepare`."""
+    async def _prepare(self) -> Answer:
         return Answer(method="user and password", user=self.user, password=self.password)
 
 
 @hides_secrets
 @dataclass(frozen=True, slots=True)
 class Token(Auth):
-    """A single secret token."""
+    """A single secret token.
+
+    :param token: the token.
+    :raises CredentialsError: if it is empty or not valid text.
+    """
 
     token: str = field(repr=False)
 
     def __post_init__(self) -> None:
         _check_text("Token.token", self.token)
 
-    async def prepare(self) -> Answer:
-        """See :meth:`Auth.prepare`."""
+    async def _prepare(self) -> Answer:
         return Answer(method="token", token=self.token)
 
 
 @hides_secrets
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NKey(Auth):
-    """An NKey user: the server's challenge is signed, and no secret ever leaves the process.
+    """An NKey user. The client signs the server's challenge; the seed never leaves the process.
 
-    Give the ``seed`` (``SU...``) or a ``file`` that holds it; the public key is derived. Or give
-    the ``public_key`` (``U...``) and a ``sign`` callable, synchronous or not, so that the seed can
-    stay in a vault.
+    Pass ``seed`` or ``file``, and the public key is derived from it. To keep the seed in a vault,
+    pass ``public_key`` and ``sign`` instead.
+
+    :param seed: the user's seed (``SU...``).
+    :param file: the path of a file that holds the seed, read at every attempt to connect.
+    :param public_key: the user's public key (``U...``), together with ``sign``.
+    :param sign: a callable, synchronous or not, that signs the nonce and returns 64 bytes.
+    :raises CredentialsError: if not exactly one of ``seed``, ``file`` and ``sign`` is given, or if
+        a key is malformed.
     """
 
     seed: str | None = field(default=None, repr=False)
@@ -193,8 +210,7 @@ class NKey(Auth):
         if self.public_key is not None:
             _check_public_key(_check_text("NKey.public_key", self.public_key).strip())
 
-    async def prepare(self) -> Answer:
-        """See :meth:`Auth.prepare`."""
+    async def _prepare(self) -> Answer:
         if self.public_key is not None:
             return Answer(method="NKey", nkey=self.public_key.strip(), sign=self.sign)
         seed = self.seed if self.file is None else _seed_in(await _read(self.file), self.file)
@@ -206,10 +222,16 @@ class NKey(Auth):
 @hides_secrets
 @dataclass(frozen=True, slots=True)
 class JWT(Auth):
-    """A user JWT, with the ``seed`` of the user it was issued to.
+    """A user JWT, with the seed of the user that it was issued to.
 
-    A ``sign`` callable may take the seed's place, so that it can stay in a vault. With neither, the
-    JWT must be a bearer JWT, which anyone who sees it can use.
+    To keep the seed in a vault, pass ``sign`` instead. Without either, the JWT must be a bearer
+    JWT, which anyone who sees it can use.
+
+    :param jwt: the encoded JWT.
+    :param seed: the user's seed (``SU...``).
+    :param sign: a callable, synchronous or not, that signs the nonce and returns 64 bytes.
+    :raises CredentialsError: if the JWT or the seed is malformed, or if they do not belong
+        together.
     """
 
     jwt: str = field(repr=False)
@@ -226,8 +248,7 @@ class JWT(Auth):
         else:
             _check_pair(jwt, _check_text("JWT.seed", self.seed).strip())
 
-    async def prepare(self) -> Answer:
-        """See :meth:`Auth.prepare`."""
+    async def _prepare(self) -> Answer:
         sign = self.sign if self.seed is None else _signer(self.seed.strip())
         method = "JWT" if sign is not None else "bearer JWT"
         return Answer(method=method, jwt=self.jwt.strip(), sign=sign)
@@ -236,7 +257,12 @@ class JWT(Auth):
 @hides_secrets
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials(Auth):
-    """A user JWT and its seed as in a ``.creds`` file: the ``file``'s path, or its ``text``."""
+    """A user JWT and its seed as in a ``.creds`` file (ADR-14).
+
+    :param file: the path of the file, read at every attempt to connect.
+    :param text: the content of such a file, instead of ``file``.
+    :raises CredentialsError: if not exactly one of them is given, or if ``text`` is malformed.
+    """
 
     file: StrPath | None = None
     text: str | None = field(default=None, repr=False)
@@ -247,8 +273,7 @@ class Credentials(Auth):
         if self.text is not None:
             _parse_credentials(_check_text("Credentials.text", self.text), "the credentials text")
 
-    async def prepare(self) -> Answer:
-        """See :meth:`Auth.prepare`."""
+    async def _prepare(self) -> Answer:
         if self.file is None:
             jwt, seed = _parse_credentials(self.text or "", "the credentials text")
         else:
@@ -262,8 +287,11 @@ class Credentials(Auth):
 class Combined(Auth):
     """Several credentials at once: ``Combined(Credentials(file="user.creds"), Token("t"))``.
 
-    At most one of :class:`NKey`, :class:`JWT` and :class:`Credentials`, one :class:`UserPassword`
-    and one :class:`Token`. Servers with an auth callout hand on all of them to the callout service.
+    A server with an auth callout passes all of them to the callout service.
+
+    :param parts: at most one of :class:`NKey`, :class:`JWT` and :class:`Credentials`, one
+        :class:`UserPassword` and one :class:`Token`.
+    :raises CredentialsError: if there are none, or two of a kind.
     """
 
     parts: tuple[Auth, ...]
@@ -282,9 +310,8 @@ class Combined(Auth):
             )
         object.__setattr__(self, "parts", parts)
 
-    async def prepare(self) -> Answer:
-        """See :meth:`Auth.prepare`."""
-        answers = [await part.prepare() for part in self.parts]
+    async def _prepare(self) -> Answer:
+        answers = [await part._prepare() for part in self.parts]
         fields: dict[str, Any] = {}
         for name in ("user", "password", "token", "jwt", "nkey", "sign"):
             given = (getattr(answer, name) for answer in answers)
@@ -301,16 +328,17 @@ _GROUPS: dict[type[Auth], str] = {
 }
 
 AuthCallback: TypeAlias = Callable[[Server], Auth | Awaitable[Auth | None] | None]
-"""Asked at every attempt; ``None`` means no credentials. A synchronous one must not block."""
+"""Called at every attempt to connect with the :class:`Server`. Returns the credentials, or ``None``
+for none. A synchronous callback must not block."""
 
 AuthLike: TypeAlias = Auth | AuthCallback
-"""What ``auth=`` takes."""
+"""What ``auth=`` accepts."""
 
 
 async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:
-    """The credentials for one attempt on ``server``. ``auth`` wins over what the URL says.
+    """Return the credentials for one attempt on ``server``. ``auth`` takes precedence over the URL.
 
-    Raises :exc:`CredentialsError` when they cannot be used.
+    :raises CredentialsError: if they cannot be used.
     """
     chosen = auth if isinstance(auth, Auth) else None
     if auth is not None and chosen is None:
@@ -323,12 +351,12 @@ async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:
 
 
 async def prepare(auth: Auth) -> Answer:
-    """:meth:`Auth.prepare`, raising without the frames below this one: their variables are secret.
+    """Prepare credentials, and raise without the frames that hold secrets in their variables.
 
-    Error reporters may print those as well.
+    Error reporters may print the variables of every frame.
     """
     try:
-        return await auth.prepare()
+        return await auth._prepare()
     except CredentialsError as error:
         raised = without_frames(error)
     raise raised
@@ -385,7 +413,7 @@ def _decoded(data: bytes) -> str | None:
 
 
 def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
-    """JWT and seed of a creds file, whatever its line ends and spacing."""
+    """Return the JWT and the seed of a creds file, whatever its line ends and spacing."""
     if len(text) > _MAX_FILE:
         raise CredentialsError(f"{what} is larger than any credentials")
     jwt = seed = None
@@ -405,7 +433,7 @@ def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
 
 
 def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """Label and content of each section. One without an end is none: what follows is not its."""
+    """Yield label and content of each complete section."""
     label, start = None, 0
     for marker in _MARKER.finditer(text):
         if label is not None and marker["label"] is None:
@@ -434,7 +462,10 @@ _KINDS = {
 
 
 def public_key(seed: str) -> str:
-    """The public key (``U...``) of a user seed. Raises :exc:`CredentialsError`, not echoing it."""
+    """Return the public key (``U...``) of a user seed.
+
+    :raises CredentialsError: if the seed is malformed; the error does not quote it.
+    """
     # Imported late: it loads libsodium, which connections without NKeys have no use for.
     import nkeys
 
@@ -470,7 +501,7 @@ def _check_public_key(key: str) -> None:
 
 
 def _decode_seed(seed: str) -> bytes:
-    """The seed's bytes: two of prefix, 32 of key, two of checksum."""
+    """Return the seed's bytes: two of prefix, 32 of key, two of checksum."""
     fault = "an NKey seed has 58 characters and begins with 'SU'"
     if len(seed) != 58 or not seed.isascii():
         raise CredentialsError(f"the NKey seed has {len(seed)} characters; {fault}")
@@ -504,7 +535,7 @@ class _Claims(msgspec.Struct):
 
 
 def _claims(jwt: str) -> _Claims:
-    """What the client itself needs to know of a JWT. Its signature is the server's business."""
+    """Return the claims that the client itself needs. The server verifies the signature."""
     if _JWT_SHAPE.fullmatch(jwt):
         part = jwt.split(".")[1]
         try:

@@ -1,4 +1,4 @@
-"""What can happen to a connection, as handed out by ``Connection.events()``."""
+"""Events of a connection, as yielded by ``Connection.events()``."""
 
 from __future__ import annotations
 
@@ -25,112 +25,127 @@ __all__ = [
 
 
 class ConnectionState(enum.StrEnum):
-    """Where a connection stands."""
+    """State of a connection."""
 
     CONNECTING = "connecting"
-    """Not connected yet."""
+    """Connecting for the first time."""
     OPEN = "open"
     """Connected to a server."""
     RECONNECTING = "reconnecting"
-    """The server was lost; another one, or the same, is being looked for."""
+    """The server was lost; connecting to it again or to another one."""
     DRAINING = "draining"
-    """Subscriptions have ended; what arrived is being dealt with. Publishing still works."""
+    """Subscriptions have ended, and messages that arrived are being processed. You can still
+    publish."""
     CLOSING = "closing"
-    """Finishing what was begun; takes nothing new."""
+    """Sending what was published; new operations are refused."""
     CLOSED = "closed"
-    """Ended, on purpose or because no server could be reached any more."""
+    """Closed by the program, or because no server could be reached any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The first connection is up. ``server`` is the URL without credentials.
+    """Connected to a server for the first time.
 
-    It is told where the block was entered before that, with ``retry_on_initial_connect``; otherwise
-    nobody can be listening yet.
+    Emitted only with ``retry_on_initial_connect``: otherwise the ``open_nats`` block begins when
+    the connection is already open.
     """
 
     server: str
+    """The server's URL without credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection to ``server`` was lost; ``reason`` says why."""
+    """The connection to a server was lost."""
 
     server: str
+    """The server's URL without credentials."""
     reason: Exception
+    """Why it was lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """Connected again, to ``server``; subscriptions have been restored."""
+    """Connected again. Subscriptions have been restored."""
 
     server: str
+    """The server's URL without credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconnectFailed:
-    """One attempt to reconnect failed. ``attempt`` counts from 1 since the connection was lost."""
+    """An attempt to reconnect failed."""
 
     server: str
+    """The server's URL without credentials."""
     attempt: int
+    """The number of the attempt since the connection was lost, from 1."""
     error: Exception
+    """Why it failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LameDuck:
-    """``server`` has announced that it is about to shut down (ADR-5)."""
+    """The server announced that it is about to shut down (ADR-5)."""
 
     server: str
+    """The server's URL without credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServersDiscovered:
-    """The server named cluster members not known before, as URLs."""
+    """The server announced members of the cluster that were not known before."""
 
     servers: tuple[str, ...]
+    """Their URLs."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlowConsumer:
-    """A subscription reached its limits. Once per episode, however many messages are affected."""
+    """A subscription reached its limits. Emitted once until it has caught up."""
 
     subject: str
+    """The subject of the subscription."""
     pending_messages: int
+    """Number of messages waiting in it."""
     pending_bytes: int
+    """Their size in bytes."""
     dropped: int
-    """Messages dropped from this subscription so far."""
+    """Number of messages dropped from this subscription so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessagesDiscarded:
-    """Messages that waited to be written were taken out: ``server`` takes no such messages.
+    """Messages waiting to be sent were discarded because the new server does not accept them.
 
-    They are larger than its ``max_payload``, or have headers that it does not know. Sending one
-    would end the connection, and take the messages around it along. Requests among them fail with
-    the same error.
+    They are larger than its ``max_payload``, or have headers that it does not support. Sending one
+    would end the connection, and lose the messages around it. Requests among them raise ``reason``.
     """
 
     server: str
+    """The server's URL without credentials."""
     messages: int
-    """How many were taken out."""
+    """Number of messages discarded."""
     subjects: tuple[str, ...]
-    """Where they would have gone: the first few of these subjects."""
+    """The first few of their subjects."""
     reason: NatsError
-    """What is wrong with the first of them."""
+    """Why the first of them cannot be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerError:
-    """The server complained about something that no single operation is waiting on."""
+    """The server reported an error that no operation is waiting for."""
 
     error: ServerReportedError
+    """The error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The connection has ended; ``reason`` is ``None`` when it was closed on purpose."""
+    """The connection is closed."""
 
     reason: NatsError | None
+    """Why no server could be reached, or ``None`` if the program closed it."""
 
 
 Event: TypeAlias = (
@@ -145,4 +160,4 @@ Event: TypeAlias = (
     | ServerError
     | Closed
 )
-"""Any of them."""
+"""Any event of a connection."""

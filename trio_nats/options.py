@@ -1,7 +1,7 @@
-"""The options of a connection, in groups.
+"""Groups of options for a connection.
 
-All groups are frozen dataclasses that check themselves when made, so a mistake surfaces in the line
-that makes it. None of them shows a secret in its ``repr``.
+All groups are frozen dataclasses that check themselves when made, so the traceback of a mistake
+leads to the line that makes it. None of them shows a secret in its ``repr``.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ UnverifiedServers: TypeAlias = Literal["dialled_name", "own_name", "ignore"]
 """Which certificate to accept from a server that was named only in plaintext, ahead of TLS."""
 
 PlaintextAuth: TypeAlias = Literal["warn", "refuse", "allow"]
-"""What to do when a replayable secret is about to leave in plaintext for another machine."""
+"""What to do before a replayable secret crosses the network unencrypted."""
 
 FullPolicy: TypeAlias = Literal["drop_newest", "drop_oldest", "wait"]
-"""What to do with a message for a subscription whose limits are reached."""
+"""What to do with a message for a subscription that has reached its limits."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
-    """``value`` if it is a positive number of seconds (or zero, where that means something)."""
+    """Return ``value`` if it is a positive number of seconds, or zero if ``zero`` allows it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
     if value < 0 or (value == 0 and not zero):
@@ -68,7 +68,7 @@ def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
 
 
 def check_count(name: str, value: int, least: int = 0) -> int:
-    """``value`` if it is a whole number of at least ``least``."""
+    """Return ``value`` if it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationError(f"{name} must be a whole number, not {value!r}")
     if value < least:
@@ -77,43 +77,44 @@ def check_count(name: str, value: int, least: int = 0) -> int:
 
 
 def check_flag(name: str, value: object) -> None:
-    """Complain unless ``value`` is a ``bool``: the text "false" would count as true."""
+    """Raise unless ``value`` is a ``bool``: the text "false" would count as true."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {value!r}")
 
 
 def check_callable(name: str, value: object) -> None:
-    """Complain unless ``value`` can be called, or is ``None``."""
+    """Raise unless ``value`` is a callable or ``None``."""
     if value is not None and not callable(value):
         raise ConfigurationError(f"{name} must be a callable, not {type(value).__name__}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Complain unless ``value`` is one of ``choices``."""
+    """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
         raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
 
 
 class TLSMode(enum.StrEnum):
-    """How a connection comes to be encrypted, or not.
+    """Whether and how a connection is encrypted.
 
-    A ``tls://`` or ``wss://`` URL is a floor: no mode lowers it.
+    A ``tls://`` or ``wss://`` URL sets a minimum that no mode lowers.
     """
 
     AUTO = "auto"
-    """``REQUIRE`` for a ``tls://`` URL or when TLS material is given, otherwise ``PREFER``."""
+    """``REQUIRE`` for a ``tls://`` URL or if certificates are given, otherwise ``PREFER``."""
     PREFER = "prefer"
-    """Encrypted if the server offers it, otherwise plaintext. No protection from an attacker who
-    can change what the server says."""
+    """Encrypt if the server offers it, otherwise use plaintext. This does not protect from an
+    attacker who can change what the server says."""
     REQUIRE = "require"
-    """Encrypted or not connected. Works with every server that can do TLS, TLS-first ones and
-    TLS-terminating proxies included."""
+    """Encrypt, or do not connect. Works with every server that can do TLS, including TLS-first
+    servers and proxies that terminate TLS."""
     IMPLICIT = "implicit"
-    """``REQUIRE`` from a peer that begins with the handshake (``handshake_first``, server 2.10.4
-    or later, or a TLS-terminating proxy); one that says a word before it is refused."""
+    """As ``REQUIRE``, but begin with the handshake, for servers with ``handshake_first`` (2.10.4 or
+    later) and proxies that terminate TLS. Refuse a server that speaks first."""
     DISABLE = "disable"
-    """Never encrypted, even where the server offers it: behind a proxy that cannot pass it on."""
+    """Never encrypt, even if the server offers it. For use behind a proxy that cannot pass TLS
+    on."""
 
     def __str__(self) -> str:
         return self.name
@@ -125,46 +126,49 @@ class TLSMode(enum.StrEnum):
 @hides_secrets
 @dataclass(frozen=True, kw_only=True)
 class TLSOptions:
-    """Everything about TLS. Files are read again at every attempt to connect.
+    """Options for TLS. Files are read again at every attempt to connect.
 
-    Raises :exc:`TLSConfigurationError` for options that contradict each other.
+    :raises TLSConfigurationError: if options contradict each other or have a wrong type.
     """
 
     mode: TLSMode = TLSMode.AUTO
-    """See :class:`TLSMode`; its values are accepted as strings too."""
+    """A :class:`TLSMode` or its value as a string."""
     ca_file: StrPath | None = None
-    """PEM file of the certificate authorities to trust *instead of* the system's."""
+    """PEM file with the certificate authorities to trust *instead of* the system's."""
     ca_data: str | bytes | None = field(default=None, repr=False)
     """The same as text (PEM) or bytes (DER)."""
     cert_file: StrPath | None = None
-    """PEM file with the client certificate, followed by intermediates if there are any: the whole
-    chain is sent. May hold the private key too."""
+    """PEM file with the client certificate and any intermediates after it; all are sent. May also
+    hold the private key."""
     key_file: StrPath | None = None
-    """PEM file with the client certificate's private key."""
+    """PEM file with the private key of the client certificate."""
     key_password: str | None = field(default=None, repr=False)
-    """The private key's password, if it is encrypted."""
+    """Password of the private key, if it is encrypted."""
     bundle_file: StrPath | None = None
     """PKCS#12 file with certificate, chain and key. Needs the ``pkcs12`` extra."""
     bundle_password: str | None = field(default=None, repr=False)
-    """The bundle's password, if it has one."""
+    """Password of the bundle, if it has one."""
     server_hostname: str | None = None
-    """The name to expect in the server's certificate and to send as SNI, if not the URL's host."""
+    """The name to send as SNI and to expect in the server's certificate. Default: the URL's
+    host."""
     unverified_servers: UnverifiedServers = "dialled_name"
-    """What to do with other servers of the cluster that are named in plaintext only, as
-    nats-server before 2.12 does unless ``handshake_first`` is set. Anyone on the network path may
-    have named them, so they are used over TLS only and must show a certificate for the name that
-    was dialled (``"dialled_name"``). ``"own_name"`` accepts a certificate for their own name
-    instead: use it where each server has its own, issued by an authority of yours given as
-    ``ca_file``. ``"ignore"`` does not use them. Without verification they are never used."""
+    """What to do with other servers of the cluster that were named in plaintext only, as
+    nats-server before 2.12 does unless ``handshake_first`` is set. Anyone on the network path
+    may have named them, so they are used over TLS only and must show a certificate for the name
+    that you connected to (``"dialled_name"``). ``"own_name"`` accepts a certificate for their
+    own name instead: use it if each server has its own certificate, issued by an authority of
+    yours given as ``ca_file``. ``"ignore"`` does not use them. Without verification they are
+    never used."""
     insecure_skip_verify: bool = False
-    """Accept any certificate from anyone: encrypted, but not protected. Logs a warning."""
+    """Accept any certificate: encrypted, but not protected from an attacker in between. Logs a
+    warning."""
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
-    """The lowest version of TLS to speak."""
+    """The lowest version of TLS to use. Default: 1.2."""
     context: ssl.SSLContext | None = None
-    """A ready context to use as it is, in place of all of the above but ``mode`` and
+    """An :class:`ssl.SSLContext` to use as it is, in place of all other options except ``mode`` and
     ``server_hostname``."""
     configure: Callable[[ssl.SSLContext], None] | None = field(default=None, repr=False)
-    """Called with each context just before it is used, in a worker thread."""
+    """Called in a worker thread with each context just before it is used."""
 
     def __post_init__(self) -> None:
         try:
@@ -254,7 +258,7 @@ class TLSOptions:
 
     @property
     def has_material(self) -> bool:
-        """Whether anything is given that only makes sense if TLS is wanted."""
+        """Whether any option is given that only makes sense with TLS."""
         material = (
             self.ca_file,
             self.ca_data,
@@ -268,11 +272,12 @@ class TLSOptions:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A server that may be tried next."""
+    """A server that may be tried next, as shown to :attr:`ReconnectPolicy.pick`."""
 
     server: Server
+    """The server."""
     failures: int
-    """Failed attempts in a row."""
+    """Number of failed attempts in a row."""
 
 
 Picked: TypeAlias = Server | tuple[Server, float] | None
@@ -281,41 +286,45 @@ Picked: TypeAlias = Server | tuple[Server, float] | None
 
 @dataclass(frozen=True, kw_only=True)
 class ReconnectPolicy:
-    """When, and how often, to connect again after losing a server.
+    """When and how often to reconnect after losing the server.
 
-    Before every attempt, the first included, the connection waits a random time between zero and
-    a ceiling that starts at ``wait`` and doubles, per server, up to ``max_wait`` ("full jitter"),
-    so that a cluster's clients do not all come back in the same instant. Names are resolved again
-    at each. Success forgets all failures.
+    Before every attempt, including the first, the connection waits a random time between zero and a
+    ceiling. The ceiling starts at ``wait`` and doubles per server up to ``max_wait`` ("full
+    jitter"), so that the clients of a cluster do not all come back at the same instant. Host names
+    are resolved again at each attempt. A successful connection resets the ceilings.
+
+    :raises ConfigurationError: if a value is out of range or has a wrong type.
     """
 
     wait: float = 0.25
     """The first ceiling, in seconds."""
     max_wait: float = 4.0
-    """The last ceiling, in seconds."""
+    """The highest ceiling, in seconds."""
     max_attempts: int | None = None
-    """Attempts per server in a row before it is given up; ``None`` never gives up, 0 does not
-    reconnect at all."""
+    """Failed attempts in a row after which a server is given up. ``None`` (the default) never gives
+    up; 0 does not reconnect at all."""
     jitter: float = 1.0
-    """The part of each wait that is random: 1 all of it, 0 none."""
+    """The fraction of each wait that is random, from 0 (none) to 1 (all of it)."""
     delay: Callable[[int], float] | None = None
-    """Gives the seconds to wait before the n-th attempt (from 1) since the loss, in place of
-    ``wait``, ``max_wait`` and ``jitter``."""
+    """Returns the seconds to wait before the n-th attempt since the loss, counted from 1. Takes the
+    place of ``wait``, ``max_wait`` and ``jitter``."""
     pick: Callable[[Sequence[Candidate], ServerInfo], Picked] | None = None
-    """Picks the server to try next among the candidates (ADR-40), given what the last server said
-    about itself. May return a pair of server and seconds to wait, or ``None`` for no opinion."""
+    """Picks the server to try next among the candidates, given the last :class:`ServerInfo`
+    (ADR-40). Returns a server, a pair of server and seconds to wait, or ``None`` to leave the
+    choice to the connection."""
     retry_on_initial_connect: bool = False
-    """Enter the ``open_nats`` block at once, and go on connecting behind it by this policy."""
+    """Enter the ``open_nats`` block at once, and connect in the background by this policy."""
     refused_credentials_timeout: float = 30.0
-    """Seconds for which a server may refuse the credentials, always in the same words, before it is
-    given up, so that clients with stale credentials do not hammer it for ever. A new secret may
-    take a while to reach every server, so one that refuses is tried again after 1 s, and then at
-    intervals that double: by default 1, 2, 4, 8, 16 and 30 s after the first refusal. 0 gives it up
-    at the second refusal in a row (ADR-40); ``math.inf`` never does, and waits as usual."""
+    """Seconds after which a server that keeps refusing the credentials with the same error is given
+    up, so that clients with stale credentials do not load it for ever. New credentials may take
+    a while to reach every server, so a server that refuses is tried again after 1 s, and then at
+    intervals that double: by default 1, 2, 4, 8, 16 and 30 s after the first refusal. 0 gives up
+    at the second refusal in a row (ADR-40); ``math.inf`` never gives up, and waits as for any
+    other failure."""
     requests: Literal["wait", "fail"] = "wait"
-    """What happens to requests under way when the connection is lost: ``"wait"`` for the reply,
-    which may still come over the next one, or ``"fail"`` at once with
-    :exc:`ConnectionLostError`."""
+    """What happens to pending requests when the connection is lost: ``"wait"`` keeps waiting for
+    the reply, which may still arrive over the next connection; ``"fail"`` raises
+    :exc:`ConnectionLostError` at once."""
 
     def __post_init__(self) -> None:
         check_callable("ReconnectPolicy.delay", self.delay)
@@ -344,16 +353,19 @@ class ReconnectPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class PendingLimits:
-    """How much may wait in one subscription, and what happens to what comes after that."""
+    """How much may wait in one subscription, and what happens beyond that.
+
+    :raises ConfigurationError: if a value is out of range or has a wrong type.
+    """
 
     messages: int = 500_000
-    """The most messages that may wait."""
+    """Maximum number of messages waiting."""
     bytes: int = 64 * 1024 * 1024
-    """The most bytes, of payload and headers, that may wait."""
+    """Maximum size of the messages waiting, payloads and headers, in bytes."""
     when_full: FullPolicy = "drop_newest"
-    """``"drop_newest"`` drops what arrives, ``"drop_oldest"`` what has waited longest, and
-    ``"wait"`` stops reading from the server, which stalls *every* subscription of the connection,
-    its keep-alive included, and in the end makes the server cut it off as a slow consumer."""
+    """``"drop_newest"`` drops the message that arrives, ``"drop_oldest"`` the one that has waited
+    longest. ``"wait"`` stops reading from the server: this stalls *every* subscription of the
+    connection and its keep-alive, and in the end the server disconnects it as a slow consumer."""
 
     def __post_init__(self) -> None:
         check_count("PendingLimits.messages", self.messages, 1)
@@ -365,16 +377,19 @@ class PendingLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolLimits:
-    """The most a server is believed to send, in bytes. Beyond it the connection is given up."""
+    """Maximum sizes to accept from a server, in bytes. The connection is closed if one is exceeded.
+
+    :raises ConfigurationError: if a value is out of range or has a wrong type.
+    """
 
     payload: int = 64 * 1024 * 1024
-    """One message, headers included."""
+    """Size of one message, headers included."""
     headers: int = 4 * 1024 * 1024
-    """One message's headers."""
+    """Size of the headers of one message."""
     control_line: int = 64 * 1024
-    """One line of the protocol."""
+    """Length of one line of the protocol."""
     info: int = 1024 * 1024
-    """The INFO line, which grows with the cluster."""
+    """Length of the INFO line, which grows with the cluster."""
 
     def __post_init__(self) -> None:
         check_count("ProtocolLimits.payload", self.payload, 1)
@@ -386,7 +401,7 @@ class ProtocolLimits:
 WebSocketHeaders: TypeAlias = (
     Mapping[str, str] | Callable[[Server], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 )
-"""HTTP headers by name, or what gives them for one attempt to connect."""
+"""HTTP headers by name, or a callable that returns them for one attempt to connect."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?")
@@ -400,18 +415,20 @@ _OWN_HEADERS = frozenset(
 @hides_secrets
 @dataclass(frozen=True, kw_only=True)
 class WebSocketOptions:
-    """What to say to a ``ws://`` or ``wss://`` server beyond its URL; others are not told.
+    """Options for ``ws://`` and ``wss://`` servers.
 
-    There are no limits to set: frames and compressed messages are taken in piece by piece, whatever
-    their size, so :class:`ProtocolLimits` bounds memory here as it does over TCP.
+    There are no size limits to set here: frames and compressed messages are processed piece by
+    piece, so :class:`ProtocolLimits` bounds memory as it does over TCP.
+
+    :raises ConfigurationError: if a header cannot be sent.
     """
 
     headers: WebSocketHeaders = field(default_factory=dict, repr=False, hash=False)
-    """Headers of the HTTP request, such as ``{"Authorization": "Bearer ..."}``. A callable, also an
-    async one, is given the :class:`Server` and asked at every attempt to connect, so that what
-    expires can be renewed; it is bounded by ``connect_timeout``."""
+    """Headers of the HTTP request, such as ``{"Authorization": "Bearer ..."}``. A callable,
+    synchronous or not, is called with the :class:`Server` at every attempt to connect, so that
+    it can renew what expires; ``connect_timeout`` limits its time."""
     compression: bool = False
-    """Offer to compress (permessage-deflate). Servers agree only if they are configured to."""
+    """Offer compression (permessage-deflate). Servers accept it only if configured to."""
 
     def __post_init__(self) -> None:
         check_flag("WebSocketOptions.compression", self.compression)
@@ -421,14 +438,16 @@ class WebSocketOptions:
 
 
 class SecretHeaders(dict[str, str]):
-    """Headers that show their names only, also where a traceback shows local variables."""
+    """Headers whose ``repr`` shows names only, so that tracebacks with local variables hold no
+    values.
+    """
 
     def __repr__(self) -> str:
         return f"<headers: {', '.join(self)}>"
 
 
 def check_websocket_headers(what: str, headers: object) -> SecretHeaders:
-    """A copy of ``headers`` if they can be sent."""
+    """Return a copy of ``headers`` if they can be sent."""
     fault, checked = _read_headers(headers)
     # Values may be secrets, so neither the error nor its traceback may hold them.
     del headers

@@ -1,4 +1,4 @@
-"""What a server says about itself."""
+"""The information that a server sends about itself."""
 
 from __future__ import annotations
 
@@ -8,62 +8,67 @@ __all__ = ["ServerInfo"]
 
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server last said about itself.
+    """The last ``INFO`` of a server.
 
-    Fields a server does not send have their defaults, and those this class does not know are
-    ignored, so any server version will do.
+    A field that the server does not send has its default, and unknown fields are ignored, so this
+    works with any version of the server.
     """
 
     server_id: str = ""
-    """The public key that it makes for itself at each start."""
+    """The public key that the server generates at each start."""
     server_name: str = ""
-    """Its name in the configuration, or else its ``server_id``."""
+    """Its configured name, or else its ``server_id``."""
     version: str = ""
-    """Such as ``"2.12.0"``."""
+    """Its version, such as ``"2.12.0"``."""
     proto: int = 0
+    """The version of the protocol that it speaks."""
     host: str = ""
-    """The address it listens on, which need not be one to reach it at."""
+    """The address that it listens on. Clients may have to use another one."""
     port: int = 0
+    """The port that it listens on."""
     max_payload: int = 1024 * 1024
-    """The largest message the server takes, headers included, in bytes."""
+    """Size of the largest message that it accepts, headers included, in bytes."""
     headers: bool = False
-    """Whether the server knows message headers."""
+    """Whether it supports message headers."""
     auth_required: bool = False
-    """Whether it wants credentials."""
+    """Whether clients must authenticate."""
     tls_required: bool = False
-    """Whether it insists on TLS."""
+    """Whether it requires TLS."""
     tls_available: bool = False
-    """Whether it takes TLS as well as plaintext."""
+    """Whether it accepts TLS as well as plaintext."""
     tls_verify: bool = False
-    """Whether the server checks client certificates."""
+    """Whether it verifies client certificates."""
     nonce: str | None = None
-    """What the server wants signed, where it takes NKeys or JWTs."""
+    """The challenge to sign, if it accepts NKeys or JWTs."""
     connect_urls: tuple[str, ...] | None = None
-    """The servers of the cluster, as ``host:port``; where they listen for WebSocket, if that is
-    how this one was reached."""
+    """Servers of the cluster as ``host:port``. If this server was reached over WebSocket, their
+    WebSocket addresses."""
     ws_connect_urls: tuple[str, ...] | None = None
+    """WebSocket addresses of the servers of the cluster, as sent."""
     ldm: bool = False
-    """Whether the server is in lame duck mode, about to shut down (ADR-5)."""
+    """Whether it is in lame duck mode and about to shut down (ADR-5)."""
     cluster: str | None = None
-    """The cluster's name."""
+    """Name of the cluster."""
     domain: str | None = None
-    """The JetStream domain."""
+    """JetStream domain."""
     jetstream: bool = False
-    """Whether JetStream is switched on."""
+    """Whether JetStream is enabled."""
     api_lvl: int = 0
-    """The level of the JetStream API (ADR-44); 0 where the server does not tell."""
+    """Level of the JetStream API (ADR-44); 0 if the server does not send it."""
     remote_account: str | None = None
-    """The account this connection is in. Known since 2.12."""
+    """The account of this connection. Sent since 2.12."""
     acc_is_sys: bool = False
-    """Whether that is the system account. Known since 2.12."""
+    """Whether that is the system account. Sent since 2.12."""
     xkey: str | None = None
-    """The public curve key that auth callouts can be encrypted for (ADR-26)."""
+    """The public curve key for encrypting to an auth callout (ADR-26)."""
     client_id: int = 0
-    """The server's number of this connection, as its log and its monitoring show it."""
+    """The server's number for this connection, as in its log and monitoring."""
     client_ip: str = ""
-    """The address that it sees this connection come from."""
+    """The address from which the server sees this connection."""
     git_commit: str = ""
+    """The commit that the server was built from."""
     go: str = ""
+    """The version of Go that it was built with."""
 
     @property
     def offers_tls(self) -> bool:

@@ -1,4 +1,4 @@
-"""Server addresses: parsed, checked, and never shown with their credentials."""
+"""Addresses of servers, parsed and checked, and never shown with their credentials."""
 
 from __future__ import annotations
 
@@ -27,24 +27,31 @@ _HOST_FAULT = re.compile(r"[\x00-\x20\x7f/\\?#@\[\]]")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server's address. ``str()`` and ``repr()`` leave the credentials out."""
+    """The address of one server. ``str()`` and ``repr()`` leave out the credentials.
+
+    :param user: the user name in the URL, if it has one.
+    :param password: the password in the URL, if it has one.
+    :param token: the token in the URL, if it has one.
+    """
 
     scheme: Scheme
+    """``"nats"``, ``"tls"``, ``"ws"`` or ``"wss"``."""
     host: str
-    """A name or an address, IPv6 without brackets."""
+    """Host name or IP address, IPv6 without brackets."""
     port: int
+    """TCP port."""
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     path: str = field(default="", repr=False)
-    """Path and query of a WebSocket URL. The query may carry a secret, so it is not shown."""
+    """Path and query of a WebSocket URL. They may carry a secret, so they are not shown."""
     tls_name: str | None = None
-    """The name to verify, where a discovered server is known by address only."""
+    """The name to verify, for a discovered server that is known by address only."""
     discovered: bool = False
-    """Whether another server named it, rather than the user."""
+    """Whether another server announced this one, rather than the user."""
     userinfo_needs_tls: bool = field(default=False, repr=False)
-    """Whether its credentials are those of a ``tls://`` or ``wss://`` URL, and so go over TLS only,
-    whatever its own scheme is."""
+    """Whether the credentials come from a ``tls://`` or ``wss://`` URL. They are then sent over TLS
+    only, whatever the scheme of this address."""
 
     @property
     def url(self) -> str:
@@ -64,7 +71,7 @@ class Server:
 
     @property
     def has_userinfo(self) -> bool:
-        """Whether the URL came with credentials."""
+        """Whether the URL had credentials."""
         return self.user is not None or self.token is not None
 
     def __str__(self) -> str:
@@ -73,9 +80,9 @@ class Server:
 
 @takes_secrets
 def parse_servers(servers: str | Sequence[str]) -> tuple[Server, ...]:
-    """Read one URL, a comma-separated list, or a sequence of either.
+    """Parse one URL, a comma-separated list, or a sequence of either.
 
-    Raises :exc:`ConfigurationError` for what is not a usable address, never quoting credentials.
+    :raises ConfigurationError: if an address is not usable; the error does not quote credentials.
     """
     texts = [text for part in _entries(servers) for one in part.split(",") if (text := one.strip())]
     if not texts:
@@ -107,7 +114,7 @@ def _entries(servers: object) -> list[str]:
 
 @takes_secrets
 def parse_server(text: str) -> Server:
-    """Read one URL or ``host:port``."""
+    """Parse one URL or ``host:port``."""
     if _UNDECODED.search(text):
         # Found without an error that would quote all of the text, be it only as a context.
         raise ConfigurationError("a server's URL is not valid Unicode text")
@@ -132,10 +139,10 @@ def parse_server(text: str) -> Server:
 
 
 def _presentable(authority: str, path: str) -> str:
-    """What an error text may show of a URL: nothing that could be part of a secret.
+    """Return the part of a URL that an error may show: nothing that could belong to a secret.
 
-    A comma, slash, question mark or hash sign in a password that was not percent-encoded cuts the
-    URL in unexpected places, so anything that is not a plain address is suspicious.
+    If a password with a comma, slash, question mark or hash sign was not percent-encoded, the URL
+    is split in unexpected places. So only a plain address is shown.
     """
     _, at, address = authority.rpartition("@")
     port = address.rpartition(":")[2] if ":" in address else ""
@@ -216,7 +223,7 @@ def _credentials(userinfo: str, shown: str) -> tuple[str | None, str | None, str
 
 
 def with_userinfo(server: Server, other: Server | None) -> Server:
-    """``server`` with the credentials of ``other``, unless it has its own."""
+    """Return ``server`` with the credentials of ``other``, unless it has its own."""
     if other is None or not other.has_userinfo or server.has_userinfo:
         return server
     return replace(
@@ -229,12 +236,12 @@ def with_userinfo(server: Server, other: Server | None) -> Server:
 
 
 def over_tls(server: Server) -> Server:
-    """``server`` with the scheme that insists on TLS."""
+    """Return ``server`` with the scheme that requires TLS."""
     return replace(server, scheme="wss" if server.is_websocket else "tls")
 
 
 def is_ip_address(host: str) -> bool:
-    """Whether ``host`` is an address rather than a name."""
+    """Return whether ``host`` is an IP address, not a name."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -243,7 +250,7 @@ def is_ip_address(host: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address stays on this machine."""
+    """Return whether an IP address stays on this machine."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

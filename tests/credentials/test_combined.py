@@ -68,9 +68,9 @@ async def test_a_real_server_takes_what_it_needs() -> None:
 
 async def test_what_can_be_replayed() -> None:
     key, creds = NKey(seed=KEY.seed), Credentials(text=USER.creds)
-    assert not (await Combined(key).prepare()).replayable
+    assert not (await Combined(key)._prepare()).replayable
     for auth in (Combined(key, Token("t")), Combined(creds, UserPassword("u", "p"))):
-        answer = await auth.prepare()
+        answer = await auth._prepare()
         assert answer.replayable
         assert answer.must_sign
 
@@ -120,9 +120,9 @@ async def test_an_nkey_signed_elsewhere(sign: Any, opening: Any) -> None:
             async with opening(server.url, auth=wrong):
                 pass
         assert list(caught.value.errors(AuthorizationError))
-    assert not (await auth.prepare()).replayable
-    assert (await auth.prepare()).must_sign
-    assert (await (await auth.prepare()).connect_fields(NONCE))["nkey"] == KEY.public
+    assert not (await auth._prepare()).replayable
+    assert (await auth._prepare()).must_sign
+    assert (await (await auth._prepare()).connect_fields(NONCE))["nkey"] == KEY.public
 
 
 WRONG: dict[str, Callable[[], object]] = {

@@ -358,7 +358,7 @@ def test_damaged_files_are_not_told(tmp_path_factory: pytest.TempPathFactory, da
     texts = []
     for auth in (Credentials(file=file), NKey(file=file)):
         try:
-            answer = trio.run(auth.prepare)
+            answer = trio.run(auth._prepare)
         except CredentialsError as error:
             texts += texts_of(error)
         else:

@@ -40,6 +40,7 @@ GIVEN = frozenset(
         "JetStream",
         "JetStreamMsg",
         "KeyValue",
+        "KeyWatcher",
         "Messages",
         "NatsServerFactory",
         "ObjectReader",
