@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar, Unpack, cast, overload
 
 from ..codecs import Codec
+from .context_base import BaseJetStream
 
 if TYPE_CHECKING:
     from ..keyvalue.config import KeyValueConfig, KeyValueOptions, KeyValueStatus
-    from ..keyvalue.manager import Streams
     from ..keyvalue.store import KeyValue
     from .api import PageIterator
 
@@ -17,15 +17,15 @@ __all__ = ["KeyValueManager"]
 T = TypeVar("T")
 
 
-class KeyValueManager:
+class KeyValueManager(BaseJetStream):
     """The part of :class:`~trio_nats.jetstream.JetStream` that deals with buckets."""
 
     @overload
-    async def key_value(self: Streams, bucket: str) -> KeyValue[bytes]: ...
+    async def key_value(self, bucket: str) -> KeyValue[bytes]: ...
     @overload
-    async def key_value(self: Streams, bucket: str, *, codec: Codec[T]) -> KeyValue[T]: ...
+    async def key_value(self, bucket: str, *, codec: Codec[T]) -> KeyValue[T]: ...
     async def key_value(
-        self: Streams, bucket: str, *, codec: Codec[T] | None = None
+        self, bucket: str, *, codec: Codec[T] | None = None
     ) -> KeyValue[T] | KeyValue[bytes]:
         """The bucket of that name; its values are what ``codec`` is for, bytes without.
 
@@ -38,18 +38,18 @@ class KeyValueManager:
 
     @overload
     async def create_key_value(
-        self: Streams, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
+        self, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
     ) -> KeyValue[bytes]: ...
     @overload
     async def create_key_value(
-        self: Streams,
+        self,
         config: KeyValueConfig | str,
         *,
         codec: Codec[T],
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T]: ...
     async def create_key_value(
-        self: Streams,
+        self,
         config: KeyValueConfig | str,
         *,
         codec: Codec[T] | None = None,
@@ -69,18 +69,18 @@ class KeyValueManager:
 
     @overload
     async def update_key_value(
-        self: Streams, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
+        self, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
     ) -> KeyValue[bytes]: ...
     @overload
     async def update_key_value(
-        self: Streams,
+        self,
         config: KeyValueConfig | str,
         *,
         codec: Codec[T],
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T]: ...
     async def update_key_value(
-        self: Streams,
+        self,
         config: KeyValueConfig | str,
         *,
         codec: Codec[T] | None = None,
@@ -99,18 +99,18 @@ class KeyValueManager:
 
     @overload
     async def create_or_update_key_value(
-        self: Streams, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
+        self, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
     ) -> KeyValue[bytes]: ...
     @overload
     async def create_or_update_key_value(
-        self: Streams,
+        self,
         config: KeyValueConfig | str,
         *,
         codec: Codec[T],
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T]: ...
     async def create_or_update_key_value(
-        self: Streams,
+        self,
         config: KeyValueConfig | str,
         *,
         codec: Codec[T] | None = None,
@@ -121,7 +121,7 @@ class KeyValueManager:
 
         return await manager.create_or_update(self, config, options, _codec(codec))
 
-    async def delete_key_value(self: Streams, bucket: str) -> None:
+    async def delete_key_value(self, bucket: str) -> None:
         """Delete a bucket and all in it.
 
         Raises :exc:`~trio_nats.keyvalue.BucketNotFoundError` if there is none.
@@ -130,13 +130,13 @@ class KeyValueManager:
 
         await manager.delete(self, bucket)
 
-    def key_value_store_names(self: Streams) -> PageIterator[str]:
+    def key_value_store_names(self) -> PageIterator[str]:
         """List the names of the buckets: ``async for name in js.key_value_store_names():``."""
         from ..keyvalue import manager
 
         return manager.names(self)
 
-    def key_value_stores(self: Streams) -> PageIterator[KeyValueStatus]:
+    def key_value_stores(self) -> PageIterator[KeyValueStatus]:
         """List the buckets: ``async for status in js.key_value_stores():``.
 
         Buckets that are out of reach at the moment are left out.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from .api import API, PageIterator
+from .api import PageIterator
+from .context_base import BaseJetStream
 
 if TYPE_CHECKING:
     from ..objectstore.manager import ObjectStoreConfig, ObjectStoreOptions
@@ -13,10 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["ObjectStoreManager"]
 
 
-class ObjectStoreManager:
+class ObjectStoreManager(BaseJetStream):
     """The part of :class:`~trio_nats.jetstream.JetStream` that opens object stores."""
-
-    _api: API
 
     async def create_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
@@ -30,7 +29,7 @@ class ObjectStoreManager:
         """
         from ..objectstore import manager
 
-        return await manager.create(self._api, config, options)
+        return await manager.create(self, config, options)
 
     async def update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
@@ -41,7 +40,7 @@ class ObjectStoreManager:
         """
         from ..objectstore import manager
 
-        return await manager.update(self._api, config, options)
+        return await manager.update(self, config, options)
 
     async def create_or_update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
@@ -49,7 +48,7 @@ class ObjectStoreManager:
         """Have an object store configured like that, whether it was there or not."""
         from ..objectstore import manager
 
-        return await manager.create_or_update(self._api, config, options)
+        return await manager.create_or_update(self, config, options)
 
     async def object_store(self, bucket: str) -> ObjectStore:
         """The object store of that name.
@@ -58,7 +57,7 @@ class ObjectStoreManager:
         """
         from ..objectstore import manager
 
-        return await manager.open_store(self._api, bucket)
+        return await manager.open_bucket(self, bucket)
 
     async def delete_object_store(self, bucket: str) -> None:
         """Delete an object store and all in it.
@@ -67,16 +66,16 @@ class ObjectStoreManager:
         """
         from ..objectstore import manager
 
-        await manager.delete(self._api, bucket)
+        await manager.delete(self, bucket)
 
     def object_store_names(self) -> PageIterator[str]:
         """List the names of the object stores: ``async for name in js.object_store_names():``."""
         from ..objectstore import manager
 
-        return manager.names(self._api)
+        return manager.names(self)
 
     def object_stores(self) -> PageIterator[ObjectStoreStatus]:
         """List the object stores: ``async for status in js.object_stores():``."""
         from ..objectstore import manager
 
-        return manager.statuses(self._api)
+        return manager.statuses(self)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ..codecs import Codec, check_codec
 from ..jetstream.api import PageIterator, select
+from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import APILevelError, ErrorCode, StreamNameInUseError
-from ..jetstream.info import AccountInfo, StreamInfo
-from ..jetstream.stream import Stream
+from ..jetstream.info import StreamInfo
 from ..jetstream.stream_config import StreamConfig
 from ..jetstream.validation import whole_config
 from .config import (
@@ -22,53 +22,16 @@ from .config import (
     stream_of,
 )
 from .errors import BucketExistsError, NotABucketError
-from .store import KeyValue, Storing
+from .store import KeyValue
 from .validation import check_bucket
 from .watch import bucket_errors
 
-__all__ = ["Streams", "create", "create_or_update", "delete", "names", "open_bucket", "statuses"]
-__all__ += ["update"]
+__all__ = ["create", "create_or_update", "delete", "names", "open_bucket", "statuses", "update"]
 
 T = TypeVar("T")
 
 
-class Streams(Storing, Protocol):
-    """What of JetStream it takes to have buckets."""
-
-    async def account_info(self) -> AccountInfo:
-        """What there is."""
-        ...
-
-    async def create_stream(self, config: StreamConfig) -> Stream:
-        """Create it."""
-        ...
-
-    async def update_stream(self, config: StreamConfig) -> Stream:
-        """Replace its configuration."""
-        ...
-
-    async def create_or_update_stream(self, config: StreamConfig) -> Stream:
-        """Either."""
-        ...
-
-    async def stream(self, name: str) -> Stream:
-        """Find it."""
-        ...
-
-    async def delete_stream(self, name: str) -> None:
-        """Delete it."""
-        ...
-
-    def streams(self) -> PageIterator[StreamInfo]:
-        """All of them."""
-        ...
-
-    def stream_names(self) -> PageIterator[str]:
-        """The names of all."""
-        ...
-
-
-async def open_bucket(js: Streams, bucket: str, codec: Codec[T]) -> KeyValue[T]:
+async def open_bucket(js: BaseJetStream, bucket: str, codec: Codec[T]) -> KeyValue[T]:
     """The bucket of that name."""
     check_codec(codec, "encode", "decode")
     with bucket_errors(check_bucket(bucket)):
@@ -81,7 +44,7 @@ async def open_bucket(js: Streams, bucket: str, codec: Codec[T]) -> KeyValue[T]:
 
 
 async def create(
-    js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
+    js: BaseJetStream, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
     """A new bucket."""
     check_codec(codec, "encode", "decode")
@@ -98,7 +61,7 @@ async def create(
 
 
 async def update(
-    js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
+    js: BaseJetStream, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
     """Replace the configuration of a bucket."""
     check_codec(codec, "encode", "decode")
@@ -108,7 +71,7 @@ async def update(
 
 
 async def create_or_update(
-    js: Streams, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
+    js: BaseJetStream, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
     """A bucket configured like that, whether it was there or not."""
     check_codec(codec, "encode", "decode")
@@ -116,13 +79,13 @@ async def create_or_update(
     return KeyValue(js, await js.create_or_update_stream(wanted), codec)
 
 
-async def delete(js: Streams, bucket: str) -> None:
+async def delete(js: BaseJetStream, bucket: str) -> None:
     """No such bucket."""
     with bucket_errors(check_bucket(bucket)):
         await js.delete_stream(stream_of(bucket))
 
 
-def names(js: Streams) -> PageIterator[str]:
+def names(js: BaseJetStream) -> PageIterator[str]:
     """The names of all buckets."""
     return select(
         js.stream_names(),
@@ -130,7 +93,7 @@ def names(js: Streams) -> PageIterator[str]:
     )
 
 
-def statuses(js: Streams) -> PageIterator[KeyValueStatus]:
+def statuses(js: BaseJetStream) -> PageIterator[KeyValueStatus]:
     """All buckets."""
     return select(js.streams(), _status)
 
@@ -142,7 +105,7 @@ def _status(info: StreamInfo) -> KeyValueStatus | None:
 
 
 async def _wanted(
-    js: Streams, config: KeyValueConfig | str, options: KeyValueOptions
+    js: BaseJetStream, config: KeyValueConfig | str, options: KeyValueOptions
 ) -> StreamConfig:
     wanted = stream_config(whole_config(KeyValueConfig, config, options))
     if wanted.allow_msg_ttl:

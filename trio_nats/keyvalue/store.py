@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Generic, Protocol, TypeVar, cast, overload
+from typing import Generic, TypeVar, cast, overload
 
 from ..codecs import Codec, Payload, encode
 from ..errors import ConfigurationError
 from ..headers import HeadersLike
 from ..jetstream.consumer.config import DeliverPolicy
+from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import (
     JetStreamError,
     MessageNotFoundError,
@@ -17,7 +18,6 @@ from ..jetstream.errors import (
     described,
 )
 from ..jetstream.get.stored_message import StoredMsg
-from ..jetstream.publish.ack import PubAck
 from ..jetstream.stream import Stream
 from ..options import check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_config, bucket_of, subjects_of
@@ -26,7 +26,7 @@ from .errors import KeyExistsError, KeyNotFoundError
 from .validation import ALL_KEYS, check_filters, check_key, is_key, key_errors
 from .watch import KeyWatcher, Plan, bucket_errors
 
-__all__ = ["RAW", "KeyValue", "Storing"]
+__all__ = ["RAW", "KeyValue"]
 
 T = TypeVar("T")
 
@@ -34,27 +34,6 @@ DEFAULT_PREFIX = "$JS.API"
 DEFAULT_AGE = 30 * 60.0
 CREATE_ATTEMPTS = 3
 _ROLLUP = {"Nats-Rollup": "sub"}
-
-
-class Storing(Protocol):
-    """What of JetStream it takes to store values."""
-
-    @property
-    def prefix(self) -> str:
-        """What the subjects of requests begin with."""
-        ...
-
-    async def publish(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        headers: HeadersLike | None = None,
-        expect_last_subject_seq: int | None = None,
-        ttl: float | None = None,
-    ) -> PubAck:
-        """Store a message."""
-        ...
 
 
 class _Raw:
@@ -86,7 +65,7 @@ class KeyValue(Generic[T]):
     cancelled may have happened or not.
     """
 
-    def __init__(self, js: Storing, stream: Stream, codec: Codec[T]) -> None:
+    def __init__(self, js: BaseJetStream, stream: Stream, codec: Codec[T]) -> None:
         self._js = js
         self._stream = stream
         self._codec = codec

@@ -11,23 +11,21 @@ from datetime import UTC, datetime
 import trio
 
 from ..errors import RequestTimeoutError
-from ..jetstream.api import API
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.consumer.messages import Messages
+from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import (
     JetStreamNotEnabledError,
     MessageNotFoundError,
     NoStreamResponseError,
     StreamNotFoundError,
 )
-from ..jetstream.info import StreamInfo
-from ..jetstream.publish.publish import Publishing
 from ..jetstream.stream import Stream
 from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
 from .info import ObjectInfo, read_info, write_info
-from .names import check_bucket, check_object_name, meta_subject, stream_name
+from .names import bucket_of, check_bucket, check_object_name, meta_subject, stream_name
 
-__all__ = ["FORGOTTEN_AFTER", "ObjectBackend", "next_or_none", "open_desk", "translated"]
+__all__ = ["FORGOTTEN_AFTER", "ObjectBackend", "next_or_none", "open_backend", "store_errors"]
 
 _logger = logging.getLogger("trio_nats.objectstore")
 
@@ -39,7 +37,7 @@ FORGOTTEN_AFTER = 60.0
 
 
 @contextmanager
-def translated(bucket: str) -> Generator[None, None, None]:
+def store_errors(bucket: str) -> Generator[None, None, None]:
     """A stream that is not there is an object store that is not there."""
     try:
         yield
@@ -47,22 +45,24 @@ def translated(bucket: str) -> Generator[None, None, None]:
         raise ObjectStoreNotFoundError(f"there is no object store {bucket!r}") from error
 
 
-async def open_desk(api: API, bucket: str) -> ObjectBackend:
+async def open_backend(js: BaseJetStream, bucket: str) -> ObjectBackend:
     """Open the backend of an existing bucket. Raises :exc:`ObjectStoreNotFoundError` otherwise."""
-    check_bucket(bucket)
-    with translated(bucket):
-        suffix = f"STREAM.INFO.{stream_name(bucket)}"
-        return ObjectBackend(api, bucket, Stream(api, await api.request(suffix, None, StreamInfo)))
+    with store_errors(check_bucket(bucket)):
+        return ObjectBackend(js, await js.stream(stream_name(bucket)))
 
 
 class ObjectBackend:
     """A bucket's stream, and what is known about the objects in it."""
 
-    def __init__(self, api: API, bucket: str, stream: Stream) -> None:
-        self.api = api
-        self.bucket = bucket
+    def __init__(self, js: BaseJetStream, stream: Stream) -> None:
+        self.js = js
         self.stream = stream
-        self.js: Publishing = Publishing(api)
+        self.bucket: str = bucket_of(stream.name)
+
+    @property
+    def max_payload(self) -> int:
+        """The most bytes that a message may have."""
+        return self.js.connection.server_info.max_payload
 
     async def info(self, name: str, *, leader: bool = False) -> ObjectInfo:
         """What is known about an object, deleted ones and links included.
@@ -71,7 +71,7 @@ class ObjectBackend:
         """
         subject = meta_subject(self.bucket, check_object_name(name))
         try:
-            with translated(self.bucket):
+            with store_errors(self.bucket):
                 msg = await self.stream.get_msg(last_for=subject, direct=False if leader else None)
         except MessageNotFoundError:
             raise ObjectNotFoundError(
@@ -103,7 +103,7 @@ class ObjectBackend:
 
         Raises :exc:`WrongLastSequenceError` if there is another by now.
         """
-        with translated(self.bucket):
+        with store_errors(self.bucket):
             ack = await self.js.publish(
                 meta_subject(self.bucket, info.name),
                 write_info(info),
@@ -114,7 +114,7 @@ class ObjectBackend:
 
     async def purge(self, subject: str, *, up_to: int | None = None) -> None:
         """Delete what is stored under a subject, ``up_to`` that number if that is given."""
-        with translated(self.bucket):
+        with store_errors(self.bucket):
             await self.stream.purge(subject=subject, seq=None if up_to is None else up_to + 1)
 
 

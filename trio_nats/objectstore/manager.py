@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict, TypeVar
+from collections.abc import Mapping
+from typing import TypedDict
 
 import msgspec
 
-from ..jetstream.api import API, Page, PageIterator
+from ..jetstream.api import PageIterator, select
+from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import StreamNameInUseError
 from ..jetstream.info import StreamInfo
-from ..jetstream.json_codec import Answer, check_types
+from ..jetstream.json_codec import check_types
 from ..jetstream.stream import Stream
 from ..jetstream.stream_config import (
     Compression,
@@ -18,13 +19,12 @@ from ..jetstream.stream_config import (
     Placement,
     StorageType,
     StreamConfig,
-    check_stream,
 )
 from ..jetstream.validation import whole_config
 from ..options import check_count
-from .backend import ObjectBackend, open_desk, translated
-from .errors import ObjectStoreExistsError, ObjectStoreNotFoundError
-from .names import STREAM_PREFIX, all_chunks, all_meta, check_bucket, stream_name
+from .backend import ObjectBackend, open_backend, store_errors
+from .errors import ObjectStoreExistsError
+from .names import STREAM_PREFIX, all_chunks, all_meta, bucket_of, check_bucket, stream_name
 from .store import ObjectStore, ObjectStoreStatus, status_of
 
 __all__ = [
@@ -34,13 +34,10 @@ __all__ = [
     "create_or_update",
     "delete",
     "names",
-    "open_store",
+    "open_bucket",
     "statuses",
     "update",
 ]
-
-P = TypeVar("P", bound=Page)
-T = TypeVar("T")
 
 
 class ObjectStoreConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,20 +73,7 @@ class ObjectStoreOptions(TypedDict, total=False):
     compression: bool
 
 
-class _ListRequest(msgspec.Struct, frozen=True, kw_only=True):
-    offset: int = 0
-    subject: str = ""
-
-
-class _Names(Page, frozen=True, kw_only=True):
-    streams: Sequence[str] = ()
-
-
-class _Infos(Page, frozen=True, kw_only=True):
-    streams: Sequence[StreamInfo] = ()
-
-
-def _whole(config: ObjectStoreConfig | str, options: ObjectStoreOptions) -> StreamConfig:
+def _wanted(config: ObjectStoreConfig | str, options: ObjectStoreOptions) -> StreamConfig:
     """The stream's configuration, from one that was given in parts."""
     config = whole_config(ObjectStoreConfig, config, options)
     check_bucket(config.bucket)
@@ -112,103 +96,63 @@ def _whole(config: ObjectStoreConfig | str, options: ObjectStoreOptions) -> Stre
     )
 
 
-async def _put(api: API, verb: str, config: StreamConfig) -> ObjectStore:
-    check_stream(config)
-    bucket = config.name.removeprefix(STREAM_PREFIX)
-    try:
-        with translated(bucket):
-            info = await api.request(f"STREAM.{verb}.{config.name}", config, StreamInfo)
-    except StreamNameInUseError as error:
-        raise ObjectStoreExistsError(
-            f"there is an object store {bucket!r} already, configured otherwise"
-        ) from error
-    return ObjectStore(ObjectBackend(api, bucket, Stream(api, info)))
+async def open_bucket(js: BaseJetStream, bucket: str) -> ObjectStore:
+    """See :meth:`JetStream.object_store`."""
+    return ObjectStore(await open_backend(js, bucket))
 
 
 async def create(
-    api: API, config: ObjectStoreConfig | str, options: ObjectStoreOptions
+    js: BaseJetStream, config: ObjectStoreConfig | str, options: ObjectStoreOptions
 ) -> ObjectStore:
     """See :meth:`JetStream.create_object_store`."""
-    return await _put(api, "CREATE", _whole(config, options))
+    wanted = _wanted(config, options)
+    try:
+        return _store(js, await js.create_stream(wanted))
+    except StreamNameInUseError as error:
+        raise ObjectStoreExistsError(
+            f"there is an object store {bucket_of(wanted.name)!r} already, configured otherwise: "
+            f"{error.description}"
+        ) from error
 
 
 async def update(
-    api: API, config: ObjectStoreConfig | str, options: ObjectStoreOptions
+    js: BaseJetStream, config: ObjectStoreConfig | str, options: ObjectStoreOptions
 ) -> ObjectStore:
     """See :meth:`JetStream.update_object_store`."""
-    return await _put(api, "UPDATE", _whole(config, options))
+    wanted = _wanted(config, options)
+    with store_errors(bucket_of(wanted.name)):
+        return _store(js, await js.update_stream(wanted))
 
 
 async def create_or_update(
-    api: API, config: ObjectStoreConfig | str, options: ObjectStoreOptions
+    js: BaseJetStream, config: ObjectStoreConfig | str, options: ObjectStoreOptions
 ) -> ObjectStore:
     """See :meth:`JetStream.create_or_update_object_store`."""
-    whole = _whole(config, options)
-    try:
-        return await _put(api, "UPDATE", whole)
-    except ObjectStoreNotFoundError:
-        pass
-    try:
-        return await _put(api, "CREATE", whole)
-    except ObjectStoreExistsError:  # somebody else has just created it
-        return await _put(api, "UPDATE", whole)
+    return _store(js, await js.create_or_update_stream(_wanted(config, options)))
 
 
-async def open_store(api: API, bucket: str) -> ObjectStore:
-    """See :meth:`JetStream.object_store`."""
-    return ObjectStore(await open_desk(api, bucket))
+def _store(js: BaseJetStream, stream: Stream) -> ObjectStore:
+    return ObjectStore(ObjectBackend(js, stream))
 
 
-async def delete(api: API, bucket: str) -> None:
+async def delete(js: BaseJetStream, bucket: str) -> None:
     """See :meth:`JetStream.delete_object_store`."""
-    check_bucket(bucket)
-    with translated(bucket):
-        await api.request(f"STREAM.DELETE.{stream_name(bucket)}", None, Answer)
+    with store_errors(check_bucket(bucket)):
+        await js.delete_stream(stream_name(bucket))
 
 
-def names(api: API) -> PageIterator[str]:
+def names(js: BaseJetStream) -> PageIterator[str]:
     """See :meth:`JetStream.object_store_names`."""
-    return _paged(
-        api,
-        "STREAM.NAMES",
-        _Names,
-        lambda page: page.streams,
-        lambda name: name.removeprefix(STREAM_PREFIX) if name.startswith(STREAM_PREFIX) else None,
+    return select(
+        js.stream_names(subject=all_chunks("*")),
+        lambda name: bucket_of(name) if name.startswith(STREAM_PREFIX) else None,
     )
 
 
-def statuses(api: API) -> PageIterator[ObjectStoreStatus]:
+def statuses(js: BaseJetStream) -> PageIterator[ObjectStoreStatus]:
     """See :meth:`JetStream.object_stores`."""
-    return _paged(api, "STREAM.LIST", _Infos, lambda page: page.streams, _status)
+    return select(js.streams(subject=all_chunks("*")), _status)
 
 
 def _status(info: StreamInfo) -> ObjectStoreStatus | None:
-    name = info.config.name
-    if not name.startswith(STREAM_PREFIX):
-        return None
-    return status_of(info, name.removeprefix(STREAM_PREFIX))
-
-
-S = TypeVar("S")
-
-
-def _paged(
-    api: API,
-    suffix: str,
-    kind: type[P],
-    streams: Callable[[P], Sequence[S]],
-    one: Callable[[S], T | None],
-) -> PageIterator[T]:
-    """What ``one`` makes of streams that might be object stores; ``None`` is left out."""
-    offset = 0
-
-    async def ask() -> tuple[Sequence[T], bool]:
-        nonlocal offset
-        request = _ListRequest(offset=offset, subject=all_chunks("*"))
-        page = await api.request(suffix, request, kind)
-        found = streams(page)
-        offset += len(found)
-        made = [one(stream) for stream in found]
-        return [each for each in made if each is not None], bool(found) and offset < page.total
-
-    return PageIterator(ask)
+    return status_of(info) if info.config.name.startswith(STREAM_PREFIX) else None

@@ -13,6 +13,7 @@ __all__ = [
     "STREAM_PREFIX",
     "all_chunks",
     "all_meta",
+    "bucket_of",
     "check_bucket",
     "check_object_name",
     "chunk_subject",
@@ -73,6 +74,11 @@ def is_nuid(nuid: str) -> bool:
 def stream_name(bucket: str) -> str:
     """The stream that a bucket is."""
     return f"{STREAM_PREFIX}{bucket}"
+
+
+def bucket_of(stream: str) -> str:
+    """The bucket that a stream is; the name itself if it is none."""
+    return stream.removeprefix(STREAM_PREFIX)
 
 
 def all_chunks(bucket: str) -> str:

@@ -11,7 +11,7 @@ import trio
 from ..errors import fresh
 from ..jetstream.consumer.messages import Messages
 from ..options import check_count
-from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, open_desk, translated
+from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, open_backend, store_errors
 from .errors import (
     DamagedObjectError,
     DigestMismatchError,
@@ -91,7 +91,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
         info = await self._find()
         if info.size:
             messages = self._consume(info)
-            with translated(self._backend.bucket):
+            with store_errors(self._backend.bucket):
                 await messages.__aenter__()
             self._messages = messages
         self._info = info
@@ -124,14 +124,14 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
         try:
             name = check_object_name(link.name)
             if link.bucket != self._backend.bucket:
-                self._backend = await open_desk(self._backend.api, check_bucket(link.bucket))
+                self._backend = await open_backend(self._backend.js, check_bucket(link.bucket))
         except ValueError as error:  # the link was made by somebody else
             raise ObjectLinkError(f"object {info.name!r} is no sound link: {error}") from None
         return name
 
     def _consume(self, info: ObjectInfo) -> Messages:
         self._subject = chunk_subject(self._backend.bucket, info.nuid)
-        largest = self._backend.api.nc.server_info.max_payload
+        largest = self._backend.max_payload
         consumer = self._backend.stream.ordered_consumer(
             filter_subjects=self._subject, inactive_threshold=FORGOTTEN_AFTER
         )
@@ -186,7 +186,7 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
     async def _next(self, info: ObjectInfo) -> bytes:
         assert self._messages is not None
         try:
-            with translated(self._backend.bucket):
+            with store_errors(self._backend.bucket):
                 msg = await next_or_none(
                     self._messages, self._backend.stream, self._subject, self._seq
                 )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 
-import msgspec
 import trio
 
 from ..errors import ConfigurationError
@@ -21,7 +20,7 @@ from ..jetstream.errors import WrongLastSequenceError
 from ..jetstream.info import StreamInfo
 from ..jetstream.stream_config import Compression, StorageType
 from ..options import check_flag
-from .backend import ObjectBackend, translated
+from .backend import ObjectBackend, store_errors
 from .chunking import Source
 from .errors import (
     InvalidObjectNameError,
@@ -30,7 +29,7 @@ from .errors import (
     ObjectNotFoundError,
 )
 from .info import ObjectInfo, ObjectLink, ObjectMeta, check_meta
-from .names import check_object_name, chunk_subject, meta_subject, stream_name
+from .names import bucket_of, check_object_name, chunk_subject, meta_subject
 from .reader import DEFAULT_MAX_SIZE, ObjectReader
 from .upload import put
 from .watch import ObjectWatcher, list_objects
@@ -144,11 +143,11 @@ class ObjectStoreStatus:
     backing_store: str = "JetStream"
 
 
-def status_of(info: StreamInfo, bucket: str) -> ObjectStoreStatus:
+def status_of(info: StreamInfo) -> ObjectStoreStatus:
     """The status of the bucket that a stream is."""
     config = info.config
     return ObjectStoreStatus(
-        bucket=bucket,
+        bucket=bucket_of(config.name),
         description=config.description,
         metadata=config.metadata or {},
         ttl=config.max_age,
@@ -185,16 +184,14 @@ class ObjectStore:
 
     async def status(self) -> ObjectStoreStatus:
         """How it is configured, and what is in it, as of now."""
-        with translated(self.name):
-            return status_of(await self._backend.stream.refresh(), self.name)
+        with store_errors(self.name):
+            return status_of(await self._backend.stream.refresh())
 
     async def seal(self) -> ObjectStoreStatus:
         """Let nothing in it be changed ever after. This cannot be undone."""
-        with translated(self.name):
+        with store_errors(self.name):
             info = await self._backend.stream.refresh()
-            config = msgspec.structs.replace(info.config, sealed=True)
-            suffix = f"STREAM.UPDATE.{stream_name(self.name)}"
-            return status_of(await self._backend.api.request(suffix, config, StreamInfo), self.name)
+            return status_of((await self._backend.js.update_stream(info.config, sealed=True)).info)
 
     # --- whole objects ---------------------------------------------------------------------------
 

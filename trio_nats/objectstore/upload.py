@@ -14,7 +14,7 @@ from ..headers import Headers
 from ..jetstream.consumer.consumer import new_name
 from ..jetstream.errors import ErrorCode, JetStreamAPIError, WrongLastSequenceError
 from ..jetstream.publish.publisher import PendingAck
-from .backend import ObjectBackend, translated
+from .backend import ObjectBackend, store_errors
 from .chunking import Chunks, Source, chunks_of
 from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
 from .info import DEFAULT_CHUNK_SIZE, ObjectInfo, ObjectMeta
@@ -60,7 +60,7 @@ async def put(backend: ObjectBackend, meta: ObjectMeta, source: Source) -> Objec
 
 
 def _chunk_size(backend: ObjectBackend, meta: ObjectMeta) -> int:
-    largest = backend.api.nc.server_info.max_payload
+    largest = backend.max_payload
     if meta.chunk_size is None:
         return min(DEFAULT_CHUNK_SIZE, largest)
     if meta.chunk_size > largest:
@@ -77,7 +77,7 @@ async def _upload(backend: ObjectBackend, info: ObjectInfo, chunks: Chunks) -> O
     assert info.chunk_size is not None
     pending = min(max(2, UNACKNOWLEDGED // info.chunk_size), MOST_PENDING)
     acks: deque[PendingAck] = deque()
-    with translated(backend.bucket):
+    with store_errors(backend.bucket):
         async with backend.js.publisher(max_pending=pending) as publisher:
             while chunk := await chunks.next():
                 digest.update(chunk)
@@ -131,7 +131,7 @@ async def _purge_replaced(backend: ObjectBackend, old: ObjectInfo) -> None:
 async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
     """Delete the chunks, unless they have become the object after all."""
     subject = chunk_subject(backend.bucket, info.nuid)
-    with trio.move_on_after(backend.api.timeout, shield=True) as scope:
+    with trio.move_on_after(backend.js.timeout, shield=True) as scope:
         try:
             # What was published is stored in order, so all of it is behind this; a purge is not.
             await backend.js.publish(subject, b"", attempts=1)

@@ -12,7 +12,7 @@ from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.consumer.messages import Messages
 from ..jetstream.errors import MessageNotFoundError
-from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, translated
+from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, store_errors
 from .errors import DamagedObjectError
 from .info import ObjectInfo, read_info
 from .names import all_meta, name_in
@@ -69,7 +69,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
         if self._messages is not None:
             raise RuntimeError("a watcher can be entered only once; watch again")
         subject, stream = all_meta(self._backend.bucket), self._backend.stream
-        with translated(self._backend.bucket):
+        with store_errors(self._backend.bucket):
             if self._policy != DeliverPolicy.NEW:
                 try:
                     self._last = (await stream.get_msg(last_for=subject, direct=False)).seq
@@ -112,7 +112,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
         """The next one; waits for it. If cancelled, nothing is lost."""
         messages = self.messages
         while True:
-            with translated(self._backend.bucket):
+            with store_errors(self._backend.bucket):
                 msg = await messages.receive()
             info = self.read(msg)
             if info is not None:
@@ -154,7 +154,7 @@ async def list_objects(backend: ObjectBackend, *, show_deleted: bool) -> list[Ob
     found: dict[str, ObjectInfo] = {}
     async with watcher:
         while not watcher.is_caught_up:
-            with translated(backend.bucket):
+            with store_errors(backend.bucket):
                 msg = await next_or_none(
                     watcher.messages, backend.stream, all_meta(backend.bucket), watcher.seen
                 )
