@@ -267,9 +267,9 @@ async def test_an_exception_leaves_as_itself(nats_server: NatsServer) -> None:
                     ack = await publisher.publish("u")
                     raise ZeroDivisionError
             assert caught.value.__context__ is None
-        with pytest.raises(trio.ClosedResourceError, match="block has been left"):
+        with pytest.raises(trio.ClosedResourceError, match="publisher is closed"):
             await ack
-        with pytest.raises(trio.ClosedResourceError, match="block has been left"):
+        with pytest.raises(trio.ClosedResourceError, match="publisher is closed"):
             await publisher.publish("u")
         assert nc.stats.subscriptions == 0
 
@@ -309,6 +309,66 @@ async def test_it_is_used_in_its_block(nats_server: NatsServer) -> None:
             await publisher.publish("s.a")
         with pytest.raises(RuntimeError, match="only once"):
             await publisher.__aenter__()
+
+
+async def test_closing_waits_for_acknowledgements(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        await filled(js, 0)
+        async with js.publisher() as publisher:
+            acks = [await publisher.publish("s.a") for _ in range(3)]
+            await publisher.aclose()
+            assert [ack.done for ack in acks] == [True] * 3
+            assert nc.stats.subscriptions == 0
+            with pytest.raises(trio.ClosedResourceError, match="publisher is closed"):
+                await publisher.publish("s.a")
+            await publisher.aclose()
+        await publisher.aclose()
+        assert [(await ack).seq for ack in acks] == [1, 2, 3]
+        with pytest.raises(RuntimeError, match="async with"):
+            await js.publisher().aclose()
+
+
+async def test_closing_tells_of_failures_once(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        await filled(js, 0)
+        async with js.publisher() as publisher:
+            await publisher.publish("s.a", expect_last_seq=7)
+            with pytest.raises(UnacknowledgedError):
+                await publisher.aclose()
+            await publisher.aclose()
+
+
+async def test_closing_cancelled(nats_server: NatsServer) -> None:
+    """It is closed all the same, and what was not acknowledged is told of on leaving."""
+    async with connected(nats_server) as (js, nc):
+        await unanswered(js)
+        with pytest.raises(UnacknowledgedError):
+            async with js.publisher() as publisher:
+                ack = await publisher.publish("u")
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await publisher.aclose()
+                assert scope.cancelled_caught
+                assert (ack.done, publisher.pending, nc.stats.subscriptions) == (True, 0, 0)
+
+
+async def test_closing_ends_the_wait_for_room(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc), nc.subscribe("u") as published:
+        await unanswered(js)
+        async with js.publisher(max_pending=1, timeout=HANG_TIMEOUT) as publisher:
+            ack = await publisher.publish("u")
+            async with trio.open_nursery() as nursery:
+
+                async def publish() -> None:
+                    with pytest.raises(trio.ClosedResourceError, match="publisher is closed"):
+                        await publisher.publish("u")
+
+                nursery.start_soon(publish)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(publisher.aclose)
+                await trio.testing.wait_all_tasks_blocked()
+                await (await published.receive()).respond(b'{"stream": "U", "seq": 1}')
+            assert (await ack).seq == 1
 
 
 async def test_the_connection_is_lost_for_good(nats_server: NatsServer) -> None:

@@ -62,14 +62,14 @@ class PendingAck:
         Raises what :meth:`JetStream.publish` raises, and :exc:`trio.ClosedResourceError` if the
         publisher's block was left by an exception before. If cancelled, it can be waited for again.
         """
-        self._publisher.check_run()
+        self._publisher._nc.check_run()
         if self._outcome is None:
             if self._arrived is None:
                 self._arrived = trio.Event()
             await self._arrived.wait()
         else:
             await trio.lowlevel.checkpoint()
-        self._publisher.claim(self)
+        self._publisher._claim(self)
         if isinstance(self._outcome, PubAck):
             return self._outcome
         assert self._outcome is not None
@@ -78,11 +78,7 @@ class PendingAck:
     def __await__(self) -> Generator[object, None, PubAck]:
         return self.wait().__await__()
 
-    def settle(self, outcome: PubAck | Exception) -> None:
-        """It has come to this.
-
-        :meta private:
-        """
+    def _settle(self, outcome: PubAck | Exception) -> None:
         self._outcome = outcome
         if self._arrived is not None:
             self._arrived.set()
@@ -228,7 +224,7 @@ class Publisher:
             if self._pending.pop(token, None) is not None:
                 self._room.release()
                 self._check_done()
-            self.claim(ack)  # the caller is told by the exception
+            self._claim(ack)  # the caller is told by the exception
             raise
         return ack
 
@@ -238,7 +234,7 @@ class Publisher:
         if self._ended is not None:
             raise fresh(self._ended)
         if self._leaving:
-            raise trio.ClosedResourceError("this publisher's block has been left")
+            raise _closed()
         if len(self._unclaimed) >= MAX_UNCLAIMED:
             raise self._failures()
 
@@ -283,8 +279,33 @@ class Publisher:
                 self._check_done()
                 await self._all_done.wait()
         finally:
-            self._end(trio.ClosedResourceError("this publisher's block has been left"))
+            self._end(_closed())
             self._nursery.cancel_scope.cancel()
+
+    async def aclose(self) -> None:
+        """Wait for all acknowledgements, then unsubscribe. Leaving the block does the same.
+
+        From the call on, nothing more can be published. Harmless when repeated. If cancelled, the
+        publisher is closed without waiting any longer; leaving the block then raises
+        :exc:`UnacknowledgedError` for what was still to come.
+
+        :raises UnacknowledgedError: for failures that nobody has asked about.
+        """
+        self._nc.check_run()
+        if not self._entered:
+            raise RuntimeError("use it as 'async with js.publisher() as publisher:'")
+        self._leaving = True
+        try:
+            self._check_done()
+            await self._all_done.wait()
+        finally:
+            self._end(_closed())
+            with trio.CancelScope(shield=True):
+                await self._sub.aclose()
+        if self._unclaimed:
+            failures = self._failures()
+            self._unclaimed.clear()
+            raise failures
 
     def _check_done(self) -> None:
         if self._leaving and not self._pending:
@@ -298,18 +319,8 @@ class Publisher:
 
     # --- acknowledgements ------------------------------------------------------------------------
 
-    def check_run(self) -> None:
-        """See :meth:`Connection.check_run`.
-
-        :meta private:
-        """
-        self._nc.check_run()
-
-    def claim(self, ack: PendingAck) -> None:
-        """Somebody has asked about it.
-
-        :meta private:
-        """
+    def _claim(self, ack: PendingAck) -> None:
+        """Somebody has asked about it."""
         self._unclaimed.pop(ack, None)
 
     async def _receive(self) -> None:
@@ -358,12 +369,16 @@ class Publisher:
     def _settle(self, ack: PendingAck, outcome: PubAck | Exception) -> None:
         if isinstance(outcome, Exception):
             self._unclaimed[ack] = outcome
-        ack.settle(outcome)
+        ack._settle(outcome)
         self._room.release()
         self._check_done()
 
     def __repr__(self) -> str:
         return f"<Publisher {self.pending} of {self.max_pending} pending>"
+
+
+def _closed() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("this publisher is closed")
 
 
 def _outcome(msg: Msg, subject: str) -> PubAck | Exception:
