@@ -63,7 +63,7 @@ class Direct:
         self._nc = nc
 
     async def receive(self, subject: str, count: int) -> AsyncIterator[object]:
-        async with self._nc.subscribe(subject, max_msgs=count) as sub:
+        async with self._nc.subscribe(subject, stop_after=count) as sub:
             await self.flush()
             yield None
             async for msg in sub:
@@ -133,7 +133,7 @@ class Portal:
         return await self.call(self.nc.request, subject, payload)
 
     async def receive(self, subject: str, count: int) -> AsyncIterator[object]:
-        sub = await self.call(self.nc.subscribe(subject, max_msgs=count).__aenter__)
+        sub = await self.call(self.nc.subscribe(subject, stop_after=count).__aenter__)
         await self.flush()
         yield None
 

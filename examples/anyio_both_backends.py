@@ -29,7 +29,7 @@ async def collect(stream: ObjectReceiveStream[Msg]) -> None:
 async def main() -> None:
     async with open_nats(name="both backends") as nc, anyio.create_task_group() as group:
         await group.start(serve, nc)
-        async with nc.subscribe("log.*", max_msgs=2) as log:
+        async with nc.subscribe("log.*", stop_after=2) as log:
             async with nc.publisher("log.first") as first:
                 await first.send("one")
             await nc.publish("log.second", "two")

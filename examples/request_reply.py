@@ -23,7 +23,7 @@ async def main() -> None:
         reply = await nc.request("clock", timeout=2)
         print("one clock says:", reply.data.decode())
 
-        async with nc.request_many("clock", max_responses=2, timeout=2) as replies:
+        async with nc.request_many("clock", stop_after=2, timeout=2) as replies:
             async for reply in replies:
                 print("some clock says:", reply.data.decode())
 

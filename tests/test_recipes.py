@@ -83,7 +83,7 @@ async def test_tolerant(recipes: Any, nc: Connection, caplog: pytest.LogCaptureF
     async def handle(msg: Msg) -> None:
         seen.append(100 // int(msg.data))
 
-    async with nc.subscribe("numbers", max_msgs=3) as sub:
+    async with nc.subscribe("numbers", stop_after=3) as sub:
         for number in (5, 0, 2):
             await nc.publish("numbers", str(number))
         await recipes.tolerant(sub, handle)
@@ -112,7 +112,7 @@ async def test_ingest(recipes: Any, nc: Connection) -> None:
         assert 0 < len(batch) <= 1000
         written.extend(batch)
 
-    async with nc.subscribe("rows", max_msgs=2500) as sub:
+    async with nc.subscribe("rows", stop_after=2500) as sub:
         for number in range(2500):
             await nc.publish("rows", str(number))
         await recipes.ingest(sub, write)
@@ -230,7 +230,7 @@ async def test_watch(
 
 
 async def test_publish_from_a_thread(recipes: Any, nc: Connection) -> None:
-    async with nc.subscribe("readings", max_msgs=2) as sub:
+    async with nc.subscribe("readings", stop_after=2) as sub:
         await recipes.measure(nc, lambda: b"21.5")
         assert [msg.data async for msg in sub] == [b"21.5", b"done"]
 

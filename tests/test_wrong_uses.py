@@ -79,7 +79,7 @@ async def test_a_payload_of_another_type(payload: Any, nats_server: NatsServer) 
     [
         ({"tls": True}, "tls must be a TLSOptions, not bool; .*tls:// URL"),
         ({"reconnect": False}, r"reconnect must be a .*ReconnectPolicy\(max_attempts=0\)"),
-        ({"pending": 5}, "pending must be a PendingLimits, not int$"),
+        ({"pending_limits": 5}, "pending_limits must be a PendingLimits, not int$"),
     ],
 )
 def test_options_of_another_type(options: dict[str, Any], text: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 import trio
 
 from . import __version__
-from ._core.settings import Settings, WhenFull
+from ._core.settings import Settings, WhenOutboxFull
 from ._core.supervisor import Supervisor
 from ._nursery import open_nursery
 from ._protocol.commands import MAX_CONTROL_LINE
@@ -68,9 +68,9 @@ def open_nats(
     randomize: bool = True,
     ignore_discovered: bool = False,
     reconnect: ReconnectPolicy | None = None,
-    pending: PendingLimits | None = None,
-    pending_size: int = 8 * 1024 * 1024,
-    when_pending_full: WhenFull = "wait",
+    pending_limits: PendingLimits | None = None,
+    outbox_size: int = 8 * 1024 * 1024,
+    when_outbox_full: WhenOutboxFull = "wait",
     ping_interval: float | None = None,
     max_pings_out: int = 2,
     inbox_prefix: str | None = None,
@@ -111,9 +111,9 @@ def open_nats(
         spread.
     :param ignore_discovered: use only ``servers``, not what the cluster says about its members.
     :param reconnect: when and how often to try again after a loss, see :class:`ReconnectPolicy`.
-    :param pending: what may wait in each subscription, see :class:`PendingLimits`.
-    :param pending_size: bytes published that may wait to be written.
-    :param when_pending_full: at that limit ``publish`` waits (``"wait"``), or raises
+    :param pending_limits: what may wait in each subscription, see :class:`PendingLimits`.
+    :param outbox_size: bytes published that may wait to be written.
+    :param when_outbox_full: at that limit ``publish`` waits (``"wait"``), or raises
         :exc:`OutboxFullError` (``"raise"``).
     :param ping_interval: seconds between PINGs, which find out that a connection is dead, and keep
         proxies from closing one that is idle. Default: 120, and 25 over ``ws://`` and ``wss://``,
@@ -161,7 +161,7 @@ def open_nats(
             f"auth must be an Auth such as UserPassword, or a callable, not {type(auth).__name__}"
         )
     check_choice("plaintext_auth", plaintext_auth, ("warn", "refuse", "allow"))
-    check_choice("when_pending_full", when_pending_full, ("wait", "raise"))
+    check_choice("when_outbox_full", when_outbox_full, ("wait", "raise"))
     tls = _given("tls", tls, TLSOptions)
     if tls.mode is TLSMode.DISABLE and tls.has_material:
         _logger.warning("TLS mode DISABLE: the certificates and other TLS options have no effect")
@@ -189,9 +189,9 @@ def open_nats(
             randomize=randomize,
             ignore_discovered=ignore_discovered,
             reconnect=_given("reconnect", reconnect, ReconnectPolicy),
-            pending=_given("pending", pending, PendingLimits),
-            pending_size=check_count("pending_size", pending_size, 1),
-            when_pending_full=when_pending_full,
+            pending_limits=_given("pending_limits", pending_limits, PendingLimits),
+            outbox_size=check_count("outbox_size", outbox_size, 1),
+            when_outbox_full=when_outbox_full,
             ping_interval=(
                 None if ping_interval is None else check_seconds("ping_interval", ping_interval)
             ),

@@ -93,11 +93,11 @@ class BaseConnection:
 
         ``payload`` is bytes-like, or text to be sent as UTF-8, or with ``codec`` whatever that one
         encodes (see :mod:`trio_nats.codecs`). ``reply`` is the subject to answer to. Waits only
-        while ``pending_size`` bytes are waiting to be written.
+        while ``outbox_size`` bytes are waiting to be written.
 
         Raises :exc:`InvalidSubjectError`, :exc:`InvalidHeaderError`, :exc:`MaxPayloadError`,
         :exc:`EncodeError`, or :exc:`TypeError` for a payload of another type; with
-        ``when_pending_full="raise"`` :exc:`OutboxFullError` in place of waiting; and
+        ``when_outbox_full="raise"`` :exc:`OutboxFullError` in place of waiting; and
         :exc:`ConfigurationError` for headers to a server that does not know them. Then it has sent
         nothing. If cancelled, it has sent nothing either.
         """
@@ -209,20 +209,20 @@ class BaseConnection:
         subject: str,
         *,
         queue: str | None = None,
-        max_msgs: int | None = None,
-        pending: PendingLimits | None = None,
+        stop_after: int | None = None,
+        pending_limits: PendingLimits | None = None,
     ) -> Subscription:
         """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
 
         Use it as ``async with nc.subscribe("greet.*") as sub:``. Of the subscriptions with the same
-        ``queue`` group each message goes to one only. After ``max_msgs`` messages it ends by
-        itself. ``pending`` overrides the connection's limits on what may wait in it.
+        ``queue`` group each message goes to one only. After ``stop_after`` messages it ends by
+        itself. ``pending_limits`` overrides the connection's limits on what may wait in it.
 
         Raises :exc:`InvalidSubjectError` or :exc:`ConfigurationError` at once for what cannot be
         subscribed to.
         """
-        if max_msgs is not None:
-            check_count("max_msgs", max_msgs, 1)
+        if stop_after is not None:
+            check_count("stop_after", stop_after, 1)
         raw_subject = check_filter(subject)
         raw_queue = None if queue is None else check_queue(queue)
         commands.check_sub(raw_subject, raw_queue, self._pub_lines.max_control_line)
@@ -232,8 +232,8 @@ class BaseConnection:
             raw_subject,
             queue,
             raw_queue,
-            max_msgs,
-            self._limits(pending),
+            stop_after,
+            self._limits(pending_limits),
         )
 
     # --- requests --------------------------------------------------------------------------------
@@ -311,10 +311,10 @@ class BaseConnection:
         payload: Payload = b"",
         *,
         timeout: float | None = None,
-        max_responses: int | None = None,
+        stop_after: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
+        pending_limits: PendingLimits | None = None,
         headers: HeadersLike | None = None,
     ) -> Replies: ...
     @overload
@@ -324,10 +324,10 @@ class BaseConnection:
         payload: P,
         *,
         timeout: float | None = None,
-        max_responses: int | None = None,
+        stop_after: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
+        pending_limits: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P],
     ) -> Replies: ...
@@ -337,10 +337,10 @@ class BaseConnection:
         payload: Payload | P = b"",
         *,
         timeout: float | None = None,
-        max_responses: int | None = None,
+        stop_after: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
+        pending_limits: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> Replies:
@@ -348,20 +348,20 @@ class BaseConnection:
 
         Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. The replies
         end, with :exc:`trio.EndOfChannel`, after ``timeout`` seconds in all (the connection's
-        ``request_timeout`` unless given), after ``max_responses`` of them, once ``stall`` seconds
+        ``request_timeout`` unless given), after ``stop_after`` of them, once ``stall`` seconds
         have passed since the last one, or with the one that ``sentinel`` returns true for, which is
         not handed out; :func:`trio_nats.empty_sentinel` is the usual one. Time spent outside
-        ``receive`` does not count as stalling. ``pending`` overrides the connection's limits on
-        how many replies may wait to be received, as for :meth:`subscribe`. ``codec`` encodes the
-        payload.
+        ``receive`` does not count as stalling. ``pending_limits`` overrides the connection's
+        limits on how many replies may wait to be received, as for :meth:`subscribe`. ``codec``
+        encodes the payload.
 
         Raises what :meth:`publish` raises, on entering; :exc:`NoRespondersError` comes out of the
         first ``receive``. If time ends the replies while there is no connection, some may be
         missing, so ``receive`` raises :exc:`RequestTimeoutError` then.
         """
         seconds = self._timeout(timeout)
-        if max_responses is not None:
-            check_count("max_responses", max_responses, 1)
+        if stop_after is not None:
+            check_count("stop_after", stop_after, 1)
         if stall is not None:
             check_seconds("stall", stall)
         check_callable("sentinel", sentinel)
@@ -372,9 +372,9 @@ class BaseConnection:
         return Replies(
             self._core,
             subject,
-            self._limits(pending),
+            self._limits(pending_limits),
             seconds,
-            max_responses,
+            stop_after,
             stall,
             sentinel,
             send=partial(self._send_request, token, frame, self._core.info),
@@ -404,14 +404,14 @@ class BaseConnection:
         """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""
         return new_inbox(self._core.settings.inbox_prefix)
 
-    def _limits(self, pending: PendingLimits | None) -> PendingLimits:
-        if pending is None:
-            return self._core.settings.pending
-        if not isinstance(pending, PendingLimits):
+    def _limits(self, pending_limits: PendingLimits | None) -> PendingLimits:
+        if pending_limits is None:
+            return self._core.settings.pending_limits
+        if not isinstance(pending_limits, PendingLimits):
             raise ConfigurationError(
-                f"pending must be a PendingLimits, not {type(pending).__name__}"
+                f"pending_limits must be a PendingLimits, not {type(pending_limits).__name__}"
             )
-        return pending
+        return pending_limits
 
     def _timeout(self, timeout: float | None) -> float:
         if timeout is None:

@@ -319,7 +319,7 @@ class NoRespondersError(NatsError):
 
 
 class OutboxFullError(NatsError, trio.WouldBlock):
-    """``pending_size`` bytes are waiting to be written and the connection was told not to wait."""
+    """``outbox_size`` bytes are waiting to be written and the connection was told not to wait."""
 
 
 def fresh(error: Exception) -> Exception:

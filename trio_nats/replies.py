@@ -34,7 +34,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         subject: str,
         limits: PendingLimits,
         timeout: float,
-        max_responses: int | None,
+        stop_after: int | None,
         stall: float | None,
         sentinel: Callable[[Msg], bool] | None,
         *,
@@ -44,7 +44,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     ) -> None:
         super().__init__(owner, subject, limits)
         self._timeout = timeout
-        self._max_responses = max_responses
+        self._stop_after = stop_after
         self._stall = stall
         self._sentinel = sentinel
         self._send = send
@@ -105,7 +105,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             self._arrived += 1
             self._keep(msg)
             self._waiting.unpark()
-            if self._arrived == self._max_responses:
+            if self._arrived == self._stop_after:
                 self._finish(trio.EndOfChannel())
 
     def end(self, error: Exception) -> None:

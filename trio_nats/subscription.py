@@ -35,7 +35,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     of workers; each message goes to exactly one of them, in the order of arrival, and the task that
     waited longest comes first.
 
-    It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, once ``max_msgs`` messages
+    It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, once ``stop_after`` messages
     have been taken out; with :exc:`PermissionsViolationError` if the server forbids it, or another
     :exc:`ServerReportedError` if it allows no more subscriptions; with
     :exc:`ConnectionLostError` when the connection is gone for good; and with
@@ -49,7 +49,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         raw_subject: bytes,
         queue: str | None,
         raw_queue: bytes | None,
-        max_msgs: int | None,
+        stop_after: int | None,
         limits: PendingLimits,
     ) -> None:
         super().__init__(core, subject, limits)
@@ -57,7 +57,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._queue_group = queue
         self.raw_subject = raw_subject
         self.raw_queue = raw_queue
-        self.remaining = max_msgs
+        self.remaining = stop_after
         self._sid: bytes | None = None
         self._waiters: dict[trio.lowlevel.Task, None] = {}
         # The first message takes a whole turn, and so notes who receives.

@@ -117,7 +117,7 @@ async def test_values_in_payloads(backend: str, nats_server: NatsServer) -> None
                 group.start_soon(serve)
                 reply = await nc.request("sum", [4, 5], codec=numbers)
                 assert reply.decode(text) == "9"
-                async with nc.request_many("sum", [1], codec=numbers, max_responses=1) as replies:
+                async with nc.request_many("sum", [1], codec=numbers, stop_after=1) as replies:
                     assert [reply.decode(text) async for reply in replies] == ["1"]
                 group.cancel_scope.cancel()
 
@@ -128,8 +128,8 @@ async def test_many_messages_stay_in_order(backend: str, nats_server: NatsServer
     count = 5000
 
     async def main(_: Home) -> None:
-        async with open_nats(nats_server.url, pending_size=64 * 1024) as nc:
-            async with nc.subscribe("many", max_msgs=count) as sub:
+        async with open_nats(nats_server.url, outbox_size=64 * 1024) as nc:
+            async with nc.subscribe("many", stop_after=count) as sub:
 
                 async def publish() -> None:
                     for number in range(count):
@@ -147,7 +147,7 @@ async def test_many_messages_stay_in_order(backend: str, nats_server: NatsServer
 
 async def test_each_worker_gets_its_share(backend: str, nats_server: NatsServer) -> None:
     async def main(_: Home) -> None:
-        async with open_nats(nats_server.url) as nc, nc.subscribe("jobs", max_msgs=30) as sub:
+        async with open_nats(nats_server.url) as nc, nc.subscribe("jobs", stop_after=30) as sub:
             done: list[int] = []
 
             async def work() -> None:
@@ -177,7 +177,7 @@ async def test_request_many(backend: str, nats_server: NatsServer) -> None:
 
             async with anyio.create_task_group() as group:
                 group.start_soon(serve)
-                async with nc.request_many("svc", max_responses=3) as replies:
+                async with nc.request_many("svc", stop_after=3) as replies:
                     assert isinstance(replies, anyio.abc.ObjectReceiveStream)
                     assert replies.subject == "svc"
                     assert [msg.data async for msg in replies] == [b"0", b"1", b"2"]
@@ -339,9 +339,9 @@ async def test_errors_that_are_the_same_everywhere(backend: str, nats_server: Na
 async def test_a_full_outbox(backend: str, nats_server: NatsServer) -> None:
     async def main(home: Home) -> None:
         async with (
-            open_nats(nats_server.url, pending_size=10, reconnect=QUICK) as waits,
+            open_nats(nats_server.url, outbox_size=10, reconnect=QUICK) as waits,
             open_nats(
-                nats_server.url, pending_size=10, reconnect=QUICK, when_pending_full="raise"
+                nats_server.url, outbox_size=10, reconnect=QUICK, when_outbox_full="raise"
             ) as raises,
             waits.subscribe("x") as sub,
         ):

@@ -130,7 +130,7 @@ async def test_publishing_where_it_waits(backend: str, nats_server: NatsServer) 
 
         assert await cancel_everywhere(lambda: ready(publish), stage.check_ledger) >= 3
 
-    await on_stage(backend, nats_server, main, pending_size=1)
+    await on_stage(backend, nats_server, main, outbox_size=1)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -194,7 +194,7 @@ async def test_requests(backend: str, nats_server: NatsServer) -> None:
     async def main(stage: Stage) -> None:
         async def request() -> None:
             assert (await stage.nc.request("svc", b"x")).data == b"x"
-            async with stage.nc.request_many("svc", b"y", max_responses=1) as replies:
+            async with stage.nc.request_many("svc", b"y", stop_after=1) as replies:
                 assert [msg.data async for msg in replies] == [b"y"]
 
         async def serve() -> None:

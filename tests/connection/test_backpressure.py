@@ -29,7 +29,7 @@ async def test_order_is_kept_across_tasks_and_chunks() -> None:
                 await nc.publish("a", data, headers=headers)
                 called.append(data)
 
-        async with other.subscribe("a", max_msgs=10_000) as sub:
+        async with other.subscribe("a", stop_after=10_000) as sub:
             await other.flush()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(publish_all, b"one")
@@ -38,7 +38,7 @@ async def test_order_is_kept_across_tasks_and_chunks() -> None:
 
 
 async def test_a_full_outbox_refuses_if_told_to() -> None:
-    async with scripted(pending_size=300_000, when_pending_full="raise") as (nc, peer):
+    async with scripted(outbox_size=300_000, when_outbox_full="raise") as (nc, peer):
         count = await fill(nc, 300_000)
         with pytest.raises(OutboxFullError, match=r"\d bytes are waiting.*is 300,000\)") as caught:
             await nc.publish("refused", b"")
@@ -65,7 +65,7 @@ async def test_a_full_outbox_makes_publishers_wait() -> None:
         await nc.publish(f"waiting.{number}", b"x" * 100_000)
         peak = max(peak, nc.stats.outbox_bytes)
 
-    async with scripted(pending_size=300_000) as (nc, peer):
+    async with scripted(outbox_size=300_000) as (nc, peer):
         count = await fill(nc, 300_000)
         async with trio.open_nursery() as nursery:
             for number in range(9):
@@ -83,7 +83,7 @@ async def test_a_full_outbox_makes_publishers_wait() -> None:
 
 
 async def test_a_publisher_that_waits_can_be_cancelled() -> None:
-    async with scripted(pending_size=300_000) as (nc, peer):
+    async with scripted(outbox_size=300_000) as (nc, peer):
         count = await fill(nc, 300_000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nc.publish, "cancelled")
@@ -98,7 +98,7 @@ async def test_a_publisher_that_waits_can_be_cancelled() -> None:
 
 async def test_publishing_without_waiting_needs_room() -> None:
     # Whatever publish() would do: this cannot wait.
-    async with scripted(pending_size=100) as (nc, peer):
+    async with scripted(outbox_size=100) as (nc, peer):
         nc.publish_nowait("a", bytes(200))
         with pytest.raises(trio.WouldBlock):
             nc.publish_nowait("refused", b"x")
@@ -117,7 +117,7 @@ async def test_publishers_share_the_room() -> None:
             await nc.publish("a", bytes(5000))
             counts[index] += 1
 
-    async with scripted(pending_size=10_000) as (nc, peer), trio.open_nursery() as nursery:
+    async with scripted(outbox_size=10_000) as (nc, peer), trio.open_nursery() as nursery:
         await fill(nc, 10_000)
         for index in range(3):
             nursery.start_soon(publish, index)

@@ -36,7 +36,7 @@ async def test_everything_there_is_in_one_list() -> None:
 
 
 async def test_an_iteration_gets_everything_and_ends_with_the_subscription() -> None:
-    async with served() as (nc, _), nc.subscribe("a", max_msgs=2500) as sub:
+    async with served() as (nc, _), nc.subscribe("a", stop_after=2500) as sub:
         async with trio.open_nursery() as nursery:
 
             async def publish() -> None:
@@ -150,7 +150,7 @@ async def test_a_full_subscription_is_no_longer_full_once_a_batch_was_taken(
     async with (
         scripted() as (nc, _),
         nc.events() as events,
-        nc.subscribe("a", pending=limits) as sub,
+        nc.subscribe("a", pending_limits=limits) as sub,
     ):
         for episode in (1, 2):
             push(sub, numbered(0, 6))

@@ -70,7 +70,7 @@ async def test_values_go_through(codec: Codec[Any], value: Any, wire: bytes) -> 
 
 async def test_what_cannot_be_decoded_is_all_there_and_ends_nothing() -> None:
     orders = JSONCodec(Order)
-    async with served() as (nc, _), nc.subscribe("orders", max_msgs=4) as sub:
+    async with served() as (nc, _), nc.subscribe("orders", stop_after=4) as sub:
         for payload in (b'{"number":1}', b'{"number":"secret"}', b"\xff", b'{"number":2}'):
             await nc.publish("orders", payload)
         seen: list[int | bytes] = []
@@ -106,7 +106,7 @@ async def test_requests_and_answers_each_with_their_type() -> None:
             assert reply.headers["item"] == "tea"
             raw = await nc.request("buy", b'{"number":4}')
             assert raw.decode(receipts) == Receipt(4, True)
-            async with nc.request_many("buy", Order(5), codec=orders, max_responses=1) as replies:
+            async with nc.request_many("buy", Order(5), codec=orders, stop_after=1) as replies:
                 got = [reply.decode(receipts) async for reply in replies]
             assert got == [Receipt(5, True)]
             nursery.cancel_scope.cancel()

@@ -237,6 +237,6 @@ async def test_a_waiting_listener_can_be_cancelled_without_loss() -> None:
 async def test_being_slow_is_told_with_numbers() -> None:
     limits = PendingLimits(messages=2)
     async with scripted(reconnect=NO_RECONNECT) as (nc, peer), nc.events() as events:
-        async with nc.subscribe("a.*", pending=limits):
+        async with nc.subscribe("a.*", pending_limits=limits):
             await peer.send(msg("a.b", 1, b"123") * 5)
             assert await events.receive() == SlowConsumer("a.*", 2, 6, 1)

@@ -63,7 +63,7 @@ async def test_drop_newest_by_messages() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
-        nc.subscribe("a", pending=limits(3, "drop_newest")) as sub,
+        nc.subscribe("a", pending_limits=limits(3, "drop_newest")) as sub,
     ):
         await peer.send(frames(b"1", b"2", b"3"))
         await barrier(peer)
@@ -80,7 +80,7 @@ async def test_drop_oldest_by_messages() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
-        nc.subscribe("a", pending=limits(3, "drop_oldest")) as sub,
+        nc.subscribe("a", pending_limits=limits(3, "drop_oldest")) as sub,
     ):
         await peer.send(frames(b"1", b"2", b"3", b"4", b"5"))
         await barrier(peer)
@@ -96,7 +96,7 @@ async def test_the_limit_in_bytes_counts_headers(policy: FullPolicy, kept: list[
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
-        nc.subscribe("a", pending=limits(100, policy, size=26)) as sub,
+        nc.subscribe("a", pending_limits=limits(100, policy, size=26)) as sub,
     ):
         await peer.send(msg("a", 1, b"1234") + hmsg("a", 1, BLOCK, b"12"))
         await barrier(peer)
@@ -116,7 +116,7 @@ async def test_exactly_the_limit_is_not_too_much() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
-        nc.subscribe("a", pending=limits(2, "drop_newest", size=4)) as sub,
+        nc.subscribe("a", pending_limits=limits(2, "drop_newest", size=4)) as sub,
     ):
         await peer.send(frames(b"12", b"34"))
         await barrier(peer)
@@ -127,8 +127,8 @@ async def test_one_message_above_the_limit_in_bytes() -> None:
     small = 4
     async with (
         scripted() as (nc, peer),
-        nc.subscribe("a", pending=limits(10, "drop_newest", small)) as newest,
-        nc.subscribe("a", pending=limits(10, "drop_oldest", small)) as oldest,
+        nc.subscribe("a", pending_limits=limits(10, "drop_newest", small)) as newest,
+        nc.subscribe("a", pending_limits=limits(10, "drop_oldest", small)) as oldest,
     ):
         for sid in (1, 2):
             await peer.send(hmsg("a", sid, BLOCK, b"x"))
@@ -144,7 +144,7 @@ async def test_an_episode_ends_when_half_is_free() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
-        nc.subscribe("a", pending=limits(4, "drop_newest")) as sub,
+        nc.subscribe("a", pending_limits=limits(4, "drop_newest")) as sub,
     ):
         await peer.send(frames(*[b"x"] * 9))
         await barrier(peer)
@@ -161,9 +161,9 @@ async def test_an_episode_ends_when_half_is_free() -> None:
 
 async def test_the_connections_limits_apply_unless_overridden() -> None:
     async with (
-        scripted(pending=limits(1, "drop_newest")) as (nc, peer),
+        scripted(pending_limits=limits(1, "drop_newest")) as (nc, peer),
         nc.subscribe("a") as one,
-        nc.subscribe("a", pending=limits(2, "drop_oldest")) as two,
+        nc.subscribe("a", pending_limits=limits(2, "drop_oldest")) as two,
     ):
         for sid in (1, 2):
             await peer.send(b"".join(msg("a", sid, b"%d" % number) for number in range(3)))
@@ -175,7 +175,7 @@ async def test_the_connections_limits_apply_unless_overridden() -> None:
 async def test_what_was_dropped_counts_towards_max_msgs() -> None:
     async with (
         scripted() as (nc, peer),
-        nc.subscribe("a", max_msgs=5, pending=limits(2, "drop_newest")) as sub,
+        nc.subscribe("a", stop_after=5, pending_limits=limits(2, "drop_newest")) as sub,
     ):
         await peer.send(frames(b"1", b"2", b"3", b"4", b"5"))
         await barrier(peer)
@@ -186,7 +186,7 @@ async def test_what_was_dropped_counts_towards_max_msgs() -> None:
 async def test_a_slow_subscription_is_nobody_elses_problem() -> None:
     async with (
         served() as (nc, server),
-        nc.subscribe("a", pending=limits(10, "drop_newest")) as lazy,
+        nc.subscribe("a", pending_limits=limits(10, "drop_newest")) as lazy,
         nc.subscribe("a") as busy,
         another(server) as other,
     ):
@@ -213,7 +213,7 @@ async def test_wait_stops_the_reading_and_loses_nothing() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
-        nc.subscribe("a", pending=limits(100, "wait")) as sub,
+        nc.subscribe("a", pending_limits=limits(100, "wait")) as sub,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(peer.send, frames(*sent) + b"PING\r\n")
@@ -238,7 +238,7 @@ async def test_wait_by_bytes_and_one_event_an_episode() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
-        nc.subscribe("a", pending=limits(1000, "wait", size=10)) as sub,
+        nc.subscribe("a", pending_limits=limits(1000, "wait", size=10)) as sub,
     ):
         await peer.send(frames(b"12345", b"67890"))
         await barrier(peer)
@@ -252,14 +252,16 @@ async def test_wait_by_bytes_and_one_event_an_episode() -> None:
 
 
 @pytest.mark.parametrize(
-    "pending",
+    "pending_limits",
     [PendingLimits(messages=5, when_full="wait"), PendingLimits(bytes=50, when_full="wait")],
     ids=["messages", "bytes"],
 )
-async def test_what_a_real_server_sends_meanwhile_is_not_lost(pending: PendingLimits) -> None:
+async def test_what_a_real_server_sends_meanwhile_is_not_lost(
+    pending_limits: PendingLimits,
+) -> None:
     sent = [b"%d" % number + b"x" * 1000 for number in range(2000)]
     async with served() as (nc, server), another(server) as other, nc.events() as events:
-        async with nc.subscribe("a", pending=pending) as sub:
+        async with nc.subscribe("a", pending_limits=pending_limits) as sub:
             await nc.flush()
             for data in sent:
                 await other.publish("a", data)
@@ -272,12 +274,12 @@ async def test_what_a_real_server_sends_meanwhile_is_not_lost(pending: PendingLi
             assert (sub.dropped, nc.stats.reconnects) == (0, 0)
 
 
-@pytest.mark.parametrize("how", ["leave", "max_msgs", "deny", "drain", "close"])
+@pytest.mark.parametrize("how", ["leave", "stop_after", "deny", "drain", "close"])
 async def test_reading_goes_on_when_the_full_subscription_is_gone(how: str) -> None:
     async with scripted() as (nc, peer), nc.events() as events, nc.subscribe("b") as other:
-        sub = nc.subscribe("a", max_msgs=4, pending=limits(1, "wait"))
+        sub = nc.subscribe("a", stop_after=4, pending_limits=limits(1, "wait"))
         await sub.__aenter__()
-        count = 4 if how == "max_msgs" else 3
+        count = 4 if how == "stop_after" else 3
         frame = b"".join(msg("a", 2, b"%d" % number) for number in range(count))
         if how == "deny":
             frame += b"-ERR 'Permissions Violation for Subscription to \"a\"'\r\n"
@@ -307,8 +309,8 @@ async def test_two_that_are_full_both_have_to_make_room() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
-        nc.subscribe("a", pending=limits(1, "wait")) as one,
-        nc.subscribe("a", pending=limits(1, "wait")) as two,
+        nc.subscribe("a", pending_limits=limits(1, "wait")) as one,
+        nc.subscribe("a", pending_limits=limits(1, "wait")) as two,
         nc.subscribe("a") as third,
     ):
         both = msg("a", 1, b"x") * 2 + msg("a", 2, b"y") * 2
@@ -335,7 +337,7 @@ async def test_closing_reads_what_a_full_subscription_held_up() -> None:
         async with (
             scripted(close_timeout=1000) as (nc, peer),
             nc.events() as events,
-            nc.subscribe("a", pending=limits(1, "wait")) as sub,
+            nc.subscribe("a", pending_limits=limits(1, "wait")) as sub,
         ):
             await peer.send(frames(b"1", b"2"))
             await _until_stalled(events)
@@ -392,7 +394,7 @@ async def test_pending_and_dropped_are_always_right(policy: FullPolicy, seed: in
 
     async with (
         scripted() as (nc, _),
-        nc.subscribe("a", pending=limits(messages, policy, size)) as sub,
+        nc.subscribe("a", pending_limits=limits(messages, policy, size)) as sub,
     ):
         for _ in range(400):
             if chance.random() < 0.55:

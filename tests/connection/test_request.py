@@ -75,7 +75,7 @@ async def test_a_thousand_at_a_time_each_get_their_own() -> None:
     async def ask(nc: Connection, number: int) -> None:
         got[number] = (await nc.request("svc", b"%d" % number)).data
 
-    async with served(pending=PendingLimits(messages=1)) as (nc, server):
+    async with served(pending_limits=PendingLimits(messages=1)) as (nc, server):
         async with another(server) as other, other.subscribe("svc") as requests:
             await other.flush()
             async with trio.open_nursery() as nursery:

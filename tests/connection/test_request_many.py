@@ -49,7 +49,7 @@ async def asked(**options: Any) -> AsyncIterator[tuple[Connection, Peer, Replies
 # --- over the wire --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"max_responses": 3}, {"sentinel": empty_sentinel}, {}])
+@pytest.mark.parametrize("options", [{"stop_after": 3}, {"sentinel": empty_sentinel}, {}])
 async def test_scatter_and_gather(options: dict[str, Any]) -> None:
     async with served() as (nc, server), another(server) as other:
         async with other.subscribe("svc") as one, other.subscribe("svc") as two:
@@ -62,7 +62,7 @@ async def test_scatter_and_gather(options: dict[str, Any]) -> None:
                     await request.respond(request.data + b"2")
                 if "sentinel" in options:
                     await request.respond(b"")
-                expected = 3 if "max_responses" in options else 4
+                expected = 3 if "stop_after" in options else 4
                 got = await receive_n(replies, expected)
                 assert sorted(got) == sorted([b"?1", b"?2", b"?1", b"?2"][:expected])
                 if options:
@@ -86,7 +86,7 @@ async def test_no_responders_behind_a_reply_is_somebody_pretending() -> None:
     async with served() as (nc, server), another(server) as other:
         async with other.subscribe("svc") as requests, other.subscribe("svc") as others:
             await other.flush()
-            async with nc.request_many("svc", b"?", max_responses=2) as replies:
+            async with nc.request_many("svc", b"?", stop_after=2) as replies:
                 await (await requests.receive()).respond(b"1")
                 request = await others.receive()
                 forged = b"HPUB %b 16 16\r\n%b\r\n" % (request.raw_reply or b"", NO_RESPONDERS)
@@ -107,7 +107,7 @@ async def test_time_ends_them(options: dict[str, Any]) -> None:
 async def test_each_of_several_receivers_gets_what_no_other_got() -> None:
     got: list[bytes] = []
 
-    async with asked(timeout=100, max_responses=30) as (_, peer, replies, inbox):
+    async with asked(timeout=100, stop_after=30) as (_, peer, replies, inbox):
 
         async def read() -> None:
             got.extend(await all_of(replies))
@@ -220,7 +220,7 @@ async def test_the_end_of_the_connection_ends_them_behind_what_came(
 
 
 async def test_a_request_that_cannot_be_sent_in_time() -> None:
-    async with scripted(pending_size=100_000) as (nc, _peer):
+    async with scripted(outbox_size=100_000) as (nc, _peer):
         await fill(nc, 100_000, each=1_000_000)
         before = nc.stats.out_messages
         with pytest.raises(RequestTimeoutError, match=r"could not be sent within 0\.01 s"):
@@ -232,11 +232,11 @@ async def test_a_request_that_cannot_be_sent_in_time() -> None:
         assert nc.stats.out_messages == before
 
 
-@pytest.mark.parametrize("options", [{}, {"max_responses": 1_000}])
+@pytest.mark.parametrize("options", [{}, {"stop_after": 1_000}])
 async def test_what_waits_is_bounded_and_counted(options: dict[str, Any]) -> None:
     """Whoever answers chooses how much, and how often."""
     limits = PendingLimits(messages=100, bytes=50_000)
-    async with served(pending=limits) as (nc, server), another(server) as other:
+    async with served(pending_limits=limits) as (nc, server), another(server) as other:
         async with other.subscribe("svc") as requests, nc.events() as events:
             await other.flush()
             async with nc.request_many("svc", b"?", timeout=HANG_TIMEOUT, **options) as replies:
@@ -262,7 +262,7 @@ async def test_limits_of_its_own() -> None:
     async with served() as (nc, server), another(server) as other:
         async with other.subscribe("svc") as requests:
             await other.flush()
-            async with nc.request_many("svc", b"?", pending=limits) as replies:
+            async with nc.request_many("svc", b"?", pending_limits=limits) as replies:
                 request = await requests.receive()
                 for number in range(3):
                     await request.respond(b"%d" % number)
@@ -274,10 +274,10 @@ async def test_limits_of_its_own() -> None:
 
 async def test_waiting_for_room_loses_nothing() -> None:
     limits = PendingLimits(messages=10, when_full="wait")
-    async with served(pending=limits) as (nc, server), another(server) as other:
+    async with served(pending_limits=limits) as (nc, server), another(server) as other:
         async with other.subscribe("svc") as requests:
             await other.flush()
-            async with nc.request_many("svc", b"?", max_responses=1_000) as replies:
+            async with nc.request_many("svc", b"?", stop_after=1_000) as replies:
                 request = await requests.receive()
                 for number in range(1_000):
                     await request.respond(b"%d" % number)
@@ -291,15 +291,15 @@ async def test_waiting_for_room_loses_nothing() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_responses": 0},
-        {"max_responses": True},
-        {"max_responses": 1.5},
+        {"stop_after": 0},
+        {"stop_after": True},
+        {"stop_after": 1.5},
         {"stall": 0},
         {"stall": -1},
         {"timeout": 0},
         {"timeout": "1"},
         {"sentinel": 5},
-        {"pending": 5},
+        {"pending_limits": 5},
     ],
 )
 async def test_options_that_cannot_be_meant(options: dict[str, Any]) -> None:

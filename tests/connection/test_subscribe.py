@@ -100,7 +100,7 @@ async def test_the_frames_of_a_subscription() -> None:
     async with scripted() as (nc, peer):
         async with nc.subscribe("a.*"):
             assert await peer.expect_line() == b"SUB a.* 1"
-            async with nc.subscribe("b", queue="q", max_msgs=2):
+            async with nc.subscribe("b", queue="q", stop_after=2):
                 assert await peer.expect_line() == b"SUB b q 2"
                 assert await peer.expect_line() == b"UNSUB 2 2"
             assert await peer.expect_line() == b"UNSUB 2"
@@ -108,7 +108,7 @@ async def test_the_frames_of_a_subscription() -> None:
 
 
 async def test_max_msgs_ends_it_by_itself() -> None:
-    async with scripted() as (nc, peer), nc.subscribe("a", max_msgs=3) as sub:
+    async with scripted() as (nc, peer), nc.subscribe("a", stop_after=3) as sub:
         await peer.expect_line(b"SUB a 1")
         await peer.expect_line(b"UNSUB 1 3")
         await peer.send(b"".join(msg("a", 1, b"%d" % number) for number in range(5)))
@@ -124,7 +124,7 @@ async def test_max_msgs_ends_it_by_itself() -> None:
 
 
 async def test_max_msgs_may_be_more_than_a_server_can_count() -> None:
-    async with served() as (nc, _), nc.subscribe("a", max_msgs=10**9) as sub:
+    async with served() as (nc, _), nc.subscribe("a", stop_after=10**9) as sub:
         await nc.publish("a", b"x")
         await nc.flush()
         assert sub.receive_nowait().data == b"x"
@@ -137,7 +137,7 @@ async def test_max_msgs_with_a_real_server(waiting: bool) -> None:
     async def read() -> None:
         got.extend(await all_of(sub))
 
-    async with served() as (nc, _), nc.subscribe("a", max_msgs=3) as sub:
+    async with served() as (nc, _), nc.subscribe("a", stop_after=3) as sub:
         async with trio.open_nursery() as nursery:
             if waiting:
                 nursery.start_soon(read)
@@ -173,12 +173,12 @@ async def test_max_msgs_with_a_real_server(waiting: bool) -> None:
         ({"subject": "a", "queue": "a.>.b"}, InvalidSubjectError),
         ({"subject": "a", "queue": "a*"}, InvalidSubjectError),
         ({"subject": "a", "queue": "q 7\r\nSUB b"}, InvalidSubjectError),
-        ({"subject": "a", "max_msgs": 0}, ConfigurationError),
-        ({"subject": "a", "max_msgs": -1}, ConfigurationError),
-        ({"subject": "a", "max_msgs": 1.5}, ConfigurationError),
-        ({"subject": "a", "max_msgs": True}, ConfigurationError),
-        ({"subject": "a", "max_msgs": "2"}, ConfigurationError),
-        ({"subject": "a", "pending": 5}, ConfigurationError),
+        ({"subject": "a", "stop_after": 0}, ConfigurationError),
+        ({"subject": "a", "stop_after": -1}, ConfigurationError),
+        ({"subject": "a", "stop_after": 1.5}, ConfigurationError),
+        ({"subject": "a", "stop_after": True}, ConfigurationError),
+        ({"subject": "a", "stop_after": "2"}, ConfigurationError),
+        ({"subject": "a", "pending_limits": 5}, ConfigurationError),
     ],
 )
 async def test_what_cannot_be_subscribed_to(
@@ -240,7 +240,7 @@ async def test_a_pool_of_workers_gets_each_message_once() -> None:
             if len(share) % 7 == 0:
                 await trio.lowlevel.checkpoint()
 
-    async with served() as (nc, _), nc.subscribe("a", max_msgs=3000) as sub:
+    async with served() as (nc, _), nc.subscribe("a", stop_after=3000) as sub:
         async with trio.open_nursery() as nursery:
             for share in shares:
                 nursery.start_soon(work, share)
@@ -403,7 +403,7 @@ async def test_the_end_wakes_all_who_wait() -> None:
     async def work() -> None:
         got.append((await sub.receive()).data)
 
-    async with scripted() as (nc, peer), nc.subscribe("a", max_msgs=1) as sub:
+    async with scripted() as (nc, peer), nc.subscribe("a", stop_after=1) as sub:
         async with errors_of_waiters(work, 3) as errors:
             await peer.send(msg("a", 1, b"x"))
     assert got == [b"x"]

@@ -102,7 +102,7 @@ async def staged(transport: Transport) -> AsyncIterator[Stage]:
     async with transport.server() as server, no_leaks():
         url, options = transport.url(server), transport.options
         async with (
-            open_nats(url, **options, pending_size=PENDING_SIZE) as nc,
+            open_nats(url, **options, outbox_size=PENDING_SIZE) as nc,
             open_nats(url, **options) as witness,
             witness.subscribe("ledger") as inbox,
         ):

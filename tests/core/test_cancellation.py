@@ -46,7 +46,7 @@ async def publish_without_room(stage: Stage, _: Subscription) -> Operation:
 
 async def subscribe(stage: Stage, _: Subscription) -> Operation:
     async def operation() -> None:
-        async with stage.nc.subscribe("loop", max_msgs=2) as sub:
+        async with stage.nc.subscribe("loop", stop_after=2) as sub:
             await stage.nc.publish("loop", b"1")
             await stage.nc.publish("loop", b"2")
             assert await all_of(sub) == [b"1", b"2"]
@@ -118,7 +118,7 @@ async def request_many(stage: Stage, _: Subscription) -> Operation:
 
     async def operation() -> None:
         data = stage.next()
-        async with stage.nc.request_many("echo", data, max_responses=1) as replies:
+        async with stage.nc.request_many("echo", data, stop_after=1) as replies:
             assert await all_of(replies) == [data]
 
     return operation
@@ -219,7 +219,7 @@ async def test_a_reply_that_was_not_received_is_left() -> None:
             latest: list[Replies] = []
 
             async def make() -> Operation:
-                many = stage.nc.request_many("echo", stage.next(), max_responses=1)
+                many = stage.nc.request_many("echo", stage.next(), stop_after=1)
                 latest[:] = [await many.__aenter__()]
 
                 async def operation() -> None:

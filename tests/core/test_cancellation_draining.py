@@ -86,7 +86,7 @@ class Scene:
             open_nats(
                 self.proxy.url,
                 tls=self.tls,
-                pending_size=200_000,
+                outbox_size=200_000,
                 reconnect=QUICK,
                 ignore_discovered=True,
                 close_timeout=1000,  # nothing here has to wait for that
@@ -236,7 +236,7 @@ async def request(scene: Scene, run: Run) -> Operation:
 async def request_many(scene: Scene, run: Run) -> Operation:
     async def operation() -> None:
         data = scene.next()
-        async with run.nc.request_many("echo", data, max_responses=1) as replies:
+        async with run.nc.request_many("echo", data, stop_after=1) as replies:
             assert await all_of(replies) == [data]
 
     return operation

@@ -107,8 +107,8 @@ async def staged(
         open_nats(
             proxy.url,
             tls=tls,
-            pending_size=200_000,
-            when_pending_full=when_full,
+            outbox_size=200_000,
+            when_outbox_full=when_full,
             reconnect=QUICK,
             ignore_discovered=True,
         ) as nc,
@@ -135,7 +135,7 @@ async def subscribe(stage: AwayStage, _: Subscription) -> Operation:
     async def operation() -> None:
         async with stage.nc.subscribe("unheard"):
             pass
-        async with stage.nc.subscribe("loop", max_msgs=2) as sub:
+        async with stage.nc.subscribe("loop", stop_after=2) as sub:
             await stage.nc.publish("loop", b"1")
             await stage.nc.publish("loop", b"2")
             stage.come_back_later()
@@ -210,7 +210,7 @@ async def request_many(stage: AwayStage, _: Subscription) -> Operation:
             assert await all_of(replies) == []
         stage.come_back_later()
         data = stage.next()
-        async with stage.nc.request_many("echo", data, max_responses=1) as replies:
+        async with stage.nc.request_many("echo", data, stop_after=1) as replies:
             assert await all_of(replies) == [data]
 
     return operation
@@ -222,7 +222,7 @@ async def request_many_without_room(stage: AwayStage, _: Subscription) -> Operat
     async def operation() -> None:
         stage.come_back_later()
         data = stage.next()
-        async with stage.nc.request_many("echo", data, max_responses=1) as replies:
+        async with stage.nc.request_many("echo", data, stop_after=1) as replies:
             assert await all_of(replies) == [data]
 
     return operation

@@ -246,7 +246,7 @@ class Ending(Exception):
 async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> None:
     async with trio.open_nursery() as nursery:
         with suppress(Ending):
-            async with scripted(close_timeout=0.01, pending_size=300_000) as (nc, _):
+            async with scripted(close_timeout=0.01, outbox_size=300_000) as (nc, _):
                 sub = await nc.subscribe("a").__aenter__()
                 if wait is _publish:
                     await fill(nc, 300_000)
@@ -266,7 +266,7 @@ async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> 
 @pytest.mark.parametrize("wait", WAITING)
 @ALL_BUT_WSS
 async def test_whoever_waits_is_told_of_the_loss(wait: Wait) -> None:
-    async with scripted(pending_size=300_000) as (nc, peer), nc.subscribe("a") as sub:
+    async with scripted(outbox_size=300_000) as (nc, peer), nc.subscribe("a") as sub:
         if wait is _publish:
             await fill(nc, 300_000)
         async with errors_of_waiters(lambda: wait(nc, sub)) as errors:

@@ -250,7 +250,7 @@ async def test_two_connections_of_a_task_are_independent() -> None:
 async def test_a_reconnect_restores_what_there_is_and_only_that() -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with NatsServer() as server, open_nats(server.url, reconnect=QUICK) as nc:
-            async with nc.subscribe("a") as one, nc.subscribe("b", max_msgs=3) as two:
+            async with nc.subscribe("a") as one, nc.subscribe("b", stop_after=3) as two:
                 async with nc.subscribe("gone"):
                     pass
                 await nc.publish("b", b"0")

@@ -244,7 +244,7 @@ async def test_there_is_room_up_to_the_limit() -> None:
     put(box, pub(99))
     await box.room()
     put(box, pub(10))
-    with pytest.raises(OutboxFullError, match=r"109 bytes .*pending_size is 100"):
+    with pytest.raises(OutboxFullError, match=r"109 bytes .*outbox_size is 100"):
         await box.room()
     box.written(9)
     with pytest.raises(OutboxFullError, match=r"100 bytes"):

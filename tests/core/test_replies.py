@@ -39,7 +39,7 @@ def reply(data: bytes = b"x") -> Msg:
 async def alone(
     *,
     timeout: float = 100.0,
-    max_responses: int | None = None,
+    stop_after: int | None = None,
     stall: float | None = None,
     sentinel: Callable[[Msg], bool] | None = None,
     limits: PendingLimits = NO_LIMITS,
@@ -55,7 +55,7 @@ async def alone(
         "svc",
         limits,
         timeout,
-        max_responses,
+        stop_after,
         stall,
         sentinel,
         send=send,
@@ -165,7 +165,7 @@ async def test_several_receivers_share_them_in_turn(
     async def wait(number: int) -> None:
         got[number] = (await replies.receive()).data
 
-    async with alone(max_responses=3) as replies:
+    async with alone(stop_after=3) as replies:
         async with trio.open_nursery() as nursery:
             for number in range(3):
                 nursery.start_soon(wait, number)
@@ -193,7 +193,7 @@ async def test_a_cancelled_receiver_loses_nothing(autojump_clock: trio.testing.M
 async def test_the_sentinel_ends_them_and_is_not_handed_out(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with alone(sentinel=lambda msg: msg.data == b"end", max_responses=5) as replies:
+    async with alone(sentinel=lambda msg: msg.data == b"end", stop_after=5) as replies:
         for data in (b"1", b"", b"end", b"3"):
             replies.push(reply(data))
         assert await all_of(replies) == [b"1", b""]
@@ -214,7 +214,7 @@ async def test_the_sentinel_wakes_the_others_who_wait(
 
 
 async def test_no_more_than_was_asked_for(autojump_clock: trio.testing.MockClock) -> None:
-    async with alone(max_responses=2) as replies:
+    async with alone(stop_after=2) as replies:
         for data in (b"", b"1", b"2", b"3"):  # without data it is a reply like any other
             replies.push(reply(data))
         assert await all_of(replies) == [b"", b"1"]
@@ -241,10 +241,10 @@ async def test_what_waits_is_bounded(
         assert replies.pending == (0, 0)
 
 
-async def test_what_was_dropped_counts_towards_max_responses(
+async def test_what_was_dropped_counts_towards_stop_after(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with alone(max_responses=3, limits=PendingLimits(messages=1)) as replies:
+    async with alone(stop_after=3, limits=PendingLimits(messages=1)) as replies:
         for _ in range(5):
             replies.push(reply())
         assert replies.dropped == 2
@@ -256,7 +256,7 @@ async def test_what_was_dropped_counts_towards_max_responses(
 async def test_no_more_are_kept_than_were_asked_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with alone(max_responses=2) as replies:
+    async with alone(stop_after=2) as replies:
         for _ in range(5):
             replies.push(reply())
         assert replies.pending == (2, 2)

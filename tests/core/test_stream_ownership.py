@@ -78,7 +78,7 @@ def touches(monkeypatch: pytest.MonkeyPatch) -> Touches:
 
 
 async def _use(nc: Connection) -> None:
-    async with nc.subscribe("loop", max_msgs=3) as sub:
+    async with nc.subscribe("loop", stop_after=3) as sub:
         await nc.publish("loop", bytes(300_000))
         await nc.publish("loop", b"x", headers={"k": "v"}, reply="loop")
         await nc.flush()
@@ -134,14 +134,14 @@ async def _use_by_many(nc: Connection) -> None:
             await work()
 
     async def respond() -> None:
-        async with nc.subscribe("service", max_msgs=4) as requests:
+        async with nc.subscribe("service", stop_after=4) as requests:
             answering.set()
             async for message in requests:
                 await message.respond(message.data)
 
     async def ask() -> None:
         assert (await nc.request("service", b"one")).data == b"one"
-        async with nc.request_many("service", b"two", max_responses=1) as replies:
+        async with nc.request_many("service", b"two", stop_after=1) as replies:
             assert await all_of(replies) == [b"two"]
         with pytest.raises(NoRespondersError):
             await nc.request("nobody")

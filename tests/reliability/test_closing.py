@@ -307,7 +307,7 @@ async def test_a_publisher_waiting_for_room_hears_of_the_end(
     expected = trio.ClosedResourceError if fate == "closed" else ConnectionLostError
     async with transport.scripted(session()) as server:
         async with transport.open(
-            server, reconnect=policy, close_timeout=0.05, pending_size=100
+            server, reconnect=policy, close_timeout=0.05, outbox_size=100
         ) as nc:
             server.refuse()
             await lose(server, nc)

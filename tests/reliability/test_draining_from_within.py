@@ -144,7 +144,7 @@ async def test_a_task_that_has_ended_is_not_waited_for() -> None:
 async def test_a_full_subscription_that_stops_the_reading_drains_from_its_own_loop() -> None:
     limits = PendingLimits(messages=2, when_full="wait")
     async with NatsServer() as server, open_nats(server.url) as other:
-        async with open_nats(server.url) as nc, nc.subscribe("work", pending=limits) as sub:
+        async with open_nats(server.url) as nc, nc.subscribe("work", pending_limits=limits) as sub:
             await nc.flush()
             for number in range(50):
                 await other.publish("work", b"%d" % number)

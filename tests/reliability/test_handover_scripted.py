@@ -53,7 +53,7 @@ async def test_a_subscription_made_while_the_new_server_is_primed(short_overlap:
             nursery.start_soon(nc.reconnect)
             with trio.fail_after(HANG_TIMEOUT):
                 await primed.wait()
-            async with nc.subscribe("late", max_msgs=3) as late:
+            async with nc.subscribe("late", stop_after=3) as late:
                 subscribed.set()
                 assert [msg.data for msg in await receive_n(late, 3)] == [b"1", b"2", b"3"]
             assert not any(b"late" in line for line in old_peers[0].lines)

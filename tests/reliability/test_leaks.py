@@ -148,7 +148,7 @@ async def test_what_is_made_of_one_connection() -> None:
                 await watch.receive()
             assert await kv.keys() == ["key"]
             assert len(await store.get_bytes("object")) == 200_000
-            async with nc.request_many("s", b"x", max_responses=1) as replies:
+            async with nc.request_many("s", b"x", stop_after=1) as replies:
                 await replies.receive()
             assert await nc.services(stall=0.001).ping() == []
             nc.events()
@@ -227,12 +227,12 @@ async def test_reconnecting_and_moving(short_overlap: None) -> None:
 
 async def test_requests_given_up_and_subscriptions_left() -> None:
     async with NatsServer() as server, open_nats(server.url) as nc:
-        async with nc.subscribe("silent", pending=PendingLimits(messages=1)):
+        async with nc.subscribe("silent", pending_limits=PendingLimits(messages=1)):
 
             async def cycle() -> None:
                 with trio.move_on_after(0.001):
                     await nc.request("silent", timeout=HANG_TIMEOUT)
-                async with nc.subscribe("b", max_msgs=1) as sub:
+                async with nc.subscribe("b", stop_after=1) as sub:
                     await nc.publish("b")
                     await sub.receive()
                 await nc.flush(HANG_TIMEOUT)

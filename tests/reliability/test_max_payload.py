@@ -171,7 +171,7 @@ async def test_a_limit_lowered_under_way_takes_out_what_waits() -> None:
 
 
 async def test_who_waits_for_room_meanwhile_is_told() -> None:
-    async with scripted(pending_size=1_000_000) as (nc, peer):
+    async with scripted(outbox_size=1_000_000) as (nc, peer):
         await fill(nc, 900_000)
         await nc.publish("a", bytes(200_000))
 

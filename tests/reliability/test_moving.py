@@ -484,7 +484,7 @@ async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wi
             made = 0
             with trio.fail_after(HANG_TIMEOUT):
                 while nc.stats.reconnects == 0:
-                    async with nc.subscribe(f"short.{made}", max_msgs=1) as short:
+                    async with nc.subscribe(f"short.{made}", stop_after=1) as short:
                         await nc.publish(f"short.{made}", b"x")
                         assert (await short.receive()).data == b"x"
                     made += 1

@@ -213,7 +213,7 @@ async def test_a_peer_that_never_reads_holds_up_publishers_and_is_given_up() -> 
     size = 512 * 1024
     async with ScriptedServer(session(deaf), session()) as server:
         async with (
-            open_nats(server.url, pending_size=4 * size, ping_interval=0.1, reconnect=QUICK) as nc,
+            open_nats(server.url, outbox_size=4 * size, ping_interval=0.1, reconnect=QUICK) as nc,
             nc.events() as events,
         ):
             accepted = 0

@@ -70,7 +70,7 @@ async def test_a_second_wire_hears_of_subscriptions_before_anything_is_published
             open_nats(server.url, reconnect=QUICK) as nc,
             nc.events() as events,
             nc.subscribe("all.>"),
-            nc.subscribe("few", max_msgs=5) as few,
+            nc.subscribe("few", stop_after=5) as few,
             nc.subscribe("q", queue="workers"),
         ):
             async with nc.subscribe("gone"):
@@ -100,7 +100,7 @@ async def test_an_automatic_unsubscription_counts_over_a_restart() -> None:
     async with (
         NatsServer() as server,
         open_nats(server.url, reconnect=QUICK) as nc,
-        nc.subscribe("a", max_msgs=3) as sub,
+        nc.subscribe("a", stop_after=3) as sub,
         nc.events() as events,
     ):
         await nc.publish("a", b"1")

@@ -22,7 +22,7 @@ async def test_a_full_subscription_drops_and_others_get_everything(
 ) -> None:
     limits = PendingLimits(messages=100, when_full=policy)
     async with transport.server() as server, transport.open(server) as nc, nc.events() as events:
-        async with nc.subscribe("a", pending=limits) as slow, nc.subscribe("a") as good:
+        async with nc.subscribe("a", pending_limits=limits) as slow, nc.subscribe("a") as good:
             for number in range(COUNT):
                 await nc.publish("a", b"%d" % number)
             assert [int(msg.data) for msg in await receive_n(good, COUNT)] == list(range(COUNT))
@@ -48,7 +48,7 @@ def kept(policy: FullPolicy) -> list[int]:
 async def test_bytes_are_a_limit_too_and_count_headers(transport: Transport) -> None:
     limits = PendingLimits(bytes=1_000)
     async with transport.server() as server, transport.open(server) as nc:
-        async with nc.subscribe("a", pending=limits) as slow:
+        async with nc.subscribe("a", pending_limits=limits) as slow:
             for _ in range(10):
                 await nc.publish("a", b"." * 200, headers={"h": "." * 200})
             await nc.flush(HANG_TIMEOUT)
@@ -63,7 +63,7 @@ async def test_by_choice_the_wire_is_not_read_until_there_is_room(transport: Tra
     limits = PendingLimits(messages=50, when_full="wait")
     async with transport.server() as server, transport.open(server) as pub:
         async with transport.open(server) as nc, nc.events() as events:
-            async with nc.subscribe("a", pending=limits) as slow, nc.subscribe("b") as other:
+            async with nc.subscribe("a", pending_limits=limits) as slow, nc.subscribe("b") as other:
                 await nc.flush(HANG_TIMEOUT)
                 for number in range(20_000):
                     await pub.publish("a", b"%d" % number + b"." * 100)
@@ -87,7 +87,7 @@ async def test_a_stalled_subscription_that_is_left_lets_the_others_go_on(
     limits = PendingLimits(messages=1, when_full="wait")
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("b") as other:
-            async with nc.subscribe("a", pending=limits):
+            async with nc.subscribe("a", pending_limits=limits):
                 async with nc.events() as events:
                     for _ in range(3):
                         await nc.publish("a", b"x")
@@ -103,7 +103,7 @@ async def test_closing_a_stalled_connection_is_not_held_up(transport: Transport)
         with trio.fail_after(HANG_TIMEOUT):
             async with (
                 transport.open(server, close_timeout=1000) as nc,
-                nc.subscribe("a", pending=limits),
+                nc.subscribe("a", pending_limits=limits),
             ):
                 async with nc.events() as events:
                     for _ in range(3):
@@ -122,7 +122,7 @@ async def test_a_slow_subscription_never_delays_a_pong(transport: Transport) -> 
         await peer.serve()
 
     async with transport.scripted(session(asks)) as server:
-        async with transport.open(server) as nc, nc.subscribe("a", pending=limits) as slow:
+        async with transport.open(server) as nc, nc.subscribe("a", pending_limits=limits) as slow:
             await eventually(lambda: slow.dropped == 999)
             await nc.flush(HANG_TIMEOUT)
 
@@ -140,8 +140,8 @@ async def test_replies_have_the_limits_of_a_subscription(transport: Transport) -
 
             nursery.start_soon(serve)
             await service.flush(HANG_TIMEOUT)
-            async with transport.open(server, pending=limits) as nc:
-                many = nc.request_many("svc", timeout=HANG_TIMEOUT, max_responses=100)
+            async with transport.open(server, pending_limits=limits) as nc:
+                many = nc.request_many("svc", timeout=HANG_TIMEOUT, stop_after=100)
                 async with many as replies:
                     await eventually(lambda: nc.stats.dropped == 90)
                     with trio.fail_after(HANG_TIMEOUT):

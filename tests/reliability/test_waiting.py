@@ -40,7 +40,7 @@ from trio_nats.testing import NatsServer
 async def test_a_full_outbox_makes_publishers_wait_for_the_server(transport: Transport) -> None:
     async with transport.server() as server:
         async with (
-            transport.open(server, pending_size=1000, reconnect=QUICK) as nc,
+            transport.open(server, outbox_size=1000, reconnect=QUICK) as nc,
             nc.subscribe("a") as sub,
             nc.events() as events,
         ):
@@ -72,7 +72,7 @@ async def test_a_publisher_that_gives_up_waiting_has_published_nothing(
 ) -> None:
     async with transport.server() as server:
         async with (
-            transport.open(server, pending_size=100, reconnect=QUICK) as nc,
+            transport.open(server, outbox_size=100, reconnect=QUICK) as nc,
             nc.subscribe("a") as sub,
             nc.events() as events,
         ):
@@ -92,7 +92,7 @@ async def test_a_full_outbox_can_be_an_error_instead(transport: Transport) -> No
     async with transport.server() as server:
         async with (
             transport.open(
-                server, pending_size=1000, when_pending_full="raise", reconnect=QUICK
+                server, outbox_size=1000, when_outbox_full="raise", reconnect=QUICK
             ) as nc,
             nc.subscribe("a") as sub,
             nc.events() as events,
@@ -100,7 +100,7 @@ async def test_a_full_outbox_can_be_an_error_instead(transport: Transport) -> No
             await server.kill()
             await until(events, Disconnected)
             sent = 0
-            with pytest.raises(OutboxFullError, match="pending_size is 1,000"):
+            with pytest.raises(OutboxFullError, match="outbox_size is 1,000"):
                 while True:
                     await nc.publish("a", b"%d" % sent)
                     sent += 1
@@ -127,7 +127,7 @@ async def test_what_was_being_written_is_counted_and_said_to_nobody_else(
 
     room = {"max_payload": size}
     async with transport.scripted(session(first, **room), session(**room)) as server:
-        async with transport.open(server, pending_size=2 * size, reconnect=QUICK) as nc:
+        async with transport.open(server, outbox_size=2 * size, reconnect=QUICK) as nc:
             await nc.publish("a", b"." * size)
             await nc.publish("a", b"behind it")
             with trio.fail_after(HANG_TIMEOUT):
@@ -304,7 +304,7 @@ async def test_replies_to_many_go_on_over_a_reconnect(transport: Transport) -> N
 
     async with transport.scripted(session(first), session(second)) as server:
         async with transport.open(server, reconnect=QUICK) as nc:
-            many = nc.request_many("svc", timeout=HANG_TIMEOUT, max_responses=2)
+            many = nc.request_many("svc", timeout=HANG_TIMEOUT, stop_after=2)
             async with many as replies:
                 assert (await replies.receive()).data == b"one"
                 await nc.publish("cut")

@@ -121,7 +121,7 @@ async def test_several_services_on_one_connection(nats_server: NatsServer) -> No
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc:
             async with adder(nc), nc.add_service("other", version="0.1.0") as other:
-                async with nc.request_many("$SRV.PING", max_responses=2) as replies:
+                async with nc.request_many("$SRV.PING", stop_after=2) as replies:
                     assert len([msg async for msg in replies]) == 2
                 assert (await ask(nc, "PING", "other"))["id"] == other.id
 
@@ -447,7 +447,7 @@ async def test_stopping_without_a_server(nats_server: NatsServer) -> None:
 async def test_answers_that_nobody_takes(caplog: pytest.LogCaptureFixture) -> None:
     """The outbox is full, of a connection whose server does not read."""
     caplog.set_level(logging.DEBUG, "trio_nats.services")
-    async with scripted(pending_size=500_000) as (nc, peer):
+    async with scripted(outbox_size=500_000) as (nc, peer):
         async with adder(nc, close_timeout=0) as service:
             gate = await waiting_service_without_flush(service)
             sid = await sid_of(peer, b"gate")

@@ -89,7 +89,7 @@ async def test_answering_more_than_once(nats_server: NatsServer) -> None:
     async with running(nats_server) as (service, client):
         endpoint = await service.add_endpoint("count", count)
         await service.nc.flush()
-        async with client.request_many("count", max_responses=3) as replies:
+        async with client.request_many("count", stop_after=3) as replies:
             assert [msg.data async for msg in replies] == [b"1", b"2", b"3"]
         # One reply is enough for others.
         assert (await client.request("count")).data == b"1"
@@ -111,7 +111,7 @@ async def test_never_answering(nats_server: NatsServer) -> None:
         await service.nc.flush()
         with pytest.raises(RequestTimeoutError):
             await client.request("keep", timeout=0.05)
-        async with client.request_many("keep", max_responses=1) as replies:
+        async with client.request_many("keep", stop_after=1) as replies:
             await kept.receive()
             request = await kept.receive()
             await settled(service)
@@ -342,7 +342,7 @@ async def test_values(nats_server: NatsServer) -> None:
         await service.nc.flush()
         reply = check_reply(await client.request("sum", [1, 2], codec=numbers))
         assert (reply.decode(number), reply.headers["count"]) == (3, "2")
-        async with client.request_many("twice", "ab", max_responses=3) as replies:
+        async with client.request_many("twice", "ab", stop_after=3) as replies:
             assert [msg.data async for msg in replies] == [b"[1]", b"", b"abab"]
 
 

@@ -85,7 +85,7 @@ async def generator(request: ServiceRequest) -> AsyncIterator[bytes]:
         ({"queue": "*"}, r"queue group '\*'"),
         ({"metadata": {"a": None}}, "metadata 'a'"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
-        ({"pending": 1}, "pending must be a PendingLimits"),
+        ({"pending_limits": 1}, "pending_limits must be a PendingLimits"),
     ],
 )
 async def test_endpoints(nc: Connection, options: dict[str, Any], text: str) -> None:

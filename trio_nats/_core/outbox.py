@@ -11,7 +11,7 @@ import trio
 from .._protocol import commands
 from .._protocol.commands import CRLF, Frame
 from ..errors import OutboxFullError
-from .settings import WhenFull
+from .settings import WhenOutboxFull
 
 __all__ = ["Chunk", "Outbox"]
 
@@ -38,9 +38,11 @@ class Outbox:
     cancelled. Waiting for room comes before.
     """
 
-    def __init__(self, limit: int, when_full: WhenFull, check_run: Callable[[], None]) -> None:
+    def __init__(
+        self, limit: int, when_full: WhenOutboxFull, check_run: Callable[[], None]
+    ) -> None:
         self._limit = limit
-        self._when_full: WhenFull = when_full
+        self._when_full: WhenOutboxFull = when_full
         self._check_run = check_run
         self._chunks: deque[Chunk] = deque()
         self.open: Chunk = []
@@ -125,7 +127,7 @@ class Outbox:
 
     def _full(self) -> OutboxFullError:
         return OutboxFullError(
-            f"{self.size:,} bytes are waiting to be written (pending_size is "
+            f"{self.size:,} bytes are waiting to be written (outbox_size is "
             f"{self._limit:,}): the server is away, or slower than what is published"
         )
 

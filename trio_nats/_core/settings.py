@@ -10,15 +10,15 @@ from .._transport.connector import ConnectorSettings
 from ..options import PendingLimits, ReconnectPolicy
 from ..servers import Server
 
-__all__ = ["Settings", "WhenFull"]
+__all__ = ["Settings", "WhenOutboxFull"]
 
 _PING_INTERVAL = 120.0
 # Proxies before WebSocket servers close what has been idle for a minute. Even if one PING is late,
 # the next comes in time.
 _WEBSOCKET_PING_INTERVAL = 25.0
 
-WhenFull: TypeAlias = Literal["wait", "raise"]
-"""What ``publish`` does while ``pending_size`` bytes are waiting to be written."""
+WhenOutboxFull: TypeAlias = Literal["wait", "raise"]
+"""What ``publish`` does while ``outbox_size`` bytes are waiting to be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,9 @@ class Settings:
     randomize: bool
     ignore_discovered: bool
     reconnect: ReconnectPolicy
-    pending: PendingLimits
-    pending_size: int
-    when_pending_full: WhenFull
+    pending_limits: PendingLimits
+    outbox_size: int
+    when_outbox_full: WhenOutboxFull
     ping_interval: float | None
     max_pings_out: int
     inbox_prefix: str

@@ -76,7 +76,7 @@ class Supervisor(SessionCallbacks):
         self._origin = origin
         self.pool: ServerPool = ServerPool(settings.servers, randomize=settings.randomize)
         self.outbox: Outbox = Outbox(
-            settings.pending_size, settings.when_pending_full, self.check_run
+            settings.outbox_size, settings.when_outbox_full, self.check_run
         )
         self.router: Router = Router(self.outbox)
         self.requests: RequestMux = RequestMux(

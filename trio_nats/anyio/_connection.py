@@ -92,7 +92,7 @@ class Connection:
     ) -> None:
         """Send a message to all subscribers of ``subject``.
 
-        See :meth:`trio_nats.Connection.publish`. Waits only while ``pending_size`` bytes are
+        See :meth:`trio_nats.Connection.publish`. Waits only while ``outbox_size`` bytes are
         waiting to be written. If cancelled, it has sent all of the message or nothing.
         """
         try:
@@ -127,8 +127,8 @@ class Connection:
         subject: str,
         *,
         queue: str | None = None,
-        max_msgs: int | None = None,
-        pending: PendingLimits | None = None,
+        stop_after: int | None = None,
+        pending_limits: PendingLimits | None = None,
     ) -> Subscription:
         """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
 
@@ -136,7 +136,7 @@ class Connection:
         :meth:`trio_nats.Connection.subscribe` for the options and what is raised.
         """
         subscription = self._trio.subscribe(
-            subject, queue=queue, max_msgs=max_msgs, pending=pending
+            subject, queue=queue, stop_after=stop_after, pending_limits=pending_limits
         )
         return Subscription(self._host, subscription, self)
 
@@ -194,10 +194,10 @@ class Connection:
         payload: Payload = b"",
         *,
         timeout: float | None = None,
-        max_responses: int | None = None,
+        stop_after: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
+        pending_limits: PendingLimits | None = None,
         headers: HeadersLike | None = None,
     ) -> Replies: ...
     @overload
@@ -207,10 +207,10 @@ class Connection:
         payload: P,
         *,
         timeout: float | None = None,
-        max_responses: int | None = None,
+        stop_after: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
+        pending_limits: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P],
     ) -> Replies: ...
@@ -220,10 +220,10 @@ class Connection:
         payload: Payload | P = b"",
         *,
         timeout: float | None = None,
-        max_responses: int | None = None,
+        stop_after: int | None = None,
         stall: float | None = None,
         sentinel: Callable[[Msg], bool] | None = None,
-        pending: PendingLimits | None = None,
+        pending_limits: PendingLimits | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> Replies:
@@ -238,10 +238,10 @@ class Connection:
             subject,
             encoded(codec, payload),
             timeout=timeout,
-            max_responses=max_responses,
+            stop_after=stop_after,
             stall=stall,
             sentinel=sentinel,
-            pending=pending,
+            pending_limits=pending_limits,
             headers=headers,
         )
         return Replies(self._host, replies, self)

@@ -99,7 +99,7 @@ class Subscription(_Messages):
     unsubscribes, also when cancelled. Several tasks may receive from it at the same time; each
     message goes to exactly one of them.
 
-    It ends with :exc:`anyio.EndOfStream`, which ends an ``async for``, once ``max_msgs`` messages
+    It ends with :exc:`anyio.EndOfStream`, which ends an ``async for``, once ``stop_after`` messages
     have been taken out; with :exc:`~trio_nats.PermissionsViolationError` if the server forbids it;
     with :exc:`ConnectionLostError`, an :exc:`anyio.BrokenResourceError`, when the connection is
     gone for good; and with :exc:`anyio.ClosedResourceError` when this end or the connection was

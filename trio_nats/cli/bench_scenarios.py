@@ -174,7 +174,7 @@ async def _receivers(stack: AsyncExitStack, load: Load) -> list[_Receiver]:
     receivers: list[_Receiver] = []
     for _ in range(load.clients):
         nc = await stack.enter_async_context(load.connect())
-        one = nc.subscribe(load.subject, pending=_NO_LIMITS)
+        one = nc.subscribe(load.subject, pending_limits=_NO_LIMITS)
         receivers.append(_Receiver(await stack.enter_async_context(one)))
         await nc.flush()
     return receivers

@@ -112,8 +112,8 @@ class Services:
             monitoring_subject(self._prefix, verb, name, id),
             timeout=self._timeout,
             stall=self._stall,
-            max_responses=MAX_INSTANCES if id is None else 1,
-            pending=PendingLimits(messages=MAX_INSTANCES, bytes=MAX_BYTES),
+            stop_after=MAX_INSTANCES if id is None else 1,
+            pending_limits=PendingLimits(messages=MAX_INSTANCES, bytes=MAX_BYTES),
         ) as replies:
             try:
                 async for msg in replies:

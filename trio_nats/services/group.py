@@ -80,7 +80,7 @@ class ServiceGroup:
         queue: str | EllipsisType | None = ...,
         metadata: Mapping[str, str] | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
+        pending_limits: PendingLimits | None = None,
     ) -> Callable[[H], H]:
         """:meth:`add_endpoint` as a decorator, which leaves the handler as it is.
 
@@ -96,7 +96,7 @@ class ServiceGroup:
 
         def decorate(handler: H) -> H:
             self._host.adopt(
-                self._made(name, handler, subject, queue, metadata, concurrency, pending)
+                self._made(name, handler, subject, queue, metadata, concurrency, pending_limits)
             )
             return handler
 
@@ -111,7 +111,7 @@ class ServiceGroup:
         queue: str | EllipsisType | None = ...,
         metadata: Mapping[str, str] | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
-        pending: PendingLimits | None = None,
+        pending_limits: PendingLimits | None = None,
     ) -> Endpoint:
         """Have ``handler`` called with each request to a subject. There is no removing it again.
 
@@ -130,14 +130,14 @@ class ServiceGroup:
         :param metadata: shown to who asks for INFO; 128 KiB at most.
         :param concurrency: the most requests handled at the same time, each in a
             task of its own. With 1 they are handled in the order they arrive.
-        :param pending: limits on what may wait, see :class:`PendingLimits`; default: the
+        :param pending_limits: limits on what may wait, see :class:`PendingLimits`; default: the
             connection's.
 
         Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be, and
         :exc:`trio.ClosedResourceError` when the service, or the connection, is ending. Cancelled,
         nothing is added.
         """
-        endpoint = self._made(name, handler, subject, queue, metadata, concurrency, pending)
+        endpoint = self._made(name, handler, subject, queue, metadata, concurrency, pending_limits)
         await self._host.start(endpoint)
         return endpoint
 
@@ -149,7 +149,7 @@ class ServiceGroup:
         queue: str | EllipsisType | None,
         metadata: Mapping[str, str] | None,
         concurrency: int,
-        pending: PendingLimits | None,
+        pending_limits: PendingLimits | None,
     ) -> Endpoint:
         check_name("endpoint", name)
         check_callable("handler", handler)
@@ -160,7 +160,9 @@ class ServiceGroup:
         rest = name if subject is None else subject
         check_filter(rest)  # first, so that the error is not about the whole
         whole = self._subject(rest)
-        sub = self._host.nc.subscribe(whole, queue=self._checked_queue(queue), pending=pending)
+        sub = self._host.nc.subscribe(
+            whole, queue=self._checked_queue(queue), pending_limits=pending_limits
+        )
         check_count("concurrency", concurrency, 1)
         return Endpoint(name, sub, check_metadata(metadata), concurrency, handler)
 

@@ -446,7 +446,7 @@ async def test_what_cannot_be_published_takes_no_room(nats_server: NatsServer) -
 async def test_closed_while_it_waits_to_be_written(nats_server: NatsServer) -> None:
     """It is told of by the exception, and so not again when the block is left."""
     with trio.fail_after(HANG_TIMEOUT):
-        async with open_nats(nats_server.url, pending_size=1000) as nc:
+        async with open_nats(nats_server.url, outbox_size=1000) as nc:
             await nc.flush()
             async with nc.jetstream().publisher() as publisher, trio.open_nursery() as nursery:
                 await nats_server.stop()

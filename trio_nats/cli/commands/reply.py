@@ -66,7 +66,7 @@ def reply(
         output = Output()
         async with (
             connected(program, options) as nc,
-            nc.subscribe(subject, queue=queue or None, max_msgs=count) as requests,
+            nc.subscribe(subject, queue=queue or None, stop_after=count) as requests,
         ):
             await nc.flush()
             note(f'Listening on "{subject}" in group "{queue}"')

@@ -122,7 +122,7 @@ class _Asker:
             subject,
             body.fill(self._asked),
             headers=headers_of(self._headers, self._asked) or None,
-            max_responses=self._replies,
+            stop_after=self._replies,
             stall=None if self._replies == 1 else self._stall,
             sentinel=empty_sentinel if self._until_empty else None,
         ) as replies:

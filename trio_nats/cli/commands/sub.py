@@ -59,7 +59,7 @@ def sub(
         async with connected(program, options) as nc, AsyncExitStack() as stack:
             for subject in subjects:
                 limit = count if len(subjects) == 1 else None
-                one = nc.subscribe(subject, queue=queue, max_msgs=limit)
+                one = nc.subscribe(subject, queue=queue, stop_after=limit)
                 viewer.subscriptions.append(await stack.enter_async_context(one))
             await nc.flush()
             listed = ", ".join(f'"{subject}"' for subject in subjects)

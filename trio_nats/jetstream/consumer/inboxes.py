@@ -23,7 +23,7 @@ class Inbox:
     def __init__(self, nc: BaseConnection) -> None:
         self.name: str = nc.new_inbox()
         # What comes is taken out as it comes, so the limits are those of a storm, not of the user.
-        self.sub = nc.subscribe(f"{self.name}.*", pending=PendingLimits())
+        self.sub = nc.subscribe(f"{self.name}.*", pending_limits=PendingLimits())
 
     def next_reply(self) -> bytes:
         """The reply subject of another pull."""

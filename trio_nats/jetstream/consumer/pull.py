@@ -77,7 +77,7 @@ class PullSubscription(MessageSource):
         self._nc = api.nc
         self._inbox = self._nc.new_inbox()
         largest = self._nc.server_info.max_payload
-        sub = self._nc.subscribe(f"{self._inbox}.*", pending=_room_for(options, largest))
+        sub = self._nc.subscribe(f"{self._inbox}.*", pending_limits=_room_for(options, largest))
         super().__init__(sub, ack_context, kept)
         self._key = secrets.token_bytes(16)
         self._consumer = consumer

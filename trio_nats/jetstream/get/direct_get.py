@@ -84,8 +84,8 @@ class Batches:
             subject,
             json_codec.encode(request),
             timeout=self._seconds * most,
-            max_responses=most,
-            pending=PendingLimits(messages=most, bytes=room + most * OVERHEAD + LARGEST),
+            stop_after=most,
+            pending_limits=PendingLimits(messages=most, bytes=room + most * OVERHEAD + LARGEST),
         ) as replies:
             while True:
                 msg = await self._receive(replies)

@@ -113,7 +113,7 @@ class Publisher:
         # Twice as many as there can be, for others may publish there too.
         most = 2 * max_pending + SPARE_ACKS
         self._sub = api.nc.subscribe(
-            f"{self._inbox}.*", pending=PendingLimits(messages=most, bytes=most * ACK_SIZE)
+            f"{self._inbox}.*", pending_limits=PendingLimits(messages=most, bytes=most * ACK_SIZE)
         )
         self._tokens: list[bytes] = []
         self._room = trio.Semaphore(max_pending)
