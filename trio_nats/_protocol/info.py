@@ -19,6 +19,7 @@ _MAX_TEXT = 512
 """Characters. The longest that a server has to send are addresses, of less than 300."""
 
 _decoder = msgspec.json.Decoder(ServerInfo)
+_fields = msgspec.structs.fields(ServerInfo)
 
 
 def decode_info(text: bytes) -> ServerInfo:
@@ -35,7 +36,7 @@ def decode_info(text: bytes) -> ServerInfo:
 def _bounded(info: ServerInfo) -> ServerInfo:
     """``info`` without what is too long or too much."""
     kept: dict[str, str | tuple[str, ...] | None] = {}
-    for field in msgspec.structs.fields(ServerInfo):
+    for field in _fields:
         value = getattr(info, field.name)
         if isinstance(value, str) and len(value) > _MAX_TEXT:
             kept[field.name] = field.default
