@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from typing import Any
@@ -22,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
     scale = config.getoption("--timeout-scale")
     if scale is not None:  # read by tests.support.timeouts, in worker processes too
         os.environ["TRIO_NATS_TEST_TIMEOUT_SCALE"] = str(scale)
+
+
+def pytest_collection_finish() -> None:
+    # Everything so far stays to the end. Frozen, it costs nothing at each gc.collect() of a test.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
