@@ -1,4 +1,8 @@
-"""All tests of this room run over every transport: messages do not know how they travel."""
+"""What is marked with a choice of transports is tested over them, and all else over TCP.
+
+How messages travel matters to the modules in which many bytes go in or out, which are marked as a
+whole.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.connection.helpers import using_transport
-from tests.transports import TCP, TLS, WS, Transport
+from tests.transports import TCP, Transport
 
 
-@pytest.fixture(params=[TCP, TLS, WS], ids=["tcp", "tls", "ws"])
-def transport(request: pytest.FixtureRequest) -> Transport:
-    """How ``scripted`` and ``served`` reach their servers, where a test does not say otherwise."""
-    assert isinstance(request.param, Transport)
-    return request.param
+@pytest.fixture
+def transport() -> Transport:
+    """How ``scripted`` and ``served`` reach their servers."""
+    return TCP
 
 
 @pytest.fixture(autouse=True)

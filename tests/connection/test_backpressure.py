@@ -15,7 +15,10 @@ from tests.connection.helpers import (
     served,
     taking_turns,
 )
+from tests.transports import ALL_BUT_WSS
 from trio_nats import OutboxFullError
+
+pytestmark = ALL_BUT_WSS
 
 
 async def test_order_is_kept_across_tasks_and_chunks() -> None:

@@ -10,8 +10,11 @@ import trio.testing
 
 from tests.connection.helpers import next_event, scripted, served
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.transports import ALL_BUT_WSS
 from trio_nats import ConfigurationError, Msg, PendingLimits, Subscription
 from trio_nats.events import SlowConsumer
+
+pytestmark = ALL_BUT_WSS
 
 
 def numbered(start: int, count: int) -> list[Msg]:

@@ -22,7 +22,7 @@ from tests.connection.helpers import (
 )
 from tests.support.peer import Peer, info_line
 from tests.support.scripts import session
-from tests.transports import Transport
+from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import ConfigurationError, ConnectionLostError, PendingLimits, ReconnectPolicy
 from trio_nats._core.event_hub import EventListener
 from trio_nats.events import (
@@ -50,6 +50,7 @@ async def refuses(peer: Peer) -> None:
     await peer.hang_up()
 
 
+@ALL_BUT_WSS
 async def test_a_whole_life(transport: Transport) -> None:
     again = ReconnectPolicy(wait=0)
     with trio.fail_after(HANG_TIMEOUT):
@@ -79,6 +80,7 @@ async def test_a_whole_life(transport: Transport) -> None:
     assert closed == Closed(None)
 
 
+@ALL_BUT_WSS
 async def test_the_first_connection_is_told_to_who_was_there_before_it(
     transport: Transport,
 ) -> None:
@@ -130,6 +132,7 @@ async def test_complaints_that_concern_nobody(text: str, caplog: pytest.LogCaptu
         assert await receive_n(sub, 1) == [b"x"]
 
 
+@ALL_BUT_WSS
 async def test_servers_that_info_names(transport: Transport) -> None:
     scheme = transport.scheme
     async with scripted() as (nc, peer), nc.events() as events:

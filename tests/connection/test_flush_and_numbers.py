@@ -10,7 +10,7 @@ import trio.testing
 
 from tests.connection.helpers import another, hmsg, msg, receive_n, scripted, served
 from tests.support.peer import info_line
-from tests.transports import TCP, Transport
+from tests.transports import ALL_BUT_WSS, TCP, Transport
 from trio_nats import ConfigurationError, RequestTimeoutError
 
 BLOCK = b"NATS/1.0\r\nk: v\r\n\r\n"
@@ -79,6 +79,7 @@ async def test_timeouts_that_cannot_be_meant(timeout: Any) -> None:
 # --- numbers --------------------------------------------------------------------------------------
 
 
+@ALL_BUT_WSS
 async def test_the_numbers_add_up(transport: Transport) -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         assert nc.stats.out_messages == nc.stats.in_messages == 0

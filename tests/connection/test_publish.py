@@ -9,6 +9,7 @@ import pytest
 
 from tests.connection.helpers import another, msg, nothing_was_sent, receive_n, scripted, served
 from tests.support.peer import info_line
+from tests.transports import ALL_BUT_WSS
 from trio_nats import (
     ConfigurationError,
     Headers,
@@ -17,6 +18,8 @@ from trio_nats import (
     MaxPayloadError,
     RequestTimeoutError,
 )
+
+pytestmark = ALL_BUT_WSS
 
 HELLO = b"NATS/1.0\r\nk: v\r\n\r\n"
 

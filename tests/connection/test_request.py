@@ -23,7 +23,7 @@ from tests.connection.helpers import (
 )
 from tests.support.peer import Peer
 from tests.support.scripts import session
-from tests.transports import Transport
+from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import (
     Connection,
     ConnectionLostError,
@@ -69,6 +69,7 @@ async def test_a_request_gets_its_reply() -> None:
         assert nc._core.requests.slots == {}
 
 
+@ALL_BUT_WSS
 async def test_a_thousand_at_a_time_each_get_their_own() -> None:
     got: dict[int, bytes] = {}
 
@@ -272,6 +273,7 @@ async def test_every_failed_request_has_a_traceback_of_its_own() -> None:
         assert names.count("waiter") == 1
 
 
+@ALL_BUT_WSS
 @pytest.mark.parametrize("policy", ["wait", "fail"])
 async def test_requests_and_a_lost_connection(policy: Any, transport: Transport) -> None:
     asked: list[str] = []

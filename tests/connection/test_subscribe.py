@@ -23,6 +23,7 @@ from tests.connection.helpers import (
     served,
     taking_turns,
 )
+from tests.transports import ALL_BUT_WSS
 from trio_nats import (
     ConfigurationError,
     Connection,
@@ -30,6 +31,8 @@ from trio_nats import (
     RequestTimeoutError,
     Subscription,
 )
+
+pytestmark = ALL_BUT_WSS
 
 # --- what comes -----------------------------------------------------------------------------------
 
