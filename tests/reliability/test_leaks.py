@@ -41,7 +41,7 @@ from trio_nats.events import Reconnected
 from trio_nats.jetstream import AckPolicy, StorageType
 from trio_nats.testing import NatsServer, ServerTLS
 
-CYCLES = int(os.environ.get("TRIO_NATS_CYCLES", "100"))
+CYCLES = int(os.environ.get("TRIO_NATS_CYCLES", "25"))
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc"),
@@ -96,7 +96,8 @@ async def leaves_nothing(cycle: Callable[[], Awaitable[None]], cycles: int) -> N
     await eventually(lambda: tasks() <= tasks_before)
     await eventually(lambda: descriptors() <= descriptors_before)
     assert alive() <= alive_before
-    assert grown < 50 * cycles + 10_000, f"{grown} bytes more after {cycles} cycles"
+    # Trio keeps the deadlines of scopes that were left for a while: 120 bytes for each sleep.
+    assert grown < 150 * cycles + 4_000, f"{grown} bytes more after {cycles} cycles"
 
 
 @pytest.mark.parametrize("transport", [TCP, WS], ids=["tcp", "ws"])
