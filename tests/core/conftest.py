@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import trio.testing
 
 from tests.connection.helpers import using_transport
 from tests.transports import TCP, Transport
@@ -20,3 +21,9 @@ def transport() -> Transport:
 def way(transport: Transport) -> Iterator[None]:
     with using_transport(transport):
         yield
+
+
+@pytest.fixture
+def clock() -> trio.testing.MockClock:
+    """Jumps once nothing has happened for a while, the kernel's buffers included."""
+    return trio.testing.MockClock(autojump_threshold=0.02)

@@ -26,12 +26,6 @@ from trio_nats.servers import parse_server
 INTERVAL = 2.0
 
 
-@pytest.fixture
-def clock() -> trio.testing.MockClock:
-    """Jumps once nothing has happened for a while, the kernel's buffers included."""
-    return trio.testing.MockClock(autojump_threshold=0.02)
-
-
 class SlowNetwork(trio.abc.Stream):
     """Takes so much at once, and the rest in pieces as long as the peer reads. Nothing comes."""
 
