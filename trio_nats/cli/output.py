@@ -30,13 +30,10 @@ class Output:
     """The standard output. To a terminal nothing goes that could drive it."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
         # None if it was closed before we began, whatever its type says.
         self._stream: TextIO | None = sys.stdout
         self.is_terminal: bool = self._stream is not None and self._stream.isatty()
-        console = Console()
-        self._coloured = self.is_terminal and bool(console.color_system) and not console.no_color
+        self._coloured = self.is_terminal and _has_colours()
         self._descriptor = -1
         try:
             if self._stream is not None:
@@ -72,6 +69,13 @@ class Output:
         left = memoryview(data)
         while left:
             left = left[os.write(self._descriptor, left) :]
+
+
+def _has_colours() -> bool:
+    from rich.console import Console
+
+    console = Console()
+    return bool(console.color_system) and not console.no_color
 
 
 def print_table(table: Table, *notes: str) -> None:

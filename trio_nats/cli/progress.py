@@ -19,11 +19,14 @@ def progress_bar(
     total: int, what: str, quiet: bool = False, clock: Callable[[], float] = time.perf_counter
 ) -> Generator[Advance, None, None]:
     """Gives what is to be called with the number of steps just done, ``total`` in all."""
+    if quiet or total < 2:
+        yield lambda steps: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
-    if quiet or total < 2 or not console.is_terminal:
+    if not console.is_terminal:
         yield lambda steps: None
         return
     bar = Progress(
