@@ -27,7 +27,7 @@ from tests.reliability.helpers import (
 from tests.support.chaos import ChaosProxy, Plan, Way
 from tests.support.peer import Peer, ScriptedServer
 from tests.support.proxies import PlainProxy
-from tests.transports import ALL_BUT_WSS, ALL_TRANSPORTS, Transport
+from tests.transports import ALL_BUT_WSS, ALL_TRANSPORTS, TCP_AND_WSS, Transport
 from trio_nats import ReconnectPolicy, open_nats
 from trio_nats.events import Connected, Disconnected, Reconnected, ReconnectFailed
 from trio_nats.testing import NatsServer
@@ -73,7 +73,7 @@ async def test_an_opening_cut_at_any_byte_is_tried_again(transport: Transport, r
                 assert len(plans) - 8 <= len(cut) <= len(plans)
 
 
-@ALL_BUT_WSS
+@TCP_AND_WSS
 async def test_a_stream_cut_in_the_middle_of_a_message_hands_out_whole_ones_only(
     transport: Transport,
 ) -> None:
@@ -100,7 +100,7 @@ async def test_a_stream_cut_in_the_middle_of_a_message_hands_out_whole_ones_only
             assert nc.stats.reconnects == len(plans)
 
 
-@ALL_BUT_WSS
+@TCP_AND_WSS
 async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(
     transport: Transport,
 ) -> None:
@@ -146,7 +146,7 @@ async def test_one_byte_at_a_time_both_ways(transport: Transport) -> None:
             assert nc.stats.reconnects == 0
 
 
-@ALL_BUT_WSS
+@TCP_AND_WSS
 async def test_a_storm_of_a_hundred_resets(transport: Transport) -> None:
     async with (
         transport.server() as server,

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.reliability.soak import soak
-from tests.transports import ALL_BUT_WSS, Transport
+from tests.transports import TCP_AND_WSS, Transport
 
 pytestmark = pytest.mark.slow
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("TRIO_NATS_SOAK_SEED", "20"))
 
 
-@ALL_BUT_WSS
+@TCP_AND_WSS
 async def test_chaos(transport: Transport) -> None:
-    report = await soak(2.5, SEED, transport)
+    report = await soak(1.5, SEED, transport)
     print(report)
     assert not report.faults, f"TRIO_NATS_SOAK_SEED={SEED}: {report.faults}"

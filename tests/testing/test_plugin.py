@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
-
-import trio_nats
 
 pytestmark = pytest.mark.slow
 
@@ -44,13 +40,10 @@ def suite(pytester, monkeypatch):
 
     def run(code: str, *plugins: str, ini: str = "trio_mode = true", args=()) -> pytest.RunResult:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-        # Whether the package is installed or not: it is the one these tests import.
-        paths = [str(Path(trio_nats.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}\n")
         pytester.makepyfile(COMMON + textwrap.dedent(code))
         options = [part for plugin in (*plugins, OURS) for part in ("-p", plugin)]
-        return pytester.runpytest_subprocess("--strict-markers", *options, *args)
+        return pytester.runpytest_inprocess("--strict-markers", *options, *args)
 
     return run
 
