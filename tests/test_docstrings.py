@@ -52,7 +52,7 @@ EXEMPT = frozenset(
         "trio_nats.message",
         "trio_nats.objectstore.chunking",
         "trio_nats.objectstore.info",
-        "trio_nats.objectstore.manager",
+        "trio_nats.objectstore.config",
         "trio_nats.objectstore.reader",
         "trio_nats.objectstore.store",
         "trio_nats.objectstore.watch",

@@ -8,8 +8,8 @@ from .api import PageIterator
 from .context_base import BaseJetStream
 
 if TYPE_CHECKING:
-    from ..objectstore.manager import ObjectStoreConfig, ObjectStoreOptions
-    from ..objectstore.store import ObjectStore, ObjectStoreStatus
+    from ..objectstore.config import ObjectStoreConfig, ObjectStoreOptions, ObjectStoreStatus
+    from ..objectstore.store import ObjectStore
 
 __all__ = ["ObjectStoreManager"]
 

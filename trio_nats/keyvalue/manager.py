@@ -80,7 +80,7 @@ async def create_or_update(
 
 
 async def delete(js: BaseJetStream, bucket: str) -> None:
-    """No such bucket."""
+    """Delete a bucket."""
     with bucket_errors(check_bucket(bucket)):
         await js.delete_stream(stream_of(bucket))
 

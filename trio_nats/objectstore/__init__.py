@@ -7,6 +7,7 @@ which import this when they are first used.
 from __future__ import annotations
 
 from .chunking import AsyncReadable, Readable, Source
+from .config import ObjectStoreConfig, ObjectStoreOptions, ObjectStoreStatus
 from .errors import (
     DamagedObjectError,
     DigestMismatchError,
@@ -22,9 +23,8 @@ from .errors import (
     ObjectTooLargeError,
 )
 from .info import ObjectInfo, ObjectLink, ObjectMeta
-from .manager import ObjectStoreConfig, ObjectStoreOptions
 from .reader import ObjectReader
-from .store import ObjectStore, ObjectStoreStatus
+from .store import ObjectStore
 from .watch import ObjectWatcher
 
 __all__ = [

@@ -23,9 +23,9 @@ from ..jetstream.errors import (
 from ..jetstream.stream import Stream
 from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
 from .info import ObjectInfo, read_info, write_info
-from .names import bucket_of, check_bucket, check_object_name, meta_subject, stream_name
+from .names import bucket_of, check_object_name, meta_subject
 
-__all__ = ["FORGOTTEN_AFTER", "ObjectBackend", "next_or_none", "open_backend", "store_errors"]
+__all__ = ["FORGOTTEN_AFTER", "ObjectBackend", "next_or_none", "store_errors"]
 
 _logger = logging.getLogger("trio_nats.objectstore")
 
@@ -43,12 +43,6 @@ def store_errors(bucket: str) -> Generator[None, None, None]:
         yield
     except (StreamNotFoundError, NoStreamResponseError) as error:
         raise ObjectStoreNotFoundError(f"there is no object store {bucket!r}") from error
-
-
-async def open_backend(js: BaseJetStream, bucket: str) -> ObjectBackend:
-    """Open the backend of an existing bucket. Raises :exc:`ObjectStoreNotFoundError` otherwise."""
-    with store_errors(check_bucket(bucket)):
-        return ObjectBackend(js, await js.stream(stream_name(bucket)))
 
 
 class ObjectBackend:

@@ -11,7 +11,7 @@ import trio
 from ..errors import fresh
 from ..jetstream.consumer.messages import Messages
 from ..options import check_count
-from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, open_backend, store_errors
+from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, store_errors
 from .errors import (
     DamagedObjectError,
     DigestMismatchError,
@@ -21,7 +21,7 @@ from .errors import (
     ObjectTooLargeError,
 )
 from .info import ObjectInfo
-from .names import check_bucket, check_object_name, chunk_subject, read_digest
+from .names import check_bucket, check_object_name, chunk_subject, read_digest, stream_name
 
 __all__ = ["ObjectReader"]
 
@@ -124,7 +124,9 @@ class ObjectReader(trio.abc.ReceiveChannel[bytes]):
         try:
             name = check_object_name(link.name)
             if link.bucket != self._backend.bucket:
-                self._backend = await open_backend(self._backend.js, check_bucket(link.bucket))
+                js, stream = self._backend.js, stream_name(check_bucket(link.bucket))
+                with store_errors(link.bucket):
+                    self._backend = ObjectBackend(js, await js.stream(stream))
         except ValueError as error:  # the link was made by somebody else
             raise ObjectLinkError(f"object {info.name!r} is no sound link: {error}") from None
         return name

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -16,12 +15,13 @@ from ..errors import ConfigurationError
 from ..headers import Headers
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.consumer import new_name
+from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import WrongLastSequenceError
-from ..jetstream.info import StreamInfo
-from ..jetstream.stream_config import Compression, StorageType
+from ..jetstream.stream import Stream
 from ..options import check_flag
 from .backend import ObjectBackend, store_errors
 from .chunking import Source
+from .config import ObjectStoreStatus, status_of
 from .errors import (
     InvalidObjectNameError,
     ObjectAlreadyExistsError,
@@ -29,12 +29,12 @@ from .errors import (
     ObjectNotFoundError,
 )
 from .info import ObjectInfo, ObjectLink, ObjectMeta, check_meta
-from .names import bucket_of, check_object_name, chunk_subject, meta_subject
+from .names import check_object_name, chunk_subject, meta_subject
 from .reader import DEFAULT_MAX_SIZE, ObjectReader
 from .upload import put
 from .watch import ObjectWatcher, list_objects
 
-__all__ = ["ObjectStore", "ObjectStoreStatus", "check_path", "write_file"]
+__all__ = ["ObjectStore", "check_path", "write_file"]
 
 
 def check_path(path: str | os.PathLike[str]) -> trio.Path:
@@ -120,47 +120,6 @@ def _take_after(part: trio.Path, replaced: os.stat_result, path: trio.Path) -> N
     os.chmod(part, stat.S_IMODE(replaced.st_mode))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectStoreStatus:
-    """How an object store is configured, and what is in it."""
-
-    bucket: str
-    description: str
-    metadata: Mapping[str, str]
-    ttl: float
-    """Seconds that objects are kept; 0: for good."""
-    max_bytes: int
-    """Bytes that it may have; -1: any number."""
-    storage: StorageType
-    replicas: int
-    sealed: bool
-    """Whether nothing in it can be changed any more."""
-    size: int
-    """Bytes of all that is in it, what is known about objects included."""
-    compressed: bool
-    info: StreamInfo
-    """Of the stream it is kept in."""
-    backing_store: str = "JetStream"
-
-
-def status_of(info: StreamInfo) -> ObjectStoreStatus:
-    """The status of the bucket that a stream is."""
-    config = info.config
-    return ObjectStoreStatus(
-        bucket=bucket_of(config.name),
-        description=config.description,
-        metadata=config.metadata or {},
-        ttl=config.max_age,
-        max_bytes=config.max_bytes,
-        storage=config.storage,
-        replicas=config.num_replicas,
-        sealed=config.sealed,
-        size=info.state.bytes,
-        compressed=config.compression != Compression.NONE,
-        info=info,
-    )
-
-
 class ObjectStore:
     """An object store, as :meth:`JetStream.object_store` and its likes make it.
 
@@ -174,8 +133,8 @@ class ObjectStore:
     settled waits for that, a few answers of the server at most.
     """
 
-    def __init__(self, backend: ObjectBackend) -> None:
-        self._backend = backend
+    def __init__(self, js: BaseJetStream, stream: Stream) -> None:
+        self._backend = ObjectBackend(js, stream)
 
     @property
     def name(self) -> str:
