@@ -420,7 +420,7 @@ class BaseConnection:
 
     # --- the connection itself -------------------------------------------------------------------
 
-    async def flush(self, timeout: float | None = None) -> None:
+    async def flush(self, *, timeout: float | None = None) -> None:
         """Wait until the server has processed everything sent so far.
 
         While disconnected it waits for the next connection. Raises :exc:`TimeoutError` after
@@ -428,7 +428,7 @@ class BaseConnection:
         """
         await self._within(timeout, "flush", self._flush)
 
-    async def rtt(self, timeout: float | None = None) -> float:
+    async def rtt(self, *, timeout: float | None = None) -> float:
         """Seconds until the server answers, behind everything sent so far. See :meth:`flush`."""
         return await self._within(timeout, "rtt", self._flush)
 
@@ -566,7 +566,7 @@ class BaseConnection:
         """The servers known, discovered ones included, in the order they would be tried."""
         return self._core.pool.servers
 
-    async def drain(self, timeout: float | None = None) -> None:
+    async def drain(self, *, timeout: float | None = None) -> None:
         """Unsubscribe everything, let what has arrived be received, and close.
 
         Publishing, and so responding, works until all messages have been taken out of the

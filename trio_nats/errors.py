@@ -163,7 +163,7 @@ class ConnectError(NatsError, OSError):
                 yield attempt.error
 
 
-class ConnectTimeoutError(NatsError, TimeoutError):
+class ConnectTimeoutError(NatsError, trio.TooSlowError, TimeoutError):
     """One attempt used up ``connect_timeout`` (which spans dial, INFO, TLS and authentication)."""
 
 
@@ -299,7 +299,7 @@ class ConnectionLostError(NatsError, trio.BrokenResourceError):
     """
 
 
-class RequestTimeoutError(NatsError, TimeoutError):
+class RequestTimeoutError(NatsError, trio.TooSlowError, TimeoutError):
     """No reply arrived within the request's ``timeout``, or the reply stream stalled."""
 
 

@@ -111,7 +111,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 "a subscription cannot be awaited; use 'async with nc.subscribe(...) as sub:'"
             )
 
-    async def drain(self, timeout: float | None = None) -> None:
+    async def drain(self, *, timeout: float | None = None) -> None:
         """Unsubscribe, but keep what the server has sent until then.
 
         Returns once nothing more will come, for which it waits at most ``timeout`` seconds (else

@@ -61,7 +61,7 @@ async def test_giving_up_waiting() -> None:
             await nc.flush(timeout=0.01)
         assert isinstance(caught.value, TimeoutError)
         with pytest.raises(RequestTimeoutError, match=r"rtt: .* within 0\.01 s"):
-            await nc.rtt(0.01)
+            await nc.rtt(timeout=0.01)
         assert nc.state == "open"
 
 

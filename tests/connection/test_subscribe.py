@@ -434,5 +434,5 @@ async def test_draining_keeps_what_was_sent_until_then() -> None:
 async def test_draining_gives_up() -> None:
     async with scripted() as (nc, _), nc.subscribe("a") as sub:
         with pytest.raises(RequestTimeoutError, match=r"drain: .* 0\.01 s"):
-            await sub.drain(0.01)
+            await sub.drain(timeout=0.01)
         assert await all_of(sub) == []

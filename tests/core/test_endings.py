@@ -326,7 +326,7 @@ async def test_draining_gives_up() -> None:
         await nc.publish("work", b"left")
         await nc.flush()
         with pytest.raises(RequestTimeoutError, match=r"drain: .* 0\.01 s"):
-            await nc.drain(0.01)
+            await nc.drain(timeout=0.01)
         assert nc.state == "closed"
         assert await all_of(work) == [b"left"]
 

@@ -208,7 +208,7 @@ async def test_draining_takes_no_longer_than_it_may_when_nobody_reads(transport:
             await nc.publish("a", b"unread")
             await nc.flush(HANG_TIMEOUT)
             with pytest.raises(TimeoutError, match="messages were left"):
-                await nc.drain(0.05)
+                await nc.drain(timeout=0.05)
             assert nc.state is ConnectionState.CLOSED
             # They are still there to be looked at.
             assert [msg.data async for msg in sub] == [b"unread"]
@@ -260,7 +260,7 @@ async def test_draining_while_the_server_stays_away_ends_in_time(transport: Tran
                 await until(events, Disconnected)
                 await nc.publish("a", b"lost")
                 with trio.fail_after(HANG_TIMEOUT):
-                    await nc.drain(0.1)
+                    await nc.drain(timeout=0.1)
                 assert nc.state is ConnectionState.CLOSED
 
 
@@ -307,7 +307,7 @@ async def test_closing_lets_go_who_drains(transport: Transport, again: bool) -> 
                     await nc.flush()
                     if again:
                         with pytest.raises(TimeoutError):
-                            await nc.drain(0.01)
+                            await nc.drain(timeout=0.01)
                     else:
                         await nc.aclose()
             assert [sub.pending[0] for sub in (first, second)] == [1, 1]

@@ -41,7 +41,7 @@ async def connect(port: int, tls: TLSOptions, host: str = "localhost") -> TLSInf
     """What is known of the encryption, if it comes to that; else the one attempt's error."""
     try:
         async with open_nats(f"tls://{host}:{port}", tls=tls, connect_timeout=5) as nc:
-            await nc.flush(5)
+            await nc.flush(timeout=5)
             assert nc.tls_info is not None
             return nc.tls_info
     except ConnectError as error:

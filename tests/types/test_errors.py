@@ -66,7 +66,7 @@ BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
     MaxPayloadError: (NatsError, ValueError),
     CredentialsError: (NatsError, ValueError),
     ConnectError: (NatsError, OSError),
-    ConnectTimeoutError: (NatsError, TimeoutError),
+    ConnectTimeoutError: (NatsError, trio.TooSlowError, TimeoutError),
     NoInfoError: (NatsError,),
     ServerClosedError: (NatsError,),
     WebSocketError: (NatsError,),
@@ -85,7 +85,7 @@ BASES: dict[type[NatsError], tuple[type[BaseException], ...]] = {
     AuthenticationExpiredError: (AuthorizationError,),
     PermissionsViolationError: (ServerReportedError,),
     ConnectionLostError: (NatsError, trio.BrokenResourceError),
-    RequestTimeoutError: (NatsError, TimeoutError),
+    RequestTimeoutError: (NatsError, trio.TooSlowError, TimeoutError),
     NoRespondersError: (NatsError,),
     OutboxFullError: (NatsError, trio.WouldBlock),
 }

@@ -160,10 +160,10 @@ async def lead(
     try:
         with trio.fail_after(settings.connect_timeout):
             return await opening.run()
+    except (NatsError, DialError) as raised:  # first: some are a TooSlowError too
+        error: Exception = raised
     except trio.TooSlowError:
-        error: Exception = opening.too_slow()
-    except (NatsError, DialError) as raised:
-        error = raised
+        error = opening.too_slow()
     except trio.BrokenResourceError as raised:
         error = ServerClosedError(f"the connection to {server} broke: {reason_of(raised)}")
     except Exception as raised:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar, TypeVarTuple, overload
 
 import anyio.lowlevel
@@ -252,17 +253,17 @@ class Connection:
 
     # --- the connection itself -------------------------------------------------------------------
 
-    async def flush(self, timeout: float | None = None) -> None:
+    async def flush(self, *, timeout: float | None = None) -> None:
         """Wait until the server has processed everything sent so far.
 
         While disconnected it waits for the next connection. Raises :exc:`TimeoutError` after
         ``timeout`` seconds, if given. If cancelled, nothing is lost.
         """
-        await self._run(self._trio.flush, timeout)
+        await self._run(partial(self._trio.flush, timeout=timeout))
 
-    async def rtt(self, timeout: float | None = None) -> float:
+    async def rtt(self, *, timeout: float | None = None) -> float:
         """Seconds until the server answers, behind everything sent so far. See :meth:`flush`."""
-        return await self._run(self._trio.rtt, timeout)
+        return await self._run(partial(self._trio.rtt, timeout=timeout))
 
     def events(self, *, buffer: int = 256) -> Events:
         """What happens to the connection from now on; see :mod:`trio_nats.events`.
@@ -299,7 +300,7 @@ class Connection:
         except TRIO_ERRORS as error:
             raise translated(error) from error.__cause__
 
-    async def drain(self, timeout: float | None = None) -> None:
+    async def drain(self, *, timeout: float | None = None) -> None:
         """Unsubscribe everything, let what has arrived be received, and close.
 
         Publishing, and so responding, works until all messages have been taken out of the
@@ -307,7 +308,7 @@ class Connection:
         seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
         were left by then. If cancelled, the connection is closed at once.
         """
-        await self._run(self._trio.drain, timeout)
+        await self._run(partial(self._trio.drain, timeout=timeout))
 
     async def aclose(self) -> None:
         """Finish what was begun and end the connection; harmless when repeated.

@@ -130,7 +130,7 @@ class Subscription(_Messages):
         """How many messages were dropped because the limits were reached."""
         return self._subscription.dropped
 
-    async def drain(self, timeout: float | None = None) -> None:
+    async def drain(self, *, timeout: float | None = None) -> None:
         """Unsubscribe, but keep what the server has sent until then.
 
         See :meth:`trio_nats.Subscription.drain`: the messages there are can be received as before,
@@ -138,7 +138,7 @@ class Subscription(_Messages):
         within ``timeout`` seconds. Cancelled or timed out, it is unsubscribed all the same.
         """
         try:
-            await self._host.run(self._subscription.drain, timeout)
+            await self._host.run(partial(self._subscription.drain, timeout=timeout))
         except TRIO_ERRORS as error:
             raise translated(error) from error.__cause__
 

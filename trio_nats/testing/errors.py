@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from ..errors import NatsError
 
 __all__ = [
@@ -45,7 +47,7 @@ class ServerReloadError(_WithLog):
     """The server refused a changed configuration and goes on with the one it had."""
 
 
-class ServerWaitError(_WithLog, TimeoutError):
+class ServerWaitError(_WithLog, trio.TooSlowError, TimeoutError):
     """What was waited for did not happen, or did not show in the log, within the timeout."""
 
 

@@ -116,7 +116,7 @@ async def _measure(target: _Target, options: ConnectionOptions, iterations: int)
         async with open_nats(**arguments, **more) as nc:
             target.connect = trio.current_time() - begun
             for _ in range(iterations):
-                target.trips.append(await nc.rtt(options.timeout))
+                target.trips.append(await nc.rtt(timeout=options.timeout))
     except NatsError as error:
         target.error = str(error)
     return target
