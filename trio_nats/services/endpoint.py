@@ -154,8 +154,8 @@ class Endpoint:
         except Exception as error:
             await self._answer_error(request, error)
         else:
-            if request.failure is not None:
-                self._count(request.failure)
+            if request._failure is not None:
+                self._count(request._failure)
         finally:
             self._nanoseconds += time.perf_counter_ns() - begun
             self._under_way -= 1
@@ -178,7 +178,7 @@ class Endpoint:
         cause = _unwrapped(error)
         if isinstance(cause, ServiceError):
             failure = cause
-        elif cause is request.undecodable:
+        elif cause is request._undecodable:
             failure = ServiceError(400, "the request cannot be decoded")
             _logger.warning("endpoint %r: %s", self._name, str(cause))
         else:

@@ -51,15 +51,14 @@ class ServiceRequest:
     error, by :meth:`respond_error` or by raising :exc:`ServiceError`.
     """
 
-    __slots__ = ("failure", "raw", "undecodable")
+    __slots__ = ("_failure", "_undecodable", "raw")
 
     def __init__(self, raw: Msg) -> None:
         self.raw: Msg = raw
         """The message itself."""
-        self.failure: ServiceError | None = None
-        """The error it was answered with, if it was."""
-        self.undecodable: DecodeError | None = None
-        """Why it could not be decoded, if that was tried."""
+        # For the endpoint: the error it was answered with, and why it could not be decoded.
+        self._failure: ServiceError | None = None
+        self._undecodable: DecodeError | None = None
 
     @property
     def subject(self) -> str:
@@ -92,7 +91,7 @@ class ServiceRequest:
         try:
             return self.raw.decode(codec)
         except DecodeError as error:
-            self.undecodable = error
+            self._undecodable = error
             raise
 
     @overload
@@ -138,7 +137,7 @@ class ServiceRequest:
         failure = ServiceError(code, description)
         every = Headers(headers or ())
         every.update(failure.headers)
-        self.failure = failure
+        self._failure = failure
         return await self.respond(data, headers=every)
 
     def __repr__(self) -> str:
