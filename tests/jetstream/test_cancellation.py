@@ -18,7 +18,7 @@ async def sound(nc: Connection) -> None:
     """The connection works, and holds nothing of what was cancelled."""
     assert nc.stats.subscriptions == 0
     assert nc._core.requests.slots == {}
-    await nc.flush(HANG_TIMEOUT)
+    await nc.flush(timeout=HANG_TIMEOUT)
     assert nc.stats.reconnects == 0
 
 

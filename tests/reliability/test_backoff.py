@@ -163,7 +163,7 @@ async def test_a_server_that_drops_us_after_each_login_is_not_run_down() -> None
     async with ScriptedServer(*[session(drop) for _ in range(6)], session()) as server:
         async with open_nats(server.url, reconnect=policy) as nc:
             await server.peer(6)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             [known] = nc.servers
             assert nc._core.pool.short_lives[known] == 6
 
@@ -412,7 +412,7 @@ async def test_new_servers_are_moved_to_on_demand() -> None:
         with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
         assert nc.connected_url == new.url
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
 
 
 async def test_what_the_old_server_names_is_not_among_the_new_servers() -> None:
@@ -426,7 +426,7 @@ async def test_what_the_old_server_names_is_not_among_the_new_servers() -> None:
     async with ScriptedServer(session(tells)) as old, open_nats(old.url) as nc:
         nc.set_servers("new.example")
         replaced.set()
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         assert [server.url for server in nc.servers] == ["nats://new.example:4222"]
 
 

@@ -408,7 +408,7 @@ async def test_everything_published_is_with_the_server_when_the_block_is_left(
     count = 20_000
     async with transport.server() as server, transport.open(server) as watcher:
         async with watcher.subscribe("a") as sub:
-            await watcher.flush(HANG_TIMEOUT)
+            await watcher.flush(timeout=HANG_TIMEOUT)
             async with transport.open(server) as nc:
                 for number in range(count):
                     await nc.publish("a", b"%d" % number)

@@ -48,11 +48,11 @@ async def load_of(
     ):
         nursery.start_soon(plain.keep, everything)
         nursery.start_soon(grouped.keep, share)
-        await sub.flush(HANG_TIMEOUT)
+        await sub.flush(timeout=HANG_TIMEOUT)
         async with publishing(pub, "p", "plain", "grouped") as load:
             yield pub, sub, load, plain, grouped
         await pub.publish("plain", f"p {load.sent}")
-        await pub.flush(HANG_TIMEOUT)
+        await pub.flush(timeout=HANG_TIMEOUT)
         with trio.move_on_after(HANG_TIMEOUT):
             await eventually(lambda: load.sent in plain.arrived["p"])
         nursery.cancel_scope.cancel()
@@ -72,8 +72,8 @@ async def test_each_server_is_killed_in_turn_under_load() -> None:
                 if both:
                     assert (await until(published, Reconnected)).server != victim.url
             # Whatever was lost is lost; from here on everything arrives again.
-            await sub.flush(HANG_TIMEOUT)
-            await pub.flush(HANG_TIMEOUT)
+            await sub.flush(timeout=HANG_TIMEOUT)
+            await pub.flush(timeout=HANG_TIMEOUT)
             for ledger in (plain, grouped):
                 goal = ledger.count("p") + 20
                 await eventually(lambda ledger=ledger, goal=goal: ledger.count("p") >= goal)

@@ -48,7 +48,7 @@ async def test_the_auth_callback_is_asked_at_every_attempt(transport: Transport)
             await server.restart(password="two")
             await until(events, Reconnected)
             assert len(asked) >= 2
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
 
 
 async def test_a_rotated_seed_file_is_read_again(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_a_rotated_seed_file_is_read_again(tmp_path: Path) -> None:
             file.write_text(new_seed)
             await server.restart(config={"authorization": {"users": [{"nkey": new}]}})
             await until(events, Reconnected)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
 
 
 @pytest.mark.slow

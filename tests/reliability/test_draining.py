@@ -46,7 +46,7 @@ async def test_a_drained_subscription_gets_all_that_was_on_its_way(transport: Tr
         assert got == [b"before", b"on its way", b"at the last moment"]
         await sub.aclose()
         # Unsubscribed once, however often it is left.
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         assert frames_of(await server.peer()).count(b"UNSUB 1") == 1
         assert nc.stats.subscriptions == 0
 
@@ -102,7 +102,7 @@ async def test_draining_a_subscription_while_the_connection_breaks(transport: Tr
             await sub.drain()
             assert [msg.data async for msg in sub] == [b"arrived"]
         await until(events, Reconnected)
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING", b"PING"]
 
 
@@ -117,7 +117,7 @@ async def test_draining_a_subscription_while_disconnected_ends_it_at_once(
             nc.subscribe("a") as sub,
         ):
             await nc.publish("a", b"arrived")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             await server.kill()
             await until(events, Disconnected)
             await sub.drain()
@@ -145,12 +145,12 @@ async def test_slow_workers_answer_everything_when_their_subscription_is_drained
 
                 for _ in range(10):
                     nursery.start_soon(work)
-                await nc.flush(HANG_TIMEOUT)
+                await nc.flush(timeout=HANG_TIMEOUT)
                 for number in range(count):
                     await asker.publish("questions", b"%d" % number, reply="answers")
-                await asker.flush(HANG_TIMEOUT)
+                await asker.flush(timeout=HANG_TIMEOUT)
                 # The loops end by themselves, and with them the block: nothing is cut off.
-                await questions.drain(HANG_TIMEOUT)
+                await questions.drain(timeout=HANG_TIMEOUT)
             got = await receive_n(answers, count)
             assert sorted(int(msg.data) for msg in got) == list(range(count))
 
@@ -169,7 +169,7 @@ async def test_a_drained_connection_answers_all_it_was_asked(transport: Transpor
 
                     async def serve() -> None:
                         async with nc.subscribe("questions") as questions:
-                            await nc.flush(HANG_TIMEOUT)
+                            await nc.flush(timeout=HANG_TIMEOUT)
                             ready.set()
                             async for msg in questions:
                                 await msg.respond(msg.data)
@@ -178,8 +178,8 @@ async def test_a_drained_connection_answers_all_it_was_asked(transport: Transpor
                     await ready.wait()
                     for number in range(count):
                         await asker.publish("questions", b"%d" % number, reply="answers")
-                    await asker.flush(HANG_TIMEOUT)
-                    await nc.drain(HANG_TIMEOUT)
+                    await asker.flush(timeout=HANG_TIMEOUT)
+                    await nc.drain(timeout=HANG_TIMEOUT)
                     assert nc.state is ConnectionState.CLOSED
             got = await receive_n(answers, count)
             assert [int(msg.data) for msg in got] == list(range(count))
@@ -190,7 +190,7 @@ async def test_while_draining_one_can_publish_and_not_subscribe(transport: Trans
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"unread")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             nursery.start_soon(nc.drain)
             with trio.fail_after(HANG_TIMEOUT):
                 await nc.wait_for_state(ConnectionState.DRAINING)
@@ -206,7 +206,7 @@ async def test_draining_takes_no_longer_than_it_may_when_nobody_reads(transport:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub:
             await nc.publish("a", b"unread")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             with pytest.raises(TimeoutError, match="messages were left"):
                 await nc.drain(timeout=0.05)
             assert nc.state is ConnectionState.CLOSED
@@ -219,7 +219,7 @@ async def test_a_cancelled_drain_closes_at_once(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a"):
             await nc.publish("a", b"unread")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             with trio.move_on_after(0.05) as scope:
                 await nc.drain()
             assert scope.cancelled_caught
@@ -235,7 +235,7 @@ async def test_draining_during_a_reconnect_delivers_what_waits(transport: Transp
             nc.subscribe("a") as sub,
         ):
             await nc.publish("a", b"unread")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             await server.kill()
             await until(events, Disconnected)
             await nc.publish("b", b"to be sent")
@@ -269,7 +269,7 @@ async def test_draining_twice_at_once(transport: Transport) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"x")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             nursery.start_soon(nc.drain)
             nursery.start_soon(nc.drain)
             assert [msg.data async for msg in sub] == [b"x"]
@@ -281,12 +281,12 @@ async def test_a_second_drain_waits_as_the_first_does(transport: Transport) -> N
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as sub, trio.open_nursery() as nursery:
             await nc.publish("a", b"unread")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             nursery.start_soon(nc.drain)
             await nc.wait_for_state(ConnectionState.DRAINING)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             nursery.start_soon(nc.drain)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             await trio.testing.wait_all_tasks_blocked()
             assert nc.state is ConnectionState.DRAINING
             assert [msg.data async for msg in sub] == [b"unread"]
@@ -299,7 +299,7 @@ async def test_closing_lets_go_who_drains(transport: Transport, again: bool) -> 
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as first, nc.subscribe("a") as second:
             await nc.publish("a", b"unread")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             with trio.fail_after(HANG_TIMEOUT):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(nc.drain)

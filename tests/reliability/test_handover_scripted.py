@@ -249,7 +249,7 @@ async def test_a_server_found_too_late_is_not_moved_to() -> None:
                 await late.finished.wait()
             assert nc.stats.reconnects == 1
             await nc.publish("a", b"over the only wire")
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert (await other.peer(1)).payloads == [b"over the only wire"]
             assert not any(line.startswith(b"SUB") for line in late.lines)
 
@@ -272,7 +272,7 @@ async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
                 pytest.raises(ConnectError, match="does not answer"),
             ):
                 await nc.reconnect()
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert len(server.peers) == 2
             assert sub.pending == (0, 0)
 

@@ -124,7 +124,7 @@ async def test_what_is_strange_but_nats_is_survived(transport: Transport) -> Non
         assert invalid.subject == "\\xff\\xfe"
         assert invalid.data == b"\xff\xff"
         assert end.data == b"end"
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         assert nc.stats.reconnects == 0
 
 
@@ -155,7 +155,7 @@ async def test_many_pings_that_are_answered_do_no_harm(transport: Transport) -> 
         async with transport.open(server) as nc:
             with trio.fail_after(HANG_TIMEOUT):
                 await asked.wait()
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert nc.stats.reconnects == 0
 
 
@@ -231,7 +231,7 @@ async def test_complaints_are_told_as_events_the_last_ones_first(transport: Tran
 
     async with transport.scripted(session(act)) as server:
         async with transport.open(server) as nc, nc.events(buffer=10) as events:
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             kept: list[Any] = [events.receive_nowait() for _ in range(10)]
             texts = [event.error.message for event in kept if isinstance(event, ServerError)]
             assert texts == [f"complaint {number}" for number in range(990, 1000)]

@@ -179,7 +179,7 @@ async def test_encrypted_connections() -> None:
 
         async def cycle() -> None:
             async with open_nats(server.url, tls=tls) as nc:
-                await nc.flush(HANG_TIMEOUT)
+                await nc.flush(timeout=HANG_TIMEOUT)
 
         await leaves_nothing(cycle, max(20, CYCLES // 4))
 
@@ -237,7 +237,7 @@ async def test_requests_given_up_and_subscriptions_left() -> None:
                 async with nc.subscribe("b", stop_after=1) as sub:
                     await nc.publish("b")
                     await sub.receive()
-                await nc.flush(HANG_TIMEOUT)
+                await nc.flush(timeout=HANG_TIMEOUT)
 
             await leaves_nothing(cycle, CYCLES)
             assert nc.stats.subscriptions == 1
@@ -265,7 +265,7 @@ async def test_a_connection_closed_while_it_moves_and_holds_messages_back() -> N
             async with open_nats(server.url) as nc, nc.subscribe("a") as sub:
                 assert (await sub.receive()).data == b"old"
                 await nc.reconnect()
-                await nc.flush(HANG_TIMEOUT)
+                await nc.flush(timeout=HANG_TIMEOUT)
 
     before = alive()
     for _ in range(3):
@@ -312,7 +312,7 @@ async def test_a_connection_lost_for_good_with_messages_in_its_last_breath(endin
                     for _ in range(10):
                         await sub.receive()
                     if ending != "malformed":
-                        await nc.flush(HANG_TIMEOUT)
+                        await nc.flush(timeout=HANG_TIMEOUT)
                         await nc.publish("a")
                     await nc.wait_for_state(ConnectionState.CLOSED)
             assert nc.failure is not None

@@ -119,7 +119,7 @@ async def test_what_the_next_server_does_not_take_harms_nobody_else() -> None:
             assert (told.server, told.messages) == (second.url, 101)
             assert told.subjects == tuple(f"big.{number}" for number in range(16))
             assert isinstance(told.reason, MaxPayloadError)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert [msg.data for msg in await receive_n(inbox, 100)] == [
                 b"%d" % n for n in range(100)
             ]
@@ -151,7 +151,7 @@ async def test_headers_that_the_next_server_does_not_know_harm_nobody_else() -> 
             told = await until(events, MessagesDiscarded)
             assert (told.messages, told.subjects) == (1, ("with",))
             assert isinstance(told.reason, ConfigurationError)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert (await server.peer(1)).payloads[-1] == b"4"
             assert nc.stats.discarded == 1
 

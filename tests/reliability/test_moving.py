@@ -66,7 +66,7 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
     ):
         nursery.start_soon(plain.keep, everything)
         nursery.start_soon(grouped.keep, share)
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         async with (
             publishing(pub, "other", "plain", "grouped", pause=0.0002) as other,
             publishing(nc, "self", "plain", pause=0.0002) as own,
@@ -132,7 +132,7 @@ async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(ledger.keep, sub)
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         async with (
             publishing(pub, "other", "a", pause=0.0002) as other,
             publishing(nc, "self", "a", pause=0.0002) as own,
@@ -228,7 +228,7 @@ async def test_a_rotation_that_goes_wrong_leaves_the_connection_as_it_was(
     tmp_path: Path,
 ) -> None:
     async with situation(tmp_path) as (nc, rotation), nc.subscribe("a") as sub:
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         async with nc.events() as events:
             rotation.spoil(nc)
             for number in range(3):
@@ -259,7 +259,7 @@ async def test_where_no_second_connection_can_be_had_the_first_stays(transport: 
             with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError, match="maximum connec"):
                 await nc.reconnect()
             assert nc.stats.reconnects == 0
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert not server.peers[0].finished.is_set()
 
 
@@ -297,14 +297,14 @@ async def test_a_server_that_forbids_a_subscription_is_not_moved_to() -> None:
         open_nats([server.url, strict.url], randomize=False) as nc,
         nc.subscribe("a"),
     ):
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         nc.set_servers(strict.url)
         with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
             await nc.reconnect()
         (attempt,) = caught.value.attempts
         assert isinstance(attempt.error, PermissionsViolationError)
         assert attempt.phase == "subscribe"
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         nc.set_servers([strict.url, kind.url])
         with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
@@ -396,7 +396,7 @@ async def test_a_lame_duck_is_not_left_before_there_is_another_server(echo: bool
         nc.subscribe("a") as sub,
         nc.events() as events,
     ):
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         # One that nobody listens at.
         nc._core.pool.discover(ServerInfo(connect_urls=("127.0.0.1:1",)), nc.servers[0], "nats")
         await server.lame_duck()
@@ -420,7 +420,7 @@ async def test_a_lame_duck_is_left_for_another_server_without_a_gap(echo: bool) 
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(ledger.keep, sub)
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         async with publishing(pub, "p", "a") as load:
             await eventually(lambda: ledger.count("p") > 0)
             await cluster[0].lame_duck()
@@ -492,7 +492,7 @@ async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wi
             await nc.publish("stays", b"still")
             assert [msg.data for msg in await receive_n(stays, 1)] == [b"still"]
             await eventually(lambda: nc._core._handover is None)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             subscriptions = (await server.monitor("connz?subs=1"))["connections"]
             assert isinstance(subscriptions, list)
             mine = [one["subscriptions_list"] for one in subscriptions if one["subscriptions"]]

@@ -67,7 +67,7 @@ async def test_an_opening_cut_at_any_byte_is_tried_again(transport: Transport, r
             ):
                 await nc.publish("a", b"published before there was a connection")
                 await until(events, Connected)
-                await nc.flush(HANG_TIMEOUT)
+                await nc.flush(timeout=HANG_TIMEOUT)
                 cut = [link for link in proxy.links if link.plan is not proxy.plans[-1]]
                 # A cut right behind the last byte of the opening is a connection that ends at once.
                 assert len(plans) - 8 <= len(cut) <= len(plans)
@@ -113,7 +113,7 @@ async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(
             ChaosProxy(transport.port(server), [*plans, Plan()]) as proxy,
             open_nats(transport.through(proxy.port), **transport.options, reconnect=AT_ONCE) as nc,
         ):
-            await watcher.flush(HANG_TIMEOUT)
+            await watcher.flush(timeout=HANG_TIMEOUT)
             number = 0
             while len(proxy.links) <= len(plans):
                 await nc.publish("a", b"%d %b" % (number, b"." * (number % 200)))
@@ -226,7 +226,7 @@ async def test_a_peer_that_never_reads_holds_up_publishers_and_is_given_up() -> 
             assert nc.stats.out_messages == accepted
             lost = await until(events, Disconnected)
             assert "had no answer" in str(lost.reason)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert nc.stats.outbox_bytes == 0
             second = await server.peer(1)
             # One message filled a chunk, so it was one that was half written.

@@ -77,7 +77,7 @@ async def test_a_message_that_the_new_server_does_not_get(
             if overlap is not None:
                 await eventually(lambda: nc._core._handover is None)
             await pub.publish("a", b"meanwhile")
-            await pub.flush(HANG_TIMEOUT)
+            await pub.flush(timeout=HANG_TIMEOUT)
             if overlap is None:
                 await eventually(lambda: b"meanwhile" in arrived)
             to_new.swallow = to_elsewhere.swallow = False

@@ -38,7 +38,7 @@ async def test_a_killed_server_comes_back_on_its_port(transport: Transport) -> N
             nc.subscribe("a.*") as plain,
             nc.subscribe("a.*", queue="q") as grouped,
         ):
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             await server.kill()
             lost = await until(events, Disconnected)
             assert lost.server == url
@@ -79,7 +79,7 @@ async def test_a_second_wire_hears_of_subscriptions_before_anything_is_published
             await nc.publish("all.1", b"one")
             async with nc.subscribe("new"):
                 await nc.publish("all.2", b"two")
-                await nc.flush(HANG_TIMEOUT)
+                await nc.flush(timeout=HANG_TIMEOUT)
             peer = await server.peer(1)
             assert frames_of(peer)[:9] == [
                 b"CONNECT",
@@ -110,7 +110,7 @@ async def test_an_automatic_unsubscription_counts_over_a_restart() -> None:
         await until(events, Reconnected)
         for number in (b"2", b"3", b"4"):
             await nc.publish("a", number)
-        await nc.flush(HANG_TIMEOUT)
+        await nc.flush(timeout=HANG_TIMEOUT)
         assert [msg.data async for msg in sub] == [b"2", b"3"]
 
 
@@ -127,7 +127,7 @@ async def test_ten_thousand_subscriptions_are_restored() -> None:
                 await server.kill()
                 await server.start()
                 await until(events, Reconnected)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert (await server.monitor("varz"))["subscriptions"] >= count
             for number in range(0, count, 997):
                 await nc.publish(f"many.{number}", b"%d" % number)

@@ -26,7 +26,7 @@ async def test_a_full_subscription_drops_and_others_get_everything(
             for number in range(COUNT):
                 await nc.publish("a", b"%d" % number)
             assert [int(msg.data) for msg in await receive_n(good, COUNT)] == list(range(COUNT))
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             assert slow.pending == (100, sum(len(str(n)) for n in kept(policy)))
             assert slow.dropped == nc.stats.dropped == COUNT - 100
             assert [int(msg.data) for msg in await receive_n(slow, 100)] == kept(policy)
@@ -51,7 +51,7 @@ async def test_bytes_are_a_limit_too_and_count_headers(transport: Transport) -> 
         async with nc.subscribe("a", pending_limits=limits) as slow:
             for _ in range(10):
                 await nc.publish("a", b"." * 200, headers={"h": "." * 200})
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             messages, size = slow.pending
             assert messages == 2
             assert 800 < size <= 1_000
@@ -64,11 +64,11 @@ async def test_by_choice_the_wire_is_not_read_until_there_is_room(transport: Tra
     async with transport.server() as server, transport.open(server) as pub:
         async with transport.open(server) as nc, nc.events() as events:
             async with nc.subscribe("a", pending_limits=limits) as slow, nc.subscribe("b") as other:
-                await nc.flush(HANG_TIMEOUT)
+                await nc.flush(timeout=HANG_TIMEOUT)
                 for number in range(20_000):
                     await pub.publish("a", b"%d" % number + b"." * 100)
                 await pub.publish("b", b"behind")
-                await pub.flush(HANG_TIMEOUT)
+                await pub.flush(timeout=HANG_TIMEOUT)
                 await until(events, SlowConsumer)
                 # What one read brought has a place, and nothing is read behind it.
                 assert slow.pending[0] < 2_000
@@ -124,7 +124,7 @@ async def test_a_slow_subscription_never_delays_a_pong(transport: Transport) -> 
     async with transport.scripted(session(asks)) as server:
         async with transport.open(server) as nc, nc.subscribe("a", pending_limits=limits) as slow:
             await eventually(lambda: slow.dropped == 999)
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
 
 
 @ALL_BUT_WSS
@@ -139,7 +139,7 @@ async def test_replies_have_the_limits_of_a_subscription(transport: Transport) -
                         await msg.respond(b"reply")
 
             nursery.start_soon(serve)
-            await service.flush(HANG_TIMEOUT)
+            await service.flush(timeout=HANG_TIMEOUT)
             async with transport.open(server, pending_limits=limits) as nc:
                 many = nc.request_many("svc", timeout=HANG_TIMEOUT, stop_after=100)
                 async with many as replies:

@@ -141,7 +141,7 @@ async def test_what_was_being_written_is_counted_and_said_to_nobody_else(
                     breaking.set()
             assert nc.stats.lost_in_flight == 1
             assert nc.stats.reconnects == 1
-            await nc.flush(HANG_TIMEOUT)
+            await nc.flush(timeout=HANG_TIMEOUT)
             second = await server.peer(1)
             assert frames_of(second)[:6] == [
                 b"CONNECT",
@@ -273,7 +273,7 @@ async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_ba
                         reply = await asker.request("svc", b"x", timeout=HANG_TIMEOUT)
                         break
                     except NoRespondersError:
-                        await answerer.flush(HANG_TIMEOUT)
+                        await answerer.flush(timeout=HANG_TIMEOUT)
                 assert reply.data == b"re: x"
                 answered.set()
 

@@ -99,7 +99,7 @@ async def _look_around(nc: Connection, inbox_prefix: str, redaction: Redaction) 
         certificate_expires=tls.client_certificate_expires if tls else None,
     )
     try:
-        trips = [await nc.rtt(_SECONDS) for _ in range(_PINGS)]
+        trips = [await nc.rtt(timeout=_SECONDS) for _ in range(_PINGS)]
         live = replace(live, round_trips=tuple(trips))
         jetstream, text = await _jetstream(nc, inbox_prefix)
         live = replace(live, jetstream=jetstream, jetstream_text=redaction(text))
