@@ -147,14 +147,14 @@ async def test_changed_while_it_is_read(nats_server: NatsServer, delete: bool) -
 )
 def test_what_is_no_meta(data: bytes) -> None:
     with pytest.raises(InvalidObjectMetaError):
-        read_info("b", "n", data, seq=1, mtime=None)
+        read_info("b", "n", data, seq=1, timestamp=None)
 
 
 def test_headers_that_cannot_be_are_left_out() -> None:
     data = msgspec.json.encode(
         {"nuid": "n", "headers": {"good": ["1", "2\r\n"], "b a d": ["x"], "": ["y"]}}
     )
-    info = read_info("b", "n", data, seq=1, mtime=None)
+    info = read_info("b", "n", data, seq=1, timestamp=None)
     assert info.headers.pairs() == [("good", "1")]
 
 

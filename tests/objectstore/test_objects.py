@@ -90,11 +90,11 @@ async def test_what_is_stored_is_as_the_adr_has_it(nats_server: NatsServer) -> N
         assert not any(m.headers for m in chunks)
         info = await store.info("a name/ü")
         assert info.headers.get_all("key2") == ["bar", "baz"]
-        assert info.mtime is not None
-        assert info.mtime.tzinfo is UTC
-        assert datetime.now(UTC) - info.mtime < timedelta(minutes=1)
+        assert info.timestamp is not None
+        assert info.timestamp.tzinfo is UTC
+        assert datetime.now(UTC) - info.timestamp < timedelta(minutes=1)
         assert info == put.__class__(
-            **{name: getattr(put, name) for name in put.__slots__} | {"mtime": info.mtime}
+            **{name: getattr(put, name) for name in put.__slots__} | {"timestamp": info.timestamp}
         )
 
 

@@ -13,7 +13,7 @@ from trio_nats import ConfigurationError
 from trio_nats.headers import Headers
 from trio_nats.jetstream import JetStreamAPIError, StorageType
 from trio_nats.objectstore import (
-    ObjectAlreadyExistsError,
+    ObjectExistsError,
     ObjectInfo,
     ObjectLink,
     ObjectLinkError,
@@ -46,13 +46,17 @@ async def test_a_store_comes_and_goes(nats_server: NatsServer) -> None:
 
         status = await store.status()
         assert (status.bucket, status.description, status.ttl) == ("c", "words", 60.0)
-        assert (status.max_bytes, status.storage, status.replicas) == (10**6, "file", 1)
-        assert (status.compressed, status.sealed, status.size) == (True, False, 0)
+        assert (status.max_bytes, status.storage, status.num_replicas) == (10**6, "file", 1)
+        assert (status.is_compressed, status.is_sealed, status.size) == (True, False, 0)
         assert status.metadata["a"] == "b"
         assert status.backing_store == "JetStream"
 
         await js.update_object_store(config, compression=True, description="others")
         assert (await store.status()).description == "others"
+        await js.update_object_store((await store.status()).config, ttl=90)
+        status = await store.status()
+        assert (status.description, status.ttl, status.is_compressed) == ("others", 90.0, True)
+        assert status.size == status.stream_info.state.bytes
         await js.create_or_update_object_store(config, description="these")
         assert (await (await js.object_store("c")).status()).description == "these"
         await js.create_or_update_object_store("d", storage=StorageType.MEMORY)
@@ -97,8 +101,8 @@ async def test_stores_that_cannot_be(
 async def test_sealed(nats_server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
     async with connected(nats_server) as (store, _, _):
         await store.put("x", b"x")
-        assert (await store.seal()).sealed
-        assert (await store.status()).sealed
+        assert (await store.seal()).is_sealed
+        assert (await store.status()).is_sealed
         assert await store.get_bytes("x") == b"x"
         with pytest.raises(JetStreamAPIError, match="sealed"):
             await store.put("x", b"y")
@@ -190,7 +194,7 @@ async def test_changing_what_is_said(nats_server: NatsServer) -> None:
         meta = ObjectMeta("x", "others", {"a": "b"}, {"c": "d"}, chunk_size=77)
         changed = await store.update_meta("x", meta)
         info = await store.info("x")
-        assert replace(info, mtime=None) == replace(changed, mtime=None)
+        assert replace(info, timestamp=None) == replace(changed, timestamp=None)
         assert (info.description, info.headers, info.metadata) == (
             "others",
             Headers({"a": "b"}),
@@ -208,7 +212,7 @@ async def test_changing_what_is_said(nats_server: NatsServer) -> None:
         }
 
         await store.put("z", b"z")
-        with pytest.raises(ObjectAlreadyExistsError, match="'z'"):
+        with pytest.raises(ObjectExistsError, match="'z'"):
             await store.update_meta("y", ObjectMeta("z"))
         await store.delete("z")
         await store.update_meta("y", ObjectMeta("z"))
@@ -248,7 +252,7 @@ async def test_links(nats_server: NatsServer) -> None:
         await store.update_meta("l", ObjectMeta("m", "words"))
         assert (await store.info("m")).link == ObjectLink("other")
         for make in (store.add_link("here", there), store.add_bucket_link("here", other)):
-            with pytest.raises(ObjectAlreadyExistsError):
+            with pytest.raises(ObjectExistsError):
                 await make
         with pytest.raises(ObjectLinkError, match="link itself"):
             await store.add_link("n", await store.info("m"))
@@ -290,5 +294,5 @@ async def test_links_that_lead_nowhere(nats_server: NatsServer) -> None:
 
 def test_what_is_known_is_plain() -> None:
     info = ObjectInfo(bucket="b", name="n")
-    assert (info.size, info.deleted, info.link, info.mtime) == (0, False, None, None)
+    assert (info.size, info.deleted, info.link, info.timestamp) == (0, False, None, None)
     assert info == replace(info)

@@ -287,7 +287,7 @@ async def objects(js: JetStream) -> None:
     async with store.watch(updates_only=True) as watcher:
         assert_type(watcher, ObjectWatcher)
         async for info in watcher:
-            assert_type(info.mtime, datetime | None)
+            assert_type(info.timestamp, datetime | None)
     async for status in js.object_stores():
         assert_type(status, ObjectStoreStatus)
 

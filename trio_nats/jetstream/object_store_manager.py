@@ -36,7 +36,9 @@ class ObjectStoreManager(BaseJetStream):
     ) -> ObjectStore:
         """Replace the configuration of an object store: settings not given get their defaults.
 
-        Raises :exc:`ObjectStoreNotFoundError` if there is none.
+        To change some of it say
+        ``await js.update_object_store((await store.status()).config, ttl=60)``. Raises
+        :exc:`ObjectStoreNotFoundError` if there is none.
         """
         from ..objectstore import manager
 

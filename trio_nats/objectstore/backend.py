@@ -71,7 +71,7 @@ class ObjectBackend:
             raise ObjectNotFoundError(
                 f"object store {self.bucket!r} has no object {name[:80]!r}"
             ) from None
-        return read_info(self.bucket, name, msg.data, seq=msg.seq, mtime=msg.timestamp)
+        return read_info(self.bucket, name, msg.data, seq=msg.seq, timestamp=msg.timestamp)
 
     async def last_seq(self, name: str) -> int:
         """The number of what is known about an object, whether it can be understood or not."""
@@ -104,7 +104,7 @@ class ObjectBackend:
                 headers=ROLLUP,
                 expect_last_subject_seq=expected,
             )
-        return replace(info, seq=ack.seq, mtime=datetime.now(UTC))
+        return replace(info, seq=ack.seq, timestamp=datetime.now(UTC))
 
     async def purge(self, subject: str, *, up_to: int | None = None) -> None:
         """Delete what is stored under a subject, ``up_to`` that number if that is given."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypedDict
 
 import msgspec
 
 from ..jetstream.info import StreamInfo
-from ..jetstream.json_codec import check_types
+from ..jetstream.json_codec import Seconds, check_types
 from ..jetstream.stream_config import (
     Compression,
     DiscardPolicy,
@@ -37,12 +36,12 @@ class ObjectStoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     metadata: Mapping[str, str] | None = None
     """What begins with ``_nats.`` is the server's."""
-    ttl: float = 0.0
+    ttl: Seconds = 0.0
     """How old objects become; 0: any age."""
     max_bytes: int = -1
     """What it may have in all; -1: any number."""
     storage: StorageType = StorageType.FILE
-    replicas: int = 1
+    num_replicas: int = 1
     """On how many servers of the cluster everything is: 1, 3 or 5."""
     placement: Placement | None = None
     compression: bool = False
@@ -57,56 +56,79 @@ class ObjectStoreOptions(TypedDict, total=False):
     ttl: float
     max_bytes: int
     storage: StorageType
-    replicas: int
+    num_replicas: int
     placement: Placement | None
     compression: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectStoreStatus:
-    """How an object store is configured, and what is in it."""
+class ObjectStoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A bucket at a moment. Sizes are in bytes, times in seconds."""
 
-    bucket: str
-    description: str
-    metadata: Mapping[str, str]
-    ttl: float
-    """Seconds that objects are kept; 0: for good."""
-    max_bytes: int
-    """Bytes that it may have; -1: any number."""
-    storage: StorageType
-    replicas: int
-    sealed: bool
-    """Whether nothing in it can be changed any more."""
-    size: int
-    """Bytes of all that is in it, what is known about objects included."""
-    compressed: bool
-    info: StreamInfo
-    """Of the stream it is kept in."""
-    backing_store: str = "JetStream"
+    config: ObjectStoreConfig
+    """How it is configured."""
+    stream_info: StreamInfo
+    """All that is known of its stream."""
 
+    @property
+    def bucket(self) -> str:
+        """Its name."""
+        return self.config.bucket
 
-def status_of(info: StreamInfo) -> ObjectStoreStatus:
-    """The status of the bucket that a stream is."""
-    config = info.config
-    return ObjectStoreStatus(
-        bucket=bucket_of(config.name),
-        description=config.description,
-        metadata=config.metadata or {},
-        ttl=config.max_age,
-        max_bytes=config.max_bytes,
-        storage=config.storage,
-        replicas=config.num_replicas,
-        sealed=config.sealed,
-        size=info.state.bytes,
-        compressed=config.compression != Compression.NONE,
-        info=info,
-    )
+    @property
+    def description(self) -> str:
+        """Its description."""
+        return self.config.description
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The metadata; what begins with ``_nats.`` is the server's."""
+        return self.config.metadata or {}
+
+    @property
+    def ttl(self) -> float:
+        """How long objects are kept; 0: until they are deleted."""
+        return self.config.ttl
+
+    @property
+    def max_bytes(self) -> int:
+        """How large all of it may be; -1: any size."""
+        return self.config.max_bytes
+
+    @property
+    def storage(self) -> StorageType:
+        """Where it is kept: in files or in memory."""
+        return self.config.storage
+
+    @property
+    def num_replicas(self) -> int:
+        """On how many servers it is."""
+        return self.config.num_replicas
+
+    @property
+    def size(self) -> int:
+        """How large its stream is, in bytes."""
+        return self.stream_info.state.bytes
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether what is stored in files is compressed."""
+        return self.config.compression
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether nothing in it can be changed any more."""
+        return self.stream_info.config.sealed
+
+    @property
+    def backing_store(self) -> str:
+        """What it is built on."""
+        return "JetStream"
 
 
 def stream_config(config: ObjectStoreConfig) -> StreamConfig:
-    """The stream that such an object store is, if there can be one."""
-    check_types(config)
+    """Return the configuration of the stream that such a bucket is."""
     check_bucket(config.bucket)
+    check_types(config)
     check_count("max_bytes", config.max_bytes, -1)
     return StreamConfig(
         name=stream_name(config.bucket),
@@ -115,7 +137,7 @@ def stream_config(config: ObjectStoreConfig) -> StreamConfig:
         max_age=config.ttl,
         max_bytes=config.max_bytes or -1,
         storage=config.storage,
-        num_replicas=config.replicas,
+        num_replicas=config.num_replicas,
         placement=config.placement,
         discard=DiscardPolicy.NEW,
         allow_rollup_hdrs=True,
@@ -123,3 +145,20 @@ def stream_config(config: ObjectStoreConfig) -> StreamConfig:
         metadata=config.metadata,
         compression=Compression.S2 if config.compression else Compression.NONE,
     )
+
+
+def status_of(info: StreamInfo) -> ObjectStoreStatus:
+    """Return the status of the bucket that a stream is."""
+    stream = info.config
+    config = ObjectStoreConfig(
+        bucket=bucket_of(stream.name),
+        description=stream.description,
+        metadata=stream.metadata,
+        ttl=stream.max_age,
+        max_bytes=stream.max_bytes,
+        storage=stream.storage,
+        num_replicas=stream.num_replicas,
+        placement=stream.placement,
+        compression=stream.compression != Compression.NONE,
+    )
+    return ObjectStoreStatus(config=config, stream_info=info)

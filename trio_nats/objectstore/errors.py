@@ -9,8 +9,8 @@ __all__ = [
     "DigestMismatchError",
     "InvalidObjectMetaError",
     "InvalidObjectNameError",
-    "ObjectAlreadyExistsError",
     "ObjectChangedError",
+    "ObjectExistsError",
     "ObjectLinkError",
     "ObjectNotFoundError",
     "ObjectStoreError",
@@ -36,7 +36,7 @@ class ObjectNotFoundError(ObjectStoreError):
     """The store has no object of that name, or it has been deleted."""
 
 
-class ObjectAlreadyExistsError(ObjectStoreError):
+class ObjectExistsError(ObjectStoreError):
     """The store has an object of that name, which would be lost."""
 
 

@@ -67,7 +67,7 @@ class ObjectInfo:
     """Bytes of a chunk, the last one excepted; ``None`` if that is not known."""
     link: ObjectLink | None = None
     """What it leads to if it is a link."""
-    mtime: datetime | None = None
+    timestamp: datetime | None = None
     """When this was stored, in UTC."""
     seq: int = 0
     """The sequence number in the stream under which this is stored."""
@@ -158,7 +158,7 @@ def write_info(info: ObjectInfo) -> bytes:
 
 
 def read_info(
-    bucket: str, name: str, data: bytes, *, seq: int, mtime: datetime | None
+    bucket: str, name: str, data: bytes, *, seq: int, timestamp: datetime | None
 ) -> ObjectInfo:
     """What is stored as known about an object.
 
@@ -186,7 +186,7 @@ def read_info(
         deleted=bool(wire.deleted),
         chunk_size=options.max_chunk_size or None,
         link=None if link is None else ObjectLink(link.bucket, link.name or None),
-        mtime=mtime,
+        timestamp=timestamp,
         seq=seq,
     )
     fault = _fault(info)

@@ -24,7 +24,7 @@ from .chunking import Source
 from .config import ObjectStoreStatus, status_of
 from .errors import (
     InvalidObjectNameError,
-    ObjectAlreadyExistsError,
+    ObjectExistsError,
     ObjectLinkError,
     ObjectNotFoundError,
 )
@@ -150,7 +150,8 @@ class ObjectStore:
         """Let nothing in it be changed ever after. This cannot be undone."""
         with store_errors(self.name):
             info = await self._backend.stream.refresh()
-            return status_of((await self._backend.js.update_stream(info.config, sealed=True)).info)
+            stream = await self._backend.js.update_stream(info.config, sealed=True)
+            return status_of(stream.info)
 
     # --- whole objects ---------------------------------------------------------------------------
 
@@ -277,7 +278,7 @@ class ObjectStore:
         """Change what is said about an object or a link; ``meta.chunk_size`` is of no account.
 
         ``meta`` replaces all there was: keep what is to stay. With another name the object is
-        renamed; links to it lead nowhere then. Raises :exc:`ObjectAlreadyExistsError` if there is
+        renamed; links to it lead nowhere then. Raises :exc:`ObjectExistsError` if there is
         one of that name.
         """
         checked = check_meta(meta)
@@ -317,7 +318,7 @@ class ObjectStore:
         """What to expect when something is stored under a name; ``links`` may be replaced."""
         before, seq = await self._backend.before(name)
         if seq and (before is None or not (before.deleted or (links and before.link is not None))):
-            raise ObjectAlreadyExistsError(
+            raise ObjectExistsError(
                 f"object store {self.name!r} has an object {name[:80]!r} already"
             )
         return seq
@@ -348,7 +349,7 @@ class ObjectStore:
         """Have ``name`` lead to another object, of this store or another: ``store.info()`` of it.
 
         A link of that name is replaced. Raises :exc:`ObjectLinkError` if ``target`` has been
-        deleted or is a link itself, and :exc:`ObjectAlreadyExistsError` if there is an object of
+        deleted or is a link itself, and :exc:`ObjectExistsError` if there is an object of
         that name.
         """
         check_object_name(name)
@@ -366,7 +367,7 @@ class ObjectStore:
         """Have ``name`` lead to the whole of an object store.
 
         A link of that name is replaced. It cannot be got, but :meth:`info` tells where it leads.
-        Raises :exc:`ObjectAlreadyExistsError` if there is an object of that name.
+        Raises :exc:`ObjectExistsError` if there is an object of that name.
         """
         check_object_name(name)
         if not isinstance(store, ObjectStore):

@@ -48,16 +48,12 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
         self._ignore_deletes = ignore_deletes
         self._messages: Messages | None = None
         self._last = 0  # of what there was at the beginning
-        self.seen: int = 0
-        """The stream's number of what has come last.
-
-        :meta private:
-        """
+        self._seen = 0  # the sequence number of the last message received
 
     @property
     def is_caught_up(self) -> bool:
         """Whether all has been received that was there when the block was entered."""
-        return self._messages is not None and self.seen >= self._last
+        return self._messages is not None and self._seen >= self._last
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -96,35 +92,27 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
 
     async def aclose(self) -> None:
         """Watch no more. Done even if cancelled, or repeated. Leaving the block does the same."""
-        await self.messages.aclose()
+        await self._entered().aclose()
 
-    @property
-    def messages(self) -> Messages:
-        """What it is read from.
-
-        :meta private:
-        """
+    def _entered(self) -> Messages:
         if self._messages is None:
             raise RuntimeError("use it as 'async with store.watch() as watcher:'")
         return self._messages
 
     async def receive(self) -> ObjectInfo:
         """The next one; waits for it. If cancelled, nothing is lost."""
-        messages = self.messages
+        messages = self._entered()
         while True:
             with store_errors(self._backend.bucket):
                 msg = await messages.receive()
-            info = self.read(msg)
+            info = self._read(msg)
             if info is not None:
                 return info
 
-    def read(self, msg: JetStreamMsg) -> ObjectInfo | None:
-        """What a message says, if that is of interest.
-
-        :meta private:
-        """
+    def _read(self, msg: JetStreamMsg) -> ObjectInfo | None:
+        """What a message says, if that is of interest."""
         metadata = msg.metadata
-        self.seen = max(self.seen, metadata.stream_seq)
+        self._seen = max(self._seen, metadata.stream_seq)
         if not metadata.pending:
             self._last = 0  # What is missing has been deleted.
         try:
@@ -133,7 +121,7 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
                 name_in(self._backend.bucket, msg.subject),
                 msg.data,
                 seq=metadata.stream_seq,
-                mtime=metadata.timestamp,
+                timestamp=metadata.timestamp,
             )
         except (ValueError, DamagedObjectError) as error:
             _logger.warning(
@@ -156,11 +144,11 @@ async def list_objects(backend: ObjectBackend, *, show_deleted: bool) -> list[Ob
         while not watcher.is_caught_up:
             with store_errors(backend.bucket):
                 msg = await next_or_none(
-                    watcher.messages, backend.stream, all_meta(backend.bucket), watcher.seen
+                    watcher._entered(), backend.stream, all_meta(backend.bucket), watcher._seen
                 )
             if msg is None:
                 break
-            info = watcher.read(msg)
+            info = watcher._read(msg)
             if info is not None:
                 found[info.name] = info
     return list(found.values())
