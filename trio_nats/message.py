@@ -148,7 +148,7 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         It also raises what :meth:`Connection.publish` raises for ``payload`` and ``headers``. If
         cancelled, it has sent all of the answer or none.
         """
-        data = encoded(codec, payload)
+        data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
         origin, reply = self._origin, self.raw_reply
         if reply is None:
             if origin is not None:
