@@ -393,11 +393,8 @@ class BaseConnection:
         core.requests.queues.add(replies)
         core.outbox.append(frame)
 
-    def check_run(self) -> None:
-        """Raise :exc:`RuntimeError` outside of the ``trio.run()`` the connection was opened in.
-
-        :meta private:
-        """
+    def _check_run(self) -> None:
+        """Raise :exc:`RuntimeError` outside of the ``trio.run()`` the connection was opened in."""
         self._core.check_run()
 
     def new_inbox(self) -> str:

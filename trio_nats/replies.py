@@ -85,11 +85,8 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._finish(trio.ClosedResourceError("these replies are closed"))
         await trio.lowlevel.checkpoint()
 
-    def push(self, msg: Msg) -> None:
-        """Called with each reply.
-
-        :meta private:
-        """
+    def _push(self, msg: Msg) -> None:
+        """Called with each reply."""
         now = trio.current_time()
         if self._ended is not None:
             return
@@ -108,11 +105,8 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             if self._arrived == self._stop_after:
                 self._finish(trio.EndOfChannel())
 
-    def end(self, error: Exception) -> None:
-        """There will be no more, and this is why.
-
-        :meta private:
-        """
+    def _end(self, error: Exception) -> None:
+        """There will be no more, and this is why."""
         self._finish(error)
 
     def _finish(self, error: Exception) -> None:

@@ -55,20 +55,17 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         super().__init__(core, subject, limits)
         self._core = core
         self._queue_group = queue
-        self.raw_subject = raw_subject
-        self.raw_queue = raw_queue
-        self.remaining = stop_after
+        self._raw_subject = raw_subject
+        self._raw_queue = raw_queue
+        self._remaining = stop_after
         self._sid: bytes | None = None
         self._waiters: dict[trio.lowlevel.Task, None] = {}
         # The first message takes a whole turn, and so notes who receives.
         self._turn = _LAST_TURN
         self._receivers: WeakSet[trio.lowlevel.Task] | None = None
         self._thread = core.thread
-        self.helpers: Set[trio.lowlevel.Task] = frozenset()
-        """Tasks that deal with messages, and that the receiving one may be waiting for.
-
-        :meta private:
-        """
+        self._helpers: Set[trio.lowlevel.Task] = frozenset()
+        """Tasks that deal with messages, and that the receiving one may be waiting for."""
         self._ended: Exception | None = None
 
     # --- what it is ------------------------------------------------------------------------------
@@ -132,36 +129,27 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 self._core.disconnected_for,
             )
 
-    def waits_for(self, task: trio.lowlevel.Task) -> bool:
-        """Whether nobody can take out a message unless ``task`` goes on.
-
-        :meta private:
-        """
-        if self.is_handled_by(task):
+    def _waits_for(self, task: trio.lowlevel.Task) -> bool:
+        """Whether nobody can take out a message unless ``task`` goes on."""
+        if self._is_handled_by(task):
             return True
         receivers = self._receivers or ()
         alive = {one for one in receivers if getcoroutinestate(one.coro) != CORO_CLOSED}
         return alive == {task}
 
-    def is_handled_by(self, task: trio.lowlevel.Task) -> bool:
-        """Whether ``task`` deals with a message for the one that takes them out.
-
-        :meta private:
-        """
-        return task in self.helpers
+    def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+        """Whether ``task`` deals with a message for the one that takes them out."""
+        return task in self._helpers
 
     def _leave(self, error: Exception) -> None:
         if self._sid is not None:
             self._core.router.remove(self._sid)
-        self.end(error)
+        self._end(error)
 
     # --- the core's side -------------------------------------------------------------------------
 
-    def push(self, msg: Msg) -> None:
-        """Called with each message. It goes to the task that has waited longest, or is kept.
-
-        :meta private:
-        """
+    def _push(self, msg: Msg) -> None:
+        """Called with each message. It goes to the task that has waited longest, or is kept."""
         waiters = self._waiters
         if waiters:
             task = next(iter(waiters))
@@ -178,24 +166,21 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             else:
                 queue.append(msg)
                 self._bytes = size
-        if self.remaining is not None:
-            self.remaining -= 1
-            if self.remaining <= 0:
+        if self._remaining is not None:
+            self._remaining -= 1
+            if self._remaining <= 0:
                 self._leave(trio.EndOfChannel())
 
-    def push_burst(self, messages: list[Msg], size: int) -> None:
-        """Called with messages that arrived together; the same as :meth:`push` for each.
-
-        :meta private:
-        """
+    def _push_burst(self, messages: list[Msg], size: int) -> None:
+        """Called with messages that arrived together; the same as :meth:`_push` for each."""
         queue = self._queue
-        if self._waiters or self._watched or self.remaining is not None:
+        if self._waiters or self._watched or self._remaining is not None:
             # One by one as long as it makes a difference which.
             for taken, msg in enumerate(messages, 1):
-                self.push(msg)
+                self._push(msg)
                 if self._ended is not None:
                     return
-                if not (self._waiters or self._watched or self.remaining is not None):
+                if not (self._waiters or self._watched or self._remaining is not None):
                     messages = messages[taken:]
                     break
             else:
@@ -204,21 +189,18 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             size += self._bytes
         if len(queue) + len(messages) > self._max_messages or size > self._max_bytes:
             for msg in messages:
-                self.push(msg)
+                self._push(msg)
         else:
             queue.extend(messages)
             self._bytes = size
 
-    def end(self, error: Exception) -> None:
-        """No more messages will come. Those that did can still be received, unless closed.
-
-        :meta private:
-        """
+    def _end(self, error: Exception) -> None:
+        """No more messages will come. Those that did can still be received, unless closed."""
         if self._ended is None or isinstance(error, trio.ClosedResourceError):
             self._ended = error
         if isinstance(error, trio.ClosedResourceError):
             self._clear()
-            self.let_go()
+            self._let_go()
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
             trio.lowlevel.reschedule(task, outcome.Error(fresh(error)))

@@ -22,7 +22,7 @@ def numbered(start: int, count: int) -> list[Msg]:
 
 
 def push(sub: Subscription, messages: list[Msg]) -> None:
-    sub.push_burst(messages.copy(), sum(len(msg.data) for msg in messages))
+    sub._push_burst(messages.copy(), sum(len(msg.data) for msg in messages))
 
 
 async def test_everything_there_is_in_one_list() -> None:

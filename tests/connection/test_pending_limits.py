@@ -409,10 +409,10 @@ async def test_pending_and_dropped_are_always_right(policy: FullPolicy, seed: in
                     for _ in range(chance.randint(1, 4))
                 ]
                 if len(burst) == 1:
-                    sub.push(burst[0])
+                    sub._push(burst[0])
                 else:
                     sizes = [len(msg.data) + len(msg.raw_headers or b"") for msg in burst]
-                    sub.push_burst(burst, sum(sizes))
+                    sub._push_burst(burst, sum(sizes))
                 for one in burst:
                     model.push(one)
             elif model.queue:

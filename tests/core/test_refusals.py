@@ -25,8 +25,8 @@ class Looks:
 class Watched:
     """A subscription, and what waits for a reply, in one."""
 
-    raw_queue: bytes | None = None
-    remaining: int | None = None
+    _raw_queue: bytes | None = None
+    _remaining: int | None = None
     pending = (0, 0)
 
     def __init__(self, subject: str, looks: Looks) -> None:
@@ -40,16 +40,16 @@ class Watched:
         return self._subject
 
     @property
-    def raw_subject(self) -> bytes:
+    def _raw_subject(self) -> bytes:
         return self.subject.encode()
 
-    async def wait_taken(self) -> None: ...
-    def let_go(self) -> None: ...
-    def lift_limits(self) -> None: ...
-    def push(self, msg: Msg) -> None: ...
-    def push_burst(self, messages: list[Msg], size: int) -> None: ...
+    async def _wait_taken(self) -> None: ...
+    def _let_go(self) -> None: ...
+    def _lift_limits(self) -> None: ...
+    def _push(self, msg: Msg) -> None: ...
+    def _push_burst(self, messages: list[Msg], size: int) -> None: ...
 
-    def end(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
         self.ended.append(error)
 
 

@@ -81,7 +81,7 @@ async def test_stalling_is_not_for_the_first(autojump_clock: trio.testing.MockCl
 
 async def test_stalling_ends_them(autojump_clock: trio.testing.MockClock) -> None:
     async with alone(timeout=10, stall=1) as replies:
-        replies.push(reply())
+        replies._push(reply())
         await receive_n(replies, 1)
         begun = trio.current_time()
         assert await _end(replies) - begun == pytest.approx(1)
@@ -92,7 +92,7 @@ async def test_stalling_ends_them(autojump_clock: trio.testing.MockClock) -> Non
 async def test_the_total_time_wins_over_stalling(autojump_clock: trio.testing.MockClock) -> None:
     async with alone(timeout=3, stall=2) as replies:
         begun = trio.current_time()
-        replies.push(reply())
+        replies._push(reply())
         await receive_n(replies, 1)
         await trio.sleep(2)
         assert await _end(replies) - begun == pytest.approx(3)
@@ -103,7 +103,7 @@ async def test_time_outside_of_receive_is_not_stalling(
 ) -> None:
     async with alone(timeout=100, stall=1) as replies:
         for _ in range(5):
-            replies.push(reply())
+            replies._push(reply())
             await receive_n(replies, 1)
             await trio.sleep(7)
         begun = trio.current_time()
@@ -114,8 +114,8 @@ async def test_replies_in_time_are_received_after_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with alone(timeout=5) as replies:
-        replies.push(reply(b"1"))
-        replies.push(reply(b"2"))
+        replies._push(reply(b"1"))
+        replies._push(reply(b"2"))
         await trio.sleep(7)
         assert await all_of(replies) == [b"1", b"2"]
 
@@ -124,8 +124,8 @@ async def test_replies_without_end_end_in_time(autojump_clock: trio.testing.Mock
     async with alone(timeout=5) as replies:
         got: list[bytes] = []
         for number in range(8):
-            replies.push(reply(b"%d" % (2 * number)))
-            replies.push(reply(b"%d" % (2 * number + 1)))
+            replies._push(reply(b"%d" % (2 * number)))
+            replies._push(reply(b"%d" % (2 * number + 1)))
             got += await receive_n(replies, 1)
             await trio.sleep(1)
         got += await all_of(replies)
@@ -136,7 +136,7 @@ async def test_stalling_counts_from_the_last_reply_whoever_received_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with alone(timeout=100, stall=10) as replies, trio.open_nursery() as nursery:
-        replies.push(reply(b"0"))
+        replies._push(reply(b"0"))
         assert await receive_n(replies, 1) == [b"0"]
         begun = trio.current_time()
         ended: list[float] = []
@@ -150,7 +150,7 @@ async def test_stalling_counts_from_the_last_reply_whoever_received_it(
         nursery.start_soon(work)
         for number in range(3):
             await trio.sleep(8)
-            replies.push(reply(b"%d" % number))
+            replies._push(reply(b"%d" % number))
             await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(50)
         assert got == [b"0", b"1", b"2"]
@@ -171,7 +171,7 @@ async def test_several_receivers_share_them_in_turn(
                 nursery.start_soon(wait, number)
                 await trio.testing.wait_all_tasks_blocked()
             for number in range(3):
-                replies.push(reply(b"%d" % number))
+                replies._push(reply(b"%d" % number))
                 await trio.testing.wait_all_tasks_blocked()
         assert got == {0: b"0", 1: b"1", 2: b"2"}
         await _end(replies)
@@ -183,7 +183,7 @@ async def test_a_cancelled_receiver_loses_nothing(autojump_clock: trio.testing.M
             nursery.start_soon(replies.receive)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        replies.push(reply(b"1"))
+        replies._push(reply(b"1"))
         with trio.CancelScope() as scope:
             scope.cancel()
             await replies.receive()
@@ -195,7 +195,7 @@ async def test_the_sentinel_ends_them_and_is_not_handed_out(
 ) -> None:
     async with alone(sentinel=lambda msg: msg.data == b"end", stop_after=5) as replies:
         for data in (b"1", b"", b"end", b"3"):
-            replies.push(reply(data))
+            replies._push(reply(data))
         assert await all_of(replies) == [b"1", b""]
         await _end(replies)
 
@@ -207,7 +207,7 @@ async def test_the_sentinel_wakes_the_others_who_wait(
         for _ in range(3):
             nursery.start_soon(_end, replies)
         await trio.testing.wait_all_tasks_blocked()
-        replies.push(reply(b""))
+        replies._push(reply(b""))
         begun = trio.current_time()
         nursery.start_soon(_end, replies)
     assert trio.current_time() == pytest.approx(begun)
@@ -216,7 +216,7 @@ async def test_the_sentinel_wakes_the_others_who_wait(
 async def test_no_more_than_was_asked_for(autojump_clock: trio.testing.MockClock) -> None:
     async with alone(stop_after=2) as replies:
         for data in (b"", b"1", b"2", b"3"):  # without data it is a reply like any other
-            replies.push(reply(data))
+            replies._push(reply(data))
         assert await all_of(replies) == [b"", b"1"]
         await _end(replies)
 
@@ -232,7 +232,7 @@ async def test_what_waits_is_bounded(
     async with alone(timeout=5, limits=limits) as replies:
         events = replies._owner.event_hub.listen(10)
         for number in range(10):
-            replies.push(reply(b"%d" % number))
+            replies._push(reply(b"%d" % number))
             assert replies.pending[0] <= 3
         assert replies.pending == (3, 3)
         assert replies.dropped == replies._owner.counters.dropped == 7
@@ -246,7 +246,7 @@ async def test_what_was_dropped_counts_towards_stop_after(
 ) -> None:
     async with alone(stop_after=3, limits=PendingLimits(messages=1)) as replies:
         for _ in range(5):
-            replies.push(reply())
+            replies._push(reply())
         assert replies.dropped == 2
         begun = trio.current_time()
         assert await all_of(replies) == [b"x"]
@@ -258,7 +258,7 @@ async def test_no_more_are_kept_than_were_asked_for(
 ) -> None:
     async with alone(stop_after=2) as replies:
         for _ in range(5):
-            replies.push(reply())
+            replies._push(reply())
         assert replies.pending == (2, 2)
         assert await all_of(replies) == [b"x", b"x"]
 
@@ -271,7 +271,7 @@ async def test_waiting_for_room_stops_the_reading_until_then(
     async with alone(timeout=5, limits=limits) as replies:
         router = replies._owner.router
         for _ in range(5):
-            replies.push(reply())
+            replies._push(reply())
         assert router.stalled == {replies}
         assert replies.pending == (5, 5)
         if how == "taken":
@@ -281,6 +281,6 @@ async def test_waiting_for_room_stops_the_reading_until_then(
         elif how == "closed":
             await replies.aclose()
         else:
-            replies.end(trio.ClosedResourceError("gone"))
+            replies._end(trio.ClosedResourceError("gone"))
             assert len(await receive_n(replies, 5)) == 5
         assert not router.stalled

@@ -18,29 +18,29 @@ class Channel:
     """A subscription that remembers what becomes of it."""
 
     def __init__(self, subject: bytes, queue: bytes | None = None, remaining: int | None = None):
-        self.raw_subject = subject
-        self.raw_queue = queue
-        self.remaining = remaining
+        self._raw_subject = subject
+        self._raw_queue = queue
+        self._remaining = remaining
         self.pending = (0, 0)
         self.got: list[Msg] = []
         self.ended: Exception | None = None
 
-    async def wait_taken(self) -> None:
+    async def _wait_taken(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         pass
 
-    def lift_limits(self) -> None:
+    def _lift_limits(self) -> None:
         pass
 
-    def push(self, msg: Msg) -> None:
+    def _push(self, msg: Msg) -> None:
         self.got.append(msg)
 
-    def push_burst(self, messages: list[Msg], size: int) -> None:
+    def _push_burst(self, messages: list[Msg], size: int) -> None:
         self.got += messages
 
-    def end(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
         self.ended = error
 
 
@@ -146,7 +146,7 @@ def test_the_server_always_knows_what_is_wanted(seed: int) -> None:
         if router.live:
             server.hear(said(outbox))
             expected = {
-                sid: (channel.raw_subject, channel.raw_queue, channel.remaining)
+                sid: (channel._raw_subject, channel._raw_queue, channel._remaining)
                 for sid, channel in living.items()
                 if sid not in draining
             }

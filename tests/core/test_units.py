@@ -59,7 +59,7 @@ def test_pongs_belong_to_pings_in_order() -> None:
 
 async def push_later(slot: ReplySlot, msg: Msg) -> None:
     await trio.testing.wait_all_tasks_blocked()
-    slot.push(msg)
+    slot._push(msg)
 
 
 async def test_a_reply_slot_is_an_outcome() -> None:
@@ -208,20 +208,20 @@ class Sink:
     """A subscription that only notes what becomes of it."""
 
     def __init__(self, subject: bytes, queue: bytes | None = None, remaining: int | None = None):
-        self.raw_subject = subject
-        self.raw_queue = queue
-        self.remaining = remaining
+        self._raw_subject = subject
+        self._raw_queue = queue
+        self._remaining = remaining
         self.pending = (0, 0)
         self.ended: Exception | None = None
         self.received: list[bytes] = []
 
-    async def wait_taken(self) -> None:
+    async def _wait_taken(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def push(self, msg: Msg) -> None:
+    def _push(self, msg: Msg) -> None:
         self.received.append(msg.data)
 
-    def end(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
         self.ended = error
 
 

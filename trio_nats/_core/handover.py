@@ -136,7 +136,9 @@ class Handover:
         self._old.divert = self._from_old
         self._old.detach(self._private)
         self._unwritten = _unsent(self._old, outbox)
-        return [commands.sub(sink.raw_subject, sink.raw_queue, sid) for sid, sink in wanted.items()]
+        return [
+            commands.sub(sink._raw_subject, sink._raw_queue, sid) for sid, sink in wanted.items()
+        ]
 
     async def wait_silent(self) -> None:
         """Wait until the old wire's server has all that was written to it."""
@@ -217,9 +219,9 @@ class Handover:
     def _from_old(self, msg: Msg) -> None:
         sink = self._router.sinks.get(msg.sid)
         if sink is not None:
-            if sink.raw_queue is None:
+            if sink._raw_queue is None:
                 self._duplicates.remember(msg, trio.current_time())
-            sink.push(msg)
+            sink._push(msg)
 
     def _from_new(self, msg: Msg) -> None:
         if self.concluded.is_set():  # in the midst of a batch
@@ -229,8 +231,8 @@ class Handover:
         if sink is None:
             return
         # "No responders" is the new server's answer to what was published there.
-        if sink.raw_queue is not None or msg.sid not in self._shared or is_no_responders(msg):
-            sink.push(msg)
+        if sink._raw_queue is not None or msg.sid not in self._shared or is_no_responders(msg):
+            sink._push(msg)
             return
         self._held.append((msg, trio.current_time()))
         self._held_bytes += len(msg.data) + len(msg.raw_headers or b"") + _MSG_OVERHEAD

@@ -70,26 +70,17 @@ class PendingQueue:
         """How many messages were dropped because the limits were reached."""
         return self._dropped
 
-    def let_go(self) -> None:
-        """Have :meth:`wait_taken` return, whether all is taken or not.
-
-        :meta private:
-        """
+    def _let_go(self) -> None:
+        """Have :meth:`_wait_taken` return, whether all is taken or not."""
         self._taken.unpark_all()
 
-    def lift_limits(self) -> None:
-        """Keep whatever still comes, for it is the last there is.
-
-        :meta private:
-        """
+    def _lift_limits(self) -> None:
+        """Keep whatever still comes, for it is the last there is."""
         self._max_messages = self._max_bytes = sys.maxsize
         self._owner.router.unstall(self)
 
-    async def wait_taken(self) -> None:
-        """Return once no message waits to be received.
-
-        :meta private:
-        """
+    async def _wait_taken(self) -> None:
+        """Return once no message waits to be received."""
         await trio.lowlevel.checkpoint()
         if self._queue:
             self._recount()

@@ -50,8 +50,8 @@ class Slot(Protocol):
         """What the request was published to."""
         ...
 
-    def push(self, msg: Msg) -> None: ...
-    def end(self, error: Exception) -> None: ...
+    def _push(self, msg: Msg) -> None: ...
+    def _end(self, error: Exception) -> None: ...
 
 
 class ReplySlot(outcome.Outcome[Msg]):
@@ -67,10 +67,10 @@ class ReplySlot(outcome.Outcome[Msg]):
         self.subject = subject
         self._task: trio.lowlevel.Task | None = current_task()
 
-    def push(self, msg: Msg) -> None:
+    def _push(self, msg: Msg) -> None:
         """The reply has come."""
         if msg.raw_headers is not None and is_no_responders(msg):
-            self.end(NoRespondersError(self.subject))
+            self._end(NoRespondersError(self.subject))
             return
         task, self._task = self._task, None
         if task is not None:
@@ -89,7 +89,7 @@ class ReplySlot(outcome.Outcome[Msg]):
         """Send the reply into an async generator."""
         return await agen.asend(self._reply)
 
-    def end(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
         """There will be no reply."""
         task, self._task = self._task, None
         if task is not None:
@@ -119,8 +119,8 @@ class RequestMux:
     permission for inboxes.
     """
 
-    raw_queue: bytes | None = None
-    remaining: int | None = None
+    _raw_queue: bytes | None = None
+    _remaining: int | None = None
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class RequestMux:
         self._due: list[tuple[float, bytes, float]] = []
         self._most_due = _MAX_STALE
         self._alarm = trio.CancelScope()
-        self.raw_subject: bytes = self._prefix + b"*"
+        self._raw_subject: bytes = self._prefix + b"*"
 
     @property
     def pending(self) -> tuple[int, int]:
@@ -192,23 +192,23 @@ class RequestMux:
                 _, token, seconds = heappop(self._due)
                 slot = self.slots.pop(token, None)
                 if slot is not None:
-                    slot.end(no_reply(slot.subject, seconds, self._disconnected_for()))
+                    slot._end(no_reply(slot.subject, seconds, self._disconnected_for()))
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """See :class:`~.router.Sink`. Nobody waits here."""
 
-    def lift_limits(self) -> None:
+    def _lift_limits(self) -> None:
         """See :class:`~.router.Sink`. There are none."""
 
-    def waits_for(self, task: trio.lowlevel.Task) -> bool:
+    def _waits_for(self, task: trio.lowlevel.Task) -> bool:
         """See :class:`~.router.Sink`. Replies never wait here."""
         return False
 
-    def is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+    def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
         """See :class:`~.router.Sink`."""
         return False
 
-    async def wait_taken(self) -> None:
+    async def _wait_taken(self) -> None:
         """See :class:`~.router.Sink`. Replies never wait here."""
         await trio.lowlevel.checkpoint()
 
@@ -216,21 +216,21 @@ class RequestMux:
         """Forget a slot; replies that still come for it are dropped."""
         self.slots.pop(token, None)
 
-    def push(self, msg: Msg) -> None:
+    def _push(self, msg: Msg) -> None:
         """Hand a reply to its slot. Replies are never dropped for a limit's sake."""
         slot = self.slots.get(msg.raw_subject[self._skip :])
         if slot is not None:
-            slot.push(msg)
+            slot._push(msg)
 
-    def push_burst(self, messages: list[Msg], size: int) -> None:
+    def _push_burst(self, messages: list[Msg], size: int) -> None:
         """Many replies at once."""
         find, skip = self.slots.get, self._skip
         for msg in messages:
             slot = find(msg.raw_subject[skip:])
             if slot is not None:
-                slot.push(msg)
+                slot._push(msg)
 
-    def end(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
         """The inbox is gone: every request fails, and the next one subscribes again."""
         self._sid = None
         self.fail(error)
@@ -239,7 +239,7 @@ class RequestMux:
         """Every request under way fails; the inbox stays."""
         slots, self.slots = self.slots, {}
         for slot in slots.values():
-            slot.end(fresh(error))
+            slot._end(fresh(error))
 
     def is_request(self, head: bytes) -> bool:
         """Whether a message that begins with ``head`` is a request made here."""
@@ -250,7 +250,7 @@ class RequestMux:
         if reply.startswith(self._prefix):
             slot = self.slots.pop(reply[self._skip :], None)
             if slot is not None:
-                slot.end(error)
+                slot._end(error)
 
     def deny(self, error: PermissionsViolationError) -> bool:
         """Fail the requests to, or the one with, a subject the server forbids publishing to.
@@ -264,7 +264,7 @@ class RequestMux:
             denied = self._tokens_by_subject().pop(error.subject, [])
         slots = [self.slots.pop(token) for token in denied if token in self.slots]
         for slot in slots:
-            slot.end(fresh(error))
+            slot._end(fresh(error))
         return bool(slots)
 
     def _tokens_by_subject(self) -> dict[str, list[bytes]]:

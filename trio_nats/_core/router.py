@@ -26,11 +26,11 @@ class Sink(Protocol):
     """Where messages of one subscription go."""
 
     @property
-    def raw_subject(self) -> bytes: ...
+    def _raw_subject(self) -> bytes: ...
     @property
-    def raw_queue(self) -> bytes | None: ...
+    def _raw_queue(self) -> bytes | None: ...
     @property
-    def remaining(self) -> int | None:
+    def _remaining(self) -> int | None:
         """How many messages it still wants, if it has a limit."""
         ...
 
@@ -39,30 +39,30 @@ class Sink(Protocol):
         """Messages and bytes not yet taken out."""
         ...
 
-    async def wait_taken(self) -> None:
+    async def _wait_taken(self) -> None:
         """Return once no message waits to be received."""
 
-    def waits_for(self, task: trio.lowlevel.Task) -> bool:
+    def _waits_for(self, task: trio.lowlevel.Task) -> bool:
         """Whether nobody can take out a message unless ``task`` goes on."""
         ...
 
-    def is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+    def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
         """Whether ``task`` deals with a message for the one that takes them out."""
         ...
 
-    def let_go(self) -> None:
-        """Have :meth:`wait_taken` return: what waits can be taken as before, or never."""
+    def _let_go(self) -> None:
+        """Have :meth:`_wait_taken` return: what waits can be taken as before, or never."""
 
-    def lift_limits(self) -> None:
+    def _lift_limits(self) -> None:
         """Keep whatever still comes, for it is the last there is."""
 
-    def push(self, msg: Msg) -> None:
+    def _push(self, msg: Msg) -> None:
         """Take a message; must not fail."""
 
-    def push_burst(self, messages: list[Msg], size: int) -> None:
+    def _push_burst(self, messages: list[Msg], size: int) -> None:
         """Take messages with ``size`` bytes of data and headers in all; must not fail."""
 
-    def end(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
         """There will be no more messages, and this is why."""
 
 
@@ -88,7 +88,7 @@ class Router:
         sid = b"%d" % self._next_sid
         self._next_sid += 1
         self.sinks[sid] = sink
-        self._by_subject.setdefault((sink.raw_subject, sink.raw_queue), {})[sid] = None
+        self._by_subject.setdefault((sink._raw_subject, sink._raw_queue), {})[sid] = None
         if self.live:
             self._unconfirmed.sent(sid)
             for frame in _frames(sid, sink):
@@ -107,7 +107,7 @@ class Router:
     def _forget(self, sid: bytes) -> Sink | None:
         sink = self.sinks.pop(sid, None)
         if sink is not None:
-            key = (sink.raw_subject, sink.raw_queue)
+            key = (sink._raw_subject, sink._raw_queue)
             alike = self._by_subject[key]
             del alike[sid]
             if not alike:
@@ -126,7 +126,7 @@ class Router:
         """Hand a message to its subscription; one for a subscription that is gone is dropped."""
         sink = self.sinks.get(msg.sid)
         if sink is not None:
-            sink.push(msg)
+            sink._push(msg)
 
     def restore(self) -> list[bytes]:
         """The frames that make a new wire carry every subscription."""
@@ -198,7 +198,7 @@ class Router:
         if sid is None or sink is None:
             return False
         self._draining.discard(sid)
-        sink.end(error)
+        sink._end(error)
         return True
 
     def new_wire(self) -> None:
@@ -218,7 +218,7 @@ class Router:
         self.live = False
         self.read_on()
         for sink in sinks.values():
-            sink.end(error)
+            sink._end(error)
 
 
 class Unconfirmed:
@@ -270,12 +270,12 @@ class Unconfirmed:
 
 
 def _length(sink: Sink) -> int:
-    return len(sink.raw_subject) + len(sink.raw_queue or b"")
+    return len(sink._raw_subject) + len(sink._raw_queue or b"")
 
 
 def _frames(sid: bytes, sink: Sink) -> list[bytes]:
-    frames = [commands.sub(sink.raw_subject, sink.raw_queue, sid)]
+    frames = [commands.sub(sink._raw_subject, sink._raw_queue, sid)]
     # Subscriptions count for themselves, too.
-    if sink.remaining is not None and sink.remaining <= _MOST:
-        frames.append(commands.unsub(sid, sink.remaining))
+    if sink._remaining is not None and sink._remaining <= _MOST:
+        frames.append(commands.unsub(sid, sink._remaining))
     return frames

@@ -167,7 +167,7 @@ class Session:
                         continue
                     sink = find(event.sid)
                     if sink is not None:  # else it has been unsubscribed
-                        sink.push_burst(event.messages, event.size)
+                        sink._push_burst(event.messages, event.size)
                 elif type(event) is Msg:
                     count += 1
                     if divert is not None:
@@ -175,7 +175,7 @@ class Session:
                         continue
                     sink = find(event.sid)
                     if sink is not None:
-                        sink.push(event)
+                        sink._push(event)
                 else:
                     self._handle(event)
         finally:

@@ -533,7 +533,7 @@ class Supervisor(SessionCallbacks):
                 self.router.quiesce(sid)
                 if sid in self.router.sinks:
                     # A full one that waits for its receiver must not keep the PONG from coming.
-                    self.router.sinks[sid].lift_limits()
+                    self.router.sinks[sid]._lift_limits()
             session = self.session
             if session is not None and self.router.live:
                 while not await session.pings.round_trip():
@@ -549,7 +549,7 @@ class Supervisor(SessionCallbacks):
                 sink = self.router.sinks.get(sid)
                 self.router.remove(sid)
                 if sink is not None:
-                    sink.end(trio.EndOfChannel())
+                    sink._end(trio.EndOfChannel())
 
     async def drain_all(self) -> bool:
         """:meth:`drain` every subscription, and wait until all they have has been taken out.
@@ -565,10 +565,10 @@ class Supervisor(SessionCallbacks):
         for sink in self._drained:
             if self.state is ConnectionState.CLOSED:  # closed while waiting
                 return False
-            if sink.waits_for(task):
-                left = left or sink.pending[0] > 0 or sink.is_handled_by(task)
+            if sink._waits_for(task):
+                left = left or sink.pending[0] > 0 or sink._is_handled_by(task)
             else:
-                await sink.wait_taken()
+                await sink._wait_taken()
         return left
 
     # --- state -----------------------------------------------------------------------------------
@@ -667,9 +667,9 @@ class Supervisor(SessionCallbacks):
         self.state = ConnectionState.CLOSED
         self.router.end_all(error)
         for sink in self._drained:
-            sink.let_go()
+            sink._let_go()
         self._drained.clear()  # See Msg on why no message may stay in their hands.
-        self.requests.end(error)
+        self.requests._end(error)
         self._settle_moves(error, waiting=True)
         self.outbox.close()
         self._changed.unpark_all()

@@ -42,18 +42,15 @@ class Endpoint:
         concurrency: int,
         handler: Handler,
     ) -> None:
-        self.sub = sub
-        """Where its requests come from.
-
-        :meta private:
-        """
+        self._sub = sub
+        """Where its requests come from."""
         self._name = name
         self._metadata = metadata
         self._concurrency = concurrency
         self._handler = handler
         self._under_way = 0
         self._handlers: set[trio.lowlevel.Task] = set()
-        sub.helpers = self._handlers
+        sub._helpers = self._handlers
         self._room = trio.lowlevel.ParkingLot()
         self.reset()
 
@@ -67,12 +64,12 @@ class Endpoint:
     @property
     def subject(self) -> str:
         """What it is subscribed to, the prefix of its group included."""
-        return self.sub.subject
+        return self._sub.subject
 
     @property
     def queue(self) -> str | None:
         """Its queue group, if it is in one."""
-        return self.sub.queue
+        return self._sub.queue
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -124,19 +121,17 @@ class Endpoint:
 
     # --- its requests ----------------------------------------------------------------------------
 
-    async def serve(self, nursery: trio.Nursery, refuse: Callable[[Msg], None]) -> None:
+    async def _serve(self, nursery: trio.Nursery, refuse: Callable[[Msg], None]) -> None:
         """Start a task for each request, until the subscription ends, which raises.
 
         ``refuse`` is called with requests that are cancelled.
-
-        :meta private:
         """
         name = f"endpoint {self._name!r} on {self.subject!r}"
         while True:
             while self._under_way >= self._concurrency:
                 await self._room.park()
             # A task each, for handlers must not find each other's context variables.
-            msg = await self.sub.receive()
+            msg = await self._sub.receive()
             self._under_way += 1
             nursery.start_soon(self._handle, msg, refuse, name=name)
 

@@ -26,11 +26,11 @@ class Host(Protocol):
 
     nc: BaseConnection
 
-    def adopt(self, endpoint: Endpoint) -> None:
+    def _adopt(self, endpoint: Endpoint) -> None:
         """Add it now, and subscribe soon."""
         ...
 
-    async def start(self, endpoint: Endpoint) -> None:
+    async def _start(self, endpoint: Endpoint) -> None:
         """Add it and subscribe."""
         ...
 
@@ -95,7 +95,7 @@ class ServiceGroup:
         """
 
         def decorate(handler: H) -> H:
-            self._host.adopt(
+            self._host._adopt(
                 self._made(name, handler, subject, queue, metadata, concurrency, pending_limits)
             )
             return handler
@@ -138,7 +138,7 @@ class ServiceGroup:
         nothing is added.
         """
         endpoint = self._made(name, handler, subject, queue, metadata, concurrency, pending_limits)
-        await self._host.start(endpoint)
+        await self._host._start(endpoint)
         return endpoint
 
     def _made(

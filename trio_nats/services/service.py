@@ -211,7 +211,7 @@ class Service(ServiceGroup):
         ]
         try:
             for endpoint in self._endpoints:
-                await self._subscribe(endpoint.sub)
+                await self._subscribe(endpoint._sub)
             for sub, _ in monitoring:
                 await self._subscribe(sub)
         except BaseException:
@@ -257,7 +257,7 @@ class Service(ServiceGroup):
         Returns at once, so handlers may call it; :meth:`wait_stopped` waits. Harmless when
         repeated.
         """
-        self.nc.check_run()
+        self.nc._check_run()
         self._stop.set()
 
     async def wait_stopped(self) -> None:
@@ -267,7 +267,7 @@ class Service(ServiceGroup):
         handler that waits for it waits for itself, until ``close_timeout`` is over. Cancelled,
         nothing happens.
         """
-        self.nc.check_run()
+        self.nc._check_run()
         await self._stopped.wait()
         if self._failure is not None:
             raise fresh(self._failure)
@@ -286,7 +286,7 @@ class Service(ServiceGroup):
                 work = self._work
                 for endpoint in self._endpoints:
                     # Unless it was added only while the rest was being subscribed.
-                    subscribed = endpoint.sub in self._open
+                    subscribed = endpoint._sub in self._open
                     work.start_soon(
                         self._serve if subscribed else self._subscribe_and_serve, endpoint
                     )
@@ -320,44 +320,38 @@ class Service(ServiceGroup):
 
     # --- endpoints -------------------------------------------------------------------------------
 
-    def adopt(self, endpoint: Endpoint) -> None:
-        """See :meth:`ServiceGroup.endpoint`.
-
-        :meta private:
-        """
+    def _adopt(self, endpoint: Endpoint) -> None:
+        """See :meth:`ServiceGroup.endpoint`."""
         self._check_adding()
         self._endpoints.append(endpoint)
         if self._work is not None:
             self._work.start_soon(self._subscribe_and_serve, endpoint)
 
-    async def start(self, endpoint: Endpoint) -> None:
-        """See :meth:`ServiceGroup.add_endpoint`.
-
-        :meta private:
-        """
-        self.nc.check_run()
+    async def _start(self, endpoint: Endpoint) -> None:
+        """See :meth:`ServiceGroup.add_endpoint`."""
+        self.nc._check_run()
         await trio.lowlevel.checkpoint()  # A cancellation comes before what it does to the service.
         self._check_adding()
         if self._work is not None:
-            await self._subscribe(endpoint.sub)
+            await self._subscribe(endpoint._sub)
             if self.stopping:  # stopped while waiting; all that was open is being drained already
-                await endpoint.sub.aclose()
+                await endpoint._sub.aclose()
                 self._check_adding()
             self._work.start_soon(self._serve, endpoint)
         self._endpoints.append(endpoint)
 
     def _check_adding(self) -> None:
-        self.nc.check_run()
+        self.nc._check_run()
         if self.stopping:
             raise trio.ClosedResourceError(f"service {self._name!r} is stopping")
 
     async def _subscribe_and_serve(self, endpoint: Endpoint) -> None:
-        if await self._lasts(self._subscribe, endpoint.sub) and not self.stopping:
+        if await self._lasts(self._subscribe, endpoint._sub) and not self.stopping:
             await self._serve(endpoint)
 
     async def _serve(self, endpoint: Endpoint) -> None:
         assert self._work is not None
-        await self._lasts(endpoint.serve, self._work, self._refuse_late)
+        await self._lasts(endpoint._serve, self._work, self._refuse_late)
 
     async def _lasts(self, do: Callable[..., Awaitable[None]], *args: object) -> bool:
         """Whether ``do`` came to its end without that of the connection or the subscription."""
@@ -380,7 +374,7 @@ class Service(ServiceGroup):
         for endpoint in self._endpoints:
             try:
                 while True:
-                    self._refuse(endpoint.sub.receive_nowait())
+                    self._refuse(endpoint._sub.receive_nowait())
             except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError, NatsError):
                 continue
 

@@ -365,7 +365,7 @@ class Consumer:
             self._kept,
             is_there=self.refresh,
         )
-        return ConsumerMessages(repr(self), source, self._api.nc.check_run)
+        return ConsumerMessages(repr(self), source, self._api.nc._check_run)
 
     def pushed(self) -> Messages:
         """All messages of a consumer that delivers them by itself, to its ``deliver_subject``.
@@ -388,7 +388,7 @@ class Consumer:
         source = PushSubscription(
             nc, self._name, config, self._ack_context, self._kept, self.refresh
         )
-        return ConsumerMessages(repr(self), source, nc.check_run)
+        return ConsumerMessages(repr(self), source, nc._check_run)
 
     def _pull_options(
         self,

@@ -31,7 +31,7 @@ class OrderedMessages(Messages):
     """Those of one consumer after the other."""
 
     def __init__(self, owner: OrderedState, options: ConsumeOptions) -> None:
-        super().__init__(repr(owner), owner.api.nc.check_run)
+        super().__init__(repr(owner), owner.api.nc._check_run)
         self._owner = owner
         self._api = owner.api
         self._options = options

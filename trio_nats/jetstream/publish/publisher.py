@@ -62,7 +62,7 @@ class PendingAck:
         Raises what :meth:`JetStream.publish` raises, and :exc:`trio.ClosedResourceError` if the
         publisher's block was left by an exception before. If cancelled, it can be waited for again.
         """
-        self._publisher._nc.check_run()
+        self._publisher._nc._check_run()
         if self._outcome is None:
             if self._arrived is None:
                 self._arrived = trio.Event()
@@ -200,7 +200,7 @@ class Publisher:
             expect_last_msg_id=expect_last_msg_id,
             ttl=ttl,
         )
-        self._nc.check_run()
+        self._nc._check_run()
         data = encoded(codec, payload)
         self._check_open()
         try:
@@ -291,7 +291,7 @@ class Publisher:
 
         :raises UnacknowledgedError: for failures that nobody has asked about.
         """
-        self._nc.check_run()
+        self._nc._check_run()
         if not self._entered:
             raise RuntimeError("use it as 'async with js.publisher() as publisher:'")
         self._leaving = True
