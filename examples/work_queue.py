@@ -37,10 +37,10 @@ async def work(name: str, stream: Stream, messages: Messages) -> None:
             continue
         except ValueError as error:
             print(f"{name}: job {msg.data.decode()} given up: {error}", flush=True)
-            await msg.term(reason=str(error), confirm=True)
+            await msg.term(reason=str(error))
         else:
             # Once the server confirms it, it is gone from the queue.
-            await msg.ack(confirm=True)
+            await msg.double_ack()
             print(f"{name}: job {msg.data.decode()} done", flush=True)
         if (await stream.refresh()).state.messages == 0:
             messages.stop()  # a real worker would go on, of course

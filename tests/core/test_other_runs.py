@@ -215,6 +215,6 @@ async def test_jetstream_and_services_belong_to_the_run_too() -> None:
                     await from_another_run(use)
             assert all_tasks() == tasks
             assert not service.stopping
-            await message.ack(confirm=True)
+            await message.double_ack()
             assert (await ack).seq == 1
             assert publisher.pending == 0

@@ -215,10 +215,10 @@ async def test_both_forms_of_the_server(form: str) -> None:
         ordered = stream.ordered_consumer()
         (msg,) = await pulled.fetch(1)
         assert msg.reply.startswith("$JS.ACK.S.c." if form == "one" else "$JS.ACK._.")
-        await msg.ack(confirm=True)
+        await msg.double_ack()
         async with pulled.consume(stop_after=100) as messages:
             async for msg in messages:
-                await msg.ack(confirm=True)
+                await msg.double_ack()
         assert (await pulled.refresh()).ack_floor.stream_seq == 101
         assert (await ordered.next()).metadata.stream_seq == 1
         async with ordered.consume(stop_after=100) as messages:

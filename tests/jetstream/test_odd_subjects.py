@@ -83,7 +83,7 @@ async def test_consuming(nats_server: NatsServer, *, kind: str, headers: bool) -
         async with OPEN[kind](consumer) as messages:
             while len(got) < len(ODD):
                 msg = await messages.receive()
-                await msg.ack(confirm=True)
+                await msg.double_ack()
                 got.append(msg)
         expect(got)
         assert (await consumer.refresh()).num_ack_pending == 0

@@ -259,7 +259,7 @@ async def consumers(stream: Stream) -> None:
         async for one in messages:
             assert_type(one, JetStreamMsg)
             assert_type(one.decode(JSONCodec(int)), int)
-            await one.ack(confirm=True)
+            await one.double_ack()
     ordered = stream.ordered_consumer(filter_subjects="a")
     assert_type(ordered, OrderedConsumer)
     assert_type(await ordered.next(), JetStreamMsg)

@@ -75,7 +75,7 @@ async def test_it_goes_on_after_a_restart() -> None:
             for number in range(3):
                 await js.publish("s", str(number))
             first = await messages.receive()
-            await first.ack(confirm=True)
+            await first.double_ack()
             for stop in (server.restart, server.kill):
                 await stop()
                 if not server.is_running:
@@ -211,7 +211,7 @@ async def test_stopping_while_messages_pour_in(nats_server: NatsServer) -> None:
         async with consumer.consume(max_messages=20) as messages:
             async for msg in messages:
                 came += 1
-                await msg.ack(confirm=True)
+                await msg.double_ack()
                 if came == 5:
                     messages.stop()
         info = await consumer.refresh()
@@ -240,7 +240,7 @@ async def test_each_job_of_a_work_queue_is_done_once(nats_server: NatsServer) ->
                     refused[msg.data] += 1
                     await msg.nak()
                     continue
-                await msg.ack(confirm=True)
+                await msg.double_ack()
                 done[msg.data] += 1
                 if done.total() == jobs:
                     nursery.cancel_scope.cancel()

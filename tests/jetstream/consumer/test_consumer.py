@@ -176,7 +176,7 @@ async def test_one_that_is_bound_is_not_asked_for(nats_server: NatsServer) -> No
         consumer = stream.bind_consumer("c")
         assert consumer.info is None
         msg = await consumer.next()
-        await msg.ack(confirm=True)
+        await msg.double_ack()
         with pytest.raises(PullError, match="nobody answers"):
             await stream.bind_consumer("nobody").next()
 

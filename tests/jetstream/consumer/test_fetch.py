@@ -116,7 +116,7 @@ async def test_a_restart_while_it_waits(tmp_path: object) -> None:
             await nc.flush()
             await js.publish("s", b"after")
         assert [msg.data for msg in came] == [b"after"]
-        await came[0].ack(confirm=True)
+        await came[0].double_ack()
 
 
 async def test_lost_pulls_are_made_anew() -> None:
@@ -267,7 +267,7 @@ async def test_cancelled_whenever_it_may_be(nats_server: NatsServer) -> None:
             consumers[0] = await stream.create_consumer("c")
             while (await consumers[0].refresh()).num_pending:
                 for msg in await consumers[0].fetch(3):
-                    await msg.ack(confirm=True)
+                    await msg.double_ack()
             assert (await stream.refresh()).state.messages == 0
             assert nc.stats.subscriptions <= 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import trio
 
@@ -81,26 +83,24 @@ async def test_bad_answers() -> None:
     )
     with pytest.raises(ConfigurationError, match="delay"):
         await msg.nak(delay=-1)
+    with pytest.raises(TypeError, match="reason must be a str, not bytes"):
+        await msg.term(reason=cast("str", b"x"))
     with pytest.raises(ConfigurationError, match="line of printable text"):
         await msg.term(reason="a\r\nb")
     assert not msg.answered
 
 
-async def test_a_confirmed_ack(nats_server: NatsServer) -> None:
+async def test_a_double_ack(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         consumer = await stream.create_consumer("c")
-        await (await consumer.next()).ack(confirm=True)
+        await (await consumer.next()).double_ack()
         assert (await consumer.refresh()).ack_floor.stream_seq == 1
-        await (await consumer.next()).term(confirm=True)
-        assert (await consumer.refresh()).ack_floor.stream_seq == 2
-        await (await consumer.next()).nak(confirm=True)
         again = await consumer.next()
-        assert again.metadata.delivered == 2
         await stream.delete_consumer("c")
         # Nobody could confirm it, so it is not done with.
         with pytest.raises(NoRespondersError):
-            await again.ack(confirm=True)
+            await again.double_ack()
         assert not again.answered
 
 
@@ -116,7 +116,7 @@ async def test_delivered_again_at_once_later_or_not_at_all(nats_server: NatsServ
         assert [msg.metadata.stream_seq for msg in again] == [1, 2]
         assert [msg.metadata.delivered for msg in again] == [2, 2]
         for msg in again:
-            await msg.ack(confirm=True)
+            await msg.double_ack()
         assert (await consumer.refresh()).num_ack_pending == 0
 
 
@@ -135,13 +135,13 @@ async def test_cancelled_nothing_was_sent_and_it_can_be_sent_again(
                 current[:] = [await consumer.next()]
 
                 async def operation() -> None:
-                    await current[0].ack(confirm=confirm)
+                    await (current[0].double_ack() if confirm else current[0].ack())
 
                 return operation
 
             async def check() -> None:
                 if not current[0].answered:
-                    await current[0].ack(confirm=True)
+                    await current[0].double_ack()
                 while (await consumer.refresh()).num_ack_pending:
                     await trio.lowlevel.checkpoint()
 

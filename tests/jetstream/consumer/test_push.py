@@ -27,7 +27,7 @@ async def test_all_there_is_and_what_comes_later(nats_server: NatsServer) -> Non
                     await js.publish("s.1", str(number))
                 msg = await messages.receive()
                 assert msg.data == b"%d" % number
-                await msg.ack(confirm=True)
+                await msg.double_ack()
             assert (await consumer.refresh()).ack_floor.stream_seq == 8
             messages.stop()
             assert [msg async for msg in messages] == []
@@ -115,7 +115,7 @@ async def test_it_goes_on_after_a_restart() -> None:
             await js.publish("s", b"after")
             msg = await messages.receive()
             assert msg.data == b"after"
-            await msg.ack(confirm=True)
+            await msg.double_ack()
 
 
 async def test_a_stalled_consumer_is_told_once() -> None:

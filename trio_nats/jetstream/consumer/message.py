@@ -182,9 +182,9 @@ class AckContext:
 class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
     """A message of a stream, delivered by a consumer.
 
-    It has to be answered within the consumer's ``ack_wait``, once: by :meth:`ack`, :meth:`nak` or
-    :meth:`term`. Otherwise it is delivered again. A second answer raises :exc:`AckError`, and so
-    does any to a message of a consumer that wants none (``AckPolicy.NONE``).
+    Answer it once, within the consumer's ``ack_wait``, by :meth:`ack`, :meth:`double_ack`,
+    :meth:`nak` or :meth:`term`; otherwise it is delivered again. A second answer raises
+    :exc:`AckError`, and so does any answer if the consumer has ``AckPolicy.NONE``.
     """
 
     raw: Msg
@@ -237,56 +237,66 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         """Whether it was acknowledged, or otherwise done with."""
         return self._answer is not None
 
-    async def ack(self, *, confirm: bool = False, timeout: float | None = None) -> None:
-        """It is done with.
+    async def ack(self) -> None:
+        """Acknowledge the message: it has been handled.
 
-        With ``confirm`` it is waited for the server's word that it knows (a "double ack"), for
-        ``timeout`` seconds at most, the connection's ``request_timeout`` unless given;
-        otherwise the message is delivered again should the acknowledgement be lost on its way.
+        Should the acknowledgement be lost on its way, the message is delivered again; see
+        :meth:`double_ack`. If cancelled, nothing was sent.
 
-        Raises :exc:`AckError` for a second answer or where none is wanted; with ``confirm``
-        :exc:`RequestTimeoutError` or :exc:`NoRespondersError`, after either of which it can be
-        tried again; and what :meth:`Connection.publish` raises. If cancelled, nothing was sent,
-        except with ``confirm``: it may have arrived, and can be sent again.
+        :raises AckError: if the message was answered already, or needs no answer.
+
+        Raises what :meth:`Connection.publish` raises, too.
         """
-        await self._say(ACK, ACK, confirm, timeout)
+        await self._say(ACK, ACK)
 
-    async def nak(
-        self,
-        *,
-        delay: float | None = None,
-        confirm: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """It could not be dealt with: deliver it again, at once or ``delay`` seconds from now.
+    async def double_ack(self, *, timeout: float | None = None) -> None:
+        """Acknowledge the message, and wait until the server has confirmed it.
 
-        ``confirm`` and ``timeout``, what is raised and what cancelling does is as for :meth:`ack`.
+        If cancelled, the acknowledgement may have arrived or not, and can be sent again.
+
+        :param timeout: seconds to wait, by default the connection's ``request_timeout``.
+        :raises AckError: if the message was answered already, or needs no answer.
+        :raises RequestTimeoutError: if no confirmation comes in time. You can try again.
+        :raises NoRespondersError: if there is no consumer to confirm it. You can try again.
+
+        Raises what :meth:`Connection.request` raises, too.
+        """
+        await self._say(ACK, ACK, confirm=True, timeout=timeout)
+
+    async def nak(self, *, delay: float | None = None) -> None:
+        """Have the message delivered again: it could not be handled.
+
+        If cancelled, nothing was sent.
+
+        :param delay: seconds until it is delivered again, by default none.
+        :raises AckError: if the message was answered already, or needs no answer.
+
+        Raises what :meth:`Connection.publish` raises, too.
         """
         if delay is None:
-            await self._say(NAK, NAK, confirm, timeout)
+            await self._say(NAK, NAK)
         else:
-            text = b'-NAK {"delay": %d}' % nanoseconds("delay", delay)
-            await self._say(NAK, text, confirm, timeout)
+            await self._say(NAK, b'-NAK {"delay": %d}' % nanoseconds("delay", delay))
 
-    async def term(
-        self,
-        *,
-        reason: str | None = None,
-        confirm: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """It will never be dealt with: do not deliver it again.
+    async def term(self, *, reason: str | None = None) -> None:
+        """Never have the message delivered again: it cannot be handled.
 
-        ``reason``, a line of text, is part of the advisory that the server publishes about it
-        (server 2.10.4 or later). ``confirm`` and ``timeout``, what is raised and what cancelling
-        does is as for :meth:`ack`.
+        If cancelled, nothing was sent.
+
+        :param reason: a line of text for the advisory that the server publishes about it (server
+            2.10.4 or later).
+        :raises AckError: if the message was answered already, or needs no answer.
+
+        Raises what :meth:`Connection.publish` raises, too.
         """
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"reason must be a str, not {type(reason).__name__}")
         if not reason:
-            await self._say(TERM, TERM, confirm, timeout)
+            await self._say(TERM, TERM)
             return
-        if not isinstance(reason, str) or not reason.isprintable():
+        if not reason.isprintable():
             raise ConfigurationError("reason must be a line of printable text")
-        await self._say(TERM, b"+TERM " + reason.encode(), confirm, timeout)
+        await self._say(TERM, b"+TERM " + reason.encode())
 
     async def in_progress(self) -> None:
         """It is being dealt with: ``ack_wait`` starts again. Can be said any number of times.
@@ -297,28 +307,27 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         await self._send(self._where(), IN_PROGRESS)
 
     def _nak_nowait(self) -> bool:
-        """Have it delivered again, where that can be said at once. Whether it could.
-
-        :meta private:
-        """
+        """Have it delivered again, where that can be said at once. Whether it could."""
         if self._answer is not None or not self._ack_context.acks or not self.reply:
             return False
         self._ack_context.nc.publish_nowait(self.reply, NAK)
         self._answer = NAK
         return True
 
-    async def _say(self, kind: bytes, text: bytes, confirm: bool, timeout: float | None) -> None:
+    async def _say(
+        self, kind: bytes, text: bytes, *, confirm: bool = False, timeout: float | None = None
+    ) -> None:
         reply = self._where()
         # Before it is sent, for another task may be about to answer it too.
         self._answer = kind
         try:
-            await self._send(reply, text, confirm, timeout)
+            await self._send(reply, text, confirm=confirm, timeout=timeout)
         except BaseException:
             self._answer = None
             raise
 
     async def _send(
-        self, reply: str, text: bytes, confirm: bool = False, timeout: float | None = None
+        self, reply: str, text: bytes, *, confirm: bool = False, timeout: float | None = None
     ) -> None:
         try:
             if confirm:
