@@ -2,7 +2,7 @@
 
 Plain virtual environments, no tool beyond nox itself is needed. ``nox -s tests`` uses the Python
 that runs nox; ``nox -s versions`` uses every Python that it finds, and ``nox -s versions-3.12 -- -k
-tls`` runs some of the tests on one of them.
+tls`` runs some of the tests on one of them. ``nox -s coverage`` measures coverage on the newest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 EXTRAS = "server,pkcs12,ws,anyio,cli,demo"
 COVERAGE_FLOOR = 95
 # More than there may be cores: much of what the tests do is waiting for servers and networks.
-IN_PARALLEL = ("-n", "3")
+# "worksteal" keeps the tests of a module together, and so their servers.
+IN_PARALLEL = ("-n", "3", "--dist", "worksteal")
+
+# Set in many containers. Without bytecode, each process that a test starts compiles all it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 nox.options.default_venv_backend = "venv"
 nox.options.download_python = "never"
@@ -70,20 +74,30 @@ def find_pythons() -> list[str]:
 
 
 PYTHONS = find_pythons()
-THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def group(name: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
+def install_for_tests(session: nox.Session, *more: str) -> None:
+    # Editable, so that processes started by tests run, and measure, the same files.
+    session.install("-e", f".[{EXTRAS}]", *group("tests"), *more)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests on this Python under coverage; without arguments, it must reach the floor."""
-    # Editable, so that processes started by tests run, and measure, the same files.
-    session.install("-e", f".[{EXTRAS}]", *group("tests"))
+    """Run the tests on this Python; ``nox -s tests -- -m "not slow"`` runs the fast ones."""
+    install_for_tests(session)
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def coverage(session: nox.Session) -> None:
+    """Run the tests on the newest Python under coverage, which must reach the floor."""
+    install_for_tests(session, *group("coverage"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *(session.posargs or IN_PARALLEL))
+    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     floor = [] if session.posargs else [f"--fail-under={COVERAGE_FLOOR}"]
     session.run("coverage", "report", *floor)
@@ -91,15 +105,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def versions(session: nox.Session) -> None:
-    """Run the tests on every Python found: ``nox -s versions -- -m "not slow"``.
-
-    With ``CI`` set, only the newest is used, and the Python that runs nox is left to ``tests``.
-    """
-    if os.environ.get("CI") and session.python != PYTHONS[-1]:
-        session.skip("only the newest Python is used here")
-    if os.environ.get("CI") and session.python == THIS_PYTHON:
-        session.skip("the tests session runs on this Python")
-    session.install("-e", f".[{EXTRAS}]", *group("tests"))
+    """Run the tests on every Python found: ``nox -s versions -- -m "not slow"``."""
+    install_for_tests(session)
     session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
+import pytest
 import trio
 
 from tests.support.asyncio_steps import cancel_at_each_step
@@ -21,7 +22,7 @@ from trio_nats.anyio import Subscription
 
 __all__ = ["BACKENDS", "Home", "cancel_everywhere", "on_asyncio", "receive_n", "run"]
 
-BACKENDS = ["trio", "asyncio", "uvloop"]
+BACKENDS = ["trio", "asyncio", pytest.param("uvloop", marks=pytest.mark.slow)]
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
