@@ -186,6 +186,7 @@ BAD: list[bytes] = [
     msgspec.json.encode({key: value for key, value in STATS.items() if key != "type"}),
     b"[" * 100_000,
     b'{"type":' * 100_000,
+    b'{"type":"x","endpoints":[{"processing_time":1%b}]}' % (b"0" * 400),
     *(
         msgspec.json.encode(STATS | change)
         for change in (
@@ -198,6 +199,7 @@ BAD: list[bytes] = [
             {"endpoints": [1]},
             {"endpoints": [{}]},
             {"endpoints": [{"name": "a", "subject": "b", "num_requests": "many"}]},
+            {"endpoints": [{"name": "a", "subject": "b", "processing_time": "long"}]},
         )
     ),
 ]
@@ -222,7 +224,8 @@ async def test_answers_of_others(nats_server: NatsServer) -> None:
     assert found[1].endpoints == []
     first, second = found[2].endpoints
     assert (first.queue_group, first.num_requests, first.data) == ("", 0, {"x": [1]})
-    assert (second.average_processing_time, second.last_error) == (100, "500:x")
+    assert (second.processing_time, second.average_processing_time) == (3e-7, 1e-7)
+    assert second.last_error == "500:x"
 
 
 async def test_answers_are_bounded_in_bytes(

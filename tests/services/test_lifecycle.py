@@ -173,6 +173,31 @@ async def test_a_handler_may_stop_the_service(nats_server: NatsServer) -> None:
         await service.wait_stopped()
 
 
+async def test_aclose_waits_for_what_is_under_way(nats_server: NatsServer) -> None:
+    async with running(nats_server) as (service, client), trio.open_nursery() as nursery:
+        gate = await waiting_service(service, concurrency=1)
+        nursery.start_soon(client.request, "gate")
+        await gate.arrivals(1)
+        with trio.move_on_after(0) as scope:
+            await service.aclose()
+        assert scope.cancelled_caught
+        assert service.stopping
+        assert not service.stopped
+        nursery.start_soon(service.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.open()
+        await service.aclose()
+        assert service.stopped
+        await service.aclose()
+
+
+async def test_aclose_of_a_service_that_was_not_entered(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        service = adder(nc)
+        await service.aclose()
+        assert service.stopping
+
+
 async def test_who_is_late_is_told(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -20,6 +20,7 @@ from .schemas import (
     ServiceStats,
     check_name,
     monitoring_subject,
+    with_seconds,
 )
 
 __all__ = ["DEFAULT_STALL", "MAX_INSTANCES", "Services"]
@@ -146,10 +147,11 @@ def _read(data: bytes, kind: type[S]) -> S | None:
         parts = whole["endpoints"]
         if isinstance(parts, list):
             whole["endpoints"] = [
-                _complete(_PART, part) if isinstance(part, dict) else part for part in parts
+                with_seconds(_complete(_PART, part)) if isinstance(part, dict) else part
+                for part in parts
             ]
         return msgspec.convert(whole, kind)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         _logger.debug("an answer that is none of a service: %s", str(error))
         return None
 

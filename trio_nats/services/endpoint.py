@@ -104,8 +104,8 @@ class Endpoint:
             queue_group=self.queue or "",
             num_requests=requests,
             num_errors=self._errors,
-            processing_time=self._nanoseconds,
-            average_processing_time=self._nanoseconds // requests if requests else 0,
+            processing_time=self._nanoseconds / 10**9,
+            average_processing_time=self._nanoseconds // max(requests, 1) / 10**9,
             last_error=self._last_error,
             data=data,
         )

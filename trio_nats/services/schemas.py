@@ -25,8 +25,10 @@ __all__ = [
     "check_metadata",
     "check_name",
     "check_version",
+    "encode_stats",
     "monitoring_subject",
     "new_id",
+    "with_seconds",
 ]
 
 PREFIX = "$SRV"
@@ -37,6 +39,7 @@ STATS = "io.nats.micro.v1.stats_response"
 MAX_METADATA = 128 * 1024
 """Bytes of all keys and values together (ADR-33)."""
 
+_TIMES = ("processing_time", "average_processing_time")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER = r"(?:0|[1-9][0-9]*)"
 _PRE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -94,10 +97,10 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """How many requests it has received."""
     num_errors: int
     """How many of them were answered by an error."""
-    processing_time: int
-    """Nanoseconds spent in the handler, by all requests together."""
-    average_processing_time: int
-    """Nanoseconds for each request."""
+    processing_time: float
+    """Seconds spent in the handler, by all requests together."""
+    average_processing_time: float
+    """Seconds for each request."""
     last_error: str
     """Code and description of the last error; empty if there was none."""
     data: object = None
@@ -110,6 +113,22 @@ class ServiceStats(ServiceIdentity, frozen=True, kw_only=True, tag_field="type",
     endpoints: list[EndpointStats]
     started: datetime
     """When it was started, or reset; in UTC."""
+
+
+def encode_stats(stats: ServiceStats) -> bytes:
+    """The answer to STATS, in which times are whole nanoseconds."""
+    answer = msgspec.to_builtins(stats)
+    for endpoint in answer["endpoints"]:
+        for name in _TIMES:
+            endpoint[name] = round(endpoint[name] * 10**9)
+    return msgspec.json.encode(answer)
+
+
+def with_seconds(endpoint: dict[str, object]) -> dict[str, object]:
+    """The numbers of an endpoint as they were received, with times in seconds."""
+    given = {name: endpoint[name] for name in _TIMES}
+    times = {name: one / 10**9 for name, one in given.items() if isinstance(one, (int, float))}
+    return endpoint | times
 
 
 def new_id() -> str:

@@ -32,6 +32,7 @@ from .schemas import (
     check_metadata,
     check_name,
     check_version,
+    encode_stats,
     monitoring_subject,
     new_id,
 )
@@ -260,6 +261,20 @@ class Service(ServiceGroup):
         self.nc._check_run()
         self._stop.set()
 
+    async def aclose(self) -> None:
+        """:meth:`stop`, and wait until the service has stopped; harmless when repeated.
+
+        It does not raise why the service stopped, if it has failed; :meth:`wait_stopped` does. A
+        handler that calls it waits for itself, until ``close_timeout`` is over.
+
+        If cancelled, the service goes on stopping.
+        """
+        self.stop()
+        if self._work is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._stopped.wait()
+
     async def wait_stopped(self) -> None:
         """Return once the service has come to its end, be it by :meth:`stop` or otherwise.
 
@@ -427,7 +442,7 @@ class Service(ServiceGroup):
         return msgspec.json.encode(self.info())
 
     def _stats(self) -> bytes:
-        return msgspec.json.encode(self.stats())
+        return encode_stats(self.stats())
 
 
 def _as_object(data: object) -> dict[str, object] | None:

@@ -229,7 +229,7 @@ def _print_stats(found: list[ServiceStats]) -> None:
         num_requests=requests,
         num_errors=sum(endpoint.num_errors for endpoint in every),
         processing_time=spent,
-        average_processing_time=spent // requests if requests else 0,
+        average_processing_time=spent / max(requests, 1),
         last_error="",
     )
     rows.append(["", "all", *_numbers(total)])
@@ -247,7 +247,8 @@ def _numbers(endpoint: EndpointStats) -> list[str]:
     ]
 
 
-def _duration(nanoseconds: int) -> str:
+def _duration(seconds: float) -> str:
+    nanoseconds = round(seconds * 10**9)
     for unit, size in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if nanoseconds >= size:
             return f"{nanoseconds / size:,.2f}{unit}"
