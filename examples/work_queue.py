@@ -43,7 +43,7 @@ async def work(name: str, stream: Stream, messages: Messages) -> None:
             await msg.double_ack()
             print(f"{name}: job {msg.data.decode()} done", flush=True)
         if (await stream.refresh()).state.messages == 0:
-            messages.stop()  # a real worker would go on, of course
+            await messages.drain()  # a real worker would go on, of course
 
 
 async def main() -> None:

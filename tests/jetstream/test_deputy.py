@@ -78,7 +78,7 @@ async def test_flow_control_is_answered_at_the_consumers_own_subject_only(
         async with (
             nc.subscribe("secret.>") as secret,
             nc.subscribe("$JS.FC.S.other.>") as other,
-            consumer.pushed() as messages,
+            consumer.consume() as messages,
         ):
             assert (await messages.receive()).data == b"0"
             await raw.publish("here", block, reply=reply)
@@ -98,7 +98,7 @@ async def test_what_the_consumer_did_not_deliver_is_not_handed_out(
         pushed = await stream.create_consumer("p", deliver_subject="here")
         pulled = await stream.create_consumer("c")
         async with nc.subscribe("secret.>") as secret, nc.subscribe("$JS.API.>") as pulls:
-            async with pushed.pushed() as messages:
+            async with pushed.consume() as messages:
                 for reply in ("secret.1", ""):
                     await raw.publish("here", data=b"forged", reply=reply)
                 msg = await messages.receive()
@@ -230,7 +230,7 @@ async def test_both_forms_of_the_server(form: str) -> None:
             idle_heartbeat=0.5,
             ack_policy=AckPolicy.NONE,
         )
-        async with pushed.pushed() as messages:
+        async with pushed.consume() as messages:
             # The server waits until it hears that this much was dealt with.
             for number in range(1, 1501):
                 assert (await messages.receive()).metadata.stream_seq == number

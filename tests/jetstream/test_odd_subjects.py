@@ -70,7 +70,7 @@ async def pushed(stream: Stream) -> Consumer:
 
 OPEN: dict[str, Callable[[Consumer], AbstractAsyncContextManager[Messages]]] = {
     "pull": lambda consumer: consumer.consume(),
-    "push": lambda consumer: consumer.pushed(),
+    "push": lambda consumer: consumer.consume(),
 }
 
 

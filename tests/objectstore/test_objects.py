@@ -328,7 +328,7 @@ async def test_the_connection_drains_before_the_end(nats_server: NatsServer) -> 
         async with store.get("x") as reader:
             await reader.receive()
             assert reader._messages is not None
-            reader._messages.stop()  # as draining the connection does
+            await reader._messages.drain()  # as draining the connection does
             with pytest.raises(trio.ClosedResourceError, match="draining"):
                 while True:
                     await reader.receive()

@@ -139,7 +139,7 @@ async def test_what_is_made_of_one_connection() -> None:
                 await messages.receive()
             await js.publish("s", b"x")
             await consumer.next(timeout=HANG_TIMEOUT)
-            async with pushed.pushed() as messages:
+            async with pushed.consume() as messages:
                 await messages.receive()
             async with stream.ordered_consumer().consume(max_messages=1) as messages:
                 await messages.receive()

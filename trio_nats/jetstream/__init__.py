@@ -15,7 +15,7 @@ from .consumer.config import (
     PriorityPolicy,
     ReplayPolicy,
 )
-from .consumer.consumer import Consumer, Paused
+from .consumer.consumer import Consumer, PauseState
 from .consumer.message import JetStreamMsg, MsgMetadata
 from .consumer.messages import Messages
 from .consumer.ordered import OrderedConsumer
@@ -114,7 +114,7 @@ __all__ = [
     "NoStreamResponseError",
     "OrderedConsumer",
     "PageIterator",
-    "Paused",
+    "PauseState",
     "PeerInfo",
     "PendingAck",
     "PersistMode",

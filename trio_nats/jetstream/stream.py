@@ -20,7 +20,7 @@ from .consumer.config import (
 )
 from .consumer.consumer import (
     Consumer,
-    Paused,
+    PauseState,
     delete_consumer,
     new_name,
     pause_consumer,
@@ -121,11 +121,11 @@ class StreamConsumers:
         """
         await delete_consumer(self._api, self._name, check_name("consumer", name))
 
-    async def pause_consumer(self, name: str, until: datetime) -> Paused:
+    async def pause_consumer(self, name: str, until: datetime) -> PauseState:
         """See :meth:`Consumer.pause`."""
         return await pause_consumer(self._api, self._name, check_name("consumer", name), until)
 
-    async def resume_consumer(self, name: str) -> Paused:
+    async def resume_consumer(self, name: str) -> PauseState:
         """See :meth:`Consumer.resume`."""
         return await pause_consumer(self._api, self._name, check_name("consumer", name), None)
 

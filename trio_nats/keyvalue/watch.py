@@ -122,7 +122,7 @@ class KeyWatcher(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
 
     async def caught_up(self) -> None:
         """Wait until :attr:`is_caught_up`, while another task receives. Can be cancelled."""
-        self._messages.check_run()
+        self._messages._check_run()
         await self._caught_up.wait()
 
     def initial(self) -> AsyncIterator[Entry[T]]:

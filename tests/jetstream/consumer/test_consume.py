@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -13,7 +15,13 @@ from tests.jetstream.scripted_server import QUICK
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import ConnectionLostError, ReconnectPolicy, open_nats
-from trio_nats.jetstream import Consumer, ConsumerDeletedError, Messages, RetentionPolicy
+from trio_nats.jetstream import (
+    Consumer,
+    ConsumerDeletedError,
+    Messages,
+    OrderedConsumer,
+    RetentionPolicy,
+)
 from trio_nats.testing import NatsCluster, NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -203,6 +211,38 @@ async def test_a_cancelled_receive_loses_nothing(nats_server: NatsServer) -> Non
         assert came == [b"%d" % number for number in range(60)]
 
 
+@pytest.mark.parametrize("kind", ["pull", "push", "ordered"])
+async def test_draining_can_be_cancelled(nats_server: NatsServer, kind: str) -> None:
+    """What has come is received, and then it ends, wherever the drain was cancelled."""
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 3)
+        consumer: Consumer | OrderedConsumer
+        if kind == "ordered":
+            consumer = stream.ordered_consumer()
+        else:
+            subject = "here" if kind == "push" else ""
+            consumer = await stream.create_consumer("c", deliver_subject=subject, ack_wait=60)
+        channels: list[Messages] = []
+        leave: list[Callable[[], Awaitable[None]]] = []
+
+        async def make() -> Operation:
+            stack = contextlib.AsyncExitStack()
+            channels[:] = [await stack.enter_async_context(consumer.consume())]
+            leave[:] = [stack.aclose]
+            return channels[0].drain
+
+        async def check() -> None:
+            (messages,) = channels
+            with trio.fail_after(HANG_TIMEOUT):
+                async for msg in messages:
+                    if kind != "ordered":
+                        await msg.nak()
+            await leave[0]()
+            assert nc.stats.subscriptions == 0
+
+        await cancel_at_each_checkpoint(make, check)
+
+
 async def test_stopping_while_messages_pour_in(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 200)
@@ -213,7 +253,7 @@ async def test_stopping_while_messages_pour_in(nats_server: NatsServer) -> None:
                 came += 1
                 await msg.double_ack()
                 if came == 5:
-                    messages.stop()
+                    await messages.drain()
         info = await consumer.refresh()
         # All that was delivered was received.
         assert info.num_ack_pending == 0

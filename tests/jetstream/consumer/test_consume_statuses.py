@@ -300,7 +300,7 @@ async def test_no_more_than_asked_for_are_taken() -> None:
             assert [msg.metadata.stream_seq async for msg in messages] == [1, 2]
             with pytest.raises(trio.EndOfChannel):
                 await messages.receive()
-            messages.stop()
+            await messages.drain()
         await nc.flush()
         # What came beyond that goes back.
         assert [data for _, data in puller.answers] == [b"-NAK", b"-NAK"]
@@ -372,8 +372,8 @@ async def test_stopping_lets_what_has_come_be_received() -> None:
         pull = await puller.pull()
         await puller.deliver(pull, 5)
         assert await receive_n(messages, 1) == [1]
-        messages.stop()
-        messages.stop()
+        await messages.drain()
+        await messages.drain()
         assert [msg.metadata.stream_seq async for msg in messages] == [2, 3, 4, 5]
         assert puller.no_pull()
         nursery.cancel_scope.cancel()
@@ -524,11 +524,9 @@ async def test_limits_of_the_consumer_are_kept() -> None:
 async def test_it_has_to_be_entered_and_only_once() -> None:
     async with pulled_from(Puller()) as (consumer, _):
         messages = consumer.consume()
-        for use in (messages.receive, messages.aclose):
+        for use in (messages.receive, messages.aclose, messages.drain):
             with pytest.raises(RuntimeError, match="has not been entered"):
                 await use()
-        with pytest.raises(RuntimeError, match="has not been entered"):
-            messages.stop()
         async with messages:
             pass
         with pytest.raises(RuntimeError, match="only once"):

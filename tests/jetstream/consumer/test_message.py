@@ -172,7 +172,7 @@ async def test_values(nats_server: NatsServer) -> None:
             await bad.nak()
             bad = await messages.receive()
             await bad.term(reason="no number")
-            messages.stop()
+            await messages.drain()
             async for _ in messages:
                 raise AssertionError
             await messages.aclose()

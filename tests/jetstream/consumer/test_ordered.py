@@ -187,7 +187,7 @@ async def test_stopping(nats_server: NatsServer) -> None:
             assert await numbers(messages, 1) == [0]
             while messages.waiting < 5:
                 await nc.flush()
-            messages.stop()
+            await messages.drain()
             assert [int(msg.data) async for msg in messages] == [1, 2, 3, 4, 5]
 
 

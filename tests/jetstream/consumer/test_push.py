@@ -21,7 +21,7 @@ async def test_all_there_is_and_what_comes_later(nats_server: NatsServer) -> Non
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 5)
         consumer = await stream.create_consumer("c", deliver_subject="here")
-        async with consumer.pushed() as messages:
+        async with consumer.consume() as messages:
             for number in range(8):
                 if number >= 5:
                     await js.publish("s.1", str(number))
@@ -29,7 +29,7 @@ async def test_all_there_is_and_what_comes_later(nats_server: NatsServer) -> Non
                 assert msg.data == b"%d" % number
                 await msg.double_ack()
             assert (await consumer.refresh()).ack_floor.stream_seq == 8
-            messages.stop()
+            await messages.drain()
             assert [msg async for msg in messages] == []
         await nc.flush()
         assert nc.stats.subscriptions == 0
@@ -48,7 +48,7 @@ async def test_flow_control(nats_server: NatsServer) -> None:
             idle_heartbeat=0.5,
             ack_policy=AckPolicy.NONE,
         )
-        async with consumer.pushed() as messages:
+        async with consumer.consume() as messages:
             # The server waits until it hears that this much was dealt with.
             first = await messages.receive()
             await nc.flush()
@@ -74,8 +74,8 @@ async def test_a_group_shares_the_work(nats_server: NatsServer) -> None:
                     nursery.cancel_scope.cancel()
 
         async with (
-            consumer.pushed() as one,
-            consumer.pushed() as two,
+            consumer.consume() as one,
+            consumer.consume() as two,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(worker, one)
@@ -92,7 +92,7 @@ async def test_the_consumer_is_deleted(
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 1)
         consumer = await stream.create_consumer("c", deliver_subject="here", idle_heartbeat=0.1)
-        async with consumer.pushed() as messages:
+        async with consumer.consume() as messages:
             await (await messages.receive()).ack()
             await consumer.delete()
             with pytest.raises(ConsumerDeletedError, match=r"consumer .* not found"):
@@ -109,7 +109,7 @@ async def test_it_goes_on_after_a_restart() -> None:
         consumer = await stream.create_consumer(
             durable_name="c", deliver_subject="here", idle_heartbeat=0.5
         )
-        async with consumer.pushed() as messages:
+        async with consumer.consume() as messages:
             await server.restart()
             await nc.flush()
             await js.publish("s", b"after")
@@ -124,7 +124,7 @@ async def test_a_stalled_consumer_is_told_once() -> None:
     config = ConsumerConfig(deliver_subject="_INBOX.here", flow_control=True, idle_heartbeat=5.0)
     async with (
         pulled_from(puller, config) as (consumer, nc),
-        consumer.pushed() as messages,
+        consumer.consume() as messages,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(messages.receive)
@@ -167,7 +167,7 @@ async def test_cancelled_it_leaves_nothing_behind(nats_server: NatsServer) -> No
             await js.publish("s.1", b"x")
 
             async def operation() -> None:
-                async with consumer.pushed() as messages:
+                async with consumer.consume() as messages:
                     await (await messages.receive()).ack()
 
             return operation
@@ -179,10 +179,12 @@ async def test_cancelled_it_leaves_nothing_behind(nats_server: NatsServer) -> No
         await cancel_at_each_checkpoint(make, check)
 
 
-async def test_one_that_does_not_push(nats_server: NatsServer) -> None:
+async def test_it_is_not_pulled_from(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 1)
-        consumer = await stream.create_consumer("c")
-        for one in (consumer, stream.bind_consumer("c")):
-            with pytest.raises(ConfigurationError, match="pull from it with consume"):
-                one.pushed()
+        consumer = await stream.create_consumer("c", deliver_subject="here")
+        with pytest.raises(ConfigurationError, match="takes no max_messages, stop_after; leave"):
+            consumer.consume(max_messages=5, stop_after=7)
+        for call in (consumer.next(), consumer.fetch(1)):
+            with pytest.raises(ConfigurationError, match=r"cannot be pulled from; use consume\(\)"):
+                await call

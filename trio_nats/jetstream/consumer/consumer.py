@@ -20,13 +20,21 @@ from .fetch import Fetch
 from .flow_control import LARGEST_BATCH
 from .message import AckContext, JetStreamMsg
 from .messages import ConsumerMessages, Messages
-from .options import Pin, PullOptions, check_heartbeat, check_terms, consume_options
+from .options import (
+    Pin,
+    PullOptions,
+    check_heartbeat,
+    check_pushed,
+    check_terms,
+    consume_options,
+)
 from .pull import PullSubscription
 from .push import PushSubscription
+from .source import MessageSource
 
 __all__ = [
     "Consumer",
-    "Paused",
+    "PauseState",
     "delete_consumer",
     "new_name",
     "pause_consumer",
@@ -87,7 +95,7 @@ LONG = 10.0
 HEARTBEAT = 5.0
 
 
-class Paused(msgspec.Struct, frozen=True, kw_only=True):
+class PauseState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a consumer is paused, and until when."""
 
     paused: bool = False
@@ -106,9 +114,8 @@ class Consumer:
     """A consumer, as made by :meth:`Stream.create_consumer` and the like.
 
     :meth:`next` gets one message, :meth:`fetch` a number of them, and :meth:`consume` all there
-    are, as they come; :meth:`pushed` is for those that are not pulled from. All of them may be used
-    by several tasks at the same time, and by any number of processes; each message goes to one of
-    them.
+    are, as they come; a push consumer has :meth:`consume` only. All of them may be used by several
+    tasks at the same time, and by any number of processes; each message goes to one of them.
 
     ``group``, ``min_pending``, ``min_ack_pending`` and ``priority`` are for consumers with priority
     groups (ADR-42), which need ``group``.
@@ -165,7 +172,7 @@ class Consumer:
         """
         await delete_consumer(self._api, self._stream, self._name)
 
-    async def pause(self, until: datetime) -> Paused:
+    async def pause(self, until: datetime) -> PauseState:
         """Have it deliver nothing before ``until``, which has a time zone (server 2.11 or later).
 
         Raises :exc:`ConsumerNotFoundError` if there is none. If cancelled, it may be paused all the
@@ -173,7 +180,7 @@ class Consumer:
         """
         return await pause_consumer(self._api, self._stream, self._name, until)
 
-    async def resume(self) -> Paused:
+    async def resume(self) -> PauseState:
         """Have it deliver again; else as :meth:`pause`."""
         return await pause_consumer(self._api, self._stream, self._name, None)
 
@@ -345,50 +352,53 @@ class Consumer:
         Messages asked for in advance must be acknowledged within ``ack_wait`` too, so for long work
         choose a small ``max_messages``. A slow receiver delays further pulls, and nothing else.
 
-        Raises :exc:`ConfigurationError` for what cannot be. See :class:`Messages` for the rest.
+        A push consumer, one with a ``deliver_subject``, takes none of the arguments. Messages that
+        you receive keep its flow control going; three times its ``idle_heartbeat`` without a word
+        is noted in the log. Without flow control it sends as fast as it can, so that the
+        connection's limits for pending messages apply: what they drop is delivered again after
+        ``ack_wait``. A consumer from :meth:`Stream.bind_consumer` is taken for a pull consumer.
+
+        :returns: a channel of the messages; see :class:`Messages`.
+        :raises ConfigurationError: if the arguments do not go together, or with the consumer.
         """
-        source = PullSubscription(
-            self._api,
-            self._stream,
-            self._name,
-            self._ack_context,
-            consume_options(
-                self._config,
-                self._pull_options(group, min_pending, min_ack_pending, priority),
+        config = self._config
+        if config is not None and config.deliver_subject:
+            check_pushed(
+                config,
                 max_messages=max_messages,
                 max_bytes=max_bytes,
                 threshold=threshold,
                 stop_after=stop_after,
                 expires=expires,
                 heartbeat=heartbeat,
-            ),
-            self._kept,
-            is_there=self.refresh,
-        )
-        return ConsumerMessages(repr(self), source, self._api.nc._check_run)
-
-    def pushed(self) -> Messages:
-        """All messages of a consumer that delivers them by itself, to its ``deliver_subject``.
-
-        Use it like :meth:`consume`. Its flow control is kept up as messages are received, and
-        silence (three times its ``idle_heartbeat``) is noted in the log. Without flow control it
-        sends as fast as it can, so that the connection's limits for pending messages apply: what is
-        dropped by them is delivered again after ``ack_wait``. :meth:`Messages.stop` unsubscribes.
-
-        Raises :exc:`ConfigurationError` for a consumer that is pulled from, or not known: get it by
-        :meth:`Stream.consumer`.
-        """
-        config = self._config
-        if config is None or not config.deliver_subject:
-            raise ConfigurationError(
-                f"consumer {self._name!r} is not known to have a deliver_subject; pull from it "
-                "with consume()"
+                group=group,
+                min_pending=min_pending,
+                min_ack_pending=min_ack_pending,
+                priority=priority,
             )
-        nc = self._api.nc
-        source = PushSubscription(
-            nc, self._name, config, self._ack_context, self._kept, self.refresh
-        )
-        return ConsumerMessages(repr(self), source, nc._check_run)
+            source: MessageSource = PushSubscription(
+                self._api.nc, self._name, config, self._ack_context, self._kept, self.refresh
+            )
+        else:
+            source = PullSubscription(
+                self._api,
+                self._stream,
+                self._name,
+                self._ack_context,
+                consume_options(
+                    config,
+                    self._pull_options(group, min_pending, min_ack_pending, priority),
+                    max_messages=max_messages,
+                    max_bytes=max_bytes,
+                    threshold=threshold,
+                    stop_after=stop_after,
+                    expires=expires,
+                    heartbeat=heartbeat,
+                ),
+                self._kept,
+                is_there=self.refresh,
+            )
+        return ConsumerMessages(repr(self), source, self._api.nc._check_run)
 
     def _pull_options(
         self,
@@ -414,14 +424,14 @@ async def delete_consumer(api: API, stream: str, name: str) -> None:
     await api.request(f"CONSUMER.DELETE.{stream}.{name}", None, Answer)
 
 
-async def pause_consumer(api: API, stream: str, name: str, until: datetime | None) -> Paused:
+async def pause_consumer(api: API, stream: str, name: str, until: datetime | None) -> PauseState:
     """Pause a consumer, or have it go on."""
     if until is not None:
         if not isinstance(until, datetime):
             raise ConfigurationError(f"until must be a datetime, not {type(until).__name__}")
         time_to_wire("until", until)  # for its complaints
     suffix = f"CONSUMER.PAUSE.{stream}.{name}"
-    return await api.request(suffix, _PauseRequest(pause_until=until), Paused, level=1)
+    return await api.request(suffix, _PauseRequest(pause_until=until), PauseState, level=1)
 
 
 async def unpin_consumer(api: API, stream: str, name: str, group: str) -> None:

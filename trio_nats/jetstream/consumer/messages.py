@@ -28,7 +28,7 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
     Several tasks may receive from it at the same time, as a pool of workers; each message goes to
     exactly one of them.
 
-    It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, after :meth:`stop`, after
+    It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, after :meth:`drain`, after
     ``stop_after`` messages and when the connection is drained; with :exc:`ConsumerDeletedError` or
     another :exc:`PullError` when the server says that there is no use in asking again; with
     :exc:`PermissionsViolationError` if it forbids asking; with :exc:`ConnectionLostError` when the
@@ -39,11 +39,11 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
     def __init__(self, name: str, check_run: Callable[[], None]) -> None:
         self._name = name
-        self.check_run: Callable[[], None] = check_run
-        """:meta private:"""
+        self._check_run = check_run
         self._manager = open_nursery(self._end)
         self._nursery: trio.Nursery | None = None
         self._state = "not entered"
+        self._drained = trio.Event()
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -95,24 +95,36 @@ class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
 
         Leaving the block does the same.
         """
-        self.check_run()
+        self._check_run()
         self._check_entered()
         self._state = "closed"
         await self._close()
         await trio.lowlevel.checkpoint()
 
-    def stop(self) -> None:
-        """Ask for no more messages. What has come by then can be received, and then it ends.
+    async def drain(self) -> None:
+        """Unsubscribe, but keep the messages that have arrived.
 
-        Returns at once, and is harmless when repeated.
+        You can receive them as before, and then the channel ends. Returns once the server has
+        confirmed that nothing more will come, so it waits for a connection if there is none.
+        Harmless when repeated. If cancelled, draining goes on in the background.
         """
-        self.check_run()
+        self._check_run()
         self._check_entered()
         if self._state == "open":
-            self._state = "stopping"
+            self._state = "draining"
             self._stop_asking()
             assert self._nursery is not None
-            self._nursery.start_soon(self._drain)
+            self._nursery.start_soon(self._run_drain)
+        if self._state == "draining":
+            await self._drained.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def _run_drain(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            self._drained.set()
 
     def _check_entered(self) -> None:
         if self._state == "not entered":

@@ -11,7 +11,14 @@ from ..json_codec import nanoseconds
 from .config import ConsumerConfig, PriorityPolicy
 from .flow_control import LARGEST_BATCH, PullRequest
 
-__all__ = ["ConsumeOptions", "PullOptions", "check_heartbeat", "check_terms", "consume_options"]
+__all__ = [
+    "ConsumeOptions",
+    "PullOptions",
+    "check_heartbeat",
+    "check_pushed",
+    "check_terms",
+    "consume_options",
+]
 
 DEFAULT_MESSAGES = 500
 DEFAULT_EXPIRES = 30.0
@@ -108,11 +115,20 @@ def check_terms(
     )
 
 
+def check_pushed(config: ConsumerConfig, **options: object) -> None:
+    """Complain about options that only go with pulls, for a consumer that is not pulled from."""
+    if given := ", ".join(name for name, value in options.items() if value is not None):
+        raise ConfigurationError(
+            f"the consumer delivers to {config.deliver_subject!r} by itself and takes no {given}; "
+            "leave that out, or create one without deliver_subject"
+        )
+
+
 def _check_group(config: ConsumerConfig, group: str | None) -> None:
     if config.deliver_subject:
         raise ConfigurationError(
             f"the consumer delivers to {config.deliver_subject!r} by itself and cannot be pulled "
-            "from; use pushed(), or create one without deliver_subject"
+            "from; use consume(), or create one without deliver_subject"
         )
     groups = ", ".join(map(repr, config.priority_groups))
     if groups and group is None:

@@ -65,7 +65,7 @@ class OrderedMessages(Messages):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if self._state == "closed":
                     raise trio.ClosedResourceError("this channel of messages is closed")
-                if self._state == "stopping":
+                if self._state == "draining":
                     raise trio.EndOfChannel
                 await self._renew()
                 continue
