@@ -122,6 +122,7 @@ def wrong_arguments(call: ast.Call, called: Callable[..., Any]) -> Iterator[str]
             yield f"{ast.unparse(call.func)}({keyword.arg}=)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", PROGRAMS, ids=str)
 async def test_programs_run(block: Block, nats_server: NatsServer) -> None:
     """As a reader would try them: pasted into a file, and run."""

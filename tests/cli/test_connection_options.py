@@ -62,6 +62,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Probe:
     return Probe(tmp_path)
 
 
+@pytest.mark.slow
 def test_defaults(probe: Probe) -> None:
     options = probe.options()
     assert options.servers is None

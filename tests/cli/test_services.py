@@ -68,6 +68,7 @@ def rows(text: str) -> list[list[str]]:
     return [row for row in split if row]
 
 
+@pytest.mark.slow
 def test_ls(url: str) -> None:
     with two_adders(url) as ids:
         done = cli("service", "ls", "-s", url, *QUICK)
@@ -82,6 +83,7 @@ def test_ls(url: str) -> None:
         assert as_json[0]["endpoints"][0]["subject"] == "math.sum"
 
 
+@pytest.mark.slow
 def test_ping(url: str) -> None:
     with two_adders(url) as ids:
         done = cli("service", "ping", "-s", url, *QUICK)
@@ -94,6 +96,7 @@ def test_ping(url: str) -> None:
         assert all(0 < one["rtt"] < HANG_TIMEOUT for one in as_json)
 
 
+@pytest.mark.slow
 def test_stats(url: str) -> None:
     with two_adders(url) as ids:
         done = cli("service", "stats", "adder", "-s", url, *QUICK)
@@ -135,6 +138,7 @@ def test_info(url: str) -> None:
         assert [one["name"] for one in json.loads(as_json)["stats"]["endpoints"]] == ["sum"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -62,6 +62,7 @@ def test_rtt_at_each_address_of_a_name(url: str) -> None:
 # --- bench ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bench(url: str) -> None:
     done = cli("bench", "--msgs", 501, "--clients", 2, "--size", "1KB", "-s", url)
     assert done.exit_code == 0, done.stderr
@@ -217,6 +218,7 @@ def config(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_context_ls(config: Path) -> None:
     done = cli("context", "ls", XDG_CONFIG_HOME=str(config))
     assert rows(done.stdout)[1:] == [
@@ -246,6 +248,7 @@ def test_context_show(config: Path) -> None:
     assert "cannot be used: context 'one': more than one kind" in done.stderr
 
 
+@pytest.mark.slow
 def test_context_show_by_name_as_json(config: Path) -> None:
     done = cli("context", "show", "two", "--json", XDG_CONFIG_HOME=str(config))
     assert json.loads(done.stdout) == {
@@ -295,6 +298,7 @@ def test_a_progress_bar_moves(
     assert "10/10" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["doctor"], ["doctor", "--json"], ["rtt"], ["rtt", "--json"]])
 @pytest.mark.parametrize("host", ["a\u0085b", "a\u202eb", "a\x1b[2Jb", "a..b", "\xe9" * 300])
 def test_a_host_that_is_none_does_not_drive_the_terminal(command: list[str], host: str) -> None:

@@ -380,6 +380,7 @@ class Model:
             self.dropped += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest", "wait"])
 @pytest.mark.parametrize("seed", range(10))
 async def test_pending_and_dropped_are_always_right(policy: FullPolicy, seed: int) -> None:

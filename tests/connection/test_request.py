@@ -107,6 +107,7 @@ async def test_the_frames_of_requests() -> None:
         await peer.send(msg(two.decode(), 1, b"") + msg(one.decode(), 1, b""))
 
 
+@pytest.mark.slow
 async def test_no_reply_subject_leads_to_another() -> None:
     """Or whoever is asked could answer what others are asked."""
     async with served() as (nc, _):

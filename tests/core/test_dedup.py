@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 
+import pytest
+
 from trio_nats import Msg
 from trio_nats._core.dedup import DuplicateFilter
 
@@ -28,6 +30,7 @@ def test_what_is_remembered_of_a_message_is_small() -> None:
     assert size < 200 * count
 
 
+@pytest.mark.slow
 def test_how_many_are_remembered_is_bounded() -> None:
     twins = DuplicateFilter(2.0, most=1_000)
     tracemalloc.start()

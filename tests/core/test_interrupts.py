@@ -46,6 +46,7 @@ async def use(port: int, started: list[int]) -> None:
             assert news.pending == (0, 0)
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_never_wrapped_or_swallowed() -> None:
     """The server lives in a thread of its own, so that only the client is interrupted."""
     ports: list[int] = []

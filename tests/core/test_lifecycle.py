@@ -99,6 +99,7 @@ async def test_cancelling_the_whole_block_at_any_stage(
             await trio.testing.wait_all_tasks_blocked()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

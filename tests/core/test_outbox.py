@@ -323,6 +323,7 @@ async def test_raising_is_a_checkpoint_too() -> None:
     assert scope.cancelled_caught
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) -> None:
     """The size is right at all times, and messages come out once and in order."""

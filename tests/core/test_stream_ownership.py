@@ -95,6 +95,7 @@ async def _use(nc: Connection) -> None:
         await nc.rtt()
 
 
+@pytest.mark.slow
 @TCP_AND_WSS
 async def test_only_the_background_touches_the_stream(
     transport: Transport, touches: Touches
@@ -179,6 +180,7 @@ async def _use_by_many(nc: Connection) -> None:
     await nc.flush()
 
 
+@pytest.mark.slow
 @TCP_AND_WSS
 @pytest.mark.parametrize("ending", ["left", "closed", "drained", "broken off", "cancelled"])
 async def test_nor_do_many_users_or_a_move_or_any_ending(

@@ -460,6 +460,7 @@ PLACES: dict[str, Callable[[str], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @given(secret=passwords | seeds.map(lambda text: "SU" + text))
 def test_no_secret_is_told_wherever_it_is_put(place: str, secret: str) -> None:

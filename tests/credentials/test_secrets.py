@@ -190,6 +190,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 async def test_connections_keep_their_secrets(
     kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -324,6 +325,7 @@ def damaged(draw: st.DrawFn, text: str) -> str:
 SECRETS = [*USER_SECRETS, OTHER.seed, Key("account").seed]
 
 
+@pytest.mark.slow
 @given(seed=st.sampled_from([USER.seed, SECRETS[-1]]).flatmap(damaged))
 def test_damaged_seeds_are_not_told(seed: str) -> None:
     texts = [
@@ -336,6 +338,7 @@ def test_damaged_seeds_are_not_told(seed: str) -> None:
     assert_untold(texts, [*SECRETS, *([seed] if len(seed) >= WINDOW and seed.isascii() else [])])
 
 
+@pytest.mark.slow
 @given(jwt=damaged(USER.jwt), seed=st.sampled_from([None, USER.seed, OTHER.seed]))
 def test_damaged_jwts_are_not_told(jwt: str, seed: str | None) -> None:
     texts = [
@@ -346,11 +349,13 @@ def test_damaged_jwts_are_not_told(jwt: str, seed: str | None) -> None:
     assert_untold(texts, SECRETS)
 
 
+@pytest.mark.slow
 @given(text=damaged(USER.creds))
 def test_damaged_creds_are_not_told(text: str) -> None:
     assert_untold(outcome(lambda: Credentials(text=text)), SECRETS)
 
 
+@pytest.mark.slow
 @given(data=damaged(USER.creds).map(lambda t: t.encode(errors="surrogateescape")))
 def test_damaged_files_are_not_told(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "damaged.creds"

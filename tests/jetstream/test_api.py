@@ -40,6 +40,7 @@ from trio_nats.jetstream.api import PageIterator
 from trio_nats.testing import NatsServer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("err_code", "kind"),
     [

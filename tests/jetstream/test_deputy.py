@@ -200,6 +200,7 @@ async def test_who_sees_one_reply_subject_cannot_answer_in_place_of_the_server(
                 await js.publish("s.1", b"x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["two", "one"])
 async def test_both_forms_of_the_server(form: str) -> None:
     flags = {"feature_flags": {"js_ack_fc_v2": form == "two"}}

@@ -65,6 +65,7 @@ def test_what_are_no_seconds(value) -> None:
 # --- times ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1)), st.integers(-14 * 60, 14 * 60))
 def test_times_survive_in_utc(naive: datetime, minutes: int) -> None:
     time = naive.replace(tzinfo=timezone(timedelta(minutes=minutes)))
@@ -236,6 +237,7 @@ json = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(json)
 def test_any_nonsense_is_a_value_error_or_an_info(raw) -> None:
     try:

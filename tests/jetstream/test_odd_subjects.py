@@ -74,6 +74,7 @@ OPEN: dict[str, Callable[[Consumer], AbstractAsyncContextManager[Messages]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [False, True])
 @pytest.mark.parametrize("kind", ["pull", "push"])
 async def test_consuming(nats_server: NatsServer, *, kind: str, headers: bool) -> None:
@@ -103,6 +104,7 @@ async def test_an_ordered_consumer(nats_server: NatsServer, *, headers: bool) ->
             expect([await messages.receive() for _ in ODD])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [False, True])
 @pytest.mark.parametrize("direct", [False, True])
 async def test_getting_one(nats_server: NatsServer, *, direct: bool, headers: bool) -> None:

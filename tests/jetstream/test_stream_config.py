@@ -95,6 +95,7 @@ def test_consumers_that_cannot_be(options: Any, text: str) -> None:
         check_consumer(ConsumerConfig(**options))
 
 
+@pytest.mark.slow
 @pytest.mark.nats_server(jetstream=True)
 @pytest.mark.parametrize(
     "options",

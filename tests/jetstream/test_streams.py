@@ -75,6 +75,7 @@ async def test_all_there_is_to_say(nats_server: NatsServer) -> None:
         assert after == {**msgspec.structs.asdict(told), "max_msgs": 2_000}
 
 
+@pytest.mark.slow
 async def test_a_mirror_and_sources(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await filled(js)

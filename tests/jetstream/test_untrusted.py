@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,7 @@ def raw(data: bytes, block: bytes | None = None) -> Msg:
     return Msg(b"subject", b"1", None, data, block)
 
 
+@pytest.mark.slow
 @given(payloads, st.none() | st.binary(max_size=20) | st.just(b"NATS/1.0 503\r\n\r\n"))
 def test_acknowledgements(data: bytes, block: bytes | None) -> None:
     try:
@@ -59,6 +61,7 @@ def test_acknowledgements(data: bytes, block: bytes | None) -> None:
     assert ack.seq > 0
 
 
+@pytest.mark.slow
 @given(payloads)
 def test_answers(data: bytes) -> None:
     try:
@@ -68,6 +71,7 @@ def test_answers(data: bytes) -> None:
     raise AssertionError("none of them has a configuration")
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(names, texts), max_size=8),
     st.sampled_from(["NATS/1.0", "NATS/1.0 404", "NATS/1.0 408 Bad Request", "NATS/1.0 204 EOB"]),

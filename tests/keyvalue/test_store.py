@@ -290,6 +290,7 @@ async def test_purge_deletes_spares_what_comes_meanwhile(
         assert (await kv.get("a")).value == b"2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("older_than", [0, 3600])
 @pytest.mark.parametrize("key", [b">", b"*", b"a.>", b"*.b", b"a\x01"])
 async def test_purge_deletes_spares_what_a_wildcard_would_match(

@@ -28,6 +28,7 @@ def allowed(text: str) -> bool:
     )
 
 
+@pytest.mark.slow
 @given(KEYS)
 def test_keys(key: str) -> None:
     assert check_key(key) == key

@@ -31,6 +31,7 @@ async def filled(js: Any, **options: Any) -> KeyValue[bytes]:
 A, B, LAST, GONE = ("a", "1", 1), ("b.x", "2", 2), ("a", "3", 3), ("gone", "DEL", 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "options", "expected"),
     [

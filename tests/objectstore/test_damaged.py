@@ -60,6 +60,7 @@ async def test_all_chunks_are_missing(nats_server: NatsServer) -> None:
             await store.get_bytes("x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
@@ -116,6 +117,7 @@ async def test_what_it_says_to_be_is_not_believed(nats_server: NatsServer) -> No
         assert (await stored_meta(js, SUBJECT))["deleted"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delete", [True, False])
 async def test_changed_while_it_is_read(nats_server: NatsServer, delete: bool) -> None:
     async with connected(nats_server) as (store, _, _):

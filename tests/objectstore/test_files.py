@@ -132,6 +132,7 @@ ESCAPES = [
 ESCAPES += ["x\u202etxt", "x/", "./x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESCAPES)
 async def test_no_name_leaves_the_folder(
     nats_server: NatsServer, tmp_path: Path, name: str

@@ -39,6 +39,7 @@ def digest(data: bytes) -> str:
     return "SHA-256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()
 
 
+@pytest.mark.slow
 async def test_sizes(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (store, js, _):
         sizes = {0: 0, 1: 1, CHUNK - 1: 1, CHUNK: 1, CHUNK + 1: 2, 10 * KIB * KIB: 80}
@@ -193,6 +194,7 @@ async def test_the_store_is_full(nats_server: NatsServer) -> None:
         assert [info.name for info in await store.list()] == ["x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("meta", "error"),
     [
@@ -306,6 +308,7 @@ async def test_one_task_at_a_time_reads(nats_server: NatsServer) -> None:
                 await reader.receive()
 
 
+@pytest.mark.slow
 async def test_a_reader_and_memory(nats_server: NatsServer) -> None:
     """What is not read is not asked for."""
     async with connected(nats_server) as (store, _, _):
@@ -321,6 +324,7 @@ async def test_a_reader_and_memory(nats_server: NatsServer) -> None:
             assert size == 20 * KIB * KIB
 
 
+@pytest.mark.slow
 async def test_the_connection_drains_before_the_end(nats_server: NatsServer) -> None:
     """That is not the end of the object."""
     async with connected(nats_server) as (store, _, _):

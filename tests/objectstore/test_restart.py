@@ -18,6 +18,7 @@ pytestmark = pytest.mark.nats_server(jetstream=True)
 QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 
 
+@pytest.mark.slow
 async def test_reading_goes_on(nats_server: NatsServer) -> None:
     data = bytes(range(256)) * 64 * KIB  # more than is on the way at a time
     with trio.fail_after(HANG_TIMEOUT):

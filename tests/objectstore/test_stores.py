@@ -75,6 +75,7 @@ async def test_a_store_comes_and_goes(nats_server: NatsServer) -> None:
                 await attempt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "options"),
     [

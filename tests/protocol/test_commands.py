@@ -219,6 +219,7 @@ def said(draw: st.DrawFn) -> tuple[bytes, Command]:
     return (commands.PING, ("PING",)) if kind == "ping" else (commands.PONG, ("PONG",))
 
 
+@pytest.mark.slow
 @given(st.lists(said(), max_size=6))
 def test_a_server_reads_what_was_said(everything: list[tuple[bytes, Command]]) -> None:
     assert serve(b"".join(frame for frame, _ in everything)) == [meant for _, meant in everything]
@@ -234,6 +235,7 @@ hostile = st.text(st.characters(exclude_categories=[]), max_size=12) | st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [check_subject, check_filter, check_queue])
 @given(text=hostile)
 def test_no_text_in_the_place_of_a_subject_says_more(
@@ -250,6 +252,7 @@ def test_no_text_in_the_place_of_a_subject_says_more(
     assert serve(hpub(wire, None, b"", b"hi")) == [("HPUB", wire, None, b"", b"hi")]
 
 
+@pytest.mark.slow
 @given(name=hostile, value=hostile)
 def test_no_header_says_more(name: str, value: str) -> None:
     try:
@@ -307,6 +310,7 @@ def test_a_new_limit_forgets_what_the_old_one_allowed() -> None:
     assert heads.max_payload == 50
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_however_many_subjects_and_sizes_there_are() -> None:
     heads = commands.PubLineCache(1_000_000, 4096)
     for number in range(10_000):
@@ -315,6 +319,7 @@ def test_memory_is_bounded_however_many_subjects_and_sizes_there_are() -> None:
         assert remembered(heads) <= 4096
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_however_long_the_subjects_are() -> None:
     """What the answers of a responder go to is for its requesters to choose."""
     heads = commands.PubLineCache(1_000_000, 4096)

@@ -134,6 +134,7 @@ json_values = st.recursive(
 known = st.sampled_from([*ServerInfo.__struct_fields__, "later"])
 
 
+@pytest.mark.slow
 @given(st.dictionaries(known, json_values, max_size=4).map(json.dumps) | st.text() | st.binary())
 def test_anything_else_is_a_protocol_error(text: str | bytes) -> None:
     try:

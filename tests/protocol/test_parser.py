@@ -219,6 +219,7 @@ def test_what_only_resembles_a_signal_is_refused(wire: bytes) -> None:
     assert refusal(wire).startswith("the server sent malformed data: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [byte for byte in range(256) if byte not in b"MHPI+-"])
 def test_no_frame_begins_with_any_other_byte(first: int) -> None:
     text = refusal(bytes([first]))

@@ -51,6 +51,7 @@ def parsed(data: bytes) -> list[Fields]:
     return [(m.raw_subject, m.sid, m.raw_reply, m.raw_headers, m.data) for m in messages]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [False, True], ids=["MSG", "HMSG"])
 @pytest.mark.parametrize("place", ["subject", "reply"])
 async def test_what_a_publisher_chooses(
@@ -84,6 +85,7 @@ async def test_what_a_publisher_chooses(
     assert len(expected) > 250 * len(SHAPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [False, True], ids=["MSG", "HMSG"])
 async def test_the_number_of_a_subscription(nats_server: NatsServer, *, headers: bool) -> None:
     block = HEADERS if headers else None
@@ -102,6 +104,7 @@ async def test_the_number_of_a_subscription(nats_server: NatsServer, *, headers:
     assert parsed(relayed) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [False, True], ids=["MSG", "HMSG"])
 async def test_only_the_subscription_it_is_for_gets_it(
     nats_server: NatsServer, *, headers: bool

@@ -150,6 +150,7 @@ escaped = st.lists(st.sampled_from(PARTS), max_size=8).map(
 )
 
 
+@pytest.mark.slow
 @given(escaped)
 def test_what_is_found_in_any_text_can_be_encoded(text: str) -> None:
     error = server_error(text)
@@ -164,6 +165,7 @@ def test_permissions_without_a_subject_are_passed_on(text: str) -> None:
     assert type(server_error(text)) is ServerReportedError
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_text_has_some_meaning(text: str) -> None:
     error = server_error(text)

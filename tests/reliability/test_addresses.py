@@ -50,6 +50,7 @@ async def mute(peer: Peer) -> None:
     await trio.sleep_forever()
 
 
+@pytest.mark.slow
 async def test_clients_spread_over_all_addresses() -> None:
     async with NatsServer(name="one") as one, NatsServer(name="two") as two:
         with resolving(one, two):

@@ -92,6 +92,7 @@ async def test_waits_are_spread_over_the_whole_range(
     assert 0.35 < sum(firsts) / 300 < 0.65
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_back_is_tried_soon_also_after_a_long_outage(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

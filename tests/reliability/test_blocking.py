@@ -63,6 +63,7 @@ async def test_an_address_needs_no_thread() -> None:
                 assert (found, address[:2]) == (family, (host, 4222))
 
 
+@pytest.mark.slow
 async def test_what_is_too_long_for_a_name_is_not_looked_up() -> None:
     async with busy_threads():
         for host in ("\u0660" * 100_000, "a" * 255, "\xe9" * 255):

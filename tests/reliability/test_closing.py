@@ -157,6 +157,7 @@ async def test_a_keyboard_interrupt_leaves_it_as_itself(stage: Stage, transport:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @STAGED
 async def test_a_group_of_the_users_own_is_left_as_it_is(
     stage: Stage, transport: Transport
@@ -188,6 +189,7 @@ async def test_closing_twice_and_by_several_at_once(stage: Stage, transport: Tra
         await nc.publish("a")
 
 
+@pytest.mark.slow
 @STAGED
 async def test_a_cancelled_close_closes_at_once(stage: Stage, transport: Transport) -> None:
     async with at(stage, transport) as nc:

@@ -222,6 +222,7 @@ async def test_a_flood_of_well_formed_lines_takes_no_memory(
         assert nc.stats.reconnects == 0
 
 
+@pytest.mark.slow
 @TCP_AND_WSS
 async def test_complaints_are_told_as_events_the_last_ones_first(transport: Transport) -> None:
     async def act(peer: Peer) -> None:

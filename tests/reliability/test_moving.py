@@ -49,6 +49,7 @@ from trio_nats.events import Connected, Disconnected, LameDuck, Reconnected
 from trio_nats.testing import NatsCluster, NatsServer, ServerTLS
 
 
+@pytest.mark.slow
 @ALL_BUT_WSS
 async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
     transport: Transport,
@@ -118,6 +119,7 @@ async def test_new_credentials_come_into_use(transport: Transport) -> None:
         assert (await server.peer(1)).connect["user"] == "user1"
 
 
+@pytest.mark.slow
 @ALL_BUT_WSS
 async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
     transport: Transport, short_overlap: None
@@ -407,6 +409,7 @@ async def test_a_lame_duck_is_not_left_before_there_is_another_server(echo: bool
         assert await drained(events) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("echo", [True, False])
 async def test_a_lame_duck_is_left_for_another_server_without_a_gap(echo: bool) -> None:
     ledger = Ledger()

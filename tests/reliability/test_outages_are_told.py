@@ -171,6 +171,7 @@ async def test_consumers_say_so() -> None:
             assert re.search(SINCE, str(caught.value))
 
 
+@pytest.mark.slow
 async def test_messages_that_came_before_are_handed_out() -> None:
     """The next call tells of the missing connection."""
     async with (

@@ -58,6 +58,7 @@ async def test_bytes_are_a_limit_too_and_count_headers(transport: Transport) -> 
             assert slow.dropped == 8
 
 
+@pytest.mark.slow
 @ALL_BUT_WSS
 async def test_by_choice_the_wire_is_not_read_until_there_is_room(transport: Transport) -> None:
     limits = PendingLimits(messages=50, when_full="wait")

@@ -228,6 +228,7 @@ async def test_answers_of_others(nats_server: NatsServer) -> None:
     assert second.last_error == "500:x"
 
 
+@pytest.mark.slow
 async def test_answers_are_bounded_in_bytes(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys, trio_nats
 assert not {"trio_nats.services", "trio_nats.jetstream"} & {*sys.modules}
@@ -13,5 +15,6 @@ assert all(hasattr(trio_nats.services, name) for name in trio_nats.services.__al
 """
 
 
+@pytest.mark.slow
 def test_they_are_imported_when_they_are_asked_for() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)

@@ -30,6 +30,7 @@ async def nc(nats_server: NatsServer) -> AsyncIterator[Connection]:
             yield nc
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -68,6 +69,7 @@ async def generator(request: ServiceRequest) -> AsyncIterator[bytes]:
     yield b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -186,6 +188,7 @@ SEMVER = re.compile(
 )
 
 
+@pytest.mark.slow
 @given(
     st.from_regex(SEMVER)
     | st.from_regex(r"\A[0-9]{1,2}\.[0-9]\.[0-9](-[0a-c1.-]*)?(\+[0a.-]*)?\Z", fullmatch=True)

@@ -112,6 +112,7 @@ async def test_a_cut_that_resets() -> None:
             assert isinstance(peer.error, trio.BrokenResourceError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 4999, len(DATA) - 1, len(DATA)])
 @pytest.mark.parametrize("chunk", [None, 7])
 async def test_corrupting_one_bit(at: int, chunk: int | None) -> None:

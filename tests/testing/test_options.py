@@ -462,6 +462,7 @@ def test_errors_are_of_the_family() -> None:
     assert all(issubclass(error, NatsError) for error in errors)
 
 
+@pytest.mark.slow
 def test_the_package_imports_its_rooms_when_they_are_used() -> None:
     code = """
 import sys, trio_nats.testing.plugin

@@ -153,6 +153,7 @@ async def test_servers_side_by_side_have_nothing_in_common() -> None:
         assert await answers(two)
 
 
+@pytest.mark.slow
 def test_a_block_that_is_never_left_ends_with_the_interpreter() -> None:
     code = """
 import trio

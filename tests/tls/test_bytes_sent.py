@@ -66,6 +66,7 @@ async def failure(url: str, options: TLSOptions, timeout: float = 5) -> ConnectA
     return attempt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", [AUTO, REQUIRE, IMPLICIT])
 async def test_only_tls_leaves_in_a_mode_that_promises_it(mode: TLSMode, kind: str) -> None:
@@ -144,6 +145,7 @@ async def test_a_full_server_is_not_taken_for_an_attacker(
         assert "may be injecting" not in str(attempt.error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 7])
 @pytest.mark.parametrize("mode", [PREFER, REQUIRE])
 async def test_however_the_bytes_are_cut(mode: TLSMode, chunk: int) -> None:

@@ -311,6 +311,7 @@ CLIENTS: dict[str, tuple[Certificate | None, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [False, True], ids=["TLS 1.3", "TLS 1.2"])
 @pytest.mark.parametrize("first", [False, True], ids=["verify", "TLS first"])
 @pytest.mark.parametrize("case", CLIENTS)
@@ -322,6 +323,7 @@ async def test_client_certificate_refused(case: str, first: bool, low: bool) -> 
     assert advice in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [False, True], ids=["TLS 1.3", "TLS 1.2"])
 @pytest.mark.parametrize("first", [False, True], ids=["verify", "TLS first"])
 @pytest.mark.parametrize("certificate", [CERTS.client, CERTS.client_chained])
@@ -426,6 +428,7 @@ UNUSABLE: dict[str, tuple[Callable[[], TLSOptions], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UNUSABLE)
 async def test_unusable_material_is_found_before_dialling(case: str) -> None:
     options, words = UNUSABLE[case]

@@ -103,6 +103,7 @@ FAILING: dict[str, tuple[Script, TLSOptions | None, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*STALLING, *FAILING])
 async def test_a_failed_attempt_leaves_no_socket(case: str) -> None:
     script, tls, phase = (STALLING | FAILING)[case]

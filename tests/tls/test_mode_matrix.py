@@ -92,6 +92,7 @@ def options(mode: str, material: bool) -> TLSOptions:
     return TLSOptions(mode=TLSMode(mode), insecure_skip_verify=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "scheme", "material", "kind", "outcome"), CELLS)
 async def test_cell(mode: str, scheme: str, material: bool, kind: str, outcome: Outcome) -> None:
     async with ScriptedServer(script_of(kind, mode)) as server:

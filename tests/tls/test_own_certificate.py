@@ -154,6 +154,7 @@ trio.run(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize("interactive", [True, False])
 async def test_an_encrypted_key_is_never_asked_for_on_the_terminal(interactive: bool) -> None:

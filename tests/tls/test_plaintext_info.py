@@ -248,6 +248,7 @@ async def test_an_info_put_before_the_handshake_of_one_that_says_it_inside() -> 
                 assert not nc.server_info.jetstream
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("said", "most"), [(10, 1024 * 1024), (8 * 1024 * 1024, 8 * 1024 * 1024)])
 async def test_a_limit_is_believed_only_where_it_is_the_larger_one(said: int, most: int) -> None:
     """A smaller one would have us refuse messages that the server takes; a larger is its affair."""

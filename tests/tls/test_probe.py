@@ -136,6 +136,7 @@ async def _tls_and_silence(peer: Any) -> None:
     await peer.stall()
 
 
+@pytest.mark.slow
 async def test_cancelled_it_leaves_nothing() -> None:
     context = server_context(CERTS.server)
     async with ScriptedServer(tls_required(context)) as server:
@@ -177,6 +178,7 @@ def test_an_ssl_module_that_shows_nothing() -> None:
     assert not witness.watching
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(max_size=40), max_size=4), st.booleans(), st.data())
 def test_certificate_messages(chain: list[bytes], is_tls13: bool, data: st.DataObject) -> None:
     tail = b"\0\0" if is_tls13 else b""

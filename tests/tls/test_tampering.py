@@ -259,6 +259,7 @@ async def test_another_server_of_the_list_is_held_to_it_too() -> None:
         assert "(mode REQUIRE, which AUTO becomes once the connection was encrypted)" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("later", [tls_required(SERVER), tls_first(SERVER)])
 async def test_any_kind_of_tls_will_do_later(later: Script) -> None:
     """It is even better served: what began by waiting for INFO now starts with the handshake."""

@@ -345,6 +345,7 @@ names = st.text(
 all_pairs = st.lists(st.tuples(names, values), max_size=6)
 
 
+@pytest.mark.slow
 @given(all_pairs)
 @example([("A", "\x85\u2028\x1c"), ("A", "\x0b")])
 def test_round_trip(pairs: list[tuple[str, str]]) -> None:
@@ -359,6 +360,7 @@ raw_values = st.binary(max_size=12).map(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(names.map(str.encode), raw_values), max_size=5))
 def test_bytes_that_are_not_text_survive(pairs: list[tuple[bytes, bytes]]) -> None:
     block = b"".join([b"NATS/1.0", *(b"\r\n%b: %b" % pair for pair in pairs), b"\r\n\r\n"])
@@ -376,6 +378,7 @@ hostile = st.binary(max_size=60) | st.lists(
 ).map(b"".join)
 
 
+@pytest.mark.slow
 @given(hostile | hostile.map(lambda rest: b"NATS/1.0" + rest))
 def test_decoding_never_raises(block: bytes) -> None:
     headers, status = decode_headers(block)
@@ -396,6 +399,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(steps)
 def test_every_change_does_what_a_plain_list_would(made: list[tuple[str, str, str]]) -> None:
     headers = Headers()
@@ -421,6 +425,7 @@ def test_every_change_does_what_a_plain_list_would(made: list[tuple[str, str, st
         check_views(headers, model)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(names, st.text(max_size=12)))
 def test_a_plain_dict_is_sent_as_headers_of_it_are(source: dict[str, str]) -> None:
     def encoded(given: HeadersLike) -> bytes | str:
@@ -531,6 +536,7 @@ OPERATIONS: dict[str, Callable[[Headers], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("repeated", [False, True])
 def test_nothing_takes_time_for_each_pair_of_headers(name: str, *, repeated: bool) -> None:
@@ -576,6 +582,7 @@ def test_looking_at_the_first_makes_no_list_of_all() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_nothing_is_remembered_of_the_names_that_peers_choose() -> None:
     def memory() -> int:
         gc.collect()
@@ -594,6 +601,7 @@ def test_nothing_is_remembered_of_the_names_that_peers_choose() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(

@@ -48,6 +48,7 @@ def test_any_text(text: str) -> None:
     assert has_unprintable(text) is (shown != text)
 
 
+@pytest.mark.slow
 @given(
     st.text(st.characters(exclude_categories=["C", "Z"], max_codepoint=0xDFFFF))
     | st.sampled_from(["שלום", "👩‍🔬", "a b"])

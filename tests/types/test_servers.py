@@ -276,6 +276,7 @@ def show(server: Server) -> None:
         assert_hidden(text)
 
 
+@pytest.mark.slow
 @example("ws://", "[J]/", "host")
 @given(schemes, userinfos, st.sampled_from(ADDRESSES))
 def test_userinfo_is_never_shown(scheme: str, userinfo: str, address: str) -> None:
@@ -386,6 +387,7 @@ def test_percent_encoding_carries_any_text() -> None:
     assert (server.user, server.password, server.token) == (text, text, None)
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1).filter(lambda text: text.isprintable()), st.text())
 def test_encoded_userinfo_round_trip(user: str, password: str) -> None:
     encoded = f"{quote(user, safe='')}:{quote(password, safe='', errors='replace')}"
@@ -395,6 +397,7 @@ def test_encoded_userinfo_round_trip(user: str, password: str) -> None:
     assert (server.user, server.token) == (None, user)
 
 
+@pytest.mark.slow
 @given(
     st.text(st.characters(exclude_categories=[]), max_size=20)
     | st.text("nats:/@[]%?#,. 1", max_size=16)

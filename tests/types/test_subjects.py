@@ -124,6 +124,7 @@ def test_what_is_not_a_str(check: Check, value: object) -> None:
     assert str(caught.value) == f"a {WHAT[check]} must be a str, not {type(value).__name__}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_very_long_ones(check: Check) -> None:
     good = ".".join(["token"] * 200_000)
@@ -180,6 +181,7 @@ texts = st.text(
 ) | st.text(st.characters(exclude_categories=[]), max_size=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 @given(text=texts)
 @example(text="a\n")

@@ -40,6 +40,7 @@ def listener(encrypted: bool, **options: bool) -> ServerWebSocket:
 # --- messages -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @ENCRYPTIONS
 @pytest.mark.parametrize("theirs", [False, True], ids=["server plain", "server compresses"])
 @pytest.mark.parametrize("ours", [False, True], ids=["plain", "compress"])
@@ -91,6 +92,7 @@ async def test_both_sides_really_compress() -> None:
         assert max(up, down) < 15_000
 
 
+@pytest.mark.slow
 async def test_many_small_messages_where_the_server_takes_only_small_ones() -> None:
     """It hangs up where more than its max_payload comes out of one compressed message."""
     async with NatsServer(

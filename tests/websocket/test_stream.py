@@ -163,6 +163,7 @@ def as_frames(payload: bytes, compressed: bool, cuts: list[int], pinged: bool) -
     return frames
 
 
+@pytest.mark.slow
 @given(
     messages=MESSAGES,
     sizes=st.lists(st.integers(1, 50), max_size=60),
@@ -364,6 +365,7 @@ async def test_a_server_that_refers_to_earlier_messages() -> None:
 # --- pings ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_flood_of_pings_gets_an_answer_now_and_then() -> None:
     """To the last of those that came together, which answers all of them."""
     near, far = memory_stream_pair()

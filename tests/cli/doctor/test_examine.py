@@ -125,6 +125,7 @@ async def test_the_query_of_a_url_is_not_shown_to_strangers() -> None:
     assert not any(b"verysecret" in words for words in heard)
 
 
+@pytest.mark.slow
 async def test_credentials_go_out_once() -> None:
     """In the connection that decides, and in no other, whatever mode the others have."""
     client = Client(tls=TLSOptions(mode=TLSMode.DISABLE), auth=JOE)
@@ -140,6 +141,7 @@ async def test_credentials_are_not_sent_in_plaintext_where_tls_is_required() -> 
     assert not any(b"CONNECT" in said for _, said in seen)
 
 
+@pytest.mark.slow
 async def test_credentials_in_a_first_url_are_for_all() -> None:
     async with NatsServer(user="joe", password=PASSWORD) as server:
         urls = f"nats://joe:{PASSWORD}@localhost:{server.port},nats://127.0.0.1:{server.port}"
@@ -154,6 +156,7 @@ async def test_an_address_that_is_none() -> None:
         await examine_all("http://localhost", Client())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.01, 0.05, 0.2])
 @pytest.mark.parametrize("kind", ["first", "silent"])
 async def test_cancelled_it_leaves_nothing(kind: str, seconds: float) -> None:

@@ -163,6 +163,7 @@ async def test_the_connection_is_lost_for_good() -> None:
                         await messages.receive()
 
 
+@pytest.mark.slow
 async def test_entering_and_leaving_cancelled_at_any_moment(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await js.create_stream("S", subjects=["s"], storage=MEMORY)
@@ -261,6 +262,7 @@ async def test_stopping_while_messages_pour_in(nats_server: NatsServer) -> None:
         assert 5 <= came <= 45
 
 
+@pytest.mark.slow
 async def test_each_job_of_a_work_queue_is_done_once(nats_server: NatsServer) -> None:
     """Three consumers' worth of workers; a fifth of what comes is refused at first."""
     jobs = 600

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -179,6 +180,7 @@ class Server:
 STEP = st.sampled_from(["deliver"] * 6 + ["take"] * 6 + ["end", "refuse", "lose"])
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 40),
     st.data(),
@@ -202,6 +204,7 @@ def test_messages_are_bounded_and_never_stall(
     live(flow_control, limit, steps, seed, by_bytes=False)
 
 
+@pytest.mark.slow
 @given(st.integers(10, 400), st.lists(STEP, max_size=200), st.integers())
 def test_bytes_are_bounded_and_never_stall(limit: int, steps: list[str], seed: int) -> None:
     live(PullFlowControl(limit, by_bytes=True), limit, steps, seed, by_bytes=True)

@@ -45,6 +45,7 @@ def test_the_form_of_eleven_tokens() -> None:
     assert read_metadata(LONG.replace("hub", "_")).domain is None
 
 
+@pytest.mark.slow
 @given(TOKEN, TOKEN, st.none() | TOKEN, st.lists(NUMBER, min_size=5, max_size=5))
 def test_whatever_is_written_can_be_read(
     stream: str, consumer: str, domain: str | None, numbers: list[int]
@@ -64,6 +65,7 @@ def test_whatever_is_written_can_be_read(
     assert metadata.timestamp.tzinfo is UTC
 
 
+@pytest.mark.slow
 @given(st.text() | st.from_regex(r"\$JS\.ACK(\.[^.]{0,3}){6,12}", fullmatch=True))
 @example("")
 @example("$JS.ACK")

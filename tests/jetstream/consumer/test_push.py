@@ -35,6 +35,7 @@ async def test_all_there_is_and_what_comes_later(nats_server: NatsServer) -> Non
         assert nc.stats.subscriptions == 0
 
 
+@pytest.mark.slow
 async def test_flow_control(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await js.create_stream("S", subjects=["s"], storage=MEMORY)
@@ -60,6 +61,7 @@ async def test_flow_control(nats_server: NatsServer) -> None:
         assert came == list(range(1, 1501))
 
 
+@pytest.mark.slow
 async def test_a_group_shares_the_work(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 0)

@@ -143,6 +143,7 @@ async def seqs(paged) -> list[int]:
     return [msg.seq async for msg in paged]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 3, 6, 7, 256])
 async def test_many(nats_server: NatsServer, batch: int) -> None:
     async with connected(nats_server) as (js, _):

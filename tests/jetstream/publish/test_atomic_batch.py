@@ -25,6 +25,7 @@ from trio_nats.testing import NatsServer
 pytestmark = pytest.mark.nats_server(jetstream=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 99, 100, 101, 250])
 async def test_all_of_it(nats_server: NatsServer, count: int) -> None:
     async with connected(nats_server) as (js, nc):

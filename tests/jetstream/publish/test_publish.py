@@ -114,6 +114,7 @@ async def test_own_headers_beside_arguments(nats_server: NatsServer) -> None:
         assert given == {"Nats-Msg-Id": "header", "A": ["1", "2"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "kind"),
     [

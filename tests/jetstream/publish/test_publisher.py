@@ -37,6 +37,7 @@ async def unanswered(js) -> None:
     await js.create_stream("U", subjects=["u"], no_ack=True, storage=MEMORY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_pending", [1, 2, 7, 256])
 async def test_the_order_is_kept(nats_server: NatsServer, max_pending: int) -> None:
     async with connected(nats_server) as (js, nc):
