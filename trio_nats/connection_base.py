@@ -471,13 +471,13 @@ class BaseConnection:
     def tls_info(self) -> TLSInfo | None:
         """How the present connection is encrypted; ``None`` if it is not, or there is none."""
         session = self._core.session
-        return None if session is None else session.wire.tls
+        return None if session is None else session.connection.tls
 
     @property
     def connected_url(self) -> str | None:
         """The server in use, without credentials; ``None`` while there is none."""
         session = self._core.session
-        return None if session is None else session.wire.server.url
+        return None if session is None else session.connection.server.url
 
     @property
     def disconnected_for(self) -> float | None:
@@ -542,7 +542,7 @@ class BaseConnection:
         """
         core = self._core
         core.check_usable()
-        await core.change_server_and_wait()
+        await core.moves.request_and_wait()
 
     @takes_secrets
     def set_servers(self, servers: str | Sequence[str]) -> None:
@@ -618,7 +618,7 @@ class BaseConnection:
         """Wait until the server has everything, or cannot get it."""
         core = self._core
         with trio.move_on_after(core.settings.close_timeout):
-            while core.session is not None or core.outbox.size or core.between_wires:
+            while core.session is not None or core.outbox.size or core.moves.is_between:
                 await core.wait(
                     lambda: core.session is not None or core.state is ConnectionState.CLOSED
                 )

@@ -110,7 +110,7 @@ async def fill(nc: Connection, size: int, each: int = 100_000) -> int:
     ``each`` be so large that no more than a part of one is taken then.
     """
     assert nc._core.session is not None
-    _do_not_grow(nc._core.session.wire.stream)
+    _do_not_grow(nc._core.session.connection.stream)
     count = 0
     while nc.stats.outbox_bytes < size:
         await nc.publish("a", bytes(each))

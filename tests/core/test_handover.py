@@ -1,4 +1,4 @@
-"""A move that comes to nothing: the old wire goes on as if it had never been begun."""
+"""A move that comes to nothing: the old connection goes on as if it had not begun."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_what_was_unwritten_is_written_or_given_up() -> None:
     during = old.pings.send()
     router.live = False
     two = router.add(RequestMux(router, "two"))
-    handover.abandon(outbox)
+    outbox.prepend(handover.go_back(outbox))
     assert (before.lost, during.lost) == (True, True)
     # Each PONG is for a PING that was sent.
     after = old.pings.send()

@@ -186,7 +186,7 @@ async def _use_by_many(nc: Connection) -> None:
 async def test_nor_do_many_users_or_a_move_or_any_ending(
     transport: Transport, ending: str, touches: Touches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_nats._core.supervisor._OVERLAP", 0.02)
+    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 0.02)
     with trio.fail_after(HANG_TIMEOUT):
         async with transport.server() as server:
             touches.clear()

@@ -33,4 +33,4 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 @pytest.fixture
 def short_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Change servers in a hurry, where no real cluster has to learn of new subscriptions."""
-    monkeypatch.setattr("trio_nats._core.supervisor._OVERLAP", 0.1)
+    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 0.1)

@@ -163,7 +163,7 @@ async def test_a_lame_duck_is_left_for_another_address_of_its_name() -> None:
                     await until(events, LameDuck)
                     await until(events, Reconnected)
                 assert nc.server_info.server_name == "good"
-                await eventually(lambda: nc._core._handover is None)
+                await eventually(lambda: nc._core.moves.handover is None)
 
 
 async def test_a_server_known_by_name_and_by_address_is_one() -> None:

@@ -18,8 +18,8 @@ from tests.reliability.helpers import (
     until,
 )
 from tests.support.peer import Peer, ScriptedServer, info_line
-from trio_nats import ConnectError, open_nats
-from trio_nats.events import LameDuck, Reconnected
+from trio_nats import ConnectError, ReconnectPolicy, open_nats
+from trio_nats.events import Disconnected, LameDuck, Reconnected
 
 
 def sid_of(line: bytes) -> bytes:
@@ -126,14 +126,14 @@ async def test_the_next_server_turning_lame_before_the_change_is_finished(
 
 
 async def test_the_new_server_dying_during_the_overlap_brings_no_message_twice() -> None:
-    back = trio.Event()
+    died = trio.Event()
 
     async def old(peer: Peer) -> None:
         sid = sid_of(await read_line(peer, b"SUB"))
         await read_line(peer, b"PING")
         await peer.send(b"PONG\r\n")
-        await back.wait()
-        await peer.send(deliver(b"a", sid, b"both"))
+        await died.wait()
+        await peer.send(deliver(b"a", sid, b"both") + deliver(b"a", sid, b"end"))
         await peer.serve()
 
     async def dies(peer: Peer) -> None:
@@ -141,24 +141,108 @@ async def test_the_new_server_dying_during_the_overlap_brings_no_message_twice()
         await peer.accept_connect()
         sid = sid_of(await read_line(peer, b"SUB"))
         await peer.expect_line(b"PING")
+        await peer.send(b"PONG\r\n" + deliver(b"a", sid, b"both"))
+        peer.close()
+
+    async with (
+        ScriptedServer(session(old), dies) as server,
+        open_nats(server.url, reconnect=QUICK) as nc,
+        nc.events() as events,
+        nc.subscribe("a") as sub,
+    ):
+        with trio.fail_after(HANG_TIMEOUT):
+            await nc.reconnect()
+            await until(events, Disconnected)
+            died.set()
+            assert [msg.data for msg in await receive_n(sub, 2)] == [b"both", b"end"]
+            await nc.flush()
+        assert len(server.peers) == 2
+
+
+async def test_without_echo_the_new_server_dying_during_the_overlap_is_a_failed_move() -> None:
+    async def dies(peer: Peer) -> None:
+        await peer.send_info()
+        await peer.accept_connect()
+        await read_line(peer, b"SUB")
+        await peer.expect_line(b"PING")
+        await peer.send(b"PONG\r\n")
+        peer.close()
+
+    async with (
+        ScriptedServer(session(), dies) as server,
+        open_nats(server.url, echo=False) as nc,
+        nc.subscribe("a"),
+    ):
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
+            await nc.reconnect()
+        assert caught.value.attempts[0].phase == "subscribe"
+        await nc.flush(timeout=HANG_TIMEOUT)
+        assert nc.stats.reconnects == 0
+        assert len(server.peers) == 2
+
+
+async def test_the_new_server_dying_after_the_overlap_is_a_lost_connection(
+    short_overlap: None,
+) -> None:
+    """The old server is not subscribed any more, so what it would bring is not complete."""
+    unsubscribed = trio.Event()
+
+    async def old(peer: Peer) -> None:
+        await read_line(peer, b"PING")
+        await peer.send(b"PONG\r\n")
+        await read_line(peer, b"UNSUB")
+        unsubscribed.set()
+        await peer.stall()
+
+    async def dies(peer: Peer) -> None:
+        sid = sid_of(await read_line(peer, b"SUB"))
+        await peer.expect_line(b"PING")
         await peer.send(b"PONG\r\n" + deliver(b"a", sid, b"held"))
+        await unsubscribed.wait()
         peer.close()
 
     async def third(peer: Peer) -> None:
         sid = sid_of(await read_line(peer, b"SUB"))
-        back.set()
-        await peer.send(deliver(b"a", sid, b"both") + deliver(b"a", sid, b"end"))
+        await peer.send(deliver(b"a", sid, b"end"))
         await peer.serve()
 
     async with (
-        ScriptedServer(session(old), dies, session(third)) as server,
+        ScriptedServer(session(old), session(dies), session(third)) as server,
         open_nats(server.url, reconnect=QUICK) as nc,
         nc.subscribe("a") as sub,
     ):
         with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
-            got = [msg.data for msg in await receive_n(sub, 3)]
-            assert got == [b"held", b"both", b"end"]
+            assert [msg.data for msg in await receive_n(sub, 2)] == [b"held", b"end"]
+
+
+async def test_an_unsubscription_that_was_unwritten_when_a_move_began_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the old server would give its share of a queue group's messages to nobody."""
+    monkeypatch.setattr("trio_nats._core.handover._PATIENCE", 0.2)
+    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 3600)
+    subscribed, go_lame, read_on = trio.Event(), trio.Event(), trio.Event()
+
+    async with ScriptedServer(session()) as other:
+
+        async def lame(peer: Peer) -> None:
+            await read_line(peer, b"SUB q g ")
+            subscribed.set()
+            await go_lame.wait()
+            await peer.send(info_line(ldm=True, connect_urls=[f"127.0.0.1:{other.port}"]))
+            await read_on.wait()
+            await peer.serve()
+
+        async with ScriptedServer(session(lame)) as server, open_nats(server.url) as nc:
+            with trio.fail_after(HANG_TIMEOUT):
+                async with nc.subscribe("q", queue="g"):
+                    await subscribed.wait()
+                    await fill(nc, 100_000)
+                go_lame.set()
+                await eventually(lambda: nc.connected_url == other.url)
+                read_on.set()
+                await eventually(lambda: b"UNSUB 1" in server.peers[0].lines)
 
 
 async def test_draining_during_the_overlap_keeps_what_the_new_server_brought(
@@ -257,7 +341,7 @@ async def test_a_server_found_too_late_is_not_moved_to() -> None:
 async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trio_nats._core.supervisor._PATIENCE", 3600)
+    monkeypatch.setattr("trio_nats._core.handover._PATIENCE", 3600)
     monkeypatch.setattr("trio_nats._core.handover._MAX_HELD", 1024 * 1024)
 
     async def flood(peer: Peer) -> None:
@@ -280,7 +364,7 @@ async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
 async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trio_nats._core.supervisor._PATIENCE", 0.2)
+    monkeypatch.setattr("trio_nats._core.handover._PATIENCE", 0.2)
     go_lame, read_on = trio.Event(), trio.Event()
 
     async def refuse(peer: Peer) -> None:
@@ -311,7 +395,7 @@ async def test_draining_while_a_move_fails_keeps_what_the_server_sent_before_it_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The move takes back the PING that the drain waits for, with all that is unwritten."""
-    monkeypatch.setattr("trio_nats._core.supervisor._PATIENCE", 0.2)
+    monkeypatch.setattr("trio_nats._core.handover._PATIENCE", 0.2)
     subscribed, go_lame, read_on = trio.Event(), trio.Event(), trio.Event()
 
     async def refuse(peer: Peer) -> None:
@@ -387,7 +471,7 @@ async def test_a_lame_duck_is_not_left_for_another_one() -> None:
 
         async with (
             ScriptedServer(session(lame)) as server,
-            open_nats(server.url) as nc,
+            open_nats(server.url, reconnect=ReconnectPolicy(delay=lambda _: 1000.0)) as nc,
             nc.subscribe("a"),
         ):
             with trio.fail_after(HANG_TIMEOUT):
@@ -445,8 +529,8 @@ async def test_messages_that_are_alike_come_once_each_without_echo_too() -> None
                 await eventually(lambda beats=beats: nc.stats.in_messages == 2 * (beats + 1))  # type: ignore[misc]
                 await trio.sleep(0.2)  # The time by which they are told apart.
             await to_old.aclose()
-            await eventually(lambda: nc.stats.reconnects == 1 and not nc._core.between_wires)
-            await nc._core._settled()
+            await eventually(lambda: nc.stats.reconnects == 1 and not nc._core.moves.is_between)
+            await nc._core.moves.settled()
             await to_new.aclose()
             await nc.flush()
         with pytest.raises(trio.WouldBlock):

@@ -141,7 +141,7 @@ async def reconnecting(hole: Tarpit, url: str, phase: str) -> AsyncIterator[Conn
         hole.phase = phase
         core_session = nc._core.session
         assert core_session is not None
-        await trio.aclose_forcefully(core_session.wire.stream)
+        await trio.aclose_forcefully(core_session.connection.stream)
         await hole.entered.wait()
         assert nc.state == "reconnecting"
         yield nc

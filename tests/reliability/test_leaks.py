@@ -222,7 +222,7 @@ async def test_reconnecting_and_moving(short_overlap: None) -> None:
                     assert nc.stats.reconnects == moves + 1
                     await until(events, Reconnected)
                 # Until the old wire is closed.
-                await eventually(lambda: nc._core._handover is None)
+                await eventually(lambda: nc._core.moves.handover is None)
 
             await leaves_nothing(cycle, 5)
 

@@ -25,6 +25,7 @@ from tests.reliability.helpers import (
 from tests.support.certs import certificates
 from tests.support.jwts import Operator
 from tests.support.peer import Peer, ScriptedServer
+from tests.support.proxies import PlainProxy
 from tests.transports import ALL_BUT_WSS, ALL_TRANSPORTS, Transport
 from trio_nats import (
     Auth,
@@ -32,6 +33,7 @@ from trio_nats import (
     Connection,
     ConnectionState,
     Credentials,
+    PendingLimits,
     Server,
     ServerInfo,
     TLSOptions,
@@ -83,7 +85,7 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
         await eventually(lambda: plain.count("self") >= own.sent)
         await eventually(lambda: grouped.count("other") >= other.sent)
         # Whatever would come twice comes from the old wire, until that is closed.
-        await eventually(lambda: nc._core._handover is None)
+        await eventually(lambda: nc._core.moves.handover is None)
         assert await until(events, Reconnected) == Reconnected(transport.url(server))
         nursery.cancel_scope.cancel()
     plain.check("other", other.sent)
@@ -146,7 +148,7 @@ async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
                 await own.reach(50)
                 await other.reach(50)
         await eventually(lambda: ledger.count("other") >= other.sent)
-        await eventually(lambda: nc._core._handover is None)
+        await eventually(lambda: nc._core.moves.handover is None)
         assert not any(isinstance(event, Disconnected) for event in await drained(events))
         nursery.cancel_scope.cancel()
     ledger.check("other", other.sent)
@@ -494,9 +496,159 @@ async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wi
             assert made > 0
             await nc.publish("stays", b"still")
             assert [msg.data for msg in await receive_n(stays, 1)] == [b"still"]
-            await eventually(lambda: nc._core._handover is None)
+            await eventually(lambda: nc._core.moves.handover is None)
             await nc.flush(timeout=HANG_TIMEOUT)
             subscriptions = (await server.monitor("connz?subs=1"))["connections"]
             assert isinstance(subscriptions, list)
             mine = [one["subscriptions_list"] for one in subscriptions if one["subscriptions"]]
             assert mine == [["stays"]]
+
+
+# --- what happens at the same time ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("echo", [True, False])
+async def test_a_subscription_that_has_stopped_the_reading_misses_nothing(
+    echo: bool, short_overlap: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_nats._core.handover._PATIENCE", 0.5)
+    limits = PendingLimits(messages=10, when_full="wait")
+    async with (
+        NatsServer() as server,
+        open_nats(server.url) as pub,
+        open_nats(server.url, echo=echo) as nc,
+        nc.subscribe("a", pending_limits=limits) as sub,
+    ):
+        await nc.flush(timeout=HANG_TIMEOUT)
+        for number in range(3000):
+            await pub.publish("a", b"%d " % number + bytes(1000))
+        await pub.flush(timeout=HANG_TIMEOUT)
+        await nc.reconnect()
+        await eventually(lambda: nc._core.moves.handover is None)
+        await pub.publish("a", b"3000 end")
+        got: list[int] = []
+        while not got or got[-1] != 3000:
+            got.append(int((await sub.receive()).data.split()[0]))
+        assert got == list(range(3001))
+        assert sub.dropped == 0
+
+
+async def test_a_slow_handler_that_publishes_does_not_keep_the_move_from_its_end(
+    short_overlap: None,
+) -> None:
+    """Without echo nothing is published before the old server has sent all it has."""
+    limits = PendingLimits(messages=10, when_full="wait")
+    async with (
+        NatsServer() as server,
+        open_nats(server.url) as other,
+        open_nats(server.url, echo=False, outbox_size=20_000) as nc,
+        nc.subscribe("in", pending_limits=limits) as sub,
+        other.subscribe("out") as out,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def handle() -> None:
+            async for msg in sub:
+                await nc.publish("out", msg.data)
+
+        await nc.flush(timeout=HANG_TIMEOUT)
+        for number in range(3000):
+            await other.publish("in", b"%d " % number + bytes(1000))
+        nursery.start_soon(nc.reconnect)
+        nursery.start_soon(handle)
+        got = [int(msg.data.split()[0]) for msg in await receive_n(out, 3000)]
+        assert got == list(range(3000))
+        await eventually(lambda: nc.stats.reconnects == 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_member_that_leaves_its_queue_group_during_a_move_takes_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 3600)
+    async with (
+        NatsServer() as server,
+        open_nats(server.url) as other,
+        open_nats(server.url) as nc,
+        other.subscribe("q", queue="g") as stays,
+    ):
+        async with nc.subscribe("q", queue="g"):
+            await nc.flush(timeout=HANG_TIMEOUT)
+            await nc.reconnect()
+
+        async def members() -> int:
+            found = (await server.monitor("connz?subs=1"))["connections"]
+            assert isinstance(found, list)
+            return sum("q" in one.get("subscriptions_list", ()) for one in found)
+
+        with trio.fail_after(HANG_TIMEOUT):
+            while await members() > 1:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        for number in range(100):
+            await other.publish("q", b"%d" % number)
+        assert [int(msg.data) for msg in await receive_n(stays, 100)] == list(range(100))
+
+
+async def test_the_new_connection_breaking_during_the_overlap_brings_back_the_old_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 3600)
+    ledger = Ledger()
+    async with (
+        NatsCluster(2) as cluster,
+        PlainProxy(cluster[1].port) as proxy,
+        open_nats(cluster[0].url) as pub,
+        open_nats(cluster[0].url, ignore_discovered=True, reconnect=QUICK) as nc,
+        nc.subscribe("a") as sub,
+        nc.events() as events,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(ledger.keep, sub)
+        await nc.flush(timeout=HANG_TIMEOUT)
+        async with publishing(pub, "p", "a") as load:
+            await eventually(lambda: ledger.count("p") > 0)
+            nc.set_servers(url_of(proxy.port))
+            await nc.reconnect()
+            await load.reach(20)
+            async with nc.subscribe("b") as later:
+                proxy.cut()
+                assert (await until(events, Disconnected)).server == url_of(proxy.port)
+                assert await until(events, Reconnected) == Reconnected(cluster[0].url)
+                await load.reach(20)
+                await nc.publish("b", b"x")
+                assert [msg.data for msg in await receive_n(later, 1)] == [b"x"]
+            # Another move, now that this one is over.
+            monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 0.1)
+            nc.set_servers(cluster[1].url)
+            await nc.reconnect()
+            await load.reach(20)
+        await eventually(lambda: ledger.count("p") >= load.sent - ledger.arrived["p"][0])
+        await eventually(lambda: nc._core.moves.handover is None)
+        nursery.cancel_scope.cancel()
+    first = ledger.arrived["p"][0]
+    assert ledger.arrived["p"] == list(range(first, load.sent))
+    assert nc.stats.reconnects == 3
+
+
+def url_of(port: int) -> str:
+    return f"nats://127.0.0.1:{port}"
+
+
+async def test_a_lame_duck_is_left_as_soon_as_there_is_another_server(short_overlap: None) -> None:
+    config = {"lame_duck_grace_period": "50s", "lame_duck_duration": "90s"}
+    async with (
+        NatsServer(config=config) as server,
+        NatsServer() as other,
+        open_nats([server.url, other.url], randomize=False, reconnect=QUICK) as nc,
+        nc.events() as events,
+    ):
+        await other.kill()
+        await server.lame_duck()
+        await until(events, LameDuck)
+        assert nc.connected_url == server.url
+        await other.start()
+        async for event in events:
+            assert not isinstance(event, Disconnected)
+            if isinstance(event, Reconnected):
+                assert event.server == other.url
+                break

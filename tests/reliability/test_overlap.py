@@ -41,7 +41,7 @@ async def test_a_message_that_the_new_server_does_not_get(
     overlap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if overlap is not None:
-        monkeypatch.setattr("trio_nats._core.supervisor._OVERLAP", overlap)
+        monkeypatch.setattr("trio_nats._core.handover._OVERLAP", overlap)
     async with (
         NatsServer(name="old", cluster=ServerCluster("slow")) as old,
         member("new", old) as (new, to_new),
@@ -75,7 +75,7 @@ async def test_a_message_that_the_new_server_does_not_get(
                 await nc.reconnect()
             assert nc.connected_url == new.url
             if overlap is not None:
-                await eventually(lambda: nc._core._handover is None)
+                await eventually(lambda: nc._core.moves.handover is None)
             await pub.publish("a", b"meanwhile")
             await pub.flush(timeout=HANG_TIMEOUT)
             if overlap is None:

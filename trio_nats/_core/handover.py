@@ -1,209 +1,549 @@
-"""From one live wire to another without a gap: make before break.
+"""Moving a live connection to another server without a gap: make before break.
 
-Both wires are subscribed for a while, so no message is missed; and each message is handed out once.
-What the old wire brings is handed out at once, for it is complete until the server there has
-processed our UNSUBs. What the new wire brings is held back until then. Of the two the old wire's
-messages are a beginning and the new wire's an end of what was published, per publisher in the same
-order, so what remains of the new wire's after taking out what the old one brought too (see
-``dedup``) is exactly what comes next. The new wire may lag behind, so its messages are looked at
-for a while longer. Members of queue groups need none of this: the servers hand each message to one
-member only.
+The theory of operation. A move has these steps:
 
-Published messages change wires at a PING: once the old server has answered it, it has processed
-all it was sent, and only then does the new one get the next, so order is kept. With ``echo=False``
-each wire would be sent what goes out over the other, so nothing is published while both are
-subscribed.
+1. Connect to another server (:class:`Mover`). Until that has succeeded nothing changes.
+2. Stop writing to the old server, send it a PING and wait for the PONG. By then it has processed
+   everything that was published, so the new server can get the next message and order is kept.
+3. Subscribe on the new connection (:func:`prime`), and wait until its server has done that.
+4. Publish over the new connection. For a while, the *overlap*, both connections are subscribed,
+   because the cluster needs time to tell all its members of the new subscriptions.
+5. Unsubscribe on the old connection and send it a PING. When the PONG has come, the old server has
+   sent all it ever will, and the connection is closed.
+
+If the new connection fails before step 5, the old one is used again as if nothing had happened.
+
+Both connections bring the same messages for a while, and each message must be delivered once.
+Messages of the old connection are delivered at once, because until step 5 it misses none. Those of
+the new connection are held back. Messages of one publisher come in the same order over both, so
+what is held and did not also come over the old connection (see :mod:`.dedup`) is exactly what
+follows. It is delivered when the old connection has ended. The new server may lag behind the old
+one, so duplicates are looked for a little longer. Queue groups need none of this, because the
+servers hand each message to one member only.
+
+With ``echo=False`` each connection would receive what is published over the other, so step 4 begins
+with nothing being published, and ends after step 5.
+
+A subscription that ends during a move is unsubscribed on both connections at once. As a member of a
+queue group it would otherwise go on receiving messages that nobody takes.
+
+A subscription may have stopped the reading until somebody receives from it (backpressure). In step
+5 the old connection is read all the same: what it brings is the last, the server may not wait, and
+with ``echo=False`` publishers are waiting.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from .._protocol import commands
 from .._protocol.parser import Burst, ErrorLine, Signal
 from .._protocol.server_errors import server_error
-from .._transport.connector import ServerConnection
-from ..errors import ConnectionLostError, ProtocolError
+from .._transport.connector import AttemptFailed, ServerConnection
+from .._transport.dial import AddressHistory
+from ..errors import (
+    ConnectAttempt,
+    ConnectionLostError,
+    NatsError,
+    ProtocolError,
+    fresh,
+)
 from ..message import Msg
 from ..server_info import ServerInfo
 from .dedup import DuplicateFilter
 from .outbox import Outbox
+from .reconnect import Reconnector, connect_error
 from .request_mux import is_no_responders
 from .router import Router
+from .server_pool import ServerPool
 from .session import Session, SessionCallbacks
 from .stats import Counters
 
-__all__ = ["Handover", "Move", "prime"]
+__all__ = ["Handover", "Move", "MoveCallbacks", "Mover", "prime"]
 
 logger = logging.getLogger("trio_nats.reconnect")
 
+_OVERLAP = 1.0
+"""Seconds for which both connections stay subscribed. It has to cover the time that a cluster takes
+to tell all its members of new subscriptions."""
+_PATIENCE = 5.0
+"""Seconds without a word from a server that is to answer a PING."""
+_MAX_LEAVE = 60.0
+"""Seconds that the old server may take to send what it still has."""
 _READ = 64 * 1024
 _MAX_HELD = 256 * 1024 * 1024
 _MSG_OVERHEAD = 200
 _MAX_LAG = 2.0
-"""Seconds by which one wire may lag behind the other."""
+"""Seconds by which one connection may lag behind the other."""
 
 
 class Move:
-    """A change of servers that was asked for, and how it came out."""
+    """A change of servers that was asked for, and its outcome."""
 
     def __init__(self) -> None:
         self.demanded: bool = False
-        """Whether the user asked for it. If not, there is nothing to do where no other server can
-        be reached."""
+        """Whether the user asked for it. If not, it may come to nothing without an error."""
         self.error: Exception | None = None
         self.over: trio.Event = trio.Event()
 
     def settle(self, error: Exception | None = None) -> None:
-        """It is done, or has failed. Harmless when repeated."""
+        """The move is done, or has failed. Harmless when repeated."""
         if not self.over.is_set():
             self.error = error
             self.over.set()
 
 
+class MoveCallbacks(SessionCallbacks):
+    """The connection that is moved, as :class:`Mover` uses it."""
+
+    session: Session | None
+    info: ServerInfo
+
+    def start(self, task: Callable[..., Awaitable[None]], *args: object) -> bool:
+        """Run a background task. ``False`` if it is too early for that."""
+        raise NotImplementedError
+
+    async def run_session(self, session: Session) -> None:
+        """Run a session, and replace it when it ends while it is in use."""
+        raise NotImplementedError
+
+    async def replace_lost(self, session: Session) -> None:
+        """The session in use has ended: connect again."""
+        raise NotImplementedError
+
+    def suspend(self) -> None:
+        """No session is in use for a moment."""
+        raise NotImplementedError
+
+    def begin(self, session: Session, frames: list[bytes]) -> None:
+        """Put ``session`` to use, which has subscribed already except for ``frames``."""
+        raise NotImplementedError
+
+    def resume(self, session: Session, frames: list[bytes]) -> None:
+        """Go on with the session that was in use before, and send it ``frames``."""
+        raise NotImplementedError
+
+    def go_back(self, session: Session, frames: list[bytes], lost: Session) -> None:
+        """The same, after ``lost`` was in use."""
+        raise NotImplementedError
+
+
+class Mover:
+    """Moves a connection to other servers, one move after the other."""
+
+    def __init__(
+        self,
+        callbacks: MoveCallbacks,
+        router: Router,
+        outbox: Outbox,
+        counters: Counters,
+        pool: ServerPool,
+        addresses: AddressHistory,
+        reconnector: Reconnector,
+        *,
+        echo: bool,
+    ) -> None:
+        self._callbacks = callbacks
+        self._router = router
+        self._outbox = outbox
+        self._counters = counters
+        self._pool = pool
+        self._addresses = addresses
+        self._reconnector = reconnector
+        self._echo = echo
+        self._running = False
+        self._demand = trio.Event()
+        self._move: Move | None = None
+        """The move under way, or the last one."""
+        self._next: Move | None = None
+        self.handover: Handover | None = None
+        """Set from step 2 on, until duplicates are no longer looked for."""
+
+    def request(self, *, demanded: bool) -> Move:
+        """Begin to move to another server, after the move that is under way if any.
+
+        The present server is left only when another one can take its place. If the move is
+        ``demanded``, that may be a new connection to the same server. While disconnected, the
+        next connection counts as the move.
+        """
+        move = self._next = self._next or Move()
+        move.demanded = move.demanded or demanded
+        if demanded:
+            self._demand.set()
+        if not self._running and self._callbacks.session is not None:
+            self._running = self._callbacks.start(self._run)
+        return move
+
+    async def request_and_wait(self) -> None:
+        """Change servers, and return once that is done. Raises what kept it from being done.
+
+        If cancelled, the move goes on.
+        """
+        move = self.request(demanded=True)
+        await move.over.wait()
+        if move.error is not None:
+            raise fresh(move.error)
+
+    def settle(self, error: Exception | None, *, waiting: bool) -> None:
+        """The move under way is over; if ``waiting``, so is the one that waits for it."""
+        if self._move is not None:
+            self._move.settle(error)
+        if waiting and self._next is not None:
+            self._next.settle(error)
+            self._next = None
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the old connection is being finished and the new one not yet in use."""
+        handover = self.handover
+        return (
+            self._callbacks.session is None
+            and handover is not None
+            and not handover.concluded.is_set()
+        )
+
+    async def settled(self) -> None:
+        """Wait until messages come over one connection only, and none is held back."""
+        if self.handover is not None:
+            await self.handover.concluded.wait()
+
+    def takes_care_of(self, lost: Session) -> bool:
+        """Whether a handover under way deals with the end of a session."""
+        return self.handover is not None and self.handover.lose(lost)
+
+    def conclude(self) -> None:
+        """The connection in use is lost: end a handover, so that no message comes twice."""
+        if self.handover is not None:
+            self.handover.conclude()
+
+    def end(self, error: Exception) -> None:
+        """The connection is over."""
+        if self.handover is not None:
+            self.handover.give_up()
+            self.handover = None
+        self.settle(error, waiting=True)
+
+    async def _run(self) -> None:
+        """Make all moves there are, and leave a server in lame duck mode as soon as possible."""
+        left: Session | None = None
+        tries = 0
+        try:
+            while (session := self._callbacks.session) is not None:
+                move, lame = self._next, self._callbacks.info.ldm
+                if move is None and not lame:
+                    return
+                if session is not left:
+                    left, tries = session, 0
+                if tries and not (move is not None and move.demanded):
+                    await self._pause(tries)
+                    if session is not self._callbacks.session:
+                        continue
+                self._move, self._next = self._next or Move(), None
+                if self._move.demanded or lame:
+                    await self._make(self._move, session, logging.DEBUG if tries else logging.INFO)
+                    tries += 1
+        finally:
+            self._running = False
+
+    async def _pause(self, tries: int) -> None:
+        """Wait before the next try, unless the user asks for a move."""
+        self._demand = trio.Event()
+        with trio.move_on_after(self._reconnector.delay(tries, tries)):
+            await self._demand.wait()
+
+    async def _make(self, move: Move, old: Session, level: int) -> None:
+        current, peer = old.connection.server, old.connection.peer
+        if peer is not None:
+            self._addresses.failed(current, peer)  # So it is tried last.
+        # What has several addresses may be several servers.
+        itself = move.demanded or old.connection.has_other_addresses
+        attempts: list[ConnectAttempt] = []
+        for server in self._pool.successors(current, peer, itself=itself):
+            connection = await self._reconnector.once(server, attempts)
+            if old is not self._callbacks.session:
+                # It was lost, and this move does not replace it.
+                if connection is not None:
+                    await trio.aclose_forcefully(connection.stream)
+                return
+            if connection is None:
+                continue
+            if connection.info.ldm and not move.demanded:
+                await trio.aclose_forcefully(connection.stream)
+                continue
+            try:
+                await self._hand_over(old, connection)
+                return
+            except AttemptFailed as failed:
+                attempts.append(failed.attempt)
+        if old is self._callbacks.session:
+            error = connect_error(attempts)
+            logger.log(level, "staying with %s: %s", current, str(error))
+            move.settle(error)
+
+    async def _hand_over(self, old: Session, connection: ServerConnection) -> None:
+        """Replace ``old`` by a session on ``connection``.
+
+        Raises :exc:`AttemptFailed` if that failed before it was in use; then ``old`` is in use
+        again.
+        """
+        handover = self.handover = Handover(self._router, old)
+        # A task that needs a session waits; a task that publishes does not notice.
+        self._callbacks.suspend()
+        try:
+            frames = handover.begin(self._outbox)
+            with trio.move_on_after(_PATIENCE):
+                await handover.wait_silent()
+            await self._prime(connection, frames, handover)
+        except AttemptFailed:
+            await trio.aclose_forcefully(connection.stream)
+            self._keep(handover)
+            raise
+        except BaseException:
+            await trio.aclose_forcefully(connection.stream)
+            raise
+        new = handover.listen(connection, self._counters, self._callbacks)
+        self._callbacks.start(self._callbacks.run_session, new)
+        if not self._echo:
+            await handover.leave()
+        in_use = not new.ended.is_set()
+        if in_use:
+            handover.take_over(self._outbox)
+            self._callbacks.begin(new, handover.missing())
+            if self._echo:
+                await handover.leave()
+        elif handover.can_go_back:
+            self._keep(handover)
+            raise AttemptFailed(ConnectAttempt(connection.server.url, "subscribe", new.reason))
+        if not in_use or handover.is_new_lost:
+            if handover.can_go_back:
+                self.handover = None
+                self._callbacks.go_back(old, handover.go_back(self._outbox), new)
+                return
+            self._callbacks.start(self._callbacks.replace_lost, new)
+        await handover.finish()
+        self.handover = None
+
+    def _keep(self, handover: Handover) -> None:
+        """Go on with the old connection."""
+        frames, old = handover.go_back(self._outbox), handover.old
+        self.handover = None
+        if old.ended.is_set():
+            self._callbacks.start(self._callbacks.replace_lost, old)
+        else:
+            self._callbacks.resume(old, frames)
+
+    async def _prime(
+        self, connection: ServerConnection, frames: list[bytes], handover: Handover
+    ) -> None:
+        """Subscribe on a new connection. Raises :exc:`AttemptFailed` if it cannot be used."""
+        try:
+            with trio.fail_after(_PATIENCE):
+                await prime(connection, frames, handover.take_early)
+        except trio.TooSlowError:
+            text = f"{connection.server} did not answer a PING within {_PATIENCE:g} s"
+            error: Exception = ConnectionLostError(text)
+        except trio.BrokenResourceError as broken:
+            error = ConnectionLostError(f"the connection to {connection.server} broke")
+            error.__cause__ = broken
+        except NatsError as raised:
+            error = raised
+        else:
+            self._counters.in_messages += handover.early
+            return
+        raise AttemptFailed(ConnectAttempt(connection.server.url, "subscribe", error))
+
+
 async def prime(
-    wire: ServerConnection, frames: list[bytes], take: Callable[[list[Msg]], None]
+    connection: ServerConnection, frames: list[bytes], take: Callable[[list[Msg]], None]
 ) -> None:
-    """Subscribe on a wire that has no session yet, and wait until the server has done it.
+    """Subscribe on a connection that has no session yet, and wait until the server has done it.
 
     Messages that come before that are given to ``take`` as they come, and what comes behind it
-    stays in ``wire.early``. Raises whatever breaks the wire.
+    stays in ``connection.early``. Raises whatever breaks the connection.
     """
     begin = b"".join(frames) + commands.PING
-    await wire.stream.send_all(begin)
-    wire.out_bytes += len(begin)
+    await connection.stream.send_all(begin)
+    connection.out_bytes += len(begin)
     size = 0
     while True:
-        events, wire.early = wire.early, []
+        events, connection.early = connection.early, []
         for position, event in enumerate(events):
             if event is Signal.PONG:
-                wire.early = events[position + 1 :]
+                connection.early = events[position + 1 :]
                 return
             if event is Signal.PING:
-                await wire.stream.send_all(commands.PONG)
-                wire.out_bytes += len(commands.PONG)
+                await connection.stream.send_all(commands.PONG)
+                connection.out_bytes += len(commands.PONG)
             elif isinstance(event, Burst):
                 take(event.messages)
             elif isinstance(event, Msg):
                 take([event])
             elif isinstance(event, ServerInfo):
-                wire.info, wire.unverified_info = event, None
+                connection.info, connection.unverified_info = event, None
             elif isinstance(event, ErrorLine):
                 raise server_error(event.text)
             elif isinstance(event, ProtocolError):
                 raise event
-        data = await wire.stream.receive_some(_READ)
+        data = await connection.stream.receive_some(_READ)
         if not data:
-            raise ConnectionLostError(f"{wire.server} closed the connection")
+            raise ConnectionLostError(f"{connection.server} closed the connection")
         size += len(data)
-        wire.in_bytes += len(data)
+        connection.in_bytes += len(data)
         if size > _MAX_HELD:
-            raise ProtocolError(f"{wire.server} sends and sends, and does not answer a PING")
-        wire.early = wire.parser.feed(bytes(data))
+            raise ProtocolError(f"{connection.server} sends and sends, and does not answer a PING")
+        connection.early = connection.parser.feed(bytes(data))
 
 
 class Handover:
-    """Watches the messages of both wires while both are subscribed."""
+    """The messages of both connections while both are subscribed."""
 
     def __init__(self, router: Router, old: Session) -> None:
+        self.old: Session = old
         self._router = router
-        self._old = old
         self._private = Outbox(_MAX_HELD, "wait", lambda: None)
+        self._aside = self._private
         self._duplicates = DuplicateFilter(_MAX_LAG)
         self._held: list[tuple[Msg, float]] = []
         self._held_bytes = 0
-        self._aside = self._private
-        self.early: int = 0
-        """How many messages the new wire brought before it had a session."""
+        self._leaving = trio.CancelScope()
+        self._has_left = False
         self._new: Session | None = None
         self._shared: frozenset[bytes] = frozenset()
         self._unwritten: list[bytes] = []
+        self.early: int = 0
+        """How many messages the new connection brought before it had a session."""
+        self.is_new_lost: bool = False
+        """Whether the new session ended while the old connection was still in use."""
         self.concluded: trio.Event = trio.Event()
-        """Set when the old wire is out of use and nothing is held back any more."""
+        """Set when only one connection is in use and nothing is held back any more."""
 
     def begin(self, outbox: Outbox) -> list[bytes]:
-        """Take ``outbox`` from the old wire, and watch what that one brings from now on.
+        """Take ``outbox`` from the old connection, and watch what that one brings from now on.
 
         Returns the frames to subscribe with on the new one, without limits on the number of
-        messages: its server would count those that are not handed out. Subscriptions count for
+        messages: its server would count those that are not delivered. Subscriptions count for
         themselves.
         """
         wanted = self._router.wanted()
         self._shared = frozenset(wanted)
-        self._old.divert = self._from_old
-        self._old.detach(self._private)
-        self._unwritten = _unsent(self._old, outbox)
+        self.old.divert = self._from_old
+        self.old.detach(self._private)
+        self._unwritten = _unsent(self.old, outbox)
+        for frame in self._unwritten:
+            if frame.startswith(b"UNSUB "):
+                self._private.command(frame)
+        self._router.on_unsubscribe = self._unsubscribe
         return [
             commands.sub(sink._raw_subject, sink._raw_queue, sid) for sid, sink in wanted.items()
         ]
 
     async def wait_silent(self) -> None:
-        """Wait until the old wire's server has all that was written to it."""
-        await self._old.pings.round_trip()
-
-    def abandon(self, outbox: Outbox) -> None:
-        """Go on with the old connection, and tell its server what has changed."""
-        self.concluded.set()
-        self._old.divert = None
-        self._old.detach(outbox)
-        _unsent(self._old, self._private)
-        outbox.prepend(self._unwritten + self.missing())
+        """Wait until the old server has processed all that was written to it."""
+        await self.old.pings.round_trip()
 
     def missing(self) -> list[bytes]:
-        """What a wire with the subscriptions there were at the beginning has yet to hear."""
+        """The frames that tell a server what has changed since :meth:`begin`."""
         return self._router.difference(self._shared)
 
     def take_early(self, messages: list[Msg]) -> None:
-        """Hold back what the new wire brings before it has a session."""
+        """Hold back what the new connection brings before it has a session."""
         self.early += len(messages)
         for msg in messages:
             self._from_new(msg)
 
     def listen(
-        self, wire: ServerConnection, counters: Counters, callbacks: SessionCallbacks
+        self, connection: ServerConnection, counters: Counters, callbacks: SessionCallbacks
     ) -> Session:
-        """A session for the new wire that holds back what it brings, and publishes nothing yet."""
+        """A session that holds back what the new connection brings, and publishes nothing yet."""
         aside = Outbox(_MAX_HELD, "wait", lambda: None)
-        self._new = Session(wire, self._router, aside, counters, callbacks)
+        self._new = Session(connection, self._router, aside, counters, callbacks)
         self._new.divert = self._from_new
         self._aside = aside
+        for sid in self._shared.difference(self._router.wanted()):
+            aside.command(commands.unsub(sid))
         return self._new
 
     def take_over(self, outbox: Outbox) -> None:
-        """The new wire is in use from now on, and publishes what is in ``outbox``."""
+        """The new connection is in use from now on, and publishes what is in ``outbox``."""
         assert self._new is not None
         self._new.detach(outbox)
         _unsent(self._new, self._aside)
+        self._aside = self._private
 
-    async def leave(self, overlap: float, patience: float) -> None:
-        """End the overlap: unsubscribe on the old wire, and wait until its server has done it."""
-        with trio.move_on_after(overlap):
-            await self._old.ended.wait()
-        with trio.move_on_after(patience):
+    def _unsubscribe(self, sid: bytes) -> None:
+        """A subscription has ended that both connections may carry."""
+        if sid in self._shared:
+            for outbox in {self._private, self._aside}:
+                outbox.command(commands.unsub(sid))
+
+    # --- the end of the overlap ------------------------------------------------------------------
+
+    async def leave(self) -> None:
+        """End the overlap: unsubscribe on the old connection, and wait for what still comes.
+
+        Returns early if the new connection is lost.
+        """
+        with self._leaving:
+            with trio.move_on_after(_OVERLAP):
+                await self.old.ended.wait()
+            self._has_left = True
             for sid in self._shared:
                 self._private.command(commands.unsub(sid))
-            await self._old.pings.round_trip()
+            self.old.read_on()
+            pong = self.old.pings.send().settled
+            with trio.move_on_after(_MAX_LEAVE):
+                received = -1
+                # The PONG comes behind all that the server still has for a slow reader.
+                while not pong.is_set() and received != self.old.received:
+                    received = self.old.received
+                    with trio.move_on_after(_PATIENCE):
+                        await pong.wait()
 
-    async def finish(self, overlap: float) -> None:
-        """Hand out what only the new connection brought; late duplicates are still looked for."""
+    def lose(self, lost: Session) -> bool:
+        """A session has ended. Whether whoever hands over deals with that."""
+        if lost is not self._new or self.concluded.is_set():
+            return False
+        self.is_new_lost = True
+        self._leaving.cancel()
+        return True
+
+    @property
+    def can_go_back(self) -> bool:
+        """Whether the old connection carries all subscriptions still."""
+        return not (self._has_left or self.concluded.is_set() or self.old.ended.is_set())
+
+    def go_back(self, outbox: Outbox) -> list[bytes]:
+        """Use the old connection again. It brings what is held back, so that is dropped.
+
+        Returns the frames that tell its server what has changed.
+        """
+        self.give_up()
+        self.old.divert = None
+        outbox.forget_commands()
+        self.old.detach(outbox)
+        _unsent(self.old, self._private)
+        return self._unwritten + self.missing()
+
+    async def finish(self) -> None:
+        """Deliver what only the new connection brought. Late duplicates are still looked for."""
         self.conclude()
-        await trio.sleep(overlap)
+        await trio.sleep(_OVERLAP)
         if self._new is not None:
             self._new.divert = None
 
     def conclude(self) -> None:
-        """Hand out what was held back and is new; from here on nothing is held back.
+        """Deliver what was held back and is new; from here on nothing is held back.
 
         Harmless when repeated.
         """
         if self.concluded.is_set():
             return
-        self.concluded.set()
-        self._old.divert = _drop
-        self._old.stop(ConnectionLostError("another connection has taken its place"))
+        self._end_watch()
+        self.old.divert = _drop
+        self.old.stop(ConnectionLostError("another connection has taken its place"))
         if self._new is not None:
             self._new.divert = self._from_new_alone
         held, self._held = self._held, []
@@ -212,9 +552,16 @@ class Handover:
                 self._router.deliver(msg)
 
     def give_up(self) -> None:
-        """The connection is over, and with it what was held back for its subscriptions."""
-        self.concluded.set()
+        """Nothing is handed over after all; drop what was held back."""
+        self._end_watch()
         self._held.clear()
+
+    def _end_watch(self) -> None:
+        self.concluded.set()
+        self._leaving.cancel()
+        self._router.on_unsubscribe = None
+
+    # --- messages --------------------------------------------------------------------------------
 
     def _from_old(self, msg: Msg) -> None:
         sink = self._router.sinks.get(msg.sid)
@@ -224,7 +571,7 @@ class Handover:
             sink._push(msg)
 
     def _from_new(self, msg: Msg) -> None:
-        if self.concluded.is_set():  # in the midst of a batch
+        if self.concluded.is_set():  # in the middle of a batch
             self._from_new_alone(msg)
             return
         sink = self._router.sinks.get(msg.sid)
@@ -248,11 +595,11 @@ class Handover:
 
 
 def _unsent(session: Session, outbox: Outbox) -> list[bytes]:
-    """What waits for a wire besides messages and PINGs, which are given up."""
+    """Take out what waits to be written besides messages. PINGs are given up, the rest returned."""
     gone = outbox.forget_commands()
     session.pings.unsent(gone.count(commands.PING))
     return [frame for frame in gone if frame != commands.PING]
 
 
 def _drop(msg: Msg) -> None:
-    """The old wire brought this after its time: the new one has brought it too."""
+    """Came too late over the old connection: the new one brings it too."""

@@ -53,9 +53,9 @@ class Reconnector:
         """Try every server once, to the end. Raises :exc:`ConnectError`."""
         attempts: list[ConnectAttempt] = []
         for server in self._pool.servers:
-            wire = await self.once(server, attempts)
-            if wire is not None:
-                return wire
+            connection = await self.once(server, attempts)
+            if connection is not None:
+                return connection
         raise connect_error(attempts)
 
     async def once(self, server: Server, attempts: list[ConnectAttempt]) -> ServerConnection | None:
@@ -65,20 +65,22 @@ class Reconnector:
         """
         for _ in range(_MOST_ADDRESSES):
             try:
-                wire = await self._open_one(server)
+                connection = await self._open_one(server)
             except AttemptFailed as failed:
                 attempts.append(failed.attempt)
                 if not failed.another_address:
                     break
             else:
-                return await self._if_wanted(server, wire)
+                return await self._if_wanted(server, connection)
         return None
 
-    async def _if_wanted(self, server: Server, wire: ServerConnection) -> ServerConnection | None:
+    async def _if_wanted(
+        self, server: Server, connection: ServerConnection
+    ) -> ServerConnection | None:
         """``None`` if the server has been removed while it was being connected to."""
         if server in self._pool.servers:
-            return wire
-        await trio.aclose_forcefully(wire.stream)
+            return connection
+        await trio.aclose_forcefully(connection.stream)
         return None
 
     async def until_connected(self, info: ServerInfo) -> ServerConnection:
@@ -95,13 +97,13 @@ class Reconnector:
                 continue  # it has been replaced
             number += 1
             try:
-                wire = await self._if_wanted(server, await self._open_one(server))
+                connection = await self._if_wanted(server, await self._open_one(server))
             except AttemptFailed as failed:
                 attempts = [*attempts[1 - _REMEMBERED :], failed.attempt]
                 self._note(server, number, failed.attempt.error)
             else:
-                if wire is not None:
-                    return wire
+                if connection is not None:
+                    return connection
         raise connect_error(attempts)
 
     def _exhausted(self, server: Server) -> bool:
@@ -162,15 +164,18 @@ class Reconnector:
         return server
 
     def _delay(self, server: Server, number: int) -> float:
+        pool = self._pool
+        return self.delay(number, pool.failures.get(server, 0) + pool.short_lives.get(server, 0))
+
+    def delay(self, number: int, failures: int) -> float:
+        """Seconds before attempt ``number``, after so many failures of the same server."""
         policy = self._policy
         if policy.delay is not None:
             try:
                 return max(0.0, float(policy.delay(number)))
             except Exception:
                 logger.exception("ReconnectPolicy.delay failed; using wait and max_wait")
-        pool = self._pool
-        doublings = min(pool.failures.get(server, 0) + pool.short_lives.get(server, 0), 32)
-        ceiling = min(policy.max_wait, policy.wait * 2.0**doublings)
+        ceiling = min(policy.max_wait, policy.wait * 2.0 ** min(failures, 32))
         return ceiling * (1 - policy.jitter * random.random())
 
 

@@ -81,6 +81,8 @@ class Router:
         """Full queues that asked for reading to stop."""
         self._may_stall = True
         self._draining: set[bytes] = set()
+        self.on_unsubscribe: Callable[[bytes], None] | None = None
+        """Called with each subscription that ends, while a handover uses two connections."""
         self._unstalled = trio.lowlevel.ParkingLot()
 
     def add(self, sink: Sink) -> bytes:
@@ -100,8 +102,8 @@ class Router:
         sink = self._forget(sid)
         if sink is None:
             return
-        if self.live and sid not in self._draining:
-            self._outbox.command(commands.unsub(sid))
+        if sid not in self._draining:
+            self._unsubscribe(sid)
         self._draining.discard(sid)
 
     def _forget(self, sid: bytes) -> Sink | None:
@@ -119,8 +121,13 @@ class Router:
         """Unsubscribe, but still take what the server sends until it has heard of that."""
         if sid in self.sinks and sid not in self._draining:
             self._draining.add(sid)
-            if self.live:
-                self._outbox.command(commands.unsub(sid))
+            self._unsubscribe(sid)
+
+    def _unsubscribe(self, sid: bytes) -> None:
+        if self.live:
+            self._outbox.command(commands.unsub(sid))
+        if self.on_unsubscribe is not None:
+            self.on_unsubscribe(sid)
 
     def deliver(self, msg: Msg) -> None:
         """Hand a message to its subscription; one for a subscription that is gone is dropped."""
@@ -163,9 +170,13 @@ class Router:
         if not self.stalled:
             self._unstalled.unpark_all()
 
-    async def wait_unstalled(self) -> None:
-        """Wait while any subscription asked for reading to stop."""
-        while self.stalled:
+    def look_again(self) -> None:
+        """Have :meth:`wait_unstalled` ask ``unless`` again."""
+        self._unstalled.unpark_all()
+
+    async def wait_unstalled(self, unless: Callable[[], bool] = lambda: False) -> None:
+        """Wait while any subscription wants the reading to stop, ``unless`` it goes on anyway."""
+        while self.stalled and not unless():
             await self._unstalled.park()
 
     # --- what the server refuses -----------------------------------------------------------------
@@ -201,8 +212,8 @@ class Router:
         sink._end(error)
         return True
 
-    def new_wire(self) -> None:
-        """A new wire hears of all subscriptions, in order."""
+    def new_connection(self) -> None:
+        """A new connection is told of all subscriptions, in order."""
         self._unconfirmed = Unconfirmed(self.wanted())
 
     def confirmation(self) -> Callable[[], None]:

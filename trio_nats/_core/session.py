@@ -54,13 +54,13 @@ class Session:
 
     def __init__(
         self,
-        wire: ServerConnection,
+        connection: ServerConnection,
         router: Router,
         outbox: Outbox,
         counters: Counters,
         callbacks: SessionCallbacks,
     ) -> None:
-        self.wire: ServerConnection = wire
+        self.connection: ServerConnection = connection
         self.pings: Pings = Pings(outbox, router.confirmation)
         self.divert: Callable[[Msg], None] | None = None
         """Where messages go instead of to their subscriptions, while a handover watches them."""
@@ -72,7 +72,9 @@ class Session:
         self._read_all = trio.Event()
         self._reason: Exception | None = None
         self._last_error: ServerReportedError | None = None
-        self._received = 0
+        self.received: int = 0
+        """Bytes read so far."""
+        self._reads_on = False
         self.ended: trio.Event = trio.Event()
 
     def stop(self, reason: Exception) -> None:
@@ -85,6 +87,11 @@ class Session:
         """Leave what waits in the present outbox to another session; write from this one."""
         before, self._outbox, self.pings.outbox = self._outbox, outbox, outbox
         before.let_writer_go()
+
+    def read_on(self) -> None:
+        """Read what is still to come, even while a full subscription wants the reading to stop."""
+        self._reads_on = True
+        self._router.look_again()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, ping_interval: float, max_pings_out: int) -> Exception:
@@ -101,7 +108,7 @@ class Session:
         finally:
             self.pings.end()
             self.ended.set()
-            await trio.aclose_forcefully(self.wire.stream)
+            await trio.aclose_forcefully(self.connection.stream)
         return self.reason
 
     @property
@@ -121,12 +128,12 @@ class Session:
         except Exception as error:
             # Not a fault of the network but of ours. The wire cannot be trusted any more; the
             # connection can, so it is treated as any other loss, and loudly.
-            logger.exception("unexpected error in the session with %s", self.wire.server)
+            logger.exception("unexpected error in the session with %s", self.connection.server)
             self.stop(self._lost(f"internal error: {type(error).__name__}", error))
 
     def _lost(self, why: str, cause: Exception | None = None) -> ConnectionLostError:
         said = f"; before that, {self._last_error}" if self._last_error else ""
-        error = ConnectionLostError(f"lost the connection to {self.wire.server}: {why}{said}")
+        error = ConnectionLostError(f"lost the connection to {self.connection.server}: {why}{said}")
         error.__cause__ = self._last_error or cause
         return error
 
@@ -139,19 +146,19 @@ class Session:
             self._read_all.set()
 
     async def _read_on(self) -> None:
-        stream, feed = self.wire.stream, self.wire.parser.feed
+        stream, feed = self.connection.stream, self.connection.parser.feed
         counters, router = self._counters, self._router
-        events, self.wire.early = self.wire.early, []
+        events, self.connection.early = self.connection.early, []
         size = _READ
         while True:
             self._dispatch(events)
             if router.stalled:
-                await router.wait_unstalled()
+                await router.wait_unstalled(unless=lambda: self._reads_on)
             data = await stream.receive_some(size)
             if not data:
                 raise self._lost("the server closed it")
             counters.in_bytes += len(data)
-            self._received += len(data)
+            self.received += len(data)
             size = _READ if len(data) < _READ else _LARGE_READ
             events = feed(bytes(data))
 
@@ -190,9 +197,11 @@ class Session:
             self.pings.pong()
         elif event is Signal.PING:
             if not self._outbox.pong():
-                raise ProtocolError(f"{self.wire.server} sends PINGs without reading the answers")
+                raise ProtocolError(
+                    f"{self.connection.server} sends PINGs without reading the answers"
+                )
         elif isinstance(event, ServerInfo):
-            self.wire.info, self.wire.unverified_info = event, None
+            self.connection.info, self.connection.unverified_info = event, None
             self._callbacks.on_info(self, event)
         elif isinstance(event, ErrorLine):
             self._last_error = server_error(event.text)
@@ -203,7 +212,7 @@ class Session:
     # --- writing ----------------------------------------------------------------------------------
 
     async def _write(self) -> None:
-        counters, stream = self._counters, self.wire.stream
+        counters, stream = self._counters, self.connection.stream
         while True:
             outbox = self._outbox
             await outbox.wait()
@@ -246,8 +255,8 @@ class Session:
 
         Behind much that is being sent the answer to a PING may be long in coming.
         """
-        tcp = self.wire.tcp
-        return self._received, 0 if tcp is None else tcp.drained
+        tcp = self.connection.tcp
+        return self.received, 0 if tcp is None else tcp.drained
 
 
 def _hand_over(messages: list[Msg], divert: Callable[[Msg], None]) -> None:

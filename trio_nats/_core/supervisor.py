@@ -1,4 +1,4 @@
-"""Keeps a connection alive: opens the first wire, and the next one when it breaks."""
+"""Keeps a connection alive: opens the first connection, and the next one when it breaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from .._nursery import open_nursery
 from .._protocol.commands import PubLineCache
 from .._protocol.server_errors import is_too_long
 from .._transport.connector import (
-    AttemptFailed,
     ConnectHistory,
     ServerConnection,
     open_server_connection,
@@ -22,14 +21,12 @@ from .._transport.connector import (
 from .._transport.dial import AddressHistory
 from ..errors import (
     ConfigurationError,
-    ConnectAttempt,
     ConnectError,
     ConnectionLostError,
     MaxPayloadError,
     NatsError,
     PermissionsViolationError,
     ServerReportedError,
-    fresh,
 )
 from ..events import (
     Closed,
@@ -46,14 +43,14 @@ from ..message import Publisher
 from ..server_info import ServerInfo
 from ..servers import Server
 from .event_hub import EventHub
-from .handover import Handover, Move, prime
+from .handover import MoveCallbacks, Mover
 from .outbox import Outbox
 from .pings import Ping
-from .reconnect import Reconnector, connect_error
+from .reconnect import Reconnector
 from .request_mux import RequestMux
 from .router import Router, Sink
 from .server_pool import ServerPool
-from .session import Session, SessionCallbacks
+from .session import Session
 from .settings import Settings
 from .stats import Counters
 
@@ -61,14 +58,10 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("trio_nats.connection")
 
-# How long both wires stay subscribed when changing servers. It has to cover the time that the
-# cluster takes to tell all its members of our new subscriptions.
-_OVERLAP = 1.0
-_PATIENCE = 5.0
 _FEW_SUBJECTS = 16
 
 
-class Supervisor(SessionCallbacks):
+class Supervisor(MoveCallbacks):
     """Everything a connection has that outlives its wires, and the task that replaces them."""
 
     def __init__(self, settings: Settings, origin: Publisher) -> None:
@@ -104,16 +97,21 @@ class Supervisor(SessionCallbacks):
         self._breaths = 0
         self._line_refused = False
         self._restored: Ping | None = None
-        """Behind the subscriptions of this wire, if a line was too long for the one before."""
+        """Follows the subscriptions, if a line was too long for the connection before."""
         self._fence = Ping(lambda: None)
         self._fence.lose()
         self._began = 0.0
         self._disconnected_at: float | None = trio.current_time()
-        self._moving = False
-        self._move: Move | None = None
-        """The one that is under way, or was the last."""
-        self._next_move: Move | None = None
-        self._handover: Handover | None = None
+        self.moves: Mover = Mover(
+            self,
+            self.router,
+            self.outbox,
+            self.counters,
+            self.pool,
+            self._memory.addresses,
+            self._reconnector,
+            echo=settings.opening.echo,
+        )
 
     # --- the background task ----------------------------------------------------------------------
 
@@ -132,12 +130,12 @@ class Supervisor(SessionCallbacks):
                 await self._tend(self._connect_again)
                 return
             try:
-                wire = await self._reconnector.first()
+                connection = await self._reconnector.first()
             except ConnectError as error:
                 self.end(error)
                 task_status.started(error)
                 return
-            self._begin(wire)
+            self._begin(connection)
             task_status.started(None)
             await self._tend()
 
@@ -148,9 +146,9 @@ class Supervisor(SessionCallbacks):
             if start is not None:
                 nursery.start_soon(self._safely, start)
             elif self.session is not None:
-                nursery.start_soon(self._safely, self._run_session, self.session)
-                if self.info.ldm:  # so early that there was nobody to move
-                    self.change_server(demanded=False)
+                nursery.start_soon(self._safely, self.run_session, self.session)
+                if self.info.ldm:  # It said so before there was a nursery.
+                    self.moves.request(demanded=False)
             await self._safely(self.requests.keep_time)
 
     @trio.lowlevel.enable_ki_protection
@@ -166,257 +164,130 @@ class Supervisor(SessionCallbacks):
             self.end(failure)
             self.stop()
 
-    def _start(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        assert self._nursery is not None
+    def start(self, task: Callable[..., Awaitable[None]], *args: object) -> bool:
+        """See :class:`MoveCallbacks`."""
+        if self._nursery is None:
+            return False
         self._nursery.start_soon(self._safely, task, *args)
+        return True
 
     def stop(self) -> None:
         """Cancel the background task. What it leaves is for :meth:`end` to settle."""
         self._scope.cancel()
 
-    async def _run_session(self, session: Session) -> None:
-        interval = self.settings.ping_interval_of(session.wire.server)
-        reason = await session.run(interval, self.settings.max_pings_out)
-        if session is not self.session:
-            return  # another one took its place in good time
-        await self._replace_lost(session.wire, reason)
+    async def run_session(self, session: Session) -> None:
+        """See :class:`MoveCallbacks`."""
+        interval = self.settings.ping_interval_of(session.connection.server)
+        await session.run(interval, self.settings.max_pings_out)
+        if not self.moves.takes_care_of(session) and session is self.session:
+            await self.replace_lost(session)
 
-    async def _replace_lost(self, wire: ServerConnection, reason: Exception) -> None:
-        server = wire.server
-        if self._handover is not None:
-            # The next wire must not bring what its predecessor still would.
-            self._handover.conclude()
-        self.session = None
-        self.router.live = False
+    async def replace_lost(self, session: Session) -> None:
+        """See :class:`MoveCallbacks`."""
+        self.moves.conclude()
+        self.suspend()
         self._disconnected_at = trio.current_time()
-        lived = self._disconnected_at - self._began
-        self.pool.lost(server, wire.peer, soon=lived < self.settings.reconnect.max_wait)
-        if wire.peer is not None:
-            self._memory.addresses.failed(server, wire.peer)
+        logger.warning("%s; reconnecting", str(session.reason))
+        self._note_lost(session)
+        if self.state is ConnectionState.OPEN:
+            self._set_state(ConnectionState.RECONNECTING)
+        await self._connect_again(session.reason)
+
+    def _note_lost(self, session: Session) -> None:
+        server, peer, reason = session.connection.server, session.connection.peer, session.reason
+        lived = trio.current_time() - self._began
+        self.pool.lost(server, peer, soon=lived < self.settings.reconnect.max_wait)
+        if peer is not None:
+            self._memory.addresses.failed(server, peer)
         self.outbox.forget_commands()
-        logger.warning("%s; reconnecting", str(reason))
         self.event_hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
             self.requests.fail(_as_lost(reason))
             # Nobody waits for those that have not been written.
             self.outbox.remove_messages(self.requests.is_request)
-        if self.state is ConnectionState.OPEN:
-            self._set_state(ConnectionState.RECONNECTING)
-        await self._connect_again(reason)
 
     async def _connect_again(self, lost: Exception | None = None) -> None:
         try:
-            wire = await self._reconnector.until_connected(self.info)
+            connection = await self._reconnector.until_connected(self.info)
         except ConnectError as error:
             error.__context__ = lost
             self.end(error if error.attempts or lost is None else _as_lost(lost))
         else:
             if self.state is ConnectionState.CLOSED:  # closed while waiting
-                await trio.aclose_forcefully(wire.stream)
+                await trio.aclose_forcefully(connection.stream)
                 return
-            self._begin(wire)
-            self._start(self._run_session, self.session)
+            self._begin(connection)
+            self.start(self.run_session, self.session)
 
-    def _begin(
-        self,
-        wire: ServerConnection,
-        successor: Session | None = None,
-        frames: list[bytes] | None = None,
-    ) -> None:
-        """Put a new wire to use: subscriptions first, then what waited to be published.
+    def suspend(self) -> None:
+        """See :class:`MoveCallbacks`."""
+        self.session = None
+        self.router.live = False
 
-        A ``successor`` takes over from another session, and has subscribed already, but for
-        ``frames``.
-        """
-        self.session = successor or Session(wire, self.router, self.outbox, self.counters, self)
-        frames = self.router.restore() if frames is None else frames
-        self.router.new_wire()
+    def _begin(self, connection: ServerConnection) -> None:
+        """Use a new connection."""
+        session = Session(connection, self.router, self.outbox, self.counters, self)
+        self.moves.settle(None, waiting=True)
+        self.begin(session, self.router.restore())
+
+    def begin(self, session: Session, frames: list[bytes]) -> None:
+        """See :class:`MoveCallbacks`. Subscriptions come before what waits to be published."""
+        connection = session.connection
+        self.session = session
+        self.router.new_connection()
         if self._line_refused:
             # To know whether it was the line of a subscription, if it happens again.
-            self._line_refused, self._restored = False, self.session.pings.send_first()
+            self._line_refused, self._restored = False, session.pings.send_first()
         self.outbox.prepend(frames)
         self.router.live = True
-        self.pool.connected(wire.server)
-        self._settle_moves(None, waiting=successor is None)
+        self.pool.connected(connection.server)
+        self.moves.settle(None, waiting=False)
         self.counters.connects += 1
-        self.counters.in_bytes += wire.in_bytes
-        self.counters.out_bytes += wire.out_bytes
+        self.counters.in_bytes += connection.in_bytes
+        self.counters.out_bytes += connection.out_bytes
+        connection.in_bytes = connection.out_bytes = 0  # They are counted now.
         self._began = trio.current_time()
         first = self.counters.connects == 1
-        self._log_connected(wire, None if first else self.disconnected_for)
+        self._log_connected(connection, None if first else self.disconnected_for)
         self._disconnected_at = None
-        self.event_hub.emit(Connected(wire.server.url) if first else Reconnected(wire.server.url))
+        url = connection.server.url
+        self.event_hub.emit(Connected(url) if first else Reconnected(url))
         if self.state in (ConnectionState.CONNECTING, ConnectionState.RECONNECTING):
             self._set_state(ConnectionState.OPEN)
-        # Only now, for what it tells of follows the connection.
+        # Only now, because events about the server follow the one about the connection.
         self.info = ServerInfo()
-        self.on_info(self.session, wire.info)
+        self.on_info(session, connection.info)
         self._changed.unpark_all()
 
-    def _settle_moves(self, error: Exception | None, *, waiting: bool) -> None:
-        """The move under way is over, and so is one still ``waiting``, if that is meant too."""
-        if self._move is not None:
-            self._move.settle(error)
-        if waiting and self._next_move is not None:
-            self._next_move.settle(error)
-            self._next_move = None
+    def resume(self, session: Session, frames: list[bytes]) -> None:
+        """See :class:`MoveCallbacks`."""
+        self.session = session
+        self.outbox.prepend(frames)
+        self.router.live = True
+        self._changed.unpark_all()
+        if session.connection.info.ldm:  # It may have said so in the meantime.
+            self.on_info(session, session.connection.info)
+
+    def go_back(self, session: Session, frames: list[bytes], lost: Session) -> None:
+        """See :class:`MoveCallbacks`."""
+        logger.warning("%s; going back to %s", str(lost.reason), session.connection.server)
+        self._note_lost(lost)
+        self.begin(session, frames)
 
     @staticmethod
-    def _log_connected(wire: ServerConnection, disconnected_for: float | None) -> None:
-        security = wire.tls.version if wire.tls else "no TLS"
+    def _log_connected(connection: ServerConnection, disconnected_for: float | None) -> None:
+        security = connection.tls.version if connection.tls else "no TLS"
         if disconnected_for is None:
-            logger.info("connected to %s (%s)", wire.server, security)
+            logger.info("connected to %s (%s)", connection.server, security)
         else:
             logger.info(
-                "reconnected to %s (%s) after %.3g s", wire.server, security, disconnected_for
+                "reconnected to %s (%s) after %.3g s", connection.server, security, disconnected_for
             )
 
     async def _open(self, server: Server) -> ServerConnection:
         return await open_server_connection(
             server, self.settings.opening, self._origin, self._memory
         )
-
-    # --- changing servers -------------------------------------------------------------------------
-
-    def change_server(self, *, demanded: bool) -> Move:
-        """Begin to move to another server without a gap, after the move that is under way if any.
-
-        The present one is left only when another one can take its place. If the move is
-        ``demanded``, that may be a new connection to the same server. While disconnected, the
-        next connection counts as the move.
-        """
-        move = self._next_move = self._next_move or Move()
-        move.demanded = move.demanded or demanded
-        if not self._moving and self.session is not None and self._nursery is not None:
-            self._moving = True
-            self._start(self._make_moves)
-        return move
-
-    async def change_server_and_wait(self) -> None:
-        """Change servers, and return once that is done. Raises what kept it from being done.
-
-        If cancelled, the move goes on.
-        """
-        move = self.change_server(demanded=True)
-        await move.over.wait()
-        if move.error is not None:
-            raise fresh(move.error)
-
-    async def _make_moves(self) -> None:
-        try:
-            while self._next_move is not None and self.session is not None:
-                self._move, self._next_move = self._next_move, None
-                if self._move.demanded or self.info.ldm:
-                    await self._make(self._move, self.session)
-        finally:
-            self._moving = False
-
-    async def _make(self, move: Move, old: Session) -> None:
-        current, peer = old.wire.server, old.wire.peer
-        if peer is not None:
-            self._memory.addresses.failed(current, peer)  # So it is tried last.
-        # What has several addresses may be several servers.
-        itself = move.demanded or old.wire.has_other_addresses
-        attempts: list[ConnectAttempt] = []
-        for server in self.pool.successors(current, peer, itself=itself):
-            wire = await self._reconnector.once(server, attempts)
-            if old is not self.session:
-                # It was lost, and what replaces it is no business of this move's.
-                if wire is not None:
-                    await trio.aclose_forcefully(wire.stream)
-                return
-            if wire is None:
-                continue
-            if wire.info.ldm and not move.demanded:
-                await trio.aclose_forcefully(wire.stream)
-                continue
-            try:
-                await self._hand_over(old, wire)
-                return
-            except AttemptFailed as failed:
-                attempts.append(failed.attempt)
-        if old is self.session:
-            error = connect_error(attempts)
-            logger.info("staying with %s: %s", current, str(error))
-            move.settle(error)
-
-    async def _hand_over(self, old: Session, wire: ServerConnection) -> None:
-        """Replace ``old`` by a session on ``wire``.
-
-        Raises :exc:`AttemptFailed` if the subscriptions could not be taken there; then ``old`` is
-        in use again.
-        """
-        echo = self.settings.opening.echo
-        handover = self._handover = Handover(self.router, old)
-        # Between two sessions: who wants one waits, who publishes does not notice.
-        self.session = None
-        self.router.live = False
-        try:
-            frames = handover.begin(self.outbox)
-            with trio.move_on_after(_PATIENCE):
-                await handover.wait_silent()
-            await self._prime(wire, frames, handover)
-        except AttemptFailed:
-            await trio.aclose_forcefully(wire.stream)
-            self._keep(old, handover)
-            raise
-        except BaseException:
-            await trio.aclose_forcefully(wire.stream)
-            raise
-        new = handover.listen(wire, self.counters, self)
-        self._start(self._run_session, new)
-        if not echo:
-            await handover.leave(_OVERLAP, _PATIENCE)
-        if new.ended.is_set():
-            self._start(self._replace_lost, wire, new.reason)
-        else:
-            handover.take_over(self.outbox)
-            self._begin(wire, new, handover.missing())
-        if echo:
-            await handover.leave(_OVERLAP, _PATIENCE)
-        await handover.finish(_OVERLAP)
-        self._handover = None
-
-    def _keep(self, old: Session, handover: Handover) -> None:
-        handover.abandon(self.outbox)
-        self._handover = None
-        if old.ended.is_set():
-            self._start(self._replace_lost, old.wire, old.reason)
-        else:
-            self.session = old
-            self.router.live = True
-            self._changed.unpark_all()
-            if old.wire.info.ldm:  # It may have said so between the sessions.
-                self.on_info(old, old.wire.info)
-
-    @property
-    def between_wires(self) -> bool:
-        """Whether the old wire is being finished and the new one not yet in use."""
-        handover = self._handover
-        return self.session is None and handover is not None and not handover.concluded.is_set()
-
-    async def _settled(self) -> None:
-        """Wait until messages come over one wire only, and none is held back."""
-        if self._handover is not None:
-            await self._handover.concluded.wait()
-
-    async def _prime(self, wire: ServerConnection, frames: list[bytes], handover: Handover) -> None:
-        """Subscribe on a new wire. Raises :exc:`AttemptFailed` if it is not to be used."""
-        try:
-            with trio.fail_after(_PATIENCE):
-                await prime(wire, frames, handover.take_early)
-        except trio.TooSlowError:
-            text = f"{wire.server} did not answer a PING within {_PATIENCE:g} s"
-            error: Exception = ConnectionLostError(text)
-        except trio.BrokenResourceError as broken:
-            error = ConnectionLostError(f"the connection to {wire.server} broke")
-            error.__cause__ = broken
-        except NatsError as raised:
-            error = raised
-        else:
-            self.counters.in_messages += handover.early
-            return
-        raise AttemptFailed(ConnectAttempt(wire.server.url, "subscribe", error))
 
     # --- what sessions report --------------------------------------------------------------------
 
@@ -427,42 +298,42 @@ class Supervisor(SessionCallbacks):
         lame_before = self.info.ldm
         self.info = info
         limit = info.max_payload
-        unverified = session.wire.unverified_info
+        unverified = session.connection.unverified_info
         if unverified is not None:
             # Somebody who wants our messages refused could name a small limit. A large one is the
             # server's to enforce.
             limit = max(limit, unverified.max_payload)
         takes_less = limit < self.pub_lines.max_payload or not info.headers
         self.pub_lines.max_payload = limit
-        server = session.wire.server
+        server = session.connection.server
         if takes_less:
             self._discard_unsendable(server)
         if info.ldm and not lame_before:
             logger.info("%s is in lame duck mode", server)
             self.event_hub.emit(LameDuck(server.url))
-            self.change_server(demanded=False)
+            self.moves.request(demanded=False)
         # After set_servers() the one in use may be none of them, and its cluster neither.
         if not self.settings.ignore_discovered and server in self.pool.servers:
-            scheme = "tls" if session.wire.tls and not server.is_websocket else server.scheme
+            scheme = "tls" if session.connection.tls and not server.is_websocket else server.scheme
             self._tell_discovered(self.pool.discover(info, server, scheme))
             if unverified is not None:
-                self._discover_unverified(session.wire, unverified)
+                self._discover_unverified(session.connection, unverified)
 
-    def _discover_unverified(self, wire: ServerConnection, info: ServerInfo) -> None:
+    def _discover_unverified(self, connection: ServerConnection, info: ServerInfo) -> None:
         """Take the servers that are named in plaintext, ahead of TLS, where that does no harm.
 
         Servers before 2.12 name them nowhere else until the cluster changes.
         """
-        assert wire.tls is not None
-        name = wire.tls.verified_name
+        assert connection.tls is not None
+        name = connection.tls.verified_name
         choice = self.settings.opening.tls.unverified_servers
         if choice == "ignore" or not info.connect_urls:
             return
         if name is None:
-            logger.info("not using the servers that %s names in plaintext", wire.server)
+            logger.info("not using the servers that %s names in plaintext", connection.server)
             return
         tls_name = name if choice == "dialled_name" else None
-        self._tell_discovered(self.pool.discover_unverified(info, wire.server, tls_name))
+        self._tell_discovered(self.pool.discover_unverified(info, connection.server, tls_name))
 
     def _tell_discovered(self, new: list[Server]) -> None:
         if new:
@@ -528,7 +399,7 @@ class Supervisor(SessionCallbacks):
         If cancelled, they are ended all the same.
         """
         try:
-            await self._settled()
+            await self.moves.settled()
             for sid in sids:
                 self.router.quiesce(sid)
                 if sid in self.router.sinks:
@@ -538,10 +409,10 @@ class Supervisor(SessionCallbacks):
             if session is not None and self.router.live:
                 while not await session.pings.round_trip():
                     # A move takes back what is unwritten, and may then come to nothing.
-                    await self._settled()
+                    await self.moves.settled()
                     if session is not self.session:
                         break
-                await self._settled()
+                await self.moves.settled()
             else:
                 await trio.lowlevel.checkpoint()
         finally:
@@ -660,9 +531,6 @@ class Supervisor(SessionCallbacks):
             self._disconnected_at = trio.current_time()
         self.failure = failure
         self.session = None
-        if self._handover is not None:
-            self._handover.give_up()
-            self._handover = None
         error = self.closed_error()
         self.state = ConnectionState.CLOSED
         self.router.end_all(error)
@@ -670,7 +538,7 @@ class Supervisor(SessionCallbacks):
             sink._let_go()
         self._drained.clear()  # See Msg on why no message may stay in their hands.
         self.requests._end(error)
-        self._settle_moves(error, waiting=True)
+        self.moves.end(error)
         self.outbox.close()
         self._changed.unpark_all()
         self.event_hub.emit(Closed(failure))
