@@ -135,7 +135,7 @@ async def test_a_fault_of_ours_costs_the_wire_and_not_the_connection(
                     raise LookupError("a bug")
 
                 with monkeypatch.context() as patch:
-                    patch.setattr(sub, "push", fail)
+                    patch.setattr(sub, "_push", fail)
                     await peer.send(msg("a", 1, b"x"))
                     await nc.wait_for_state("reconnecting")
                 await nc.wait_for_state("open")
