@@ -205,7 +205,7 @@ class NKey(Auth):
         if self.seed is not None:
             public_key(_check_text("NKey.seed", self.seed).strip())
         if (self.sign is None) != (self.public_key is None):
-            raise CredentialsError("NKey takes public_key and sign together, and only together")
+            raise CredentialsError("NKey.public_key and NKey.sign must be given together")
         _check_sign("NKey.sign", self.sign)
         if self.public_key is not None:
             _check_public_key(_check_text("NKey.public_key", self.public_key).strip())
@@ -241,7 +241,7 @@ class JWT(Auth):
     def __post_init__(self) -> None:
         jwt = _check_text("JWT.jwt", self.jwt).strip()
         if self.seed is not None and self.sign is not None:
-            raise CredentialsError("JWT takes a seed or a sign callable, not both")
+            raise CredentialsError("JWT must be given a seed or a sign callable, not both")
         _check_sign("JWT.sign", self.sign)
         if self.seed is None:
             _claims(jwt)
@@ -395,7 +395,7 @@ async def _read(file: StrPath) -> str:
         text = _decoded(data)
     if text is None:
         raise CredentialsError(
-            f"{str(file)!r} is not a text file"
+            f"{str(file)!r} must be a text file in UTF-8"
             if fault is None
             else f"cannot read {str(file)!r}: {fault}",
             unreadable=fault is not None,
@@ -415,7 +415,7 @@ def _decoded(data: bytes) -> str | None:
 def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
     """Return the JWT and the seed of a creds file, whatever its line ends and spacing."""
     if len(text) > _MAX_FILE:
-        raise CredentialsError(f"{what} is larger than any credentials")
+        raise CredentialsError(f"{what} must not be larger than 1 MiB")
     jwt = seed = None
     for label, value in _sections(text):
         if label.endswith("JWT"):
@@ -475,12 +475,12 @@ def public_key(seed: str) -> str:
     kind = seed[1]
     if kind != "U":
         raise CredentialsError(
-            f"an NKey user seed (SU...) is needed, but this is "
+            f"the NKey seed must be that of a user (SU...), but this is "
             f"{_KINDS.get(kind, 'an unknown kind of')} seed (S{kind}...)"
         )
     if raw[1] & 0x38:
         # The rest of the kind, which the letter does not show.
-        raise CredentialsError("the NKey seed is of an unknown kind")
+        raise CredentialsError("the NKey seed must be that of a user; this is of an unknown kind")
     return str(nkeys.from_seed(seed.encode()).public_key.decode())
 
 
@@ -496,7 +496,7 @@ def _check_public_key(key: str) -> None:
             return
     # It may be the seed, by mistake.
     raise CredentialsError(
-        "NKey.public_key is not the public key of a user: 56 characters, beginning with 'U'"
+        "NKey.public_key must be the public key of a user: 56 characters, beginning with 'U'"
     )
 
 
@@ -510,7 +510,9 @@ def _decode_seed(seed: str) -> bytes:
     try:
         return base64.b32decode(seed + "=" * (-len(seed) % 8))
     except binascii.Error:
-        raise CredentialsError("the NKey seed holds characters that no NKey has") from None
+        raise CredentialsError(
+            "the NKey seed must have the letters A-Z and digits 2-7 only"
+        ) from None
 
 
 def _signer(seed: str) -> Sign:
@@ -543,7 +545,7 @@ def _claims(jwt: str) -> _Claims:
             return msgspec.json.decode(body, type=_Claims)
         except (ValueError, msgspec.DecodeError, RecursionError):
             pass
-    raise CredentialsError("the user JWT is not a JWT (three base64 parts joined by dots)")
+    raise CredentialsError("the user JWT must be a JWT: three base64 parts joined by dots")
 
 
 def _check_pair(jwt: str, seed: str) -> None:
@@ -561,9 +563,9 @@ def _check_text(name: str, value: object, *, empty: bool = False) -> str:
     if not isinstance(value, str):
         raise CredentialsError(f"{name} must be a str, not {type(value).__name__}")
     if not _encodable(value):
-        raise CredentialsError(f"{name} is not valid Unicode text")
+        raise CredentialsError(f"{name} must be valid Unicode text")
     if not value.strip() and not empty:
-        raise CredentialsError(f"{name} is empty")
+        raise CredentialsError(f"{name} must not be empty")
     return value
 
 
@@ -595,4 +597,4 @@ def _check_file(name: str, value: object, *, instead: str) -> None:
 
 def _exactly_one(kind: str, **given: object) -> None:
     if sum(value is not None for value in given.values()) != 1:
-        raise CredentialsError(f"{kind} takes exactly one of {', '.join(given)}")
+        raise CredentialsError(f"{kind} must be given exactly one of {', '.join(given)}")

@@ -1,10 +1,9 @@
-"""Codecs: payloads as values of a type.
+"""Codecs encode values as payloads and decode payloads into values.
 
-Give a codec as ``codec=`` where you send, and to :meth:`Msg.decode` where you receive.
-:class:`JSONCodec` and :class:`MessagePackCodec` use msgspec, and so take whatever msgspec knows:
-its structs, dataclasses, ``TypedDict``, attrs classes, the built-in types and combinations of
-these. A codec of your own is any object with the two methods of :class:`Codec`; an
-:class:`Encoder` is enough to send, a :class:`Decoder` to receive.
+:class:`JSONCodec` and :class:`MessagePackCodec` use msgspec, and support all its types: its
+structs, dataclasses, ``TypedDict``, attrs classes, the built-in types and combinations of these. A
+codec of your own is any object with the two methods of :class:`Codec`. To publish only, it needs
+only ``encode``; to receive only, it needs only ``decode``.
 """
 
 from __future__ import annotations
@@ -29,40 +28,53 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Encoder(Protocol[T_contra]):
-    """Makes payloads of values."""
+    """Encodes values as payloads."""
 
     def encode(self, value: T_contra, /) -> Payload:
-        """The payload. What it raises comes out of ``publish`` as an :exc:`EncodeError`."""
+        """Return the payload. An exception becomes an :exc:`EncodeError`.
+
+        :param value: the value to encode.
+        """
         ...
 
 
 class Decoder(Protocol[T_co]):
-    """Makes values of payloads."""
+    """Decodes payloads into values."""
 
     def decode(self, data: bytes, /) -> T_co:
-        """The value. What it raises comes out of ``msg.decode`` as a :exc:`DecodeError`."""
+        """Return the value. An exception becomes a :exc:`DecodeError`.
+
+        :param data: the payload.
+        """
         ...
 
 
 class Codec(Encoder[T], Decoder[T], Protocol[T]):
-    """Both ways."""
+    """Encodes and decodes."""
 
 
 class BytesCodec:
-    """Payloads as they are.
+    """Passes bytes through unchanged.
 
     >>> BytesCodec().decode(b"as it is")
     b'as it is'
     """
 
     def encode(self, value: bytes | bytearray | memoryview, /) -> bytes:
-        """Anything bytes-like."""
+        """Return the value as ``bytes``.
+
+        :param value: any bytes-like object.
+        :raises TypeError: if it is not bytes-like.
+        """
         if not isinstance(value, (bytes, bytearray, memoryview)):
             raise TypeError(f"expected bytes-like, got {type(value).__name__}")
         return bytes(value)
 
     def decode(self, data: bytes, /) -> bytes:
-        """The payload itself."""
+        """Return the payload itself.
+
+        :param data: the payload.
+        """
         return data
 
     def __repr__(self) -> str:
@@ -70,20 +82,28 @@ class BytesCodec:
 
 
 class TextCodec:
-    """Text as UTF-8, of which every byte has to be valid.
+    """Text as strict UTF-8.
 
     >>> TextCodec().decode(TextCodec().encode("grün"))
     'grün'
     """
 
     def encode(self, value: str, /) -> bytes:
-        """UTF-8."""
+        """Return the text as UTF-8.
+
+        :param value: the text.
+        :raises TypeError: if it is not a ``str``.
+        """
         if not isinstance(value, str):
             raise TypeError(f"expected str, got {type(value).__name__}")
         return value.encode()
 
     def decode(self, data: bytes, /) -> str:
-        """Of UTF-8."""
+        """Return the decoded text.
+
+        :param data: the payload.
+        :raises UnicodeDecodeError: if it is not valid UTF-8.
+        """
         return data.decode()
 
     def __repr__(self) -> str:
@@ -91,7 +111,7 @@ class TextCodec:
 
 
 class _MsgspecCodec(Generic[T]):
-    """msgspec's work, in whichever format."""
+    """A codec of msgspec, in one of its formats."""
 
     def __init__(
         self,
@@ -107,11 +127,17 @@ class _MsgspecCodec(Generic[T]):
             raise ConfigurationError(f"{self!r}: {error}") from error
 
     def encode(self, value: T, /) -> bytes:
-        """The value in this format."""
+        """Return the encoded value.
+
+        :param value: the value to encode.
+        """
         return self._encode(value)
 
     def decode(self, data: bytes, /) -> T:
-        """A value of the type."""
+        """Return the decoded value, validated against the type.
+
+        :param data: the payload.
+        """
         return self._decode(data)
 
     def __repr__(self) -> str:
@@ -120,14 +146,15 @@ class _MsgspecCodec(Generic[T]):
 
 
 class JSONCodec(_MsgspecCodec[T]):
-    """JSON, checked against a type.
+    """JSON, validated against a type.
 
     >>> JSONCodec(dict[str, int]).encode({"apples": 3})
     b'{"apples":3}'
     >>> JSONCodec(list[int]).decode(b"[1, 2]")
     [1, 2]
 
-    Raises :exc:`ConfigurationError` for a type that msgspec cannot decode to.
+    :param type: the type of the values, which may be generic or a union.
+    :raises ConfigurationError: if msgspec cannot decode to this type.
     """
 
     def __init__(self, type: type[T]) -> None:
@@ -135,10 +162,13 @@ class JSONCodec(_MsgspecCodec[T]):
 
 
 class MessagePackCodec(_MsgspecCodec[T]):
-    """MessagePack, checked against a type: as :class:`JSONCodec`, shorter and for machines only.
+    """MessagePack, validated against a type: as :class:`JSONCodec`, but binary and more compact.
 
     >>> MessagePackCodec(tuple[int, str]).decode(MessagePackCodec(list).encode([1, "a"]))
     (1, 'a')
+
+    :param type: the type of the values, which may be generic or a union.
+    :raises ConfigurationError: if msgspec cannot decode to this type.
     """
 
     def __init__(self, type: type[T]) -> None:
@@ -146,7 +176,10 @@ class MessagePackCodec(_MsgspecCodec[T]):
 
 
 def encode(codec: Encoder[T], value: T) -> Payload:
-    """The payload that ``codec`` makes of ``value``. Raises :exc:`EncodeError`."""
+    """Return ``value`` encoded by ``codec``.
+
+    :raises EncodeError: if the codec cannot encode it.
+    """
     try:
         return codec.encode(value)
     except Exception as error:
@@ -157,7 +190,7 @@ def encode(codec: Encoder[T], value: T) -> Payload:
 
 
 def encoded(codec: Encoder[T] | None, payload: Payload | T) -> Payload:
-    """What to send; the overloads see to it that without a codec ``payload`` is one."""
+    """Return the payload to send. Without a codec, the overloads ensure that ``payload`` is one."""
     return cast("Payload", payload) if codec is None else encode(codec, cast("T", payload))
 
 
@@ -176,11 +209,11 @@ def check_codec(codec: object, *methods: str) -> None:
     for method in methods:
         if not callable(getattr(codec, method, None)):
             raise ConfigurationError(
-                f"codec has no {method} method: {kind}; use JSONCodec(YourType) or the like"
+                f"codec must have the method {method}, which {kind} lacks; use JSONCodec(YourType)"
             )
         if isinstance(codec, type) and not isinstance(
             inspect.getattr_static(codec, method), staticmethod | classmethod
         ):
             raise ConfigurationError(
-                f"codec is {kind}, not an instance of it; make one, {codec.__name__}(YourType) say"
+                f"codec must be an instance, not {kind}; pass {codec.__name__}(YourType)"
             )

@@ -1,4 +1,4 @@
-"""``open_nats``: from what users write to a running connection."""
+"""``open_nats``: from arguments to a running connection."""
 
 from __future__ import annotations
 
@@ -82,60 +82,65 @@ def open_nats(
     max_control_line: int = MAX_CONTROL_LINE,
     websocket: WebSocketOptions | None = None,
 ) -> AbstractAsyncContextManager[Connection]:
-    """Connect to NATS, for the length of an ``async with`` block.
+    """Connect to NATS, for the duration of an ``async with`` block.
 
-    ``async with open_nats("nats://localhost:4222") as nc:`` gives a :class:`Connection`.
-    Everything the connection starts ends with the block. Leaving it normally finishes what was
-    begun, see :meth:`Connection.aclose`; leaving it by an exception, cancellation included, closes
-    at once, and the exception comes out as it is.
+    ``async with open_nats("nats://localhost:4222") as nc:`` gives a :class:`Connection`. Everything
+    that the connection starts ends with the block. Leaving the block normally closes the connection
+    in an orderly way, see :meth:`Connection.aclose`. Leaving it by an exception closes it at once,
+    and the exception propagates unchanged. If cancelled while connecting, nothing stays open.
 
-    :param servers: one URL, a comma-separated list, or a sequence: ``nats://``, ``tls://`` or just
-        ``host:port``, port 4222 unless given, with ``user:password@`` or ``token@`` before the
-        host if need be (percent-encoded); or ``ws://`` and ``wss://``, ports 80 and 443, which
-        need the ``ws`` extra. Default: the environment's ``NATS_URL``, else
-        ``nats://localhost:4222``. All of them are tried before giving up.
-    :param tls: encryption, see :class:`TLSOptions`. By default the connection is encrypted where
-        the server offers it, and a ``tls://`` URL insists.
+    :param servers: one URL, a comma-separated list, or a sequence of either: ``nats://``,
+        ``tls://`` or just ``host:port``, with port 4222 by default; or ``ws://`` and ``wss://``,
+        with ports 80 and 443, which need the ``ws`` extra. ``user:password@`` or ``token@``,
+        percent-encoded, may precede the host. Default: the environment variable ``NATS_URL``, else
+        ``nats://localhost:4222``. All servers are tried before giving up.
+    :param tls: encryption, see :class:`TLSOptions`. By default the connection is encrypted if the
+        server offers it; a ``tls://`` URL requires it.
     :param auth: :class:`UserPassword`, :class:`Token`, :class:`NKey`, :class:`JWT`,
-        :class:`Credentials`, or a callable, also an async one, that is given the
-        :class:`Server` and returns one of these; it is asked at every attempt to connect. Wins
-        over credentials in the URL.
-    :param context: a context of the ``nats`` command line: its name, its file's absolute path, or
-        a :class:`Context`. It is read at the call and gives ``servers``, ``tls``, ``auth`` and
-        ``inbox_prefix``, each of them unless it is given here, and the domain or prefix that
-        :meth:`Connection.jetstream` uses.
-    :param name: shown by the server's monitoring.
+        :class:`Credentials`, :class:`Combined`, or a callable, synchronous or not, that is called
+        with the :class:`Server` at every attempt to connect and returns one of these. Takes
+        precedence over credentials in the URL.
+    :param context: a context of the ``nats`` command line: its name, the absolute path of its file,
+        or a :class:`Context`. It is read at the call, and provides ``servers``, ``tls``, ``auth``
+        and ``inbox_prefix`` unless they are given here, and the domain or prefix for
+        :meth:`Connection.jetstream`.
+    :param name: a name for the connection, shown by the server's monitoring.
     :param connect_timeout: seconds for one attempt on one address of a server, from name resolution
-        to the answer to our credentials.
-    :param randomize: try the servers, and the addresses of a name, in random order, so that clients
-        spread.
-    :param ignore_discovered: use only ``servers``, not what the cluster says about its members.
-    :param reconnect: when and how often to try again after a loss, see :class:`ReconnectPolicy`.
-    :param pending_limits: what may wait in each subscription, see :class:`PendingLimits`.
-    :param outbox_size: bytes published that may wait to be written.
-    :param when_outbox_full: at that limit ``publish`` waits (``"wait"``), or raises
-        :exc:`OutboxFullError` (``"raise"``).
-    :param ping_interval: seconds between PINGs, which find out that a connection is dead, and keep
-        proxies from closing one that is idle. Default: 120, and 25 over ``ws://`` and ``wss://``,
-        where proxies commonly wait 60 seconds.
-    :param max_pings_out: this many without an answer mean that it is.
-    :param inbox_prefix: what reply subjects begin with (default ``_INBOX``); needs the permission
-        to subscribe to it.
-    :param echo: whether subscriptions receive what this connection publishes itself.
-    :param request_timeout: seconds that a request waits unless it says otherwise.
-    :param close_timeout: seconds that closing may take to finish what was begun.
-    :param plaintext_auth: what to do when a password, token or bearer JWT is about to cross the
-        network unencrypted: ``"warn"`` in the log, ``"refuse"``, or ``"allow"``.
-    :param limits: what a server may send at most, see :class:`ProtocolLimits`.
-    :param max_control_line: bytes that the server takes on a line of the protocol, as in its
-        configuration. What would be longer is refused at the call: subjects, queue groups and reply
-        subjects, and the name and credentials, for a server closes the connection over it.
+        to the server's answer to the credentials. Default: 5.
+    :param randomize: try the servers, and the addresses of a host name, in random order, to spread
+        clients. Default: true.
+    :param ignore_discovered: use only ``servers``, and not the members of the cluster that servers
+        announce. Default: false.
+    :param reconnect: when and how often to reconnect, see :class:`ReconnectPolicy`.
+    :param pending_limits: how much may wait in each subscription, see :class:`PendingLimits`.
+    :param outbox_size: bytes of published messages that may wait to be sent. Default: 8 MiB.
+    :param when_outbox_full: whether ``publish`` waits at that limit (``"wait"``, the default) or
+        raises :exc:`OutboxFullError` (``"raise"``).
+    :param ping_interval: seconds between PINGs, which detect dead connections and keep proxies from
+        closing idle ones. Default: 120; 25 over ``ws://`` and ``wss://``, because proxies commonly
+        close after 60 seconds.
+    :param max_pings_out: number of unanswered PINGs after which the connection counts as dead.
+        Default: 2.
+    :param inbox_prefix: what reply subjects begin with; needs the permission to subscribe to it.
+        Default: ``_INBOX``.
+    :param echo: whether subscriptions receive messages that this connection publishes itself.
+        Default: true.
+    :param request_timeout: seconds that a request waits for a reply, unless it has its own timeout.
+        Default: 5.
+    :param close_timeout: seconds that closing the connection in an orderly way may take. Default:
+        5.
+    :param plaintext_auth: what to do before a password, token or bearer JWT crosses the network
+        unencrypted: ``"warn"`` in the log (the default), ``"refuse"``, or ``"allow"``.
+    :param limits: maximum sizes to accept from a server, see :class:`ProtocolLimits`.
+    :param max_control_line: maximum length in bytes of a line of the protocol, as configured on the
+        server, which closes the connection if a line is longer. Subjects, queue groups, the name
+        and credentials that would exceed it are refused at the call. Default: 4096.
     :param websocket: headers and compression for ``ws://`` and ``wss://`` servers, see
         :class:`WebSocketOptions`.
-
-    Raises :exc:`ConfigurationError` at the call for options that cannot work, a context that does
-    not exist included, and on entering :exc:`CredentialsError` for ``auth`` that cannot be used,
-    or :exc:`ConnectError`, with an entry for each server, when none could be connected to.
+    :raises ConfigurationError: at the call, if an option is invalid or the context does not exist.
+    :raises CredentialsError: on entering, if ``auth`` cannot be used.
+    :raises ConnectError: on entering, if no server could be connected to; it has an entry for each
+        attempt.
     """
     domain = prefix = None
     if context is not None:
@@ -149,7 +154,7 @@ def open_nats(
     if name is not None and not isinstance(name, str):
         raise ConfigurationError(f"name must be a str, not {type(name).__name__}")
     if name is not None and not name.isprintable():
-        raise ConfigurationError("name must hold printable characters only")
+        raise ConfigurationError("name must contain printable characters only")
     for flag, value in {
         "randomize": randomize,
         "ignore_discovered": ignore_discovered,
@@ -207,7 +212,7 @@ def open_nats(
 
 
 def _check_connect_line(opening: ConnectorSettings, servers: Sequence[Server]) -> None:
-    """Complain of a name, or credentials in a URL, too long for the server."""
+    """Raise if the name, or the credentials in a URL, are too long for the server."""
     for server in servers:
         fields = {"user": server.user, "pass": server.password, "auth_token": server.token}
         given = {name: text for name, text in fields.items() if text is not None}
@@ -221,7 +226,7 @@ def _default_servers() -> str:
 
 
 def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
-    """An option group, or its default."""
+    """Return an option group, or its default."""
     if value is None:
         return kind()
     if not isinstance(value, cast("type[_T]", kind)):
@@ -232,7 +237,7 @@ def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
 
 
 class NotEntered(AbstractAsyncContextManager[_C]):
-    """What ``open_nats()`` returns, with an answer to every wrong way of using it."""
+    """The return value of ``open_nats()``, which explains every wrong way of using it."""
 
     def __await__(self) -> NoReturn:
         raise TypeError("open_nats() cannot be awaited; use 'async with open_nats(...) as nc:'")
@@ -256,7 +261,7 @@ class NotEntered(AbstractAsyncContextManager[_C]):
 
 
 class _Open(NotEntered[Connection]):
-    """The nursery around a connection."""
+    """The context manager around a connection and its nursery."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -295,7 +300,7 @@ class _Open(NotEntered[Connection]):
         return await self._manager.__aexit__(exc_type, exc, traceback)
 
     async def _close(self, exc: BaseException | None) -> None:
-        """Finish what was begun, unless the block was left by an exception; end the task."""
+        """Send what was published, unless the block was left by an exception; end the task."""
         connection = self._connection
         assert connection is not None
         try:
@@ -306,7 +311,7 @@ class _Open(NotEntered[Connection]):
             connection._core.end(None)
 
     async def _check_credentials(self) -> None:
-        """Bad credentials are the caller's mistake, not a server's: say so before dialling."""
+        """Check the credentials before dialling: if unusable, they are the caller's mistake."""
         auth = self._settings.opening.auth
         if isinstance(auth, Auth):
             seconds = self._settings.opening.connect_timeout

@@ -1,8 +1,8 @@
-"""Contexts: named connection settings in files that the ``nats`` command line shares (ADR-21).
+"""Contexts: named connection settings in files shared with the ``nats`` command line (ADR-21).
 
-``~/.config/nats/context/NAME.json`` holds one each and ``~/.config/nats/context.txt`` the name of
-the selected one; ``XDG_CONFIG_HOME`` takes the place of ``~/.config``. They are only read here, and
-managed with ``nats context``.
+``~/.config/nats/context/NAME.json`` holds a context, and ``~/.config/nats/context.txt`` the name of
+the selected one; ``XDG_CONFIG_HOME`` replaces ``~/.config``. This module only reads them; manage
+them with ``nats context``.
 """
 
 from __future__ import annotations
@@ -44,49 +44,64 @@ _PROGRAMS = {
 @hides_secrets
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Context:
-    """The settings of one context, as its file has them. Shows no secret in its ``repr``.
+    """The settings of one context, as in its file. Its ``repr`` does not show secrets.
 
-    Usually given by :func:`load_context`, but it can be made in code too. Paths may begin with
-    ``~`` and hold ``$VARIABLES``; relative ones are relative to the working directory, as they are
-    to ``nats``. In place of a secret or of the path of ``creds`` or ``nkey`` there may be
-    ``env://NAME``, ``file://PATH`` or ``data:;base64,...``.
+    Usually returned by :func:`load_context`, but you can also create one. Paths may begin with
+    ``~`` and contain ``$VARIABLES``; relative paths are relative to the working directory, as for
+    ``nats``. A secret, or the path of ``creds`` or ``nkey``, may be given as ``env://NAME``,
+    ``file://PATH`` or ``data:;base64,...``.
 
-    Raises :exc:`ConfigurationError` for values of the wrong type and URLs that cannot be used.
+    :raises ConfigurationError: if a value has the wrong type or a URL is not usable.
     """
 
     name: str = ""
+    """Name of the context."""
     path: Path | None = None
     """The file that it was read from."""
     description: str = ""
+    """A description for people."""
     url: str = ""
     """Comma-separated URLs. Default: ``nats://localhost:4222``."""
     user: str = ""
+    """User name."""
     password: str = ""
+    """Password of ``user``."""
     token: str = ""
+    """Token."""
     creds: str = ""
     """Path of a credentials file."""
     nkey: str = ""
     """Path of a file with an NKey seed."""
     user_jwt: str = ""
+    """A user JWT."""
     user_seed: str = ""
-    """The seed that ``user_jwt`` was issued to; without it, that has to be a bearer JWT."""
+    """The seed of the user that ``user_jwt`` was issued to. Without it, that must be a bearer
+    JWT."""
     cert: str = ""
+    """Path of the client certificate."""
     key: str = ""
+    """Path of the private key of ``cert``."""
     ca: str = ""
+    """Path of the certificate authorities to trust."""
     tls_first: bool = False
-    """Begin with the TLS handshake: :attr:`TLSMode.IMPLICIT`."""
+    """Whether to begin with the TLS handshake, as :attr:`TLSMode.IMPLICIT` does."""
     inbox_prefix: str = ""
+    """What reply subjects begin with."""
     jetstream_domain: str = ""
+    """JetStream domain."""
     jetstream_api_prefix: str = ""
+    """What the subjects of JetStream's API begin with. Not used together with a domain."""
     jetstream_event_prefix: str = ""
+    """What the subjects of JetStream's events begin with. Not used by this package."""
     nsc: str = ""
-    """Where ``nsc`` would be asked. No program is run from here: refused, unless ``url`` and
-    credentials are given as well, which win over it anyway."""
+    """Reference to an ``nsc`` profile. Not supported, because no program is run: refused unless
+    ``url`` and credentials, which take precedence, are given too."""
     socks_proxy: str = ""
-    """Not supported: refused when connecting."""
+    """Not supported: connecting is refused."""
     windows_cert_store: str = ""
-    """Not supported: refused when connecting."""
+    """Not supported: connecting is refused."""
     color_scheme: str = ""
+    """Colors of the ``nats`` command line. Not used by this package."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -95,7 +110,7 @@ class Context:
                 continue
             if not isinstance(value, type(one.default)):
                 expected = "true or false" if one.default is False else "text"
-                raise self._fault(f"{one.name!r} is {expected}, not {type(value).__name__}")
+                raise self._fault(f"{one.name!r} must be {expected}, not {type(value).__name__}")
         try:
             parse_servers(self.url or DEFAULT_SERVER)
             if self.inbox_prefix:
@@ -105,9 +120,9 @@ class Context:
 
     @property
     def servers(self) -> str:
-        """What to connect to: ``url``, or its default. May hold passwords.
+        """The URLs to connect to: ``url`` or its default. They may contain passwords.
 
-        Raises :exc:`ConfigurationError` where ``nsc`` would have to be asked for it.
+        :raises ConfigurationError: if they would have to be read with ``nsc``.
         """
         if self.nsc and not self.url:
             raise self._fault("'nsc' would run nsc; write the servers into 'url'")
@@ -115,11 +130,13 @@ class Context:
 
     @takes_secrets
     def auth(self) -> Auth | None:
-        """The credentials to connect with; ``None`` where the context has none.
+        """Return the credentials of the context, or ``None`` if it has none.
 
-        A token may stand beside another kind, and is sent as well. Raises
-        :exc:`ConfigurationError` where it has more than one other kind or where they would have
-        to be fetched with another program, and :exc:`CredentialsError` for what cannot be used.
+        A token may be combined with another kind, and both are sent.
+
+        :raises ConfigurationError: if there is more than one other kind, or if another program
+            would have to be run to get them.
+        :raises CredentialsError: if they cannot be used.
         """
         kinds = [kind for kind in _AUTH_KINDS if getattr(self, kind)]
         if len(kinds) > 1 and "token" in kinds:
@@ -151,10 +168,10 @@ class Context:
                 return None
 
     def tls(self) -> TLSOptions | None:
-        """The TLS options; ``None`` where the context says nothing about TLS.
+        """Return the TLS options of the context, or ``None`` if it has none.
 
-        Raises :exc:`ConfigurationError` for a Windows certificate store, which is not supported,
-        and for options that contradict each other.
+        :raises ConfigurationError: if it names a Windows certificate store, which is not supported,
+            or if options contradict each other.
         """
         if self.windows_cert_store:
             raise self._fault(
@@ -171,12 +188,17 @@ class Context:
         )
 
     def check_supported(self) -> None:
-        """Raise :exc:`ConfigurationError` where connecting needs what is not supported here."""
+        """Check that connecting needs nothing that is not supported here.
+
+        :raises ConfigurationError: if it does.
+        """
         if self.socks_proxy:
-            raise self._fault("'socks_proxy' is not supported; connect without, or use a tunnel")
+            raise self._fault(
+                "'socks_proxy' is not supported; connect without a proxy, or use a tunnel"
+            )
 
     def _secret(self, key: str) -> str:
-        """The value of ``key``, or what it refers to."""
+        """Return the value of ``key``, or what it refers to."""
         text = self._reference(key)
         return getattr(self, key) if text is None else text.rstrip("\r\n")
 
@@ -203,7 +225,9 @@ class Context:
             raise self._fault(f"{key!r}: cannot tell which home directory '~' is") from None
 
     def _reference(self, key: str) -> str | None:
-        """The text that ``key`` refers to; ``None`` where it is no reference, or a path."""
+        """Return the text that ``key`` refers to, or ``None`` if it is not a reference or names a
+        path.
+        """
         found = _REFERENCE.match(getattr(self, key))
         if not found:
             return None
@@ -218,7 +242,9 @@ class Context:
         if kind == "data":
             text = _base64_text(rest)
             if text is None:
-                raise self._fault(f"{key!r}: write inline data as data:;base64,... of a text")
+                raise self._fault(
+                    f"{key!r}: inline data must be written as data:;base64,... of UTF-8 text"
+                )
             return text
         if key in ("creds", "nkey"):
             return None  # Read at every attempt to connect, so that it can be rotated.
@@ -241,18 +267,19 @@ class Context:
 
 
 ContextLike: TypeAlias = str | os.PathLike[str] | Context
-"""A context's name, its file's path (absolute, where it is a ``str``), or a context itself."""
+"""A context's name, the path of its file (absolute if a ``str``), or a :class:`Context`."""
 
 _AUTH_KINDS = ("user", "token", "creds", "nkey", "user_jwt")
 _KEYS = frozenset(one.name for one in fields(Context)) - {"name", "path"}
 
 
 def load_context(context: ContextLike | None = None) -> Context:
-    """Read a context: by its name, or from the file that a path names.
+    """Read a context from its file. Unknown keys are ignored.
 
-    Without an argument it is the one that ``NATS_CONTEXT`` names, else the selected one. Keys that
-    are not known are ignored. Raises :exc:`ConfigurationError` when there is none, and for one
-    that cannot be read or holds values of the wrong type.
+    :param context: its name, or the path of its file (absolute if a ``str``). Default: the context
+        named by ``NATS_CONTEXT``, else the selected one.
+    :raises ConfigurationError: if the context does not exist, cannot be read, or has a value of the
+        wrong type.
     """
     if context is None:
         context = os.environ.get("NATS_CONTEXT", "").strip() or selected_context()
@@ -266,14 +293,17 @@ def load_context(context: ContextLike | None = None) -> Context:
         return _from_file(context, _folder() / "context" / f"{_checked_name(context)}.json")
     if not isinstance(context, str | os.PathLike):
         raise ConfigurationError(
-            f"a context is given as its name, a path or a Context, not {type(context).__name__}"
+            f"context must be a name, a path or a Context, not {type(context).__name__}"
         )
     path = Path(context)
     return _from_file(path.stem, path)
 
 
 def list_contexts() -> list[str]:
-    """The names of all contexts there are, sorted."""
+    """Return the names of all contexts, sorted.
+
+    :raises ConfigurationError: if the directory of contexts cannot be read.
+    """
     try:
         found = [
             entry.stem
@@ -288,7 +318,7 @@ def list_contexts() -> list[str]:
 
 
 def selected_context() -> str | None:
-    """The name of the context that is selected, whether or not it exists."""
+    """Return the name of the selected context, which need not exist."""
     try:
         data = read_small_file(_folder() / "context.txt", _MAX_FILE)
     except OSError:
@@ -313,7 +343,7 @@ def _checked_name(name: str) -> str:
         raise ConfigurationError("the context's name must not be empty")
     if _NAME_FAULT.search(name):
         raise ConfigurationError(
-            f"{name!r} is no context's name; a file is given by its absolute path, or as a Path"
+            f"{name!r} is not a valid context name; for a file, pass its absolute path or a Path"
         )
     return name
 
@@ -334,12 +364,12 @@ def _from_file(name: str, path: Path) -> Context:
 
 
 def _made(name: str, path: Path, text: str) -> Context | str:
-    """The context that ``text`` is, or what is wrong with it."""
+    """Return the context in ``text``, or a description of what is wrong with it."""
     # Nothing is raised from here: the errors of decoders know all of the text, secrets included.
     try:
         content = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError):
-        return f"context {name!r}: {path} does not hold a JSON object"
+        return f"context {name!r}: {path} must contain a JSON object"
     known = {key: value for key, value in content.items() if key in _KEYS}
     # To the other clients a null is as good as nothing.
     values = {key: value for key, value in known.items() if value is not None}
@@ -360,7 +390,10 @@ def _base64_text(rest: str) -> str | None:
 
 
 def _read(path: StrPath, label: str) -> str:
-    """A small text file. Raises :exc:`FileNotFoundError` as it is."""
+    """Read a small text file.
+
+    :raises FileNotFoundError: if it does not exist.
+    """
     data = reason = None
     try:
         data = read_small_file(path, _MAX_FILE)
@@ -373,7 +406,7 @@ def _read(path: StrPath, label: str) -> str:
     text = _text_of(data)
     del data  # See _from_file.
     if text is None:
-        raise ConfigurationError(f"{label}: {str(path)!r} is not a text file")
+        raise ConfigurationError(f"{label}: {str(path)!r} must be a text file in UTF-8")
     return text
 
 

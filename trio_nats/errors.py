@@ -1,9 +1,9 @@
-"""Every exception this package raises on its own account.
+"""The exceptions of this package.
 
-All of them derive from :exc:`NatsError`. Where Trio already has a word for the situation, the class
-derives from Trio's too, so code written against Trio's channels needs no second ``except``. Using a
-closed connection or subscription raises :exc:`trio.ClosedResourceError` itself, and the end of a
-subscription :exc:`trio.EndOfChannel` itself.
+All of them derive from :exc:`NatsError`. If Trio has an exception for the situation, the class
+derives from that one too, so code written for Trio's channels needs no second ``except``. Two
+exceptions are Trio's own: using a closed connection or subscription raises
+:exc:`trio.ClosedResourceError`, and the end of a subscription raises :exc:`trio.EndOfChannel`.
 
 No text in here ever holds a password, token, seed, JWT or signature.
 """
@@ -57,16 +57,16 @@ __all__ = [
 _E = TypeVar("_E", bound=BaseException)
 
 ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "websocket", "info", "auth", "subscribe"]
-"""Where an attempt to connect ended: name resolution, dialling, the TLS handshake, the upgrade to
-WebSocket, waiting for the server's ``INFO``, or credentials (ours being unusable, or the server's
-verdict on them); where a connection moves to another server, also taking the subscriptions there.
-``"proxy"`` is kept for HTTP proxies, which are not supported yet."""
+"""The phase in which an attempt to connect failed: name resolution, dialling, the TLS handshake,
+the upgrade to WebSocket, waiting for the server's ``INFO``, or authentication. While moving to
+another server, also subscribing there. ``"proxy"`` is reserved for HTTP proxies, which are not
+supported yet."""
 
 
 class NatsError(Exception):
-    """Base class of all errors raised by this package.
+    """Base class of all exceptions of this package.
 
-    As text it is printable, whatever a peer put into it, and not longer than anybody would read.
+    Its text is printable and of bounded length, whatever a peer has sent.
     """
 
     def __str__(self) -> str:
@@ -81,19 +81,19 @@ class NatsError(Exception):
 
 
 class ConfigurationError(NatsError, ValueError):
-    """An option, or a combination of options, that cannot work. Raised before anything is sent."""
+    """An option or a combination of options is invalid. Raised before anything is sent."""
 
 
 class InvalidSubjectError(NatsError, ValueError):
-    """A subject, queue group or inbox prefix that NATS does not allow (ADR-6)."""
+    """A subject, queue group or inbox prefix is not allowed (ADR-6)."""
 
 
 class InvalidHeaderError(NatsError, ValueError):
-    """A header name or value that cannot be sent (ADR-4)."""
+    """A header name or value is not allowed (ADR-4)."""
 
 
 class MaxPayloadError(NatsError, ValueError):
-    """The message, headers included, is larger than the server's ``max_payload``.
+    """A message, headers included, is larger than the server's ``max_payload``.
 
     Nothing was sent. ``size`` and ``max_payload`` are in bytes.
     """
@@ -108,9 +108,9 @@ class MaxPayloadError(NatsError, ValueError):
 
 
 class CredentialsError(NatsError, ValueError):
-    """Credentials that cannot be used: malformed, unreadable or incomplete. Never quotes them.
+    """Credentials are malformed, unreadable or incomplete. The text does not quote them.
 
-    ``unreadable`` says that their file could not be read, which may be different later.
+    ``unreadable`` is true if their file could not be read, which may succeed later.
     """
 
     def __init__(self, text: str, *, unreadable: bool = False) -> None:
@@ -123,16 +123,16 @@ class CredentialsError(NatsError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ConnectAttempt:
-    """What happened to one server on the way to a :exc:`ConnectError`."""
+    """One failed attempt to connect to a server."""
 
     server: str
     """The server's URL without credentials."""
     phase: ConnectPhase
-    """Where it ended, see :data:`ConnectPhase`."""
+    """The phase in which it failed, see :data:`ConnectPhase`."""
     error: Exception
-    """Why."""
+    """Why it failed."""
     address: str | None = None
-    """The address that was connected to, if the server's name has several."""
+    """The address that was tried, if the host name has several."""
 
     def __str__(self) -> str:
         where = f"{self.server} ({self.address})" if self.address is not None else self.server
@@ -142,7 +142,7 @@ class ConnectAttempt:
 class ConnectError(NatsError, OSError):
     """No server could be connected to. ``attempts`` has an entry for each attempt, in order.
 
-    ``__cause__`` is the single failure, or an :exc:`ExceptionGroup` of all of them.
+    ``__cause__`` is the only failure, or an :exc:`ExceptionGroup` of all of them.
     """
 
     def __init__(self, attempts: Sequence[ConnectAttempt]) -> None:
@@ -157,20 +157,25 @@ class ConnectError(NatsError, OSError):
         super().__init__(text)
 
     def errors(self, kind: type[_E]) -> Iterator[_E]:
-        """The failures of the given class, in the order they happened."""
+        """Yield the failures of a class, in the order in which they happened.
+
+        :param kind: the class of exceptions to yield, subclasses included.
+        """
         for attempt in self.attempts:
             if isinstance(attempt.error, kind):
                 yield attempt.error
 
 
 class ConnectTimeoutError(NatsError, trio.TooSlowError, TimeoutError):
-    """One attempt used up ``connect_timeout`` (which spans dial, INFO, TLS and authentication)."""
+    """An attempt took longer than ``connect_timeout``, which spans dialling, INFO, TLS and
+    authentication.
+    """
 
 
 class NoInfoError(NatsError):
     """The peer accepted the connection but did not begin with a NATS ``INFO`` line.
 
-    ``closed`` says that it closed the connection instead.
+    ``closed`` is true if it closed the connection instead.
     """
 
     def __init__(self, text: str, *, closed: bool = False) -> None:
@@ -179,13 +184,13 @@ class NoInfoError(NatsError):
 
 
 class ServerClosedError(NatsError):
-    """The server closed the connection while it was being opened, without saying why."""
+    """The server closed the connection during its setup, without giving a reason."""
 
 
 class WebSocketError(NatsError):
-    """The peer at a ``ws://`` or ``wss://`` URL did not agree to speak WebSocket.
+    """The peer at a ``ws://`` or ``wss://`` URL refused to speak WebSocket.
 
-    ``status`` is the HTTP status it answered with, if it answered in HTTP.
+    ``status`` is its HTTP status, or ``None`` if it did not answer in HTTP.
     """
 
     def __init__(self, text: str, status: int | None = None) -> None:
@@ -194,53 +199,57 @@ class WebSocketError(NatsError):
 
 
 class TLSError(NatsError):
-    """Base class of everything that goes wrong with TLS."""
+    """Base class of errors with TLS."""
 
 
 class TLSConfigurationError(TLSError, ConfigurationError):
-    """TLS options that contradict each other or the URL, or material that cannot be loaded."""
+    """TLS options contradict each other or the URL, or a certificate or key cannot be loaded."""
 
 
 class TLSNotOfferedError(TLSError):
-    """The mode promises TLS, but the server offers none. Nothing was sent in plaintext."""
+    """The mode requires TLS, but the server does not offer it. Nothing was sent in plaintext."""
 
 
 class TLSRequiredError(TLSError):
-    """The server insists on TLS, but the mode forbids it."""
+    """The server requires TLS, but the mode forbids it."""
 
 
 class TLSHandshakeError(TLSError):
-    """The TLS handshake failed. There is no fallback to plaintext, ever."""
+    """The TLS handshake failed. There is never a fallback to plaintext."""
 
 
 class TLSCertificateError(TLSHandshakeError):
-    """The server's certificate was not acceptable: unknown issuer, expired, or another host's."""
+    """The server's certificate is not acceptable: unknown issuer, expired, or for another host."""
 
 
 class ClientCertificateError(TLSHandshakeError):
-    """The server refused our client certificate, or asked for one and got none."""
+    """The server refused the client certificate, or asked for one and got none."""
 
 
 class TLSInjectionError(TLSError):
-    """Plaintext arrived between ``INFO`` and the TLS handshake. Somebody is tampering."""
+    """Plaintext arrived between ``INFO`` and the TLS handshake: somebody tampers with the
+    connection.
+    """
 
 
 class PlaintextAuthError(TLSError):
-    """``plaintext_auth="refuse"``: a replayable secret would have left in plaintext."""
+    """A replayable secret would have been sent unencrypted (``plaintext_auth="refuse"``)."""
 
 
 # --- what the server says ------------------------------------------------------------------------
 
 
 class ProtocolError(NatsError):
-    """The peer sent something that is not the NATS protocol, or beyond the limits set for it."""
+    """The peer sent something that is not the NATS protocol, or that exceeds
+    :class:`ProtocolLimits`.
+    """
 
 
 _MAX_SHOWN = 512
 
 
 class ServerReportedError(NatsError):
-    """An ``-ERR`` line. ``message`` is the server's text as sent, bounded and printable."""
+    """The server sent ``-ERR``. ``message`` is its text."""
 
     def __init__(self, message: str, explanation: str = "") -> None:
         shown = repr(message if len(message) <= _MAX_SHOWN else message[:_MAX_SHOWN] + "...")
@@ -250,18 +259,18 @@ class ServerReportedError(NatsError):
 
 
 class AuthorizationError(ServerReportedError):
-    """The server did not accept the credentials."""
+    """The server refused the credentials."""
 
 
 class AuthenticationExpiredError(AuthorizationError):
-    """The credentials were accepted once and have expired or been revoked."""
+    """The credentials were accepted before, and have expired or been revoked."""
 
 
 class PermissionsViolationError(ServerReportedError):
     """The server forbids publishing or subscribing to ``subject``.
 
-    ``operation`` is ``"publish"`` or ``"subscription"``; ``queue`` is set when the subscription
-    named a queue group, and ``sid`` when the server told the subscription's number.
+    ``operation`` is ``"publish"`` or ``"subscription"``. ``queue`` is the queue group of the
+    subscription, if it has one, and ``sid`` the subscription's number, if the server sent it.
     """
 
     def __init__(
@@ -283,35 +292,36 @@ class PermissionsViolationError(ServerReportedError):
 
 
 class EncodeError(NatsError, ValueError):
-    """The codec could not make a payload of the value. Nothing was sent."""
+    """The codec could not encode a value. Nothing was sent."""
 
 
 class DecodeError(NatsError, ValueError):
-    """The codec could not make a value of the payload. The message is all there, undecoded."""
+    """The codec could not decode a payload. The message still has it as ``data``."""
 
 
 # --- using a connection --------------------------------------------------------------------------
 
 
 class ConnectionLostError(NatsError, trio.BrokenResourceError):
-    """The connection is gone for good, or went while something could not wait. ``__cause__`` says
-    why.
+    """The connection is gone for good, or was lost during an operation that cannot be repeated.
+
+    ``__cause__`` is the reason.
     """
 
 
 class RequestTimeoutError(NatsError, trio.TooSlowError, TimeoutError):
-    """No reply arrived within the request's ``timeout``, or the reply stream stalled."""
+    """No reply arrived within ``timeout``, or no further reply within ``stall``."""
 
 
 def timed_out(text: str, disconnected_for: float | None) -> RequestTimeoutError:
-    """A :exc:`RequestTimeoutError` that also tells of a missing connection."""
+    """Return a :exc:`RequestTimeoutError` that also mentions a missing connection."""
     if disconnected_for is not None:
         text += f"; there has been no connection to a server for {disconnected_for:.3g} s"
     return RequestTimeoutError(text)
 
 
 class NoRespondersError(NatsError):
-    """Nobody is subscribed to the request's subject."""
+    """Nobody is subscribed to the subject of a request."""
 
     def __init__(self, subject: str) -> None:
         super().__init__(f"nobody is subscribed to {subject!r}, so nobody can answer")
@@ -323,9 +333,10 @@ class OutboxFullError(NatsError, trio.WouldBlock):
 
 
 def fresh(error: Exception) -> Exception:
-    """A copy of ``error`` without a traceback, to be raised in one of many places.
+    """Return a copy of ``error`` without a traceback, to be raised in one of several tasks.
 
-    One object raised in many tasks would collect the tracebacks, and so the frames, of all.
+    An exception that is raised in many tasks would collect the tracebacks, and so the frames, of
+    all.
     """
     copy = _remade(type(error), error.args, error.__dict__)
     copy.__cause__ = error.__cause__

@@ -1,4 +1,4 @@
-"""Message headers: a small ordered multi-map and its wire form (ADR-4)."""
+"""Message headers: an ordered multi-map and its wire format (ADR-4)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _FEW = 16
 
 
 class Status(NamedTuple):
-    """The status a server puts on the header's first line, such as ``503 No Responders``."""
+    """The status in a message from the server, such as ``503 No Responders``."""
 
     code: int
-    """Such as 503."""
+    """The code, such as 503."""
     description: str = ""
-    """Such as ``"No Responders"``, or empty."""
+    """The text after it, such as ``"No Responders"``, or an empty string."""
 
 
 class Headers(MutableMapping[str, str]):
     """An ordered multi-map of header names to values.
 
-    Names keep the case they were sent with, and lookups are case-sensitive, as ADR-4 asks; see
-    :meth:`get_ignoring_case` for peers that disagree about case. As a mapping it shows the *first*
-    value of each name; :meth:`get_all` and :meth:`pairs` show everything, and assigning replaces
-    every value of a name.
+    Names keep their case, and lookups are case-sensitive, as ADR-4 requires; see
+    :meth:`get_ignoring_case` for peers that change the case. As a mapping it shows the *first*
+    value of each name, and assigning replaces all values of a name. :meth:`get_all` and
+    :meth:`pairs` return all values.
 
     >>> headers = Headers({"Color": ["red", "blue"]})
     >>> headers.add("Size", "XL")
@@ -43,9 +43,12 @@ class Headers(MutableMapping[str, str]):
     >>> headers.get_ignoring_case("size")
     'XL'
 
-    Raises :exc:`InvalidHeaderError` for a name that is not printable ASCII without a colon, and for
-    a value that is not a ``str`` or holds CR, LF or NUL. White space around a value is not kept:
-    the wire format cannot tell it from its own.
+    White space around a value is removed, because the wire format cannot represent it.
+
+    :param source: a mapping of names to a value or several, an iterable of pairs, or other headers.
+        Default: no headers.
+    :raises InvalidHeaderError: if a name is not printable ASCII without spaces or a colon, or if a
+        value is not a ``str`` or contains CR, LF or NUL.
     """
 
     # What a peer sends may be very many headers, so that nothing may take time in proportion to all
@@ -65,32 +68,46 @@ class Headers(MutableMapping[str, str]):
                 self.add(name, value)
 
     def add(self, name: str, value: str) -> None:
-        """Append a value, keeping those the name already has."""
+        """Append a value, keeping those that the name already has.
+
+        :param name: the name.
+        :param value: the value.
+        :raises InvalidHeaderError: if either is not allowed, see :class:`Headers`.
+        """
         self._append((_check_name(name), _check_value(name, value)))
 
     def get_all(self, name: str) -> list[str]:
-        """Every value of ``name`` in order; an empty list when there is none."""
+        """Return all values of a name in order; an empty list if there are none.
+
+        :param name: the name, in its exact case.
+        """
         return [self._value(place) for place in self._places().get(name, ())]
 
     def get_ignoring_case(self, name: str) -> str | None:
-        """The first value whose name matches in any mixture of case, or ``None``."""
+        """Return the first value of a name in any case, or ``None``.
+
+        :param name: the name, in any case.
+        """
         wanted = name.lower()
         return next((value for key, value in self.pairs() if key.lower() == wanted), None)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Every (name, value) in the order sent or added."""
+        """Return all (name, value) pairs, in the order in which they were received or added."""
         return [pair for pair in self._pairs if pair is not None]
 
     def copy(self) -> Headers:
-        """An independent copy."""
+        """Return an independent copy."""
         return Headers(self)
 
     def clear(self) -> None:
-        """Remove all of them."""
+        """Remove all headers."""
         self._pairs, self._index, self._holes, self._start = [], None, 0, 0
 
     def popitem(self) -> tuple[str, str]:
-        """Remove the name added last with all its values; return it and the first of them."""
+        """Remove the last name with all its values; return it and its first value.
+
+        :raises KeyError: if there are no headers.
+        """
         places = self._places()
         if not places:
             raise KeyError("there are no headers")
@@ -143,7 +160,7 @@ class Headers(MutableMapping[str, str]):
         return f"Headers({self.pairs()!r})"
 
     def _places(self) -> dict[str, list[int]]:
-        """Where the headers of each name stand."""
+        """Return the positions of the headers of each name."""
         index = self._index
         if index is None:
             index = self._index = {}
@@ -174,11 +191,11 @@ class Headers(MutableMapping[str, str]):
 
 
 HeadersLike: TypeAlias = Headers | Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str]]
-"""What headers may be given as: a mapping to a string or several, pairs, or :class:`Headers`."""
+"""A mapping of names to a string or several, an iterable of pairs, or :class:`Headers`."""
 
 
 def encode_headers(headers: HeadersLike) -> bytes:
-    """The wire form, from the version line to the empty line that ends it."""
+    """Return the wire format, from the version line to the empty line at the end."""
     if type(headers) is dict:
         # A plain dict of strings nothing can be wrong with.
         text = _VERSION_TEXT
@@ -202,10 +219,10 @@ def encode_headers(headers: HeadersLike) -> bytes:
 
 
 def decode_headers(block: bytes) -> tuple[Headers, Status | None]:
-    """Read a header block leniently, for it comes from the publisher.
+    """Parse the header block of a message, skipping lines that are malformed.
 
-    What cannot be read is left out rather than raised: a peer must not be able to break the loop
-    that receives its message. Bytes that are not UTF-8 survive as surrogate escapes.
+    The block comes from a publisher, which must not be able to break the loop that receives its
+    message. Bytes that are not UTF-8 become surrogate escapes.
     """
     first, *lines = block.decode("utf-8", "surrogateescape").split("\r\n")
     if not first.startswith("NATS/"):
@@ -229,7 +246,9 @@ def _status_of(first_line: str) -> Status | None:
 
 
 def _is_name(text: str) -> bool:
-    """Whether it is printable ASCII without spaces. A name has no colon either."""
+    """Return whether ``text`` is printable ASCII without spaces. Names must not contain a colon
+    either.
+    """
     return text.isascii() and text.isprintable() and " " not in text and text != ""
 
 
@@ -254,7 +273,7 @@ def _pairs_of(source: object) -> Iterator[tuple[str, str]]:
 def _check_name(name: str) -> str:
     if not isinstance(name, str):
         raise InvalidHeaderError(
-            f"header names are str, not {type(name).__name__}; decode it first"
+            f"header names must be str, not {type(name).__name__}; decode it first"
         )
     if not _is_name(name) or ":" in name:
         raise InvalidHeaderError(
@@ -267,13 +286,13 @@ def _check_name(name: str) -> str:
 def _check_value(name: str, value: str) -> str:
     if not isinstance(value, str):
         raise InvalidHeaderError(
-            f"header {name!r}: values are str, not {type(value).__name__}; convert it first"
+            f"header {name!r}: the value must be a str, not {type(value).__name__}; convert it"
         )
     if _UNSENDABLE.search(value):
-        raise InvalidHeaderError(f"header {name!r}: a value cannot hold CR, LF or NUL")
+        raise InvalidHeaderError(f"header {name!r}: the value must not contain CR, LF or NUL")
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidHeaderError(f"header {name!r}: the value is not valid Unicode text") from None
+        raise InvalidHeaderError(f"header {name!r}: the value must be valid Unicode text") from None
     # Of the text itself, whatever a subclass makes of it.
     return str.strip(value, " \t")

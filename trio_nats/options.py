@@ -184,7 +184,7 @@ class TLSOptions:
             self._check_ready_context(self.context)
         if self.server_hostname == "":
             raise TLSConfigurationError(
-                "server_hostname is empty; leave it out or give a host name"
+                "server_hostname must not be empty; leave it out or give a host name"
             )
         if not isinstance(self.minimum_version, ssl.TLSVersion):
             raise TLSConfigurationError(
@@ -210,7 +210,7 @@ class TLSOptions:
         for name in ("key_password", "bundle_password"):
             # Encoding it would raise an error that quotes all of it.
             if _SURROGATE.search(getattr(self, name) or ""):
-                raise TLSConfigurationError(f"{name} is not valid Unicode text")
+                raise TLSConfigurationError(f"{name} must be valid Unicode text")
         if not isinstance(self.ca_data, (str, bytes, NoneType)):
             kind = type(self.ca_data).__name__
             raise TLSConfigurationError(f"ca_data must be a str (PEM) or bytes (DER), not {kind}")
@@ -238,7 +238,7 @@ class TLSOptions:
             )
         if context.protocol is ssl.PROTOCOL_TLS_SERVER:
             raise TLSConfigurationError(
-                "context is one for servers; make it with ssl.PROTOCOL_TLS_CLIENT or "
+                "context must be one for clients; make it with ssl.PROTOCOL_TLS_CLIENT or "
                 "ssl.create_default_context()"
             )
         clashing = [
@@ -462,7 +462,7 @@ def _read_headers(headers: object) -> tuple[str | None, SecretHeaders]:
         return f" must be a mapping of names to values, not {type(headers).__name__}", checked
     for name, value in cast("Mapping[object, object]", headers).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            return " has a name that no HTTP header can have", checked
+            return " has a name that is not allowed in HTTP", checked
         if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
             return f": {name} belongs to the WebSocket handshake; leave it out", checked
         if not isinstance(value, str):

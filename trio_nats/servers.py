@@ -108,7 +108,9 @@ def _entries(servers: object) -> list[str]:
     entries = list(servers)
     for entry in entries:
         if not isinstance(entry, str):
-            raise ConfigurationError(f"a server is given as a str, not {type(entry).__name__}")
+            raise ConfigurationError(
+                f"servers must be a str or a sequence of str, not of {type(entry).__name__}"
+            )
     return entries
 
 
@@ -117,7 +119,7 @@ def parse_server(text: str) -> Server:
     """Parse one URL or ``host:port``."""
     if _UNDECODED.search(text):
         # Found without an error that would quote all of the text, be it only as a context.
-        raise ConfigurationError("a server's URL is not valid Unicode text")
+        raise ConfigurationError("a server's URL must be valid Unicode text")
     scheme = "nats"
     prefix = ""
     if found := _SCHEME.match(text):
@@ -170,7 +172,7 @@ def _split_address(address: str, default_port: int, shown: str) -> tuple[str, in
     if address.startswith("["):
         host, bracket, rest = address[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise ConfigurationError(f"{shown}: an IPv6 address is written [address]:port")
+            raise ConfigurationError(f"{shown}: an IPv6 address must be written as [address]:port")
         # RFC 6874 has the percent sign before a zone encoded; hardly anybody who writes one does.
         host = host.replace("%25", "%", 1)
         _check_ipv6(host, shown)
@@ -183,7 +185,9 @@ def _split_address(address: str, default_port: int, shown: str) -> tuple[str, in
     if not host:
         raise ConfigurationError(f"{shown}: the host is missing")
     if _HOST_FAULT.search(host) or has_unprintable(host):
-        raise ConfigurationError(f"{shown}: the host holds a character no host name has")
+        raise ConfigurationError(
+            f"{shown}: the host contains a character that is not allowed in host names"
+        )
     return host, default_port if port_text is None else _port(port_text, shown)
 
 
@@ -216,9 +220,7 @@ def _credentials(userinfo: str, shown: str) -> tuple[str | None, str | None, str
     name = unquote(name, errors="surrogateescape")
     password = unquote(password, errors="surrogateescape")
     if _UNDECODED.search(name + password):
-        raise ConfigurationError(
-            f"{shown}: what is percent-encoded in the credentials is not UTF-8 text"
-        )
+        raise ConfigurationError(f"{shown}: percent-encoded credentials must be UTF-8 text")
     return (name, password, None) if colon else (None, None, name)
 
 

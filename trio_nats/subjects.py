@@ -1,8 +1,8 @@
-"""What may stand where a subject is expected (ADR-6), and what is wrong when it may not.
+"""Rules for subjects, queue groups and inbox prefixes (ADR-6).
 
-The rule that matters most: nothing that could end a protocol line early gets through, so no caller
-can be made to smuggle a command of an attacker's choosing into the connection. ADR-6 asks for
-printable ASCII; servers and the other clients take UTF-8 as well, and so do we.
+Most importantly, nothing passes that could end a protocol line early, so an attacker cannot smuggle
+a command into the connection. ADR-6 asks for printable ASCII; like the servers and other clients,
+this package also accepts UTF-8.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
 
 
 def check_subject(subject: str) -> bytes:
-    """The wire form of a subject to publish to: literal, without wildcards."""
+    """Check a subject to publish to, which must not contain wildcards.
+
+    :param subject: the subject.
+    :returns: the subject as bytes.
+    :raises InvalidSubjectError: if it is not allowed.
+    """
     try:
         if _SUBJECT.fullmatch(subject):
             return subject.encode()
@@ -33,7 +38,12 @@ def check_subject(subject: str) -> bytes:
 
 
 def check_filter(subject: str) -> bytes:
-    """The wire form of a subject to subscribe to: ``*`` for one token, a last ``>`` for many."""
+    """Check a subject to subscribe to: ``*`` matches one token, a final ``>`` one or more.
+
+    :param subject: the subject.
+    :returns: the subject as bytes.
+    :raises InvalidSubjectError: if it is not allowed.
+    """
     try:
         if _FILTER.fullmatch(subject):
             return subject.encode()
@@ -43,7 +53,12 @@ def check_filter(subject: str) -> bytes:
 
 
 def check_queue(queue: str) -> bytes:
-    """The wire form of a queue group's name."""
+    """Check the name of a queue group.
+
+    :param queue: the name.
+    :returns: the name as bytes.
+    :raises InvalidSubjectError: if it is not allowed.
+    """
     try:
         if _SUBJECT.fullmatch(queue):
             return queue.encode()
@@ -53,7 +68,12 @@ def check_queue(queue: str) -> bytes:
 
 
 def check_inbox_prefix(prefix: str) -> str:
-    """An inbox prefix: a literal subject that inbox names are appended to."""
+    """Check an inbox prefix, a subject without wildcards.
+
+    :param prefix: the prefix.
+    :returns: the prefix as a plain ``str``.
+    :raises InvalidSubjectError: if it is not allowed.
+    """
     try:
         if _SUBJECT.fullmatch(prefix):
             # Itself, whatever a subclass makes of being formatted: an enum shows its name.
@@ -64,12 +84,17 @@ def check_inbox_prefix(prefix: str) -> str:
 
 
 def check_inbox_length(prefix: str, max_control_line: int) -> None:
-    """Complain of an inbox prefix that leaves no room on a line for anything else."""
+    """Check that an inbox prefix leaves room on a line for a subject and the name of an inbox.
+
+    :param prefix: the prefix.
+    :param max_control_line: maximum length of a line of the protocol, in bytes.
+    :raises InvalidSubjectError: if it is too long.
+    """
     most, size = max_control_line - _INBOX_ROOM, len(prefix.encode())
     if size > most:
         raise InvalidSubjectError(
-            f"inbox_prefix is too long: it has {size:,} bytes, and may have {most:,} where "
-            f"max_control_line is {max_control_line:,}"
+            f"inbox_prefix must not be longer than {most:,} bytes if "
+            f"max_control_line is {max_control_line:,}; it has {size:,}"
         )
 
 
@@ -93,5 +118,5 @@ def _fault(text: str, wildcards: bool) -> str:
     if "*" in text or ">" in text:
         if not wildcards:
             return "'*' and '>' are wildcards, which only subscriptions may use"
-        return "a wildcard is a whole token: '*' anywhere, '>' only as the last one"
+        return "a wildcard must be a whole token: '*' anywhere, '>' only as the last one"
     return "it is not valid Unicode text"

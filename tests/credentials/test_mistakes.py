@@ -247,9 +247,9 @@ async def test_spaces_before_the_dashes_of_a_marker() -> None:
 
 UNREADABLE: dict[str, tuple[bytes, str]] = {
     "too large": (USER.creds.encode() + b"\n" * (1024 * 1024), "larger than"),
-    "not UTF-8": (USER.creds.encode() + b"\xff", "not a text file"),
-    "not UTF-8 at once": (b"\xe4" + USER.creds.encode(), "not a text file"),
-    "UTF-16": (USER.creds.encode("utf-16"), "not a text file"),
+    "not UTF-8": (USER.creds.encode() + b"\xff", "must be a text file"),
+    "not UTF-8 at once": (b"\xe4" + USER.creds.encode(), "must be a text file"),
+    "UTF-16": (USER.creds.encode("utf-16"), "must be a text file"),
     "cut in the middle": (USER.creds.replace(USER.seed, USER.seed[:57]).encode(), "57 characters"),
     "X instead of U": (
         USER.creds.replace(USER.seed, "SX" + USER.seed[2:]).encode(),

@@ -161,7 +161,7 @@ async def test_the_servers_certificate_may_change_too(tmp_path: Path) -> None:
 
 
 def test_a_servers_context_is_a_mistake() -> None:
-    with pytest.raises(TLSConfigurationError, match="context is one for servers"):
+    with pytest.raises(TLSConfigurationError, match="context must be one for clients"):
         TLSOptions(context=server_context(CERTS.server))
 
 

@@ -129,7 +129,7 @@ def test_what_goes_together_with_a_ready_context(mode: TLSMode) -> None:
             {"cert_file": "c", "bundle_password": "p"},
             "bundle_password is given without bundle_file",
         ),
-        ({"server_hostname": ""}, "server_hostname is empty"),
+        ({"server_hostname": ""}, "server_hostname must not be empty"),
         (
             {"minimum_version": "TLSv1.2"},
             "minimum_version must be an ssl.TLSVersion, not 'TLSv1.2'",
