@@ -35,6 +35,8 @@ nitpick_ignore_regex = [
     # In a docstring of Trio's.
     ("py:class", "ReceiveChannel"),
 ]
+# "ConnectionLostError" is that of trio_nats, not that of trio_nats.anyio, which derives from it.
+suppress_warnings = ["ref.python"]
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3/", "inventories/python.inv"),
     "trio": ("https://trio.readthedocs.io/en/stable/", "inventories/trio.inv"),

@@ -39,11 +39,11 @@ _Ts = TypeVarTuple("_Ts")
 class Connection:
     """A connection to NATS, as given by ``async with trio_nats.anyio.open_nats(...) as nc:``.
 
-    It is a :class:`trio_nats.Connection` seen from anyio: the same methods with the same meaning,
-    streams of anyio in place of Trio's channels, and anyio's errors. All methods may be used from
-    any task of the event loop it was opened in. Once it is closed they raise
-    :exc:`anyio.ClosedResourceError`, and once no server can be reached any more
-    :exc:`ConnectionLostError`, an :exc:`anyio.BrokenResourceError`.
+    It is a :class:`trio_nats.Connection` for anyio: the same methods with the same meaning, with
+    streams of anyio in place of Trio's channels, and with anyio's exceptions. You may use it from
+    any task of the event loop that opened it. Once it is closed, its methods raise
+    :exc:`anyio.ClosedResourceError`; once no server can be reached any more, they raise
+    :exc:`ConnectionLostError`, which is an :exc:`anyio.BrokenResourceError`.
     """
 
     def __init__(self, host: Host, connection: trio_nats.Connection) -> None:
@@ -91,10 +91,10 @@ class Connection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> None:
-        """Send a message to all subscribers of ``subject``.
+        """Send a message to all subscribers of a subject. See :meth:`trio_nats.Connection.publish`.
 
-        See :meth:`trio_nats.Connection.publish`. Waits only while ``outbox_size`` bytes are
-        waiting to be written. If cancelled, it has sent all of the message or nothing.
+        Waits only while the outbox is full. If cancelled, the whole message was sent or none of it.
+        The parameters are those of :meth:`trio_nats.Connection.publish`.
         """
         try:
             await self._publish(subject, encoded(codec, payload), reply=reply, headers=headers)
@@ -115,9 +115,13 @@ class Connection:
     def publisher(
         self, subject: str, *, headers: HeadersLike | None = None, codec: Encoder[P] | None = None
     ) -> Publisher[Payload] | Publisher[P]:
-        """A stream that publishes to ``subject`` whatever is sent into it, with ``headers``.
+        """Make a stream that publishes to a subject. It raises nothing; :meth:`Publisher.send`
+        does.
 
-        Raises nothing at the call: a subject that cannot be published to shows at ``send``.
+        :param subject: the subject to publish to.
+        :param headers: headers for every message.
+        :param codec: the codec for what is sent; see :mod:`trio_nats.codecs`. Default: payloads.
+        :returns: the stream.
         """
         if codec is None:
             return Publisher[Payload](self, subject, headers)
@@ -131,10 +135,10 @@ class Connection:
         stop_after: int | None = None,
         pending_limits: PendingLimits | None = None,
     ) -> Subscription:
-        """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
+        """Receive the messages published to a subject, in which ``*`` and ``>`` are wildcards.
 
-        Use it as ``async with nc.subscribe("greet.*") as sub:``. See
-        :meth:`trio_nats.Connection.subscribe` for the options and what is raised.
+        Use it as ``async with nc.subscribe("greet.*") as sub:``. The parameters are those of
+        :meth:`trio_nats.Connection.subscribe`, and it raises the same errors.
         """
         subscription = self._trio.subscribe(
             subject, queue=queue, stop_after=stop_after, pending_limits=pending_limits
@@ -171,12 +175,14 @@ class Connection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> Msg:
-        """Publish a message and wait for one reply, at most ``timeout`` seconds.
+        """Publish a message and wait for one reply. If cancelled, the reply is lost.
 
-        ``timeout`` is the connection's ``request_timeout`` unless given. Raises
-        :exc:`~trio_nats.NoRespondersError` when nobody is subscribed, :exc:`TimeoutError` when
-        nobody answered in time, :exc:`~trio_nats.PermissionsViolationError` when the server forbids
-        it, and what :meth:`publish` raises. If cancelled, it forgets the reply.
+        The parameters are those of :meth:`trio_nats.Connection.request`.
+
+        :returns: the reply.
+        :raises NoRespondersError: if nobody is subscribed to the subject.
+        :raises RequestTimeoutError: if no reply arrived within ``timeout``; a :exc:`TimeoutError`.
+        :raises PermissionsViolationError: if the server forbids it.
         """
 
         data = encoded(codec, payload)
@@ -230,10 +236,10 @@ class Connection:
     ) -> Replies:
         """Publish a message and receive any number of replies (ADR-47).
 
-        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. See
-        :meth:`trio_nats.Connection.request_many` for when the replies end, which is with
-        :exc:`anyio.EndOfStream`, and for how many may wait to be received. The seconds of ``stall``
-        count while somebody waits in ``receive``.
+        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. It ends with
+        :exc:`anyio.EndOfStream`; see :meth:`trio_nats.Connection.request_many` for when. The
+        seconds of ``stall`` count while a task waits in ``receive``. The parameters are those of
+        :meth:`trio_nats.Connection.request_many`.
         """
         replies = self._trio.request_many(
             subject,
@@ -248,7 +254,7 @@ class Connection:
         return Replies(self._host, replies, self)
 
     def new_inbox(self) -> str:
-        """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""
+        """Return a subject that nobody else uses, to subscribe to and to pass as ``reply``."""
         return self._trio.new_inbox()
 
     # --- the connection itself -------------------------------------------------------------------
@@ -256,44 +262,63 @@ class Connection:
     async def flush(self, *, timeout: float | None = None) -> None:
         """Wait until the server has processed everything sent so far.
 
-        While disconnected it waits for the next connection. Raises :exc:`TimeoutError` after
-        ``timeout`` seconds, if given. If cancelled, nothing is lost.
+        While disconnected, it waits for the next connection. If cancelled, nothing is lost.
+
+        :param timeout: seconds to wait. Default: no limit.
+        :raises RequestTimeoutError: if the server did not answer within ``timeout``; a
+            :exc:`TimeoutError`.
         """
         await self._run(partial(self._trio.flush, timeout=timeout))
 
     async def rtt(self, *, timeout: float | None = None) -> float:
-        """Seconds until the server answers, behind everything sent so far. See :meth:`flush`."""
+        """Measure the time until the server answers, after everything sent so far.
+
+        If cancelled, nothing is lost.
+
+        :param timeout: seconds to wait. Default: no limit.
+        :returns: the time in seconds.
+        :raises RequestTimeoutError: if the server did not answer within ``timeout``; a
+            :exc:`TimeoutError`.
+        """
         return await self._run(partial(self._trio.rtt, timeout=timeout))
 
     def events(self, *, buffer: int = 256) -> Events:
-        """What happens to the connection from now on; see :mod:`trio_nats.events`.
+        """Receive the events of the connection from now on; see :mod:`trio_nats.events`.
 
-        Use it as ``async with nc.events() as events:``. It never holds the connection up: a
-        listener that lets ``buffer`` events pile up loses the oldest. Ends after ``Closed``.
+        Use it as ``async with nc.events() as events:``. It ends after ``Closed``.
+
+        :param buffer: the number of events that may wait; beyond it the oldest are dropped.
+            Default: 256.
         """
         return Events(self._host, self._trio.events(buffer=buffer))
 
     async def wait_for_state(self, *states: ConnectionState) -> ConnectionState:
-        """Return once the connection is in one of ``states``, at once if it is.
+        """Wait until the connection is in one of several states; return at once if it is.
 
-        Raises what using the connection would raise, once it has ended without getting there.
+        Raises what using the connection raises if it ends without reaching one. If cancelled,
+        nothing changes.
+
+        :param states: the states to wait for.
+        :returns: the state that was reached.
         """
         return await self._run(self._trio.wait_for_state, *states)
 
     async def reconnect(self) -> None:
-        """Move to another server, or connect to the present one again.
+        """Move to another server, or reconnect to the current one.
 
-        See :meth:`trio_nats.Connection.reconnect`. Returns once it is done. If cancelled, the move
-        goes on.
+        See :meth:`trio_nats.Connection.reconnect`. Returns when it is done. If cancelled, the move
+        continues.
         """
         await self._run(self._trio.reconnect)
 
     @takes_secrets
     def set_servers(self, servers: str | Sequence[str]) -> None:
-        """Use these servers for reconnecting, in place of all known so far (ADR-40).
+        """Replace the known servers, for reconnecting (ADR-40).
 
-        The present connection stays; :meth:`reconnect` moves it. Raises
-        :exc:`~trio_nats.ConfigurationError` for what cannot be used.
+        The current connection stays; :meth:`reconnect` moves it.
+
+        :param servers: as for :func:`open_nats`.
+        :raises ConfigurationError: if an address is not usable.
         """
         try:
             self._trio.set_servers(servers)
@@ -301,20 +326,23 @@ class Connection:
             raise translated(error) from error.__cause__
 
     async def drain(self, *, timeout: float | None = None) -> None:
-        """Unsubscribe everything, let what has arrived be received, and close.
+        """Unsubscribe everything, let messages that have arrived be received, and close.
 
-        Publishing, and so responding, works until all messages have been taken out of the
-        subscriptions, which then end; no new subscriptions can be made. Takes at most ``timeout``
-        seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
-        were left by then. If cancelled, the connection is closed at once.
+        You can publish, and so respond, until all messages have been taken out of the
+        subscriptions, which then end. New subscriptions are refused. If cancelled, the connection
+        is closed at once.
+
+        :param timeout: seconds to wait until all messages have been received, before closing, which
+            takes at most ``close_timeout``. Default: no limit.
+        :raises RequestTimeoutError: if messages were left after ``timeout``; a :exc:`TimeoutError`.
         """
         await self._run(partial(self._trio.drain, timeout=timeout))
 
     async def aclose(self) -> None:
-        """Finish what was begun and end the connection; harmless when repeated.
+        """Send what was published and close the connection. You may call it repeatedly.
 
-        See :meth:`trio_nats.Connection.aclose`. Takes at most ``close_timeout`` seconds. Cancelled,
-        it closes at once. Leaving the ``open_nats`` block does the same.
+        See :meth:`trio_nats.Connection.aclose`. Takes at most ``close_timeout`` seconds. Leaving
+        the ``open_nats`` block does the same. If cancelled, the connection is closed at once.
         """
         try:
             await self._host.run(self._trio.aclose)
@@ -324,7 +352,7 @@ class Connection:
 
     @property
     def state(self) -> ConnectionState:
-        """Where the connection stands."""
+        """The state of the connection."""
         return self._trio.state
 
     @property
@@ -334,17 +362,17 @@ class Connection:
 
     @property
     def server_info(self) -> ServerInfo:
-        """What the server last said about itself."""
+        """The last ``INFO`` of the server."""
         return self._trio.server_info
 
     @property
     def tls_info(self) -> TLSInfo | None:
-        """How the present connection is encrypted; ``None`` if it is not, or there is none."""
+        """How the current connection is encrypted; ``None`` if it is not, or if there is none."""
         return self._trio.tls_info
 
     @property
     def connected_url(self) -> str | None:
-        """The server in use, without credentials; ``None`` while there is none."""
+        """The URL of the current server, without credentials; ``None`` if there is none."""
         return self._trio.connected_url
 
     @property
@@ -354,12 +382,12 @@ class Connection:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The servers known, discovered ones included, in the order they would be tried."""
+        """The known servers, including discovered ones, in the order of trying them."""
         return self._trio.servers
 
     @property
     def stats(self) -> Statistics:
-        """The numbers so far."""
+        """Statistics of the connection."""
         return self._trio.stats
 
     def __repr__(self) -> str:

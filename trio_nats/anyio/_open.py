@@ -30,13 +30,15 @@ _Ts = TypeVarTuple("_Ts")
 
 
 def _like(original: Callable[_P, object]) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
-    """Give a function the parameters of another one."""
+    """Give a function the parameters of another one, and what its docstring says about them."""
 
     def give(function: Callable[..., _T]) -> Callable[_P, _T]:
         parameters = inspect.signature(original).parameters.values()
         returns = inspect.signature(function).return_annotation
         signature = inspect.Signature(list(parameters), return_annotation=returns)
         function.__signature__ = signature  # type: ignore[attr-defined]  # what inspect looks for
+        about = inspect.cleandoc(original.__doc__ or "").partition("\n:param ")
+        function.__doc__ = inspect.cleandoc(function.__doc__ or "") + "\n\n" + "".join(about[1:])
         return function
 
     return give
@@ -45,16 +47,18 @@ def _like(original: Callable[_P, object]) -> Callable[[Callable[..., _T]], Calla
 @_like(trio_nats.open_nats)
 @takes_secrets
 def open_nats(*args: Any, **options: Any) -> AbstractAsyncContextManager[Connection]:
-    """Connect to NATS from code written for anyio, for the length of an ``async with`` block.
+    """Connect to NATS from code written for anyio, for the duration of an ``async with`` block.
 
-    Takes what :func:`trio_nats.open_nats` takes, and raises what it raises. The block is that of a
-    Trio connection: leaving it normally finishes what was begun, leaving it by an exception,
-    cancellation included, closes at once, and the exception comes out as it is.
+    Leaving the block normally closes the connection in an orderly way. Leaving it by an exception
+    closes it at once, and the exception propagates unchanged. If cancelled while connecting,
+    nothing stays open.
 
-    On anyio's Trio backend the connection is used directly. On the asyncio backend Trio runs
-    inside the asyncio loop, see :doc:`anyio`; ``auth`` callables, and the ``sign`` of a
+    On anyio's Trio backend the connection is used directly. On the asyncio backend Trio runs inside
+    the asyncio loop, see :doc:`anyio`; ``auth`` callables, and the ``sign`` of a
     :class:`~trio_nats.JWT` or :class:`~trio_nats.NKey`, are then called in an asyncio task. The
     loop must not be closed before the block is left.
+
+    The parameters are those of :func:`trio_nats.open_nats`.
     """
     callbacks = _Callbacks()
     if options.get("auth") is not None:
@@ -63,7 +67,7 @@ def open_nats(*args: Any, **options: Any) -> AbstractAsyncContextManager[Connect
 
 
 class _Open(NotEntered[Connection]):
-    """The block around a connection, wherever that lives."""
+    """The context manager around a connection of either backend."""
 
     def __init__(
         self,
@@ -111,12 +115,12 @@ def _host_here() -> Host:
 
 
 class _Callbacks:
-    """Has the user's callables called where the user's code runs."""
+    """Has callables of the user called in the user's event loop."""
 
     host: Host
 
     def adapt(self, auth: AuthLike) -> AuthLike:
-        """Credentials that ask their callables there. What is no credentials stays as it is."""
+        """Return credentials whose callables are called there, and anything else as it is."""
         if isinstance(auth, Auth):
             return self._adapt(auth)
         return self._asking(auth) if callable(auth) else auth

@@ -1,4 +1,4 @@
-"""What comes out of a connection, and what goes into it, as anyio's streams."""
+"""Subscriptions, replies, events and publishers as anyio's streams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _T_contra = TypeVar("_T_contra", contravariant=True)
 
 
 class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
-    """A Trio channel seen as an anyio stream."""
+    """A Trio channel as an anyio stream."""
 
     def __init__(self, host: Host, channel: trio.abc.ReceiveChannel[_T_co]) -> None:
         self._host = host
@@ -51,7 +51,10 @@ class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End it, and drop what was not received. Done even if cancelled, or repeated."""
+        """Close the stream and drop what was not received. You may call it repeatedly.
+
+        If cancelled, the stream is closed.
+        """
         # The channel itself knows what to say now; whatever was taken out of it is dropped too.
         self._receive = partial(self._host.run, self._channel.receive)
         try:
@@ -60,10 +63,10 @@ class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
             pass  # as the connection is, and all that went with it
 
     async def receive(self) -> _T_co:
-        """The next one; waits for it. If cancelled, it stays for the next task that asks.
+        """Wait for the next item. If cancelled, it stays for the next task that receives.
 
-        Raises :exc:`anyio.EndOfStream`, which ends an ``async for``, when there will be no more,
-        and :exc:`anyio.ClosedResourceError` when this end or the connection was closed.
+        :raises anyio.EndOfStream: if there will be no more; this ends an ``async for``.
+        :raises anyio.ClosedResourceError: if this stream or the connection is closed.
         """
         try:
             return await self._receive()
@@ -72,17 +75,18 @@ class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
 
 
 class _Messages(_Receiving[Msg]):
-    """A stream of messages, which can be answered."""
+    """A stream of messages that can be answered."""
 
     def __init__(self, host: Host, channel: trio.abc.ReceiveChannel[Msg], origin: Origin) -> None:
         super().__init__(host, channel)
         self._origin = origin
 
     async def receive(self) -> Msg:
-        """The next message; waits for it. If cancelled, it stays for the next task that asks.
+        """Wait for the next message. If cancelled, it stays for the next task that receives.
 
-        Raises :exc:`anyio.EndOfStream`, which ends an ``async for``, when there will be no more,
-        and what else the end is said to be.
+        :raises anyio.EndOfStream: if there will be no more; this ends an ``async for``.
+        :raises anyio.ClosedResourceError: if this stream or the connection is closed.
+        :raises ConnectionLostError: if the connection is gone for good.
         """
         try:
             msg = await self._receive()
@@ -93,17 +97,16 @@ class _Messages(_Receiving[Msg]):
 
 
 class Subscription(_Messages):
-    """The messages of one subscription, as an :class:`anyio.abc.ObjectReceiveStream`.
+    """The messages of a subscription, as an :class:`anyio.abc.ObjectReceiveStream`.
 
     Made by :meth:`Connection.subscribe` and used with ``async with``: entering subscribes, leaving
     unsubscribes, also when cancelled. Several tasks may receive from it at the same time; each
     message goes to exactly one of them.
 
     It ends with :exc:`anyio.EndOfStream`, which ends an ``async for``, once ``stop_after`` messages
-    have been taken out; with :exc:`~trio_nats.PermissionsViolationError` if the server forbids it;
-    with :exc:`ConnectionLostError`, an :exc:`anyio.BrokenResourceError`, when the connection is
-    gone for good; and with :exc:`anyio.ClosedResourceError` when this end or the connection was
-    closed.
+    have been received; with :exc:`~trio_nats.PermissionsViolationError` if the server forbids it;
+    with :exc:`ConnectionLostError`, an :exc:`anyio.BrokenResourceError`, if the connection is gone
+    for good; and with :exc:`anyio.ClosedResourceError` if the stream or the connection is closed.
     """
 
     def __init__(self, host: Host, subscription: trio_nats.Subscription, origin: Origin) -> None:
@@ -112,30 +115,34 @@ class Subscription(_Messages):
 
     @property
     def subject(self) -> str:
-        """What was subscribed to, wildcards included."""
+        """The subject, including wildcards."""
         return self._subscription.subject
 
     @property
     def queue(self) -> str | None:
-        """The queue group, if it is in one."""
+        """The queue group, or ``None``."""
         return self._subscription.queue
 
     @property
     def pending(self) -> tuple[int, int]:
-        """How many messages, and how many bytes of data and headers, wait to be received."""
+        """Number of messages waiting to be received, and their size in bytes."""
         return self._subscription.pending
 
     @property
     def dropped(self) -> int:
-        """How many messages were dropped because the limits were reached."""
+        """Number of messages dropped because the limits were reached."""
         return self._subscription.dropped
 
     async def drain(self, *, timeout: float | None = None) -> None:
-        """Unsubscribe, but keep what the server has sent until then.
+        """Unsubscribe, but keep the messages that the server has sent until then.
 
-        See :meth:`trio_nats.Subscription.drain`: the messages there are can be received as before,
-        and then the subscription ends. Raises :exc:`TimeoutError` when the server did not confirm
-        within ``timeout`` seconds. Cancelled or timed out, it is unsubscribed all the same.
+        You can receive the messages that have arrived, and then the subscription ends; see
+        :meth:`trio_nats.Subscription.drain`. If cancelled or timed out, it is unsubscribed
+        nevertheless.
+
+        :param timeout: seconds to wait for the server. Default: no limit.
+        :raises RequestTimeoutError: if the server did not confirm within ``timeout``; a
+            :exc:`TimeoutError`.
         """
         try:
             await self._host.run(partial(self._subscription.drain, timeout=timeout))
@@ -149,8 +156,8 @@ class Subscription(_Messages):
 class Replies(_Messages):
     """The replies to a request, made by :meth:`Connection.request_many`.
 
-    Entering it with ``async with`` publishes the request; leaving it forgets about replies still to
-    come. When it ends is said at :meth:`Connection.request_many`.
+    Entering it with ``async with`` publishes the request; leaving it discards replies that arrive
+    later. :meth:`Connection.request_many` says when it ends.
     """
 
     def __init__(self, host: Host, replies: trio_nats.Replies, origin: Origin) -> None:
@@ -159,28 +166,28 @@ class Replies(_Messages):
 
     @property
     def subject(self) -> str:
-        """What the request was published to."""
+        """The subject of the request."""
         return self._replies.subject
 
     @property
     def pending(self) -> tuple[int, int]:
-        """How many replies, and how many bytes of data and headers, wait to be received."""
+        """Number of replies waiting to be received, and their size in bytes."""
         return self._replies.pending
 
     @property
     def dropped(self) -> int:
-        """How many replies were dropped because the limits were reached."""
+        """Number of replies dropped because the limits were reached."""
         return self._replies.dropped
 
 
 class Events(_Receiving[Event]):
-    """What happens to a connection; made by :meth:`Connection.events`."""
+    """The events of a connection; made by :meth:`Connection.events`."""
 
 
 class Publisher(ObjectSendStream[_T_contra], Generic[_T_contra]):
-    """A stream into one subject; made by :meth:`Connection.publisher`.
+    """A stream that publishes to a subject; made by :meth:`Connection.publisher`.
 
-    Closing it ends this stream only, not the connection.
+    Closing it does not close the connection.
     """
 
     def __init__(
@@ -198,10 +205,12 @@ class Publisher(ObjectSendStream[_T_contra], Generic[_T_contra]):
         """Where everything goes that is sent."""
 
     async def send(self, item: _T_contra) -> None:
-        """Publish ``item``: bytes-like, or text to be sent as UTF-8, or what the codec encodes.
+        """Publish an item; see :meth:`Connection.publish`.
 
-        Waits, raises and is cancelled as :meth:`Connection.publish` is; once this stream is closed
-        it raises :exc:`anyio.ClosedResourceError`.
+        If cancelled, the whole message was sent or none of it.
+
+        :param item: bytes-like, text to be sent as UTF-8, or with a codec a value that it encodes.
+        :raises anyio.ClosedResourceError: if this stream or the connection is closed.
         """
         if self._closed:
             await anyio.lowlevel.checkpoint()
@@ -210,6 +219,9 @@ class Publisher(ObjectSendStream[_T_contra], Generic[_T_contra]):
         await self._origin.publish(self.subject, payload, headers=self._headers)
 
     async def aclose(self) -> None:
-        """Send no more. Nothing is flushed: that is the connection's to do."""
+        """Close the stream. Nothing is flushed; the connection does that.
+
+        If cancelled, the stream is closed.
+        """
         self._closed = True
         await anyio.lowlevel.checkpoint()

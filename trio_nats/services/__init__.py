@@ -1,7 +1,6 @@
 """The NATS service API (ADR-32): services with endpoints, discovery and statistics.
 
-Made with the public side of a connection only, by :meth:`Connection.add_service` and
-:meth:`Connection.services`, which import it when they are first used.
+Start with :meth:`Connection.add_service` or :meth:`Connection.services`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which services there are: the asking side of ADR-32."""
+"""Discovery of services: the client's side of ADR-32."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["DEFAULT_STALL", "MAX_INSTANCES", "Services"]
 
 DEFAULT_STALL = 0.3
 MAX_INSTANCES = 10_000
-"""So many answers are taken at most: a peer may go on answering for ever."""
+"""Maximum number of answers to accept: a peer may never stop answering."""
 MAX_BYTES = 64 * 1024 * 1024
-"""And so many bytes of them."""
+"""Maximum size of all answers together, in bytes."""
 
 S = TypeVar("S", bound=ServiceIdentity)
 
@@ -49,17 +49,16 @@ _PART: dict[str, object] = {
 
 
 class Services:
-    """Asks what services there are; made by :meth:`Connection.services`.
+    """Discovers services; made by :meth:`Connection.services`.
 
-    Each method asks all instances of all services, or those with a name, or the one with an ``id``,
-    and returns their answers ordered by name and id: an empty list when there are none. There is no
-    knowing how many will answer. So they are waited for until ``stall`` seconds have passed since
-    the last answer, at most ``timeout`` seconds in all; with an ``id`` only for the one. At
-    most 10,000 answers are taken, or 64 MiB of them, and what cannot be understood is left out.
+    Each method asks all instances of all services, or of those with a name, or one instance by its
+    ID. It returns their answers sorted by name and ID, an empty list if there are none. As the
+    number of instances is not known, it waits until ``stall`` seconds have passed since the last
+    answer, at most ``timeout`` seconds; for one instance, until it has answered. At most 10,000
+    answers or 64 MiB are accepted, and malformed ones are ignored.
 
-    The methods raise :exc:`ConfigurationError` for what cannot be asked for, and what
-    :meth:`Connection.request_many` raises, except :exc:`NoRespondersError`. If cancelled, they
-    forget the answers.
+    The methods raise :exc:`ConfigurationError` for an invalid name or ID, and what
+    :meth:`Connection.request_many` raises, except :exc:`NoRespondersError`.
     """
 
     def __init__(
@@ -78,26 +77,44 @@ class Services:
 
     @property
     def prefix(self) -> str:
-        """What the subjects of the questions begin with."""
+        """The prefix of the subjects of requests."""
         return self._prefix
 
     async def ping(self, name: str | None = None, id: str | None = None) -> list[ServicePing]:
-        """Who is there, and how long each took to answer."""
+        """Ask which instances are running, and how long each takes to answer.
+
+        If cancelled, the answers are lost.
+
+        :param name: the name of a service. Default: all services.
+        :param id: the ID of an instance, together with ``name``. Default: all instances.
+        """
         answers = await self._ask("PING", name, id, ServicePing)
         return [msgspec.structs.replace(one, rtt=rtt) for one, rtt in answers]
 
     async def info(self, name: str | None = None, id: str | None = None) -> list[ServiceInfo]:
-        """What they are, and their endpoints."""
+        """Ask for descriptions of services and their endpoints.
+
+        If cancelled, the answers are lost.
+
+        :param name: the name of a service. Default: all services.
+        :param id: the ID of an instance, together with ``name``. Default: all instances.
+        """
         return [one for one, _ in await self._ask("INFO", name, id, ServiceInfo)]
 
     async def stats(self, name: str | None = None, id: str | None = None) -> list[ServiceStats]:
-        """How they are doing."""
+        """Ask for statistics of services.
+
+        If cancelled, the answers are lost.
+
+        :param name: the name of a service. Default: all services.
+        :param id: the ID of an instance, together with ``name``. Default: all instances.
+        """
         return [one for one, _ in await self._ask("STATS", name, id, ServiceStats)]
 
     async def _ask(
         self, verb: str, name: str | None, id: str | None, kind: type[S]
     ) -> list[tuple[S, float]]:
-        """The answers, and how many seconds each has taken."""
+        """Return the answers, and how many seconds each has taken."""
         if name is not None:
             check_name("service", name)
         if id is not None:
@@ -138,7 +155,7 @@ class Services:
 
 
 def _read(data: bytes, kind: type[S]) -> S | None:
-    """What the answer says; ``None`` if it is none, for anybody may have sent it."""
+    """Decode an answer; return ``None`` if it is malformed, as anybody may have sent it."""
     try:
         raw = msgspec.json.decode(data)
         if not isinstance(raw, dict) or raw.get("type") is None:
@@ -157,5 +174,5 @@ def _read(data: bytes, kind: type[S]) -> S | None:
 
 
 def _complete(defaults: dict[str, object], raw: dict[str, object]) -> dict[str, object]:
-    """``raw``, with what it lacks, or has as null."""
+    """Return ``raw`` with defaults for what is missing or null."""
     return defaults | {key: value for key, value in raw.items() if value is not None}

@@ -1,4 +1,4 @@
-"""One endpoint: its requests are taken as long as there is room, and each gets a task."""
+"""An endpoint, which handles each request in a task, up to a maximum at a time."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .schemas import EndpointInfo, EndpointStats
 __all__ = ["Endpoint", "Handler"]
 
 Handler: TypeAlias = Callable[[ServiceRequest], Awaitable[Payload | None]]
-"""Answers a request by what it returns, or otherwise: see :class:`ServiceRequest`."""
+"""Handles a request: an async function that returns the answer, see :class:`ServiceRequest`."""
 
 MAX_LAST_ERROR = 1024
-"""Characters of the last error that are shown."""
+"""Maximum length of the last error in statistics."""
 
 _logger = logging.getLogger("trio_nats.services")
 
@@ -32,7 +32,7 @@ _NO_CONNECTION = (trio.ClosedResourceError, ConnectionLostError)
 
 
 class Endpoint:
-    """An endpoint of a service; made by :meth:`Service.add_endpoint`."""
+    """An endpoint of a service, made by :meth:`Service.add_endpoint`."""
 
     def __init__(
         self,
@@ -58,36 +58,36 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """Its name, which others of the service may have too."""
+        """Name of the endpoint. Other endpoints of the service may share it."""
         return self._name
 
     @property
     def subject(self) -> str:
-        """What it is subscribed to, the prefix of its group included."""
+        """The subject it is subscribed to, including the prefix of its group."""
         return self._sub.subject
 
     @property
     def queue(self) -> str | None:
-        """Its queue group, if it is in one."""
+        """Its queue group, or ``None``."""
         return self._sub.queue
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What was given for it; cannot be changed."""
+        """Metadata, read-only."""
         return self._metadata
 
     @property
     def concurrency(self) -> int:
-        """The most requests that are handled at the same time."""
+        """Maximum number of requests that are handled at a time."""
         return self._concurrency
 
     @property
     def under_way(self) -> int:
-        """How many requests are being handled now."""
+        """Number of requests that are being handled now."""
         return self._under_way
 
     def info(self) -> EndpointInfo:
-        """What the service says of it when asked for INFO."""
+        """Return its part of the answer to an INFO request."""
         return EndpointInfo(
             name=self._name,
             subject=self.subject,
@@ -96,7 +96,10 @@ class Endpoint:
         )
 
     def stats(self, data: object = None) -> EndpointStats:
-        """The numbers so far; ``data`` is to be added to them."""
+        """Return its statistics.
+
+        :param data: the value of ``data`` in them. Default: none.
+        """
         requests = self._requests
         return EndpointStats(
             name=self._name,
@@ -111,7 +114,7 @@ class Endpoint:
         )
 
     def reset(self) -> None:
-        """Start counting from zero again."""
+        """Reset its statistics to zero."""
         self._requests = self._errors = self._nanoseconds = 0
         self._last_error = ""
 

@@ -1,4 +1,4 @@
-"""What a service answers when it cannot do what it was asked for."""
+"""The error that services answer with."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = [
 
 
 class ServiceError(NatsError):
-    """A service's answer that says why there is no other (ADR-32).
+    """An error as the answer of a service (ADR-32).
 
-    Raise it in the handler of an endpoint to send it; :func:`check_reply` raises it where it
-    arrives. ``code`` is a number, by custom one of HTTP's, and 0 where what arrived was none;
-    ``description`` is for people; ``data`` is the payload that came, or goes, with it.
+    Raise it in the handler of an endpoint to send it; :func:`check_reply` raises it on the client.
+    ``code`` is a number, by convention that of an HTTP status, and 0 if the answer has none;
+    ``description`` is a text for people; ``data`` is the payload of the answer.
     """
 
     def __init__(self, code: int, description: str, data: bytes = b"") -> None:
@@ -34,7 +34,7 @@ class ServiceError(NatsError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that an answer is known to be an error by; the description in one line."""
+        """The headers that mark an answer as an error. The description is put on one line."""
         text = self.description.encode("utf-8", "replace").decode()
         for separator in "\r\n\0":
             text = text.replace(separator, " ")

@@ -1,4 +1,4 @@
-"""Groups of endpoints: what their subjects begin with, and how endpoints come to be."""
+"""Groups of endpoints, and how to add endpoints."""
 
 from __future__ import annotations
 
@@ -27,18 +27,17 @@ class Host(Protocol):
     nc: BaseConnection
 
     def _adopt(self, endpoint: Endpoint) -> None:
-        """Add it now, and subscribe soon."""
+        """Add the endpoint now, and subscribe soon."""
         ...
 
     async def _start(self, endpoint: Endpoint) -> None:
-        """Add it and subscribe."""
+        """Add the endpoint and subscribe."""
         ...
 
 
 class ServiceGroup:
-    """Endpoints whose subjects begin alike; made by :meth:`group`. The service itself is one too.
-
-    What is said here about endpoints holds for those of a service as well.
+    """Endpoints whose subjects share a prefix; made by :meth:`group`. The service itself is one,
+    too.
     """
 
     def __init__(self, host: Host, prefix: str, queue: str | None) -> None:
@@ -48,21 +47,24 @@ class ServiceGroup:
 
     @property
     def prefix(self) -> str:
-        """What the subjects of its endpoints begin with; empty for the service itself."""
+        """The prefix of the subjects of its endpoints; empty for the service itself."""
         return self._prefix
 
     @property
     def queue(self) -> str | None:
-        """The queue group of its endpoints, unless they have another; ``None``: none."""
+        """The default queue group of its endpoints, or ``None``."""
         return self._queue
 
     def group(self, name: str, *, queue: str | EllipsisType | None = ...) -> ServiceGroup:
-        """A group within this one: its subjects begin with this one's prefix, a dot and ``name``.
+        """Make a group within this one.
 
-        ``name`` may have several tokens; it is not part of any endpoint's name. ``queue`` is the
-        queue group of its endpoints, ``None`` for none; by default it is this one's.
-
-        Raises :exc:`InvalidSubjectError`, and :exc:`ConfigurationError` for a name with ``>``.
+        :param name: appended to the prefix of this group with a dot. May have several tokens; it is
+            not part of the names of endpoints.
+        :param queue: the queue group of its endpoints, or ``None`` for none. Default: that of this
+            group.
+        :returns: the group.
+        :raises InvalidSubjectError: if ``name`` or ``queue`` is not allowed.
+        :raises ConfigurationError: if ``name`` contains ``>``.
         """
         if name != "":
             check_filter(name)
@@ -82,7 +84,7 @@ class ServiceGroup:
         concurrency: int = DEFAULT_CONCURRENCY,
         pending_limits: PendingLimits | None = None,
     ) -> Callable[[H], H]:
-        """:meth:`add_endpoint` as a decorator, which leaves the handler as it is.
+        """Add an endpoint with a decorator, which returns the handler unchanged.
 
         .. code-block:: python
 
@@ -90,8 +92,19 @@ class ServiceGroup:
             async def reverse(request: ServiceRequest) -> bytes:
                 return request.data[::-1]
 
-        Used before the service is entered, entering subscribes. Used later it subscribes by itself,
-        but only after a while: use :meth:`add_endpoint` where what follows relies on it.
+        If used before the service is entered, entering subscribes. If used later, the endpoint is
+        subscribed in the background; use :meth:`add_endpoint` to wait for it. The parameters are
+        those of :meth:`add_endpoint`.
+
+        :param name: the name of the endpoint.
+        :param subject: the rest of the subject. Default: ``name``.
+        :param queue: the queue group, or ``None`` for none. Default: that of the group.
+        :param metadata: shown to clients that ask for INFO.
+        :param concurrency: maximum number of requests handled at a time. Default: 16.
+        :param pending_limits: limits on waiting requests. Default: those of the connection.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if a subject or queue group is not allowed.
+        :raises trio.ClosedResourceError: if the service or the connection is closing.
         """
 
         def decorate(handler: H) -> H:
@@ -113,29 +126,29 @@ class ServiceGroup:
         concurrency: int = DEFAULT_CONCURRENCY,
         pending_limits: PendingLimits | None = None,
     ) -> Endpoint:
-        """Have ``handler`` called with each request to a subject. There is no removing it again.
+        """Add an endpoint: call ``handler`` with each request to a subject. It cannot be removed.
 
-        Returns once it is subscribed; in a service that is not entered yet, entering does that.
+        Returns once it is subscribed. If the service is not entered yet, entering subscribes. If
+        cancelled, nothing is added.
 
-        :param name: letters, digits, ``-`` and ``_``; several endpoints may have the same.
-        :param handler: an async function of a :class:`ServiceRequest`. What it returns is the
-            answer, unless it is ``None``. What it raises is answered by an error: a
-            :exc:`ServiceError` as it is; a request that :meth:`ServiceRequest.decode` could not
-            decode with code 400; anything else is logged, and only the name of its type is sent,
-            with code 500.
-        :param subject: the rest of the subject after the group's prefix, wildcards allowed.
+        :param name: letters, digits, ``-`` and ``_``. Several endpoints may share a name.
+        :param handler: an async function that is called with a :class:`ServiceRequest`. What it
+            returns is the answer, unless it is ``None``. An exception is answered with an error:
+            :exc:`ServiceError` as it is; a :exc:`DecodeError` of :meth:`ServiceRequest.decode` with
+            code 400; any other exception is logged, and the name of its type is sent with code 500.
+        :param subject: the rest of the subject after the group's prefix; wildcards are allowed.
             Default: ``name``.
-        :param queue: the queue group, of whose members one gets each request; ``None``: none, so
-            that all do. Default: the group's.
-        :param metadata: shown to who asks for INFO; 128 KiB at most.
-        :param concurrency: the most requests handled at the same time, each in a
-            task of its own. With 1 they are handled in the order they arrive.
-        :param pending_limits: limits on what may wait, see :class:`PendingLimits`; default: the
-            connection's.
-
-        Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be, and
-        :exc:`trio.ClosedResourceError` when the service, or the connection, is ending. Cancelled,
-        nothing is added.
+        :param queue: the queue group, one member of which receives each request, or ``None``, so
+            that all instances receive it. Default: that of the group.
+        :param metadata: shown to clients that ask for INFO; at most 128 KiB.
+        :param concurrency: maximum number of requests handled at a time, each in a task of its own.
+            With 1 they are handled in order. Default: 16.
+        :param pending_limits: limits on waiting requests, see :class:`PendingLimits`. Default:
+            those of the connection.
+        :returns: the endpoint.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if a subject or queue group is not allowed.
+        :raises trio.ClosedResourceError: if the service or the connection is closing.
         """
         endpoint = self._made(name, handler, subject, queue, metadata, concurrency, pending_limits)
         await self._host._start(endpoint)
@@ -182,7 +195,7 @@ class ServiceGroup:
 
 
 def checked_queue(queue: str | None) -> str | None:
-    """``queue`` if it is a queue group's name, or none."""
+    """Return ``queue`` if it is a valid queue group or ``None``."""
     if queue == "":
         raise ConfigurationError(
             "the queue group's name must not be empty; for no queue group use None"

@@ -1,4 +1,4 @@
-"""What handlers are given, and what their answers look like to who asked."""
+"""Requests as handlers receive them, and errors in replies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _MAX_DIGITS = 9
 
 
 def service_error(reply: Msg) -> ServiceError | None:
-    """The error that a service has answered with, if ``reply`` is one."""
+    """Return the error in the reply of a service, or ``None`` if it is not an error.
+
+    :param reply: a reply, such as a :class:`Msg`.
+    """
     headers = reply.headers
     description, code = headers.get(_ERROR), headers.get(_CODE)
     if description is None and code is None:
@@ -31,11 +34,14 @@ def service_error(reply: Msg) -> ServiceError | None:
 
 
 def check_reply(reply: Msg) -> Msg:
-    """``reply`` itself, or the :exc:`ServiceError` that it is, raised.
+    """Return the reply of a service, or raise the error in it.
 
     >>> from trio_nats import Msg
     >>> check_reply(Msg.new("inbox", b"3")).data
     b'3'
+
+    :param reply: a reply, such as a :class:`Msg`.
+    :raises ServiceError: if the reply is an error.
     """
     error = service_error(reply)
     if error is not None:
@@ -44,11 +50,11 @@ def check_reply(reply: Msg) -> Msg:
 
 
 class ServiceRequest:
-    """A request to an endpoint, as its handler gets it.
+    """A request to an endpoint, as passed to its handler.
 
-    What the handler returns is the answer, unless it is ``None``. It may also answer by
-    :meth:`respond`, as often as it likes, for those who ask with ``request_many``; and with an
-    error, by :meth:`respond_error` or by raising :exc:`ServiceError`.
+    The handler answers by returning a payload. It may also call :meth:`respond`, any number of
+    times for clients that use ``request_many``, and return ``None``. To answer with an error, it
+    calls :meth:`respond_error` or raises :exc:`ServiceError`.
     """
 
     __slots__ = ("_failure", "_undecodable", "raw")
@@ -62,7 +68,7 @@ class ServiceRequest:
 
     @property
     def subject(self) -> str:
-        """The subject it was sent to."""
+        """The subject that the request was sent to."""
         return self.raw.subject
 
     @property
@@ -72,21 +78,21 @@ class ServiceRequest:
 
     @property
     def headers(self) -> Headers:
-        """The headers; empty when it came without."""
+        """The headers; empty if there are none."""
         return self.raw.headers
 
     @property
     def reply(self) -> str | None:
-        """The subject that answers go to; ``None`` if none is wanted, and none is sent then."""
+        """The subject for answers, or ``None`` if the client wants no answer. None is sent then."""
         return self.raw.reply
 
     def decode(self, codec: Decoder[T]) -> T:
         """Decode the payload; see :meth:`Msg.decode`.
 
-        :param codec: what decodes it, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
-        :returns: the value, decoded by each call again.
-        :raises DecodeError: if the codec cannot read the payload. If the handler lets it pass, the
-            answer is error 400.
+        :param codec: the codec, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
+        :returns: the value. Each call decodes it again.
+        :raises DecodeError: if the codec cannot decode the payload. If the handler does not catch
+            it, the answer is error 400.
         """
         try:
             return self.raw.decode(codec)
@@ -109,14 +115,15 @@ class ServiceRequest:
         codec: Encoder[T] | None = None,
         headers: HeadersLike | None = None,
     ) -> bool:
-        """Answer, if an answer is wanted; see :meth:`Msg.respond`.
+        """Send an answer, if the client wants one; see :meth:`Msg.respond`.
 
-        :param payload: the answer: bytes-like or text, or with ``codec`` whatever that encodes.
-        :param codec: what encodes ``payload``; see :mod:`trio_nats.codecs`.
-        :param headers: the answer's headers.
+        Raises what :meth:`Msg.respond` raises. If cancelled, the whole answer was sent or none of
+        it.
+
+        :param payload: the answer: bytes-like or text, or with ``codec`` a value that it encodes.
+        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
+        :param headers: headers of the answer.
         :returns: whether an answer was sent.
-
-        Raises what :meth:`Msg.respond` raises. If cancelled, it has sent all of the answer or none.
         """
         return await self.raw.respond(encoded(codec, payload), headers=headers)
 
@@ -128,11 +135,17 @@ class ServiceRequest:
         *,
         headers: HeadersLike | None = None,
     ) -> bool:
-        """Answer with an error: a number, by custom one of HTTP's, and a text for people.
+        """Send an error as the answer, if the client wants one. It counts as an error in the
+        statistics.
 
-        It counts as an error in the statistics. Returns whether an answer was sent. Raises
-        :exc:`ConfigurationError` for what is no code or description, and otherwise what
-        :meth:`respond` raises.
+        Otherwise as :meth:`respond`. If cancelled, the whole answer was sent or none of it.
+
+        :param code: a number, by convention that of an HTTP status.
+        :param description: a text for people.
+        :param data: the payload of the answer. Default: empty.
+        :param headers: headers of the answer.
+        :returns: whether an answer was sent.
+        :raises ConfigurationError: if ``code`` or ``description`` is invalid.
         """
         failure = ServiceError(code, description)
         every = Headers(headers or ())

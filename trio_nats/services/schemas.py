@@ -1,4 +1,4 @@
-"""What services say about themselves, as it is on the wire (ADR-32)."""
+"""The messages of service discovery, as they are on the wire (ADR-32)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PING = "io.nats.micro.v1.ping_response"
 INFO = "io.nats.micro.v1.info_response"
 STATS = "io.nats.micro.v1.stats_response"
 MAX_METADATA = 128 * 1024
-"""Bytes of all keys and values together (ADR-33)."""
+"""Maximum size of all keys and values together, in bytes (ADR-33)."""
 
 _TIMES = ("processing_time", "average_processing_time")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -50,53 +50,62 @@ _VERSION = re.compile(
 
 
 class ServiceIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Which service, and which instance of it."""
+    """Identifies a service and an instance of it."""
 
     name: str
-    """The service's name, which all of its instances share."""
+    """Name of the service, shared by all its instances."""
     id: str
-    """This instance."""
+    """ID of the instance."""
     version: str
+    """Semantic version of the service."""
     metadata: dict[str, str]
+    """Metadata of the service."""
 
 
 class ServicePing(
     ServiceIdentity, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag=PING
 ):
-    """The answer to a PING."""
+    """The answer to PING."""
 
     rtt: float = 0.0
-    """Seconds from the question to this answer; not part of what is sent."""
+    """Seconds from the request to this answer. Measured by the client, not sent."""
 
 
 class EndpointInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint is."""
+    """Describes an endpoint."""
 
     name: str
+    """Name of the endpoint."""
     subject: str
+    """The subject it is subscribed to."""
     queue_group: str
-    """Empty if it is in none."""
+    """Its queue group; empty if it has none."""
     metadata: dict[str, str]
+    """Metadata of the endpoint."""
 
 
 class ServiceInfo(ServiceIdentity, frozen=True, kw_only=True, tag_field="type", tag=INFO):
-    """What an instance of a service is."""
+    """Describes an instance of a service."""
 
     description: str
+    """Description for people."""
     endpoints: list[EndpointInfo]
+    """Its endpoints."""
 
 
 class EndpointStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How an endpoint is doing, since the service was started or reset."""
+    """Statistics of an endpoint since the service was started or reset."""
 
     name: str
+    """Name of the endpoint."""
     subject: str
+    """The subject it is subscribed to."""
     queue_group: str
-    """Empty if it is in none."""
+    """Its queue group; empty if it has none."""
     num_requests: int
-    """How many requests it has received."""
+    """Number of requests received."""
     num_errors: int
-    """How many of them were answered by an error."""
+    """Number of requests answered with an error."""
     processing_time: float
     """Seconds spent in the handler, by all requests together."""
     average_processing_time: float
@@ -104,15 +113,16 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     last_error: str
     """Code and description of the last error; empty if there was none."""
     data: object = None
-    """What the service's ``stats_handler`` adds."""
+    """The return value of the service's ``stats_handler``."""
 
 
 class ServiceStats(ServiceIdentity, frozen=True, kw_only=True, tag_field="type", tag=STATS):
-    """How an instance of a service is doing."""
+    """Statistics of an instance of a service."""
 
     endpoints: list[EndpointStats]
+    """Statistics of its endpoints."""
     started: datetime
-    """When it was started, or reset; in UTC."""
+    """The time in UTC at which it was started or reset."""
 
 
 def encode_stats(stats: ServiceStats) -> bytes:
@@ -132,17 +142,17 @@ def with_seconds(endpoint: dict[str, object]) -> dict[str, object]:
 
 
 def new_id() -> str:
-    """For a new instance; a token of a subject."""
+    """Return an ID for a new instance, a token of a subject."""
     return secrets.token_hex(11)
 
 
 def monitoring_subject(prefix: str, verb: str, name: str | None, id: str | None) -> str:
-    """Where all services, those of a name, or one instance are asked."""
+    """Return the subject for asking all services, those with a name, or one instance."""
     return ".".join(filter(None, (prefix, verb, name, id)))
 
 
 def check_name(what: str, name: str) -> str:
-    """``name`` if a service or an endpoint may have it."""
+    """Return ``name`` if it is valid for a service or an endpoint."""
     if not isinstance(name, str):
         raise ConfigurationError(f"the {what}'s name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name):
@@ -154,7 +164,7 @@ def check_name(what: str, name: str) -> str:
 
 
 def check_version(version: str) -> str:
-    """``version`` if it is a semantic one."""
+    """Return ``version`` if it is a semantic version."""
     if not isinstance(version, str):
         raise ConfigurationError(f"the version must be a str, not {type(version).__name__}")
     if not _VERSION.fullmatch(version):
@@ -166,7 +176,7 @@ def check_version(version: str) -> str:
 
 
 def check_description(description: str) -> str:
-    """``description`` if it can be sent."""
+    """Return ``description`` if it can be sent."""
     if not isinstance(description, str):
         raise ConfigurationError(f"the description must be a str, not {type(description).__name__}")
     try:
@@ -177,7 +187,7 @@ def check_description(description: str) -> str:
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
-    """A copy of ``metadata`` that cannot be changed."""
+    """Return a read-only copy of ``metadata``."""
     copy: dict[str, str] = {}
     if metadata is None:
         return MappingProxyType(copy)

@@ -1,4 +1,8 @@
-"""The service itself: its life, and what it says about itself (ADR-32)."""
+"""A service, its lifetime and its answers to discovery (ADR-32).
+
+It is built on the public interface of a connection. :meth:`Connection.add_service` imports it when
+it is first used.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +44,10 @@ from .schemas import (
 __all__ = ["DEFAULT_CLOSE_TIMEOUT", "Service", "StatsHandler"]
 
 StatsHandler: TypeAlias = Callable[[Endpoint], object]
-"""Returns what an endpoint's statistics carry as ``data``: a ``dict``, or ``None`` for nothing."""
+"""Returns the ``data`` for an endpoint's statistics: a ``dict``, or ``None`` for no data."""
 
 _Monitoring = list[tuple[Subscription, Callable[[], bytes]]]
-"""Where it is asked about itself, and what it says."""
+"""The subscriptions for discovery, each with a function that returns the answer."""
 
 DEFAULT_CLOSE_TIMEOUT = 5.0
 
@@ -51,18 +55,18 @@ _logger = logging.getLogger("trio_nats.services")
 
 
 class Service(ServiceGroup):
-    """A service, as made by :meth:`Connection.add_service` and used with ``async with``.
+    """A service, made by :meth:`Connection.add_service` and used with ``async with``.
 
-    Entering subscribes its endpoints, and answers who asks what services there are. From then on
-    requests are handled in the background, in tasks that end with the block. Leaving the block
-    normally stops the service: it takes no more requests, and those it has are finished, for which
-    they have ``close_timeout`` seconds; who still waits then is told by an error 503. Leaving it by
-    an exception, cancellation included, ends all at once.
+    Entering the block subscribes the endpoints and answers discovery requests. From then on
+    requests are handled in background tasks that end with the block. Leaving the block normally
+    stops the service: it accepts no more requests, and finishes those that it has within
+    ``close_timeout`` seconds; requests that are left then are answered with error 503. Leaving it
+    by an exception ends everything at once.
 
-    When the connection is lost for good, or the server forbids an endpoint's subscription, the
-    service stops, the body of the block is cancelled, and the reason comes out of the block:
-    :exc:`ConnectionLostError` or :exc:`PermissionsViolationError`. Closing or draining the
-    connection just stops the service.
+    If the connection is lost for good, or if the server forbids an endpoint's subscription, the
+    service stops, the body of the block is cancelled, and the block raises
+    :exc:`ConnectionLostError` or :exc:`PermissionsViolationError`. If you close or drain the
+    connection, the service just stops.
     """
 
     def __init__(
@@ -104,51 +108,51 @@ class Service(ServiceGroup):
 
     @property
     def name(self) -> str:
-        """Its name, which all instances share."""
+        """Name of the service, shared by all its instances."""
         return self._name
 
     @property
     def id(self) -> str:
-        """What tells this instance from the others."""
+        """Unique ID of this instance."""
         return self._id
 
     @property
     def version(self) -> str:
-        """Its version, a semantic one."""
+        """Semantic version."""
         return self._version
 
     @property
     def description(self) -> str:
-        """What it is, for people."""
+        """Description for people."""
         return self._description
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What was given for it; cannot be changed."""
+        """Metadata, read-only."""
         return self._metadata
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Its endpoints, those of its groups included."""
+        """All endpoints, including those of its groups."""
         return tuple(self._endpoints)
 
     @property
     def started(self) -> datetime:
-        """Since when its statistics count; in UTC."""
+        """The time in UTC since which statistics are counted."""
         return self._started
 
     @property
     def stopping(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether the service accepts no more requests."""
         return self._stop.is_set()
 
     @property
     def stopped(self) -> bool:
-        """Whether it has come to its end."""
+        """Whether the service has stopped."""
         return self._stopped.is_set()
 
     def info(self) -> ServiceInfo:
-        """What it answers to INFO."""
+        """Return the answer to an INFO request."""
         return ServiceInfo(
             name=self._name,
             id=self._id,
@@ -159,7 +163,7 @@ class Service(ServiceGroup):
         )
 
     def stats(self) -> ServiceStats:
-        """What it answers to STATS."""
+        """Return the answer to a STATS request."""
         return ServiceStats(
             name=self._name,
             id=self._id,
@@ -181,7 +185,7 @@ class Service(ServiceGroup):
         return endpoint.stats(data)
 
     def reset(self) -> None:
-        """Set all statistics to zero."""
+        """Reset all statistics to zero."""
         for endpoint in self._endpoints:
             endpoint.reset()
         self._started = datetime.now(UTC)
@@ -196,10 +200,10 @@ class Service(ServiceGroup):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Subscribe, and start. If cancelled, nothing stays subscribed.
+        """Subscribe, and start handling requests. If cancelled, nothing stays subscribed.
 
-        Raises :exc:`trio.ClosedResourceError` if the connection is closed or draining, and
-        :exc:`ConnectionLostError` if it is gone for good.
+        :raises trio.ClosedResourceError: if the connection is closed or draining.
+        :raises ConnectionLostError: if the connection is gone for good.
         """
         await trio.lowlevel.checkpoint()
         if self._entered:
@@ -253,10 +257,10 @@ class Service(ServiceGroup):
             raise fresh(self._failure)
 
     def stop(self) -> None:
-        """Take no more requests. It has stopped when those there are have been finished.
+        """Accept no more requests. The service has stopped once the pending ones are finished.
 
-        Returns at once, so handlers may call it; :meth:`wait_stopped` waits. Harmless when
-        repeated.
+        Returns at once, so handlers may call it; :meth:`wait_stopped` waits. You may call it
+        repeatedly.
         """
         self.nc._check_run()
         self._stop.set()
@@ -276,11 +280,13 @@ class Service(ServiceGroup):
             await self._stopped.wait()
 
     async def wait_stopped(self) -> None:
-        """Return once the service has come to its end, be it by :meth:`stop` or otherwise.
+        """Wait until the service has stopped, by :meth:`stop` or otherwise.
 
-        Raises the reason, if it is that the connection is gone or an endpoint is forbidden. A
-        handler that waits for it waits for itself, until ``close_timeout`` is over. Cancelled,
-        nothing happens.
+        A handler that calls this waits for itself, until ``close_timeout`` is over. If cancelled,
+        the service is not affected.
+
+        :raises ConnectionLostError: if it stopped because the connection is gone for good.
+        :raises PermissionsViolationError: if it stopped because an endpoint is forbidden.
         """
         self.nc._check_run()
         await self._stopped.wait()
@@ -295,7 +301,7 @@ class Service(ServiceGroup):
         self.stop()
 
     async def _run(self, monitoring: _Monitoring, *, task_status: trio.TaskStatus[None]) -> None:
-        """Be the ground that all else runs on, until the end."""
+        """Run all tasks of the service until it stops."""
         try:
             async with open_nursery() as self._work:
                 work = self._work
@@ -369,7 +375,7 @@ class Service(ServiceGroup):
         await self._lasts(endpoint._serve, self._work, self._refuse_late)
 
     async def _lasts(self, do: Callable[..., Awaitable[None]], *args: object) -> bool:
-        """Whether ``do`` came to its end without that of the connection or the subscription."""
+        """Run ``do``; return false if the connection or the subscription ended instead."""
         try:
             await do(*args)
         except (trio.EndOfChannel, trio.ClosedResourceError):
@@ -446,7 +452,7 @@ class Service(ServiceGroup):
 
 
 def _as_object(data: object) -> dict[str, object] | None:
-    """What becomes of ``data`` on the way to who asks: a JSON object, or nothing."""
+    """Return ``data`` as it arrives in JSON: an object, or nothing."""
     decoded: object = msgspec.json.decode(msgspec.json.encode(data))
     if decoded is not None and not isinstance(decoded, dict):
         raise TypeError(

@@ -1,13 +1,13 @@
-"""A real NATS server for tests: as a context manager, as a cluster, and as pytest fixtures.
+"""Real NATS servers for tests: as a context manager, as a cluster, and as pytest fixtures.
 
 >>> from trio_nats.testing import NatsServer
 >>> async with NatsServer(jetstream=True) as server:
 ...     async with open_nats(server.url) as nc:
 ...         ...
 
-Installing trio-nats makes pytest offer the fixtures ``nats_server``, ``nats_server_factory`` and
-``nats_cluster``; see :mod:`trio_nats.testing.plugin`. The server itself comes with
-``pip install 'trio-nats[server]'`` unless there is one already.
+With trio-nats installed, pytest offers the fixtures ``nats_server``, ``nats_server_factory`` and
+``nats_cluster``; see :mod:`trio_nats.testing.plugin`. If you do not have the server itself, ``pip
+install 'trio-nats[server]'`` installs it.
 """
 
 from __future__ import annotations

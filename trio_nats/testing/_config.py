@@ -1,4 +1,4 @@
-"""Settings to the text of a NATS configuration file."""
+"""Render settings as the text of a NATS configuration file."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ _SPECIAL = re.compile(r'["\\\x00-\x1f\x7f]')
 
 
 def render(config: Mapping[str, ConfigValue]) -> str:
-    """The text of a configuration, one top-level key a line.
+    """Return the text of a configuration, with one top-level key per line.
 
-    Raises:
-        ConfigurationError: for a key or value the configuration language has no word for.
+    :raises ConfigurationError: if the configuration language cannot represent a key or value.
     """
     return "".join(f"{_key(key)}: {_value(value, '')}\n" for key, value in config.items())
 
@@ -84,10 +83,10 @@ def _string(value: str) -> str:
 def render_settings(
     settings: ServerSettings, *, websocket_port: int | None, cluster_port: int | None
 ) -> str:
-    """The configuration file of a server, except for what the command line says better.
+    """Return the configuration file of a server.
 
-    That is where it listens and where it stores: arguments override the file, so no text of the
-    user's can move the server away from the port and the directory it was given.
+    Where the server listens and stores is left to the command line, which takes precedence over the
+    file. So no text of the user can move the server away from its port and directory.
     """
     generated = _generated(settings, websocket_port, cluster_port)
     if isinstance(settings.config, Mapping):

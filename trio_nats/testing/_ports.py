@@ -1,4 +1,4 @@
-"""Which ports a server listens on, and what to do when another process was faster."""
+"""The ports of a server, and what to do if another process takes one first."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _PORTS = range(12_000, 32_000)
 
 
 def free_port(host: str) -> int:
-    """A port on ``host`` that nobody listens on. It may be taken by the time it is used.
+    """Return a port on ``host`` that nobody listens on. It may be taken by the time it is used.
 
-    Raises:
-        ServerStartError: ``host`` is no address of this machine.
+    :raises ServerStartError: if ``host`` is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     refused: OSError | None = None
@@ -45,7 +44,7 @@ def free_port(host: str) -> int:
 
 
 def fixed_ports(settings: ServerSettings) -> dict[str, int | None]:
-    """Every listener of a server, with the port the settings demand for it if they do."""
+    """Return every listener of a server, with its port if the settings fix one."""
     ports = {"client": settings.port, "monitor": None}
     if settings.websocket is not None:
         ports["websocket"] = settings.websocket.port
@@ -55,10 +54,9 @@ def fixed_ports(settings: ServerSettings) -> dict[str, int | None]:
 
 
 def assign_ports(settings: ServerSettings, known: Mapping[str, int]) -> dict[str, int]:
-    """A port for every listener: what the settings demand, else what is ``known``, else a free one.
+    """Return a port for every listener: that of the settings, else the known one, else a free one.
 
-    Raises:
-        ServerStartError: the host of the settings is no address of this machine.
+    :raises ServerStartError: if the host of the settings is not an address of this machine.
     """
     return {
         what: fixed or known.get(what) or free_port(settings.host)
@@ -67,5 +65,5 @@ def assign_ports(settings: ServerSettings, known: Mapping[str, int]) -> dict[str
 
 
 def taken_ports(log: str) -> set[int]:
-    """The ports a server logged that it could not have, because somebody else listens there."""
+    """Return the ports that the server could not listen on, according to its log."""
     return {int(port) for port in _TAKEN.findall(log)}

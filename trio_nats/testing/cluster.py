@@ -1,4 +1,4 @@
-"""Several real servers that form one NATS cluster."""
+"""Several servers that form a NATS cluster."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _POLL_INTERVAL = 0.02
 
 @hides_secrets
 class NatsCluster:
-    """Runs ``n`` servers with routes to each other while its ``async with`` block lasts.
+    """Runs a cluster of servers for the duration of an ``async with`` block.
 
     >>> async with NatsCluster(3, jetstream=True) as cluster:
     ...     async with open_nats(cluster.urls) as nc:
     ...         await cluster[0].kill()
 
-    The block starts when every server is connected to every other one and, with JetStream, when
-    they have elected a leader (which takes most of a second). The options are those of
-    :class:`NatsServer` and hold for every server; ``name`` is the cluster's, whose servers are
-    called ``name-1``, ``name-2``... Each server can be stopped, paused or restarted on its own.
-    Leaving the block kills them all.
+    The block begins when every server is connected to every other and, with JetStream, when they
+    have elected a leader (which takes most of a second). Each server can be stopped, paused or
+    restarted on its own. Leaving the block kills them all.
 
-    Raises:
-        ConfigurationError: for options that contradict each other or that servers cannot share.
-        ServerBinaryNotFoundError: on entering, as for :class:`NatsServer`.
-        ServerStartError: on entering, as for :class:`NatsServer`.
-        ServerWaitError: on entering, when the servers do not find together in ``start_timeout``.
+    :param n: the number of servers. Default: 3.
+    :param options: those of :class:`NatsServer`, for every server. ``name`` is the name of the
+        cluster; its servers are called ``name-1``, ``name-2`` and so on.
+    :raises ConfigurationError: if options contradict each other, or cannot be shared by servers.
+    :raises ServerBinaryNotFoundError: on entering, as for :class:`NatsServer`.
+    :raises ServerStartError: on entering, as for :class:`NatsServer`.
+    :raises ServerWaitError: on entering, if the servers did not connect within ``start_timeout``.
     """
 
     def __init__(self, n: int = 3, **options: Unpack[ServerOptions]) -> None:
@@ -122,12 +122,12 @@ class NatsCluster:
 
     @property
     def servers(self) -> tuple[NatsServer, ...]:
-        """All servers, running or not, in the order they were started first."""
+        """All servers, running or not, in the order in which they were first started."""
         return tuple(self._servers)
 
     @property
     def urls(self) -> list[str]:
-        """Where clients connect, one URL a server, running or not."""
+        """The URLs for clients, one per server, running or not."""
         return [server.url for server in self._servers]
 
     def __len__(self) -> int:
@@ -140,12 +140,16 @@ class NatsCluster:
         return self._servers[index]
 
     async def add_node(self, **changes: Unpack[ServerOptions]) -> NatsServer:
-        """Start one more server, with ``changes`` to the common options; wait until all know it.
+        """Start another server, and wait until all know it.
 
-        Raises:
-            ServerStartError: as on entering.
-            ServerWaitError: as on entering; the server is part of the cluster all the same.
-            RuntimeError: outside of the ``async with`` block.
+        If cancelled, the server is not part of the cluster, or it is and the others may not know it
+        yet.
+
+        :param changes: options that differ from those of the other servers.
+        :returns: the server.
+        :raises ServerStartError: as on entering.
+        :raises ServerWaitError: as on entering; the server is part of the cluster nevertheless.
+        :raises RuntimeError: outside of the ``async with`` block.
         """
         if self._stack is None:
             raise RuntimeError("a NatsCluster can only grow inside its `async with` block")
@@ -163,11 +167,11 @@ class NatsCluster:
     async def wait_until_ready(self, *, timeout: float = 10.0) -> None:
         """Wait until all running servers are connected to each other.
 
-        With JetStream also until they agree on a leader who has heard from all of them. Servers
-        that are stopped or paused do not count.
+        With JetStream, also wait until they agree on a leader that has heard from all of them.
+        Servers that are stopped or paused do not count. If cancelled, nothing changes.
 
-        Raises:
-            ServerWaitError: that took longer than ``timeout``.
+        :param timeout: seconds to wait. Default: 10.
+        :raises ServerWaitError: if they are not ready within ``timeout``.
         """
         deadline = time.monotonic() + timeout
         missing: str | None = "an answer on every monitoring port"
@@ -181,7 +185,7 @@ class NatsCluster:
         raise ServerWaitError(f"the cluster still lacks {missing} after {timeout:g} s", logs)
 
     async def _missing(self) -> str | None:
-        """What the cluster lacks to be ready, in words; None when it is."""
+        """Describe what the cluster lacks to be ready; return ``None`` if it is ready."""
         up = [server for server in self._servers if server.is_running and not server.is_paused]
         names = {server.settings.name or "" for server in up}
         await trio.lowlevel.checkpoint()
@@ -238,11 +242,10 @@ class _Healthz(msgspec.Struct):
 
 
 async def _routed(server: NatsServer) -> set[str]:
-    """The names of the servers that ``server`` has all its routes to.
+    """Return the names of the servers that ``server`` has all its routes to.
 
-    Two servers have a pool of connections between them, each for its share of the accounts, and
-    more for accounts with one of their own. A message can only cross when that of its account is
-    up.
+    Two servers are connected by a pool of connections, each for a share of the accounts, and by
+    more for accounts with one of their own. A message passes only if that of its account is up.
     """
     varz = msgspec.convert(await server.monitor("varz"), _Varz)
     routez = msgspec.convert(await server.monitor("routez"), _Routez)

@@ -1,4 +1,4 @@
-"""What can go wrong with a server that runs for a test."""
+"""Errors of servers that run for tests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TAIL_LINES = 40
 
 
 class ServerBinaryNotFoundError(NatsError, FileNotFoundError):
-    """There is no nats-server to run. The text says where it was looked for and what to do."""
+    """There is no nats-server to run. The text says where it was searched for and what to do."""
 
 
 class _WithLog(NatsError):
-    """``log`` is what the server had logged; the text ends with the last lines of it."""
+    """An error with the server's ``log``; the text ends with its last lines."""
 
     def __init__(self, reason: str, log: str) -> None:
         lines = log.splitlines()[-TAIL_LINES:]
@@ -32,10 +32,10 @@ class _WithLog(NatsError):
 
 
 class ServerStartError(_WithLog):
-    """The server ended instead of starting, or was not ready within ``start_timeout``.
+    """The server exited instead of starting, or was not ready within ``start_timeout``.
 
-    ``returncode`` is the exit code of the process, None if it had to be killed. When the server
-    complained about its configuration, the text quotes the lines it named.
+    ``returncode`` is the exit code of the process, ``None`` if it had to be killed. If the server
+    reported errors in its configuration, the text quotes the lines.
     """
 
     def __init__(self, reason: str, log: str, returncode: int | None = None) -> None:
@@ -44,12 +44,12 @@ class ServerStartError(_WithLog):
 
 
 class ServerReloadError(_WithLog):
-    """The server refused a changed configuration and goes on with the one it had."""
+    """The server refused a changed configuration and keeps the former one."""
 
 
 class ServerWaitError(_WithLog, trio.TooSlowError, TimeoutError):
-    """What was waited for did not happen, or did not show in the log, within the timeout."""
+    """What was waited for did not happen within the timeout."""
 
 
 class ServerSignalError(NatsError, NotImplementedError):
-    """The platform has no signal for this: pausing, reloading and lame duck mode need POSIX."""
+    """The platform lacks a signal: pausing, reloading and lame duck mode need POSIX."""

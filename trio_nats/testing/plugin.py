@@ -39,14 +39,17 @@ if TYPE_CHECKING:
 __all__ = ["NatsServerFactory"]
 
 LOG_LINES = 200
-"""How much of each server's log a report shows, at most."""
+"""Maximum number of lines of each server's log in a report."""
 
 
 class NatsServerFactory(Protocol):
-    """What the fixture ``nats_server_factory`` is."""
+    """The value of the fixture ``nats_server_factory``."""
 
     async def __call__(self, **options: Unpack[ServerOptions]) -> NatsServer:
-        """Start a server, which runs until the end of the test; the options are `NatsServer`'s."""
+        """Start a server that runs until the end of the test.
+
+        :param options: those of :class:`NatsServer`.
+        """
         ...
 
 
@@ -71,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def _nats_started(request: pytest.FixtureRequest) -> _Started:
-    """Where the servers of this test are noted for its report; fails unless Trio runs the test."""
+    """The servers of this test, for its report. Fails the test unless Trio runs it."""
     if not _is_run_by_pytest_trio(request) and _anyio_backend(request) != "trio":
         pytest.fail(
             "the fixtures of trio-nats need a test that is run by Trio: an `async def` run by "
@@ -103,7 +106,9 @@ def _anyio_backend(request: pytest.FixtureRequest) -> str | None:
 async def nats_server(
     request: pytest.FixtureRequest, _nats_started: _Started
 ) -> AsyncIterator[NatsServer]:
-    """A running :class:`NatsServer`, one a test; ``@pytest.mark.nats_server`` sets it up."""
+    """A running :class:`NatsServer` for this test, with the options in
+    ``@pytest.mark.nats_server``.
+    """
     from .server import NatsServer
 
     marker = request.node.get_closest_marker("nats_server")
@@ -115,7 +120,9 @@ async def nats_server(
 
 @pytest.fixture
 async def nats_server_factory(_nats_started: _Started) -> AsyncIterator[NatsServerFactory]:
-    """Called with options it starts a :class:`NatsServer`; all end with the test."""
+    """A function that starts a :class:`NatsServer` with the given options, until the end of the
+    test.
+    """
     from .server import NatsServer
 
     async with AsyncExitStack() as stack:
@@ -132,7 +139,9 @@ async def nats_server_factory(_nats_started: _Started) -> AsyncIterator[NatsServ
 async def nats_cluster(
     request: pytest.FixtureRequest, _nats_started: _Started
 ) -> AsyncIterator[NatsCluster]:
-    """A ready :class:`NatsCluster`, one a test; ``@pytest.mark.nats_cluster`` sets it up."""
+    """A ready :class:`NatsCluster` for this test, with the options in
+    ``@pytest.mark.nats_cluster``.
+    """
     from .cluster import NatsCluster
 
     marker = request.node.get_closest_marker("nats_cluster")

@@ -1,4 +1,4 @@
-"""A real nats-server for as long as an ``async with`` block."""
+"""A nats-server that runs for the duration of an ``async with`` block."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ _NOT_RELOADABLE = ("host", "args", "binary")
 
 @hides_secrets
 class NatsServer:
-    """Runs a nats-server while its ``async with`` block lasts; the block starts when it is ready.
+    """Runs a nats-server for the duration of an ``async with`` block, which begins when it is
+    ready.
 
     >>> async with NatsServer(jetstream=True) as server:
     ...     async with open_nats(server.url) as nc:
     ...         ...
 
-    The keyword arguments are the fields of :class:`ServerSettings`. The server listens on free
-    ports of the loopback interface unless told otherwise, and keeps them when it is restarted. Its
-    configuration, its log and its JetStream store live in a temporary directory that goes away
-    with it.
+    By default the server listens on free ports of the loopback interface, and keeps them when it is
+    restarted. Its configuration, log and JetStream store are in a temporary directory that is
+    removed at the end of the block.
 
-    Leaving the block kills the server, whatever state it is in, cancelled or not. There is no
-    background task, so an exception of the block leaves it as itself.
+    Leaving the block kills the server, also when cancelled. There is no background task, so an
+    exception leaves the block unchanged.
 
-    All times are in seconds of the wall clock: a mock clock does not hurry a process.
+    All times are in seconds of the wall clock, and a mock clock does not change them.
 
-    Raises:
-        ConfigurationError: for options that contradict each other.
-        ServerBinaryNotFoundError: on entering, when there is no nats-server to run.
-        ServerStartError: on entering, when the server ended at once or was not ready within
-            ``start_timeout``.
+    :param options: the fields of :class:`ServerSettings`.
+    :raises ConfigurationError: if options contradict each other.
+    :raises ServerBinaryNotFoundError: on entering, if there is no nats-server to run.
+    :raises ServerStartError: on entering, if the server exited or was not ready within
+        ``start_timeout``.
     """
 
     def __init__(self, **options: Unpack[ServerOptions]) -> None:
@@ -115,24 +115,23 @@ class NatsServer:
 
     @property
     def settings(self) -> ServerSettings:
-        """What the server was started with, or last told."""
+        """The settings in force."""
         return self._settings
 
     @property
     def host(self) -> str:
-        """The address to reach it at: loopback when it listens on all interfaces."""
+        """The address to connect to: loopback if the server listens on all interfaces."""
         return _WILDCARDS.get(self._settings.host, self._settings.host)
 
     @property
     def port(self) -> int:
-        """The port for clients. It stays the same when the server is stopped or restarted."""
+        """The port for clients. It does not change when the server is restarted."""
         return self._port("client")
 
     @property
     def url(self) -> str:
-        """Where clients connect: ``tls://`` when the server insists on TLS, else ``nats://``.
-
-        Credentials are not part of it.
+        """The URL for clients, without credentials: ``tls://`` if the server requires TLS, else
+        ``nats://``.
         """
         tls = self._settings.tls
         scheme = "nats" if tls is None or tls.allow_non_tls else "tls"
@@ -140,10 +139,9 @@ class NatsServer:
 
     @property
     def ws_url(self) -> str:
-        """Where WebSocket clients connect: ``ws://``, or ``wss://`` when the listener has TLS.
+        """The URL for WebSocket clients: ``wss://`` if that listener has TLS, else ``ws://``.
 
-        Raises:
-            ConfigurationError: the server has no such listener.
+        :raises ConfigurationError: if the server has no ``websocket`` settings.
         """
         websocket = self._settings.websocket
         if websocket is None:
@@ -152,10 +150,9 @@ class NatsServer:
 
     @property
     def cluster_url(self) -> str:
-        """What other servers name in their ``routes``.
+        """The URL for the ``routes`` of other servers.
 
-        Raises:
-            ConfigurationError: the server has no ``cluster`` settings.
+        :raises ConfigurationError: if the server has no ``cluster`` settings.
         """
         if self._settings.cluster is None:
             raise ConfigurationError("not in a cluster; ask for cluster=ServerCluster(name)")
@@ -168,17 +165,20 @@ class NatsServer:
 
     @property
     def pid(self) -> int:
-        """The process id. RuntimeError when the server is not running."""
+        """The process ID.
+
+        :raises RuntimeError: if the server is not running.
+        """
         return self._running().pid
 
     @property
     def is_running(self) -> bool:
-        """Whether the process exists, be it ready, paused or in lame duck mode."""
+        """Whether the process exists. It may be ready, paused or in lame duck mode."""
         return self._process is not None and self._process.is_running
 
     @property
     def log(self) -> str:
-        """Everything logged so far, over all restarts. It survives the block."""
+        """Everything that the server has logged, over all restarts. Kept after the block."""
         if self._directory is None:
             return self._last_log
         try:
@@ -188,7 +188,7 @@ class NatsServer:
 
     @property
     def is_paused(self) -> bool:
-        """Whether :meth:`pause` froze it and nothing has woken or ended it since."""
+        """Whether :meth:`pause` has frozen it, and nothing has resumed or ended it since."""
         return self.is_running and self._running().paused
 
     def _port(self, what: str) -> int:
@@ -208,14 +208,14 @@ class NatsServer:
     # --- starting and ending ---------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start it again after :meth:`stop`, :meth:`kill` or its own end; wait until it is ready.
+        """Start the server again after :meth:`stop`, :meth:`kill` or its own exit; wait until it is
+        ready.
 
-        The ports and the JetStream store are those it had. When cancelled it is not running.
-        Nothing happens when it is running already.
+        It keeps its ports and its JetStream store. Does nothing if it is running. If cancelled, it
+        is not running.
 
-        Raises:
-            ServerStartError: it ended at once or was not ready within ``start_timeout``.
-            RuntimeError: outside of the ``async with`` block.
+        :raises ServerStartError: if it exited or was not ready within ``start_timeout``.
+        :raises RuntimeError: outside of the ``async with`` block.
         """
         if self._directory is None:
             raise RuntimeError("a NatsServer can only run inside its `async with` block")
@@ -237,27 +237,35 @@ class NatsServer:
         self._known_ports = dict(self._ports)
 
     async def stop(self, *, timeout: float = 5.0) -> None:
-        """End it in an orderly way (SIGTERM), and by force if that takes longer than ``timeout``.
+        """Stop the server in an orderly way (SIGTERM).
 
-        When cancelled it has been told to end but may still be running. Windows knows no orderly
-        way; there this is :meth:`kill`.
+        On Windows there is no such signal, and this is :meth:`kill`. If cancelled, the server has
+        been told to stop but may still be running.
+
+        :param timeout: seconds after which it is killed. Default: 5.
         """
         await trio.lowlevel.checkpoint()
         if self._process is not None:
             await self._process.stop(timeout)
 
     async def kill(self) -> None:
-        """End it as a crash would: no goodbye to clients, nothing flushed."""
+        """Kill the server, as a crash would: clients are not notified, and nothing is flushed.
+
+        If cancelled, the server has been killed.
+        """
         if self._process is not None:
             await self._process.kill()
         await trio.lowlevel.checkpoint()
 
     async def restart(self, **changes: Unpack[ServerOptions]) -> None:
-        """:meth:`stop` it, change the given settings, and :meth:`start` it on the same port.
+        """Stop the server, change settings, and start it on the same ports.
 
-        Raises:
-            ConfigurationError: for changes that cannot work; the server goes on as it was.
-            ServerStartError: it does not start with the changes, and is not running now.
+        If cancelled, the server is stopping or not running; :meth:`start` starts it with the
+        changes if it had stopped.
+
+        :param changes: fields of :class:`ServerSettings` to change.
+        :raises ConfigurationError: if the changes are invalid; the server keeps running.
+        :raises ServerStartError: if it does not start with the changes; it is not running then.
         """
         settings = dataclasses.replace(self._settings, **changes)
         await self.stop()
@@ -265,10 +273,10 @@ class NatsServer:
         await self.start()
 
     def change_routes(self, routes: Sequence[str]) -> None:
-        """Set the routes to be used from the next start on; for a server in a cluster.
+        """Set the routes that a server in a cluster uses from its next start on.
 
-        Raises:
-            ConfigurationError: the server has no ``cluster`` settings.
+        :param routes: URLs of other servers, see :attr:`cluster_url`.
+        :raises ConfigurationError: if the server has no ``cluster`` settings.
         """
         cluster = self._settings.cluster
         if cluster is None:
@@ -278,7 +286,7 @@ class NatsServer:
         )
 
     def _may_come_free(self, taken: set[int]) -> bool:
-        """Whether another round can help: with other ports, or with the same ones later."""
+        """Return whether another attempt may help, with other ports or with the same ones later."""
         fixed = fixed_ports(self._settings)
         chosen = {port for what, port in self._ports.items() if fixed[what] is None}
         return bool(taken & (chosen | set(self._known_ports.values())))
@@ -347,52 +355,52 @@ class NatsServer:
     # --- while it runs ---------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Freeze the process (SIGSTOP): connections stay open and nothing is answered any more.
+        """Freeze the process (SIGSTOP): connections stay open, and nothing is answered.
 
-        Raises:
-            ServerSignalError: on Windows.
-            RuntimeError: the server is not running.
+        :raises ServerSignalError: on Windows.
+        :raises RuntimeError: if the server is not running.
         """
         self._running().pause()
 
     def resume(self) -> None:
-        """Let a paused process go on (SIGCONT), as if nothing had happened to it.
+        """Resume a paused process (SIGCONT).
 
-        Raises:
-            ServerSignalError: on Windows.
-            RuntimeError: the server is not running.
+        :raises ServerSignalError: on Windows.
+        :raises RuntimeError: if the server is not running.
         """
         self._running().resume()
 
     async def lame_duck(self, *, timeout: float = 5.0) -> None:
-        """Put it into lame duck mode (SIGUSR2); wait until it says so, not until it has ended.
+        """Put the server into lame duck mode (SIGUSR2), and wait until it has logged so.
 
-        It stops listening, tells its clients, and closes their connections one by one, beginning
-        after ``lame_duck_grace_period`` and over ``lame_duck_duration`` (10 s and 2 min unless
-        ``config`` says otherwise; the duration cannot be below 30 s). Then it ends, which without
-        clients is at once.
+        It stops listening, notifies its clients, and closes their connections one by one, beginning
+        after ``lame_duck_grace_period`` and over ``lame_duck_duration`` (by default 10 s and 2 min;
+        set them with ``config``, the duration to at least 30 s). Then it exits; without clients, at
+        once. If cancelled, the server has been told to.
 
-        Raises:
-            ServerWaitError: it did not say so within ``timeout``.
-            ServerSignalError: on Windows.
-            RuntimeError: the server is not running.
+        :param timeout: seconds to wait for the log. Default: 5.
+        :raises ServerWaitError: if it did not log so within ``timeout``.
+        :raises ServerSignalError: on Windows.
+        :raises RuntimeError: if the server is not running.
         """
         mark = len(self.log)
         self._running().send("SIGUSR2", purpose="lame duck mode")
         await self.wait_for_log("Entering lame duck mode", timeout=timeout, after=mark)
 
     async def reload(self, *, timeout: float = 5.0, **changes: Unpack[ServerOptions]) -> None:
-        """Change settings of the running server (SIGHUP) and wait until they are in force.
+        """Change settings of the running server (SIGHUP), and wait until they are in force.
 
-        Without changes the server reads its files again, such as certificates. Connections that
-        the changed settings would not admit any more are closed by the server.
+        Without changes the server reads its files, such as certificates, again. It closes
+        connections that the new settings no longer admit. If cancelled, the server may have
+        reloaded; :attr:`settings` are the former ones.
 
-        Raises:
-            ConfigurationError: for changes that cannot work or need :meth:`restart`.
-            ServerReloadError: the server refused them. It goes on as it was.
-            ServerWaitError: it did not answer within ``timeout``.
-            ServerSignalError: on Windows.
-            RuntimeError: the server is not running.
+        :param timeout: seconds to wait for the server. Default: 5.
+        :param changes: fields of :class:`ServerSettings` to change.
+        :raises ConfigurationError: if the changes are invalid or need :meth:`restart`.
+        :raises ServerReloadError: if the server refused them; it keeps its settings.
+        :raises ServerWaitError: if it did not answer within ``timeout``.
+        :raises ServerSignalError: on Windows.
+        :raises RuntimeError: if the server is not running.
         """
         process, directory = self._running(), self._directory
         assert directory is not None
@@ -413,13 +421,14 @@ class NatsServer:
             raise
 
     async def wait_for_log(self, text: str, *, timeout: float = 5.0, after: int = 0) -> str:
-        """Wait until ``text`` is in the log, and return the line where it is first found.
+        """Wait until the log contains a text. If cancelled, nothing changes.
 
-        Only the log from position ``after`` on counts: take ``len(server.log)`` before doing
-        something to see what comes of it.
-
-        Raises:
-            ServerWaitError: it was not there within ``timeout``.
+        :param text: the text to look for.
+        :param timeout: seconds to wait. Default: 5.
+        :param after: position in the log to search from. Take ``len(server.log)`` before an action
+            to see what it causes.
+        :returns: the first line that contains the text.
+        :raises ServerWaitError: if the text did not appear within ``timeout``.
         """
         return await self._wait_for_log((text,), timeout, after)
 
@@ -441,10 +450,11 @@ class NatsServer:
         return found
 
     async def monitor(self, path: str) -> Mapping[str, object]:
-        """What the server's HTTP monitoring says at ``path``: ``"varz"``, ``"connz?subs=1"``...
+        """Get a page of the server's HTTP monitoring. If cancelled, nothing changes.
 
-        Raises:
-            NatsError: it said nothing, or something that is no JSON object.
+        :param path: the path, such as ``"varz"`` or ``"connz?subs=1"``.
+        :returns: the JSON object in the answer.
+        :raises NatsError: if there is no answer, or if it is not a JSON object.
         """
         return await get_json(self.host, self._port("monitor"), path)
 

@@ -1,4 +1,4 @@
-"""What a server can be told: the options of :class:`~trio_nats.testing.NatsServer`."""
+"""Settings of :class:`~trio_nats.testing.NatsServer`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ConfigValue: TypeAlias = (
     | Sequence["ConfigValue"]
     | Mapping[str, "ConfigValue"]
 )
-"""A value of a NATS configuration. Durations are strings such as ``"2s"``; sizes are integers."""
+"""A value in a NATS configuration. Durations are strings such as ``"2s"``; sizes are integers."""
 
 # They decide where the server is found, so they come from arguments and not from the configuration.
 _RESERVED = {"host": "host=", "net": "host=", "port": "port=", "listen": "host= and port="}
@@ -44,13 +44,18 @@ def _check_port(port: int | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServerTLS:
-    """A ``tls`` block. Files are PEM and are read by the server, not here.
+    """A ``tls`` block. The server reads the files.
 
-    ``verify`` asks clients for a certificate that ``ca_file`` vouches for; ``verify_and_map`` takes
-    the user from it too. ``allow_non_tls`` accepts clients without TLS beside those with it.
-    ``handshake_first`` is True for TLS before ``INFO`` only, or ``"auto"`` or a duration such as
-    ``"300ms"`` after which a client that stayed silent is sent ``INFO`` in plaintext. ``timeout``
-    is how long a handshake may take, in seconds; None is the server's default of 2.
+    :param cert_file: PEM file with the server's certificate.
+    :param key_file: PEM file with its private key.
+    :param ca_file: PEM file with the authorities for client certificates.
+    :param verify: require a client certificate issued by an authority in ``ca_file``.
+    :param verify_and_map: the same, and take the user from the certificate.
+    :param allow_non_tls: also accept clients without TLS.
+    :param handshake_first: ``True`` to begin with the TLS handshake. ``"auto"``, or a duration such
+        as ``"300ms"``, sends INFO in plaintext to clients that are silent for that long.
+    :param timeout: seconds that a handshake may take. Default: the server's, 2.
+    :param min_version: the lowest version of TLS to accept. Default: the server's.
     """
 
     cert_file: StrPath
@@ -67,9 +72,11 @@ class ServerTLS:
 
 @dataclass(frozen=True, slots=True)
 class ServerWebSocket:
-    """A ``websocket`` block; without ``tls`` the listener speaks plain ``ws://``.
+    """A ``websocket`` block.
 
-    ``port`` None picks a free one.
+    :param port: the port to listen on. Default: a free one.
+    :param tls: TLS settings for ``wss://``. Default: none, for ``ws://``.
+    :param compression: whether to accept compression. Default: false.
     """
 
     port: int | None = None
@@ -87,10 +94,12 @@ class ServerWebSocket:
 
 @dataclass(frozen=True, slots=True)
 class ServerCluster:
-    """A ``cluster`` block. :class:`NatsCluster` writes them; by hand they make other topologies.
+    """A ``cluster`` block. :class:`NatsCluster` creates them; create your own for other topologies.
 
-    ``port`` is where routes from other nodes arrive; None picks a free one. ``routes`` are URLs
-    such as ``"nats://127.0.0.1:6222"``; a node's own among them is harmless.
+    :param name: the name of the cluster.
+    :param port: the port for routes from other servers. Default: a free one.
+    :param routes: URLs of other servers, such as ``"nats://127.0.0.1:6222"``. The server's own URL
+        may be among them.
     """
 
     name: str
@@ -104,43 +113,44 @@ class ServerCluster:
 @hides_secrets
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Everything that makes a server what it is, with the defaults.
+    """The settings of a server. Its fields are the keyword arguments of :class:`NatsServer`.
 
-    The fields are the keyword arguments of :class:`~trio_nats.testing.NatsServer`.
-
-    Raises:
-        ConfigurationError: for settings that contradict each other.
+    :raises ConfigurationError: if settings contradict each other.
     """
 
     config: str | Mapping[str, ConfigValue] | None = field(default=None, repr=False)
-    """More configuration: text is appended verbatim to what the other fields generate; a mapping is
-    merged into it, and wins. Where the server listens and stores is not taken from here."""
+    """More configuration. Text is appended to what the other fields generate; a mapping is merged
+    into it, and takes precedence. The addresses to listen on and the directory of the store
+    cannot be set here."""
     host: str = "127.0.0.1"
-    """The address to listen on, for clients of all kinds, monitoring and routes."""
+    """The address to listen on for clients, monitoring and routes."""
     port: int | None = None
-    """The port for clients; None picks a free one."""
+    """The port for clients. Default: a free one."""
     jetstream: bool = False
-    """Whether JetStream is on. Its store is a temporary directory that is removed with the server,
-    unless ``args=["--store_dir", path]`` names another."""
+    """Whether to enable JetStream. Its store is a temporary directory that is removed with the
+    server, unless ``args=["--store_dir", path]`` names another."""
     user: str | None = None
-    """With ``password``, what clients must present."""
+    """A user name that clients must present, together with ``password``."""
     password: str | None = field(default=None, repr=False)
+    """The password of ``user``."""
     token: str | None = field(default=None, repr=False)
-    """What clients must present, instead of ``user`` and ``password``."""
+    """A token that clients must present, instead of ``user`` and ``password``."""
     tls: ServerTLS | None = None
+    """TLS settings for clients. Default: no TLS."""
     websocket: ServerWebSocket | None = None
-    """A WebSocket listener beside the ordinary one."""
+    """A WebSocket listener in addition to the ordinary one. Default: none."""
     cluster: ServerCluster | None = None
+    """The cluster that the server is part of. Default: none."""
     name: str | None = None
-    """``server_name``; None lets the server take its generated id."""
+    """``server_name``. Default: the server's generated ID."""
     args: Sequence[str] = field(default=(), repr=False)
-    """More command line arguments, such as ``["-V"]`` for a trace of the protocol."""
+    """More command line arguments, such as ``["-V"]`` to trace the protocol."""
     start_timeout: float = 10.0
-    """How long starting may take, in seconds, by the wall clock."""
+    """Seconds of the wall clock that starting may take."""
     debug: bool = False
     """Whether the server logs debugging messages."""
     binary: StrPath | None = None
-    """The nats-server to run; None lets :func:`~trio_nats.testing.find_server_binary` find one."""
+    """The nats-server to run. Default: see :func:`~trio_nats.testing.find_server_binary`."""
 
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password is None):
