@@ -57,6 +57,9 @@ class BaseConnection:
 
     # --- publishing ------------------------------------------------------------------------------
 
+    # That only the first two arguments may be positional is said by the overloads alone: a default
+    # of one that is keyword-only has to be looked up in a dictionary at each call.
+
     @overload
     async def publish(
         self,
@@ -80,7 +83,6 @@ class BaseConnection:
         self,
         subject: str,
         payload: Payload | P = b"",
-        *,
         reply: str | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
@@ -102,31 +104,26 @@ class BaseConnection:
         nothing. If cancelled, it has sent nothing either.
         """
         outbox = self._outbox
-        if (
-            outbox.size < outbox.easy
-            and reply is None
-            and codec is None
-            and type(payload) is bytes
-            and get_ident() == self._thread
-        ):
+        if get_ident() != self._thread:
+            self._core.check_run()
+        if reply is None and headers is None and codec is None and type(payload) is bytes:
             # Most messages by far. What is below does the same, and more.
-            if headers is None:
-                try:
-                    head, size = self._known_heads[subject][len(payload)]
-                except (KeyError, TypeError):  # what cannot be a key is no subject either
-                    head, size = self._pub_lines.learn(subject, len(payload))
-            else:
-                head = self._frame(subject, payload, None, headers)[0]
-                size = len(head) + len(payload) + 2
+            try:
+                head, size = self._known_heads[subject][len(payload)]
+            except (KeyError, TypeError):  # what cannot be a key is no subject either
+                head, size = self._pub_lines.learn(subject, len(payload))
+            frame = head, payload, CRLF
+        else:
+            raw_reply = None if reply is None else check_subject(reply)
+            frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
+            size = len(frame[0]) + len(frame[1]) + 2
+        if outbox.size < outbox.easy:
             await checkpoint_if_cancelled()
-            outbox.open += (head, payload, CRLF)
+            outbox.open += frame
             outbox.size += size
-            return
-        self._core.check_run()
-        raw_reply = None if reply is None else check_subject(reply)
-        frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
-        await self._room_for(frame, self._core.info)
-        outbox.append(frame)
+        else:
+            await self._room_for(frame, self._core.info)
+            outbox.append(frame)
 
     async def _room_for(self, frame: Frame, info: ServerInfo) -> None:
         """Wait until ``frame``, which was checked against ``info``, can be appended."""
@@ -159,7 +156,6 @@ class BaseConnection:
         self,
         subject: str,
         payload: Payload | P = b"",
-        *,
         reply: str | None = None,
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
@@ -174,28 +170,32 @@ class BaseConnection:
             self._core.check_run()
         raw_reply = None if reply is None else check_subject(reply)
         frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
-        self._core.check_open()
-        self._outbox.check_room()
-        self._outbox.append(frame)
+        outbox = self._outbox
+        if outbox.size >= outbox.easy:
+            self._core.check_open()
+            outbox.check_room()
+        outbox.append(frame)
 
     def _frame(
         self, subject: str, payload: Payload, reply: bytes | None, headers: HeadersLike | None
     ) -> Frame:
-        raw_subject = self._pub_lines.subject(subject)
+        lines = self._pub_lines
+        raw_subject = lines.subject(subject)
         data = payload if type(payload) is bytes else _as_bytes(payload)
         if headers is None:
-            self._pub_lines.check_size(len(data))
             frame = commands.pub(raw_subject, reply, data)
-            self._pub_lines.check_line(len(frame[0]) - 6, raw_subject, reply)
+            if len(frame[0]) + len(data) > lines.easy:
+                lines.check(len(data), len(frame[0]) - 6, raw_subject, reply)
             return frame
         block = encode_headers(headers)
         if not self._core.info.headers and self._core.session is not None:
             raise ConfigurationError(
                 "the server does not support message headers; leave them out, or upgrade it"
             )
-        self._pub_lines.check_size(len(block) + len(data))
         frame = commands.hpub(raw_subject, reply, block, data)
-        self._pub_lines.check_line(len(frame[0]) - len(block) - 7, raw_subject, reply)
+        if len(frame[0]) + len(data) > lines.easy:
+            size = len(block)
+            lines.check(size + len(data), len(frame[0]) - size - 7, raw_subject, reply)
         return frame
 
     async def _checkpoint(self) -> None:

@@ -204,7 +204,10 @@ def encode_headers(headers: HeadersLike) -> bytes:
                 type(name) is not str
                 or type(value) is not str
                 or not value.isprintable()
-                or not _is_name(name)
+                or not name.isascii()
+                or not name.isprintable()
+                or not name
+                or " " in name
                 or ":" in name
             ):
                 break

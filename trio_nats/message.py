@@ -128,7 +128,6 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
     async def respond(
         self,
         payload: Payload | T = b"",
-        *,
         codec: Encoder[T] | None = None,
         headers: HeadersLike | None = None,
     ) -> bool:
@@ -150,16 +149,17 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         """
         data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
         origin, reply = self._origin, self.raw_reply
-        if reply is None:
+        if not reply:
             if origin is not None:
                 await origin._checkpoint()
             return False
         if origin is None:
             raise ValueError("this message was not received from a connection; cannot respond")
         try:
-            if is_command(reply):
+            subject = reply.decode()
+            if subject[0] == "$" and is_command(reply):
                 raise InvalidSubjectError("answers are no commands")
-            await origin.publish(reply.decode(), data, headers=headers)
+            await origin.publish(subject, data, headers=headers)
         except (InvalidSubjectError, UnicodeDecodeError):
             _logger.info(
                 "no answer to a message on %a: its reply subject cannot be published to: %a",
@@ -180,7 +180,7 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
 def is_command(reply: bytes) -> bool:
     """Whether what is published to this reply subject is a command to the server."""
-    return reply.startswith(b"$") and _COMMAND.match(reply) is not None
+    return _COMMAND.match(reply) is not None
 
 
 def _shorten(pairs: list[tuple[str, str]]) -> str:

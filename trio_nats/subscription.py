@@ -23,7 +23,7 @@ from .options import PendingLimits, check_count, check_seconds
 
 __all__ = ["Subscription"]
 
-_LAST_TURN = 63
+_TURN = 63
 """So many messages are taken out before other tasks get their turn."""
 
 
@@ -60,8 +60,9 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._remaining = stop_after
         self._sid: bytes | None = None
         self._waiters: dict[trio.lowlevel.Task, None] = {}
-        # The first message takes a whole turn, and so notes who receives.
-        self._turn = _LAST_TURN
+        # How many messages may be taken out before others get their turn. None at first: who
+        # receives is noted at the end of a turn.
+        self._left = 0
         self._receivers: WeakSet[trio.lowlevel.Task] | None = None
         self._thread = core.thread
         self._helpers: Set[trio.lowlevel.Task] = frozenset()
@@ -212,16 +213,24 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         if get_ident() != self._thread:
             self._core.check_run()
         queue = self._queue
-        while queue:
-            self._turn = (self._turn + 1) & _LAST_TURN
-            if self._turn:
+        if queue:
+            if self._left:
+                self._left -= 1
                 await checkpoint_if_cancelled()
             else:
-                self._note_receiver()
-                await trio.lowlevel.checkpoint()
-            if queue:  # another task may have been quicker
-                return self._pop()
+                await self._next_turn()
+        if queue:  # another task may have been quicker
+            msg = queue.popleft()
+            if self._watched:
+                self._forget(msg)
+            return msg
         return await self._wait()
+
+    async def _next_turn(self) -> None:
+        """Let others run."""
+        self._left = _TURN
+        self._note_receiver()
+        await trio.lowlevel.checkpoint()
 
     async def receive_batch(self, max_messages: int | None = None) -> list[Msg]:
         """All messages that are there, at most ``max_messages``; waits for the first one.
@@ -234,14 +243,12 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         if get_ident() != self._thread:
             self._core.check_run()
         if self._queue:
-            # A batch counts as one turn unless it is worth more.
-            self._turn += min(len(self._queue), most, _LAST_TURN)
-            if self._turn < _LAST_TURN:
+            # A batch is never more than one turn.
+            self._left -= min(len(self._queue), most, self._left)
+            if self._left:
                 await checkpoint_if_cancelled()
             else:
-                self._turn = 0
-                self._note_receiver()
-                await trio.lowlevel.checkpoint()
+                await self._next_turn()
         if self._queue:  # another task may have been quicker
             return self._take(most)
         first = await self._wait()
@@ -250,7 +257,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     def _take(self, most: int) -> list[Msg]:
         queue = self._queue
         if self._watched or most < len(queue):
-            return [self.receive_nowait() for _ in range(min(most, len(queue)))]
+            return [self._pop() for _ in range(min(most, len(queue)))]
         batch = list(queue)
         queue.clear()
         return batch
@@ -272,8 +279,12 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
         if get_ident() != self._thread:
             self._core.check_run()
-        if self._queue:
-            return self._pop()
+        queue = self._queue
+        if queue:
+            msg = queue.popleft()
+            if self._watched:
+                self._forget(msg)
+            return msg
         self._check_entered()
         if self._ended is not None:
             raise fresh(self._ended)
@@ -318,8 +329,8 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     async def __anext__(self) -> Msg:
         # The same as receive(), again, for a call less per message is a tenth of the time.
         queue = self._queue
-        if queue and self._turn != _LAST_TURN:
-            self._turn += 1
+        if queue and self._left:
+            self._left -= 1
             await checkpoint_if_cancelled()
             msg = queue.popleft()
             if self._watched:

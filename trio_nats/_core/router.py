@@ -166,9 +166,10 @@ class Router:
 
     def unstall(self, queue: object) -> None:
         """``queue`` has room again, or is gone."""
-        self.stalled.discard(queue)
-        if not self.stalled:
-            self._unstalled.unpark_all()
+        if queue in self.stalled:
+            self.stalled.remove(queue)
+            if not self.stalled:
+                self._unstalled.unpark_all()
 
     def look_again(self) -> None:
         """Have :meth:`wait_unstalled` ask ``unless`` again."""

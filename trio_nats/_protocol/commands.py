@@ -99,6 +99,8 @@ class PubLineCache:
         self._remembered = 0
         self._subjects: dict[str, bytes] = {}
         self._max_payload = max_payload
+        self.easy: int = min(max_payload, max_control_line)
+        """The most bytes of a frame that needs no :meth:`check`."""
 
     @property
     def max_payload(self) -> int:
@@ -109,14 +111,14 @@ class PubLineCache:
     def max_payload(self, size: int) -> None:
         if size != self._max_payload:
             self._max_payload = size
+            self.easy = min(size, self.max_control_line)
             self._forget()
 
     def learn(self, subject: str, size: int) -> tuple[bytes, int]:
         """Check both, and remember what comes of it."""
         raw = check_subject(subject)
         line = b"PUB %b %d\r\n" % (raw, size)
-        self.check_line(len(line) - 6, raw, None)
-        self.check_size(size)
+        self.check(size, len(line) - 6, raw, None)
         found = line, len(line) + size + 2
         if len(raw) > _MAX_REMEMBERED_LENGTH:
             return found
@@ -143,16 +145,15 @@ class PubLineCache:
         self.known.clear()
         self._remembered = 0
 
-    def check_line(self, length: int, subject: bytes, reply: bytes | None) -> None:
-        """Complain about a line longer than the server takes."""
+    def check(self, size: int, length: int, subject: bytes, reply: bytes | None) -> None:
+        """Complain about ``size`` bytes of headers and payload, or ``length`` of arguments on the
+        line, if that is more than the server takes.
+        """
+        if size > self._max_payload:
+            raise MaxPayloadError(size, self._max_payload)
         if length > self.max_control_line:
             parts = {"subject": subject, "reply subject": reply}
             raise too_long(length, self.max_control_line, parts)
-
-    def check_size(self, size: int) -> None:
-        """Complain about more than the server takes."""
-        if size > self._max_payload:
-            raise MaxPayloadError(size, self._max_payload)
 
 
 def pub(subject: bytes, reply: bytes | None, payload: bytes) -> Frame:

@@ -272,22 +272,18 @@ def _take_alike(burst: Burst, data: bytes, start: int, line: bytes, head: int, l
     like = burst.messages[-1]
     subject, sid, reply, origin = like.raw_subject, like.sid, like.raw_reply, like._origin
     between = b"\r\n%b\r\n" % line
-    step = length + len(between)
-    begun = start
-    while startswith(between, start + length):
-        split = start + head
-        append(
-            Msg(
-                subject,
-                sid,
-                reply,
-                data[split : start + length],
-                data[start:split] if head else None,
-                origin,
-            )
-        )
-        start += step
-    taken = start - begun
+    gap = len(between)
+    step = length + gap
+    end = begun = start + length
+    headers: bytes | None = None
+    while startswith(between, end):
+        if head:
+            headers = data[start : start + head]
+            start += head
+        append(Msg(subject, sid, reply, data[start:end], headers, origin))
+        start = end + gap
+        end += step
+    taken = end - begun
     burst.size += taken // step * length
     return taken
 

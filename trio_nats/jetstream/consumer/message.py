@@ -304,7 +304,10 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         Raises :exc:`AckError` if it was answered already, or needs no answer, and what
         :meth:`Connection.publish` raises. If cancelled, nothing was sent.
         """
-        await self._send(self._where(), IN_PROGRESS)
+        try:
+            await self._ack_context.nc.publish(self._where(), IN_PROGRESS)
+        except InvalidSubjectError as error:
+            self._log_unanswerable(error)
 
     def _nak_nowait(self) -> bool:
         """Have it delivered again, where that can be said at once. Whether it could."""
@@ -321,22 +324,19 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         # Before it is sent, for another task may be about to answer it too.
         self._answer = kind
         try:
-            await self._send(reply, text, confirm=confirm, timeout=timeout)
-        except BaseException:
-            self._answer = None
-            raise
-
-    async def _send(
-        self, reply: str, text: bytes, *, confirm: bool = False, timeout: float | None = None
-    ) -> None:
-        try:
             if confirm:
                 await self._ack_context.nc.request(reply, text, timeout=timeout)
             else:
                 await self._ack_context.nc.publish(reply, text)
         except InvalidSubjectError as error:
-            # Not from a server. A forged reply subject must not end the loop that answers messages.
-            _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, str(error))
+            self._log_unanswerable(error)
+        except BaseException:
+            self._answer = None
+            raise
+
+    def _log_unanswerable(self, error: InvalidSubjectError) -> None:
+        """Not from a server. A forged reply subject must not end the loop that answers messages."""
+        _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, str(error))
 
     def _where(self) -> str:
         if self._answer is not None:

@@ -135,7 +135,10 @@ class PullSubscription(MessageSource):
         if self._kept and self._failure is None:
             return await self._take_kept()
         while True:
-            msg = await self._take()
+            try:
+                msg = await self._sub.receive()
+            except trio.ClosedResourceError as error:
+                raise self._why_closed(error) from None
             if msg.data or (status := read_status(msg)) is None:
                 if not is_ack(msg.raw_reply):
                     self._log_stray(msg)

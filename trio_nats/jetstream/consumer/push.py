@@ -59,7 +59,10 @@ class PushSubscription(MessageSource):
                 return self._kept.popleft()
         is_ack = self._ack_context.replies.is_ack
         while True:
-            msg = await self._take()
+            try:
+                msg = await self._sub.receive()
+            except trio.ClosedResourceError as error:
+                raise self._why_closed(error) from None
             self._heard += 1
             if msg.data or read_status(msg) is None:
                 if is_ack(msg.raw_reply):

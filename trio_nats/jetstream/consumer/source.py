@@ -80,14 +80,9 @@ class MessageSource(ABC):
         except (trio.WouldBlock, trio.EndOfChannel, RuntimeError, *NO_CONNECTION):
             return None
 
-    async def _take(self) -> Msg:
-        """The next one, whatever it is."""
-        try:
-            return await self._sub.receive()
-        except trio.ClosedResourceError:
-            if self._failure is None:
-                raise
-            raise fresh(self._failure) from None
+    def _why_closed(self, error: trio.ClosedResourceError) -> Exception:
+        """What the subscription was closed for, if not because its user has closed it."""
+        return error if self._failure is None else fresh(self._failure)
 
     def _log_stray(self, msg: Msg) -> None:
         """Somebody else than the consumer may publish there; such messages are dropped."""
