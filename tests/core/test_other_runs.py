@@ -205,7 +205,7 @@ async def test_jetstream_and_services_belong_to_the_run_too() -> None:
                 messages.aclose,
                 watch.caught_up,
                 watch.receive,
-                in_async(messages.stop),
+                messages.drain,
                 consumer.next,
                 in_async(service.stop),
                 service.wait_stopped,
