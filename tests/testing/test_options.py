@@ -413,13 +413,13 @@ def test_where_the_binary_is_looked_for(nowhere, tmp_path) -> None:
     nowhere.setattr(metadata, "files", lambda name: [metadata.PackagePath("METADATA"), file])
     assert Path(find_server_binary()) == packaged
 
-    beside = executable(tmp_path / "beside")
-    nowhere.setattr(sys, "executable", str(beside.parent / "python"))
-    assert Path(find_server_binary()) == beside
-
     script = executable(tmp_path / "scripts")
     nowhere.setattr(sysconfig, "get_path", lambda name: {"scripts": str(script.parent)}[name])
     assert Path(find_server_binary()) == script
+
+    beside = executable(tmp_path / "beside")
+    nowhere.setattr(sys, "executable", str(beside.parent / "python"))
+    assert Path(find_server_binary()) == beside
 
     on_path = executable(tmp_path / "path")
     nowhere.setenv("PATH", str(on_path.parent))

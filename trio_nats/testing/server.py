@@ -306,7 +306,7 @@ class NatsServer:
             # The server writes this file once all its listeners accept. A connection would prove
             # less (whose port is it?), and would show in the server's log and counters.
             ready = await poll(
-                lambda: any(ports.glob("*.ports")) or not process.is_running,
+                lambda: _names_ports(ports) or not process.is_running,
                 deadline - time.monotonic(),
             )
         except BaseException:
@@ -457,6 +457,10 @@ class NatsServer:
         :raises NatsError: if there is no answer, or if it is not a JSON object.
         """
         return await get_json(self.host, self._port("monitor"), path)
+
+
+def _names_ports(directory: Path) -> bool:
+    return any(name.endswith(".ports") for name in os.listdir(directory))
 
 
 def _check_reloadable(before: ServerSettings, after: ServerSettings) -> None:
