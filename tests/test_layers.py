@@ -236,7 +236,57 @@ def other_nurseries(package_tree: Package) -> Iterator[str]:
                 yield f"{module.path.name}:{node.lineno}: use open_nursery of trio_nats._nursery"
 
 
+def private_imports(package_tree: Package) -> Iterator[str]:
+    for module in package_tree.modules.values():
+        for node in ast.walk(ast.parse(module.path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                base = package_tree._base(module, node)
+                yield from private_names_from(package_tree, module.path, node, base)
+
+
+def private_names_from(
+    package_tree: Package, path: Path, node: ast.ImportFrom, base: str
+) -> Iterator[str]:
+    """Private names of modules of ours. A module with a private name is no such name."""
+    if base.partition(".")[0] == package_tree.package:
+        for alias in node.names:
+            target = package_tree._target(f"{base}.{alias.name}")
+            if is_private(alias.name) and not isinstance(target, Module):
+                yield f"{path.name}:{node.lineno}: {alias.name} is private to {base}"
+
+
+def private_attributes(package_tree: Package) -> Iterator[str]:
+    """Edges use what users have. Inside of the package a private attribute is one users do not."""
+    for module in package_tree.modules.values():
+        if module.component not in EDGES:
+            continue
+        tree = ast.parse(module.path.read_text("utf-8"))
+        own = {"self", "cls", "super()"}
+        given = {"_name_", "_value_"}  # of an enum's members
+        for node in ast.walk(tree):
+            match node:
+                case ast.Import(names=names):
+                    own |= {alias.asname or alias.name for alias in names}
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    given.add(name)
+                case ast.Name(id=name, ctx=ast.Store()):
+                    given.add(name)
+                case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                    given.add(name)
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Attribute) or not is_private(node.attr):
+                continue
+            if node.attr not in given and ast.unparse(node.value) not in own:
+                text = ast.unparse(node)
+                yield f"{module.path.name}:{node.lineno}: {text} is private to another module"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
 RULES = (unknown_components, unresolved, upward_imports, io_below, cycles, other_nurseries)
+RULES += (private_imports, private_attributes)
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +298,17 @@ def package_tree() -> Package:
 def test_the_package_keeps_its_layers(package_tree, rule) -> None:
     assert len(package_tree.modules) > 1
     found = list(rule(package_tree))
+    assert not found, "\n".join(found)
+
+
+def test_tests_import_no_private_names(package_tree) -> None:
+    found = [
+        complaint
+        for path in sorted(Path(__file__).parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and not node.level
+        for complaint in private_names_from(package_tree, path, node, node.module or "")
+    ]
     assert not found, "\n".join(found)
 
 
@@ -420,6 +481,19 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
             {"auth": "import trio\nasync def f():\n    async with trio.open_nursery(): ..."},
             "auth.py:3: use open_nursery of trio_nats._nursery",
             id="another-nursery",
+        ),
+        pytest.param(
+            {"auth": "_key = 1", "connection": "from .auth import _key"},
+            "connection.py:1: _key is private to trio_nats.auth",
+            id="private-name",
+        ),
+        pytest.param(
+            {
+                "auth": "class Auth:\n    def __init__(self):\n        self._key = 1",
+                "anyio": "from .auth import Auth\nAuth()._key",
+            },
+            "anyio.py:2: Auth()._key is private to another module",
+            id="private-attribute",
         ),
         pytest.param(
             {"helpers": ""},

@@ -213,7 +213,7 @@ class NKey(Auth):
     async def _prepare(self) -> Answer:
         if self.public_key is not None:
             return Answer(method="NKey", nkey=self.public_key.strip(), sign=self.sign)
-        seed = self.seed if self.file is None else _seed_in(await _read(self.file), self.file)
+        seed = self.seed if self.file is None else seed_in(await _read(self.file), self.file)
         assert seed is not None
         seed = seed.strip()
         return Answer(method="NKey", nkey=public_key(seed), sign=_signer(seed))
@@ -442,7 +442,7 @@ def _sections(text: str) -> Iterator[tuple[str, str]]:
         label = label and label.strip()
 
 
-def _seed_in(text: str, file: StrPath) -> str:
+def seed_in(text: str, file: StrPath) -> str:
     for line in text.split():
         if line.startswith("S") and len(line) > 40:
             public_key(line)

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
@@ -267,6 +266,10 @@ class _Open(NotEntered[Connection]):
         self._settings = settings
         self._connection: Connection | None = None
 
+    def _make_core(self, connection: Connection) -> Supervisor:
+        self._core = Supervisor(self._settings, connection)
+        return self._core
+
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Connection:
         if not trio.lowlevel.in_trio_task():
@@ -277,12 +280,12 @@ class _Open(NotEntered[Connection]):
             )
         if self._connection is not None:
             raise RuntimeError("open_nats() can be entered only once; call it again")
-        self._connection = connection = Connection(partial(Supervisor, self._settings))
+        self._connection = connection = Connection(self._make_core)
         await self._check_credentials()
         self._manager = open_nursery(self._close)
         nursery = await self._manager.__aenter__()
         try:
-            error = await nursery.start(connection._core.run)
+            error = await nursery.start(self._core.run)
             if error is not None:
                 raise error
         except BaseException as failure:
@@ -307,8 +310,8 @@ class _Open(NotEntered[Connection]):
             if exc is None:
                 await connection.aclose()
         finally:
-            connection._core.stop()
-            connection._core.end(None)
+            self._core.stop()
+            self._core.end(None)
 
     async def _check_credentials(self) -> None:
         """Check the credentials before dialling: if unusable, they are the caller's mistake."""

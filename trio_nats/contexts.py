@@ -19,7 +19,7 @@ import msgspec
 
 from ._blocking import read_small_file
 from ._tracebacks import hides_secrets, takes_secrets
-from .auth import JWT, Auth, Combined, Credentials, NKey, Token, UserPassword, _seed_in
+from .auth import JWT, Auth, Combined, Credentials, NKey, Token, UserPassword, seed_in
 from .errors import ConfigurationError, InvalidSubjectError
 from .options import StrPath, TLSMode, TLSOptions
 from .servers import parse_servers
@@ -157,7 +157,7 @@ class Context:
                 return Credentials(file=self._path("creds"))
             case ["nkey"]:
                 if (text := self._reference("nkey")) is not None:
-                    return NKey(seed=_seed_in(text, "nkey"))
+                    return NKey(seed=seed_in(text, "nkey"))
                 return NKey(file=self._path("nkey"))
             case ["user_jwt"]:
                 seed = self._secret("user_seed") if self.user_seed else None

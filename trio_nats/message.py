@@ -12,7 +12,7 @@ from .codecs import Decoder, Encoder, Payload, decode_error, encoded
 from .errors import InvalidSubjectError
 from .headers import Headers, HeadersLike, Status, decode_headers, encode_headers
 
-__all__ = ["Msg"]
+__all__ = ["Msg", "answer_by"]
 
 T = TypeVar("T")
 
@@ -186,3 +186,9 @@ def is_command(reply: bytes) -> bool:
 def _shorten(pairs: list[tuple[str, str]]) -> str:
     shown = ascii(pairs[:8])
     return shown if len(pairs) <= 8 and len(shown) <= 500 else f"{shown[:500]}... ({len(pairs)})"
+
+
+def answer_by(msg: Msg, origin: Publisher) -> Msg:
+    """Let ``msg`` be answered by another connection than the one it came by."""
+    msg._origin = origin
+    return msg

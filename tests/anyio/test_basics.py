@@ -465,7 +465,7 @@ def test_a_connection_has_what_the_original_has() -> None:
         return {name for name in dir(kind) if not name.startswith("_")}
 
     # What is made for Trio alone is left out on purpose.
-    for_trio = {"add_service", "check_run", "jetstream", "publish_nowait", "services"}
+    for_trio = {"add_service", "jetstream", "publish_nowait", "services"}
     assert public(trio_nats.Connection) - public(Connection) == for_trio
     assert public(Connection) - public(trio_nats.Connection) == {"publisher"}
     for name in public(trio_nats.Connection) & public(Connection):

@@ -19,7 +19,7 @@ from tests.support.proxies import PlainProxy
 from trio_nats import open_nats
 from trio_nats.testing import NatsServer
 from trio_nats.testing._ports import free_port
-from trio_nats.testing.cluster import _routed
+from trio_nats.testing.cluster import routed_servers
 from trio_nats.testing.settings import ServerCluster
 
 
@@ -48,7 +48,7 @@ async def test_a_message_that_the_new_server_does_not_get(
         member("elsewhere", old) as (elsewhere, to_elsewhere),
     ):
         with trio.fail_after(HANG_TIMEOUT):
-            while not await _routed(new) >= {"old", "elsewhere"}:  # noqa: ASYNC110
+            while not await routed_servers(new) >= {"old", "elsewhere"}:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         async with (
             open_nats(elsewhere.url, ignore_discovered=True) as pub,

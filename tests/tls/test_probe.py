@@ -27,7 +27,7 @@ from trio_nats import (
     UserPassword,
 )
 from trio_nats._transport.connector import ConnectorSettings
-from trio_nats._transport.probe import HandshakeObserver, ProbeResult, _certificates, probe
+from trio_nats._transport.probe import HandshakeObserver, ProbeResult, certificates_in, probe
 from trio_nats.options import ProtocolLimits, WebSocketOptions
 from trio_nats.servers import parse_server
 from trio_nats.testing import NatsServer, ServerTLS
@@ -185,6 +185,6 @@ def test_certificate_messages(chain: list[bytes], is_tls13: bool, data: st.DataO
     entries = b"".join(len(der).to_bytes(3) + der + tail for der in chain)
     body = (b"\0" if is_tls13 else b"") + len(entries).to_bytes(3) + entries
     message = b"\x0b" + len(body).to_bytes(3) + body
-    assert list(_certificates(message)) == chain
+    assert list(certificates_in(message)) == chain
     # OpenSSL passes on whole messages only, but nothing may come of it if it did not.
-    list(_certificates(message[: data.draw(st.integers(0, len(message)))]))
+    list(certificates_in(message[: data.draw(st.integers(0, len(message)))]))

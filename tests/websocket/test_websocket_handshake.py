@@ -28,7 +28,7 @@ from trio_nats import (
     __version__,
     open_nats,
 )
-from trio_nats._transport.websocket_handshake import _host, _target
+from trio_nats._transport.websocket_handshake import host_header, request_target
 from trio_nats.servers import parse_server
 from trio_nats.testing import NatsServer
 
@@ -102,7 +102,7 @@ async def test_no_two_requests_have_the_same_key() -> None:
 )
 def test_host_and_target(url: str, host: str, target: str) -> None:
     server = parse_server(url)
-    assert (_host(server), _target(server)) == (host, target)
+    assert (host_header(server), request_target(server)) == (host, target)
 
 
 async def test_a_host_name_that_fits_into_no_header() -> None:

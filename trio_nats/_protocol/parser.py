@@ -183,7 +183,7 @@ class Parser:
                 if words[2] != sid:
                     sid, msg, burst = words[2], None, None
             elif burst is not None:
-                taken = _take_alike(burst, data, start, line, head, length)
+                taken = _take_alike(burst, origin, data, start, line, head, length)
                 position += taken
                 start += taken
             end = start + length
@@ -261,7 +261,15 @@ class Parser:
             )
 
 
-def _take_alike(burst: Burst, data: bytes, start: int, line: bytes, head: int, length: int) -> int:
+def _take_alike(
+    burst: Burst,
+    origin: Publisher | None,
+    data: bytes,
+    start: int,
+    line: bytes,
+    head: int,
+    length: int,
+) -> int:
     """Add whole messages, of which the first has its data at ``start``, to a burst.
 
     The same line a second time is likely a run of messages that differ in their data only. Then the
@@ -270,7 +278,7 @@ def _take_alike(burst: Burst, data: bytes, start: int, line: bytes, head: int, l
     """
     startswith, append = data.startswith, burst.messages.append
     like = burst.messages[-1]
-    subject, sid, reply, origin = like.raw_subject, like.sid, like.raw_reply, like._origin
+    subject, sid, reply = like.raw_subject, like.sid, like.raw_reply
     between = b"\r\n%b\r\n" % line
     gap = len(between)
     step = length + gap

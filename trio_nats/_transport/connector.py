@@ -141,7 +141,7 @@ async def open_server_connection(
 
     ``origin`` is what received messages respond through.
     """
-    opening = _Connector(server, settings, origin, memory)
+    opening = Connector(server, settings, origin, memory)
     try:
         wire = await lead(opening, server, settings)
     except AttemptFailed as failed:
@@ -153,9 +153,7 @@ async def open_server_connection(
     return wire
 
 
-async def lead(
-    opening: _Connector, server: Server, settings: ConnectorSettings
-) -> ServerConnection:
+async def lead(opening: Connector, server: Server, settings: ConnectorSettings) -> ServerConnection:
     """Run ``opening`` to its end, in time. Raises :exc:`AttemptFailed`."""
     try:
         with trio.fail_after(settings.connect_timeout):
@@ -174,7 +172,7 @@ async def lead(
     raise AttemptFailed(attempt) from error
 
 
-class _Connector:
+class Connector:
     """The state of one attempt, which its errors are explained from."""
 
     def __init__(
@@ -190,8 +188,8 @@ class _Connector:
         self._memory = memory
         self._material: ClientTLS | None = None
         self._loading = False
-        self._plain_info: ServerInfo | None = None
-        self._tls_info: TLSInfo | None = None
+        self.plain_info: ServerInfo | None = None
+        self.tls_info: TLSInfo | None = None
         self._presented_names: CertificateNames | None = None
         self._heard_inside = False
         self._introduced = False
@@ -273,26 +271,26 @@ class _Connector:
             info, rest = await self._read_info(stream)
         elif plan.promises_tls:
             stream = await self._handshake(raw)
-            if self._plain_info is None:
+            if self.plain_info is None:
                 info, rest = await self._read_info(stream)
             else:
-                info, rest = self._plain_info, b""
+                info, rest = self.plain_info, b""
         else:
             info, rest = await self._read_info(raw)
             self.phase = "tls"
             if upgrades(plan, info, self._server):
                 if rest:
                     raise injected(self._server.url, rest)
-                self._plain_info = info
+                self.plain_info = info
                 stream, rest = await self._handshake(raw), b""
         self.phase = "auth"
-        if self._tls_info is None and self._server.userinfo_needs_tls and not self._settings.auth:
+        if self.tls_info is None and self._server.userinfo_needs_tls and not self._settings.auth:
             raise PlaintextAuthError(
                 f"{self._server} would get the credentials of a "
                 f"{'wss' if self._server.is_websocket else 'tls'}:// URL in plaintext; nothing was "
                 "sent. Give it credentials of its own, or use TLS for all servers"
             )
-        if self._tls_info is None and answer.replayable:
+        if self.tls_info is None and answer.replayable:
             self._guard_plaintext(answer.method, raw)
         return await self._log_in(stream, info, rest, answer)
 
@@ -305,18 +303,18 @@ class _Connector:
             mode=self._mode,
             demand=self._demand,
             limit=self._settings.limits.info,
-            info=self._plain_info,
+            info=self.plain_info,
         )
         try:
             stream, issuers = await start_tls(
                 leading, material.context, self._name_to_verify(), self._note_names
             )
         except trio.BrokenResourceError as error:
-            self._plain_info = leading.info
+            self.plain_info = leading.info
             raise explain_failed_handshake(error, self._known()) from error
-        self._plain_info = leading.info
+        self.plain_info = leading.info
         self._info_bytes += leading.info_size
-        self._tls_info = describe(
+        self.tls_info = describe(
             stream, issuers, material.expires, info_inside_tls=leading.info is None
         )
         return stream
@@ -350,7 +348,7 @@ class _Connector:
             )
         except trio.BrokenResourceError as error:
             raise self._explained(error) from error
-        self._heard_inside = self._tls_info is not None
+        self._heard_inside = self.tls_info is not None
         return self._websocket
 
     async def _handshake_below_http(self, raw: TCPStream) -> trio.abc.Stream:
@@ -367,7 +365,7 @@ class _Connector:
         except trio.BrokenResourceError as error:
             wrong = not_tls(error, below.beginning, self._server)
             raise wrong or explain_failed_handshake(error, self._known()) from error
-        self._tls_info = describe(stream, issuers, self._material.expires, info_inside_tls=True)
+        self.tls_info = describe(stream, issuers, self._material.expires, info_inside_tls=True)
         return stream
 
     def _known(self) -> Handshake:
@@ -377,7 +375,7 @@ class _Connector:
             self._server.url,
             self._mode,
             certificate is not None,
-            self._plain_info,
+            self.plain_info,
             self._presented_names,
         )
 
@@ -389,10 +387,10 @@ class _Connector:
         try:
             info, rest, size = await read_info(stream, self._settings.limits.info)
             self._info_bytes += size
-            self._heard_inside = self._tls_info is not None
+            self._heard_inside = self.tls_info is not None
             return info, rest
         except NoInfoError as error:
-            if error.closed and self._tls_info is not None:
+            if error.closed and self.tls_info is not None:
                 raise explain_closing(self._known()) from error
             raise NoInfoError(
                 f"{error}{self._hint(silent=error.closed)}", closed=error.closed
@@ -403,7 +401,7 @@ class _Connector:
     def _hint(self, *, silent: bool) -> str:
         hint = ". Is this the port of a NATS server?"
         waits_for_info = self._mode in (TLSMode.PREFER, TLSMode.DISABLE)
-        in_plaintext = self._tls_info is None and not self._server.is_websocket
+        in_plaintext = self.tls_info is None and not self._server.is_websocket
         if silent and in_plaintext and waits_for_info:
             asked = self._settings.tls.mode
             acts_as = "" if asked is self._mode else f", which acts as {self._mode} here,"
@@ -421,7 +419,7 @@ class _Connector:
         explained: NatsError | None = None
         if isinstance(error.__cause__, ssl.SSLError):
             explained = explain_alert(error.__cause__, self._known())
-        elif self._tls_info is not None and not self._heard_inside:
+        elif self.tls_info is not None and not self._heard_inside:
             # A reset says as little as a bare end of file does.
             explained = explain_closing(self._known())
         return explained or ServerClosedError(
@@ -451,10 +449,10 @@ class _Connector:
         # A PONG that is here before our PING is no answer to it.
         early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
         wire = ServerConnection(
-            self._server, stream, parser, early, info, self._tls_info, tcp=self._tcp
+            self._server, stream, parser, early, info, self.tls_info, tcp=self._tcp
         )
         wire.in_bytes = self._info_bytes + len(rest)
-        if self._plain_info is not None:
+        if self.plain_info is not None:
             # It does support headers: it would refuse a CONNECT that asks for no_responders.
             wire.info, wire.unverified_info = ServerInfo(headers=info.headers), info
         if self._websocket is not None:
@@ -471,7 +469,7 @@ class _Connector:
             await self._hear_out(wire)
         except trio.BrokenResourceError as error:
             raise self._explained(error) from error
-        self._memory.was_tls = self._memory.was_tls or self._tls_info is not None
+        self._memory.was_tls = self._memory.was_tls or self.tls_info is not None
         return wire
 
     async def _hear_out(self, wire: ServerConnection) -> None:
@@ -502,7 +500,7 @@ class _Connector:
         data = await wire.stream.receive_some(_READ)
         if not data:
             raise self._closed_early()
-        self._heard_inside = self._tls_info is not None
+        self._heard_inside = self.tls_info is not None
         wire.in_bytes += len(data)
         return wire.parser.feed(bytes(data))
 
@@ -518,14 +516,14 @@ class _Connector:
         self, info: ServerInfo, answer: Answer
     ) -> dict[str, str | int | bool]:
         self._check_believable(info, answer)
-        fields = _own_fields(self._settings, tls=self._tls_info is not None, headers=info.headers)
+        fields = _own_fields(self._settings, tls=self.tls_info is not None, headers=info.headers)
         credentials = await answer.connect_fields(info.nonce)
         self._introduced = True
         return fields | credentials
 
     def _check_believable(self, info: ServerInfo, answer: Answer) -> None:
         """Refuse an INFO that would make us log in as someone else, or do without features."""
-        is_plain = self._tls_info is None or self._plain_info is not None
+        is_plain = self.tls_info is None or self.plain_info is not None
         if answer.must_sign and not info.nonce:
             tampered = ", or someone on the network path removed it" if is_plain else ""
             raise CredentialsError(
@@ -534,7 +532,7 @@ class _Connector:
                 f"and cannot be used. The server accepts no keys{tampered}. If the server wants "
                 "no credentials, leave auth out"
             )
-        if is_plain and not info.headers and (self._tls_info or answer.method != "none"):
+        if is_plain and not info.headers and (self.tls_info or answer.method != "none"):
             raise ProtocolError(
                 f"{self._server} claims in plaintext that it does not support message headers. "
                 "Someone on the network path may have written that, so nothing was sent. Enable "
@@ -572,7 +570,7 @@ class _Connector:
         return error
 
     def _closed_early(self) -> NatsError:
-        if self._tls_info is not None and not self._heard_inside:
+        if self.tls_info is not None and not self._heard_inside:
             return explain_closing(self._known())
         return ServerClosedError(
             f"{self._server} closed the connection after CONNECT without giving a reason"

@@ -25,9 +25,9 @@ from ..servers import Server
 from .connector import (
     AttemptFailed,
     ConnectHistory,
+    Connector,
     ConnectorSettings,
     ServerConnection,
-    _Connector,
     lead,
 )
 from .ssl_context import ClientTLS
@@ -79,12 +79,12 @@ class HandshakeObserver:
         if message_type == _REQUEST:
             self.asked = True
         elif message_type == _CERTIFICATE:
-            self.chain = tuple(_certificates(data))
+            self.chain = tuple(certificates_in(data))
         elif message_type == _TICKET and self.on_accepted is not None:
             self.on_accepted()
 
 
-def _certificates(message: bytes) -> Iterator[bytes]:
+def certificates_in(message: bytes) -> Iterator[bytes]:
     """The certificates of a handshake's Certificate message (RFC 5246 and 8446)."""
     at = 4 + 3  # behind the message's own header and the length of the list, which is the rest
     # Before TLS 1.3 has been agreed upon, the connection does not say so. There a context comes
@@ -145,8 +145,8 @@ async def probe(
         error = failed.attempt.error
     witness = opening.witness
     return ProbeResult(
-        info=wire.info if wire is not None else opening._plain_info,
-        tls=opening._tls_info,
+        info=wire.info if wire is not None else opening.plain_info,
+        tls=opening.tls_info,
         chain=tuple(certificate_info(der) for der in witness.chain),
         leaf=witness.chain[0] if witness.chain else None,
         asked=witness.asked if witness.watching else None,
@@ -172,7 +172,7 @@ class _Nobody:
         raise NotImplementedError
 
 
-class _Probe(_Connector):
+class _Probe(Connector):
     """An opening that only looks."""
 
     def __init__(
@@ -193,7 +193,7 @@ class _Probe(_Connector):
         return material
 
     async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
-        if self.only_tls and self._tls_info is not None:
+        if self.only_tls and self.tls_info is not None:
             return ServerInfo(), b""
         with trio.move_on_after(self.patience):
             return await super()._read_info(stream)
@@ -202,13 +202,13 @@ class _Probe(_Connector):
     async def _log_in(
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
     ) -> ServerConnection:
-        tls = self._tls_info
+        tls = self.tls_info
         is_unsettled = tls is not None and tls.version == "TLSv1.3" and not self._heard_inside
         if is_unsettled and self.witness.asked:
             await self._await_verdict(stream)
         parser = Parser(self._settings.limits, self._origin)
         early: list[Event] = []
-        return ServerConnection(self._server, stream, parser, early, info, self._tls_info)
+        return ServerConnection(self._server, stream, parser, early, info, self.tls_info)
 
     async def _await_verdict(self, stream: trio.abc.Stream) -> None:
         """Under TLS 1.3 a server looks at the client's certificate after the handshake.

@@ -86,8 +86,8 @@ async def upgrade(
     if not any(name.lower() == b"user-agent" for name, _ in extra):
         extra.append((b"User-Agent", user_agent.encode()))
     request = Request(
-        host=_host(server),
-        target=_target(server),
+        host=host_header(server),
+        target=request_target(server),
         extensions=[deflate] if compression else [],
         extra_headers=extra,
     )
@@ -246,14 +246,14 @@ async def _body(stream: trio.abc.Stream, connection: WSConnection) -> bytes:
     return body
 
 
-def _host(server: Server) -> str:
+def host_header(server: Server) -> str:
     """What the Host header says: without a zone, which is nobody else's business."""
     host = server.host.partition("%")[0]
     host = f"[{host}]" if ":" in host else host
     return host if server.port == DEFAULT_PORTS[server.scheme] else f"{host}:{server.port}"
 
 
-def _target(server: Server) -> str:
+def request_target(server: Server) -> str:
     path = server.path if server.path.startswith("/") else f"/{server.path}"
     return _NOT_IN_TARGET.sub(lambda found: quote(found[0]), path)
 

@@ -24,6 +24,7 @@ from trio_nats import (
 )
 from trio_nats._tracebacks import takes_secrets
 from trio_nats.codecs import encoded
+from trio_nats.message import answer_by
 
 from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
@@ -190,9 +191,7 @@ class Connection:
         async def request() -> Msg:
             return await self._trio.request(subject, data, timeout=timeout, headers=headers)
 
-        reply = await self._run(request)
-        reply._origin = self
-        return reply
+        return answer_by(await self._run(request), self)
 
     @overload
     def request_many(

@@ -17,6 +17,7 @@ from trio_nats import Encoder, HeadersLike, Msg
 from trio_nats.codecs import encoded
 from trio_nats.events import Event
 from trio_nats.message import Publisher as Origin
+from trio_nats.message import answer_by
 
 from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
@@ -92,8 +93,7 @@ class _Messages(_Receiving[Msg]):
             msg = await self._receive()
         except TRIO_ERRORS as error:
             raise translated(error) from error.__cause__
-        msg._origin = self._origin
-        return msg
+        return answer_by(msg, self._origin)
 
 
 class Subscription(_Messages):

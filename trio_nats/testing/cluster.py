@@ -192,7 +192,7 @@ class NatsCluster:
         try:
             for server in up:
                 others = names - {server.settings.name or ""}
-                if unknown := others - await _routed(server):
+                if unknown := others - await routed_servers(server):
                     return f"routes from {server.settings.name} to {', '.join(sorted(unknown))}"
             if self._settings.jetstream:
                 return await _missing_leader(up, names)
@@ -241,7 +241,7 @@ class _Healthz(msgspec.Struct):
     status: str
 
 
-async def _routed(server: NatsServer) -> set[str]:
+async def routed_servers(server: NatsServer) -> set[str]:
     """Return the names of the servers that ``server`` has all its routes to.
 
     Two servers are connected by a pool of connections, each for a share of the accounts, and by
