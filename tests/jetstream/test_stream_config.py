@@ -71,7 +71,7 @@ SOURCE = StreamSource(name="O")
     ],
 )
 def test_streams_that_cannot_be(options: Any, text: str) -> None:
-    with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
         check_stream(StreamConfig(**{"name": "S", **options}))
 
 
@@ -91,7 +91,7 @@ def test_streams_that_cannot_be(options: Any, text: str) -> None:
     ],
 )
 def test_consumers_that_cannot_be(options: Any, text: str) -> None:
-    with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
         check_consumer(ConsumerConfig(**options))
 
 

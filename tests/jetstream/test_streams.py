@@ -237,16 +237,14 @@ async def test_how_a_message_is_deleted(nats_server: NatsServer) -> None:
 @pytest.mark.parametrize("config", [5, None, {"name": "S"}, b"S"])
 async def test_what_is_no_configuration(nats_server: NatsServer, config) -> None:
     async with connected(nats_server) as (js, _):
-        with pytest.raises(
-            ConfigurationError, match="config must be a StreamConfig or a name, not"
-        ):
+        with pytest.raises(TypeError, match="config must be a StreamConfig or a name, not"):
             await js.create_stream(config)
 
 
 async def test_a_keyword_that_does_not_exist(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         for config in ("S", StreamConfig(name="S")):
-            with pytest.raises(ConfigurationError, match="subject"):
+            with pytest.raises(TypeError, match="subject"):
                 await js.create_stream(config, subject="s")
 
 

@@ -67,11 +67,11 @@ def test_buckets(bucket: str) -> None:
 
 def test_other_types() -> None:
     other = cast("Any", 5)
-    with pytest.raises(ConfigurationError, match="must be a str, not int"):
+    with pytest.raises(TypeError, match="must be a str, not int"):
         check_bucket(other)
-    with pytest.raises(InvalidKeyError, match="must be a str, not int"):
+    with pytest.raises(TypeError, match="must be a str, not int"):
         check_key(other)
-    with pytest.raises(InvalidKeyError, match="must be a str, not int"):
+    with pytest.raises(TypeError, match="must be a str, not int"):
         check_filters([other])
     with pytest.raises(InvalidKeyError, match="no keys are named"):
         check_filters([])

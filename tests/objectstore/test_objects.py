@@ -160,13 +160,13 @@ async def test_sources_that_are_none(nats_server: NatsServer, tmp_path: Path) ->
     async with connected(nats_server) as (store, js, _):
         source: Any
         for source in ("text", 1, [b"x"], None):
-            with pytest.raises(ConfigurationError, match="put from"):
+            with pytest.raises(TypeError, match="put from"):
                 await store.put("x", source)
         with pytest.raises(OSError, match="nothing"):
             await store.put("x", tmp_path / "nothing")
-        with path.open() as file, pytest.raises(ConfigurationError, match="binary mode"):
+        with path.open() as file, pytest.raises(TypeError, match="binary mode"):
             await store.put("x", file)  # type: ignore[arg-type]  # that is the point
-        with pytest.raises(ConfigurationError, match="not str"):
+        with pytest.raises(TypeError, match="not str"):
             await store.put(ObjectMeta("x", chunk_size=2), texts())
         assert await stored_chunks(js) == {}
         assert await store.list() == []
@@ -201,12 +201,12 @@ async def test_the_store_is_full(nats_server: NatsServer) -> None:
         ("", InvalidObjectNameError),
         ("x" * 2049, InvalidObjectNameError),
         ("\ud800", InvalidObjectNameError),
-        (b"x", ConfigurationError),
+        (b"x", TypeError),
         (ObjectMeta("x", chunk_size=0), ConfigurationError),
         (ObjectMeta("x", chunk_size=2**30), ConfigurationError),
-        (ObjectMeta("x", metadata={"x": 1}), ConfigurationError),  # type: ignore[dict-item]
+        (ObjectMeta("x", metadata={"x": 1}), TypeError),  # type: ignore[dict-item]
         (ObjectMeta("x", headers={"a b": "c"}), InvalidHeaderError),
-        (ObjectMeta("x", 5), ConfigurationError),  # type: ignore[arg-type]
+        (ObjectMeta("x", 5), TypeError),  # type: ignore[arg-type]
     ],
 )
 async def test_what_cannot_be_put(

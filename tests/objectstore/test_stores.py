@@ -95,7 +95,7 @@ async def test_stores_that_cannot_be(
     nats_server: NatsServer, config: Any, options: dict[str, Any]
 ) -> None:
     async with connected(nats_server) as (_, js, _):
-        with pytest.raises(ConfigurationError):
+        with pytest.raises((ConfigurationError, TypeError)):
             await js.create_object_store(config, **options)
 
 
@@ -266,9 +266,9 @@ async def test_links(nats_server: NatsServer) -> None:
         await store.put("here", b"3")
         assert await store.get_bytes("here") == b"3"
         for wrong in (None, there.name):
-            with pytest.raises(ConfigurationError):
+            with pytest.raises(TypeError):
                 await store.add_link("n", wrong)  # type: ignore[arg-type]
-            with pytest.raises(ConfigurationError):
+            with pytest.raises(TypeError):
                 await store.add_bucket_link("n", wrong)  # type: ignore[arg-type]
 
 

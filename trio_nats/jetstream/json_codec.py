@@ -141,12 +141,14 @@ def check_types(value: msgspec.Struct) -> None:
     for name, (_, hint) in _fields(kind).items():
         given = getattr(value, name)
         if get_origin(_bare(hint)) is Sequence and isinstance(given, str):
-            raise ConfigurationError(
+            raise TypeError(
                 f"{kind.__name__}: {name} must be a list, not a str; write {name}=[{given!r}]"
             )
     try:
         msgspec.convert(msgspec.to_builtins(value), kind)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (TypeError, msgspec.ValidationError) as error:
+        raise TypeError(f"{kind.__name__}: {error}") from None
+    except (ValueError, OverflowError, RecursionError) as error:
         raise ConfigurationError(f"{kind.__name__}: {error}") from None
     for name, (_, hint) in _fields(kind).items():
         _check_type(f"{kind.__name__}: {name}", getattr(value, name), _bare(hint))
@@ -161,7 +163,7 @@ def _check_type(name: str, value: object, hint: object) -> None:
             _check_type(name, one, get_args(hint)[0])
     elif isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         if not isinstance(value, hint):
-            raise ConfigurationError(
+            raise TypeError(
                 f"{name} must be a {hint.__name__}, not {type(value).__name__} {value!r:.80}"
             )
         check_types(value)

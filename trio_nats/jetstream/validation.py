@@ -33,7 +33,7 @@ _NAME = re.compile(r"[^\x00-\x20\x7f.*>/\\]{1,255}")
 def check_name(what: str, name: str) -> str:
     """``name`` if a stream or a consumer may have it."""
     if not isinstance(name, str):
-        raise ConfigurationError(f"the {what}'s name must be a str, not {type(name).__name__}")
+        raise TypeError(f"the {what}'s name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name) or not _encodes(name):
         raise ConfigurationError(
             f"{what} name {name[:80]!a} is not allowed: 1 to 255 characters without white space "
@@ -52,7 +52,7 @@ def check_filter(name: str, subject: str) -> str:
 def check_filters(name: str, filters: Sequence[str]) -> None:
     """Complain unless all of them are subjects."""
     if isinstance(filters, str):
-        raise ConfigurationError(f"{name} is a list of subjects; write [{filters!r}]")
+        raise TypeError(f"{name} must be a list of subjects, not a str; write [{filters!r}]")
     for subject in filters:
         check_filter(name, subject)
 
@@ -79,7 +79,7 @@ def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) 
     :param kind: the type, whose first field is the name.
     :param config: a configuration, or the name.
     :param options: other fields; they override those of ``config``.
-    :raises ConfigurationError: if there are no such fields, or ``config`` is of another type.
+    :raises TypeError: if there are no such fields, or ``config`` is of another type.
     """
     try:
         if isinstance(config, str):
@@ -87,10 +87,8 @@ def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) 
         if isinstance(config, kind):
             return msgspec.structs.replace(config, **options)
     except TypeError as error:
-        raise ConfigurationError(f"{kind.__name__}: {error}") from None
-    raise ConfigurationError(
-        f"config must be a {kind.__name__} or a name, not {type(config).__name__}"
-    )
+        raise TypeError(f"{kind.__name__}: {error}") from None
+    raise TypeError(f"config must be a {kind.__name__} or a name, not {type(config).__name__}")
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:

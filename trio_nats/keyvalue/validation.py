@@ -22,7 +22,7 @@ _FILTER = re.compile(rf"(?:(?:{_TOKEN}|\*)\.)*(?:{_TOKEN}|\*|>)")
 def check_bucket(bucket: str) -> str:
     """``bucket`` if a bucket may have that name."""
     if not isinstance(bucket, str):
-        raise ConfigurationError(f"a bucket's name must be a str, not {type(bucket).__name__}")
+        raise TypeError(f"a bucket's name must be a str, not {type(bucket).__name__}")
     if not _BUCKET.fullmatch(bucket):
         raise ConfigurationError(
             f"bucket name {bucket[:80]!a} is not allowed: 1 to 252 of A-Z, a-z, 0-9, _ and -"
@@ -33,7 +33,7 @@ def check_bucket(bucket: str) -> str:
 def check_key(key: str) -> str:
     """``key`` if there can be one like that."""
     if not isinstance(key, str):
-        raise InvalidKeyError(f"a key must be a str, not {type(key).__name__}")
+        raise TypeError(f"a key must be a str, not {type(key).__name__}")
     if not is_key(key):
         raise InvalidKeyError(
             f"key {key[:80]!a} is not allowed: parts of A-Z, a-z, 0-9, - _ = and /, with a dot "
@@ -63,7 +63,7 @@ def check_filters(keys: str | Sequence[str]) -> tuple[str, ...]:
         raise InvalidKeyError(f"no keys are named; all of them are {ALL_KEYS!r}")
     for one in filters:
         if not isinstance(one, str):
-            raise InvalidKeyError(f"a key must be a str, not {type(one).__name__}")
+            raise TypeError(f"a key must be a str, not {type(one).__name__}")
         if not _FILTER.fullmatch(one):
             raise InvalidKeyError(
                 f"{one[:80]!a} is neither a key nor a filter of keys, in which * stands for one "

@@ -10,8 +10,6 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import trio
 
-from ..errors import ConfigurationError
-
 __all__ = ["AsyncReadable", "Chunks", "Readable", "Source", "chunks_of"]
 
 
@@ -118,7 +116,7 @@ def _reading(source: object, size: int) -> Callable[[], Awaitable[bytes | memory
     if isinstance(source, AsyncIterable):
         return _pieces(cast("AsyncIterable[bytes]", source))
     hint = "; encode it, or for a file give a trio.Path" if isinstance(source, str) else ""
-    raise ConfigurationError(
+    raise TypeError(
         "an object is put from bytes, a binary file, a path or an async iterable of bytes, "
         f"not {type(source).__name__}{hint}"
     )
@@ -152,4 +150,4 @@ def _view(data: object) -> memoryview:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return memoryview(data).cast("B")
     hint = "; open the file in binary mode" if isinstance(data, str) else ""
-    raise ConfigurationError(f"an object is put from bytes, not {type(data).__name__}{hint}")
+    raise TypeError(f"an object is put from bytes, not {type(data).__name__}{hint}")

@@ -105,18 +105,16 @@ def check_meta(meta: ObjectMeta | str) -> ObjectMeta:
     if isinstance(meta, str):
         return ObjectMeta(check_object_name(meta))
     if not isinstance(meta, ObjectMeta):
-        raise ConfigurationError(
+        raise TypeError(
             f"an object is given by its name or an ObjectMeta, not {type(meta).__name__}"
         )
     check_object_name(meta.name)
     if not isinstance(meta.description, str):
-        raise ConfigurationError(
-            f"description must be a str, not {type(meta.description).__name__}"
-        )
+        raise TypeError(f"description must be a str, not {type(meta.description).__name__}")
     if not isinstance(meta.metadata, Mapping) or not all(
         isinstance(text, str) for pair in meta.metadata.items() for text in pair
     ):
-        raise ConfigurationError("metadata is a mapping of str to str")
+        raise TypeError("metadata must be a mapping of str to str")
     check_metadata(meta.metadata)
     if meta.chunk_size is not None:
         check_count("chunk_size", meta.chunk_size, 1)

@@ -39,7 +39,7 @@ _DIGEST = "SHA-256="
 def check_bucket(bucket: str) -> str:
     """``bucket`` if an object store may have that name."""
     if not isinstance(bucket, str):
-        raise ConfigurationError(f"bucket must be a str, not {type(bucket).__name__}")
+        raise TypeError(f"bucket must be a str, not {type(bucket).__name__}")
     if not _BUCKET.fullmatch(bucket):
         raise ConfigurationError(
             f"bucket {bucket[:80]!a} is not allowed: 1 to 251 of A-Z, a-z, 0-9, - and _"
@@ -50,7 +50,7 @@ def check_bucket(bucket: str) -> str:
 def check_object_name(name: str) -> str:
     """``name`` if an object may have it: anything that is not empty, and not too long."""
     if not isinstance(name, str):
-        raise InvalidObjectNameError(f"an object's name must be a str, not {type(name).__name__}")
+        raise TypeError(f"an object's name must be a str, not {type(name).__name__}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError:

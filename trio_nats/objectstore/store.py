@@ -40,9 +40,7 @@ __all__ = ["ObjectStore", "check_path", "write_file"]
 def check_path(path: str | os.PathLike[str]) -> trio.Path:
     """``path`` if it can be the one of a file."""
     if not isinstance(path, (str, os.PathLike)):
-        raise ConfigurationError(
-            f"path must be a str or path-like object, not {type(path).__name__}"
-        )
+        raise TypeError(f"path must be a str or path-like object, not {type(path).__name__}")
     if not os.fspath(path):
         raise ConfigurationError("path must not be empty")
     return trio.Path(path)
@@ -354,7 +352,7 @@ class ObjectStore:
         """
         check_object_name(name)
         if not isinstance(target, ObjectInfo):
-            raise ConfigurationError(
+            raise TypeError(
                 f"a link leads to the ObjectInfo of an object, not {type(target).__name__}"
             )
         if target.deleted:
@@ -371,7 +369,7 @@ class ObjectStore:
         """
         check_object_name(name)
         if not isinstance(store, ObjectStore):
-            raise ConfigurationError(
+            raise TypeError(
                 f"a link leads to an ObjectStore or an object, not {type(store).__name__}"
             )
         return await self._link(name, ObjectLink(store.name))

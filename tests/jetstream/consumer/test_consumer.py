@@ -124,7 +124,7 @@ async def test_pausing(nats_server: NatsServer) -> None:
         assert not (await consumer.refresh()).paused
 
         for wrong in (datetime(2030, 1, 1), "tomorrow"):
-            with pytest.raises(ConfigurationError, match="until"):
+            with pytest.raises((ConfigurationError, TypeError), match="until"):
                 await consumer.pause(wrong)
 
 
@@ -185,7 +185,7 @@ async def test_one_that_pushes_cannot_be_pulled_from(nats_server: NatsServer) ->
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         consumer = await stream.create_consumer("c", deliver_subject="here")
-        with pytest.raises(ConfigurationError, match=r"use pushed\(\)"):
+        with pytest.raises(ConfigurationError, match=r"use consume\(\)"):
             await consumer.next()
         with pytest.raises(PullError, match=r"(?i)push based"):
             await stream.bind_consumer("c").next()
@@ -208,7 +208,7 @@ async def test_what_cannot_be_is_said_at_the_call(
 ) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
-        with pytest.raises((ConfigurationError, InvalidSubjectError), match=match):
+        with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=match):
             await stream.create_consumer(config, **options)
         assert [name async for name in stream.consumer_names()] == []
 

@@ -223,7 +223,7 @@ async def test_batches_that_cannot_be(nats_server: NatsServer, options, text) ->
         with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
             stream.get_msgs(**options)
         for subjects in ([], "s"):
-            with pytest.raises(ConfigurationError, match=r"subjects (is|must)"):
+            with pytest.raises((ConfigurationError, TypeError), match="subjects must"):
                 stream.get_last_msgs(subjects)
 
 

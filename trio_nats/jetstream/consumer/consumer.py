@@ -428,7 +428,7 @@ async def pause_consumer(api: API, stream: str, name: str, until: datetime | Non
     """Pause a consumer, or have it go on."""
     if until is not None:
         if not isinstance(until, datetime):
-            raise ConfigurationError(f"until must be a datetime, not {type(until).__name__}")
+            raise TypeError(f"until must be a datetime, not {type(until).__name__}")
         time_to_wire("until", until)  # for its complaints
     suffix = f"CONSUMER.PAUSE.{stream}.{name}"
     return await api.request(suffix, _PauseRequest(pause_until=until), PauseState, level=1)
