@@ -39,7 +39,8 @@ def takes_secrets(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)
         except Exception as error:
             # The frames of a fault in this package are wanted.
-            raised = without_frames(error) if isinstance(error, NatsError) else error
+            ours = isinstance(error, (NatsError, TypeError))
+            raised = without_frames(error) if ours else error
         del args, kwargs
         raise raised
 

@@ -151,7 +151,7 @@ def open_nats(
         auth = found.auth() if auth is None else auth
         inbox_prefix = (found.inbox_prefix or None) if inbox_prefix is None else inbox_prefix
     if name is not None and not isinstance(name, str):
-        raise ConfigurationError(f"name must be a str, not {type(name).__name__}")
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
     if name is not None and not name.isprintable():
         raise ConfigurationError("name must contain printable characters only")
     for flag, value in {
@@ -161,7 +161,7 @@ def open_nats(
     }.items():
         check_flag(flag, value)
     if auth is not None and not isinstance(auth, Auth) and not callable(auth):
-        raise ConfigurationError(
+        raise TypeError(
             f"auth must be an Auth such as UserPassword, or a callable, not {type(auth).__name__}"
         )
     check_choice("plaintext_auth", plaintext_auth, ("warn", "refuse", "allow"))
@@ -231,7 +231,7 @@ def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
     if not isinstance(value, cast("type[_T]", kind)):
         expected = getattr(kind, "__name__", "")
         hint = _HINTS.get(name, "") if isinstance(value, bool) else ""
-        raise ConfigurationError(f"{name} must be a {expected}, not {type(value).__name__}{hint}")
+        raise TypeError(f"{name} must be a {expected}, not {type(value).__name__}{hint}")
     return value
 
 

@@ -405,7 +405,7 @@ class BaseConnection:
         if pending_limits is None:
             return self._core.settings.pending_limits
         if not isinstance(pending_limits, PendingLimits):
-            raise ConfigurationError(
+            raise TypeError(
                 f"pending_limits must be a PendingLimits, not {type(pending_limits).__name__}"
             )
         return pending_limits

@@ -292,7 +292,7 @@ def load_context(context: ContextLike | None = None) -> Context:
     if isinstance(context, str) and not os.path.isabs(context):
         return _from_file(context, _folder() / "context" / f"{_checked_name(context)}.json")
     if not isinstance(context, str | os.PathLike):
-        raise ConfigurationError(
+        raise TypeError(
             f"context must be a name, a path or a Context, not {type(context).__name__}"
         )
     path = Path(context)

@@ -57,7 +57,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     """Return ``value`` if it is a positive number of seconds, or zero if ``zero`` allows it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if value != value:
         raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
     if value < 0 or (value == 0 and not zero):
         least = "zero or more" if zero else "more than zero"
@@ -70,7 +72,7 @@ def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
 def check_count(name: str, value: int, least: int = 0) -> int:
     """Return ``value`` if it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(f"{name} must be a whole number, not {value!r}")
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < least:
         raise ConfigurationError(f"{name} must be at least {least}, not {value}")
     return value
@@ -79,20 +81,21 @@ def check_count(name: str, value: int, least: int = 0) -> int:
 def check_flag(name: str, value: object) -> None:
     """Raise unless ``value`` is a ``bool``: the text "false" would count as true."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+        raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
 def check_callable(name: str, value: object) -> None:
     """Raise unless ``value`` is a callable or ``None``."""
     if value is not None and not callable(value):
-        raise ConfigurationError(f"{name} must be a callable, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a callable, not {type(value).__name__}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
-        raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
+        kind = ConfigurationError if isinstance(value, str) else TypeError
+        raise kind(f"{name} must be one of {known}, not {value!r}")
 
 
 class TLSMode(enum.StrEnum):
@@ -187,7 +190,7 @@ class TLSOptions:
                 "server_hostname must not be empty; leave it out or give a host name"
             )
         if not isinstance(self.minimum_version, ssl.TLSVersion):
-            raise TLSConfigurationError(
+            raise TypeError(
                 f"minimum_version must be an ssl.TLSVersion, not {self.minimum_version!r}"
             )
 
@@ -202,18 +205,18 @@ class TLSOptions:
         for name in ("ca_file", "cert_file", "key_file", "bundle_file"):
             if not isinstance(getattr(self, name), (str, os.PathLike, NoneType)):
                 kind = type(getattr(self, name)).__name__
-                raise TLSConfigurationError(f"{name} must be a path, a str or a Path, not {kind}")
+                raise TypeError(f"{name} must be a path, a str or a Path, not {kind}")
         for name in ("server_hostname", "key_password", "bundle_password"):
             if not isinstance(getattr(self, name), (str, NoneType)):
                 kind = type(getattr(self, name)).__name__
-                raise TLSConfigurationError(f"{name} must be a str, not {kind}")
+                raise TypeError(f"{name} must be a str, not {kind}")
         for name in ("key_password", "bundle_password"):
             # Encoding it would raise an error that quotes all of it.
             if _SURROGATE.search(getattr(self, name) or ""):
                 raise TLSConfigurationError(f"{name} must be valid Unicode text")
         if not isinstance(self.ca_data, (str, bytes, NoneType)):
             kind = type(self.ca_data).__name__
-            raise TLSConfigurationError(f"ca_data must be a str (PEM) or bytes (DER), not {kind}")
+            raise TypeError(f"ca_data must be a str (PEM) or bytes (DER), not {kind}")
 
     def _check_client_certificate(self) -> None:
         if self.key_file is not None and self.cert_file is None:
@@ -233,9 +236,7 @@ class TLSOptions:
 
     def _check_ready_context(self, context: ssl.SSLContext) -> None:
         if not isinstance(context, ssl.SSLContext):
-            raise TLSConfigurationError(
-                f"context must be an ssl.SSLContext, not {type(context).__name__}"
-            )
+            raise TypeError(f"context must be an ssl.SSLContext, not {type(context).__name__}")
         if context.protocol is ssl.PROTOCOL_TLS_SERVER:
             raise TLSConfigurationError(
                 "context must be one for clients; make it with ssl.PROTOCOL_TLS_CLIENT or "
@@ -293,7 +294,8 @@ class ReconnectPolicy:
     jitter"), so that the clients of a cluster do not all come back at the same instant. Host names
     are resolved again at each attempt. A successful connection resets the ceilings.
 
-    :raises ConfigurationError: if a value is out of range or has a wrong type.
+    :raises ConfigurationError: if a value is out of range.
+    :raises TypeError: if a value has a wrong type.
     """
 
     wait: float = 0.25
@@ -330,11 +332,11 @@ class ReconnectPolicy:
         check_callable("ReconnectPolicy.delay", self.delay)
         check_callable("ReconnectPolicy.pick", self.pick)
         check_flag("ReconnectPolicy.retry_on_initial_connect", self.retry_on_initial_connect)
-        if (
-            isinstance(self.jitter, bool)
-            or not isinstance(self.jitter, (int, float))
-            or not 0 <= self.jitter <= 1
-        ):
+        if isinstance(self.jitter, bool) or not isinstance(self.jitter, (int, float)):
+            raise TypeError(
+                f"ReconnectPolicy.jitter must be a number from 0 to 1, not {self.jitter!r}"
+            )
+        if not 0 <= self.jitter <= 1:
             raise ConfigurationError(
                 f"ReconnectPolicy.jitter must be a number from 0 to 1, not {self.jitter!r}"
             )
@@ -355,7 +357,8 @@ class ReconnectPolicy:
 class PendingLimits:
     """How much may wait in one subscription, and what happens beyond that.
 
-    :raises ConfigurationError: if a value is out of range or has a wrong type.
+    :raises ConfigurationError: if a value is out of range.
+    :raises TypeError: if a value has a wrong type.
     """
 
     messages: int = 500_000
@@ -379,7 +382,8 @@ class PendingLimits:
 class ProtocolLimits:
     """Maximum sizes to accept from a server, in bytes. The connection is closed if one is exceeded.
 
-    :raises ConfigurationError: if a value is out of range or has a wrong type.
+    :raises ConfigurationError: if a value is out of range.
+    :raises TypeError: if a value has a wrong type.
     """
 
     payload: int = 64 * 1024 * 1024

@@ -102,13 +102,11 @@ def _entries(servers: object) -> list[str]:
     if isinstance(servers, str):
         return [servers]
     if isinstance(servers, (bytes, bytearray)) or not isinstance(servers, Iterable):
-        raise ConfigurationError(
-            f"servers must be a str or a sequence of str, not {type(servers).__name__}"
-        )
+        raise TypeError(f"servers must be a str or a sequence of str, not {type(servers).__name__}")
     entries = list(servers)
     for entry in entries:
         if not isinstance(entry, str):
-            raise ConfigurationError(
+            raise TypeError(
                 f"servers must be a str or a sequence of str, not of {type(entry).__name__}"
             )
     return entries

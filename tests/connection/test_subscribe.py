@@ -178,10 +178,10 @@ async def test_max_msgs_with_a_real_server(waiting: bool) -> None:
         ({"subject": "a", "queue": "q 7\r\nSUB b"}, InvalidSubjectError),
         ({"subject": "a", "stop_after": 0}, ConfigurationError),
         ({"subject": "a", "stop_after": -1}, ConfigurationError),
-        ({"subject": "a", "stop_after": 1.5}, ConfigurationError),
-        ({"subject": "a", "stop_after": True}, ConfigurationError),
-        ({"subject": "a", "stop_after": "2"}, ConfigurationError),
-        ({"subject": "a", "pending_limits": 5}, ConfigurationError),
+        ({"subject": "a", "stop_after": 1.5}, TypeError),
+        ({"subject": "a", "stop_after": True}, TypeError),
+        ({"subject": "a", "stop_after": "2"}, TypeError),
+        ({"subject": "a", "pending_limits": 5}, TypeError),
     ],
 )
 async def test_what_cannot_be_subscribed_to(

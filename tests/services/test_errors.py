@@ -33,5 +33,5 @@ def test_service_error() -> None:
     ],
 )
 def test_what_is_no_service_error(code: Any, description: Any, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=text):
+    with pytest.raises((ConfigurationError, TypeError), match=text):
         ServiceError(code, description)

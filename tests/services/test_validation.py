@@ -61,7 +61,7 @@ async def nc(nats_server: NatsServer) -> AsyncIterator[Connection]:
 )
 async def test_services(nc: Connection, options: dict[str, Any], text: str) -> None:
     arguments: dict[str, Any] = {"name": "adder", "version": "1.0.0"} | options
-    with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
         nc.add_service(**arguments)
 
 
@@ -93,10 +93,10 @@ async def generator(request: ServiceRequest) -> AsyncIterator[bytes]:
 async def test_endpoints(nc: Connection, options: dict[str, Any], text: str) -> None:
     service = adder(nc)
     arguments: dict[str, Any] = {"name": "reverse", "handler": reverse} | options
-    with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
         await service.add_endpoint(**arguments)
     name, handler = arguments.pop("name"), arguments.pop("handler")
-    with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
         service.endpoint(name, **arguments)(handler)
     assert service.endpoints == ()
 
@@ -111,7 +111,7 @@ async def test_endpoints(nc: Connection, options: dict[str, Any], text: str) -> 
     ],
 )
 async def test_groups(nc: Connection, name: Any, text: str) -> None:
-    with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
         adder(nc).group(name)
     with pytest.raises(ConfigurationError, match="use None"):
         adder(nc).group("a", queue="")

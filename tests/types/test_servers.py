@@ -230,13 +230,13 @@ def test_websocket_and_other_servers_cannot_be_mixed(servers: str | list[str]) -
 
 @pytest.mark.parametrize("entry", [None, 5, b"nats://h", ["nats://h"], ("h", 4222)])
 def test_entries_that_are_not_str(entry: object) -> None:
-    with pytest.raises(ConfigurationError, match=f"sequence of str, not of {type(entry).__name__}"):
+    with pytest.raises(TypeError, match=f"sequence of str, not of {type(entry).__name__}"):
         parse_servers(["h", entry])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("servers", [4222, object(), b"nats://h"])
 def test_what_is_no_list_of_servers(servers: object) -> None:
-    with pytest.raises(ConfigurationError, match=f"str.*, not {type(servers).__name__}"):
+    with pytest.raises(TypeError, match=f"str.*, not {type(servers).__name__}"):
         parse_servers(servers)  # type: ignore[arg-type]
 
 

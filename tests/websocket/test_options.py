@@ -14,7 +14,7 @@ from trio_nats import ConfigurationError, WebSocketOptions
 
 
 def refused(**options: Any) -> str:
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises((ConfigurationError, TypeError)) as caught:
         WebSocketOptions(**options)
     return str(caught.value)
 

@@ -19,11 +19,15 @@ class ServiceError(NatsError):
     """
 
     def __init__(self, code: int, description: str, data: bytes = b"") -> None:
-        if isinstance(code, bool) or not isinstance(code, int) or code < 0:
-            raise ConfigurationError(f"the code of a ServiceError must be a number, not {code!r}")
+        if isinstance(code, bool) or not isinstance(code, int):
+            raise TypeError(f"the code of a ServiceError must be a number, not {code!r}")
+        if code < 0:
+            raise ConfigurationError(
+                f"the code of a ServiceError must be a number of at least 0, not {code!r}"
+            )
         if not isinstance(description, str):
             kind = type(description).__name__
-            raise ConfigurationError(f"the description of a ServiceError must be a str, not {kind}")
+            raise TypeError(f"the description of a ServiceError must be a str, not {kind}")
         super().__init__(code, description, data)
         self.code = code
         self.description = description

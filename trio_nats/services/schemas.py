@@ -154,7 +154,7 @@ def monitoring_subject(prefix: str, verb: str, name: str | None, id: str | None)
 def check_name(what: str, name: str) -> str:
     """Return ``name`` if it is valid for a service or an endpoint."""
     if not isinstance(name, str):
-        raise ConfigurationError(f"the {what}'s name must be a str, not {type(name).__name__}")
+        raise TypeError(f"the {what}'s name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
             f"{what} name {name[:80]!a} is not allowed: use letters, digits, '-' and '_', at least "
@@ -166,7 +166,7 @@ def check_name(what: str, name: str) -> str:
 def check_version(version: str) -> str:
     """Return ``version`` if it is a semantic version."""
     if not isinstance(version, str):
-        raise ConfigurationError(f"the version must be a str, not {type(version).__name__}")
+        raise TypeError(f"the version must be a str, not {type(version).__name__}")
     if not _VERSION.fullmatch(version):
         raise ConfigurationError(
             f"version {version[:80]!a} is not semantic (https://semver.org): write 1.0.0 or "
@@ -178,7 +178,7 @@ def check_version(version: str) -> str:
 def check_description(description: str) -> str:
     """Return ``description`` if it can be sent."""
     if not isinstance(description, str):
-        raise ConfigurationError(f"the description must be a str, not {type(description).__name__}")
+        raise TypeError(f"the description must be a str, not {type(description).__name__}")
     try:
         description.encode()
     except UnicodeEncodeError:
@@ -192,7 +192,7 @@ def check_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
     if metadata is None:
         return MappingProxyType(copy)
     if not isinstance(metadata, Mapping):
-        raise ConfigurationError(f"metadata must be a mapping, not {type(metadata).__name__}")
+        raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
     copy.update(metadata)
     for key, value in copy.items():
         if not isinstance(key, str) or not isinstance(value, str):
