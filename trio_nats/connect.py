@@ -171,7 +171,7 @@ def open_nats(
         _logger.warning("TLS mode DISABLE: the certificates and other TLS options have no effect")
     parsed = parse_servers(_default_servers() if servers is None else servers)
     parsed = check_servers(parsed, tls)
-    opening = ConnectorSettings(
+    connector = ConnectorSettings(
         tls=tls,
         auth=auth,
         name=name,
@@ -183,13 +183,13 @@ def open_nats(
         version=__version__,
         websocket=_given("websocket", websocket, WebSocketOptions),
     )
-    _check_connect_line(opening, parsed)
+    _check_connect_line(connector, parsed)
     inbox_prefix = check_inbox_prefix("_INBOX" if inbox_prefix is None else inbox_prefix)
     check_inbox_length(inbox_prefix, max_control_line)
     return _Open(
         Settings(
             servers=parsed,
-            opening=opening,
+            connector=connector,
             randomize=randomize,
             ignore_discovered=ignore_discovered,
             reconnect=_given("reconnect", reconnect, ReconnectPolicy),
@@ -210,12 +210,12 @@ def open_nats(
     )
 
 
-def _check_connect_line(opening: ConnectorSettings, servers: Sequence[Server]) -> None:
+def _check_connect_line(connector: ConnectorSettings, servers: Sequence[Server]) -> None:
     """Raise if the name, or the credentials in a URL, are too long for the server."""
     for server in servers:
         fields = {"user": server.user, "pass": server.password, "auth_token": server.token}
         given = {name: text for name, text in fields.items() if text is not None}
-        fault = connect_fault(opening, {} if opening.auth is not None else given)
+        fault = connect_fault(connector, {} if connector.auth is not None else given)
         if fault is not None:
             raise ConfigurationError(fault)
 
@@ -315,9 +315,9 @@ class _Open(NotEntered[Connection]):
 
     async def _check_credentials(self) -> None:
         """Check the credentials before dialling: if unusable, they are the caller's mistake."""
-        auth = self._settings.opening.auth
+        auth = self._settings.connector.auth
         if isinstance(auth, Auth):
-            seconds = self._settings.opening.connect_timeout
+            seconds = self._settings.connector.connect_timeout
             with trio.move_on_after(seconds) as scope:
                 try:
                     answer = await prepare(auth)
@@ -329,7 +329,7 @@ class _Open(NotEntered[Connection]):
                 fields = await answer.connect_fields(None)
                 if answer.sign is not None:
                     fields["sig"] = "-" * _SIGNATURE
-                fault = connect_fault(self._settings.opening, fields)
+                fault = connect_fault(self._settings.connector, fields)
                 del answer, fields
                 if fault is not None:
                     raise CredentialsError(fault)

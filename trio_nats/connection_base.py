@@ -52,7 +52,7 @@ class BaseConnection:
         self._core = core
         self._outbox = core.outbox
         self._pub_lines = core.pub_lines
-        self._known_heads = core.pub_lines.known
+        self._known_pub_lines = core.pub_lines.known
         self._thread = core.thread
 
     # --- publishing ------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class BaseConnection:
         if reply is None and headers is None and codec is None and type(payload) is bytes:
             # Most messages by far. What is below does the same, and more.
             try:
-                head, size = self._known_heads[subject][len(payload)]
+                head, size = self._known_pub_lines[subject][len(payload)]
             except (KeyError, TypeError):  # what cannot be a key is no subject either
                 head, size = self._pub_lines.learn(subject, len(payload))
             frame = head, payload, CRLF
@@ -122,13 +122,13 @@ class BaseConnection:
             outbox.open += frame
             outbox.size += size
         else:
-            await self._room_for(frame, self._core.info)
+            await self._space_for(frame, self._core.info)
             outbox.append(frame)
 
-    async def _room_for(self, frame: Frame, info: ServerInfo) -> None:
+    async def _space_for(self, frame: Frame, info: ServerInfo) -> None:
         """Wait until ``frame``, which was checked against ``info``, can be appended."""
         core = self._core
-        await core.outbox.room()
+        await core.outbox.wait_for_space()
         core.check_open()
         if core.info is not info and (refusal := core.refusal(frame[0])) is not None:
             raise refusal
@@ -173,7 +173,7 @@ class BaseConnection:
         outbox = self._outbox
         if outbox.size >= outbox.easy:
             self._core.check_open()
-            outbox.check_room()
+            outbox.check_space()
         outbox.append(frame)
 
     def _frame(
@@ -282,10 +282,10 @@ class BaseConnection:
         token, reply = requests.new_token()
         frame = self._frame(subject, data, reply, headers)
         deadline = current_time() + seconds
-        if self._outbox.has_room():
+        if self._outbox.has_space():
             await checkpoint_if_cancelled()
         else:
-            await self._room_until(deadline, subject, seconds, frame)
+            await self._space_until(deadline, subject, seconds, frame)
         slot = ReplySlot(subject)
         try:
             requests.open(token, slot)
@@ -296,11 +296,11 @@ class BaseConnection:
             requests.close(token)
         return answer
 
-    async def _room_until(
+    async def _space_until(
         self, deadline: float, subject: str, seconds: float, frame: Frame
     ) -> None:
         with trio.CancelScope(deadline=deadline) as scope:
-            await self._room_for(frame, self._core.info)
+            await self._space_for(frame, self._core.info)
         if scope.cancelled_caught:
             raise no_reply(subject, seconds, self._core.disconnected_for)
 
@@ -388,7 +388,7 @@ class BaseConnection:
         """Open the slot and publish. If cancelled, neither has happened."""
         core = self._core
         core.check_usable()
-        await self._room_for(frame, info)
+        await self._space_for(frame, info)
         core.requests.open(token, replies)
         core.requests.queues.add(replies)
         core.outbox.append(frame)
@@ -554,7 +554,7 @@ class BaseConnection:
         :meth:`reconnect` has moved it to one of these. Raises
         :exc:`ConfigurationError` for what cannot be used.
         """
-        parsed = check_servers(parse_servers(servers), self._core.settings.opening.tls)
+        parsed = check_servers(parse_servers(servers), self._core.settings.connector.tls)
         self._core.check_usable()
         self._core.pool.replace(parsed)
 

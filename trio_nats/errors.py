@@ -56,11 +56,10 @@ __all__ = [
 
 _E = TypeVar("_E", bound=BaseException)
 
-ConnectPhase = Literal["resolve", "dial", "proxy", "tls", "websocket", "info", "auth", "subscribe"]
+ConnectPhase = Literal["resolve", "dial", "tls", "websocket", "info", "auth", "subscribe"]
 """The phase in which an attempt to connect failed: name resolution, dialling, the TLS handshake,
 the upgrade to WebSocket, waiting for the server's ``INFO``, or authentication. While moving to
-another server, also subscribing there. ``"proxy"`` is reserved for HTTP proxies, which are not
-supported yet."""
+another server, also subscribing there."""
 
 
 class NatsError(Exception):

@@ -85,7 +85,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
 
     async def __aenter__(self) -> Self:
         """Subscribe. If cancelled, nothing has happened."""
-        await self._core.breathe()
+        await self._core.light_checkpoint()
         if self._sid is not None or self._ended is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
         self._core.check_usable()

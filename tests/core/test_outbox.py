@@ -59,9 +59,9 @@ async def test_frames_leave_in_the_order_they_came() -> None:
 async def test_chunks_are_larger_where_messages_are(frame: int, chunk: int) -> None:
     box = outbox(4000 * KIB)
     for _ in range(2000 * KIB // frame):
-        await box.room()
+        await box.wait_for_space()
         put(box, pub(frame))
-    await box.room()
+    await box.wait_for_space()
     put(box, pub(300 * KIB))
     sizes = []
     while box.size:
@@ -91,7 +91,7 @@ async def test_what_a_new_wire_must_hear_comes_first() -> None:
 async def test_pongs_overtake_everything() -> None:
     box = outbox(200 * KIB)
     put(box, pub(130 * KIB))
-    await box.room()
+    await box.wait_for_space()
     put(box, pub(100))
     assert box.pong()
     assert box.pong()
@@ -242,15 +242,15 @@ async def test_another_run_may_not_wake_the_writer() -> None:
 async def test_there_is_room_up_to_the_limit() -> None:
     box = outbox(100, when_full="raise")
     put(box, pub(99))
-    await box.room()
+    await box.wait_for_space()
     put(box, pub(10))
     with pytest.raises(OutboxFullError, match=r"109 bytes .*outbox_size is 100"):
-        await box.room()
+        await box.wait_for_space()
     box.written(9)
     with pytest.raises(OutboxFullError, match=r"100 bytes"):
-        await box.room()
+        await box.wait_for_space()
     box.written(1)
-    await box.room()
+    await box.wait_for_space()
 
 
 async def test_those_who_wait_go_on_as_soon_as_there_is_room() -> None:
@@ -260,7 +260,7 @@ async def test_those_who_wait_go_on_as_soon_as_there_is_room() -> None:
 
     async def enter() -> None:
         nonlocal entered
-        await box.room()
+        await box.wait_for_space()
         entered += 1
         put(box, pub(60))
 
@@ -289,7 +289,7 @@ async def test_room_is_given_back_by_what_is_written_lost_or_forgotten() -> None
         put(box, pub(20) if give_back != "forgotten" else b"SUB something 1\r\n")
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(box.room)
+                nursery.start_soon(box.wait_for_space)
             await trio.testing.wait_all_tasks_blocked()
             assert len(nursery.child_tasks) == 3
             if give_back == "written":
@@ -310,7 +310,7 @@ async def test_waiting_for_room_can_be_cancelled() -> None:
         put(box, pub(size))
         with trio.CancelScope() as scope:
             scope.cancel()
-            await box.room()
+            await box.wait_for_space()
         assert scope.cancelled_caught
 
 
@@ -319,7 +319,7 @@ async def test_raising_is_a_checkpoint_too() -> None:
     put(box, pub(20))
     with trio.CancelScope() as scope:
         scope.cancel()
-        await box.room()
+        await box.wait_for_space()
     assert scope.cancelled_caught
 
 

@@ -238,7 +238,7 @@ def test_copies_say_the_same(error: NatsError) -> None:
 
 
 def test_phases() -> None:
-    phases = ("resolve", "dial", "proxy", "tls", "websocket", "info", "auth", "subscribe")
+    phases = ("resolve", "dial", "tls", "websocket", "info", "auth", "subscribe")
     assert get_args(ConnectPhase) == phases
 
 

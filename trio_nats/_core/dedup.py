@@ -1,9 +1,9 @@
-"""Which messages of one wire are copies of those of another.
+"""Recognises messages that arrive over two connections.
 
-Messages have no identity in NATS. While two wires carry the same subscription, a message of one is
-taken for the same as one of the other if they are alike in subject, reply, headers and data. Where
-many are alike, as heartbeats are, the first to be matched is matched with the one that came at
-about the same time, and the others follow in order; what came before that came once only.
+Messages have no identity in NATS. While two connections carry the same subscription, two messages
+count as one if they agree in subject, reply, headers and data. If many are alike, such as
+heartbeats, the first match is with the one that arrived at about the same time; the others follow
+in order, and those before it arrived over one connection only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["DuplicateFilter"]
 logger = logging.getLogger("trio_nats.reconnect")
 
 _MOST = 1_000_000
-"""Messages to remember, more than this program can receive while two wires overlap."""
+"""Messages to remember; more than can be received while two connections overlap."""
 
 
 class DuplicateFilter:
@@ -38,7 +38,7 @@ class DuplicateFilter:
         self._aligned: set[int] = set()
 
     def remember(self, msg: Msg, now: float) -> None:
-        """A message has come over the first wire."""
+        """A message has come over the first connection."""
         if self._count >= self._most:
             logger.warning(
                 "more than %d messages while changing servers; some may come twice", self._most
@@ -57,9 +57,9 @@ class DuplicateFilter:
             self._times[likeness] = deque((times, now))
 
     def is_duplicate(self, msg: Msg, now: float) -> bool:
-        """Whether a message that came over the second wire at ``now`` is one that was remembered.
+        """Whether a message that came over the second connection at ``now`` was remembered.
 
-        Each remembered message has one twin.
+        Each remembered message is matched once.
         """
         likeness = _likeness(msg)
         times = self._times.get(likeness)

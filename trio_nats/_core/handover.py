@@ -503,7 +503,7 @@ class Handover:
                         await pong.wait()
 
     def lose(self, lost: Session) -> bool:
-        """A session has ended. Whether whoever hands over deals with that."""
+        """A session has ended. Returns whether the handover deals with that."""
         if lost is not self._new or self.concluded.is_set():
             return False
         self.is_new_lost = True

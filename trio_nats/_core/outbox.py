@@ -1,4 +1,22 @@
-"""What waits to be written, and who waits for room."""
+"""Bytes waiting to be written, and backpressure for those who publish.
+
+The theory of operation. Publishing appends frames to an outbox, which is synchronous and cannot
+fail; one task of the session, the writer, takes them out and writes them. So a frame is in the
+outbox whole or not at all, whatever is cancelled, and no user's task ever touches the stream.
+
+Frames are collected in *chunks*. The last one is open and being filled; the writer takes the first,
+joins it and writes it in one go. Publishers wait before they append (:meth:`Outbox.wait_for_space`)
+while the limit is reached. They also yield once for each chunk, so that a loop that only publishes
+does not keep the writer from running.
+
+Most messages take a short cut, because a method call for each would cost as much as all else.
+:attr:`Outbox.easy` is a size: while the outbox is smaller, ``publish`` may extend
+:attr:`Outbox.open` directly. It is 0 whenever something else has to be done: the writer sleeps and
+must be woken, the chunk is full, the limit is reached, or the connection is closing.
+
+Messages outlive the connection to a server; commands (SUB, UNSUB, PING) do not, because the next
+server is told of all subscriptions anyway. So the two are told apart when a connection is lost.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +33,13 @@ from .settings import WhenOutboxFull
 
 __all__ = ["Chunk", "Outbox"]
 
-# A chunk is joined and written in one go, which takes some turns of the scheduler, and others get
-# theirs after each. So it must not be small, and not take long to fill either; large messages fill
-# a large one in less time. What is in one when the wire breaks counts as lost.
+# Writing a chunk takes some turns of the scheduler, so it must not be small. Filling it must not
+# take long either, but large messages fill a large one soon. If the connection breaks while a chunk
+# is being written, what is in it counts as lost.
 _CHUNK = 128 * 1024
 _LARGE_CHUNK = 512 * 1024
 _FEW = 1024
-"""As many messages may be expected in any chunk."""
+"""Messages that a chunk should have space for."""
 # PONGs jump the queue, so a peer that asks for them and does not read them must be stopped.
 _MAX_PONGS = 1024
 
@@ -34,8 +52,7 @@ copied only once, when they are written."""
 class Outbox:
     """Frames in the order they were accepted, in chunks of about 128 KiB, 512 KiB for large ones.
 
-    Appending is synchronous and never fails, so a frame is in it whole or not at all, whatever is
-    cancelled. Waiting for room comes before.
+    See the top of this module.
     """
 
     def __init__(
@@ -51,7 +68,7 @@ class Outbox:
         self._commands = 0
         self._pongs = 0
         self._writer: trio.lowlevel.Task | None = None
-        self._for_room = trio.lowlevel.ParkingLot()
+        self._for_space = trio.lowlevel.ParkingLot()
         self._unyielded = 0
         self._share = _CHUNK
         self._closing = False
@@ -59,8 +76,8 @@ class Outbox:
         self.size: int = 0
         """Bytes waiting, those being written included."""
         self.easy: int = 0
-        """Below this ``size`` a message may be added to :attr:`open`, and its size to ``size``,
-        without ado: without :meth:`room`, the writer is awake, and nothing is being closed."""
+        """While ``size`` is below this, a message may be added to :attr:`open`, and its size to
+        ``size``, without anything else. See the top of this module."""
 
     # --- adding ----------------------------------------------------------------------------------
 
@@ -79,7 +96,7 @@ class Outbox:
         self._commands += 1
 
     def prepend(self, frames: list[bytes]) -> None:
-        """Put commands before all that waits: what a new wire has to hear first."""
+        """Put commands ahead of everything that waits: a new server must get them first."""
         if frames:
             data = b"".join(frames)
             self.size += len(data)
@@ -93,18 +110,18 @@ class Outbox:
         self._wake()
         return self._pongs <= _MAX_PONGS
 
-    def has_room(self) -> bool:
-        """Whether :meth:`room` would only look for cancellation."""
+    def has_space(self) -> bool:
+        """Whether :meth:`wait_for_space` would only look for cancellation."""
         return self.size < min(self._limit, self._unyielded + self._share) and not self._closing
 
-    async def room(self) -> None:
+    async def wait_for_space(self) -> None:
         """A checkpoint that waits while the limit is reached, or raises, as was chosen.
 
         Yields to other tasks at least once for every chunk's worth of frames, so that a loop that
         does nothing but publish does not keep the writer from writing. If cancelled, nothing has
         happened.
         """
-        if self.has_room():
+        if self.has_space():
             await trio.lowlevel.checkpoint_if_cancelled()
             return
         self._begin_chunk()
@@ -116,13 +133,13 @@ class Outbox:
                 error = self._full()
                 await trio.lowlevel.checkpoint()
                 raise error
-            await self._for_room.park()
+            await self._for_space.park()
 
-    def check_room(self) -> None:
-        """Raise where the limit is reached and :meth:`room` would wait."""
+    def check_space(self) -> None:
+        """Raise where the limit is reached and :meth:`wait_for_space` would wait."""
         if self.size >= self._limit:
             raise self._full()
-        if not self.has_room():
+        if not self.has_space():
             self._begin_chunk()
 
     def _full(self) -> OutboxFullError:
@@ -165,14 +182,14 @@ class Outbox:
         return chunk
 
     def written(self, size: int) -> None:
-        """``size`` bytes taken are done with; there may be room now."""
+        """``size`` bytes taken have been dealt with; there may be space now."""
         if self._closed:
             return
         self.size -= size
         self._unyielded = min(self._unyielded, self.size)
         self._set_easy()
-        if self._for_room and self.size < self._limit:
-            self._for_room.unpark_all()
+        if self._for_space and self.size < self._limit:
+            self._for_space.unpark_all()
 
     def lost(self, chunk: Chunk) -> int:
         """A chunk taken will never be written. Returns how many messages were in it."""
@@ -183,10 +200,10 @@ class Outbox:
         """Let the writer's :meth:`wait` return, so that it can look for another outbox."""
         self._wake()
 
-    # --- when the wire or the connection ends ----------------------------------------------------
+    # --- when a connection ends ------------------------------------------------------------------
 
     def forget_commands(self) -> list[bytes]:
-        """Keep only messages, and return what else waits: it was meant for a wire that is gone."""
+        """Keep only messages. Returns the commands, which were meant for a server that is gone."""
         self._pongs = 0
         return self._remove(lambda _, end: not end)
 
@@ -215,7 +232,7 @@ class Outbox:
         return gone
 
     def begin_closing(self) -> None:
-        """From now on everybody goes through :meth:`room`, and finds out after it."""
+        """Send every publisher through :meth:`wait_for_space`; then they look at the state."""
         self._closing = True
         self._set_easy()
 
@@ -227,12 +244,12 @@ class Outbox:
         self._pongs = 0
         self.size = 0
         self._set_easy()
-        self._for_room.unpark_all()
+        self._for_space.unpark_all()
 
     # ---------------------------------------------------------------------------------------------
 
     def _begin_chunk(self) -> None:
-        """Close the present one; what follows is the next turn's."""
+        """Close the open chunk; what follows belongs to the next turn."""
         if self.open:
             frame = len(self.open[-3]) + len(self.open[-2])
             self._share = min(max(_CHUNK, frame * _FEW), _LARGE_CHUNK)
@@ -251,7 +268,7 @@ class Outbox:
         self.easy = min(self._limit, self._unyielded + self._share) if at_ease else 0
 
     def _wake(self) -> None:
-        """Have the writer run, after the present task has gone on to wait for something."""
+        """Let the writer run once the current task waits for something."""
         writer = self._writer
         if writer is not None:
             # Scheduling it from another run would corrupt both.

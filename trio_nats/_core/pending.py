@@ -108,7 +108,7 @@ class PendingQueue:
         if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
             self._queue.append(msg)
             self._bytes += size
-            # With less than half of the room free, counting again soon would be wasted.
+            # With less than half of the space free, counting again soon would be wasted.
             self._watched = self._watched or self._bytes * 2 > self._max_bytes
         else:
             self._overflow(msg, size)
@@ -154,7 +154,7 @@ class PendingQueue:
     def _forget(self, msg: Msg) -> None:
         """A message was taken out while that made a difference."""
         self._bytes -= pending_size(msg)
-        # An episode of being full is over once half of the room is free again.
+        # An episode of being full is over once half of the space is free again.
         free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
         if self._full and free:
             self._full = False

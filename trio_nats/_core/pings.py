@@ -1,4 +1,4 @@
-"""PINGs under way on one wire. PONGs carry nothing, so they belong to the PINGs in order."""
+"""PINGs under way on one connection. PONGs carry nothing, so they answer the PINGs in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Ping", "Pings"]
 
 
 class Ping:
-    """One of them: ``settled`` by its PONG, or ``lost`` with its wire."""
+    """One PING: ``settled`` by its PONG, or ``lost`` with its connection."""
 
     __slots__ = ("confirm", "lost", "settled")
 
@@ -59,7 +59,7 @@ class Pings:
         return ping
 
     async def round_trip(self) -> bool:
-        """Send a PING and wait for the PONG. ``False`` if it was lost with its wire instead.
+        """Send a PING and wait for the PONG. ``False`` if the connection was lost instead.
 
         If cancelled, the PONG is still expected, and ignored.
         """
@@ -68,14 +68,14 @@ class Pings:
         return not ping.lost
 
     def pong(self) -> None:
-        """A PONG has come. One that nobody asked for is ignored."""
+        """A PONG has come. A PONG without a PING is ignored."""
         if self._waiting:
             ping = self._waiting.popleft()
             ping.confirm()
             ping.settled.set()
 
     def unsent(self, count: int) -> None:
-        """The last ``count`` PINGs never got onto the wire."""
+        """The last ``count`` PINGs were never written."""
         for _ in range(min(count, len(self._waiting))):
             self._waiting.pop().lose()
 

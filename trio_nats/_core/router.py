@@ -67,7 +67,7 @@ class Sink(Protocol):
 
 
 class Router:
-    """All subscriptions of a connection, whichever wire is carrying them."""
+    """All subscriptions of a connection, whichever server carries them."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -76,7 +76,7 @@ class Router:
         self._by_subject: dict[_Key, dict[bytes, None]] = {}
         self._unconfirmed = Unconfirmed()
         self.live: bool = False
-        """Whether there is a wire to tell about changes. Without one they wait for ``restore``."""
+        """Whether there is a server to send changes to. Without one they wait for ``restore``."""
         self.stalled: set[object] = set()
         """Full queues that asked for reading to stop."""
         self._may_stall = True
@@ -136,15 +136,15 @@ class Router:
             sink._push(msg)
 
     def restore(self) -> list[bytes]:
-        """The frames that make a new wire carry every subscription."""
+        """The frames that subscribe to everything on a new connection."""
         return self.difference(())
 
     def wanted(self) -> dict[bytes, Sink]:
-        """The subscriptions that a new wire has to carry."""
+        """The subscriptions that a new server has to carry."""
         return {sid: sink for sid, sink in self.sinks.items() if sid not in self._draining}
 
     def difference(self, carried: Collection[bytes]) -> list[bytes]:
-        """The frames for a wire that carries the subscriptions ``carried`` to carry all of them."""
+        """The frames by which a server that carries ``carried`` carries all subscriptions."""
         wanted = self.wanted()
         frames = [commands.unsub(sid) for sid in carried if sid not in wanted]
         for sid, sink in wanted.items():
@@ -165,7 +165,7 @@ class Router:
         self._unstalled.unpark_all()
 
     def unstall(self, queue: object) -> None:
-        """``queue`` has room again, or is gone."""
+        """``queue`` has space again, or is gone."""
         if queue in self.stalled:
             self.stalled.remove(queue)
             if not self.stalled:
@@ -234,7 +234,7 @@ class Router:
 
 
 class Unconfirmed:
-    """Subscriptions of one wire that its server may not have processed yet, in order.
+    """Subscriptions of one connection that its server may not have processed yet, in order.
 
     When a server has as many as it allows, it answers each further SUB with an error that does not
     name it. Those errors come before the answer to the next PING. So the refused ones are as many

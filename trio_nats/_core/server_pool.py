@@ -36,8 +36,8 @@ class ServerPool:
         self.failures: dict[Server, int] = {}
         """Failed attempts in a row."""
         self.short_lives: dict[Server, int] = {}
-        """Connections in a row that did not last. They are no failures to connect, but who comes
-        back at once each time is a nuisance."""
+        """Connections in a row that did not last. They are not failures to connect, but a client
+        that reconnects at once each time is a burden."""
         self.refused_since: dict[Server, float] = {}
         """When a server that refuses the credentials did so first, if always in the same words."""
         self.not_before: dict[Server, float] = {}

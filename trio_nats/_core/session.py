@@ -1,7 +1,7 @@
-"""The life of one wire: a reader, a writer and a pinger.
+"""One connection to a server: a reader, a writer and a pinger.
 
-These three tasks are the only ones that touch the wire's stream, so no cancellation of a user's
-task can leave a TLS record or a frame half-written.
+These three tasks are the only ones that touch its stream, so no cancellation of a user's task can
+leave a TLS record or a frame half-written.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["Session", "SessionCallbacks"]
 logger = logging.getLogger("trio_nats.connection")
 
 _READ = 64 * 1024
-# While as much as that comes at a time: each read takes turns of the scheduler, which count where
+# Used while reads fill the smaller one: each read takes turns of the scheduler, which matters when
 # messages are large.
 _LARGE_READ = 256 * 1024
-# When writing fails the server has often said why before it hung up. Its words are in our receive
-# buffer by then, so reading them takes no longer than this unless the network is gone altogether.
+# When writing fails, the server has often sent the reason before it closed the connection. That is
+# in the receive buffer by then, so reading it takes no longer than this unless the network is gone.
 _LAST_WORDS = 1.0
 
 
@@ -50,7 +50,7 @@ class SessionCallbacks:
 
 
 class Session:
-    """Runs one wire until it breaks or is stopped."""
+    """Runs one connection to a server until it breaks or is stopped."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Session:
         self.ended: trio.Event = trio.Event()
 
     def stop(self, reason: Exception) -> None:
-        """End it for ``reason``, unless it is ending already."""
+        """End the session for ``reason``, unless it is ending already."""
         if self._reason is None:
             self._reason = reason
         self._scope.cancel()
@@ -95,7 +95,7 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, ping_interval: float, max_pings_out: int) -> Exception:
-        """Carry traffic until the wire is gone. Returns why; closes the stream in any case.
+        """Read and write until the connection is gone. Returns why; always closes the stream.
 
         Protected from KeyboardInterrupt, which belongs to the user's code, not into half a frame.
         """
@@ -118,7 +118,7 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def _guard(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run one of the three; the first to fail says why the session ended."""
+        """Run one of the three tasks. The first failure is the reason of the session's end."""
         try:
             await task(*args)
         except NatsError as error:
@@ -126,8 +126,8 @@ class Session:
         except trio.BrokenResourceError as error:
             self.stop(self._lost(reason_of(error), error))
         except Exception as error:
-            # Not a fault of the network but of ours. The wire cannot be trusted any more; the
-            # connection can, so it is treated as any other loss, and loudly.
+            # A bug, not a network failure. This stream cannot be trusted any more, but the next one
+            # can, so it is treated like any other loss, and logged.
             logger.exception("unexpected error in the session with %s", self.connection.server)
             self.stop(self._lost(f"internal error: {type(error).__name__}", error))
 
@@ -251,9 +251,9 @@ class Session:
             self.pings.send()
 
     def _signs_of_life(self) -> tuple[int, int]:
-        """What grows only while there is a peer: bytes received, and bytes it made room for.
+        """Counts that grow only while the peer lives: bytes received, and bytes it made space for.
 
-        Behind much that is being sent the answer to a PING may be long in coming.
+        If much is being sent, the answer to a PING may take long.
         """
         tcp = self.connection.tcp
         return self.received, 0 if tcp is None else tcp.drained

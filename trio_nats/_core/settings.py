@@ -26,7 +26,7 @@ class Settings:
     """See ``open_nats`` for what each of them means."""
 
     servers: Sequence[Server]
-    opening: ConnectorSettings
+    connector: ConnectorSettings
     randomize: bool
     ignore_discovered: bool
     reconnect: ReconnectPolicy

@@ -45,7 +45,7 @@ class Statistics:
     """Messages that waited to be written and were taken out, because the server that the connection
     came to takes no such messages; see :class:`~trio_nats.events.MessagesDiscarded`."""
     reconnects: int
-    """How often another wire took the place of the last one, moves to another server included."""
+    """How often the connection to a server was replaced, moves to another server included."""
     subscriptions: int
     """Subscriptions that are open."""
     pending_messages: int

@@ -1,4 +1,19 @@
-"""Keeps a connection alive: opens the first connection, and the next one when it breaks."""
+"""Keeps a connection alive across connections to servers.
+
+The theory of operation. What users call a connection outlives any number of connections to servers.
+:class:`Supervisor` holds what outlives them (outbox, subscriptions, requests, counters, state) and
+runs in the background of the ``open_nats`` block. It connects, runs a :class:`.Session` on the
+connection to the server, and when that ends it lets the :class:`.Reconnector` choose and connect to
+a server again. A :class:`.Mover` replaces a working session by another one.
+
+``session`` is the session in use, or ``None`` while there is none. ``router.live`` says whether
+changes of subscriptions are sent at once; if not, the next server is told of all subscriptions
+before it gets what waits in the outbox. Only tasks of the nursery here and synchronous code change
+the two, so they are always consistent, whatever is cancelled.
+
+Errors that end a connection are kept in ``failure`` and raised where the connection is used. No
+exception but a cancellation leaves the background tasks.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +77,7 @@ _FEW_SUBJECTS = 16
 
 
 class Supervisor(MoveCallbacks):
-    """Everything a connection has that outlives its wires, and the task that replaces them."""
+    """What outlives the connections to servers, and the task that replaces them."""
 
     def __init__(self, settings: Settings, origin: Publisher) -> None:
         self.settings: Settings = settings
@@ -79,8 +94,9 @@ class Supervisor(MoveCallbacks):
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
-        # No server has said yet what it takes.
-        self.pub_lines: PubLineCache = PubLineCache(sys.maxsize, settings.opening.max_control_line)
+        max_line = settings.connector.max_control_line
+        # No server has named its limit yet.
+        self.pub_lines: PubLineCache = PubLineCache(sys.maxsize, max_line)
         self.session: Session | None = None
         self.failure: NatsError | None = None
         """Why the connection ended, if not on purpose."""
@@ -93,8 +109,8 @@ class Supervisor(MoveCallbacks):
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._drained: list[Sink] = []
-        """Subscriptions that the router does not know any more, but somebody waits for."""
-        self._breaths = 0
+        """Subscriptions that are being drained, some of which the router has forgotten."""
+        self._light_checkpoints = 0
         self._line_refused = False
         self._restored: Ping | None = None
         """Follows the subscriptions, if a line was too long for the connection before."""
@@ -110,7 +126,7 @@ class Supervisor(MoveCallbacks):
             self.pool,
             self._memory.addresses,
             self._reconnector,
-            echo=settings.opening.echo,
+            echo=settings.connector.echo,
         )
 
     # --- the background task ----------------------------------------------------------------------
@@ -119,10 +135,10 @@ class Supervisor(MoveCallbacks):
     async def run(
         self, task_status: trio.TaskStatus[ConnectError | None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Connect, report how that went, and stay connected until stopped or beyond hope.
+        """Connect, report how that went, and stay connected until stopped or given up.
 
-        The first failure is reported rather than raised, for it belongs to the task that opens the
-        connection. Never raises anything but cancellation.
+        The first failure is reported rather than raised, because it belongs to the task that enters
+        the block. Raises nothing but cancellations.
         """
         with self._scope:
             if self.settings.reconnect.retry_on_initial_connect:
@@ -156,8 +172,8 @@ class Supervisor(MoveCallbacks):
         try:
             await task(*args)
         except Exception as error:
-            # A fault of ours, not of the network's. It must not come out of the user's block as
-            # an exception group; what waits for the connection is told instead.
+            # A bug, not a network failure. Tasks that wait for the connection are told, rather
+            # than have it come out of the user's block as an exception group.
             logger.exception("unexpected error while keeping the connection")
             failure = ConnectionLostError(f"internal error: {type(error).__name__}: {error}")
             failure.__cause__ = error
@@ -172,7 +188,7 @@ class Supervisor(MoveCallbacks):
         return True
 
     def stop(self) -> None:
-        """Cancel the background task. What it leaves is for :meth:`end` to settle."""
+        """Cancel the background task. Call :meth:`end` afterwards."""
         self._scope.cancel()
 
     async def run_session(self, session: Session) -> None:
@@ -286,7 +302,7 @@ class Supervisor(MoveCallbacks):
 
     async def _open(self, server: Server) -> ServerConnection:
         return await open_server_connection(
-            server, self.settings.opening, self._origin, self._memory
+            server, self.settings.connector, self._origin, self._memory
         )
 
     # --- what sessions report --------------------------------------------------------------------
@@ -294,14 +310,14 @@ class Supervisor(MoveCallbacks):
     def on_info(self, session: Session, info: ServerInfo) -> None:
         """See :meth:`SessionCallbacks.on_info`."""
         if session is not self.session:
-            return  # one that is on its way out
+            return  # It is about to end.
         lame_before = self.info.ldm
         self.info = info
         limit = info.max_payload
         unverified = session.connection.unverified_info
         if unverified is not None:
-            # Somebody who wants our messages refused could name a small limit. A large one is the
-            # server's to enforce.
+            # An attacker could name a small limit to have messages refused. A large one is
+            # enforced by the server.
             limit = max(limit, unverified.max_payload)
         takes_less = limit < self.pub_lines.max_payload or not info.headers
         self.pub_lines.max_payload = limit
@@ -312,7 +328,7 @@ class Supervisor(MoveCallbacks):
             logger.info("%s is in lame duck mode", server)
             self.event_hub.emit(LameDuck(server.url))
             self.moves.request(demanded=False)
-        # After set_servers() the one in use may be none of them, and its cluster neither.
+        # After set_servers() the server in use, and so its cluster, may not be among them.
         if not self.settings.ignore_discovered and server in self.pool.servers:
             scheme = "tls" if session.connection.tls and not server.is_websocket else server.scheme
             self._tell_discovered(self.pool.discover(info, server, scheme))
@@ -320,13 +336,13 @@ class Supervisor(MoveCallbacks):
                 self._discover_unverified(session.connection, unverified)
 
     def _discover_unverified(self, connection: ServerConnection, info: ServerInfo) -> None:
-        """Take the servers that are named in plaintext, ahead of TLS, where that does no harm.
+        """Use the servers that were named in plaintext, before TLS, as far as that is safe.
 
         Servers before 2.12 name them nowhere else until the cluster changes.
         """
         assert connection.tls is not None
         name = connection.tls.verified_name
-        choice = self.settings.opening.tls.unverified_servers
+        choice = self.settings.connector.tls.unverified_servers
         if choice == "ignore" or not info.connect_urls:
             return
         if name is None:
@@ -381,7 +397,7 @@ class Supervisor(MoveCallbacks):
                 return
         elif "maximum subscriptions exceeded" in error.message.lower():
             self.router.exceed(error)
-            # Nothing sent before this is to be taken for what a later error is about.
+            # A later error is not about subscriptions sent before this PING.
             if self.session is not None and self._fence.settled.is_set():
                 self._fence = self.session.pings.send()
         elif is_too_long(error):
@@ -448,10 +464,10 @@ class Supervisor(MoveCallbacks):
         self.state = state
         self._changed.unpark_all()
 
-    async def breathe(self) -> None:
-        """A checkpoint that lets others run every so often, for what is done many times over."""
-        self._breaths = (self._breaths + 1) & 31
-        if self._breaths:
+    async def light_checkpoint(self) -> None:
+        """A checkpoint that yields every 32nd time only, for what is done in large numbers."""
+        self._light_checkpoints = (self._light_checkpoints + 1) & 31
+        if self._light_checkpoints:
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
@@ -497,9 +513,12 @@ class Supervisor(MoveCallbacks):
     def check_run(self) -> None:
         """Complain when called from anywhere but the ``trio.run()`` the connection belongs to.
 
-        To look costs more than the rest of what is done for every message, so there only
-        ``thread`` is compared: in its own thread a foreign run can corrupt nothing, for only one of
-        them runs at a time, and what wakes a task looks again.
+        Asking for the token costs more than all else that is done for a message. So publishing and
+        receiving compare only :attr:`thread` as long as no task has to be woken. That refuses every
+        run in another thread. Two runs can share a thread only as guests of a host loop. Then only
+        one of them executes at a time, so the other can take part in plain data at most: its
+        message may be accepted, or a message that waits may be given to it. Whatever wakes a task
+        compares the token again, so no task is ever scheduled in the wrong run.
         """
         try:
             token = current_trio_token()

@@ -20,7 +20,7 @@ _MAX_REMEMBERED = 4096
 _MAX_REMEMBERED_LENGTH = 256
 """Bytes of a subject. Longer ones are checked each time, so that many of them take no memory."""
 _SID_DIGITS = 10
-"""As many are left room for in the lines of subscriptions, whose numbers are not known yet."""
+"""Left free in the lines of subscriptions, whose numbers are not known yet."""
 
 MAX_CONTROL_LINE = 4096
 """What servers take unless configured otherwise."""

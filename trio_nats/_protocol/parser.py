@@ -31,7 +31,7 @@ _MAX_DIGITS = 12
 
 
 _MAX_ERROR = 20_000
-"""Characters of an error: room for the longest subject, each byte of it escaped."""
+"""Characters of an error: space for the longest subject, each byte of it escaped."""
 
 
 class Signal(enum.Enum):

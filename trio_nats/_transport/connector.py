@@ -109,9 +109,9 @@ class ServerConnection:
     tcp: TCPStream | None = None
     """What is below all else; it shows how sending gets on."""
     in_bytes: int = 0
-    """Bytes of NATS read by the opening, of INFO in plaintext too."""
+    """Bytes of NATS read by the connector, of INFO in plaintext too."""
     out_bytes: int = 0
-    """Bytes of NATS written by the opening."""
+    """Bytes of NATS written by the connector."""
 
 
 @dataclass(slots=True)
@@ -141,34 +141,39 @@ async def open_server_connection(
 
     ``origin`` is what received messages respond through.
     """
-    opening = Connector(server, settings, origin, memory)
+    connector = Connector(server, settings, origin, memory)
     try:
-        wire = await lead(opening, server, settings)
+        connection = await lead(connector, server, settings)
     except AttemptFailed as failed:
-        if opening.peer is not None:
-            failed.another_address = memory.addresses.failed(server, opening.peer)
+        if connector.peer is not None:
+            failed.another_address = memory.addresses.failed(server, connector.peer)
         raise
-    wire.peer, wire.has_other_addresses = opening.peer, memory.addresses.has_others(server)
+    connection.peer, connection.has_other_addresses = (
+        connector.peer,
+        memory.addresses.has_others(server),
+    )
     memory.addresses.forgive()
-    return wire
+    return connection
 
 
-async def lead(opening: Connector, server: Server, settings: ConnectorSettings) -> ServerConnection:
-    """Run ``opening`` to its end, in time. Raises :exc:`AttemptFailed`."""
+async def lead(
+    connector: Connector, server: Server, settings: ConnectorSettings
+) -> ServerConnection:
+    """Run ``connector`` to its end, in time. Raises :exc:`AttemptFailed`."""
     try:
         with trio.fail_after(settings.connect_timeout):
-            return await opening.run()
+            return await connector.run()
     except (NatsError, DialError) as raised:  # first: some are a TooSlowError too
         error: Exception = raised
     except trio.TooSlowError:
-        error = opening.too_slow()
+        error = connector.too_slow()
     except trio.BrokenResourceError as raised:
         error = ServerClosedError(f"the connection to {server} broke: {reason_of(raised)}")
     except Exception as raised:
         logger.exception("unexpected error while connecting to %s", server)
         error = raised
-    logger.debug("%s: %s: %s", server, opening.phase, str(error))
-    attempt = ConnectAttempt(server.url, opening.phase, error, opening.address)
+    logger.debug("%s: %s: %s", server, connector.phase, str(error))
+    attempt = ConnectAttempt(server.url, connector.phase, error, connector.address)
     raise AttemptFailed(attempt) from error
 
 
@@ -264,7 +269,7 @@ class Connector:
             raise
 
     async def _introduce(self, raw: TCPStream, plan: TLSPlan, answer: Answer) -> ServerConnection:
-        """From an open socket to a wire."""
+        """From an open socket to a NATS connection."""
         stream: trio.abc.Stream = raw
         if plan is TLSPlan.BY_SCHEME:
             stream = await self._open_websocket(raw)
@@ -448,61 +453,61 @@ class Connector:
         parser = Parser(self._settings.limits, self._origin)
         # A PONG that is here before our PING is no answer to it.
         early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
-        wire = ServerConnection(
+        connection = ServerConnection(
             self._server, stream, parser, early, info, self.tls_info, tcp=self._tcp
         )
-        wire.in_bytes = self._info_bytes + len(rest)
+        connection.in_bytes = self._info_bytes + len(rest)
         if self.plain_info is not None:
             # It does support headers: it would refuse a CONNECT that asks for no_responders.
-            wire.info, wire.unverified_info = ServerInfo(headers=info.headers), info
+            connection.info, connection.unverified_info = ServerInfo(headers=info.headers), info
         if self._websocket is not None:
-            self._websocket.max_payload = lambda: wire.info.max_payload
+            self._websocket.max_payload = lambda: connection.info.max_payload
         try:
             # As a view, and in no other variable: those may be printed with a traceback.
             line, fault = await self._connect_line(info, answer)
             if fault is not None:
                 raise CredentialsError(fault)
             await stream.send_all(line)
-            wire.out_bytes += len(line)
-            while not await self._pong_among(wire, answer):
-                wire.early = await self._read_events(wire)
-            await self._hear_out(wire)
+            connection.out_bytes += len(line)
+            while not await self._pong_among(connection, answer):
+                connection.early = await self._read_events(connection)
+            await self._hear_out(connection)
         except trio.BrokenResourceError as error:
             raise self._explained(error) from error
         self._memory.was_tls = self._memory.was_tls or self.tls_info is not None
-        return wire
+        return connection
 
-    async def _hear_out(self, wire: ServerConnection) -> None:
+    async def _hear_out(self, connection: ServerConnection) -> None:
         """Wait for the answer to our second PING, with what the server has to say before it.
 
         Behind its answer to the first one, a server sends an INFO with the limits of our account,
         such as ``max_payload``. They hold from then on. After an INFO that came in plaintext it is
         the first one that can be believed; nats-server always sends it since 2.12.
         """
-        events, wire.early = wire.early, []
+        events, connection.early = connection.early, []
         while True:
             for position, event in enumerate(events):
                 if event is Signal.PONG:
-                    wire.early += events[position + 1 :]
+                    connection.early += events[position + 1 :]
                     return
                 if isinstance(event, ServerInfo):
-                    wire.info, wire.unverified_info = event, None
+                    connection.info, connection.unverified_info = event, None
                 elif isinstance(event, ProtocolError):
                     raise event
                 elif isinstance(event, (Signal, ErrorLine)):
-                    wire.early.append(event)
+                    connection.early.append(event)
                 # There are no subscriptions yet that a message could be for.
-            if len(wire.early) > _MAX_EARLY:
+            if len(connection.early) > _MAX_EARLY:
                 raise ProtocolError(f"{self._server} sends and sends, and does not answer a PING")
-            events = await self._read_events(wire)
+            events = await self._read_events(connection)
 
-    async def _read_events(self, wire: ServerConnection) -> list[Event]:
-        data = await wire.stream.receive_some(_READ)
+    async def _read_events(self, connection: ServerConnection) -> list[Event]:
+        data = await connection.stream.receive_some(_READ)
         if not data:
             raise self._closed_early()
         self._heard_inside = self.tls_info is not None
-        wire.in_bytes += len(data)
-        return wire.parser.feed(bytes(data))
+        connection.in_bytes += len(data)
+        return connection.parser.feed(bytes(data))
 
     async def _connect_line(
         self, info: ServerInfo, answer: Answer
@@ -540,22 +545,22 @@ class Connector:
                 "TLS mode IMPLICIT"
             )
 
-    async def _pong_among(self, wire: ServerConnection, answer: Answer) -> bool:
-        """Handle what came; once PONG is among it, leave what follows it in ``wire.early``."""
-        for position, event in enumerate(wire.early):
+    async def _pong_among(self, connection: ServerConnection, answer: Answer) -> bool:
+        """Handle what came. Once there is a PONG, leave what follows in ``connection.early``."""
+        for position, event in enumerate(connection.early):
             if event is Signal.PONG:
-                wire.early = wire.early[position + 1 :]
+                connection.early = connection.early[position + 1 :]
                 return True
             if event is Signal.PING:
-                await wire.stream.send_all(commands.PONG)
-                wire.out_bytes += len(commands.PONG)
+                await connection.stream.send_all(commands.PONG)
+                connection.out_bytes += len(commands.PONG)
             elif isinstance(event, ServerInfo):
-                wire.info, wire.unverified_info = event, None
+                connection.info, connection.unverified_info = event, None
             elif isinstance(event, ErrorLine):
                 raise self._refusal(event.text, answer)
             elif isinstance(event, ProtocolError):
                 raise event
-        wire.early = []
+        connection.early = []
         return False
 
     def _refusal(self, text: str, answer: Answer) -> NatsError:

@@ -1,8 +1,8 @@
-"""Finding out what a server does without logging in: an opening that ends before CONNECT.
+"""Finds out what a server does, by an attempt to connect that ends before CONNECT.
 
 It runs the very code that connections are opened with, so what it finds out is what they will see.
 No credentials are asked for, so none can be sent. A client certificate, if the options hold one, is
-shown as an opening would show it: inside a handshake, to a server that was accepted.
+shown as a connection would show it: inside a handshake, to a server that was accepted.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def certificates_in(message: bytes) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """How far an opening without a login came."""
+    """The result of probing a server without logging in."""
 
     info: ServerInfo | None
     """INFO, wherever it came."""
@@ -134,23 +134,23 @@ async def probe(
     If cancelled, it leaves nothing behind.
     """
     nobody = replace(server, user=None, password=None, token=None)
-    opening = _Probe(nobody, replace(settings, auth=None), _Nobody(), ConnectHistory())
-    opening.only_tls, opening.patience = only_tls, patience
-    wire: ServerConnection | None = None
+    connector = _Probe(nobody, replace(settings, auth=None), _Nobody(), ConnectHistory())
+    connector.only_tls, connector.patience = only_tls, patience
+    connection: ServerConnection | None = None
     error: Exception | None = None
     try:
-        wire = await lead(opening, nobody, settings)
-        await trio.aclose_forcefully(wire.stream)
+        connection = await lead(connector, nobody, settings)
+        await trio.aclose_forcefully(connection.stream)
     except AttemptFailed as failed:
         error = failed.attempt.error
-    witness = opening.witness
+    witness = connector.witness
     return ProbeResult(
-        info=wire.info if wire is not None else opening.plain_info,
-        tls=opening.tls_info,
+        info=connection.info if connection is not None else connector.plain_info,
+        tls=connector.tls_info,
         chain=tuple(certificate_info(der) for der in witness.chain),
         leaf=witness.chain[0] if witness.chain else None,
         asked=witness.asked if witness.watching else None,
-        phase=opening.phase,
+        phase=connector.phase,
         error=error,
     )
 
@@ -173,7 +173,7 @@ class _Nobody:
 
 
 class _Probe(Connector):
-    """An opening that only looks."""
+    """An attempt to connect that ends before the login."""
 
     def __init__(
         self, server: Server, settings: ConnectorSettings, origin: Publisher, memory: ConnectHistory

@@ -24,7 +24,7 @@ class TCPStream(trio.abc.Stream):
         self.stream: trio.SocketStream = stream
         """Trio's own."""
         self.drained: int = 0
-        """Bytes that the kernel had no room for at first and took later, as the peer read on."""
+        """Bytes that had to wait for space in the kernel, and that it took as the peer read on."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``. If cancelled, nobody knows how much of it was sent."""
@@ -46,7 +46,7 @@ class TCPStream(trio.abc.Stream):
                 raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is room for something."""
+        """Wait until there is space for something."""
         await self.stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:

@@ -19,7 +19,7 @@ __all__ += ["upgrades"]
 
 
 class TLSPlan(enum.Enum):
-    """What the opening of a connection does about TLS."""
+    """What an attempt to connect does about TLS."""
 
     NEVER = "never"
     """Read INFO in plaintext; fail if it insists on TLS."""

@@ -100,31 +100,31 @@ class WebSocketStream(trio.abc.Stream):
     def _decode(self, limit: int) -> None:
         """Take out of what was received up to about ``limit`` bytes."""
         pieces: list[bytes] = []
-        room = limit
+        space = limit
         try:
             if self._deflate.inflating:
-                room -= self._inflate(pieces, room)
-            if room > 0 and self._ended is None:
+                space -= self._inflate(pieces, space)
+            if space > 0 and self._ended is None:
                 for event in self._connection.events():
-                    room -= self._handle(event, pieces, room)
-                    if room <= 0 or self._ended is not None:
+                    space -= self._handle(event, pieces, space)
+                    if space <= 0 or self._ended is not None:
                         break
         except zlib.error:
             self._fail("a message that cannot be inflated", CloseReason.INVALID_FRAME_PAYLOAD_DATA)
         self._held = pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _inflate(self, pieces: list[bytes], room: int) -> int:
-        piece = self._deflate.inflate(room)
+    def _inflate(self, pieces: list[bytes], space: int) -> int:
+        piece = self._deflate.inflate(space)
         pieces.append(piece)
         return len(piece)
 
-    def _handle(self, event: Event, pieces: list[bytes], room: int) -> int:
+    def _handle(self, event: Event, pieces: list[bytes], space: int) -> int:
         """Act on one event; returns how many bytes it added."""
         if isinstance(event, BytesMessage):
             data = bytes(event.data)
             if self._deflate.compressed:
                 self._deflate.feed(data, event.message_finished)
-                return self._inflate(pieces, room)
+                return self._inflate(pieces, space)
             pieces.append(data)
             return len(data)
         if isinstance(event, Ping):
@@ -143,7 +143,7 @@ class WebSocketStream(trio.abc.Stream):
             self._say(event.response())
         elif "CLOSE" in (event.reason or ""):
             # nats-server's status for a client that did not answer its PINGs is one of those that
-            # are not for the wire. It is a Close all the same.
+            # are never sent. It is a Close all the same.
             self._ended = ClosedByServer(f"the server closed the WebSocket ({event.reason})")
             self._say(CloseConnection(code=CloseReason.PROTOCOL_ERROR))
         else:

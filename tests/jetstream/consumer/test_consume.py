@@ -49,6 +49,19 @@ async def test_all_there_is_and_what_comes_later(
         assert await consumer.fetch(no_wait=True) == []
 
 
+async def test_max_bytes_bounds_what_waits(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 0)
+        for _ in range(50):
+            await js.publish("s.1", bytes(100_000))
+        consumer = await stream.create_consumer("c")
+        async with consumer.consume(max_bytes=1_000_000) as messages:
+            for _ in range(50):
+                await (await messages.receive()).ack()
+                await nc.flush()
+                assert nc.stats.pending_bytes <= 1_000_000
+
+
 async def test_one_consumer_is_consumed_in_several_places(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 90)

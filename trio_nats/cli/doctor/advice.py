@@ -9,11 +9,11 @@ from __future__ import annotations
 from .finding import Finding
 from .problems import problems
 from .report import Report
-from .warnings import cautions
+from .warnings import warnings
 
 __all__ = ["advise"]
 
 
 def advise(report: Report) -> tuple[Finding, ...]:
     """The findings, worst first."""
-    return (*problems(report), *cautions(report))
+    return (*problems(report), *warnings(report))

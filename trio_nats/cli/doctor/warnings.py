@@ -10,10 +10,10 @@ from .finding import Finding, Severity
 from .report import Outcome, Report
 from .wording import Call, ends, ends_soon, given_material, listing, url_with
 
-__all__ = ["cautions"]
+__all__ = ["warnings"]
 
 
-def cautions(report: Report) -> Iterator[Finding]:
+def warnings(report: Report) -> Iterator[Finding]:
     """Warnings, then hints."""
     found = [
         *_plaintext(report),

@@ -339,8 +339,10 @@ class Consumer:
                     ...
                     await msg.ack()
 
-        :param max_messages: the most messages to ask for in advance, 500 unless given.
-        :param max_bytes: the same in bytes, instead; of subjects, headers and payload.
+        :param max_messages: the most messages to ask for in advance, 500 unless given. They are as
+            large as the stream's are: up to ``max_payload`` bytes each.
+        :param max_bytes: the same in bytes, instead; of subjects, headers and payload. Use it to
+            bound the memory where messages are large.
         :param threshold: how many, or how many bytes, may be left of that before more are asked
             for: half of it unless given.
         :param stop_after: end after so many messages.
