@@ -19,9 +19,9 @@ __all__ = ["Connection"]
 class Connection(BaseConnection):
     """A connection to NATS, as given by ``async with open_nats(...) as nc:``.
 
-    All methods may be used from any task of the ``trio.run()`` it was opened in. Once it is closed
-    they raise :exc:`trio.ClosedResourceError`, and once no server can be reached any more
-    :exc:`ConnectionLostError`.
+    You may use it from any task of the ``trio.run()`` that opened it. Once it is closed, its
+    methods raise :exc:`trio.ClosedResourceError`; once no server can be reached any more, they
+    raise :exc:`ConnectionLostError`.
     """
 
     def __init__(self, core_of: Callable[[Connection], Supervisor]) -> None:
@@ -41,7 +41,8 @@ class Connection(BaseConnection):
         stats_handler: StatsHandler | None = None,
         close_timeout: float = 5.0,
     ) -> Service:
-        """A service (ADR-32), for the length of an ``async with`` block; see :class:`Service`.
+        """Make a service (ADR-32), for the duration of an ``async with`` block; see
+        :class:`Service`.
 
         .. code-block:: python
 
@@ -54,16 +55,19 @@ class Connection(BaseConnection):
             async with service:
                 await service.wait_stopped()
 
-        :param name: letters, digits, ``-`` and ``_``; instances with the same name share the work.
-        :param version: a semantic one, such as ``1.0.0``.
-        :param description: what it is, for people.
-        :param metadata: shown to who asks; 128 KiB at most.
-        :param queue: the queue group of its endpoints, unless they have another; ``None``: none.
-        :param stats_handler: called with each :class:`Endpoint` when statistics are asked for; what
-            it returns, a dict or struct, is put there as ``data``, a JSON object.
-        :param close_timeout: seconds that requests under way have to finish when it is stopped.
-
-        Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
+        :param name: letters, digits, ``-`` and ``_``. Instances with the same name share the work.
+        :param version: a semantic version, such as ``1.0.0``.
+        :param description: a description for people.
+        :param metadata: shown to clients that ask for INFO; at most 128 KiB.
+        :param queue: the default queue group of its endpoints, or ``None`` for none. Default:
+            ``"q"``.
+        :param stats_handler: a function that is called with each :class:`Endpoint` when statistics
+            are requested. It returns their ``data``: a dict, a struct or ``None``.
+        :param close_timeout: seconds that pending requests have to finish when the service stops.
+            Default: 5.
+        :returns: the service, to be entered with ``async with``.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if ``queue`` is not allowed.
         """
         from .services import Service
 
@@ -81,12 +85,15 @@ class Connection(BaseConnection):
     def services(
         self, *, prefix: str = "$SRV", timeout: float | None = None, stall: float = 0.3
     ) -> Services:
-        """Asks what services there are: ``await nc.services().ping()``; see :class:`Services`.
+        """Discover services: ``await nc.services().ping()``; see :class:`Services`.
 
-        ``prefix`` is what subjects begin with where those of another account are imported under
-        another name. An answer is waited for until ``stall`` seconds have passed since the last
-        one, at most ``timeout`` seconds in all (the connection's ``request_timeout`` unless
-        given). Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
+        :param prefix: the prefix of the subjects of requests, if services of another account are
+            imported under another name. Default: ``$SRV``.
+        :param timeout: seconds to wait for all answers. Default: the connection's
+            ``request_timeout``.
+        :param stall: seconds to wait after each answer for another one. Default: 0.3.
+        :raises ConfigurationError: if a number is invalid.
+        :raises InvalidSubjectError: if ``prefix`` is not allowed.
         """
         from .services import Services
 
@@ -99,13 +106,17 @@ class Connection(BaseConnection):
         prefix: str | None = None,
         timeout: float | None = None,
     ) -> JetStream:
-        """JetStream: streams that keep messages; see :class:`~trio_nats.jetstream.JetStream`.
+        """Use JetStream: streams that store messages; see :class:`~trio_nats.jetstream.JetStream`.
 
-        ``domain`` is the JetStream domain to use, such as the hub's at a leaf node. ``prefix`` is
-        what its API is imported under. Without either they are those of the context, if
-        there is one, else ``$JS.API`` is the prefix. An answer of the API may take
-        ``timeout`` seconds, 5 unless given. Nothing is sent by this. Raises
-        :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
+        Nothing is sent by this call. Without ``domain`` and ``prefix`` those of the context are
+        used, if there is one.
+
+        :param domain: the JetStream domain to use, such as that of the hub from a leaf node.
+        :param prefix: the prefix under which its API is imported. Default: ``$JS.API``.
+        :param timeout: seconds to wait for an answer of the API. Default: 5.
+        :raises ConfigurationError: if an argument is invalid, or if both ``domain`` and ``prefix``
+            are given.
+        :raises InvalidSubjectError: if ``prefix`` is not allowed.
         """
         from .jetstream import JetStream
         from .jetstream.consumer.inboxes import InboxPool

@@ -43,9 +43,9 @@ T = TypeVar("T")
 
 
 class BaseConnection:
-    """All of :class:`~trio_nats.Connection` but what is built on top of a connection.
+    """All of :class:`~trio_nats.Connection` except JetStream and services.
 
-    JetStream and services take this, so that they need not import what imports them.
+    They are built on this class, so that they need not import what imports them.
     """
 
     def __init__(self, core: Supervisor) -> None:
@@ -87,21 +87,27 @@ class BaseConnection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> None:
-        """Send a message to all subscribers of ``subject``.
+        """Send a message to all subscribers of a subject.
 
-        Returns once the message is queued for writing, in order with everything else published;
-        :meth:`flush` tells when the server has it. Messages published while the connection is
-        being re-established are sent when it is. Delivery is at most once.
+        Returns when the message is queued for sending, in order with everything else that was
+        published; :meth:`flush` waits until the server has it. Waits only while the outbox is full.
+        Messages published during a reconnect are sent after it. Delivery is at most once. If
+        cancelled or on an error, nothing was sent.
 
-        ``payload`` is bytes-like, or text to be sent as UTF-8, or with ``codec`` whatever that one
-        encodes (see :mod:`trio_nats.codecs`). ``reply`` is the subject to answer to. Waits only
-        while ``outbox_size`` bytes are waiting to be written.
-
-        Raises :exc:`InvalidSubjectError`, :exc:`InvalidHeaderError`, :exc:`MaxPayloadError`,
-        :exc:`EncodeError`, or :exc:`TypeError` for a payload of another type; with
-        ``when_outbox_full="raise"`` :exc:`OutboxFullError` in place of waiting; and
-        :exc:`ConfigurationError` for headers to a server that does not know them. Then it has sent
-        nothing. If cancelled, it has sent nothing either.
+        :param subject: the subject, without wildcards.
+        :param payload: bytes-like, text to be sent as UTF-8, or with ``codec`` a value that it
+            encodes. Default: empty.
+        :param reply: the subject for answers.
+        :param headers: headers of the message, see :class:`Headers`.
+        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
+        :raises InvalidSubjectError: if ``subject`` or ``reply`` is not allowed.
+        :raises InvalidHeaderError: if a header is not allowed.
+        :raises ConfigurationError: if there are headers and the server does not support them.
+        :raises MaxPayloadError: if the message is larger than the server accepts.
+        :raises EncodeError: if ``codec`` cannot encode ``payload``.
+        :raises TypeError: if ``payload`` has another type.
+        :raises OutboxFullError: if the outbox is full and the connection has
+            ``when_outbox_full="raise"``.
         """
         outbox = self._outbox
         if get_ident() != self._thread:
@@ -160,11 +166,12 @@ class BaseConnection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> None:
-        """:meth:`publish` for code that cannot wait, such as a synchronous callback.
+        """Publish from code that cannot wait, such as a synchronous callback.
 
-        Raises :exc:`OutboxFullError`, which is a :exc:`trio.WouldBlock`, where :meth:`publish`
-        would wait, and otherwise what :meth:`publish` raises. Nothing is written before other tasks
-        get to run, so let them now and then when publishing much.
+        Nothing is sent before other tasks run, so let them run now and then if you publish much.
+        The parameters are those of :meth:`publish`, and it raises the same errors.
+
+        :raises OutboxFullError: if the outbox is full; a :exc:`trio.WouldBlock`.
         """
         if get_ident() != self._thread:
             self._core.check_run()
@@ -199,7 +206,7 @@ class BaseConnection:
         return frame
 
     async def _checkpoint(self) -> None:
-        """What a message that is not answered waits for; see :meth:`Msg.respond`."""
+        """A checkpoint for a message that is not answered; see :meth:`Msg.respond`."""
         await trio.lowlevel.checkpoint()
 
     # --- subscribing -----------------------------------------------------------------------------
@@ -212,14 +219,18 @@ class BaseConnection:
         stop_after: int | None = None,
         pending_limits: PendingLimits | None = None,
     ) -> Subscription:
-        """Receive what is published to ``subject``, in which ``*`` and ``>`` are wildcards.
+        """Receive the messages published to a subject, in which ``*`` and ``>`` are wildcards.
 
-        Use it as ``async with nc.subscribe("greet.*") as sub:``. Of the subscriptions with the same
-        ``queue`` group each message goes to one only. After ``stop_after`` messages it ends by
-        itself. ``pending_limits`` overrides the connection's limits on what may wait in it.
+        Use it as ``async with nc.subscribe("greet.*") as sub:``.
 
-        Raises :exc:`InvalidSubjectError` or :exc:`ConfigurationError` at once for what cannot be
-        subscribed to.
+        :param subject: the subject.
+        :param queue: a queue group; each message goes to only one of its members.
+        :param stop_after: number of messages after which the subscription ends. Default: no end.
+        :param pending_limits: limits on waiting messages, see :class:`PendingLimits`. Default:
+            those of the connection.
+        :returns: the subscription, to be entered with ``async with``.
+        :raises InvalidSubjectError: if ``subject`` or ``queue`` is not allowed.
+        :raises ConfigurationError: if another argument is invalid.
         """
         if stop_after is not None:
             check_count("stop_after", stop_after, 1)
@@ -266,14 +277,23 @@ class BaseConnection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> Msg:
-        """Publish a message and wait for one reply, at most ``timeout`` seconds.
+        """Publish a message and wait for one reply. If cancelled, the reply is lost.
 
-        ``timeout`` is the connection's ``request_timeout`` unless given. Raises
-        :exc:`NoRespondersError` when nobody is subscribed, :exc:`RequestTimeoutError` when nobody
-        answered in time, :exc:`PermissionsViolationError` when the server forbids it, and what
-        :meth:`publish` raises. If cancelled, it forgets the reply.
+        It also raises what :meth:`publish` raises.
 
-        ``codec`` encodes the payload, as for :meth:`publish`; :meth:`Msg.decode` decodes the reply.
+        :param subject: the subject, without wildcards.
+        :param payload: bytes-like, text to be sent as UTF-8, or with ``codec`` a value that it
+            encodes. Default: empty.
+        :param timeout: seconds to wait for the reply. Default: the connection's
+            ``request_timeout``.
+        :param headers: headers of the message, see :class:`Headers`.
+        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
+        :returns: the reply.
+        :raises NoRespondersError: if nobody is subscribed to the subject.
+        :raises RequestTimeoutError: if no reply arrived within ``timeout``.
+        :raises PermissionsViolationError: if the server forbids the request.
+        :raises ConnectionLostError: if the connection was lost and requests are not to wait
+            (``ReconnectPolicy.requests``).
         """
         core, requests = self._core, self._core.requests
         seconds = core.settings.request_timeout if timeout is None else self._timeout(timeout)
@@ -346,18 +366,29 @@ class BaseConnection:
     ) -> Replies:
         """Publish a message and receive any number of replies (ADR-47).
 
-        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. The replies
-        end, with :exc:`trio.EndOfChannel`, after ``timeout`` seconds in all (the connection's
-        ``request_timeout`` unless given), after ``stop_after`` of them, once ``stall`` seconds
-        have passed since the last one, or with the one that ``sentinel`` returns true for, which is
-        not handed out; :func:`trio_nats.empty_sentinel` is the usual one. Time spent outside
-        ``receive`` does not count as stalling. ``pending_limits`` overrides the connection's
-        limits on how many replies may wait to be received, as for :meth:`subscribe`. ``codec``
-        encodes the payload.
+        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. Entering
+        publishes, and raises what :meth:`publish` raises. The replies end with
+        :exc:`trio.EndOfChannel` when the first of the following conditions is met. The first
+        ``receive`` raises :exc:`NoRespondersError` if nobody is subscribed; ``receive`` raises
+        :exc:`RequestTimeoutError` if time is up while there is no connection, because replies may
+        be missing.
 
-        Raises what :meth:`publish` raises, on entering; :exc:`NoRespondersError` comes out of the
-        first ``receive``. If time ends the replies while there is no connection, some may be
-        missing, so ``receive`` raises :exc:`RequestTimeoutError` then.
+        :param subject: the subject, without wildcards.
+        :param payload: bytes-like, text to be sent as UTF-8, or with ``codec`` a value that it
+            encodes. Default: empty.
+        :param timeout: end after this number of seconds. Default: the connection's
+            ``request_timeout``.
+        :param stop_after: end after this number of replies. Default: any number.
+        :param stall: end when no reply arrives for this number of seconds after the last one. Time
+            spent outside of ``receive`` does not count. Default: no such limit.
+        :param sentinel: a function that is called with each reply; end at the reply for which it
+            returns true, which is dropped. See :func:`empty_sentinel`.
+        :param pending_limits: limits on waiting replies, see :class:`PendingLimits`. Default: those
+            of the connection.
+        :param headers: headers of the message, see :class:`Headers`.
+        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
+        :returns: the replies, to be entered with ``async with``.
+        :raises ConfigurationError: if an argument is invalid.
         """
         seconds = self._timeout(timeout)
         if stop_after is not None:
@@ -394,11 +425,11 @@ class BaseConnection:
         core.outbox.append(frame)
 
     def _check_run(self) -> None:
-        """Raise :exc:`RuntimeError` outside of the ``trio.run()`` the connection was opened in."""
+        """Raise :exc:`RuntimeError` outside of the ``trio.run()`` that opened the connection."""
         self._core.check_run()
 
     def new_inbox(self) -> str:
-        """A subject that nobody else uses, to be given as ``reply`` and subscribed to."""
+        """Return a subject that nobody else uses, to subscribe to and to pass as ``reply``."""
         return new_inbox(self._core.settings.inbox_prefix)
 
     def _limits(self, pending_limits: PendingLimits | None) -> PendingLimits:
@@ -420,13 +451,22 @@ class BaseConnection:
     async def flush(self, *, timeout: float | None = None) -> None:
         """Wait until the server has processed everything sent so far.
 
-        While disconnected it waits for the next connection. Raises :exc:`TimeoutError` after
-        ``timeout`` seconds, if given. If cancelled, nothing is lost.
+        While disconnected, it waits for the next connection. If cancelled, nothing is lost.
+
+        :param timeout: seconds to wait. Default: no limit.
+        :raises RequestTimeoutError: if the server did not answer within ``timeout``.
         """
         await self._within(timeout, "flush", self._flush)
 
     async def rtt(self, *, timeout: float | None = None) -> float:
-        """Seconds until the server answers, behind everything sent so far. See :meth:`flush`."""
+        """Measure the time until the server answers, after everything sent so far.
+
+        If cancelled, nothing is lost.
+
+        :param timeout: seconds to wait. Default: no limit.
+        :returns: the time in seconds.
+        :raises RequestTimeoutError: if the server did not answer within ``timeout``.
+        """
         return await self._within(timeout, "rtt", self._flush)
 
     async def _within(
@@ -449,39 +489,44 @@ class BaseConnection:
                 return time.perf_counter() - begun
 
     def events(self, *, buffer: int = 256) -> trio.abc.ReceiveChannel[Event]:
-        """What happens to the connection from now on; see :mod:`trio_nats.events`.
+        """Receive the events of the connection from now on; see :mod:`trio_nats.events`.
 
-        Use it as ``async with nc.events() as events:``. It never holds the connection up: a
-        listener that lets ``buffer`` events pile up loses the oldest. Ends after ``Closed``.
+        Use it as ``async with nc.events() as events:``. It ends after ``Closed``.
+
+        :param buffer: the number of events that may wait; beyond it the oldest are dropped, so a
+            slow listener does not delay the connection. Default: 256.
+        :raises ConfigurationError: if ``buffer`` is invalid.
         """
         self._core.check_run()
         return self._core.event_hub.listen(check_count("buffer", buffer, 1))
 
     @property
     def state(self) -> ConnectionState:
-        """Where the connection stands."""
+        """The state of the connection."""
         return self._core.state
 
     @property
     def server_info(self) -> ServerInfo:
-        """What the server last said about itself."""
+        """The last ``INFO`` of the server."""
         return self._core.info
 
     @property
     def tls_info(self) -> TLSInfo | None:
-        """How the present connection is encrypted; ``None`` if it is not, or there is none."""
+        """How the current connection is encrypted; ``None`` if it is not, or if there is no
+        connection.
+        """
         session = self._core.session
         return None if session is None else session.connection.tls
 
     @property
     def connected_url(self) -> str | None:
-        """The server in use, without credentials; ``None`` while there is none."""
+        """The URL of the current server, without credentials; ``None`` while disconnected."""
         session = self._core.session
         return None if session is None else session.connection.server.url
 
     @property
     def disconnected_for(self) -> float | None:
-        """Seconds for which there has been no connection to a server; ``None`` if there is one."""
+        """Seconds for which there has been no connection to a server; ``None`` while connected."""
         return self._core.disconnected_for
 
     @property
@@ -491,7 +536,7 @@ class BaseConnection:
 
     @property
     def stats(self) -> Statistics:
-        """The numbers so far."""
+        """Statistics of the connection."""
         core = self._core
         sinks = core.router.sinks.values()
         subscriptions = [sink for sink in sinks if sink is not core.requests]
@@ -513,10 +558,14 @@ class BaseConnection:
         )
 
     async def wait_for_state(self, *states: ConnectionState) -> ConnectionState:
-        """Return once the connection is in one of ``states``, at once if it is.
+        """Wait until the connection is in one of several states; return at once if it is.
 
-        Raises :exc:`ConfigurationError` for what is no state, and, once the connection has ended
-        without getting there, what using it would raise. If cancelled, nothing has happened.
+        If the connection ends without reaching one, it raises what using the connection raises. If
+        cancelled, nothing changes.
+
+        :param states: the states to wait for.
+        :returns: the state that was reached.
+        :raises ConfigurationError: if an argument is not a state.
         """
         core = self._core
         core.check_run()
@@ -528,17 +577,16 @@ class BaseConnection:
         return core.state
 
     async def reconnect(self) -> None:
-        """Move to another server, or connect to the present one again.
+        """Move to another server, or reconnect to the current one.
 
-        Each attempt reads files again and asks for credentials, so this brings new ones into use.
-        The present connection is used until the new one is ready, so no message is missed. Returns
-        once the new one is in use; while disconnected, once the connection is up again.
+        Each attempt reads files again and calls the ``auth`` callable, so you can use this to apply
+        new credentials. The current connection is used until the new one is ready, so no message is
+        missed. Returns when the new one is in use; while disconnected, when the connection is up
+        again. If cancelled, the move continues.
 
-        If cancelled, the move goes on.
-
-        :raises ConnectError: if no server could be moved to. The connection goes on as before;
-            ``attempts`` tells why each server was not used.
-        :raises trio.ClosedResourceError: if the connection is closed, or is closed during the call.
+        :raises ConnectError: if no server could be moved to. The connection stays as it was;
+            ``attempts`` has the reason for each server.
+        :raises trio.ClosedResourceError: if the connection is closed, also during the call.
         """
         core = self._core
         core.check_usable()
@@ -546,13 +594,15 @@ class BaseConnection:
 
     @takes_secrets
     def set_servers(self, servers: str | Sequence[str]) -> None:
-        """Use these servers for reconnecting, in place of all known so far (ADR-40).
+        """Replace the known servers, for reconnecting (ADR-40).
 
-        Those without credentials in their URL use the first URL's of this list that has some, as
-        with ``open_nats``; those of the servers known so far go to none of these. What ``auth``
-        gives is for all. The present connection stays in use until it is lost, or until
-        :meth:`reconnect` has moved it to one of these. Raises
-        :exc:`ConfigurationError` for what cannot be used.
+        The current connection stays until it is lost, or until :meth:`reconnect` moves it. Servers
+        without credentials in their URL use those of the first URL in this list that has some, as
+        with ``open_nats``. Credentials in the former URLs are not used any more; those of ``auth``
+        are used for all servers.
+
+        :param servers: as for :func:`open_nats`.
+        :raises ConfigurationError: if an address is not usable.
         """
         parsed = check_servers(parse_servers(servers), self._core.settings.connector.tls)
         self._core.check_usable()
@@ -560,22 +610,24 @@ class BaseConnection:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The servers known, discovered ones included, in the order they would be tried."""
+        """The known servers, including discovered ones, in the order of trying them."""
         return self._core.pool.servers
 
     async def drain(self, *, timeout: float | None = None) -> None:
-        """Unsubscribe everything, let what has arrived be received, and close.
+        """Unsubscribe everything, let messages that have arrived be received, and close.
 
-        Publishing, and so responding, works until all messages have been taken out of the
-        subscriptions, which then end; no new subscriptions can be made. Takes at most ``timeout``
-        seconds, if given, and ``close_timeout`` for closing; raises :exc:`TimeoutError` if messages
-        were left by then. If cancelled, the connection is closed at once. Another task that drains
-        it already is joined; closing it ends the drain.
+        You can publish, and so respond, until all messages have been taken out of the
+        subscriptions, which then end. New subscriptions are refused. If another task is draining
+        already, this call waits for it. If cancelled, the connection is closed at once.
 
-        It cannot wait for the task that calls it. When that one receives from a subscription in
-        which messages are left, or handles a request of a service, it returns once the others are
+        It cannot wait for the task that calls it. If that task receives from a subscription with
+        messages left, or handles a request of a service, the call returns when the others are
         empty, and leaves the connection open: receive the rest, which ends the loop, and leave the
         block.
+
+        :param timeout: seconds to wait until all messages have been received, before closing, which
+            takes at most ``close_timeout``. Default: no limit.
+        :raises RequestTimeoutError: if messages were left after ``timeout``.
         """
         core = self._core
         core.check_usable()
@@ -592,12 +644,11 @@ class BaseConnection:
             raise timed_out(f"drain: messages were left after {seconds:g} s", self.disconnected_for)
 
     async def aclose(self) -> None:
-        """Finish what was begun and end the connection; harmless when repeated.
+        """Send what was published and close the connection. You may call it repeatedly.
 
-        Everything published is written and the server's word awaited that it has it, for at most
-        ``close_timeout`` seconds. If cancelled, it is closed at once instead. Whatever waits for
-        the connection then gets :exc:`trio.ClosedResourceError`. Leaving the ``open_nats`` block
-        does the same.
+        Waits at most ``close_timeout`` seconds until the server has received everything. Then all
+        tasks that wait for the connection get :exc:`trio.ClosedResourceError`. Leaving the
+        ``open_nats`` block does the same. If cancelled, the connection is closed at once.
         """
         core = self._core
         if core.state is not ConnectionState.CLOSED:
@@ -615,7 +666,7 @@ class BaseConnection:
             core.end(None)
 
     async def _finish(self) -> None:
-        """Wait until the server has everything, or cannot get it."""
+        """Wait until the server has everything, or can no longer receive it."""
         core = self._core
         with trio.move_on_after(core.settings.close_timeout):
             while core.session is not None or core.outbox.size or core.moves.is_between:

@@ -1,4 +1,4 @@
-"""A received message."""
+"""Received messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COMMAND = re.compile(rb"\$(?:JS\.(?:(?!(?:ACK|FC)\.)[^.]+\.)?API|SYS\.REQ)\.")
 
 
 class Publisher(Protocol):
-    """What a message answers through: the connection it came in on."""
+    """What a message is answered through: the connection that it arrived on."""
 
     async def publish(
         self,
@@ -42,21 +42,22 @@ class Publisher(Protocol):
 # its connection empties when it ends, and hundreds of thousands may be waiting in one, which the
 # garbage collector would walk again and again.
 class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
-    """A message as it arrived.
+    """A received message.
 
-    ``data`` is the payload as ``bytes``. Two messages are equal only if they are the same object.
-    Build one yourself, in tests, with :meth:`Msg.new`.
+    Two messages are equal only if they are the same object. To make one, in tests, use
+    :meth:`Msg.new`.
     """
 
     raw_subject: bytes
-    """The subject as it was on the wire."""
+    """The subject as bytes."""
     sid: bytes
-    """The wire's number of the subscription it was sent to."""
+    """The number of the subscription on the wire."""
     raw_reply: bytes | None
+    """The subject for answers as bytes, or ``None``."""
     data: bytes
     """The payload."""
     raw_headers: bytes | None = None
-    """The header block as it was on the wire, or ``None``."""
+    """The header block as bytes, or ``None``."""
     _origin: Publisher | None = None
     _headers: Headers | None = None
 
@@ -69,7 +70,14 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         reply: str | None = None,
         headers: HeadersLike | None = None,
     ) -> Msg:
-        """A message that never was on a wire, for the tests of code that takes messages."""
+        """Make a message that was not received, to test code that takes messages.
+
+        :param subject: the subject.
+        :param data: the payload. Default: empty.
+        :param reply: the subject for answers.
+        :param headers: the headers.
+        :returns: the message.
+        """
         return cls(
             subject.encode(),
             b"0",
@@ -80,18 +88,18 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     @property
     def subject(self) -> str:
-        """The subject it was published to."""
+        """The subject that the message was published to."""
         return self.raw_subject.decode("utf-8", "backslashreplace")
 
     @property
     def reply(self) -> str | None:
-        """The subject to answer to, if the sender wants an answer."""
+        """The subject for answers, or ``None`` if the sender wants no answer."""
         raw = self.raw_reply
         return None if raw is None else raw.decode("utf-8", "backslashreplace")
 
     @property
     def headers(self) -> Headers:
-        """The headers; empty when the message came without. See :class:`Headers`."""
+        """The headers; empty if there are none. See :class:`Headers`."""
         headers = self._headers
         if headers is None:
             raw = self.raw_headers
@@ -101,16 +109,16 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     @property
     def status(self) -> Status | None:
-        """The status of a message the server itself made, such as 503 for "no responders"."""
+        """The status in a message from the server itself, such as 503 for "no responders"."""
         raw = self.raw_headers
         return None if raw is None else decode_headers(raw)[1]
 
     def decode(self, codec: Decoder[T]) -> T:
         """Decode the payload.
 
-        :param codec: what decodes it, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
-        :returns: the value, decoded by each call again.
-        :raises DecodeError: if the codec cannot read the payload. The message stays as it is.
+        :param codec: the codec, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
+        :returns: the value. Each call decodes it again.
+        :raises DecodeError: if the codec cannot decode the payload. The message stays as it is.
         """
         try:
             return codec.decode(self.data)
@@ -131,21 +139,22 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         codec: Encoder[T] | None = None,
         headers: HeadersLike | None = None,
     ) -> bool:
-        """Publish ``payload`` to this message's :attr:`reply` subject.
+        """Publish an answer to the :attr:`reply` subject of this message.
 
-        The sender may have asked for no answer, or named a reply subject that nothing
-        can be published to: one with a wildcard, say, or too long for a line of the protocol; or
-        one of the API of JetStream or the system, at which the answer would be a command. Then
-        nothing is sent and nothing raised, so no message ends the loop that answers it.
-
-        :param payload: the answer: bytes-like or text, or with ``codec`` whatever that encodes.
-        :param codec: what encodes ``payload``; see :mod:`trio_nats.codecs`.
-        :param headers: the answer's headers.
-        :returns: whether an answer was sent.
-        :raises ValueError: if the message was not received from a connection.
+        Nothing is sent, and nothing raised, if the sender wants no answer or named a reply subject
+        that cannot be published to: one with a wildcard, one that is too long, or one of the API of
+        JetStream or of the system, where the answer would be a command. So no message can end the
+        loop that answers it.
 
         It also raises what :meth:`Connection.publish` raises for ``payload`` and ``headers``. If
-        cancelled, it has sent all of the answer or none.
+        cancelled, the whole answer was sent or none of it.
+
+        :param payload: bytes-like, text to be sent as UTF-8, or with ``codec`` a value that it
+            encodes. Default: empty.
+        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
+        :param headers: headers of the answer.
+        :returns: whether an answer was sent.
+        :raises ValueError: if the message was not received from a connection.
         """
         data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
         origin, reply = self._origin, self.raw_reply
@@ -179,7 +188,7 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
 
 def is_command(reply: bytes) -> bool:
-    """Whether what is published to this reply subject is a command to the server."""
+    """Return whether a message published to this reply subject is a command to the server."""
     return _COMMAND.match(reply) is not None
 
 
@@ -189,6 +198,6 @@ def _shorten(pairs: list[tuple[str, str]]) -> str:
 
 
 def answer_by(msg: Msg, origin: Publisher) -> Msg:
-    """Let ``msg`` be answered by another connection than the one it came by."""
+    """Let ``msg`` be answered through another connection than the one it arrived on."""
     msg._origin = origin
     return msg

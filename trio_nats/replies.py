@@ -17,15 +17,18 @@ __all__ = ["Replies", "empty_sentinel"]
 
 
 def empty_sentinel(msg: Msg) -> bool:
-    """The customary sentinel: a reply without data ends the replies."""
+    """Return whether a reply has no data: the usual ``sentinel`` for ``request_many``.
+
+    :param msg: the reply.
+    """
     return not msg.data
 
 
 class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     """A channel of replies, made by :meth:`Connection.request_many`.
 
-    Entering it with ``async with`` publishes the request; leaving it forgets about replies still to
-    come. When it ends is said at :meth:`Connection.request_many`.
+    Entering it with ``async with`` publishes the request; leaving it discards replies that arrive
+    later. :meth:`Connection.request_many` says when it ends.
     """
 
     def __init__(
@@ -60,9 +63,9 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return f"<Replies to {self.subject!r}, {len(self._queue)} pending>"
 
     async def __aenter__(self) -> Self:
-        """Publish the request. If cancelled, nothing has happened.
+        """Publish the request. If cancelled, nothing was sent.
 
-        Raises :exc:`RequestTimeoutError` if it could not be sent in all the time there was.
+        :raises RequestTimeoutError: if it could not be sent within the timeout.
         """
         if self._deadline is not None:
             raise RuntimeError("a request can be entered only once; make another")
@@ -77,7 +80,10 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return self
 
     async def aclose(self) -> None:
-        """Expect no more replies. Done even if cancelled; harmless when repeated."""
+        """Close the channel and drop waiting replies. You may call it repeatedly.
+
+        If cancelled, the channel is closed.
+        """
         if self._ended is None:
             self._check_run()
         self._clear()
@@ -86,7 +92,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         await trio.lowlevel.checkpoint()
 
     def _push(self, msg: Msg) -> None:
-        """Called with each reply."""
+        """Take a reply from the connection."""
         now = trio.current_time()
         if self._ended is not None:
             return
@@ -106,7 +112,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 self._finish(trio.EndOfChannel())
 
     def _end(self, error: Exception) -> None:
-        """There will be no more, and this is why."""
+        """End the replies for a reason."""
         self._finish(error)
 
     def _finish(self, error: Exception) -> None:
@@ -117,7 +123,14 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._waiting.unpark_all()
 
     async def receive(self) -> Msg:
-        """The next reply; waits for it. If cancelled, the reply stays for the next one who asks."""
+        """Wait for the next reply. If cancelled, it stays for the next task that receives.
+
+        :raises trio.EndOfChannel: if there will be no more; this ends an ``async for``.
+        :raises NoRespondersError: if nobody is subscribed to the subject.
+        :raises RequestTimeoutError: if time is up while there is no connection, so that replies may
+            be missing.
+        :raises trio.ClosedResourceError: if the channel or the connection is closed.
+        """
         self._check_run()
         await trio.lowlevel.checkpoint()
         if self._deadline is None:
@@ -141,7 +154,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         raise self._ended.with_traceback(None)
 
     def _end_of_time(self) -> Exception:
-        """How they end when no reply has come for too long."""
+        """Return how the replies end if no reply arrived in time."""
         disconnected_for = self._owner.disconnected_for
         if disconnected_for is None:
             return trio.EndOfChannel()

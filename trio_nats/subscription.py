@@ -1,4 +1,4 @@
-"""Subscriptions: channels that messages come out of."""
+"""Subscriptions: channels of messages."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from .options import PendingLimits, check_count, check_seconds
 __all__ = ["Subscription"]
 
 _TURN = 63
-"""So many messages are taken out before other tasks get their turn."""
+"""Number of messages to receive before other tasks get their turn."""
 
 
 class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
-    """The messages of one subscription, as a Trio channel.
+    """The messages of a subscription, as a Trio channel.
 
     Made by :meth:`Connection.subscribe` and used with ``async with``: entering subscribes, leaving
     unsubscribes, also when cancelled. Several tasks may receive from it at the same time, as a pool
-    of workers; each message goes to exactly one of them, in the order of arrival, and the task that
-    waited longest comes first.
+    of workers. Each message goes to exactly one of them, in the order of arrival, to the task that
+    has waited longest.
 
     It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, once ``stop_after`` messages
-    have been taken out; with :exc:`PermissionsViolationError` if the server forbids it, or another
-    :exc:`ServerReportedError` if it allows no more subscriptions; with
-    :exc:`ConnectionLostError` when the connection is gone for good; and with
-    :exc:`trio.ClosedResourceError` when this end or the connection was closed.
+    have been received; with :exc:`PermissionsViolationError` if the server forbids it, or another
+    :exc:`ServerReportedError` if it allows no more subscriptions; with :exc:`ConnectionLostError`
+    if the connection is gone for good; and with :exc:`trio.ClosedResourceError` if the channel or
+    the connection is closed.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
 
     @property
     def queue(self) -> str | None:
-        """The queue group, if it is in one."""
+        """The queue group, or ``None``."""
         return self._queue_group
 
     def __repr__(self) -> str:
@@ -84,7 +84,11 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     # --- entering and leaving --------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Subscribe. If cancelled, nothing has happened."""
+        """Subscribe. If cancelled, nothing has happened.
+
+        :raises trio.ClosedResourceError: if the connection is closed or draining.
+        :raises ConnectionLostError: if the connection is gone for good.
+        """
         await self._core.light_checkpoint()
         if self._sid is not None or self._ended is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
@@ -95,7 +99,10 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return self
 
     async def aclose(self) -> None:
-        """Unsubscribe and drop what was not received. Done even if cancelled, or repeated."""
+        """Unsubscribe and drop waiting messages. You may call it repeatedly.
+
+        If cancelled, it is unsubscribed.
+        """
         if self._ended is None:
             self._core.check_run()
         self._leave(trio.ClosedResourceError("this subscription is closed"))
@@ -110,12 +117,13 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             )
 
     async def drain(self, *, timeout: float | None = None) -> None:
-        """Unsubscribe, but keep what the server has sent until then.
+        """Unsubscribe, but keep the messages that the server has sent until then.
 
-        Returns once nothing more will come, for which it waits at most ``timeout`` seconds (else
-        as long as it takes); the messages there are can be received as before, and then the
-        subscription ends. Raises :exc:`TimeoutError` when the server did not confirm in time.
-        Cancelled or timed out, it is unsubscribed all the same.
+        Returns when no more messages will come. You can receive those that have arrived, and then
+        the subscription ends. If cancelled or timed out, it is unsubscribed nevertheless.
+
+        :param timeout: seconds to wait for the server. Default: no limit.
+        :raises RequestTimeoutError: if the server did not confirm within ``timeout``.
         """
         self._core.check_run()
         await trio.lowlevel.checkpoint()
@@ -139,7 +147,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return alive == {task}
 
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
-        """Whether ``task`` deals with a message for the one that takes them out."""
+        """Return whether ``task`` processes a message for the task that receives."""
         return task in self._helpers
 
     def _leave(self, error: Exception) -> None:
@@ -209,7 +217,10 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     # --- the user's side -------------------------------------------------------------------------
 
     async def receive(self) -> Msg:
-        """The next message; waits for it. If cancelled, no message is lost."""
+        """Wait for the next message. If cancelled, no message is lost.
+
+        Raises what :class:`Subscription` says about its end.
+        """
         if get_ident() != self._thread:
             self._core.check_run()
         queue = self._queue
@@ -233,11 +244,14 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         await trio.lowlevel.checkpoint()
 
     async def receive_batch(self, max_messages: int | None = None) -> list[Msg]:
-        """All messages that are there, at most ``max_messages``; waits for the first one.
+        """Receive all messages that have arrived; wait for the first one.
 
-        The list is never empty. Taking many at once costs a fraction of taking them one by one.
-        Raises what :meth:`receive` raises, and :exc:`ConfigurationError` for a bad
-        ``max_messages``. If cancelled, no message is lost.
+        Receiving many messages at once costs a fraction of receiving them one by one. Raises what
+        :meth:`receive` raises. If cancelled, no message is lost.
+
+        :param max_messages: maximum number of messages. Default: all.
+        :returns: a list of at least one message.
+        :raises ConfigurationError: if ``max_messages`` is invalid.
         """
         most = sys.maxsize if max_messages is None else check_count("max_messages", max_messages, 1)
         if get_ident() != self._thread:
@@ -263,20 +277,23 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return batch
 
     def iter_batches(self, max_messages: int | None = None) -> AsyncIterator[list[Msg]]:
-        """Lists of messages as they come, for an ``async for``; see :meth:`receive_batch`.
-
-        For consumers that are kept busy by the iteration itself. Ends when the subscription does.
+        """Iterate over batches of messages with ``async for``; see :meth:`receive_batch`.
 
         .. code-block:: python
 
             async for batch in sub.iter_batches():
                 for msg in batch:
                     ...
+
+        :param max_messages: maximum number of messages in a batch. Default: all that have arrived.
         """
         return _Batches(self, max_messages)
 
     def receive_nowait(self) -> Msg:
-        """The next message if there is one, otherwise :exc:`trio.WouldBlock`."""
+        """Receive the next message if one has arrived.
+
+        :raises trio.WouldBlock: if none has.
+        """
         if get_ident() != self._thread:
             self._core.check_run()
         queue = self._queue
@@ -343,7 +360,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
 
 
 class _Batches(AsyncIterator[list[Msg]]):
-    """Not an async generator, which somebody would have to close."""
+    """An asynchronous iterator, and not a generator, which would have to be closed."""
 
     def __init__(self, sub: Subscription, max_messages: int | None) -> None:
         if max_messages is not None:

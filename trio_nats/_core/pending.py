@@ -1,4 +1,4 @@
-"""What has arrived and waits to be received, within limits."""
+"""Messages that wait to be received, within limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _logger = logging.getLogger("trio_nats.subscription")
 
 
 class PendingOwner(Protocol):
-    """The connection that messages arrive by."""
+    """The connection that messages arrive on."""
 
     @property
     def counters(self) -> Counters: ...
@@ -37,8 +37,8 @@ class PendingOwner(Protocol):
 class PendingQueue:
     """The queue of a subscription, or of the replies to a request.
 
-    Its bytes are counted up as messages come, and down only while that makes a difference: counting
-    down with each message would slow all of them down.
+    Its bytes are counted up as messages arrive, and down only while that matters: counting down for
+    each message would slow down all of them.
     """
 
     def __init__(self, owner: PendingOwner, subject: str, limits: PendingLimits) -> None:
@@ -56,18 +56,18 @@ class PendingQueue:
 
     @property
     def subject(self) -> str:
-        """What was subscribed to, wildcards included; or what the request was published to."""
+        """The subject of the subscription, including wildcards, or of the request."""
         return self._subject
 
     @property
     def pending(self) -> tuple[int, int]:
-        """How many messages, and how many bytes of data and headers, wait to be received."""
+        """Number of messages waiting to be received, and their size in bytes."""
         self._recount()
         return len(self._queue), self._bytes
 
     @property
     def dropped(self) -> int:
-        """How many messages were dropped because the limits were reached."""
+        """Number of messages dropped because the limits were reached."""
         return self._dropped
 
     def _let_go(self) -> None:
