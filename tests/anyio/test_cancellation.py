@@ -27,7 +27,8 @@ from trio_nats.testing import NatsServer, ServerTLS
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=BACKENDS)
+# uvloop is no different from asyncio here: what it does otherwise is in the other tests.
+@pytest.fixture(params=BACKENDS[:2])
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -241,8 +242,6 @@ async def test_round_trips(backend: str, nats_server: NatsServer) -> None:
     await on_stage(backend, nats_server, main)
 
 
-# uvloop is no different from here: what it does otherwise is in the other tests.
-@pytest.mark.parametrize("backend", BACKENDS[:2])
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("ending", ["leaving", "draining", "raising"])
 async def test_connecting_and_closing(backend: str, encrypted: bool, ending: str) -> None:

@@ -181,11 +181,14 @@ async def scene(encrypted: bool, away: bool) -> AsyncIterator[Scene]:
             nursery.cancel_scope.cancel()
 
 
-in_each_state = pytest.mark.parametrize(
-    ("encrypted", "away"),
-    [(False, False), (False, True), (True, True)],
-    ids=["plain-there", "plain-away", "tls-away"],
-)
+STATES = [
+    pytest.param(False, False, id="plain-there"),
+    pytest.param(False, True, id="plain-away"),
+    pytest.param(True, True, id="tls-away"),
+]
+in_each_state = pytest.mark.parametrize(("encrypted", "away"), STATES)
+# An operation during a drain has nothing to do with TLS.
+without_tls = pytest.mark.parametrize(("encrypted", "away"), STATES[:2])
 
 
 # --- operations during a drain --------------------------------------------------------------------
@@ -273,7 +276,7 @@ async def drain_subscription(scene: Scene, run: Run) -> Operation:
     return operation
 
 
-@in_each_state
+@without_tls
 @pytest.mark.parametrize(
     ("make", "least"),
     [
@@ -358,7 +361,7 @@ async def aclose(scene: Scene, run: Run) -> Operation:
     return run.nc.aclose
 
 
-@in_each_state
+@without_tls
 @pytest.mark.parametrize(
     ("make", "least", "when_cancelled"),
     [
