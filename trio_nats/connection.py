@@ -1,4 +1,4 @@
-"""The connection that users hold: :class:`BaseConnection` and what is built on top of it."""
+"""The connection that users get: :class:`BaseConnection` with JetStream and services."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ __all__ = ["Connection"]
 class Connection(BaseConnection):
     """A connection to NATS, as given by ``async with open_nats(...) as nc:``.
 
-    You may use it from any task of the ``trio.run()`` that opened it. Once it is closed, its
-    methods raise :exc:`trio.ClosedResourceError`; once no server can be reached any more, they
-    raise :exc:`ConnectionLostError`.
+    You may use it from any task of the ``trio.run()`` that opened it; elsewhere its methods raise
+    :exc:`RuntimeError`. Once it is closed, its methods raise :exc:`trio.ClosedResourceError`; once
+    no server can be reached any more, they raise :exc:`ConnectionLostError`. An argument of the
+    wrong type raises :exc:`TypeError`.
     """
 
     def __init__(self, core_of: Callable[[Connection], Supervisor]) -> None:
         super().__init__(core_of(self))
         self._inboxes: InboxPool | None = None
 
-    # --- built on top, and only imported when asked for: a connection needs none of it -----------
+    # --- built on top, and imported only when used -----------------------------------------------
 
     def add_service(
         self,
@@ -41,8 +42,7 @@ class Connection(BaseConnection):
         stats_handler: StatsHandler | None = None,
         close_timeout: float = 5.0,
     ) -> Service:
-        """Make a service (ADR-32), for the duration of an ``async with`` block; see
-        :class:`Service`.
+        """Make a service (ADR-32), which runs for the duration of an ``async with`` block.
 
         .. code-block:: python
 
@@ -55,19 +55,23 @@ class Connection(BaseConnection):
             async with service:
                 await service.wait_stopped()
 
-        :param name: letters, digits, ``-`` and ``_``. Instances with the same name share the work.
-        :param version: a semantic version, such as ``1.0.0``.
+        Nothing is sent before the block is entered.
+
+        :param name: its name, of letters, digits, ``-`` and ``_``. Instances with the same name
+            share the requests.
+        :param version: its semantic version, such as ``1.0.0``.
         :param description: a description for people.
-        :param metadata: shown to clients that ask for INFO; at most 128 KiB.
-        :param queue: the default queue group of its endpoints, or ``None`` for none. Default:
-            ``"q"``.
-        :param stats_handler: a function that is called with each :class:`Endpoint` when statistics
-            are requested. It returns their ``data``: a dict, a struct or ``None``.
+        :param metadata: metadata that discovery shows, at most 128 KiB.
+        :param queue: the queue group of endpoints and groups that set no other; ``None`` for no
+            queue group. Default: ``q``.
+        :param stats_handler: called with each :class:`~trio_nats.services.Endpoint` when statistics
+            are requested. It returns a ``dict`` or struct, to be sent as the endpoint's ``data``,
+            or ``None``.
         :param close_timeout: seconds that pending requests have to finish when the service stops.
             Default: 5.
-        :returns: the service, to be entered with ``async with``.
-        :raises ConfigurationError: if an argument is invalid.
-        :raises InvalidSubjectError: if ``queue`` is not allowed.
+        :returns: the service; see :class:`~trio_nats.services.Service`.
+        :raises ConfigurationError: if an option is invalid.
+        :raises InvalidSubjectError: if the queue group is not allowed.
         """
         from .services import Service
 
@@ -85,14 +89,18 @@ class Connection(BaseConnection):
     def services(
         self, *, prefix: str = "$SRV", timeout: float | None = None, stall: float = 0.3
     ) -> Services:
-        """Discover services: ``await nc.services().ping()``; see :class:`Services`.
+        """Discover services (ADR-32), as in ``await nc.services().ping()``.
 
-        :param prefix: the prefix of the subjects of requests, if services of another account are
+        Nothing is sent by this call.
+
+        :param prefix: what the subjects of discovery begin with, if those of another account are
             imported under another name. Default: ``$SRV``.
-        :param timeout: seconds to wait for all answers. Default: the connection's
+        :param timeout: seconds to wait for answers in all. Default: the connection's
             ``request_timeout``.
-        :param stall: seconds to wait after each answer for another one. Default: 0.3.
-        :raises ConfigurationError: if a number is invalid.
+        :param stall: seconds without a further answer after which all are assumed to have arrived.
+            Default: 0.3.
+        :returns: an object to ask with; see :class:`~trio_nats.services.Services`.
+        :raises ConfigurationError: if ``timeout`` or ``stall`` is out of range.
         :raises InvalidSubjectError: if ``prefix`` is not allowed.
         """
         from .services import Services
@@ -106,16 +114,20 @@ class Connection(BaseConnection):
         prefix: str | None = None,
         timeout: float | None = None,
     ) -> JetStream:
-        """Use JetStream: streams that store messages; see :class:`~trio_nats.jetstream.JetStream`.
+        """Use JetStream over this connection.
 
-        Nothing is sent by this call. Without ``domain`` and ``prefix`` those of the context are
-        used, if there is one.
+        Nothing is sent by this call. Without ``domain`` and ``prefix``, those of the context apply
+        that was given to :func:`~trio_nats.open_nats`.
 
-        :param domain: the JetStream domain to use, such as that of the hub from a leaf node.
-        :param prefix: the prefix under which its API is imported. Default: ``$JS.API``.
-        :param timeout: seconds to wait for an answer of the API. Default: 5.
-        :raises ConfigurationError: if an argument is invalid, or if both ``domain`` and ``prefix``
-            are given.
+        :param domain: the JetStream domain, for example that of the hub when connected to a leaf
+            node. Default: the domain of the server.
+        :param prefix: what the subjects of the JetStream API begin with, if the API of another
+            account is imported under another name. Cannot be combined with ``domain``. Default:
+            ``$JS.API``.
+        :param timeout: seconds to wait for each answer of the API. Default: 5.
+        :returns: the JetStream context; see :class:`~trio_nats.jetstream.JetStream`.
+        :raises ConfigurationError: if ``domain`` and ``prefix`` are both given, ``domain`` is not a
+            valid name, or ``timeout`` is out of range.
         :raises InvalidSubjectError: if ``prefix`` is not allowed.
         """
         from .jetstream import JetStream

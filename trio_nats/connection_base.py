@@ -1,4 +1,4 @@
-"""The connection without what is built on top of it, which takes this."""
+"""The connection without JetStream and services, which are built on it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ T = TypeVar("T")
 
 
 class BaseConnection:
-    """All of :class:`~trio_nats.Connection` except JetStream and services.
+    """A connection without the methods that lead to JetStream and services.
 
-    They are built on this class, so that they need not import what imports them.
+    JetStream and services depend on this class only, which avoids circular imports.
     """
 
     def __init__(self, core: Supervisor) -> None:
@@ -57,8 +57,8 @@ class BaseConnection:
 
     # --- publishing ------------------------------------------------------------------------------
 
-    # That only the first two arguments may be positional is said by the overloads alone: a default
-    # of one that is keyword-only has to be looked up in a dictionary at each call.
+    # Only the overloads make the later parameters keyword-only: CPython looks up the default of a
+    # keyword-only parameter in a dictionary at each call, which is slower.
 
     @overload
     async def publish(
@@ -89,34 +89,35 @@ class BaseConnection:
     ) -> None:
         """Send a message to all subscribers of a subject.
 
-        Returns when the message is queued for sending, in order with everything else that was
-        published; :meth:`flush` waits until the server has it. Waits only while the outbox is full.
-        Messages published during a reconnect are sent after it. Delivery is at most once. If
-        cancelled or on an error, nothing was sent.
+        Returns once the message is queued for sending, behind everything published before. To wait
+        until the server has it, call :meth:`flush`. Messages published while reconnecting are sent
+        once there is a connection. Delivery is at most once.
+
+        Waits only while ``outbox_size`` bytes are waiting to be sent. If cancelled, or if it
+        raises, nothing was sent.
 
         :param subject: the subject, without wildcards.
-        :param payload: bytes-like, text to be sent as UTF-8, or with ``codec`` a value that it
-            encodes. Default: empty.
-        :param reply: the subject for answers.
-        :param headers: headers of the message, see :class:`Headers`.
-        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
+        :param payload: the payload, bytes-like or text, which is sent as UTF-8; with ``codec``, a
+            value to encode. Default: empty.
+        :param reply: the subject for replies. Default: none.
+        :param headers: the headers, see :class:`Headers`. Default: none.
+        :param codec: the codec that encodes ``payload``; see :mod:`trio_nats.codecs`.
         :raises InvalidSubjectError: if ``subject`` or ``reply`` is not allowed.
         :raises InvalidHeaderError: if a header is not allowed.
-        :raises ConfigurationError: if there are headers and the server does not support them.
-        :raises MaxPayloadError: if the message is larger than the server accepts.
-        :raises EncodeError: if ``codec`` cannot encode ``payload``.
-        :raises TypeError: if ``payload`` has another type.
-        :raises OutboxFullError: if the outbox is full and the connection has
-            ``when_outbox_full="raise"``.
+        :raises MaxPayloadError: if the message is larger than the server allows.
+        :raises EncodeError: if the codec cannot encode the payload.
+        :raises TypeError: if the payload is neither bytes-like nor text.
+        :raises ConfigurationError: if there are headers and the server does not support any.
+        :raises OutboxFullError: instead of waiting, with ``when_outbox_full="raise"``.
         """
         outbox = self._outbox
         if get_ident() != self._thread:
             self._core.check_run()
         if reply is None and headers is None and codec is None and type(payload) is bytes:
-            # Most messages by far. What is below does the same, and more.
+            # The fast path for most messages. The other branch does the same for all of them.
             try:
                 head, size = self._known_pub_lines[subject][len(payload)]
-            except (KeyError, TypeError):  # what cannot be a key is no subject either
+            except (KeyError, TypeError):  # TypeError: unhashable, so not a subject
                 head, size = self._pub_lines.learn(subject, len(payload))
             frame = head, payload, CRLF
         else:
@@ -132,7 +133,7 @@ class BaseConnection:
             outbox.append(frame)
 
     async def _space_for(self, frame: Frame, info: ServerInfo) -> None:
-        """Wait until ``frame``, which was checked against ``info``, can be appended."""
+        """Wait until there is room for ``frame``, which was checked against ``info``."""
         core = self._core
         await core.outbox.wait_for_space()
         core.check_open()
@@ -166,12 +167,15 @@ class BaseConnection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> None:
-        """Publish from code that cannot wait, such as a synchronous callback.
+        """:meth:`publish` without waiting, for synchronous code such as callbacks.
 
-        Nothing is sent before other tasks run, so let them run now and then if you publish much.
-        The parameters are those of :meth:`publish`, and it raises the same errors.
+        Nothing is sent until other tasks get to run, so a loop that publishes many messages should
+        have a checkpoint now and then.
 
-        :raises OutboxFullError: if the outbox is full; a :exc:`trio.WouldBlock`.
+        The parameters are those of :meth:`publish`, which also lists further errors.
+
+        :raises OutboxFullError: if ``outbox_size`` bytes are waiting to be sent. It is a
+            :exc:`trio.WouldBlock`.
         """
         if get_ident() != self._thread:
             self._core.check_run()
@@ -206,7 +210,7 @@ class BaseConnection:
         return frame
 
     async def _checkpoint(self) -> None:
-        """A checkpoint for a message that is not answered; see :meth:`Msg.respond`."""
+        """Execute a checkpoint for :meth:`Msg.respond`, if it sends no answer."""
         await trio.lowlevel.checkpoint()
 
     # --- subscribing -----------------------------------------------------------------------------
@@ -219,18 +223,26 @@ class BaseConnection:
         stop_after: int | None = None,
         pending_limits: PendingLimits | None = None,
     ) -> Subscription:
-        """Receive the messages published to a subject, in which ``*`` and ``>`` are wildcards.
+        """Subscribe to a subject, for the duration of an ``async with`` block.
 
-        Use it as ``async with nc.subscribe("greet.*") as sub:``.
+        .. code-block:: python
 
-        :param subject: the subject.
-        :param queue: a queue group; each message goes to only one of its members.
-        :param stop_after: number of messages after which the subscription ends. Default: no end.
-        :param pending_limits: limits on waiting messages, see :class:`PendingLimits`. Default:
-            those of the connection.
-        :returns: the subscription, to be entered with ``async with``.
-        :raises InvalidSubjectError: if ``subject`` or ``queue`` is not allowed.
-        :raises ConfigurationError: if another argument is invalid.
+            async with nc.subscribe("greet.*") as sub:
+                async for msg in sub:
+                    ...
+
+        Nothing is sent before the block is entered.
+
+        :param subject: the subject. In it, ``*`` matches one token and a final ``>`` one or more.
+        :param queue: the queue group, in which only one subscription receives each message.
+            Default: none.
+        :param stop_after: number of messages after which the subscription ends. Default: no limit.
+        :param pending_limits: how many messages may wait to be received, and what to do with more;
+            see :class:`PendingLimits`. Default: the limits given to ``open_nats``.
+        :returns: the subscription, to be entered once.
+        :raises InvalidSubjectError: if ``subject`` or ``queue`` is not allowed, or both are too
+            long for the server.
+        :raises ConfigurationError: if ``stop_after`` is less than 1.
         """
         if stop_after is not None:
             check_count("stop_after", stop_after, 1)
@@ -277,23 +289,25 @@ class BaseConnection:
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> Msg:
-        """Publish a message and wait for one reply. If cancelled, the reply is lost.
+        """Publish a message and wait for one reply.
 
-        It also raises what :meth:`publish` raises.
+        If cancelled, or if it raises :exc:`RequestTimeoutError`, the request may have been sent all
+        the same; the reply is dropped if it still arrives.
 
         :param subject: the subject, without wildcards.
-        :param payload: bytes-like, text to be sent as UTF-8, or with ``codec`` a value that it
-            encodes. Default: empty.
-        :param timeout: seconds to wait for the reply. Default: the connection's
-            ``request_timeout``.
-        :param headers: headers of the message, see :class:`Headers`.
-        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
-        :returns: the reply.
+        :param payload: the payload, as for :meth:`publish`. Default: empty.
+        :param timeout: seconds to wait for the reply, including the time until the request can be
+            sent. Default: the connection's ``request_timeout``.
+        :param headers: the headers of the request. Default: none.
+        :param codec: the codec that encodes ``payload``. :meth:`Msg.decode` decodes the reply.
+        :returns: the first reply.
         :raises NoRespondersError: if nobody is subscribed to the subject.
-        :raises RequestTimeoutError: if no reply arrived within ``timeout``.
-        :raises PermissionsViolationError: if the server forbids the request.
-        :raises ConnectionLostError: if the connection was lost and requests are not to wait
-            (``ReconnectPolicy.requests``).
+        :raises RequestTimeoutError: if no reply arrives in time.
+        :raises PermissionsViolationError: if the server forbids publishing to the subject, or
+            subscribing to the reply subject.
+        :raises ConfigurationError: if ``timeout`` is not more than zero, or as for :meth:`publish`.
+
+        It also raises the other errors of :meth:`publish`.
         """
         core, requests = self._core, self._core.requests
         seconds = core.settings.request_timeout if timeout is None else self._timeout(timeout)
@@ -366,29 +380,36 @@ class BaseConnection:
     ) -> Replies:
         """Publish a message and receive any number of replies (ADR-47).
 
-        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. Entering
-        publishes, and raises what :meth:`publish` raises. The replies end with
-        :exc:`trio.EndOfChannel` when the first of the following conditions is met. The first
-        ``receive`` raises :exc:`NoRespondersError` if nobody is subscribed; ``receive`` raises
-        :exc:`RequestTimeoutError` if time is up while there is no connection, because replies may
-        be missing.
+        .. code-block:: python
+
+            async with nc.request_many("svc", b"x", stall=0.1) as replies:
+                async for msg in replies:
+                    ...
+
+        Entering the block publishes the request. The replies end, with :exc:`trio.EndOfChannel`, as
+        soon as one of ``timeout``, ``stop_after``, ``stall`` and ``sentinel`` says so.
 
         :param subject: the subject, without wildcards.
-        :param payload: bytes-like, text to be sent as UTF-8, or with ``codec`` a value that it
-            encodes. Default: empty.
-        :param timeout: end after this number of seconds. Default: the connection's
+        :param payload: the payload, as for :meth:`publish`. Default: empty.
+        :param timeout: seconds after which the replies end. Default: the connection's
             ``request_timeout``.
-        :param stop_after: end after this number of replies. Default: any number.
-        :param stall: end when no reply arrives for this number of seconds after the last one. Time
-            spent outside of ``receive`` does not count. Default: no such limit.
-        :param sentinel: a function that is called with each reply; end at the reply for which it
-            returns true, which is dropped. See :func:`empty_sentinel`.
-        :param pending_limits: limits on waiting replies, see :class:`PendingLimits`. Default: those
-            of the connection.
-        :param headers: headers of the message, see :class:`Headers`.
-        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
-        :returns: the replies, to be entered with ``async with``.
-        :raises ConfigurationError: if an argument is invalid.
+        :param stop_after: number of replies after which they end. Default: no limit.
+        :param stall: seconds to wait for each further reply before they end. Time spent outside
+            :meth:`Replies.receive` does not count. Default: no limit.
+        :param sentinel: called with each reply; the replies end before the first one for which it
+            returns true. :func:`trio_nats.empty_sentinel` is the usual one. Default: none.
+        :param pending_limits: how many replies may wait to be received, and what to do with more;
+            see :class:`PendingLimits`. Default: the limits given to ``open_nats``.
+        :param headers: the headers of the request. Default: none.
+        :param codec: the codec that encodes ``payload``.
+        :returns: the replies, to be entered once.
+        :raises ConfigurationError: if ``timeout``, ``stop_after`` or ``stall`` is out of range, or
+            as for :meth:`publish`.
+
+        It also raises the other errors of :meth:`publish`, at the call or on entering. If nobody is
+        subscribed, the first ``receive`` raises :exc:`NoRespondersError`. If the time is over while
+        there is no connection, replies may be missing, so ``receive`` raises
+        :exc:`RequestTimeoutError`.
         """
         seconds = self._timeout(timeout)
         if stop_after is not None:
@@ -416,7 +437,7 @@ class BaseConnection:
     async def _send_request(
         self, token: bytes, frame: Frame, info: ServerInfo, replies: Replies
     ) -> None:
-        """Open the slot and publish. If cancelled, neither has happened."""
+        """Open the slot for the replies and publish. If cancelled, it has done neither."""
         core = self._core
         core.check_usable()
         await self._space_for(frame, info)
@@ -429,7 +450,10 @@ class BaseConnection:
         self._core.check_run()
 
     def new_inbox(self) -> str:
-        """Return a subject that nobody else uses, to subscribe to and to pass as ``reply``."""
+        """Return a new unique subject, to subscribe to and to publish with as ``reply``.
+
+        :returns: the subject, which begins with the connection's ``inbox_prefix``.
+        """
         return new_inbox(self._core.settings.inbox_prefix)
 
     def _limits(self, pending_limits: PendingLimits | None) -> PendingLimits:
@@ -449,23 +473,25 @@ class BaseConnection:
     # --- the connection itself -------------------------------------------------------------------
 
     async def flush(self, *, timeout: float | None = None) -> None:
-        """Wait until the server has processed everything sent so far.
+        """Wait until the server has processed everything that was published so far.
 
         While disconnected, it waits for the next connection. If cancelled, nothing is lost.
 
         :param timeout: seconds to wait. Default: no limit.
-        :raises RequestTimeoutError: if the server did not answer within ``timeout``.
+        :raises RequestTimeoutError: if the server does not answer in time.
+        :raises ConfigurationError: if ``timeout`` is not more than zero.
         """
         await self._within(timeout, "flush", self._flush)
 
     async def rtt(self, *, timeout: float | None = None) -> float:
-        """Measure the time until the server answers, after everything sent so far.
+        """Measure the round-trip time to the server.
 
-        If cancelled, nothing is lost.
+        It includes sending what was published before. If cancelled, nothing is lost.
 
         :param timeout: seconds to wait. Default: no limit.
         :returns: the time in seconds.
-        :raises RequestTimeoutError: if the server did not answer within ``timeout``.
+        :raises RequestTimeoutError: if the server does not answer in time.
+        :raises ConfigurationError: if ``timeout`` is not more than zero.
         """
         return await self._within(timeout, "rtt", self._flush)
 
@@ -489,54 +515,57 @@ class BaseConnection:
                 return time.perf_counter() - begun
 
     def events(self, *, buffer: int = 256) -> trio.abc.ReceiveChannel[Event]:
-        """Receive the events of the connection from now on; see :mod:`trio_nats.events`.
+        """Listen to the events of the connection from now on; see :mod:`trio_nats.events`.
 
-        Use it as ``async with nc.events() as events:``. It ends after ``Closed``.
+        Use it as ``async with nc.events() as events:``. A slow listener does not delay the
+        connection: once ``buffer`` events are waiting, the oldest is dropped. The channel ends
+        after :class:`~trio_nats.events.Closed`.
 
-        :param buffer: the number of events that may wait; beyond it the oldest are dropped, so a
-            slow listener does not delay the connection. Default: 256.
-        :raises ConfigurationError: if ``buffer`` is invalid.
+        :param buffer: number of events that may wait to be received. Default: 256.
+        :returns: a channel of events.
+        :raises ConfigurationError: if ``buffer`` is less than 1.
         """
         self._core.check_run()
         return self._core.event_hub.listen(check_count("buffer", buffer, 1))
 
     @property
     def state(self) -> ConnectionState:
-        """The state of the connection."""
+        """State of the connection."""
         return self._core.state
 
     @property
     def server_info(self) -> ServerInfo:
-        """The last ``INFO`` of the server."""
+        """Information that the server sent about itself, most recently."""
         return self._core.info
 
     @property
     def tls_info(self) -> TLSInfo | None:
-        """How the current connection is encrypted; ``None`` if it is not, or if there is no
-        connection.
-        """
+        """How the connection is encrypted; ``None`` for plaintext, or while disconnected."""
         session = self._core.session
         return None if session is None else session.connection.tls
 
     @property
     def connected_url(self) -> str | None:
-        """The URL of the current server, without credentials; ``None`` while disconnected."""
+        """URL of the server in use, without credentials; ``None`` while disconnected."""
         session = self._core.session
         return None if session is None else session.connection.server.url
 
     @property
     def disconnected_for(self) -> float | None:
-        """Seconds for which there has been no connection to a server; ``None`` while connected."""
+        """Seconds since the connection to a server was lost; ``None`` while there is one."""
         return self._core.disconnected_for
 
     @property
     def failure(self) -> NatsError | None:
-        """Why the connection is gone for good; ``None`` if it is not, or was closed on purpose."""
+        """Why no server can be reached any more.
+
+        ``None`` while the connection is usable, or if it was closed on purpose.
+        """
         return self._core.failure
 
     @property
     def stats(self) -> Statistics:
-        """Statistics of the connection."""
+        """Statistics of the connection so far."""
         core = self._core
         sinks = core.router.sinks.values()
         subscriptions = [sink for sink in sinks if sink is not core.requests]
@@ -558,14 +587,15 @@ class BaseConnection:
         )
 
     async def wait_for_state(self, *states: ConnectionState) -> ConnectionState:
-        """Wait until the connection is in one of several states; return at once if it is.
+        """Wait until the connection is in one of several states.
 
-        If the connection ends without reaching one, it raises what using the connection raises. If
-        cancelled, nothing changes.
+        Returns at once if it is. If cancelled, the connection is not affected.
 
         :param states: the states to wait for.
         :returns: the state that was reached.
-        :raises ConfigurationError: if an argument is not a state.
+        :raises ConfigurationError: if one of ``states`` is not a :class:`ConnectionState`.
+        :raises trio.ClosedResourceError: if the connection is closed without reaching one of them.
+        :raises ConnectionLostError: if it is gone for good without reaching one of them.
         """
         core = self._core
         core.check_run()
@@ -577,16 +607,17 @@ class BaseConnection:
         return core.state
 
     async def reconnect(self) -> None:
-        """Move to another server, or reconnect to the current one.
+        """Move to another server, or connect to the present one again.
 
-        Each attempt reads files again and calls the ``auth`` callable, so you can use this to apply
-        new credentials. The current connection is used until the new one is ready, so no message is
-        missed. Returns when the new one is in use; while disconnected, when the connection is up
-        again. If cancelled, the move continues.
+        Certificates and credentials are read again, so you can use this after they were renewed.
+        The present connection stays in use until the new one is ready, so no message is missed.
+        Returns once the new one is in use; while disconnected, once there is a connection again.
 
-        :raises ConnectError: if no server could be moved to. The connection stays as it was;
-            ``attempts`` has the reason for each server.
-        :raises trio.ClosedResourceError: if the connection is closed, also during the call.
+        If cancelled, the move goes on.
+
+        :raises ConnectError: if no server could be connected to. The connection goes on as before;
+            ``attempts`` has an entry for each attempt.
+        :raises trio.ClosedResourceError: if the connection is closed, or is closed during the call.
         """
         core = self._core
         core.check_usable()
@@ -594,15 +625,16 @@ class BaseConnection:
 
     @takes_secrets
     def set_servers(self, servers: str | Sequence[str]) -> None:
-        """Replace the known servers, for reconnecting (ADR-40).
+        """Replace the servers that are used for reconnecting (ADR-40).
 
-        The current connection stays until it is lost, or until :meth:`reconnect` moves it. Servers
-        without credentials in their URL use those of the first URL in this list that has some, as
-        with ``open_nats``. Credentials in the former URLs are not used any more; those of ``auth``
-        are used for all servers.
+        The present connection stays in use until it is lost, or until :meth:`reconnect` has moved
+        it to one of the new servers. As with ``open_nats``, URLs without credentials use those of
+        the first URL in the list that has some. Credentials in the URLs of the previous servers are
+        not sent to the new ones, but those given as ``auth`` are.
 
-        :param servers: as for :func:`open_nats`.
-        :raises ConfigurationError: if an address is not usable.
+        :param servers: one URL, a comma-separated list, or a sequence of either, as for
+            ``open_nats``.
+        :raises ConfigurationError: if a URL is invalid, or contradicts the TLS options.
         """
         parsed = check_servers(parse_servers(servers), self._core.settings.connector.tls)
         self._core.check_usable()
@@ -610,24 +642,28 @@ class BaseConnection:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The known servers, including discovered ones, in the order of trying them."""
+        """Known servers, discovered ones included, in the order in which they would be tried."""
         return self._core.pool.servers
 
     async def drain(self, *, timeout: float | None = None) -> None:
-        """Unsubscribe everything, let messages that have arrived be received, and close.
+        """End all subscriptions, wait until their messages have been received, and close.
 
-        You can publish, and so respond, until all messages have been taken out of the
-        subscriptions, which then end. New subscriptions are refused. If another task is draining
-        already, this call waits for it. If cancelled, the connection is closed at once.
+        You can publish and respond until all messages have been received from the subscriptions,
+        which then end. You cannot subscribe any more. If another task is already draining the
+        connection, this waits as well. Closing the connection ends the drain.
 
-        It cannot wait for the task that calls it. If that task receives from a subscription with
-        messages left, or handles a request of a service, the call returns when the others are
-        empty, and leaves the connection open: receive the rest, which ends the loop, and leave the
-        block.
+        It cannot wait for the task that calls it. If messages are left in a subscription that only
+        this task receives from, or if this task handles a request of a service, it returns once the
+        other subscriptions are empty, and leaves the connection open. Receive the remaining
+        messages, which ends the loop, and leave the ``open_nats`` block.
 
-        :param timeout: seconds to wait until all messages have been received, before closing, which
-            takes at most ``close_timeout``. Default: no limit.
-        :raises RequestTimeoutError: if messages were left after ``timeout``.
+        If cancelled, the connection is closed at once.
+
+        :param timeout: seconds to wait for the messages to be received. Closing may take another
+            ``close_timeout`` seconds. Default: no limit.
+        :raises RequestTimeoutError: if messages were left after that time. The connection is
+            closed.
+        :raises ConfigurationError: if ``timeout`` is not more than zero.
         """
         core = self._core
         core.check_usable()
@@ -644,11 +680,13 @@ class BaseConnection:
             raise timed_out(f"drain: messages were left after {seconds:g} s", self.disconnected_for)
 
     async def aclose(self) -> None:
-        """Send what was published and close the connection. You may call it repeatedly.
+        """Send everything that was published, and close the connection.
 
-        Waits at most ``close_timeout`` seconds until the server has received everything. Then all
-        tasks that wait for the connection get :exc:`trio.ClosedResourceError`. Leaving the
-        ``open_nats`` block does the same. If cancelled, the connection is closed at once.
+        Waits at most ``close_timeout`` seconds until the server has confirmed that it has
+        everything. Operations that are then still waiting raise :exc:`trio.ClosedResourceError`.
+        You may call it repeatedly. Leaving the ``open_nats`` block normally calls it.
+
+        If cancelled, the connection is closed at once.
         """
         core = self._core
         if core.state is not ConnectionState.CLOSED:
@@ -658,7 +696,7 @@ class BaseConnection:
                 core.begin_closing()
                 await self._finish()
             else:
-                # Another task is about to finish what was begun, or has.
+                # Another task is closing the connection, or has closed it.
                 await core.wait(lambda: core.state is ConnectionState.CLOSED)
             await trio.lowlevel.checkpoint()
         finally:
@@ -666,7 +704,7 @@ class BaseConnection:
             core.end(None)
 
     async def _finish(self) -> None:
-        """Wait until the server has everything, or can no longer receive it."""
+        """Wait until the server has everything, or cannot receive it."""
         core = self._core
         with trio.move_on_after(core.settings.close_timeout):
             while core.session is not None or core.outbox.size or core.moves.is_between:
@@ -678,7 +716,7 @@ class BaseConnection:
                 if await core.session.pings.round_trip():
                     return
         if core.outbox.size:
-            _logger.warning("closing with %d bytes not written", core.outbox.size)
+            _logger.warning("closing with %d bytes not sent", core.outbox.size)
 
     def __repr__(self) -> str:
         return f"<Connection {self._core.state} {self.connected_url or ''}>"

@@ -18,12 +18,13 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("trio_nats.subscription")
 
-# The API of JetStream, of a domain's too; not what answers messages of streams: $JS.ACK, $JS.FC.
+# The JetStream API, also that of a domain, and requests to the server. $JS.ACK and $JS.FC are not
+# matched, because messages from streams are answered there.
 _COMMAND = re.compile(rb"\$(?:JS\.(?:(?!(?:ACK|FC)\.)[^.]+\.)?API|SYS\.REQ)\.")
 
 
 class Publisher(Protocol):
-    """What a message is answered through: the connection that it arrived on."""
+    """The connection that a message was received from, to respond with."""
 
     async def publish(
         self,
@@ -37,27 +38,27 @@ class Publisher(Protocol):
     async def _checkpoint(self) -> None: ...
 
 
-# One is made per message received, so it is a C-level struct that keeps the wire's own bytes and
-# decodes text only when asked. gc=False: a message can only be part of a cycle through a queue that
-# its connection empties when it ends, and hundreds of thousands may be waiting in one, which the
-# garbage collector would walk again and again.
+# One is made for each received message, so it is a struct in C that keeps the bytes as received and
+# decodes text only on demand. gc=False: the garbage collector would walk a queue of hundreds of
+# thousands of messages again and again. A message can be part of a reference cycle only through
+# such a queue, and the connection empties its queues when it ends.
 class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
     """A received message.
 
-    Two messages are equal only if they are the same object. To make one, in tests, use
+    Two messages are equal only if they are the same object. In tests, make messages with
     :meth:`Msg.new`.
     """
 
     raw_subject: bytes
-    """The subject as bytes."""
+    """The subject, as received."""
     sid: bytes
-    """The number of the subscription on the wire."""
+    """The number of the subscription in the NATS protocol."""
     raw_reply: bytes | None
-    """The subject for answers as bytes, or ``None``."""
+    """The reply subject, as received, or ``None``."""
     data: bytes
     """The payload."""
     raw_headers: bytes | None = None
-    """The header block as bytes, or ``None``."""
+    """The header block, as received, or ``None``."""
     _origin: Publisher | None = None
     _headers: Headers | None = None
 
@@ -70,13 +71,17 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         reply: str | None = None,
         headers: HeadersLike | None = None,
     ) -> Msg:
-        """Make a message that was not received, to test code that takes messages.
+        """Make a message, for tests of code that handles messages.
 
-        :param subject: the subject.
+        :meth:`respond` raises :exc:`ValueError` if the message has a reply subject, because there
+        is no connection.
+
+        :param subject: the subject, which is not checked.
         :param data: the payload. Default: empty.
-        :param reply: the subject for answers.
-        :param headers: the headers.
+        :param reply: the reply subject. Default: none.
+        :param headers: the headers. Default: none.
         :returns: the message.
+        :raises InvalidHeaderError: if a header is not allowed.
         """
         return cls(
             subject.encode(),
@@ -93,13 +98,13 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     @property
     def reply(self) -> str | None:
-        """The subject for answers, or ``None`` if the sender wants no answer."""
+        """The subject for replies, or ``None`` if the sender expects none."""
         raw = self.raw_reply
         return None if raw is None else raw.decode("utf-8", "backslashreplace")
 
     @property
     def headers(self) -> Headers:
-        """The headers; empty if there are none. See :class:`Headers`."""
+        """The headers, which are empty if the message has none. See :class:`Headers`."""
         headers = self._headers
         if headers is None:
             raw = self.raw_headers
@@ -109,16 +114,17 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     @property
     def status(self) -> Status | None:
-        """The status in a message from the server itself, such as 503 for "no responders"."""
+        """The status of a message from the server itself, such as 503 for "no responders"."""
         raw = self.raw_headers
         return None if raw is None else decode_headers(raw)[1]
 
     def decode(self, codec: Decoder[T]) -> T:
         """Decode the payload.
 
-        :param codec: the codec, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
-        :returns: the value. Each call decodes it again.
-        :raises DecodeError: if the codec cannot decode the payload. The message stays as it is.
+        :param codec: a codec such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
+        :returns: the value. Each call decodes the payload again.
+        :raises DecodeError: if the codec cannot decode the payload. You can still use ``data``.
+        :raises ConfigurationError: if ``codec`` is not a codec.
         """
         try:
             return codec.decode(self.data)
@@ -139,22 +145,22 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         codec: Encoder[T] | None = None,
         headers: HeadersLike | None = None,
     ) -> bool:
-        """Publish an answer to the :attr:`reply` subject of this message.
+        """Publish a response to the :attr:`reply` subject of this message.
 
-        Nothing is sent, and nothing raised, if the sender wants no answer or named a reply subject
-        that cannot be published to: one with a wildcard, one that is too long, or one of the API of
-        JetStream or of the system, where the answer would be a command. So no message can end the
-        loop that answers it.
+        Nothing is sent, and nothing is raised, if the message has no reply subject or a bad one, so
+        a sender cannot break the loop that responds to its messages. A reply subject is bad if it
+        has a wildcard or is too long to publish to, or if it belongs to the API of JetStream or of
+        the server, where the response would be a command.
 
-        It also raises what :meth:`Connection.publish` raises for ``payload`` and ``headers``. If
-        cancelled, the whole answer was sent or none of it.
+        If cancelled, either the whole response was sent or nothing.
 
-        :param payload: bytes-like, text to be sent as UTF-8, or with ``codec`` a value that it
-            encodes. Default: empty.
-        :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
-        :param headers: headers of the answer.
-        :returns: whether an answer was sent.
+        :param payload: the payload, as for :meth:`Connection.publish`. Default: empty.
+        :param codec: the codec that encodes ``payload``; see :mod:`trio_nats.codecs`.
+        :param headers: the headers of the response. Default: none.
+        :returns: whether the response was sent.
         :raises ValueError: if the message was not received from a connection.
+
+        It also raises what :meth:`Connection.publish` raises for ``payload`` and ``headers``.
         """
         data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
         origin, reply = self._origin, self.raw_reply
@@ -163,15 +169,15 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
                 await origin._checkpoint()
             return False
         if origin is None:
-            raise ValueError("this message was not received from a connection; cannot respond")
+            raise ValueError("cannot respond: this message was not received from a connection")
         try:
             subject = reply.decode()
             if subject[0] == "$" and is_command(reply):
-                raise InvalidSubjectError("answers are no commands")
+                raise InvalidSubjectError("the response would be a command")
             await origin.publish(subject, data, headers=headers)
         except (InvalidSubjectError, UnicodeDecodeError):
             _logger.info(
-                "no answer to a message on %a: its reply subject cannot be published to: %a",
+                "not responding to a message on %a: cannot publish to its reply subject %a",
                 self.raw_subject[:80],
                 reply[:80],
             )
@@ -198,6 +204,6 @@ def _shorten(pairs: list[tuple[str, str]]) -> str:
 
 
 def answer_by(msg: Msg, origin: Publisher) -> Msg:
-    """Let ``msg`` be answered through another connection than the one it arrived on."""
+    """Let ``msg`` be answered by another connection than the one it came by."""
     msg._origin = origin
     return msg

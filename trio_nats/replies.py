@@ -1,4 +1,4 @@
-"""The replies to a request that may have many (ADR-47)."""
+"""Replies to a request that may have many (ADR-47)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ __all__ = ["Replies", "empty_sentinel"]
 
 
 def empty_sentinel(msg: Msg) -> bool:
-    """Return whether a reply has no data: the usual ``sentinel`` for ``request_many``.
+    """Return whether a reply is empty, which is the usual sign for the end (ADR-47).
+
+    For the ``sentinel`` of :meth:`Connection.request_many`.
 
     :param msg: the reply.
+    :returns: whether it has no data.
     """
     return not msg.data
 
 
 class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
-    """A channel of replies, made by :meth:`Connection.request_many`.
+    """The replies to a request, as a Trio channel.
 
-    Entering it with ``async with`` publishes the request; leaving it discards replies that arrive
-    later. :meth:`Connection.request_many` says when it ends.
+    Made by :meth:`Connection.request_many` and used with ``async with``. Entering the block
+    publishes the request; replies that arrive after leaving it are dropped. The replies end as
+    described at :meth:`Connection.request_many`.
     """
 
     def __init__(
@@ -63,12 +67,12 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return f"<Replies to {self.subject!r}, {len(self._queue)} pending>"
 
     async def __aenter__(self) -> Self:
-        """Publish the request. If cancelled, nothing was sent.
+        """Publish the request. If cancelled, it was not sent.
 
-        :raises RequestTimeoutError: if it could not be sent within the timeout.
+        :raises RequestTimeoutError: if it could not be queued for sending within ``timeout``.
         """
         if self._deadline is not None:
-            raise RuntimeError("a request can be entered only once; make another")
+            raise RuntimeError("a request can be entered only once; call request_many() again")
         self._deadline = trio.current_time() + self._timeout
         with trio.CancelScope(deadline=self._deadline) as scope:
             await self._send(self)
@@ -80,9 +84,9 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return self
 
     async def aclose(self) -> None:
-        """Close the channel and drop waiting replies. You may call it repeatedly.
+        """Drop the replies that were not received, and all further ones.
 
-        If cancelled, the channel is closed.
+        You may call it repeatedly. If cancelled, it is closed all the same.
         """
         if self._ended is None:
             self._check_run()
@@ -92,16 +96,16 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         await trio.lowlevel.checkpoint()
 
     def _push(self, msg: Msg) -> None:
-        """Take a reply from the connection."""
+        """Queue a reply."""
         now = trio.current_time()
         if self._ended is not None:
             return
         if is_no_responders(msg):
-            # The server says so first or not at all. Later it is somebody who wants it to end.
+            # From the server, it is the first reply. A later one comes from a peer; ignore it.
             if not self._arrived:
                 self._finish(NoRespondersError(self.subject))
         elif self._deadline is not None and now >= self._deadline:
-            # Else they would never end while they come faster than they are received.
+            # Otherwise they would never end if they arrive faster than they are received.
             self._finish(trio.EndOfChannel())
         else:
             self._heard_at = now
@@ -112,7 +116,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 self._finish(trio.EndOfChannel())
 
     def _end(self, error: Exception) -> None:
-        """End the replies for a reason."""
+        """End the replies because of ``error``."""
         self._finish(error)
 
     def _finish(self, error: Exception) -> None:
@@ -123,13 +127,17 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._waiting.unpark_all()
 
     async def receive(self) -> Msg:
-        """Wait for the next reply. If cancelled, it stays for the next task that receives.
+        """Wait for the next reply.
 
-        :raises trio.EndOfChannel: if there will be no more; this ends an ``async for``.
-        :raises NoRespondersError: if nobody is subscribed to the subject.
-        :raises RequestTimeoutError: if time is up while there is no connection, so that replies may
-            be missing.
-        :raises trio.ClosedResourceError: if the channel or the connection is closed.
+        If cancelled, no reply is lost.
+
+        :returns: the reply.
+        :raises trio.EndOfChannel: if the replies have ended.
+        :raises NoRespondersError: if nobody is subscribed to the subject of the request.
+        :raises RequestTimeoutError: if the time is over while there is no connection, so replies
+            may be missing.
+        :raises PermissionsViolationError: if the server forbids publishing to the subject.
+        :raises RuntimeError: if the block has not been entered.
         """
         self._check_run()
         await trio.lowlevel.checkpoint()
@@ -143,7 +151,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             deadline = self._next_deadline(self._deadline, begun)
             with trio.CancelScope(deadline=deadline):
                 await self._waiting.park()
-            # Another task may have received a reply, which puts off this deadline.
+            # Another task may have received a reply, which extends the deadline.
             if trio.current_time() >= self._next_deadline(self._deadline, begun):
                 break
         if self._queue:
@@ -154,7 +162,7 @@ class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         raise self._ended.with_traceback(None)
 
     def _end_of_time(self) -> Exception:
-        """Return how the replies end if no reply arrived in time."""
+        """Return the error to end with after ``timeout`` or ``stall``."""
         disconnected_for = self._owner.disconnected_for
         if disconnected_for is None:
             return trio.EndOfChannel()

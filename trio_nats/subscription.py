@@ -1,4 +1,4 @@
-"""Subscriptions: channels of messages."""
+"""Subscriptions: channels of received messages."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ from .options import PendingLimits, check_count, check_seconds
 __all__ = ["Subscription"]
 
 _TURN = 63
-"""Number of messages to receive before other tasks get their turn."""
+"""Number of messages to receive before other tasks get to run."""
 
 
 class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
-    """The messages of a subscription, as a Trio channel.
+    """A subscription, as a Trio channel of its messages.
 
-    Made by :meth:`Connection.subscribe` and used with ``async with``: entering subscribes, leaving
-    unsubscribes, also when cancelled. Several tasks may receive from it at the same time, as a pool
-    of workers. Each message goes to exactly one of them, in the order of arrival, to the task that
-    has waited longest.
+    Made by :meth:`Connection.subscribe` and used with ``async with``. Entering the block
+    subscribes; leaving it unsubscribes, even if cancelled. Messages come in the order in which they
+    arrived. Several tasks may receive at the same time, as a pool of workers: each message goes to
+    exactly one of them, the one that has waited longest.
 
-    It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, once ``stop_after`` messages
-    have been received; with :exc:`PermissionsViolationError` if the server forbids it, or another
-    :exc:`ServerReportedError` if it allows no more subscriptions; with :exc:`ConnectionLostError`
-    if the connection is gone for good; and with :exc:`trio.ClosedResourceError` if the channel or
-    the connection is closed.
+    Methods that receive raise one of these once the subscription has ended and, except after
+    closing, all its messages have been received:
+
+    - :exc:`trio.EndOfChannel`, which ends an ``async for`` loop: after ``stop_after`` messages, or
+      after :meth:`drain`.
+    - :exc:`PermissionsViolationError`: if the server forbids the subscription.
+    - :exc:`ServerReportedError`: if the server allows no more subscriptions.
+    - :exc:`ConnectionLostError`: if the connection is gone for good.
+    - :exc:`trio.ClosedResourceError`: if the subscription or the connection was closed.
     """
 
     def __init__(
@@ -60,13 +64,13 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._remaining = stop_after
         self._sid: bytes | None = None
         self._waiters: dict[trio.lowlevel.Task, None] = {}
-        # How many messages may be taken out before others get their turn. None at first: who
-        # receives is noted at the end of a turn.
+        # Number of messages that may be received before other tasks get to run. It begins with 0,
+        # because the receiving task is only noted at the end of a turn.
         self._left = 0
         self._receivers: WeakSet[trio.lowlevel.Task] | None = None
         self._thread = core.thread
         self._helpers: Set[trio.lowlevel.Task] = frozenset()
-        """Tasks that deal with messages, and that the receiving one may be waiting for."""
+        """Tasks that process messages, and that the receiving task may be waiting for."""
         self._ended: Exception | None = None
 
     # --- what it is ------------------------------------------------------------------------------
@@ -84,11 +88,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     # --- entering and leaving --------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Subscribe. If cancelled, nothing has happened.
-
-        :raises trio.ClosedResourceError: if the connection is closed or draining.
-        :raises ConnectionLostError: if the connection is gone for good.
-        """
+        """Subscribe. If cancelled, it has not subscribed."""
         await self._core.light_checkpoint()
         if self._sid is not None or self._ended is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
@@ -99,9 +99,9 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return self
 
     async def aclose(self) -> None:
-        """Unsubscribe and drop waiting messages. You may call it repeatedly.
+        """Unsubscribe, and drop messages that were not received.
 
-        If cancelled, it is unsubscribed.
+        You may call it repeatedly. If cancelled, it is unsubscribed all the same.
         """
         if self._ended is None:
             self._core.check_run()
@@ -117,13 +117,17 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             )
 
     async def drain(self, *, timeout: float | None = None) -> None:
-        """Unsubscribe, but keep the messages that the server has sent until then.
+        """Unsubscribe, but keep messages that the server has already sent.
 
-        Returns when no more messages will come. You can receive those that have arrived, and then
-        the subscription ends. If cancelled or timed out, it is unsubscribed nevertheless.
+        Returns once no more messages can arrive. The remaining ones can still be received; then the
+        subscription ends with :exc:`trio.EndOfChannel`.
+
+        If cancelled, or if the time is over, it is unsubscribed all the same.
 
         :param timeout: seconds to wait for the server. Default: no limit.
-        :raises RequestTimeoutError: if the server did not confirm within ``timeout``.
+        :raises RequestTimeoutError: if the server does not answer in time.
+        :raises ConfigurationError: if ``timeout`` is not more than zero.
+        :raises RuntimeError: if the subscription has not been entered.
         """
         self._core.check_run()
         await trio.lowlevel.checkpoint()
@@ -139,7 +143,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             )
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
-        """Whether nobody can take out a message unless ``task`` goes on."""
+        """Whether no other task can receive a message while ``task`` waits."""
         if self._is_handled_by(task):
             return True
         receivers = self._receivers or ()
@@ -147,7 +151,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return alive == {task}
 
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
-        """Return whether ``task`` processes a message for the task that receives."""
+        """Whether ``task`` processes messages for the task that receives them."""
         return task in self._helpers
 
     def _leave(self, error: Exception) -> None:
@@ -155,17 +159,17 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             self._core.router.remove(self._sid)
         self._end(error)
 
-    # --- the core's side -------------------------------------------------------------------------
+    # --- called by the core ----------------------------------------------------------------------
 
     def _push(self, msg: Msg) -> None:
-        """Called with each message. It goes to the task that has waited longest, or is kept."""
+        """Hand a message to the task that has waited longest, or queue it."""
         waiters = self._waiters
         if waiters:
             task = next(iter(waiters))
             del waiters[task]
             trio.lowlevel.reschedule(task, outcome.Value(msg))
         else:
-            # The same as _keep(), again, for a call less per message counts.
+            # A copy of _keep(), because a call for each message costs too much.
             queue = self._queue
             size = pending_size(msg)
             if queue:
@@ -181,10 +185,10 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 self._leave(trio.EndOfChannel())
 
     def _push_burst(self, messages: list[Msg], size: int) -> None:
-        """Called with messages that arrived together; the same as :meth:`_push` for each."""
+        """Do the same as :meth:`_push` for each of several messages that arrived together."""
         queue = self._queue
         if self._waiters or self._watched or self._remaining is not None:
-            # One by one as long as it makes a difference which.
+            # One by one, as long as each message may change what happens to the next.
             for taken, msg in enumerate(messages, 1):
                 self._push(msg)
                 if self._ended is not None:
@@ -204,7 +208,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             self._bytes = size
 
     def _end(self, error: Exception) -> None:
-        """No more messages will come. Those that did can still be received, unless closed."""
+        """End the subscription. Unless it is closed, queued messages can still be received."""
         if self._ended is None or isinstance(error, trio.ClosedResourceError):
             self._ended = error
         if isinstance(error, trio.ClosedResourceError):
@@ -214,12 +218,17 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         for task in waiters:
             trio.lowlevel.reschedule(task, outcome.Error(fresh(error)))
 
-    # --- the user's side -------------------------------------------------------------------------
+    # --- receiving -------------------------------------------------------------------------------
 
     async def receive(self) -> Msg:
-        """Wait for the next message. If cancelled, no message is lost.
+        """Wait for the next message.
 
-        Raises what :class:`Subscription` says about its end.
+        If cancelled, no message is lost.
+
+        :returns: the message.
+        :raises trio.EndOfChannel: if the subscription has ended. See :class:`Subscription` for
+            other errors.
+        :raises RuntimeError: if the subscription has not been entered.
         """
         if get_ident() != self._thread:
             self._core.check_run()
@@ -238,26 +247,28 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return await self._wait()
 
     async def _next_turn(self) -> None:
-        """Let others run."""
+        """Let other tasks run."""
         self._left = _TURN
         self._note_receiver()
         await trio.lowlevel.checkpoint()
 
     async def receive_batch(self, max_messages: int | None = None) -> list[Msg]:
-        """Receive all messages that have arrived; wait for the first one.
+        """Receive all waiting messages at once; wait if there are none.
 
-        Receiving many messages at once costs a fraction of receiving them one by one. Raises what
-        :meth:`receive` raises. If cancelled, no message is lost.
+        This is much faster than receiving many messages one by one. If cancelled, no message is
+        lost.
 
-        :param max_messages: maximum number of messages. Default: all.
-        :returns: a list of at least one message.
-        :raises ConfigurationError: if ``max_messages`` is invalid.
+        :param max_messages: the most messages to return. Default: no limit.
+        :returns: the messages, at least one.
+        :raises ConfigurationError: if ``max_messages`` is less than 1.
+
+        It also raises what :meth:`receive` raises.
         """
         most = sys.maxsize if max_messages is None else check_count("max_messages", max_messages, 1)
         if get_ident() != self._thread:
             self._core.check_run()
         if self._queue:
-            # A batch is never more than one turn.
+            # A batch uses up at most one turn.
             self._left -= min(len(self._queue), most, self._left)
             if self._left:
                 await checkpoint_if_cancelled()
@@ -277,7 +288,10 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return batch
 
     def iter_batches(self, max_messages: int | None = None) -> AsyncIterator[list[Msg]]:
-        """Iterate over batches of messages with ``async for``; see :meth:`receive_batch`.
+        """Iterate over batches of messages; see :meth:`receive_batch`.
+
+        Use it if receiving messages one by one is too slow. The iteration ends with the
+        subscription.
 
         .. code-block:: python
 
@@ -285,14 +299,19 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
                 for msg in batch:
                     ...
 
-        :param max_messages: maximum number of messages in a batch. Default: all that have arrived.
+        :param max_messages: the most messages of a batch. Default: no limit.
+        :returns: an iterator of lists of messages, none of them empty.
+        :raises ConfigurationError: if ``max_messages`` is less than 1.
         """
         return _Batches(self, max_messages)
 
     def receive_nowait(self) -> Msg:
-        """Receive the next message if one has arrived.
+        """Receive a message without waiting.
 
-        :raises trio.WouldBlock: if none has.
+        :returns: the next message.
+        :raises trio.WouldBlock: if no message is waiting.
+
+        It also raises what :meth:`receive` raises.
         """
         if get_ident() != self._thread:
             self._core.check_run()
@@ -323,7 +342,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return msg
 
     def _note_receiver(self) -> trio.lowlevel.Task:
-        """Remember the present task: it takes messages out."""
+        """Remember the current task as one that receives messages."""
         task = trio.lowlevel.current_task()
         if self._receivers is None:
             self._receivers = WeakSet()
@@ -344,7 +363,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         return self
 
     async def __anext__(self) -> Msg:
-        # The same as receive(), again, for a call less per message is a tenth of the time.
+        # A copy of receive(), because another call would take a tenth of the time.
         queue = self._queue
         if queue and self._left:
             self._left -= 1
@@ -360,7 +379,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
 
 
 class _Batches(AsyncIterator[list[Msg]]):
-    """An asynchronous iterator, and not a generator, which would have to be closed."""
+    """Not an async generator, because that would have to be closed."""
 
     def __init__(self, sub: Subscription, max_messages: int | None) -> None:
         if max_messages is not None:

@@ -445,4 +445,4 @@ async def test_closing_gives_up_on_a_server_that_stays_away(
             await server.kill()
             await nc.wait_for_state(ConnectionState.RECONNECTING)
             await nc.publish("a", b"lost")
-    assert "bytes not written" in caplog.text
+    assert "bytes not sent" in caplog.text
