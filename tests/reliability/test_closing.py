@@ -123,7 +123,7 @@ async def at(stage: Stage, transport: Transport) -> AsyncIterator[Connection]:
     async with scripted(*stage.scripts) as server:
         own = trio.lowlevel.current_statistics().tasks_living - tasks
         async with transport.open(server, close_timeout=0.2, **stage.options) as nc:
-            await stage._prepare(server, nc)
+            await stage.prepare(server, nc)
             yield nc
         assert nc.state is ConnectionState.CLOSED
         with trio.fail_after(HANG_TIMEOUT):
