@@ -88,7 +88,11 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
     # --- entering and leaving --------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Subscribe. If cancelled, it has not subscribed."""
+        """Subscribe. If cancelled, it has not subscribed.
+
+        :raises trio.ClosedResourceError: if the connection is closed or draining.
+        :raises ConnectionLostError: if the connection is gone for good.
+        """
         await self._core.light_checkpoint()
         if self._sid is not None or self._ended is not None:
             raise RuntimeError("a subscription can be entered only once; subscribe again")
