@@ -56,7 +56,7 @@ SOURCE = StreamSource(name="O")
         ({"metadata": {"": "x"}}, "metadata has an empty key"),
         ({"metadata": {"x": "y" * 128 * 1024}}, "metadata of 131,073 bytes"),
         ({"republish": RePublish(src="a b", dest="c")}, "republish.src"),
-        ({"mirror": SOURCE, "subjects": ["a"]}, "a mirror cannot have subjects"),
+        ({"mirror": SOURCE, "subjects": ["a"]}, "a mirror must not have subjects"),
         ({"mirror": SOURCE, "sources": [SOURCE]}, "a mirror or sources"),
         ({"mirror": StreamSource(name="a b")}, "mirror: stream name 'a b'"),
         ({"sources": [StreamSource(name="O", filter_subject="..")]}, "sources: filter_subject"),

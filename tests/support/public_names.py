@@ -51,7 +51,7 @@ GIVEN = frozenset(
         "ObjectWatcher",
         "OrderedConsumer",
         "PageIterator",
-        "Paged",
+        "PendingAck",
         "Publisher",
         "Replies",
         "Service",

@@ -1,4 +1,8 @@
-"""What JetStream tells about streams, consumers and accounts. Times are in UTC."""
+"""What JetStream reports about streams, consumers and accounts.
+
+Times are in UTC, durations in seconds and sizes in bytes. A field that the server did not send has
+its default.
+"""
 
 from __future__ import annotations
 
@@ -30,184 +34,246 @@ __all__ = [
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Another server with a replica."""
+    """A follower: a server, other than the leader, that holds a replica."""
 
     name: str = ""
+    """The name of the server."""
     current: bool = False
-    """Whether it has all there is."""
+    """Whether the replica is up to date."""
     offline: bool = False
+    """Whether the leader considers the server offline."""
     active: Seconds = 0.0
-    """Seconds since it was heard of."""
+    """Seconds since the leader last heard from it."""
     lag: int = 0
-    """How many operations it is behind."""
+    """How many operations the replica is behind."""
     peer: str = ""
-    """The server's id."""
+    """The id of the server in the RAFT group."""
 
 
 class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a stream or a consumer is."""
+    """Where the replicas of a stream or a consumer are."""
 
     name: str = ""
+    """The name of the cluster."""
     leader: str = ""
-    """The server that leads; empty if there is none at the moment."""
+    """The name of the server that is the leader; empty while there is no leader."""
     leader_since: datetime | None = None
+    """When the leader was elected; ``None`` if the server does not say."""
     replicas: Sequence[PeerInfo] = ()
-    """The others."""
+    """The followers."""
     raft_group: str = ""
+    """The name of the RAFT group."""
     system_account: bool = False
+    """Whether the replication traffic is in the system account."""
     traffic_account: str = ""
+    """The account that carries the replication traffic."""
 
 
 class LostMessages(msgspec.Struct, frozen=True, kw_only=True):
-    """What could not be read from a damaged store."""
+    """Messages that the server could not read from a damaged store."""
 
     msgs: Sequence[int] = ()
+    """Their sequence numbers."""
     bytes: int = 0
+    """Their size in bytes."""
 
 
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in a stream."""
+    """The messages that a stream holds."""
 
     messages: int = 0
+    """Number of messages."""
     bytes: int = 0
+    """Size of all messages in bytes."""
     first_seq: int = 0
+    """The sequence number of the first message."""
     first_ts: datetime | None = None
-    """When the first message was stored; ``None`` if there is none."""
+    """When the first message was stored; ``None`` if the stream is empty."""
     last_seq: int = 0
+    """The sequence number of the last message."""
     last_ts: datetime | None = None
-    """When the last message was stored; ``None`` if there is none."""
+    """When the last message was stored; ``None`` if the stream is empty."""
     num_subjects: int = 0
+    """Number of different subjects."""
     num_deleted: int = 0
-    """How many are missing between the first and the last."""
+    """How many messages between the first and the last were deleted."""
     deleted: Sequence[int] = ()
-    """Which ones, if that was asked for."""
+    """The sequence numbers of those; only after ``refresh(deleted_details=True)``."""
     lost: LostMessages | None = None
+    """Messages lost from a damaged store, or ``None``."""
     consumer_count: int = 0
+    """Number of consumers."""
 
 
 class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a stream has been copied into this one."""
+    """The progress of a mirror, or of a source, of a stream."""
 
     name: str = ""
+    """The name of the stream that is copied."""
     filter_subject: str = ""
+    """Only messages of this subject are copied; empty for all."""
     subject_transforms: Sequence[SubjectTransform] = ()
+    """How the subjects are changed."""
     lag: int = 0
-    """How many messages are still to come."""
+    """How many messages are still to be copied."""
     active: Seconds = 0.0
-    """Seconds since something was heard; negative if nothing was so far."""
+    """Seconds since the last sign of activity; negative if there was none yet."""
     external: ExternalStream | None = None
+    """Set if the stream belongs to another domain or account."""
 
 
 class StreamAlternate(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream or a mirror of it, the best one to ask first."""
+    """A stream, or a mirror of it, from which its messages can be read."""
 
     name: str = ""
+    """The name of the stream or mirror."""
     cluster: str = ""
+    """The cluster that it is in."""
     domain: str = ""
+    """The JetStream domain that it is in."""
 
 
 class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stream is, and what is in it."""
+    """The configuration and the state of a stream."""
 
     config: StreamConfig
+    """The configuration, with the defaults that the server filled in."""
     created: datetime | None = None
+    """When the stream was created."""
     state: StreamState = StreamState()
+    """The messages that it holds."""
     cluster: ClusterInfo | None = None
+    """Where its replicas are; ``None`` if the server is not in a cluster."""
     mirror: SourceInfo | None = None
+    """The progress of the mirror; ``None`` if the stream is not a mirror."""
     sources: Sequence[SourceInfo] = ()
+    """The progress of each source."""
     alternates: Sequence[StreamAlternate] = ()
+    """The stream and its mirrors, nearest first; empty if it has no mirrors."""
     domain: str = ""
+    """The JetStream domain."""
     ts: datetime | None = None
-    """When this was so."""
+    """When the server wrote this information."""
 
 
 class SequenceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a consumer has come."""
+    """A position of a consumer."""
 
     consumer_seq: int = 0
-    """Counting what was delivered, repetitions included."""
+    """The number of the delivery; redeliveries count."""
     stream_seq: int = 0
-    """The message's sequence number in the stream."""
+    """The sequence number of the message in the stream."""
     last_active: datetime | None = None
+    """When the position last changed; ``None`` if it has not changed yet."""
 
 
 class PriorityGroupState(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is served in a priority group (ADR-42)."""
+    """The state of a priority group of a consumer (ADR-42)."""
 
     group: str = ""
+    """The name of the group."""
     pinned_client_id: str = ""
+    """The id of the pinned client; empty if no client is pinned."""
     pinned_ts: datetime | None = None
+    """When that client was pinned."""
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a consumer is, and how far it has come."""
+    """The configuration and the state of a consumer."""
 
     stream_name: str
+    """The name of the stream."""
     name: str
+    """The name of the consumer."""
     config: ConsumerConfig = ConsumerConfig()
+    """The configuration, with the defaults that the server filled in."""
     created: datetime | None = None
+    """When the consumer was created."""
     delivered: SequenceInfo = SequenceInfo()
     """The last message delivered."""
     ack_floor: SequenceInfo = SequenceInfo()
-    """The last message before which all are acknowledged."""
+    """The last message up to which all messages are acknowledged."""
     num_ack_pending: int = 0
-    """How many were delivered and are not acknowledged."""
+    """How many messages were delivered and are not acknowledged yet."""
     num_redelivered: int = 0
-    """How many were delivered more than once and are not acknowledged."""
+    """How many messages were redelivered and are not acknowledged yet."""
     num_waiting: int = 0
-    """How many pulls wait."""
+    """How many pull requests are waiting."""
     num_pending: int = 0
     """How many messages are still to be delivered."""
     cluster: ClusterInfo | None = None
+    """Where its replicas are; ``None`` if the server is not in a cluster."""
     push_bound: bool = False
-    """Whether somebody is subscribed to where it pushes."""
+    """Whether a client is subscribed to the deliver subject of a push consumer."""
     paused: bool = False
+    """Whether the consumer is paused."""
     pause_remaining: Seconds = 0.0
+    """Seconds until a paused consumer delivers again."""
     priority_groups: Sequence[PriorityGroupState] = ()
+    """The state of its priority groups."""
     ts: datetime | None = None
-    """When this was so."""
+    """When the server wrote this information."""
 
 
 class AccountLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What an account may have; -1: any number."""
+    """The limits of an account. -1 means no limit."""
 
     max_memory: int = -1
+    """Maximum size of all streams in memory, in bytes."""
     max_storage: int = -1
+    """Maximum size of all streams in files, in bytes."""
     max_streams: int = -1
+    """Maximum number of streams."""
     max_consumers: int = -1
+    """Maximum number of consumers."""
     max_ack_pending: int = -1
+    """The largest ``max_ack_pending`` that a consumer may have."""
     memory_max_stream_bytes: int = -1
+    """Maximum size of one stream in memory, in bytes."""
     storage_max_stream_bytes: int = -1
+    """Maximum size of one stream in files, in bytes."""
     max_bytes_required: bool = False
-    """Whether streams have to have ``max_bytes``."""
+    """Whether each stream must set ``max_bytes``."""
 
 
 class APIStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How much the account has asked for."""
+    """How the account has used the JetStream API."""
 
     level: int = 0
     """The API level of the server (ADR-44)."""
     total: int = 0
+    """Number of requests."""
     errors: int = 0
+    """Number of requests that were answered with an error."""
     inflight: int = 0
+    """Number of requests being processed."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
-    """What an account has, and may have; sizes are in bytes."""
+    """The usage and the limits of an account, in one tier."""
 
     memory: int = 0
+    """Bytes stored in memory."""
     storage: int = 0
+    """Bytes stored in files."""
     reserved_memory: int = 0
+    """Bytes reserved in memory by the ``max_bytes`` of streams."""
     reserved_storage: int = 0
+    """Bytes reserved in files by the ``max_bytes`` of streams."""
     streams: int = 0
+    """Number of streams."""
     consumers: int = 0
+    """Number of consumers."""
     limits: AccountLimits = AccountLimits()
+    """The limits of the account, in this tier."""
 
 
 class AccountInfo(Tier, frozen=True, kw_only=True):
-    """What an account has, and may have, in all."""
+    """The usage and the limits of an account."""
 
     domain: str = ""
+    """The JetStream domain."""
     api: APIStats = APIStats()
+    """How the account has used the JetStream API."""
     tiers: Mapping[str, Tier] = {}
-    """The same for each tier, such as ``R3``, where limits are by tier."""
+    """Usage and limits of each tier, such as ``R3``, if the limits of the account are by tier."""

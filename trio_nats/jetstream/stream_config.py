@@ -1,4 +1,4 @@
-"""How a stream is configured (ADR-6, 31, 33, 34, 36, 43, 48 to 51)."""
+"""The configuration of streams (ADR-6, 31, 33, 34, 36, 43, 48 to 51)."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ __all__ = [
 
 
 class RetentionPolicy(Choice):
-    """Until when messages stay in a stream."""
+    """When messages are removed from a stream."""
 
     LIMITS = "limits"
-    """Until a limit of the stream is reached."""
+    """When a limit of the stream is reached."""
     INTEREST = "interest"
-    """Until all consumers that want it have acknowledged it."""
+    """When all consumers that the message matches have acknowledged it."""
     WORK_QUEUE = "workqueue"
-    """Until one consumer has acknowledged it."""
+    """When one consumer has acknowledged the message."""
 
 
 class StorageType(Choice):
-    """Where messages are kept."""
+    """Where messages are stored."""
 
     FILE = "file"
     MEMORY = "memory"
 
 
 class DiscardPolicy(Choice):
-    """What goes when a limit is reached."""
+    """What the server discards when a limit is reached."""
 
     OLD = "old"
     """The oldest messages are deleted."""
@@ -62,165 +62,194 @@ class DiscardPolicy(Choice):
 
 
 class Compression(Choice):
-    """How what is stored in files is compressed."""
+    """How a stream in files is compressed."""
 
     NONE = "none"
     S2 = "s2"
 
 
 class PersistMode(Choice):
-    """When a message counts as stored."""
+    """When the server acknowledges a message."""
 
     DEFAULT = "default"
+    """After writing it."""
     ASYNC = "async"
-    """Before it is written out: faster, and lost if the server dies (server 2.12 or later)."""
+    """Before writing it, which is faster; the message is lost if the server dies (server 2.12 or
+    later)."""
 
 
 class SubjectTransform(msgspec.Struct, frozen=True, kw_only=True):
-    """Stores messages under another subject (ADR-36)."""
+    """A change of the subjects under which messages are stored (ADR-36)."""
 
     src: str = ""
-    """The subjects this is for; empty for all."""
+    """The subjects to change, with or without wildcards; empty for all."""
     dest: str
-    """The subject instead, in which ``{{wildcard(1)}}`` is what the first ``*`` stands for."""
+    """The new subject; ``{{wildcard(1)}}`` stands for the token that the first ``*`` matched."""
 
 
 class RePublish(msgspec.Struct, frozen=True, kw_only=True):
-    """Publishes messages again once they are stored."""
+    """Publishes each message again, once it is stored."""
 
     src: str = ""
-    """The subjects this is for; empty for all."""
+    """The subjects to publish again, with or without wildcards; empty for all."""
     dest: str
-    """The subject to publish to; the like of :attr:`SubjectTransform.dest`."""
+    """The subject to publish to, in the form of :attr:`SubjectTransform.dest`."""
     headers_only: bool = False
-    """Without the payload."""
+    """Whether to leave out the payload."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """On which servers."""
+    """The servers that may hold a stream."""
 
     cluster: str = ""
+    """The name of the cluster; empty for any."""
     tags: Sequence[str] = ()
-    """What the servers' tags have to include."""
+    """Tags that the servers must have."""
     preferred: str = ""
-    """The server that should lead, where that can be said."""
+    """The name of the server that should be the leader. Streams have no such setting; it is part of
+    requests to elect a leader."""
 
 
 class ExternalStream(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a stream of another domain or account is found."""
+    """How to reach a stream of another domain or account."""
 
     api: str
-    """The prefix of its API, such as ``$JS.hub.API``."""
+    """The prefix of the API there, such as ``$JS.hub.API``."""
     deliver: str = ""
-    """The prefix of the subjects that it delivers to."""
+    """The prefix of the subjects to which messages are delivered from there."""
 
     @classmethod
     def in_domain(cls, domain: str) -> ExternalStream:
-        """A stream of another domain."""
+        """Reach a stream of another domain.
+
+        :param domain: the name of the JetStream domain.
+        :returns: the prefixes to use.
+        :raises ConfigurationError: if ``domain`` is not a valid name.
+        """
         return cls(api=f"$JS.{check_name('domain', domain)}.API")
 
 
 class StreamConsumerSource(msgspec.Struct, frozen=True, kw_only=True):
-    """The durable consumer that a stream is copied by (server 2.14 or later)."""
+    """A durable consumer through which a stream is copied (server 2.14 or later)."""
 
     name: str = ""
+    """The name of the consumer."""
     deliver_subject: str = ""
+    """The subject to which the consumer delivers."""
 
 
 class StreamSource(msgspec.Struct, frozen=True, kw_only=True):
-    """Another stream whose messages are copied."""
+    """A stream to copy messages from."""
 
     name: str
+    """The name of the stream."""
     opt_start_seq: int = 0
-    """The sequence number to begin with; 0: the first."""
+    """Copy from this sequence number on; 0 for the first message."""
     opt_start_time: datetime | None = None
-    """The time to begin with."""
+    """Copy messages stored at this time or later; cannot be combined with ``opt_start_seq``."""
     filter_subject: str = ""
-    """Only what is stored under these subjects; empty for all."""
+    """Copy only messages of this subject, with or without wildcards; empty for all."""
     subject_transforms: Sequence[SubjectTransform] = ()
+    """How to change the subjects; cannot be combined with ``filter_subject``."""
     external: ExternalStream | None = None
+    """Set this if the stream belongs to another domain or account."""
     consumer: StreamConsumerSource | None = None
+    """The durable consumer to copy through; ``None`` for one that the server makes."""
 
 
 class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of consumers, and their defaults."""
+    """Limits, and at the same time defaults, for the consumers of a stream."""
 
     inactive_threshold: Seconds = 0.0
-    """Seconds; 0: as much as they like."""
+    """The longest ``inactive_threshold`` in seconds; 0 for no limit."""
     max_ack_pending: int = 0
-    """0: as much as they like."""
+    """The largest ``max_ack_pending``; 0 for no limit."""
 
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream's configuration. Sizes are in bytes, times in seconds."""
+    """The configuration of a stream. Sizes are in bytes, durations in seconds."""
 
     name: str
+    """The name of the stream: up to 255 characters without spaces and any of ``. * > / \\``."""
     description: str = ""
+    """A text for people."""
     subjects: Sequence[str] = ()
-    """What it stores, with or without wildcards; nothing given means its own name, and for mirrors
-    and streams with sources nothing."""
+    """The subjects to store, with or without wildcards. If empty, the stream stores the subject
+    that is its name; a mirror, or a stream with sources, then stores only what it copies."""
     retention: RetentionPolicy = RetentionPolicy.LIMITS
+    """When messages are removed."""
     max_consumers: int = -1
-    """-1: any number."""
+    """Maximum number of consumers; -1 for no limit."""
     max_msgs: int = -1
-    """-1: any number."""
+    """Maximum number of messages; -1 for no limit."""
     max_bytes: int = -1
-    """-1: any number."""
+    """Maximum size of all messages, in bytes; -1 for no limit."""
     max_age: Seconds = 0.0
-    """How old messages become; 0: any age."""
+    """Maximum age of a message in seconds; 0 for no limit."""
     max_msgs_per_subject: int = -1
-    """-1: any number."""
+    """Maximum number of messages of each subject; -1 for no limit."""
     max_msg_size: int = -1
-    """-1: whatever the server takes."""
+    """Maximum size of a message, in bytes; -1 for what the server allows."""
     discard: DiscardPolicy = DiscardPolicy.OLD
+    """What to discard when a limit is reached."""
     discard_new_per_subject: bool = False
-    """With ``DiscardPolicy.NEW``: new messages are refused at ``max_msgs_per_subject`` too."""
+    """With ``DiscardPolicy.NEW``: also refuse new messages at ``max_msgs_per_subject``."""
     storage: StorageType = StorageType.FILE
+    """Where to store the messages."""
     num_replicas: int = 1
-    """On how many servers of the cluster each message is: 1, 3 or 5."""
+    """Number of servers in the cluster that hold the stream: 1, 3 or 5."""
     no_ack: bool = False
-    """Publishing gets no acknowledgement, and so :meth:`JetStream.publish` fails."""
+    """Do not acknowledge what is published. :meth:`JetStream.publish` then fails."""
     duplicate_window: Seconds | None = None
-    """For how long a message's id is remembered. ``None``: as the server thinks, two minutes."""
+    """How long to remember the ``msg_id`` of messages, in seconds. ``None`` for the default of the
+    server, two minutes."""
     placement: Placement | None = None
+    """The servers that may hold the stream; ``None`` for any."""
     mirror: StreamSource | None = None
-    """The stream that this one is a copy of."""
+    """The stream of which this one is a copy."""
     sources: Sequence[StreamSource] = ()
-    """The streams that are copied into this one."""
+    """Streams to copy into this one."""
     sealed: bool = False
-    """Nothing can be stored or deleted any more, nor this be undone. Not when it is created."""
+    """Whether the stream is sealed: nothing can be stored or deleted any more. Set it with an
+    update; it cannot be undone."""
     deny_delete: bool = False
-    """Messages cannot be deleted, nor this be undone."""
+    """Do not allow messages to be deleted. This cannot be undone."""
     deny_purge: bool = False
-    """It cannot be purged, nor this be undone."""
+    """Do not allow the stream to be purged. This cannot be undone."""
     allow_rollup_hdrs: bool = False
-    """A message with the header ``Nats-Rollup`` replaces the earlier ones."""
+    """Allow messages with the header ``Nats-Rollup``, which replace all earlier ones."""
     compression: Compression = Compression.NONE
+    """How to compress a stream in files."""
     first_seq: int = 0
-    """The first message's sequence number; 0: 1."""
+    """The sequence number of the first message; 0 stands for 1."""
     subject_transform: SubjectTransform | None = None
+    """How to change the subjects of messages before storing them."""
     republish: RePublish | None = None
+    """Where to publish messages again, once they are stored."""
     allow_direct: bool = False
-    """Messages can be got from any replica, without asking the leader (ADR-31)."""
+    """Allow direct gets, which any replica answers (ADR-31)."""
     mirror_direct: bool = False
-    """And from mirrors."""
+    """For a mirror: also answer direct gets that are meant for its origin."""
     consumer_limits: ConsumerLimits | None = None
+    """Limits and defaults for consumers."""
     metadata: Mapping[str, str] | None = None
-    """What begins with ``_nats.`` is the server's (ADR-44)."""
+    """Any pairs of texts, at most 128 KiB. Keys that begin with ``_nats.`` belong to the server
+    (ADR-44)."""
     allow_msg_ttl: bool = False
-    """Messages may have a time to live of their own (ADR-43; server 2.11 or later)."""
+    """Allow messages to have a time to live of their own (ADR-43; server 2.11 or later)."""
     subject_delete_marker_ttl: Seconds = 0.0
-    """A message that ends a subject by age is followed by a marker, which lives this long; 0: is
-    not (server 2.11 or later)."""
+    """When the last message of a subject expires, store a marker that lives so long, in seconds;
+    0 for no marker (ADR-43; server 2.11 or later)."""
     allow_msg_counter: bool = False
-    """It is one of counters (ADR-49; server 2.12 or later)."""
+    """Make each subject a counter (ADR-49; server 2.12 or later)."""
     allow_atomic: bool = False
-    """Batches can be published all or nothing (ADR-50; server 2.12 or later)."""
+    """Allow atomic batches (ADR-50; server 2.12 or later)."""
     allow_msg_schedules: bool = False
-    """Messages can be scheduled (ADR-51; server 2.12 or later)."""
+    """Allow scheduled messages (ADR-51; server 2.12 or later)."""
     persist_mode: PersistMode | None = None
+    """When to acknowledge a message; ``None`` for the default of the server."""
     allow_batched: bool = False
-    """Batches can be published fast (ADR-50; server 2.14 or later)."""
+    """Allow fast batches (ADR-50; server 2.14 or later)."""
 
 
 class StreamOptions(TypedDict, total=False):
@@ -266,7 +295,7 @@ class StreamOptions(TypedDict, total=False):
 
 
 def check_stream(config: StreamConfig) -> StreamConfig:
-    """``config`` if nothing is wrong with it that can be seen from here."""
+    """Return ``config`` unless it is certain that the server would refuse it."""
     json_codec.check_types(config)
     check_name("stream", config.name)
     check_filters("subjects", config.subjects)
@@ -277,10 +306,10 @@ def check_stream(config: StreamConfig) -> StreamConfig:
     if config.mirror is not None:
         if config.subjects:
             raise ConfigurationError(
-                "a mirror cannot have subjects: it stores the messages of its origin"
+                "a mirror must not have subjects: it stores the messages of its origin"
             )
         if config.sources:
-            raise ConfigurationError("a stream can have a mirror or sources, not both")
+            raise ConfigurationError("a stream must have a mirror or sources, not both")
         _check_source("mirror", config.mirror)
     for source in config.sources:
         _check_source("sources", source)
@@ -294,12 +323,12 @@ def _check_source(what: str, source: StreamSource) -> None:
     if source.filter_subject:
         check_filter(f"{what}: filter_subject", source.filter_subject)
         if source.subject_transforms:
-            raise ConfigurationError(f"{what}: filter_subject or subject_transforms, not both")
+            raise ConfigurationError(f"{what}: give filter_subject or subject_transforms, not both")
     if source.external is not None:
         check_subject(f"{what}: external.api", source.external.api)
 
 
-# What servers came to know one after another, and are asked the API level for.
+# Settings that need an API level, because older servers do not know them.
 _NEWER = (
     "allow_msg_ttl",
     "subject_delete_marker_ttl",
@@ -311,7 +340,7 @@ _NEWER = (
 
 
 def left_out(asked: StreamConfig, told: StreamConfig) -> list[str]:
-    """What a server has not taken over, for servers before 2.12 do not say so."""
+    """Return the settings that the server ignored. Servers before 2.12 do so without an error."""
     missing = [name for name in _NEWER if getattr(asked, name) and not getattr(told, name)]
     if asked.persist_mode == PersistMode.ASYNC != told.persist_mode:
         missing.append("persist_mode")
@@ -319,7 +348,7 @@ def left_out(asked: StreamConfig, told: StreamConfig) -> list[str]:
 
 
 def required_level(config: StreamConfig) -> int:
-    """The API level that a server needs for all of this (ADR-44); 0 if any will do."""
+    """Return the API level that the configuration needs (ADR-44); 0 if any server will do."""
     newest = config.allow_batched or any(
         source.consumer for source in (*config.sources, config.mirror) if source is not None
     )

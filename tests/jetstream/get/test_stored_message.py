@@ -244,7 +244,7 @@ async def test_a_batch_that_breaks_off(nats_server: NatsServer) -> None:
                     await msg.respond(b"x", headers=headers)
 
                 nursery.start_soon(answer)
-                with pytest.raises(RequestTimeoutError, match="nothing more of a batch"):
+                with pytest.raises(RequestTimeoutError, match="the next message of a batch"):
                     await anext(paged)
 
 
@@ -255,7 +255,7 @@ async def test_a_batch_that_breaks_off(nats_server: NatsServer) -> None:
         ({"Nats-Sequence": "x"}, "malformed answer"),
         ({"Nats-Time-Stamp": "now"}, "malformed answer"),
         ({"Nats-Num-Pending": None}, "server 2.11 or later"),
-        ({"Nats-Num-Pending": "5"}, "more messages came than asked for"),
+        ({"Nats-Num-Pending": "5"}, "sent more messages than requested"),
     ],
 )
 async def test_batches_of_nonsense(nats_server: NatsServer, headers, text) -> None:
@@ -303,9 +303,9 @@ async def test_a_batch_has_no_more_bytes_than_were_asked_for(nats_server: NatsSe
                         await msg.respond(bytes(20_000), headers=headers)
 
             nursery.start_soon(answer)
-            with pytest.raises(JetStreamError, match="more messages came than asked for"):
+            with pytest.raises(JetStreamError, match="sent more messages than requested"):
                 await anext(stream.get_msgs(max_messages=1000, max_bytes=50_000))
-            with pytest.raises(JetStreamError, match="more messages came than asked for"):
+            with pytest.raises(JetStreamError, match="sent more messages than requested"):
                 await anext(stream.get_last_msgs(["s"], max_messages=1000, max_bytes=50_000))
             nursery.cancel_scope.cancel()
         assert asked == [50_000, 50_000]

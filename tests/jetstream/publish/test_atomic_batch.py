@@ -142,7 +142,7 @@ async def test_what_cannot_be(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await filled(js, 0, allow_atomic=True)
         batch = js.atomic_batch()
-        with pytest.raises(ConfigurationError, match="no messages"):
+        with pytest.raises(ConfigurationError, match="must have messages"):
             await batch.commit()
         await batch.add("s.0")
         for subject in ("a b", "s.*", ""):

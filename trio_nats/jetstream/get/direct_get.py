@@ -1,4 +1,4 @@
-"""Many messages by direct gets: batch after batch (ADR-31)."""
+"""Direct gets of single messages and of batches (ADR-31)."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, 
 __all__ = ["Batches", "direct_get", "not_allowed"]
 
 OVERHEAD = 5 * 1024
-"""Bytes that the headers in which a direct get tells where a message is stored may take."""
+"""Maximum bytes of the headers that the server adds to each message of a direct get."""
 LARGEST = ProtocolLimits().payload
 
 
 def not_allowed(stream: str) -> JetStreamError:
-    """Nobody answers direct gets."""
+    """Return the error for a direct get that nobody answers."""
     return JetStreamError(
-        f"stream {stream!r} does not answer direct gets: it is configured without allow_direct, "
-        "or is not there"
+        f"stream {stream!r} does not answer direct gets: it does not exist, or was configured "
+        "without allow_direct=True"
     )
 
 
 async def direct_get(api: API, stream: str, request: MsgRequest, seconds: float) -> StoredMsg:
-    """One message, from whichever replica answers. Raises :exc:`NoRespondersError` if none does."""
+    """Get one message from any replica.
+
+    :raises NoRespondersError: if no replica answers.
+    """
     subject, payload = api.subject(f"DIRECT.GET.{stream}"), json_codec.encode(request)
     literal = not {"*", ">"} & {*request.last_by_subj.split(".")}
     if request.last_by_subj and literal:
-        # Permissions can be for single subjects then.
+        # With the subject in the request, permissions can restrict it.
         subject, payload = f"{subject}.{request.last_by_subj}", b""
     return from_direct(await api.nc.request(subject, payload, timeout=seconds))
 
 
 class Batches:
-    """The messages that ``request`` asks for, batch after batch."""
+    """Gets the messages that ``request`` describes, batch by batch."""
 
     def __init__(
         self, api: API, stream: str, request: MsgRequest, seconds: float, limit: int | None
@@ -54,7 +57,7 @@ class Batches:
         self._left = limit
 
     def paged(self) -> PageIterator[StoredMsg]:
-        """For an ``async for``."""
+        """Return an iterator for one ``async for``."""
         return PageIterator(self._next)
 
     async def _next(self) -> tuple[Sequence[StoredMsg], bool]:
@@ -69,16 +72,16 @@ class Batches:
             assert last is not None
             changes: dict[str, object] = {"seq": found[-1].seq + 1, "start_time": None}
             if request.multi_last:
-                # As it was when the first batch was asked for, whatever is stored later.
+                # Later batches show the stream as it was at the time of the first one.
                 changes |= {"up_to_seq": number_in(last, UP_TO) or 0, "up_to_time": None}
             self._request = msgspec.structs.replace(self._request, **changes)
         return found, more and self._left != 0
 
     async def _ask(self, request: MsgRequest) -> tuple[list[StoredMsg], Msg | None]:
-        """The messages, and the message after them."""
+        """Return the messages of a batch, and the status that ends it."""
         found: list[StoredMsg] = []
         subject = self._api.subject(f"DIRECT.GET.{self._stream}")
-        most = request.batch + 1  # the end is a message too
+        most = request.batch + 1  # the status at the end counts
         room = request.max_bytes
         async with self._api.nc.request_many(
             subject,
@@ -96,14 +99,14 @@ class Batches:
                     return found, msg
                 if room <= 0:
                     raise self._too_much()
-                # The server ends a batch with the message by which it has so many bytes.
+                # The server ends a batch with the message that reaches max_bytes.
                 room -= max(0, len(msg.data) + len(msg.raw_headers or b"") - OVERHEAD)
                 try:
                     found.append(from_direct(msg))
                 except MessageNotFoundError:
                     return found, None
                 if number_in(msg, PENDING) is None:
-                    raise JetStreamError("batches of direct gets need a server 2.11 or later")
+                    raise JetStreamError("batches of direct gets need server 2.11 or later")
 
     async def _receive(self, replies: Replies) -> Msg:
         try:
@@ -114,12 +117,12 @@ class Batches:
         except trio.EndOfChannel:
             raise self._too_much() from None
         raise timed_out(
-            f"nothing more of a batch of messages of stream {self._stream!r} within "
+            f"the next message of a batch of stream {self._stream!r} did not come within "
             f"{self._seconds:g} s",
             self._api.nc.disconnected_for,
         )
 
     def _too_much(self) -> JetStreamError:
         return JetStreamError(
-            f"stream {self._stream!r}: more messages came than asked for, or far too slowly"
+            f"stream {self._stream!r} sent more messages than requested, or took far too long"
         )

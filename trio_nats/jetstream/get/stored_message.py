@@ -1,4 +1,4 @@
-"""Messages as a stream keeps them, and both ways of getting them (ADR-31)."""
+"""Stored messages, as the API and direct gets return them (ADR-31)."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ PENDING, UP_TO = "Nats-Num-Pending", "Nats-UpTo-Sequence"
 
 
 class StoredMsg(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A message in a stream."""
+    """A message stored in a stream."""
 
     stream: str
-    """The stream it is in; that of the origin if a mirror of it answered."""
+    """The name of the stream; that of the origin if a mirror answered."""
     subject: str
-    """What it is stored under."""
+    """The subject under which it is stored."""
     seq: int
-    """Its sequence number."""
+    """Its sequence number in the stream."""
     timestamp: datetime | None
     """When it was stored, in UTC."""
     data: bytes
@@ -61,7 +61,7 @@ class StoredMsg(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class MsgRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Which message, or messages."""
+    """A request for one message, or for a batch of them (ADR-31)."""
 
     seq: int = 0
     last_by_subj: str = ""
@@ -83,13 +83,13 @@ class _Raw(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MsgAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A message in JSON, its headers and its payload in base 64."""
+    """An answer with a message in JSON; headers and payload are in base64."""
 
     message: _Raw
 
 
 def from_answer(stream: str, answer: MsgAnswer) -> StoredMsg:
-    """The message in an answer of the API."""
+    """Return the message in an answer of the API."""
     raw = answer.message
     return StoredMsg(
         stream=stream,
@@ -102,13 +102,16 @@ def from_answer(stream: str, answer: MsgAnswer) -> StoredMsg:
 
 
 def from_direct(msg: Msg) -> StoredMsg:
-    """The message that a direct get was answered by.
+    """Return the message in an answer to a direct get.
 
-    What it is stored as stands in headers of the answer, behind the message's own. Raises
-    :exc:`JetStreamAPIError`, or :exc:`MessageNotFoundError`, if it is a refusal.
+    Stream, subject, sequence number and time are in headers that follow those of the message.
+
+    :raises MessageNotFoundError: if there is no such message.
+    :raises JetStreamAPIError: if the server refused the request.
+    :raises JetStreamError: if the answer is malformed.
     """
     told, own = _split(msg.raw_headers or b"")
-    # A publisher may have given a message the first line of a refusal.
+    # The status line alone proves nothing: a publisher may have written it.
     if (status := refusal(msg)) is not None:
         if status.code == 404:
             raise MessageNotFoundError(404, ErrorCode.MESSAGE_NOT_FOUND, "no message found")
@@ -129,19 +132,18 @@ def from_direct(msg: Msg) -> StoredMsg:
 def refusal(msg: Msg) -> Status | None:
     """Return the status of an answer to a direct get; ``None`` if it is a stored message.
 
-    The headers that the server appends decide. The status line does not: a publisher may have
-    written it.
+    An answer with the headers that the server adds is a message, whatever its status line says.
     """
     status = msg.status
     return None if status is None or _SEQUENCE in _split(msg.raw_headers or b"")[0] else status
 
 
 def _split(block: bytes) -> tuple[dict[str, str], bytes]:
-    """Return what the server says in a header block, and what the publisher says in it.
+    """Return the header lines of the server, and the header block of the publisher.
 
-    The server appends its lines to the publisher's block, the stream's first. No name of a stream
-    and no subject holds a space, so the last line that begins like that is the server's. The lines
-    are read raw because a subject may hold bytes that no header may.
+    The server appends its lines to the publisher's block, beginning with the name of the stream.
+    Names and subjects contain no space, so the last line that begins like that is the server's.
+    The lines are read raw because subjects may contain bytes that are not allowed in headers.
     """
     own, found, rest = block.rpartition(_STREAM.encode() + b": ")
     lines = (found + rest).decode("utf-8", "backslashreplace").split("\r\n")
@@ -150,13 +152,13 @@ def _split(block: bytes) -> tuple[dict[str, str], bytes]:
 
 
 def number_in(msg: Msg, name: str) -> int | None:
-    """A number that the server says; ``None`` if it does not."""
+    """Return a number from a header line of the server, or ``None``."""
     text = _split(msg.raw_headers or b"")[0].get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
 def _time(text: str) -> datetime | None:
-    """Servers before 2.10 or so write times in Go's own way."""
+    """Read a time; servers before about 2.10 use the format of Go's ``Time.String``."""
     if text.endswith(" UTC"):
         date, clock, *_ = text.split(" ")
         text = f"{date}T{clock}Z"

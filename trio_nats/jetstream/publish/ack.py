@@ -1,4 +1,4 @@
-"""What is published to a stream, and what comes back."""
+"""Headers of messages published to a stream, and acknowledgements."""
 
 from __future__ import annotations
 
@@ -28,42 +28,48 @@ MIN_TTL = 1.0
 
 
 class PubAck(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream's word that it has stored a message."""
+    """Acknowledgement of a stream that it has stored a message."""
 
     stream: str
-    """The stream."""
+    """The name of the stream."""
     seq: int
-    """The message's sequence number in it."""
+    """The sequence number of the message in the stream."""
     duplicate: bool = False
-    """It has been there already: a message with the same ``msg_id``, which is the one at ``seq``.
-    """
+    """Whether the stream already held a message with the same ``msg_id``. It is the one at ``seq``,
+    and nothing was stored."""
     domain: str = ""
     """The JetStream domain."""
     val: str | None = None
-    """Where subjects are counters (ADR-49), what this one has come to: a whole number."""
+    """The new value of a counter, a whole number in decimal digits (ADR-49); ``None`` if the
+    subject is not a counter."""
     batch: str = ""
-    """The id of the batch that ends with the message (ADR-50)."""
+    """The id of the batch that was committed with the message (ADR-50)."""
     count: int = 0
-    """How many messages the batch has."""
+    """Number of messages in that batch."""
 
 
 _decode = msgspec.json.Decoder(PubAck).decode
 
 
 def read_ack(msg: Msg, subject: str) -> PubAck:
-    """What came back for a message to ``subject``. Raises the error that it is."""
+    """Return the acknowledgement in a reply to a message published to ``subject``.
+
+    :raises NoStreamResponseError: if no stream stores the subject.
+    :raises JetStreamAPIError: if the stream refused the message.
+    :raises JetStreamError: if the reply is something else.
+    """
     try:
-        # A refusal has a sequence number too: 0.
+        # An error also has a sequence number, which is 0.
         if msg.raw_headers is None and (ack := _decode(msg.data)).seq > 0:
             return ack
     except (ValueError, RecursionError):
         pass
     if (status := msg.status) is not None and status.code == 503:
         raise NoStreamResponseError(subject)
-    read_answer(msg.data, Answer, subject)  # raises what was refused
+    read_answer(msg.data, Answer, subject)  # raises if it is an error
     raise JetStreamError(
-        f"the reply to a message to {subject!r} is no acknowledgement; somebody else than a stream "
-        "replies there"
+        f"the reply to a message to {subject!r} is not an acknowledgement: a subscriber replied "
+        "that is not a stream"
     )
 
 
@@ -78,7 +84,7 @@ def publish_headers(
     expect_last_msg_id: str | None = None,
     ttl: float | None = None,
 ) -> HeadersLike | None:
-    """``headers`` and what else is to be said with a message."""
+    """Return ``headers``, completed with the headers for the other arguments."""
     own: dict[str, str] = {}
     if msg_id is not None:
         own[MSG_ID] = _check_id("msg_id", msg_id)
@@ -91,7 +97,7 @@ def publish_headers(
         own[EXPECTED_LAST_SUBJECT_SEQ] = str(seq)
     if expect_last_subject is not None:
         if expect_last_subject_seq is None:
-            raise ConfigurationError("expect_last_subject goes with expect_last_subject_seq")
+            raise ConfigurationError("expect_last_subject needs expect_last_subject_seq as well")
         own[EXPECTED_LAST_SUBJECT_SEQ_SUBJECT] = expect_last_subject
     if expect_last_msg_id is not None:
         own[EXPECTED_LAST_MSG_ID] = _check_id("expect_last_msg_id", expect_last_msg_id)
@@ -109,12 +115,12 @@ def publish_headers(
 
 def _check_id(name: str, value: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name} must be a str that is not empty, not {value!r}")
+        raise ConfigurationError(f"{name} must be a non-empty str, not {value!r}")
     return value
 
 
 def _ttl(ttl: float) -> str:
-    """As a duration of Go's; servers take whole seconds and durations alike."""
+    """Return the value of the TTL header: whole seconds, or a duration in Go's format."""
     if check_seconds("ttl", ttl) == math.inf:
         return "never"
     if ttl < MIN_TTL:

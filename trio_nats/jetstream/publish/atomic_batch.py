@@ -1,4 +1,4 @@
-"""Batches that are stored whole or not at all (ADR-50)."""
+"""Atomic batches: messages that a stream stores all together or not at all (ADR-50)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ BATCH_ID = "Nats-Batch-Id"
 BATCH_SEQUENCE = "Nats-Batch-Sequence"
 BATCH_COMMIT = "Nats-Batch-Commit"
 ACK_EVERY = 100
-"""So often the server is asked whether it follows."""
+"""Wait for the server after this many messages, so that it can keep up."""
 
 P = TypeVar("P")
 
 
 class AtomicBatch:
-    """Messages that are stored all or none, as made by :meth:`JetStream.atomic_batch`.
+    """Messages that a stream stores all together or not at all (ADR-50).
+
+    Made by :meth:`JetStream.atomic_batch`.
 
     .. code-block:: python
 
@@ -35,17 +37,17 @@ class AtomicBatch:
         await batch.add("users.7.city", b"Springfield")
         ack = await batch.commit()
 
-    The stream has to allow it (``allow_atomic``), and the server to be 2.12 or later. A stream
-    takes 1,000 messages in a batch unless it is set up otherwise, and forgets a batch of which it
-    has not heard for 10 seconds: nothing of it is stored then, and so dropping one without a
-    :meth:`commit` drops it whole. One task uses it at a time.
+    The stream must have ``allow_atomic``, and the server must be 2.12 or later. By default, a
+    server accepts up to 1,000 messages in a batch, and abandons a batch after 10 seconds without a
+    new message. Nothing is stored before :meth:`commit`; to give up a batch, do not commit it.
+    Only one task at a time may use a batch.
     """
 
     def __init__(self, api: API, *, timeout: float | None) -> None:
         self._nc = api.nc
         self._timeout = api.seconds(timeout)
         self._id = api.nc.new_inbox().rpartition(".")[2]
-        # The last one is sent by commit(), which has to say that it is the last one.
+        # The last message is held back: commit() sends it, marked as the last one.
         self._held: tuple[str, Payload, HeadersLike | None] | None = None
         self._sent = 0
         self._over = ""
@@ -53,11 +55,11 @@ class AtomicBatch:
 
     @property
     def id(self) -> str:
-        """What the server knows it by."""
+        """The id of the batch, as the server knows it."""
         return self._id
 
     def __len__(self) -> int:
-        """How many messages it has."""
+        """Return the number of messages."""
         return self._sent + (self._held is not None)
 
     @overload
@@ -100,17 +102,40 @@ class AtomicBatch:
         ttl: float | None = None,
         codec: Encoder[P] | None = None,
     ) -> None:
-        """Add a message. The arguments are those of :meth:`JetStream.publish`.
+        """Add a message.
 
-        ``expect_last_seq`` is for the first one only. What is expected is compared when the batch
-        is committed, with what was stored before it.
+        Sends the message that was added before; the server's answer is awaited for the first one
+        and then for every hundredth. Expectations are checked on :meth:`commit`, against what was
+        stored before the batch. If cancelled, the message is not added; if cancelled while the
+        server is to answer, the batch has failed.
 
-        Raises what :meth:`JetStream.publish` raises, for a message that was added before; the batch
-        is over then. If cancelled, the message has not been added; but while the server is being
-        asked, which it is for some, that ends the batch.
+        :param subject: the subject to publish to.
+        :param payload: bytes, a str to be sent as UTF-8, or what ``codec`` encodes.
+        :param headers: headers of the message; the parameters below replace headers that mean the
+            same.
+        :param msg_id: an id by which the stream recognizes duplicates. Default: none.
+        :param expect_last_seq: the sequence number of the last message in the stream; for the first
+            message of the batch only. Default: not checked.
+        :param expect_last_subject_seq: the sequence number of the last message of ``subject``.
+            Default: not checked.
+        :param expect_last_subject: check ``expect_last_subject_seq`` for this subject instead.
+        :param ttl: seconds until the message is deleted, at least 1. Default: no limit of its own.
+        :param codec: encodes ``payload``; see :mod:`trio_nats.codecs`.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if ``subject`` is not a valid subject.
+        :raises EncodeError: if ``codec`` cannot encode ``payload``.
+        :raises NoStreamResponseError: if no stream stores the subject of an earlier message. The
+            batch has failed, as it has after the next three errors.
+        :raises JetStreamAPIError: if the server refused an earlier message.
+        :raises JetStreamError: if the server does not know batches, or the batch has been committed
+            or has failed before.
+        :raises RequestTimeoutError: if the server did not answer in time.
+        :raises trio.BusyResourceError: if another task is using the batch.
         """
         if expect_last_seq is not None and len(self):
-            raise ConfigurationError("expect_last_seq is for the first message of a batch only")
+            raise ConfigurationError(
+                "expect_last_seq is allowed for the first message of a batch only"
+            )
         own = publish_headers(
             headers,
             msg_id=msg_id,
@@ -119,7 +144,7 @@ class AtomicBatch:
             expect_last_subject=expect_last_subject,
             ttl=ttl,
         )
-        # It is sent later, when complaining would be late.
+        # The message is sent later, so check it now.
         check_subject("subject", subject)
         own = None if own is None else Headers(own)
         data = encoded(codec, payload)
@@ -135,28 +160,38 @@ class AtomicBatch:
             self._busy = False
 
     async def commit(self) -> PubAck:
-        """Have it stored, and return the acknowledgement of its last message.
+        """Store the batch. It cannot be used afterwards, even if this fails.
 
-        Raises what :meth:`JetStream.publish` raises: then nothing was stored, except that after a
-        timeout, and when it is cancelled, all may be or nothing. The batch is over in any case.
+        If cancelled, all messages may have been stored, or none.
+
+        :returns: the acknowledgement of the last message.
+        :raises ConfigurationError: if the batch has no messages; add some and commit again.
+        :raises WrongLastSequenceError: if an expectation was not met; nothing was stored.
+        :raises NoStreamResponseError: if no stream stores the subject; nothing was stored.
+        :raises JetStreamAPIError: if the server refused the batch; nothing was stored.
+        :raises JetStreamError: if the answer is not an acknowledgement, or the batch has been
+            committed or has failed before.
+        :raises RequestTimeoutError: if the server did not answer in time; all messages may have
+            been stored, or none.
+        :raises trio.BusyResourceError: if another task is using the batch.
         """
         self._begin()
         try:
             if self._held is None:
-                raise ConfigurationError("the batch has no messages: add some before commit()")
+                raise ConfigurationError("the batch must have messages: call add() before commit()")
             ack = await self._ask(self._held, commit=True)
             self._over, self._held = "has been committed", None
         finally:
             self._busy = False
         if ack is None:
-            raise JetStreamError("the answer to the batch is not an acknowledgement of a stream")
+            raise JetStreamError("the answer to the batch is not an acknowledgement: it is empty")
         return ack
 
     def _begin(self) -> None:
         if self._busy:
             raise trio.BusyResourceError("another task is using this batch")
         if self._over:
-            raise JetStreamError(f"the batch {self._over}; make another one")
+            raise JetStreamError(f"the batch {self._over}; make another with js.atomic_batch()")
         self._busy = True
 
     async def _send(self, message: tuple[str, Payload, HeadersLike | None]) -> None:
@@ -170,7 +205,7 @@ class AtomicBatch:
     async def _ask(
         self, message: tuple[str, Payload, HeadersLike | None], *, commit: bool = False
     ) -> PubAck | None:
-        """Send it and wait for the answer, without which the batch is over."""
+        """Send a message and wait for the answer. The batch has failed if none comes."""
         subject, data, headers = message
         numbered = self._numbered(headers)
         if commit:
@@ -185,8 +220,8 @@ class AtomicBatch:
             ack = read_ack(msg, subject)
             if not commit:
                 raise JetStreamError(
-                    f"the stream at {subject!r} stores messages one by one, the first one is "
-                    "stored: its server does not know batches"
+                    f"the server does not know batches, which need version 2.12 or later; the "
+                    f"first message, to {subject!r}, was stored by itself"
                 )
         self._over = over
         self._sent += 1

@@ -1,4 +1,4 @@
-"""Publishing: the half of :class:`~trio_nats.jetstream.JetStream` that stores messages (ADR-22)."""
+"""Publishing to streams: that part of :class:`~trio_nats.jetstream.JetStream` (ADR-22)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ P = TypeVar("P")
 
 
 class Publishing:
-    """The half of :class:`~trio_nats.jetstream.JetStream` that stores messages."""
+    """The part of :class:`~trio_nats.jetstream.JetStream` that publishes to streams."""
 
     def __init__(self, api: API) -> None:
         self._api = api
@@ -85,32 +85,48 @@ class Publishing:
         retry_wait: float = DEFAULT_RETRY_WAIT,
         codec: Encoder[P] | None = None,
     ) -> PubAck:
-        """Publish a message, and wait until the stream that listens on ``subject`` has stored it.
+        """Publish a message, and wait until a stream has stored it.
 
-        :param payload: as for :meth:`Connection.publish`, with ``codec`` as well.
-        :param headers: more headers; what the arguments below say replaces theirs.
-        :param msg_id: what tells the message from others: stored again within the stream's
-            ``duplicate_window``, it is not. Makes publishing again safe after a timeout.
-        :param expect_stream: store it only if this is the stream.
-        :param expect_last_seq: and only if this is the last message's sequence number; 0 if there
-            must be none.
-        :param expect_last_subject_seq: the same among the messages of the subject.
-        :param expect_last_subject: another subject that is meant by that, which may have wildcards.
-        :param expect_last_msg_id: and only if this is the last message's ``msg_id``.
-        :param ttl: seconds until the message is deleted, one at least; ``math.inf`` keeps it
-            whatever the stream's ``max_age``. The stream has to allow it (``allow_msg_ttl``).
-        :param timeout: seconds until the acknowledgement is given up, the context's unless given.
-        :param attempts: how often it is published before it is believed that no stream listens;
-            a stream that changes its leader does not for a moment.
-        :param retry_wait: seconds between two attempts.
+        If cancelled, the message may have been stored. To publish it again safely, give it a
+        ``msg_id``.
 
-        Raises :exc:`NoStreamResponseError` if no stream listens on the subject;
-        :exc:`WrongLastSequenceError`, :exc:`WrongLastMsgIdError` or :exc:`StreamMismatchError` for
-        what was expected and is not so; another :exc:`JetStreamAPIError` if it was refused;
-        :exc:`JetStreamError` if somebody else replied; :exc:`RequestTimeoutError` if nobody did;
-        :exc:`ConfigurationError` for arguments that cannot be; and what
-        :meth:`Connection.publish` raises. After a timeout, and when it is cancelled, the message
-        may be stored or not.
+        :param subject: the subject to publish to.
+        :param payload: bytes, a str to be sent as UTF-8, or what ``codec`` encodes.
+        :param headers: headers of the message; the parameters below replace headers that mean the
+            same.
+        :param msg_id: an id by which the stream recognizes duplicates: it does not store a second
+            message with the same id within its ``duplicate_window``. Default: none.
+        :param expect_stream: store the message only in the stream of this name. Default: not
+            checked.
+        :param expect_last_seq: store the message only if the last message in the stream has this
+            sequence number; 0 for an empty stream. Default: not checked.
+        :param expect_last_subject_seq: store the message only if the last message of ``subject``
+            has this sequence number; 0 if there must not be any. Default: not checked.
+        :param expect_last_subject: check ``expect_last_subject_seq`` for this subject instead,
+            which may have wildcards.
+        :param expect_last_msg_id: store the message only if the last message in the stream has this
+            ``msg_id``. Default: not checked.
+        :param ttl: seconds until the message is deleted, at least 1; with ``math.inf`` it is kept
+            even beyond the ``max_age`` of the stream. The stream must have ``allow_msg_ttl``.
+            Default: no limit of its own.
+        :param timeout: seconds to wait for the acknowledgement. Default: the timeout of
+            :meth:`Connection.jetstream`.
+        :param attempts: how often to publish the message while no stream answers, as happens for a
+            moment when a stream elects a leader. Default: 2.
+        :param retry_wait: seconds between two attempts. Default: 0.25.
+        :param codec: encodes ``payload``; see :mod:`trio_nats.codecs`.
+        :returns: the acknowledgement.
+        :raises NoStreamResponseError: if no stream stores ``subject``.
+        :raises WrongLastSequenceError: if ``expect_last_seq`` or ``expect_last_subject_seq`` does
+            not hold.
+        :raises WrongLastMsgIdError: if ``expect_last_msg_id`` does not hold.
+        :raises StreamMismatchError: if ``expect_stream`` does not hold.
+        :raises JetStreamAPIError: if the stream refused the message for another reason.
+        :raises JetStreamError: if the reply did not come from a stream.
+        :raises RequestTimeoutError: if no acknowledgement came in time. The message may have been
+            stored.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises NatsError: a subclass of it, if :meth:`Connection.publish` failed; nothing was sent.
         """
         own = publish_headers(
             headers,
@@ -140,17 +156,25 @@ class Publishing:
     def publisher(
         self, *, max_pending: int = DEFAULT_PENDING, timeout: float | None = None
     ) -> Publisher:
-        """Publishes many messages at a time: ``async with js.publisher() as publisher:``.
+        """Publish many messages fast: ``async with js.publisher() as publisher:``.
 
-        For throughput: it does not wait for each acknowledgement, but has up to ``max_pending`` of
-        them still to come; each may take ``timeout`` seconds, the context's unless given. See
-        :class:`Publisher`.
+        A publisher does not wait for each acknowledgement before it sends the next message.
+
+        :param max_pending: maximum number of messages that wait for their acknowledgement.
+            Default: 256.
+        :param timeout: seconds to wait for each acknowledgement. Default: the timeout of
+            :meth:`Connection.jetstream`.
+        :returns: a publisher, to be used in an ``async with`` block.
+        :raises ConfigurationError: if an argument is invalid.
         """
         return Publisher(self._api, max_pending=max_pending, timeout=timeout)
 
     def atomic_batch(self, *, timeout: float | None = None) -> AtomicBatch:
-        """A batch of messages that a stream stores all or none of; see :class:`AtomicBatch`.
+        """Make a batch of messages that a stream stores all together or not at all.
 
-        An acknowledgement may take ``timeout`` seconds, the context's unless given.
+        :param timeout: seconds to wait for each answer of the server. Default: the timeout of
+            :meth:`Connection.jetstream`.
+        :returns: an empty batch. Nothing is sent before the first messages are added.
+        :raises ConfigurationError: if ``timeout`` is invalid.
         """
         return AtomicBatch(self._api, timeout=timeout)

@@ -1,4 +1,10 @@
-"""Publishing without waiting for each acknowledgement."""
+"""Publishing to streams without waiting for each acknowledgement.
+
+Each message has a reply subject of its own, below an inbox with one subscription. A task receives
+the acknowledgements there and hands each to its :class:`PendingAck`; another one gives up those
+that are overdue. A semaphore limits how many can be pending. Failures are kept until somebody asks
+for them; those that nobody asked for are raised when the block is left.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +31,17 @@ __all__ = ["DEFAULT_PENDING", "PendingAck", "Publisher"]
 DEFAULT_PENDING = 256
 SPARE_ACKS = 1_000
 ACK_SIZE = 4 * 1024
-"""Bytes that an acknowledgement, or a refusal, takes at most."""
+"""Maximum bytes of an acknowledgement or an error."""
 MAX_UNCLAIMED = 1_000
-"""So many failures nobody has asked about end the publishing."""
+"""Publishing ends after this many failures that nobody has asked for."""
 MAX_ERRORS = 100
-"""Of which so many are told one by one."""
+"""How many of them an :exc:`UnacknowledgedError` lists."""
 
 P = TypeVar("P")
 
 
 class PendingAck:
-    """An acknowledgement to come: ``ack = await publisher.publish(...)``, then ``await ack``."""
+    """A pending acknowledgement: ``ack = await publisher.publish(...)``, then ``await ack``."""
 
     __slots__ = ("__weakref__", "_arrived", "_deadline", "_outcome", "_publisher", "_subject")
 
@@ -48,19 +54,30 @@ class PendingAck:
 
     @property
     def subject(self) -> str:
-        """What the message was published to."""
+        """The subject that the message was published to."""
         return self._subject
 
     @property
     def done(self) -> bool:
-        """Whether it has come, or will not come any more."""
+        """Whether the acknowledgement has come, or has failed to come."""
         return self._outcome is not None
 
     async def wait(self) -> PubAck:
-        """Wait for it; any number of tasks may, any number of times.
+        """Wait for the acknowledgement. Several tasks may wait, and more than once.
 
-        Raises what :meth:`JetStream.publish` raises, and :exc:`trio.ClosedResourceError` if the
-        publisher's block was left by an exception before. If cancelled, it can be waited for again.
+        If cancelled, you can wait again.
+
+        :returns: the acknowledgement.
+        :raises NoStreamResponseError: if no stream stores the subject.
+        :raises JetStreamAPIError: or the subclass for the reason, if the stream refused the
+            message; see :meth:`JetStream.publish`.
+        :raises JetStreamError: if the reply did not come from a stream.
+        :raises RequestTimeoutError: if no acknowledgement came in time. The message may have been
+            stored.
+        :raises ConnectionLostError: if the connection ended before. The message may have been
+            stored.
+        :raises trio.ClosedResourceError: if the publisher was closed before. The message may have
+            been stored.
         """
         self._publisher._nc._check_run()
         if self._outcome is None:
@@ -89,7 +106,9 @@ class PendingAck:
 
 
 class Publisher:
-    """Publishes many messages at a time, as made by :meth:`JetStream.publisher`.
+    """Publishes many messages to streams without waiting for each acknowledgement.
+
+    Made by :meth:`JetStream.publisher`.
 
     .. code-block:: python
 
@@ -97,11 +116,13 @@ class Publisher:
             for order in orders:
                 await publisher.publish("orders.new", order)
 
-    Messages leave in the order they are published in, and are not published again by themselves,
-    for that would change it. Leaving the block normally waits for all acknowledgements. A failure
-    is raised where its acknowledgement is awaited; those nobody has asked about are raised on
-    leaving, all in one :exc:`UnacknowledgedError`. Leaving it by an exception, cancellation
-    included, forgets them, and what was published may be stored or not.
+    Messages are sent in the order in which you publish them. None is published a second time
+    automatically, because that would change the order.
+
+    Leaving the block waits for all acknowledgements. A failure is raised where its acknowledgement
+    is awaited; all others are raised when the block is left, in one :exc:`UnacknowledgedError`. If
+    the block is left by an exception, cancellation included, pending acknowledgements are dropped,
+    and their messages may or may not have been stored.
     """
 
     def __init__(self, api: API, *, max_pending: int, timeout: float | None) -> None:
@@ -110,7 +131,7 @@ class Publisher:
         self._timeout = api.seconds(timeout)
         self._inbox = api.nc.new_inbox()
         self._prefix = len(self._inbox) + 1
-        # Twice as many as there can be, for others may publish there too.
+        # Twice the maximum, because others can publish to the inbox too.
         most = 2 * max_pending + SPARE_ACKS
         self._sub = api.nc.subscribe(
             f"{self._inbox}.*", pending_limits=PendingLimits(messages=most, bytes=most * ACK_SIZE)
@@ -126,12 +147,12 @@ class Publisher:
 
     @property
     def pending(self) -> int:
-        """How many acknowledgements are still to come."""
+        """Number of messages that wait for their acknowledgement."""
         return len(self._pending)
 
     @property
     def max_pending(self) -> int:
-        """The most there may be at a time."""
+        """Maximum number of messages that wait for their acknowledgement."""
         return self._max_pending
 
     @overload
@@ -180,15 +201,29 @@ class Publisher:
         ttl: float | None = None,
         codec: Encoder[P] | None = None,
     ) -> PendingAck:
-        """Publish a message, and return the acknowledgement that is to come.
+        """Publish a message, and return its pending acknowledgement.
 
-        The arguments are those of :meth:`JetStream.publish`. Waits while ``max_pending``
-        acknowledgements are still to come. One that does not come within ``timeout`` seconds is a
-        failure.
+        Waits while ``max_pending`` acknowledgements are pending. If cancelled, nothing was
+        published.
 
-        Raises what :meth:`Connection.publish` raises; what has ended the publisher, such as
-        :exc:`ConnectionLostError`; :exc:`UnacknowledgedError` after 1,000 failures that nobody has
-        asked about. Then, and when it is cancelled, nothing was published.
+        :param subject: the subject to publish to.
+        :param payload: bytes, a str to be sent as UTF-8, or what ``codec`` encodes.
+        :param headers: headers of the message; the parameters below replace headers that mean the
+            same.
+        :param msg_id: an id by which the stream recognizes duplicates. Default: none.
+        :param expect_stream: the name of the stream. Default: not checked, as the next four.
+        :param expect_last_seq: the sequence number of the last message in the stream.
+        :param expect_last_subject_seq: the sequence number of the last message of ``subject``.
+        :param expect_last_subject: check ``expect_last_subject_seq`` for this subject instead.
+        :param expect_last_msg_id: the ``msg_id`` of the last message in the stream.
+        :param ttl: seconds until the message is deleted, at least 1. Default: no limit of its own.
+        :param codec: encodes ``payload``; see :mod:`trio_nats.codecs`.
+        :returns: the pending acknowledgement; await it, or leave the block.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises UnacknowledgedError: after 1,000 failures that nobody has asked for.
+        :raises ConnectionLostError: if the connection has ended.
+        :raises trio.ClosedResourceError: if the publisher or the connection is closed.
+        :raises NatsError: a subclass of it, if :meth:`Connection.publish` failed; nothing was sent.
         """
         own = publish_headers(
             headers,
@@ -209,7 +244,7 @@ class Publisher:
             await self._room.acquire()
         try:
             self._check_open()
-            # Subscribers to the subject see one, and must not be able to tell the others.
+            # Subscribers to the subject see this token, and must not be able to guess others.
             if not self._tokens:
                 self._tokens = random_tokens()
             token = self._tokens.pop().decode()
@@ -224,13 +259,16 @@ class Publisher:
             if self._pending.pop(token, None) is not None:
                 self._room.release()
                 self._check_done()
-            self._claim(ack)  # the caller is told by the exception
+            self._claim(ack)  # the exception tells the caller
             raise
         return ack
 
     def _check_open(self) -> None:
         if not self._entered:
-            raise RuntimeError("use it as 'async with js.publisher() as publisher:'")
+            raise RuntimeError(
+                "this publisher has not been entered; use it as "
+                "'async with js.publisher() as publisher:'"
+            )
         if self._ended is not None:
             raise fresh(self._ended)
         if self._leaving:
@@ -242,9 +280,10 @@ class Publisher:
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Make ready. If cancelled, nothing has happened.
+        """Subscribe for acknowledgements. If cancelled, nothing has happened.
 
-        Raises :exc:`trio.ClosedResourceError` or :exc:`ConnectionLostError` if the connection is.
+        :raises trio.ClosedResourceError: if the connection is closed.
+        :raises ConnectionLostError: if the connection was lost.
         """
         if self._entered:
             raise RuntimeError("a publisher can be entered only once; make another")
@@ -268,7 +307,7 @@ class Publisher:
         finally:
             with trio.CancelScope(shield=True):
                 await self._sub.aclose()
-        # Tasks that were waiting have been told by now, and have claimed their failures.
+        # Tasks that were waiting have run by now, and have claimed their failures.
         if exc is None and self._unclaimed:
             raise self._failures()
 
@@ -283,17 +322,21 @@ class Publisher:
             self._nursery.cancel_scope.cancel()
 
     async def aclose(self) -> None:
-        """Wait for all acknowledgements, then unsubscribe. Leaving the block does the same.
+        """Wait for all acknowledgements, then close. Leaving the block does the same.
 
-        From the call on, nothing more can be published. Harmless when repeated. If cancelled, the
-        publisher is closed without waiting any longer; leaving the block then raises
-        :exc:`UnacknowledgedError` for what was still to come.
+        Nothing more can be published from now on. Harmless when repeated. If cancelled, the
+        publisher is closed at once; leaving the block then raises :exc:`UnacknowledgedError` for
+        the pending acknowledgements.
 
-        :raises UnacknowledgedError: for failures that nobody has asked about.
+        :raises UnacknowledgedError: if messages were not acknowledged and nobody has asked for
+            their acknowledgements.
         """
         self._nc._check_run()
         if not self._entered:
-            raise RuntimeError("use it as 'async with js.publisher() as publisher:'")
+            raise RuntimeError(
+                "this publisher has not been entered; use it as "
+                "'async with js.publisher() as publisher:'"
+            )
         self._leaving = True
         try:
             self._check_done()
@@ -320,11 +363,11 @@ class Publisher:
     # --- acknowledgements ------------------------------------------------------------------------
 
     def _claim(self, ack: PendingAck) -> None:
-        """Somebody has asked about it."""
+        """Note that somebody has asked for the acknowledgement."""
         self._unclaimed.pop(ack, None)
 
     async def _receive(self) -> None:
-        """Hand out the acknowledgements, until there can be no more."""
+        """Hand out acknowledgements until the subscription ends."""
         try:
             while True:
                 for msg in await self._sub.receive_batch():
@@ -337,14 +380,14 @@ class Publisher:
             self._end(error)
 
     async def _expire(self) -> None:
-        """Give up those that do not come."""
+        """Give up acknowledgements that are overdue."""
         while True:
-            # All have the same timeout, so the first one published is the first one to be late.
+            # All have the same timeout, so the one published first is due first.
             first = next(iter(self._pending.values()), None)
             now = trio.current_time()
             due = math.inf if first is None else first._deadline
             if due > now:
-                # What is published during the wait is not due any earlier.
+                # Messages published during the wait are due later.
                 await trio.sleep_until(min(due, now + self._timeout))
                 continue
             del self._pending[next(iter(self._pending))]
@@ -352,14 +395,14 @@ class Publisher:
             self._settle(
                 first,
                 timed_out(
-                    f"no acknowledgement of the message to {first.subject!r} within "
-                    f"{self._timeout:g} s; whether it was stored is not known",
+                    f"the message to {first.subject!r} was not acknowledged within "
+                    f"{self._timeout:g} s; it may have been stored",
                     self._nc.disconnected_for,
                 ),
             )
 
     def _end(self, error: Exception) -> None:
-        """There will be no more, and this is why."""
+        """Fail all pending acknowledgements, and those to come, with ``error``."""
         if self._ended is None:
             self._ended = error
         pending, self._pending = self._pending, {}
