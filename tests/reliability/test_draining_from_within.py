@@ -211,7 +211,7 @@ async def test_a_handler_of_a_service_drains(concurrency: int) -> None:
                     await drained.wait()
                 return request.data
 
-            sub = service.endpoints[0].sub
+            sub = service.endpoints[0]._sub
             async with service:
                 await nc.flush()
                 for number in range(6):

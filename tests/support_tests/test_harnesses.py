@@ -101,9 +101,9 @@ class Queue:
 
 async def test_a_message_lost_to_a_cancellation_is_found() -> None:
     careful, careless = Queue(careful=True), Queue(careful=False)
-    assert await cancel_at_each_checkpoint(careful._prepare, careful.check) == 1
+    assert await cancel_at_each_checkpoint(careful.prepare, careful.check) == 1
     with pytest.raises(AssertionError, match="lost"):
-        await cancel_at_each_checkpoint(careless._prepare, careless.check)
+        await cancel_at_each_checkpoint(careless.prepare, careless.check)
 
 
 async def test_tasks_of_the_operation_count_when_asked_to() -> None:
