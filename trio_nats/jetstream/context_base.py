@@ -47,9 +47,9 @@ def _names(page: _Names) -> Sequence[str]:
 
 
 class BaseJetStream(Publishing):
-    """All of :class:`~trio_nats.jetstream.JetStream` but key-value and object stores.
+    """All of :class:`~trio_nats.jetstream.JetStream` except key-value and object stores.
 
-    Those take this, so that they need not import what imports them.
+    They are built on this class, so that they need not import what imports them.
     """
 
     def __init__(
@@ -65,21 +65,23 @@ class BaseJetStream(Publishing):
 
     @property
     def connection(self) -> BaseConnection:
-        """The connection that it uses."""
+        """The connection."""
         return self._api.nc
 
     @property
     def prefix(self) -> str:
-        """What the subjects of requests to the API begin with."""
+        """The prefix of the subjects of API requests."""
         return self._api.prefix
 
     @property
     def timeout(self) -> float:
-        """Seconds that an answer may take, unless a call says otherwise."""
+        """Seconds to wait for an answer of the API, unless a call has its own timeout."""
         return self._api.timeout
 
     async def account_info(self) -> AccountInfo:
-        """What the account has and may have, and the server's API level."""
+        """Request the use and the limits of the account, and the API level. If cancelled, nothing
+        changes.
+        """
         return await self._api.request("INFO", None, AccountInfo)
 
     # --- streams ---------------------------------------------------------------------------------
@@ -89,11 +91,16 @@ class BaseJetStream(Publishing):
     ) -> Stream:
         """Create a stream: ``await js.create_stream("ORDERS", subjects=["orders.>"])``.
 
-        ``config`` is a whole configuration, or the name; the keywords are the fields of
-        :class:`StreamConfig` and override what it says. A stream that is there already, with the
-        same configuration, is as good as a new one; otherwise :exc:`StreamNameInUseError` is
-        raised. :exc:`APILevelError` is raised if the server is too old for some of it; one before
-        2.12 has created the stream without that.
+        A stream that exists with the same configuration is returned. If cancelled, it may have been
+        created.
+
+        :param config: a configuration, or the name of the stream.
+        :param options: fields of :class:`StreamConfig`; they override those of ``config``.
+        :returns: the stream.
+        :raises ConfigurationError: if the configuration is invalid.
+        :raises StreamNameInUseError: if it exists with another configuration.
+        :raises APILevelError: if the server is too old for an option. A server before 2.12 has
+            created the stream without it.
         """
         whole = whole_config(StreamConfig, config, options)
         try:
@@ -104,10 +111,15 @@ class BaseJetStream(Publishing):
     async def update_stream(
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]
     ) -> Stream:
-        """Replace the configuration of a stream: settings that are not given get their defaults.
+        """Replace the configuration of a stream: options that are not given get their defaults.
 
-        To change some of it say ``await js.update_stream(stream.info.config, max_msgs=10)``.
-        Raises :exc:`StreamNotFoundError` if there is none.
+        To change an option, pass ``await js.update_stream(stream.info.config, max_msgs=10)``. If
+        cancelled, it may have been updated.
+
+        :param config: a configuration, or the name of the stream.
+        :param options: fields of :class:`StreamConfig`; they override those of ``config``.
+        :returns: the stream.
+        :raises StreamNotFoundError: if it does not exist.
         """
         return await self._put("UPDATE", whole_config(StreamConfig, config, options))
 
@@ -138,7 +150,14 @@ class BaseJetStream(Publishing):
     async def create_or_update_stream(
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]
     ) -> Stream:
-        """Have a stream configured like that, whether it was there or not."""
+        """Create a stream, or replace its configuration.
+
+        If cancelled, it may have been created or updated.
+
+        :param config: a configuration, or the name of the stream.
+        :param options: fields of :class:`StreamConfig`; they override those of ``config``.
+        :returns: the stream.
+        """
         whole = whole_config(StreamConfig, config, options)
         try:
             return await self._put("UPDATE", whole)
@@ -150,19 +169,28 @@ class BaseJetStream(Publishing):
             return await self._put("UPDATE", whole)
 
     async def stream(self, name: str) -> Stream:
-        """The stream of that name. Raises :exc:`StreamNotFoundError` if there is none."""
+        """Get a stream. If cancelled, nothing changes.
+
+        :param name: its name.
+        :raises StreamNotFoundError: if it does not exist.
+        """
         check_name("stream", name)
         return Stream(self._api, await self._api.request(f"STREAM.INFO.{name}", None, StreamInfo))
 
     async def delete_stream(self, name: str) -> None:
-        """Delete a stream and all in it. Raises :exc:`StreamNotFoundError` if there is none."""
+        """Delete a stream with its messages. If cancelled, it may have been deleted.
+
+        :param name: its name.
+        :raises StreamNotFoundError: if it does not exist.
+        """
         check_name("stream", name)
         await self._api.request(f"STREAM.DELETE.{name}", None, Answer)
 
     async def stream_name_by_subject(self, subject: str) -> str:
-        """The name of the stream that stores ``subject``, or the first one that does.
+        """Get the name of the first stream that stores a subject. If cancelled, nothing changes.
 
-        Raises :exc:`StreamNotFoundError` if none does.
+        :param subject: the subject.
+        :raises StreamNotFoundError: if no stream stores it.
         """
         async for name in self.stream_names(subject=subject):
             return name
@@ -171,9 +199,10 @@ class BaseJetStream(Publishing):
         )
 
     async def stream_by_subject(self, subject: str) -> Stream:
-        """The stream that stores ``subject``, or the first one that does.
+        """Get the first stream that stores a subject. If cancelled, nothing changes.
 
-        Raises :exc:`StreamNotFoundError` if none does.
+        :param subject: the subject.
+        :raises StreamNotFoundError: if no stream stores it.
         """
         return await self.stream(await self.stream_name_by_subject(subject))
 

@@ -34,43 +34,43 @@ __all__ = [
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A follower: a server, other than the leader, that holds a replica."""
+    """Another server with a replica."""
 
     name: str = ""
-    """The name of the server."""
+    """Name of the server."""
     current: bool = False
-    """Whether the replica is up to date."""
+    """Whether its replica is up to date."""
     offline: bool = False
-    """Whether the leader considers the server offline."""
+    """Whether it is offline."""
     active: Seconds = 0.0
-    """Seconds since the leader last heard from it."""
+    """Seconds since it was last heard from."""
     lag: int = 0
-    """How many operations the replica is behind."""
+    """Number of operations that it is behind."""
     peer: str = ""
-    """The id of the server in the RAFT group."""
+    """ID of the server."""
 
 
 class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the replicas of a stream or a consumer are."""
+    """The servers of a stream or a consumer."""
 
     name: str = ""
-    """The name of the cluster."""
+    """Name of the cluster."""
     leader: str = ""
-    """The name of the server that is the leader; empty while there is no leader."""
+    """Name of the leader; empty if there is no leader at the moment."""
     leader_since: datetime | None = None
-    """When the leader was elected; ``None`` if the server does not say."""
+    """The time at which it became the leader."""
     replicas: Sequence[PeerInfo] = ()
-    """The followers."""
+    """The other servers."""
     raft_group: str = ""
-    """The name of the RAFT group."""
+    """Name of the Raft group."""
     system_account: bool = False
-    """Whether the replication traffic is in the system account."""
+    """Whether replication uses the system account."""
     traffic_account: str = ""
-    """The account that carries the replication traffic."""
+    """The account that replication uses."""
 
 
 class LostMessages(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages that the server could not read from a damaged store."""
+    """Messages that could not be read from a damaged store."""
 
     msgs: Sequence[int] = ()
     """Their sequence numbers."""
@@ -79,201 +79,201 @@ class LostMessages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages that a stream holds."""
+    """The content of a stream."""
 
     messages: int = 0
     """Number of messages."""
     bytes: int = 0
-    """Size of all messages in bytes."""
+    """Size in bytes."""
     first_seq: int = 0
-    """The sequence number of the first message."""
+    """Sequence number of the first message."""
     first_ts: datetime | None = None
-    """When the first message was stored; ``None`` if the stream is empty."""
+    """The time at which the first message was stored, or ``None``."""
     last_seq: int = 0
-    """The sequence number of the last message."""
+    """Sequence number of the last message."""
     last_ts: datetime | None = None
-    """When the last message was stored; ``None`` if the stream is empty."""
+    """The time at which the last message was stored, or ``None``."""
     num_subjects: int = 0
     """Number of different subjects."""
     num_deleted: int = 0
-    """How many messages between the first and the last were deleted."""
+    """Number of deleted messages between the first and the last."""
     deleted: Sequence[int] = ()
-    """The sequence numbers of those; only after ``refresh(deleted_details=True)``."""
+    """Their sequence numbers, if requested."""
     lost: LostMessages | None = None
-    """Messages lost from a damaged store, or ``None``."""
+    """Messages that were lost, if any."""
     consumer_count: int = 0
     """Number of consumers."""
 
 
 class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The progress of a mirror, or of a source, of a stream."""
+    """The progress of copying another stream into this one."""
 
     name: str = ""
-    """The name of the stream that is copied."""
+    """Name of the other stream."""
     filter_subject: str = ""
-    """Only messages of this subject are copied; empty for all."""
+    """The subjects that are copied; empty for all."""
     subject_transforms: Sequence[SubjectTransform] = ()
-    """How the subjects are changed."""
+    """How subjects are changed."""
     lag: int = 0
-    """How many messages are still to be copied."""
+    """Number of messages still to be copied."""
     active: Seconds = 0.0
-    """Seconds since the last sign of activity; negative if there was none yet."""
+    """Seconds since it was last heard from; negative if never."""
     external: ExternalStream | None = None
-    """Set if the stream belongs to another domain or account."""
+    """Where the other stream is, if in another domain or account."""
 
 
 class StreamAlternate(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream, or a mirror of it, from which its messages can be read."""
+    """A stream or a mirror of it; the first of several is the best to use."""
 
     name: str = ""
-    """The name of the stream or mirror."""
+    """Name of the stream."""
     cluster: str = ""
-    """The cluster that it is in."""
+    """Its cluster."""
     domain: str = ""
-    """The JetStream domain that it is in."""
+    """Its JetStream domain."""
 
 
 class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration and the state of a stream."""
+    """The configuration and state of a stream."""
 
     config: StreamConfig
-    """The configuration, with the defaults that the server filled in."""
+    """Its configuration."""
     created: datetime | None = None
-    """When the stream was created."""
+    """The time at which it was created."""
     state: StreamState = StreamState()
-    """The messages that it holds."""
+    """Its content."""
     cluster: ClusterInfo | None = None
-    """Where its replicas are; ``None`` if the server is not in a cluster."""
+    """Its servers, if it is in a cluster."""
     mirror: SourceInfo | None = None
-    """The progress of the mirror; ``None`` if the stream is not a mirror."""
+    """The stream that it mirrors, if any."""
     sources: Sequence[SourceInfo] = ()
-    """The progress of each source."""
+    """The streams that are copied into it."""
     alternates: Sequence[StreamAlternate] = ()
-    """The stream and its mirrors, nearest first; empty if it has no mirrors."""
+    """This stream and its mirrors, the best to use first."""
     domain: str = ""
-    """The JetStream domain."""
+    """Its JetStream domain."""
     ts: datetime | None = None
-    """When the server wrote this information."""
+    """The time of this information."""
 
 
 class SequenceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A position of a consumer."""
 
     consumer_seq: int = 0
-    """The number of the delivery; redeliveries count."""
+    """Number of deliveries up to it, including redeliveries."""
     stream_seq: int = 0
-    """The sequence number of the message in the stream."""
+    """Sequence number of the message in the stream."""
     last_active: datetime | None = None
-    """When the position last changed; ``None`` if it has not changed yet."""
+    """The time of the last activity."""
 
 
 class PriorityGroupState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a priority group of a consumer (ADR-42)."""
+    """The state of a priority group (ADR-42)."""
 
     group: str = ""
-    """The name of the group."""
+    """Name of the group."""
     pinned_client_id: str = ""
-    """The id of the pinned client; empty if no client is pinned."""
+    """ID of the pinned client, if any."""
     pinned_ts: datetime | None = None
-    """When that client was pinned."""
+    """The time at which it was pinned."""
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration and the state of a consumer."""
+    """The configuration and state of a consumer."""
 
     stream_name: str
-    """The name of the stream."""
+    """Name of its stream."""
     name: str
-    """The name of the consumer."""
+    """Name of the consumer."""
     config: ConsumerConfig = ConsumerConfig()
-    """The configuration, with the defaults that the server filled in."""
+    """Its configuration."""
     created: datetime | None = None
-    """When the consumer was created."""
+    """The time at which it was created."""
     delivered: SequenceInfo = SequenceInfo()
     """The last message delivered."""
     ack_floor: SequenceInfo = SequenceInfo()
     """The last message up to which all messages are acknowledged."""
     num_ack_pending: int = 0
-    """How many messages were delivered and are not acknowledged yet."""
+    """Number of messages delivered and not acknowledged."""
     num_redelivered: int = 0
-    """How many messages were redelivered and are not acknowledged yet."""
+    """Number of messages delivered more than once and not acknowledged."""
     num_waiting: int = 0
-    """How many pull requests are waiting."""
+    """Number of waiting pull requests."""
     num_pending: int = 0
-    """How many messages are still to be delivered."""
+    """Number of messages still to be delivered."""
     cluster: ClusterInfo | None = None
-    """Where its replicas are; ``None`` if the server is not in a cluster."""
+    """Its servers, if it is in a cluster."""
     push_bound: bool = False
-    """Whether a client is subscribed to the deliver subject of a push consumer."""
+    """Whether a client is subscribed to the subject of a push consumer."""
     paused: bool = False
-    """Whether the consumer is paused."""
+    """Whether it is paused."""
     pause_remaining: Seconds = 0.0
-    """Seconds until a paused consumer delivers again."""
+    """Seconds until it resumes."""
     priority_groups: Sequence[PriorityGroupState] = ()
     """The state of its priority groups."""
     ts: datetime | None = None
-    """When the server wrote this information."""
+    """The time of this information."""
 
 
 class AccountLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of an account. -1 means no limit."""
+    """The limits of an account; -1 means no limit."""
 
     max_memory: int = -1
-    """Maximum size of all streams in memory, in bytes."""
+    """Bytes in memory."""
     max_storage: int = -1
-    """Maximum size of all streams in files, in bytes."""
+    """Bytes in files."""
     max_streams: int = -1
-    """Maximum number of streams."""
+    """Number of streams."""
     max_consumers: int = -1
-    """Maximum number of consumers."""
+    """Number of consumers."""
     max_ack_pending: int = -1
-    """The largest ``max_ack_pending`` that a consumer may have."""
+    """Number of unacknowledged messages of a consumer."""
     memory_max_stream_bytes: int = -1
-    """Maximum size of one stream in memory, in bytes."""
+    """Bytes of a stream in memory."""
     storage_max_stream_bytes: int = -1
-    """Maximum size of one stream in files, in bytes."""
+    """Bytes of a stream in files."""
     max_bytes_required: bool = False
-    """Whether each stream must set ``max_bytes``."""
+    """Whether streams must have ``max_bytes``."""
 
 
 class APIStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How the account has used the JetStream API."""
+    """The account's use of the API."""
 
     level: int = 0
-    """The API level of the server (ADR-44)."""
+    """API level of the server (ADR-44)."""
     total: int = 0
     """Number of requests."""
     errors: int = 0
-    """Number of requests that were answered with an error."""
+    """Number of requests answered with an error."""
     inflight: int = 0
     """Number of requests being processed."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
-    """The usage and the limits of an account, in one tier."""
+    """The use and the limits of an account; sizes are in bytes."""
 
     memory: int = 0
-    """Bytes stored in memory."""
+    """Bytes used in memory."""
     storage: int = 0
-    """Bytes stored in files."""
+    """Bytes used in files."""
     reserved_memory: int = 0
-    """Bytes reserved in memory by the ``max_bytes`` of streams."""
+    """Bytes reserved in memory."""
     reserved_storage: int = 0
-    """Bytes reserved in files by the ``max_bytes`` of streams."""
+    """Bytes reserved in files."""
     streams: int = 0
     """Number of streams."""
     consumers: int = 0
     """Number of consumers."""
     limits: AccountLimits = AccountLimits()
-    """The limits of the account, in this tier."""
+    """The limits."""
 
 
 class AccountInfo(Tier, frozen=True, kw_only=True):
-    """The usage and the limits of an account."""
+    """The use and the limits of an account in total."""
 
     domain: str = ""
-    """The JetStream domain."""
+    """JetStream domain."""
     api: APIStats = APIStats()
-    """How the account has used the JetStream API."""
+    """Use of the API."""
     tiers: Mapping[str, Tier] = {}
-    """Usage and limits of each tier, such as ``R3``, if the limits of the account are by tier."""
+    """The same for each tier, such as ``R3``, if limits are by tier."""

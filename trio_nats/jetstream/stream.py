@@ -58,7 +58,7 @@ class StreamConsumers:
 
     @property
     def name(self) -> str:
-        """The stream's name."""
+        """Name of the stream."""
         return self._name
 
     async def create_consumer(
@@ -66,31 +66,42 @@ class StreamConsumers:
     ) -> Consumer:
         """Create a consumer: ``await stream.create_consumer("workers", ack_wait=60)``.
 
-        ``config`` is a whole configuration, or the name, or ``None`` for one that is made up; the
-        keywords are the fields of :class:`ConsumerConfig` and override what it says. With
-        ``durable_name`` it stays until it is deleted. One that is there already, with the same
-        configuration, is as good as a new one; otherwise :exc:`ConsumerNameInUseError` is raised.
+        With ``durable_name`` it exists until it is deleted. A consumer that exists with the same
+        configuration is returned. If cancelled, it may have been created.
 
-        If cancelled, it may have been created all the same.
+        :param config: a configuration, or the name of the consumer. Default: a generated name.
+        :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
+        :returns: the consumer.
+        :raises ConsumerNameInUseError: if it exists with another configuration.
         """
         return await self._put("create", config, options)
 
     async def update_consumer(
         self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
-        """Replace the configuration of a consumer: settings that are not given get their defaults.
+        """Replace the configuration of a consumer: options that are not given get their defaults.
 
-        To change some of it say
-        ``await stream.update_consumer(consumer.info.config, max_ack_pending=10)``. Raises
-        :exc:`ConsumerNotFoundError` if there is none. If cancelled, it may have happened all the
-        same.
+        To change an option, pass ``await stream.update_consumer(consumer.info.config,
+        max_ack_pending=10)``. If cancelled, it may have been updated.
+
+        :param config: a configuration, or the name of the consumer.
+        :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
+        :returns: the consumer.
+        :raises ConsumerNotFoundError: if it does not exist.
         """
         return await self._put("update", config, options)
 
     async def create_or_update_consumer(
         self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
-        """Create a consumer, or replace its configuration; see :meth:`create_consumer`."""
+        """Create a consumer, or replace its configuration.
+
+        If cancelled, it may have been created or updated.
+
+        :param config: a configuration, or the name of the consumer.
+        :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
+        :returns: the consumer.
+        """
         return await self._put("", config, options)
 
     async def _put(
@@ -100,37 +111,55 @@ class StreamConsumers:
         return await put_consumer(self._api, self._name, action, whole)
 
     async def consumer(self, name: str) -> Consumer:
-        """The consumer of that name. Raises :exc:`ConsumerNotFoundError` if there is none."""
+        """Get a consumer. If cancelled, nothing changes.
+
+        :param name: its name.
+        :raises ConsumerNotFoundError: if it does not exist.
+        """
         check_name("consumer", name)
         suffix = f"CONSUMER.INFO.{self._name}.{name}"
         info = await self._api.request(suffix, None, ConsumerInfo)
         return Consumer(self._api, self._name, info.name, info)
 
     def bind_consumer(self, name: str) -> Consumer:
-        """The consumer of that name, without asking for it.
+        """Use a consumer without requesting it, for users with the permission to pull only.
 
-        For users that may pull and nothing else. What depends on its configuration is left to the
-        server then. Raises :exc:`ConfigurationError` for what is no name.
+        Checks that depend on its configuration are left to the server.
+
+        :param name: its name.
+        :raises ConfigurationError: if the name is not allowed.
         """
         return Consumer(self._api, self._name, check_name("consumer", name), None)
 
     async def delete_consumer(self, name: str) -> None:
-        """Delete a consumer. Raises :exc:`ConsumerNotFoundError` if there is none.
+        """Delete a consumer. If cancelled, it may have been deleted.
 
-        If cancelled, it may have been deleted all the same.
+        :param name: its name.
+        :raises ConsumerNotFoundError: if it does not exist.
         """
         await delete_consumer(self._api, self._name, check_name("consumer", name))
 
     async def pause_consumer(self, name: str, until: datetime) -> PauseState:
-        """See :meth:`Consumer.pause`."""
+        """Pause a consumer; see :meth:`Consumer.pause`. If cancelled, it may be paused.
+
+        :param name: its name.
+        :param until: the time until which it delivers nothing, with a time zone.
+        """
         return await pause_consumer(self._api, self._name, check_name("consumer", name), until)
 
     async def resume_consumer(self, name: str) -> PauseState:
-        """See :meth:`Consumer.resume`."""
+        """Resume a consumer; see :meth:`Consumer.resume`. If cancelled, it may be resumed.
+
+        :param name: its name.
+        """
         return await pause_consumer(self._api, self._name, check_name("consumer", name), None)
 
     async def unpin_consumer(self, name: str, group: str) -> None:
-        """See :meth:`Consumer.unpin`."""
+        """Unpin a client of a consumer; see :meth:`Consumer.unpin`. If cancelled, it may be done.
+
+        :param name: its name.
+        :param group: the priority group.
+        """
         await unpin_consumer(self._api, self._name, check_name("consumer", name), group)
 
     def consumers(self) -> PageIterator[ConsumerInfo]:
@@ -166,9 +195,23 @@ class StreamConsumers:
     ) -> OrderedConsumer:
         """Read the stream in order, without acknowledging; see :class:`OrderedConsumer`.
 
-        Nothing is sent by this. ``filter_subjects`` is one or several; the others are the fields of
-        :class:`ConsumerConfig`. The consumers behind it are named ``name_prefix`` and a number.
-        Raises :exc:`ConfigurationError` or :exc:`InvalidSubjectError` for what cannot be.
+        Nothing is sent by this call.
+
+        :param filter_subjects: read only messages of this subject or these subjects, which may have
+            wildcards. Default: all.
+        :param deliver_policy: the message to begin with. Default: the first.
+        :param opt_start_seq: sequence number to begin with, for ``BY_START_SEQUENCE``.
+        :param opt_start_time: time to begin with, for ``BY_START_TIME``.
+        :param replay_policy: whether to deliver at once (the default) or at the original pace.
+        :param headers_only: deliver messages without payload. Default: false.
+        :param inactive_threshold: seconds of disuse after which the server deletes the consumer.
+            Default: 300.
+        :param name_prefix: consumers are named with this prefix and a number. Default: a generated
+            one.
+        :param metadata: metadata of the consumers.
+        :returns: the ordered consumer.
+        :raises ConfigurationError: if the arguments are invalid.
+        :raises InvalidSubjectError: if a subject is not allowed.
         """
         subjects = (filter_subjects,) if isinstance(filter_subjects, str) else filter_subjects
         config = ConsumerConfig(
@@ -190,7 +233,7 @@ class StreamConsumers:
 DEFAULT_BATCH = 256
 DEFAULT_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH = 1_000
-"""That many messages are kept in memory, with all that is in them."""
+"""Maximum number of messages to request at a time; all of them may be in memory."""
 
 
 class _InfoRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,10 +266,10 @@ class _DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stream(StreamConsumers):
-    """A stream, as :meth:`JetStream.create_stream` and :meth:`JetStream.stream` make it.
+    """A stream, as returned by :meth:`JetStream.create_stream` and :meth:`JetStream.stream`.
 
-    It holds nothing open. Its methods raise what those of :class:`JetStream` raise, and
-    :exc:`StreamNotFoundError` once it has been deleted.
+    It holds no resources. Its methods raise what those of :class:`JetStream` raise, and
+    :exc:`StreamNotFoundError` if it has been deleted.
     """
 
     def __init__(self, api: API, info: StreamInfo) -> None:
@@ -235,23 +278,23 @@ class Stream(StreamConsumers):
 
     @property
     def info(self) -> StreamInfo:
-        """What was last heard about it: when it was got, or by :meth:`refresh`."""
+        """The last information received about the stream; see :meth:`refresh`."""
         return self._info
 
     async def refresh(self, *, deleted_details: bool = False) -> StreamInfo:
-        """Ask how it is now, and keep the answer as :attr:`info`.
+        """Request the current state, and update :attr:`info`. If cancelled, :attr:`info` stays.
 
-        With ``deleted_details`` the state tells which messages have been deleted, and not only how
-        many.
+        :param deleted_details: include the sequence numbers of deleted messages. Default: false.
         """
         request = _InfoRequest(deleted_details=True) if deleted_details else None
         self._info = await self._api.request(f"STREAM.INFO.{self.name}", request, StreamInfo)
         return self._info
 
     def subjects(self, filter: str = ">") -> PageIterator[tuple[str, int]]:
-        """The subjects there are messages of, and how many: ``async for subject, count in ...``.
+        """Iterate over the subjects with their numbers of messages: ``async for subject, count in
+        ...``.
 
-        ``filter`` is a subject with wildcards.
+        :param filter: only subjects that match this one, which may have wildcards. Default: all.
         """
         check_filter("filter", filter)
         return self._api.paged(
@@ -264,10 +307,13 @@ class Stream(StreamConsumers):
     async def purge(
         self, *, subject: str | None = None, seq: int | None = None, keep: int | None = None
     ) -> int:
-        """Delete all messages, and return how many those were.
+        """Delete all messages, or some of them. If cancelled, they may have been deleted.
 
-        Or only those of ``subject``, which may have wildcards; those before ``seq``; all but the
-        last ``keep``.
+        :param subject: only messages of this subject, which may have wildcards.
+        :param seq: only messages before this sequence number.
+        :param keep: all but this number of messages.
+        :returns: the number of messages deleted.
+        :raises ConfigurationError: if both ``seq`` and ``keep`` are given.
         """
         if subject is not None:
             check_filter("subject", subject)
@@ -282,10 +328,11 @@ class Stream(StreamConsumers):
         return answer.purged
 
     async def delete_msg(self, seq: int, *, secure: bool = False) -> None:
-        """Delete the message with that sequence number.
+        """Delete a message. If cancelled, it may have been deleted.
 
-        With ``secure`` its data is overwritten in the store, which takes longer. Raises
-        :exc:`JetStreamAPIError` if there is none.
+        :param seq: its sequence number.
+        :param secure: overwrite its data in the store, which takes longer. Default: false.
+        :raises JetStreamAPIError: if it does not exist.
         """
         request = _DeleteRequest(seq=check_count("seq", seq, 1), no_erase=not secure)
         await self._api.request(f"STREAM.MSG.DELETE.{self.name}", request, Answer)
@@ -302,20 +349,20 @@ class Stream(StreamConsumers):
         direct: bool | None = None,
         timeout: float | None = None,
     ) -> StoredMsg:
-        """A message of the stream.
+        """Get a stored message. If cancelled, nothing changes.
 
-        - ``get_msg(7)``: the one with that sequence number;
-        - ``get_msg(last_for="orders.*")``: the last one of the subject;
-        - ``get_msg(7, next_for="orders.*")``: the first one of the subject with that sequence
-          number or a higher one; without a number, the first one there is;
-        - ``get_msg(start_time=...)``: the first one stored at that time or later (server 2.11 or
-          later), with ``next_for`` the first one of the subject.
+        If the stream has ``allow_direct``, any replica or mirror may answer, which is fast, but may
+        be slightly behind.
 
-        Where the stream's configuration allows it (``allow_direct``) any replica, or mirror, may
-        answer, which is fast, and may be a little behind what was stored last. ``direct=False``
-        asks the leader, and ``direct=True`` does not.
-
-        Raises :exc:`MessageNotFoundError` if there is none. ``timeout`` is in seconds.
+        :param seq: its sequence number; with ``next_for``, that number or a higher one.
+        :param last_for: get the last message of this subject, which may have wildcards.
+        :param next_for: get the first message of this subject.
+        :param start_time: get the first message stored at this time or later, with ``next_for`` the
+            first of that subject (server 2.11 or later).
+        :param direct: false asks the leader, true does not. Default: as the stream allows.
+        :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
+        :returns: the message.
+        :raises MessageNotFoundError: if there is no such message.
         """
         request = _which(seq, last_for, next_for, start_time)
         for name, subject in (("last_for", last_for), ("next_for", next_for)):
@@ -375,10 +422,20 @@ class Stream(StreamConsumers):
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> PageIterator[StoredMsg]:
-        """The last message of each subject: ``async for msg in stream.get_last_msgs(["a.*"]):``.
+        """Read the last message of each subject: ``async for msg in
+        stream.get_last_msgs(["a.*"]):``.
 
-        All are of one moment: of now, or as it was when ``up_to_seq`` was the last message, or at
-        ``up_to_time``. At most 1,024 subjects can match. The rest is as for :meth:`get_msgs`.
+        All are of the same moment: now, or when ``up_to_seq`` was the last message, or
+        ``up_to_time``.
+
+        :param subjects: the subjects, which may have wildcards; at most 1,024 subjects may match.
+        :param up_to_seq: ignore messages after this sequence number.
+        :param up_to_time: ignore messages after this time.
+        :param max_messages: number of messages to request at a time, at most 1,000. Default: 256.
+        :param max_bytes: number of bytes to request at a time. Default: 8 MiB.
+        :param timeout: seconds to wait for each message. Default: the timeout of
+            :meth:`Connection.jetstream`.
+        :returns: an iterator over the messages; see :class:`PageIterator`.
         """
         check_filters("subjects", subjects)
         if not subjects:

@@ -102,7 +102,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """The servers that may hold a stream."""
 
     cluster: str = ""
-    """The name of the cluster; empty for any."""
+    """Name of the cluster."""
     tags: Sequence[str] = ()
     """Tags that the servers must have."""
     preferred: str = ""
@@ -120,11 +120,9 @@ class ExternalStream(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def in_domain(cls, domain: str) -> ExternalStream:
-        """Reach a stream of another domain.
+        """Return the location of a stream in another domain.
 
-        :param domain: the name of the JetStream domain.
-        :returns: the prefixes to use.
-        :raises ConfigurationError: if ``domain`` is not a valid name.
+        :param domain: the JetStream domain.
         """
         return cls(api=f"$JS.{check_name('domain', domain)}.API")
 
@@ -133,16 +131,16 @@ class StreamConsumerSource(msgspec.Struct, frozen=True, kw_only=True):
     """A durable consumer through which a stream is copied (server 2.14 or later)."""
 
     name: str = ""
-    """The name of the consumer."""
+    """Name of the consumer."""
     deliver_subject: str = ""
-    """The subject to which the consumer delivers."""
+    """The subject that it delivers to."""
 
 
 class StreamSource(msgspec.Struct, frozen=True, kw_only=True):
     """A stream to copy messages from."""
 
     name: str
-    """The name of the stream."""
+    """Name of the stream."""
     opt_start_seq: int = 0
     """Copy from this sequence number on; 0 for the first message."""
     opt_start_time: datetime | None = None
@@ -150,11 +148,11 @@ class StreamSource(msgspec.Struct, frozen=True, kw_only=True):
     filter_subject: str = ""
     """Copy only messages of this subject, with or without wildcards; empty for all."""
     subject_transforms: Sequence[SubjectTransform] = ()
-    """How to change the subjects; cannot be combined with ``filter_subject``."""
+    """How subjects are changed."""
     external: ExternalStream | None = None
-    """Set this if the stream belongs to another domain or account."""
+    """Where the stream is, if in another domain or account."""
     consumer: StreamConsumerSource | None = None
-    """The durable consumer to copy through; ``None`` for one that the server makes."""
+    """The durable consumer to copy with."""
 
 
 class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,32 +168,33 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of a stream. Sizes are in bytes, durations in seconds."""
 
     name: str
-    """The name of the stream: up to 255 characters without spaces and any of ``. * > / \\``."""
+    """Name of the stream."""
     description: str = ""
-    """A text for people."""
+    """Description for people."""
     subjects: Sequence[str] = ()
     """The subjects to store, with or without wildcards. If empty, the stream stores the subject
     that is its name; a mirror, or a stream with sources, then stores only what it copies."""
     retention: RetentionPolicy = RetentionPolicy.LIMITS
-    """When messages are removed."""
+    """When messages are removed: by limits, when no consumer is interested, or when processed (work
+    queue)."""
     max_consumers: int = -1
     """Maximum number of consumers; -1 for no limit."""
     max_msgs: int = -1
     """Maximum number of messages; -1 for no limit."""
     max_bytes: int = -1
-    """Maximum size of all messages, in bytes; -1 for no limit."""
+    """Maximum size in bytes; -1 for no limit."""
     max_age: Seconds = 0.0
-    """Maximum age of a message in seconds; 0 for no limit."""
+    """Maximum age of messages in seconds; 0 for no limit."""
     max_msgs_per_subject: int = -1
     """Maximum number of messages of each subject; -1 for no limit."""
     max_msg_size: int = -1
-    """Maximum size of a message, in bytes; -1 for what the server allows."""
+    """Maximum size of a message in bytes; -1 for that of the server."""
     discard: DiscardPolicy = DiscardPolicy.OLD
-    """What to discard when a limit is reached."""
+    """Which messages are dropped if a limit is reached."""
     discard_new_per_subject: bool = False
     """With ``DiscardPolicy.NEW``: also refuse new messages at ``max_msgs_per_subject``."""
     storage: StorageType = StorageType.FILE
-    """Where to store the messages."""
+    """Whether messages are stored in files or in memory."""
     num_replicas: int = 1
     """Number of servers in the cluster that hold the stream: 1, 3 or 5."""
     no_ack: bool = False
@@ -204,7 +203,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long to remember the ``msg_id`` of messages, in seconds. ``None`` for the default of the
     server, two minutes."""
     placement: Placement | None = None
-    """The servers that may hold the stream; ``None`` for any."""
+    """The servers to use."""
     mirror: StreamSource | None = None
     """The stream of which this one is a copy."""
     sources: Sequence[StreamSource] = ()
@@ -219,19 +218,19 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_rollup_hdrs: bool = False
     """Allow messages with the header ``Nats-Rollup``, which replace all earlier ones."""
     compression: Compression = Compression.NONE
-    """How to compress a stream in files."""
+    """How files are compressed."""
     first_seq: int = 0
     """The sequence number of the first message; 0 stands for 1."""
     subject_transform: SubjectTransform | None = None
-    """How to change the subjects of messages before storing them."""
+    """How subjects are changed before messages are stored."""
     republish: RePublish | None = None
-    """Where to publish messages again, once they are stored."""
+    """How messages are published again when stored."""
     allow_direct: bool = False
     """Allow direct gets, which any replica answers (ADR-31)."""
     mirror_direct: bool = False
     """For a mirror: also answer direct gets that are meant for its origin."""
     consumer_limits: ConsumerLimits | None = None
-    """Limits and defaults for consumers."""
+    """Limits and defaults of consumers."""
     metadata: Mapping[str, str] | None = None
     """Any pairs of texts, at most 128 KiB. Keys that begin with ``_nats.`` belong to the server
     (ADR-44)."""
@@ -247,7 +246,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_msg_schedules: bool = False
     """Allow scheduled messages (ADR-51; server 2.12 or later)."""
     persist_mode: PersistMode | None = None
-    """When to acknowledge a message; ``None`` for the default of the server."""
+    """When a message counts as stored."""
     allow_batched: bool = False
     """Allow fast batches (ADR-50; server 2.14 or later)."""
 

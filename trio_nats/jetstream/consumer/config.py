@@ -80,68 +80,76 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The server's own default is another one."""
 
     name: str = ""
-    """Empty: one is made up."""
+    """Name of the consumer. Default: a generated one."""
     durable_name: str = ""
-    """The same as ``name``, and the consumer stays until it is deleted. Without, it goes away when
-    it was not used for ``inactive_threshold``."""
+    """Makes the consumer durable: it exists until it is deleted. The same as ``name``. A consumer
+    without is ephemeral, and deleted if it is unused for ``inactive_threshold``."""
     description: str = ""
+    """Description for people."""
     deliver_policy: DeliverPolicy = DeliverPolicy.ALL
+    """The message to begin with."""
     opt_start_seq: int = 0
+    """Sequence number to begin with, for ``DeliverPolicy.BY_START_SEQUENCE``."""
     opt_start_time: datetime | None = None
+    """Time to begin with, for ``DeliverPolicy.BY_START_TIME``."""
     ack_policy: AckPolicy = AckPolicy.EXPLICIT
+    """Which messages must be acknowledged."""
     ack_wait: Seconds | None = None
-    """How long an acknowledgement may take before a message is delivered again; the server's
+    """Seconds after which a message that is not acknowledged is delivered again. The server's
     default is 30."""
     max_deliver: int = -1
-    """The most deliveries of a message; -1: no limit."""
+    """Maximum number of deliveries of a message; -1 for no limit."""
     backoff: Sequence[Seconds] = ()
-    """``ack_wait`` after the first, second, ... delivery; the last one from then on."""
+    """``ack_wait`` after the first, second, ... delivery; the last value is used from then on."""
     filter_subject: str = ""
-    """Only what is stored under these subjects."""
+    """Deliver only messages of this subject, which may have wildcards."""
     filter_subjects: Sequence[str] = ()
-    """The same for more than one."""
+    """The same for several subjects."""
     replay_policy: ReplayPolicy = ReplayPolicy.INSTANT
+    """Whether to deliver at once or at the original pace."""
     rate_limit_bps: int = 0
-    """Bits per second that are delivered by a push consumer; 0: any number."""
+    """Bits per second that a push consumer delivers; 0 for no limit."""
     sample_freq: str = ""
-    """The share of acknowledgements that is reported, such as ``"10%"``."""
+    """Percentage of acknowledgements to report in advisories, such as ``"10%"``."""
     max_waiting: int | None = None
-    """How many pulls may wait; the server's default is 512."""
+    """Maximum number of waiting pull requests. The server's default is 512."""
     max_ack_pending: int | None = None
-    """How many messages may be without acknowledgement before no more are delivered; the server's
-    default is 1000, and -1 is any number."""
+    """Maximum number of unacknowledged messages before delivery pauses; -1 for no limit. The
+    server's default is 1000."""
     headers_only: bool = False
-    """Without the payload; the header ``Nats-Msg-Size`` is its size."""
+    """Deliver messages without payload; the header ``Nats-Msg-Size`` has its size."""
     max_batch: int = 0
-    """How many messages a pull may ask for; 0: any number."""
+    """Maximum number of messages in a pull request; 0 for no limit."""
     max_expires: Seconds = 0.0
-    """How long a pull may wait; 0: any time."""
+    """Maximum number of seconds that a pull request may wait; 0 for no limit."""
     max_bytes: int = 0
-    """How many bytes a pull may ask for; 0: any number."""
+    """Maximum number of bytes in a pull request; 0 for no limit."""
     inactive_threshold: Seconds | None = None
-    """How long it may be unused before it is deleted; the server's default is 5, and for durable
-    consumers never."""
+    """Seconds of disuse after which the consumer is deleted. The server's default is 5, and never
+    for durable consumers."""
     num_replicas: int = 0
-    """0: as many as the stream has."""
+    """Number of replicas; 0 for as many as the stream has."""
     mem_storage: bool = False
-    """Its state is kept in memory, wherever the stream is."""
+    """Keep the state in memory, wherever the stream is stored."""
     metadata: Mapping[str, str] | None = None
-    """What begins with ``_nats.`` is the server's (ADR-44)."""
+    """Metadata. Keys that begin with ``_nats.`` are the server's (ADR-44)."""
     pause_until: datetime | None = None
-    """Nothing is delivered before (server 2.11 or later)."""
+    """Deliver nothing before this time (server 2.11 or later)."""
     priority_groups: Sequence[str] = ()
-    """The group of pulls, of which servers so far know only one (server 2.11 or later)."""
+    """Priority groups, of which servers so far support only one (server 2.11 or later)."""
     priority_policy: PriorityPolicy = PriorityPolicy.NONE
+    """How clients of a priority group share messages."""
     priority_timeout: Seconds = 0.0
-    """With ``PINNED_CLIENT``: how long it may be silent before another one is taken; 0: as the
-    server thinks."""
+    """With ``PINNED_CLIENT``, seconds of silence after which another client is pinned; 0 for the
+    server's default."""
     deliver_subject: str = ""
-    """Where a push consumer delivers to; empty for consumers that are pulled from."""
+    """The subject that a push consumer delivers to; empty for a pull consumer."""
     deliver_group: str = ""
     """The queue group of a push consumer."""
     flow_control: bool = False
+    """Whether a push consumer waits for the client's answers."""
     idle_heartbeat: Seconds = 0.0
-    """Seconds of silence before a push consumer says that it is there; 0: it does not."""
+    """Seconds of silence after which a push consumer sends a heartbeat; 0 for none."""
 
 
 class ConsumerOptions(TypedDict, total=False):
@@ -182,7 +190,7 @@ class ConsumerOptions(TypedDict, total=False):
 
 
 def check_consumer(config: ConsumerConfig) -> ConsumerConfig:
-    """``config`` if nothing is wrong with it that can be seen from here."""
+    """Return ``config`` if the client finds no fault with it."""
     json_codec.check_types(config)
     for name in filter(None, (config.name, config.durable_name)):
         check_name("consumer", name)

@@ -50,7 +50,7 @@ class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfig) -> Consumer:
-    """Create or update a consumer; ``action`` is which of them, or empty for either."""
+    """Create or update a consumer: ``action`` is one of these, or empty for either."""
     check_consumer(config)
     if not (config.name or config.durable_name):
         config = msgspec.structs.replace(config, name=new_name())
@@ -86,7 +86,7 @@ def _level(config: ConsumerConfig) -> int:
 
 
 def new_name() -> str:
-    """A name for a consumer that nobody else has."""
+    """Return a unique name for a consumer."""
     return secrets.token_hex(11)
 
 
@@ -96,10 +96,12 @@ HEARTBEAT = 5.0
 
 
 class PauseState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a consumer is paused, and until when."""
+    """Whether a consumer is paused."""
 
     paused: bool = False
+    """Whether it is paused."""
     pause_until: datetime | None = None
+    """The time at which it resumes."""
 
 
 class _PauseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,14 +113,14 @@ class _UnpinRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Consumer:
-    """A consumer, as made by :meth:`Stream.create_consumer` and the like.
+    """A pull or push consumer, as returned by :meth:`Stream.create_consumer` and the like.
 
-    :meth:`next` gets one message, :meth:`fetch` a number of them, and :meth:`consume` all there
-    are, as they come; a push consumer has :meth:`consume` only. All of them may be used by several
-    tasks at the same time, and by any number of processes; each message goes to one of them.
+    :meth:`next` receives one message, :meth:`fetch` several, and :meth:`consume` all as they
+    arrive. A push consumer has :meth:`consume` only. Several tasks and processes may use a consumer
+    at the same time; each message goes to one of them.
 
     ``group``, ``min_pending``, ``min_ack_pending`` and ``priority`` are for consumers with priority
-    groups (ADR-42), which need ``group``.
+    groups (ADR-42), which require ``group``.
     """
 
     def __init__(self, api: API, stream: str, name: str, info: ConsumerInfo | None) -> None:
@@ -144,7 +146,7 @@ class Consumer:
 
     @property
     def info(self) -> ConsumerInfo | None:
-        """What was last heard about it; ``None`` if that was never asked for."""
+        """The last information received about the consumer; ``None`` if it was never requested."""
         return self._info
 
     @property
@@ -157,38 +159,44 @@ class Consumer:
     # --- the consumer itself ---------------------------------------------------------------------
 
     async def refresh(self) -> ConsumerInfo:
-        """Ask how it is doing, which is in :attr:`info` from then on.
+        """Request the current state, and update :attr:`info`. If cancelled, :attr:`info` stays.
 
-        Raises :exc:`ConsumerNotFoundError` if there is none. If cancelled, :attr:`info` stays.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
         """
         suffix = f"CONSUMER.INFO.{self._stream}.{self._name}"
         self._info = await self._api.request(suffix, None, ConsumerInfo)
         return self._info
 
     async def delete(self) -> None:
-        """Delete it. Raises :exc:`ConsumerNotFoundError` if there is none.
+        """Delete the consumer. If cancelled, it may have been deleted.
 
-        If cancelled, it may have been deleted all the same.
+        :raises ConsumerNotFoundError: if it does not exist.
         """
         await delete_consumer(self._api, self._stream, self._name)
 
     async def pause(self, until: datetime) -> PauseState:
-        """Have it deliver nothing before ``until``, which has a time zone (server 2.11 or later).
+        """Deliver nothing until a point in time (server 2.11 or later). If cancelled, it may be
+        paused.
 
-        Raises :exc:`ConsumerNotFoundError` if there is none. If cancelled, it may be paused all the
-        same.
+        :param until: the time, with a time zone.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
         """
         return await pause_consumer(self._api, self._stream, self._name, until)
 
     async def resume(self) -> PauseState:
-        """Have it deliver again; else as :meth:`pause`."""
+        """Resume a paused consumer. If cancelled, it may be resumed.
+
+        :raises ConsumerNotFoundError: if the consumer does not exist.
+        """
         return await pause_consumer(self._api, self._stream, self._name, None)
 
     async def unpin(self, group: str) -> None:
-        """Have another client of a priority group be the pinned one (server 2.11 or later).
+        """Let another client of a priority group be pinned (server 2.11 or later).
 
-        Raises :exc:`ConsumerNotFoundError` if there is none. If cancelled, it may be done all the
-        same.
+        If cancelled, it may be done.
+
+        :param group: the priority group.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
         """
         await unpin_consumer(self._api, self._stream, self._name, group)
 
@@ -204,17 +212,22 @@ class Consumer:
         min_ack_pending: int | None = None,
         priority: int | None = None,
     ) -> JetStreamMsg:
-        """The next message; waits at most ``timeout`` seconds for it.
+        """Wait for the next message.
 
-        ``timeout`` is that of :meth:`Connection.jetstream` unless given, and ``heartbeat`` the
-        seconds after which the server says that it is still there; unless given 5 for 10 seconds
-        and more, otherwise none.
+        If cancelled, no message is lost; a message that is on its way is delivered again after
+        ``ack_wait``. It also raises what :meth:`Connection.publish` raises.
 
-        Raises :exc:`RequestTimeoutError`, a :exc:`TimeoutError`, if there is none in time;
-        :exc:`ConsumerDeletedError` or another :exc:`PullError` if the server says that there will
-        be none; and what :meth:`Connection.publish` raises. If cancelled, no message is lost,
-        except that one that is on its way to here by then is delivered again only after
-        ``ack_wait``.
+        :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
+        :param heartbeat: seconds after which the server confirms that it is still there. Default: 5
+            for a timeout of 10 seconds or more, otherwise none.
+        :param group: the priority group.
+        :param min_pending: receive only if at least this number of messages is pending.
+        :param min_ack_pending: receive only if at least this number of messages is unacknowledged.
+        :param priority: from 0 to 9; lower numbers are served first.
+        :returns: the message.
+        :raises RequestTimeoutError: if no message arrived within ``timeout``.
+        :raises ConsumerDeletedError: if the consumer was deleted.
+        :raises PullError: if the server refuses for another reason.
         """
         pull_options = self._pull_options(group, min_pending, min_ack_pending, priority)
         seconds = self._api.seconds(timeout)
@@ -243,19 +256,29 @@ class Consumer:
         min_ack_pending: int | None = None,
         priority: int | None = None,
     ) -> list[JetStreamMsg]:
-        """A list of messages: waits at most ``timeout`` seconds until all are there.
+        """Receive several messages; wait until all have arrived or time is up.
 
-        At most ``max_messages``, 100 unless given, and no more than fit into ``max_bytes``; if only
-        that is given, any number. With ``no_wait`` what is there at the moment. The list is empty
-        if there are none. To deal with messages while others are still to come use
-        :meth:`consume`, with ``stop_after``.
+        The list is empty if the server has no messages. To process messages while others are still
+        to come, use :meth:`consume` with ``stop_after``. An error is raised only if no message has
+        arrived; otherwise the next call raises it. If cancelled, messages that have arrived are
+        returned to the server and delivered again at once (with ``AckPolicy.NONE``: to the next
+        call of this object); those on their way, after ``ack_wait``.
 
-        ``timeout`` and ``heartbeat`` are as for :meth:`next`, and so is what is raised; except that
-        there is no error as long as there are messages: the next call will meet it. An empty list
-        means that the server had none; if there was no connection to ask over,
-        :exc:`RequestTimeoutError` is raised. If cancelled, what has come goes back, to be delivered
-        again at once (for a consumer with ``AckPolicy.NONE``: to the next call of this object);
-        what is on its way by then, after ``ack_wait``.
+        :param max_messages: maximum number of messages. Default: 100, or any number with
+            ``max_bytes``.
+        :param max_bytes: maximum size of all messages in bytes. Default: no limit.
+        :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
+        :param no_wait: return what is available at the moment. Default: false.
+        :param heartbeat: seconds after which the server confirms that it is still there. Default: 5
+            for a timeout of 10 seconds or more, otherwise none.
+        :param group: the priority group.
+        :param min_pending: receive only if at least this number of messages is pending.
+        :param min_ack_pending: receive only if at least this number of messages is unacknowledged.
+        :param priority: from 0 to 9; lower numbers are served first.
+        :returns: the messages.
+        :raises RequestTimeoutError: if there is no connection to request them over.
+        :raises ConsumerDeletedError: if the consumer was deleted.
+        :raises PullError: if the server refuses for another reason.
         """
         pull_options = self._pull_options(group, min_pending, min_ack_pending, priority)
         check_flag("no_wait", no_wait)
@@ -297,7 +320,7 @@ class Consumer:
         heartbeat: float,
         no_wait: bool,
     ) -> tuple[list[JetStreamMsg], bool]:
-        """What came, and whether the server had a word to say about it."""
+        """Return what arrived, and whether the server said anything."""
         fetch = Fetch(
             self._api,
             self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}"),
@@ -330,7 +353,7 @@ class Consumer:
         min_ack_pending: int | None = None,
         priority: int | None = None,
     ) -> Messages:
-        """All messages as they come, for as long as it takes.
+        """Receive all messages as they arrive.
 
         .. code-block:: python
 
@@ -339,29 +362,33 @@ class Consumer:
                     ...
                     await msg.ack()
 
-        :param max_messages: the most messages to ask for in advance, 500 unless given. They are as
-            large as the stream's are: up to ``max_payload`` bytes each.
-        :param max_bytes: the same in bytes, instead; of subjects, headers and payload. Use it to
-            bound the memory where messages are large.
-        :param threshold: how many, or how many bytes, may be left of that before more are asked
-            for: half of it unless given.
-        :param stop_after: end after so many messages.
-        :param expires: seconds that the server remembers what it was asked for; 30 unless given.
-        :param heartbeat: seconds after which the server says that it is still there if nothing else
-            is to be said, at most half of ``expires``, which is the default. After twice as long
-            without a word it is asked again.
+        Messages requested in advance must be acknowledged within ``ack_wait`` too, so choose a
+        small ``max_messages`` for long work. A slow receiver delays further requests, and nothing
+        else.
 
-        Messages asked for in advance must be acknowledged within ``ack_wait`` too, so for long work
-        choose a small ``max_messages``. A slow receiver delays further pulls, and nothing else.
+        A push consumer, one with a ``deliver_subject``, takes none of the arguments. Receiving
+        keeps its flow control going; silence for three times its ``idle_heartbeat`` is logged.
+        Without flow control it sends as fast as it can, so that the connection's limits for pending
+        messages apply; dropped messages are delivered again after ``ack_wait``. A consumer from
+        :meth:`Stream.bind_consumer` is assumed to be a pull consumer.
 
-        A push consumer, one with a ``deliver_subject``, takes none of the arguments. Messages that
-        you receive keep its flow control going; three times its ``idle_heartbeat`` without a word
-        is noted in the log. Without flow control it sends as fast as it can, so that the
-        connection's limits for pending messages apply: what they drop is delivered again after
-        ``ack_wait``. A consumer from :meth:`Stream.bind_consumer` is taken for a pull consumer.
-
+        :param max_messages: maximum number of messages to request in advance. Default: 500. Each
+            may have up to ``max_payload`` bytes.
+        :param max_bytes: the same in bytes, instead, of subjects, headers and payloads. Use it to
+            bound memory if messages are large.
+        :param threshold: request more when this number of messages, or bytes, is left of that.
+            Default: half of it.
+        :param stop_after: end after this number of messages. Default: no end.
+        :param expires: seconds that the server keeps a request. Default: 30.
+        :param heartbeat: seconds of silence after which the server sends a heartbeat, at most half
+            of ``expires``, which is the default. After twice as long without any, the request is
+            repeated.
+        :param group: the priority group.
+        :param min_pending: receive only if at least this number of messages is pending.
+        :param min_ack_pending: receive only if at least this number of messages is unacknowledged.
+        :param priority: from 0 to 9; lower numbers are served first.
         :returns: a channel of the messages; see :class:`Messages`.
-        :raises ConfigurationError: if the arguments do not go together, or with the consumer.
+        :raises ConfigurationError: if the arguments contradict each other or the consumer.
         """
         config = self._config
         if config is not None and config.deliver_subject:
@@ -427,7 +454,7 @@ async def delete_consumer(api: API, stream: str, name: str) -> None:
 
 
 async def pause_consumer(api: API, stream: str, name: str, until: datetime | None) -> PauseState:
-    """Pause a consumer, or have it go on."""
+    """Pause or resume a consumer."""
     if until is not None:
         if not isinstance(until, datetime):
             raise TypeError(f"until must be a datetime, not {type(until).__name__}")
@@ -437,7 +464,7 @@ async def pause_consumer(api: API, stream: str, name: str, until: datetime | Non
 
 
 async def unpin_consumer(api: API, stream: str, name: str, group: str) -> None:
-    """Have another client of the group be pinned."""
+    """Let another client of the group be pinned."""
     if not isinstance(group, str) or not group:
         raise ConfigurationError(f"group is the name of a priority group, not {group!r}")
     suffix = f"CONSUMER.UNPIN.{stream}.{name}"

@@ -39,7 +39,9 @@ class MsgMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """Where a message comes from, and how often it came."""
 
     stream: str
+    """Name of the stream."""
     consumer: str
+    """Name of the consumer."""
     delivered: int
     """How many times it has been delivered, this time included."""
     stream_seq: int

@@ -165,15 +165,14 @@ HEARTBEAT = 5.0
 class OrderedConsumer:
     """Reads a stream in order; made by :meth:`Stream.ordered_consumer`.
 
-    It never skips a message nor hands one out twice: whenever something may have been missed (a
-    gap, silence, another connection, a consumer that is gone) a new consumer, in the memory of the
-    server, takes its place and goes on behind the last message that was handed out. Nothing is
-    acknowledged. :meth:`next`, :meth:`fetch` and :meth:`consume` follow on each other: what one of
-    them handed out the others do not. It is for one task at a time; a second one gets
-    :exc:`trio.BusyResourceError`.
+    It never skips a message, nor returns one twice. Whenever something may have been missed (a gap,
+    silence, another connection, a consumer that was deleted), a new ephemeral consumer in the
+    server's memory continues after the last message that was returned. Nothing is acknowledged.
+    :meth:`next`, :meth:`fetch` and :meth:`consume` share one position. It is for one task at a
+    time; a second one gets :exc:`trio.BusyResourceError`.
 
-    Should ``DeliverPolicy.LAST_PER_SUBJECT`` be interrupted before it has come to the present,
-    messages that are not the last of their subject may come too, still in order.
+    If ``DeliverPolicy.LAST_PER_SUBJECT`` is interrupted before it has caught up, messages that are
+    not the last of their subject may arrive too, still in order.
     """
 
     def __init__(self, api: API, stream: str, prefix: str, config: ConsumerConfig) -> None:
@@ -187,17 +186,17 @@ class OrderedConsumer:
 
     @property
     def name(self) -> str | None:
-        """The name of the consumer behind it at the moment, if there is one."""
+        """Name of the current consumer on the server, if there is one."""
         return self._consumers.name
 
     @property
     def info(self) -> ConsumerInfo | None:
-        """What was said of that consumer when it was created: how much there was to come, say."""
+        """Information about that consumer from its creation."""
         return self._consumers.info
 
     @property
     def next_seq(self) -> int | None:
-        """The stream's number from which on it goes on; ``None`` if it has not begun."""
+        """Sequence number from which it continues; ``None`` if it has not begun."""
         return self._consumers.next_seq
 
     def __repr__(self) -> str:
@@ -206,12 +205,14 @@ class OrderedConsumer:
     # --- one message, or a number of them --------------------------------------------------------
 
     async def next(self, *, timeout: float | None = None) -> JetStreamMsg:
-        """The next message; waits at most ``timeout`` seconds for it.
+        """Wait for the next message. If cancelled, no message is lost.
 
-        ``timeout`` is that of :meth:`Connection.jetstream` unless given. Raises
-        :exc:`RequestTimeoutError`, a :exc:`TimeoutError`, if there is none in time;
-        :exc:`StreamNotFoundError` if the stream is gone; and what :meth:`Stream.create_consumer`
-        and :meth:`Consumer.next` raise. If cancelled, no message is lost.
+        It also raises what :meth:`Stream.create_consumer` and :meth:`Consumer.next` raise.
+
+        :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
+        :returns: the message.
+        :raises RequestTimeoutError: if no message arrived within ``timeout``.
+        :raises StreamNotFoundError: if the stream does not exist.
         """
         seconds = self._api.seconds(timeout)
         came = await self._fetch(1, 0, seconds, no_wait=False)
@@ -227,11 +228,18 @@ class OrderedConsumer:
         timeout: float | None = None,
         no_wait: bool = False,
     ) -> list[JetStreamMsg]:
-        """A list of messages, as :meth:`Consumer.fetch` makes it.
+        """Receive several messages, as :meth:`Consumer.fetch` does. If cancelled, no message is
+        lost.
 
-        Where something was missed it may have fewer than there are; the next call goes on. Raises
-        what :meth:`next` raises, except that the list is empty if there are none and the server
-        could be asked. If cancelled, no message is lost.
+        After a gap the list may be shorter; the next call continues. It raises what :meth:`next`
+        raises, except that the list is empty if the server has no messages.
+
+        :param max_messages: maximum number of messages. Default: 100, or any number with
+            ``max_bytes``.
+        :param max_bytes: maximum size of all messages in bytes. Default: no limit.
+        :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
+        :param no_wait: return what is available at the moment. Default: false.
+        :returns: the messages.
         """
         check_flag("no_wait", no_wait)
         if max_messages is not None:
@@ -281,7 +289,7 @@ class OrderedConsumer:
     async def _fetch_once(
         self, batch: int, max_bytes: int, deadline: float, *, no_wait: bool
     ) -> tuple[list[JetStreamMsg], bool]:
-        """What came in order, and whether that is all there was."""
+        """Return what arrived in order, and whether it is all there was."""
         with trio.move_on_at(deadline):
             await self._consumers.ensure()
         name, left = self._consumers.name, deadline - trio.current_time()
@@ -328,10 +336,11 @@ class OrderedConsumer:
         expires: float | None = None,
         heartbeat: float | None = None,
     ) -> Messages:
-        """All messages as they come; see :meth:`Consumer.consume`.
+        """Receive all messages as they arrive; see :meth:`Consumer.consume`.
 
-        ``heartbeat`` is 5 seconds unless given. One task at a time may receive. Leaving the block
-        after a message, the next call goes on behind it.
+        One task at a time may receive. After the block the next call continues with the message
+        after the last one received. The parameters are those of :meth:`Consumer.consume`;
+        ``heartbeat`` is 5 by default.
         """
         options = consume_options(
             None,
