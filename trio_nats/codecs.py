@@ -20,7 +20,7 @@ __all__ = ["BytesCodec", "Codec", "Decoder", "Encoder", "JSONCodec", "MessagePac
 __all__ += ["Payload", "TextCodec", "check_codec", "decode_error", "encode", "encoded"]
 
 Payload: TypeAlias = bytes | bytearray | memoryview | str
-"""What may be sent as a message's data: anything bytes-like, or text, which is sent as UTF-8."""
+"""What may be sent as a payload: anything bytes-like, or text, which is sent as UTF-8."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -195,9 +195,9 @@ def encoded(codec: Encoder[T] | None, payload: Payload | T) -> Payload:
 
 
 def decode_error(codec: Decoder[T], what: str, error: Exception) -> DecodeError:
-    """What to raise where ``codec`` has raised ``error``, unable to decode ``what``.
+    """Return the exception to raise after ``codec`` has raised ``error`` decoding ``what``.
 
-    Raises :exc:`ConfigurationError` if ``codec`` is no decoder.
+    :raises ConfigurationError: if ``codec`` is not a decoder.
     """
     check_codec(codec, "decode")
     return DecodeError(f"{codec!r} cannot decode {what}: {error}")

@@ -21,7 +21,7 @@ class Connection(BaseConnection):
 
     You may use it from any task of the ``trio.run()`` that opened it; elsewhere its methods raise
     :exc:`RuntimeError`. Once it is closed, its methods raise :exc:`trio.ClosedResourceError`; once
-    no server can be reached any more, they raise :exc:`ConnectionLostError`. An argument of the
+    no server can be reached any more, they raise :exc:`ConnectionLostError`. An option of the
     wrong type raises :exc:`TypeError`.
     """
 

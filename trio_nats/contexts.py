@@ -31,13 +31,16 @@ DEFAULT_SERVER = "nats://localhost:4222"
 
 _MAX_FILE = 1024 * 1024
 _NAME_FAULT = re.compile(r"[/\\\x00-\x1f\x7f]|\.\.")
-# Two characters at the least: C:\ is no scheme.
+# The schemes are listed, so that a path such as C:\ is not taken for a reference.
 _REFERENCE = re.compile(r"(env|file|nsc|op)://(.*)\Z|(data):(.*)\Z", re.IGNORECASE | re.DOTALL)
-# One that is not set is empty, as in jsm.go.
+# A variable that is not set counts as empty, as in jsm.go.
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _PROGRAMS = {
-    "nsc": "nsc; write the credentials to a file with `nsc generate creds` and name it in 'creds'",
-    "op": "1Password's op; use env:// or a file",
+    "nsc": (
+        "nsc, which is not run; write the credentials to a file with `nsc generate creds` and name "
+        "it in 'creds'"
+    ),
+    "op": "1Password's op, which is not run; use env:// or a file",
 }
 
 
@@ -122,10 +125,10 @@ class Context:
     def servers(self) -> str:
         """The URLs to connect to: ``url`` or its default. They may contain passwords.
 
-        :raises ConfigurationError: if they would have to be read with ``nsc``.
+        :raises ConfigurationError: if the program ``nsc`` would be needed to read them.
         """
         if self.nsc and not self.url:
-            raise self._fault("'nsc' would run nsc; write the servers into 'url'")
+            raise self._fault("'nsc' refers to nsc, which is not run; write the servers into 'url'")
         return self.url or DEFAULT_SERVER
 
     @takes_secrets
@@ -135,12 +138,12 @@ class Context:
         A token may be combined with another kind, and both are sent.
 
         :raises ConfigurationError: if there is more than one other kind, or if another program
-            would have to be run to get them.
-        :raises CredentialsError: if they cannot be used.
+            would be needed to read them.
+        :raises CredentialsError: if the credentials are malformed.
         """
         kinds = [kind for kind in _AUTH_KINDS if getattr(self, kind)]
         if len(kinds) > 1 and "token" in kinds:
-            # Sent beside the rest, as natscli does.
+            # Sent together with the others, as by natscli.
             rest = replace(self, token="").auth()
             assert rest is not None
             return Combined(rest, Token(self._secret("token")))
@@ -163,7 +166,7 @@ class Context:
                 seed = self._secret("user_seed") if self.user_seed else None
                 return JWT(self._secret("user_jwt"), seed=seed)
             case _ if self.nsc:
-                raise self._fault(f"'nsc' would run {_PROGRAMS['nsc']}")
+                raise self._fault(f"'nsc' refers to {_PROGRAMS['nsc']}")
             case _:
                 return None
 
@@ -233,7 +236,7 @@ class Context:
             return None
         kind, rest = (found[1] or found[3]).lower(), found[2] if found[1] else found[4]
         if kind in _PROGRAMS:
-            raise self._fault(f"{key!r} would run {_PROGRAMS[kind]}")
+            raise self._fault(f"{key!r} refers to {_PROGRAMS[kind]}")
         if kind == "env":
             value = os.environ.get(rest, "")
             if not value:
@@ -247,7 +250,7 @@ class Context:
                 )
             return text
         if key in ("creds", "nkey"):
-            return None  # Read at every attempt to connect, so that it can be rotated.
+            return None  # The file is read at every attempt to connect, so it may be rotated.
         path = self._expanded(key, rest)
         try:
             return _read(path, f"{self._label()}{key!r}")
@@ -278,8 +281,10 @@ def load_context(context: ContextLike | None = None) -> Context:
 
     :param context: its name, or the path of its file (absolute if a ``str``). Default: the context
         named by ``NATS_CONTEXT``, else the selected one.
+    :returns: the context.
     :raises ConfigurationError: if the context does not exist, cannot be read, or has a value of the
         wrong type.
+    :raises TypeError: if ``context`` is neither a ``str``, a path nor a :class:`Context`.
     """
     if context is None:
         context = os.environ.get("NATS_CONTEXT", "").strip() or selected_context()
@@ -300,7 +305,7 @@ def load_context(context: ContextLike | None = None) -> Context:
 
 
 def list_contexts() -> list[str]:
-    """Return the names of all contexts, sorted.
+    """Return the names of all contexts, sorted. Empty files are left out.
 
     :raises ConfigurationError: if the directory of contexts cannot be read.
     """
@@ -356,7 +361,7 @@ def _from_file(name: str, path: Path) -> Context:
         known = ", ".join(list_contexts()) or "none"
         raise ConfigurationError(f"there is no {label} ({path}); known: {known}") from None
     made = _made(name, path, text)
-    # The frame of what is raised here, whose variables others may print, knows no secret.
+    # Error reporters may print the variables of this frame, so it must not hold secrets.
     del text
     if isinstance(made, str):
         raise ConfigurationError(made)
@@ -365,13 +370,13 @@ def _from_file(name: str, path: Path) -> Context:
 
 def _made(name: str, path: Path, text: str) -> Context | str:
     """Return the context in ``text``, or a description of what is wrong with it."""
-    # Nothing is raised from here: the errors of decoders know all of the text, secrets included.
+    # Nothing is raised here, because the errors of decoders hold the text, secrets included.
     try:
         content = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError):
         return f"context {name!r}: {path} must contain a JSON object"
     known = {key: value for key, value in content.items() if key in _KEYS}
-    # To the other clients a null is as good as nothing.
+    # Other clients treat null as absent.
     values = {key: value for key, value in known.items() if value is not None}
     try:
         return Context(name=name, path=path, **values)

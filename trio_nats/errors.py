@@ -5,7 +5,7 @@ derives from that one too, so code written for Trio's channels needs no second `
 exceptions are Trio's own: using a closed connection or subscription raises
 :exc:`trio.ClosedResourceError`, and the end of a subscription raises :exc:`trio.EndOfChannel`.
 
-No text in here ever holds a password, token, seed, JWT or signature.
+The texts never contain a password, token, seed, JWT or signature.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class NatsError(Exception):
         return printable_lines(super().__str__(), MAX_TEXT)
 
     def __reduce__(self) -> tuple[Callable[..., Exception], tuple[object, ...]]:
-        # Exceptions are copied and pickled by calling their class with `args`, which are the text.
+        # By default, copying and pickling call the class with `args`, which here is the text only.
         return _remade, (type(self), self.args, self.__dict__)
 
 
@@ -156,7 +156,7 @@ class ConnectError(NatsError, OSError):
         super().__init__(text)
 
     def errors(self, kind: type[_E]) -> Iterator[_E]:
-        """Yield the failures of a class, in the order in which they happened.
+        """Yield the errors of the attempts that are instances of a class, in order.
 
         :param kind: the class of exceptions to yield, subclasses included.
         """
@@ -166,9 +166,7 @@ class ConnectError(NatsError, OSError):
 
 
 class ConnectTimeoutError(NatsError, trio.TooSlowError, TimeoutError):
-    """An attempt took longer than ``connect_timeout``, which spans dialling, INFO, TLS and
-    authentication.
-    """
+    """An attempt to connect, authentication included, took longer than ``connect_timeout``."""
 
 
 class NoInfoError(NatsError):
@@ -226,8 +224,8 @@ class ClientCertificateError(TLSHandshakeError):
 
 
 class TLSInjectionError(TLSError):
-    """Plaintext arrived between ``INFO`` and the TLS handshake: somebody tampers with the
-    connection.
+    """Plaintext arrived between ``INFO`` and the TLS handshake: the connection is being tampered
+    with.
     """
 
 
@@ -328,14 +326,13 @@ class NoRespondersError(NatsError):
 
 
 class OutboxFullError(NatsError, trio.WouldBlock):
-    """``outbox_size`` bytes are waiting to be written and the connection was told not to wait."""
+    """``outbox_size`` bytes are waiting to be sent, and the call does not wait for space."""
 
 
 def fresh(error: Exception) -> Exception:
     """Return a copy of ``error`` without a traceback, to be raised in one of several tasks.
 
-    An exception that is raised in many tasks would collect the tracebacks, and so the frames, of
-    all.
+    A single exception raised in many tasks would collect the tracebacks of all of them.
     """
     copy = _remade(type(error), error.args, error.__dict__)
     copy.__cause__ = error.__cause__

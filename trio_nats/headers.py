@@ -16,7 +16,7 @@ _VERSION_TEXT = "NATS/1.0"
 _UNSENDABLE = re.compile(r"[\r\n\x00]")
 
 _FEW = 16
-"""As many headers are looked through faster than an index of them is made."""
+"""Up to this number of headers, searching is faster than making an index."""
 
 
 class Status(NamedTuple):
@@ -51,16 +51,16 @@ class Headers(MutableMapping[str, str]):
         value is not a ``str`` or contains CR, LF or NUL.
     """
 
-    # What a peer sends may be very many headers, so that nothing may take time in proportion to all
-    # of them for each. An index finds those with one name. What is removed leaves a hole, and the
-    # holes are closed once there are as many as there are headers.
+    # A peer may send very many headers, so an operation on one of them must not take time in
+    # proportion to all of them. An index finds the headers with a name. Removing a header leaves a
+    # hole, and the holes are closed when there are more of them than headers.
     __slots__ = ("_holes", "_index", "_pairs", "_start")
 
     def __init__(self, source: HeadersLike = ()) -> None:
         self._pairs: list[tuple[str, str] | None] = []
         self._index: dict[str, list[int]] | None = None
-        self._holes = 0  # none while there is no index
-        self._start = 0  # all places before this one are holes
+        self._holes = 0  # always 0 while there is no index
+        self._start = 0  # all positions before this one are holes
         if isinstance(source, Headers):
             self._pairs += source.pairs()
         else:
@@ -197,7 +197,7 @@ HeadersLike: TypeAlias = Headers | Mapping[str, str | Sequence[str]] | Iterable[
 def encode_headers(headers: HeadersLike) -> bytes:
     """Return the wire format, from the version line to the empty line at the end."""
     if type(headers) is dict:
-        # A plain dict of strings nothing can be wrong with.
+        # The fast path for a plain dict of valid strings.
         text = _VERSION_TEXT
         for name, value in headers.items():
             if (
@@ -297,5 +297,5 @@ def _check_value(name: str, value: str) -> str:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise InvalidHeaderError(f"header {name!r}: the value must be valid Unicode text") from None
-    # Of the text itself, whatever a subclass makes of it.
+    # Not value.strip(), which a subclass may override.
     return str.strip(value, " \t")

@@ -18,7 +18,7 @@ _TERM = r"[^\x00-\x20\x7f.*>]+"
 _SUBJECT = re.compile(rf"{_TERM}(?:\.{_TERM})*")
 _FILTER = re.compile(rf"(?:{_TERM}|\*)(?:\.(?:{_TERM}|\*))*(?:\.>)?|>")
 _INBOX_ROOM = 256
-"""Bytes of a line that an inbox prefix leaves: to names of inboxes, and what is asked for."""
+"""Bytes that an inbox prefix leaves on a line for the name of an inbox and the subject asked."""
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -76,7 +76,7 @@ def check_inbox_prefix(prefix: str) -> str:
     """
     try:
         if _SUBJECT.fullmatch(prefix):
-            # Itself, whatever a subclass makes of being formatted: an enum shows its name.
+            # A plain str, because a subclass such as an enum may format itself differently.
             return prefix.encode().decode()
     except (TypeError, UnicodeEncodeError):
         pass
@@ -100,7 +100,7 @@ def check_inbox_length(prefix: str, max_control_line: int) -> None:
 
 def _refusal(what: str, text: object, *, wildcards: bool) -> InvalidSubjectError:
     if not isinstance(text, str):
-        return InvalidSubjectError(f"a {what} must be a str, not {type(text).__name__}")
+        return InvalidSubjectError(f"{what} must be a str, not {type(text).__name__}")
     shown = ascii(text if len(text) <= 80 else text[:77] + "...")
     return InvalidSubjectError(f"{what} {shown} is not allowed: {_fault(text, wildcards)}")
 
@@ -110,11 +110,11 @@ def _fault(text: str, wildcards: bool) -> str:
         return "it is empty"
     if found := _FORBIDDEN.search(text):
         return (
-            f"it holds {found.group()!a} at position {found.start()}; "
+            f"it contains {found.group()!a} at position {found.start()}; "
             "white space and control characters are not allowed"
         )
     if "" in text.split("."):
-        return "it has an empty token; tokens are separated by single dots, none at either end"
+        return "it has an empty token; separate tokens by single dots, and put no dot at either end"
     if "*" in text or ">" in text:
         if not wildcards:
             return "'*' and '>' are wildcards, which only subscriptions may use"

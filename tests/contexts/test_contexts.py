@@ -264,9 +264,9 @@ def test_references_in_place_of_secrets(tmp_path: Path, monkeypatch: pytest.Monk
         ({"token": "data:plain"}, "'token': inline data must be written as data:;base64"),
         ({"token": "data:;base64,!!"}, "'token': inline data must be written"),
         ({"token": "file:///not/there"}, "'token': there is no file '/not/there'"),
-        ({"creds": "nsc://o/a/u"}, "'creds' would run nsc; .*nsc generate creds"),
-        ({"creds": "op://vault/item"}, "'creds' would run 1Password's op"),
-        ({"nsc": "nsc://o/a/u"}, "'nsc' would run nsc"),
+        ({"creds": "nsc://o/a/u"}, "'creds' refers to nsc, which is not run; .*nsc generate creds"),
+        ({"creds": "op://vault/item"}, "'creds' refers to 1Password's op, which is not run"),
+        ({"nsc": "nsc://o/a/u"}, "'nsc' refers to nsc, which is not run"),
         ({"user": "u", "creds": "c"}, "more than one kind of credentials: user, creds"),
     ],
 )

@@ -53,7 +53,7 @@ async def nc(nats_server: NatsServer) -> AsyncIterator[Connection]:
         ({"metadata": {"a": "x" * 131072}}, "131,073 bytes is more than the 131,072"),
         ({"queue": ""}, "the queue group's name must not be empty; for no queue group use None"),
         ({"queue": "a b"}, "queue group 'a b' is not allowed"),
-        ({"queue": 1}, "a queue group must be a str, not int"),
+        ({"queue": 1}, "queue group must be a str, not int"),
         ({"stats_handler": 1}, "stats_handler must be a callable, not int"),
         ({"stats_handler": reverse}, "stats_handler must be an ordinary function"),
         ({"close_timeout": -1}, "close_timeout must be zero or more"),
@@ -81,7 +81,7 @@ async def generator(request: ServiceRequest) -> AsyncIterator[bytes]:
         ({"subject": ""}, "subject '' is not allowed: it is empty"),
         ({"subject": "a..b"}, "subject 'a..b' is not allowed"),
         ({"subject": ">.a"}, "subject '>.a' is not allowed"),
-        ({"subject": 1}, "a subject must be a str, not int"),
+        ({"subject": 1}, "subject must be a str, not int"),
         ({"subject": "$SRV.PING"}, r"'\$SRV.PING': \$SRV is for the monitoring"),
         ({"queue": ""}, "for no queue group use None"),
         ({"queue": "*"}, r"queue group '\*'"),
@@ -104,7 +104,7 @@ async def test_endpoints(nc: Connection, options: dict[str, Any], text: str) -> 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        (None, "a subject must be a str, not NoneType"),
+        (None, "subject must be a str, not NoneType"),
         ("a.", "has an empty token"),
         ("a.>", "group name 'a.>': nothing can follow '>'"),
         ("$SRV", r"'\$SRV': \$SRV is for"),

@@ -60,7 +60,7 @@ UNICODE = "it is not valid Unicode text"
 
 
 def holds(character: str, position: int) -> str:
-    return f"it holds {character!a} at position {position}; white space and control characters"
+    return f"it contains {character!a} at position {position}; white space and control characters"
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -121,7 +121,7 @@ def test_misplaced_wildcards(text: str) -> None:
 def test_what_is_not_a_str(check: Check, value: object) -> None:
     with pytest.raises(InvalidSubjectError) as caught:
         check(value)  # type: ignore[arg-type]
-    assert str(caught.value) == f"a {WHAT[check]} must be a str, not {type(value).__name__}"
+    assert str(caught.value) == f"{WHAT[check]} must be a str, not {type(value).__name__}"
 
 
 @pytest.mark.slow
