@@ -81,12 +81,15 @@ async def test_a_batch_is_no_larger_than_asked_for(most: int) -> None:
         assert sizes == [most] * (7 // most) + [7 % most] * (7 % most > 0)
 
 
-@pytest.mark.parametrize("most", [0, -1, 1.5, True])
-async def test_sizes_that_make_no_sense(most: Any) -> None:
+@pytest.mark.parametrize(
+    ("most", "error"),
+    [(0, ConfigurationError), (-1, ConfigurationError), (1.5, TypeError), (True, TypeError)],
+)
+async def test_invalid_sizes(most: Any, error: type[Exception]) -> None:
     async with scripted() as (nc, _), nc.subscribe("a") as sub:
-        with pytest.raises(ConfigurationError, match="max_messages"):
+        with pytest.raises(error, match="max_messages"):
             await sub.receive_batch(most)
-        with pytest.raises(ConfigurationError, match="max_messages"):
+        with pytest.raises(error, match="max_messages"):
             sub.iter_batches(most)
 
 
