@@ -34,43 +34,43 @@ __all__ = [
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Another server with a replica."""
+    """A follower: a server, other than the leader, that holds a replica."""
 
     name: str = ""
-    """Name of the server."""
+    """The name of the server."""
     current: bool = False
-    """Whether its replica is up to date."""
+    """Whether the replica is up to date."""
     offline: bool = False
-    """Whether it is offline."""
+    """Whether the leader considers the server offline."""
     active: Seconds = 0.0
-    """Seconds since it was last heard from."""
+    """Seconds since the leader last heard from it."""
     lag: int = 0
-    """Number of operations that it is behind."""
+    """How many operations the replica is behind."""
     peer: str = ""
-    """ID of the server."""
+    """The id of the server in the RAFT group."""
 
 
 class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The servers of a stream or a consumer."""
+    """Where the replicas of a stream or a consumer are."""
 
     name: str = ""
-    """Name of the cluster."""
+    """The name of the cluster."""
     leader: str = ""
-    """Name of the leader; empty if there is no leader at the moment."""
+    """The name of the server that is the leader; empty while there is no leader."""
     leader_since: datetime | None = None
-    """The time at which it became the leader."""
+    """When the leader was elected; ``None`` if the server does not say."""
     replicas: Sequence[PeerInfo] = ()
-    """The other servers."""
+    """The followers."""
     raft_group: str = ""
-    """Name of the Raft group."""
+    """The name of the RAFT group."""
     system_account: bool = False
-    """Whether replication uses the system account."""
+    """Whether the replication traffic is in the system account."""
     traffic_account: str = ""
-    """The account that replication uses."""
+    """The account that carries the replication traffic."""
 
 
 class LostMessages(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages that could not be read from a damaged store."""
+    """Messages that the server could not read from a damaged store."""
 
     msgs: Sequence[int] = ()
     """Their sequence numbers."""
@@ -79,201 +79,201 @@ class LostMessages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of a stream."""
+    """The messages that a stream holds."""
 
     messages: int = 0
     """Number of messages."""
     bytes: int = 0
-    """Size in bytes."""
+    """Size of all messages in bytes."""
     first_seq: int = 0
-    """Sequence number of the first message."""
+    """The sequence number of the first message."""
     first_ts: datetime | None = None
-    """The time at which the first message was stored, or ``None``."""
+    """When the first message was stored; ``None`` if the stream is empty."""
     last_seq: int = 0
-    """Sequence number of the last message."""
+    """The sequence number of the last message."""
     last_ts: datetime | None = None
-    """The time at which the last message was stored, or ``None``."""
+    """When the last message was stored; ``None`` if the stream is empty."""
     num_subjects: int = 0
     """Number of different subjects."""
     num_deleted: int = 0
-    """Number of deleted messages between the first and the last."""
+    """How many messages between the first and the last were deleted."""
     deleted: Sequence[int] = ()
-    """Their sequence numbers, if requested."""
+    """The sequence numbers of those; only after ``refresh(deleted_details=True)``."""
     lost: LostMessages | None = None
-    """Messages that were lost, if any."""
+    """Messages lost from a damaged store, or ``None``."""
     consumer_count: int = 0
     """Number of consumers."""
 
 
 class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The progress of copying another stream into this one."""
+    """The progress of a mirror, or of a source, of a stream."""
 
     name: str = ""
-    """Name of the other stream."""
+    """The name of the stream that is copied."""
     filter_subject: str = ""
-    """The subjects that are copied; empty for all."""
+    """Only messages of this subject are copied; empty for all."""
     subject_transforms: Sequence[SubjectTransform] = ()
-    """How subjects are changed."""
+    """How the subjects are changed."""
     lag: int = 0
-    """Number of messages still to be copied."""
+    """How many messages are still to be copied."""
     active: Seconds = 0.0
-    """Seconds since it was last heard from; negative if never."""
+    """Seconds since the last sign of activity; negative if there was none yet."""
     external: ExternalStream | None = None
-    """Where the other stream is, if in another domain or account."""
+    """Set if the stream belongs to another domain or account."""
 
 
 class StreamAlternate(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream or a mirror of it; the first of several is the best to use."""
+    """A stream, or a mirror of it, from which its messages can be read."""
 
     name: str = ""
-    """Name of the stream."""
+    """The name of the stream or mirror."""
     cluster: str = ""
-    """Its cluster."""
+    """The cluster that it is in."""
     domain: str = ""
-    """Its JetStream domain."""
+    """The JetStream domain that it is in."""
 
 
 class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration and state of a stream."""
+    """The configuration and the state of a stream."""
 
     config: StreamConfig
-    """Its configuration."""
+    """The configuration, with the defaults that the server filled in."""
     created: datetime | None = None
-    """The time at which it was created."""
+    """When the stream was created."""
     state: StreamState = StreamState()
-    """Its content."""
+    """The messages that it holds."""
     cluster: ClusterInfo | None = None
-    """Its servers, if it is in a cluster."""
+    """Where its replicas are; ``None`` if the server is not in a cluster."""
     mirror: SourceInfo | None = None
-    """The stream that it mirrors, if any."""
+    """The progress of the mirror; ``None`` if the stream is not a mirror."""
     sources: Sequence[SourceInfo] = ()
-    """The streams that are copied into it."""
+    """The progress of each source."""
     alternates: Sequence[StreamAlternate] = ()
-    """This stream and its mirrors, the best to use first."""
+    """The stream and its mirrors, nearest first; empty if it has no mirrors."""
     domain: str = ""
-    """Its JetStream domain."""
+    """The JetStream domain."""
     ts: datetime | None = None
-    """The time of this information."""
+    """When the server wrote this information."""
 
 
 class SequenceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A position of a consumer."""
 
     consumer_seq: int = 0
-    """Number of deliveries up to it, including redeliveries."""
+    """The number of the delivery; redeliveries count."""
     stream_seq: int = 0
-    """Sequence number of the message in the stream."""
+    """The sequence number of the message in the stream."""
     last_active: datetime | None = None
-    """The time of the last activity."""
+    """When the position last changed; ``None`` if it has not changed yet."""
 
 
 class PriorityGroupState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a priority group (ADR-42)."""
+    """The state of a priority group of a consumer (ADR-42)."""
 
     group: str = ""
-    """Name of the group."""
+    """The name of the group."""
     pinned_client_id: str = ""
-    """ID of the pinned client, if any."""
+    """The id of the pinned client; empty if no client is pinned."""
     pinned_ts: datetime | None = None
-    """The time at which it was pinned."""
+    """When that client was pinned."""
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration and state of a consumer."""
+    """The configuration and the state of a consumer."""
 
     stream_name: str
-    """Name of its stream."""
+    """The name of the stream."""
     name: str
-    """Name of the consumer."""
+    """The name of the consumer."""
     config: ConsumerConfig = ConsumerConfig()
-    """Its configuration."""
+    """The configuration, with the defaults that the server filled in."""
     created: datetime | None = None
-    """The time at which it was created."""
+    """When the consumer was created."""
     delivered: SequenceInfo = SequenceInfo()
     """The last message delivered."""
     ack_floor: SequenceInfo = SequenceInfo()
     """The last message up to which all messages are acknowledged."""
     num_ack_pending: int = 0
-    """Number of messages delivered and not acknowledged."""
+    """How many messages were delivered and are not acknowledged yet."""
     num_redelivered: int = 0
-    """Number of messages delivered more than once and not acknowledged."""
+    """How many messages were redelivered and are not acknowledged yet."""
     num_waiting: int = 0
-    """Number of waiting pull requests."""
+    """How many pull requests are waiting."""
     num_pending: int = 0
-    """Number of messages still to be delivered."""
+    """How many messages are still to be delivered."""
     cluster: ClusterInfo | None = None
-    """Its servers, if it is in a cluster."""
+    """Where its replicas are; ``None`` if the server is not in a cluster."""
     push_bound: bool = False
-    """Whether a client is subscribed to the subject of a push consumer."""
+    """Whether a client is subscribed to the deliver subject of a push consumer."""
     paused: bool = False
-    """Whether it is paused."""
+    """Whether the consumer is paused."""
     pause_remaining: Seconds = 0.0
-    """Seconds until it resumes."""
+    """Seconds until a paused consumer delivers again."""
     priority_groups: Sequence[PriorityGroupState] = ()
     """The state of its priority groups."""
     ts: datetime | None = None
-    """The time of this information."""
+    """When the server wrote this information."""
 
 
 class AccountLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of an account; -1 means no limit."""
+    """The limits of an account. -1 means no limit."""
 
     max_memory: int = -1
-    """Bytes in memory."""
+    """Maximum size of all streams in memory, in bytes."""
     max_storage: int = -1
-    """Bytes in files."""
+    """Maximum size of all streams in files, in bytes."""
     max_streams: int = -1
-    """Number of streams."""
+    """Maximum number of streams."""
     max_consumers: int = -1
-    """Number of consumers."""
+    """Maximum number of consumers."""
     max_ack_pending: int = -1
-    """Number of unacknowledged messages of a consumer."""
+    """The largest ``max_ack_pending`` that a consumer may have."""
     memory_max_stream_bytes: int = -1
-    """Bytes of a stream in memory."""
+    """Maximum size of one stream in memory, in bytes."""
     storage_max_stream_bytes: int = -1
-    """Bytes of a stream in files."""
+    """Maximum size of one stream in files, in bytes."""
     max_bytes_required: bool = False
-    """Whether streams must have ``max_bytes``."""
+    """Whether each stream must set ``max_bytes``."""
 
 
 class APIStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The account's use of the API."""
+    """How the account has used the JetStream API."""
 
     level: int = 0
-    """API level of the server (ADR-44)."""
+    """The API level of the server (ADR-44)."""
     total: int = 0
     """Number of requests."""
     errors: int = 0
-    """Number of requests answered with an error."""
+    """Number of requests that were answered with an error."""
     inflight: int = 0
     """Number of requests being processed."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
-    """The use and the limits of an account; sizes are in bytes."""
+    """The usage and the limits of an account, in one tier."""
 
     memory: int = 0
-    """Bytes used in memory."""
+    """Bytes stored in memory."""
     storage: int = 0
-    """Bytes used in files."""
+    """Bytes stored in files."""
     reserved_memory: int = 0
-    """Bytes reserved in memory."""
+    """Bytes reserved in memory by the ``max_bytes`` of streams."""
     reserved_storage: int = 0
-    """Bytes reserved in files."""
+    """Bytes reserved in files by the ``max_bytes`` of streams."""
     streams: int = 0
     """Number of streams."""
     consumers: int = 0
     """Number of consumers."""
     limits: AccountLimits = AccountLimits()
-    """The limits."""
+    """The limits of the account, in this tier."""
 
 
 class AccountInfo(Tier, frozen=True, kw_only=True):
-    """The use and the limits of an account in total."""
+    """The usage and the limits of an account."""
 
     domain: str = ""
-    """JetStream domain."""
+    """The JetStream domain."""
     api: APIStats = APIStats()
-    """Use of the API."""
+    """How the account has used the JetStream API."""
     tiers: Mapping[str, Tier] = {}
-    """The same for each tier, such as ``R3``, if limits are by tier."""
+    """Usage and limits of each tier, such as ``R3``, if the limits of the account are by tier."""

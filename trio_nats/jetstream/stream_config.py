@@ -102,7 +102,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """The servers that may hold a stream."""
 
     cluster: str = ""
-    """Name of the cluster."""
+    """The name of the cluster; empty for any."""
     tags: Sequence[str] = ()
     """Tags that the servers must have."""
     preferred: str = ""
@@ -120,9 +120,11 @@ class ExternalStream(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def in_domain(cls, domain: str) -> ExternalStream:
-        """Return the location of a stream in another domain.
+        """Reach a stream of another domain.
 
-        :param domain: the JetStream domain.
+        :param domain: the name of the JetStream domain.
+        :returns: the prefixes to use.
+        :raises ConfigurationError: if ``domain`` is not a valid name.
         """
         return cls(api=f"$JS.{check_name('domain', domain)}.API")
 
@@ -131,16 +133,16 @@ class StreamConsumerSource(msgspec.Struct, frozen=True, kw_only=True):
     """A durable consumer through which a stream is copied (server 2.14 or later)."""
 
     name: str = ""
-    """Name of the consumer."""
+    """The name of the consumer."""
     deliver_subject: str = ""
-    """The subject that it delivers to."""
+    """The subject to which the consumer delivers."""
 
 
 class StreamSource(msgspec.Struct, frozen=True, kw_only=True):
     """A stream to copy messages from."""
 
     name: str
-    """Name of the stream."""
+    """The name of the stream."""
     opt_start_seq: int = 0
     """Copy from this sequence number on; 0 for the first message."""
     opt_start_time: datetime | None = None
@@ -148,11 +150,11 @@ class StreamSource(msgspec.Struct, frozen=True, kw_only=True):
     filter_subject: str = ""
     """Copy only messages of this subject, with or without wildcards; empty for all."""
     subject_transforms: Sequence[SubjectTransform] = ()
-    """How subjects are changed."""
+    """How to change the subjects; cannot be combined with ``filter_subject``."""
     external: ExternalStream | None = None
-    """Where the stream is, if in another domain or account."""
+    """Set this if the stream belongs to another domain or account."""
     consumer: StreamConsumerSource | None = None
-    """The durable consumer to copy with."""
+    """The durable consumer to copy through; ``None`` for one that the server makes."""
 
 
 class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,33 +170,32 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of a stream. Sizes are in bytes, durations in seconds."""
 
     name: str
-    """Name of the stream."""
+    """The name of the stream: up to 255 characters without spaces and any of ``. * > / \\``."""
     description: str = ""
-    """Description for people."""
+    """A text for people."""
     subjects: Sequence[str] = ()
     """The subjects to store, with or without wildcards. If empty, the stream stores the subject
     that is its name; a mirror, or a stream with sources, then stores only what it copies."""
     retention: RetentionPolicy = RetentionPolicy.LIMITS
-    """When messages are removed: by limits, when no consumer is interested, or when processed (work
-    queue)."""
+    """When messages are removed."""
     max_consumers: int = -1
     """Maximum number of consumers; -1 for no limit."""
     max_msgs: int = -1
     """Maximum number of messages; -1 for no limit."""
     max_bytes: int = -1
-    """Maximum size in bytes; -1 for no limit."""
+    """Maximum size of all messages, in bytes; -1 for no limit."""
     max_age: Seconds = 0.0
-    """Maximum age of messages in seconds; 0 for no limit."""
+    """Maximum age of a message in seconds; 0 for no limit."""
     max_msgs_per_subject: int = -1
     """Maximum number of messages of each subject; -1 for no limit."""
     max_msg_size: int = -1
-    """Maximum size of a message in bytes; -1 for that of the server."""
+    """Maximum size of a message, in bytes; -1 for what the server allows."""
     discard: DiscardPolicy = DiscardPolicy.OLD
-    """Which messages are dropped if a limit is reached."""
+    """What to discard when a limit is reached."""
     discard_new_per_subject: bool = False
     """With ``DiscardPolicy.NEW``: also refuse new messages at ``max_msgs_per_subject``."""
     storage: StorageType = StorageType.FILE
-    """Whether messages are stored in files or in memory."""
+    """Where to store the messages."""
     num_replicas: int = 1
     """Number of servers in the cluster that hold the stream: 1, 3 or 5."""
     no_ack: bool = False
@@ -203,7 +204,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long to remember the ``msg_id`` of messages, in seconds. ``None`` for the default of the
     server, two minutes."""
     placement: Placement | None = None
-    """The servers to use."""
+    """The servers that may hold the stream; ``None`` for any."""
     mirror: StreamSource | None = None
     """The stream of which this one is a copy."""
     sources: Sequence[StreamSource] = ()
@@ -218,19 +219,19 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_rollup_hdrs: bool = False
     """Allow messages with the header ``Nats-Rollup``, which replace all earlier ones."""
     compression: Compression = Compression.NONE
-    """How files are compressed."""
+    """How to compress a stream in files."""
     first_seq: int = 0
     """The sequence number of the first message; 0 stands for 1."""
     subject_transform: SubjectTransform | None = None
-    """How subjects are changed before messages are stored."""
+    """How to change the subjects of messages before storing them."""
     republish: RePublish | None = None
-    """How messages are published again when stored."""
+    """Where to publish messages again, once they are stored."""
     allow_direct: bool = False
     """Allow direct gets, which any replica answers (ADR-31)."""
     mirror_direct: bool = False
     """For a mirror: also answer direct gets that are meant for its origin."""
     consumer_limits: ConsumerLimits | None = None
-    """Limits and defaults of consumers."""
+    """Limits and defaults for consumers."""
     metadata: Mapping[str, str] | None = None
     """Any pairs of texts, at most 128 KiB. Keys that begin with ``_nats.`` belong to the server
     (ADR-44)."""
@@ -246,7 +247,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_msg_schedules: bool = False
     """Allow scheduled messages (ADR-51; server 2.12 or later)."""
     persist_mode: PersistMode | None = None
-    """When a message counts as stored."""
+    """When to acknowledge a message; ``None`` for the default of the server."""
     allow_batched: bool = False
     """Allow fast batches (ADR-50; server 2.14 or later)."""
 
