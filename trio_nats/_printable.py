@@ -1,7 +1,7 @@
 """Text from outside, made fit for a terminal, a log and an error: its author may be hostile.
 
 Escaped is what drives a terminal (C0, C1, DEL), turns text around (bidirectional controls), hides
-in it or imitates a line end, and what cannot be encoded (surrogates).
+in it or imitates a line end, and characters that have no encoding (surrogates).
 """
 
 from __future__ import annotations

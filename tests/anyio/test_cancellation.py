@@ -41,7 +41,7 @@ class Stage:
     ledger: Subscription
     number: int = 0
     done: list[bytes] = field(default_factory=list)
-    """What was published according to whoever did it."""
+    """What was published according to the publishers."""
     got: list[bytes] = field(default_factory=list)
     before: tuple[int, int, Set[str]] = (0, 0, frozenset())
 

@@ -118,7 +118,7 @@ def running(*args: object, stdout: int | None = None, **environment: str) -> Ite
 
 @contextmanager
 def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
-    """The messages that come meanwhile; all there when the block ends. Faster than `sub`."""
+    """The messages that come during the block; all there when it ends. Faster than `sub`."""
     messages: list[Msg] = []
     ready = threading.Event()
 
@@ -139,7 +139,7 @@ def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
 
 @contextmanager
 def repeated(url: str, subject: str, data: bytes, headers: HeadersLike) -> Iterator[None]:
-    """Publish a message again and again, for whoever subscribes meanwhile."""
+    """Publish a message again and again, for those that subscribe in that time."""
     stopped = threading.Event()
 
     async def publish() -> None:

@@ -21,7 +21,7 @@ QUICK = ("--reply-timeout", "250ms")
 
 @contextmanager
 def two_adders(url: str) -> Iterator[list[str]]:
-    """Two instances of a service, meanwhile; their ids."""
+    """Two instances of a service during the block; their ids."""
     ready, over = threading.Event(), trio.Event()
     ids: list[str] = []
     tokens: list[trio.lowlevel.TrioToken] = []

@@ -1,4 +1,4 @@
-"""Messages taken many at a time: all that are there, in order, once, whoever is cancelled."""
+"""Messages received in batches: all that arrived, in order, once, also when tasks are cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values in payloads: published, received, asked for and answered, and what cannot be read."""
+"""Values in payloads: published, received, asked for and answered, and undecodable ones."""
 
 from __future__ import annotations
 

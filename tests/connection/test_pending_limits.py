@@ -256,7 +256,7 @@ async def test_wait_by_bytes_and_one_event_an_episode() -> None:
     [PendingLimits(messages=5, when_full="wait"), PendingLimits(bytes=50, when_full="wait")],
     ids=["messages", "bytes"],
 )
-async def test_what_a_real_server_sends_meanwhile_is_not_lost(
+async def test_what_a_real_server_sends_in_that_time_is_not_lost(
     pending_limits: PendingLimits,
 ) -> None:
     sent = [b"%d" % number + b"x" * 1000 for number in range(2000)]

@@ -134,7 +134,7 @@ async def test_a_real_server_permits_a_queue_group_only() -> None:
             assert await receive_n(good, 1) == [b"share"]
 
 
-async def test_whoever_waits_hears_that_it_is_forbidden() -> None:
+async def test_all_waiting_tasks_hear_that_it_is_forbidden() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         async with errors_of_waiters(sub.receive) as errors:
             await peer.send(b"-ERR '%b\"a\"'\r\n" % DENIED.encode())
@@ -213,7 +213,7 @@ async def test_a_real_server_forbids_a_request(
     permissions: dict[str, Any], operation: str, subject: str
 ) -> None:
     async with permitted(permissions) as nc, nc.subscribe("svc"):
-        for _ in range(2):  # the next one subscribes anew, and hears of it too
+        for _ in range(2):  # the next one subscribes again, and hears of it too
             with pytest.raises(PermissionsViolationError, match=subject) as caught:
                 await nc.request("svc", timeout=100)
             assert caught.value.operation == operation

@@ -109,7 +109,7 @@ async def test_the_frames_of_requests() -> None:
 
 @pytest.mark.slow
 async def test_no_reply_subject_leads_to_another() -> None:
-    """Or whoever is asked could answer what others are asked."""
+    """Or a service could answer requests to others."""
     async with served() as (nc, _):
         tokens: set[str] = set()
 
@@ -141,7 +141,7 @@ async def test_a_reply_subject_that_cannot_be_breaks_no_loop(reply: bytes) -> No
             assert nc.stats.out_messages == before
 
 
-async def test_whoever_makes_no_request_subscribes_to_no_inbox() -> None:
+async def test_no_request_no_subscription_to_an_inbox() -> None:
     async with scripted() as (nc, peer):
         nc.request_many("svc")
         assert nc.new_inbox().startswith("_INBOX.")

@@ -234,7 +234,7 @@ async def test_a_request_that_cannot_be_sent_in_time() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"stop_after": 1_000}])
 async def test_what_waits_is_bounded_and_counted(options: dict[str, Any]) -> None:
-    """Whoever answers chooses how much, and how often."""
+    """The service chooses how much it answers, and how often."""
     limits = PendingLimits(messages=100, bytes=50_000)
     async with served(pending_limits=limits) as (nc, server), another(server) as other:
         async with other.subscribe("svc") as requests, nc.events() as events:

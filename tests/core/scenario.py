@@ -37,7 +37,7 @@ class Stage:
     """What ``nc`` has published to "ledger", as the witness gets it."""
     number: int = 0
     done: list[bytes] = field(default_factory=list)
-    """What was published according to whoever did it."""
+    """What was published according to the publishers."""
     got: list[bytes] = field(default_factory=list)
     tasks: Counter[str] = field(default_factory=Counter)
     sockets: set[str] = field(default_factory=set)

@@ -1,9 +1,8 @@
 """Cancelling at every moment while a connection is being drained, and the draining itself.
 
-A drain is held up by a subscription that nobody takes the messages out of. What is cancelled
-meanwhile neither ends the drain nor keeps it from ending, but for what is meant to end it. All of
-that with a server, and with one that is away when the operation begins and comes back once all
-wait for that.
+A drain is held up by a subscription that nobody receives from. A cancellation in that time neither
+ends the drain nor keeps it from ending, except where it is meant to. All of that with a server, and
+with one that is away when the operation begins and comes back once all wait for that.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Scene:
     """Whether the server is away when an operation begins."""
     number: int = 0
     done: list[bytes] = field(default_factory=list)
-    """What was published to "ledger" according to whoever did it."""
+    """What was published to "ledger" according to the publishers."""
     later: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def next(self) -> bytes:

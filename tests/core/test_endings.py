@@ -169,7 +169,7 @@ async def test_an_answer_that_overtakes_the_writer_is_no_loss(
 
 @ALL_BUT_WSS
 async def test_closing_while_there_is_no_server(transport: Transport) -> None:
-    """What cannot be sent is given up after ``close_timeout``, and nothing hangs."""
+    """Unsent messages are given up after ``close_timeout``, and nothing hangs."""
 
     async def script(peer: Peer) -> None:
         await peer.expect_line(b"PUB")
@@ -244,7 +244,7 @@ class Ending(Exception):
 @pytest.mark.parametrize("wait", [*WAITING, _reconnect])
 @pytest.mark.parametrize("ending", ["closed", "left by exception"])
 @ALL_BUT_WSS
-async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> None:
+async def test_all_waiting_tasks_are_told_of_the_closing(wait: Wait, ending: str) -> None:
     async with trio.open_nursery() as nursery:
         with suppress(Ending):
             async with scripted(close_timeout=0.01, outbox_size=300_000) as (nc, _):
@@ -266,7 +266,7 @@ async def test_whoever_waits_is_told_of_the_closing(wait: Wait, ending: str) -> 
 
 @pytest.mark.parametrize("wait", WAITING)
 @ALL_BUT_WSS
-async def test_whoever_waits_is_told_of_the_loss(wait: Wait) -> None:
+async def test_all_waiting_tasks_are_told_of_the_loss(wait: Wait) -> None:
     async with scripted(outbox_size=300_000) as (nc, peer), nc.subscribe("a") as sub:
         if wait is _publish:
             await fill(nc, 300_000)

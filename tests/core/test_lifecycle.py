@@ -116,7 +116,7 @@ async def test_cancelling_the_whole_block_at_any_stage(
 async def test_the_bodys_exception_leaves_as_itself(
     transport: Transport, nats_server: NatsServer, kind: type[BaseException], cancelled: bool
 ) -> None:
-    """Also when everything around it has been cancelled meanwhile."""
+    """Also when everything around it is cancelled in that time."""
     error = kind("mine")
     with trio.fail_after(HANG_TIMEOUT):
         async with no_leaks():
@@ -258,7 +258,7 @@ async def test_a_reconnect_restores_what_there_is_and_only_that() -> None:
                 assert await receive_n(two, 1) == [b"0"]
                 await server.kill()
                 await nc.wait_for_state("reconnecting")
-                async with nc.subscribe("meanwhile"):
+                async with nc.subscribe("between"):
                     pass
                 late = nc.subscribe("c")
                 async with late:

@@ -88,7 +88,7 @@ def in_async(function: Callable[..., object], *args: object) -> Callable[[], Awa
 
 
 def in_all(nc: Connection) -> Statistics:
-    """The numbers of a connection, whether or not the kernel took a chunk meanwhile."""
+    """The numbers of a connection, whether or not the kernel took a chunk in between."""
     stats = nc.stats
     return replace(stats, out_bytes=stats.out_bytes + stats.outbox_bytes, outbox_bytes=0)
 

@@ -132,7 +132,7 @@ async def test_replies_without_end_end_in_time(autojump_clock: trio.testing.Mock
         assert got == [b"%d" % number for number in range(10)]
 
 
-async def test_stalling_counts_from_the_last_reply_whoever_received_it(
+async def test_stalling_counts_from_the_last_reply_of_any_receiver(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with alone(timeout=100, stall=10) as replies, trio.open_nursery() as nursery:

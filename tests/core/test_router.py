@@ -232,7 +232,7 @@ def test_the_end_is_told_to_all_once() -> None:
     router.end_all(error)
     assert all(isinstance(channel.ended, trio.ClosedResourceError) for channel in channels)
     assert router.sinks == {}
-    # Whoever leaves after that has nobody to tell.
+    # A subscription that leaves after that has nobody to tell.
     for sid in sids:
         router.remove(sid)
         router.quiesce(sid)

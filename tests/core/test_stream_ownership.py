@@ -126,7 +126,7 @@ async def test_only_the_background_touches_the_stream(
 
 
 async def _use_by_many(nc: Connection) -> None:
-    """Everything at once, by several tasks, some of which are cancelled before or meanwhile."""
+    """Everything at once, by several tasks, some of which are cancelled before or during it."""
 
     async def user(work: Callable[[], Awaitable[object]], cancelled: bool = False) -> None:
         with trio.CancelScope() as scope:

@@ -51,7 +51,7 @@ BEARER = OPERATOR.user("carol", bearer=True)
 def all_that_hangs_on(error: BaseException) -> list[str]:
     """Every text to be found in an exception and in those behind it, shown by default or not.
 
-    What ``raise ... from None`` only hides is still there for whoever looks at the object.
+    What ``raise ... from None`` only hides is still there for code that looks at the object.
     """
     found: list[str] = []
     waiting: list[BaseException | None] = [error]

@@ -40,7 +40,7 @@ def reseeded(raw: bytes) -> str:
 
 
 async def logs_in_as(auth: Auth, user: User) -> None:
-    """Assert that ``auth`` stands for ``user`` and signs with his key."""
+    """Assert that ``auth`` stands for ``user`` and signs with their key."""
     answer = await auth._prepare()
     fields = await answer.connect_fields(NONCE)
     expected = base64.urlsafe_b64encode(user.key.sign(NONCE.encode())).decode().rstrip("=")

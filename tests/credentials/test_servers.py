@@ -191,7 +191,7 @@ async def test_credentials_for_a_server_that_wants_none() -> None:
         for auth in (UserPassword("u", "p"), Token("t")):
             async with open_nats(server.url, auth=auth) as nc:
                 await nc.flush()
-        # A key cannot be shown to whoever does not ask for a signature.
+        # A key cannot be shown to a server that does not ask for a signature.
         for key in (NKey(seed=KEY.seed), Credentials(text=user.creds)):
             with pytest.raises(ConnectError, match="leave auth out") as caught:
                 async with open_nats(server.url, auth=key):

@@ -98,7 +98,7 @@ class Puller:
         return await self._pulls.receive()
 
     def no_pull(self) -> bool:
-        """Whether there is none that was not taken."""
+        """Whether all of them were taken."""
         return self._pulls.statistics().current_buffer_used == 0
 
     async def until(self, count: int) -> list[tuple[str, bytes]]:

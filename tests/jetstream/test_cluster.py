@@ -1,4 +1,4 @@
-"""A cluster: a stream with three replicas, and another leader meanwhile."""
+"""A cluster: a stream with three replicas, and a change of leader."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 
 @pytest.mark.nats_cluster(3, jetstream=True)
 async def test_another_leader(nats_cluster: NatsCluster) -> None:
-    """What was acknowledged is there once and in order, whoever leads now."""
+    """What was acknowledged is there once and in order, whichever server leads now."""
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_cluster.urls, reconnect=QUICK) as nc:
             js = nc.jetstream(timeout=10)

@@ -135,7 +135,7 @@ async def test_what_the_consumer_did_not_deliver_is_not_handed_out(
 
 @pytest.mark.nats_server(jetstream=True)
 async def test_answers_are_no_commands(nats_server: NatsServer) -> None:
-    """Whoever asks chooses where the answer goes, and may not be allowed to purge the stream."""
+    """The client chooses where the answer goes, and may not be allowed to purge the stream."""
     purge = "$JS.API.STREAM.PURGE.S"
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 3)
@@ -276,7 +276,7 @@ async def test_an_acknowledgement_that_cannot_be_published_ends_nothing() -> Non
         assert await puller.until(1) == [(msg.reply, b"+ACK")]
 
 
-async def test_whoever_publishes_cannot_choose_the_pin() -> None:
+async def test_publishers_cannot_choose_the_pin() -> None:
     puller = Puller()
     async with pulled_from(puller) as (_, nc):
         group = bound(nc)

@@ -1,4 +1,4 @@
-"""Whatever a server, or whoever passes for one, says: an answer, or an error of ours."""
+"""Whatever a server, or an impostor, says: an answer, or an error of ours."""
 
 from __future__ import annotations
 

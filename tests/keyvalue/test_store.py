@@ -272,7 +272,7 @@ async def test_purge_deletes(nats_server: NatsServer) -> None:
         assert await kv.purge_deletes(older_than=0) == 0
 
 
-async def test_purge_deletes_spares_what_comes_meanwhile(
+async def test_purge_deletes_spares_what_comes_during_it(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connected(nats_server) as (js, _):

@@ -191,7 +191,7 @@ async def test_the_bucket_is_deleted(nats_server: NatsServer) -> None:
 
 
 async def test_over_a_reconnect(nats_server: NatsServer) -> None:
-    """What others stored meanwhile comes too, each once."""
+    """What others store in that time comes too, each once."""
     async with connected(nats_server) as (other, _), PlainProxy(nats_server.port) as proxy:
         theirs = await bucket(other, history=20)
         await theirs.put("a", "0")

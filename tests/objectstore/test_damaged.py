@@ -180,7 +180,7 @@ def test_digests_and_names() -> None:
 async def test_metadata_of_another_object_under_a_subject_of_ones_own(
     nats_server: NatsServer, token: str
 ) -> None:
-    """Whoever may publish to some subjects of a store cannot say what is known of all objects."""
+    """A publisher to some subjects of a store cannot change other objects' metadata."""
     async with connected(nats_server) as (store, js, _):
         put = await store.put("x", b"1")
         forged = {"name": "x", "bucket": "b", "nuid": "forged", "size": 9, "chunks": 1}

@@ -147,7 +147,7 @@ async def test_listing(nats_server: NatsServer) -> None:
         assert [(info.name, info.size) for info in await store.list()] == [("c", 1), ("a", 5)]
         assert [info.name for info in await store.list(show_deleted=True)] == ["c", "a", "b"]
         assert (await store.list())[1] == await store.info("a")
-        # What cannot be understood is left out, and the last one need not be one that can.
+        # Malformed metadata is left out, even if it comes last.
         await plant(js, "$O.b.M.ZA==", b"nonsense")
         await plant(js, "$O.b.M.d", b"nonsense")
         assert [info.name for info in await store.list()] == ["c", "a"]

@@ -2,7 +2,7 @@
 
 Servers split control lines at spaces and tabs, and end them with LF. Any other byte, CR and the
 rest of the control characters included, may be part of a subject, a reply subject or a
-subscription's number. Whoever publishes chooses two of these three.
+subscription's number. The publisher chooses two of these three.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The largest message a server takes: told late, and told anew by another server."""
+"""The largest message a server takes: told late, and told again by another server."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ async def test_a_limit_lowered_under_way_takes_out_what_waits() -> None:
         assert await peer.receive_exactly(3) == b"x\r\n"
 
 
-async def test_who_waits_for_room_meanwhile_is_told() -> None:
+async def test_publishers_that_wait_for_room_are_told() -> None:
     async with scripted(outbox_size=1_000_000) as (nc, peer):
         await fill(nc, 900_000)
         await nc.publish("a", bytes(200_000))

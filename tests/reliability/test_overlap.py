@@ -76,12 +76,12 @@ async def test_a_message_that_the_new_server_does_not_get(
             assert nc.connected_url == new.url
             if overlap is not None:
                 await eventually(lambda: nc._core.moves.handover is None)
-            await pub.publish("a", b"meanwhile")
+            await pub.publish("a", b"between")
             await pub.flush(timeout=HANG_TIMEOUT)
             if overlap is None:
-                await eventually(lambda: b"meanwhile" in arrived)
+                await eventually(lambda: b"between" in arrived)
             to_new.swallow = to_elsewhere.swallow = False
             await publish_until_it_arrives(b"later")
-            assert arrived.count(b"meanwhile") == (1 if overlap is None else 0)
+            assert arrived.count(b"between") == (1 if overlap is None else 0)
             assert (nc.stats.reconnects, nc.stats.lost_in_flight) == (1, 0)
             nursery.cancel_scope.cancel()

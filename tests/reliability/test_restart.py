@@ -144,11 +144,11 @@ async def test_a_frozen_server_is_found_out_and_found_again() -> None:
         server.pause()
         lost = await until(events, Disconnected)
         assert "2 PINGs in a row had no answer" in str(lost.reason)
-        await nc.publish("a", b"meanwhile")
+        await nc.publish("a", b"between")
         await until(events, ReconnectFailed)
         server.resume()
         await until(events, Reconnected)
-        assert (await receive_n(sub, 1))[0].data == b"meanwhile"
+        assert (await receive_n(sub, 1))[0].data == b"between"
 
 
 @pytest.mark.parametrize("operation", ["flush", "rtt"])
@@ -209,7 +209,7 @@ async def test_a_server_that_comes_back_with_tls_is_taken_up_on_it_and_held_to_i
             await server.restart(tls=server_tls())
             await until(events, Reconnected)
             assert nc.tls_info is not None
-            # Off again: whoever says that now may be anyone.
+            # Off again: anyone may say that now.
             await server.restart(tls=None)
             while True:
                 failed = await until(events, ReconnectFailed)

@@ -1,4 +1,4 @@
-"""What waits while the server is away: publishers, requests, and whoever watches the state."""
+"""What waits while the server is away: publishers, requests, and tasks that watch the state."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ async def test_requests_made_while_the_server_is_away_are_answered_when_it_is_ba
 
             nursery.start_soon(serve)
             nursery.start_soon(ask)
-            # Clients may be served before that is known to whoever starts the server.
+            # Clients may be served before the task that starts the server knows.
             await server.start()
             with trio.fail_after(HANG_TIMEOUT):
                 await answered.wait()

@@ -232,7 +232,7 @@ async def test_answers_of_others(nats_server: NatsServer) -> None:
 async def test_answers_are_bounded_in_bytes(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever may answer chooses how much."""
+    """Any service may answer, as much as it likes."""
     ping = {"type": "io.nats.micro.v1.ping_response", "name": "n", "version": "1.0.0"}
     async with three(nats_server) as (client, _), open_nats(nats_server.url) as liar:
 

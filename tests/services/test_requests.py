@@ -276,7 +276,7 @@ async def test_a_handler_that_is_not_async(
 
 
 async def test_a_reply_subject_that_nobody_can_answer_to(nats_server: NatsServer) -> None:
-    """Whoever asks must not be able to stop the service."""
+    """A client must not be able to stop the service."""
     async with running(nats_server) as (service, _):
         stream = await trio.open_tcp_stream("127.0.0.1", nats_server.port)
         async with stream:

@@ -66,7 +66,7 @@ Plans: TypeAlias = Sequence[Plan] | Callable[[int], Plan]
 class RandomPlans:
     """Plans drawn from ``seed``: the plan of a connection depends on the seed and its number only.
 
-    ``reach`` is how many bytes a fault is away at the most; small ones hit the opening more often.
+    ``reach`` is the maximum number of bytes to a fault; small ones hit the opening more often.
     """
 
     def __init__(self, seed: int | str, *, reach: int = 60_000, corrupt: bool = True) -> None:

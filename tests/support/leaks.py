@@ -52,7 +52,7 @@ def open_sockets() -> set[str]:
 async def no_leaks() -> AsyncIterator[None]:
     """Assert that the block leaves no task and no socket behind that was not there before.
 
-    What the block itself shares the process with must not change meanwhile.
+    What the block itself shares the process with must not change during it.
     """
     tasks, sockets = all_tasks(), open_sockets()
     yield

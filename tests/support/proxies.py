@@ -72,7 +72,7 @@ class PlainProxy(LoopbackServer):
     def swallow(self) -> bool:
         """While true, nothing said arrives, ends of streams included: a half-open connection.
 
-        It is held up rather than lost: what was said meanwhile arrives, in order, after that.
+        It is held up rather than lost: what was said in that time arrives, in order, after that.
         """
         return self._swallow
 

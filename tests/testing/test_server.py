@@ -274,7 +274,7 @@ async def test_a_demanded_port_that_is_taken(occupied) -> None:
 
 
 @pytest.mark.parametrize("nth", range(3))
-async def test_a_chosen_port_that_is_taken_meanwhile(occupied, monkeypatch, nth) -> None:
+async def test_a_chosen_port_that_is_taken_before_it_is_used(occupied, monkeypatch, nth) -> None:
     free_port, calls = _ports.free_port, iter(range(100))
     monkeypatch.setattr(
         _ports, "free_port", lambda host: occupied if next(calls) == nth else free_port(host)

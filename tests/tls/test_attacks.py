@@ -129,7 +129,7 @@ async def test_a_second_info_is_an_injection_too() -> None:
 async def test_no_plaintext_after_a_failed_handshake(
     mode: TLSMode, info_first: bool, villain: Callable[..., Script]
 ) -> None:
-    """The INFO in plaintext that follows is bait: whoever takes it gives his credentials away."""
+    """The plaintext INFO that follows is bait, and would cost a client its credentials."""
     async with ScriptedServer(villain(info_first=info_first)) as server:
         patience = 0.3 if mode is TLSMode.PREFER and not info_first else 5
         attempt = await failure(server, tls(mode), patience)
@@ -249,7 +249,7 @@ DEATHS: dict[str, tuple[Script, TLSMode, str, type[Exception], str]] = {
     "HTTP": (says(HTTP_ANSWER), TLSMode.PREFER, "info", NoInfoError, "HTTP/1.1 400"),
     "HTTP, TLS": (says(HTTP_ANSWER), TLSMode.REQUIRE, "tls", TLSHandshakeError, "HTTP/1.1 400"),
     "half an INFO": (says(b'INFO {"server'), TLSMode.PREFER, "info", NoInfoError, "complete"),
-    "INFO that is none": (says(b"INFO 5\r\n"), TLSMode.PREFER, "info", ProtocolError, "INFO"),
+    "malformed INFO": (says(b"INFO 5\r\n"), TLSMode.PREFER, "info", ProtocolError, "INFO"),
     "INFO of wrong types": (
         says(b'INFO {"max_payload":"big"}\r\n'),
         TLSMode.PREFER,

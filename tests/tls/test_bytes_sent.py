@@ -89,7 +89,7 @@ async def test_only_tls_leaves_in_a_mode_that_promises_it(mode: TLSMode, kind: s
 
 
 @pytest.mark.parametrize("kind", ["tls", "allow_non_tls", "verify", "first: auto"])
-async def test_prefer_speaks_tls_to_whoever_offers_it(kind: str) -> None:
+async def test_prefer_speaks_tls_to_servers_that_offer_it(kind: str) -> None:
     async with recorded(kind) as proxy:
         async with open_nats(f"localhost:{proxy.port}", tls=tls(PREFER), auth=SECRET) as nc:
             await nc.flush()

@@ -1,4 +1,4 @@
-"""Whoever can write into the connection: what it makes of us, and what it does not."""
+"""What an attacker that writes into the connection can achieve, and what not."""
 
 from __future__ import annotations
 

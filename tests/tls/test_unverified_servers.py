@@ -1,6 +1,6 @@
 """Failover to servers that are named in plaintext only, as those before 2.12 do.
 
-Anyone on the network path may have named them. So whoever answers there gets nothing but a
+Anyone on the network path may have named them. So a server that answers there gets nothing but a
 ClientHello, unless it shows a certificate for the name that was dialled.
 """
 

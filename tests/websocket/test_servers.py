@@ -212,11 +212,11 @@ async def test_a_server_that_comes_back(encrypted: bool) -> None:
         ):
             await server.kill()
             await until(events, Disconnected)
-            await nc.publish("a", b"published meanwhile")
+            await nc.publish("a", b"published between")
             await server.start()
             await until(events, Reconnected)
             with trio.fail_after(HANG_TIMEOUT):
-                assert (await sub.receive()).data == b"published meanwhile"
+                assert (await sub.receive()).data == b"published between"
 
 
 async def test_a_server_that_shuts_down_says_so() -> None:

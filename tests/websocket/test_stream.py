@@ -287,7 +287,7 @@ async def test_compressed_garbage(case: str) -> None:
 
 
 async def test_a_huge_frame_takes_no_memory() -> None:
-    """What claims to be an exabyte is handed out as it comes, and bounded by whoever reads it."""
+    """What claims to be an exabyte is handed out as it comes, and bounded by its reader."""
     near, far = memory_stream_pair()
     stream = over(near)
     await far.send_all(frame(BINARY, b"", length=2**60))

@@ -132,7 +132,7 @@ class PubLineCache:
         """The wire form of a subject to publish to, checked the first time."""
         try:
             return self._subjects[subject]
-        except (KeyError, TypeError):  # what cannot be a key is no subject either
+        except (KeyError, TypeError):  # an unhashable key is not a subject either
             raw = check_subject(subject)
         if len(raw) > _MAX_REMEMBERED_LENGTH:
             return raw

@@ -69,7 +69,7 @@ def demand(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> s
 def plan_tls(
     scheme: Scheme, mode: TLSMode, *, has_material: bool = False, sticky: bool = False
 ) -> TLSPlan:
-    """What to do about TLS. Raises :exc:`TLSConfigurationError` for what cannot be meant."""
+    """Decide about TLS. Raises :exc:`TLSConfigurationError` for a contradiction."""
     secure_scheme = scheme in ("tls", "wss")
     if mode is TLSMode.DISABLE and secure_scheme:
         plain = "nats" if scheme == "tls" else "ws"

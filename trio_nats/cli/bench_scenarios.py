@@ -19,7 +19,7 @@ __all__ = ["Load", "Result", "publish", "publish_and_subscribe", "request", "sub
 
 _STEP = 256
 """Messages between two looks at the progress bar."""
-# What cannot be kept up with has to wait somewhere, and must not be lost.
+# Messages beyond the receiver's speed have to wait somewhere, and must not be lost.
 _NO_LIMITS = PendingLimits(messages=2**31, bytes=2**40)
 
 

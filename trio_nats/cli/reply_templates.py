@@ -91,7 +91,7 @@ def _value(place: re.Match[bytes], count: int, more: dict[str, bytes]) -> bytes:
 
 
 def header_templates(given: Iterable[str], *, enabled: bool = True) -> list[tuple[str, Template]]:
-    """Headers from ``-H name:value``. Raises :exc:`ConfigurationError` for what is none."""
+    """Parse ``-H name:value``. Raises :exc:`ConfigurationError` for a malformed header."""
     headers: list[tuple[str, Template]] = []
     for text in given:
         name, colon, value = text.partition(":")

@@ -169,7 +169,7 @@ def _read(data: bytes, kind: type[S]) -> S | None:
             ]
         return msgspec.convert(whole, kind)
     except (ValueError, OverflowError, RecursionError) as error:
-        _logger.debug("an answer that is none of a service: %s", str(error))
+        _logger.debug("ignored a malformed answer to discovery: %s", str(error))
         return None
 
 

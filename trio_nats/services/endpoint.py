@@ -203,7 +203,7 @@ class Endpoint:
 
     def _count(self, failure: ServiceError) -> None:
         self._errors += 1
-        # As it was sent, for what cannot be sent cannot be shown either.
+        # The text as it was sent: unsendable characters cannot be shown either.
         text = failure.headers["Nats-Service-Error"]
         self._last_error = f"{failure.code}:{text[:MAX_LAST_ERROR]}"
 

@@ -27,7 +27,7 @@ def certificate_problems(report: Report, call: Call) -> Iterator[Finding]:
         yield problem(
             "certificate-other",
             f"The server's certificate cannot be accepted: {found.text}.",
-            "Tell whoever runs the server. It needs a certificate without this fault.",
+            "Tell the server's operator. It needs a certificate without this fault.",
         )
     if found.name_matches is False:
         yield _wrong_name(report, call, leaf)
@@ -41,7 +41,7 @@ def _untrusted(report: Report, call: Call, found: Certificates, leaf: Certificat
     if given:
         whom = "no authority in your ca_file"
         fix = (
-            "Perhaps that file is old, or for other servers. Ask whoever runs this one for the "
+            "Perhaps that file is old, or for other servers. Ask this server's operator for the "
             "certificate of its authority, a .pem file"
         )
         if len(found.chain) == 1:
@@ -52,7 +52,7 @@ def _untrusted(report: Report, call: Call, found: Certificates, leaf: Certificat
     else:
         whom = "no authority that this machine trusts"
         fix = (
-            "Companies often have an authority of their own. Ask whoever runs the server for its "
+            "Companies often have an authority of their own. Ask the server's operator for its "
             "certificate, a .pem file"
         )
     return problem(
@@ -69,7 +69,7 @@ def _self_signed(report: Report, call: Call, leaf: CertificateInfo) -> Finding:
         "certificate-self-signed",
         "The server's certificate is self-signed: only the server itself vouches for it. So it "
         "could be anybody's.",
-        "Ask whoever runs the server for that certificate, a .pem file, and name it as ca_file. "
+        "Ask the server's operator for that certificate, a .pem file, and name it as ca_file. "
         f"To be sure that it is the same one, compare the SHA-256 fingerprint {leaf.sha256}:",
         call.change(ca_file="server.pem"),
     )
@@ -112,7 +112,7 @@ def _dates(report: Report, found: Certificates) -> Iterator[Finding]:
             yield problem(
                 "certificate-expired",
                 f"{whose} {ends(one.not_after, now)}.",
-                f"The server needs a new one; tell whoever runs it. (This machine believes that "
+                f"The server needs a new one; tell its operator. (This machine believes that "
                 f"today is {now:%Y-%m-%d}. If it is not, correct its clock.)",
             )
         elif one.not_before is not None and one.not_before > now:
@@ -128,5 +128,5 @@ def _dates(report: Report, found: Certificates) -> Iterator[Finding]:
         yield problem(
             "certificate-expired",
             "The server's certificate, or that of the authority which vouches for it, has expired.",
-            "Tell whoever runs the server, and look whether your ca_file is out of date.",
+            "Tell the server's operator, and look whether your ca_file is out of date.",
         )

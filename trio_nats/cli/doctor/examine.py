@@ -157,7 +157,7 @@ class _Examination:
         return await probe(server, settings, only_tls=only_tls, patience=self._patience)
 
     async def _listen(self) -> None:
-        # A WebSocket server waits for a request. One that is none after all speaks at once.
+        # A WebSocket server waits for a request. Any other kind may speak at once.
         patience = QUICK if self._server.is_websocket else self._patience
         greeting = await greet(self._server, self._seconds, patience)
         if greeting is not None:

@@ -21,7 +21,7 @@ def login_refused(report: Report, call: Call) -> Iterator[Finding]:
         yield problem(
             "login-missing",
             "The server lets in only those who log in, and your options have no credentials.",
-            "Ask whoever runs the server for some, and give them as auth:",
+            "Ask the server's operator for some, and give them as auth:",
             call.change(extra=(f"auth={example}",)),
         )
         return
@@ -30,7 +30,7 @@ def login_refused(report: Report, call: Call) -> Iterator[Finding]:
         yield problem(
             "login-expired",
             f"The {login.method}{who} expired on {login.expires:%Y-%m-%d}.",
-            "Ask whoever runs the account for new credentials.",
+            "Ask the account's operator for new credentials.",
         )
         return
     yield problem(
@@ -78,7 +78,7 @@ def server_said(report: Report, call: Call) -> Iterator[Finding]:
     yield problem(
         "turned-away",
         f'The server turned the client away: "{report.live.said}".',
-        "Ask whoever runs the server; its log says more.",
+        "Ask the server's operator; its log says more.",
     )
 
 

@@ -194,7 +194,7 @@ def tampering(report: Report, call: Call) -> Iterator[Finding]:
         "tampering",
         f"Something spoke where only encrypted bytes may be: {report.live.text}.",
         "Somebody may be between you and the server. Do not connect over this network, and tell "
-        "whoever runs it.",
+        "its operator.",
     )
 
 
@@ -219,7 +219,7 @@ def client_certificate(report: Report, call: Call) -> Iterator[Finding]:
             "client-certificate-missing",
             "The server lets in only those who show a certificate of their own, and your options "
             "have none.",
-            "Ask whoever runs the server for a client certificate and its key, and give both:",
+            "Ask the server's operator for a client certificate and its key, and give both:",
             call.change(cert_file="client.pem", key_file="client.key"),
         )
         return
@@ -229,7 +229,7 @@ def client_certificate(report: Report, call: Call) -> Iterator[Finding]:
             "client-certificate-expired",
             f"Your client certificate {ends(expires, report.examined_at)}, and the server does not "
             "accept it any more.",
-            "Ask whoever runs the server for a new one.",
+            "Ask the server's operator for a new one.",
         )
         return
     why = client_certificate_fault(report.live.reason) or "it does not say why"

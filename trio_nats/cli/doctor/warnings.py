@@ -62,8 +62,8 @@ def _plaintext(report: Report) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "plaintext-secret",
-            f"Your {asked.login.method} crosses the network unencrypted. Whoever listens can log "
-            "in with it.",
+            f"Your {asked.login.method} crosses the network unencrypted. Anyone who listens can "
+            "log in with it.",
             fix,
             line,
         )
@@ -71,8 +71,8 @@ def _plaintext(report: Report) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "plaintext",
-            "The connection is not encrypted. Whoever listens on the way can read every message, "
-            "and change it.",
+            "The connection is not encrypted. Anyone who listens on the way can read "
+            "every message, and change it.",
             fix,
             line,
         )
@@ -122,7 +122,7 @@ def _ending(report: Report) -> Iterator[Finding]:
                 "See to it in time that a new one takes its place; connections read it again "
                 "whenever they connect."
                 if code != "certificate-ends"
-                else "Remind whoever runs the server. From then on nobody can connect any more.",
+                else "Remind the server's operator. From then on nobody can connect any more.",
             )
 
 

@@ -41,7 +41,7 @@ def wrong_peer(report: Report, call: Call) -> Iterator[Finding]:
         yield problem(
             "turned-away",
             f'The server turns clients away at once: "{greeting.text}".',
-            "Ask whoever runs the server; its log says more.",
+            "Ask the server's operator; its log says more.",
         )
     elif greeting is not None and greeting.kind == "nonsense":
         yield problem(
