@@ -70,7 +70,7 @@ async def test_a_payload_of_another_type(payload: Any, nats_server: NatsServer) 
             lambda: nc.jetstream().publish("a", payload),
         ]
         for call in calls:
-            with pytest.raises(TypeError, match=r"not \w+; .* codec=JSONCodec\(\)"):
+            with pytest.raises(TypeError, match=r"not \w+; .* codec=JSONCodec\(YourType\)"):
                 await call()
 
 

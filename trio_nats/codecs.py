@@ -67,7 +67,7 @@ class BytesCodec:
         :raises TypeError: if it is not bytes-like.
         """
         if not isinstance(value, (bytes, bytearray, memoryview)):
-            raise TypeError(f"expected bytes-like, got {type(value).__name__}")
+            raise TypeError(f"the value must be bytes-like, not {type(value).__name__}")
         return bytes(value)
 
     def decode(self, data: bytes, /) -> bytes:
@@ -95,7 +95,7 @@ class TextCodec:
         :raises TypeError: if it is not a ``str``.
         """
         if not isinstance(value, str):
-            raise TypeError(f"expected str, got {type(value).__name__}")
+            raise TypeError(f"the value must be a str, not {type(value).__name__}")
         return value.encode()
 
     def decode(self, data: bytes, /) -> str:

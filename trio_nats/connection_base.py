@@ -114,7 +114,7 @@ class BaseConnection:
         if get_ident() != self._thread:
             self._core.check_run()
         if reply is None and headers is None and codec is None and type(payload) is bytes:
-            # The fast path for most messages. The other branch does the same for all of them.
+            # A fast path for most messages. The other branch would do the same, but slower.
             try:
                 head, size = self._known_pub_lines[subject][len(payload)]
             except (KeyError, TypeError):  # TypeError: unhashable, so not a subject
@@ -133,7 +133,7 @@ class BaseConnection:
             outbox.append(frame)
 
     async def _space_for(self, frame: Frame, info: ServerInfo) -> None:
-        """Wait until there is room for ``frame``, which was checked against ``info``."""
+        """Wait until there is space for ``frame``, which was checked against ``info``."""
         core = self._core
         await core.outbox.wait_for_space()
         core.check_open()
@@ -535,7 +535,7 @@ class BaseConnection:
 
     @property
     def server_info(self) -> ServerInfo:
-        """Information that the server sent about itself, most recently."""
+        """The latest information that the server sent about itself."""
         return self._core.info
 
     @property
@@ -729,5 +729,5 @@ def _as_bytes(payload: object) -> bytes:
         return bytes(payload)
     raise TypeError(
         f"payload must be bytes-like or str, not {type(payload).__name__}; to send other objects "
-        "pass a codec, such as codec=JSONCodec()"
+        "pass a codec, such as codec=JSONCodec(YourType)"
     )

@@ -276,7 +276,7 @@ def _pairs_of(source: object) -> Iterator[tuple[str, str]]:
 def _check_name(name: str) -> str:
     if not isinstance(name, str):
         raise InvalidHeaderError(
-            f"header names must be str, not {type(name).__name__}; decode it first"
+            f"header names must be str, not {type(name).__name__}; decode them first"
         )
     if not _is_name(name) or ":" in name:
         raise InvalidHeaderError(

@@ -24,7 +24,7 @@ _COMMAND = re.compile(rb"\$(?:JS\.(?:(?!(?:ACK|FC)\.)[^.]+\.)?API|SYS\.REQ)\.")
 
 
 class Publisher(Protocol):
-    """The connection that a message was received from, to respond with."""
+    """The connection that a message was received from, which it responds through."""
 
     async def publish(
         self,
@@ -204,6 +204,6 @@ def _shorten(pairs: list[tuple[str, str]]) -> str:
 
 
 def answer_by(msg: Msg, origin: Publisher) -> Msg:
-    """Let ``msg`` be answered by another connection than the one it came by."""
+    """Make ``msg`` respond through ``origin`` instead of the connection it was received from."""
     msg._origin = origin
     return msg

@@ -73,7 +73,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         """Tasks that process messages, and that the receiving task may be waiting for."""
         self._ended: Exception | None = None
 
-    # --- what it is ------------------------------------------------------------------------------
+    # --- properties ------------------------------------------------------------------------------
 
     @property
     def queue(self) -> str | None:
@@ -98,7 +98,9 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             raise RuntimeError("a subscription can be entered only once; subscribe again")
         self._core.check_usable()
         if self._core.state is ConnectionState.DRAINING:
-            raise trio.ClosedResourceError("this NATS connection is draining")
+            raise trio.ClosedResourceError(
+                "this NATS connection is draining, so it cannot subscribe any more"
+            )
         self._sid = self._core.router.add(self)
         return self
 
@@ -136,7 +138,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
         self._core.check_run()
         await trio.lowlevel.checkpoint()
         if self._sid is None:
-            raise RuntimeError("a subscription that has not been entered cannot be drained")
+            raise RuntimeError("this subscription has not been entered, so it cannot be drained")
         seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
         with trio.move_on_after(seconds) as scope:
             await self._core.drain([self._sid])
@@ -173,7 +175,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
             del waiters[task]
             trio.lowlevel.reschedule(task, outcome.Value(msg))
         else:
-            # A copy of _keep(), because a call for each message costs too much.
+            # A copy of _keep(), because a call for each message would cost too much.
             queue = self._queue
             size = pending_size(msg)
             if queue:
@@ -383,7 +385,7 @@ class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
 
 
 class _Batches(AsyncIterator[list[Msg]]):
-    """Not an async generator, because that would have to be closed."""
+    """An iterator and not an async generator, which would have to be closed."""
 
     def __init__(self, sub: Subscription, max_messages: int | None) -> None:
         if max_messages is not None:

@@ -118,9 +118,9 @@ async def test_what_cannot_be_encoded_is_not_sent() -> None:
         for way in ways:
             with pytest.raises(EncodeError, match="cannot encode a value of type object"):
                 await way("a", object(), codec=JSONCodec(Order))
-            with pytest.raises(EncodeError, match="expected str, got bytes"):
+            with pytest.raises(EncodeError, match="the value must be a str, not bytes"):
                 await way("a", b"x", codec=TextCodec())
-            with pytest.raises(EncodeError, match="expected bytes-like, got str"):
+            with pytest.raises(EncodeError, match="the value must be bytes-like, not str"):
                 await way("a", "x", codec=BytesCodec())
             with pytest.raises(ConfigurationError, match="encode, which the class Order lacks"):
                 await way("a", Order(1), codec=Order)
@@ -176,7 +176,7 @@ async def test_an_answer_that_cannot_be_encoded_is_not_sent() -> None:
         await nc.publish("a", reply="b")
         msg = await sub.receive()
         value: Any = b"x"
-        with pytest.raises(EncodeError, match="expected str, got bytes"):
+        with pytest.raises(EncodeError, match="the value must be a str, not bytes"):
             await msg.respond(value, codec=TextCodec())
         assert nc.stats.out_messages == 1
 

@@ -181,7 +181,7 @@ def test_every_printable_ascii_character_but_the_colon_makes_a_name() -> None:
 def test_names_that_are_not_str(name: object) -> None:
     kind = type(name).__name__
     with pytest.raises(
-        InvalidHeaderError, match=f"^header names must be str, not {kind}; decode it"
+        InvalidHeaderError, match=f"^header names must be str, not {kind}; decode them"
     ):
         Headers([(name, "v")])  # type: ignore[list-item]
     with pytest.raises(InvalidHeaderError, match=f"^header names must be str, not {kind}"):
