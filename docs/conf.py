@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sphinx.ext.napoleon import GoogleDocstring
 
 import trio_nats.anyio
-from tests.support.public_names import GIVEN, PUBLIC_MODULES
+from tests.support.public_names import PUBLIC_MODULES, has_public_constructor
 
 project = "trio_nats"
 author = "the trio_nats authors"
@@ -81,7 +81,7 @@ def read_google_style(app, what, name, obj, options, lines):
 
 def hide_constructor(app, what, name, obj, options, signature, return_annotation):
     """Of what users do not make themselves."""
-    if what == "class" and name.rpartition(".")[2] in GIVEN:
+    if what == "class" and not has_public_constructor(obj):
         return "", None
     return None
 

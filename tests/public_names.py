@@ -23,6 +23,8 @@ from typing import get_overloads
 
 import msgspec
 
+from tests.support.public_names import has_public_constructor
+
 PACKAGES = (
     "trio_nats",
     "trio_nats.errors",
@@ -105,7 +107,7 @@ def _class(path: str, cls: type) -> Iterator[str]:
         if kind.__module__.partition(".")[0] == "trio_nats":
             members |= _Attributes(kind).found
             members |= {name: value for name, value in vars(kind).items() if _is_member(value)}
-            if made or "_is_protocol" in vars(kind):
+            if made or not has_public_constructor(cls):
                 members.pop("__init__", None)
     for name, member in members.items():
         if not name.startswith("_") or name == "__init__" or name in OPERATORS:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 import trio
 
 from . import __version__
+from ._constructors import construct
 from ._core.settings import Settings, WhenOutboxFull
 from ._core.supervisor import Supervisor
 from ._nursery import open_nursery
@@ -280,7 +281,7 @@ class _Open(NotEntered[Connection]):
             )
         if self._connection is not None:
             raise RuntimeError("open_nats() can be entered only once; call it again")
-        self._connection = connection = Connection(self._make_core)
+        self._connection = connection = construct(Connection, self._make_core)
         await self._check_credentials()
         self._manager = open_nursery(self._close)
         nursery = await self._manager.__aenter__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ._constructors import NoPublicConstructor, construct
 from ._core.supervisor import Supervisor
 from .connection_base import BaseConnection
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 
-class Connection(BaseConnection):
+class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()"):
     """A connection to NATS, as given by ``async with open_nats(...) as nc:``.
 
     You may use it from any task of the ``trio.run()`` that opened it; elsewhere its methods raise
@@ -75,7 +76,8 @@ class Connection(BaseConnection):
         """
         from .services import Service
 
-        return Service(
+        return construct(
+            Service,
             self,
             name,
             version=version,
@@ -105,7 +107,7 @@ class Connection(BaseConnection):
         """
         from .services import Services
 
-        return Services(self, prefix=prefix, timeout=timeout, stall=stall)
+        return construct(Services, self, prefix=prefix, timeout=timeout, stall=stall)
 
     def jetstream(
         self,
@@ -138,4 +140,6 @@ class Connection(BaseConnection):
         if domain is None and prefix is None:
             settings = self._core.settings
             domain, prefix = settings.jetstream_domain, settings.jetstream_prefix
-        return JetStream(self, self._inboxes, domain=domain, prefix=prefix, timeout=timeout)
+        return construct(
+            JetStream, self, self._inboxes, domain=domain, prefix=prefix, timeout=timeout
+        )

@@ -14,6 +14,7 @@ import trio
 from trio import current_time
 from trio.lowlevel import checkpoint_if_cancelled, wait_task_rescheduled
 
+from ._constructors import construct
 from ._core.request_mux import ReplySlot, new_inbox, no_reply
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
@@ -249,7 +250,8 @@ class BaseConnection:
         raw_subject = check_filter(subject)
         raw_queue = None if queue is None else check_queue(queue)
         commands.check_sub(raw_subject, raw_queue, self._pub_lines.max_control_line)
-        return Subscription(
+        return construct(
+            Subscription,
             self._core,
             subject,
             raw_subject,
@@ -421,7 +423,8 @@ class BaseConnection:
         self._core.check_run()
         token, reply = self._core.requests.new_token()
         frame = self._frame(subject, data, reply, headers)
-        return Replies(
+        return construct(
+            Replies,
             self._core,
             subject,
             self._limits(pending_limits),

@@ -7,6 +7,7 @@ from typing import Self
 
 import trio
 
+from ._constructors import NoPublicConstructor
 from ._core.pending import PendingOwner, PendingQueue
 from ._core.request_mux import is_no_responders
 from .errors import NoRespondersError, timed_out
@@ -27,7 +28,12 @@ def empty_sentinel(msg: Msg) -> bool:
     return not msg.data
 
 
-class Replies(PendingQueue, trio.abc.ReceiveChannel[Msg]):
+class Replies(
+    PendingQueue,
+    trio.abc.ReceiveChannel[Msg],
+    metaclass=NoPublicConstructor,
+    use="nc.request_many()",
+):
     """The replies to a request, as a Trio channel.
 
     Made by :meth:`Connection.request_many` and used with ``async with``. Entering the block

@@ -14,6 +14,7 @@ import outcome
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
+from ._constructors import NoPublicConstructor
 from ._core.pending import PendingQueue, pending_size
 from ._core.supervisor import Supervisor
 from .errors import fresh, timed_out
@@ -27,7 +28,9 @@ _TURN = 63
 """Number of messages to receive before other tasks get to run."""
 
 
-class Subscription(PendingQueue, trio.abc.ReceiveChannel[Msg]):
+class Subscription(
+    PendingQueue, trio.abc.ReceiveChannel[Msg], metaclass=NoPublicConstructor, use="nc.subscribe()"
+):
     """A subscription, as a Trio channel of its messages.
 
     Made by :meth:`Connection.subscribe` and used with ``async with``. Entering the block

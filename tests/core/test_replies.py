@@ -11,6 +11,7 @@ import trio.testing
 
 from tests.connection.helpers import all_of, receive_n
 from trio_nats import Msg, PendingLimits, Replies, empty_sentinel
+from trio_nats._constructors import construct
 from trio_nats._core.event_hub import EventHub
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.router import Router
@@ -50,7 +51,8 @@ async def alone(
     async def send(_: object) -> None:
         await trio.lowlevel.checkpoint()
 
-    replies = Replies(
+    replies = construct(
+        Replies,
         Owner(),
         "svc",
         limits,

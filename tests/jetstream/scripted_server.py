@@ -12,6 +12,7 @@ import trio
 from tests.jetstream.helpers import HANG_TIMEOUT
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import Connection, ReconnectPolicy, open_nats
+from trio_nats._constructors import construct
 from trio_nats.jetstream import Consumer, ConsumerConfig, ConsumerInfo
 from trio_nats.jetstream.api import API
 
@@ -155,7 +156,7 @@ def bound(nc: Connection, config: ConsumerConfig | None = None) -> Consumer:
     info = None
     if config is not None:
         info = ConsumerInfo(stream_name="S", name="C", config=config)
-    return Consumer(API(nc), "S", "C", info)
+    return construct(Consumer, API(nc), "S", "C", info)
 
 
 @asynccontextmanager

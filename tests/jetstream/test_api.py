@@ -16,6 +16,7 @@ from trio_nats import (
     open_nats,
 )
 from trio_nats import jetstream as js_module
+from trio_nats._constructors import construct
 from trio_nats.errors import fresh
 from trio_nats.jetstream import (
     APILevelError,
@@ -264,7 +265,7 @@ async def test_pages_without_end() -> None:
         return [], True
 
     with pytest.raises(JetStreamError, match="no end after 100,000 pages"):
-        await anext(PageIterator(ask))
+        await anext(construct(PageIterator, ask))
     assert pages == 100_000
 
 

@@ -6,6 +6,9 @@ import importlib
 import inspect
 from importlib.util import find_spec
 
+from trio_nats._constructors import NoPublicConstructor
+from trio_nats.jetstream import JetStreamMsg
+
 # Where users import from. Each has the list of its public names in ``__all__``.
 PUBLIC_MODULES = tuple(
     name
@@ -25,51 +28,11 @@ PUBLIC_MODULES = tuple(
     if find_spec(name) is not None
 )
 
-# Classes whose objects users are given: their constructors are not documented.
-GIVEN = frozenset(
-    {
-        "API",
-        "AckContext",
-        "AtomicBatch",
-        "Cache",
-        "Codec",
-        "Connection",
-        "Consumer",
-        "Decoder",
-        "Encoder",
-        "Endpoint",
-        "Events",
-        "FastBatch",
-        "JetStream",
-        "JetStreamMsg",
-        "KeyValue",
-        "KeyWatcher",
-        "Messages",
-        "NatsServerFactory",
-        "ObjectReader",
-        "ObjectStore",
-        "ObjectWatcher",
-        "OrderedConsumer",
-        "PageIterator",
-        "PendingAck",
-        "Publisher",
-        "Replies",
-        "Service",
-        "ServiceGroup",
-        "ServiceRequest",
-        "Services",
-        "Stream",
-        "Subscription",
-        "Typed",
-        "TypedJetStreamMsg",
-        "TypedMessages",
-        "TypedMsg",
-        "TypedReplies",
-        "TypedRequest",
-        "TypedSubscription",
-        "Watch",
-    }
-)
+
+def has_public_constructor(cls: type) -> bool:
+    """Whether users make objects of it themselves. If not, its constructor is not documented."""
+    is_protocol = "_is_protocol" in vars(cls)
+    return not isinstance(cls, NoPublicConstructor) and not is_protocol and cls is not JetStreamMsg
 
 
 def public_objects() -> dict[int, object]:

@@ -26,6 +26,7 @@ from trio_nats._tracebacks import takes_secrets
 from trio_nats.codecs import encoded
 from trio_nats.message import answer_by
 
+from .._constructors import NoPublicConstructor, construct
 from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
 from ._streams import Events, Publisher, Replies, Subscription
@@ -37,7 +38,7 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 
-class Connection:
+class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()"):
     """A connection to NATS, as given by ``async with trio_nats.anyio.open_nats(...) as nc:``.
 
     It is a :class:`trio_nats.Connection` for anyio: the same methods with the same meaning, with
@@ -125,8 +126,9 @@ class Connection:
         :returns: the stream.
         """
         if codec is None:
-            return Publisher[Payload](self, subject, headers)
-        return Publisher(self, subject, headers, codec)
+            plain: Publisher[Payload] = construct(Publisher, self, subject, headers)
+            return plain
+        return construct(Publisher, self, subject, headers, codec)
 
     def subscribe(
         self,
@@ -144,7 +146,7 @@ class Connection:
         subscription = self._trio.subscribe(
             subject, queue=queue, stop_after=stop_after, pending_limits=pending_limits
         )
-        return Subscription(self._host, subscription, self)
+        return construct(Subscription, self._host, subscription, self)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -250,7 +252,7 @@ class Connection:
             pending_limits=pending_limits,
             headers=headers,
         )
-        return Replies(self._host, replies, self)
+        return construct(Replies, self._host, replies, self)
 
     def new_inbox(self) -> str:
         """Return a subject that nobody else uses, to subscribe to and to pass as ``reply``."""
@@ -289,7 +291,7 @@ class Connection:
         :param buffer: the number of events that may wait; beyond it the oldest are dropped.
             Default: 256.
         """
-        return Events(self._host, self._trio.events(buffer=buffer))
+        return construct(Events, self._host, self._trio.events(buffer=buffer))
 
     async def wait_for_state(self, *states: ConnectionState) -> ConnectionState:
         """Wait until the connection is in one of several states; return at once if it is.

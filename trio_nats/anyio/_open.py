@@ -17,6 +17,7 @@ from trio_nats import JWT, Auth, AuthCallback, AuthLike, Combined, NKey, Server
 from trio_nats._tracebacks import takes_secrets
 from trio_nats.connect import NotEntered
 
+from .._constructors import construct
 from ._asyncio import AsyncioHost
 from ._backend import Host, TrioHost
 from ._connection import Connection
@@ -86,7 +87,7 @@ class _Open(NotEntered[Connection]):
             connection = await host.open(self._manager)
         except TRIO_ERRORS as error:
             raise translated(error) from error.__cause__
-        return Connection(host, connection)
+        return construct(Connection, host, connection)
 
     async def __aexit__(
         self,

@@ -19,6 +19,7 @@ from trio_nats.events import Event
 from trio_nats.message import Publisher as Origin
 from trio_nats.message import answer_by
 
+from .._constructors import NoPublicConstructor
 from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
 
@@ -96,7 +97,7 @@ class _Messages(_Receiving[Msg]):
         return answer_by(msg, self._origin)
 
 
-class Subscription(_Messages):
+class Subscription(_Messages, metaclass=NoPublicConstructor, use="nc.subscribe()"):
     """The messages of a subscription, as an :class:`anyio.abc.ObjectReceiveStream`.
 
     Made by :meth:`Connection.subscribe` and used with ``async with``: entering subscribes, leaving
@@ -153,7 +154,7 @@ class Subscription(_Messages):
         return repr(self._subscription)
 
 
-class Replies(_Messages):
+class Replies(_Messages, metaclass=NoPublicConstructor, use="nc.request_many()"):
     """The replies to a request, made by :meth:`Connection.request_many`.
 
     Entering it with ``async with`` publishes the request; leaving it discards replies that arrive
@@ -180,11 +181,16 @@ class Replies(_Messages):
         return self._replies.dropped
 
 
-class Events(_Receiving[Event]):
+class Events(_Receiving[Event], metaclass=NoPublicConstructor, use="nc.events()"):
     """The events of a connection; made by :meth:`Connection.events`."""
 
 
-class Publisher(ObjectSendStream[_T_contra], Generic[_T_contra]):
+class Publisher(
+    ObjectSendStream[_T_contra],
+    Generic[_T_contra],
+    metaclass=NoPublicConstructor,
+    use="nc.publisher()",
+):
     """A stream that publishes to a subject; made by :meth:`Connection.publisher`.
 
     Closing it does not close the connection.

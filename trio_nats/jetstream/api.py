@@ -9,6 +9,7 @@ from typing import Generic, NoReturn, TypeVar, cast
 import msgspec
 import trio
 
+from .._constructors import NoPublicConstructor, construct
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import check_seconds
@@ -186,13 +187,18 @@ class API:
             # An empty page is the end, whatever the server counts.
             return found, bool(found) and offset < page.total
 
-        return PageIterator(ask)
+        return construct(PageIterator, ask)
 
     def __repr__(self) -> str:
         return f"<API {self.prefix!r}>"
 
 
-class PageIterator(AsyncIterator[T_co], Generic[T_co]):
+class PageIterator(
+    AsyncIterator[T_co],
+    Generic[T_co],
+    metaclass=NoPublicConstructor,
+    use="a method that returns a listing, such as js.streams()",
+):
     """Iterates over a listing, and requests each page when it is needed.
 
     Listings such as :meth:`JetStream.streams` return it, for one ``async for``. What is added or
@@ -228,7 +234,7 @@ def select(pages: PageIterator[S], pick: Callable[[S], T | None]) -> PageIterato
         found, more = await pages._ask()
         return [one for one in map(pick, found) if one is not None], more
 
-    return PageIterator(ask)
+    return construct(PageIterator, ask)
 
 
 def _named(error: JetStreamAPIError, suffix: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from .._constructors import NoPublicConstructor
 from .key_value_manager import KeyValueManager
 from .object_store_manager import ObjectStoreManager
 
 __all__ = ["JetStream"]
 
 
-class JetStream(KeyValueManager, ObjectStoreManager):
+class JetStream(
+    KeyValueManager, ObjectStoreManager, metaclass=NoPublicConstructor, use="nc.jetstream()"
+):
     """JetStream, as made by :meth:`Connection.jetstream`.
 
     Unless said otherwise its methods raise :exc:`ConfigurationError` or

@@ -7,6 +7,7 @@ from typing import Unpack
 
 import msgspec
 
+from .._constructors import construct
 from ..connection_base import BaseConnection
 from ..errors import NatsError
 from . import json_codec
@@ -135,7 +136,7 @@ class BaseJetStream(Publishing):
                 f"stream {config.name!r} is there now, but without {', '.join(missing)}: its "
                 "server is too old for that",
             )
-        return Stream(self._api, info)
+        return construct(Stream, self._api, info)
 
     async def _what_differs(self, config: StreamConfig) -> str:
         text = f"stream {config.name!r} exists already, with another configuration"
@@ -175,7 +176,9 @@ class BaseJetStream(Publishing):
         :raises StreamNotFoundError: if it does not exist.
         """
         check_name("stream", name)
-        return Stream(self._api, await self._api.request(f"STREAM.INFO.{name}", None, StreamInfo))
+        return construct(
+            Stream, self._api, await self._api.request(f"STREAM.INFO.{name}", None, StreamInfo)
+        )
 
     async def delete_stream(self, name: str) -> None:
         """Delete a stream with its messages. If cancelled, it may have been deleted.

@@ -8,6 +8,7 @@ from typing import Unpack
 
 import msgspec
 
+from .._constructors import NoPublicConstructor, construct
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import check_count
 from .api import API, Page, PageIterator
@@ -119,7 +120,7 @@ class StreamConsumers:
         check_name("consumer", name)
         suffix = f"CONSUMER.INFO.{self._name}.{name}"
         info = await self._api.request(suffix, None, ConsumerInfo)
-        return Consumer(self._api, self._name, info.name, info)
+        return construct(Consumer, self._api, self._name, info.name, info)
 
     def bind_consumer(self, name: str) -> Consumer:
         """Use a consumer without requesting it, for users with the permission to pull only.
@@ -129,7 +130,7 @@ class StreamConsumers:
         :param name: its name.
         :raises ConfigurationError: if the name is not allowed.
         """
-        return Consumer(self._api, self._name, check_name("consumer", name), None)
+        return construct(Consumer, self._api, self._name, check_name("consumer", name), None)
 
     async def delete_consumer(self, name: str) -> None:
         """Delete a consumer. If cancelled, it may have been deleted.
@@ -227,7 +228,7 @@ class StreamConsumers:
         )
         prefix = new_name() if name_prefix is None else check_name("consumer", name_prefix)
         check_consumer(config)
-        return OrderedConsumer(self._api, self._name, prefix, config)
+        return construct(OrderedConsumer, self._api, self._name, prefix, config)
 
 
 DEFAULT_BATCH = 256
@@ -265,7 +266,9 @@ class _DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):
     no_erase: bool = False
 
 
-class Stream(StreamConsumers):
+class Stream(
+    StreamConsumers, metaclass=NoPublicConstructor, use="js.stream() or js.create_stream()"
+):
     """A stream, as returned by :meth:`JetStream.create_stream` and :meth:`JetStream.stream`.
 
     It holds no resources. Its methods raise what those of :class:`JetStream` raise, and

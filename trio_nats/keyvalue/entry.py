@@ -6,6 +6,7 @@ import enum
 from datetime import datetime
 from typing import Generic, TypeVar, cast
 
+from .._constructors import NoPublicConstructor
 from ..codecs import Decoder, decode_error
 from ..errors import DecodeError
 from ..headers import Headers
@@ -41,7 +42,7 @@ def operation_of(headers: Headers) -> Operation:
     return Operation.PUT
 
 
-class Entry(Generic[T]):
+class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch()"):
     """A value of a key, or what marks that there is none any more.
 
     The value is decoded when it is asked for the first time, so that one that cannot be decoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from .._constructors import construct
 from ..codecs import Codec, check_codec
 from ..jetstream.api import PageIterator, select
 from ..jetstream.context_base import BaseJetStream
@@ -40,7 +41,7 @@ async def open_bucket(js: BaseJetStream, bucket: str, codec: Codec[T]) -> KeyVal
         raise NotABucketError(
             f"stream {stream.name!r} is no bucket: it does not limit the messages of a subject"
         )
-    return KeyValue(js, stream, codec)
+    return construct(KeyValue, js, stream, codec)
 
 
 async def create(
@@ -50,7 +51,7 @@ async def create(
     check_codec(codec, "encode", "decode")
     wanted = await _wanted(js, config, options)
     try:
-        return KeyValue(js, await js.create_stream(wanted), codec)
+        return construct(KeyValue, js, await js.create_stream(wanted), codec)
     except StreamNameInUseError as error:
         raise BucketExistsError(
             error.code,
@@ -67,7 +68,7 @@ async def update(
     check_codec(codec, "encode", "decode")
     wanted = await _wanted(js, config, options)
     with bucket_errors(bucket_of(wanted.name)):
-        return KeyValue(js, await js.update_stream(wanted), codec)
+        return construct(KeyValue, js, await js.update_stream(wanted), codec)
 
 
 async def create_or_update(
@@ -76,7 +77,7 @@ async def create_or_update(
     """A bucket configured like that, whether it was there or not."""
     check_codec(codec, "encode", "decode")
     wanted = await _wanted(js, config, options)
-    return KeyValue(js, await js.create_or_update_stream(wanted), codec)
+    return construct(KeyValue, js, await js.create_or_update_stream(wanted), codec)
 
 
 async def delete(js: BaseJetStream, bucket: str) -> None:

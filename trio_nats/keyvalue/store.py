@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar, cast, overload
 
+from .._constructors import NoPublicConstructor, construct
 from ..codecs import Codec, Payload, encode
 from ..errors import ConfigurationError
 from ..headers import HeadersLike
@@ -52,7 +53,9 @@ class _Raw:
 RAW: Codec[bytes] = _Raw()
 
 
-class KeyValue(Generic[T]):
+class KeyValue(
+    Generic[T], metaclass=NoPublicConstructor, use="js.key_value() or js.create_key_value()"
+):
     """A bucket, as :meth:`JetStream.key_value` and :meth:`JetStream.create_key_value` make it.
 
     It holds nothing open. Values are what the codec is for, and without one bytes (where text may
@@ -126,7 +129,8 @@ class KeyValue(Generic[T]):
     def _entry(self, key: str, msg: StoredMsg) -> Entry[T]:
         if msg.timestamp is None:
             raise JetStreamError(f"the answer for key {key!r} does not tell when it was stored")
-        return Entry(
+        return construct(
+            Entry,
             bucket=self._name,
             key=key,
             revision=msg.seq,
@@ -219,7 +223,7 @@ class KeyValue(Generic[T]):
             ignore_deletes=ignore_deletes,
             meta_only=meta_only,
         )
-        return KeyWatcher(plan, self._codec)
+        return construct(KeyWatcher, plan, self._codec)
 
     # --- writing ---------------------------------------------------------------------------------
 

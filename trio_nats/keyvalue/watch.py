@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 import trio
 
+from .._constructors import NoPublicConstructor, construct
 from ..codecs import Decoder
 from ..errors import NatsError
 from ..jetstream.consumer.message import JetStreamMsg
@@ -51,7 +52,9 @@ class Plan(NamedTuple):
     meta_only: bool = False
 
 
-class KeyWatcher(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
+class KeyWatcher(
+    trio.abc.ReceiveChannel[Entry[T]], Generic[T], metaclass=NoPublicConstructor, use="kv.watch()"
+):
     """What is in a bucket and what happens to it; made by :meth:`KeyValue.watch`.
 
     A Trio channel, for ``async with``. What is there already comes first; either loop over that
@@ -181,7 +184,8 @@ class KeyWatcher(trio.abc.ReceiveChannel[Entry[T]], Generic[T]):
             self._caught_up.set()
         if not msg.subject.startswith(plan.prefix):
             return None
-        entry = Entry(
+        entry = construct(
+            Entry,
             bucket=plan.bucket,
             key=msg.subject[len(plan.prefix) :],
             revision=metadata.stream_seq,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._constructors import construct
 from ..jetstream.api import PageIterator, select
 from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import StreamNameInUseError
@@ -26,7 +27,7 @@ __all__ = ["create", "create_or_update", "delete", "names", "open_bucket", "stat
 async def open_bucket(js: BaseJetStream, bucket: str) -> ObjectStore:
     """The object store of that name."""
     with store_errors(check_bucket(bucket)):
-        return ObjectStore(js, await js.stream(stream_name(bucket)))
+        return construct(ObjectStore, js, await js.stream(stream_name(bucket)))
 
 
 async def create(
@@ -35,7 +36,7 @@ async def create(
     """A new object store."""
     wanted = _wanted(config, options)
     try:
-        return ObjectStore(js, await js.create_stream(wanted))
+        return construct(ObjectStore, js, await js.create_stream(wanted))
     except StreamNameInUseError as error:
         raise ObjectStoreExistsError(
             f"there is an object store {bucket_of(wanted.name)!r} already, configured otherwise: "
@@ -49,14 +50,14 @@ async def update(
     """Replace the configuration of an object store."""
     wanted = _wanted(config, options)
     with store_errors(bucket_of(wanted.name)):
-        return ObjectStore(js, await js.update_stream(wanted))
+        return construct(ObjectStore, js, await js.update_stream(wanted))
 
 
 async def create_or_update(
     js: BaseJetStream, config: ObjectStoreConfig | str, options: ObjectStoreOptions
 ) -> ObjectStore:
     """An object store configured like that, whether it was there or not."""
-    return ObjectStore(js, await js.create_or_update_stream(_wanted(config, options)))
+    return construct(ObjectStore, js, await js.create_or_update_stream(_wanted(config, options)))
 
 
 async def delete(js: BaseJetStream, bucket: str) -> None:

@@ -8,6 +8,7 @@ from typing import Self
 
 import trio
 
+from .._constructors import NoPublicConstructor
 from ..errors import fresh
 from ..jetstream.consumer.messages import Messages
 from ..options import check_count
@@ -33,7 +34,9 @@ MAX_LINKS = 8
 DEFAULT_MAX_SIZE = 256 * 1024 * 1024
 
 
-class ObjectReader(trio.abc.ReceiveChannel[bytes]):
+class ObjectReader(
+    trio.abc.ReceiveChannel[bytes], metaclass=NoPublicConstructor, use="store.get()"
+):
     """An object's bytes as they come, a Trio channel; made by :meth:`ObjectStore.get`.
 
     .. code-block:: python

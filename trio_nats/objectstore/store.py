@@ -11,6 +11,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 import trio
 
+from .._constructors import NoPublicConstructor, construct
 from ..errors import ConfigurationError
 from ..headers import Headers
 from ..jetstream.consumer.config import DeliverPolicy
@@ -118,7 +119,9 @@ def _take_after(part: trio.Path, replaced: os.stat_result, path: trio.Path) -> N
     os.chmod(part, stat.S_IMODE(replaced.st_mode))
 
 
-class ObjectStore:
+class ObjectStore(
+    metaclass=NoPublicConstructor, use="js.object_store() or js.create_object_store()"
+):
     """An object store, as :meth:`JetStream.object_store` and its likes make it.
 
     It holds nothing open, and may be used from any number of tasks. Unless said otherwise its
@@ -186,7 +189,7 @@ class ObjectStore:
 
         Links to other objects are followed. Nothing is sent by this; see :class:`ObjectReader`.
         """
-        return ObjectReader(self._backend, check_object_name(name))
+        return construct(ObjectReader, self._backend, check_object_name(name))
 
     async def get_bytes(self, name: str, *, max_size: int = DEFAULT_MAX_SIZE) -> bytes:
         """All of an object.
@@ -268,7 +271,7 @@ class ObjectStore:
             policy = DeliverPolicy.NEW
         elif include_history:
             policy = DeliverPolicy.ALL
-        return ObjectWatcher(self._backend, policy, ignore_deletes=ignore_deletes)
+        return construct(ObjectWatcher, self._backend, policy, ignore_deletes=ignore_deletes)
 
     # --- changes ---------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Self
 
 import trio
 
+from .._constructors import NoPublicConstructor, construct
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.consumer.messages import Messages
@@ -22,7 +23,9 @@ __all__ = ["ObjectWatcher", "list_objects"]
 _logger = logging.getLogger("trio_nats.objectstore")
 
 
-class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
+class ObjectWatcher(
+    trio.abc.ReceiveChannel[ObjectInfo], metaclass=NoPublicConstructor, use="store.watch()"
+):
     """A Trio channel of what is put, changed and deleted, made by :meth:`ObjectStore.watch`.
 
     .. code-block:: python
@@ -136,8 +139,8 @@ class ObjectWatcher(trio.abc.ReceiveChannel[ObjectInfo]):
 
 async def list_objects(backend: ObjectBackend, *, show_deleted: bool) -> list[ObjectInfo]:
     """What there is now."""
-    watcher = ObjectWatcher(
-        backend, DeliverPolicy.LAST_PER_SUBJECT, ignore_deletes=not show_deleted
+    watcher = construct(
+        ObjectWatcher, backend, DeliverPolicy.LAST_PER_SUBJECT, ignore_deletes=not show_deleted
     )
     found: dict[str, ObjectInfo] = {}
     async with watcher:

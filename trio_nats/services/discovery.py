@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from .._constructors import NoPublicConstructor
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import PendingLimits, check_seconds
@@ -48,7 +49,7 @@ _PART: dict[str, object] = {
 }
 
 
-class Services:
+class Services(metaclass=NoPublicConstructor, use="nc.services()"):
     """Discovers services; made by :meth:`Connection.services`.
 
     Each method asks all instances of all services, or of those with a name, or one instance by its

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import trio
 
+from .._constructors import NoPublicConstructor, construct
 from ..codecs import Payload
 from ..errors import ConnectionLostError, NatsError
 from ..message import Msg
@@ -31,7 +32,7 @@ _logger = logging.getLogger("trio_nats.services")
 _NO_CONNECTION = (trio.ClosedResourceError, ConnectionLostError)
 
 
-class Endpoint:
+class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
     """An endpoint of a service, made by :meth:`Service.add_endpoint`."""
 
     def __init__(
@@ -139,7 +140,7 @@ class Endpoint:
             nursery.start_soon(self._handle, msg, refuse, name=name)
 
     async def _handle(self, msg: Msg, refuse: Callable[[Msg], None]) -> None:
-        request = ServiceRequest(msg)
+        request = construct(ServiceRequest, msg)
         task = trio.lowlevel.current_task()
         self._handlers.add(task)
         self._requests += 1

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import EllipsisType
 from typing import Protocol, TypeVar
 
+from .._constructors import NoPublicConstructor, construct
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError
 from ..options import PendingLimits, check_callable, check_count
@@ -35,7 +36,7 @@ class Host(Protocol):
         ...
 
 
-class ServiceGroup:
+class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
     """Endpoints whose subjects share a prefix; made by :meth:`group`. The service itself is one,
     too.
     """
@@ -70,7 +71,7 @@ class ServiceGroup:
             check_filter(name)
             if ">" in name:
                 raise ConfigurationError(f"group name {name!a}: nothing can follow '>'")
-        return ServiceGroup(self._host, self._subject(name), self._checked_queue(queue))
+        return construct(ServiceGroup, self._host, self._subject(name), self._checked_queue(queue))
 
     # --- endpoints -------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class ServiceGroup:
             whole, queue=self._checked_queue(queue), pending_limits=pending_limits
         )
         check_count("concurrency", concurrency, 1)
-        return Endpoint(name, sub, check_metadata(metadata), concurrency, handler)
+        return construct(Endpoint, name, sub, check_metadata(metadata), concurrency, handler)
 
     def _subject(self, rest: str) -> str:
         whole = ".".join(filter(None, (self._prefix, rest)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar, overload
 
+from .._constructors import NoPublicConstructor
 from ..codecs import Decoder, Encoder, Payload, encoded
 from ..errors import DecodeError
 from ..headers import Headers, HeadersLike
@@ -49,7 +50,9 @@ def check_reply(reply: Msg) -> Msg:
     return reply
 
 
-class ServiceRequest:
+class ServiceRequest(
+    metaclass=NoPublicConstructor, use="the one that an endpoint's handler is given"
+):
     """A request to an endpoint, as passed to its handler.
 
     The handler answers by returning a payload. It may also call :meth:`respond`, any number of

@@ -16,6 +16,7 @@ from typing import Self, TypeAlias
 import msgspec
 import trio
 
+from .._constructors import NoPublicConstructor
 from .._nursery import open_nursery
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, ConnectionLostError, NatsError, fresh
@@ -54,7 +55,7 @@ DEFAULT_CLOSE_TIMEOUT = 5.0
 _logger = logging.getLogger("trio_nats.services")
 
 
-class Service(ServiceGroup):
+class Service(ServiceGroup, metaclass=NoPublicConstructor, use="nc.add_service()"):
     """A service, made by :meth:`Connection.add_service` and used with ``async with``.
 
     Entering the block subscribes the endpoints and answers discovery requests. From then on

@@ -16,6 +16,7 @@ from trio_nats import (
     JSONCodec,
     RequestTimeoutError,
 )
+from trio_nats._constructors import construct
 from trio_nats.jetstream import (
     JetStreamAPIError,
     JetStreamError,
@@ -124,7 +125,7 @@ async def test_permissions_for_single_subjects(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (_, nc):
         async with nc.subscribe("fake.>") as sub, trio.open_nursery() as nursery:
             config = StreamConfig(name="S", allow_direct=True)
-            stream = Stream(API(nc, prefix="fake", timeout=1), StreamInfo(config=config))
+            stream = construct(Stream, API(nc, prefix="fake", timeout=1), StreamInfo(config=config))
             for which in ({"last_for": "s.1"}, {"last_for": "s.*"}, {"seq": 5}):
                 nursery.start_soon(lambda which=which: stream.get_msg(**which))
             asked = sorted([(m.subject, m.data) for m in [await sub.receive() for _ in range(3)]])
@@ -231,8 +232,8 @@ async def test_a_batch_that_breaks_off(nats_server: NatsServer) -> None:
     """Nothing of it is handed out, and it can be asked for again."""
     good = {"Nats-Stream": "S", "Nats-Subject": "s", "Nats-Time-Stamp": "2030-01-01T00:00:00Z"}
     async with connected(nats_server) as (_, nc):
-        stream = Stream(
-            API(nc, prefix="fake", timeout=0.05), StreamInfo(config=StreamConfig(name="S"))
+        stream = construct(
+            Stream, API(nc, prefix="fake", timeout=0.05), StreamInfo(config=StreamConfig(name="S"))
         )
         async with nc.subscribe("fake.>") as sub:
             paged = stream.get_msgs(max_messages=2)
@@ -269,7 +270,7 @@ async def test_batches_of_nonsense(nats_server: NatsServer, headers, text) -> No
     all_headers = {k: v for k, v in (good | headers).items() if v is not None} if headers else {}
     async with connected(nats_server) as (_, nc):
         info = StreamInfo(config=StreamConfig(name="S"))
-        stream = Stream(API(nc, prefix="fake", timeout=5), info)
+        stream = construct(Stream, API(nc, prefix="fake", timeout=5), info)
         async with nc.subscribe("fake.>") as sub, trio.open_nursery() as nursery:
 
             async def answer() -> None:
@@ -292,7 +293,7 @@ async def test_a_batch_has_no_more_bytes_than_were_asked_for(nats_server: NatsSe
     }
     async with connected(nats_server) as (_, nc):
         info = StreamInfo(config=StreamConfig(name="S"))
-        stream = Stream(API(nc, prefix="fake", timeout=5), info)
+        stream = construct(Stream, API(nc, prefix="fake", timeout=5), info)
         async with nc.subscribe("fake.>") as sub, trio.open_nursery() as nursery:
             asked: list[int] = []
 
@@ -330,7 +331,7 @@ async def test_nonsense_from_the_leader(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (_, nc):
         async with fake_api(nc, lambda msg: answers.pop(0)):
             api = API(nc, prefix="fake", timeout=5)
-            stream = Stream(api, StreamInfo(config=StreamConfig(name="S")))
+            stream = construct(Stream, api, StreamInfo(config=StreamConfig(name="S")))
             for _ in range(2):
                 with pytest.raises(JetStreamError):
                     await stream.get_msg(1)

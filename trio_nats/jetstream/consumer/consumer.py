@@ -8,6 +8,7 @@ from datetime import datetime
 
 import msgspec
 
+from ..._constructors import NoPublicConstructor, construct
 from ...errors import ConfigurationError, NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
@@ -63,7 +64,7 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
         info = await api.request(suffix, request, ConsumerInfo, level=_level(config))
     except ConsumerNameInUseError as error:
         raise described(error, await _what_differs(api, stream, config)) from None
-    return Consumer(api, stream, info.name, info)
+    return construct(Consumer, api, stream, info.name, info)
 
 
 async def _what_differs(api: API, stream: str, config: ConsumerConfig) -> str:
@@ -112,7 +113,7 @@ class _UnpinRequest(msgspec.Struct, frozen=True, kw_only=True):
     group: str
 
 
-class Consumer:
+class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.create_consumer()"):
     """A pull or push consumer, as returned by :meth:`Stream.create_consumer` and the like.
 
     :meth:`next` receives one message, :meth:`fetch` several, and :meth:`consume` all as they
@@ -427,7 +428,7 @@ class Consumer:
                 self._kept,
                 is_there=self.refresh,
             )
-        return ConsumerMessages(repr(self), source, self._api.nc._check_run)
+        return construct(ConsumerMessages, repr(self), source, self._api.nc._check_run)
 
     def _pull_options(
         self,

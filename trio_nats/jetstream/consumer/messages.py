@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 import trio
 
+from ..._constructors import NoPublicConstructor
 from ..._nursery import open_nursery
 from .message import JetStreamMsg
 from .source import MessageSource
@@ -16,7 +17,9 @@ from .source import MessageSource
 __all__ = ["ConsumerMessages", "Messages"]
 
 
-class Messages(trio.abc.ReceiveChannel[JetStreamMsg]):
+class Messages(
+    trio.abc.ReceiveChannel[JetStreamMsg], metaclass=NoPublicConstructor, use="consumer.consume()"
+):
     """The messages of a consumer, as a Trio channel; made by ``consume``.
 
     Use it with ``async with``: entering subscribes and asks for messages, leaving unsubscribes,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import trio
 
+from ..._constructors import NoPublicConstructor, construct
 from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from ..api import API
@@ -162,7 +163,7 @@ DEFAULT_BATCH = 100
 HEARTBEAT = 5.0
 
 
-class OrderedConsumer:
+class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consumer()"):
     """Reads a stream in order; made by :meth:`Stream.ordered_consumer`.
 
     It never skips a message, nor returns one twice. Whenever something may have been missed (a gap,
@@ -353,4 +354,4 @@ class OrderedConsumer:
             heartbeat=heartbeat,
             default_heartbeat=HEARTBEAT,
         )
-        return OrderedMessages(self._consumers, options)
+        return construct(OrderedMessages, self._consumers, options)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
+from ..._constructors import construct
 from ...errors import NoRespondersError, timed_out
 from ...message import Msg
 from ...options import PendingLimits, ProtocolLimits
@@ -58,7 +59,7 @@ class Batches:
 
     def paged(self) -> PageIterator[StoredMsg]:
         """Return an iterator for one ``async for``."""
-        return PageIterator(self._next)
+        return construct(PageIterator, self._next)
 
     async def _next(self) -> tuple[Sequence[StoredMsg], bool]:
         request = self._request

@@ -6,6 +6,7 @@ from typing import TypeVar, overload
 
 import trio
 
+from ..._constructors import NoPublicConstructor
 from ...codecs import Encoder, Payload, encoded
 from ...errors import ConfigurationError, NoRespondersError
 from ...headers import Headers, HeadersLike
@@ -25,7 +26,7 @@ ACK_EVERY = 100
 P = TypeVar("P")
 
 
-class AtomicBatch:
+class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
     """Messages that a stream stores all together or not at all (ADR-50).
 
     Made by :meth:`JetStream.atomic_batch`.

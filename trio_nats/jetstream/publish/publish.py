@@ -6,6 +6,7 @@ from typing import TypeVar, overload
 
 import trio
 
+from ..._constructors import construct
 from ...codecs import Encoder, Payload, encoded
 from ...errors import NoRespondersError
 from ...headers import HeadersLike
@@ -167,7 +168,7 @@ class Publishing:
         :returns: a publisher, to be used in an ``async with`` block.
         :raises ConfigurationError: if an argument is invalid.
         """
-        return Publisher(self._api, max_pending=max_pending, timeout=timeout)
+        return construct(Publisher, self._api, max_pending=max_pending, timeout=timeout)
 
     def atomic_batch(self, *, timeout: float | None = None) -> AtomicBatch:
         """Make a batch of messages that a stream stores all together or not at all.
@@ -177,4 +178,4 @@ class Publishing:
         :returns: an empty batch. Nothing is sent before the first messages are added.
         :raises ConfigurationError: if ``timeout`` is invalid.
         """
-        return AtomicBatch(self._api, timeout=timeout)
+        return construct(AtomicBatch, self._api, timeout=timeout)

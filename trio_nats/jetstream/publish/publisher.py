@@ -15,6 +15,7 @@ from typing import Self, TypeVar, overload
 
 import trio
 
+from ..._constructors import NoPublicConstructor, construct
 from ..._nursery import open_nursery
 from ..._tokens import random_tokens
 from ...codecs import Encoder, Payload, encoded
@@ -40,7 +41,7 @@ MAX_ERRORS = 100
 P = TypeVar("P")
 
 
-class PendingAck:
+class PendingAck(metaclass=NoPublicConstructor, use="publisher.publish()"):
     """A pending acknowledgement: ``ack = await publisher.publish(...)``, then ``await ack``."""
 
     __slots__ = ("__weakref__", "_arrived", "_deadline", "_outcome", "_publisher", "_subject")
@@ -105,7 +106,7 @@ class PendingAck:
         return f"<PendingAck {self._subject!r} {state}>"
 
 
-class Publisher:
+class Publisher(metaclass=NoPublicConstructor, use="js.publisher()"):
     """Publishes many messages to streams without waiting for each acknowledgement.
 
     Made by :meth:`JetStream.publisher`.
@@ -248,7 +249,7 @@ class Publisher:
             if not self._tokens:
                 self._tokens = random_tokens()
             token = self._tokens.pop().decode()
-            ack = PendingAck(self, subject, trio.current_time() + self._timeout)
+            ack = construct(PendingAck, self, subject, trio.current_time() + self._timeout)
             self._pending[token] = ack
         except BaseException:
             self._room.release()
