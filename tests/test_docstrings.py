@@ -27,8 +27,6 @@ from tests.support.public_names import has_public_constructor, public_objects
 # Modules whose docstrings do not hold yet.
 EXEMPT = frozenset(
     {
-        "trio_nats.jetstream.key_value_manager",
-        "trio_nats.jetstream.object_store_manager",
         "trio_nats.keyvalue.config",
         "trio_nats.keyvalue.entry",
         "trio_nats.keyvalue.store",

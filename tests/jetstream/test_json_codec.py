@@ -78,7 +78,7 @@ def test_times_survive_in_utc(naive: datetime, minutes: int) -> None:
 
 
 def test_a_time_without_zone_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="opt_start_time has no time zone"):
+    with pytest.raises(ConfigurationError, match="opt_start_time must have a time zone"):
         json_codec.time_to_wire("opt_start_time", datetime(2030, 1, 1))
 
 

@@ -1,4 +1,4 @@
-"""Asking JetStream: requests with JSON in, JSON or an error out (ADR-1, 7)."""
+"""Requests to the JetStream API: JSON in, JSON or an error out (ADR-1, 7)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ __all__ = [
 DEFAULT_PREFIX = "$JS.API"
 DEFAULT_TIMEOUT = 5.0
 MAX_PAGES = 100_000
-"""The most pages to ask for: a server whose listing never ends is not followed."""
+"""Maximum number of pages, in case a server's listing never ends."""
 MAX_DESCRIPTION = 2_000
 
 LEVEL_HEADER = "Nats-Required-Api-Level"
@@ -80,18 +80,18 @@ _BY_CODE: dict[int, type[JetStreamAPIError]] = {
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some of the things that there are."""
+    """A page of a listing."""
 
     total: int = 0
-    """How many there are."""
+    """Number of items on all pages."""
     offset: int = 0
-    """How many come before these."""
+    """Number of items before this page."""
     limit: int = 0
-    """The most items of a page."""
+    """Maximum number of items on a page."""
 
 
 class API:
-    """JetStream's API, as seen by a connection."""
+    """The JetStream API over a connection."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class API:
         timeout: float | None = None,
     ) -> None:
         if domain is not None and prefix is not None:
-            raise ConfigurationError("domain and prefix both say where JetStream is; give one")
+            raise ConfigurationError("give domain or prefix, not both")
         self.nc = nc
         self.inboxes: InboxPool = InboxPool(nc) if inboxes is None else inboxes
         if domain is not None:
@@ -111,18 +111,18 @@ class API:
         elif prefix is None:
             prefix = DEFAULT_PREFIX
         self.prefix: str = check_subject("prefix", prefix)
-        """What the subjects of requests begin with."""
+        """The prefix of the subjects of requests."""
         self.timeout: float = (
             DEFAULT_TIMEOUT if timeout is None else check_seconds("timeout", timeout)
         )
-        """Seconds that an answer may take, unless a call says otherwise."""
+        """Seconds to wait for an answer, unless a call is given another timeout."""
 
     def seconds(self, timeout: float | None) -> float:
-        """``timeout``, or the one for all calls."""
+        """Return ``timeout``, or the default for ``None``."""
         return self.timeout if timeout is None else check_seconds("timeout", timeout)
 
     def subject(self, suffix: str) -> str:
-        """Where to ask."""
+        """Return the subject of a request."""
         return f"{self.prefix}.{suffix}"
 
     async def request(
@@ -134,15 +134,20 @@ class API:
         *,
         level: int = 0,
     ) -> R:
-        """Ask at ``prefix.suffix`` and wait at most ``timeout`` seconds for the answer.
+        """Send a request and return its answer.
 
-        ``level`` is the API level that the server has to have (ADR-44); 0 does not ask for any.
+        If cancelled, the request may have been carried out.
 
-        Raises :exc:`JetStreamAPIError`, or the subclass for it, when the answer is an error, and
-        :exc:`JetStreamError` when it is none that can be understood;
-        :exc:`JetStreamNotEnabledError` when nobody answers there; :exc:`RequestTimeoutError` when
-        there is none in time; and what :meth:`Connection.request` raises else. If cancelled, the
-        request may have been heard all the same.
+        :param suffix: the subject after the prefix.
+        :param payload: the request, or ``None`` for an empty one.
+        :param kind: the type of the answer.
+        :param timeout: seconds to wait for the answer. Default: :attr:`timeout`.
+        :param level: the API level that the server must have (ADR-44). Default: any.
+        :returns: the answer.
+        :raises JetStreamAPIError: or the subclass for the reason, if the answer is an error.
+        :raises JetStreamNotEnabledError: if nobody answers.
+        :raises JetStreamError: if the answer is malformed.
+        :raises RequestTimeoutError: if no answer comes in time.
         """
         subject = self.subject(suffix)
         try:
@@ -160,12 +165,12 @@ class API:
             raise described(error, _named(error, suffix)) from None
 
     def not_there(self, subject: str) -> NoReturn:
-        """Nobody is subscribed to what JetStream would be."""
+        """Raise the error for a request that nobody answers."""
         raise JetStreamNotEnabledError(
             503,
             ErrorCode.NOT_ENABLED,
-            f"nobody answers at {subject!r}: JetStream is not enabled on the server, or not in "
-            f"reach by the prefix {self.prefix!r}",
+            f"nobody answers on {subject!r}: JetStream is not enabled on the server, or the prefix "
+            f"{self.prefix!r} is wrong",
         ) from None
 
     def paged(
@@ -175,7 +180,14 @@ class API:
         kind: type[P],
         items: Callable[[P], Sequence[T]],
     ) -> PageIterator[T]:
-        """All that ``items`` finds in the pages; ``payload`` asks for those after an offset."""
+        """Iterate over a listing.
+
+        :param suffix: the subject after the prefix.
+        :param payload: returns the request for the page at an offset.
+        :param kind: the type of a page.
+        :param items: returns the items of a page.
+        :returns: an iterator over the items.
+        """
 
         offset = 0
 
@@ -184,7 +196,7 @@ class API:
             page = await self.request(suffix, payload(offset), kind)
             found = items(page)
             offset += len(found)
-            # An empty page is the end, whatever the server counts.
+            # An empty page is the end, whatever total the server reports.
             return found, bool(found) and offset < page.total
 
         return construct(PageIterator, ask)
@@ -201,13 +213,13 @@ class PageIterator(
 ):
     """Iterates over a listing, and requests each page when it is needed.
 
-    Listings such as :meth:`JetStream.streams` return it, for one ``async for``. What is added or
-    deleted during the iteration may be missing, or come twice. The iteration raises what the
-    request for a page raises. If cancelled, you can go on with it.
+    Returned by listings such as :meth:`JetStream.streams`, for one ``async for``. Items that are
+    added or deleted during the iteration may be missing, or come twice. The iteration raises the
+    exceptions of the request for a page. If cancelled, you can continue it.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[tuple[Sequence[T_co], bool]]]) -> None:
-        """``ask`` returns what the next page has, and whether more come after that."""
+        """Call ``ask`` for each page; it returns the items, and whether more pages follow."""
         self._ask = ask
         self._items: deque[T_co] = deque()
         self._pages = 0
@@ -218,7 +230,9 @@ class PageIterator(
             await trio.lowlevel.checkpoint()
         while not self._items and self._more:
             if self._pages >= MAX_PAGES:
-                raise JetStreamError(f"no end after {MAX_PAGES:,} pages")
+                raise JetStreamError(
+                    f"the listing must have at most {MAX_PAGES:,} pages, but goes on"
+                )
             found, self._more = await self._ask()
             self._pages += 1
             self._items.extend(found)
@@ -228,7 +242,7 @@ class PageIterator(
 
 
 def select(pages: PageIterator[S], pick: Callable[[S], T | None]) -> PageIterator[T]:
-    """Iterate over what ``pick`` returns, without ``None``; takes the place of ``pages``."""
+    """Iterate over the results of ``pick``, leaving out ``None``. Do not use ``pages`` as well."""
 
     async def ask() -> tuple[Sequence[T], bool]:
         found, more = await pages._ask()
@@ -238,7 +252,7 @@ def select(pages: PageIterator[S], pick: Callable[[S], T | None]) -> PageIterato
 
 
 def _named(error: JetStreamAPIError, suffix: str) -> str:
-    """The description of an error, with the name of what was not found."""
+    """Return the description of an error, with the name of what was not found."""
     match suffix.split("."):
         case ["CONSUMER", _, stream, consumer, *_] if isinstance(error, ConsumerNotFoundError):
             return f"consumer {consumer!r} of stream {stream!r} not found"
@@ -251,7 +265,11 @@ def _named(error: JetStreamAPIError, suffix: str) -> str:
 
 
 def read_answer(data: bytes, kind: type[R], subject: str) -> R:
-    """What an answer says. Raises the error that it is."""
+    """Decode an answer.
+
+    :raises JetStreamAPIError: or the subclass for the reason, if it is an error.
+    :raises JetStreamError: if it is malformed.
+    """
     try:
         raw = json_codec.decode(data)
         if (error := raw.get("error")) is not None:
@@ -259,12 +277,12 @@ def read_answer(data: bytes, kind: type[R], subject: str) -> R:
         return json_codec.from_wire(raw, kind)
     except (ValueError, OverflowError, RecursionError) as error:
         raise JetStreamError(
-            f"the answer at {subject!r} is none of JetStream's: {error}"
+            f"the answer on {subject!r} is not one of JetStream: {error}"
         ) from error
 
 
 def api_error(raw: object) -> JetStreamAPIError:
-    """The exception for an ``error`` of the API."""
+    """Return the exception for an error of the API."""
     given = cast("dict[str, object]", raw) if isinstance(raw, dict) else {}
     code, err_code = given.get("code"), given.get("err_code")
     number = err_code if isinstance(err_code, int) else 0

@@ -1,4 +1,4 @@
-"""JetStream with all that is built on it: what :meth:`Connection.jetstream` makes."""
+"""The JetStream context, including key-value and object stores."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ __all__ = ["JetStream"]
 class JetStream(
     KeyValueManager, ObjectStoreManager, metaclass=NoPublicConstructor, use="nc.jetstream()"
 ):
-    """JetStream, as made by :meth:`Connection.jetstream`.
+    """JetStream over a connection; made by :meth:`Connection.jetstream`.
 
-    Unless said otherwise its methods raise :exc:`ConfigurationError` or
-    :exc:`InvalidSubjectError` for what cannot be asked for; :exc:`JetStreamAPIError`, or the
-    subclass for it, for what the server refuses; :exc:`JetStreamNotEnabledError` if there is no
-    JetStream; :exc:`RequestTimeoutError` if no answer comes within ``timeout`` seconds;
-    :exc:`JetStreamError` for answers that make no sense; and what :meth:`Connection.request` raises
-    else. If cancelled, what was asked for may happen all the same.
+    It manages streams, publishes to them, and opens key-value and object stores. It holds nothing
+    open.
+
+    In addition to the exceptions that they list, its asynchronous methods raise:
+
+    - :exc:`ConfigurationError` or :exc:`InvalidSubjectError` if an argument is invalid, and
+      :exc:`TypeError` if it is of a wrong type; nothing was sent;
+    - :exc:`JetStreamNotEnabledError` if JetStream is not enabled;
+    - :exc:`JetStreamAPIError`, or a subclass for the reason, if the server refuses a request;
+    - :exc:`RequestTimeoutError` if no answer comes within :attr:`timeout` seconds;
+    - :exc:`JetStreamError` if an answer is malformed;
+    - the exceptions of :meth:`Connection.request`.
+
+    If cancelled, a request that changes something may still have been carried out.
     """

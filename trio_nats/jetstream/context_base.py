@@ -1,4 +1,4 @@
-"""JetStream, as a connection sees it, without the stores that are built on it (ADR-37)."""
+"""The JetStream context without the stores that are built on it (ADR-37)."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def _names(page: _Names) -> Sequence[str]:
 
 
 class BaseJetStream(Publishing):
-    """All of :class:`~trio_nats.jetstream.JetStream` except key-value and object stores.
+    """All of :class:`~trio_nats.jetstream.JetStream` but key-value and object stores.
 
-    They are built on this class, so that they need not import what imports them.
+    The stores are built on this class, which avoids circular imports.
     """
 
     def __init__(
@@ -71,17 +71,20 @@ class BaseJetStream(Publishing):
 
     @property
     def prefix(self) -> str:
-        """The prefix of the subjects of API requests."""
+        """The prefix of the subjects of the JetStream API, such as ``$JS.API``."""
         return self._api.prefix
 
     @property
     def timeout(self) -> float:
-        """Seconds to wait for an answer of the API, unless a call has its own timeout."""
+        """Seconds to wait for an answer, unless a method is given another timeout."""
         return self._api.timeout
 
     async def account_info(self) -> AccountInfo:
-        """Request the use and the limits of the account, and the API level. If cancelled, nothing
-        changes.
+        """Get the usage and limits of the account, and the API level of the server.
+
+        If cancelled, nothing changes.
+
+        :returns: the information.
         """
         return await self._api.request("INFO", None, AccountInfo)
 
@@ -92,16 +95,16 @@ class BaseJetStream(Publishing):
     ) -> Stream:
         """Create a stream: ``await js.create_stream("ORDERS", subjects=["orders.>"])``.
 
-        A stream that exists with the same configuration is returned. If cancelled, it may have been
-        created.
+        If the stream exists already with the same configuration, return it. If cancelled, the
+        stream may have been created.
 
-        :param config: a configuration, or the name of the stream.
+        :param config: a configuration, or the name.
         :param options: fields of :class:`StreamConfig`; they override those of ``config``.
         :returns: the stream.
-        :raises ConfigurationError: if the configuration is invalid.
-        :raises StreamNameInUseError: if it exists with another configuration.
-        :raises APILevelError: if the server is too old for an option. A server before 2.12 has
-            created the stream without it.
+        :raises StreamNameInUseError: if the stream exists with another configuration. The error
+            lists the differences.
+        :raises APILevelError: if the server is too old for some of the settings. A server before
+            2.12 has created the stream without them.
         """
         whole = whole_config(StreamConfig, config, options)
         try:
@@ -112,15 +115,17 @@ class BaseJetStream(Publishing):
     async def update_stream(
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]
     ) -> Stream:
-        """Replace the configuration of a stream: options that are not given get their defaults.
+        """Replace the configuration of a stream. Settings not given get their defaults.
 
-        To change an option, pass ``await js.update_stream(stream.info.config, max_msgs=10)``. If
-        cancelled, it may have been updated.
+        To change single settings, start from the present configuration:
+        ``await js.update_stream(stream.info.config, max_msgs=10)``. If cancelled, the stream may
+        have been updated.
 
-        :param config: a configuration, or the name of the stream.
+        :param config: a configuration, or the name.
         :param options: fields of :class:`StreamConfig`; they override those of ``config``.
         :returns: the stream.
-        :raises StreamNotFoundError: if it does not exist.
+        :raises StreamNotFoundError: if the stream does not exist.
+        :raises APILevelError: if the server is too old for some of the settings.
         """
         return await self._put("UPDATE", whole_config(StreamConfig, config, options))
 
@@ -133,8 +138,8 @@ class BaseJetStream(Publishing):
             raise APILevelError(
                 412,
                 ErrorCode.REQUIRED_API_LEVEL,
-                f"stream {config.name!r} is there now, but without {', '.join(missing)}: its "
-                "server is too old for that",
+                f"the server is too old for {', '.join(missing)}; stream {config.name!r} exists "
+                "now without",
             )
         return construct(Stream, self._api, info)
 
@@ -151,13 +156,14 @@ class BaseJetStream(Publishing):
     async def create_or_update_stream(
         self, config: StreamConfig | str, **options: Unpack[StreamOptions]
     ) -> Stream:
-        """Create a stream, or replace its configuration.
+        """Create a stream, or replace its configuration if it exists.
 
-        If cancelled, it may have been created or updated.
+        If cancelled, the stream may have been created or updated.
 
-        :param config: a configuration, or the name of the stream.
+        :param config: a configuration, or the name.
         :param options: fields of :class:`StreamConfig`; they override those of ``config``.
         :returns: the stream.
+        :raises APILevelError: if the server is too old for some of the settings.
         """
         whole = whole_config(StreamConfig, config, options)
         try:
@@ -166,14 +172,17 @@ class BaseJetStream(Publishing):
             pass
         try:
             return await self._put("CREATE", whole)
-        except StreamNameInUseError:  # somebody else has just created it
+        except StreamNameInUseError:  # created by another client in the meantime
             return await self._put("UPDATE", whole)
 
     async def stream(self, name: str) -> Stream:
-        """Get a stream. If cancelled, nothing changes.
+        """Get a stream.
 
-        :param name: its name.
-        :raises StreamNotFoundError: if it does not exist.
+        If cancelled, nothing changes.
+
+        :param name: the name of the stream.
+        :returns: the stream.
+        :raises StreamNotFoundError: if the stream does not exist.
         """
         check_name("stream", name)
         return construct(
@@ -181,19 +190,25 @@ class BaseJetStream(Publishing):
         )
 
     async def delete_stream(self, name: str) -> None:
-        """Delete a stream with its messages. If cancelled, it may have been deleted.
+        """Delete a stream with its messages and consumers.
 
-        :param name: its name.
-        :raises StreamNotFoundError: if it does not exist.
+        If cancelled, the stream may have been deleted.
+
+        :param name: the name of the stream.
+        :raises StreamNotFoundError: if the stream does not exist.
         """
         check_name("stream", name)
         await self._api.request(f"STREAM.DELETE.{name}", None, Answer)
 
     async def stream_name_by_subject(self, subject: str) -> str:
-        """Get the name of the first stream that stores a subject. If cancelled, nothing changes.
+        """Get the name of the stream that stores a subject.
 
-        :param subject: the subject.
-        :raises StreamNotFoundError: if no stream stores it.
+        If cancelled, nothing changes.
+
+        :param subject: the subject. If it has wildcards and several streams store parts of it, the
+            first of them is meant.
+        :returns: the name of the stream.
+        :raises StreamNotFoundError: if no stream stores the subject.
         """
         async for name in self.stream_names(subject=subject):
             return name
@@ -202,17 +217,21 @@ class BaseJetStream(Publishing):
         )
 
     async def stream_by_subject(self, subject: str) -> Stream:
-        """Get the first stream that stores a subject. If cancelled, nothing changes.
+        """Get the stream that stores a subject.
 
-        :param subject: the subject.
-        :raises StreamNotFoundError: if no stream stores it.
+        If cancelled, nothing changes.
+
+        :param subject: as for :meth:`stream_name_by_subject`.
+        :returns: the stream.
+        :raises StreamNotFoundError: if no stream stores the subject.
         """
         return await self.stream(await self.stream_name_by_subject(subject))
 
     def stream_names(self, *, subject: str | None = None) -> PageIterator[str]:
         """List the names of the streams: ``async for name in js.stream_names():``.
 
-        :param subject: list only the streams that store some of it; it may have wildcards.
+        :param subject: list only streams that store this subject, or a part of it; it may have
+            wildcards. Default: list all.
         :returns: an iterator over the names; see :class:`PageIterator`.
         """
         return self._api.paged("STREAM.NAMES", self._listing(subject), _Names, _names)
@@ -220,10 +239,11 @@ class BaseJetStream(Publishing):
     def streams(self, *, subject: str | None = None) -> PageIterator[StreamInfo]:
         """List the streams: ``async for info in js.streams():``.
 
-        Streams that are out of reach at the moment are left out.
+        Streams that the server cannot reach at the moment are missing.
 
-        :param subject: list only the streams that store some of it; it may have wildcards.
-        :returns: an iterator over what :attr:`Stream.info` is for each; see :class:`PageIterator`.
+        :param subject: list only streams that store this subject, or a part of it; it may have
+            wildcards. Default: list all.
+        :returns: an iterator over infos, like :attr:`Stream.info`; see :class:`PageIterator`.
         """
         return self._api.paged(
             "STREAM.LIST",

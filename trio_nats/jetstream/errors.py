@@ -1,4 +1,4 @@
-"""What can go wrong with JetStream."""
+"""Errors of JetStream, and the numbers that servers give them."""
 
 from __future__ import annotations
 
@@ -35,42 +35,42 @@ E = TypeVar("E", bound="JetStreamAPIError")
 
 
 class ErrorCode(enum.IntEnum):
-    """Numbers that servers give to errors, to be compared with an error's ``err_code``.
+    """Numbers of errors, to compare with :attr:`JetStreamAPIError.err_code`.
 
-    These are the ones that programs handle. Servers know some two hundred, and newer servers have
+    These are the ones that programs handle. Servers have about two hundred, and newer servers have
     more, so ``err_code`` is a plain number. ``nats errors list`` shows them all.
     """
 
     BAD_REQUEST = 10003
-    """The request is malformed, or one that the server does not know."""
+    """The request is malformed, or unknown to the server."""
     CLUSTER_NOT_AVAILABLE = 10008
-    """JetStream is temporarily unavailable, as while a cluster has no leader."""
+    """JetStream is temporarily unavailable, for example while a cluster has no leader."""
     CONSUMER_NAME_IN_USE = 10013
-    """A consumer of that name exists; see :exc:`ConsumerNameInUseError`."""
+    """A consumer of that name exists already; see :exc:`ConsumerNameInUseError`."""
     CONSUMER_NOT_FOUND = 10014
-    """There is no such consumer; see :exc:`ConsumerNotFoundError`."""
+    """The consumer does not exist; see :exc:`ConsumerNotFoundError`."""
     INSUFFICIENT_RESOURCES = 10023
-    """The server, or the account, has no room for it."""
+    """The server or the account lacks the resources."""
     MAXIMUM_CONSUMERS_REACHED = 10026
-    """The stream, or the account, has as many consumers as it may have."""
+    """The stream or the account has its maximum number of consumers."""
     MAXIMUM_STREAMS_REACHED = 10027
-    """The account has as many streams as it may have."""
+    """The account has its maximum number of streams."""
     MEMORY_RESOURCES_EXCEEDED = 10028
-    """There is not enough memory on the server for it."""
+    """The server does not have enough memory."""
     MESSAGE_NOT_FOUND = 10037
-    """There is no such message; see :exc:`MessageNotFoundError`."""
+    """The message does not exist; see :exc:`MessageNotFoundError`."""
     NOT_ENABLED_FOR_ACCOUNT = 10039
     """See :exc:`JetStreamNotEnabledForAccountError`."""
     SEQUENCE_NOT_FOUND = 10043
-    """There is no message with that number; see :exc:`MessageNotFoundError`."""
+    """No message has that sequence number; see :exc:`MessageNotFoundError`."""
     STORAGE_RESOURCES_EXCEEDED = 10047
-    """There is not enough disk space on the server for it."""
+    """The server does not have enough disk space."""
     MESSAGE_EXCEEDS_MAXIMUM = 10054
     """The message is larger than the stream's ``max_msg_size``."""
     STREAM_NAME_IN_USE = 10058
-    """A stream of that name exists; see :exc:`StreamNameInUseError`."""
+    """A stream of that name exists already; see :exc:`StreamNameInUseError`."""
     STREAM_NOT_FOUND = 10059
-    """There is no such stream; see :exc:`StreamNotFoundError`."""
+    """The stream does not exist; see :exc:`StreamNotFoundError`."""
     STREAM_MISMATCH = 10060
     """Another stream would store the message; see :exc:`StreamMismatchError`."""
     WRONG_LAST_MSG_ID = 10070
@@ -78,32 +78,33 @@ class ErrorCode(enum.IntEnum):
     WRONG_LAST_SEQUENCE = 10071
     """See :exc:`WrongLastSequenceError`."""
     NOT_ENABLED = 10076
-    """There is no JetStream; see :exc:`JetStreamNotEnabledError`."""
+    """JetStream is not enabled on the server; see :exc:`JetStreamNotEnabledError`."""
     STREAM_STORE_FAILED = 10077
-    """The message was not stored, as when a stream that discards new messages is full."""
+    """The message was not stored, for example because a stream with ``DiscardPolicy.NEW`` is full.
+    """
     CONSUMER_STILL_ACTIVE = 10105
     """A consumer of that name is in use; see :exc:`ConsumerNameInUseError`."""
     STREAM_SEALED = 10109
-    """The stream is sealed: nothing in it can be changed."""
+    """The stream is sealed, so it cannot be changed."""
     CONSUMER_ALREADY_EXISTS = 10148
-    """A consumer of that name exists; see :exc:`ConsumerNameInUseError`."""
+    """A consumer of that name exists already; see :exc:`ConsumerNameInUseError`."""
     CONSUMER_DOES_NOT_EXIST = 10149
-    """There is no consumer to update; see :exc:`ConsumerNotFoundError`."""
+    """The consumer to update does not exist; see :exc:`ConsumerNotFoundError`."""
     WRONG_LAST_SEQUENCE_UNKNOWN = 10164
-    """As ``WRONG_LAST_SEQUENCE``, where the server does not tell the right number."""
+    """Like ``WRONG_LAST_SEQUENCE``, but the server does not tell the right number."""
     REQUIRED_API_LEVEL = 10185
     """The server is too old; see :exc:`APILevelError`."""
 
 
 class JetStreamError(NatsError):
-    """Base class of what goes wrong with JetStream; itself: an answer that makes no sense."""
+    """Base class of all errors of JetStream. Raised itself for an unexpected answer."""
 
 
 class JetStreamAPIError(JetStreamError):
-    """JetStream refused, or could not do, what it was asked for.
+    """The server answered a JetStream request with an error.
 
     ``code`` is like an HTTP status, ``err_code`` is the number of the error (see
-    :class:`ErrorCode`), and ``description`` says it in words.
+    :class:`ErrorCode`), and ``description`` is the text of the server.
     """
 
     def __init__(self, code: int, err_code: int, description: str) -> None:
@@ -124,63 +125,63 @@ def described(error: E, description: str) -> E:
 
 
 class JetStreamNotEnabledError(JetStreamAPIError):
-    """The server has no JetStream, or none is to be had by the domain or prefix given."""
+    """JetStream is not enabled on the server, or not behind the domain or prefix given."""
 
 
 class JetStreamNotEnabledForAccountError(JetStreamNotEnabledError):
-    """The server has JetStream, but this user's account may not use it."""
+    """JetStream is not enabled for the account of this user."""
 
 
 class APILevelError(JetStreamAPIError):
-    """The server is too old for what was asked for (ADR-44)."""
+    """The server is too old for the request (ADR-44)."""
 
 
 class StreamNotFoundError(JetStreamAPIError):
-    """There is no such stream."""
+    """The stream does not exist."""
 
 
 class StreamNameInUseError(JetStreamAPIError):
-    """There is a stream of that name already, and it is configured otherwise."""
+    """A stream of that name exists already, with another configuration."""
 
 
 class ConsumerNotFoundError(JetStreamAPIError):
-    """The stream has no such consumer."""
+    """The consumer does not exist."""
 
 
 class ConsumerNameInUseError(JetStreamAPIError):
-    """The stream has a consumer of that name already, and it is configured otherwise."""
+    """A consumer of that name exists already, with another configuration."""
 
 
 class MessageNotFoundError(JetStreamAPIError):
-    """The stream has no such message, or no longer."""
+    """The message does not exist, or does not exist any more."""
 
 
 class StreamMismatchError(JetStreamAPIError):
-    """Another stream than the one expected would have stored the message; none has."""
+    """The subject belongs to another stream than the one expected. Nothing was stored."""
 
 
 class WrongLastMsgIdError(JetStreamAPIError):
-    """The stream's last message has another id than was expected. Nothing was stored."""
+    """The last message of the stream does not have the expected ``msg_id``. Nothing was stored."""
 
 
 class WrongLastSequenceError(JetStreamAPIError):
-    """The last message, of the stream or of the subject, is another one than was expected.
+    """The last message of the stream, or of the subject, is not the expected one.
 
-    Nothing was stored. ``last_sequence`` is the one it has, where the server tells.
+    Nothing was stored.
     """
 
     @property
     def last_sequence(self) -> int | None:
-        """The sequence number of the last message; ``None`` if the server did not tell."""
+        """The actual sequence number of the last message; ``None`` if the server did not tell."""
         number = self.description.rpartition(": ")[2]
         return int(number) if number.isascii() and number.isdigit() else None
 
 
 class UnacknowledgedError(JetStreamError):
-    """Messages were published and not acknowledged, and nobody has asked about that.
+    """Messages were not acknowledged, and nobody awaited their acknowledgements.
 
-    ``count`` is how many, and ``errors`` are the first 100 reasons in the order they became known,
-    the first of which is also the ``__cause__``.
+    ``count`` is the number of messages. ``errors`` holds the first 100 reasons, in the order in
+    which they became known; the first one is also the ``__cause__``.
     """
 
     def __init__(self, count: int, errors: Sequence[Exception]) -> None:
@@ -195,21 +196,24 @@ class UnacknowledgedError(JetStreamError):
 
 
 class NoStreamResponseError(JetStreamError, NoRespondersError):
-    """No stream stores what is published to ``subject``; nothing was stored."""
+    """No stream stores the subject that a message was published to. Nothing was stored."""
 
     def __str__(self) -> str:
         return (
-            f"no stream listens on {self.subject!r}: create one with that subject, or see whether "
-            "JetStream runs at all"
+            f"no stream stores {self.subject!r}: create a stream with that subject, or check "
+            "whether JetStream is enabled"
         )
 
 
 class AckError(JetStreamError, RuntimeError):
-    """A message that was answered already, or that needs no answer. Nothing was sent."""
+    """The message was answered already, or cannot be answered. Nothing was sent."""
 
 
 class PullError(JetStreamError):
-    """A pull came to nothing, and the server said why: ``code`` and ``description``."""
+    """The server ended a pull request with an error.
+
+    ``code`` and ``description`` are those of the server, ``consumer`` is the name of the consumer.
+    """
 
     def __init__(self, code: int, description: str, consumer: str) -> None:
         super().__init__(code, description, consumer)
@@ -223,4 +227,4 @@ class PullError(JetStreamError):
 
 
 class ConsumerDeletedError(PullError):
-    """The consumer is gone: it was deleted, or not used for its ``inactive_threshold``."""
+    """The consumer was deleted, or removed after its ``inactive_threshold``."""

@@ -1,9 +1,9 @@
-"""What JetStream says in JSON, and what we make of it.
+"""The JSON of JetStream: from and to structs.
 
-On the wire durations are whole nanoseconds, a time that is none is that of the year 1, and a list
-without anything may be null. Here durations are seconds, a time that is none is ``None``, and
-nothing is null that has a default. What is unknown to this version is left out, so that newer
-servers can be talked to; of an enumeration it is kept as it is.
+On the wire, durations are in nanoseconds, a missing time is in the year 1, and an empty list may be
+null. In structs, durations are in seconds, a missing time is ``None``, and a field with a default
+is never null. Unknown fields are ignored and unknown values of enumerations are kept, so that newer
+servers work too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 NANOSECONDS = "nanoseconds on the wire"
 Seconds: TypeAlias = Annotated[float, NANOSECONDS]
-"""Marks a field of a struct that is in seconds, and on the wire in nanoseconds."""
+"""The type of a duration: in seconds in the struct, in nanoseconds on the wire."""
 
 _MAX_DIFFERENCES = 5
 MAX_NANOSECONDS = 2**63 - 1
@@ -60,7 +60,7 @@ _BILLION = Decimal(1_000_000_000)
 
 
 class Choice(enum.StrEnum):
-    """A word out of several; those that newer servers know are kept as they are."""
+    """An enumeration of strings that keeps values it does not know, as newer servers send them."""
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
@@ -72,7 +72,7 @@ class Choice(enum.StrEnum):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that says no more than whether it worked."""
+    """An answer that only reports success."""
 
     success: bool = False
 
@@ -81,33 +81,34 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def nanoseconds(name: str, value: float) -> int:
-    """Seconds as nanoseconds, exactly as they are written in decimals."""
+    """Convert seconds to nanoseconds, without the error of binary fractions."""
     if check_seconds(name, value, zero=True) != float("inf"):
         exact = Decimal(value if isinstance(value, int) else repr(float(value))) * _BILLION
         whole = int(exact.to_integral_value(ROUND_HALF_EVEN))
         if whole <= MAX_NANOSECONDS:
             return whole
-    raise ConfigurationError(f"{name}: {value!r} s is too long; 292 years is the longest there is")
+    raise ConfigurationError(f"{name} must be at most 292 years, not {value!r} s")
 
 
 def seconds(value: object) -> object:
-    """Nanoseconds as seconds; what is no number is left for others to complain about."""
+    """Convert nanoseconds to seconds; return anything but an int unchanged."""
     return value / 1e9 if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def time_to_wire(name: str, value: datetime) -> str:
-    """A time as JSON has it."""
+    """Format a time for JSON."""
     if value.tzinfo is None:
         raise ConfigurationError(
-            f"{name} has no time zone; use datetime.now(UTC) or datetime(..., tzinfo=UTC)"
+            f"{name} must have a time zone; use datetime.now(UTC) or datetime(..., tzinfo=UTC)"
         )
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def time_from_wire(value: object) -> datetime | None:
-    """A time in UTC, ``None`` if it is none. What is less than a microsecond is cut off.
+    """Parse a time; return it in UTC, or ``None`` if it is missing.
 
-    Rounded up, a message's time would be one at which the message had been stored already.
+    Nanoseconds are cut off, not rounded: if the time of a message was rounded up, reading from that
+    time on would miss the message.
     """
     cut = _FINER.sub(r"\1", value) if isinstance(value, str) else value
     time = msgspec.convert(cut, datetime)
@@ -121,7 +122,7 @@ def time_from_wire(value: object) -> datetime | None:
 
 @cache
 def _fields(kind: type[msgspec.Struct]) -> Mapping[str, tuple[str, object]]:
-    """Of each field the name on the wire, and its type."""
+    """Return the name on the wire and the type of each field."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: (field.encode_name, hints[field.name]) for field in msgspec.structs.fields(kind)
@@ -129,14 +130,14 @@ def _fields(kind: type[msgspec.Struct]) -> Mapping[str, tuple[str, object]]:
 
 
 def _bare(hint: object) -> object:
-    """The type, without its being optional."""
+    """Return a type without ``| None``."""
     if get_origin(hint) in (Union, types.UnionType):
         return next(arg for arg in get_args(hint) if arg is not type(None))
     return hint
 
 
 def check_types(value: msgspec.Struct) -> None:
-    """Complain about fields of the wrong type, for nobody has looked at them so far."""
+    """Check the types of all fields, which msgspec does not do when a struct is made."""
     kind = type(value)
     for name, (_, hint) in _fields(kind).items():
         given = getattr(value, name)
@@ -155,7 +156,7 @@ def check_types(value: msgspec.Struct) -> None:
 
 
 def _check_type(name: str, value: object, hint: object) -> None:
-    """Of what takes more to be a struct, or a word, than to look like one in JSON."""
+    """Check structs and enumerations, for which the same JSON is not enough."""
     if value is None:
         return
     if get_origin(hint) is Sequence:
@@ -178,7 +179,7 @@ def _check_type(name: str, value: object, hint: object) -> None:
 
 
 def differences(asked: msgspec.Struct, told: msgspec.Struct) -> str:
-    """What there is instead of what was asked for, in words; empty if that cannot be seen."""
+    """Describe how ``told`` differs from ``asked``; return an empty text if it does not."""
     found: list[str] = []
     for field in msgspec.structs.fields(type(asked)):
         if field.name in ("name", "durable_name"):
@@ -190,14 +191,14 @@ def differences(asked: msgspec.Struct, told: msgspec.Struct) -> str:
 
 
 def _comparable(value: object) -> object:
-    if isinstance(value, dict):  # the server adds to metadata what is its own
+    if isinstance(value, dict):  # the server adds its own metadata
         metadata = cast("dict[str, object]", value)
         return {key: one for key, one in metadata.items() if not key.startswith("_nats.")}
     return list(cast("Sequence[object]", value)) if isinstance(value, (list, tuple)) else value
 
 
 def to_wire(value: msgspec.Struct) -> dict[str, object]:
-    """What to send: without what is ``None`` or the default, unless ``ALWAYS`` names it."""
+    """Return the fields to send: not ``None`` and not the default, unless named in ``ALWAYS``."""
     always = cast("Sequence[str]", getattr(value, "ALWAYS", ()))
     defaults = {field.name: field.default for field in msgspec.structs.fields(value)}
     wire: dict[str, object] = {}
@@ -225,7 +226,10 @@ def _written(name: str, value: object, hint: object) -> object:
 
 
 def from_wire(raw: object, kind: type[S]) -> S:
-    """What was sent as a struct. Raises :exc:`ValueError` if it is none of that kind."""
+    """Convert JSON data to a struct.
+
+    :raises ValueError: if the data does not match ``kind``.
+    """
     return msgspec.convert(_read(raw, kind), kind)
 
 
@@ -251,7 +255,11 @@ def _read(raw: object, hint: object) -> object:
 
 
 def encode(value: msgspec.Struct) -> bytes:
-    """A struct as JSON. Raises :exc:`ConfigurationError` for what cannot be sent."""
+    """Encode a struct as JSON.
+
+    :raises TypeError: if a field is of another type.
+    :raises ConfigurationError: if a value is not allowed.
+    """
     check_types(value)
     try:
         return msgspec.json.encode(to_wire(value))
@@ -260,11 +268,14 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, object]:
-    """The object in JSON. Raises :exc:`ValueError` if it is none."""
+    """Decode a JSON object.
+
+    :raises ValueError: if the data is something else.
+    """
     try:
         raw = msgspec.json.decode(data)
     except RecursionError as error:
         raise ValueError(str(error)) from None
     if not isinstance(raw, dict):
-        raise ValueError("it is not a JSON object")  # noqa: TRY004 -- of the sender, not ours
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 -- wrong data, not a wrong argument
     return cast("dict[str, object]", raw)

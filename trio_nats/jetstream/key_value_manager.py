@@ -1,4 +1,4 @@
-"""Buckets of keys and values, as JetStream offers them (ADR-8)."""
+"""Key-value buckets: the part of :class:`~trio_nats.jetstream.JetStream` for them (ADR-8)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class KeyValueManager(BaseJetStream):
-    """The part of :class:`~trio_nats.jetstream.JetStream` that deals with buckets."""
+    """The part of :class:`~trio_nats.jetstream.JetStream` that manages key-value buckets."""
 
     @overload
     async def key_value(self, bucket: str) -> KeyValue[bytes]: ...
@@ -27,10 +27,16 @@ class KeyValueManager(BaseJetStream):
     async def key_value(
         self, bucket: str, *, codec: Codec[T] | None = None
     ) -> KeyValue[T] | KeyValue[bytes]:
-        """The bucket of that name; its values are what ``codec`` is for, bytes without.
+        """Open a key-value bucket.
 
-        Raises :exc:`~trio_nats.keyvalue.BucketNotFoundError` if there is none, and
-        :exc:`~trio_nats.keyvalue.NotABucketError` if the stream of that name cannot be one.
+        If cancelled, nothing changes.
+
+        :param bucket: the name of the bucket.
+        :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
+            bytes.
+        :returns: the bucket.
+        :raises ~trio_nats.keyvalue.BucketNotFoundError: if the bucket does not exist.
+        :raises ~trio_nats.keyvalue.NotABucketError: if the stream of that name is not a bucket.
         """
         from ..keyvalue import manager
 
@@ -55,13 +61,20 @@ class KeyValueManager(BaseJetStream):
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T] | KeyValue[bytes]:
-        """Create a bucket: ``await js.create_key_value("users", history=5)``.
+        """Create a key-value bucket: ``await js.create_key_value("users", history=5)``.
 
-        ``config`` is a whole configuration, or the name; the keywords are the fields of
-        :class:`~trio_nats.keyvalue.KeyValueConfig` and override what it says. A bucket that is
-        there already, with the same configuration, is as good as a new one; otherwise
-        :exc:`~trio_nats.keyvalue.BucketExistsError` is raised. Raises :exc:`APILevelError` if the
-        server is too old for ``limit_marker_ttl``.
+        If the bucket exists already with the same configuration, return it. If cancelled, the
+        bucket may have been created.
+
+        :param config: a configuration, or the name of the bucket.
+        :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
+            bytes.
+        :param options: fields of :class:`~trio_nats.keyvalue.KeyValueConfig`; they override those
+            of ``config``.
+        :returns: the bucket.
+        :raises ~trio_nats.keyvalue.BucketExistsError: if the bucket exists with another
+            configuration.
+        :raises APILevelError: if the server is too old for ``limit_marker_ttl``.
         """
         from ..keyvalue import manager
 
@@ -86,12 +99,20 @@ class KeyValueManager(BaseJetStream):
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T] | KeyValue[bytes]:
-        """Replace the configuration of a bucket: settings that are not given get their defaults.
+        """Replace the configuration of a bucket. Settings not given get their defaults.
 
-        To change some of it say
-        ``await js.update_key_value((await kv.status()).config, history=10)``. Raises
-        :exc:`~trio_nats.keyvalue.BucketNotFoundError` if there is none, and what
-        :meth:`create_key_value` raises.
+        To change single settings, start from the present configuration:
+        ``await js.update_key_value((await kv.status()).config, history=10)``. If cancelled, the
+        bucket may have been updated.
+
+        :param config: a configuration, or the name of the bucket.
+        :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
+            bytes.
+        :param options: fields of :class:`~trio_nats.keyvalue.KeyValueConfig`; they override those
+            of ``config``.
+        :returns: the bucket.
+        :raises ~trio_nats.keyvalue.BucketNotFoundError: if the bucket does not exist.
+        :raises APILevelError: if the server is too old for ``limit_marker_ttl``.
         """
         from ..keyvalue import manager
 
@@ -116,22 +137,39 @@ class KeyValueManager(BaseJetStream):
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T] | KeyValue[bytes]:
-        """Have a bucket configured like that, whether it was there or not."""
+        """Create a bucket, or replace its configuration if it exists.
+
+        If cancelled, the bucket may have been created or updated.
+
+        :param config: a configuration, or the name of the bucket.
+        :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
+            bytes.
+        :param options: fields of :class:`~trio_nats.keyvalue.KeyValueConfig`; they override those
+            of ``config``.
+        :returns: the bucket.
+        :raises APILevelError: if the server is too old for ``limit_marker_ttl``.
+        """
         from ..keyvalue import manager
 
         return await manager.create_or_update(self, config, options, _codec(codec))
 
     async def delete_key_value(self, bucket: str) -> None:
-        """Delete a bucket and all in it.
+        """Delete a bucket with all its keys.
 
-        Raises :exc:`~trio_nats.keyvalue.BucketNotFoundError` if there is none.
+        If cancelled, the bucket may have been deleted.
+
+        :param bucket: the name of the bucket.
+        :raises ~trio_nats.keyvalue.BucketNotFoundError: if the bucket does not exist.
         """
         from ..keyvalue import manager
 
         await manager.delete(self, bucket)
 
     def key_value_store_names(self) -> PageIterator[str]:
-        """List the names of the buckets: ``async for name in js.key_value_store_names():``."""
+        """List the names of the buckets: ``async for name in js.key_value_store_names():``.
+
+        :returns: an iterator over the names; see :class:`PageIterator`.
+        """
         from ..keyvalue import manager
 
         return manager.names(self)
@@ -139,7 +177,9 @@ class KeyValueManager(BaseJetStream):
     def key_value_stores(self) -> PageIterator[KeyValueStatus]:
         """List the buckets: ``async for status in js.key_value_stores():``.
 
-        Buckets that are out of reach at the moment are left out.
+        Buckets that the server cannot reach at the moment are missing.
+
+        :returns: an iterator over their status; see :class:`PageIterator`.
         """
         from ..keyvalue import manager
 
@@ -147,7 +187,7 @@ class KeyValueManager(BaseJetStream):
 
 
 def _codec(codec: Codec[T] | None) -> Codec[T]:
-    """The overloads see to it that values are bytes without."""
+    """Return ``codec``, or that for bytes. The overloads keep the types right."""
     from ..keyvalue import store
 
     return cast("Codec[T]", store.RAW) if codec is None else codec

@@ -1,4 +1,4 @@
-"""Object stores: the part of :class:`~trio_nats.jetstream.JetStream` that opens them (ADR-20)."""
+"""Object stores: the part of :class:`~trio_nats.jetstream.JetStream` for them (ADR-20)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ __all__ = ["ObjectStoreManager"]
 
 
 class ObjectStoreManager(BaseJetStream):
-    """The part of :class:`~trio_nats.jetstream.JetStream` that opens object stores."""
+    """The part of :class:`~trio_nats.jetstream.JetStream` that manages object stores."""
 
     async def create_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
         """Create an object store: ``await js.create_object_store("films", max_bytes=2**40)``.
 
-        ``config`` is a whole :class:`~trio_nats.objectstore.ObjectStoreConfig`, or the bucket's
-        name; the keywords are its fields and override what it says. A store that is there already,
-        with the same configuration, is as good as a new one; otherwise
-        :exc:`ObjectStoreExistsError` is raised.
+        If the store exists already with the same configuration, return it. If cancelled, the store
+        may have been created.
+
+        :param config: a configuration, or the name of the bucket.
+        :param options: fields of :class:`~trio_nats.objectstore.ObjectStoreConfig`; they override
+            those of ``config``.
+        :returns: the object store.
+        :raises ~trio_nats.objectstore.ObjectStoreExistsError: if the store exists with another
+            configuration.
         """
         from ..objectstore import manager
 
@@ -34,11 +39,17 @@ class ObjectStoreManager(BaseJetStream):
     async def update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
-        """Replace the configuration of an object store: settings not given get their defaults.
+        """Replace the configuration of an object store. Settings not given get their defaults.
 
-        To change some of it say
-        ``await js.update_object_store((await store.status()).config, ttl=60)``. Raises
-        :exc:`ObjectStoreNotFoundError` if there is none.
+        To change single settings, start from the present configuration:
+        ``await js.update_object_store((await store.status()).config, ttl=60)``. If cancelled, the
+        store may have been updated.
+
+        :param config: a configuration, or the name of the bucket.
+        :param options: fields of :class:`~trio_nats.objectstore.ObjectStoreConfig`; they override
+            those of ``config``.
+        :returns: the object store.
+        :raises ~trio_nats.objectstore.ObjectStoreNotFoundError: if the store does not exist.
         """
         from ..objectstore import manager
 
@@ -47,37 +58,58 @@ class ObjectStoreManager(BaseJetStream):
     async def create_or_update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
-        """Have an object store configured like that, whether it was there or not."""
+        """Create an object store, or replace its configuration if it exists.
+
+        If cancelled, the store may have been created or updated.
+
+        :param config: a configuration, or the name of the bucket.
+        :param options: fields of :class:`~trio_nats.objectstore.ObjectStoreConfig`; they override
+            those of ``config``.
+        :returns: the object store.
+        """
         from ..objectstore import manager
 
         return await manager.create_or_update(self, config, options)
 
     async def object_store(self, bucket: str) -> ObjectStore:
-        """The object store of that name.
+        """Open an object store.
 
-        Raises :exc:`ObjectStoreNotFoundError` if there is none.
+        If cancelled, nothing changes.
+
+        :param bucket: the name of the bucket.
+        :returns: the object store.
+        :raises ~trio_nats.objectstore.ObjectStoreNotFoundError: if the store does not exist.
         """
         from ..objectstore import manager
 
         return await manager.open_bucket(self, bucket)
 
     async def delete_object_store(self, bucket: str) -> None:
-        """Delete an object store and all in it.
+        """Delete an object store with all its objects.
 
-        Raises :exc:`ObjectStoreNotFoundError` if there is none.
+        If cancelled, the store may have been deleted.
+
+        :param bucket: the name of the bucket.
+        :raises ~trio_nats.objectstore.ObjectStoreNotFoundError: if the store does not exist.
         """
         from ..objectstore import manager
 
         await manager.delete(self, bucket)
 
     def object_store_names(self) -> PageIterator[str]:
-        """List the names of the object stores: ``async for name in js.object_store_names():``."""
+        """List the names of the object stores: ``async for name in js.object_store_names():``.
+
+        :returns: an iterator over the names; see :class:`PageIterator`.
+        """
         from ..objectstore import manager
 
         return manager.names(self)
 
     def object_stores(self) -> PageIterator[ObjectStoreStatus]:
-        """List the object stores: ``async for status in js.object_stores():``."""
+        """List the object stores: ``async for status in js.object_stores():``.
+
+        :returns: an iterator over their status; see :class:`PageIterator`.
+        """
         from ..objectstore import manager
 
         return manager.statuses(self)

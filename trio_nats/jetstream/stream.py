@@ -1,4 +1,4 @@
-"""A stream, and what can be done with it."""
+"""Streams: their messages and their consumers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Names(Page, frozen=True, kw_only=True):
 
 
 class StreamConsumers:
-    """The half of :class:`~trio_nats.jetstream.Stream` that deals with consumers."""
+    """The part of :class:`~trio_nats.jetstream.Stream` that manages consumers."""
 
     def __init__(self, api: API, name: str) -> None:
         self._api = api
@@ -59,7 +59,7 @@ class StreamConsumers:
 
     @property
     def name(self) -> str:
-        """Name of the stream."""
+        """The name of the stream."""
         return self._name
 
     async def create_consumer(
@@ -67,41 +67,50 @@ class StreamConsumers:
     ) -> Consumer:
         """Create a consumer: ``await stream.create_consumer("workers", ack_wait=60)``.
 
-        With ``durable_name`` it exists until it is deleted. A consumer that exists with the same
-        configuration is returned. If cancelled, it may have been created.
+        A consumer with a ``durable_name`` is durable: it exists until you delete it. Any other one
+        is ephemeral, and the server deletes it after ``inactive_threshold``. If the consumer exists
+        already with the same configuration, return it. If cancelled, it may have been created.
 
-        :param config: a configuration, or the name of the consumer. Default: a generated name.
+        :param config: a configuration, or the name of an ephemeral consumer. Default: a random
+            name.
         :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
         :returns: the consumer.
-        :raises ConsumerNameInUseError: if it exists with another configuration.
+        :raises ConsumerNameInUseError: if the consumer exists with another configuration. The error
+            lists the differences.
+        :raises StreamNotFoundError: if the stream does not exist any more.
+        :raises APILevelError: if the server is too old for some of the settings.
         """
         return await self._put("create", config, options)
 
     async def update_consumer(
         self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
-        """Replace the configuration of a consumer: options that are not given get their defaults.
+        """Replace the configuration of a consumer. Settings not given get their defaults.
 
-        To change an option, pass ``await stream.update_consumer(consumer.info.config,
-        max_ack_pending=10)``. If cancelled, it may have been updated.
+        To change single settings, start from the present configuration:
+        ``await stream.update_consumer(consumer.info.config, max_ack_pending=10)``. If cancelled,
+        the consumer may have been updated.
 
-        :param config: a configuration, or the name of the consumer.
+        :param config: a configuration, or the name.
         :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
         :returns: the consumer.
-        :raises ConsumerNotFoundError: if it does not exist.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises APILevelError: if the server is too old for some of the settings.
         """
         return await self._put("update", config, options)
 
     async def create_or_update_consumer(
         self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
-        """Create a consumer, or replace its configuration.
+        """Create a consumer, or replace its configuration if it exists.
 
-        If cancelled, it may have been created or updated.
+        If cancelled, the consumer may have been created or updated.
 
-        :param config: a configuration, or the name of the consumer.
+        :param config: a configuration, or the name.
         :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
         :returns: the consumer.
+        :raises StreamNotFoundError: if the stream does not exist any more.
+        :raises APILevelError: if the server is too old for some of the settings.
         """
         return await self._put("", config, options)
 
@@ -112,10 +121,13 @@ class StreamConsumers:
         return await put_consumer(self._api, self._name, action, whole)
 
     async def consumer(self, name: str) -> Consumer:
-        """Get a consumer. If cancelled, nothing changes.
+        """Get a consumer.
 
-        :param name: its name.
-        :raises ConsumerNotFoundError: if it does not exist.
+        If cancelled, nothing changes.
+
+        :param name: the name of the consumer.
+        :returns: the consumer.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
         """
         check_name("consumer", name)
         suffix = f"CONSUMER.INFO.{self._name}.{name}"
@@ -123,48 +135,69 @@ class StreamConsumers:
         return construct(Consumer, self._api, self._name, info.name, info)
 
     def bind_consumer(self, name: str) -> Consumer:
-        """Use a consumer without requesting it, for users with the permission to pull only.
+        """Use a pull consumer without asking the server for it.
 
-        Checks that depend on its configuration are left to the server.
+        For users with no permission but to pull. Arguments are then not checked against the
+        configuration of the consumer.
 
-        :param name: its name.
-        :raises ConfigurationError: if the name is not allowed.
+        :param name: the name of the consumer.
+        :returns: the consumer; its :attr:`Consumer.info` is ``None``.
+        :raises ConfigurationError: if ``name`` is not a valid name.
         """
         return construct(Consumer, self._api, self._name, check_name("consumer", name), None)
 
     async def delete_consumer(self, name: str) -> None:
-        """Delete a consumer. If cancelled, it may have been deleted.
+        """Delete a consumer.
 
-        :param name: its name.
-        :raises ConsumerNotFoundError: if it does not exist.
+        If cancelled, the consumer may have been deleted.
+
+        :param name: the name of the consumer.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
         """
         await delete_consumer(self._api, self._name, check_name("consumer", name))
 
     async def pause_consumer(self, name: str, until: datetime) -> PauseState:
-        """Pause a consumer; see :meth:`Consumer.pause`. If cancelled, it may be paused.
+        """Pause a consumer; see :meth:`Consumer.pause`.
 
-        :param name: its name.
-        :param until: the time until which it delivers nothing, with a time zone.
+        If cancelled, the consumer may have been paused.
+
+        :param name: the name of the consumer.
+        :param until: when the consumer shall deliver again, with a time zone.
+        :returns: whether it is paused, and until when.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises APILevelError: if the server is older than 2.11.
         """
         return await pause_consumer(self._api, self._name, check_name("consumer", name), until)
 
     async def resume_consumer(self, name: str) -> PauseState:
-        """Resume a consumer; see :meth:`Consumer.resume`. If cancelled, it may be resumed.
+        """Resume a paused consumer; see :meth:`Consumer.resume`.
 
-        :param name: its name.
+        If cancelled, the consumer may have been resumed.
+
+        :param name: the name of the consumer.
+        :returns: whether it is paused, and until when.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises APILevelError: if the server is older than 2.11.
         """
         return await pause_consumer(self._api, self._name, check_name("consumer", name), None)
 
     async def unpin_consumer(self, name: str, group: str) -> None:
-        """Unpin a client of a consumer; see :meth:`Consumer.unpin`. If cancelled, it may be done.
+        """Unpin the pinned client of a priority group; see :meth:`Consumer.unpin`.
 
-        :param name: its name.
-        :param group: the priority group.
+        If cancelled, the client may have been unpinned.
+
+        :param name: the name of the consumer.
+        :param group: the name of the priority group.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises APILevelError: if the server is older than 2.11.
         """
         await unpin_consumer(self._api, self._name, check_name("consumer", name), group)
 
     def consumers(self) -> PageIterator[ConsumerInfo]:
-        """List the consumers: ``async for info in stream.consumers():``."""
+        """List the consumers: ``async for info in stream.consumers():``.
+
+        :returns: an iterator over infos, like :attr:`Consumer.info`; see :class:`PageIterator`.
+        """
         return self._api.paged(
             f"CONSUMER.LIST.{self._name}",
             lambda offset: _PageRequest(offset=offset),
@@ -173,7 +206,10 @@ class StreamConsumers:
         )
 
     def consumer_names(self) -> PageIterator[str]:
-        """List the names of the consumers: ``async for name in stream.consumer_names():``."""
+        """List the names of the consumers: ``async for name in stream.consumer_names():``.
+
+        :returns: an iterator over the names; see :class:`PageIterator`.
+        """
         return self._api.paged(
             f"CONSUMER.NAMES.{self._name}",
             lambda offset: _PageRequest(offset=offset),
@@ -194,25 +230,28 @@ class StreamConsumers:
         name_prefix: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> OrderedConsumer:
-        """Read the stream in order, without acknowledging; see :class:`OrderedConsumer`.
+        """Read the stream in order, without acknowledgements; see :class:`OrderedConsumer`.
 
         Nothing is sent by this call.
 
-        :param filter_subjects: read only messages of this subject or these subjects, which may have
+        :param filter_subjects: read only messages of this subject, or of these, with or without
             wildcards. Default: all.
-        :param deliver_policy: the message to begin with. Default: the first.
-        :param opt_start_seq: sequence number to begin with, for ``BY_START_SEQUENCE``.
-        :param opt_start_time: time to begin with, for ``BY_START_TIME``.
-        :param replay_policy: whether to deliver at once (the default) or at the original pace.
-        :param headers_only: deliver messages without payload. Default: false.
-        :param inactive_threshold: seconds of disuse after which the server deletes the consumer.
+        :param deliver_policy: the message to begin with. Default: the first one.
+        :param opt_start_seq: the sequence number to begin with, for
+            ``DeliverPolicy.BY_START_SEQUENCE``.
+        :param opt_start_time: the time to begin with, with a time zone, for
+            ``DeliverPolicy.BY_START_TIME``.
+        :param replay_policy: how fast the messages come. Default: as fast as possible.
+        :param headers_only: whether to leave out the payloads; the header ``Nats-Msg-Size`` then
+            tells the size.
+        :param inactive_threshold: seconds until the server deletes the consumer if it is not used.
             Default: 300.
-        :param name_prefix: consumers are named with this prefix and a number. Default: a generated
-            one.
-        :param metadata: metadata of the consumers.
+        :param name_prefix: the beginning of the names of the consumers; a number follows. Default:
+            a random name.
+        :param metadata: the metadata of the consumers.
         :returns: the ordered consumer.
-        :raises ConfigurationError: if the arguments are invalid.
-        :raises InvalidSubjectError: if a subject is not allowed.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if a subject is not valid.
         """
         subjects = (filter_subjects,) if isinstance(filter_subjects, str) else filter_subjects
         config = ConsumerConfig(
@@ -234,7 +273,7 @@ class StreamConsumers:
 DEFAULT_BATCH = 256
 DEFAULT_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH = 1_000
-"""Maximum number of messages to request at a time; all of them may be in memory."""
+"""A batch is held in memory, so its number of messages is limited."""
 
 
 class _InfoRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,10 +308,11 @@ class _DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Stream(
     StreamConsumers, metaclass=NoPublicConstructor, use="js.stream() or js.create_stream()"
 ):
-    """A stream, as returned by :meth:`JetStream.create_stream` and :meth:`JetStream.stream`.
+    """A stream; made by :meth:`JetStream.create_stream` and :meth:`JetStream.stream`.
 
-    It holds no resources. Its methods raise what those of :class:`JetStream` raise, and
-    :exc:`StreamNotFoundError` if it has been deleted.
+    It holds nothing open. In addition to the exceptions that they list, its asynchronous methods
+    raise those of :class:`JetStream`, and :exc:`StreamNotFoundError` if the stream does not exist
+    any more.
     """
 
     def __init__(self, api: API, info: StreamInfo) -> None:
@@ -281,23 +321,29 @@ class Stream(
 
     @property
     def info(self) -> StreamInfo:
-        """The last information received about the stream; see :meth:`refresh`."""
+        """The configuration and state, as of when the stream was opened or refreshed last."""
         return self._info
 
     async def refresh(self, *, deleted_details: bool = False) -> StreamInfo:
-        """Request the current state, and update :attr:`info`. If cancelled, :attr:`info` stays.
+        """Get the present configuration and state, and update :attr:`info`.
 
-        :param deleted_details: include the sequence numbers of deleted messages. Default: false.
+        If cancelled, :attr:`info` does not change.
+
+        :param deleted_details: whether to list the sequence numbers of deleted messages in
+            ``state.deleted``, and not only count them.
+        :returns: the new :attr:`info`.
         """
         request = _InfoRequest(deleted_details=True) if deleted_details else None
         self._info = await self._api.request(f"STREAM.INFO.{self.name}", request, StreamInfo)
         return self._info
 
     def subjects(self, filter: str = ">") -> PageIterator[tuple[str, int]]:
-        """Iterate over the subjects with their numbers of messages: ``async for subject, count in
-        ...``.
+        """List the subjects of the stored messages: ``async for subject, count in ...``.
 
-        :param filter: only subjects that match this one, which may have wildcards. Default: all.
+        :param filter: list only subjects that match this one. Default: list all.
+        :returns: an iterator over pairs of a subject and its number of messages; see
+            :class:`PageIterator`.
+        :raises InvalidSubjectError: if ``filter`` is not a valid subject.
         """
         check_filter("filter", filter)
         return self._api.paged(
@@ -310,18 +356,19 @@ class Stream(
     async def purge(
         self, *, subject: str | None = None, seq: int | None = None, keep: int | None = None
     ) -> int:
-        """Delete all messages, or some of them. If cancelled, they may have been deleted.
+        """Delete messages: all of them, unless parameters limit it.
 
-        :param subject: only messages of this subject, which may have wildcards.
-        :param seq: only messages before this sequence number.
-        :param keep: all but this number of messages.
-        :returns: the number of messages deleted.
-        :raises ConfigurationError: if both ``seq`` and ``keep`` are given.
+        If cancelled, the messages may have been deleted.
+
+        :param subject: delete only messages of this subject, with or without wildcards.
+        :param seq: delete only messages before this sequence number.
+        :param keep: keep so many of the last messages. Cannot be combined with ``seq``.
+        :returns: the number of messages that were deleted.
         """
         if subject is not None:
             check_filter("subject", subject)
         if seq is not None and keep is not None:
-            raise ConfigurationError("purge takes seq or keep, not both")
+            raise ConfigurationError("give seq or keep, not both")
         request = _PurgeRequest(
             filter=subject or "",
             seq=0 if seq is None else check_count("seq", seq, 1),
@@ -331,11 +378,13 @@ class Stream(
         return answer.purged
 
     async def delete_msg(self, seq: int, *, secure: bool = False) -> None:
-        """Delete a message. If cancelled, it may have been deleted.
+        """Delete a message.
 
-        :param seq: its sequence number.
-        :param secure: overwrite its data in the store, which takes longer. Default: false.
-        :raises JetStreamAPIError: if it does not exist.
+        If cancelled, the message may have been deleted.
+
+        :param seq: the sequence number of the message.
+        :param secure: whether to overwrite the data in the store, which takes longer.
+        :raises JetStreamAPIError: if the message does not exist.
         """
         request = _DeleteRequest(seq=check_count("seq", seq, 1), no_erase=not secure)
         await self._api.request(f"STREAM.MSG.DELETE.{self.name}", request, Answer)
@@ -352,20 +401,31 @@ class Stream(
         direct: bool | None = None,
         timeout: float | None = None,
     ) -> StoredMsg:
-        """Get a stored message. If cancelled, nothing changes.
+        """Get one message of the stream (ADR-31).
 
-        If the stream has ``allow_direct``, any replica or mirror may answer, which is fast, but may
-        be slightly behind.
+        - ``get_msg(7)``: the message with this sequence number;
+        - ``get_msg(last_for="orders.*")``: the last message of the subject;
+        - ``get_msg(7, next_for="orders.*")``: the first message of the subject from this sequence
+          number on; without a number, the first message of the subject;
+        - ``get_msg(start_time=...)``: the first message stored at this time or later (server 2.11
+          or later), with ``next_for`` that of the subject.
 
-        :param seq: its sequence number; with ``next_for``, that number or a higher one.
-        :param last_for: get the last message of this subject, which may have wildcards.
-        :param next_for: get the first message of this subject.
-        :param start_time: get the first message stored at this time or later, with ``next_for`` the
-            first of that subject (server 2.11 or later).
-        :param direct: false asks the leader, true does not. Default: as the stream allows.
-        :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
+        If cancelled, nothing changes.
+
+        :param seq: a sequence number.
+        :param last_for: get the last message of this subject, with or without wildcards. Cannot be
+            combined with the other parameters that select a message.
+        :param next_for: get the next message of this subject, with or without wildcards.
+        :param start_time: a time, with a time zone. Cannot be combined with ``seq``.
+        :param direct: ``True`` to let any replica or mirror answer, which is fast, but may miss the
+            latest messages; the stream must have ``allow_direct``. ``False`` to ask the leader.
+            Default: ``True`` if the stream has ``allow_direct``.
+        :param timeout: seconds to wait for the answer. Default: the timeout of
+            :meth:`Connection.jetstream`.
         :returns: the message.
         :raises MessageNotFoundError: if there is no such message.
+        :raises JetStreamError: if ``direct`` is ``True`` and the stream does not have
+            ``allow_direct``.
         """
         request = _which(seq, last_for, next_for, start_time)
         for name, subject in (("last_for", last_for), ("next_for", next_for)):
@@ -378,7 +438,7 @@ class Stream(
             except NoRespondersError:
                 if direct:
                     raise not_allowed(self.name) from None
-                # It was allowed when that was last heard of; the leader can always be asked.
+                # allow_direct may have been changed; the leader always answers.
         answer = await self._api.request(f"STREAM.MSG.GET.{self.name}", request, MsgAnswer, seconds)
         return from_answer(self.name, answer)
 
@@ -393,22 +453,26 @@ class Stream(
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> PageIterator[StoredMsg]:
-        """Messages in order: ``async for msg in stream.get_msgs(next_for="orders.*"):``.
+        """Get messages in order: ``async for msg in stream.get_msgs(next_for="orders.*"):``.
 
-        This reads what is stored and ends with the last message; a consumer waits for more. The
-        stream must have ``allow_direct``, and the server must be 2.11 or later.
+        The iteration ends with the last message stored; use a consumer to wait for more. The stream
+        must have ``allow_direct``, and the server must be 2.11 or later (ADR-31).
 
-        :param seq: begin with this sequence number, or the next one stored. Without it, and without
-            ``start_time``, begin with the first message.
-        :param next_for: read only the messages of this subject; it may have wildcards.
-        :param start_time: begin with the first message stored at this time or later.
-        :param stop_after: end after so many messages.
-        :param max_messages: how many messages to request at a time, at most 1,000.
-        :param max_bytes: how many bytes to request at a time, 8 MiB by default. So much is held in
-            memory, and one message more.
-        :param timeout: seconds to wait for each message, by default the timeout of
+        :param seq: begin with this sequence number, or the next one stored. Default: the first
+            message.
+        :param next_for: get only messages of this subject, with or without wildcards. Default: all.
+        :param start_time: begin with the first message stored at this time or later. Cannot be
+            combined with ``seq``.
+        :param stop_after: end after so many messages. Default: no limit.
+        :param max_messages: maximum number of messages to request at a time, at most 1,000.
+            Default: 256.
+        :param max_bytes: maximum number of bytes to request at a time. Up to this size, plus one
+            message, is held in memory. Default: 8 MiB.
+        :param timeout: seconds to wait for each message. Default: the timeout of
             :meth:`Connection.jetstream`.
         :returns: an iterator over the messages; see :class:`PageIterator`.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if ``next_for`` is not a valid subject.
         """
         check_filter("next_for", next_for)
         return self._batches(
@@ -425,24 +489,29 @@ class Stream(
         max_bytes: int | None = None,
         timeout: float | None = None,
     ) -> PageIterator[StoredMsg]:
-        """Read the last message of each subject: ``async for msg in
-        stream.get_last_msgs(["a.*"]):``.
+        """Get the last message of each subject: ``async for msg in stream.get_last_msgs(["a"]):``.
 
-        All are of the same moment: now, or when ``up_to_seq`` was the last message, or
-        ``up_to_time``.
+        All messages show the stream at one moment, by default the present. The stream must have
+        ``allow_direct``, and the server must be 2.11 or later (ADR-31).
 
-        :param subjects: the subjects, which may have wildcards; at most 1,024 subjects may match.
+        :param subjects: the subjects, with or without wildcards. At most 1,024 stored subjects can
+            match.
         :param up_to_seq: ignore messages after this sequence number.
-        :param up_to_time: ignore messages after this time.
-        :param max_messages: number of messages to request at a time, at most 1,000. Default: 256.
-        :param max_bytes: number of bytes to request at a time. Default: 8 MiB.
+        :param up_to_time: ignore messages stored after this time. Cannot be combined with
+            ``up_to_seq``.
+        :param max_messages: maximum number of messages to request at a time, at most 1,000.
+            Default: 256.
+        :param max_bytes: maximum number of bytes to request at a time. Up to this size, plus one
+            message, is held in memory. Default: 8 MiB.
         :param timeout: seconds to wait for each message. Default: the timeout of
             :meth:`Connection.jetstream`.
         :returns: an iterator over the messages; see :class:`PageIterator`.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if a subject is not valid.
         """
         check_filters("subjects", subjects)
         if not subjects:
-            raise ConfigurationError("subjects must name at least one subject")
+            raise ConfigurationError("subjects must not be empty")
         if up_to_seq is not None and up_to_time is not None:
             raise ConfigurationError("give up_to_seq or up_to_time, not both")
         request = MsgRequest(
@@ -483,14 +552,14 @@ class Stream(
 def _which(
     seq: int | None, last_for: str | None, next_for: str | None, start_time: datetime | None
 ) -> MsgRequest:
-    """What says which message, if it does."""
+    """Check the parameters that select a message, and return the request."""
     given = [one is not None for one in (seq, last_for, next_for, start_time)]
     if last_for is not None and sum(given) > 1:
         raise ConfigurationError("last_for cannot be combined with seq, next_for or start_time")
     if seq is not None and start_time is not None:
         raise ConfigurationError("give seq or start_time, not both")
     if not any(given):
-        raise ConfigurationError("say which message: by seq, last_for, next_for or start_time")
+        raise ConfigurationError("give at least one of seq, last_for, next_for and start_time")
     if seq is None and start_time is None and next_for is not None:
         seq = 1
     return MsgRequest(

@@ -1,4 +1,4 @@
-"""What may stand where a name or a subject is expected (ADR-6)."""
+"""Checks of names, subjects and configurations (ADR-6)."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ __all__ = [
 S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_METADATA = 128 * 1024
-"""Bytes of all keys and values together (ADR-33)."""
+"""Maximum bytes of all keys and values together (ADR-33)."""
 
-# Names of files and tokens of subjects, both.
+# Names must be valid as file names and as tokens of subjects.
 _NAME = re.compile(r"[^\x00-\x20\x7f.*>/\\]{1,255}")
 
 
 def check_name(what: str, name: str) -> str:
-    """``name`` if a stream or a consumer may have it."""
+    """Return ``name`` if it is valid for a stream or a consumer."""
     if not isinstance(name, str):
         raise TypeError(f"the {what}'s name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name) or not _encodes(name):
         raise ConfigurationError(
-            f"{what} name {name[:80]!a} is not allowed: 1 to 255 characters without white space "
-            "and without any of . * > / \\"
+            f"{what} name must be 1 to 255 characters without white space and any of . * > / \\, "
+            f"not {name[:80]!a}"
         )
     return name
 
 
 def check_filter(name: str, subject: str) -> str:
-    """``subject`` if it is one, with wildcards or without."""
+    """Return ``subject`` if it is valid, with or without wildcards."""
     with _named(name):
         subjects.check_filter(subject)
     return subject
 
 
 def check_filters(name: str, filters: Sequence[str]) -> None:
-    """Complain unless all of them are subjects."""
+    """Check a list of subjects, with or without wildcards."""
     if isinstance(filters, str):
         raise TypeError(f"{name} must be a list of subjects, not a str; write [{filters!r}]")
     for subject in filters:
@@ -58,7 +58,7 @@ def check_filters(name: str, filters: Sequence[str]) -> None:
 
 
 def check_subject(name: str, subject: str) -> str:
-    """``subject`` if it can be published to: without wildcards."""
+    """Return ``subject`` if it is valid to publish to, so without wildcards."""
     with _named(name):
         subjects.check_subject(subject)
     return subject
@@ -66,7 +66,7 @@ def check_subject(name: str, subject: str) -> str:
 
 @contextmanager
 def _named(name: str) -> Generator[None, None, None]:
-    """Say which of the subjects it is about."""
+    """Put the name of the argument in front of an error."""
     try:
         yield
     except InvalidSubjectError as error:
@@ -74,12 +74,13 @@ def _named(name: str) -> Generator[None, None, None]:
 
 
 def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) -> S:
-    """Return the configuration that was given in parts.
+    """Return ``config``, updated with ``options``.
 
-    :param kind: the type, whose first field is the name.
+    :param kind: the type; its first field is the name.
     :param config: a configuration, or the name.
     :param options: other fields; they override those of ``config``.
-    :raises TypeError: if there are no such fields, or ``config`` is of another type.
+    :returns: the configuration.
+    :raises TypeError: if ``kind`` has no such field, or ``config`` is of another type.
     """
     try:
         if isinstance(config, str):
@@ -92,14 +93,12 @@ def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) 
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
-    """Complain about more than there may be."""
+    """Check the size of metadata."""
     if "" in metadata:
-        raise ConfigurationError("metadata has an empty key")
+        raise ConfigurationError("keys of metadata must not be empty")
     size = sum(len(text.encode("utf-8", "replace")) for pair in metadata.items() for text in pair)
     if size > MAX_METADATA:
-        raise ConfigurationError(
-            f"metadata of {size:,} bytes is more than the {MAX_METADATA:,} that are allowed"
-        )
+        raise ConfigurationError(f"metadata must be at most {MAX_METADATA:,} bytes, not {size:,}")
 
 
 def _encodes(text: str) -> bool:

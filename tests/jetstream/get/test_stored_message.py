@@ -84,13 +84,13 @@ async def test_the_headers_are_those_it_was_published_with(
 @pytest.mark.parametrize(
     ("args", "options", "text"),
     [
-        ((), {}, "say which message"),
+        ((), {}, "give at least one of"),
         ((0,), {}, "seq must be at least 1"),
         ((1,), {"last_for": "s"}, "last_for cannot be combined"),
         ((1,), {"start_time": datetime.now(UTC)}, "seq or start_time"),
         ((), {"next_for": "a b"}, "next_for: "),
         ((), {"last_for": ""}, "last_for: "),
-        ((), {"start_time": datetime(2030, 1, 1)}, "start_time has no time zone"),
+        ((), {"start_time": datetime(2030, 1, 1)}, "start_time must have a time zone"),
         ((1,), {"timeout": 0}, "timeout"),
     ],
 )

@@ -156,7 +156,7 @@ async def test_what_cannot_be_published(nats_server: NatsServer, options, kind) 
 
 async def test_no_stream(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
-        with pytest.raises(NoStreamResponseError, match="no stream listens on 'other'") as caught:
+        with pytest.raises(NoStreamResponseError, match="no stream stores 'other'") as caught:
             await js.publish("other", attempts=1)
         assert isinstance(caught.value, NoRespondersError)
         assert caught.value.subject == "other"
