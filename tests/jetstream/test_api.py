@@ -182,7 +182,7 @@ async def test_a_domain(nats_server: NatsServer) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"domain": "a", "prefix": "b"}, ConfigurationError, "give one"),
+        ({"domain": "a", "prefix": "b"}, ConfigurationError, "not both"),
         ({"domain": "a.b"}, ConfigurationError, "domain name 'a.b' is not allowed"),
         ({"domain": ""}, ConfigurationError, "domain name '' is not allowed"),
         ({"prefix": "a."}, InvalidSubjectError, "prefix: "),

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.jetstream.helpers import MEMORY, connected
-from trio_nats import ConfigurationError
 from trio_nats.jetstream import (
     ConsumerConfig,
     ConsumerNameInUseError,
@@ -87,7 +86,7 @@ async def test_keys_and_buckets(nats_server: NatsServer) -> None:
 
 async def test_one_string_for_a_list(nats_server: NatsServer) -> None:
     async def refused(call: Callable[[JetStream], Awaitable[object]], text: str) -> None:
-        with pytest.raises(ConfigurationError, match=text):
+        with pytest.raises(TypeError, match=text):
             await call(js)
 
     async with connected(nats_server) as (js, _):

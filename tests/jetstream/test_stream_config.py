@@ -54,7 +54,10 @@ SOURCE = StreamSource(name="O")
         ({"subjects": ["a b"]}, "subjects: subject 'a b' is not allowed"),
         ({"subjects": [">.a"]}, "subjects: subject '>.a' is not allowed"),
         ({"metadata": {"": "x"}}, "keys of metadata must not be empty"),
-        ({"metadata": {"x": "y" * 128 * 1024}}, "metadata of 131,073 bytes"),
+        (
+            {"metadata": {"x": "y" * 128 * 1024}},
+            "metadata must be at most 131,072 bytes",
+        ),
         ({"republish": RePublish(src="a b", dest="c")}, "republish.src"),
         ({"mirror": SOURCE, "subjects": ["a"]}, "a mirror must not have subjects"),
         ({"mirror": SOURCE, "sources": [SOURCE]}, "a mirror or sources"),
@@ -87,7 +90,7 @@ def test_streams_that_cannot_be(options: Any, text: str) -> None:
         ({"opt_start_seq": 5}, "opt_start_seq and DeliverPolicy.BY_START_SEQUENCE go together"),
         ({"deliver_policy": DeliverPolicy.BY_START_TIME}, "opt_start_time and .* go together"),
         ({"max_deliver": "x"}, "ConsumerConfig: Expected `int`"),
-        ({"metadata": {"": ""}}, "empty key"),
+        ({"metadata": {"": ""}}, "must not be empty"),
     ],
 )
 def test_consumers_that_cannot_be(options: Any, text: str) -> None:
@@ -148,6 +151,6 @@ async def test_an_old_server_leaves_something_out(nats_server: NatsServer, optio
         async with fake_api(nc, lambda msg: {"config": {"name": "S"}}):
             js = nc.jetstream(prefix="fake")
             (name,) = options
-            with pytest.raises(APILevelError, match=f"but without {name}: its server is too old"):
+            with pytest.raises(APILevelError, match=f"the server is too old for {name}; stream"):
                 await js.create_stream("S", **options)
             assert (await js.create_stream("S", persist_mode=PersistMode.DEFAULT)).name == "S"

@@ -36,8 +36,8 @@ def check_name(what: str, name: str) -> str:
         raise TypeError(f"the {what}'s name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name) or not _encodes(name):
         raise ConfigurationError(
-            f"{what} name must be 1 to 255 characters without white space and any of . * > / \\, "
-            f"not {name[:80]!a}"
+            f"{what} name {name[:80]!a} is not allowed: it must be 1 to 255 characters without "
+            "white space and any of . * > / \\"
         )
     return name
 
