@@ -15,10 +15,10 @@ __all__ = ["EventHub", "EventListener"]
 
 
 class EventListener(trio.abc.ReceiveChannel[Event]):
-    """The events from some moment on; when it is full it loses the oldest ones.
+    """A channel of events from the moment it was made. When it is full, it drops the oldest ones.
 
-    Not a memory channel, for the sender of one learns only at the next event that its receiver is
-    gone.
+    It is not a memory channel, because the sender of a memory channel does not notice before the
+    next event that the receiver is gone.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
         self._ended: type[Exception] | None = None
 
     def push(self, event: Event) -> None:
-        """Hand over one event."""
+        """Hand an event to a waiting task, or queue it."""
         if self._waiters:
             task = next(iter(self._waiters))
             del self._waiters[task]
@@ -40,7 +40,7 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
             self._events.append(event)
 
     async def receive(self) -> Event:
-        """The next event; waits for it. If cancelled, no event is lost."""
+        """Wait for the next event. If cancelled, no event is lost."""
         self._check_run()
         await trio.lowlevel.checkpoint()
         try:
@@ -58,7 +58,10 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
         return event
 
     def receive_nowait(self) -> Event:
-        """The next event if there is one, otherwise :exc:`trio.WouldBlock`."""
+        """Return the next event.
+
+        :raises trio.WouldBlock: if no event is waiting.
+        """
         if self._events:
             return self._events.popleft()
         if self._ended is not None:
@@ -66,7 +69,7 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
         raise trio.WouldBlock
 
     async def aclose(self) -> None:
-        """Listen no more. Done even if cancelled, or repeated."""
+        """Stop listening. You may call it repeatedly. If cancelled, it has stopped all the same."""
         if self._ended is None:
             self._check_run()
         self._listeners.discard(self)
@@ -75,7 +78,7 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
         await trio.lowlevel.checkpoint()
 
     def end(self, error: type[Exception]) -> None:
-        """There will be no more events."""
+        """End the channel; ``error`` is raised after the last event."""
         self._ended = error
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
@@ -85,7 +88,7 @@ class EventListener(trio.abc.ReceiveChannel[Event]):
 class EventHub:
     """Hands every event to every open listener.
 
-    Listeners are held weakly: one that is forgotten without being closed is gone as well.
+    It holds listeners weakly, so one that is dropped without being closed is removed as well.
     """
 
     def __init__(self, check_run: Callable[[], None] = lambda: None) -> None:
@@ -94,11 +97,11 @@ class EventHub:
         self._closed = False
 
     def __len__(self) -> int:
-        """How many listen."""
+        """Return the number of listeners."""
         return len(self._listeners)
 
     def listen(self, buffer: int) -> EventListener:
-        """A channel of the events from now on, ending with the connection."""
+        """Return a channel of the events from now on, which ends with the connection."""
         listener = EventListener(self._listeners, buffer, self._check_run)
         if self._closed:
             listener.end(trio.EndOfChannel)
@@ -107,12 +110,12 @@ class EventHub:
         return listener
 
     def emit(self, event: Event) -> None:
-        """Hand out one event."""
+        """Hand an event to all listeners."""
         for listener in self._listeners:
             listener.push(event)
 
     def close(self) -> None:
-        """No more events: listeners end once they have read what they have."""
+        """End all listeners. They can still receive events that are waiting."""
         self._closed = True
         for listener in self._listeners:
             listener.end(trio.EndOfChannel)

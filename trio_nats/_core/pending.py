@@ -48,7 +48,7 @@ class PendingQueue:
         self._max_messages = limits.messages
         self._max_bytes = limits.bytes
         self._queue: deque[Msg] = deque()
-        self._bytes = 0  # no less than there are; exactly that many while `_watched`
+        self._bytes = 0  # exact while `_watched`, otherwise possibly too large
         self._full = False
         self._watched = False
         self._taken = trio.lowlevel.ParkingLot()
@@ -71,11 +71,11 @@ class PendingQueue:
         return self._dropped
 
     def _let_go(self) -> None:
-        """Have :meth:`_wait_taken` return, whether all is taken or not."""
+        """Make :meth:`_wait_taken` return, even if messages are left."""
         self._taken.unpark_all()
 
     def _lift_limits(self) -> None:
-        """Keep whatever still comes, for it is the last there is."""
+        """Accept all further messages: the subscription is about to end."""
         self._max_messages = self._max_bytes = sys.maxsize
         self._owner.router.unstall(self)
 
@@ -87,10 +87,10 @@ class PendingQueue:
             self._watched = True
             await self._taken.park()
 
-    # --- putting in ------------------------------------------------------------------------------
+    # --- adding ----------------------------------------------------------------------------------
 
     def _keep(self, msg: Msg) -> None:
-        """Have a message wait, unless there are too many."""
+        """Add a message, unless a limit is reached."""
         queue = self._queue
         size = pending_size(msg)
         if queue:
@@ -102,13 +102,13 @@ class PendingQueue:
             self._bytes = size
 
     def _keep_at_limit(self, msg: Msg) -> None:
-        """The limits are reached, or seem to be."""
+        """Add a message when a limit is reached, or seems to be."""
         self._recount()
         size = pending_size(msg)
         if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
             self._queue.append(msg)
             self._bytes += size
-            # With less than half of the space free, counting again soon would be wasted.
+            # With less than half of the space free, it would soon have to be counted again.
             self._watched = self._watched or self._bytes * 2 > self._max_bytes
         else:
             self._overflow(msg, size)
@@ -142,19 +142,19 @@ class PendingQueue:
         self._dropped += 1
         self._owner.counters.dropped += 1
 
-    # --- taking out ------------------------------------------------------------------------------
+    # --- removing --------------------------------------------------------------------------------
 
     def _pop(self) -> Msg:
-        """The message that has waited longest; there has to be one."""
+        """Remove and return the oldest message. The queue must not be empty."""
         msg = self._queue.popleft()
         if self._watched:
             self._forget(msg)
         return msg
 
     def _forget(self, msg: Msg) -> None:
-        """A message was taken out while that made a difference."""
+        """Count a message that was removed while ``_watched``."""
         self._bytes -= pending_size(msg)
-        # An episode of being full is over once half of the space is free again.
+        # The queue counts as full until half of the space is free again.
         free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
         if self._full and free:
             self._full = False
@@ -164,7 +164,7 @@ class PendingQueue:
         self._watched = self._full or bool(self._taken) or not free
 
     def _clear(self) -> None:
-        """Drop all that waits: nobody will receive it."""
+        """Drop all messages, because no task will receive them."""
         self._queue.clear()
         self._bytes = 0
         self._owner.router.unstall(self)
@@ -176,6 +176,6 @@ class PendingQueue:
 
 
 def pending_size(msg: Msg) -> int:
-    """The bytes by which a message counts."""
+    """Return the size at which a message counts, in bytes."""
     raw = msg.raw_headers
     return len(msg.data) if raw is None else len(msg.data) + len(raw)

@@ -1,7 +1,7 @@
-"""Replies to requests: one wildcard subscription for all of them.
+"""Replies to requests, with one wildcard subscription for all of them.
 
-The last token of a reply's subject finds the slot that waits for it. A slot lives exactly as long
-as its request, so a late reply finds nothing and is dropped, and no cancellation leaves one behind.
+The last token of a reply's subject is the key of the slot that waits for it. A slot exists exactly
+as long as its request, even if that is cancelled, so late replies find no slot and are dropped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MAX_STALE = 1000
 
 
 def new_inbox(prefix: str) -> str:
-    """A subject nobody else uses or can guess, below ``prefix``."""
+    """Return a unique subject below ``prefix`` that cannot be guessed."""
     return f"{prefix}.{secrets.token_urlsafe(16)}"
 
 
@@ -47,7 +47,7 @@ class Slot(Protocol):
 
     @property
     def subject(self) -> str:
-        """What the request was published to."""
+        """The subject that the request was published to."""
         ...
 
     def _push(self, msg: Msg) -> None: ...
@@ -55,10 +55,10 @@ class Slot(Protocol):
 
 
 class ReplySlot(outcome.Outcome[Msg]):
-    """Parks the task that makes it, and hands it a single reply directly.
+    """Waits for a single reply, for the task that makes it.
 
-    It is itself what the task is woken with: an :class:`outcome.Value` would cost more than all
-    else that is done here.
+    The task is rescheduled with the slot itself as outcome, because making an
+    :class:`outcome.Value` would take longer than everything else here.
     """
 
     __slots__ = ("_reply", "_task", "subject")
@@ -68,7 +68,7 @@ class ReplySlot(outcome.Outcome[Msg]):
         self._task: trio.lowlevel.Task | None = current_task()
 
     def _push(self, msg: Msg) -> None:
-        """The reply has come."""
+        """Wake the task with the reply."""
         if msg.raw_headers is not None and is_no_responders(msg):
             self._end(NoRespondersError(self.subject))
             return
@@ -78,7 +78,7 @@ class ReplySlot(outcome.Outcome[Msg]):
             reschedule(task, self)
 
     def unwrap(self) -> Msg:
-        """The reply."""
+        """Return the reply."""
         return self._reply
 
     def send(self, gen: Generator[R, Msg, object]) -> R:
@@ -90,33 +90,33 @@ class ReplySlot(outcome.Outcome[Msg]):
         return await agen.asend(self._reply)
 
     def _end(self, error: Exception) -> None:
-        """There will be no reply."""
+        """Wake the task with an error."""
         task, self._task = self._task, None
         if task is not None:
             reschedule(task, outcome.Error(error))
 
     def abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-        """For ``wait_task_rescheduled``, which has to follow before anything else can run."""
+        """For ``wait_task_rescheduled``, which must be called before another task can run."""
         self._task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 
 def is_no_responders(msg: Msg) -> bool:
-    """Whether the server itself answered that nobody is subscribed."""
+    """Return whether the server itself has replied that nobody is subscribed."""
     raw = msg.raw_headers
     return raw is not None and raw.startswith(b"NATS/1.0 503") and not msg.data
 
 
 def no_reply(subject: str, seconds: float, disconnected_for: float | None) -> RequestTimeoutError:
-    """What a request ends with when its time is over."""
+    """Return the error for a request that has timed out."""
     return timed_out(f"no reply from {subject!r} within {seconds:g} s", disconnected_for)
 
 
 class RequestMux:
-    """The slots of a connection, and the :class:`~.router.Sink` that feeds them.
+    """The slots of a connection, and the :class:`~.router.Sink` that fills them.
 
-    It subscribes when the first request is made, so a connection that makes none needs no
-    permission for inboxes.
+    It subscribes for the first request, so a connection that makes no requests needs no permission
+    for inboxes.
     """
 
     _raw_queue: bytes | None = None
@@ -137,9 +137,9 @@ class RequestMux:
         self.slots: dict[bytes, Slot] = {}
         self._by_subject: dict[str, list[bytes]] | None = None
         self.queues: WeakSet[PendingQueue] = WeakSet()
-        """Where replies wait to be received, if a request has many; also when it is over."""
-        # One timer for all requests: a cancel scope for each would cost 7 us.
-        # What is due and no longer in `slots` was answered in time.
+        """The queues of replies of :meth:`Connection.request_many`, ended ones included."""
+        # One timer for all requests, because a cancel scope for each would take 7 us. A token that
+        # is due and not in `slots` has received its reply in time.
         self._due: list[tuple[float, bytes, float]] = []
         self._most_due = _MAX_STALE
         self._alarm = trio.CancelScope()
@@ -152,9 +152,9 @@ class RequestMux:
         return sum(messages for messages, _ in waiting), sum(size for _, size in waiting)
 
     def new_token(self) -> tuple[bytes, bytes]:
-        """A token for a slot to come, and the reply subject that leads to it.
+        """Return a token for a new slot, and its reply subject.
 
-        Nobody can guess it who was told others: each is told to another responder.
+        Responders, which know the tokens of their own requests, cannot guess it.
         """
         if not self._tokens:
             self._tokens = random_tokens()
@@ -162,14 +162,14 @@ class RequestMux:
         return token, self._prefix + token
 
     def open(self, token: bytes, slot: Slot) -> None:
-        """Expect replies. They must end with :meth:`close`."""
+        """Add a slot. It must be removed with :meth:`close`."""
         if self._sid is None:
             self._sid = self._router.add(self)
         self.slots[token] = slot
         self._by_subject = None
 
     def expire(self, token: bytes, deadline: float, seconds: float) -> None:
-        """Let the slot end in a :exc:`RequestTimeoutError` then, unless it is closed before."""
+        """End the slot with a :exc:`RequestTimeoutError` at ``deadline``, unless closed before."""
         due = self._due
         heappush(due, (deadline, token, seconds))
         if due[0][1] is token:
@@ -195,13 +195,13 @@ class RequestMux:
                     slot._end(no_reply(slot.subject, seconds, self._disconnected_for()))
 
     def _let_go(self) -> None:
-        """See :class:`~.router.Sink`. Nobody waits here."""
+        """See :class:`~.router.Sink`. No task waits."""
 
     def _lift_limits(self) -> None:
-        """See :class:`~.router.Sink`. There are none."""
+        """See :class:`~.router.Sink`. There are no limits."""
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
-        """See :class:`~.router.Sink`. Replies never wait here."""
+        """See :class:`~.router.Sink`. No reply waits."""
         return False
 
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
@@ -209,21 +209,21 @@ class RequestMux:
         return False
 
     async def _wait_taken(self) -> None:
-        """See :class:`~.router.Sink`. Replies never wait here."""
+        """See :class:`~.router.Sink`. No reply waits."""
         await trio.lowlevel.checkpoint()
 
     def close(self, token: bytes) -> None:
-        """Forget a slot; replies that still come for it are dropped."""
+        """Remove a slot. Replies that arrive later are dropped."""
         self.slots.pop(token, None)
 
     def _push(self, msg: Msg) -> None:
-        """Hand a reply to its slot. Replies are never dropped for a limit's sake."""
+        """Hand a reply to its slot. No limits apply."""
         slot = self.slots.get(msg.raw_subject[self._skip :])
         if slot is not None:
             slot._push(msg)
 
     def _push_burst(self, messages: list[Msg], size: int) -> None:
-        """Many replies at once."""
+        """Hand several replies to their slots."""
         find, skip = self.slots.get, self._skip
         for msg in messages:
             slot = find(msg.raw_subject[skip:])
@@ -231,31 +231,31 @@ class RequestMux:
                 slot._push(msg)
 
     def _end(self, error: Exception) -> None:
-        """The inbox is gone: every request fails, and the next one subscribes again."""
+        """End all requests: the subscription has ended. The next request subscribes again."""
         self._sid = None
         self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """Every request under way fails; the inbox stays."""
+        """End all pending requests with ``error``, and keep the subscription."""
         slots, self.slots = self.slots, {}
         for slot in slots.values():
             slot._end(fresh(error))
 
     def is_request(self, head: bytes) -> bool:
-        """Whether a message that begins with ``head`` is a request made here."""
+        """Return whether a message that begins with ``head`` is a request of this connection."""
         return head.split(b" ", 3)[2].startswith(self._prefix)
 
     def reject(self, reply: bytes, error: Exception) -> None:
-        """Fail the request with this reply subject, if there is one: it will not be sent."""
+        """End the request with this reply subject, if there is one, as it will not be sent."""
         if reply.startswith(self._prefix):
             slot = self.slots.pop(reply[self._skip :], None)
             if slot is not None:
                 slot._end(error)
 
     def deny(self, error: PermissionsViolationError) -> bool:
-        """Fail the requests to, or the one with, a subject the server forbids publishing to.
+        """End the requests that the server forbids, by their subject or their reply subject.
 
-        ``False`` if there are none.
+        :returns: whether there are any.
         """
         reply = error.subject.encode("utf-8", "replace")
         if reply.startswith(self._prefix):
@@ -268,10 +268,10 @@ class RequestMux:
         return bool(slots)
 
     def _tokens_by_subject(self) -> dict[str, list[bytes]]:
-        """The requests under way, and some that are over. Good until another one begins.
+        """Return the pending requests by subject, and some that have ended.
 
-        Made only when it is asked for, and not kept up to date with each request: errors come many
-        at a time, if at all.
+        It is valid until the next request. It is made on demand and not kept up to date with each
+        request, because errors are rare, and come many at a time.
         """
         found = self._by_subject
         if found is None:

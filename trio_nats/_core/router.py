@@ -1,4 +1,4 @@
-"""From subscription numbers to subscriptions."""
+"""The table of subscriptions, by their numbers in the NATS protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .outbox import Outbox
 
 __all__ = ["Router", "Sink"]
 
-# Servers take a number of more digits for none, and unsubscribe at once.
+# Servers do not parse a number with more digits, and unsubscribe at once.
 _MOST = 999_999_999
 _MAX_UNCONFIRMED = 65_536
 
@@ -23,7 +23,7 @@ _Key: TypeAlias = tuple[bytes, bytes | None]
 
 
 class Sink(Protocol):
-    """Where messages of one subscription go."""
+    """What receives the messages of a subscription."""
 
     @property
     def _raw_subject(self) -> bytes: ...
@@ -31,43 +31,43 @@ class Sink(Protocol):
     def _raw_queue(self) -> bytes | None: ...
     @property
     def _remaining(self) -> int | None:
-        """How many messages it still wants, if it has a limit."""
+        """Number of messages that it still wants, or ``None`` for no limit."""
         ...
 
     @property
     def pending(self) -> tuple[int, int]:
-        """Messages and bytes not yet taken out."""
+        """Number and size of the messages that wait to be received."""
         ...
 
     async def _wait_taken(self) -> None:
         """Return once no message waits to be received."""
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
-        """Whether nobody can take out a message unless ``task`` goes on."""
+        """Whether no other task can receive a message while ``task`` waits."""
         ...
 
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
-        """Whether ``task`` deals with a message for the one that takes them out."""
+        """Whether ``task`` processes messages for the task that receives them."""
         ...
 
     def _let_go(self) -> None:
-        """Have :meth:`_wait_taken` return: what waits can be taken as before, or never."""
+        """Make :meth:`_wait_taken` return, even if messages are left."""
 
     def _lift_limits(self) -> None:
-        """Keep whatever still comes, for it is the last there is."""
+        """Accept all further messages: the subscription is about to end."""
 
     def _push(self, msg: Msg) -> None:
-        """Take a message; must not fail."""
+        """Accept a message. Must not fail."""
 
     def _push_burst(self, messages: list[Msg], size: int) -> None:
-        """Take messages with ``size`` bytes of data and headers in all; must not fail."""
+        """Accept messages with ``size`` bytes of data and headers in total. Must not fail."""
 
     def _end(self, error: Exception) -> None:
-        """There will be no more messages, and this is why."""
+        """End the subscription because of ``error``."""
 
 
 class Router:
-    """All subscriptions of a connection, whichever server carries them."""
+    """All subscriptions of a connection, independent of the server in use."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -76,7 +76,7 @@ class Router:
         self._by_subject: dict[_Key, dict[bytes, None]] = {}
         self._unconfirmed = Unconfirmed()
         self.live: bool = False
-        """Whether there is a server to send changes to. Without one they wait for ``restore``."""
+        """Whether there is a server to send changes to. If not, :meth:`restore` includes them."""
         self.stalled: set[object] = set()
         """Full queues that asked for reading to stop."""
         self._may_stall = True
@@ -86,7 +86,7 @@ class Router:
         self._unstalled = trio.lowlevel.ParkingLot()
 
     def add(self, sink: Sink) -> bytes:
-        """Subscribe. Returns the number to remove it by."""
+        """Subscribe, and return the subscription's number."""
         sid = b"%d" % self._next_sid
         self._next_sid += 1
         self.sinks[sid] = sink
@@ -98,7 +98,7 @@ class Router:
         return sid
 
     def remove(self, sid: bytes) -> None:
-        """Unsubscribe. Harmless when repeated."""
+        """Unsubscribe. May be called repeatedly."""
         sink = self._forget(sid)
         if sink is None:
             return
@@ -118,7 +118,7 @@ class Router:
         return sink
 
     def quiesce(self, sid: bytes) -> None:
-        """Unsubscribe, but still take what the server sends until it has heard of that."""
+        """Unsubscribe, but still deliver messages that the server sends before it knows."""
         if sid in self.sinks and sid not in self._draining:
             self._draining.add(sid)
             self._unsubscribe(sid)
@@ -130,21 +130,21 @@ class Router:
             self.on_unsubscribe(sid)
 
     def deliver(self, msg: Msg) -> None:
-        """Hand a message to its subscription; one for a subscription that is gone is dropped."""
+        """Hand a message to its subscription, or drop it if there is no such subscription."""
         sink = self.sinks.get(msg.sid)
         if sink is not None:
             sink._push(msg)
 
     def restore(self) -> list[bytes]:
-        """The frames that subscribe to everything on a new connection."""
+        """Return the frames that subscribe to everything on a new connection."""
         return self.difference(())
 
     def wanted(self) -> dict[bytes, Sink]:
-        """The subscriptions that a new server has to carry."""
+        """Return the subscriptions to make on a new server."""
         return {sid: sink for sid, sink in self.sinks.items() if sid not in self._draining}
 
     def difference(self, carried: Collection[bytes]) -> list[bytes]:
-        """The frames by which a server that carries ``carried`` carries all subscriptions."""
+        """Return the frames to send to a server that has the subscriptions ``carried``."""
         wanted = self.wanted()
         frames = [commands.unsub(sid) for sid in carried if sid not in wanted]
         for sid, sink in wanted.items():
@@ -153,37 +153,37 @@ class Router:
         return frames
 
     def stall(self, queue: object) -> bool:
-        """Stop reading until :meth:`unstall`. ``False`` if it is too late for that."""
+        """Stop reading until :meth:`unstall`. Return whether reading can still be stopped."""
         if self._may_stall:
             self.stalled.add(queue)
         return self._may_stall
 
     def read_on(self) -> None:
-        """Let nothing stop the reading any more, so that the last PONG can be read."""
+        """Keep reading from now on, so that the last PONG can be received."""
         self._may_stall = False
         self.stalled.clear()
         self._unstalled.unpark_all()
 
     def unstall(self, queue: object) -> None:
-        """``queue`` has space again, or is gone."""
+        """Resume reading as far as ``queue`` is concerned: it has space again, or is gone."""
         if queue in self.stalled:
             self.stalled.remove(queue)
             if not self.stalled:
                 self._unstalled.unpark_all()
 
     def look_again(self) -> None:
-        """Have :meth:`wait_unstalled` ask ``unless`` again."""
+        """Make :meth:`wait_unstalled` call ``unless`` again."""
         self._unstalled.unpark_all()
 
     async def wait_unstalled(self, unless: Callable[[], bool] = lambda: False) -> None:
-        """Wait while any subscription wants the reading to stop, ``unless`` it goes on anyway."""
+        """Wait while a queue has stopped the reading and ``unless`` returns false."""
         while self.stalled and not unless():
             await self._unstalled.park()
 
-    # --- what the server refuses -----------------------------------------------------------------
+    # --- refused by the server -------------------------------------------------------------------
 
     def deny(self, error: PermissionsViolationError) -> bool:
-        """End the subscription the server forbids (ADR-40). ``False`` if there is no such."""
+        """End the subscription that the server forbids (ADR-40). Return whether it was found."""
         sid = None if error.sid is None else error.sid.encode()
         if sid not in self.sinks:
             subject = error.subject.encode("utf-8", "replace")
@@ -192,15 +192,15 @@ class Router:
         return self._refuse(sid, error)
 
     def exceed(self, error: ServerReportedError) -> bool:
-        """End a subscription that is one more than the server allows (ADR-40).
+        """End a subscription that exceeds the number that the server allows (ADR-40).
 
-        Servers do not say which. They take no more from the first one on that is too many, so it is
-        one of the last; see :class:`Unconfirmed`. ``False`` if none is found.
+        Servers do not say which one. Once the number is reached they refuse all further ones, so it
+        is one of the last; see :class:`Unconfirmed`. Return whether one was found.
         """
         return self._refuse(self._unconfirmed.refused(), error)
 
     def refuse_longest(self, error: ServerReportedError) -> bool:
-        """End the subscription with the longest line, for one is too long for the server."""
+        """End the subscription with the longest line, because a line is too long for the server."""
         wanted = self.wanted()
         sid = max(wanted, key=lambda sid: _length(wanted[sid]), default=None)
         return self._refuse(sid, error)
@@ -214,16 +214,16 @@ class Router:
         return True
 
     def new_connection(self) -> None:
-        """A new connection is told of all subscriptions, in order."""
+        """Note that all subscriptions are sent to a new server, in order."""
         self._unconfirmed = Unconfirmed(self.wanted())
 
     def confirmation(self) -> Callable[[], None]:
-        """What to call once the server has processed all that it was sent so far."""
+        """Return what to call once the server has processed everything sent so far."""
         unconfirmed = self._unconfirmed
         return partial(unconfirmed.confirm, unconfirmed.position)
 
     def end_all(self, error: Exception) -> None:
-        """The connection is over."""
+        """End all subscriptions."""
         sinks, self.sinks = self.sinks, {}
         self._by_subject.clear()
         self._draining.clear()
@@ -236,30 +236,31 @@ class Router:
 class Unconfirmed:
     """Subscriptions of one connection that its server may not have processed yet, in order.
 
-    When a server has as many as it allows, it answers each further SUB with an error that does not
-    name it. Those errors come before the answer to the next PING. So the refused ones are as many
-    as there are errors, and they are the last ones, unless others ended at the same time.
+    Once a server has as many as it allows, it answers each further SUB with an error that does not
+    name the subscription. Those errors come before the answer to the next PING. So there is one
+    error for each refused subscription, and the last ones are refused, unless others ended at the
+    same time.
     """
 
     def __init__(self, sids: Iterable[bytes] = ()) -> None:
         self._sids = list(sids)
         self._before = 0
-        # Which are known to be refused: runs of positions, [first, end).
+        # The subscriptions known to be refused, as runs of positions [first, end).
         self._runs: list[list[int]] = []
 
     @property
     def position(self) -> int:
-        """How many there have been."""
+        """Number of subscriptions so far."""
         return self._before + len(self._sids)
 
     def sent(self, sid: bytes) -> None:
-        """One more."""
+        """Add a subscription."""
         self._sids.append(sid)
         if len(self._sids) > _MAX_UNCONFIRMED:
             self.confirm(self.position - _MAX_UNCONFIRMED // 2)
 
     def confirm(self, position: int) -> None:
-        """The first so many have been processed."""
+        """Forget the subscriptions before ``position``: the server has processed them."""
         if position > self._before:
             del self._sids[: position - self._before]
             self._before = position
@@ -268,7 +269,7 @@ class Unconfirmed:
             ]
 
     def refused(self) -> bytes | None:
-        """The one that an error is about: the last that no other error is about."""
+        """Return the subscription that an error refers to: the last one without an error so far."""
         runs = self._runs
         if not runs or runs[-1][1] < self.position:
             runs.append([self.position, self.position])
@@ -287,7 +288,7 @@ def _length(sink: Sink) -> int:
 
 def _frames(sid: bytes, sink: Sink) -> list[bytes]:
     frames = [commands.sub(sink._raw_subject, sink._raw_queue, sid)]
-    # Subscriptions count for themselves, too.
+    # If the number is too large for the server, only the subscription itself counts.
     if sink._remaining is not None and sink._remaining <= _MOST:
         frames.append(commands.unsub(sid, sink._remaining))
     return frames

@@ -1,4 +1,4 @@
-"""Counting what went in and out."""
+"""Statistics of a connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Counters", "Statistics"]
 
 @dataclass(slots=True)
 class Counters:
-    """The live counters, bumped where things happen."""
+    """Counters that are increased as things happen."""
 
     in_messages: int = 0
     in_bytes: int = 0
@@ -22,35 +22,36 @@ class Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """A connection's numbers at one moment, counted since it was opened (ADR-40).
+    """Statistics of a connection at one moment, counted since it was opened (ADR-40).
 
-    Bytes are those of the NATS protocol, framing included, below any encryption or compression.
+    Numbers of bytes are those of the NATS protocol, including framing, before encryption and
+    compression.
     """
 
     in_messages: int
-    """Messages received, replies included, dropped or not."""
+    """Messages received, including replies and messages that were dropped."""
     in_bytes: int
-    """Bytes read, those of opening connections included."""
+    """Bytes received, including those of connecting."""
     out_messages: int
-    """Messages accepted by ``publish``, ``respond`` and ``request``, written or not."""
+    """Messages published by ``publish``, ``respond`` and ``request``, including messages that wait
+    to be sent."""
     out_bytes: int
-    """Bytes written, those of opening connections included."""
+    """Bytes sent, including those of connecting."""
     dropped: int
-    """Messages dropped because too many waited in a subscription, or too many replies to a
-    request."""
+    """Messages dropped because a subscription, or the replies to a request, reached its limits."""
     lost_in_flight: int
-    """Messages that were being written when a connection broke; they may or may not have arrived,
-    and are not sent again."""
+    """Messages that were being sent when a connection was lost. They may have arrived, and are not
+    sent again."""
     discarded: int
-    """Messages that waited to be written and were taken out, because the server that the connection
-    came to takes no such messages; see :class:`~trio_nats.events.MessagesDiscarded`."""
+    """Messages waiting to be sent that were discarded, because the new server does not accept them;
+    see :class:`~trio_nats.events.MessagesDiscarded`."""
     reconnects: int
-    """How often the connection to a server was replaced, moves to another server included."""
+    """How often the connection to a server was replaced, including moves to another server."""
     subscriptions: int
-    """Subscriptions that are open."""
+    """Open subscriptions."""
     pending_messages: int
-    """Messages received and not yet taken out of their subscriptions or replies."""
+    """Messages that wait in subscriptions and replies to be received."""
     pending_bytes: int
-    """The bytes of those messages."""
+    """Size of those messages in bytes."""
     outbox_bytes: int
-    """Bytes accepted and not yet handed to the socket."""
+    """Bytes that wait to be sent."""
