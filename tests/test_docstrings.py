@@ -28,7 +28,6 @@ from tests.support.public_names import has_public_constructor, public_objects
 EXEMPT = frozenset(
     {
         "trio_nats.keyvalue.config",
-        "trio_nats.keyvalue.entry",
         "trio_nats.keyvalue.store",
         "trio_nats.objectstore.chunking",
         "trio_nats.objectstore.config",

@@ -226,7 +226,7 @@ def test_context_ls(config: Path) -> None:
         ["", "two", "", ""],
     ]
     assert rows(done.stdout)[0][:2] == ["", "bad"]
-    assert "'url' is text" in done.stdout
+    assert "'url' must be text" in done.stdout
     assert SECRET not in done.stdout
     done = cli("context", "ls", "--names", XDG_CONFIG_HOME=str(config))
     assert done.stdout == "bad\none\ntwo\n"

@@ -209,7 +209,7 @@ def _options(
         float,
         _flag(
             "--timeout",
-            help="How long to wait for a connection or a reply.",
+            help="Time to wait for a connection or a reply.",
             envvar="NATS_TIMEOUT",
             parser=parse_wait,
             metavar="DURATION",
@@ -217,7 +217,7 @@ def _options(
     ] = 5.0,
     inbox_prefix: Annotated[
         str | None,
-        _flag("--inbox-prefix", help="What reply subjects begin with.", metavar="PREFIX"),
+        _flag("--inbox-prefix", help="Prefix of reply subjects.", metavar="PREFIX"),
     ] = None,
     connection_name: Annotated[
         str | None,

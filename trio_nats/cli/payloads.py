@@ -24,7 +24,7 @@ __all__ = [
 
 BodyArgument = Annotated[
     str | None,
-    typer.Argument(help="The body; '-', or none where input is piped in: read from stdin."),
+    typer.Argument(help="The body. '-', or none if input is piped in, reads stdin."),
 ]
 HeaderOption = Annotated[
     list[str] | None, typer.Option("--header", "-H", help="A header.", metavar="NAME:VALUE")
@@ -34,11 +34,11 @@ ReadStdinOption = Annotated[
 ]
 SendOnOption = Annotated[
     Literal["eof", "newline"],
-    typer.Option("--send-on", help="All of stdin as one message, or one for each line."),
+    typer.Option("--send-on", help="Send stdin as one message, or each line as one."),
 ]
 TemplatesOption = Annotated[
     bool,
-    typer.Option("--templates/--no-templates", help="Fill in {{Count}} and its like."),
+    typer.Option("--templates/--no-templates", help="Fill in {{Count}} and other variables."),
 ]
 
 _CHUNK = 64 * 1024

@@ -169,7 +169,7 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         check_callable("handler", handler)
         if handler is None or inspect.isasyncgenfunction(handler):
             raise ConfigurationError(
-                "handler is an async function that returns the answer, or calls request.respond()"
+                "handler must be an async function that returns the answer, or responds itself"
             )
         rest = name if subject is None else subject
         check_filter(rest)  # first, so that the error is not about the whole

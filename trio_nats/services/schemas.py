@@ -204,7 +204,5 @@ def check_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
     except UnicodeEncodeError:
         raise ConfigurationError("metadata holds what is not valid Unicode text") from None
     if size > MAX_METADATA:
-        raise ConfigurationError(
-            f"metadata of {size:,} bytes is more than the {MAX_METADATA:,} that are allowed"
-        )
+        raise ConfigurationError(f"metadata must have at most {MAX_METADATA:,} bytes, not {size:,}")
     return MappingProxyType(copy)

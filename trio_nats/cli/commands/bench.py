@@ -30,21 +30,21 @@ def bench(
         typer.Argument(help="What to measure."),
     ] = "all",
     subject: Annotated[
-        str | None, typer.Option(help="Default: 'bench' for pub and sub, else one made up.")
+        str | None, typer.Option(help="Default: 'bench' for pub and sub, else a generated one.")
     ] = None,
     msgs: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Messages in all. Default: 100000; requests 10000."),
+        typer.Option(metavar="N", min=1, help="Messages. Default: 100000 (10000 requests)."),
     ] = None,
     size: Annotated[
-        int, typer.Option(parser=parse_size, metavar="SIZE", help="Of a body: 512, or 16KB.")
+        int, typer.Option(parser=parse_size, metavar="SIZE", help="Size of a body: 512, or 16KB.")
     ] = 128,
-    clients: Annotated[int, typer.Option(metavar="N", min=1, help="Connections at work.")] = 1,
+    clients: Annotated[int, typer.Option(metavar="N", min=1, help="Number of connections.")] = 1,
     in_flight: Annotated[
         int, typer.Option(metavar="N", min=1, help="Requests at a time, per client.")
     ] = 1,
     responder: Annotated[
-        bool, typer.Option("--responder/--no-responder", help="Answer the requests from here.")
+        bool, typer.Option("--responder/--no-responder", help="Answer the requests, too.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", "-j", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,

@@ -28,7 +28,7 @@ from ..runner import Commands, debug_wanted, note, plain_errors
 __all__ = ["contexts"]
 
 contexts: typer.Typer = typer.Typer(
-    cls=Commands, help="Look at the contexts of the nats command.", rich_markup_mode="markdown"
+    cls=Commands, help="Show the contexts of the nats command.", rich_markup_mode="markdown"
 )
 _SECRETS = {"password", "token", "user_jwt", "user_seed"}
 # Paths, in whose place the secret itself may stand.
@@ -46,7 +46,7 @@ def root(typer_context: typer.Context) -> None:
 @contexts.command("ls")
 def list_all(
     typer_context: typer.Context,
-    names_only: Annotated[bool, typer.Option("--names", "-n", help="Only the names.")] = False,
+    names_only: Annotated[bool, typer.Option("--names", "-n", help="Print names only.")] = False,
 ) -> None:
     """List the contexts; the selected one has a star."""
     with plain_errors(debug_wanted(typer_context)):
@@ -64,7 +64,7 @@ def list_all(
 def show(
     typer_context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="Its name. Default: NATS_CONTEXT, or the selected one.")
+        str | None, typer.Argument(help="Name. Default: NATS_CONTEXT, or the selected one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", "-j", help="Print JSON.")] = False,
 ) -> None:

@@ -27,7 +27,7 @@ from ..runner import Program, note, run
 __all__ = ["pub"]
 
 CountOption = Annotated[
-    int, typer.Option("--count", metavar="N", min=1, help="How many messages to send.")
+    int, typer.Option("--count", metavar="N", min=1, help="Number of messages to send.")
 ]
 SleepOption = Annotated[
     float,
@@ -41,13 +41,13 @@ def pub(
     subject: Annotated[str, typer.Argument(help="The subject to publish to.")],
     body: BodyArgument = None,
     header: HeaderOption = None,
-    reply: Annotated[str | None, typer.Option(help="Ask for answers to this subject.")] = None,
+    reply: Annotated[str | None, typer.Option(help="Reply subject.")] = None,
     count: CountOption = 1,
     sleep: SleepOption = 0.0,
     read_stdin: ReadStdinOption = False,
     send_on: SendOnOption = "eof",
     templates: TemplatesOption = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing if it works.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on success.")] = False,
 ) -> None:
     """Publish messages.
 

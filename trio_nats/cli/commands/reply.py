@@ -40,12 +40,12 @@ def reply(
     body: Annotated[str | None, typer.Argument(help="The reply.")] = None,
     echo: Annotated[bool, typer.Option("--echo", help="Reply with the request.")] = False,
     command: Annotated[
-        str | None, typer.Option(help="Reply with what this command prints.", metavar="CMD")
+        str | None, typer.Option(help="Reply with the output of this command.", metavar="CMD")
     ] = None,
     queue: Annotated[str, typer.Option("--queue", "-q", help="Queue group.")] = "NATS-RPLY-22",
     header: HeaderOption = None,
     count: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="End after this many.")
+        int | None, typer.Option(metavar="N", min=1, help="End after N messages.")
     ] = None,
     templates: TemplatesOption = True,
 ) -> None:

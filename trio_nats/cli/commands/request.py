@@ -34,31 +34,29 @@ __all__ = ["request"]
 @connects
 def request(
     options: ConnectionOptions,
-    subject: Annotated[str, typer.Argument(help="The subject to ask on.")],
+    subject: Annotated[str, typer.Argument(help="The subject to send the request to.")],
     body: BodyArgument = None,
     header: HeaderOption = None,
     count: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many requests, one after another.")
+        int, typer.Option(metavar="N", min=1, help="Number of requests, one after another.")
     ] = 1,
     replies: Annotated[
         int,
-        typer.Option(
-            metavar="N", min=0, help="Replies to each; 0: all that come within --timeout."
-        ),
+        typer.Option(metavar="N", min=0, help="Replies to each; 0: all within --timeout."),
     ] = 1,
     reply_timeout: Annotated[
         float,
         typer.Option(
             parser=parse_wait,
             metavar="DURATION",
-            help="The most between two replies, when waiting for several.",
+            help="Time to wait after each reply for another one.",
         ),
     ] = 0.3,
     wait_for_empty: Annotated[
-        bool, typer.Option("--wait-for-empty", help="An empty reply is the last one.")
+        bool, typer.Option("--wait-for-empty", help="End at an empty reply.")
     ] = False,
-    raw: Annotated[bool, typer.Option("--raw", "-r", help="Only the bodies.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", "-j", help="A JSON object a line.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", "-r", help="Bodies only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", "-j", help="A JSON object per line.")] = False,
     read_stdin: ReadStdinOption = False,
     send_on: SendOnOption = "eof",
     templates: TemplatesOption = True,

@@ -35,7 +35,7 @@ __all__ = ["rtt"]
 @connects
 def rtt(
     options: ConnectionOptions,
-    iterations: Annotated[int, typer.Argument(min=1, help="Round trips to each.")] = 5,
+    iterations: Annotated[int, typer.Argument(min=1, help="Round trips to each address.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", "-j", help="Print JSON.")] = False,
 ) -> None:
     """Measure round trips to each server, at each of its addresses.

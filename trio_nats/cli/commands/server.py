@@ -28,19 +28,19 @@ _LOG_LINES = 20
 
 def server(
     typer_context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 4222,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 4222,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     jetstream: Annotated[
-        bool, typer.Option("--jetstream", "-J", help="With JetStream; its store ends with it.")
+        bool, typer.Option("--jetstream", "-J", help="Enable JetStream, with a temporary store.")
     ] = False,
     tls: Annotated[
-        bool, typer.Option("--tls", help="Require TLS, with a certificate authority made up now.")
+        bool, typer.Option("--tls", help="Require TLS, with a new certificate authority.")
     ] = False,
     user: Annotated[str | None, typer.Option(help="Require this user and --password.")] = None,
-    password: Annotated[str | None, typer.Option(help="See --user.")] = None,
+    password: Annotated[str | None, typer.Option(help="Password of --user.")] = None,
     token: Annotated[str | None, typer.Option(help="Require this token.")] = None,
     store: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep what JetStream stores here.")
+        Path | None, typer.Option(metavar="DIR", help="Directory of JetStream's store.")
     ] = None,
 ) -> None:
     """Run a nats-server until Ctrl-C, for trying things out. Prints its URL.

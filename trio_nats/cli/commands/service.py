@@ -31,12 +31,12 @@ __all__ = ["services"]
 S = TypeVar("S")
 
 services: typer.Typer = typer.Typer(
-    cls=Commands, help="Find services and see how they are doing.", rich_markup_mode="markdown"
+    cls=Commands, help="Find services and read their statistics.", rich_markup_mode="markdown"
 )
 
-NameArgument = Annotated[str | None, typer.Argument(help="Only the instances of this service.")]
+NameArgument = Annotated[str | None, typer.Argument(help="Only instances of this service.")]
 OneNameArgument = Annotated[str, typer.Argument(help="The service.")]
-IdArgument = Annotated[str | None, typer.Argument(help="Only this instance of it.")]
+IdArgument = Annotated[str | None, typer.Argument(help="Only this instance of the service.")]
 JSONOption = Annotated[bool, typer.Option("--json", "-j", help="Print JSON.")]
 StallOption = Annotated[
     float,
@@ -44,7 +44,7 @@ StallOption = Annotated[
         "--reply-timeout",
         parser=parse_wait,
         metavar="DURATION",
-        help="The most between two answers; nobody knows how many there will be.",
+        help="Time to wait after each answer for another one.",
     ),
 ]
 
@@ -111,7 +111,7 @@ def info(
     id: IdArgument = None,
     endpoint: Annotated[
         str | None,
-        typer.Option("--endpoint", "-e", metavar="REGEX", help="Only endpoints with such a name."),
+        typer.Option("--endpoint", "-e", metavar="REGEX", help="Only endpoints that match."),
     ] = None,
     stall: StallOption = 0.3,
     as_json: JSONOption = False,

@@ -29,21 +29,21 @@ _BATCH = 256
 @connects
 def sub(
     options: ConnectionOptions,
-    subjects: Annotated[list[str], typer.Argument(help="What to subscribe to; * and > match.")],
+    subjects: Annotated[list[str], typer.Argument(help="Subjects; * and > are wildcards.")],
     queue: Annotated[str | None, typer.Option(help="Join this queue group.")] = None,
     count: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="End after this many.")
+        int | None, typer.Option(metavar="N", min=1, help="End after N messages.")
     ] = None,
     wait: Annotated[
         float | None,
-        typer.Option(parser=parse_wait, metavar="DURATION", help="End when idle for this long."),
+        typer.Option(parser=parse_wait, metavar="DURATION", help="End when idle for this time."),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", "-r", help="Only the bodies.")] = False,
-    headers_only: Annotated[bool, typer.Option("--headers-only", help="No bodies.")] = False,
-    subjects_only: Annotated[bool, typer.Option("--subjects-only", help="Only subjects.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", "-j", help="A JSON object a line.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", "-r", help="Bodies only.")] = False,
+    headers_only: Annotated[bool, typer.Option("--headers-only", help="Without bodies.")] = False,
+    subjects_only: Annotated[bool, typer.Option("--subjects-only", help="Subjects only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", "-j", help="A JSON object per line.")] = False,
     dump: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each into a file N.json of its own.")
+        Path | None, typer.Option(metavar="DIR", help="Write each message to a file N.json.")
     ] = None,
 ) -> None:
     """Show what is published, until Ctrl-C.

@@ -20,9 +20,9 @@ __all__ = ["doctor"]
 def doctor(
     options: ConnectionOptions,
     url: Annotated[
-        str | None, typer.Argument(help="The server; more after commas.", show_default=False)
+        str | None, typer.Argument(help="Server URLs, comma-separated.", show_default=False)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find out why a server cannot be connected to, or how well it can.
 
