@@ -11,20 +11,20 @@ from trio_nats._core.dedup import DuplicateFilter
 
 
 def test_each_remembered_message_has_one_twin() -> None:
-    twins, msg, now = DuplicateFilter(2.0), Msg.new("a", b"x"), 1.0
+    duplicates, msg, now = DuplicateFilter(2.0), Msg.new("a", b"x"), 1.0
     for count in (1, 2, 3):
         for _ in range(count):
-            twins.remember(msg, now)
+            duplicates.remember(msg, now)
         for _ in range(count):
-            assert twins.is_duplicate(msg, now)
-        assert not twins.is_duplicate(msg, now)
+            assert duplicates.is_duplicate(msg, now)
+        assert not duplicates.is_duplicate(msg, now)
 
 
 def test_what_is_remembered_of_a_message_is_small() -> None:
-    twins, count = DuplicateFilter(2.0), 5_000
+    duplicates, count = DuplicateFilter(2.0), 5_000
     tracemalloc.start()
     for number in range(count):
-        twins.remember(Msg.new("a", b"%d" % number), float(number))
+        duplicates.remember(Msg.new("a", b"%d" % number), float(number))
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < 200 * count
@@ -32,15 +32,15 @@ def test_what_is_remembered_of_a_message_is_small() -> None:
 
 @pytest.mark.slow
 def test_how_many_are_remembered_is_bounded() -> None:
-    twins = DuplicateFilter(2.0, most=1_000)
+    duplicates = DuplicateFilter(2.0, max_messages=1_000)
     tracemalloc.start()
     for number in range(20_000):
         msg = Msg.new("a", b"%d" % number)
-        twins.remember(msg, 1.0)
-        assert twins.is_duplicate(msg, 1.0)
-        twins.remember(msg, 1.0)
+        duplicates.remember(msg, 1.0)
+        assert duplicates.is_duplicate(msg, 1.0)
+        duplicates.remember(msg, 1.0)
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < 1_000_000
-    # The last ones still have their twins.
-    assert twins.is_duplicate(msg, 1.0)
+    # The last ones still have their duplicates.
+    assert duplicates.is_duplicate(msg, 1.0)

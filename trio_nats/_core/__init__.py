@@ -1,7 +1,7 @@
-"""What runs in a connection's nursery.
+"""The background tasks of a connection and their state.
 
-``supervisor`` keeps a ``session`` alive: the reader, the writer and the pinger of one server
-connection, the only tasks that ever touch its stream. What users publish waits in the ``outbox``;
-what arrives goes through the ``router`` to subscriptions and to the ``request_mux``.
-``server_pool`` knows the servers, ``event_hub`` passes events to listeners, ``stats`` counts.
+``supervisor`` keeps a ``session`` running: the reader, the writer and the pinger of one server
+connection. No other task touches its stream. Published messages wait in the ``outbox``; the
+``router`` passes received messages to subscriptions and to the ``request_mux``. ``server_pool``
+lists the servers, ``event_hub`` passes events to listeners, ``stats`` holds the counters.
 """

@@ -1,9 +1,9 @@
-"""Recognises messages that arrive over two connections.
+"""Recognise messages that arrive over two connections.
 
-Messages have no identity in NATS. While two connections carry the same subscription, two messages
-count as one if they agree in subject, reply, headers and data. If many are alike, such as
-heartbeats, the first match is with the one that arrived at about the same time; the others follow
-in order, and those before it arrived over one connection only.
+NATS messages have no identity. While two connections carry the same subscription, two messages
+count as one if their subject, reply, headers and data are equal. If many messages are equal, such
+as heartbeats, the first match is the one that arrived at about the same time. The later ones are
+matched in order; the earlier ones arrived over one connection only.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ __all__ = ["DuplicateFilter"]
 
 logger = logging.getLogger("trio_nats.reconnect")
 
-_MOST = 1_000_000
-"""Messages to remember; more than can be received while two connections overlap."""
+_MAX_MESSAGES = 1_000_000
+"""Maximum number of remembered messages: more than can arrive while two connections overlap."""
 
 
 class DuplicateFilter:
-    """Remembers messages of one connection until they come over another one too.
+    """Remember the messages of one connection until they arrive over another one too.
 
-    ``lag`` is the most seconds that may lie between the two, and ``most`` how many messages are
-    remembered: one more, and all of them are forgotten, so that they may be handed out twice.
+    :param lag: maximum number of seconds between the two arrivals.
+    :param max_messages: maximum number of messages to remember. If there are more, all of them are
+        forgotten, so some messages may be delivered twice.
     """
 
-    def __init__(self, lag: float, most: int = _MOST) -> None:
+    def __init__(self, lag: float, max_messages: int = _MAX_MESSAGES) -> None:
         self._lag = lag
-        self._most = most
+        self._max_messages = max_messages
         self._count = 0
-        # A queue of times only where several are alike: one for each would take most of a kilobyte
-        # per message, at the very moment when a busy connection has twice as many as usual.
+        # Equal messages share a queue of times. A queue for each message would cost almost a
+        # kilobyte, while a busy connection already receives twice as many messages as usual.
         self._times: dict[int, float | deque[float]] = {}
         self._aligned: set[int] = set()
 
     def remember(self, msg: Msg, now: float) -> None:
-        """A message has come over the first connection."""
-        if self._count >= self._most:
+        """Remember a message that arrived over the first connection."""
+        if self._count >= self._max_messages:
             logger.warning(
-                "more than %d messages while changing servers; some may come twice", self._most
+                "more than %d messages while changing servers; some may be delivered twice",
+                self._max_messages,
             )
             self._times.clear()
             self._aligned.clear()
@@ -57,9 +59,9 @@ class DuplicateFilter:
             self._times[likeness] = deque((times, now))
 
     def is_duplicate(self, msg: Msg, now: float) -> bool:
-        """Whether a message that came over the second connection at ``now`` was remembered.
+        """Whether a message that arrived over the second connection at ``now`` is remembered.
 
-        Each remembered message is matched once.
+        Each remembered message matches once.
         """
         likeness = _likeness(msg)
         times = self._times.get(likeness)
@@ -79,5 +81,5 @@ class DuplicateFilter:
 
 
 def _likeness(msg: Msg) -> int:
-    # A hash in place of what it is of, so that payloads are not kept.
+    # A hash, so that payloads are not kept.
     return hash((msg.sid, msg.raw_subject, msg.raw_reply, msg.data, msg.raw_headers))

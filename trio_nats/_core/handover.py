@@ -1,35 +1,36 @@
-"""Moving a live connection to another server without a gap: make before break.
+"""Move a live connection to another server without a gap: make before break.
 
-The theory of operation. A move has these steps:
+Theory of operation. A move has these steps:
 
-1. Connect to another server (:class:`Mover`). Until that has succeeded nothing changes.
-2. Stop writing to the old server, send it a PING and wait for the PONG. By then it has processed
-   everything that was published, so the new server can get the next message and order is kept.
-3. Subscribe on the new connection (:func:`prime`), and wait until its server has done that.
-4. Publish over the new connection. For a while, the *overlap*, both connections are subscribed,
-   because the cluster needs time to tell all its members of the new subscriptions.
-5. Unsubscribe on the old connection and send it a PING. When the PONG has come, the old server has
-   sent all it ever will, and the connection is closed.
+1. Connect to another server (:class:`Mover`). Nothing changes until that has succeeded.
+2. Stop writing to the old server, send it a PING and wait for the PONG. The old server has then
+   processed everything that was published, so order is kept when the new server gets the next
+   message.
+3. Subscribe on the new connection (:func:`prime`) and wait until the server has processed that.
+4. Publish over the new connection. Both connections stay subscribed during the *overlap*, because
+   the cluster needs time to propagate the new subscriptions.
+5. Unsubscribe on the old connection and send it a PING. After the PONG the old server sends
+   nothing more, and the connection is closed.
 
 If the new connection fails before step 5, the old one is used again as if nothing had happened.
 
-Both connections bring the same messages for a while, and each message must be delivered once.
-Messages of the old connection are delivered at once, because until step 5 it misses none. Those of
-the new connection are held back. Messages of one publisher come in the same order over both, so
-what is held and did not also come over the old connection (see :mod:`.dedup`) is exactly what
-follows. It is delivered when the old connection has ended. The new server may lag behind the old
-one, so duplicates are looked for a little longer. Queue groups need none of this, because the
-servers hand each message to one member only.
+During the overlap the same messages arrive over both connections, and each must be delivered once.
+Messages from the old connection are delivered immediately, because none are missing there until
+step 5. Messages from the new connection are held back. Messages of one publisher arrive in the same
+order over both, so the held messages that did not also arrive over the old connection (see
+:mod:`.dedup`) are exactly those that follow. They are delivered when the old connection has ended.
+The new server may lag behind the old one, so duplicates are filtered for a little longer. Queue
+groups need none of this, because the servers send each message to one member only.
 
-With ``echo=False`` each connection would receive what is published over the other, so step 4 begins
-with nothing being published, and ends after step 5.
+With ``echo=False`` each connection would receive what is published over the other, so publishing
+pauses until step 5 is complete.
 
-A subscription that ends during a move is unsubscribed on both connections at once. As a member of a
-queue group it would otherwise go on receiving messages that nobody takes.
+A subscription that ends during a move is unsubscribed on both connections immediately. Otherwise,
+as a member of a queue group, it would be sent messages that nobody receives.
 
-A subscription may have stopped the reading until somebody receives from it (backpressure). In step
-5 the old connection is read all the same: what it brings is the last, the server may not wait, and
-with ``echo=False`` publishers are waiting.
+A full subscription may have paused reading (backpressure). In step 5 the old connection is read
+all the same: its messages are the last ones, the server may not wait, and with ``echo=False``
+publishers are waiting.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ __all__ = ["Handover", "Move", "MoveCallbacks", "Mover", "prime"]
 logger = logging.getLogger("trio_nats.reconnect")
 
 _OVERLAP = 1.0
-"""Seconds for which both connections stay subscribed. It has to cover the time that a cluster takes
-to tell all its members of new subscriptions."""
-_PATIENCE = 5.0
-"""Seconds without a word from a server that is to answer a PING."""
+"""Seconds for which both connections stay subscribed. It must cover the time that a cluster needs
+to propagate new subscriptions."""
+_PONG_TIMEOUT = 5.0
+"""Seconds to wait for a PONG while the server sends nothing else."""
 _MAX_LEAVE = 60.0
-"""Seconds that the old server may take to send what it still has."""
+"""Seconds that the old server may take to send its remaining messages."""
 _READ = 64 * 1024
 _MAX_HELD = 256 * 1024 * 1024
 _MSG_OVERHEAD = 200
@@ -81,29 +82,29 @@ _MAX_LAG = 2.0
 
 
 class Move:
-    """A change of servers that was asked for, and its outcome."""
+    """A requested change of servers, and its outcome."""
 
     def __init__(self) -> None:
         self.demanded: bool = False
-        """Whether the user asked for it. If not, it may come to nothing without an error."""
+        """Whether the user asked for it. If not, it may fail without an error."""
         self.error: Exception | None = None
         self.over: trio.Event = trio.Event()
 
     def settle(self, error: Exception | None = None) -> None:
-        """The move is done, or has failed. Harmless when repeated."""
+        """Record that the move is done or has failed. Repeating this is harmless."""
         if not self.over.is_set():
             self.error = error
             self.over.set()
 
 
 class MoveCallbacks(SessionCallbacks):
-    """The connection that is moved, as :class:`Mover` uses it."""
+    """What :class:`Mover` needs of the connection that it moves."""
 
     session: Session | None
     info: ServerInfo
 
     def start(self, task: Callable[..., Awaitable[None]], *args: object) -> bool:
-        """Run a background task. ``False`` if it is too early for that."""
+        """Start a background task. ``False`` if the nursery is not open yet."""
         raise NotImplementedError
 
     async def run_session(self, session: Session) -> None:
@@ -111,28 +112,28 @@ class MoveCallbacks(SessionCallbacks):
         raise NotImplementedError
 
     async def replace_lost(self, session: Session) -> None:
-        """The session in use has ended: connect again."""
+        """Connect again, because the session in use has ended."""
         raise NotImplementedError
 
     def suspend(self) -> None:
-        """No session is in use for a moment."""
+        """Use no session until the next :meth:`begin`, :meth:`resume` or :meth:`go_back`."""
         raise NotImplementedError
 
     def begin(self, session: Session, frames: list[bytes]) -> None:
-        """Put ``session`` to use, which has subscribed already except for ``frames``."""
+        """Use ``session``, which has already subscribed except for ``frames``."""
         raise NotImplementedError
 
     def resume(self, session: Session, frames: list[bytes]) -> None:
-        """Go on with the session that was in use before, and send it ``frames``."""
+        """Continue with the session that was in use before, and send it ``frames``."""
         raise NotImplementedError
 
     def go_back(self, session: Session, frames: list[bytes], lost: Session) -> None:
-        """The same, after ``lost`` was in use."""
+        """As :meth:`resume`, after ``lost`` was in use."""
         raise NotImplementedError
 
 
 class Mover:
-    """Moves a connection to other servers, one move after the other."""
+    """Moves a connection to other servers, one move at a time."""
 
     def __init__(
         self,
@@ -157,17 +158,17 @@ class Mover:
         self._running = False
         self._demand = trio.Event()
         self._move: Move | None = None
-        """The move under way, or the last one."""
+        """The current move, or the last one."""
         self._next: Move | None = None
         self.handover: Handover | None = None
-        """Set from step 2 on, until duplicates are no longer looked for."""
+        """Set from step 2 until duplicates are no longer filtered."""
 
     def request(self, *, demanded: bool) -> Move:
-        """Begin to move to another server, after the move that is under way if any.
+        """Start a move to another server, after the current move if there is one.
 
-        The present server is left only when another one can take its place. If the move is
-        ``demanded``, that may be a new connection to the same server. While disconnected, the
-        next connection counts as the move.
+        The current server is left only when another one can replace it. If the move is
+        ``demanded``, the replacement may be a new connection to the same server. While
+        disconnected, the next connection counts as the move.
         """
         move = self._next = self._next or Move()
         move.demanded = move.demanded or demanded
@@ -178,9 +179,9 @@ class Mover:
         return move
 
     async def request_and_wait(self) -> None:
-        """Change servers, and return once that is done. Raises what kept it from being done.
+        """Change servers and wait until that is done. Raises the error if the move fails.
 
-        If cancelled, the move goes on.
+        If cancelled, the move continues.
         """
         move = self.request(demanded=True)
         await move.over.wait()
@@ -188,7 +189,7 @@ class Mover:
             raise fresh(move.error)
 
     def settle(self, error: Exception | None, *, waiting: bool) -> None:
-        """The move under way is over; if ``waiting``, so is the one that waits for it."""
+        """Settle the current move and, if ``waiting``, the one that waits for it."""
         if self._move is not None:
             self._move.settle(error)
         if waiting and self._next is not None:
@@ -211,23 +212,23 @@ class Mover:
             await self.handover.concluded.wait()
 
     def takes_care_of(self, lost: Session) -> bool:
-        """Whether a handover under way deals with the end of a session."""
+        """Whether the current handover handles the end of the session ``lost``."""
         return self.handover is not None and self.handover.lose(lost)
 
     def conclude(self) -> None:
-        """The connection in use is lost: end a handover, so that no message comes twice."""
+        """End a handover, because the connection in use is lost, so that no message comes twice."""
         if self.handover is not None:
             self.handover.conclude()
 
     def end(self, error: Exception) -> None:
-        """The connection is over."""
+        """Give up all moves, because the connection is closed."""
         if self.handover is not None:
             self.handover.give_up()
             self.handover = None
         self.settle(error, waiting=True)
 
     async def _run(self) -> None:
-        """Make all moves there are, and leave a server in lame duck mode as soon as possible."""
+        """Make all requested moves, and leave a server in lame duck mode as soon as possible."""
         left: Session | None = None
         tries = 0
         try:
@@ -258,7 +259,7 @@ class Mover:
         current, peer = old.connection.server, old.connection.peer
         if peer is not None:
             self._addresses.failed(current, peer)  # So it is tried last.
-        # What has several addresses may be several servers.
+        # A name with several addresses may stand for several servers.
         itself = move.demanded or old.connection.has_other_addresses
         attempts: list[ConnectAttempt] = []
         for server in self._pool.successors(current, peer, itself=itself):
@@ -284,17 +285,17 @@ class Mover:
             move.settle(error)
 
     async def _hand_over(self, old: Session, connection: ServerConnection) -> None:
-        """Replace ``old`` by a session on ``connection``.
+        """Replace ``old`` with a session on ``connection``.
 
-        Raises :exc:`AttemptFailed` if that failed before it was in use; then ``old`` is in use
-        again.
+        Raises :exc:`AttemptFailed` if the new session fails before it is in use; ``old`` is then in
+        use again.
         """
         handover = self.handover = Handover(self._router, old)
-        # A task that needs a session waits; a task that publishes does not notice.
+        # Tasks that need a session wait; tasks that publish do not notice.
         self._callbacks.suspend()
         try:
             frames = handover.begin(self._outbox)
-            with trio.move_on_after(_PATIENCE):
+            with trio.move_on_after(_PONG_TIMEOUT):
                 await handover.wait_silent()
             await self._prime(connection, frames, handover)
         except AttemptFailed:
@@ -327,7 +328,7 @@ class Mover:
         self.handover = None
 
     def _keep(self, handover: Handover) -> None:
-        """Go on with the old connection."""
+        """Continue with the old connection."""
         frames, old = handover.go_back(self._outbox), handover.old
         self.handover = None
         if old.ended.is_set():
@@ -340,10 +341,10 @@ class Mover:
     ) -> None:
         """Subscribe on a new connection. Raises :exc:`AttemptFailed` if it cannot be used."""
         try:
-            with trio.fail_after(_PATIENCE):
+            with trio.fail_after(_PONG_TIMEOUT):
                 await prime(connection, frames, handover.take_early)
         except trio.TooSlowError:
-            text = f"{connection.server} did not answer a PING within {_PATIENCE:g} s"
+            text = f"{connection.server} did not answer a PING within {_PONG_TIMEOUT:g} s"
             error: Exception = ConnectionLostError(text)
         except trio.BrokenResourceError as broken:
             error = ConnectionLostError(f"the connection to {connection.server} broke")
@@ -357,12 +358,12 @@ class Mover:
 
 
 async def prime(
-    connection: ServerConnection, frames: list[bytes], take: Callable[[list[Msg]], None]
+    connection: ServerConnection, frames: list[bytes], deliver: Callable[[list[Msg]], None]
 ) -> None:
-    """Subscribe on a connection that has no session yet, and wait until the server has done it.
+    """Subscribe on a connection that has no session yet, and wait until the server has done so.
 
-    Messages that come before that are given to ``take`` as they come, and what comes behind it
-    stays in ``connection.early``. Raises whatever breaks the connection.
+    Messages that arrive before the PONG are passed to ``deliver``; what follows it stays in
+    ``connection.early``. Raises the error if the connection breaks.
     """
     begin = b"".join(frames) + commands.PING
     await connection.stream.send_all(begin)
@@ -378,9 +379,9 @@ async def prime(
                 await connection.stream.send_all(commands.PONG)
                 connection.out_bytes += len(commands.PONG)
             elif isinstance(event, Burst):
-                take(event.messages)
+                deliver(event.messages)
             elif isinstance(event, Msg):
-                take([event])
+                deliver([event])
             elif isinstance(event, ServerInfo):
                 connection.info, connection.unverified_info = event, None
             elif isinstance(event, ErrorLine):
@@ -393,7 +394,7 @@ async def prime(
         size += len(data)
         connection.in_bytes += len(data)
         if size > _MAX_HELD:
-            raise ProtocolError(f"{connection.server} sends and sends, and does not answer a PING")
+            raise ProtocolError(f"{connection.server} sent {size:,} bytes without answering a PING")
         connection.early = connection.parser.feed(bytes(data))
 
 
@@ -414,18 +415,18 @@ class Handover:
         self._shared: frozenset[bytes] = frozenset()
         self._unwritten: list[bytes] = []
         self.early: int = 0
-        """How many messages the new connection brought before it had a session."""
+        """Number of messages that arrived over the new connection before it had a session."""
         self.is_new_lost: bool = False
         """Whether the new session ended while the old connection was still in use."""
         self.concluded: trio.Event = trio.Event()
-        """Set when only one connection is in use and nothing is held back any more."""
+        """Set when only one connection is in use and no message is held back."""
 
     def begin(self, outbox: Outbox) -> list[bytes]:
-        """Take ``outbox`` from the old connection, and watch what that one brings from now on.
+        """Detach ``outbox`` from the old connection, and remember its messages from now on.
 
-        Returns the frames to subscribe with on the new one, without limits on the number of
-        messages: its server would count those that are not delivered. Subscriptions count for
-        themselves.
+        Returns the frames that subscribe on the new connection. They set no limits on the number of
+        messages, because its server would count messages that are not delivered; subscriptions
+        count themselves.
         """
         wanted = self._router.wanted()
         self._shared = frozenset(wanted)
@@ -441,15 +442,15 @@ class Handover:
         ]
 
     async def wait_silent(self) -> None:
-        """Wait until the old server has processed all that was written to it."""
+        """Wait until the old server has processed everything that was written to it."""
         await self.old.pings.round_trip()
 
     def missing(self) -> list[bytes]:
-        """The frames that tell a server what has changed since :meth:`begin`."""
+        """Return the frames for all changes of subscriptions since :meth:`begin`."""
         return self._router.difference(self._shared)
 
     def take_early(self, messages: list[Msg]) -> None:
-        """Hold back what the new connection brings before it has a session."""
+        """Hold back messages that arrive over the new connection before it has a session."""
         self.early += len(messages)
         for msg in messages:
             self._from_new(msg)
@@ -457,7 +458,7 @@ class Handover:
     def listen(
         self, connection: ServerConnection, counters: Counters, callbacks: SessionCallbacks
     ) -> Session:
-        """A session that holds back what the new connection brings, and publishes nothing yet."""
+        """Return a session that holds back messages of the new connection and publishes nothing."""
         aside = Outbox(_MAX_HELD, "wait", lambda: None)
         self._new = Session(connection, self._router, aside, counters, callbacks)
         self._new.divert = self._from_new
@@ -467,14 +468,14 @@ class Handover:
         return self._new
 
     def take_over(self, outbox: Outbox) -> None:
-        """The new connection is in use from now on, and publishes what is in ``outbox``."""
+        """Use the new connection from now on, and publish what is in ``outbox``."""
         assert self._new is not None
         self._new.detach(outbox)
         _unsent(self._new, self._aside)
         self._aside = self._private
 
     def _unsubscribe(self, sid: bytes) -> None:
-        """A subscription has ended that both connections may carry."""
+        """Unsubscribe on both connections, if they carry the subscription."""
         if sid in self._shared:
             for outbox in {self._private, self._aside}:
                 outbox.command(commands.unsub(sid))
@@ -482,7 +483,7 @@ class Handover:
     # --- the end of the overlap ------------------------------------------------------------------
 
     async def leave(self) -> None:
-        """End the overlap: unsubscribe on the old connection, and wait for what still comes.
+        """End the overlap: unsubscribe on the old connection, and wait for its last messages.
 
         Returns early if the new connection is lost.
         """
@@ -496,14 +497,14 @@ class Handover:
             pong = self.old.pings.send().settled
             with trio.move_on_after(_MAX_LEAVE):
                 received = -1
-                # The PONG comes behind all that the server still has for a slow reader.
+                # The PONG follows everything that the server has buffered for a slow reader.
                 while not pong.is_set() and received != self.old.received:
                     received = self.old.received
-                    with trio.move_on_after(_PATIENCE):
+                    with trio.move_on_after(_PONG_TIMEOUT):
                         await pong.wait()
 
     def lose(self, lost: Session) -> bool:
-        """A session has ended. Returns whether the handover deals with that."""
+        """Note that a session has ended. Returns whether the handover handles that."""
         if lost is not self._new or self.concluded.is_set():
             return False
         self.is_new_lost = True
@@ -512,13 +513,13 @@ class Handover:
 
     @property
     def can_go_back(self) -> bool:
-        """Whether the old connection carries all subscriptions still."""
+        """Whether the old connection still carries all subscriptions."""
         return not (self._has_left or self.concluded.is_set() or self.old.ended.is_set())
 
     def go_back(self, outbox: Outbox) -> list[bytes]:
-        """Use the old connection again. It brings what is held back, so that is dropped.
+        """Use the old connection again. Held messages are dropped, because they arrive there too.
 
-        Returns the frames that tell its server what has changed.
+        Returns the frames for all changes of subscriptions.
         """
         self.give_up()
         self.old.divert = None
@@ -528,16 +529,16 @@ class Handover:
         return self._unwritten + self.missing()
 
     async def finish(self) -> None:
-        """Deliver what only the new connection brought. Late duplicates are still looked for."""
+        """Deliver what arrived over the new connection only. Late duplicates are still filtered."""
         self.conclude()
         await trio.sleep(_OVERLAP)
         if self._new is not None:
             self._new.divert = None
 
     def conclude(self) -> None:
-        """Deliver what was held back and is new; from here on nothing is held back.
+        """Deliver held messages that are not duplicates. From here on nothing is held back.
 
-        Harmless when repeated.
+        Repeating this is harmless.
         """
         if self.concluded.is_set():
             return
@@ -552,7 +553,7 @@ class Handover:
                 self._router.deliver(msg)
 
     def give_up(self) -> None:
-        """Nothing is handed over after all; drop what was held back."""
+        """Abandon the handover and drop the held messages."""
         self._end_watch()
         self._held.clear()
 
@@ -577,7 +578,7 @@ class Handover:
         sink = self._router.sinks.get(msg.sid)
         if sink is None:
             return
-        # "No responders" is the new server's answer to what was published there.
+        # "No responders" answers a request published over the new connection.
         if sink._raw_queue is not None or msg.sid not in self._shared or is_no_responders(msg):
             sink._push(msg)
             return
@@ -585,7 +586,9 @@ class Handover:
         self._held_bytes += len(msg.data) + len(msg.raw_headers or b"") + _MSG_OVERHEAD
         if self._held_bytes > _MAX_HELD:
             if self._new is None:
-                raise ProtocolError("the new server sends and sends, and does not answer a PING")
+                raise ProtocolError(
+                    f"the new server sent {self._held_bytes:,} bytes without answering a PING"
+                )
             logger.warning("too much arrived while changing servers; ending the overlap early")
             self.conclude()
 
@@ -595,11 +598,11 @@ class Handover:
 
 
 def _unsent(session: Session, outbox: Outbox) -> list[bytes]:
-    """Take out what waits to be written besides messages. PINGs are given up, the rest returned."""
+    """Remove unwritten commands. PINGs are given up, the other commands returned."""
     gone = outbox.forget_commands()
     session.pings.unsent(gone.count(commands.PING))
     return [frame for frame in gone if frame != commands.PING]
 
 
 def _drop(msg: Msg) -> None:
-    """Came too late over the old connection: the new one brings it too."""
+    """Ignore a message that came too late over the old connection; it arrives over the new one."""

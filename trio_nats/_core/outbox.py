@@ -1,21 +1,22 @@
-"""Bytes waiting to be written, and backpressure for those who publish.
+"""Bytes waiting to be written, and backpressure for publishers.
 
-The theory of operation. Publishing appends frames to an outbox, which is synchronous and cannot
-fail; one task of the session, the writer, takes them out and writes them. So a frame is in the
-outbox whole or not at all, whatever is cancelled, and no user's task ever touches the stream.
+Theory of operation. Publishing appends frames to an outbox, which is synchronous and cannot fail.
+One task of the session, the writer, removes the frames and writes them. A frame is therefore
+either complete in the outbox or not there at all, whatever is cancelled, and no user task ever
+touches the stream.
 
-Frames are collected in *chunks*. The last one is open and being filled; the writer takes the first,
-joins it and writes it in one go. Publishers wait before they append (:meth:`Outbox.wait_for_space`)
-while the limit is reached. They also yield once for each chunk, so that a loop that only publishes
-does not keep the writer from running.
+Frames are collected in *chunks*. The last chunk is open and being filled; the writer removes the
+first one, joins it and writes it in one call. While the limit is reached, publishers wait before
+they append (:meth:`Outbox.wait_for_space`). They also yield once per chunk, so that a loop that
+only publishes cannot starve the writer.
 
-Most messages take a short cut, because a method call for each would cost as much as all else.
-:attr:`Outbox.easy` is a size: while the outbox is smaller, ``publish`` may extend
-:attr:`Outbox.open` directly. It is 0 whenever something else has to be done: the writer sleeps and
+Most messages take a short cut, because a method call per message would double the cost of
+publishing. :attr:`Outbox.easy` is a size: while the outbox is smaller, ``publish`` may extend
+:attr:`Outbox.open` directly. It is 0 whenever something else must be done: the writer is asleep and
 must be woken, the chunk is full, the limit is reached, or the connection is closing.
 
-Messages outlive the connection to a server; commands (SUB, UNSUB, PING) do not, because the next
-server is told of all subscriptions anyway. So the two are told apart when a connection is lost.
+When a connection is lost, messages are kept and commands (SUB, UNSUB, PING) are discarded, because
+all subscriptions are sent to the next server anyway.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ from .settings import WhenOutboxFull
 
 __all__ = ["Chunk", "Outbox"]
 
-# Writing a chunk takes some turns of the scheduler, so it must not be small. Filling it must not
-# take long either, but large messages fill a large one soon. If the connection breaks while a chunk
-# is being written, what is in it counts as lost.
+# Writing a chunk takes several scheduler steps, so it must not be small. Filling it must not take
+# long either; large messages fill even a large chunk quickly. If the connection breaks while a
+# chunk is being written, its messages count as lost.
 _CHUNK = 128 * 1024
 _LARGE_CHUNK = 512 * 1024
 _FEW = 1024
-"""Messages that a chunk should have space for."""
-# PONGs jump the queue, so a peer that asks for them and does not read them must be stopped.
+"""Number of messages that a chunk should have space for."""
+# PONGs are not held up by the limit, so a peer that sends PINGs without reading the answers must
+# be stopped.
 _MAX_PONGS = 1024
 
 Chunk: TypeAlias = list[bytes]
-"""Frames in pieces, three each: of a message as :func:`.commands.pub` cuts it, of anything else the
-frame and twice nothing. A list of pieces is the cheapest thing to add to, and big payloads are
-copied only once, when they are written."""
+"""Frames of three pieces each: a message as :func:`.commands.pub` splits it, or a command and two
+empty pieces. A list of pieces is the cheapest thing to append to, and large payloads are copied
+only once, when they are written."""
 
 
 class Outbox:
-    """Frames in the order they were accepted, in chunks of about 128 KiB, 512 KiB for large ones.
-
-    See the top of this module.
+    """Frames in the order they were accepted, in chunks of about 128 KiB (512 KiB if frames are
+    large). See the module docstring.
     """
 
     def __init__(
@@ -76,8 +77,8 @@ class Outbox:
         self.size: int = 0
         """Bytes waiting, those being written included."""
         self.easy: int = 0
-        """While ``size`` is below this, a message may be added to :attr:`open`, and its size to
-        ``size``, without anything else. See the top of this module."""
+        """While ``size`` is below this, it is enough to add a message to :attr:`open` and its size
+        to ``size``. See the module docstring."""
 
     # --- adding ----------------------------------------------------------------------------------
 
@@ -89,14 +90,14 @@ class Outbox:
         self.open += frame
 
     def command(self, frame: bytes) -> None:
-        """Accept anything else."""
+        """Accept a command."""
         self._wake()
         self.size += len(frame)
         self.open += (frame, b"", b"")
         self._commands += 1
 
     def prepend(self, frames: list[bytes]) -> None:
-        """Put commands ahead of everything that waits: a new server must get them first."""
+        """Put commands ahead of everything else, because a new server must receive them first."""
         if frames:
             data = b"".join(frames)
             self.size += len(data)
@@ -105,21 +106,20 @@ class Outbox:
             self._wake()
 
     def pong(self) -> bool:
-        """Answer a PING, ahead of everything. ``False`` if too many answers are waiting already."""
+        """Answer a PING ahead of everything else. ``False`` if too many answers are waiting."""
         self._pongs += 1
         self._wake()
         return self._pongs <= _MAX_PONGS
 
     def has_space(self) -> bool:
-        """Whether :meth:`wait_for_space` would only look for cancellation."""
+        """Whether :meth:`wait_for_space` would only check for cancellation."""
         return self.size < min(self._limit, self._unyielded + self._share) and not self._closing
 
     async def wait_for_space(self) -> None:
-        """A checkpoint that waits while the limit is reached, or raises, as was chosen.
+        """A checkpoint that waits, or raises, while the limit is reached (see ``when_full``).
 
-        Yields to other tasks at least once for every chunk's worth of frames, so that a loop that
-        does nothing but publish does not keep the writer from writing. If cancelled, nothing has
-        happened.
+        Yields to other tasks at least once per chunk of frames, so that a loop that only publishes
+        cannot starve the writer. If cancelled, nothing has happened.
         """
         if self.has_space():
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -136,7 +136,7 @@ class Outbox:
             await self._for_space.park()
 
     def check_space(self) -> None:
-        """Raise where the limit is reached and :meth:`wait_for_space` would wait."""
+        """Raise if the limit is reached, where :meth:`wait_for_space` would wait."""
         if self.size >= self._limit:
             raise self._full()
         if not self.has_space():
@@ -145,18 +145,19 @@ class Outbox:
     def _full(self) -> OutboxFullError:
         return OutboxFullError(
             f"{self.size:,} bytes are waiting to be written (outbox_size is "
-            f"{self._limit:,}): the server is away, or slower than what is published"
+            f"{self._limit:,}): there is no connection, or you publish faster than the server "
+            "accepts; wait for it, or pass a larger outbox_size to open_nats"
         )
 
     @property
     def accepted(self) -> int:
-        """How many messages have been appended so far."""
+        """Number of messages appended so far."""
         return self._sealed + len(self.open) // 3 - self._commands
 
     # --- writing ---------------------------------------------------------------------------------
 
     async def wait(self) -> None:
-        """Return once there may be something to write, at once if there is. For the one writer."""
+        """Wait until there may be something to write. Only the writer may call this."""
         if self._chunks or self.open or self._pongs:
             return
 
@@ -170,7 +171,7 @@ class Outbox:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def take(self) -> Chunk:
-        """Remove the next chunk. Call :meth:`written` once it is, or :meth:`lost` if not."""
+        """Remove and return the next chunk. Call :meth:`written` or :meth:`lost` afterwards."""
         if not self._chunks:
             self._seal()
         chunk = self._chunks.popleft() if self._chunks else []
@@ -182,7 +183,7 @@ class Outbox:
         return chunk
 
     def written(self, size: int) -> None:
-        """``size`` bytes taken have been dealt with; there may be space now."""
+        """Account for ``size`` bytes that have left the outbox. Wakes tasks that wait for space."""
         if self._closed:
             return
         self.size -= size
@@ -192,27 +193,27 @@ class Outbox:
             self._for_space.unpark_all()
 
     def lost(self, chunk: Chunk) -> int:
-        """A chunk taken will never be written. Returns how many messages were in it."""
+        """Account for a chunk that will never be written. Returns how many messages it held."""
         self.written(sum(map(len, chunk)))
         return chunk[2::3].count(CRLF)
 
     def let_writer_go(self) -> None:
-        """Let the writer's :meth:`wait` return, so that it can look for another outbox."""
+        """Wake the writer from :meth:`wait`, so that it can change to another outbox."""
         self._wake()
 
     # --- when a connection ends ------------------------------------------------------------------
 
     def forget_commands(self) -> list[bytes]:
-        """Keep only messages. Returns the commands, which were meant for a server that is gone."""
+        """Remove and return the commands, which were meant for a lost server. Keeps messages."""
         self._pongs = 0
         return self._remove(lambda _, end: not end)
 
     def remove_messages(self, unwanted: Callable[[bytes], bool]) -> list[bytes]:
-        """Take out the messages whose head ``unwanted`` is true for; returns those heads."""
+        """Remove the messages for whose head ``unwanted`` is true. Returns those heads."""
         return self._remove(lambda head, end: bool(end) and unwanted(head))
 
     def _remove(self, unwanted: Callable[[bytes, bytes], bool]) -> list[bytes]:
-        """Take out frames by their first and last piece; returns the first pieces."""
+        """Remove frames, selected by their first and last pieces. Returns the first pieces."""
         self._seal()
         chunks, self._chunks = self._chunks, deque()
         gone: list[bytes] = []
@@ -232,12 +233,12 @@ class Outbox:
         return gone
 
     def begin_closing(self) -> None:
-        """Send every publisher through :meth:`wait_for_space`; then they look at the state."""
+        """Make every publisher call :meth:`wait_for_space` and check the connection's state."""
         self._closing = True
         self._set_easy()
 
     def close(self) -> None:
-        """Drop everything, and wake the tasks that wait for space."""
+        """Discard everything and wake the tasks that wait for space."""
         self._closing = self._closed = True
         self._seal()
         self._chunks.clear()
@@ -249,7 +250,7 @@ class Outbox:
     # ---------------------------------------------------------------------------------------------
 
     def _begin_chunk(self) -> None:
-        """Close the open chunk; what follows belongs to the next turn."""
+        """Close the open chunk and begin to count towards the next yield."""
         if self.open:
             frame = len(self.open[-3]) + len(self.open[-2])
             self._share = min(max(_CHUNK, frame * _FEW), _LARGE_CHUNK)
@@ -268,7 +269,7 @@ class Outbox:
         self.easy = min(self._limit, self._unyielded + self._share) if at_ease else 0
 
     def _wake(self) -> None:
-        """Let the writer run once the current task waits for something."""
+        """Schedule the writer if it is asleep."""
         writer = self._writer
         if writer is not None:
             # Scheduling it from another run would corrupt both.

@@ -1,4 +1,4 @@
-"""Messages that wait to be received, within limits."""
+"""A bounded queue of messages that wait to be received."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class PendingOwner(Protocol):
 class PendingQueue:
     """The queue of a subscription, or of the replies to a request.
 
-    Its bytes are counted up as messages arrive, and down only while that matters: counting down for
-    each message would slow down all of them.
+    Its byte count grows as messages arrive, but shrinks only while the exact value matters:
+    subtracting for every message would slow down receiving.
     """
 
     def __init__(self, owner: PendingOwner, subject: str, limits: PendingLimits) -> None:
@@ -80,7 +80,7 @@ class PendingQueue:
         self._owner.router.unstall(self)
 
     async def _wait_taken(self) -> None:
-        """Return once no message waits to be received."""
+        """Wait until no message is left to be received."""
         await trio.lowlevel.checkpoint()
         if self._queue:
             self._recount()

@@ -1,4 +1,4 @@
-"""PINGs under way on one connection. PONGs carry nothing, so they answer the PINGs in order."""
+"""Unanswered PINGs of one connection. PONGs carry no data, so they match the PINGs in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Ping", "Pings"]
 
 
 class Ping:
-    """One PING: ``settled`` by its PONG, or ``lost`` with its connection."""
+    """One PING. ``settled`` is set by its PONG, or with ``lost`` when the connection ends."""
 
     __slots__ = ("confirm", "lost", "settled")
 
@@ -24,7 +24,7 @@ class Ping:
         self.lost: bool = False
 
     def lose(self) -> None:
-        """There will be no PONG."""
+        """Mark the PING as lost: no PONG will arrive."""
         self.lost = True
         self.settled.set()
 
@@ -32,7 +32,8 @@ class Ping:
 class Pings:
     """The PINGs of one session that wait for their PONG.
 
-    ``confirmation`` gives what to call when the server has processed all that was sent before.
+    ``confirmation`` returns the function to call when the server has processed everything sent
+    before the PING.
     """
 
     def __init__(self, outbox: Outbox, confirmation: Callable[[], Callable[[], None]]) -> None:
@@ -42,7 +43,7 @@ class Pings:
         self._ended = False
 
     def send(self) -> Ping:
-        """Send a PING, behind all that waits to be written."""
+        """Send a PING after everything that waits to be written."""
         ping = Ping(self._confirmation())
         if self._ended:
             ping.lose()
@@ -52,7 +53,7 @@ class Pings:
         return ping
 
     def send_first(self) -> Ping:
-        """Send a PING ahead of all that waits to be written, as the first of its session."""
+        """Send the first PING of a session, ahead of everything that waits to be written."""
         ping = Ping(self._confirmation())
         self._waiting.append(ping)
         self.outbox.prepend([commands.PING])
@@ -61,26 +62,26 @@ class Pings:
     async def round_trip(self) -> bool:
         """Send a PING and wait for the PONG. ``False`` if the connection was lost instead.
 
-        If cancelled, the PONG is still expected, and ignored.
+        If cancelled, the PONG is still expected and then ignored.
         """
         ping = self.send()
         await ping.settled.wait()
         return not ping.lost
 
     def pong(self) -> None:
-        """A PONG has come. A PONG without a PING is ignored."""
+        """Match a PONG with the oldest PING. Ignored if there is none."""
         if self._waiting:
             ping = self._waiting.popleft()
             ping.confirm()
             ping.settled.set()
 
     def unsent(self, count: int) -> None:
-        """The last ``count`` PINGs were never written."""
+        """Give up the last ``count`` PINGs, which were never written."""
         for _ in range(min(count, len(self._waiting))):
             self._waiting.pop().lose()
 
     def end(self) -> None:
-        """The connection is lost: wake the tasks that wait."""
+        """Give up all PINGs, because the connection is lost, and wake the tasks that wait."""
         self._ended = True
         while self._waiting:
             self._waiting.popleft().lose()

@@ -1,4 +1,4 @@
-"""Which server to try next, after how long, and when to stop trying."""
+"""Choose which server to try next, how long to wait before, and when to give up."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ __all__ = ["Reconnector", "connect_error"]
 logger = logging.getLogger("trio_nats.reconnect")
 
 _REMEMBERED = 16
-"""Attempts that a final error tells of: the last ones."""
+"""Number of attempts in the final error: the last ones."""
 _MOST_ADDRESSES = 4
-"""Addresses of a server that are tried where there is only one try."""
+"""Number of addresses of a server to try if the server is tried only once."""
 _LOGGED_AT_FIRST = 3
 _LOG_INTERVAL = 60.0
-"""Failed attempts are logged as INFO: so many, and then one in so many seconds."""
+"""The first ``_LOGGED_AT_FIRST`` failures are logged as INFO, then one every ``_LOG_INTERVAL``
+seconds."""
 _FIRST_INTERVAL = 1.0
 """Seconds between the first two attempts on a server that refuses the credentials."""
 
@@ -50,7 +51,7 @@ class Reconnector:
         self._logged_at = -math.inf
 
     async def first(self) -> ServerConnection:
-        """Try every server once, to the end. Raises :exc:`ConnectError`."""
+        """Try every server once. Raises :exc:`ConnectError` if all fail."""
         attempts: list[ConnectAttempt] = []
         for server in self._pool.servers:
             connection = await self.once(server, attempts)
@@ -59,9 +60,9 @@ class Reconnector:
         raise connect_error(attempts)
 
     async def once(self, server: Server, attempts: list[ConnectAttempt]) -> ServerConnection | None:
-        """Try one server, at each of its addresses that can be connected to, but at a few at most.
+        """Try one server, at up to ``_MOST_ADDRESSES`` of its addresses.
 
-        Adds what failed to ``attempts``. ``None`` if all did.
+        Returns ``None`` if all attempts failed, and adds them to ``attempts``.
         """
         for _ in range(_MOST_ADDRESSES):
             try:
@@ -77,14 +78,14 @@ class Reconnector:
     async def _if_wanted(
         self, server: Server, connection: ServerConnection
     ) -> ServerConnection | None:
-        """``None`` if the server has been removed while it was being connected to."""
+        """Return ``connection``; if the server has been removed, close it and return ``None``."""
         if server in self._pool.servers:
             return connection
         await trio.aclose_forcefully(connection.stream)
         return None
 
     async def until_connected(self, info: ServerInfo) -> ServerConnection:
-        """Try, wait, and try again. Raises :exc:`ConnectError` once no server is left to try."""
+        """Try until a server accepts. Raises :exc:`ConnectError` when no server is left to try."""
         attempts: list[ConnectAttempt] = []
         number = 0
         while self._pool.servers:
@@ -125,14 +126,14 @@ class Reconnector:
         logger.log(level, "attempt %d to connect, to %s, failed: %s", number, server, str(error))
 
     def _note_refusal(self, server: Server, repeated: bool, error: Exception) -> None:
-        """Try a server that refuses the credentials at intervals that double, and then no more."""
+        """Retry a server that refuses the credentials at doubling intervals, then give it up."""
         now, since = trio.current_time(), self._pool.refused_since
         if not repeated:
             since[server] = now
         end = since[server] + self._policy.refused_credentials_timeout
         if repeated and now >= end:
             logger.warning(
-                "giving up %s, which keeps refusing the credentials: %s", server, str(error)
+                "giving up on %s, which keeps refusing the credentials: %s", server, str(error)
             )
             self._pool.remove(server)
         else:
@@ -140,7 +141,7 @@ class Reconnector:
             self._pool.not_before[server] = min(now + interval, end)
 
     def _choose(self, info: ServerInfo, number: int) -> tuple[Server, float]:
-        """The server to try, and when."""
+        """Return the server to try next, and when."""
         now, not_before = trio.current_time(), self._pool.not_before
         server = min(self._pool.servers, key=lambda known: max(now, not_before.get(known, now)))
         if self._policy.pick is not None:
@@ -151,7 +152,7 @@ class Reconnector:
                 if picked is not None:
                     server = self._known(picked)
             except Exception:
-                logger.exception("ReconnectPolicy.pick failed; taking the next server in turn")
+                logger.exception("ReconnectPolicy.pick failed; trying the next server instead")
         return server, max(now + self._delay(server, number), not_before.get(server, now))
 
     def _candidates(self) -> tuple[Candidate, ...]:
@@ -160,7 +161,7 @@ class Reconnector:
 
     def _known(self, server: Server) -> Server:
         if server not in self._pool.servers:
-            raise ValueError(f"{server} is not one of the candidates")
+            raise ValueError(f"pick must return one of the candidates, not {server}")
         return server
 
     def _delay(self, server: Server, number: int) -> float:
@@ -168,13 +169,13 @@ class Reconnector:
         return self.delay(number, pool.failures.get(server, 0) + pool.short_lives.get(server, 0))
 
     def delay(self, number: int, failures: int) -> float:
-        """Seconds before attempt ``number``, after so many failures of the same server."""
+        """Seconds to wait before attempt ``number``, after ``failures`` of the same server."""
         policy = self._policy
         if policy.delay is not None:
             try:
                 return max(0.0, float(policy.delay(number)))
             except Exception:
-                logger.exception("ReconnectPolicy.delay failed; using wait and max_wait")
+                logger.exception("ReconnectPolicy.delay failed; using wait and max_wait instead")
         ceiling = min(policy.max_wait, policy.wait * 2.0 ** min(failures, 32))
         return ceiling * (1 - policy.jitter * random.random())
 
@@ -183,13 +184,14 @@ def _is_refusal(error: Exception) -> bool:
     """Whether credentials were refused, by the server or by a proxy in front of it."""
     if isinstance(error, WebSocketError):
         return error.status in (401, 403)
-    # What came too late was not looked at: by a busy server, such as one that all come back to.
+    # A timeout is no refusal: a busy server, say one that all clients reconnect to, did not look
+    # at the credentials.
     late = "authentication timeout"
     return isinstance(error, AuthorizationError) and late not in error.message.lower()
 
 
 def connect_error(attempts: list[ConnectAttempt]) -> ConnectError:
-    """The error for attempts that all failed, with their errors as its cause."""
+    """Return the error for attempts that all failed, with their errors as its cause."""
     error = ConnectError(attempts)
     causes = [attempt.error for attempt in attempts]
     if len(causes) == 1:
