@@ -27,8 +27,6 @@ from tests.support.public_names import has_public_constructor, public_objects
 # Modules whose docstrings do not hold yet.
 EXEMPT = frozenset(
     {
-        "trio_nats.keyvalue.config",
-        "trio_nats.keyvalue.store",
         "trio_nats.objectstore.chunking",
         "trio_nats.objectstore.config",
         "trio_nats.objectstore.info",

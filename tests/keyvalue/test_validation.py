@@ -73,5 +73,5 @@ def test_other_types() -> None:
         check_key(other)
     with pytest.raises(TypeError, match="must be a str, not int"):
         check_filters([other])
-    with pytest.raises(InvalidKeyError, match="no keys are named"):
+    with pytest.raises(InvalidKeyError, match="keys must not be empty"):
         check_filters([])

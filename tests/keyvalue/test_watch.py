@@ -183,9 +183,9 @@ async def test_the_bucket_is_deleted(nats_server: NatsServer) -> None:
             await kv.put("a", "1")
             await watch.receive()  # so the server knows who to tell
             await js.delete_key_value("B")
-            with pytest.raises(BucketNotFoundError, match="no bucket 'B'"):
+            with pytest.raises(BucketNotFoundError, match="bucket 'B' does not exist"):
                 await watch.receive()
-        with pytest.raises(BucketNotFoundError, match="no bucket 'B'"):
+        with pytest.raises(BucketNotFoundError, match="bucket 'B' does not exist"):
             async with kv.watch():
                 pass
 

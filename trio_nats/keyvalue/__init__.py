@@ -1,7 +1,7 @@
-"""Buckets of keys and values, kept in streams.
+"""Key-value buckets on JetStream (ADR-8).
 
-Made by :meth:`JetStream.create_key_value` and :meth:`JetStream.key_value`, which import it when
-they are first used.
+:meth:`JetStream.create_key_value` and :meth:`JetStream.key_value` return them. Those methods import
+this package when they are first called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a bucket is configured, and the stream it is (ADR-8, 48, 57)."""
+"""Configuration of a key-value bucket, and of the stream behind it (ADR-8, 48, 57)."""
 
 from __future__ import annotations
 
@@ -39,41 +39,48 @@ __all__ = [
 STREAM_PREFIX = "KV_"
 MAX_HISTORY = 64
 LONGEST_WINDOW = 120.0
-"""Seconds for which ids of messages are remembered, unless nothing lives that long."""
+"""The longest duplicate window of the stream, in seconds; never longer than the ``ttl``."""
 LEAST_MARKER_TTL = 1.0
 
 
 class KeyValueConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A bucket's configuration. Sizes are in bytes, times in seconds."""
+    """Configuration of a bucket (ADR-8). Sizes are in bytes, times in seconds."""
 
     bucket: str
-    """Its name: of A-Z, a-z, 0-9, ``_`` and ``-``."""
+    """Name of the bucket: 1 to 252 of the characters A-Z, a-z, 0-9, ``_`` and ``-``."""
     description: str = ""
+    """Text for humans. Default: empty."""
     max_value_size: int = -1
-    """How large a value may be; -1: as large as the server takes."""
+    """Maximum size of a value in bytes. Default: -1, only the server's limit."""
     history: int = 1
-    """How many values of a key are kept, at most 64."""
+    """Number of values to keep per key, 1 to 64. Default: 1."""
     ttl: Seconds = 0.0
-    """How long values are kept; 0: until they are replaced or deleted."""
+    """Seconds after which a value is removed. Default: 0, never."""
     max_bytes: int = -1
-    """How large all of it may be, above which new values are refused; -1: any size."""
+    """Maximum size of the bucket in bytes; new values that exceed it are refused. Default: -1, no
+    limit."""
     storage: StorageType = StorageType.FILE
+    """Where to store the bucket: in files or in memory. Default: in files."""
     num_replicas: int = 1
-    """On how many servers of the cluster it is: 1, 3 or 5."""
+    """Number of servers in the cluster that store the bucket: 1, 3 or 5. Default: 1."""
     placement: Placement | None = None
+    """The servers that may store the bucket. Default: any."""
     republish: RePublish | None = None
+    """Subject to publish each change to. Default: none."""
     mirror: StreamSource | None = None
-    """The bucket, or its stream, that this one is a copy of."""
+    """The bucket to copy, by its name or that of its stream. Cannot be combined with ``sources``.
+    Default: none."""
     sources: Sequence[StreamSource] = ()
-    """Buckets, or their streams, whose keys are copied into this one. With ``subject_transforms``
-    it can be any stream, under its full name."""
+    """Buckets whose keys are copied into this one, by their names or those of their streams. A
+    source with ``subject_transforms`` can be any stream, by its full name. Default: none."""
     compression: bool = False
-    """Whether what is stored in files is compressed."""
+    """Whether to compress the files. Default: no."""
     metadata: Mapping[str, str] | None = None
+    """Your own key-value pairs; the server adds some that begin with ``_nats.``. Default: none."""
     limit_marker_ttl: Seconds = 0.0
-    """How long it can be seen that a key's last value has gone by its age, one second at least;
-    allows values to have a time to live of their own, too. 0: neither. Needs a server 2.11 or
-    later, and cannot be taken back."""
+    """Seconds to keep the marker that the server writes when the last value of a key expires, at
+    least 1; also allows ``ttl`` for single keys (ADR-48). Cannot be switched off again. Needs
+    server 2.11. Default: 0, no markers."""
 
 
 class KeyValueOptions(TypedDict, total=False):
@@ -96,61 +103,61 @@ class KeyValueOptions(TypedDict, total=False):
 
 
 class KeyValueStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A bucket at a moment. Sizes are in bytes, times in seconds."""
+    """Status of a bucket at one moment. Sizes are in bytes, times in seconds."""
 
     config: KeyValueConfig
-    """How it is configured."""
+    """The configuration."""
     stream_info: StreamInfo
-    """All that is known of its stream."""
+    """Configuration and state of the stream behind the bucket."""
 
     @property
     def bucket(self) -> str:
-        """Its name."""
+        """Name of the bucket."""
         return self.config.bucket
 
     @property
     def values(self) -> int:
-        """How many values there are, those of the past and what marks deletions included."""
+        """Number of stored values, including earlier values and deletion markers."""
         return self.stream_info.state.messages
 
     @property
     def size(self) -> int:
-        """How large its stream is, in bytes."""
+        """Size of the bucket in bytes."""
         return self.stream_info.state.bytes
 
     @property
     def history(self) -> int:
-        """How many values of a key are kept."""
+        """Number of values that are kept per key."""
         return self.config.history
 
     @property
     def ttl(self) -> float:
-        """How long values are kept; 0: until they are replaced or deleted."""
+        """Seconds after which a value is removed; 0 for never."""
         return self.config.ttl
 
     @property
     def limit_marker_ttl(self) -> float:
-        """How long it can be seen that a value has gone by its age; 0: it cannot."""
+        """Seconds for which markers of expired keys are kept; 0 for no markers."""
         return self.config.limit_marker_ttl
 
     @property
     def is_compressed(self) -> bool:
-        """Whether what is stored in files is compressed."""
+        """Whether the files are compressed."""
         return self.config.compression
 
     @property
     def num_replicas(self) -> int:
-        """On how many servers it is."""
+        """Number of servers that store the bucket."""
         return self.config.num_replicas
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The metadata; what begins with ``_nats.`` is the server's."""
+        """The metadata; keys that begin with ``_nats.`` are set by the server."""
         return self.config.metadata or {}
 
     @property
     def backing_store(self) -> str:
-        """What it is built on."""
+        """Kind of storage behind the bucket, always ``"JetStream"`` (ADR-8)."""
         return "JetStream"
 
 
@@ -160,17 +167,20 @@ def stream_of(bucket: str) -> str:
 
 
 def bucket_of(stream: str) -> str:
-    """The bucket that a stream is; the name itself if it is none."""
+    """The name of the stream's bucket; the stream's own name if there is no prefix to remove."""
     return stream.removeprefix(STREAM_PREFIX)
 
 
 def subjects_of(bucket: str) -> str:
-    """What the subjects of its keys begin with."""
+    """The prefix of the subjects of a bucket's keys."""
     return f"$KV.{bucket}."
 
 
 def stream_config(config: KeyValueConfig) -> StreamConfig:
-    """The stream that such a bucket is, if there can be one."""
+    """Return the configuration of a bucket's stream.
+
+    :raises ConfigurationError: if the configuration of the bucket is invalid.
+    """
     json_codec.check_types(config)
     bucket = check_bucket(config.bucket)
     if check_count("history", config.history, 1) > MAX_HISTORY:
@@ -181,7 +191,7 @@ def stream_config(config: KeyValueConfig) -> StreamConfig:
     if 0 < marker_ttl < LEAST_MARKER_TTL:
         raise ConfigurationError(f"limit_marker_ttl must be at least 1 second, not {marker_ttl!r}")
     if config.mirror is not None and config.sources:
-        raise ConfigurationError("a bucket can have a mirror or sources, not both")
+        raise ConfigurationError("mirror and sources cannot be combined; give one of them")
     mirror = config.mirror
     return StreamConfig(
         name=stream_of(bucket),
@@ -211,12 +221,12 @@ def stream_config(config: KeyValueConfig) -> StreamConfig:
 
 
 def _of_bucket(source: StreamSource) -> StreamSource:
-    """With the name of a stream, where it was that of a bucket."""
+    """Replace the name of a bucket by that of its stream."""
     return msgspec.structs.replace(source, name=stream_of(bucket_of(source.name)))
 
 
 def _source(bucket: str, source: StreamSource) -> StreamSource:
-    """With its keys as keys of ``bucket``."""
+    """Map the keys of a source to keys of ``bucket``."""
     if source.subject_transforms:
         return source
     source = _of_bucket(source)
@@ -226,8 +236,8 @@ def _source(bucket: str, source: StreamSource) -> StreamSource:
     src = source.filter_subject or subjects_of(origin) + ALL_KEYS
     if not src.startswith(subjects_of(origin)):
         raise ConfigurationError(
-            f"sources: filter_subject of bucket {origin!r} begins with {subjects_of(origin)!r}, "
-            f"which {src[:80]!r} does not"
+            f"filter_subject of the source {origin!r} must begin with {subjects_of(origin)!r}, "
+            f"not be {src[:80]!r}"
         )
     dest, wildcards = subjects_of(bucket).rstrip("."), 0
     for token in src.removeprefix(subjects_of(origin)).split("."):
@@ -238,7 +248,7 @@ def _source(bucket: str, source: StreamSource) -> StreamSource:
 
 
 def bucket_config(stream: StreamConfig) -> KeyValueConfig:
-    """What a bucket's stream says about it."""
+    """Return the configuration of the bucket that a stream stores."""
     return KeyValueConfig(
         bucket=bucket_of(stream.name),
         description=stream.description,

@@ -1,4 +1,4 @@
-"""A value of a key, or what marks that there is none any more."""
+"""Entries of a bucket: values and deletion markers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _UNDECODED = object()
 
 
 class Operation(enum.StrEnum):
-    """What happened to a key."""
+    """The change of a key that an entry records (ADR-8)."""
 
     PUT = "PUT"
-    """It got a value."""
+    """A value was stored."""
     DELETE = "DEL"
-    """It was deleted; earlier values are kept as far as the bucket keeps any."""
+    """The key was deleted; the history of the key is kept."""
     PURGE = "PURGE"
-    """It was deleted with all earlier values, or has gone by its age."""
+    """The key was deleted together with its history, or its value expired."""
 
 
 def operation_of(headers: Headers) -> Operation:
-    """What a message of a bucket means."""
+    """Return the operation that a message of a bucket records."""
     if (said := headers.get(OPERATION)) is not None:
         return Operation.PURGE if said == Operation.PURGE else Operation.DELETE
     if (reason := headers.get(_REASON)) is not None:
@@ -43,10 +43,10 @@ def operation_of(headers: Headers) -> Operation:
 
 
 class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch()"):
-    """A value of a key, or what marks that there is none any more.
+    """A value of a key, or a deletion marker.
 
-    The value is decoded when it is asked for the first time, so that one that cannot be decoded
-    comes out like any other.
+    The value is decoded when you first read :attr:`value`, so an entry with an invalid value is
+    delivered like any other.
     """
 
     __slots__ = (
@@ -77,36 +77,37 @@ class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch
         meta_only: bool = False,
     ) -> None:
         self.bucket: str = bucket
-        """The bucket's name."""
+        """Name of the bucket."""
         self.key: str = key
         """The key."""
         self.revision: int = revision
-        """The number of this change, which counts all those of the bucket."""
+        """Number of the change. The revisions of a bucket count the changes of all its keys."""
         self.timestamp: datetime = timestamp
-        """When it was stored, in UTC."""
+        """Time at which the server stored the entry, in UTC."""
         self.delta: int = delta
-        """How many more are to come before the latest one; 0 from ``get``."""
+        """Number of entries that a watcher has still to deliver after this one; 0 from ``get``."""
         self.operation: Operation = operation_of(headers)
-        """What happened to the key."""
+        """The change that the entry records."""
         self.data: bytes = data
-        """What is stored, undecoded; empty where the key was deleted."""
+        """The stored bytes, not decoded; empty if the key was deleted."""
         self.headers: Headers = headers
-        """The headers of the message it is."""
+        """Headers of the stored message."""
         self._codec = codec
         self._meta_only = meta_only
         self._value: object = _UNDECODED
 
     @property
     def is_deleted(self) -> bool:
-        """Whether the key was deleted, or purged, by this."""
+        """Whether the entry records that the key was deleted, purged or expired."""
         return self.operation is not Operation.PUT
 
     @property
     def value(self) -> T:
-        """The value.
+        """The decoded value.
 
-        Raises :exc:`KeyDeletedError` if there is none because the key was deleted, and
-        :exc:`DecodeError` if it is none that the codec can read, or was not sent (``meta_only``).
+        :raises KeyDeletedError: if the entry records that the key was deleted.
+        :raises DecodeError: if the codec cannot decode the value, or if the watcher receives no
+            values (``meta_only``).
         """
         if self._value is _UNDECODED:
             self._value = self._decode()
@@ -117,7 +118,7 @@ class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch
             raise deleted_error(self)
         if self._meta_only:
             raise DecodeError(
-                f"the value of key {self.key!r} was not sent, for meta_only was asked for"
+                f"the value of key {self.key!r} was not sent; watch without meta_only to get it"
             )
         try:
             return self._codec.decode(self.data)
@@ -126,7 +127,7 @@ class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch
 
     @property
     def size(self) -> int:
-        """How large the value is in bytes, even if it was not sent."""
+        """Size of the value in bytes, also with ``meta_only``."""
         told = self.headers.get(_SIZE) if self._meta_only else None
         if told is not None and told.isascii() and told.isdigit() and len(told) <= 20:
             return int(told)
@@ -138,7 +139,7 @@ class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch
 
 
 def deleted_error(entry: Entry[T]) -> KeyDeletedError:
-    """Return the error for a key that ``entry`` deleted."""
+    """Return the error for a key that ``entry`` marks as deleted."""
     return KeyDeletedError(
         entry.bucket,
         entry.key,

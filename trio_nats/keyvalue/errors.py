@@ -1,4 +1,4 @@
-"""What goes wrong with buckets of keys and values."""
+"""Errors of key-value buckets."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ __all__ = [
 
 
 class KeyValueError(JetStreamError):
-    """Base class of all errors of this package."""
+    """Base class of all errors of key-value buckets."""
 
 
 class NotABucketError(KeyValueError):
-    """There is a stream of a bucket's name, but it is not one that can be a bucket."""
+    """The stream with the name of the bucket's stream is not configured as a bucket."""
 
 
 class BucketNotFoundError(KeyValueError, StreamNotFoundError):
-    """There is no such bucket."""
+    """The bucket does not exist."""
 
 
 class BucketExistsError(KeyValueError, StreamNameInUseError):
-    """There is a bucket of that name already, and it is configured otherwise."""
+    """A bucket with this name and a different configuration exists."""
 
 
 class InvalidKeyError(KeyValueError, ValueError):
-    """A key, or a filter of keys, that there cannot be (ADR-8)."""
+    """A key or key filter is not valid (ADR-8)."""
 
 
 class KeyNotFoundError(KeyValueError, LookupError):
-    """The bucket has no value for the key, or not of that revision."""
+    """The bucket has no value for the key, or the key has no value of this revision."""
 
     def __init__(self, bucket: str, key: str, revision: int | None = None) -> None:
         super().__init__(bucket, key, revision)
@@ -58,9 +58,9 @@ class KeyNotFoundError(KeyValueError, LookupError):
 
 
 class KeyDeletedError(KeyNotFoundError):
-    """The key had a value, but it was deleted.
+    """The key was deleted.
 
-    ``revision`` is that of what marks this, and ``operation`` is ``"DEL"`` or ``"PURGE"``.
+    ``revision`` is the revision of the deletion marker; ``operation`` is ``"DEL"`` or ``"PURGE"``.
     """
 
     def __init__(
@@ -75,4 +75,4 @@ class KeyDeletedError(KeyNotFoundError):
 
 
 class KeyExistsError(KeyValueError, WrongLastSequenceError):
-    """The key has a value already. Nothing was stored."""
+    """The key already has a value. Nothing was stored."""

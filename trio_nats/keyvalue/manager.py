@@ -1,4 +1,4 @@
-"""How buckets come to be, are found, and go: what JetStream's methods do."""
+"""Create, open, update, list and delete buckets, for the methods of :class:`JetStream`."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ T = TypeVar("T")
 
 
 async def open_bucket(js: BaseJetStream, bucket: str, codec: Codec[T]) -> KeyValue[T]:
-    """The bucket of that name."""
+    """Open an existing bucket."""
     check_codec(codec, "encode", "decode")
     with bucket_errors(check_bucket(bucket)):
         stream = await js.stream(stream_of(bucket))
     if stream.info.config.max_msgs_per_subject < 1:
         raise NotABucketError(
-            f"stream {stream.name!r} is no bucket: it does not limit the messages of a subject"
+            f"stream {stream.name!r} is not a key-value bucket: max_msgs_per_subject must be at "
+            f"least 1, not {stream.info.config.max_msgs_per_subject}"
         )
     return construct(KeyValue, js, stream, codec)
 
@@ -47,7 +48,7 @@ async def open_bucket(js: BaseJetStream, bucket: str, codec: Codec[T]) -> KeyVal
 async def create(
     js: BaseJetStream, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
-    """A new bucket."""
+    """Create a bucket."""
     check_codec(codec, "encode", "decode")
     wanted = await _wanted(js, config, options)
     try:
@@ -56,7 +57,7 @@ async def create(
         raise BucketExistsError(
             error.code,
             error.err_code,
-            f"there is a bucket {bucket_of(wanted.name)!r} already, configured otherwise: "
+            f"bucket {bucket_of(wanted.name)!r} already exists with a different configuration: "
             f"{error.description}",
         ) from None
 
@@ -74,7 +75,7 @@ async def update(
 async def create_or_update(
     js: BaseJetStream, config: KeyValueConfig | str, options: KeyValueOptions, codec: Codec[T]
 ) -> KeyValue[T]:
-    """A bucket configured like that, whether it was there or not."""
+    """Create a bucket, or update it if it exists."""
     check_codec(codec, "encode", "decode")
     wanted = await _wanted(js, config, options)
     return construct(KeyValue, js, await js.create_or_update_stream(wanted), codec)
@@ -87,7 +88,7 @@ async def delete(js: BaseJetStream, bucket: str) -> None:
 
 
 def names(js: BaseJetStream) -> PageIterator[str]:
-    """The names of all buckets."""
+    """Iterate over the names of all buckets."""
     return select(
         js.stream_names(),
         lambda name: bucket_of(name) if name.startswith(STREAM_PREFIX) else None,
@@ -95,7 +96,7 @@ def names(js: BaseJetStream) -> PageIterator[str]:
 
 
 def statuses(js: BaseJetStream) -> PageIterator[KeyValueStatus]:
-    """All buckets."""
+    """Iterate over the status of all buckets."""
     return select(js.streams(), _status)
 
 
@@ -110,12 +111,12 @@ async def _wanted(
 ) -> StreamConfig:
     wanted = stream_config(whole_config(KeyValueConfig, config, options))
     if wanted.allow_msg_ttl:
-        # Older servers would leave it out without a word (ADR-8, 48).
+        # Older servers would silently ignore it (ADR-8, 48).
         level = (await js.account_info()).api.level
         if level < 1:
             raise APILevelError(
                 412,
                 ErrorCode.REQUIRED_API_LEVEL,
-                f"limit_marker_ttl needs a server 2.11 or later, of API level 1; it has {level}",
+                f"limit_marker_ttl needs server 2.11 or later (API level 1); the level is {level}",
             )
     return wanted

@@ -1,4 +1,4 @@
-"""A bucket: keys, their values, and what has become of them."""
+"""A key-value bucket: read, write, delete and watch keys (ADR-8)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ROLLUP = {"Nats-Rollup": "sub"}
 
 
 class _Raw:
-    """Values as they are."""
+    """The codec that leaves bytes as they are."""
 
     def encode(self, value: Payload, /) -> Payload:
         return value
@@ -56,16 +56,17 @@ RAW: Codec[bytes] = _Raw()
 class KeyValue(
     Generic[T], metaclass=NoPublicConstructor, use="js.key_value() or js.create_key_value()"
 ):
-    """A bucket, as :meth:`JetStream.key_value` and :meth:`JetStream.create_key_value` make it.
+    """A key-value bucket, returned by :meth:`JetStream.key_value` and its siblings (ADR-8).
 
-    It holds nothing open. Values are what the codec is for, and without one bytes (where text may
-    be given as well). Reads are answered by any replica, so that one right after a write may not
-    see it yet in a cluster; what is conditional is decided by the leader.
+    It holds no resources and need not be closed. The codec determines the type of the values;
+    without a codec they are bytes, and you may store text too.
 
-    Unless said otherwise its methods raise :exc:`InvalidKeyError` for what is no key,
-    :exc:`BucketNotFoundError` once the bucket has been deleted (writing:
-    :exc:`NoStreamResponseError`), and what those of :class:`JetStream` raise. A write that is
-    cancelled may have happened or not.
+    Any replica may answer a read, so in a cluster a read right after a write may return the value
+    before it. The leader decides on conditional writes.
+
+    All methods raise :exc:`InvalidKeyError` if a key is invalid, and what those of
+    :class:`JetStream` raise. If the bucket has been deleted, reading raises
+    :exc:`BucketNotFoundError` and writing :exc:`NoStreamResponseError`.
     """
 
     def __init__(self, js: BaseJetStream, stream: Stream, codec: Codec[T]) -> None:
@@ -74,7 +75,7 @@ class KeyValue(
         self._codec = codec
         self._name = bucket_of(stream.name)
         mirror = stream.info.config.mirror
-        # What is in a mirror is stored under its origin's subjects, and written there.
+        # A mirror stores messages under the subjects of its origin; writes go to the origin.
         self._prefix = subjects_of(self._name if mirror is None else bucket_of(mirror.name))
         if mirror is not None and mirror.external is not None:
             self._put_prefix = f"{mirror.external.api}.{self._prefix}"
@@ -85,11 +86,16 @@ class KeyValue(
 
     @property
     def name(self) -> str:
-        """The bucket's name."""
+        """Name of the bucket."""
         return self._name
 
     async def status(self) -> KeyValueStatus:
-        """What the bucket is, and how much is in it, now."""
+        """Request the configuration and state of the bucket.
+
+        If cancelled, nothing has changed.
+
+        :returns: the current status.
+        """
         with bucket_errors(self._name):
             info = await self._stream.refresh()
         return KeyValueStatus(config=bucket_config(info.config), stream_info=info)
@@ -97,10 +103,13 @@ class KeyValue(
     # --- reading ---------------------------------------------------------------------------------
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry[T]:
-        """The key's value: the latest one, or the one that ``revision`` stored.
+        """Read a value of a key. If cancelled, nothing has changed.
 
-        Raises :exc:`KeyNotFoundError` if there is none, and :exc:`KeyDeletedError`, a subclass of
-        it, if that is because it was deleted.
+        :param key: the key.
+        :param revision: the revision to read. Default: the latest.
+        :returns: the entry with the value.
+        :raises KeyNotFoundError: if the key has no value, or none of this revision.
+        :raises KeyDeletedError: if the key was deleted; a :exc:`KeyNotFoundError`.
         """
         check_key(key)
         if revision is not None:
@@ -128,7 +137,7 @@ class KeyValue(
 
     def _entry(self, key: str, msg: StoredMsg) -> Entry[T]:
         if msg.timestamp is None:
-            raise JetStreamError(f"the answer for key {key!r} does not tell when it was stored")
+            raise JetStreamError(f"the server sent no timestamp with the value of key {key!r}")
         return construct(
             Entry,
             bucket=self._name,
@@ -142,9 +151,11 @@ class KeyValue(
         )
 
     async def history(self, key: str) -> list[Entry[T]]:
-        """What has become of the key, as far as the bucket keeps it, the latest last.
+        """Read all entries of a key that the bucket keeps. If cancelled, nothing has changed.
 
-        Deletions are entries too. Raises :exc:`KeyNotFoundError` if nothing is known of it.
+        :param key: the key.
+        :returns: the values and deletion markers, the latest last.
+        :raises KeyNotFoundError: if there are none.
         """
         check_key(key)
         async with self.watch(key, include_history=True) as watch:
@@ -154,10 +165,13 @@ class KeyValue(
         return entries
 
     async def keys(self, filters: str | Sequence[str] = ALL_KEYS) -> list[str]:
-        """The keys that have a value, or those of them that match one of ``filters``.
+        """List the keys that have a value. If cancelled, nothing has changed.
 
-        In the order of their latest values; an empty list if there are none. For very many see
-        ``watch(meta_only=True, ignore_deletes=True)``, which need not keep them all.
+        To list very many keys without keeping them all in memory, use
+        ``watch(meta_only=True, ignore_deletes=True)`` and :meth:`KeyWatcher.initial`.
+
+        :param filters: a key filter or a sequence of them, as for :meth:`watch`. Default: all keys.
+        :returns: the keys, in the order of their latest values.
         """
         keys: dict[str, None] = {}
         async with self.watch(filters, meta_only=True) as watch:
@@ -177,18 +191,23 @@ class KeyValue(
         meta_only: bool = False,
         resume_from: int | None = None,
     ) -> KeyWatcher[T]:
-        """What is in the bucket and what happens to it: ``async with kv.watch("a.>") as watch:``.
+        """Watch keys: ``async with kv.watch("a.>") as watcher:``.
 
-        :param keys: one or several keys, in which ``*`` stands for one part and ``>`` at the end
-            for all that follow.
-        :param include_history: earlier values come too, not only the latest ones.
-        :param updates_only: only what happens from now on.
-        :param ignore_deletes: leave out deletions.
-        :param meta_only: without the values, of which only :attr:`Entry.size` is known.
-        :param resume_from: everything from this revision on, such as the one after the last seen.
+        The watcher delivers the latest entry of each key first, then every change. Watching starts
+        when you enter the ``async with`` block. At most one of ``include_history``,
+        ``updates_only`` and ``resume_from`` can be given.
 
-        Nothing is sent before the block is entered; see :class:`KeyWatcher`. Raises
-        :exc:`InvalidKeyError` or :exc:`ConfigurationError` for what cannot be.
+        :param keys: a key filter or a sequence of them: a key, in which ``*`` stands for one token
+            and ``>`` for all tokens at the end. Default: all keys.
+        :param include_history: start with all entries that the bucket keeps. Default: no.
+        :param updates_only: deliver only changes made from now on. Default: no.
+        :param ignore_deletes: leave out deletion markers. Default: no.
+        :param meta_only: do not receive the values; :attr:`Entry.size` is their size. Default: no.
+        :param resume_from: start with all entries from this revision on, usually the one after the
+            last that you have seen. Default: none.
+        :returns: the watcher, to be entered with ``async with``.
+        :raises InvalidKeyError: if a key filter is invalid.
+        :raises ConfigurationError: if the options cannot be combined.
         """
         for name, flag in (
             ("include_history", include_history),
@@ -199,7 +218,7 @@ class KeyValue(
             check_flag(name, flag)
         if include_history + updates_only + (resume_from is not None) > 1:
             raise ConfigurationError(
-                "include_history, updates_only and resume_from say with what to begin; give one"
+                "include_history, updates_only and resume_from cannot be combined; give one"
             )
         if resume_from is not None:
             check_count("resume_from", resume_from, 1)
@@ -232,9 +251,12 @@ class KeyValue(
     @overload
     async def put(self, key: str, value: T) -> int: ...
     async def put(self, key: str, value: object) -> int:
-        """Store a value, whatever was there before. Returns its revision.
+        """Store a value, and replace the one before. If cancelled, it may have been stored or not.
 
-        Raises :exc:`EncodeError` for what the codec cannot encode.
+        :param key: the key.
+        :param value: the value.
+        :returns: the new revision.
+        :raises EncodeError: if the codec cannot encode the value.
         """
         return await self._store(key, self._encoded(value))
 
@@ -245,11 +267,15 @@ class KeyValue(
     @overload
     async def create(self, key: str, value: T, *, ttl: float | None = None) -> int: ...
     async def create(self, key: str, value: object, *, ttl: float | None = None) -> int:
-        """Store a value if the key has none, or no longer. Returns its revision.
+        """Store a value only if the key has none. If cancelled, it may have been stored or not.
 
-        After ``ttl`` seconds, one at least, it is gone; the bucket has to allow it
-        (``limit_marker_ttl``). Raises :exc:`KeyExistsError`, a :exc:`WrongLastSequenceError`, if
-        the key has a value, and :exc:`EncodeError` for what the codec cannot encode.
+        :param key: the key.
+        :param value: the value.
+        :param ttl: seconds until the value expires, at least 1; the bucket must have
+            ``limit_marker_ttl``. Default: the ``ttl`` of the bucket.
+        :returns: the new revision.
+        :raises KeyExistsError: if the key has a value; a :exc:`WrongLastSequenceError`.
+        :raises EncodeError: if the codec cannot encode the value.
         """
         check_key(key)
         data = self._encoded(value)
@@ -263,13 +289,13 @@ class KeyValue(
             entry = await self._get(key)
             last = refused.last_sequence
             if last is None or entry is None or entry.revision < last:
-                # The replica that answered is behind, or may be: the leader did not say.
+                # The replica that answered is, or may be, behind the leader.
                 entry = await self._get(key, direct=False)
             if (entry is not None and not entry.is_deleted) or not left:
                 raise KeyExistsError(
                     refused.code,
                     refused.err_code,
-                    f"key {key!r} of bucket {self._name!r} has a value already: "
+                    f"key {key!r} of bucket {self._name!r} already has a value: "
                     f"{refused.description}",
                 )
             expected = 0 if entry is None else entry.revision
@@ -290,17 +316,24 @@ class KeyValue(
     async def update(
         self, key: str, value: object, revision: int, *, ttl: float | None = None
     ) -> int:
-        """Store a value if ``revision`` is still the key's latest. Returns the new revision.
+        """Store a value only if the key was not changed since a revision that you know.
 
-        0 stands for a key of which nothing is known. With ``ttl`` it is gone after that many
-        seconds, as with :meth:`create`; only in buckets with a history of 1, for elsewhere the
-        value before would come back. Raises :exc:`WrongLastSequenceError` if the key's latest
-        revision is another one, and :exc:`EncodeError` for what the codec cannot encode.
+        If cancelled, it may have been stored or not.
+
+        :param key: the key.
+        :param value: the value.
+        :param revision: the latest revision of the key; 0 if the bucket must have no entry of it.
+        :param ttl: seconds until the value expires, as for :meth:`create`. Requires a history of 1,
+            because otherwise the earlier value would come back. Default: the ``ttl`` of the bucket.
+        :returns: the new revision.
+        :raises WrongLastSequenceError: if ``revision`` is not the latest one.
+        :raises ConfigurationError: if ``ttl`` is given and the bucket has a longer history.
+        :raises EncodeError: if the codec cannot encode the value.
         """
         if ttl is not None and self._stream.info.config.max_msgs_per_subject != 1:
             raise ConfigurationError(
-                "update() takes ttl only where the bucket's history is 1; elsewhere an earlier "
-                "value would come back once this one is gone"
+                "ttl of update() requires a bucket with a history of 1: with a longer history the "
+                "earlier value would come back after the new one has expired; leave ttl out"
             )
         check_count("revision", revision)
         try:
@@ -313,31 +346,41 @@ class KeyValue(
             ) from None
 
     async def delete(self, key: str, *, revision: int | None = None) -> int:
-        """Delete the key; its history is kept. Returns the revision of what marks this.
+        """Delete a key, but keep its history. If cancelled, it may have been deleted or not.
 
-        With ``revision`` only if that is still its latest one, or :exc:`WrongLastSequenceError` is
-        raised. A key that is not there is marked as deleted all the same.
+        A deletion marker is stored even if the key has no value.
+
+        :param key: the key.
+        :param revision: delete only if this is the latest revision of the key. Default: always.
+        :returns: the revision of the deletion marker.
+        :raises WrongLastSequenceError: if ``revision`` is not the latest one.
         """
         return await self._remove(key, revision, {OPERATION: Operation.DELETE.value})
 
     async def purge(
         self, key: str, *, revision: int | None = None, ttl: float | None = None
     ) -> int:
-        """Delete the key and its history. Returns the revision of what marks this.
+        """Delete a key and its history. If cancelled, they may have been deleted or not.
 
-        After ``ttl`` seconds, one at least, that is gone too; the bucket has to allow it
-        (``limit_marker_ttl``). The rest is as for :meth:`delete`.
+        :param key: the key.
+        :param revision: purge only if this is the latest revision of the key. Default: always.
+        :param ttl: seconds until the deletion marker expires, at least 1; the bucket must have
+            ``limit_marker_ttl``. Default: the ``ttl`` of the bucket.
+        :returns: the revision of the deletion marker.
+        :raises WrongLastSequenceError: if ``revision`` is not the latest one.
         """
         headers = {OPERATION: Operation.PURGE.value, **_ROLLUP}
         return await self._remove(key, revision, headers, ttl)
 
     async def purge_deletes(self, older_than: float = DEFAULT_AGE) -> int:
-        """Forget deleted keys: what is kept of them, and what marks that they were deleted.
+        """Remove the history and the deletion markers of all deleted keys.
 
-        Deletion markers younger than ``older_than`` seconds stay, so that watchers see them; 0
-        removes all of them. Returns how many messages were removed. Values stored during the call
-        stay, and so does what is stored under an invalid key. If cancelled, some may have been
-        removed.
+        Values stored during the call stay, and so does everything under an invalid key. If
+        cancelled, some keys may have been cleaned up already.
+
+        :param older_than: keep markers that are younger than this many seconds, so that watchers
+            see them; 0 removes all. Default: 30 minutes.
+        :returns: the number of removed messages.
         """
         check_seconds("older_than", older_than, zero=True)
         async with self.watch(meta_only=True) as watch:
@@ -345,12 +388,12 @@ class KeyValue(
         now = (await self.status()).stream_info.ts or datetime.now(UTC)
         removed = 0
         for entry in last.values():
-            # Servers store messages on subjects with wildcards. Purging what is stored on ">" would
-            # purge the whole bucket.
+            # Servers store messages on subjects with wildcards; purging the subject ">" would purge
+            # the whole bucket.
             if entry.is_deleted and is_key(entry.key):
-                stays = now - entry.timestamp < timedelta(seconds=older_than)
+                is_young = now - entry.timestamp < timedelta(seconds=older_than)
                 removed += await self._stream.purge(
-                    subject=self._prefix + entry.key, seq=entry.revision + (not stays)
+                    subject=self._prefix + entry.key, seq=entry.revision + (not is_young)
                 )
         return removed
 

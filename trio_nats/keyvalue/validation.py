@@ -1,4 +1,4 @@
-"""What may stand where a bucket, a key or a filter of keys is expected (ADR-6, 8)."""
+"""Validation of bucket names, keys and key filters (ADR-6, 8)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ _FILTER = re.compile(rf"(?:(?:{_TOKEN}|\*)\.)*(?:{_TOKEN}|\*|>)")
 
 
 def check_bucket(bucket: str) -> str:
-    """``bucket`` if a bucket may have that name."""
+    """Return ``bucket`` if it is a valid name."""
     if not isinstance(bucket, str):
-        raise TypeError(f"a bucket's name must be a str, not {type(bucket).__name__}")
+        raise TypeError(f"the name of a bucket must be a str, not {type(bucket).__name__}")
     if not _BUCKET.fullmatch(bucket):
         raise ConfigurationError(
-            f"bucket name {bucket[:80]!a} is not allowed: 1 to 252 of A-Z, a-z, 0-9, _ and -"
+            f"bucket name {bucket[:80]!a} is invalid: it must be 1 to 252 of the characters A-Z, "
+            "a-z, 0-9, _ and -"
         )
     return bucket
 
 
 def check_key(key: str) -> str:
-    """``key`` if there can be one like that."""
+    """Return ``key`` if it is valid."""
     if not isinstance(key, str):
         raise TypeError(f"a key must be a str, not {type(key).__name__}")
     if not is_key(key):
         raise InvalidKeyError(
-            f"key {key[:80]!a} is not allowed: parts of A-Z, a-z, 0-9, - _ = and /, with a dot "
-            "between each two"
+            f"key {key[:80]!a} is invalid: it must be made of A-Z, a-z, 0-9, -, _, = and /, with "
+            "single dots between tokens"
         )
     return key
 
@@ -49,7 +50,7 @@ def is_key(text: str) -> bool:
 
 @contextmanager
 def key_errors(key: str) -> Generator[None, None, None]:
-    """Speak of the key where the subject made of it is too long."""
+    """Name the key in the error for a subject that is too long."""
     try:
         yield
     except InvalidSubjectError as error:
@@ -57,16 +58,16 @@ def key_errors(key: str) -> Generator[None, None, None]:
 
 
 def check_filters(keys: str | Sequence[str]) -> tuple[str, ...]:
-    """One or several keys, with or without wildcards."""
+    """Return ``keys`` as a tuple if all of them are valid; wildcards are allowed."""
     filters = (keys,) if isinstance(keys, str) else tuple(keys)
     if not filters:
-        raise InvalidKeyError(f"no keys are named; all of them are {ALL_KEYS!r}")
+        raise InvalidKeyError(f"keys must not be empty; use {ALL_KEYS!r} for all keys")
     for one in filters:
         if not isinstance(one, str):
             raise TypeError(f"a key must be a str, not {type(one).__name__}")
         if not _FILTER.fullmatch(one):
             raise InvalidKeyError(
-                f"{one[:80]!a} is neither a key nor a filter of keys, in which * stands for one "
-                "part and > at the end for all that follow"
+                f"key filter {one[:80]!a} is invalid: it must be a key, in which * may stand for "
+                "one token and > for all tokens at the end"
             )
     return filters

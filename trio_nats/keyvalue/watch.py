@@ -1,4 +1,4 @@
-"""A bucket's changes as they happen, after what is there already."""
+"""Watch a bucket: first its current entries, then every change."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ LONGEST_SILENCE = 30.0
 
 @contextmanager
 def bucket_errors(bucket: str) -> Generator[None, None, None]:
-    """Speak of the bucket where the stream is gone."""
+    """Name the bucket in the error for a stream that does not exist."""
     try:
         yield
     except StreamNotFoundError as error:
         raise BucketNotFoundError(
-            error.code, error.err_code, f"there is no bucket {bucket!r}: {error.description}"
+            error.code, error.err_code, f"bucket {bucket!r} does not exist: {error.description}"
         ) from None
 
 
 class Plan(NamedTuple):
-    """What to watch, and how."""
+    """The keys to watch, and the options."""
 
     bucket: str
     prefix: str
-    """What the subjects of its keys begin with."""
+    """The prefix of the subjects of the bucket's keys."""
     stream: Stream
     consumer: OrderedConsumer
     updates_only: bool = False
@@ -55,27 +55,27 @@ class Plan(NamedTuple):
 class KeyWatcher(
     trio.abc.ReceiveChannel[Entry[T]], Generic[T], metaclass=NoPublicConstructor, use="kv.watch()"
 ):
-    """What is in a bucket and what happens to it; made by :meth:`KeyValue.watch`.
+    """A Trio channel of the entries of a bucket, returned by :meth:`KeyValue.watch`.
 
-    A Trio channel, for ``async with``. What is there already comes first; either loop over that
-    alone, or see by :attr:`is_caught_up` when it has come::
+    Use it with ``async with``. It delivers the current entries first, then every change::
 
-        async with kv.watch("config.*") as watch:
-            async for entry in watch.initial():
-                ...  # what is there
-            async for entry in watch:
-                ...  # what happens from now on
+        async with kv.watch("config.*") as watcher:
+            async for entry in watcher.initial():
+                ...  # the current entries
+            async for entry in watcher:
+                ...  # the changes
 
-    Each change comes once and in order, whatever happens to the connection. If it is
-    lost before all that is there has come, values that have been replaced may come too, before
-    those that replaced them. Changes that follow on each other while the connection is lost, or
-    nobody receives, may come as the last one only, for the bucket keeps no more than its history.
+    Every change is delivered once and in order, also after a reconnect, with two exceptions. If the
+    connection is lost before the watcher has caught up, a value that was replaced in the meantime
+    may be delivered before its replacement. If several changes of a key are made while the
+    connection is lost or you do not receive, only the last ones may be delivered, because the
+    bucket keeps only its ``history``.
 
-    It is for one task at a time; a second one gets :exc:`trio.BusyResourceError`. It ends with
-    :exc:`trio.EndOfChannel`, which ends an ``async for``, when the connection is drained; with
-    :exc:`BucketNotFoundError` when the bucket was deleted; with :exc:`ConnectionLostError` when
-    the connection is gone for good; and with :exc:`trio.ClosedResourceError` when this end or the
-    connection was closed.
+    Only one task may receive at a time; a second one gets :exc:`trio.BusyResourceError`. The
+    channel ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, when the connection is
+    drained; with :exc:`BucketNotFoundError` when the bucket is deleted; with
+    :exc:`ConnectionLostError` when the connection is lost for good; and with
+    :exc:`trio.ClosedResourceError` when the watcher or the connection is closed.
     """
 
     def __init__(self, plan: Plan, codec: Decoder[T]) -> None:
@@ -84,14 +84,15 @@ class KeyWatcher(
         self._messages: Messages = plan.consumer.consume()
         self._caught_up = trio.Event()
         self._silence = FIRST_SILENCE
-        self._seen = ("", 0)  # the consumer and its last delivery
+        self._seen = ("", 0)  # name of the consumer, sequence number of its last delivery
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Begin to watch. If cancelled, nothing has happened.
+        """Start watching. If cancelled, nothing was started.
 
-        Raises :exc:`BucketNotFoundError` if the bucket is gone, and what
-        :meth:`Stream.create_consumer` raises.
+        It also raises what :meth:`Stream.create_consumer` raises.
+
+        :raises BucketNotFoundError: if the bucket does not exist.
         """
         with bucket_errors(self._plan.bucket):
             await self._messages.__aenter__()
@@ -110,41 +111,58 @@ class KeyWatcher(
         await self._messages.__aexit__(exc_type, exc, traceback)
 
     async def aclose(self) -> None:
-        """End it. Done even if cancelled, or repeated. Leaving the block does the same."""
+        """Stop watching, as leaving the ``async with`` block does. May be called again.
+
+        If cancelled, the watcher is closed all the same.
+        """
         await self._messages.aclose()
 
     # --- receiving -------------------------------------------------------------------------------
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether all that was there when it began has been received.
+        """Whether all entries that were current at the start have been received.
 
-        It becomes true with the last entry of those: a loop sees it while it has that one.
+        Becomes true with the last of them, so a loop sees it while it handles that entry.
         """
         return self._caught_up.is_set()
 
     async def caught_up(self) -> None:
-        """Wait until :attr:`is_caught_up`, while another task receives. Can be cancelled."""
+        """Wait until :attr:`is_caught_up` is true, while another task receives.
+
+        If cancelled, nothing is lost.
+        """
         self._messages._check_run()
         await self._caught_up.wait()
 
     def initial(self) -> AsyncIterator[Entry[T]]:
-        """What is there, for an ``async for`` that ends then; what comes after is left for others.
+        """Iterate over the current entries: ``async for entry in watcher.initial():``.
 
-        Raises what :meth:`receive` raises. If cancelled, no entry is lost, and the next one goes
-        on.
+        The loop ends when :attr:`is_caught_up` becomes true; later changes stay in the channel. It
+        raises what :meth:`receive` raises. If cancelled, no entry is lost, and you can continue
+        with another loop.
+
+        :returns: an iterator over the current entries.
         """
         return _Initial(self)
 
     async def receive(self) -> Entry[T]:
-        """The next entry; waits for it. If cancelled, none is lost."""
+        """Wait for the next entry. If cancelled, no entry is lost.
+
+        :returns: the entry.
+        :raises trio.EndOfChannel: when the connection is drained.
+        :raises trio.ClosedResourceError: if the watcher or the connection is closed.
+        :raises trio.BusyResourceError: if another task is receiving.
+        :raises BucketNotFoundError: when the bucket is deleted.
+        :raises ConnectionLostError: when the connection is lost for good.
+        """
         while True:
             entry = await self._step()
             if entry is not None:
                 return entry
 
     async def _step(self) -> Entry[T] | None:
-        """The next entry; ``None``: one that was not asked for, or nothing after all."""
+        """Return the next entry; ``None`` if it is filtered out or there was none for a while."""
         with bucket_errors(self._plan.bucket):
             msg = await self._next()
         return None if msg is None else self._entry(msg)
@@ -154,8 +172,8 @@ class KeyWatcher(
             return await self._messages.receive()
         with trio.move_on_after(self._silence):
             return await self._messages.receive()
-        # A pending message may have expired, and the server does not say so. Longer and
-        # longer, for making a new consumer may take that long.
+        # A pending message may have expired, which the server does not report. The wait doubles
+        # because creating a new consumer may take as long.
         self._silence = min(2 * self._silence, LONGEST_SILENCE)
         if await self._is_all():
             self._caught_up.set()
@@ -168,7 +186,7 @@ class KeyWatcher(
                 try:
                     info = (await self._plan.stream.consumer(name)).info
                 except NatsError:
-                    return False  # `receive` is the one to find out
+                    return False  # `receive` reports the failure
                 consumer, delivery = self._seen
                 seen = delivery if consumer == name else 0
                 assert info is not None
