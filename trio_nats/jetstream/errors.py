@@ -35,7 +35,7 @@ E = TypeVar("E", bound="JetStreamAPIError")
 
 
 class ErrorCode(enum.IntEnum):
-    """Numbers of errors, to compare with :attr:`JetStreamAPIError.err_code`.
+    """Numbers of errors, to compare with the ``err_code`` of an error.
 
     These are the ones that programs handle. Servers have about two hundred, and newer servers have
     more, so ``err_code`` is a plain number. ``nats errors list`` shows them all.

@@ -179,7 +179,7 @@ async def test_a_refusal_is_asked_again_later(line: str, caplog: pytest.LogCaptu
         assert pull.batch == 5
         await puller.deliver(pull)
     assert f"{line}" in caplog.text
-    assert "pulling again in 0.25 s" in caplog.text
+    assert "requesting again in 0.25 s" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ async def test_a_message_that_never_fits_is_not_asked_for_without_end(
         await puller.say(pull, "409 Message Size Exceeds MaxBytes", **too_large)
         pull = await puller.pull()
         await puller.deliver(pull)
-    assert "pulling again in 0.25 s" in caplog.text
+    assert "requesting again in 0.25 s" in caplog.text
 
 
 async def test_no_more_than_asked_for_are_taken() -> None:
@@ -432,12 +432,12 @@ GROUPS = ConsumerConfig(priority_groups=("jobs",), priority_policy=PriorityPolic
 
 async def test_a_group_has_to_be_one_the_consumer_has() -> None:
     async with pulled_from(Puller(), GROUPS) as (consumer, _):
-        with pytest.raises(ConfigurationError, match="give group, one of 'jobs'"):
+        with pytest.raises(ConfigurationError, match="group must be given, one of 'jobs'"):
             consumer.consume()
         with pytest.raises(ConfigurationError, match="no priority group 'x'; it has 'jobs'"):
             await consumer.next(group="x")
     async with pulled_from(Puller(), ConsumerConfig()) as (consumer, _):
-        with pytest.raises(ConfigurationError, match="are for the pulls of a group"):
+        with pytest.raises(ConfigurationError, match="need group as well"):
             consumer.consume(min_pending=5)
         with pytest.raises(ConfigurationError, match="no priority group 'jobs' at all"):
             await consumer.fetch(group="jobs")
@@ -487,15 +487,15 @@ async def test_the_pin_is_shown_until_it_is_lost() -> None:
     ("options", "match"),
     [
         ({"max_messages": 0}, "max_messages must be at least 1"),
-        ({"max_messages": 5, "max_bytes": 5}, "give one"),
+        ({"max_messages": 5, "max_bytes": 5}, "not both"),
         ({"max_bytes": True}, "max_bytes must be a whole number"),
-        ({"max_messages": 5, "threshold": 6}, "threshold must be at most the limit of 5"),
+        ({"max_messages": 5, "threshold": 6}, "threshold must be at most 5"),
         ({"stop_after": 0}, "stop_after must be at least 1"),
         ({"expires": 0.5}, "expires must be at least 1 s"),
         ({"expires": float("inf")}, "at most 292 years"),
         ({"heartbeat": 20}, "at most half of the 30 s"),
         ({"heartbeat": -1}, "heartbeat must be more than zero"),
-        ({"group": ""}, "group is the name of a priority group"),
+        ({"group": ""}, "group must be the name of a priority group"),
         ({"group": "g", "priority": 10}, "between 0 and 9"),
         ({"group": "g", "min_pending": 0}, "min_pending must be at least 1"),
     ],
@@ -517,7 +517,7 @@ async def test_limits_of_the_consumer_are_kept() -> None:
         async with consumer.consume(max_bytes=1000):
             pull = await puller.pull()
             assert (pull.batch, pull.request["max_bytes"]) == (2, 100)
-        with pytest.raises(ConfigurationError, match="lets pulls last 4 s"):
+        with pytest.raises(ConfigurationError, match="max_expires of 4 s"):
             consumer.consume(expires=5)
 
 

@@ -315,7 +315,7 @@ async def test_without_an_answer_it_ends_in_time() -> None:
 
         @nursery.start_soon
         async def wait() -> None:
-            with pytest.raises(RequestTimeoutError, match="the server said nothing"):
+            with pytest.raises(RequestTimeoutError, match="the server sent nothing"):
                 await consumer.next(timeout=0.05)
 
         await puller.pull()

@@ -86,7 +86,7 @@ def test_lies_about_what_is_left() -> None:
 def test_a_new_generation_waits_for_what_waits_and_asks_for_the_rest() -> None:
     flow_control = PullFlowControl(10)
     ask(flow_control)
-    flow_control.begin_anew(3, 0)
+    flow_control.start_generation(3, 0)
     assert ask(flow_control) == [Pull(2, 7)]
     # A late status of the first pull no longer counts.
     assert not flow_control.is_current(1)
@@ -107,7 +107,7 @@ def test_a_message_too_large_for_what_is_left_waits_for_all_the_room() -> None:
     assert ask(flow_control) == [Pull(2, LARGEST_BATCH, 700)]
     assert not flow_control.ended(2, 1, 200, too_large=True)
     # Less than before would be of no use.
-    flow_control.begin_anew(0, 0)
+    flow_control.start_generation(0, 0)
     assert ask(flow_control) == [Pull(3, LARGEST_BATCH, 1000)]
     assert flow_control.ended(3, 1, 1000, too_large=True)
 
@@ -244,7 +244,7 @@ def live(
                 flow_control.withdraw(number)
         elif step == "lose":
             server.pulls.clear()
-            flow_control.begin_anew(server.waiting, server.waiting_bytes)
+            flow_control.start_generation(server.waiting, server.waiting_bytes)
         refill()
         if by_bytes:
             asked = sum(size for _, size in server.pulls.values())

@@ -1,4 +1,4 @@
-"""How a consumer is configured."""
+"""The configuration of consumers (ADR-15, 37, 42)."""
 
 from __future__ import annotations
 
@@ -25,59 +25,63 @@ __all__ = [
 
 
 class DeliverPolicy(Choice):
-    """With which message of the stream a consumer begins."""
+    """The message of the stream with which a consumer begins."""
 
     ALL = "all"
+    """The first message."""
     LAST = "last"
+    """The last message."""
     NEW = "new"
-    """With the first one stored after it was created."""
+    """The first message stored after the consumer was created."""
     BY_START_SEQUENCE = "by_start_sequence"
-    """With ``opt_start_seq``."""
+    """The message with the sequence number ``opt_start_seq``."""
     BY_START_TIME = "by_start_time"
-    """With the first one stored at ``opt_start_time`` or later."""
+    """The first message stored at ``opt_start_time`` or later."""
     LAST_PER_SUBJECT = "last_per_subject"
-    """With the last one of each subject."""
+    """The last message of each subject."""
 
 
 class AckPolicy(Choice):
-    """What has to be acknowledged."""
+    """Which messages must be acknowledged."""
 
     EXPLICIT = "explicit"
     """Each message."""
     ALL = "all"
-    """A message, and so all before it."""
+    """Any message; this acknowledges all messages before it, too."""
     NONE = "none"
-    """Nothing: what is delivered counts as acknowledged."""
+    """No message: a delivery counts as acknowledged."""
     FLOW_CONTROL = "flow_control"
-    """Whatever a reply to flow control covers; for push consumers of the server's own making."""
+    """The reply to a flow control message acknowledges all messages before it. Servers use this for
+    consumers that they make themselves."""
 
 
 class ReplayPolicy(Choice):
-    """How fast messages come."""
+    """How fast messages are delivered."""
 
     INSTANT = "instant"
+    """As fast as possible."""
     ORIGINAL = "original"
-    """As far apart as they were published."""
+    """With the pauses between them as they were published."""
 
 
 class PriorityPolicy(Choice):
-    """Which clients of a consumer get messages (ADR-42)."""
+    """How the clients of a consumer share its messages (ADR-42)."""
 
     NONE = "none"
-    """All alike."""
+    """All clients alike."""
     OVERFLOW = "overflow"
-    """Some only when much is waiting."""
+    """A client can ask for messages only above a number of pending, or unacknowledged, messages."""
     PINNED_CLIENT = "pinned_client"
-    """One, until it goes away."""
+    """One client receives all messages, until it goes away."""
     PRIORITIZED = "prioritized"
-    """Those with the lowest number for their priority first (server 2.12 or later)."""
+    """Clients with the lowest priority number first (server 2.12 or later)."""
 
 
 class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A consumer's configuration; ``None`` leaves it to the server. Times are in seconds."""
+    """The configuration of a consumer. ``None`` stands for the default of the server."""
 
     ALWAYS: ClassVar[tuple[str, ...]] = ("ack_policy",)
-    """The server's own default is another one."""
+    """Fields that are sent even with their default, because that of the server is different."""
 
     name: str = ""
     """Name of the consumer. Default: a generated one."""
@@ -190,14 +194,14 @@ class ConsumerOptions(TypedDict, total=False):
 
 
 def check_consumer(config: ConsumerConfig) -> ConsumerConfig:
-    """Return ``config`` if the client finds no fault with it."""
+    """Return ``config`` unless it is certain that the server would refuse it."""
     json_codec.check_types(config)
     for name in filter(None, (config.name, config.durable_name)):
         check_name("consumer", name)
     if config.name and config.durable_name and config.name != config.durable_name:
         raise ConfigurationError(
-            f"name {config.name!a} and durable_name {config.durable_name!a} are the same or one "
-            "of them is left out"
+            f"name and durable_name must be the same, not {config.name!a} and "
+            f"{config.durable_name!a}; give one of them"
         )
     if config.filter_subject:
         if config.filter_subjects:
@@ -213,14 +217,14 @@ def check_consumer(config: ConsumerConfig) -> ConsumerConfig:
 
 
 def _check_start(config: ConsumerConfig) -> None:
-    """The start goes with the policy."""
+    """Check that the start matches the deliver policy."""
     policy = config.deliver_policy
     by_sequence = policy == DeliverPolicy.BY_START_SEQUENCE
     if (config.opt_start_seq > 0) != by_sequence:
         raise ConfigurationError(
-            "opt_start_seq and DeliverPolicy.BY_START_SEQUENCE go together: give both or none"
+            "opt_start_seq and DeliverPolicy.BY_START_SEQUENCE go together: give both or neither"
         )
     if (config.opt_start_time is not None) != (policy == DeliverPolicy.BY_START_TIME):
         raise ConfigurationError(
-            "opt_start_time and DeliverPolicy.BY_START_TIME go together: give both or none"
+            "opt_start_time and DeliverPolicy.BY_START_TIME go together: give both or neither"
         )

@@ -1,4 +1,4 @@
-"""A consumer, and how its messages are had."""
+"""Pull and push consumers (ADR-37)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     if not (config.name or config.durable_name):
         config = msgspec.structs.replace(config, name=new_name())
     suffix = f"CONSUMER.CREATE.{stream}.{config.name or config.durable_name}"
-    # So that it can be forbidden by subject. Nothing can be published to one with wildcards.
+    # With the filter in the subject, permissions can restrict it. Subjects to publish to must not
+    # have wildcards.
     if config.filter_subject and not {"*", ">"} & {*config.filter_subject.split(".")}:
         suffix = f"{suffix}.{config.filter_subject}"
     request = _CreateRequest(stream_name=stream, config=config, action=action)
@@ -80,7 +81,7 @@ async def _what_differs(api: API, stream: str, config: ConsumerConfig) -> str:
 
 
 def _level(config: ConsumerConfig) -> int:
-    """The API level that a server needs for all of this (ADR-44); 0 if any will do."""
+    """Return the API level that the configuration needs (ADR-44); 0 if any server will do."""
     if config.priority_policy == PriorityPolicy.PRIORITIZED:
         return 2
     return int(bool(config.priority_groups) or config.pause_until is not None)
@@ -102,7 +103,7 @@ class PauseState(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     """Whether it is paused."""
     pause_until: datetime | None = None
-    """The time at which it resumes."""
+    """When it resumes."""
 
 
 class _PauseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,17 +138,17 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
 
     @property
     def name(self) -> str:
-        """The consumer's name."""
+        """The name of the consumer."""
         return self._name
 
     @property
     def stream_name(self) -> str:
-        """The name of its stream."""
+        """The name of the stream."""
         return self._stream
 
     @property
     def info(self) -> ConsumerInfo | None:
-        """The last information received about the consumer; ``None`` if it was never requested."""
+        """Configuration and state when they were last requested; ``None`` if they never were."""
         return self._info
 
     @property
@@ -160,8 +161,11 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
     # --- the consumer itself ---------------------------------------------------------------------
 
     async def refresh(self) -> ConsumerInfo:
-        """Request the current state, and update :attr:`info`. If cancelled, :attr:`info` stays.
+        """Get the present configuration and state, and update :attr:`info`.
 
+        If cancelled, :attr:`info` does not change.
+
+        :returns: the new :attr:`info`.
         :raises ConsumerNotFoundError: if the consumer does not exist.
         """
         suffix = f"CONSUMER.INFO.{self._stream}.{self._name}"
@@ -169,39 +173,51 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         return self._info
 
     async def delete(self) -> None:
-        """Delete the consumer. If cancelled, it may have been deleted.
+        """Delete the consumer.
 
-        :raises ConsumerNotFoundError: if it does not exist.
+        If cancelled, the consumer may have been deleted.
+
+        :raises ConsumerNotFoundError: if the consumer does not exist.
         """
         await delete_consumer(self._api, self._stream, self._name)
 
     async def pause(self, until: datetime) -> PauseState:
-        """Deliver nothing until a point in time (server 2.11 or later). If cancelled, it may be
-        paused.
+        """Pause the consumer: it delivers nothing until a point in time (server 2.11 or later).
+
+        If cancelled, the consumer may have been paused.
 
         :param until: the time, with a time zone.
+        :returns: whether it is paused, and until when.
         :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises ConfigurationError: if ``until`` has no time zone.
+        :raises APILevelError: if the server is too old.
         """
         return await pause_consumer(self._api, self._stream, self._name, until)
 
     async def resume(self) -> PauseState:
-        """Resume a paused consumer. If cancelled, it may be resumed.
+        """Resume a paused consumer (server 2.11 or later).
 
+        If cancelled, the consumer may have been resumed.
+
+        :returns: whether it is paused, and until when.
         :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises APILevelError: if the server is too old.
         """
         return await pause_consumer(self._api, self._stream, self._name, None)
 
     async def unpin(self, group: str) -> None:
-        """Let another client of a priority group be pinned (server 2.11 or later).
+        """Unpin the pinned client of a priority group, so that another one is pinned (ADR-42).
 
-        If cancelled, it may be done.
+        If cancelled, the client may have been unpinned.
 
-        :param group: the priority group.
+        :param group: the name of the priority group.
         :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises ConfigurationError: if ``group`` is empty.
+        :raises APILevelError: if the server is older than 2.11.
         """
         await unpin_consumer(self._api, self._stream, self._name, group)
 
-    # --- one message, or a number of them --------------------------------------------------------
+    # --- one message, or several -----------------------------------------------------------------
 
     async def next(
         self,
@@ -216,7 +232,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         """Wait for the next message.
 
         If cancelled, no message is lost; a message that is on its way is delivered again after
-        ``ack_wait``. It also raises what :meth:`Connection.publish` raises.
+        ``ack_wait``. Also raises the exceptions of :meth:`Connection.publish`.
 
         :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
         :param heartbeat: seconds after which the server confirms that it is still there. Default: 5
@@ -257,7 +273,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         min_ack_pending: int | None = None,
         priority: int | None = None,
     ) -> list[JetStreamMsg]:
-        """Receive several messages; wait until all have arrived or time is up.
+        """Receive several messages: wait until all have arrived, or until time is up.
 
         The list is empty if the server has no messages. To process messages while others are still
         to come, use :meth:`consume` with ``stop_after``. An error is raised only if no message has
@@ -306,7 +322,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
     def _no_message(self, seconds: float, *, told: bool) -> RequestTimeoutError:
         disconnected_for = self._api.nc.disconnected_for
         silent = not told and disconnected_for is None
-        hint = ", and the server said nothing: may this user ask at all?" if silent else ""
+        hint = "; the server sent nothing, so check the permissions of this user" if silent else ""
         return timed_out(
             f"consumer {self._name!r} had no message within {seconds:g} s{hint}", disconnected_for
         )
@@ -321,7 +337,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         heartbeat: float,
         no_wait: bool,
     ) -> tuple[list[JetStreamMsg], bool]:
-        """Return what arrived, and whether the server said anything."""
+        """Return the messages that arrived, and whether the server sent a status."""
         fetch = Fetch(
             self._api,
             self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}"),
@@ -338,7 +354,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         fetch.check_came()
         return came, fetch.told
 
-    # --- all there are ---------------------------------------------------------------------------
+    # --- all messages ----------------------------------------------------------------------------
 
     def consume(
         self,
@@ -459,14 +475,14 @@ async def pause_consumer(api: API, stream: str, name: str, until: datetime | Non
     if until is not None:
         if not isinstance(until, datetime):
             raise TypeError(f"until must be a datetime, not {type(until).__name__}")
-        time_to_wire("until", until)  # for its complaints
+        time_to_wire("until", until)  # raises if it has no time zone
     suffix = f"CONSUMER.PAUSE.{stream}.{name}"
     return await api.request(suffix, _PauseRequest(pause_until=until), PauseState, level=1)
 
 
 async def unpin_consumer(api: API, stream: str, name: str, group: str) -> None:
-    """Let another client of the group be pinned."""
+    """Unpin the pinned client of a priority group."""
     if not isinstance(group, str) or not group:
-        raise ConfigurationError(f"group is the name of a priority group, not {group!r}")
+        raise ConfigurationError(f"group must be the name of a priority group, not {group!r}")
     suffix = f"CONSUMER.UNPIN.{stream}.{name}"
     await api.request(suffix, _UnpinRequest(group=group), Answer, level=1)

@@ -1,8 +1,9 @@
-"""Single pulls: what ``next`` and ``fetch`` do.
+"""Single pull requests, for ``next`` and ``fetch`` (ADR-13, 37).
 
-Each takes an inbox of the connection's pool, so that a call costs no subscription. An inbox goes
-back there if nothing more can come to it: the pull has brought all it was asked for, or was said to
-be over. Otherwise it is closed, and the server, which sees that, drops the pull.
+Each takes an inbox from the pool of the connection, so that a call needs no new subscription. The
+inbox is returned to the pool if nothing more can come to it: all messages have arrived, or the
+server has reported the end. Otherwise it is closed, and the server drops the pull request because
+nobody is interested.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ __all__ = ["Fetch"]
 _logger = logging.getLogger("trio_nats.jetstream")
 
 LOOK = 0.5
-"""Seconds between looks at whether the connection is still the one that the pull was sent by."""
+"""Seconds between checks whether the connection was replaced since the request was sent."""
 PAUSE = 0.1
-"""Seconds before a pull that the server has given up is repeated."""
+"""Seconds before a pull request that the server has given up is repeated."""
 GRACE = 1.0
-"""Seconds that the server may take to say that the time is over, which it knows better."""
+"""Seconds to wait, after the time is over, for the server to report it."""
 
 
 class Fetch:
-    """One pull, repeated only if the first one was lost."""
+    """One pull request, which is repeated if it is lost."""
 
     def __init__(
         self,
@@ -68,19 +69,19 @@ class Fetch:
         self._repeated = False
         self._absent: PullStatus | None = None
         self.ended: PullStatus | None = None
-        """What the server said at the end, if it did."""
+        """The status that ended it, or ``None``."""
         self.told: bool = False
-        """Whether the server had a word to say."""
+        """Whether the server sent a status."""
         self.complete: bool = False
-        """Whether all came that was asked for."""
+        """Whether all requested messages have arrived."""
         self.clean: bool = False
-        """Whether nothing can have come that is not among what came."""
+        """Whether no message can have been lost, so that what arrived is all there is."""
 
     async def run(self) -> list[JetStreamMsg]:
-        """What came in time.
+        """Return the messages that arrive in time.
 
-        If cancelled, what came goes back to the stream, or is kept for the next one to ask if the
-        consumer wants no acknowledgements.
+        If cancelled, messages that have arrived are returned to the server, or kept for the next
+        call if the consumer has ``AckPolicy.NONE``.
         """
         while self._kept and not self.complete:
             self._add(self._kept.popleft())
@@ -133,18 +134,18 @@ class Fetch:
                 seen, heard_at = await self._pull(inbox, deadline), now
             elif self._heartbeat and now - heard_at >= 2 * self._heartbeat:
                 _logger.warning(
-                    "consumer %r: no heartbeat for %g s; pulling again",
+                    "consumer %r: no heartbeat for %g s; requesting again",
                     self._ack_context.consumer,
                     now - heard_at,
                 )
                 seen, heard_at = await self._pull(inbox, deadline), now
 
     def _is_lost(self) -> bool:
-        """Whether it is over before its time, and worth another try."""
+        """Whether the request ended too early, and should be repeated."""
         status = self.ended
         if status is None:
             return False
-        # Nobody there is the rule while a server stops or starts, and else the end.
+        # No responders: expected for a repeated request, while a server restarts; else the end.
         again = status.verdict in (PullOutcome.LOST, PullOutcome.UNPINNED)
         if again or (status.verdict is PullOutcome.ABSENT and self._repeated):
             self.ended, self._absent = None, None if again else status
@@ -160,14 +161,14 @@ class Fetch:
         return self._nc.state in (ConnectionState.OPEN, ConnectionState.DRAINING)
 
     def _connection(self) -> int:
-        """The number of the connection to a server, which no pull outlives."""
+        """Return the number of the connection. A pull request is lost with its connection."""
         return self._nc.stats.reconnects
 
     def _is_over(self) -> bool:
         return self.complete or self.ended is not None
 
     async def _pull(self, inbox: Inbox, deadline: float) -> int | None:
-        """Ask for what is missing. Returns which connection was asked over, if there is any."""
+        """Request what is missing. Return the number of the connection used, or ``None``."""
         if not self._is_connected():
             return None
         if self._reply:
@@ -180,7 +181,7 @@ class Fetch:
             self._batch - len(self._came),
             max(1, self._max_bytes - self._bytes) if self._max_bytes else 0,
             0 if self._no_wait else left,
-            # Of which there have to be two in the time that is left.
+            # There must be at least two heartbeats in the time that is left.
             0 if self._no_wait else min(self._heartbeat, left / 2.1),
             no_wait=self._no_wait,
         )
@@ -196,7 +197,7 @@ class Fetch:
         self.complete = len(self._came) >= self._batch or full
 
     def _take(self, msg: Msg) -> bool:
-        """Whether it came from the consumer, and not from somebody else."""
+        """Take a message or status. Return whether it came from the consumer."""
         if msg.data or (status := read_status(msg)) is None:
             if not self._ack_context.replies.is_ack(msg.raw_reply):
                 return False
@@ -213,7 +214,7 @@ class Fetch:
         return True
 
     def check_came(self) -> None:
-        """Raise what there is to be raised, if nothing came."""
+        """Raise the error of the server, if no message has arrived."""
         status = self.ended
         if self._came or status is None or status.verdict is PullOutcome.DONE:
             return

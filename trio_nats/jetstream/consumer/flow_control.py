@@ -1,12 +1,18 @@
-"""Pulling: what is asked of a consumer, and how much of it is still to come. Sans-IO.
+"""Flow control of pull requests: how much is requested, and how much to request next. Sans-IO.
 
-A client that consumes keeps a bounded number of messages, or of bytes, asked for or waiting, and
-asks for more once that falls below a threshold (ADR-37). Messages do not tell which pull they
-answer, so they are counted all together; statuses do, by the number in the pull's reply subject.
+Theory of operation (ADR-37): ``consume`` keeps at most ``limit`` messages, or bytes, that are
+either requested or have arrived and wait to be received. When that falls below ``threshold``,
+another pull request asks for the difference. A user who receives slowly thereby slows down the
+server.
 
-When pulls are lost, with a connection say, a new generation begins: what waits to be received then
-is only waited for, statuses of older pulls no longer count, and the room there is is asked for
-again. If an old pull is alive after all, at most as much again comes once more.
+A message does not tell which pull request it answers, so messages are counted together. A status
+does: the reply subject of each pull request contains its number. A status that ends a pull request
+early tells how much of it was not delivered, which then can be requested again.
+
+Pull requests are lost with a connection, or with the leader of the consumer. A new generation
+begins then: statuses of earlier pull requests are ignored, messages that have arrived still fill
+their part of the limit, and the rest is requested again. If an earlier pull request was alive after
+all, up to ``limit`` more arrives, once.
 """
 
 from __future__ import annotations
@@ -18,14 +24,14 @@ import msgspec
 __all__ = ["LARGEST_BATCH", "Pull", "PullFlowControl", "PullRequest"]
 
 LARGEST_BATCH = 1_000_000
-"""Messages to ask for where bytes are the limit (ADR-37)."""
+"""Number of messages to request if bytes are the limit (ADR-37)."""
 
 MAX_REMEMBERED = 64
-"""So many pulls are remembered, for the case that they are refused."""
+"""Number of pull requests of which the amount is remembered, in case they end early."""
 
 
 class PullRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A pull, as it is on the wire; times are in nanoseconds."""
+    """A pull request as sent to the server. Times are in nanoseconds."""
 
     batch: int
     expires: int = 0
@@ -39,12 +45,12 @@ class PullRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     priority: int = 0
 
     def encode(self) -> bytes:
-        """The payload of the request."""
+        """Return the payload of the request."""
         return msgspec.json.encode(self)
 
 
 class Pull(msgspec.Struct, frozen=True):
-    """One pull: its number, and how much it asks for."""
+    """The number of a pull request, and how much it asks for."""
 
     number: int
     batch: int
@@ -52,11 +58,14 @@ class Pull(msgspec.Struct, frozen=True):
 
 
 class PullFlowControl:
-    """Counts what was asked for, and tells when to ask for how much.
+    """Counts what was requested and received, and decides on the next pull request.
 
-    ``limit`` and ``threshold`` are messages, or bytes where ``by_bytes``. With ``stop_after`` no
-    more messages than that are asked for. ``largest_batch`` is what the consumer allows in a pull;
-    0 is any number.
+    :param limit: the most to have requested or waiting: messages, or bytes with ``by_bytes``.
+    :param by_bytes: whether ``limit`` and ``threshold`` are in bytes.
+    :param threshold: request more below this. Default: half of ``limit``.
+    :param stop_after: number of messages to request in all. Default: no limit.
+    :param largest_batch: the most messages that the consumer allows in a pull request; 0 for no
+        limit.
     """
 
     def __init__(
@@ -70,32 +79,35 @@ class PullFlowControl:
     ) -> None:
         self.by_bytes = by_bytes
         self.left: int | None = stop_after
-        """How many messages may still be taken; ``None``: any number."""
+        """Number of messages left until ``stop_after``; ``None`` for no limit."""
         self.taken_in_all: int = 0
-        """Messages, since the beginning."""
+        """Number of messages received in all."""
         self._limit = limit
         self._threshold = math.ceil(limit / 2) if threshold is None else threshold
         self._largest_batch = largest_batch or LARGEST_BATCH
-        self._pending = 0  # asked for in this generation, and not yet taken
-        self._stale = 0  # what waited when the generation began
-        self._stale_room = 0  # the part of the limit that it fills
-        self._first = 1  # the first pull of the generation
+        self._pending = 0  # requested in this generation, and not received yet
+        self._stale = 0  # messages that waited when the generation began
+        self._stale_room = 0  # the part of the limit that they fill
+        self._first = 1  # the first pull request of the generation
         self._number = 0
         self._amounts: dict[int, int] = {}
         self._starved = False
 
     @property
     def pending(self) -> int:
-        """How much was asked for and not taken yet, messages or bytes."""
+        """Messages, or bytes, that were requested and not received yet."""
         return self._pending
 
     @property
     def held(self) -> int:
-        """How much of the limit is in use."""
+        """The part of the limit that is in use."""
         return self._pending + self._stale_room
 
     def taken(self, size: int = 0) -> bool:
-        """A message was taken out; ``size`` matters if bytes count. Whether to ask for more."""
+        """Count a message that was received. Return whether to request more.
+
+        :param size: its size in bytes; only needed with ``by_bytes``.
+        """
         self.taken_in_all += 1
         self._starved = False
         if self.left is not None:
@@ -110,7 +122,7 @@ class PullFlowControl:
         return self._pending + self._stale_room < self._threshold
 
     def status_taken(self) -> None:
-        """A status was taken out, which may have waited with the messages."""
+        """Count a status that was taken out; it may have waited among the messages."""
         if self._stale:
             self._stale_gone(0 if self.by_bytes else 1)
 
@@ -119,7 +131,7 @@ class PullFlowControl:
         self._stale_room = max(0, self._stale_room - amount) if self._stale else 0
 
     def next_pull(self) -> Pull | None:
-        """The pull to make now, which counts as made; ``None`` if there is enough."""
+        """Return the pull request to send now, counting it as sent; ``None`` if none is due."""
         held = self.held
         if held >= self._threshold or (self._starved and held):
             return None
@@ -142,15 +154,18 @@ class PullFlowControl:
         return self._limit if self.left is None else self.left - held
 
     def is_current(self, number: int) -> bool:
-        """Whether it is the number of a pull of this generation."""
+        """Whether this is the number of a pull request of this generation."""
         return self._first <= number <= self._number
 
     def ended(
         self, number: int, messages: int | None, size: int | None, *, too_large: bool = False
     ) -> bool:
-        """A pull has ended, with so much of it not delivered; ``None`` is what was not told.
+        """Count a pull request that has ended early. Return whether it has delivered nothing.
 
-        ``too_large``: because of the size of what comes next. Whether it has brought nothing.
+        :param number: its number.
+        :param messages: messages that it has not delivered; ``None`` if unknown.
+        :param size: bytes that it has not delivered; ``None`` if unknown.
+        :param too_large: whether it ended because the next message is larger than the rest.
         """
         if not self.is_current(number):
             return False
@@ -159,16 +174,20 @@ class PullFlowControl:
         rest = amount if told is None else told
         if rest is not None:
             self._pending = max(0, self._pending - rest)
-        # Asking for less than before is of no use: wait until there is all the room there can be.
+        # A smaller request would end the same way, so wait until the whole limit is free.
         self._starved = too_large
         return rest is not None and rest == amount
 
     def withdraw(self, number: int) -> None:
-        """A pull was not made, or refused."""
+        """Count a pull request as not sent, or as refused."""
         self.ended(number, None, None)
 
-    def begin_anew(self, waiting: int, waiting_bytes: int) -> None:
-        """All pulls are lost. So many messages, statuses included, wait to be taken out."""
+    def start_generation(self, waiting: int, waiting_bytes: int) -> None:
+        """Begin a new generation, because all pull requests are lost.
+
+        :param waiting: number of messages and statuses that have arrived and wait.
+        :param waiting_bytes: their size in bytes.
+        """
         self._first = self._number + 1
         self._amounts.clear()
         self._pending = 0

@@ -1,4 +1,4 @@
-"""Inboxes for the answers to pulls, kept so that a pull costs no subscription."""
+"""A pool of inboxes for ``next`` and ``fetch``, so that a call needs no new subscription."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ...options import PendingLimits
 __all__ = ["Inbox", "InboxPool"]
 
 MAX_SPARE = 16
-"""The most inboxes that are kept."""
+"""Maximum number of inboxes to keep."""
 
 
 class Inbox:
-    """A subscription for answers to one pull after the other."""
+    """A subscription for the answers to pull requests, one at a time."""
 
     def __init__(self, nc: BaseConnection) -> None:
         self.name: str = nc.new_inbox()
-        # What comes is taken out as it comes, so the limits are those of a storm, not of the user.
+        # Messages are taken out at once, so these limits do not depend on those of the user.
         self.sub = nc.subscribe(f"{self.name}.*", pending_limits=PendingLimits())
 
     def next_reply(self) -> bytes:
-        """The reply subject of another pull."""
-        # Who sees the pulls of another call must not be able to answer this one.
+        """Return a reply subject for the next pull request."""
+        # A client that sees one pull request must not be able to answer another.
         return f"{self.name}.{secrets.token_urlsafe(9)}".encode()
 
     def take_nowait(self) -> Msg | None:
-        """A message, if one has come."""
+        """Return a message if one has arrived, or ``None``."""
         try:
             return self.sub.receive_nowait()
         except (trio.WouldBlock, trio.ClosedResourceError, trio.EndOfChannel, NatsError):
@@ -39,14 +39,14 @@ class Inbox:
 
 
 class InboxPool:
-    """The inboxes of a connection that no pull uses."""
+    """The unused inboxes of a connection."""
 
     def __init__(self, nc: BaseConnection) -> None:
         self._nc = nc
         self._spare: list[Inbox] = []
 
     async def take(self) -> Inbox:
-        """An inbox that is subscribed to. If cancelled, nothing has happened."""
+        """Return an inbox that is subscribed. If cancelled, nothing has happened."""
         while self._spare:
             inbox = self._spare.pop()
             try:
@@ -54,14 +54,14 @@ class InboxPool:
             except trio.WouldBlock:
                 return inbox
             except (trio.ClosedResourceError, trio.EndOfChannel, NatsError):
-                continue  # The connection was drained, say.
-            await inbox.sub.aclose()  # Something came that was not asked for.
+                continue  # The connection was drained, for example.
+            await inbox.sub.aclose()  # It holds something that was not requested.
         inbox = Inbox(self._nc)
         await inbox.sub.__aenter__()
         return inbox
 
     def keep(self, inbox: Inbox) -> bool:
-        """Keep an inbox that nothing more can come to. Returns whether there was room for it."""
+        """Keep an inbox to which nothing more can come. Return whether there was room for it."""
         if len(self._spare) >= MAX_SPARE:
             return False
         self._spare.append(inbox)

@@ -1,4 +1,4 @@
-"""Messages that a consumer delivers, and what can be answered to them (ADR-15)."""
+"""Messages delivered by consumers, and their acknowledgements (ADR-15)."""
 
 from __future__ import annotations
 
@@ -36,33 +36,36 @@ _can_be_published_to = re.compile(r"[^\x00-\x20\x7f.*>]+(?:\.[^\x00-\x20\x7f.*>]
 
 
 class MsgMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a message comes from, and how often it came."""
+    """Where a message comes from, and how often it was delivered."""
 
     stream: str
     """Name of the stream."""
     consumer: str
     """Name of the consumer."""
     delivered: int
-    """How many times it has been delivered, this time included."""
+    """Number of deliveries of the message, including this one."""
     stream_seq: int
-    """Its number in the stream."""
+    """Its sequence number in the stream."""
     consumer_seq: int
-    """The number of this delivery among all of the consumer."""
+    """Number of deliveries by the consumer, including this one and redeliveries."""
     timestamp_ns: int
-    """When the stream took it, in nanoseconds since 1970 (UTC)."""
+    """When it was stored, in nanoseconds since 1970 (UTC)."""
     pending: int
-    """How many messages the consumer has not been sent yet."""
+    """Number of messages that the consumer has not delivered yet."""
     domain: str | None = None
-    """The JetStream domain, if there is one."""
+    """The JetStream domain, or ``None``."""
 
     @property
     def timestamp(self) -> datetime:
-        """When the stream took it, in UTC; to the microsecond."""
+        """When it was stored, in UTC, with a resolution of a microsecond."""
         return _EPOCH + timedelta(microseconds=self.timestamp_ns // 1000)
 
 
 def read_metadata(reply: str) -> MsgMetadata:
-    """What a reply subject says. Raises :exc:`ValueError` if it is not one of JetStream's."""
+    """Read the metadata in a reply subject.
+
+    :raises ValueError: if it is not the reply subject of a JetStream message.
+    """
     tokens = _split(reply)
     if tokens[:2] == ["$JS", "ACK"]:
         if len(tokens) == 9:
@@ -73,22 +76,22 @@ def read_metadata(reply: str) -> MsgMetadata:
 
 
 class ReplySubjects:
-    """Recognises the reply subjects of one consumer."""
+    """Recognizes the reply subjects of one consumer."""
 
     __slots__ = ("_consumer", "_dots", "_front", "_stream")
 
     def __init__(self, stream: str, consumer: str) -> None:
         self._stream = stream
         self._consumer = consumer
-        # What the last acknowledgement began with, up to the numbers.
+        # The beginning of the last reply subject, up to the numbers.
         self._front = b"$JS.ACK.%b.%b." % (stream.encode(), consumer.encode())
         self._dots = 8
 
     def is_ack(self, reply: bytes | None) -> bool:
-        """Whether a message with this reply subject is one that the consumer has delivered."""
+        """Whether the consumer has delivered the message with this reply subject."""
         if reply is None:
             return False
-        # Asked for each message. Whose it is matters; the numbers are for those who read them.
+        # This runs for each message, so it checks the names only; metadata checks the numbers.
         if reply.startswith(self._front) and reply.count(b".") == self._dots:
             return True
         return self._is_other_ack(reply)
@@ -108,7 +111,7 @@ class ReplySubjects:
         return True
 
     def is_flow_control(self, subject: str) -> bool:
-        """Whether it is where the consumer is told that messages have been dealt with."""
+        """Whether the subject is one for replies to the consumer's flow control."""
         match _split(subject):
             case ["$JS", "FC", stream, consumer, _] | ["$JS", "FC", _, _, stream, consumer, _]:
                 own = (stream, consumer) == (self._stream, self._consumer)
@@ -118,14 +121,14 @@ class ReplySubjects:
 
 
 def is_ack_subject(reply: bytes | None) -> bool:
-    """Whether a message with this reply subject comes out of a stream, whichever."""
+    """Whether this is the reply subject of a message from any stream."""
     return reply is not None and (
         reply.startswith(_ACK) or (reply.startswith(b"_GR_.") and b"." + _ACK in reply)
     )
 
 
 def _split(subject: str) -> list[str]:
-    """The tokens, without those that a gateway has put in front."""
+    """Return the tokens, without those that a gateway has put in front."""
     tokens = subject.split(".")
     return tokens[3:] if tokens[0] == _GATEWAY else tokens
 
@@ -146,12 +149,14 @@ def _read(domain: str | None, tokens: list[str]) -> MsgMetadata:
 
 
 def _number(token: str) -> int:
-    # int() takes signs, spaces and underscores too, and any length.
+    # int() also accepts signs, spaces and underscores, and any length.
     if token.isascii() and token.isdigit() and len(token) <= 20:
         number = int(token)
         if number <= _LARGEST:
             return number
-    raise ValueError(f"{token[:40]!a} is not a number of JetStream's")
+    raise ValueError(
+        f"a number in a JetStream reply subject must be below 2**64, not {token[:40]!a}"
+    )
 
 
 T = TypeVar("T")
@@ -167,7 +172,7 @@ _DONE = {ACK: "ack", NAK: "nak", TERM: "term"}
 
 
 class AckContext:
-    """Where the answers to a consumer's messages go."""
+    """What the messages of a consumer need for their acknowledgements."""
 
     __slots__ = ("acks", "consumer", "nc", "replies")
 
@@ -175,29 +180,29 @@ class AckContext:
         self.nc: BaseConnection = nc
         self.consumer: str = consumer
         self.replies: ReplySubjects = ReplySubjects(stream, consumer)
-        """The subjects that messages may ask to be answered at."""
+        """Recognizes the reply subjects of the consumer."""
         self.acks: bool = acks
-        """Whether the consumer wants any."""
+        """Whether the consumer expects acknowledgements."""
 
 
-# One is made for each message, as Msg is, and for the same reasons.
+# One object is made for each message, so the class is built for speed; see Msg.
 class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
     """A message of a stream, delivered by a consumer.
 
-    Answer it once, within the consumer's ``ack_wait``, by :meth:`ack`, :meth:`double_ack`,
+    Answer it once, within the ``ack_wait`` of the consumer, with :meth:`ack`, :meth:`double_ack`,
     :meth:`nak` or :meth:`term`; otherwise it is delivered again. A second answer raises
-    :exc:`AckError`, and so does any answer if the consumer has ``AckPolicy.NONE``.
+    :exc:`AckError`, as does any answer if the consumer has ``AckPolicy.NONE``.
     """
 
     raw: Msg
-    """The message as it came."""
+    """The message as received from the connection."""
     _ack_context: AckContext
     _answer: bytes | None = None
     _metadata: MsgMetadata | None = None
 
     @property
     def subject(self) -> str:
-        """The subject it is stored under."""
+        """The subject under which it is stored."""
         return self.raw.subject
 
     @property
@@ -207,12 +212,12 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     @property
     def headers(self) -> Headers:
-        """The headers; empty when the message has none."""
+        """The headers; empty if the message has none."""
         return self.raw.headers
 
     @property
     def reply(self) -> str:
-        """Where answers go. What is published there is one, so leave that to the methods."""
+        """The subject for acknowledgements. Do not publish to it; use the methods."""
         return self.raw.reply or ""
 
     def decode(self, codec: Decoder[T]) -> T:
@@ -226,9 +231,9 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     @property
     def metadata(self) -> MsgMetadata:
-        """Where it comes from, and how often it came.
+        """Where the message comes from, and how often it was delivered.
 
-        Raises :exc:`ValueError` if its reply subject, which says it all, is none of JetStream's.
+        :raises ValueError: if the reply subject is not one of JetStream.
         """
         if self._metadata is None:
             self._metadata = read_metadata(self.reply)
@@ -236,44 +241,44 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
     @property
     def answered(self) -> bool:
-        """Whether it was acknowledged, or otherwise done with."""
+        """Whether the message was answered: acknowledged, refused or terminated."""
         return self._answer is not None
 
     async def ack(self) -> None:
         """Acknowledge the message: it has been handled.
 
-        Should the acknowledgement be lost on its way, the message is delivered again; see
-        :meth:`double_ack`. If cancelled, nothing was sent.
+        If the acknowledgement is lost on its way, the message is delivered again; see
+        :meth:`double_ack`. If cancelled, nothing was sent. Also raises the exceptions of
+        :meth:`Connection.publish`.
 
-        :raises AckError: if the message was answered already, or needs no answer.
-
-        Raises what :meth:`Connection.publish` raises, too.
+        :raises AckError: if the message was answered already, or the consumer has
+            ``AckPolicy.NONE``.
         """
         await self._say(ACK, ACK)
 
     async def double_ack(self, *, timeout: float | None = None) -> None:
         """Acknowledge the message, and wait until the server has confirmed it.
 
-        If cancelled, the acknowledgement may have arrived or not, and can be sent again.
+        If cancelled, the acknowledgement may have arrived, and you can send it again. Also raises
+        the exceptions of :meth:`Connection.request`.
 
-        :param timeout: seconds to wait, by default the connection's ``request_timeout``.
-        :raises AckError: if the message was answered already, or needs no answer.
+        :param timeout: seconds to wait. Default: the ``request_timeout`` of the connection.
+        :raises AckError: if the message was answered already, or the consumer has
+            ``AckPolicy.NONE``.
         :raises RequestTimeoutError: if no confirmation comes in time. You can try again.
-        :raises NoRespondersError: if there is no consumer to confirm it. You can try again.
-
-        Raises what :meth:`Connection.request` raises, too.
+        :raises NoRespondersError: if the consumer does not exist, or has no leader at the moment.
+            You can try again.
         """
         await self._say(ACK, ACK, confirm=True, timeout=timeout)
 
     async def nak(self, *, delay: float | None = None) -> None:
-        """Have the message delivered again: it could not be handled.
+        """Refuse the message: it could not be handled now, and is to be delivered again.
 
-        If cancelled, nothing was sent.
+        If cancelled, nothing was sent. Also raises the exceptions of :meth:`Connection.publish`.
 
-        :param delay: seconds until it is delivered again, by default none.
-        :raises AckError: if the message was answered already, or needs no answer.
-
-        Raises what :meth:`Connection.publish` raises, too.
+        :param delay: seconds until it is delivered again. Default: at once.
+        :raises AckError: if the message was answered already, or the consumer has
+            ``AckPolicy.NONE``.
         """
         if delay is None:
             await self._say(NAK, NAK)
@@ -281,15 +286,15 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             await self._say(NAK, b'-NAK {"delay": %d}' % nanoseconds("delay", delay))
 
     async def term(self, *, reason: str | None = None) -> None:
-        """Never have the message delivered again: it cannot be handled.
+        """Terminate the message: it cannot be handled, and must not be delivered again.
 
-        If cancelled, nothing was sent.
+        If cancelled, nothing was sent. Also raises the exceptions of :meth:`Connection.publish`.
 
-        :param reason: a line of text for the advisory that the server publishes about it (server
-            2.10.4 or later).
-        :raises AckError: if the message was answered already, or needs no answer.
-
-        Raises what :meth:`Connection.publish` raises, too.
+        :param reason: a line of text for the advisory that the server publishes (server 2.10.4 or
+            later). Default: none.
+        :raises AckError: if the message was answered already, or the consumer has
+            ``AckPolicy.NONE``.
+        :raises ConfigurationError: if ``reason`` contains characters that are not printable.
         """
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"reason must be a str, not {type(reason).__name__}")
@@ -297,14 +302,17 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             await self._say(TERM, TERM)
             return
         if not reason.isprintable():
-            raise ConfigurationError("reason must be a line of printable text")
+            raise ConfigurationError("reason must be one line of printable text")
         await self._say(TERM, b"+TERM " + reason.encode())
 
     async def in_progress(self) -> None:
-        """It is being dealt with: ``ack_wait`` starts again. Can be said any number of times.
+        """Report that the message is still being handled, so that ``ack_wait`` starts again.
 
-        Raises :exc:`AckError` if it was answered already, or needs no answer, and what
-        :meth:`Connection.publish` raises. If cancelled, nothing was sent.
+        Can be called any number of times. If cancelled, nothing was sent. Also raises the
+        exceptions of :meth:`Connection.publish`.
+
+        :raises AckError: if the message was answered already, or the consumer has
+            ``AckPolicy.NONE``.
         """
         try:
             await self._ack_context.nc.publish(self._where(), IN_PROGRESS)
@@ -312,7 +320,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             self._log_unanswerable(error)
 
     def _nak_nowait(self) -> bool:
-        """Have it delivered again, where that can be said at once. Whether it could."""
+        """Refuse the message without waiting. Return whether that was possible."""
         if self._answer is not None or not self._ack_context.acks or not self.reply:
             return False
         self._ack_context.nc.publish_nowait(self.reply, NAK)
@@ -323,7 +331,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         self, kind: bytes, text: bytes, *, confirm: bool = False, timeout: float | None = None
     ) -> None:
         reply = self._where()
-        # Before it is sent, for another task may be about to answer it too.
+        # Set before sending, because another task may be about to answer too.
         self._answer = kind
         try:
             if confirm:
@@ -337,23 +345,25 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             raise
 
     def _log_unanswerable(self, error: InvalidSubjectError) -> None:
-        """Not from a server. A forged reply subject must not end the loop that answers messages."""
+        """Log a reply subject that cannot be published to: forged, so not worth an exception."""
         _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, str(error))
 
     def _where(self) -> str:
         if self._answer is not None:
             raise AckError(
-                f"the message on {self.subject!r} was answered already, by "
-                f"{_DONE[self._answer]}(); a message is answered once"
+                f"the message on {self.subject!r} must be answered only once, and was "
+                f"already answered by {_DONE[self._answer]}()"
             )
         if not self._ack_context.acks:
             raise AckError(
-                f"consumer {self._ack_context.consumer!r} has AckPolicy.NONE: a delivery counts as "
-                "acknowledged, so leave that out, or create it with another policy"
+                f"consumer {self._ack_context.consumer!r} has AckPolicy.NONE, so its messages must "
+                "not be answered; leave that out, or create it with another policy"
             )
         reply = self.raw.reply
         if not reply:
-            raise AckError(f"the message on {self.subject!r} has no reply subject to answer to")
+            raise AckError(
+                f"the message on {self.subject!r} cannot be answered: it has no reply subject"
+            )
         return reply
 
     def __repr__(self) -> str:

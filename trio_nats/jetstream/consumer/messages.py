@@ -1,4 +1,4 @@
-"""Channels of messages: what ``consume`` makes."""
+"""Channels of messages, as returned by ``consume``."""
 
 from __future__ import annotations
 
@@ -22,22 +22,26 @@ class Messages(
 ):
     """The messages of a consumer, as a Trio channel; made by ``consume``.
 
-    Use it with ``async with``: entering subscribes and asks for messages, leaving unsubscribes,
-    also when cancelled. The task that entered it must leave it. Messages that arrived but were not
-    received are returned and delivered again at once; those still on their way are delivered again
-    after ``ack_wait``. A consumer with ``AckPolicy.NONE`` delivers nothing twice, so messages that
-    arrived are kept for the next call of the :class:`Consumer`.
+    Use it with ``async with``: entering subscribes and requests messages; leaving unsubscribes,
+    even if cancelled. The task that entered it must leave it. Messages that arrived but were not
+    received are returned to the server and delivered again at once; those still on their way are
+    delivered again after ``ack_wait``. A consumer with ``AckPolicy.NONE`` delivers nothing twice,
+    so messages that arrived are kept for the next call of the :class:`Consumer`.
 
     Several tasks may receive from it at the same time, as a pool of workers; each message goes to
     exactly one of them.
 
-    It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, after :meth:`drain`, after
-    ``stop_after`` messages and when the connection is drained; with :exc:`ConsumerDeletedError` or
-    another :exc:`PullError` when the server says that there is no use in asking again; with
-    :exc:`PermissionsViolationError` if it forbids asking; with :exc:`ConnectionLostError` when the
-    connection is gone for good; and with :exc:`trio.ClosedResourceError` when this end or the
-    connection was closed. Everything else is gone on from, with a line in the log where it is
-    worth one.
+    Receiving ends with:
+
+    - :exc:`trio.EndOfChannel`, which ends an ``async for``, after :meth:`drain`, after
+      ``stop_after`` messages, and when the connection is drained;
+    - :exc:`ConsumerDeletedError` if the consumer was deleted;
+    - :exc:`PullError` if the server refuses pull requests for a reason that will not pass;
+    - :exc:`PermissionsViolationError` if the user is not allowed to send pull requests;
+    - :exc:`ConnectionLostError` if the connection was lost for good;
+    - :exc:`trio.ClosedResourceError` if the channel or the connection was closed.
+
+    Any other failure is retried; noteworthy ones are logged.
     """
 
     def __init__(self, name: str, check_run: Callable[[], None]) -> None:
@@ -50,10 +54,10 @@ class Messages(
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Subscribe, and ask for messages. If cancelled, nothing has happened.
+        """Subscribe, and request messages. If cancelled, nothing has happened.
 
-        Raises :exc:`trio.ClosedResourceError` if the connection is closed or draining, and
-        :exc:`ConnectionLostError` if it is gone for good.
+        :raises trio.ClosedResourceError: if the connection is closed or draining.
+        :raises ConnectionLostError: if the connection was lost for good.
         """
         await trio.lowlevel.checkpoint()
         if self._state != "not entered":
@@ -94,9 +98,10 @@ class Messages(
             )
 
     async def aclose(self) -> None:
-        """Unsubscribe, and let what was not received go back. Done even if cancelled, or repeated.
+        """Unsubscribe, and return messages that were not received to the server.
 
-        Leaving the block does the same.
+        Leaving the block does the same. Harmless when repeated. If cancelled, it is done all the
+        same.
         """
         self._check_run()
         self._check_entered()
@@ -138,7 +143,7 @@ class Messages(
 
     @abstractmethod
     async def _open(self, nursery: trio.Nursery) -> None:
-        """Begin."""
+        """Subscribe, and request messages."""
 
     @abstractmethod
     async def _close(self) -> None:
@@ -146,37 +151,37 @@ class Messages(
 
     @abstractmethod
     def _stop_asking(self) -> None:
-        """Ask for no more."""
+        """Send no more pull requests."""
 
     @abstractmethod
     async def _drain(self) -> None:
-        """Let it come to its end."""
+        """Unsubscribe, keeping what has arrived."""
 
     @property
     @abstractmethod
     def waiting(self) -> int:
-        """How many messages have come and were not received yet."""
+        """Number of messages that have arrived and were not received yet."""
 
     def __repr__(self) -> str:
         return f"<Messages of {self._name} {self._state}, {self.waiting} waiting>"
 
 
 class ConsumerMessages(Messages):
-    """Those of one consumer."""
+    """The messages of one consumer on the server."""
 
     def __init__(self, name: str, source: MessageSource, check_run: Callable[[], None]) -> None:
         super().__init__(name, check_run)
         self._source = source
-        # Once entered it is the source's own method: one call less for each message counts.
+        # Once entered, this is the method of the source, which saves a call for each message.
         self._receive: Callable[[], Awaitable[JetStreamMsg]] = self._not_entered
 
     @property
     def waiting(self) -> int:
-        """How many messages have come and were not received yet."""
+        """Number of messages that have arrived and were not received yet."""
         return self._source.waiting
 
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. If cancelled, no message is lost."""
+        """Wait for the next message. If cancelled, no message is lost."""
         return await self._receive()
 
     async def _not_entered(self) -> JetStreamMsg:

@@ -1,4 +1,4 @@
-"""What can be said about pulls, checked before anything is sent (ADR-37, 42)."""
+"""Options of pull requests, checked before anything is sent (ADR-37, 42)."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ MAX_PRIORITY = 9
 
 @dataclass(slots=True)
 class Pin:
-    """The id by which this client is the pinned one of its group, if it is (ADR-42)."""
+    """The id of this client while it is the pinned one of its group (ADR-42)."""
 
     id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """What goes with every pull of a call."""
+    """Options that all pull requests of a call have in common."""
 
     group: str = ""
     min_pending: int = 0
     min_ack_pending: int = 0
     priority: int = 0
     pin: Pin | None = None
-    """Where the policy is ``PINNED_CLIENT``."""
+    """Set for ``PriorityPolicy.PINNED_CLIENT``."""
 
     def request(
         self,
@@ -54,7 +54,7 @@ class PullOptions:
         *,
         no_wait: bool = False,
     ) -> PullRequest:
-        """The whole of a pull; times are in seconds, and 0 is none."""
+        """Return a pull request. Times are in seconds; 0 stands for none."""
         return PullRequest(
             batch=batch,
             max_bytes=max_bytes,
@@ -71,7 +71,7 @@ class PullOptions:
 
 @dataclass(frozen=True, slots=True)
 class ConsumeOptions:
-    """How to consume."""
+    """Options of ``consume``."""
 
     limit: int
     by_bytes: bool
@@ -91,9 +91,9 @@ def check_terms(
     min_ack_pending: int | None,
     priority: int | None,
 ) -> PullOptions:
-    """The terms, if they go with the consumer; ``None`` is a consumer not known."""
+    """Check options against the consumer's configuration, which may be ``None`` for unknown."""
     if group is not None and (not isinstance(group, str) or not group):
-        raise ConfigurationError(f"group is the name of a priority group, not {group!r}")
+        raise ConfigurationError(f"group must be the name of a priority group, not {group!r}")
     for name, value in (("min_pending", min_pending), ("min_ack_pending", min_ack_pending)):
         if value is not None:
             check_count(name, value, 1)
@@ -102,9 +102,7 @@ def check_terms(
     if config is not None:
         _check_group(config, group)
     if group is None and not (min_pending is min_ack_pending is priority is None):
-        raise ConfigurationError(
-            "min_pending, min_ack_pending and priority are for the pulls of a group; give one"
-        )
+        raise ConfigurationError("min_pending, min_ack_pending and priority need group as well")
     pinned = config is None or config.priority_policy == PriorityPolicy.PINNED_CLIENT
     return PullOptions(
         group or "",
@@ -116,23 +114,25 @@ def check_terms(
 
 
 def check_pushed(config: ConsumerConfig, **options: object) -> None:
-    """Complain about options that only go with pulls, for a consumer that is not pulled from."""
+    """Check that no option for pull requests is given for a push consumer."""
     if given := ", ".join(name for name, value in options.items() if value is not None):
         raise ConfigurationError(
-            f"the consumer delivers to {config.deliver_subject!r} by itself and takes no {given}; "
-            "leave that out, or create one without deliver_subject"
+            f"a push consumer takes no {given}; leave that out, or create a pull consumer, which "
+            "has no deliver_subject"
         )
 
 
 def _check_group(config: ConsumerConfig, group: str | None) -> None:
     if config.deliver_subject:
         raise ConfigurationError(
-            f"the consumer delivers to {config.deliver_subject!r} by itself and cannot be pulled "
-            "from; use consume(), or create one without deliver_subject"
+            "next() and fetch() need a pull consumer, and this one has the deliver_subject "
+            f"{config.deliver_subject!r}; use consume(), or create one without deliver_subject"
         )
     groups = ", ".join(map(repr, config.priority_groups))
     if groups and group is None:
-        raise ConfigurationError(f"the consumer has priority groups; give group, one of {groups}")
+        raise ConfigurationError(
+            f"group must be given, one of {groups}, because the consumer has priority groups"
+        )
     if group is not None and group not in config.priority_groups:
         known = f"; it has {groups}" if groups else " at all"
         raise ConfigurationError(f"the consumer has no priority group {group!r}{known}")
@@ -141,12 +141,12 @@ def _check_group(config: ConsumerConfig, group: str | None) -> None:
 def check_heartbeat(
     heartbeat: float | None, expires: float, default: Callable[[float], float]
 ) -> float:
-    """Seconds between heartbeats, which have to come twice at least within ``expires``."""
+    """Return the interval of heartbeats in seconds, at most half of ``expires``."""
     if heartbeat is None:
         return default(expires)
     if check_seconds("heartbeat", heartbeat) > expires / 2:
         raise ConfigurationError(
-            f"heartbeat must be at most half of the {expires:g} s that a pull lasts, "
+            f"heartbeat must be at most half of the {expires:g} s that a pull request lasts, "
             f"not {heartbeat:g} s"
         )
     return heartbeat
@@ -164,9 +164,9 @@ def consume_options(
     heartbeat: float | None,
     default_heartbeat: float = LONGEST_HEARTBEAT,
 ) -> ConsumeOptions:
-    """How to consume, if it can be done like that."""
+    """Check the options of ``consume`` and fill in defaults."""
     if max_messages is not None and max_bytes is not None:
-        raise ConfigurationError("max_messages and max_bytes both limit what waits; give one")
+        raise ConfigurationError("give max_messages or max_bytes, not both")
     by_bytes = max_bytes is not None
     if max_bytes is not None:
         limit = check_count("max_bytes", max_bytes, 1)
@@ -177,7 +177,7 @@ def consume_options(
         if max_messages is not None:
             limit = min(check_count("max_messages", max_messages, 1), LARGEST_BATCH)
     if threshold is not None and check_count("threshold", threshold, 1) > limit:
-        raise ConfigurationError(f"threshold must be at most the limit of {limit}, not {threshold}")
+        raise ConfigurationError(f"threshold must be at most {limit}, not {threshold}")
     if stop_after is not None:
         check_count("stop_after", stop_after, 1)
     longest = config.max_expires if config is not None and config.max_expires else None
@@ -186,7 +186,10 @@ def consume_options(
     elif check_seconds("expires", expires) < LEAST_EXPIRES:
         raise ConfigurationError(f"expires must be at least {LEAST_EXPIRES:g} s, not {expires:g} s")
     elif longest is not None and expires > longest:
-        raise ConfigurationError(f"the consumer lets pulls last {longest:g} s, not {expires:g} s")
+        raise ConfigurationError(
+            f"expires must be at most the consumer's max_expires of {longest:g} s, "
+            f"not {expires:g} s"
+        )
     nanoseconds("expires", expires)
     return ConsumeOptions(
         limit=limit,

@@ -1,4 +1,20 @@
-"""A stream's messages in order, each once, whatever becomes of the consumers behind it (ADR-17)."""
+"""Ordered consumers: all messages of a stream, in order, without acknowledgements (ADR-17).
+
+Theory of operation: an ordered consumer reads from an ephemeral consumer on the server that has
+``AckPolicy.NONE`` and keeps its state in memory. The server numbers the deliveries of a consumer;
+a message whose number does not follow on the last one proves that something was lost. Lost messages
+may also go unnoticed for a while, so anything that may have lost one counts as a loss: a heartbeat
+with a higher number, silence, another connection, a consumer that was deleted.
+
+There is no repair after a loss. The consumer is given up, a new one is created that begins after
+the last message that was returned to the user, and messages of the old one are ignored. The names
+of consumers are numbered, and a message carries that of its consumer, so the two cannot be mixed
+up.
+
+:class:`~.ordered_state.OrderedState` has the position and creates the consumers. ``next`` and
+``fetch`` make single pull requests to the present one; ``consume`` has a
+:class:`~.pull.PullSubscription` for each, which raises :exc:`~.pull.Broken` for a loss.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +45,7 @@ _logger = logging.getLogger("trio_nats.jetstream")
 
 
 class OrderedMessages(Messages):
-    """Those of one consumer after the other."""
+    """The messages of an ordered consumer, from one consumer on the server after the other."""
 
     def __init__(self, owner: OrderedState, options: ConsumeOptions) -> None:
         super().__init__(repr(owner), owner.api.nc._check_run)
@@ -41,15 +57,15 @@ class OrderedMessages(Messages):
         self._use = owner.use()
         self._in_use = False
         self._receiving = False
-        self._barren = 0  # consumers in a row that were gone at once
+        self._barren = 0  # consumers in a row that were deleted before they delivered anything
 
     @property
     def waiting(self) -> int:
-        """How many messages have come and were not received yet."""
+        """Number of messages that have arrived and were not received yet."""
         return 0 if self._source is None else self._source.waiting
 
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. If cancelled, no message is lost."""
+        """Wait for the next message. If cancelled, no message is lost."""
         self._check_entered()
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this ordered consumer")
@@ -92,11 +108,13 @@ class OrderedMessages(Messages):
         raise trio.EndOfChannel
 
     async def _renew(self) -> None:
-        """Another consumer, however long that takes."""
+        """Create the next consumer, retrying until this succeeds."""
         if self._barren > 1:
             seconds = pause(self._barren - 2)
             _logger.warning(
-                "%s: its consumers are gone at once; again in %g s", repr(self._owner), seconds
+                "%s: consumers are deleted as soon as they are created; trying again in %g s",
+                repr(self._owner),
+                seconds,
             )
             await trio.sleep(seconds)
         waits = 0
@@ -127,12 +145,12 @@ class OrderedMessages(Messages):
             self._nursery.start_soon(source.keep)
             self._source = source
         else:
-            # What it has asked for comes to nobody.
+            # Closed or drained in the meantime: nobody would receive its messages.
             self._owner.forget()
             await source.close()
 
     async def _discard(self) -> None:
-        """What this one still has does not follow on what was handed out."""
+        """Give up the present consumer; its messages do not follow on those returned."""
         source, self._source = self._source, None
         self._owner.forget()
         if source is not None:
@@ -141,7 +159,7 @@ class OrderedMessages(Messages):
     async def _open(self, nursery: trio.Nursery) -> None:
         self._use.__enter__()
         self._in_use = True
-        self._owner.forget()  # It may be in the middle of something.
+        self._owner.forget()  # An earlier call may have received from it.
         await self._begin()
 
     async def _close(self) -> None:
@@ -182,33 +200,33 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
 
     @property
     def stream_name(self) -> str:
-        """The name of its stream."""
+        """The name of the stream."""
         return self._consumers.stream
 
     @property
     def name(self) -> str | None:
-        """Name of the current consumer on the server, if there is one."""
+        """The name of the present consumer on the server, or ``None``."""
         return self._consumers.name
 
     @property
     def info(self) -> ConsumerInfo | None:
-        """Information about that consumer from its creation."""
+        """Configuration and state of that consumer when it was created."""
         return self._consumers.info
 
     @property
     def next_seq(self) -> int | None:
-        """Sequence number from which it continues; ``None`` if it has not begun."""
+        """The sequence number from which it continues; ``None`` if it has not begun."""
         return self._consumers.next_seq
 
     def __repr__(self) -> str:
         return repr(self._consumers)
 
-    # --- one message, or a number of them --------------------------------------------------------
+    # --- one message, or several -----------------------------------------------------------------
 
     async def next(self, *, timeout: float | None = None) -> JetStreamMsg:
         """Wait for the next message. If cancelled, no message is lost.
 
-        It also raises what :meth:`Stream.create_consumer` and :meth:`Consumer.next` raise.
+        Also raises the exceptions of :meth:`Stream.create_consumer` and :meth:`Consumer.next`.
 
         :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
         :returns: the message.
@@ -229,11 +247,10 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
         timeout: float | None = None,
         no_wait: bool = False,
     ) -> list[JetStreamMsg]:
-        """Receive several messages, as :meth:`Consumer.fetch` does. If cancelled, no message is
-        lost.
+        """Receive several messages, as :meth:`Consumer.fetch` does.
 
-        After a gap the list may be shorter; the next call continues. It raises what :meth:`next`
-        raises, except that the list is empty if the server has no messages.
+        If messages were lost on the way, the list may be shorter, and the next call continues. It
+        is empty if the server has no messages. If cancelled, no message is lost.
 
         :param max_messages: maximum number of messages. Default: 100, or any number with
             ``max_bytes``.
@@ -260,7 +277,7 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
 
     def _no_message(self, seconds: float) -> RequestTimeoutError:
         return timed_out(
-            f"stream {self.stream_name!r} had no next message within {seconds:g} s",
+            f"stream {self.stream_name!r} had no further message within {seconds:g} s",
             self._api.nc.disconnected_for,
         )
 
@@ -290,7 +307,7 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
     async def _fetch_once(
         self, batch: int, max_bytes: int, deadline: float, *, no_wait: bool
     ) -> tuple[list[JetStreamMsg], bool]:
-        """Return what arrived in order, and whether it is all there was."""
+        """Return the messages that arrived in order, and whether nothing was lost."""
         with trio.move_on_at(deadline):
             await self._consumers.ensure()
         name, left = self._consumers.name, deadline - trio.current_time()
@@ -325,7 +342,7 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
             self._consumers.forget()
         return good, sound
 
-    # --- all there are ---------------------------------------------------------------------------
+    # --- all messages ----------------------------------------------------------------------------
 
     def consume(
         self,

@@ -1,4 +1,4 @@
-"""The consumers behind an ordered consumer, one after the other (ADR-17)."""
+"""The position of an ordered consumer, and its consumers on the server (ADR-17)."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ GONE = (404, 409, 503)
 
 
 class OrderedState:
-    """Consumers that follow on each other, and how far they have come together."""
+    """The position in the stream, and the present consumer on the server, if any."""
 
     def __init__(self, api: API, stream: str, prefix: str, config: ConsumerConfig) -> None:
         self.api = api
         self.stream = stream
         self.prefix = prefix
         self.name: str | None = None
-        """The present consumer."""
+        """The name of the present consumer, or ``None``."""
         self.info: ConsumerInfo | None = None
-        """What was said of it when it was created."""
+        """Its information from when it was created."""
         self.next_seq: int | None = None
-        """Where the next one begins in the stream; ``None``: as configured."""
+        """Where the next consumer begins in the stream; ``None``: as configured."""
         self._config = config
         self._serial = 0
-        self._consumer_seq = 0  # what the present one has delivered
+        self._consumer_seq = 0  # number of deliveries received from the present consumer
         self._busy = False
 
     def __repr__(self) -> str:
         return f"<OrderedConsumer {self.prefix!r} of stream {self.stream!r}>"
 
     async def ensure(self) -> str:
-        """The name of a consumer that goes on behind what was handed out."""
+        """Return the name of the present consumer; create one if there is none."""
         if self.name is None:
             self._serial += 1
             consumer = await put_consumer(self.api, self.stream, "", self._next_config())
@@ -57,7 +57,7 @@ class OrderedState:
             self.name, self.info, self._consumer_seq = consumer.name, consumer.info, 0
             last_ones = self._config.deliver_policy == DeliverPolicy.LAST_PER_SUBJECT
             if self.next_seq is None and not last_ones:
-                # Even if nothing is handed out: another one must not begin later than this one.
+                # Set it before the first message, so that a new consumer never begins later.
                 self.next_seq = consumer.info.delivered.stream_seq + 1
         return self.name
 
@@ -82,13 +82,13 @@ class OrderedState:
         return config
 
     def forget(self) -> None:
-        """Have another consumer next time. The present one is deleted, if that can be said."""
+        """Give up the present consumer: ask the server to delete it, without waiting."""
         name, self.name, self.info = self.name, None, None
         if name is None:
             return
         nc = self.api.nc
         try:
-            # Nobody waits for the answer; without, the server does it when it was not used.
+            # Without this, the server deletes the consumer after its inactive_threshold.
             nc.publish_nowait(
                 self.api.subject(f"CONSUMER.DELETE.{self.stream}.{name}"),
                 reply=nc.new_inbox(),
@@ -97,7 +97,10 @@ class OrderedState:
             _logger.debug("consumer %r could not be deleted: %s", name, str(error))
 
     def follows(self, msg: JetStreamMsg) -> bool | None:
-        """Whether it is the next one, which it counts as then; ``None``: it is another one's."""
+        """Whether a message is the next one; ``None`` if it is from another consumer.
+
+        If it is, the position moves on.
+        """
         try:
             metadata = msg.metadata
         except ValueError as error:
@@ -107,7 +110,7 @@ class OrderedState:
             return None
         if metadata.consumer_seq != self._consumer_seq + 1:
             _logger.info(
-                "consumer %r: delivery %d came after %d; going on from %s",
+                "consumer %r: delivery %d came after %d; continuing from sequence %s",
                 self.name,
                 metadata.consumer_seq,
                 self._consumer_seq,
@@ -120,10 +123,10 @@ class OrderedState:
 
     @contextmanager
     def use(self) -> Generator[None, None, None]:
-        """For one at a time."""
+        """Let only one task in at a time."""
         if self._busy:
             raise trio.BusyResourceError(
-                "this ordered consumer is in use; make another one for another task"
+                "another task is using this ordered consumer; make another one for each task"
             )
         self._busy = True
         try:
@@ -133,7 +136,7 @@ class OrderedState:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether it is worth another try."""
+    """Whether an error is temporary, so that it is worth trying again."""
     if isinstance(error, (ConsumerDeletedError, NoRespondersError, RequestTimeoutError)):
         return True
     if isinstance(error, PullError):
@@ -142,5 +145,5 @@ def passes(error: BaseException) -> bool:
 
 
 def pause(waits: int) -> float:
-    """Seconds until the next try, after so many of them."""
+    """Return the seconds to wait before the next try, after a number of earlier waits."""
     return min(FIRST_WAIT * 2.0**waits, LONGEST_WAIT)

@@ -1,8 +1,17 @@
-"""The messages of one consumer, asked for as they are taken out.
+"""The pull requests of ``consume``, and the messages that answer them (ADR-13, 37).
 
-Taking a message out counts it, and asks for more when there is space: there is no task
-between the connection and the user, and one who is slow is what holds the pulling back. The only
-task, :meth:`PullSubscription.keep`, notices what is not a message: a new connection, or silence.
+Theory of operation: all pull requests of a subscription are answered at one inbox, each at a reply
+subject of its own. There is no task between the connection and the user. :meth:`~PullSubscription.
+receive` takes a message out of the subscription, counts it, and sends the next pull request when
+:class:`~.flow_control.PullFlowControl` says that one is due. So a user who receives slowly requests
+slowly. Statuses arrive among the messages, and are handled when they are taken out.
+
+One task, :meth:`~PullSubscription.keep`, handles what is not a message: it requests again after a
+reconnect, after a pause, and after two intervals without a heartbeat.
+
+Anybody who can publish to the inbox could forge statuses. Therefore each reply subject contains a
+proof, a keyed hash of the number of the pull request, and statuses without it are ignored.
+Messages are recognized by their reply subjects, see :class:`~.message.ReplySubjects`.
 """
 
 from __future__ import annotations
@@ -36,22 +45,22 @@ _logger = logging.getLogger("trio_nats.jetstream")
 
 CONFLICT = 409
 SLACK_MESSAGES = 1000
-"""For statuses, which wait with the messages."""
+"""Room for statuses, which wait among the messages."""
 SLACK_BYTES = 1024 * 1024
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
 MAX_PIN_ID = 256
 PROOF = 9
-"""Bytes by which the reply subject of a pull is told from one that somebody has made up."""
+"""Bytes of the proof in the reply subject of a pull request."""
 ABSENT_ENOUGH = 3
-"""So often is nobody there before it is asked whether the consumer is."""
+"""After this many answers that there are no responders, check whether the consumer exists."""
 
 
 class Broken(Exception):
-    """The feed of an ordered consumer cannot be relied on any more.
+    """Messages for an ordered consumer may have been lost.
 
-    ``gone``: for the consumer is not there.
+    ``gone`` tells whether that is because the consumer does not exist any more.
     """
 
     def __init__(self, why: str, gone: bool) -> None:
@@ -60,7 +69,11 @@ class Broken(Exception):
 
 
 class PullSubscription(MessageSource):
-    """Pulls from a consumer. ``fragile``: whatever may have lost a message breaks it."""
+    """Receives from a pull consumer.
+
+    With ``fragile``, it raises :exc:`Broken` as soon as a message may have been lost, for ordered
+    consumers. Otherwise it requests again.
+    """
 
     def __init__(
         self,
@@ -87,14 +100,14 @@ class PullSubscription(MessageSource):
         self._subject = api.subject(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
         self._events: trio.abc.ReceiveChannel[Event] | None = None
         self._nap = trio.CancelScope()
-        self._wait_until: float | None = None  # no pull before
+        self._wait_until: float | None = None  # send no pull request before
         self._waits = 0
         self._absent = 0
         self._heard_at = math.inf
-        self._heard = 0  # how much had been taken out then
+        self._heard = 0  # messages and statuses taken out at that time
         self._statuses = 0
         self.last_seq: int | None = None
-        """The last delivery that is known to have come, where that matters."""
+        """Number of the last delivery that was received; kept for ordered consumers."""
         self.flow_control: PullFlowControl = PullFlowControl(
             options.limit,
             by_bytes=options.by_bytes,
@@ -107,18 +120,21 @@ class PullSubscription(MessageSource):
 
     @property
     def consumer(self) -> str:
-        """The consumer's name."""
+        """The name of the consumer."""
         return self._consumer
 
     async def open(self) -> None:
-        """Subscribe, and ask for the first messages. If cancelled, nothing has happened."""
+        """Subscribe, and send the first pull request. If cancelled, nothing has happened."""
         await self._sub.__aenter__()
         self._events = self._nc.events()
         self._heard_at = trio.current_time()
         self.ask()
 
     async def close(self) -> None:
-        """Unsubscribe. What was not received goes back. Done even if cancelled, or repeated."""
+        """Unsubscribe, and return messages that were not received to the server.
+
+        Harmless when repeated. If cancelled, it is done all the same.
+        """
         await super().close()
         if self._events is not None:
             with trio.CancelScope(shield=True):
@@ -127,9 +143,9 @@ class PullSubscription(MessageSource):
     # --- the user's side -------------------------------------------------------------------------
 
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. If cancelled, no message is lost.
+        """Wait for the next message. If cancelled, no message is lost.
 
-        Raises :exc:`trio.EndOfChannel` after :meth:`drain`, or after ``stop_after`` messages.
+        :raises trio.EndOfChannel: after :meth:`drain`, and after ``stop_after`` messages.
         """
         flow_control, is_ack = self.flow_control, self._ack_context.replies.is_ack
         if self._kept and self._failure is None:
@@ -154,7 +170,7 @@ class PullSubscription(MessageSource):
             await self._on_status(status)
 
     async def _take_kept(self) -> JetStreamMsg:
-        """What another call has left."""
+        """Return a message that an earlier call has left."""
         await trio.lowlevel.checkpoint()
         if not self._kept:  # another task was quicker
             return await self.receive()
@@ -166,18 +182,18 @@ class PullSubscription(MessageSource):
         return msg
 
     async def _finish(self) -> None:
-        """All came that was wanted. Others may still wait for it."""
+        """End after the last message of ``stop_after``, for all tasks that receive."""
         self._failure = trio.EndOfChannel()
         await self.close()
 
-    # --- asking ----------------------------------------------------------------------------------
+    # --- pull requests ---------------------------------------------------------------------------
 
     def ask(self) -> None:
-        """Pull as much as there is room for, if there is enough of it."""
+        """Send the pull requests that are due."""
         if self._stopping or self._wait_until is not None:
             return
         if self._nc.state is not ConnectionState.OPEN:
-            return  # `keep` asks when there is a connection again.
+            return  # `keep` requests again after the reconnect.
         options, flow_control = self._options, self.flow_control
         while (pull := flow_control.next_pull()) is not None:
             request = options.pull_options.request(
@@ -193,15 +209,15 @@ class PullSubscription(MessageSource):
                 return
             except NO_CONNECTION:
                 flow_control.withdraw(pull.number)
-                return  # The subscription tells, or `keep`.
+                return  # The subscription raises it, or `keep` requests again.
 
     def _reply(self, number: int) -> str:
-        """Where a pull is answered: its number, and what nobody can guess."""
+        """Return the reply subject of a pull request: its number and a proof."""
         proof = blake2b(b"%d" % number, key=self._key, digest_size=PROOF).hexdigest()
         return f"{self._inbox}.{number}-{proof}"
 
     def _number_of(self, status: PullStatus) -> int | None:
-        """The number of the pull that a status is about; ``None`` if there was no such pull."""
+        """Return the number of the pull request of a status; ``None`` if the proof is wrong."""
         head = status.subject[len(self._inbox) + 1 :].partition(b"-")[0]
         if head.isdigit() and len(head) < 20:
             number = int(head)
@@ -209,14 +225,14 @@ class PullSubscription(MessageSource):
                 return number
         return None
 
-    def _begin_anew(self) -> None:
-        """All pulls are gone."""
-        self.flow_control.begin_anew(*self._sub.pending)
+    def _start_over(self) -> None:
+        """Request again, because all pull requests are lost."""
+        self.flow_control.start_generation(*self._sub.pending)
         self._heard_at = trio.current_time()
         self.ask()
 
     def _wait(self, seconds: float) -> None:
-        """Do not pull for a while."""
+        """Send no pull requests for a while."""
         self._wait_until = trio.current_time() + seconds
         self._nap.deadline = min(self._nap.deadline, self._wait_until)
 
@@ -224,7 +240,7 @@ class PullSubscription(MessageSource):
         seconds = min(FIRST_WAIT * 2**self._waits, LONGEST_WAIT)
         self._waits += 1
         _logger.warning(
-            "consumer %r: %d %s; pulling again in %g s",
+            "consumer %r: %d %s; requesting again in %g s",
             self._consumer,
             status.code,
             printable(status.description, MAX_TEXT),
@@ -232,26 +248,26 @@ class PullSubscription(MessageSource):
         )
         self._wait(seconds)
 
-    # --- what the server says --------------------------------------------------------------------
+    # --- statuses --------------------------------------------------------------------------------
 
     async def _on_status(self, status: PullStatus) -> None:
         flow_control = self.flow_control
         flow_control.status_taken()
         number = self._number_of(status)
         if number is None:
-            return  # Anybody may have sent it.
+            return  # It may be forged.
         self._statuses += 1
         verdict = status.verdict
         if verdict is PullOutcome.FATAL:
             if self._fragile and status.code == CONFLICT:
-                await self._break("the consumer is gone", gone=True)
+                await self._break("the consumer does not exist any more", gone=True)
             await self._fail(failure_of(status, self._consumer))
         elif verdict is PullOutcome.ALIVE:
             self._waits = self._absent = 0
             if self._fragile and (status.last_consumer_seq or 0) > (self.last_seq or 0):
-                await self._break("what was delivered did not come")
+                await self._break("a message that was delivered did not arrive")
         elif not flow_control.is_current(number):
-            pass  # It was given up already.
+            pass  # That pull request is given up already.
         elif verdict in (PullOutcome.DONE, PullOutcome.TOO_LARGE):
             too_large = verdict is PullOutcome.TOO_LARGE
             left = status.pending_messages, status.pending_bytes
@@ -268,14 +284,14 @@ class PullSubscription(MessageSource):
         elif verdict is PullOutcome.UNPINNED:
             if self._options.pull_options.pin is not None:
                 self._options.pull_options.pin.id = ""
-            _logger.info("consumer %r: another client is the pinned one", self._consumer)
-            self._begin_anew()
+            _logger.info("consumer %r: another client was pinned", self._consumer)
+            self._start_over()
         else:
             flow_control.withdraw(number)
             if verdict is PullOutcome.ABSENT:
                 self._absent += 1
                 if self._fragile:
-                    await self._break("the consumer is gone", gone=True)
+                    await self._break("the consumer does not exist any more", gone=True)
             self._back_off(status)
         self.ask()
 
@@ -283,18 +299,18 @@ class PullSubscription(MessageSource):
         if self._fragile:
             await self._break(why)
         else:
-            _logger.info("consumer %r: %s; pulling again", self._consumer, why)
-            self._begin_anew()
+            _logger.info("consumer %r: %s; requesting again", self._consumer, why)
+            self._start_over()
 
     async def _break(self, why: str, *, gone: bool = False) -> None:
         _logger.info("consumer %r: %s", self._consumer, why)
         await self._fail(Broken(why, gone))
 
-    # --- what is not a message -------------------------------------------------------------------
+    # --- the task --------------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
     async def keep(self) -> None:
-        """Ask again when pulls are lost, until cancelled."""
+        """Request again when pull requests are lost, until cancelled."""
         events = self._events
         assert events is not None
         try:
@@ -304,17 +320,17 @@ class PullSubscription(MessageSource):
                 if self._nap.cancelled_caught:
                     await self._look()
         except (Broken, *NO_CONNECTION, trio.EndOfChannel):
-            return  # The receiver is told.
+            return  # `receive` raises it.
 
     def _next_look(self) -> float:
-        # Looking four times in the two intervals of silence that are too long.
+        # Look twice in each interval; two intervals without a heartbeat are too long.
         look = trio.current_time() + self._options.heartbeat / 2
         return look if self._wait_until is None else min(look, self._wait_until)
 
     async def _on_event(self, event: Event) -> None:
         if isinstance(event, Reconnected):
             self._wait_until = None
-            await self._lost("connected again")
+            await self._lost("reconnected")
         elif isinstance(event, ServerError) and isinstance(event.error, PermissionsViolationError):
             error = event.error
             if error.operation == "publish" and error.subject == self._subject:
@@ -339,11 +355,11 @@ class PullSubscription(MessageSource):
             self._heard, self._heard_at = taken, now
         elif now - self._heard_at >= 2 * self._options.heartbeat:
             _logger.warning(
-                "consumer %r: no heartbeat for %g s; pulling again",
+                "consumer %r: no heartbeat for %g s; requesting again",
                 self._consumer,
                 now - self._heard_at,
             )
-            await self._lost("silent")
+            await self._lost("no heartbeat")
 
     async def _ask_whether_there(self) -> None:
         if self._is_there is None:
@@ -357,9 +373,11 @@ class PullSubscription(MessageSource):
 
 
 def _room_for(options: ConsumeOptions, largest: int) -> PendingLimits:
-    """What was asked for, and as much again if pulls were taken for lost that were not.
+    """Return the limits of the subscription: twice what is requested, plus room for statuses.
 
-    ``largest`` is how many bytes a message may have.
+    Twice, because pull requests that were taken for lost may be answered after all.
+
+    :param largest: maximum size of a message in bytes.
     """
     most = 2 * options.limit
     if options.by_bytes:
@@ -369,26 +387,26 @@ def _room_for(options: ConsumeOptions, largest: int) -> PendingLimits:
 
 
 def failure_of(status: PullStatus, consumer: str) -> PullError:
-    """What to raise for a status."""
+    """Return the error for a status."""
     gone = "consumer deleted" in status.description.lower()
     kind = ConsumerDeletedError if gone else PullError
     text = status.description or "refused"
     if status.verdict is PullOutcome.ABSENT:
-        text = "nobody answers: the consumer is gone, or has no leader at the moment"
+        text = "nobody answers: the consumer does not exist, or has no leader at the moment"
     return kind(status.code, text, consumer)
 
 
 def note_pin(msg: Msg, pull_options: PullOptions) -> None:
-    """Remember the id by which this client is the pinned one."""
+    """Remember the id that the server gave to this client when it was pinned."""
     pin = pull_options.pin
     if pin is not None and msg.raw_headers is not None:
-        # The server's own stands behind those that a publisher may have given the message.
+        # The header of the server follows those of the publisher, if there are any.
         ids = msg.headers.get_all("Nats-Pin-Id")
         if ids and len(ids[-1]) <= MAX_PIN_ID:
             pin.id = ids[-1]
 
 
 def message_size(msg: Msg) -> int:
-    """How many bytes of a pull a message takes, as the server counts (ADR-37)."""
+    """Return the size in bytes of a message, as the server counts ``max_bytes`` (ADR-37)."""
     size = len(msg.data) + len(msg.raw_subject) + len(msg.raw_reply or b"")
     return size if msg.raw_headers is None else size + len(msg.raw_headers)

@@ -1,4 +1,4 @@
-"""The messages of a consumer that sends them by itself (ADR-15)."""
+"""The messages of a push consumer (ADR-15)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["PushSubscription"]
 _logger = logging.getLogger("trio_nats.jetstream")
 
 SILENCE = 3
-"""So many intervals without a heartbeat are too many (ADR-15)."""
+"""Number of intervals without a heartbeat that count as silence (ADR-15)."""
 
 
 class PushSubscription(MessageSource):
-    """Subscribes to where the consumer delivers, and keeps up its flow control."""
+    """Subscribes to the deliver subject, and replies to flow control."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class PushSubscription(MessageSource):
         await self._sub.__aenter__()
 
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. If cancelled, no message is lost."""
+        """Wait for the next message. If cancelled, no message is lost."""
         if self._kept:
             await trio.lowlevel.checkpoint()
             if self._kept:  # another task may have been quicker
@@ -72,9 +72,9 @@ class PushSubscription(MessageSource):
                 self._on_status(msg)
 
     def _on_status(self, msg: Msg) -> None:
-        """All before it was taken out, so if the server waits for that, tell it."""
+        """Reply to flow control: all messages before the status have been taken out."""
         wanted = msg.reply or msg.headers.get("Nats-Consumer-Stalled")
-        # A stalled consumer says so with every heartbeat; once is enough.
+        # A stalled consumer repeats this with each heartbeat; one reply is enough.
         if wanted is None or (wanted == self._stalled and msg.raw_reply is None):
             return
         if not self._ack_context.replies.is_flow_control(wanted):
@@ -83,17 +83,17 @@ class PushSubscription(MessageSource):
         try:
             self._nc.publish_nowait(wanted)
         except OutboxFullError:
-            return  # The next heartbeat asks for it again.
+            return  # The next heartbeat repeats the request.
         except NO_CONNECTION as error:
             _logger.debug(
-                "consumer %r: no word to its flow control: %s", self._consumer, str(error)
+                "consumer %r: could not reply to flow control: %s", self._consumer, str(error)
             )
             return
         self._stalled = wanted
 
     @trio.lowlevel.enable_ki_protection
     async def keep(self) -> None:
-        """Notice silence, where there are heartbeats; until cancelled."""
+        """Watch the heartbeats, if the consumer sends any, until cancelled."""
         if not self._heartbeat:
             return
         seen, since = -1, trio.current_time()
@@ -111,7 +111,7 @@ class PushSubscription(MessageSource):
                     since = now
                     await self._ask_whether_there()
         except NO_CONNECTION:
-            return  # The receiver is told.
+            return  # `receive` raises it.
 
     async def _ask_whether_there(self) -> None:
         try:

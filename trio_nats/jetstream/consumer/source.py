@@ -1,4 +1,4 @@
-"""A subscription that a consumer's messages come in by, however they came to be sent."""
+"""What pull and push subscriptions have in common: how the messages of a consumer arrive."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ __all__ = ["NO_CONNECTION", "MessageSource", "nak_all_nowait"]
 _logger = logging.getLogger("trio_nats.jetstream")
 
 NO_CONNECTION = (NatsError, trio.ClosedResourceError)
-"""What using a connection may raise, once arguments are right."""
+"""What a connection raises if it is closed or lost."""
 
 
 class MessageSource(ABC):
-    """What messages come out of.
+    """The subscription for the messages of a consumer.
 
-    ``kept`` is for what was delivered, not received, and cannot go back.
+    :param sub: the subscription; :meth:`open` enters it.
+    :param ack_context: what messages need for their acknowledgements.
+    :param kept: messages that arrived, were not received, and are not delivered again, because the
+        consumer has ``AckPolicy.NONE``. The calls of a :class:`Consumer` share it.
     """
 
     def __init__(
@@ -40,35 +43,38 @@ class MessageSource(ABC):
 
     @property
     def waiting(self) -> int:
-        """How many messages, and statuses, wait to be received."""
+        """Number of messages, and statuses, that wait to be received."""
         return self._sub.pending[0]
 
     @abstractmethod
     async def open(self) -> None:
-        """Begin. If cancelled, nothing has happened."""
+        """Subscribe. If cancelled, nothing has happened."""
 
     @abstractmethod
     async def receive(self) -> JetStreamMsg:
-        """The next message; waits for it. If cancelled, no message is lost."""
+        """Wait for the next message. If cancelled, no message is lost."""
 
     @abstractmethod
     async def keep(self) -> None:
-        """Look after what is no message, until cancelled or there is nothing more to look after."""
+        """Handle what is not a message, such as silence. Runs as a task, until cancelled."""
 
     def stop_asking(self) -> None:
-        """Ask for no more, from now on."""
+        """Send no more pull requests from now on."""
         self._stopping = True
 
     async def drain(self) -> None:
-        """What has come by then can be received, and then it ends."""
+        """Unsubscribe, keeping what has arrived. Receiving ends after that."""
         self.stop_asking()
         try:
             await self._sub.drain()
         except NO_CONNECTION:
-            return  # So it has ended anyway.
+            return  # It has ended already.
 
     async def close(self) -> None:
-        """Unsubscribe. What was not received goes back. Done even if cancelled, or repeated."""
+        """Unsubscribe, and return messages that were not received to the server.
+
+        Harmless when repeated. If cancelled, it is done all the same.
+        """
         self._stopping = True
         self._kept.extend(nak_all_nowait(self._take_nowait, self._ack_context))
         with trio.CancelScope(shield=True):
@@ -81,20 +87,20 @@ class MessageSource(ABC):
             return None
 
     def _why_closed(self, error: trio.ClosedResourceError) -> Exception:
-        """What the subscription was closed for, if not because its user has closed it."""
+        """Return the reason why the subscription was closed: the failure, or ``error``."""
         return error if self._failure is None else fresh(self._failure)
 
     def _log_stray(self, msg: Msg) -> None:
-        """Somebody else than the consumer may publish there; such messages are dropped."""
+        """Log a message that does not come from the consumer. It is dropped."""
         _logger.debug(
-            "consumer %r: a message that it did not deliver came to %s, with reply subject %.200a",
+            "consumer %r: dropped a message from elsewhere on %s, with reply subject %.200a",
             self._ack_context.consumer,
             self._sub.subject,
             msg.raw_reply,
         )
 
     async def _fail(self, failure: Exception) -> NoReturn:
-        """End for all that receive."""
+        """End with an error, for all tasks that receive."""
         if self._failure is None:
             self._failure = failure
         await self.close()
@@ -102,7 +108,7 @@ class MessageSource(ABC):
 
 
 def nak_all_nowait(take: Callable[[], Msg | None], ack_context: AckContext) -> list[JetStreamMsg]:
-    """Have all that ``take`` gives delivered again. Returns what cannot be."""
+    """Return messages to the server, to be delivered again; return those that cannot be."""
     kept: list[JetStreamMsg] = []
     while (msg := take()) is not None:
         if ack_context.replies.is_ack(msg.raw_reply):
@@ -111,5 +117,5 @@ def nak_all_nowait(take: Callable[[], Msg | None], ack_context: AckContext) -> l
                 if not one._nak_nowait():
                     kept.append(one)
             except NO_CONNECTION as error:
-                _logger.debug("%s could not be handed back: %s", repr(one), str(error))
+                _logger.debug("%s could not be returned to the server: %s", repr(one), str(error))
     return kept

@@ -1,4 +1,4 @@
-"""What the server says about a pull, as opposed to what it delivers (ADR-13, ADR-37)."""
+"""Statuses: what the server reports about pull requests (ADR-13, 37)."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ _MAX_SHOWN = 200
 
 
 class PullOutcome(enum.Enum):
-    """What a status means for the pull it is about."""
+    """What a status means for its pull request."""
 
     ALIVE = enum.auto()
-    """It is waiting: a heartbeat."""
+    """A heartbeat: the pull request is waiting."""
     DONE = enum.auto()
-    """It has come to its end, in good order: its time is over, say. What is left is told."""
+    """It ended as it should, for example when its time was over. The status tells the rest."""
     TOO_LARGE = enum.auto()
-    """It has come to its end because the next message has more bytes than are left of it."""
+    """It ended because the next message is larger than the rest of its ``max_bytes``."""
     REFUSED = enum.auto()
-    """It was never begun, for a limit is exceeded; later it may be otherwise."""
+    """It was refused because it exceeds a limit. It may be accepted later."""
     LOST = enum.auto()
-    """All pulls are gone, for their leader is; another one will take new ones."""
+    """All pull requests are lost with their leader. A new leader will accept new ones."""
     UNPINNED = enum.auto()
-    """Another client of the group is the pinned one now."""
+    """Another client of the priority group was pinned."""
     ABSENT = enum.auto()
-    """Nobody took it: the consumer is gone, or not there yet."""
+    """Nobody received it: the consumer does not exist, or has no leader."""
     FATAL = enum.auto()
-    """There is no use in asking again."""
+    """No pull request can succeed any more."""
 
 
 class PullStatus(msgspec.Struct, frozen=True):
-    """A status, and the pull it is about."""
+    """A status, and its pull request."""
 
     verdict: PullOutcome
     code: int
     description: str
     subject: bytes
-    """The reply subject of the pull it is about."""
+    """The reply subject of the pull request."""
     pending_messages: int | None = None
-    """How many messages of the pull were not delivered, if told."""
+    """Number of messages that were requested and not delivered, if the status tells."""
     pending_bytes: int | None = None
     last_consumer_seq: int | None = None
-    """With a heartbeat: the number of the consumer's last delivery."""
+    """The number of the consumer's last delivery, in heartbeats."""
 
 
 def read_status(msg: Msg) -> PullStatus | None:
-    """The status that ``msg`` is; ``None`` if it is a message like any other.
+    """Return the status in ``msg``, or ``None`` if it is a message from the stream.
 
-    What is in a stream can have a status line of its own, but comes with a reply subject.
+    Stored messages may contain a status line too, but have a reply subject for acknowledgements.
     """
     if msg.data or msg.raw_headers is None or is_ack_subject(msg.raw_reply):
         return None
