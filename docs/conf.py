@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sphinx.ext.napoleon import GoogleDocstring
 
 import trio_nats.anyio
-from tests.support.public_names import PUBLIC_MODULES, has_public_constructor
+from tests.support.public_names import PUBLIC_MODULES, has_public_constructor, public_objects
+from trio_nats._public_modules import DEFINED_IN
 
 project = "trio_nats"
 author = "the trio_nats authors"
@@ -43,6 +44,11 @@ intersphinx_mapping = {
     "anyio": ("https://anyio.readthedocs.io/en/stable/", "inventories/anyio.inv"),
     "msgspec": ("https://jcristharif.com/msgspec/", "inventories/msgspec.inv"),
 }
+
+# Autodoc reads the docstrings of attributes in the module that a class says it is from.
+public_objects()
+for cls, module in DEFINED_IN.items():
+    cls.__module__ = module
 
 html_theme = "furo"
 html_title = f"trio_nats {version}"

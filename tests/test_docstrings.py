@@ -117,7 +117,8 @@ def missing_in_constructor(cls: type, tree: ast.Module) -> Iterator[str]:
         fields = vars(cls).get("__annotations__", {})
         documented = documented_fields(cls, tree)
         names = [name for name in fields if name not in documented and not name.startswith("_")]
-        names = [name for name in names if not str(fields[name]).startswith(("ClassVar", "Final"))]
+        texts = {name: getattr(text, "__forward_arg__", text) for name, text in fields.items()}
+        names = [name for name in names if not texts[name].startswith(("ClassVar", "Final"))]
         if "__init__" in vars(cls) and not dataclasses.is_dataclass(cls):
             names = []
     elif "__init__" in vars(cls) and has_public_constructor(cls) and not issubclass(cls, Exception):

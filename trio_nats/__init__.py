@@ -15,6 +15,7 @@ __version__ = "0.1.0.dev0"
 
 from . import errors, events
 from ._core.stats import Statistics
+from ._public_modules import set_public_module
 from ._transport.tls_info import CertificateInfo, TLSInfo
 from .auth import (
     JWT,
@@ -178,3 +179,5 @@ __all__ = [
     "load_context",
     "open_nats",
 ]
+
+set_public_module(__name__, __all__, globals())

@@ -474,7 +474,7 @@ assert "trio_nats.testing.server" not in sys.modules
 names = {}
 exec("from trio_nats.testing import *", names)
 assert set(testing.__all__) <= set(names)
-assert names["NatsServer"].__module__ == "trio_nats.testing.server"
+assert names["NatsServer"].__module__ == "trio_nats.testing"
 assert names["NatsServer"] is testing.NatsServer
 try:
     testing.NoSuchName

@@ -6,10 +6,12 @@ import doctest
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
 import trio_nats
+from trio_nats._public_modules import DEFINED_IN
 
 # Running it is all it is for.
 NOT_IMPORTED = {"trio_nats.__main__"}
@@ -24,8 +26,17 @@ def module_names() -> Iterator[str]:
             yield module.name
 
 
+class Finder(doctest.DocTestFinder):
+    """Finds public classes where they are defined, too."""
+
+    def _from_module(self, module: ModuleType, object: object) -> bool:
+        if isinstance(object, type) and object in DEFINED_IN:
+            return DEFINED_IN[object] == module.__name__
+        return super()._from_module(module, object)  # type: ignore[misc, no-any-return]
+
+
 def examples(name: str) -> list[doctest.DocTest]:
-    found = doctest.DocTestFinder().find(importlib.import_module(name), name)
+    found = Finder().find(importlib.import_module(name), name)
     return [test for test in found if test.examples]
 
 

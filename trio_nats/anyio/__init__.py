@@ -23,6 +23,7 @@ except ModuleNotFoundError as _error:
         name="anyio",
     ) from None
 
+from .._public_modules import set_public_module
 from ._connection import Connection
 from ._errors import ConnectionLostError, OutboxFullError
 from ._open import open_nats
@@ -38,3 +39,5 @@ __all__ = [
     "Subscription",
     "open_nats",
 ]
+
+set_public_module(__name__, __all__, globals())

@@ -6,6 +6,7 @@ when it is first used.
 
 from __future__ import annotations
 
+from .._public_modules import set_public_module
 from .api import PageIterator
 from .consumer.config import (
     AckPolicy,
@@ -148,3 +149,5 @@ __all__ = [
     "WrongLastMsgIdError",
     "WrongLastSequenceError",
 ]
+
+set_public_module(__name__, __all__, globals())

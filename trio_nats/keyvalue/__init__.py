@@ -6,6 +6,7 @@ this package when they are first called.
 
 from __future__ import annotations
 
+from .._public_modules import set_public_module
 from .config import KeyValueConfig, KeyValueOptions, KeyValueStatus
 from .entry import Entry, Operation
 from .errors import (
@@ -38,3 +39,5 @@ __all__ = [
     "NotABucketError",
     "Operation",
 ]
+
+set_public_module(__name__, __all__, globals())

@@ -6,6 +6,7 @@ which import this when they are first used.
 
 from __future__ import annotations
 
+from .._public_modules import set_public_module
 from .chunking import AsyncReadable, Readable, Source
 from .config import ObjectStoreConfig, ObjectStoreOptions, ObjectStoreStatus
 from .errors import (
@@ -53,3 +54,5 @@ __all__ = [
     "Readable",
     "Source",
 ]
+
+set_public_module(__name__, __all__, globals())

@@ -5,6 +5,7 @@ Start with :meth:`Connection.add_service` or :meth:`Connection.services`.
 
 from __future__ import annotations
 
+from .._public_modules import set_public_module
 from .discovery import Services
 from .endpoint import Endpoint, Handler
 from .errors import ServiceError
@@ -38,3 +39,5 @@ __all__ = [
     "check_reply",
     "service_error",
 ]
+
+set_public_module(__name__, __all__, globals())

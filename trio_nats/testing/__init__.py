@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .._public_modules import set_public_module
+
 __all__ = [
     "ConfigValue",
     "NatsCluster",
@@ -77,6 +79,7 @@ def __getattr__(name: str) -> object:
     module = importlib.import_module(f".{_MODULES.get(name, 'settings')}", __name__)
     value: object = getattr(module, name)
     globals()[name] = value
+    set_public_module(__name__, [name], globals())
     return value
 
 
