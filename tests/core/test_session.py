@@ -31,7 +31,7 @@ async def test_a_server_that_answers_no_ping_is_given_up() -> None:
         for _ in range(3):
             assert await peer.expect_line() == b"PING"
         await nc.wait_for_state("closed")
-        assert "3 PINGs in a row had no answer" in str(nc.failure)
+        assert "3 PINGs in a row were not answered" in str(nc.failure)
         with pytest.raises(ConnectionLostError):
             await nc.flush()
         with pytest.raises(PeerGone):

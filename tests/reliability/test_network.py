@@ -180,7 +180,7 @@ async def test_a_half_open_connection_is_found_out_by_its_silence(transport: Tra
     ):
         proxy.swallow = True
         lost = await until(events, Disconnected)
-        assert "had no answer" in str(lost.reason)
+        assert "were not answered" in str(lost.reason)
         await until(events, ReconnectFailed)
         proxy.swallow = False
         await until(events, Reconnected)
@@ -225,7 +225,7 @@ async def test_a_peer_that_never_reads_holds_up_publishers_and_is_given_up() -> 
             assert 4 * size <= nc.stats.outbox_bytes < 6 * size
             assert nc.stats.out_messages == accepted
             lost = await until(events, Disconnected)
-            assert "had no answer" in str(lost.reason)
+            assert "were not answered" in str(lost.reason)
             await nc.flush(timeout=HANG_TIMEOUT)
             assert nc.stats.outbox_bytes == 0
             second = await server.peer(1)

@@ -143,7 +143,7 @@ async def test_a_frozen_server_is_found_out_and_found_again() -> None:
     ):
         server.pause()
         lost = await until(events, Disconnected)
-        assert "2 PINGs in a row had no answer" in str(lost.reason)
+        assert "2 PINGs in a row were not answered" in str(lost.reason)
         await nc.publish("a", b"between")
         await until(events, ReconnectFailed)
         server.resume()

@@ -1,4 +1,4 @@
-"""The servers a connection may use, and how often each has failed."""
+"""The servers that a connection may use, and how often each has failed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ __all__ = ["ServerPool"]
 _Address: TypeAlias = tuple[str, int]
 
 _MAX_UNVERIFIED = 32
-"""Servers taken from an INFO that anyone may have written. Each that is not there costs one
-``connect_timeout`` before the next one is tried."""
+"""Maximum number of servers taken from an INFO that an attacker may have written. Each one that
+does not exist costs a ``connect_timeout`` before the next one is tried."""
 
 
 class ServerPool:
-    """Seeds, which stay for ever, and discovered servers, which the cluster names and withdraws.
+    """The servers given by the user, and the ones discovered from the cluster.
 
-    A server without credentials of its own in the URL has the first URL's.
+    Those given stay; those discovered are removed when the cluster no longer names them. A server
+    without credentials in its URL uses those of the first URL that has some.
     """
 
     _userinfo: Server | None
@@ -36,15 +37,15 @@ class ServerPool:
         self.failures: dict[Server, int] = {}
         """Failed attempts in a row."""
         self.short_lives: dict[Server, int] = {}
-        """Connections in a row that did not last. They are not failures to connect, but a client
-        that reconnects at once each time is a burden."""
+        """Number of short connections in a row. They are not failures to connect, but a client that
+        reconnects at once each time would be a burden."""
         self.refused_since: dict[Server, float] = {}
-        """When a server that refuses the credentials did so first, if always in the same words."""
+        """When a server first refused the credentials, with the same error ever since."""
         self.not_before: dict[Server, float] = {}
-        """When to try such a server again."""
+        """When to try each of these servers again."""
         self._last_error: dict[Server, str] = {}
         self._unverified: set[Server] = set()
-        """Servers that were named only in plaintext, ahead of TLS."""
+        """Servers that were named only in plaintext, before the TLS handshake."""
 
     def _take(self, seeds: Sequence[Server]) -> None:
         self._userinfo = next((seed for seed in seeds if seed.has_userinfo), None)
@@ -54,14 +55,16 @@ class ServerPool:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """All of them, in the order they would be tried."""
+        """All servers, in the order in which they would be tried."""
         return tuple(self._servers)
 
     def successors(self, current: Server, peer: Peer | None, *, itself: bool) -> Iterator[Server]:
-        """The servers to move to from ``current``, each once; last, if wanted, ``current`` again.
+        """Yield the servers to move to from ``current``, each once.
 
-        ``peer`` is the address of ``current``, which it may be known by as well. Servers may be
-        replaced while one of them is being tried.
+        The servers may be replaced while one of them is being tried.
+
+        :param peer: the address of ``current``, which may be in the pool, too.
+        :param itself: whether to yield ``current`` at the end.
         """
         tried = {current, *self._at(peer)}
         while left := [server for server in self._servers if server not in tried]:
@@ -71,7 +74,10 @@ class ServerPool:
             yield current
 
     def failed(self, server: Server, error: Exception) -> bool:
-        """Count a failure, and put the server last. Whether it failed so the last time too."""
+        """Count a failure, and move the server to the end.
+
+        :returns: whether its previous failure was the same.
+        """
         self.failures[server] = self.failures.get(server, 0) + 1
         self._move_to_end(server)
         before, now = self._last_error.get(server), f"{type(error).__name__}: {error}"
@@ -79,14 +85,15 @@ class ServerPool:
         return before == now
 
     def connected(self, server: Server) -> None:
-        """A server is in use: its failures are forgiven, and it comes last if it is lost."""
+        """Note that a server is in use: reset all failures, and move it to the end."""
         self._forgive()
         self._move_to_end(server)
 
     def lost(self, server: Server, peer: Peer | None, *, soon: bool) -> None:
-        """A connection to a server has ended, ``soon`` after it was made or not: try it last.
+        """Note that the connection to a server has ended, and move it to the end.
 
-        ``peer`` is its address, which it may be known by as well.
+        :param peer: its address, which may be in the pool, too.
+        :param soon: whether the connection was short.
         """
         for known in (*self._at(peer), server):
             self._move_to_end(known)
@@ -98,14 +105,14 @@ class ServerPool:
             self.short_lives[server] = count + 1
 
     def remove(self, server: Server) -> None:
-        """Do not try this server again, unless the cluster names it again."""
+        """Remove a server. The cluster may add it again."""
         if server in self._servers:
             self._servers.remove(server)
 
     def replace(self, seeds: Sequence[Server]) -> None:
-        """Use these servers, and what their cluster names, instead of all known so far.
+        """Replace all servers, including discovered ones.
 
-        Credentials do not go from the ones to the others, either way.
+        Credentials of the previous servers are not used for the new ones, nor the other way round.
         """
         self._take(seeds)
         self._unverified.clear()
@@ -127,14 +134,14 @@ class ServerPool:
             self._servers.append(server)
 
     def discover(self, info: ServerInfo, named_by: Server, scheme: Scheme) -> list[Server]:
-        """Take the cluster's members from INFO; returns those not known before.
+        """Take the members of the cluster from INFO; return those not known before.
 
-        They get the scheme in use with the server that named them, and where they are bare
-        addresses, that server's name is what their certificates must be for.
+        They get the scheme of the server that named them. If one is an IP address, its certificate
+        must be for the name of that server.
         """
         urls = info.connect_urls
         if named_by.is_websocket and info.ws_connect_urls is not None:
-            # nats-server itself names them as connect_urls to those who came by WebSocket.
+            # nats-server itself names them as connect_urls to clients that use WebSocket.
             urls = info.ws_connect_urls
         if urls is None:
             return []
@@ -152,8 +159,8 @@ class ServerPool:
     ) -> list[Server]:
         """Take addresses from an INFO that anyone on the network path may have written.
 
-        They are used over TLS only, with a certificate for ``tls_name`` or, if that is ``None``,
-        for their own name. Servers known otherwise stay as they are. Returns those not known
+        They are only used over TLS, with a certificate for ``tls_name`` or, if that is ``None``,
+        for their own name. Servers known from elsewhere are not changed. Returns those not known
         before.
         """
         urls = (info.connect_urls or ())[:_MAX_UNVERIFIED]
@@ -167,7 +174,10 @@ class ServerPool:
     def _exchange(
         self, outdated: set[Server], named: Mapping[_Address, Server], named_by: Server
     ) -> list[Server]:
-        """Drop servers, but for the one in use, and add others; returns those new by address."""
+        """Remove ``outdated`` servers, except the one in use, and add the ``named`` ones.
+
+        :returns: those with a new address.
+        """
         before = {_address(server) for server in self._servers}
         outdated.discard(named_by)
         self._servers = [server for server in self._servers if server not in outdated]
@@ -188,7 +198,7 @@ class ServerPool:
             try:
                 found = parse_server(f"{scheme}://{url}")
             except ConfigurationError:
-                continue  # one unusable address is no reason to distrust the others
+                continue  # one invalid address is no reason to reject the others
             server = replace(
                 with_userinfo(found, userinfo),
                 path=named_by.path,

@@ -29,16 +29,17 @@ __all__ = ["Session", "SessionCallbacks"]
 logger = logging.getLogger("trio_nats.connection")
 
 _READ = 64 * 1024
-# Used while reads fill the smaller one: each read takes turns of the scheduler, which matters when
+# Used while reads fill the smaller buffer: each read takes turns of the scheduler, which matters if
 # messages are large.
 _LARGE_READ = 256 * 1024
-# When writing fails, the server has often sent the reason before it closed the connection. That is
-# in the receive buffer by then, so reading it takes no longer than this unless the network is gone.
+# When writing fails, the server has often sent the reason before it closed the connection. The
+# reason is in the receive buffer by then, so reading it takes no longer than this, unless the
+# network has failed.
 _LAST_WORDS = 1.0
 
 
 class SessionCallbacks:
-    """What a session tells its supervisor. Synchronous, called from the reader."""
+    """What a session reports to its supervisor. The methods are called by the reader."""
 
     def on_info(self, session: Session, info: ServerInfo) -> None:
         """The server sent a new INFO."""
@@ -63,7 +64,7 @@ class Session:
         self.connection: ServerConnection = connection
         self.pings: Pings = Pings(outbox, router.confirmation)
         self.divert: Callable[[Msg], None] | None = None
-        """Where messages go instead of to their subscriptions, while a handover watches them."""
+        """During a handover, called with messages instead of their subscriptions."""
         self._router = router
         self._outbox = outbox
         self._counters = counters
@@ -84,20 +85,20 @@ class Session:
         self._scope.cancel()
 
     def detach(self, outbox: Outbox) -> None:
-        """Leave what waits in the present outbox to another session; write from this one."""
+        """Write from ``outbox`` from now on, and leave the previous outbox to another session."""
         before, self._outbox, self.pings.outbox = self._outbox, outbox, outbox
         before.let_writer_go()
 
     def read_on(self) -> None:
-        """Read what is still to come, even while a full subscription wants the reading to stop."""
+        """Read what is still to come, even if a full subscription has stopped the reading."""
         self._reads_on = True
         self._router.look_again()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, ping_interval: float, max_pings_out: int) -> Exception:
-        """Read and write until the connection is gone. Returns why; always closes the stream.
+        """Read and write until the connection ends. Always close the stream, and return why.
 
-        Protected from KeyboardInterrupt, which belongs to the user's code, not into half a frame.
+        KeyboardInterrupt is left to the user's code, because it could interrupt a frame here.
         """
         try:
             with self._scope:
@@ -118,7 +119,7 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def _guard(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run one of the three tasks. The first failure is the reason of the session's end."""
+        """Run one of the three tasks. The first failure ends the session."""
         try:
             await task(*args)
         except NatsError as error:
@@ -126,8 +127,8 @@ class Session:
         except trio.BrokenResourceError as error:
             self.stop(self._lost(reason_of(error), error))
         except Exception as error:
-            # A bug, not a network failure. This stream cannot be trusted any more, but the next one
-            # can, so it is treated like any other loss, and logged.
+            # A bug, not a network failure. This stream cannot be used any more, but the next one
+            # can, so log the error and treat it like any other loss of the connection.
             logger.exception("unexpected error in the session with %s", self.connection.server)
             self.stop(self._lost(f"internal error: {type(error).__name__}", error))
 
@@ -187,12 +188,12 @@ class Session:
                     self._handle(event)
         finally:
             self._counters.in_messages += count
-            # The traceback of what ends the session refers to this list. See Msg on why no
-            # message may stay in the hands of what its own connection holds.
+            # The traceback of the error that ends the session refers to this list. See Msg on why
+            # objects of a connection must not keep its messages.
             events.clear()
 
     def _handle(self, event: Event) -> None:
-        """What is not a message."""
+        """Handle an event that is not a message."""
         if event is Signal.PONG:
             self.pings.pong()
         elif event is Signal.PING:
@@ -239,27 +240,27 @@ class Session:
         while True:
             await trio.sleep(interval)
             before, seen = seen, self._signs_of_life()
-            # While a full subscription keeps us from reading, we cannot know.
+            # While a full subscription has stopped the reading, PONGs cannot be seen.
             if seen != before or self._router.stalled:
                 unanswered = 0
             if unanswered >= max_out:
                 raise self._lost(
-                    f"{unanswered} PINGs in a row had no answer "
+                    f"{unanswered} PINGs in a row were not answered "
                     f"(ping_interval {interval:g} s, max_pings_out {max_out})"
                 )
             unanswered += 1
             self.pings.send()
 
     def _signs_of_life(self) -> tuple[int, int]:
-        """Counts that grow only while the peer lives: bytes received, and bytes it made space for.
+        """Return numbers that grow only while the peer is alive: bytes received and acknowledged.
 
-        If much is being sent, the answer to a PING may take long.
+        If much is being sent, the answer to a PING may take a long time.
         """
         tcp = self.connection.tcp
         return self.received, 0 if tcp is None else tcp.drained
 
 
 def _hand_over(messages: list[Msg], divert: Callable[[Msg], None]) -> None:
-    """A function of its own, so that no frame of a traceback refers to a message; see above."""
+    """A separate function, so that no frame of a traceback refers to a message; see above."""
     for msg in messages:
         divert(msg)

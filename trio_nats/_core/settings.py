@@ -1,4 +1,4 @@
-"""All options of a connection in the form the core wants them."""
+"""All options of a connection, checked and complete."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..servers import Server
 __all__ = ["Settings", "WhenOutboxFull"]
 
 _PING_INTERVAL = 120.0
-# Proxies before WebSocket servers close what has been idle for a minute. Even if one PING is late,
-# the next comes in time.
+# Proxies in front of WebSocket servers close connections that have been idle for a minute. At this
+# interval, two PINGs are sent in that time.
 _WEBSOCKET_PING_INTERVAL = 25.0
 
 WhenOutboxFull: TypeAlias = Literal["wait", "raise"]
-"""What ``publish`` does while ``outbox_size`` bytes are waiting to be written."""
+"""What ``publish`` does while ``outbox_size`` bytes are waiting to be sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """See ``open_nats`` for what each of them means."""
+    """The options, which ``open_nats`` documents."""
 
     servers: Sequence[Server]
     connector: ConnectorSettings
@@ -39,11 +39,11 @@ class Settings:
     request_timeout: float
     close_timeout: float
     jetstream_domain: str | None = None
-    """Of the context, for :meth:`Connection.jetstream` without a domain or a prefix."""
+    """The domain of the context, used by :meth:`Connection.jetstream` without domain and prefix."""
     jetstream_prefix: str | None = None
 
     def ping_interval_of(self, server: Server) -> float:
-        """Seconds between PINGs to ``server``."""
+        """Return the seconds between PINGs to ``server``."""
         if self.ping_interval is not None:
             return self.ping_interval
         return _WEBSOCKET_PING_INTERVAL if server.is_websocket else _PING_INTERVAL

@@ -9,7 +9,7 @@ a server again. A :class:`.Mover` replaces a working session by another one.
 ``session`` is the session in use, or ``None`` while there is none. ``router.live`` says whether
 changes of subscriptions are sent at once; if not, the next server is told of all subscriptions
 before it gets what waits in the outbox. Only tasks of the nursery here and synchronous code change
-the two, so they are always consistent, whatever is cancelled.
+the two, so they are always consistent, even after cancellation.
 
 Errors that end a connection are kept in ``failure`` and raised where the connection is used. No
 exception but a cancellation leaves the background tasks.
@@ -95,7 +95,7 @@ class Supervisor(MoveCallbacks):
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
         max_line = settings.connector.max_control_line
-        # No server has named its limit yet.
+        # The limit of the server is not known yet.
         self.pub_lines: PubLineCache = PubLineCache(sys.maxsize, max_line)
         self.session: Session | None = None
         self.failure: NatsError | None = None
@@ -109,11 +109,11 @@ class Supervisor(MoveCallbacks):
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._drained: list[Sink] = []
-        """Subscriptions that are being drained, some of which the router has forgotten."""
+        """Subscriptions that are being drained, some of which are no longer in the router."""
         self._light_checkpoints = 0
         self._line_refused = False
         self._restored: Ping | None = None
-        """Follows the subscriptions, if a line was too long for the connection before."""
+        """The PING after all subscriptions, if the previous server refused a line as too long."""
         self._fence = Ping(lambda: None)
         self._fence.lose()
         self._began = 0.0
@@ -163,7 +163,7 @@ class Supervisor(MoveCallbacks):
                 nursery.start_soon(self._safely, start)
             elif self.session is not None:
                 nursery.start_soon(self._safely, self.run_session, self.session)
-                if self.info.ldm:  # It said so before there was a nursery.
+                if self.info.ldm:  # It was announced before there was a nursery.
                     self.moves.request(demanded=False)
             await self._safely(self.requests.keep_time)
 
@@ -172,8 +172,8 @@ class Supervisor(MoveCallbacks):
         try:
             await task(*args)
         except Exception as error:
-            # A bug, not a network failure. Tasks that wait for the connection are told, rather
-            # than have it come out of the user's block as an exception group.
+            # A bug, not a network failure. Raise it in the tasks that use the connection, and not
+            # from the user's block as an exception group.
             logger.exception("unexpected error while keeping the connection")
             failure = ConnectionLostError(f"internal error: {type(error).__name__}: {error}")
             failure.__cause__ = error
@@ -219,7 +219,7 @@ class Supervisor(MoveCallbacks):
         self.event_hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
             self.requests.fail(_as_lost(reason))
-            # Nobody waits for those that have not been written.
+            # No task waits for the replies to requests that have not been sent.
             self.outbox.remove_messages(self.requests.is_request)
 
     async def _connect_again(self, lost: Exception | None = None) -> None:
@@ -247,12 +247,12 @@ class Supervisor(MoveCallbacks):
         self.begin(session, self.router.restore())
 
     def begin(self, session: Session, frames: list[bytes]) -> None:
-        """See :class:`MoveCallbacks`. Subscriptions come before what waits to be published."""
+        """See :class:`MoveCallbacks`. Subscriptions are sent before waiting messages."""
         connection = session.connection
         self.session = session
         self.router.new_connection()
         if self._line_refused:
-            # To know whether it was the line of a subscription, if it happens again.
+            # If it happens again, this tells whether it was the line of a subscription.
             self._line_refused, self._restored = False, session.pings.send_first()
         self.outbox.prepend(frames)
         self.router.live = True
@@ -261,7 +261,7 @@ class Supervisor(MoveCallbacks):
         self.counters.connects += 1
         self.counters.in_bytes += connection.in_bytes
         self.counters.out_bytes += connection.out_bytes
-        connection.in_bytes = connection.out_bytes = 0  # They are counted now.
+        connection.in_bytes = connection.out_bytes = 0  # They have been counted.
         self._began = trio.current_time()
         first = self.counters.connects == 1
         self._log_connected(connection, None if first else self.disconnected_for)
@@ -270,7 +270,7 @@ class Supervisor(MoveCallbacks):
         self.event_hub.emit(Connected(url) if first else Reconnected(url))
         if self.state in (ConnectionState.CONNECTING, ConnectionState.RECONNECTING):
             self._set_state(ConnectionState.OPEN)
-        # Only now, because events about the server follow the one about the connection.
+        # At the end, because events about the server must follow the one about the connection.
         self.info = ServerInfo()
         self.on_info(session, connection.info)
         self._changed.unpark_all()
@@ -281,7 +281,7 @@ class Supervisor(MoveCallbacks):
         self.outbox.prepend(frames)
         self.router.live = True
         self._changed.unpark_all()
-        if session.connection.info.ldm:  # It may have said so in the meantime.
+        if session.connection.info.ldm:  # It may have been announced in the meantime.
             self.on_info(session, session.connection.info)
 
     def go_back(self, session: Session, frames: list[bytes], lost: Session) -> None:
@@ -316,8 +316,8 @@ class Supervisor(MoveCallbacks):
         limit = info.max_payload
         unverified = session.connection.unverified_info
         if unverified is not None:
-            # An attacker could name a small limit to have messages refused. A large one is
-            # enforced by the server.
+            # An attacker could announce a small limit to have messages refused. If the limit is too
+            # large, the server itself enforces its own.
             limit = max(limit, unverified.max_payload)
         takes_less = limit < self.pub_lines.max_payload or not info.headers
         self.pub_lines.max_payload = limit
@@ -356,7 +356,7 @@ class Supervisor(MoveCallbacks):
             self.event_hub.emit(ServersDiscovered(tuple(found.url for found in new)))
 
     def refusal(self, head: bytes) -> NatsError | None:
-        """Why the present server does not take the message that ``head`` begins; else ``None``."""
+        """Return why the server does not accept a message that begins with ``head``, if so."""
         line = head[: head.index(b"\r\n")]
         size = int(line[line.rindex(b" ") + 1 :])
         if size > self.pub_lines.max_payload:
@@ -368,7 +368,7 @@ class Supervisor(MoveCallbacks):
         return None
 
     def _discard_unsendable(self, server: Server) -> None:
-        """Take out of the outbox what would end the connection again and again."""
+        """Remove messages from the outbox that would end the connection again and again."""
         heads = self.outbox.remove_messages(lambda head: self.refusal(head) is not None)
         reasons: list[NatsError] = []
         subjects: dict[str, None] = {}
@@ -383,7 +383,7 @@ class Supervisor(MoveCallbacks):
         if heads:
             self.counters.discarded += len(heads)
             logger.warning(
-                "%s does not take %d waiting messages: %s", server, len(heads), str(reasons[0])
+                "%s does not accept %d waiting messages: %s", server, len(heads), str(reasons[0])
             )
             self.event_hub.emit(
                 MessagesDiscarded(server.url, len(heads), tuple(subjects), reasons[0])
@@ -419,12 +419,12 @@ class Supervisor(MoveCallbacks):
             for sid in sids:
                 self.router.quiesce(sid)
                 if sid in self.router.sinks:
-                    # A full one that waits for its receiver must not keep the PONG from coming.
+                    # A full one must not stop the reading, because the PONG has to be read.
                     self.router.sinks[sid]._lift_limits()
             session = self.session
             if session is not None and self.router.live:
                 while not await session.pings.round_trip():
-                    # A move takes back what is unwritten, and may then come to nothing.
+                    # A move removes the PING if it is not written, and may then fail.
                     await self.moves.settled()
                     if session is not self.session:
                         break
@@ -439,10 +439,12 @@ class Supervisor(MoveCallbacks):
                     sink._end(trio.EndOfChannel())
 
     async def drain_all(self) -> bool:
-        """:meth:`drain` every subscription, and wait until all they have has been taken out.
+        """:meth:`drain` all subscriptions, and wait until their messages have been received.
 
-        Those that another task is draining already are waited for as well. What only the present
-        task can take out, or has to answer, is not waited for; returns whether there is any.
+        This includes subscriptions that another task is already draining. It does not wait for
+        messages that only the current task can receive, or has to respond to.
+
+        :returns: whether there are such messages.
         """
         task = trio.lowlevel.current_task()
         sinks = {sid: sink for sid, sink in self.router.sinks.items() if sink is not self.requests}
@@ -473,13 +475,13 @@ class Supervisor(MoveCallbacks):
             await trio.lowlevel.checkpoint()
 
     async def wait(self, ready: Callable[[], bool]) -> None:
-        """A checkpoint; return once ``ready()`` holds. It is asked at every change of state."""
+        """Execute a checkpoint, and wait until ``ready()``, which each change of state calls."""
         await trio.lowlevel.checkpoint()
         while not ready():
             await self._changed.park()
 
     async def live_session(self) -> Session:
-        """The session, once there is one. Raises :meth:`closed_error` if there never will be."""
+        """Wait for a session, and return it. Raise :meth:`closed_error` once it is closed."""
         await self.wait(lambda: self.session is not None or self.state is ConnectionState.CLOSED)
         if self.session is None:
             raise self.closed_error()
@@ -493,7 +495,7 @@ class Supervisor(MoveCallbacks):
         return trio.current_time() - self._disconnected_at
 
     def closed_error(self) -> Exception:
-        """What to raise for using a connection that has ended, or is ending."""
+        """Return the error for using a connection that has ended, or is ending."""
         if self.failure is None:
             return trio.ClosedResourceError("this NATS connection is closed")
         error = ConnectionLostError(f"the NATS connection is gone for good: {self.failure}")
@@ -501,7 +503,7 @@ class Supervisor(MoveCallbacks):
         return error
 
     def check_open(self) -> None:
-        """Complain if the connection has ended, or takes nothing new."""
+        """Raise if the connection has ended or is closing."""
         if self.state is ConnectionState.CLOSING or self.state is ConnectionState.CLOSED:
             raise self.closed_error()
 
@@ -511,14 +513,14 @@ class Supervisor(MoveCallbacks):
         self.check_run()
 
     def check_run(self) -> None:
-        """Complain when called from anywhere but the ``trio.run()`` the connection belongs to.
+        """Raise unless called in the ``trio.run()`` that the connection belongs to.
 
-        Asking for the token costs more than all else that is done for a message. So publishing and
-        receiving compare only :attr:`thread` as long as no task has to be woken. That refuses every
-        run in another thread. Two runs can share a thread only as guests of a host loop. Then only
-        one of them executes at a time, so the other can take part in plain data at most: its
-        message may be accepted, or a message that waits may be given to it. Whatever wakes a task
-        compares the token again, so no task is ever scheduled in the wrong run.
+        Getting the token costs more than everything else that is done for a message. So publishing
+        and receiving compare only :attr:`thread` as long as no task has to be woken. That refuses
+        runs in other threads. Two runs can share a thread only as guests of a host loop, where only
+        one of them executes at a time. So the worst that can happen is that a message of the other
+        run is accepted, or that it receives a waiting message. Code that wakes a task compares the
+        token, so no task is ever scheduled in the wrong run.
         """
         try:
             token = current_trio_token()
@@ -531,17 +533,17 @@ class Supervisor(MoveCallbacks):
             )
 
     def begin_draining(self) -> None:
-        """Take no new subscriptions from now on."""
+        """Refuse new subscriptions from now on."""
         self._set_state(ConnectionState.DRAINING)
 
     def begin_closing(self) -> None:
-        """Take nothing new from now on."""
+        """Refuse new operations from now on."""
         self.router.read_on()
         self.outbox.begin_closing()
         self._set_state(ConnectionState.CLOSING)
 
     def end(self, failure: NatsError | None) -> None:
-        """The connection is over: let everything go that waits for it. Harmless when repeated."""
+        """End the connection, and wake all tasks that wait for it. May be called repeatedly."""
         if self.state is ConnectionState.CLOSED:
             return
         if failure is not None and self._nursery is not None:  # else it is raised
@@ -555,7 +557,7 @@ class Supervisor(MoveCallbacks):
         self.router.end_all(error)
         for sink in self._drained:
             sink._let_go()
-        self._drained.clear()  # See Msg on why no message may stay in their hands.
+        self._drained.clear()  # See Msg on why they must not keep messages.
         self.requests._end(error)
         self.moves.end(error)
         self.outbox.close()
