@@ -511,7 +511,7 @@ async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wi
 async def test_a_subscription_that_has_stopped_the_reading_misses_nothing(
     echo: bool, short_overlap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_nats._core.handover._PATIENCE", 0.5)
+    monkeypatch.setattr("trio_nats._core.handover._PONG_TIMEOUT", 0.5)
     limits = PendingLimits(messages=10, when_full="wait")
     async with (
         NatsServer() as server,
