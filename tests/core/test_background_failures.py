@@ -10,6 +10,7 @@ import trio
 
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Server, UserPassword, open_nats
+from trio_nats._constructors import construct
 from trio_nats.jetstream.consumer.message import JetStreamMsg
 from trio_nats.jetstream.consumer.messages import Messages
 from trio_nats.testing import NatsServer
@@ -96,7 +97,7 @@ class FailingMessages(Messages):
 def test_of_a_channel_of_messages(kind: type[BaseException]) -> None:
     """It used to be lost, and the cancellation that it causes came out of ``trio.run``."""
     error, now = kind("ours"), trio.Event()
-    messages = FailingMessages(error, now)
+    messages = construct(FailingMessages, error, now)
 
     async def main() -> None:
         with trio.fail_after(HANG_TIMEOUT):
@@ -115,7 +116,7 @@ async def test_of_a_channel_of_messages_whose_block_has_failed(
 ) -> None:
     now = trio.Event()
     with trio.fail_after(HANG_TIMEOUT), pytest.raises(KeyError, match="mine"):
-        async with FailingMessages(OSError("ours"), now):
+        async with construct(FailingMessages, OSError("ours"), now):
             await trio.testing.wait_all_tasks_blocked()
             now.set()
             raise KeyError("mine")

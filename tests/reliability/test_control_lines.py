@@ -144,18 +144,30 @@ async def test_requests_of_a_hostile_peer_do_not_disturb_the_others(
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "part"),
+    ("options", "error", "text"),
     [
-        ({"name": "n" * LIMIT}, ConfigurationError, "the name"),
-        ({"inbox_prefix": "i" * LIMIT}, InvalidSubjectError, "inbox_prefix"),
-        ({"servers": f"nats://u:{'p' * LIMIT}@localhost"}, ConfigurationError, "the password"),
-        ({"servers": f"nats://{'p' * LIMIT}@localhost"}, ConfigurationError, "the token"),
+        ({"name": "n" * LIMIT}, ConfigurationError, "the name is too long"),
+        (
+            {"inbox_prefix": "i" * LIMIT},
+            InvalidSubjectError,
+            "inbox_prefix must not be longer than 3,840 bytes if max_control_line is 4,096;",
+        ),
+        (
+            {"servers": f"nats://u:{'p' * LIMIT}@localhost"},
+            ConfigurationError,
+            "the password is too long",
+        ),
+        (
+            {"servers": f"nats://{'p' * LIMIT}@localhost"},
+            ConfigurationError,
+            "the token is too long",
+        ),
     ],
 )
 def test_what_is_too_long_for_the_opening(
-    options: dict[str, str], error: type[NatsError], part: str
+    options: dict[str, str], error: type[NatsError], text: str
 ) -> None:
-    with pytest.raises(error, match=f"^{part} is too long") as caught:
+    with pytest.raises(error, match=f"^{text}") as caught:
         open_nats(**options)
     assert "pppp" not in str(caught.value)
 
