@@ -172,7 +172,7 @@ class BaseJetStream(Publishing):
             pass
         try:
             return await self._put("CREATE", whole)
-        except StreamNameInUseError:  # created by another client in the meantime
+        except StreamNameInUseError:  # another client has just created it
             return await self._put("UPDATE", whole)
 
     async def stream(self, name: str) -> Stream:

@@ -362,7 +362,7 @@ class Stream(
 
         :param subject: delete only messages of this subject, with or without wildcards.
         :param seq: delete only messages before this sequence number.
-        :param keep: keep so many of the last messages. Cannot be combined with ``seq``.
+        :param keep: keep this number of the last messages. Cannot be combined with ``seq``.
         :returns: the number of messages that were deleted.
         """
         if subject is not None:
@@ -463,7 +463,7 @@ class Stream(
         :param next_for: get only messages of this subject, with or without wildcards. Default: all.
         :param start_time: begin with the first message stored at this time or later. Cannot be
             combined with ``seq``.
-        :param stop_after: end after so many messages. Default: no limit.
+        :param stop_after: end after this number of messages. Default: no limit.
         :param max_messages: maximum number of messages to request at a time, at most 1,000.
             Default: 256.
         :param max_bytes: maximum number of bytes to request at a time. Up to this size, plus one

@@ -38,18 +38,21 @@ class RetentionPolicy(Choice):
     """When messages are removed from a stream."""
 
     LIMITS = "limits"
-    """When a limit of the stream is reached."""
+    """Only when a limit of the stream is reached."""
     INTEREST = "interest"
-    """When all consumers that the message matches have acknowledged it."""
+    """When all consumers that the message is for have acknowledged it. A message that no consumer
+    is interested in is not kept."""
     WORK_QUEUE = "workqueue"
-    """When one consumer has acknowledged the message."""
+    """When the message was acknowledged: a work queue."""
 
 
 class StorageType(Choice):
     """Where messages are stored."""
 
     FILE = "file"
+    """In files, which survive a restart of the server."""
     MEMORY = "memory"
+    """In memory, which is faster; lost when the server stops."""
 
 
 class DiscardPolicy(Choice):
@@ -65,7 +68,9 @@ class Compression(Choice):
     """How a stream in files is compressed."""
 
     NONE = "none"
+    """Not at all."""
     S2 = "s2"
+    """With S2, a fast compression."""
 
 
 class PersistMode(Choice):
@@ -106,8 +111,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     tags: Sequence[str] = ()
     """Tags that the servers must have."""
     preferred: str = ""
-    """The name of the server that should be the leader. Streams have no such setting; it is part of
-    requests to elect a leader."""
+    """The name of the server that should become the leader. Only requests to elect a leader use it.
+    """
 
 
 class ExternalStream(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +177,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """The name of the stream: up to 255 characters without spaces and any of ``. * > / \\``."""
     description: str = ""
-    """A text for people."""
+    """Description for people."""
     subjects: Sequence[str] = ()
     """The subjects to store, with or without wildcards. If empty, the stream stores the subject
     that is its name; a mirror, or a stream with sources, then stores only what it copies."""
@@ -233,13 +238,13 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     consumer_limits: ConsumerLimits | None = None
     """Limits and defaults for consumers."""
     metadata: Mapping[str, str] | None = None
-    """Any pairs of texts, at most 128 KiB. Keys that begin with ``_nats.`` belong to the server
+    """Metadata, at most 128 KiB (ADR-33). Keys that begin with ``_nats.`` belong to the server
     (ADR-44)."""
     allow_msg_ttl: bool = False
     """Allow messages to have a time to live of their own (ADR-43; server 2.11 or later)."""
     subject_delete_marker_ttl: Seconds = 0.0
-    """When the last message of a subject expires, store a marker that lives so long, in seconds;
-    0 for no marker (ADR-43; server 2.11 or later)."""
+    """When the last message of a subject expires, store a marker that expires after this number
+    of seconds; 0 for no marker (ADR-43; server 2.11 or later)."""
     allow_msg_counter: bool = False
     """Make each subject a counter (ADR-49; server 2.12 or later)."""
     allow_atomic: bool = False

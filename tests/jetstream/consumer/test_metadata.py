@@ -106,7 +106,7 @@ def status(line: str, headers: str = "", data: bytes = b"", reply: str | None = 
 
 
 @pytest.mark.parametrize(
-    ("line", "verdict"),
+    ("line", "outcome"),
     [
         ("100 Idle Heartbeat", PullOutcome.ALIVE),
         ("400 Bad Request", PullOutcome.FATAL),
@@ -127,10 +127,10 @@ def status(line: str, headers: str = "", data: bytes = b"", reply: str | None = 
         ("599 Something New", PullOutcome.REFUSED),
     ],
 )
-def test_verdicts(line: str, verdict: PullOutcome) -> None:
+def test_outcomes(line: str, outcome: PullOutcome) -> None:
     found = read_status(status(line))
     assert found is not None
-    assert found.verdict is verdict
+    assert found.outcome is outcome
     assert found.code == int(line[:3])
     assert found.description == line[4:]
     assert found.subject == b"_INBOX.a.7"

@@ -78,7 +78,10 @@ class PriorityPolicy(Choice):
 
 
 class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration of a consumer. ``None`` stands for the default of the server."""
+    """The configuration of a consumer. Durations are in seconds.
+
+    ``None`` stands for the default of the server.
+    """
 
     ALWAYS: ClassVar[tuple[str, ...]] = ("ack_policy",)
     """Fields that are sent even with their default, because that of the server is different."""
@@ -86,8 +89,8 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     """Name of the consumer. Default: a generated one."""
     durable_name: str = ""
-    """Makes the consumer durable: it exists until it is deleted. The same as ``name``. A consumer
-    without is ephemeral, and deleted if it is unused for ``inactive_threshold``."""
+    """The name of a durable consumer, which exists until it is deleted. A consumer with only a
+    ``name`` is ephemeral: the server deletes it if it is unused for ``inactive_threshold``."""
     description: str = ""
     """Description for people."""
     deliver_policy: DeliverPolicy = DeliverPolicy.ALL
@@ -99,12 +102,12 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ack_policy: AckPolicy = AckPolicy.EXPLICIT
     """Which messages must be acknowledged."""
     ack_wait: Seconds | None = None
-    """Seconds after which a message that is not acknowledged is delivered again. The server's
-    default is 30."""
+    """Seconds after which a message that is not acknowledged is redelivered. The server's default
+    is 30."""
     max_deliver: int = -1
     """Maximum number of deliveries of a message; -1 for no limit."""
     backoff: Sequence[Seconds] = ()
-    """``ack_wait`` after the first, second, ... delivery; the last value is used from then on."""
+    """``ack_wait`` for the first, second, ... delivery; the last value is used from then on."""
     filter_subject: str = ""
     """Deliver only messages of this subject, which may have wildcards."""
     filter_subjects: Sequence[str] = ()
@@ -118,8 +121,8 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int | None = None
     """Maximum number of waiting pull requests. The server's default is 512."""
     max_ack_pending: int | None = None
-    """Maximum number of unacknowledged messages before delivery pauses; -1 for no limit. The
-    server's default is 1000."""
+    """Maximum number of unacknowledged messages; at this number, delivery pauses. -1 for no limit.
+    The server's default is 1000."""
     headers_only: bool = False
     """Deliver messages without payload; the header ``Nats-Msg-Size`` has its size."""
     max_batch: int = 0
@@ -129,14 +132,15 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int = 0
     """Maximum number of bytes in a pull request; 0 for no limit."""
     inactive_threshold: Seconds | None = None
-    """Seconds of disuse after which the consumer is deleted. The server's default is 5, and never
-    for durable consumers."""
+    """Seconds without use after which the server deletes the consumer. The server's default is 5
+    for ephemeral consumers; durable ones are kept."""
     num_replicas: int = 0
     """Number of replicas; 0 for as many as the stream has."""
     mem_storage: bool = False
     """Keep the state in memory, wherever the stream is stored."""
     metadata: Mapping[str, str] | None = None
-    """Metadata. Keys that begin with ``_nats.`` are the server's (ADR-44)."""
+    """Metadata, at most 128 KiB (ADR-33). Keys that begin with ``_nats.`` belong to the server
+    (ADR-44)."""
     pause_until: datetime | None = None
     """Deliver nothing before this time (server 2.11 or later)."""
     priority_groups: Sequence[str] = ()
@@ -151,7 +155,8 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     deliver_group: str = ""
     """The queue group of a push consumer."""
     flow_control: bool = False
-    """Whether a push consumer waits for the client's answers."""
+    """Whether a push consumer waits for replies to its flow control messages. Needs
+    ``idle_heartbeat``."""
     idle_heartbeat: Seconds = 0.0
     """Seconds of silence after which a push consumer sends a heartbeat; 0 for none."""
 

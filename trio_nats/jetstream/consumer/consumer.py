@@ -25,8 +25,8 @@ from .options import (
     Pin,
     PullOptions,
     check_heartbeat,
-    check_pushed,
-    check_terms,
+    check_pull_options,
+    check_push_consumer,
     consume_options,
 )
 from .pull import PullSubscription
@@ -409,7 +409,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         """
         config = self._config
         if config is not None and config.deliver_subject:
-            check_pushed(
+            check_push_consumer(
                 config,
                 max_messages=max_messages,
                 max_bytes=max_bytes,
@@ -453,7 +453,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         min_ack_pending: int | None,
         priority: int | None,
     ) -> PullOptions:
-        return check_terms(
+        return check_pull_options(
             self._config, self._pin_of, group, min_pending, min_ack_pending, priority
         )
 

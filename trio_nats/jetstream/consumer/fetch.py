@@ -146,8 +146,8 @@ class Fetch:
         if status is None:
             return False
         # No responders: expected for a repeated request, while a server restarts; else the end.
-        again = status.verdict in (PullOutcome.LOST, PullOutcome.UNPINNED)
-        if again or (status.verdict is PullOutcome.ABSENT and self._repeated):
+        again = status.outcome in (PullOutcome.LOST, PullOutcome.UNPINNED)
+        if again or (status.outcome is PullOutcome.ABSENT and self._repeated):
             self.ended, self._absent = None, None if again else status
             return True
         return False
@@ -207,8 +207,8 @@ class Fetch:
         if status.subject != self._reply:
             return False
         self.told = True
-        if status.verdict is not PullOutcome.ALIVE:
-            if status.verdict is PullOutcome.UNPINNED and self._pull_options.pin is not None:
+        if status.outcome is not PullOutcome.ALIVE:
+            if status.outcome is PullOutcome.UNPINNED and self._pull_options.pin is not None:
                 self._pull_options.pin.id = ""
             self.ended = status
         return True
@@ -216,6 +216,6 @@ class Fetch:
     def check_came(self) -> None:
         """Raise the error of the server, if no message has arrived."""
         status = self.ended
-        if self._came or status is None or status.verdict is PullOutcome.DONE:
+        if self._came or status is None or status.outcome is PullOutcome.DONE:
             return
         raise failure_of(status, self._ack_context.consumer)

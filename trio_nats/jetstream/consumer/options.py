@@ -15,8 +15,8 @@ __all__ = [
     "ConsumeOptions",
     "PullOptions",
     "check_heartbeat",
-    "check_pushed",
-    "check_terms",
+    "check_pull_options",
+    "check_push_consumer",
     "consume_options",
 ]
 
@@ -83,7 +83,7 @@ class ConsumeOptions:
     pull_options: PullOptions
 
 
-def check_terms(
+def check_pull_options(
     config: ConsumerConfig | None,
     pin_of: Callable[[str], Pin],
     group: str | None,
@@ -113,7 +113,7 @@ def check_terms(
     )
 
 
-def check_pushed(config: ConsumerConfig, **options: object) -> None:
+def check_push_consumer(config: ConsumerConfig, **options: object) -> None:
     """Check that no option for pull requests is given for a push consumer."""
     if given := ", ".join(name for name, value in options.items() if value is not None):
         raise ConfigurationError(

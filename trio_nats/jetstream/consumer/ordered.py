@@ -145,7 +145,7 @@ class OrderedMessages(Messages):
             self._nursery.start_soon(source.keep)
             self._source = source
         else:
-            # Closed or drained in the meantime: nobody would receive its messages.
+            # Closed or drained since: nobody would receive its messages.
             self._owner.forget()
             await source.close()
 
@@ -159,7 +159,7 @@ class OrderedMessages(Messages):
     async def _open(self, nursery: trio.Nursery) -> None:
         self._use.__enter__()
         self._in_use = True
-        self._owner.forget()  # An earlier call may have received from it.
+        self._owner.forget()  # An earlier pull request may still be waiting.
         await self._begin()
 
     async def _close(self) -> None:

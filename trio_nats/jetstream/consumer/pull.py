@@ -257,19 +257,19 @@ class PullSubscription(MessageSource):
         if number is None:
             return  # It may be forged.
         self._statuses += 1
-        verdict = status.verdict
-        if verdict is PullOutcome.FATAL:
+        outcome = status.outcome
+        if outcome is PullOutcome.FATAL:
             if self._fragile and status.code == CONFLICT:
                 await self._break("the consumer does not exist any more", gone=True)
             await self._fail(failure_of(status, self._consumer))
-        elif verdict is PullOutcome.ALIVE:
+        elif outcome is PullOutcome.ALIVE:
             self._waits = self._absent = 0
             if self._fragile and (status.last_consumer_seq or 0) > (self.last_seq or 0):
                 await self._break("a message that was delivered did not arrive")
         elif not flow_control.is_current(number):
             pass  # That pull request is given up already.
-        elif verdict in (PullOutcome.DONE, PullOutcome.TOO_LARGE):
-            too_large = verdict is PullOutcome.TOO_LARGE
+        elif outcome in (PullOutcome.DONE, PullOutcome.TOO_LARGE):
+            too_large = outcome is PullOutcome.TOO_LARGE
             left = status.pending_messages, status.pending_bytes
             if (
                 flow_control.ended(number, *left, too_large=too_large)
@@ -279,16 +279,16 @@ class PullSubscription(MessageSource):
                 self._back_off(status)
             elif not too_large:
                 self._waits = self._absent = 0
-        elif verdict is PullOutcome.LOST:
+        elif outcome is PullOutcome.LOST:
             await self._lost(status.description)
-        elif verdict is PullOutcome.UNPINNED:
+        elif outcome is PullOutcome.UNPINNED:
             if self._options.pull_options.pin is not None:
                 self._options.pull_options.pin.id = ""
             _logger.info("consumer %r: another client was pinned", self._consumer)
             self._start_over()
         else:
             flow_control.withdraw(number)
-            if verdict is PullOutcome.ABSENT:
+            if outcome is PullOutcome.ABSENT:
                 self._absent += 1
                 if self._fragile:
                     await self._break("the consumer does not exist any more", gone=True)
@@ -391,7 +391,7 @@ def failure_of(status: PullStatus, consumer: str) -> PullError:
     gone = "consumer deleted" in status.description.lower()
     kind = ConsumerDeletedError if gone else PullError
     text = status.description or "refused"
-    if status.verdict is PullOutcome.ABSENT:
+    if status.outcome is PullOutcome.ABSENT:
         text = "nobody answers: the consumer does not exist, or has no leader at the moment"
     return kind(status.code, text, consumer)
 

@@ -38,7 +38,7 @@ class PullOutcome(enum.Enum):
 class PullStatus(msgspec.Struct, frozen=True):
     """A status, and its pull request."""
 
-    verdict: PullOutcome
+    outcome: PullOutcome
     code: int
     description: str
     subject: bytes
@@ -63,7 +63,7 @@ def read_status(msg: Msg) -> PullStatus | None:
     code, description = status
     headers = msg.headers
     return PullStatus(
-        _verdict(code, description.lower()),
+        _outcome(code, description.lower()),
         code,
         description[:_MAX_SHOWN],
         msg.raw_subject,
@@ -73,7 +73,7 @@ def read_status(msg: Msg) -> PullStatus | None:
     )
 
 
-def _verdict(code: int, text: str) -> PullOutcome:
+def _outcome(code: int, text: str) -> PullOutcome:
     match code:
         case 100:
             return PullOutcome.ALIVE
@@ -86,12 +86,12 @@ def _verdict(code: int, text: str) -> PullOutcome:
         case 503:
             return PullOutcome.ABSENT
         case 409:
-            return _verdict_of_conflict(text)
+            return _outcome_of_conflict(text)
         case _:
             return PullOutcome.REFUSED
 
 
-def _verdict_of_conflict(text: str) -> PullOutcome:
+def _outcome_of_conflict(text: str) -> PullOutcome:
     if "consumer deleted" in text or "push based" in text:
         return PullOutcome.FATAL
     if "size exceeds maxbytes" in text:
