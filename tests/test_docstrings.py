@@ -25,15 +25,7 @@ import trio_nats
 from tests.support.public_names import has_public_constructor, public_objects
 
 # Modules whose docstrings do not hold yet.
-EXEMPT = frozenset(
-    {
-        "trio_nats.objectstore.chunking",
-        "trio_nats.objectstore.config",
-        "trio_nats.objectstore.info",
-        "trio_nats.objectstore.reader",
-        "trio_nats.objectstore.store",
-    }
-)
+EXEMPT = frozenset({})
 
 PUBLIC = public_objects()
 # What the public classes have from private bases is public as well.

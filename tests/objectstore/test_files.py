@@ -141,7 +141,7 @@ async def test_no_name_leaves_the_folder(
     folder.mkdir()
     async with connected(nats_server) as (store, _, _):
         await store.put(name, b"new")
-        with pytest.raises(InvalidObjectNameError, match="plain name"):
+        with pytest.raises(InvalidObjectNameError, match="plain file name"):
             await store.get_file(name, folder)
     assert os.listdir(tmp_path) == ["folder"]
     assert os.listdir(folder) == []

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from tests.objectstore.helpers import connected, plant, stored_chunks, stored_meta, subjects
 from trio_nats import ConfigurationError
 from trio_nats.headers import Headers
-from trio_nats.jetstream import JetStreamAPIError, StorageType
+from trio_nats.jetstream import JetStreamAPIError, StorageType, StoredMsg, Stream
 from trio_nats.objectstore import (
     ObjectExistsError,
     ObjectInfo,
@@ -168,8 +169,10 @@ async def test_watching(nats_server: NatsServer) -> None:
             store.watch(ignore_deletes=True, include_history=True) as present,
         ):
             assert not everything.is_caught_up
-            seen = [await everything.receive() for _ in range(3)]
+            seen = [info async for info in everything.initial()]
             assert everything.is_caught_up
+            await everything.caught_up()
+            assert [info async for info in everything.initial()] == []
             assert [(info.name, info.deleted) for info in seen] == [
                 ("a", False),
                 ("c", False),
@@ -182,11 +185,59 @@ async def test_watching(nats_server: NatsServer) -> None:
                 info = await watcher.receive()
                 assert (info.name, info.size) == ("d", 1)
                 assert info == await store.info("d")
-            assert [(await present.receive()).name for _ in range(3)] == ["a", "c", "d"]
-        with pytest.raises(ConfigurationError, match="not both"):
+            assert [info.name async for info in present.initial()] == ["a", "c"]
+            assert (await present.receive()).name == "d"
+        with pytest.raises(ConfigurationError, match="cannot be combined"):
             store.watch(include_history=True, updates_only=True)
         with pytest.raises(RuntimeError, match="async with"):
             await store.watch().receive()
+        with pytest.raises(RuntimeError, match="async with"):
+            await store.watch().caught_up()
+
+
+async def test_what_is_deleted_before_it_is_delivered_is_not_waited_for(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_msg = Stream.get_msg
+
+    async def get_and_delete(self: Stream, *args: Any, **options: Any) -> StoredMsg:
+        msg = await get_msg(self, *args, **options)
+        await self.delete_msg(msg.seq)
+        return msg
+
+    async with connected(nats_server) as (store, _, _):
+        await store.put("a", b"1")
+        watcher = store.watch()
+        with monkeypatch.context() as patched:
+            patched.setattr(Stream, "get_msg", get_and_delete)
+            await watcher.__aenter__()
+        try:
+            assert not watcher.is_caught_up
+            assert [info async for info in watcher.initial()] == []
+            assert watcher.is_caught_up
+            await store.put("b", b"2")
+            assert (await watcher.receive()).name == "b"
+        finally:
+            await watcher.__aexit__(None, None, None)
+
+
+async def test_another_task_waits_until_the_watcher_is_caught_up(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, _, _):
+        for name in "abc":
+            await store.put(name, b"")
+        seen: dict[str, int] = {}
+        async with store.watch() as watcher, trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def follow() -> None:
+                async for info in watcher:
+                    seen[info.name] = info.seq
+
+            await watcher.caught_up()
+            assert list(seen) == ["a", "b", "c"]
+            with pytest.raises(trio.BusyResourceError):
+                await watcher.receive()
+            nursery.cancel_scope.cancel()
 
 
 async def test_changing_what_is_said(nats_server: NatsServer) -> None:

@@ -16,6 +16,7 @@ from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.consumer.messages import Messages
 from ..jetstream.consumer.ordered import OrderedConsumer
 from ..jetstream.errors import StreamNotFoundError
+from ..jetstream.initial import InitialIterator
 from ..jetstream.stream import Stream
 from .entry import Entry
 from .errors import BucketNotFoundError
@@ -144,7 +145,7 @@ class KeyWatcher(
 
         :returns: an iterator over the current entries.
         """
-        return _Initial(self)
+        return InitialIterator(self._caught_up, self._step)
 
     async def receive(self) -> Entry[T]:
         """Wait for the next entry. If cancelled, no entry is lost.
@@ -219,18 +220,3 @@ class KeyWatcher(
     def __repr__(self) -> str:
         state = "caught up" if self.is_caught_up else "not caught up"
         return f"<KeyWatcher of bucket {self._plan.bucket!r}, {state}>"
-
-
-class _Initial(AsyncIterator[Entry[T]]):
-    """Not an async generator, which somebody would have to close."""
-
-    def __init__(self, watch: KeyWatcher[T]) -> None:
-        self._watch = watch
-
-    async def __anext__(self) -> Entry[T]:
-        while not self._watch.is_caught_up:
-            entry = await self._watch._step()
-            if entry is not None:
-                return entry
-        await trio.lowlevel.checkpoint()
-        raise StopAsyncIteration

@@ -1,13 +1,13 @@
-"""The object store on JetStream (ADR-20): objects of any size, kept in chunks.
+"""Object stores on JetStream (ADR-20): objects of any size, stored in chunks.
 
-Object stores are made by :meth:`JetStream.create_object_store` and :meth:`JetStream.object_store`,
-which import this when they are first used.
+:meth:`JetStream.create_object_store` and :meth:`JetStream.object_store` return them. Those methods
+import this package when they are first called.
 """
 
 from __future__ import annotations
 
 from .._public_modules import set_public_module
-from .chunking import AsyncReadable, Readable, Source
+from .chunking import AsyncReadable, ObjectSource, Readable
 from .config import ObjectStoreConfig, ObjectStoreOptions, ObjectStoreStatus
 from .errors import (
     DamagedObjectError,
@@ -42,6 +42,7 @@ __all__ = [
     "ObjectMeta",
     "ObjectNotFoundError",
     "ObjectReader",
+    "ObjectSource",
     "ObjectStore",
     "ObjectStoreConfig",
     "ObjectStoreError",
@@ -52,7 +53,6 @@ __all__ = [
     "ObjectTooLargeError",
     "ObjectWatcher",
     "Readable",
-    "Source",
 ]
 
 set_public_module(__name__, __all__, globals())

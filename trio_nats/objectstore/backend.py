@@ -1,4 +1,4 @@
-"""What all of an object store does its work by: what is known about objects, got and stored."""
+"""Read and write the metadata of objects, for all parts of an object store."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ ROLLUP = {"Nats-Rollup": "sub"}
 FIRST_LOOK = 0.25
 LONGEST_LOOK = 5.0
 FORGOTTEN_AFTER = 60.0
-"""Seconds until the server deletes a consumer that nobody uses: one cancelled in the making."""
+"""Seconds until the server deletes an unused consumer, such as one whose creation was cancelled."""
 
 
 @contextmanager
 def store_errors(bucket: str) -> Generator[None, None, None]:
-    """A stream that is not there is an object store that is not there."""
+    """Report a stream that does not exist as an object store that does not exist."""
     try:
         yield
     except (StreamNotFoundError, NoStreamResponseError) as error:
-        raise ObjectStoreNotFoundError(f"there is no object store {bucket!r}") from error
+        raise ObjectStoreNotFoundError(f"object store {bucket!r} does not exist") from error
 
 
 class ObjectBackend:
-    """A bucket's stream, and what is known about the objects in it."""
+    """The stream of an object store, and the metadata in it."""
 
     def __init__(self, js: BaseJetStream, stream: Stream) -> None:
         self.js = js
@@ -55,13 +55,13 @@ class ObjectBackend:
 
     @property
     def max_payload(self) -> int:
-        """The most bytes that a message may have."""
+        """Maximum size of a message in bytes."""
         return self.js.connection.server_info.max_payload
 
     async def info(self, name: str, *, leader: bool = False) -> ObjectInfo:
-        """What is known about an object, deleted ones and links included.
+        """Return the metadata of an object or link, also of a deleted one.
 
-        ``leader``: as it is now, and not as a replica may still believe it to be.
+        :param leader: ask the leader, because a replica may be behind it.
         """
         subject = meta_subject(self.bucket, check_object_name(name))
         try:
@@ -74,7 +74,7 @@ class ObjectBackend:
         return read_info(self.bucket, name, msg.data, seq=msg.seq, timestamp=msg.timestamp)
 
     async def last_seq(self, name: str) -> int:
-        """The number of what is known about an object, whether it can be understood or not."""
+        """Return the sequence number of an object's metadata, valid or not; 0 if there is none."""
         subject = meta_subject(self.bucket, name)
         try:
             return (await self.stream.get_msg(last_for=subject, direct=False)).seq
@@ -82,20 +82,20 @@ class ObjectBackend:
             return 0
 
     async def before(self, name: str) -> tuple[ObjectInfo | None, int]:
-        """What is known about an object that is to be replaced, and its number; 0 if none is."""
+        """Return the metadata to be replaced and its sequence number; 0 if there is none."""
         try:
             info = await self.info(name, leader=True)
         except ObjectNotFoundError:
             return None, 0
         except InvalidObjectMetaError as error:
-            _logger.warning("%s; it is replaced", str(error))
+            _logger.warning("%s; replacing it", str(error))
             return None, await self.last_seq(name)
         return info, info.seq
 
     async def store(self, info: ObjectInfo, expected: int) -> ObjectInfo:
-        """Store what is known about an object, in place of that with the number ``expected``.
+        """Store metadata in place of that with the sequence number ``expected``.
 
-        Raises :exc:`WrongLastSequenceError` if there is another by now.
+        :raises WrongLastSequenceError: if the metadata has been replaced.
         """
         with store_errors(self.bucket):
             ack = await self.js.publish(
@@ -107,7 +107,7 @@ class ObjectBackend:
         return replace(info, seq=ack.seq, timestamp=datetime.now(UTC))
 
     async def purge(self, subject: str, *, up_to: int | None = None) -> None:
-        """Delete what is stored under a subject, ``up_to`` that number if that is given."""
+        """Delete the messages of a subject, all or up to and including a sequence number."""
         with store_errors(self.bucket):
             await self.stream.purge(subject=subject, seq=None if up_to is None else up_to + 1)
 
@@ -115,9 +115,9 @@ class ObjectBackend:
 async def next_or_none(
     messages: Messages, stream: Stream, subject: str, after: int
 ) -> JetStreamMsg | None:
-    """The next message; ``None`` if the stream has none behind the number ``after``.
+    """Return the next message; ``None`` if the stream has none after the number ``after``.
 
-    What does not come for a while is asked for: it may have been deleted.
+    If no message arrives for a while, look it up in the stream: it may have been deleted.
     """
     patience = FIRST_LOOK
     while True:
@@ -128,5 +128,7 @@ async def next_or_none(
         except MessageNotFoundError:
             return None
         except (JetStreamNotEnabledError, RequestTimeoutError) as error:
-            _logger.debug("%s: %s", repr(messages), str(error))  # it comes back, or receiving fails
+            _logger.debug(
+                "%s: %s", repr(messages), str(error)
+            )  # the server returns, or receiving fails
         patience = min(2 * patience, LONGEST_LOOK)

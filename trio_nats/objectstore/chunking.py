@@ -1,4 +1,4 @@
-"""Where the bytes of an object come from, cut into chunks of one size."""
+"""Read the source of an object in chunks of equal size."""
 
 from __future__ import annotations
 
@@ -10,28 +10,36 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import trio
 
-__all__ = ["AsyncReadable", "Chunks", "Readable", "Source", "chunks_of"]
+__all__ = ["AsyncReadable", "Chunks", "ObjectSource", "Readable", "chunks_of"]
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """A binary file; it is read in a thread."""
+    """A binary file, such as ``open(path, "rb")`` returns; it is read in a worker thread."""
 
     def read(self, size: int, /) -> bytes:
-        """At most ``size`` bytes; none at the end."""
+        """Read from the file.
+
+        :param size: maximum number of bytes.
+        :returns: the bytes; empty at the end of the file.
+        """
         ...
 
 
 @runtime_checkable
 class AsyncReadable(Protocol):
-    """A binary file of Trio's."""
+    """An asynchronous binary file, such as :func:`trio.open_file` returns."""
 
     async def read(self, size: int, /) -> bytes:
-        """At most ``size`` bytes; none at the end."""
+        """Read from the file. If cancelled, the upload is cancelled.
+
+        :param size: maximum number of bytes.
+        :returns: the bytes; empty at the end of the file.
+        """
         ...
 
 
-Source: TypeAlias = (
+ObjectSource: TypeAlias = (
     bytes
     | bytearray
     | memoryview
@@ -40,22 +48,22 @@ Source: TypeAlias = (
     | os.PathLike[str]
     | AsyncIterable[bytes]
 )
-"""What can be put: bytes, a binary file, the path of one, or pieces as they come."""
+"""The content of an object: bytes, a binary file, a path, or an async iterable of bytes."""
 
 
 class Chunks:
-    """Hands out chunk after chunk; holds one at a time, and what one piece has more."""
+    """Cut a source into chunks. Holds one chunk and the rest of one piece in memory."""
 
     def __init__(self, more: Callable[[], Awaitable[bytes | memoryview]], size: int) -> None:
-        """``more`` returns some bytes; none at the end."""
+        """:param more: returns some bytes; empty at the end."""
         self._more = more
         self._size = size
         self.count: int = 0
-        """How many were handed out."""
+        """Number of chunks returned so far."""
         self._rest = memoryview(b"")
 
     async def next(self) -> bytes:
-        """The next one; empty at the end."""
+        """Return the next chunk; empty at the end."""
         parts: list[memoryview] = []
         missing = self._size
         while missing:
@@ -70,12 +78,10 @@ class Chunks:
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
 
-def chunks_of(source: Source, size: int) -> AbstractAsyncContextManager[Chunks]:
-    """The chunks of ``source``. A file or a channel that is given open stays open.
+def chunks_of(source: ObjectSource, size: int) -> AbstractAsyncContextManager[Chunks]:
+    """Return the chunks of a source. Open files and channels stay open; a generator is closed.
 
-    A generator is closed: what is left of it is of no use to anybody.
-
-    Raises :exc:`ConfigurationError` for what has no bytes.
+    :raises TypeError: if ``source`` has another type.
     """
     if isinstance(source, os.PathLike):
         return _opened(source, size)
@@ -107,7 +113,7 @@ def _reading(source: object, size: int) -> Callable[[], Awaitable[bytes | memory
         return _once(memoryview(source).cast("B"))
     read = getattr(source, "read", None)
     if callable(read):
-        # Before what can be iterated: files can too, by lines.
+        # Check this before AsyncIterable: iterating over a file would split it into lines.
         if inspect.iscoroutinefunction(read):
             asynchronous = cast("AsyncReadable", source)
             return lambda: asynchronous.read(size)
@@ -115,10 +121,10 @@ def _reading(source: object, size: int) -> Callable[[], Awaitable[bytes | memory
         return lambda: trio.to_thread.run_sync(file.read, size)
     if isinstance(source, AsyncIterable):
         return _pieces(cast("AsyncIterable[bytes]", source))
-    hint = "; encode it, or for a file give a trio.Path" if isinstance(source, str) else ""
+    hint = "; encode text, or pass trio.Path(...) for a file" if isinstance(source, str) else ""
     raise TypeError(
-        "an object is put from bytes, a binary file, a path or an async iterable of bytes, "
-        f"not {type(source).__name__}{hint}"
+        "source must be bytes-like, a binary file, a path-like object or an async iterable of "
+        f"bytes, not {type(source).__name__}{hint}"
     )
 
 
@@ -136,7 +142,7 @@ def _pieces(source: AsyncIterable[bytes]) -> Callable[[], Awaitable[bytes]]:
     iterator = aiter(source)
 
     async def more() -> bytes:
-        # An empty piece is not the end.
+        # Skip empty pieces, which would mean the end.
         async for piece in iterator:
             if len(piece):
                 return piece
@@ -150,4 +156,4 @@ def _view(data: object) -> memoryview:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return memoryview(data).cast("B")
     hint = "; open the file in binary mode" if isinstance(data, str) else ""
-    raise TypeError(f"an object is put from bytes, not {type(data).__name__}{hint}")
+    raise TypeError(f"source must deliver bytes, not {type(data).__name__}{hint}")

@@ -1,4 +1,4 @@
-"""How an object store is configured, and the stream it is (ADR-20)."""
+"""Configuration of an object store, and of the stream behind it (ADR-20)."""
 
 from __future__ import annotations
 
@@ -29,23 +29,27 @@ __all__ = [
 
 
 class ObjectStoreConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How an object store is configured. Sizes are in bytes, times in seconds."""
+    """Configuration of an object store (ADR-20). Sizes are in bytes, times in seconds."""
 
     bucket: str
-    """Its name: of A-Z, a-z, 0-9, - and _."""
+    """Name of the store: 1 to 251 of the characters A-Z, a-z, 0-9, ``_`` and ``-``."""
     description: str = ""
+    """Text for humans. Default: empty."""
     metadata: Mapping[str, str] | None = None
-    """What begins with ``_nats.`` is the server's."""
+    """Your own key-value pairs; the server adds some that begin with ``_nats.``. Default: none."""
     ttl: Seconds = 0.0
-    """How old objects become; 0: any age."""
+    """Seconds after which an object is removed. Default: 0, never."""
     max_bytes: int = -1
-    """What it may have in all; -1: any number."""
+    """Maximum size of the store in bytes; uploads that exceed it are refused. Default: -1, no
+    limit."""
     storage: StorageType = StorageType.FILE
+    """Where to keep the store: in files or in memory. Default: in files."""
     num_replicas: int = 1
-    """On how many servers of the cluster everything is: 1, 3 or 5."""
+    """Number of servers in the cluster that keep the store: 1, 3 or 5. Default: 1."""
     placement: Placement | None = None
+    """The servers that may keep the store. Default: any."""
     compression: bool = False
-    """Whether files are compressed."""
+    """Whether to compress the files. Default: no."""
 
 
 class ObjectStoreOptions(TypedDict, total=False):
@@ -62,71 +66,71 @@ class ObjectStoreOptions(TypedDict, total=False):
 
 
 class ObjectStoreStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A bucket at a moment. Sizes are in bytes, times in seconds."""
+    """Status of an object store at one moment. Sizes are in bytes, times in seconds."""
 
     config: ObjectStoreConfig
-    """How it is configured."""
+    """The configuration."""
     stream_info: StreamInfo
-    """All that is known of its stream."""
+    """Configuration and state of the stream behind the store."""
 
     @property
     def bucket(self) -> str:
-        """Its name."""
+        """Name of the store."""
         return self.config.bucket
 
     @property
     def description(self) -> str:
-        """Its description."""
+        """Text for humans."""
         return self.config.description
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The metadata; what begins with ``_nats.`` is the server's."""
+        """The metadata; keys that begin with ``_nats.`` are set by the server."""
         return self.config.metadata or {}
 
     @property
     def ttl(self) -> float:
-        """How long objects are kept; 0: until they are deleted."""
+        """Seconds after which an object is removed; 0 for never."""
         return self.config.ttl
 
     @property
     def max_bytes(self) -> int:
-        """How large all of it may be; -1: any size."""
+        """Maximum size of the store in bytes; -1 for no limit."""
         return self.config.max_bytes
 
     @property
     def storage(self) -> StorageType:
-        """Where it is kept: in files or in memory."""
+        """Where the store is kept: in files or in memory."""
         return self.config.storage
 
     @property
     def num_replicas(self) -> int:
-        """On how many servers it is."""
+        """Number of servers that keep the store."""
         return self.config.num_replicas
 
     @property
     def size(self) -> int:
-        """How large its stream is, in bytes."""
+        """Size of the store in bytes."""
         return self.stream_info.state.bytes
 
     @property
     def is_compressed(self) -> bool:
-        """Whether what is stored in files is compressed."""
+        """Whether the files are compressed."""
         return self.config.compression
 
     @property
     def is_sealed(self) -> bool:
-        """Whether nothing in it can be changed any more."""
+        """Whether the store is sealed, so that it cannot be changed."""
         return self.stream_info.config.sealed
 
     @property
     def backing_store(self) -> str:
-        """What it is built on."""
+        """Kind of storage behind the store, always ``"JetStream"`` (ADR-20)."""
         return "JetStream"
 
 
 def stream_config(config: ObjectStoreConfig) -> StreamConfig:
-    """Return the configuration of the stream that such a bucket is."""
+    """Return the configuration of an object store's stream."""
     check_bucket(config.bucket)
     check_types(config)
     check_count("max_bytes", config.max_bytes, -1)
@@ -148,7 +152,7 @@ def stream_config(config: ObjectStoreConfig) -> StreamConfig:
 
 
 def status_of(info: StreamInfo) -> ObjectStoreStatus:
-    """Return the status of the bucket that a stream is."""
+    """Return the status of the object store that a stream holds."""
     stream = info.config
     config = ObjectStoreConfig(
         bucket=bucket_of(stream.name),

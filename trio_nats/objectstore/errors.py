@@ -1,4 +1,4 @@
-"""What can go wrong with objects and their stores."""
+"""Errors of object stores."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ __all__ = [
 
 
 class ObjectStoreError(JetStreamError):
-    """Base class of what goes wrong with object stores."""
+    """Base class of all errors of object stores."""
 
 
 class ObjectStoreNotFoundError(ObjectStoreError):
-    """There is no object store of that name, or no longer."""
+    """The object store does not exist."""
 
 
 class ObjectStoreExistsError(ObjectStoreError):
-    """There is an object store of that name already, and it is configured otherwise."""
+    """An object store with this name and a different configuration exists."""
 
 
 class ObjectNotFoundError(ObjectStoreError):
-    """The store has no object of that name, or it has been deleted."""
+    """The store has no object with this name, or the object was deleted."""
 
 
 class ObjectExistsError(ObjectStoreError):
-    """The store has an object of that name, which would be lost."""
+    """The store has an object with this name, which would be overwritten."""
 
 
 class InvalidObjectNameError(ObjectStoreError, ValueError):
-    """What cannot be the name of an object. Raised before anything is sent."""
+    """The name of an object is not valid. Raised before anything is sent."""
 
 
 class ObjectLinkError(ObjectStoreError):
-    """A link that cannot be made, or that leads nowhere."""
+    """A link cannot be created or followed."""
 
 
 class ObjectTooLargeError(ObjectStoreError):
-    """The object has more bytes than were to be kept in memory. Nothing was read."""
+    """The object is larger than ``max_size``. Nothing was read."""
 
 
 class ObjectChangedError(ObjectStoreError):
-    """The object was replaced or deleted while it was read; what was read is to be thrown away."""
+    """The object was replaced or deleted while you read it. Discard what you have read."""
 
 
 class DamagedObjectError(ObjectStoreError):
-    """What is stored is not what was put: chunks are missing, or there is too much."""
+    """The stored object is damaged: chunks are missing, or there are too many bytes."""
 
 
 class DigestMismatchError(DamagedObjectError):
-    """The digest of what was read is not the one of what was put."""
+    """The digest of the stored bytes differs from that in the metadata."""
 
 
 class InvalidObjectMetaError(DamagedObjectError):
-    """What is stored about an object cannot be understood."""
+    """The stored metadata of an object is invalid."""

@@ -1,4 +1,4 @@
-"""What is known about objects, and how that is stored (ADR-20). Without I/O."""
+"""Metadata of objects, and its stored form (ADR-20). Without I/O."""
 
 from __future__ import annotations
 
@@ -23,54 +23,62 @@ _LARGEST = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class ObjectMeta:
-    """What is said about an object when it is put."""
+    """Metadata that you give an object when you store it (ADR-20)."""
 
     name: str
+    """Name of the object: text of 1 to 2,048 bytes in UTF-8."""
     description: str = ""
+    """Text for humans. Default: empty."""
     headers: HeadersLike = field(default_factory=Headers)
-    """Whatever is to be known about the object, such as its type."""
+    """Headers, such as the content type. Default: none."""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Your own key-value pairs. Default: none."""
     chunk_size: int | None = None
-    """Bytes of a chunk; 128 KiB unless given, or what the server takes if that is less."""
+    """Size of a chunk in bytes. Default: 128 KiB, or the server's ``max_payload`` if less."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectLink:
-    """What a link leads to."""
+    """Target of a link (ADR-20)."""
 
     bucket: str
-    """The object store."""
+    """Name of the object store."""
     name: str | None = None
-    """The object in it; ``None`` for the whole store."""
+    """Name of the object in it; ``None`` for the whole store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """What is known about an object."""
+    """Metadata of a stored object or link (ADR-20)."""
 
     bucket: str
-    """The object store it is in."""
+    """Name of the object store."""
     name: str
+    """Name of the object."""
     description: str = ""
+    """Text for humans."""
     headers: Headers = field(default_factory=Headers)
+    """Headers of the object."""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Key-value pairs given by the user."""
     nuid: str = ""
-    """What tells it from other objects that have had its name."""
+    """Unique ID of this upload; a new object with the same name has another."""
     size: int = 0
-    """Bytes in all."""
+    """Size in bytes."""
     chunks: int = 0
-    """How many chunks those are in."""
+    """Number of chunks."""
     digest: str = ""
-    """Of the bytes: ``SHA-256=`` and its value in base 64."""
+    """Digest of the bytes: ``SHA-256=`` followed by the digest in base 64."""
     deleted: bool = False
+    """Whether the object was deleted."""
     chunk_size: int | None = None
-    """Bytes of a chunk, the last one excepted; ``None`` if that is not known."""
+    """Size in bytes of all chunks but the last; ``None`` if unknown."""
     link: ObjectLink | None = None
-    """What it leads to if it is a link."""
+    """Target of the link; ``None`` if this is an object."""
     timestamp: datetime | None = None
-    """When this was stored, in UTC."""
+    """Time at which the metadata was stored, in UTC."""
     seq: int = 0
-    """The sequence number in the stream under which this is stored."""
+    """Sequence number of the metadata in the stream."""
 
 
 class _Link(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -101,12 +109,12 @@ _decode = msgspec.json.Decoder(_Wire).decode
 
 
 def check_meta(meta: ObjectMeta | str) -> ObjectMeta:
-    """``meta``, its headers copied, if an object can have it."""
+    """Return a copy of valid metadata."""
     if isinstance(meta, str):
         return ObjectMeta(check_object_name(meta))
     if not isinstance(meta, ObjectMeta):
         raise TypeError(
-            f"an object is given by its name or an ObjectMeta, not {type(meta).__name__}"
+            f"meta must be the name of the object or an ObjectMeta, not {type(meta).__name__}"
         )
     check_object_name(meta.name)
     if not isinstance(meta.description, str):
@@ -128,7 +136,7 @@ def check_meta(meta: ObjectMeta | str) -> ObjectMeta:
 
 
 def write_info(info: ObjectInfo) -> bytes:
-    """As it is stored; when that is, is not."""
+    """Return the stored form, which has no timestamp: the server adds it to the message."""
     headers = Headers(info.headers)
     options = None
     if info.link is not None or info.chunk_size is not None:
@@ -152,22 +160,26 @@ def write_info(info: ObjectInfo) -> bytes:
     try:
         return msgspec.json.encode(wire)
     except (TypeError, ValueError) as error:  # surrogates
-        raise ConfigurationError(f"invalid metadata of object {info.name!r}: {error}") from None
+        raise ConfigurationError(
+            f"the metadata of object {info.name!r} must be valid Unicode text: {error}"
+        ) from None
 
 
 def read_info(
     bucket: str, name: str, data: bytes, *, seq: int, timestamp: datetime | None
 ) -> ObjectInfo:
-    """What is stored as known about an object.
+    """Parse stored metadata.
 
-    Which bucket and name that is, is known from where it is stored; it may say otherwise, but is
-    not believed. Raises :exc:`InvalidObjectMetaError`.
+    Bucket and name come from the subject of the message. Other values in the metadata itself are
+    ignored.
+
+    :raises InvalidObjectMetaError: if the metadata is invalid.
     """
     try:
         wire = _decode(data)
     except (ValueError, RecursionError) as error:
         raise InvalidObjectMetaError(
-            f"what is stored about object {name!r} of {bucket!r} cannot be understood: {error}"
+            f"invalid metadata for object {name!r} in object store {bucket!r}: {error}"
         ) from None
     options = wire.options or _Options()
     link = options.link
@@ -190,24 +202,24 @@ def read_info(
     fault = _fault(info)
     if fault:
         raise InvalidObjectMetaError(
-            f"what is stored about object {name!r} of {bucket!r} cannot be: {fault}"
+            f"invalid metadata for object {name!r} in object store {bucket!r}: {fault}"
         )
     return info
 
 
 def _fault(info: ObjectInfo) -> str:
     if not all(0 <= number <= _LARGEST for number in (info.size, info.chunks)):
-        return f"size {info.size} in {info.chunks} chunks"
+        return f"size and chunks must be at least 0, not {info.size} and {info.chunks}"
     if info.size and not info.chunks:
-        return f"{info.size} bytes in {info.chunks} chunks"
+        return f"an object of {info.size} bytes must have chunks"
     if not is_nuid(info.nuid):
-        # It would be part of a subject, and with wildcards one for the chunks of other objects.
-        return f"nuid {info.nuid[:80]!a}"
+        # It becomes part of a subject. With wildcards that would match the chunks of other objects.
+        return f"nuid must be one subject token, not {info.nuid[:80]!a}"
     return ""
 
 
 def _headers(raw: Mapping[str, list[str]]) -> Headers:
-    """Those that can be; the others have been stored by somebody with other rules."""
+    """Return the valid headers; other clients may have stored invalid ones."""
     headers = Headers()
     for name, values in raw.items():
         for value in values:

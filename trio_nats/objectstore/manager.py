@@ -1,4 +1,4 @@
-"""How object stores come to be, are found, and go: what JetStream's methods do."""
+"""Create, open, update, list and delete object stores, for the methods of :class:`JetStream`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["create", "create_or_update", "delete", "names", "open_bucket", "stat
 
 
 async def open_bucket(js: BaseJetStream, bucket: str) -> ObjectStore:
-    """The object store of that name."""
+    """Open an existing object store."""
     with store_errors(check_bucket(bucket)):
         return construct(ObjectStore, js, await js.stream(stream_name(bucket)))
 
@@ -33,14 +33,14 @@ async def open_bucket(js: BaseJetStream, bucket: str) -> ObjectStore:
 async def create(
     js: BaseJetStream, config: ObjectStoreConfig | str, options: ObjectStoreOptions
 ) -> ObjectStore:
-    """A new object store."""
+    """Create an object store."""
     wanted = _wanted(config, options)
     try:
         return construct(ObjectStore, js, await js.create_stream(wanted))
     except StreamNameInUseError as error:
         raise ObjectStoreExistsError(
-            f"there is an object store {bucket_of(wanted.name)!r} already, configured otherwise: "
-            f"{error.description}"
+            f"object store {bucket_of(wanted.name)!r} already exists with a different "
+            f"configuration: {error.description}"
         ) from error
 
 
@@ -56,7 +56,7 @@ async def update(
 async def create_or_update(
     js: BaseJetStream, config: ObjectStoreConfig | str, options: ObjectStoreOptions
 ) -> ObjectStore:
-    """An object store configured like that, whether it was there or not."""
+    """Create an object store, or update it if it exists."""
     return construct(ObjectStore, js, await js.create_or_update_stream(_wanted(config, options)))
 
 
@@ -67,7 +67,7 @@ async def delete(js: BaseJetStream, bucket: str) -> None:
 
 
 def names(js: BaseJetStream) -> PageIterator[str]:
-    """The names of all object stores."""
+    """Iterate over the names of all object stores."""
     return select(
         js.stream_names(subject=all_chunks("*")),
         lambda name: bucket_of(name) if name.startswith(STREAM_PREFIX) else None,
@@ -75,7 +75,7 @@ def names(js: BaseJetStream) -> PageIterator[str]:
 
 
 def statuses(js: BaseJetStream) -> PageIterator[ObjectStoreStatus]:
-    """All object stores."""
+    """Iterate over the status of all object stores."""
     return select(js.streams(subject=all_chunks("*")), _status)
 
 

@@ -1,4 +1,4 @@
-"""Reading an object as it comes."""
+"""Read an object chunk by chunk, and verify it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .names import check_bucket, check_object_name, chunk_subject, read_digest, 
 __all__ = ["ObjectReader"]
 
 ON_THE_WAY = 8 * 1024 * 1024
-"""Bytes that may have been asked for and not been received."""
+"""Maximum number of bytes that are requested and not yet received."""
 HEADROOM = 64 * 1024
-"""Bytes that a message takes besides its payload, for subjects and headers."""
+"""Bytes of a message besides its payload, for subjects and headers."""
 MAX_LINKS = 8
 DEFAULT_MAX_SIZE = 256 * 1024 * 1024
 
@@ -37,7 +37,7 @@ DEFAULT_MAX_SIZE = 256 * 1024 * 1024
 class ObjectReader(
     trio.abc.ReceiveChannel[bytes], metaclass=NoPublicConstructor, use="store.get()"
 ):
-    """An object's bytes as they come, a Trio channel; made by :meth:`ObjectStore.get`.
+    """A Trio channel of the chunks of an object, returned by :meth:`ObjectStore.get`.
 
     .. code-block:: python
 
@@ -46,15 +46,14 @@ class ObjectReader(
             async for chunk in reader:
                 ...
 
-    Use it with ``async with``: entering finds the object, leaving ends all there is, also when
-    cancelled. It has to be left by the task that entered it. It holds at most some 8 MiB, and
-    goes on by itself over reconnects and restarts of the server. One task at a time may read.
+    Use it with ``async with``: entering looks up the object, leaving stops reading, also if
+    cancelled. The task that entered the block must leave it. The reader holds at most about 8 MiB
+    in memory, and continues after reconnects and restarts of the server. Only one task may read at
+    a time.
 
-    It ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, once all bytes have come
-    and their digest is right, and not otherwise: with :exc:`DigestMismatchError` or another
-    :exc:`DamagedObjectError` if what is stored is not what was put; with :exc:`ObjectChangedError`
-    if the object was replaced or deleted in the meantime; and with what :meth:`Consumer.consume`
-    ends with else.
+    The channel ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, only when all bytes
+    have been received and their digest is correct. Otherwise it raises an error of
+    :meth:`receive`; then do not use the chunks that you have received.
     """
 
     def __init__(self, backend: ObjectBackend, name: str) -> None:
@@ -71,7 +70,7 @@ class ObjectReader(
 
     @property
     def info(self) -> ObjectInfo:
-        """What is known about the object; of a link, about what it leads to."""
+        """Metadata of the object. If you read a link, that of its target."""
         if self._info is None:
             raise self._not_entered()
         return self._info
@@ -83,14 +82,17 @@ class ObjectReader(
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Find the object, and ask for its chunks. If cancelled, nothing has happened.
+        """Look up the object, and request its chunks. If cancelled, nothing was started.
 
-        Raises :exc:`ObjectNotFoundError` if there is none; :exc:`ObjectLinkError` if it is a link
-        to a store, or one that leads nowhere; :exc:`InvalidObjectMetaError` if what is stored about
-        it cannot be understood; and what the methods of :class:`JetStream` raise.
+        It also raises what the methods of :class:`JetStream` raise.
+
+        :raises ObjectNotFoundError: if the store has no object with this name.
+        :raises ObjectLinkError: if it is a link to a whole store, or cannot be followed.
+        :raises InvalidObjectMetaError: if the stored metadata is invalid.
+        :raises ObjectStoreNotFoundError: if the store does not exist.
         """
         if self._info is not None:
-            raise RuntimeError("a reader can be entered only once; get the object again")
+            raise RuntimeError("a reader can be entered only once; call store.get() again")
         info = await self._find()
         if info.size:
             messages = self._consume(info)
@@ -101,19 +103,20 @@ class ObjectReader(
         return self
 
     async def _find(self) -> ObjectInfo:
-        """Of the object itself: links are followed."""
+        """Return the metadata of the object, after following links."""
         name = self._name
         for _ in range(MAX_LINKS):
             info = await self._backend.info(name)
             if info.deleted:
                 raise ObjectNotFoundError(
-                    f"object store {self._backend.bucket!r} has no object {name[:80]!r} any more"
+                    f"object {name[:80]!r} in object store {self._backend.bucket!r} was deleted"
                 )
             if info.link is None:
                 return info
             name = await self._follow(info)
         raise ObjectLinkError(
-            f"object {self._name!r}: {MAX_LINKS} links in a row, or in a circle, lead nowhere"
+            f"link {self._name!r} must lead to an object in at most {MAX_LINKS} steps; it leads in "
+            "a circle, or needs more"
         )
 
     async def _follow(self, info: ObjectInfo) -> str:
@@ -121,8 +124,8 @@ class ObjectReader(
         assert link is not None
         if link.name is None:
             raise ObjectLinkError(
-                f"object {info.name!r} is a link to the whole of object store "
-                f"{link.bucket[:80]!r}; open that one"
+                f"{info.name!r} is a link to the whole object store {link.bucket[:80]!r}; "
+                "open that store"
             )
         try:
             name = check_object_name(link.name)
@@ -130,8 +133,8 @@ class ObjectReader(
                 js, stream = self._backend.js, stream_name(check_bucket(link.bucket))
                 with store_errors(link.bucket):
                     self._backend = ObjectBackend(js, await js.stream(stream))
-        except ValueError as error:  # the link was made by somebody else
-            raise ObjectLinkError(f"object {info.name!r} is no sound link: {error}") from None
+        except ValueError as error:  # another client created the link
+            raise ObjectLinkError(f"invalid target of link {info.name!r}: {error}") from None
         return name
 
     def _consume(self, info: ObjectInfo) -> Messages:
@@ -156,7 +159,10 @@ class ObjectReader(
             await self._messages.__aexit__(exc_type, exc, traceback)
 
     async def aclose(self) -> None:
-        """Read no more. Done even if cancelled, or repeated. Leaving the block does the same."""
+        """Stop reading, as leaving the ``async with`` block does. May be called again.
+
+        If cancelled, the reader is closed all the same.
+        """
         self._close()
         if self._messages is not None:
             await self._messages.aclose()
@@ -165,14 +171,22 @@ class ObjectReader(
 
     def _close(self) -> None:
         if self._ended is None:
-            self._ended = trio.ClosedResourceError("this reader is closed")
+            self._ended = trio.ClosedResourceError("this ObjectReader is closed")
 
     # --- reading ---------------------------------------------------------------------------------
 
     async def receive(self) -> bytes:
-        """The next chunk; waits for it. If cancelled, nothing is lost.
+        """Wait for the next chunk. If cancelled, no chunk is lost.
 
-        Raises :exc:`trio.EndOfChannel` after the last one, when all of them were right.
+        :returns: the chunk.
+        :raises trio.EndOfChannel: after the last chunk, if size and digest are correct.
+        :raises DigestMismatchError: if the digest is not correct; a :exc:`DamagedObjectError`.
+        :raises DamagedObjectError: if chunks are missing, or there are too many bytes.
+        :raises ObjectChangedError: if the object was replaced or deleted while you read it.
+        :raises ObjectStoreNotFoundError: if the store was deleted.
+        :raises trio.ClosedResourceError: if the reader or the connection is closed or draining.
+        :raises trio.BusyResourceError: if another task is reading.
+        :raises ConnectionLostError: if the connection is lost for good.
         """
         info = self.info
         if self._receiving:
@@ -196,7 +210,7 @@ class ObjectReader(
                     self._messages, self._backend.stream, self._subject, self._seq
                 )
         except trio.EndOfChannel:
-            # Not the object's end, which it would be taken for.
+            # EndOfChannel would mean that the object is complete.
             raise trio.ClosedResourceError("this NATS connection is draining") from None
         if msg is None:
             self._ended = await self._missing(info)
@@ -208,56 +222,58 @@ class ObjectReader(
         self._size += len(data)
         if self._size > info.size:
             self._ended = DamagedObjectError(
-                f"object {info.name!r}: more than its {info.size:,} bytes are stored"
+                f"object {info.name!r} must have {info.size:,} bytes; more are stored; put it again"
             )
             raise fresh(self._ended)
         self._digest.update(data)
         return data
 
     async def _missing(self, info: ObjectInfo) -> Exception:
-        """Why there are no more chunks."""
+        """Find out why there are no more chunks."""
         try:
             now = await self._backend.info(info.name, leader=True)
         except ObjectNotFoundError:
             now = None
         if now is None or now.nuid != info.nuid or now.deleted:
             return ObjectChangedError(
-                f"object {info.name!r} was replaced or deleted while it was read; get it again"
+                f"object {info.name!r} was replaced or deleted while you read it; get it again"
             )
         return DamagedObjectError(
-            f"object {info.name!r}: {self._chunks:,} chunks are stored, and not {info.chunks:,}; "
+            f"object {info.name!r} must have {info.chunks:,} chunks; {self._chunks:,} are stored; "
             "put it again"
         )
 
     def _verdict(self, info: ObjectInfo) -> Exception:
         if self._size != info.size:
             return DamagedObjectError(
-                f"object {info.name!r}: {self._size:,} bytes are stored, and not {info.size:,}; "
+                f"object {info.name!r} must have {info.size:,} bytes; {self._size:,} are stored; "
                 "put it again"
             )
         expected = read_digest(info.digest)
         if expected is None and (info.digest or info.size):
             return DigestMismatchError(
-                f"object {info.name!r}: its digest {info.digest[:80]!a} is not one of SHA-256, and "
-                "cannot be checked"
+                f"the digest of object {info.name!r} must be a SHA-256 digest, not "
+                f"{info.digest[:80]!a}; the object cannot be verified"
             )
         if expected is not None and expected != self._digest.digest():
             return DigestMismatchError(
-                f"object {info.name!r}: what is stored is not what was put, for its digest is "
-                "another; put it again"
+                f"the stored bytes of object {info.name!r} do not match its digest; put it again"
             )
         return trio.EndOfChannel()
 
     async def read_all(self, *, max_size: int = DEFAULT_MAX_SIZE) -> bytes:
-        """All bytes that were not read yet; waits for them.
+        """Read the rest of the object. It also raises what :meth:`receive` raises.
 
-        Raises :exc:`ObjectTooLargeError` at once if the object has more than ``max_size`` bytes,
-        256 MiB unless given, and what :meth:`receive` raises. If cancelled, what had come is gone.
+        If cancelled, the bytes received by this call are lost.
+
+        :param max_size: maximum size of the object in bytes. Default: 256 MiB.
+        :returns: all bytes that have not been read.
+        :raises ObjectTooLargeError: at once, if the object is larger than ``max_size``.
         """
         check_count("max_size", max_size)
         if self.info.size > max_size:
             raise ObjectTooLargeError(
-                f"object {self.info.name!r} has {self.info.size:,} bytes, more than max_size of "
-                f"{max_size:,}; read it chunk by chunk, or raise max_size"
+                f"object {self.info.name!r} has {self.info.size:,} bytes; max_size is "
+                f"{max_size:,}; read it chunk by chunk, or pass a larger max_size"
             )
         return b"".join([chunk async for chunk in self])

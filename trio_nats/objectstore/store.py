@@ -1,4 +1,4 @@
-"""An object store, as users hold it."""
+"""An object store: store, read, list, watch and link objects (ADR-20)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..jetstream.errors import WrongLastSequenceError
 from ..jetstream.stream import Stream
 from ..options import check_flag
 from .backend import ObjectBackend, store_errors
-from .chunking import Source
+from .chunking import ObjectSource
 from .config import ObjectStoreStatus, status_of
 from .errors import (
     InvalidObjectNameError,
@@ -39,7 +39,7 @@ __all__ = ["ObjectStore", "check_path", "write_file"]
 
 
 def check_path(path: str | os.PathLike[str]) -> trio.Path:
-    """``path`` if it can be the one of a file."""
+    """Return ``path`` as a :class:`trio.Path`."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a str or path-like object, not {type(path).__name__}")
     if not os.fspath(path):
@@ -50,9 +50,9 @@ def check_path(path: str | os.PathLike[str]) -> trio.Path:
 async def write_file(
     reader: ObjectReader, name: str, path: trio.Path, *, follow_symlinks: bool
 ) -> ObjectInfo:
-    """Have the object in the file once all of it has come, and be right; else leave it alone.
+    """Write an object to a temporary file, and move that to ``path`` once it is verified.
 
-    :param name: the object's, for a ``path`` that is a folder.
+    :param name: name of the object, used as the name of the file if ``path`` is a folder.
     """
     if await path.is_dir():
         path = path / _file_name(name)
@@ -60,7 +60,7 @@ async def write_file(
         path = trio.Path(await trio.to_thread.run_sync(os.path.realpath, path))
     replaced = await _replaced(path)
     part = path.with_name(f".{new_name()}.part")
-    # As secret as what it replaces, which may be more than the rest of the folder.
+    # The replaced file may be less accessible than new files in the folder are.
     opener = None if replaced is None else partial(os.open, mode=0o600)
     async with reader:
         try:
@@ -78,18 +78,18 @@ async def write_file(
 
 
 def _file_name(name: str) -> str:
-    """An object's name, if a file in a folder can have it: who stored the object chose it."""
+    """Return an object's name if it is a plain file name: another client may have chosen it."""
     plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
     if not plain or name == ".." or not name.isprintable() or (os.name == "nt" and ":" in name):
         raise InvalidObjectNameError(
-            f"object name {name[:80]!r} is not the plain name of a file; "
-            "give the path of a file instead of a folder"
+            f"object name {name[:80]!r} is not a plain file name; pass the path of a file instead "
+            "of a folder"
         )
     return name
 
 
 async def _replaced(path: trio.Path) -> os.stat_result | None:
-    """What there is to know about the file that is in this place already."""
+    """Return the status of the file to be replaced; ``None`` if there is none."""
     try:
         found = await path.lstat()
     except FileNotFoundError:
@@ -97,7 +97,7 @@ async def _replaced(path: trio.Path) -> os.stat_result | None:
     if stat.S_ISLNK(found.st_mode):
         raise FileExistsError(
             errno.EEXIST,
-            "it is a symbolic link; follow_symlinks=True writes the file that it leads to",
+            "it is a symbolic link; pass follow_symlinks=True to write to its target",
             str(path),
         )
     if not stat.S_ISREG(found.st_mode):
@@ -113,25 +113,28 @@ def _take_after(part: trio.Path, replaced: os.stat_result, path: trio.Path) -> N
             os.chown(part, replaced.st_uid, replaced.st_gid)
         except PermissionError as error:
             raise PermissionError(
-                error.errno, "it belongs to somebody else; delete it, or write another", str(path)
+                error.errno,
+                "it belongs to another user; delete it, or choose another path",
+                str(path),
             ) from None
-    # After chown, which takes some bits away.
+    # chown clears some mode bits, so chmod comes second.
     os.chmod(part, stat.S_IMODE(replaced.st_mode))
 
 
 class ObjectStore(
     metaclass=NoPublicConstructor, use="js.object_store() or js.create_object_store()"
 ):
-    """An object store, as :meth:`JetStream.object_store` and its likes make it.
+    """An object store, returned by :meth:`JetStream.object_store` and its siblings (ADR-20).
 
-    It holds nothing open, and may be used from any number of tasks. Unless said otherwise its
-    methods raise :exc:`InvalidObjectNameError`, or :exc:`ConfigurationError`, for what cannot be
-    asked for; :exc:`ObjectNotFoundError` if there is no such object; :exc:`InvalidObjectMetaError`
-    if what is stored about it cannot be understood; :exc:`ObjectStoreNotFoundError` if the store is
-    gone; and what the methods of :class:`JetStream` raise else.
+    It holds no resources and need not be closed. Any number of tasks may use it.
 
-    What changes something is done wholly or not at all: a cancellation that comes when it is being
-    settled waits for that, a few answers of the server at most.
+    All methods raise :exc:`InvalidObjectNameError` if a name is invalid,
+    :exc:`InvalidObjectMetaError` if the stored metadata of the object is invalid,
+    :exc:`ObjectStoreNotFoundError` if the store was deleted, and what the methods of
+    :class:`JetStream` raise.
+
+    Changes are made completely or not at all. To that end a method that is cancelled in the middle
+    of a change waits for a few more answers from the server.
     """
 
     def __init__(self, js: BaseJetStream, stream: Stream) -> None:
@@ -139,16 +142,24 @@ class ObjectStore(
 
     @property
     def name(self) -> str:
-        """The name of the bucket."""
+        """Name of the store."""
         return self._backend.bucket
 
     async def status(self) -> ObjectStoreStatus:
-        """How it is configured, and what is in it, as of now."""
+        """Request the configuration and state of the store.
+
+        If cancelled, nothing has changed.
+
+        :returns: the current status.
+        """
         with store_errors(self.name):
             return status_of(await self._backend.stream.refresh())
 
     async def seal(self) -> ObjectStoreStatus:
-        """Let nothing in it be changed ever after. This cannot be undone."""
+        """Make the store read-only for good. If cancelled, it may have been sealed or not.
+
+        :returns: the new status.
+        """
         with store_errors(self.name):
             info = await self._backend.stream.refresh()
             stream = await self._backend.js.update_stream(info.config, sealed=True)
@@ -156,46 +167,66 @@ class ObjectStore(
 
     # --- whole objects ---------------------------------------------------------------------------
 
-    async def put(self, meta: ObjectMeta | str, source: Source) -> ObjectInfo:
+    async def put(self, meta: ObjectMeta | str, source: ObjectSource) -> ObjectInfo:
         """Store an object: ``await store.put("film", trio.Path("film.mkv"))``.
 
-        ``meta`` is its name, or an :class:`ObjectMeta` that says more about it. ``source`` is
-        bytes-like, a binary file (Trio's, or any other, which is read in a thread), the path of
-        one, or an async iterable of bytes. It is read chunk by chunk; some 4 MiB are on their way
-        at most. An object of that name is replaced once all of the new one is stored, and its
-        chunks are deleted.
+        The source is read chunk by chunk, with at most about 4 MiB sent and not yet acknowledged.
+        An existing object with this name is replaced when the new one is stored completely.
 
-        Raises what reading ``source`` raises, and :exc:`JetStreamAPIError` if the store is full or
-        sealed. Then, and when it is cancelled, the chunks that were stored are deleted first, which
-        may take as long as an answer may (``nc.jetstream(timeout=...)``); the object is what it
-        was.
+        It also raises what reading ``source`` raises. If cancelled or on an error, the uploaded
+        chunks are deleted first, and an existing object stays as it was. The deletion takes at most
+        the timeout of the :class:`JetStream` object.
+
+        :param meta: the name of the object, or more metadata.
+        :param source: bytes-like, a binary file, the path of one, or an async iterable of bytes. A
+            file that is not Trio's is read in a worker thread. Open files stay open; an async
+            generator is closed.
+        :returns: the metadata of the stored object.
+        :raises ConfigurationError: if ``chunk_size`` exceeds the server's ``max_payload``.
+        :raises JetStreamAPIError: if the server refuses a chunk, such as when the store is full or
+            sealed.
         """
         return await put(self._backend, check_meta(meta), source)
 
     async def put_file(
         self, path: str | os.PathLike[str], meta: ObjectMeta | str | None = None
     ) -> ObjectInfo:
-        """Store a file, under its own name without the directories unless ``meta`` names it.
+        """Store a file. It also raises what :meth:`put` raises.
 
-        Raises :exc:`OSError` if it cannot be read, and what :meth:`put` raises.
+        If cancelled or on an error, the store is as it was, as for :meth:`put`.
+
+        :param path: path of the file.
+        :param meta: the name of the object, or more metadata. Default: the name of the file,
+            without its folder.
+        :returns: the metadata of the stored object.
+        :raises OSError: if the file cannot be read.
+        :raises ConfigurationError: if ``path`` has no file name.
         """
         checked = check_path(path)
         if not checked.name:
-            raise ConfigurationError(f"path {str(path)!r} has no file name")
+            raise ConfigurationError(f"path must end with a file name, not be {str(path)!r}")
         return await self.put(checked.name if meta is None else meta, checked)
 
     def get(self, name: str) -> ObjectReader:
-        """Read an object as it comes: ``async with store.get("film") as reader:``.
+        """Read an object chunk by chunk: ``async with store.get("film") as reader:``.
 
-        Links to other objects are followed. Nothing is sent by this; see :class:`ObjectReader`.
+        Links to other objects are followed. Reading starts when you enter the ``async with`` block.
+
+        :param name: name of the object.
+        :returns: the reader, to be entered with ``async with``.
+        :raises InvalidObjectNameError: if the name is invalid.
         """
         return construct(ObjectReader, self._backend, check_object_name(name))
 
     async def get_bytes(self, name: str, *, max_size: int = DEFAULT_MAX_SIZE) -> bytes:
-        """All of an object.
+        """Read a whole object into memory. If cancelled, nothing has changed.
 
-        Raises :exc:`ObjectTooLargeError` if it has more than ``max_size`` bytes, 256 MiB unless
-        given, and what an :class:`ObjectReader` raises.
+        It also raises what entering and receiving from an :class:`ObjectReader` raise.
+
+        :param name: name of the object.
+        :param max_size: maximum size of the object in bytes. Default: 256 MiB.
+        :returns: the bytes of the object.
+        :raises ObjectTooLargeError: at once, if the object is larger than ``max_size``.
         """
         async with self.get(name) as reader:
             return await reader.read_all(max_size=max_size)
@@ -203,30 +234,34 @@ class ObjectStore(
     async def get_file(
         self, name: str, path: str | os.PathLike[str], *, follow_symlinks: bool = False
     ) -> ObjectInfo:
-        """Write an object to a file, and return what is known about it.
+        """Write an object to a file.
 
-        A file that is there already is replaced when all of the object has come, and keeps its mode
-        and owner. If this fails or is cancelled, it is what it was.
+        An existing file is replaced when the object has been received completely and verified; it
+        keeps its mode and owner. If cancelled or on an error, it stays as it was. It also raises
+        what entering and receiving from an :class:`ObjectReader` raise.
 
-        :param path: of the file, or of the folder in which the file gets the object's name.
-        :param follow_symlinks: write the file that a symbolic link at ``path`` leads to.
-        :raises OSError: if it cannot be written, if there is something at ``path`` that is not a
-            regular file, or if its owner cannot be kept.
-        :raises InvalidObjectNameError: if ``path`` is a folder and the object's name is not just
-            the name of a file, such as ``../x``. The client that stored the object chose the name.
-
-        Raises what an :class:`ObjectReader` raises, too.
+        :param name: name of the object.
+        :param path: path of the file, or of a folder; then the file has the name of the object.
+        :param follow_symlinks: if ``path`` is a symbolic link, write to its target. Default: no.
+        :returns: the metadata of the object.
+        :raises OSError: if the file cannot be written, if ``path`` exists and is not a regular
+            file, or if the owner of the file cannot be kept.
+        :raises InvalidObjectNameError: if ``path`` is a folder and the name of the object is not a
+            plain file name, such as ``../x``.
         """
         check_flag("follow_symlinks", follow_symlinks)
         checked = check_path(path)
         return await write_file(self.get(name), name, checked, follow_symlinks=follow_symlinks)
 
-    # --- what is known about them ----------------------------------------------------------------
+    # --- metadata --------------------------------------------------------------------------------
 
     async def info(self, name: str, *, show_deleted: bool = False) -> ObjectInfo:
-        """What is known about an object; of a link, about itself.
+        """Read the metadata of an object or link. If cancelled, nothing has changed.
 
-        With ``show_deleted`` about one that has been deleted, too.
+        :param name: name of the object.
+        :param show_deleted: return the metadata of a deleted object, too. Default: no.
+        :returns: the metadata; for a link that of the link itself.
+        :raises ObjectNotFoundError: if the store has no object with this name.
         """
         check_flag("show_deleted", show_deleted)
         info = await self._backend.info(name)
@@ -236,14 +271,16 @@ class ObjectStore(
 
     def _deleted(self, name: str) -> ObjectNotFoundError:
         return ObjectNotFoundError(
-            f"object store {self.name!r} has no object {name[:80]!r} any more"
+            f"object {name[:80]!r} in object store {self.name!r} was deleted"
         )
 
     async def list(self, *, show_deleted: bool = False) -> list[ObjectInfo]:
-        """What is known about all objects and links, in the order it was stored in.
+        """Read the metadata of all objects and links. If cancelled, nothing has changed.
 
-        With ``show_deleted`` about those that have been deleted, too. What cannot be understood is
-        left out.
+        Objects with invalid metadata are left out and logged.
+
+        :param show_deleted: include deleted objects. Default: no.
+        :returns: the metadata, in the order in which it was stored.
         """
         check_flag("show_deleted", show_deleted)
         return await list_objects(self._backend, show_deleted=show_deleted)
@@ -255,17 +292,25 @@ class ObjectStore(
         updates_only: bool = False,
         ignore_deletes: bool = False,
     ) -> ObjectWatcher:
-        """What is put, changed and deleted: ``async with store.watch() as watcher:``.
+        """Watch the objects of the store: ``async with store.watch() as watcher:``.
 
-        What is there already comes first, but not with ``updates_only``; with ``include_history``
-        all that the stream has of it, and without ``ignore_deletes`` what has been deleted. Nothing
-        is sent by this; see :class:`ObjectWatcher`.
+        The watcher delivers the metadata of each object first, then every change. Watching starts
+        when you enter the ``async with`` block. ``include_history`` and ``updates_only`` cannot be
+        combined.
+
+        :param include_history: start with all metadata that the stream keeps. Default: no.
+        :param updates_only: deliver only changes made from now on. Default: no.
+        :param ignore_deletes: leave out deleted objects. Default: no.
+        :returns: the watcher, to be entered with ``async with``.
+        :raises ConfigurationError: if the options cannot be combined.
         """
         check_flag("include_history", include_history)
         check_flag("updates_only", updates_only)
         check_flag("ignore_deletes", ignore_deletes)
         if include_history and updates_only:
-            raise ConfigurationError("give include_history or updates_only, not both")
+            raise ConfigurationError(
+                "include_history and updates_only cannot be combined; give one"
+            )
         policy = DeliverPolicy.LAST_PER_SUBJECT
         if updates_only:
             policy = DeliverPolicy.NEW
@@ -276,11 +321,16 @@ class ObjectStore(
     # --- changes ---------------------------------------------------------------------------------
 
     async def update_meta(self, name: str, meta: ObjectMeta) -> ObjectInfo:
-        """Change what is said about an object or a link; ``meta.chunk_size`` is of no account.
+        """Replace the name, description, headers and metadata of an object or link.
 
-        ``meta`` replaces all there was: keep what is to stay. With another name the object is
-        renamed; links to it lead nowhere then. Raises :exc:`ObjectExistsError` if there is
-        one of that name.
+        If cancelled, the metadata was replaced completely or not at all.
+
+        :param name: name of the object.
+        :param meta: the new metadata, which replaces all of the old; ``chunk_size`` is ignored. A
+            new name renames the object; links to the old name are not updated.
+        :returns: the stored metadata.
+        :raises ObjectNotFoundError: if the store has no object with this name.
+        :raises ObjectExistsError: if the store has an object with the new name.
         """
         checked = check_meta(meta)
         info = await self._present(name)
@@ -316,18 +366,25 @@ class ObjectStore(
         return info
 
     async def _free(self, name: str, *, links: bool = False) -> int:
-        """What to expect when something is stored under a name; ``links`` may be replaced."""
+        """Return the sequence number to expect when storing under a name that must be free.
+
+        :param links: allow replacing a link.
+        """
         before, seq = await self._backend.before(name)
         if seq and (before is None or not (before.deleted or (links and before.link is not None))):
             raise ObjectExistsError(
-                f"object store {self.name!r} has an object {name[:80]!r} already"
+                f"object {name[:80]!r} already exists in object store {self.name!r}"
             )
         return seq
 
     async def delete(self, name: str) -> None:
-        """Delete an object or a link. One that has been deleted already is left alone.
+        """Delete an object or link. Does nothing if it was deleted before.
 
-        That it was there stays known: see ``show_deleted``.
+        The metadata is kept as that of a deleted object; see ``show_deleted`` of :meth:`info`. If
+        cancelled, the object was deleted completely or not at all.
+
+        :param name: name of the object.
+        :raises ObjectNotFoundError: if the store never had an object with this name.
         """
         old = await self._backend.info(name, leader=True)
         if old.deleted:
@@ -347,34 +404,40 @@ class ObjectStore(
     # --- links -----------------------------------------------------------------------------------
 
     async def add_link(self, name: str, target: ObjectInfo) -> ObjectInfo:
-        """Have ``name`` lead to another object, of this store or another: ``store.info()`` of it.
+        """Create or replace a link to an object. If cancelled, it may have been stored or not.
 
-        A link of that name is replaced. Raises :exc:`ObjectLinkError` if ``target`` has been
-        deleted or is a link itself, and :exc:`ObjectExistsError` if there is an object of
-        that name.
+        :param name: name of the link.
+        :param target: metadata of the object, as :meth:`info` returns it; the object may be in
+            another store.
+        :returns: the metadata of the link.
+        :raises ObjectLinkError: if the target was deleted or is a link.
+        :raises ObjectExistsError: if the store has an object with this name.
         """
         check_object_name(name)
         if not isinstance(target, ObjectInfo):
             raise TypeError(
-                f"a link leads to the ObjectInfo of an object, not {type(target).__name__}"
+                f"target must be the ObjectInfo of an object, not {type(target).__name__}"
             )
         if target.deleted:
-            raise ObjectLinkError(f"object {target.name!r} has been deleted")
+            raise ObjectLinkError(f"target {target.name!r} was deleted")
         if target.link is not None:
-            raise ObjectLinkError(f"{target.name!r} is a link itself; link to what it leads to")
+            raise ObjectLinkError(f"target {target.name!r} is a link itself; link to its target")
         return await self._link(name, ObjectLink(target.bucket, target.name))
 
     async def add_bucket_link(self, name: str, store: ObjectStore) -> ObjectInfo:
-        """Have ``name`` lead to the whole of an object store.
+        """Create or replace a link to a whole object store.
 
-        A link of that name is replaced. It cannot be got, but :meth:`info` tells where it leads.
-        Raises :exc:`ObjectExistsError` if there is an object of that name.
+        You cannot get such a link; :meth:`info` returns its target. If cancelled, the link may have
+        been stored or not.
+
+        :param name: name of the link.
+        :param store: the object store.
+        :returns: the metadata of the link.
+        :raises ObjectExistsError: if the store has an object with this name.
         """
         check_object_name(name)
         if not isinstance(store, ObjectStore):
-            raise TypeError(
-                f"a link leads to an ObjectStore or an object, not {type(store).__name__}"
-            )
+            raise TypeError(f"store must be an ObjectStore, not {type(store).__name__}")
         return await self._link(name, ObjectLink(store.name))
 
     async def _link(self, name: str, link: ObjectLink) -> ObjectInfo:

@@ -1,4 +1,4 @@
-"""Storing an object: its chunks first, then what is known about it, then nothing of the old one."""
+"""Store an object: upload its chunks, store the metadata, delete the chunks that it replaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..jetstream.consumer.consumer import new_name
 from ..jetstream.errors import ErrorCode, JetStreamAPIError, WrongLastSequenceError
 from ..jetstream.publish.publisher import PendingAck
 from .backend import ObjectBackend, store_errors
-from .chunking import Chunks, Source, chunks_of
+from .chunking import Chunks, ObjectSource, chunks_of
 from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
 from .info import DEFAULT_CHUNK_SIZE, ObjectInfo, ObjectMeta
 from .names import chunk_subject, digest_text
@@ -25,13 +25,13 @@ __all__ = ["put", "replace_meta"]
 _logger = logging.getLogger("trio_nats.objectstore")
 
 UNACKNOWLEDGED = 4 * 1024 * 1024
-"""Bytes that may be on their way to the stream."""
+"""Maximum number of bytes that are sent and not yet acknowledged."""
 MOST_PENDING = 256
 MAX_RACES = 100
 
 
-async def put(backend: ObjectBackend, meta: ObjectMeta, source: Source) -> ObjectInfo:
-    """Store an object. If that fails, or is cancelled, nothing of it is left."""
+async def put(backend: ObjectBackend, meta: ObjectMeta, source: ObjectSource) -> ObjectInfo:
+    """Store an object. If this fails or is cancelled, delete the chunks that were uploaded."""
     size = _chunk_size(backend, meta)
     cut = chunks_of(source, size)
     info = ObjectInfo(
@@ -43,13 +43,13 @@ async def put(backend: ObjectBackend, meta: ObjectMeta, source: Source) -> Objec
         nuid=new_name(),
         chunk_size=size,
     )
-    # Before anything is sent: whether the store is there.
+    # Before any chunk is sent, this checks that the store exists.
     old, expected = await backend.before(meta.name)
     chunks: Chunks | None = None
     try:
         async with cut as chunks:
             info = await _upload(backend, info, chunks)
-        # Cancelling it half-way would leave it unknown whose chunks are to go.
+        # After a cancellation here it would be unknown which chunks to delete.
         with trio.CancelScope(shield=True):
             info = await replace_meta(backend, info, old, expected)
     except BaseException:
@@ -65,8 +65,8 @@ def _chunk_size(backend: ObjectBackend, meta: ObjectMeta) -> int:
         return min(DEFAULT_CHUNK_SIZE, largest)
     if meta.chunk_size > largest:
         raise ConfigurationError(
-            f"chunk_size of {meta.chunk_size:,} bytes is more than the server's max_payload of "
-            f"{largest:,} bytes"
+            f"chunk_size must be at most {largest:,} bytes, the server's max_payload, not "
+            f"{meta.chunk_size:,}"
         )
     return meta.chunk_size
 
@@ -84,7 +84,7 @@ async def _upload(backend: ObjectBackend, info: ObjectInfo, chunks: Chunks) -> O
                 size += len(chunk)
                 acks.append(await publisher.publish(subject, chunk))
                 while acks and acks[0].done:
-                    await acks.popleft()  # raises what went wrong
+                    await acks.popleft()  # raises if the chunk was refused
             for ack in acks:
                 await ack
     return replace(info, chunks=chunks.count, size=size, digest=digest_text(digest.digest()))
@@ -93,9 +93,10 @@ async def _upload(backend: ObjectBackend, info: ObjectInfo, chunks: Chunks) -> O
 async def replace_meta(
     backend: ObjectBackend, info: ObjectInfo, old: ObjectInfo | None, expected: int
 ) -> ObjectInfo:
-    """Have ``info`` known in place of ``old``, and delete the chunks of that.
+    """Store the metadata ``info`` in place of ``old``, and delete the chunks of ``old``.
 
-    Somebody else may have been quicker, and has deleted those: then it is theirs that go.
+    If another client has replaced ``old`` first, it has deleted those chunks; then replace its
+    object and delete the chunks of that.
     """
     for _ in range(MAX_RACES):
         try:
@@ -104,7 +105,7 @@ async def replace_meta(
             old, expected = await backend.before(info.name)
             continue
         except RequestTimeoutError:
-            # The acknowledgement may have been lost, and not the message.
+            # The message may have been stored, and only the acknowledgement lost.
             found, seq = await backend.before(info.name)
             if found is None or found.nuid != info.nuid or seq == expected:
                 raise
@@ -113,27 +114,30 @@ async def replace_meta(
             await _purge_replaced(backend, old)
         return stored
     raise RequestTimeoutError(
-        f"object {info.name!r} in bucket {backend.bucket!r} was changed by other clients "
-        f"{MAX_RACES} times while it was being stored"
+        f"object {info.name!r} in object store {backend.bucket!r} was changed by other clients "
+        f"{MAX_RACES} times during the upload; try again"
     )
 
 
 async def _purge_replaced(backend: ObjectBackend, old: ObjectInfo) -> None:
-    """The new object is there, whatever becomes of this."""
+    """Delete the chunks of a replaced object. A failure does not affect the new object."""
     if old.deleted or old.link is not None:
         return
     try:
         await backend.purge(chunk_subject(backend.bucket, old.nuid))
     except (NatsError, trio.ClosedResourceError) as error:
-        _logger.warning("the chunks of what %r was before may be left: %s", old.name, str(error))
+        _logger.warning(
+            "chunks of the replaced object %r may be left behind: %s", old.name, str(error)
+        )
 
 
 async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
-    """Delete the chunks, unless they have become the object after all."""
+    """Delete the uploaded chunks, unless the object was stored after all."""
     subject = chunk_subject(backend.bucket, info.nuid)
     with trio.move_on_after(backend.js.timeout, shield=True) as scope:
         try:
-            # What was published is stored in order, so all of it is behind this; a purge is not.
+            # Messages are stored in order: when this one is stored, all chunks are. A purge request
+            # could overtake them.
             await backend.js.publish(subject, b"", attempts=1)
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.debug("%s", str(error))
@@ -147,9 +151,9 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
         except ObjectStoreNotFoundError:
             pass
         except JetStreamAPIError as error:
-            if error.err_code != ErrorCode.STREAM_SEALED:  # Nothing has been stored then.
+            if error.err_code != ErrorCode.STREAM_SEALED:  # nothing was stored
                 _logger.warning("chunks %r may be left behind: %s", subject, str(error))
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.warning("chunks %r may be left behind: %s", subject, str(error))
     if scope.cancelled_caught:
-        _logger.warning("chunks %r may be left behind: no answer in time", subject)
+        _logger.warning("chunks %r may be left behind: the server did not answer in time", subject)

@@ -1,8 +1,9 @@
-"""What becomes known about objects, as it does."""
+"""Watch an object store: first its current objects, then every change."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,7 @@ from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.consumer.messages import Messages
 from ..jetstream.errors import MessageNotFoundError
+from ..jetstream.initial import InitialIterator
 from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, store_errors
 from .errors import DamagedObjectError
 from .info import ObjectInfo, read_info
@@ -26,21 +28,26 @@ _logger = logging.getLogger("trio_nats.objectstore")
 class ObjectWatcher(
     trio.abc.ReceiveChannel[ObjectInfo], metaclass=NoPublicConstructor, use="store.watch()"
 ):
-    """A Trio channel of what is put, changed and deleted, made by :meth:`ObjectStore.watch`.
+    """A Trio channel of the metadata of objects, returned by :meth:`ObjectStore.watch`.
 
-    .. code-block:: python
+    Use it with ``async with``. It delivers the current objects first, then every change::
 
         async with store.watch() as watcher:
+            async for info in watcher.initial():
+                ...  # the current objects
             async for info in watcher:
-                print(info.name, "deleted" if info.deleted else info.size)
+                ...  # the changes
 
-    Use it with ``async with``, and leave it in the task that entered it. First comes what there is,
-    and then what changes; :attr:`is_caught_up` tells which. It neither skips nor repeats anything
-    over reconnects, except that of several changes of one object the last one is sure to come. What
-    is stored there and cannot be understood is left out, with a line in the log. Of an object that
-    is renamed the new name comes, and nothing about the old one.
+    Every change is delivered once and in order, also after a reconnect. If several changes of an
+    object are made while the connection is lost or you do not receive, only the last one may be
+    delivered. Renaming an object delivers the new name, and nothing for the old one. Objects with
+    invalid metadata are left out and logged.
 
-    It ends as :meth:`OrderedConsumer.consume` does.
+    The task that entered the block must leave it, and only one task may receive at a time. The
+    channel ends with :exc:`trio.EndOfChannel`, which ends an ``async for``, when the connection is
+    drained; with :exc:`ObjectStoreNotFoundError` when the store is deleted; with
+    :exc:`ConnectionLostError` when the connection is lost for good; and with
+    :exc:`trio.ClosedResourceError` when the watcher or the connection is closed.
     """
 
     def __init__(
@@ -50,23 +57,20 @@ class ObjectWatcher(
         self._policy = policy
         self._ignore_deletes = ignore_deletes
         self._messages: Messages | None = None
-        self._last = 0  # of what there was at the beginning
-        self._seen = 0  # the sequence number of the last message received
-
-    @property
-    def is_caught_up(self) -> bool:
-        """Whether all has been received that was there when the block was entered."""
-        return self._messages is not None and self._seen >= self._last
+        self._last = 0  # sequence number of the last message at the start
+        self._seen = 0  # sequence number of the last message received
+        self._caught_up = trio.Event()
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Begin. If cancelled, nothing has happened.
+        """Start watching. If cancelled, nothing was started.
 
-        Raises :exc:`ObjectStoreNotFoundError` if the store is gone, and what the methods of
-        :class:`JetStream` raise.
+        It also raises what the methods of :class:`JetStream` raise.
+
+        :raises ObjectStoreNotFoundError: if the store does not exist.
         """
         if self._messages is not None:
-            raise RuntimeError("a watcher can be entered only once; watch again")
+            raise RuntimeError("a watcher can be entered only once; call store.watch() again")
         subject, stream = all_meta(self._backend.bucket), self._backend.stream
         with store_errors(self._backend.bucket):
             if self._policy != DeliverPolicy.NEW:
@@ -81,6 +85,8 @@ class ObjectWatcher(
             ).consume()
             await messages.__aenter__()
         self._messages = messages
+        if not self._last:
+            self._caught_up.set()
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -94,7 +100,10 @@ class ObjectWatcher(
             await self._messages.__aexit__(exc_type, exc, traceback)
 
     async def aclose(self) -> None:
-        """Watch no more. Done even if cancelled, or repeated. Leaving the block does the same."""
+        """Stop watching, as leaving the ``async with`` block does. May be called again.
+
+        If cancelled, the watcher is closed all the same.
+        """
         await self._entered().aclose()
 
     def _entered(self) -> Messages:
@@ -102,22 +111,70 @@ class ObjectWatcher(
             raise RuntimeError("use it as 'async with store.watch() as watcher:'")
         return self._messages
 
+    # --- receiving -------------------------------------------------------------------------------
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all objects that were current at the start have been received.
+
+        Becomes true with the last of them, so a loop sees it while it handles that object.
+        """
+        return self._caught_up.is_set()
+
+    async def caught_up(self) -> None:
+        """Wait until :attr:`is_caught_up` is true, while another task receives.
+
+        If cancelled, nothing is lost.
+        """
+        self._entered()._check_run()
+        await self._caught_up.wait()
+
+    def initial(self) -> AsyncIterator[ObjectInfo]:
+        """Iterate over the current objects: ``async for info in watcher.initial():``.
+
+        The loop ends when :attr:`is_caught_up` becomes true; later changes stay in the channel. It
+        raises what :meth:`receive` raises. If cancelled, nothing is lost, and you can continue with
+        another loop.
+
+        :returns: an iterator over the metadata of the current objects.
+        """
+        return InitialIterator(self._caught_up, self._step)
+
     async def receive(self) -> ObjectInfo:
-        """The next one; waits for it. If cancelled, nothing is lost."""
-        messages = self._entered()
+        """Wait for the next object or change. If cancelled, nothing is lost.
+
+        :returns: the metadata of the object.
+        :raises trio.EndOfChannel: when the connection is drained.
+        :raises trio.ClosedResourceError: if the watcher or the connection is closed.
+        :raises trio.BusyResourceError: if another task is receiving.
+        :raises ObjectStoreNotFoundError: when the store is deleted.
+        :raises ConnectionLostError: when the connection is lost for good.
+        """
         while True:
-            with store_errors(self._backend.bucket):
-                msg = await messages.receive()
-            info = self._read(msg)
+            info = await self._step()
             if info is not None:
                 return info
 
+    async def _step(self) -> ObjectInfo | None:
+        """Return the next object; ``None`` if it is filtered out or there is none any more."""
+        messages, backend = self._entered(), self._backend
+        with store_errors(backend.bucket):
+            if self._caught_up.is_set():
+                return self._read(await messages.receive())
+            # The last of the current messages may have been deleted, which the server does not
+            # report.
+            msg = await next_or_none(messages, backend.stream, all_meta(backend.bucket), self._seen)
+        if msg is None:
+            self._caught_up.set()
+            return None
+        return self._read(msg)
+
     def _read(self, msg: JetStreamMsg) -> ObjectInfo | None:
-        """What a message says, if that is of interest."""
+        """Return the metadata in a message; ``None`` if it is invalid or filtered out."""
         metadata = msg.metadata
         self._seen = max(self._seen, metadata.stream_seq)
-        if not metadata.pending:
-            self._last = 0  # What is missing has been deleted.
+        if self._seen >= self._last or not metadata.pending:
+            self._caught_up.set()
         try:
             info = read_info(
                 self._backend.bucket,
@@ -128,7 +185,7 @@ class ObjectWatcher(
             )
         except (ValueError, DamagedObjectError) as error:
             _logger.warning(
-                "object store %r: message %d is left out: %s",
+                "object store %r: skipping message %d: %s",
                 self._backend.bucket,
                 metadata.stream_seq,
                 str(error),
@@ -138,20 +195,12 @@ class ObjectWatcher(
 
 
 async def list_objects(backend: ObjectBackend, *, show_deleted: bool) -> list[ObjectInfo]:
-    """What there is now."""
-    watcher = construct(
-        ObjectWatcher, backend, DeliverPolicy.LAST_PER_SUBJECT, ignore_deletes=not show_deleted
-    )
+    """Return the current objects, the latest last."""
     found: dict[str, ObjectInfo] = {}
-    async with watcher:
-        while not watcher.is_caught_up:
-            with store_errors(backend.bucket):
-                msg = await next_or_none(
-                    watcher._entered(), backend.stream, all_meta(backend.bucket), watcher._seen
-                )
-            if msg is None:
-                break
-            info = watcher._read(msg)
-            if info is not None:
-                found[info.name] = info
-    return list(found.values())
+    async with construct(
+        ObjectWatcher, backend, DeliverPolicy.LAST_PER_SUBJECT, ignore_deletes=False
+    ) as watcher:
+        async for info in watcher.initial():
+            found.pop(info.name, None)
+            found[info.name] = info
+    return [info for info in found.values() if show_deleted or not info.deleted]
