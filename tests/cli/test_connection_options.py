@@ -180,7 +180,7 @@ def test_a_context_by_its_file(probe: Probe, monkeypatch: pytest.MonkeyPatch) ->
     ("flags", "complaint"),
     [
         (["--creds", "c", "--nkey", "k"], "more than one kind of credentials: creds, nkey"),
-        (["--user", "u", "--token", "t"], "--user without --password is a token"),
+        (["--user", "u", "--token", "t"], "--user without --password means a token"),
         (["-s", f"ftp://u:{SECRET}@h"], "unknown scheme"),
         (["--context", "nowhere"], "there is no context 'nowhere'"),
         (["--context", "x", "--no-context"], "contradict"),

@@ -87,7 +87,7 @@ def test_what_is_filled_in_is_not_filled_in_again() -> None:
 
 
 def test_request_is_known_to_replies_only() -> None:
-    with pytest.raises(ConfigurationError, match="is not known"):
+    with pytest.raises(ConfigurationError, match="is not a known template"):
         Template("{{Request}}")
     with pytest.raises(ConfigurationError, match=r"use one of .*, Request, or"):
         Template("{{Nonsense}}", more=["Request", "1"])

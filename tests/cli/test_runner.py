@@ -271,7 +271,7 @@ async def test_what_happens_to_the_connection_is_said(nats_server: NatsServer) -
     with running("sub", "x", "-s", nats_server.url) as sub:
         await trio.to_thread.run_sync(sub.said, '"x"')
         await nats_server.restart()
-        await trio.to_thread.run_sync(sub.said, "connected again, to")
+        await trio.to_thread.run_sync(sub.said, "reconnected to")
         assert b"disconnected from" in sub.errors
 
 

@@ -147,7 +147,7 @@ def test_info(url: str) -> None:
         (("stats", "adder"), 1, "no service adder answered"),
         (("info", "adder", "x"), 1, "no service adder x answered"),
         (("info", "a.b"), 2, "service name 'a.b' is not allowed"),
-        (("info", "adder", "-e", "("), 2, "--endpoint '(' is no regular expression"),
+        (("info", "adder", "-e", "("), 2, "--endpoint must be a regular expression, not '('"),
         (("info",), 2, "Missing argument"),
     ],
 )

@@ -124,7 +124,7 @@ async def test_bench_does_not_wait_for_ever(nats_server_factory: NatsServerFacto
         messages=5,
         payload=b"",
         clients=1,
-        patience=0.1,
+        timeout=0.1,
         quiet=True,
     )
     with pytest.raises(RequestTimeoutError, match="about 0 of 5 messages"):

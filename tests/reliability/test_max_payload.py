@@ -70,7 +70,7 @@ async def test_a_peer_that_talks_on_and_on_between_the_first_pongs_is_left() -> 
             await peer.send(b"-ERR 'x'\r\n" * 1000 + b"MSG a 1 1000\r\n%b\r\n" % bytes(1000))
 
     async with ScriptedServer(flood) as server:
-        with pytest.raises(ConnectError, match="does not answer a PING"):
+        with pytest.raises(ConnectError, match="without answering a PING"):
             async with open_nats(server.url):
                 pass
 

@@ -18,18 +18,18 @@ CERTS = certificates()
 
 # RFC 8446, section 6.2: the alerts about certificates, and what we say of them.
 ABOUT_OURS: dict[int, str] = {
-    42: "it found it unacceptable, or wants one and got none (ALERT_BAD_CERTIFICATE)",
+    42: "it found it unacceptable, or requires one and got none (ALERT_BAD_CERTIFICATE)",
     43: "it does not support its kind (ALERT_UNSUPPORTED_CERTIFICATE)",
     44: "it has been revoked (ALERT_CERTIFICATE_REVOKED)",
     45: "it has expired (ALERT_CERTIFICATE_EXPIRED)",
     46: "it could not be checked (ALERT_CERTIFICATE_UNKNOWN)",
     48: "it does not know the authority that issued it (TLSV1_ALERT_UNKNOWN_CA)",
-    49: "it is valid but not allowed in (TLSV1_ALERT_ACCESS_DENIED)",
-    116: "it wants one, and got none (TLSV13_ALERT_CERTIFICATE_REQUIRED)",
+    49: "it is valid but not authorized (TLSV1_ALERT_ACCESS_DENIED)",
+    116: "it requires one, and got none (TLSV13_ALERT_CERTIFICATE_REQUIRED)",
 }
 ABOUT_OTHER_THINGS: dict[int, str] = {
     40: "no common cipher, or no acceptable client certificate",
-    70: "no TLS version both sides allow; see minimum_version",
+    70: "no TLS version that both sides allow; see minimum_version",
     80: "the server refused it (TLSV1_ALERT_INTERNAL_ERROR)",
     112: "the server has no certificate for that name, or none at all (TLSV1_UNRECOGNIZED_NAME)",
 }
@@ -76,7 +76,7 @@ async def test_alerts_about_our_certificate(code: int, shown: bool) -> None:
         assert "check cert_file (leaf first, then its intermediates)" in str(error)
     else:
         assert "refused the connection over the client certificate" in str(error)
-        assert "give cert_file and key_file" in str(error)
+        assert "pass cert_file and key_file" in str(error)
 
 
 @pytest.mark.parametrize("code", ABOUT_OTHER_THINGS)
@@ -102,7 +102,7 @@ async def test_a_plain_handshake_failure(
     """It alone does not say what failed; whether the server verifies, and what we gave, does."""
     error = await refused(fatal(40), shown=shown, **info)
     assert type(error) is (ClientCertificateError if about_ours else TLSHandshakeError)
-    assert ("it most likely wants one it accepts" in str(error)) is about_ours
+    assert ("it most likely requires one that it accepts" in str(error)) is about_ours
 
 
 @pytest.mark.parametrize("code", [40, 80])

@@ -151,7 +151,7 @@ async def test_connect_waits_for_the_handshake(mode: TLSMode) -> None:
         assert isinstance(attempt.error, TLSHandshakeError)
     else:
         assert isinstance(attempt.error, ConnectTimeoutError)
-        assert "TLS handshake was not done within 0.3 s" in str(attempt.error)
+        assert "TLS handshake was not completed within 0.3 s" in str(attempt.error)
     assert attempt.phase == "tls"
     assert is_only_tls_records(raw)
     assert b"verysecret" not in raw
@@ -195,7 +195,7 @@ DEATHS: dict[str, tuple[Script, TLSMode, str, type[Exception], str]] = {
         TLSMode.REQUIRE,
         "tls",
         ConnectTimeoutError,
-        "TLS handshake was not done",
+        "TLS handshake was not completed",
     ),
     "closes": (close_at_once(), TLSMode.PREFER, "info", NoInfoError, "without sending INFO"),
     "resets": (close_at_once(reset=True), TLSMode.PREFER, "info", ServerClosedError, "reset"),
@@ -240,7 +240,7 @@ DEATHS: dict[str, tuple[Script, TLSMode, str, type[Exception], str]] = {
         TLSMode.REQUIRE,
         "auth",
         ServerClosedError,
-        "without a word",
+        "without giving a reason",
     ),
     "endless INFO": (endless_info(), TLSMode.PREFER, "info", ProtocolError, "longer than"),
     "endless INFO, TLS": (endless_info(), TLSMode.REQUIRE, "tls", ProtocolError, "longer than"),

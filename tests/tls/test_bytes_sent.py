@@ -131,7 +131,7 @@ async def test_a_tls_first_server_that_gives_up_on_us(mode: TLSMode) -> None:
 async def test_a_full_server_is_not_taken_for_an_attacker(
     kind: str, mode: TLSMode, error: type[Exception]
 ) -> None:
-    """It turns clients away in plaintext: no reason to believe it, but one to mention it."""
+    """A server rejects clients in plaintext. The error quotes that, but does not rely on it."""
     async with NatsServer(tls=KINDS[kind], config={"max_connections": 1}) as server:
         url = f"nats://localhost:{server.port}"
         async with open_nats(url, tls=tls(REQUIRE)):
@@ -141,7 +141,7 @@ async def test_a_full_server_is_not_taken_for_an_attacker(
         assert attempt.phase == "info"
     else:
         assert isinstance(attempt.error, error)
-        assert "turns clients away" in str(attempt.error)
+        assert "rejects clients" in str(attempt.error)
         assert "may be injecting" not in str(attempt.error)
 
 

@@ -58,7 +58,7 @@ def trusting(ca_file: Path | None = None) -> TLSOptions:
 REFUSED_SERVERS: dict[str, tuple[Callable[[CertificateSet], Certificate], str, str]] = {
     "unknown authority": (lambda c: c.server_other_ca, "issuer", "as ca_file"),
     "expired": (lambda c: c.server_expired, "certificate has expired", "needs a new one"),
-    "not yet valid": (lambda c: c.server_not_yet_valid, "not yet valid", "clock right"),
+    "not yet valid": (lambda c: c.server_not_yet_valid, "not yet valid", "clock"),
     "another host": (lambda c: c.server_other_host, "Hostname mismatch", "server_hostname"),
     "chain without intermediate": (
         lambda c: c.server_chained.leaf_only(),
@@ -124,7 +124,7 @@ async def test_a_common_name_is_no_name(first: bool) -> None:
             await connect(server.port, LAX)
         peer = await server.peer()
     text = str(caught.value)
-    assert "no subject alternative names of hosts" in text
+    assert "no subject alternative names for hosts" in text
     assert "only the common name 'localhost'" in text
     assert peer.lines == []
 
@@ -242,7 +242,7 @@ async def test_an_old_server_is_refused() -> None:
     context = server_context(CERTS.server, maximum_version=ssl.TLSVersion.TLSv1_2)
     tls = TLSOptions(ca_file=CERTS.ca_file, minimum_version=ssl.TLSVersion.TLSv1_3)
     async with ScriptedServer(tls_required(context)) as server:
-        with pytest.raises(TLSHandshakeError, match=r"TLS version both sides.*minimum_version"):
+        with pytest.raises(TLSHandshakeError, match=r"TLS version that both.*minimum_version"):
             await connect(server.port, tls)
 
 
@@ -304,7 +304,7 @@ def showing(certificate: Certificate | None, low: bool = False) -> TLSOptions:
 
 
 CLIENTS: dict[str, tuple[Certificate | None, str]] = {
-    "none": (None, "give cert_file and key_file"),
+    "none": (None, "pass cert_file and key_file"),
     "unknown CA": (CERTS.client_other_ca, "check cert_file"),
     "without its intermediate": (CERTS.client_chained.leaf_only(), "check cert_file"),
     "expired": (CERTS.client_expired, "check cert_file"),
@@ -395,15 +395,15 @@ UNUSABLE: dict[str, tuple[Callable[[], TLSOptions], str]] = {
             key_file=CERTS.client_encrypted.key_file,
             key_password="guess",
         ),
-        "is key_password right",
+        "check key_password",
     ),
     "no password": (
         broken(
             cert_file=CERTS.client_encrypted.cert_file, key_file=CERTS.client_encrypted.key_file
         ),
-        "is encrypted; give key_password",
+        "is encrypted; pass key_password",
     ),
-    "no key": (broken(key_file=None), "holds no private key; give key_file too"),
+    "no key": (broken(key_file=None), "holds no private key; pass key_file too"),
     "key without certificate": (broken(cert_file=None), "key_file is given without cert_file"),
     "certificate for a key": (broken(key_file=CERTS.client.cert_file), "no private key in PEM"),
     "key for a certificate": (broken(cert_file=CERTS.client.key_file), "no certificate in PEM"),

@@ -89,7 +89,7 @@ async def test_a_closing_where_certificates_are_checked_is_about_them(
     (attempt,) = caught.value.attempts
     assert isinstance(attempt.error, ClientCertificateError)
     assert "(the one sent)" in str(attempt.error)
-    assert "whether the server behind such a proxy is up" in str(attempt.error)
+    assert "whether the server behind a proxy is running" in str(attempt.error)
 
 
 async def test_files_are_read_again_at_each_reconnect(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ async def test_an_encrypted_key_is_never_asked_for_on_the_terminal(interactive: 
         os.close(terminal)
         os.close(theirs)
     assert done.stdout.startswith(b"TLSConfigurationError the private key in ")
-    assert b"is encrypted; give key_password" in done.stdout
+    assert b"is encrypted; pass key_password" in done.stdout
     assert done.stderr == b""
 
 

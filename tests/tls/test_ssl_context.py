@@ -211,7 +211,7 @@ async def test_a_server_that_knows_tls_1_1_at_best(first: bool) -> None:
     async with ScriptedServer((tls_first if first else tls_required)(old)) as server:
         attempt = await failure(server.port, TRUSTING)
     assert type(attempt.error) is TLSHandshakeError
-    assert "no TLS version both sides allow; see minimum_version" in str(attempt.error)
+    assert "no TLS version that both sides allow; see minimum_version" in str(attempt.error)
 
 
 async def test_no_common_cipher() -> None:

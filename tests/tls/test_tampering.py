@@ -73,7 +73,7 @@ async def test_a_refusal_in_plaintext_is_quoted_not_believed(mode: TLSMode, at_o
     assert attempt.phase == "tls"
     assert type(attempt.error) is TLSInjectionError
     assert "maximum connections exceeded" in str(attempt.error)
-    assert "A server that turns clients away says so in plaintext" in str(attempt.error)
+    assert "A server that rejects clients may say so in plaintext" in str(attempt.error)
 
 
 @pytest.mark.parametrize("mode", [TLSMode.REQUIRE, TLSMode.IMPLICIT])
@@ -83,7 +83,7 @@ async def test_a_refusal_in_place_of_info(mode: TLSMode) -> None:
         assert is_only_tls_records((await server.peer()).raw_bytes)
     assert type(attempt.error) is TLSHandshakeError
     assert "answered the handshake in plaintext" in str(attempt.error)
-    assert "turns clients away" in str(attempt.error)
+    assert "rejects clients" in str(attempt.error)
 
 
 @pytest.mark.parametrize("cuts", [(1,), (4,), (5,), (20,), (len(FULL) - 1,), (1, 2, 3, 30)])
@@ -256,7 +256,9 @@ async def test_another_server_of_the_list_is_held_to_it_too() -> None:
     assert isinstance(cause, ConnectError)
     for error in (attempt.error for attempt in cause.attempts):
         assert isinstance(error, TLSNotOfferedError)
-        assert "(mode REQUIRE, which AUTO becomes once the connection was encrypted)" in str(error)
+        assert "(mode REQUIRE, which AUTO becomes after the connection has been encrypted)" in str(
+            error
+        )
 
 
 @pytest.mark.slow
@@ -379,4 +381,4 @@ async def test_the_handshake_is_under_the_same_deadline(
         assert is_only_tls_records(peer.peer.raw_bytes)
     assert isinstance(attempt.error, ConnectTimeoutError)
     assert attempt.phase == "tls"
-    assert "the TLS handshake was not done within 5 s" in str(attempt.error)
+    assert "the TLS handshake was not completed within 5 s" in str(attempt.error)

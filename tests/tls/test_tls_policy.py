@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from trio_nats import TLSConfigurationError, TLSMode, TLSRequiredError
-from trio_nats._transport.tls_policy import TLSPlan, effective_mode, plan_tls, upgrades
+from trio_nats._transport.tls_policy import TLSPlan, effective_mode, plan_tls, should_upgrade_to_tls
 from trio_nats.server_info import ServerInfo
 from trio_nats.servers import Scheme
 
@@ -45,7 +45,9 @@ def cells(first: Scheme, second: Scheme) -> list[tuple[Scheme, bool]]:
 def test_tcp(mode: TLSMode) -> None:
     for (scheme, material), expected in zip(cells("nats", "tls"), TCP[mode], strict=True):
         if expected is None:
-            with pytest.raises(TLSConfigurationError, match=r"use nats:// if plaintext is meant"):
+            with pytest.raises(
+                TLSConfigurationError, match=r"use nats:// if plaintext is acceptable"
+            ):
                 plan_tls(scheme, mode, has_material=material)
         else:
             assert plan_tls(scheme, mode, has_material=material) is expected
@@ -93,9 +95,9 @@ def test_effective_mode_is_never_auto() -> None:
     ],
 )
 def test_after_a_plaintext_info(info: ServerInfo, never: bool | None, if_offered: bool) -> None:
-    assert upgrades(IF_OFFERED, info, "tls://h:1") is if_offered
+    assert should_upgrade_to_tls(IF_OFFERED, info, "tls://h:1") is if_offered
     if never is None:
         with pytest.raises(TLSRequiredError, match=r"tls://h:1 requires TLS, but .* DISABLE"):
-            upgrades(NEVER, info, "tls://h:1")
+            should_upgrade_to_tls(NEVER, info, "tls://h:1")
     else:
-        assert upgrades(NEVER, info, "tls://h:1") is never
+        assert should_upgrade_to_tls(NEVER, info, "tls://h:1") is never

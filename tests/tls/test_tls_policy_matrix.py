@@ -7,7 +7,13 @@ import itertools
 import pytest
 
 from trio_nats import ConfigurationError, TLSConfigurationError, TLSMode, TLSOptions, open_nats
-from trio_nats._transport.tls_policy import TLSPlan, check_server, demand, effective_mode, plan_tls
+from trio_nats._transport.tls_policy import (
+    TLSPlan,
+    check_server,
+    effective_mode,
+    plan_tls,
+    tls_requirement_reason,
+)
 from trio_nats.servers import Scheme, parse_server
 
 SCHEMES: tuple[Scheme, ...] = ("nats", "tls", "ws", "wss")
@@ -16,7 +22,7 @@ AUTO, PREFER, REQUIRE, IMPLICIT, DISABLE = TLSMode
 # The words of the refusals.
 FLOOR = "asks for TLS, but the TLS mode is DISABLE"
 MATERIAL = "certificates or other TLS options ask for TLS"
-STICKY = "the connection was encrypted before, and so stays"
+STICKY = "the connection was encrypted before and must stay encrypted"
 ASKED = "TLS mode {} asks for TLS"
 
 # One column per (scheme, material); "!" begins the words of a configuration error.
@@ -94,14 +100,14 @@ def test_once_encrypted_the_opportunistic_modes_require(mode: TLSMode) -> None:
             AUTO,
             False,
             True,
-            "(mode REQUIRE, which AUTO becomes once the connection was encrypted)",
+            "(mode REQUIRE, which AUTO becomes after the connection has been encrypted)",
         ),
         (
             "nats",
             PREFER,
             True,
             True,
-            "(mode REQUIRE, which PREFER becomes once the connection was encrypted)",
+            "(mode REQUIRE, which PREFER becomes after the connection has been encrypted)",
         ),
         ("nats", PREFER, False, False, "(mode PREFER)"),
     ],
@@ -109,7 +115,7 @@ def test_once_encrypted_the_opportunistic_modes_require(mode: TLSMode) -> None:
 def test_where_a_demand_for_tls_comes_from(
     scheme: Scheme, mode: TLSMode, material: bool, sticky: bool, expected: str
 ) -> None:
-    assert demand(scheme, mode, material, sticky) == expected
+    assert tls_requirement_reason(scheme, mode, material, sticky) == expected
 
 
 # --- the same, where users meet it: at the call -----------------------------------------------

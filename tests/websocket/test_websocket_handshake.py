@@ -111,7 +111,7 @@ async def test_a_host_name_that_fits_into_no_header() -> None:
 
     stream, _ = trio.testing.memory_stream_pair()
     server = Server("ws", "a" * 64, 8080)
-    with pytest.raises(WebSocketError, match="cannot be written into a request"):
+    with pytest.raises(WebSocketError, match="must be ASCII, not"):
         await upgrade(stream, server, {}, compression=False, user_agent="x")
 
 
@@ -188,7 +188,7 @@ REFUSALS: dict[str, tuple[Script, int | None, tuple[str, ...]]] = {
     "wants TLS": (
         answers(http("400 Bad", body="Client sent an HTTP request to an HTTPS server.")),
         400,
-        ("It wants TLS; use wss://",),
+        ("It requires TLS; use wss://",),
     ),
     "redirect": (
         answers(http("302 Found", "Location: https://login.example/?secret=1")),
@@ -224,7 +224,7 @@ REFUSALS: dict[str, tuple[Script, int | None, tuple[str, ...]]] = {
     "no upgrade": (
         upgrade_with((b"Upgrade: websocket\r\n", b"")),
         None,
-        ("Missing header", "A proxy on the way"),
+        ("Missing header", "a proxy in front of it"),
     ),
     "another upgrade": (upgrade_with((b"websocket\r\n", b"h2c\r\n")), None, ("Missing header",)),
     "not connected": (upgrade_with((b"Connection: Upgrade\r\n", b"")), None, ("Missing header",)),
@@ -236,7 +236,7 @@ REFUSALS: dict[str, tuple[Script, int | None, tuple[str, ...]]] = {
     "unreadable subprotocol": (
         upgrade_with((ACCEPT, b"Sec-WebSocket-Protocol: \xff\r\n" + ACCEPT)),
         None,
-        ("headers that cannot be read",),
+        ("headers that are not ASCII",),
     ),
     "compression, unasked": (
         upgrade_with((ACCEPT, b"Sec-WebSocket-Extensions: permessage-deflate\r\n" + ACCEPT)),
@@ -265,9 +265,9 @@ async def test_an_answer_that_is_no_agreement(case: str) -> None:
 @pytest.mark.parametrize(
     ("terms", "complaint"),
     [
-        (b"permessage-deflate; client_max_window_bits=9", "not offered"),
-        (b"permessage-deflate; client_no_context_takeover=1", "not offered"),
-        (b"permessage-deflate; wat", "not offered"),
+        (b"permessage-deflate; client_max_window_bits=9", "did not offer"),
+        (b"permessage-deflate; client_no_context_takeover=1", "did not offer"),
+        (b"permessage-deflate; wat", "did not offer"),
         (b"permessage-deflate, permessage-deflate", "twice"),
         (b"x-webkit-deflate-frame", "unrecognized extension"),
     ],
@@ -307,7 +307,7 @@ async def test_a_refusal_and_a_reset() -> None:
 async def test_the_nats_ports_of_a_real_server(nats_server: NatsServer) -> None:
     attempt = await failure(f"ws://127.0.0.1:{nats_server.port}")
     assert isinstance(attempt.error, WebSocketError)
-    assert "ordinary clients; use nats:// or tls://" in str(attempt.error)
+    assert "client port; use nats:// or tls://" in str(attempt.error)
     attempt = await failure(f"wss://127.0.0.1:{nats_server.port}")
     assert attempt.phase == "tls"
     assert isinstance(attempt.error, TLSHandshakeError)
@@ -323,7 +323,7 @@ async def test_a_nats_port_inside_tls() -> None:
     async with ScriptedServer(script) as server:
         attempt = await failure(f"wss://127.0.0.1:{server.port}")
     assert attempt.phase == "websocket"
-    assert "ordinary clients; use tls://, or" in str(attempt.error)
+    assert "client port; use tls://, or" in str(attempt.error)
 
 
 # --- no answer ------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ async def test_silence_below_and_inside_tls() -> None:
         await peer.stall()
 
     for script, phase, words in (
-        (stall_at_once(), "tls", "the TLS handshake was not done within 0.3 s"),
+        (stall_at_once(), "tls", "the TLS handshake was not completed within 0.3 s"),
         (silent_inside, "websocket", "no answer to the WebSocket upgrade within 0.3 s"),
     ):
         async with ScriptedServer(script) as server:
@@ -385,7 +385,7 @@ async def test_silence_after_the_upgrade(autojump_clock: trio.abc.Clock) -> None
     # No TLS mode is of any help here, unlike over TCP.
     assert str(attempt.error) == (
         "no INFO within 5 s (connect_timeout). Is this the port of a NATS server? "
-        f"To find out what is there: trio-nats doctor {attempt.server}"
+        f"To find out what listens there, run: trio-nats doctor {attempt.server}"
     )
 
 

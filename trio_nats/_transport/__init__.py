@@ -1,6 +1,6 @@
-"""From an address and options to a stream that NATS can be spoken on.
+"""Open a stream to a server: TCP, TLS, WebSocket, and the NATS login.
 
-``tls_policy`` decides from scheme, mode and TLS material what has to happen; ``ssl_context`` builds
-the ``ssl.SSLContext``; ``dial`` opens TCP; ``tls_handshake`` wraps the TLS stream around it;
-``connector`` leads one attempt through all of it, from name resolution to the server's first PONG.
+``tls_policy`` decides from scheme, mode and TLS options whether to use TLS; ``ssl_context`` builds
+the ``ssl.SSLContext``; ``dial`` opens the TCP connection; ``tls_handshake`` adds TLS;
+``connector`` runs one whole attempt, from name resolution to the server's first PONG.
 """

@@ -1,7 +1,7 @@
 """One attempt to open a connection: resolve, dial, INFO, TLS, CONNECT, PONG, under one deadline.
 
-Whatever goes wrong, cancellation included, leaves no socket behind: an attempt either returns a
-:class:`ServerConnection` on which the server has answered our first PINGs, or raises.
+An attempt either returns a :class:`ServerConnection` on which the server has answered our first
+PINGs, or raises. If it fails or is cancelled, it leaves no socket open.
 """
 
 from __future__ import annotations
@@ -55,7 +55,13 @@ from .tls_errors import (
 )
 from .tls_handshake import LeadingInfoStream, injected, read_info, start_tls
 from .tls_info import CertificateNames, TLSInfo, describe
-from .tls_policy import TLSPlan, demand, effective_mode, plan_tls, upgrades
+from .tls_policy import (
+    TLSPlan,
+    effective_mode,
+    plan_tls,
+    should_upgrade_to_tls,
+    tls_requirement_reason,
+)
 
 if TYPE_CHECKING:
     from .websocket import WebSocketStream
@@ -71,7 +77,7 @@ _MAX_EARLY = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorSettings:
-    """What an attempt needs to know beyond the server's address."""
+    """The options of an attempt that do not depend on the server."""
 
     tls: TLSOptions
     auth: AuthLike | None
@@ -82,7 +88,7 @@ class ConnectorSettings:
     limits: ProtocolLimits
     max_control_line: int = commands.MAX_CONTROL_LINE
     version: str
-    """This package's, for CONNECT."""
+    """The version of this package, sent in CONNECT."""
     websocket: WebSocketOptions
 
 
@@ -94,24 +100,23 @@ class ServerConnection:
     stream: trio.abc.Stream
     parser: Parser
     early: list[Event]
-    """What the server sent behind the last PONG that was waited for."""
+    """Events that followed the last awaited PONG."""
     info: ServerInfo
-    """What the server says about itself; all defaults while it has only done so in plaintext, ahead
-    of TLS."""
+    """The server's INFO; all defaults if INFO has come in plaintext only, ahead of TLS."""
     tls: TLSInfo | None
     unverified_info: ServerInfo | None = None
-    """INFO that came in plaintext ahead of TLS, unless another one has come inside. Anyone on the
-    way may have written it."""
+    """INFO that came in plaintext ahead of TLS, until another one comes inside TLS. Anyone on the
+    network path may have written it."""
     peer: Peer | None = None
-    """The address at the other end."""
+    """The server's IP address and port."""
     has_other_addresses: bool = False
-    """Whether the name of the server has others."""
+    """Whether the server's name has other addresses."""
     tcp: TCPStream | None = None
-    """What is below all else; it shows how sending gets on."""
+    """The lowest layer, which shows whether sending makes progress."""
     in_bytes: int = 0
-    """Bytes of NATS read by the connector, of INFO in plaintext too."""
+    """Bytes of the NATS protocol read by the connector, including INFO in plaintext."""
     out_bytes: int = 0
-    """Bytes of NATS written by the connector."""
+    """Bytes of the NATS protocol written by the connector."""
 
 
 @dataclass(slots=True)
@@ -119,27 +124,27 @@ class ConnectHistory:
     """What a connection remembers from one attempt to the next."""
 
     was_tls: bool = False
-    """It was encrypted once, so plaintext is out of the question from then on."""
+    """Whether an earlier attempt was encrypted. Plaintext is then no longer accepted."""
     warned_of_plaintext: bool = False
     addresses: AddressHistory = field(default_factory=lambda: AddressHistory(randomize=False))
 
 
 class AttemptFailed(Exception):
-    """An attempt ended in ``attempt.error``. Never leaves the package."""
+    """An attempt failed with ``attempt.error``. Internal: users never see this exception."""
 
     def __init__(self, attempt: ConnectAttempt) -> None:
         super().__init__(str(attempt))
         self.attempt = attempt
         self.another_address = False
-        """Whether the server has an address that did not fail since there was a connection."""
+        """Whether the server has an address that has not failed since the last connection."""
 
 
 async def open_server_connection(
     server: Server, settings: ConnectorSettings, origin: Publisher, memory: ConnectHistory
 ) -> ServerConnection:
-    """Try to connect to ``server``. Raises :exc:`AttemptFailed`.
+    """Connect to ``server``. Raises :exc:`AttemptFailed`.
 
-    ``origin`` is what received messages respond through.
+    ``origin`` is the publisher that received messages respond through.
     """
     connector = Connector(server, settings, origin, memory)
     try:
@@ -159,7 +164,7 @@ async def open_server_connection(
 async def lead(
     connector: Connector, server: Server, settings: ConnectorSettings
 ) -> ServerConnection:
-    """Run ``connector`` to its end, in time. Raises :exc:`AttemptFailed`."""
+    """Run ``connector`` within ``connect_timeout``. Raises :exc:`AttemptFailed`."""
     try:
         with trio.fail_after(settings.connect_timeout):
             return await connector.run()
@@ -178,7 +183,7 @@ async def lead(
 
 
 class Connector:
-    """The state of one attempt, which its errors are explained from."""
+    """One attempt. It keeps the state that its errors are explained from."""
 
     def __init__(
         self, server: Server, settings: ConnectorSettings, origin: Publisher, memory: ConnectHistory
@@ -189,7 +194,7 @@ class Connector:
         tls = settings.tls
         asked = (server.scheme, tls.mode, tls.has_material, memory.was_tls)
         self._mode = effective_mode(*asked)
-        self._demand = demand(*asked)
+        self._tls_reason = tls_requirement_reason(*asked)
         self._memory = memory
         self._material: ClientTLS | None = None
         self._loading = False
@@ -207,7 +212,7 @@ class Connector:
 
     @property
     def address(self) -> str | None:
-        """What was connected to, if the name of the server has other addresses too."""
+        """The address that was used, if the server's name has several."""
         if self.peer is None or not self._memory.addresses.has_others(self._server):
             return None
         host, port = self.peer
@@ -224,14 +229,14 @@ class Connector:
         self.phase = "auth"
         answer = await prepare_auth(self._settings.auth, self._server)
         if plan is TLSPlan.BY_SCHEME:
-            # Here and below: it needs an extra, and takes a while to import.
+            # Imported here and below, because it needs an extra and takes a while.
             from .websocket_handshake import ask_headers
 
             self.phase = "websocket"
             self._headers = await ask_headers(self._settings.websocket, self._server)
         self.phase = "tls"
         if self._will_encrypt(plan) or (tls.has_material and plan is TLSPlan.IF_OFFERED):
-            # Before dialling: no need to bother a server with a certificate that cannot be loaded.
+            # Before dialling, so that a certificate that cannot be loaded fails early.
             self._material = await self._load_material()
         stream = await self._dial()
         try:
@@ -253,7 +258,7 @@ class Connector:
             raise
         except Exception as error:
             raise TLSConfigurationError(
-                f"the TLS context could not be made: {type(error).__name__}: {error}"
+                f"creating the TLS context failed: {type(error).__name__}: {error}"
             ) from error
 
     async def _dial(self) -> TCPStream:
@@ -269,7 +274,7 @@ class Connector:
             raise
 
     async def _introduce(self, raw: TCPStream, plan: TLSPlan, answer: Answer) -> ServerConnection:
-        """From an open socket to a NATS connection."""
+        """Turn an open socket into a NATS connection."""
         stream: trio.abc.Stream = raw
         if plan is TLSPlan.BY_SCHEME:
             stream = await self._open_websocket(raw)
@@ -283,7 +288,7 @@ class Connector:
         else:
             info, rest = await self._read_info(raw)
             self.phase = "tls"
-            if upgrades(plan, info, self._server):
+            if should_upgrade_to_tls(plan, info, self._server):
                 if rest:
                     raise injected(self._server.url, rest)
                 self.plain_info = info
@@ -291,9 +296,9 @@ class Connector:
         self.phase = "auth"
         if self.tls_info is None and self._server.userinfo_needs_tls and not self._settings.auth:
             raise PlaintextAuthError(
-                f"{self._server} would get the credentials of a "
-                f"{'wss' if self._server.is_websocket else 'tls'}:// URL in plaintext; nothing was "
-                "sent. Give it credentials of its own, or use TLS for all servers"
+                f"the credentials of a {'wss' if self._server.is_websocket else 'tls'}:// URL must "
+                f"not be sent to {self._server} in plaintext; nothing was sent. Give it "
+                "credentials of its own, or use TLS for all servers"
             )
         if self.tls_info is None and answer.replayable:
             self._guard_plaintext(answer.method, raw)
@@ -306,7 +311,7 @@ class Connector:
             raw,
             server=self._server.url,
             mode=self._mode,
-            demand=self._demand,
+            tls_reason=self._tls_reason,
             limit=self._settings.limits.info,
             info=self.plain_info,
         )
@@ -327,12 +332,11 @@ class Connector:
     def _name_to_verify(self) -> str:
         server = self._server
         name = self._settings.tls.server_hostname or server.tls_name
-        # The dot that ends a fully qualified name is the resolver's business; no certificate has
-        # it.
+        # The trailing dot of a fully qualified name is for the resolver; certificates omit it.
         return (name or server.host.partition("%")[0]).removesuffix(".")
 
     async def _open_websocket(self, raw: TCPStream) -> trio.abc.Stream:
-        """TLS if the scheme says so, and HTTP on top of it, up to where NATS begins."""
+        """Open a WebSocket, over TLS if the scheme is ``wss``."""
         from .websocket_handshake import carry_secrets, upgrade
 
         assert self._headers is not None
@@ -412,20 +416,20 @@ class Connector:
             acts_as = "" if asked is self._mode else f", which acts as {self._mode} here,"
             hint += (
                 f" TLS mode {asked}{acts_as} waits for INFO in plaintext; if the server or a proxy "
-                "before it wants the TLS handshake first, use REQUIRE or IMPLICIT."
+                "in front of it expects the TLS handshake first, use REQUIRE or IMPLICIT."
             )
         return hint + self._doctor_hint
 
     @property
     def _doctor_hint(self) -> str:
-        return f" To find out what is there: trio-nats doctor {self._server}"
+        return f" To find out what listens there, run: trio-nats doctor {self._server}"
 
     def _explained(self, error: trio.BrokenResourceError) -> NatsError:
         explained: NatsError | None = None
         if isinstance(error.__cause__, ssl.SSLError):
             explained = explain_alert(error.__cause__, self._known())
         elif self.tls_info is not None and not self._heard_inside:
-            # A reset says as little as a bare end of file does.
+            # A reset says no more than an end of file does.
             explained = explain_closing(self._known())
         return explained or ServerClosedError(
             f"the connection to {self._server} broke: {reason_of(error)}"
@@ -436,34 +440,34 @@ class Connector:
         if policy == "allow" or is_loopback(peer_address(raw.stream)):
             return
         text = (
-            f"{secret} for {self._server} would cross the network in plaintext, where "
-            "anyone listening can pick it up and use it"
+            f"{secret} for {self._server} would be sent over the network in plaintext, where "
+            "anyone listening can read and reuse it"
         )
         if policy == "refuse":
             raise PlaintextAuthError(
-                f'{text}; nothing was sent. Use TLS, or plaintext_auth="allow" if that is meant'
+                f'{text}; nothing was sent. Use TLS, or plaintext_auth="allow" if you accept that'
             )
         if not self._memory.warned_of_plaintext:
             self._memory.warned_of_plaintext = True
-            logger.warning('%s. Use TLS, or plaintext_auth="allow" if that is meant', text)
+            logger.warning('%s. Use TLS, or plaintext_auth="allow" if you accept that', text)
 
     async def _log_in(
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
     ) -> ServerConnection:
         parser = Parser(self._settings.limits, self._origin)
-        # A PONG that is here before our PING is no answer to it.
+        # A PONG that came before our PING does not answer it.
         early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
         connection = ServerConnection(
             self._server, stream, parser, early, info, self.tls_info, tcp=self._tcp
         )
         connection.in_bytes = self._info_bytes + len(rest)
         if self.plain_info is not None:
-            # It does support headers: it would refuse a CONNECT that asks for no_responders.
+            # The server does support headers: otherwise it refuses a CONNECT with no_responders.
             connection.info, connection.unverified_info = ServerInfo(headers=info.headers), info
         if self._websocket is not None:
             self._websocket.max_payload = lambda: connection.info.max_payload
         try:
-            # As a view, and in no other variable: those may be printed with a traceback.
+            # Keep it in a view and no other variable, because a traceback may show variables.
             line, fault = await self._connect_line(info, answer)
             if fault is not None:
                 raise CredentialsError(fault)
@@ -478,11 +482,11 @@ class Connector:
         return connection
 
     async def _hear_out(self, connection: ServerConnection) -> None:
-        """Wait for the answer to our second PING, with what the server has to say before it.
+        """Wait for the answer to our second PING, and handle what the server sends before it.
 
-        Behind its answer to the first one, a server sends an INFO with the limits of our account,
-        such as ``max_payload``. They hold from then on. After an INFO that came in plaintext it is
-        the first one that can be believed; nats-server always sends it since 2.12.
+        After its answer to the first PING, a server sends an INFO with the limits of the account,
+        such as ``max_payload``, which apply from then on. If the first INFO came in plaintext, this
+        is the first one that can be trusted; nats-server 2.12 and later always send it.
         """
         events, connection.early = connection.early, []
         while True:
@@ -496,9 +500,11 @@ class Connector:
                     raise event
                 elif isinstance(event, (Signal, ErrorLine)):
                     connection.early.append(event)
-                # There are no subscriptions yet that a message could be for.
+                # Messages are ignored, because there are no subscriptions yet.
             if len(connection.early) > _MAX_EARLY:
-                raise ProtocolError(f"{self._server} sends and sends, and does not answer a PING")
+                raise ProtocolError(
+                    f"{self._server} sent more than {_MAX_EARLY} lines without answering a PING"
+                )
             events = await self._read_events(connection)
 
     async def _read_events(self, connection: ServerConnection) -> list[Event]:
@@ -512,7 +518,10 @@ class Connector:
     async def _connect_line(
         self, info: ServerInfo, answer: Answer
     ) -> tuple[memoryview, str | None]:
-        """CONNECT and two PINGs, and what is wrong with them; raises nothing that shows them."""
+        """Return CONNECT and two PINGs, and a description of what is wrong with them, if anything.
+
+        Returned rather than raised, because a traceback would show them.
+        """
         fields = await self._connect_fields(info, answer)
         fault = commands.connect_fault(fields, self._settings.max_control_line)
         return memoryview(commands.connect(fields) + commands.PING * 2), fault
@@ -527,14 +536,14 @@ class Connector:
         return fields | credentials
 
     def _check_believable(self, info: ServerInfo, answer: Answer) -> None:
-        """Refuse an INFO that would make us log in as someone else, or do without features."""
+        """Refuse an INFO that would make us log in as another user or disable features."""
         is_plain = self.tls_info is None or self.plain_info is not None
         if answer.must_sign and not info.nonce:
             tampered = ", or someone on the network path removed it" if is_plain else ""
             raise CredentialsError(
                 f"{self._server} sent no usable nonce in its "
                 f"{'plaintext ' if is_plain else ''}INFO, so {answer.method} has nothing to sign "
-                f"and cannot be used. The server accepts no keys{tampered}. If the server wants "
+                f"and cannot be used. The server accepts no keys{tampered}. If the server needs "
                 "no credentials, leave auth out"
             )
         if is_plain and not info.headers and (self.tls_info or answer.method != "none"):
@@ -546,7 +555,7 @@ class Connector:
             )
 
     async def _pong_among(self, connection: ServerConnection, answer: Answer) -> bool:
-        """Handle what came. Once there is a PONG, leave what follows in ``connection.early``."""
+        """Handle events up to the first PONG; leave those that follow in ``connection.early``."""
         for position, event in enumerate(connection.early):
             if event is Signal.PONG:
                 connection.early = connection.early[position + 1 :]
@@ -568,7 +577,7 @@ class Connector:
         if isinstance(error, AuthorizationError):
             return type(error)(text, f"{error.explanation} ({answer.doubts()})")
         if isinstance(error, ServerReportedError) and is_too_long(error):
-            # The credentials are, or our name. More of the same would be refused for ever.
+            # The credentials or our name are too long, so every further attempt would be refused.
             return AuthorizationError(
                 text, "CONNECT, with the name and credentials, is longer than its max_control_line"
             )
@@ -593,7 +602,7 @@ class Connector:
             return ConnectTimeoutError(f"the headers for the upgrade were not ready {within}")
         what = {
             "dial": "no TCP connection, name resolution included,",
-            "tls": "the TLS handshake was not done",
+            "tls": "the TLS handshake was not completed",
             "websocket": "no answer to the WebSocket upgrade",
             "auth": "no answer to CONNECT",
         }.get(self.phase, "not connected")
@@ -603,7 +612,7 @@ class Connector:
 def _own_fields(
     settings: ConnectorSettings, *, tls: bool, headers: bool
 ) -> dict[str, str | int | bool]:
-    """The fields of CONNECT but for the credentials."""
+    """Return the fields of CONNECT without the credentials."""
     fields: dict[str, str | int | bool] = {
         "verbose": False,
         "pedantic": False,
@@ -621,6 +630,6 @@ def _own_fields(
 
 
 def connect_fault(settings: ConnectorSettings, credentials: Mapping[str, str]) -> str | None:
-    """What is too long for CONNECT, as far as that can be said before dialling."""
+    """Return what makes CONNECT too long, as far as that is known before dialling, or ``None``."""
     fields = _own_fields(settings, tls=False, headers=False)
     return commands.connect_fault({**fields, **credentials}, settings.max_control_line)

@@ -1,8 +1,8 @@
 """Compression of WebSocket messages (permessage-deflate, RFC 7692), in bounded memory.
 
-wsproto has an implementation, but it inflates whatever comes in one go, and a few kilobytes can
-inflate to megabytes. This one leaves received messages as they came, and inflates them piece by
-piece when the reader asks for more.
+wsproto has an implementation, but it inflates all received data at once, and a few kilobytes can
+inflate to megabytes. This one keeps received messages compressed and inflates them piece by piece
+as the reader asks for more.
 """
 
 from __future__ import annotations
@@ -15,62 +15,62 @@ from wsproto.utilities import RemoteProtocolError
 
 __all__ = ["Deflate"]
 
-# What a sender leaves out at the end of each message, being always the same.
+# The constant end of every message, which senders omit.
 _TAIL = b"\x00\x00\xff\xff"
-# Less than that is not worth it; nats-server draws the line there too.
+# Shorter messages are not worth compressing; nats-server uses the same limit.
 _THRESHOLD = 64
-# Speed matters more than the last few per cent; nats.go chooses the same.
+# Speed matters more than the last few per cent of size; nats.go uses the same level.
 _LEVEL = 1
 
 
 class Deflate(Extension):
-    """The client's side, each message compressed on its own.
+    """The client's side of the extension. Each message is compressed on its own.
 
-    So neither side has to keep 32 KiB and more per direction for the life of the connection;
-    nats-server insists on that too.
+    Neither side then has to keep 32 KiB or more per direction for the lifetime of the connection;
+    nats-server requires that too.
     """
 
     name = "permessage-deflate"
 
-    # Made once the server has agreed: together they take 300 KiB.
+    # Created when the server has agreed, because together they take 300 KiB.
     _deflater: zlib._Compress
     _inflater: zlib._Decompress
 
     def __init__(self) -> None:
         self._enabled = False
         self._forgets = False
-        """Whether the server promised not to refer to earlier messages."""
+        """Whether the server agreed not to refer to earlier messages."""
         self._input = b""
         self._final = False
         self.inflating: bool = False
-        """Whether there may be more to :meth:`inflate`."""
+        """Whether :meth:`inflate` may return more."""
         self.compressed: bool = False
-        """Whether the message that is being received is compressed."""
+        """Whether the message being received is compressed."""
 
-    # --- the agreement ----------------------------------------------------------------------------
+    # --- negotiation ------------------------------------------------------------------------------
 
     def enabled(self) -> bool:
         """Whether the server agreed."""
         return self._enabled
 
     def offer(self) -> str:
-        """What the request says."""
+        """Return the parameters for the request."""
         return "server_no_context_takeover; client_no_context_takeover"
 
     def finalize(self, offer: str) -> None:
-        """Read what the server answered."""
+        """Parse the server's answer."""
         _, *parameters = (part.strip().lower() for part in offer.split(";"))
         for parameter in parameters:
             name, _, value = parameter.partition("=")
             if name.strip() == "server_no_context_takeover" and not value:
                 self._forgets = True
             elif name.strip() == "server_max_window_bits":
-                # Whatever it is, a larger window inflates it just as well.
+                # Our window is the largest, so it can inflate data of any window size.
                 pass
             elif name.strip() != "client_no_context_takeover" or value:
-                raise RemoteProtocolError("compression on terms that were not offered")
+                raise RemoteProtocolError("the answer has compression parameters we did not offer")
         if self._enabled:
-            raise RemoteProtocolError("compression twice")
+            raise RemoteProtocolError("the answer accepts compression twice")
         self._enabled = True
         self._deflater = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -84,7 +84,7 @@ class Deflate(Extension):
         rsv: RsvBits,
         payload_length: int,
     ) -> CloseReason | RsvBits:
-        """Note whether a message is compressed, which its first frame says."""
+        """Note whether a message is compressed, as indicated by its first frame."""
         if opcode in (Opcode.TEXT, Opcode.BINARY):
             self.compressed = rsv.rsv1
         elif rsv.rsv1:
@@ -92,22 +92,22 @@ class Deflate(Extension):
         return RsvBits(True, False, False)
 
     def feed(self, data: bytes, final: bool) -> None:
-        """More of a compressed message, after everything before has been inflated."""
+        """Add data of a compressed message. All earlier data must have been inflated."""
         self._input = data + _TAIL if final else data
         self._final = final
         self.inflating = True
 
     def inflate(self, limit: int) -> bytes:
-        """The next ``limit`` bytes, or fewer and perhaps none at the end of what was fed.
+        """Return the next ``limit`` bytes, or fewer (perhaps none) at the end of the data.
 
-        Raises :exc:`zlib.error` for what is not compressed data.
+        Raises :exc:`zlib.error` if the data is not valid compressed data.
         """
         pieces: list[bytes] = []
         while limit > 0:
             piece = self._inflater.decompress(self._input, limit)
             self._input = self._inflater.unconsumed_tail
             if self._inflater.eof:
-                # A message may end in the middle, for deflate, and go on with another block.
+                # A message may contain a final block and continue with another one.
                 self._input = self._inflater.unused_data
                 self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
             pieces.append(piece)
@@ -129,10 +129,10 @@ class Deflate(Extension):
         data: bytes,
         fin: bool,
     ) -> tuple[RsvBits, bytes]:
-        """Compress a message, which is always one frame here, if that makes it smaller."""
+        """Compress a message if that makes it smaller. Here a message is always one frame."""
         if opcode is not Opcode.BINARY or len(data) < _THRESHOLD:
             return rsv, data
-        # A full flush forgets what came before, so a result may be thrown away.
+        # A full flush resets the compressor, so it is safe to discard the result.
         deflated = self._deflater.compress(data) + self._deflater.flush(zlib.Z_FULL_FLUSH)
         if len(deflated) - len(_TAIL) >= len(data):
             return rsv, data

@@ -1,4 +1,4 @@
-"""Opening a TCP connection (happy eyeballs), with errors that say what went wrong."""
+"""Resolve a name and open a TCP connection (happy eyeballs), with errors that explain failures."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["Address", "AddressHistory", "DialError", "Peer", "dial", "peer_addre
 __all__ += ["peer_of", "resolve"]
 
 Address: TypeAlias = tuple[AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
-"""A family, and what the socket module calls an address of it."""
+"""An address family, and an address as the socket module represents it."""
 
 Peer: TypeAlias = tuple[str, int]
-"""The IP address and port at the other end."""
+"""The peer's IP address and port."""
 
 _Found: TypeAlias = tuple[AddressFamily, object, object, object, object]
 
 _LONGEST_NAME = 254
-"""Characters of a host name, the dot that may end it included."""
+"""Maximum length of a host name in characters, including a trailing dot."""
 _HEAD_START = 0.25
-"""Seconds that an address has before the next one is tried as well (RFC 8305)."""
+"""Seconds to wait for an address before the next one is tried as well (RFC 8305)."""
 
 
 class DialError(OSError):
-    """The server could not be reached; ``resolving`` if already its name could not be resolved."""
+    """The server could not be reached. ``resolving`` means that its name could not be resolved."""
 
     def __init__(self, text: str, *, resolving: bool = False) -> None:
         super().__init__(text)
@@ -40,23 +40,23 @@ class DialError(OSError):
 
 
 class AddressHistory:
-    """The order in which to try the addresses of a name: those that failed last.
+    """Orders the addresses of a name so that those that failed are tried last.
 
-    Those that did not are tried in random order if wanted (ADR-11), the family first that the
-    system prefers. Holds only what the names' addresses were at the last look-up.
+    The others are tried in random order if ``randomize`` is set (ADR-11), beginning with the
+    family that the system prefers. Holds the addresses of the last look-up only.
     """
 
     def __init__(self, *, randomize: bool) -> None:
         self._randomize = randomize
         self._failed: dict[tuple[str, int], dict[Peer, int]] = {}
-        """By name: when each address failed, in failures so far, or 0."""
+        """For each name, the sequence number of the last failure of each address, or 0."""
         self._count = 0
 
     def __len__(self) -> int:
         return len(self._failed)
 
     def in_order(self, server: Server, addresses: Sequence[Address]) -> list[Address]:
-        """The addresses that the server's name turned out to have, in the order to try them."""
+        """Return the addresses of the server's name in the order to try them."""
         before = self._failed.pop((server.host, server.port), {})
         failed = {address[:2]: before.get(address[:2], 0) for _, address in addresses}
         if len(failed) > 1:
@@ -65,7 +65,7 @@ class AddressHistory:
         return sorted(found, key=lambda address: failed[address[1][:2]])
 
     def failed(self, server: Server, peer: Peer) -> bool:
-        """An address was connected to in vain, or was lost. Whether another one did not."""
+        """Record that an address failed. Returns whether another one has not."""
         self._count += 1
         failed = self._failed.setdefault((server.host, server.port), {})
         failed[peer] = self._count
@@ -76,7 +76,7 @@ class AddressHistory:
         return len(self._failed.get((server.host, server.port), ())) > 1
 
     def forgive(self) -> None:
-        """Forget all failures: there is a connection."""
+        """Forget all failures, because there is a connection."""
         self._failed.clear()
 
 
@@ -99,12 +99,12 @@ async def dial(server: Server, history: AddressHistory | None = None) -> trio.So
 
 
 async def resolve(host: str, port: int) -> list[Address]:
-    """The addresses of a host, in the order that the system prefers.
+    """Return the addresses of a host in the order that the system prefers.
 
-    Trio's own ``getaddrinfo`` would wait until the program leaves it one of its worker threads.
+    Trio's own ``getaddrinfo`` would wait while the program uses all of Trio's worker threads.
 
-    :raises socket.gaierror: if there are none.
-    :raises UnicodeError: for what can be no host name.
+    :raises socket.gaierror: if the host has no address.
+    :raises UnicodeError: if ``host`` is not a valid host name.
     """
     numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     await trio.lowlevel.checkpoint()
@@ -120,7 +120,7 @@ async def resolve(host: str, port: int) -> list[Address]:
 
 
 async def _look_up(host: bytes, port: int) -> Sequence[_Found]:
-    # There is no other way to ask whether the program has Trio resolve names differently.
+    # Trio has no other way to get the program's custom resolver.
     resolver = trio.socket.set_custom_hostname_resolver(None)
     trio.socket.set_custom_hostname_resolver(resolver)
     if resolver is not None:
@@ -133,14 +133,14 @@ def _encoded(host: str) -> bytes:
         raise UnicodeError("too long for a host name")
     if host.isascii():
         return host.encode()
-    # IDNA 2008, as Trio and browsers do: the standard library would find other hosts.
+    # IDNA 2008, as in Trio and browsers. The standard library encodes some names differently.
     import idna
 
     return idna.encode(host, uts46=True)
 
 
 def _alternating(addresses: list[Address]) -> list[Address]:
-    """The first address of the other family second (RFC 8305), should all of the first be dead."""
+    """Put the first address of the other family second (RFC 8305), in case one family fails."""
     for position, address in enumerate(addresses):
         if address[0] != addresses[0][0]:
             return [addresses[0], address, *addresses[1:position], *addresses[position + 1 :]]
@@ -148,7 +148,7 @@ def _alternating(addresses: list[Address]) -> list[Address]:
 
 
 async def _connect_to_one(addresses: Sequence[Address]) -> trio.SocketStream:
-    """Connect to the address that answers first, each with a head start before the next."""
+    """Return a connection to the first address that answers. Each has a head start on the next."""
     connected: list[trio.SocketStream] = []
     failures: list[str] = []
 
@@ -199,13 +199,13 @@ def _reason(error: OSError, address: object) -> str:
 
 
 def peer_address(stream: trio.SocketStream) -> str:
-    """The IP address at the other end."""
+    """Return the peer's IP address, or an empty string if the connection is gone."""
     peer = peer_of(stream)
     return peer[0] if peer is not None else ""
 
 
 def peer_of(stream: trio.SocketStream) -> Peer | None:
-    """IP address and port at the other end, or ``None`` if it is gone."""
+    """Return the peer's IP address and port, or ``None`` if the connection is gone."""
     try:
         host, port = stream.socket.getpeername()[:2]
     except OSError:

@@ -1,8 +1,8 @@
-"""Finds out what a server does, by an attempt to connect that ends before CONNECT.
+"""Probe a server with an attempt to connect that ends before CONNECT.
 
-It runs the very code that connections are opened with, so what it finds out is what they will see.
-No credentials are asked for, so none can be sent. A client certificate, if the options hold one, is
-shown as a connection would show it: inside a handshake, to a server that was accepted.
+A probe runs the same code as a connection, so it finds what a connection would find. It does not
+ask for credentials, so it cannot send any. If the options hold a client certificate, it is
+presented as in a connection: during the handshake, to a server whose certificate was accepted.
 """
 
 from __future__ import annotations
@@ -35,32 +35,31 @@ from .tls_info import CertificateInfo, TLSInfo, certificate_info
 
 __all__ = ["HandshakeObserver", "ProbeResult", "probe"]
 
-# A debugging hook of CPython's ssl module, and the only way to see whether a server asks for a
-# client certificate, or what a certificate says that is refused. Where it is missing, less is seen.
+# A debugging hook of CPython's ssl module. Nothing else shows whether a server asks for a client
+# certificate, or what a refused certificate contains. Without the hook the result has less detail.
 _HOOK = "_msg_callback"
 _TICKET, _CERTIFICATE, _REQUEST = 4, 11, 13
 _HANDSHAKE_RECORD = 22
 
-PATIENCE = 1.0
-"""Seconds that a server gets, after a handshake, to refuse the client's certificate."""
+VERDICT_TIMEOUT = 1.0
+"""Seconds to wait after a handshake for the server to refuse the client certificate."""
 
 
 @dataclass(slots=True, eq=False)
 class HandshakeObserver:
-    """What passed in a handshake, whatever came of it."""
+    """Records what is sent in a handshake, whether it succeeds or not."""
 
     watching: bool = False
-    """Whether there was a way to watch at all."""
+    """Whether this Python can observe handshakes."""
     asked: bool = False
     """Whether the server asked for a client certificate."""
     chain: tuple[bytes, ...] = ()
     """The server's certificates as it sent them, in DER, its own first."""
     on_accepted: Callable[[], object] | None = None
-    """Called when the server has accepted our side of the handshake and issues a ticket for the
-    next one."""
+    """Called when the server has accepted our side of the handshake and sends a session ticket."""
 
     def watch(self, context: ssl.SSLContext) -> None:
-        """See the handshakes of ``context`` from now on."""
+        """Observe the handshakes of ``context`` from now on."""
         if hasattr(context, _HOOK):
             self.watching = True
             setattr(context, _HOOK, self._message)
@@ -85,10 +84,10 @@ class HandshakeObserver:
 
 
 def certificates_in(message: bytes) -> Iterator[bytes]:
-    """The certificates of a handshake's Certificate message (RFC 5246 and 8446)."""
-    at = 4 + 3  # behind the message's own header and the length of the list, which is the rest
-    # Before TLS 1.3 has been agreed upon, the connection does not say so. There a context comes
-    # before the list, empty in a server's message, and extensions behind each certificate.
+    """Yield the certificates in a Certificate message of a handshake (RFC 5246 and 8446)."""
+    at = 4 + 3  # skip the message header and the length of the list, which is the rest
+    # The connection does not know its version during the handshake. In TLS 1.3 a context, empty in
+    # a server's message, precedes the list, and extensions follow each certificate.
     is_tls13 = int.from_bytes(message[4:7]) != len(message) - 7
     at += is_tls13
     while at + 3 <= len(message):
@@ -104,18 +103,18 @@ class ProbeResult:
     """The result of probing a server without logging in."""
 
     info: ServerInfo | None
-    """INFO, wherever it came."""
+    """INFO, in plaintext or inside TLS."""
     tls: TLSInfo | None
-    """Set once the handshake is done, also where something fails behind it."""
+    """Set if the handshake succeeded, even if something failed after it."""
     chain: Sequence[CertificateInfo]
     """The server's certificates as it sent them, trusted or not, its own first."""
     leaf: bytes | None
     """The server's own certificate, in DER."""
     asked: bool | None
-    """Whether the server asked for a client certificate; ``None`` if there was no way to see it."""
+    """Whether the server asked for a client certificate; ``None`` if that could not be observed."""
     phase: ConnectPhase
     error: Exception | None
-    """Why it ended, or ``None``: CONNECT would have been next."""
+    """Why the attempt failed; ``None`` if CONNECT would have been next."""
 
 
 async def probe(
@@ -123,19 +122,19 @@ async def probe(
     settings: ConnectorSettings,
     *,
     only_tls: bool = False,
-    patience: float = math.inf,
+    info_timeout: float = math.inf,
 ) -> ProbeResult:
-    """Open a connection to ``server``, up to CONNECT, and close it. Raises nothing of its own.
+    """Open a connection to ``server`` up to CONNECT, then close it.
 
-    ``only_tls`` ends it after the handshake, without listening for INFO inside; ``patience`` is how
-    many seconds to listen for it at most.
+    Errors are returned in the result. Ignores credentials in ``settings`` and ``server``. Takes at
+    most ``connect_timeout``. If cancelled, the connection is closed.
 
-    Credentials in ``settings`` and ``server`` are not looked at. Takes ``connect_timeout`` at most.
-    If cancelled, it leaves nothing behind.
+    :param only_tls: stop after the handshake, without waiting for INFO inside TLS.
+    :param info_timeout: maximum number of seconds to wait for INFO.
     """
     nobody = replace(server, user=None, password=None, token=None)
     connector = _Probe(nobody, replace(settings, auth=None), _Nobody(), ConnectHistory())
-    connector.only_tls, connector.patience = only_tls, patience
+    connector.only_tls, connector.info_timeout = only_tls, info_timeout
     connection: ServerConnection | None = None
     error: Exception | None = None
     try:
@@ -156,7 +155,7 @@ async def probe(
 
 
 class _Nobody:
-    """Messages cannot come before a login, so nobody responds to them."""
+    """A publisher that is never used, because no messages arrive before a login."""
 
     async def publish(
         self,
@@ -181,7 +180,7 @@ class _Probe(Connector):
         super().__init__(server, settings, origin, memory)
         self.witness = HandshakeObserver()
         self.only_tls = False
-        self.patience = math.inf
+        self.info_timeout = math.inf
 
     @property
     def _doctor_hint(self) -> str:
@@ -195,9 +194,9 @@ class _Probe(Connector):
     async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
         if self.only_tls and self.tls_info is not None:
             return ServerInfo(), b""
-        with trio.move_on_after(self.patience):
+        with trio.move_on_after(self.info_timeout):
             return await super()._read_info(stream)
-        raise NoInfoError(f"no INFO within {self.patience:g} s{self._hint(silent=True)}")
+        raise NoInfoError(f"no INFO within {self.info_timeout:g} s{self._hint(silent=True)}")
 
     async def _log_in(
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
@@ -211,12 +210,13 @@ class _Probe(Connector):
         return ServerConnection(self._server, stream, parser, early, info, self.tls_info)
 
     async def _await_verdict(self, stream: trio.abc.Stream) -> None:
-        """Under TLS 1.3 a server looks at the client's certificate after the handshake.
+        """Wait until the server has accepted or refused our certificate.
 
-        It answers with a ticket if all is well, and by ending the connection if not. A server that
-        issues no tickets says nothing as long as nothing is wrong.
+        Under TLS 1.3 a server checks the client certificate after the handshake. It sends a session
+        ticket if it accepts the certificate and ends the connection if not. A server without
+        tickets sends nothing if it accepts.
         """
-        with trio.move_on_after(PATIENCE) as scope:
+        with trio.move_on_after(VERDICT_TIMEOUT) as scope:
             self.witness.on_accepted = scope.cancel
             try:
                 data = await stream.receive_some()

@@ -1,7 +1,7 @@
-"""The ``ssl.SSLContext`` of one attempt, built from what the files say now.
+"""Build the ``ssl.SSLContext`` of one attempt from the current contents of the files.
 
-Everything here blocks (it reads files, and loading the system's certificates takes a while), so
-it runs in a worker thread; see :func:`load_client_tls`.
+Everything here blocks (reading files and loading the system's certificates takes a while), so it
+runs in a worker thread; see :func:`load_client_tls`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["ClientTLS", "load_client_tls"]
 logger = logging.getLogger("trio_nats.tls")
 
 # Python 3.13 began to add VERIFY_X509_STRICT and VERIFY_X509_PARTIAL_CHAIN by default. The flags
-# are set here so that every Python gives the same verdict: not STRICT, which refuses many
-# home-made authorities over missing extensions, but PARTIAL_CHAIN, by which an intermediate
-# authority that the user names explicitly is trusted as such.
+# are set here so that every Python version decides alike: not STRICT, which refuses many private
+# authorities for missing extensions, but PARTIAL_CHAIN, which trusts an intermediate authority
+# that the user names explicitly.
 _VERIFY_FLAGS = (
     ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 )
@@ -35,18 +35,18 @@ _VERIFY_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class ClientTLS:
-    """What an attempt takes into the handshake."""
+    """The client's side of a handshake."""
 
     context: ssl.SSLContext
     expires: datetime | None
-    """When our own certificate ends, if that is known."""
+    """When the client certificate expires, if known."""
 
 
 async def load_client_tls(options: TLSOptions) -> ClientTLS:
-    """The material that ``options`` describe. If cancelled, it leaves its thread to finish alone.
+    """Load what ``options`` describe. If cancelled, the thread finishes in the background.
 
-    Raises :exc:`TLSConfigurationError` for files that cannot be read, do not hold what they
-    should, or do not belong together.
+    Raises :exc:`TLSConfigurationError` if a file cannot be read, has the wrong contents, or does
+    not match another file.
     """
     files = (options.ca_file, options.cert_file, options.key_file, options.bundle_file)
     given = tuple(file for file in files if file is not None)
@@ -123,7 +123,7 @@ def _load_client_certificate(context: ssl.SSLContext, options: TLSOptions) -> No
 
 
 def _certificate_fault(error: Exception, options: TLSOptions) -> str:
-    """OpenSSL says little more than "PEM lib", so look at the files for what is wrong."""
+    """Find out from the files what is wrong, because OpenSSL says little more than "PEM lib"."""
     assert options.cert_file is not None
     key_file = options.cert_file if options.key_file is None else options.key_file
     reason = getattr(error, "reason", None) or ""
@@ -135,10 +135,10 @@ def _certificate_fault(error: Exception, options: TLSOptions) -> str:
         return "it holds no certificate in PEM form"
     if b"PRIVATE KEY-----" not in read_small_file(key_file, MAX_FILE):
         if options.key_file is None:
-            return "it holds no private key; give key_file too"
+            return "it holds no private key; pass key_file too"
         return f"key_file {str(key_file)!r} holds no private key in PEM form"
     if options.key_password is not None:
-        return f"the private key in {str(key_file)!r} cannot be read; is key_password right?"
+        return f"the private key in {str(key_file)!r} cannot be read; check key_password"
     return "the certificate or key is damaged"
 
 
@@ -147,7 +147,7 @@ def _refused(reason: str) -> str:
 
 
 class _Password:
-    """Gives OpenSSL the password. Without one it would ask on the terminal, blocking everything."""
+    """Gives OpenSSL the password. Without it, OpenSSL would block and prompt on the terminal."""
 
     def __init__(self, password: str | None, key_file: StrPath) -> None:
         self._password = password
@@ -156,7 +156,7 @@ class _Password:
     def __call__(self) -> str:
         if self._password is None:
             raise TLSConfigurationError(
-                f"the private key in {str(self._key_file)!r} is encrypted; give key_password"
+                f"the private key in {str(self._key_file)!r} is encrypted; pass key_password"
             )
         return self._password
 
@@ -171,7 +171,7 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
             "bundle_file needs the 'pkcs12' extra: pip install 'trio-nats[pkcs12]'"
         ) from None
     _check_readable("bundle_file", options.bundle_file)
-    # No variable of a frame that an error is raised from holds a secret: it may be printed with it.
+    # No variable here holds a secret while an error may be raised, because a traceback may show it.
     try:
         bundle = pkcs12.load_pkcs12(
             read_small_file(options.bundle_file, MAX_FILE),
@@ -186,13 +186,13 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
         raise TLSConfigurationError(
             f"bundle_file {str(options.bundle_file)!r} lacks a certificate or its private key"
         )
-    # The ssl module reads keys from files only, so the key goes into one that nobody else may
-    # open, encrypted with a password that exists in this function alone.
-    once = secrets.token_hex(32)
+    # The ssl module reads keys from files only. So the key is written to a file that no other user
+    # may open, encrypted with a password that exists in this function only.
+    file_password = secrets.token_hex(32)
     pem = bundle.key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(once.encode()),
+        serialization.BestAvailableEncryption(file_password.encode()),
     )
     for entry in (bundle.cert, *bundle.additional_certs):
         pem += entry.certificate.public_bytes(serialization.Encoding.PEM)
@@ -202,10 +202,10 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
         file.write_bytes(pem)
         fault = None
         try:
-            context.load_cert_chain(file, password=once)
+            context.load_cert_chain(file, password=file_password)
         except ssl.SSLError as error:
             fault = error.reason or str(error)
-    del once, pem
+    del file_password, pem
     if fault is not None:
         raise TLSConfigurationError(f"bundle_file {str(options.bundle_file)!r}: {_refused(fault)}")
     return bundle.cert.certificate.not_valid_after_utc

@@ -1,9 +1,9 @@
-"""A socket's stream that shows how sending gets on.
+"""A TCP stream that shows whether sending makes progress.
 
-A large write over a slow network takes longer than the answer to a PING may, and says nothing until
-it is done. Whether the peer is alive shows below: the kernel takes more from us only as the peer
-acknowledges what it has. What it takes into an empty buffer shows nothing, for it does so on a dead
-connection too.
+A large write over a slow network may take longer than the time allowed for answering a PING. This
+stream shows whether the peer is alive: while the send buffer is full, the kernel accepts more data
+only as the peer acknowledges earlier data. Data accepted into an empty buffer proves nothing,
+because that happens on a dead connection too.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _CLOSED = (errno.EBADF, errno.ENOTSOCK)
 
 
 class TCPStream(trio.abc.Stream):
-    """Sends as :class:`trio.SocketStream` does, and counts."""
+    """A :class:`trio.SocketStream` that counts what the peer has made space for."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream: trio.SocketStream = stream
-        """Trio's own."""
+        """The wrapped stream."""
         self.drained: int = 0
-        """Bytes that had to wait for space in the kernel, and that it took as the peer read on."""
+        """Bytes that had to wait for space in the send buffer and were then accepted."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of ``data``. If cancelled, nobody knows how much of it was sent."""
+        """Send all of ``data``. If cancelled, an unknown part of it has been sent."""
         sock = self.stream.socket
         with memoryview(data) as view:
             if not view:
@@ -46,13 +46,13 @@ class TCPStream(trio.abc.Stream):
                 raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is space for something."""
+        """Wait until the send buffer has space."""
         await self.stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive what there is, at most ``max_bytes``. If cancelled, nothing is lost."""
+        """Receive up to ``max_bytes``. If cancelled, nothing is lost."""
         return await self.stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
-        """Close the socket. Done even if cancelled."""
+        """Close the socket. If cancelled, it is closed all the same."""
         await self.stream.aclose()

@@ -1,4 +1,4 @@
-"""What a failed handshake means, in words that say what to do about it."""
+"""Explain failed handshakes, and say what to do about them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = [
     "reason_of",
 ]
 
-# Alerts by which a server says that it is our certificate it does not like. OpenSSL names an alert
-# for the protocol version that introduced it, whichever version is being spoken.
+# Alerts with which a server refuses the client certificate. OpenSSL names an alert after the
+# protocol version that introduced it, whichever version is in use.
 _CLIENT_CERTIFICATE_ALERTS = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants one, and got none",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it requires one, and got none",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not know the authority that issued it",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it found it unacceptable, or wants one and got none",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it found it unacceptable, or requires one and got none",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it does not support its kind",
     "SSLV3_ALERT_CERTIFICATE_REVOKED": "it has been revoked",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it has expired",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it could not be checked",
-    "TLSV1_ALERT_ACCESS_DENIED": "it is valid but not allowed in",
+    "TLSV1_ALERT_ACCESS_DENIED": "it is valid but not authorized",
 }
 
 
@@ -65,7 +65,7 @@ class Handshake:
 
 
 def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSHandshakeError:
-    """The typed error for a handshake that Trio reported as broken."""
+    """Return the error for a handshake that Trio reported as broken."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return TLSCertificateError(_certificate_text(cause, handshake) + _proxy_hint(handshake))
@@ -74,7 +74,7 @@ def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSH
         return refused
     hint = _proxy_hint(handshake)
     if reason in _VERSION_MISMATCH:
-        what = "there is no TLS version both sides allow; see minimum_version"
+        what = "there is no TLS version that both sides allow; see minimum_version"
     elif reason in _NOT_TLS:
         what = "the peer answered with something that is not TLS"
     elif reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
@@ -91,44 +91,48 @@ def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSH
 
 
 def explain_alert(error: ssl.SSLError, handshake: Handshake) -> ClientCertificateError | None:
-    """An alert in place of the server's first words inside TLS, if it is about our certificate.
+    """Return the error for an alert right after the handshake, if it is about our certificate.
 
-    Under TLS 1.3 a server checks the client's certificate only after the client believes the
-    handshake to be done, so this is where a refusal shows.
+    Under TLS 1.3 a server checks the client certificate only after the client has completed the
+    handshake, so a refusal arrives here.
     """
     return _client_certificate_refusal(error.reason or "", handshake)
 
 
 def explain_closing(handshake: Handshake) -> NatsError:
-    """A bare end in place of the server's first words inside TLS.
+    """Return the error for a connection that ends right after the handshake.
 
-    It is all that some TLS-terminating proxies have to say about a client's certificate.
+    That is how some TLS-terminating proxies refuse a client certificate.
     """
     sent = "the one sent" if handshake.has_client_certificate else "none was sent"
     if handshake.info is not None and not handshake.info.tls_verify:
         return ServerClosedError(
-            f"{handshake.server} closed the connection after the TLS handshake without a word"
+            f"{handshake.server} closed the connection after the TLS handshake without giving a "
+            "reason"
         )
     return ClientCertificateError(
-        f"{handshake.server} closed the connection right after the TLS handshake, as a server or "
-        f"TLS-terminating proxy does that did not get an acceptable client certificate ({sent}); "
-        "check cert_file and key_file, what the server's side expects, and whether the server "
-        "behind such a proxy is up"
+        f"{handshake.server} closed the connection right after the TLS handshake. Servers and "
+        "TLS-terminating proxies do that if they did not get an acceptable client certificate "
+        f"({sent}); check cert_file and key_file, what the server or proxy requires, and whether "
+        "the server behind a proxy is running"
     )
 
 
 def client_certificate_fault(reason: str) -> str | None:
-    """What an alert by OpenSSL's name of it says about our certificate, if it is about that."""
+    """Return what an alert says about the client certificate, or ``None`` if it is not about it.
+
+    :param reason: OpenSSL's name of the alert.
+    """
     return _CLIENT_CERTIFICATE_ALERTS.get(reason)
 
 
 def _client_certificate_refusal(reason: str, handshake: Handshake) -> ClientCertificateError | None:
     why = client_certificate_fault(reason)
     if why is None and reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
-        # This alert alone does not tell a missing certificate from a cipher mismatch.
+        # This alert alone does not distinguish a missing certificate from a cipher mismatch.
         verifies = handshake.info is not None and handshake.info.tls_verify
         if verifies or (handshake.info is None and not handshake.has_client_certificate):
-            why = "it most likely wants one it accepts"
+            why = "it most likely requires one that it accepts"
     if why is None:
         return None
     if handshake.has_client_certificate:
@@ -136,7 +140,7 @@ def _client_certificate_refusal(reason: str, handshake: Handshake) -> ClientCert
         todo = "check cert_file (leaf first, then its intermediates) and the server's ca_file"
     else:
         what = "refused the connection over the client certificate"
-        todo = "give cert_file and key_file"
+        todo = "pass cert_file and key_file"
     return ClientCertificateError(
         f"{handshake.server} {what}: {why} ({reason.removeprefix('SSLV3_')}); {todo}"
     )
@@ -150,11 +154,11 @@ def _certificate_text(cause: ssl.SSLCertVerificationError, handshake: Handshake)
             fault += f"; {_names_text(handshake.names)}"
         todo = "connect by a name that is in it, or set server_hostname to one"
         if handshake.names is not None and not handshake.names.hosts:
-            todo = "the server needs one with subject alternative names"
+            todo = "the server needs a certificate with subject alternative names"
     elif "expired" in lowered:
         todo = "the server needs a new one (or this machine's clock is wrong)"
     elif "not yet valid" in lowered:
-        todo = "is this machine's clock right?"
+        todo = "check this machine's clock"
     elif "issuer" in lowered or "self-signed" in lowered or "self signed" in lowered:
         todo = (
             "its issuer is not trusted here; if you trust it, pass the issuer's certificate as "
@@ -172,15 +176,15 @@ def _names_text(names: CertificateNames) -> str:
             shown.append(f"{more} more")
         *first, last = shown
         return "it is valid for " + (f"{', '.join(first)} and {last}" if first else last)
-    without = "it has no subject alternative names of hosts"
+    without = "it has no subject alternative names for hosts"
     if not names.common_name:
         return without
     common = _quoted(names.common_name)
-    return f"{without}, only the common name {common}, which does not count (RFC 9525)"
+    return f"{without}, only the common name {common}, which is ignored (RFC 9525)"
 
 
 def _quoted(name: str) -> str:
-    """A name that a peer has made up, fit to be shown."""
+    """Quote a name chosen by the peer, escaped and shortened."""
     return f"'{printable(name, _MAX_NAME)}'"
 
 
@@ -189,13 +193,13 @@ def _proxy_hint(handshake: Handshake) -> str:
     if info is None or info.tls_required or handshake.mode is TLSMode.DISABLE:
         return ""
     return (
-        " The server's INFO offers TLS without requiring it; if something in front of it cannot "
-        "pass TLS on, and plaintext is acceptable, use TLS mode DISABLE."
+        " The server's INFO offers TLS without requiring it. If a proxy in front of it cannot "
+        "forward TLS, and plaintext is acceptable, use TLS mode DISABLE."
     )
 
 
 def reason_of(error: trio.BrokenResourceError) -> str:
-    """Why a stream broke, in a few words."""
+    """Return in a few words why a stream broke."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
         return f"TLS error: {cause.reason or cause}"

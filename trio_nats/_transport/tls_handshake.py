@@ -1,10 +1,10 @@
 """The TLS handshake, and the one plaintext line that may precede it.
 
-Servers with TLS send INFO in plaintext and then wait for the client to begin the handshake, unless
-``handshake_first`` is set, in which case they wait in silence. A client cannot know which it talks
-to. So it begins at once ("optimistic TLS"), and if the first bytes it gets are that INFO line, it
-takes exactly this line out of the way and goes on. Anything else ahead of the handshake is an
-attack, or a peer that does not speak TLS.
+A server with TLS sends INFO in plaintext and then waits for the client to start the handshake. With
+``handshake_first`` it sends nothing and waits. A client cannot know which kind it talks to. So it
+starts the handshake immediately ("optimistic TLS"). If the first bytes received are an INFO line,
+exactly this line is removed, and the handshake continues. Any other plaintext ahead of the
+handshake is an attack, or comes from a peer that does not speak TLS.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _TLS_RECORDS = frozenset((0x14, 0x15, 0x16))
 _INFO, _ERR = b"INFO ", b"-ERR "
 # A real server does that at its max_connections, without waiting for the handshake.
 _TURNED = (
-    "A server that turns clients away says so in plaintext, as somebody on the way can too; the "
-    "connection was closed"
+    "A server that rejects clients may say so in plaintext, but so can an attacker on the network "
+    "path; the connection was closed"
 )
 _READ = 16 * 1024
 
@@ -48,13 +48,13 @@ _READ = 16 * 1024
 async def read_info(
     stream: trio.abc.ReceiveStream, limit: int, received: bytes = b""
 ) -> tuple[ServerInfo, bytes, int]:
-    """Read the INFO line, ``received`` being what has come already.
+    """Read the INFO line.
 
-    Also returns what came after it, and its size in bytes.
-
-    Raises :exc:`NoInfoError` for a peer that begins with anything else or closes without it,
-    :exc:`ProtocolError` for an INFO that is malformed or longer than ``limit`` bytes, and what an
-    ``-ERR`` in its place means: a server may be too busy to introduce itself.
+    :param received: bytes that have been read already.
+    :returns: INFO, the bytes that followed the line, and the size of the line in bytes.
+    :raises NoInfoError: if the peer sends anything else first, or closes the connection.
+    :raises ProtocolError: if INFO is malformed or longer than ``limit`` bytes.
+    :raises ServerReportedError: if the server sends ``-ERR`` instead, for example when it is busy.
     """
     buffer = bytearray(received)
     searched = 0
@@ -63,7 +63,7 @@ async def read_info(
             break
         if len(buffer) > limit:
             raise ProtocolError(
-                f"the server's first line is longer than the limit of {limit:,} bytes for INFO"
+                f"the server's first line is longer than the limit for INFO, {limit:,} bytes"
             )
         searched = max(0, len(buffer) - 1)
         data = await stream.receive_some(_READ)
@@ -81,14 +81,14 @@ async def read_info(
         raise server_error(error_text(bytes(buffer[4:] if end < 0 else buffer[4:end])))
     if not buffer.startswith(_INFO):
         began = excerpt(bytes(buffer[:61]))
-        raise NoInfoError(f"the peer did not begin with INFO but with {began}")
+        raise NoInfoError(f"the peer did not begin with INFO, but with {began}")
     return decode_info(bytes(buffer[5:end])), bytes(buffer[end + 2 :]), end + 2
 
 
 class LeadingInfoStream(trio.abc.Stream):
-    """The stream below a client's TLS: takes one leading INFO line out of what is received.
+    """The stream below a client's TLS. Removes one leading INFO line from the received bytes.
 
-    Once the first TLS record has begun it adds one comparison per read.
+    After the first byte of TLS it costs one comparison per read.
     """
 
     def __init__(
@@ -97,20 +97,20 @@ class LeadingInfoStream(trio.abc.Stream):
         *,
         server: str,
         mode: TLSMode,
-        demand: str,
+        tls_reason: str,
         limit: int,
         info: ServerInfo | None = None,
     ) -> None:
         self._stream = stream
         self._server = server
         self._mode = mode
-        self._demand = demand
+        self._tls_reason = tls_reason
         self._limit = limit
         self._begun = False
         self.info_size: int = 0
-        """Bytes of the INFO that was taken out here."""
+        """Size in bytes of the INFO line that was removed."""
         self.info = info
-        """The INFO that came before the handshake, whether taken out here or by the caller."""
+        """The INFO that came before the handshake, read by the caller or removed here."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """See :meth:`trio.abc.ReceiveStream.receive_some`."""
@@ -128,13 +128,13 @@ class LeadingInfoStream(trio.abc.Stream):
         if self._mode is TLSMode.IMPLICIT:
             raise TLSHandshakeError(
                 f"{self._server} spoke first, in plaintext, but TLS mode IMPLICIT expects the TLS "
-                "handshake before anything else; use REQUIRE, which takes both kinds of server"
+                "handshake before anything else; use REQUIRE, which accepts both kinds of servers"
             )
         info, rest, self.info_size = await read_info(self._stream, self._limit, data)
         if not info.offers_tls:
             raise TLSNotOfferedError(
-                f"{self._server} offers no TLS, but TLS is required {self._demand}; nothing was "
-                "sent in plaintext. Switch TLS on in the server, or, if plaintext is acceptable, "
+                f"{self._server} offers no TLS, but TLS is required {self._tls_reason}; nothing "
+                "was sent in plaintext. Enable TLS in the server, or, if plaintext is acceptable, "
                 "open a connection to nats:// with PREFER or DISABLE"
             )
         self.info = info
@@ -165,8 +165,11 @@ class LeadingInfoStream(trio.abc.Stream):
 
 
 def injected(server: str, data: bytes) -> TLSInjectionError:
-    """The error for plaintext where only TLS may be."""
-    what = "Somebody on the way may be injecting it; the connection was closed and nothing believed"
+    """Return the error for plaintext where only TLS is allowed."""
+    what = (
+        "Someone on the network path may have injected it; the connection was closed and the data "
+        "ignored"
+    )
     return TLSInjectionError(
         f"{server} sent plaintext between INFO and the TLS handshake: {excerpt(data)}. "
         f"{_TURNED if data.startswith(_ERR) else what}"
@@ -174,17 +177,17 @@ def injected(server: str, data: bytes) -> TLSInjectionError:
 
 
 class _EagerObject(ssl.SSLObject):
-    """Reads all records that have come; by itself it reads one of at most 16 KiB at a time.
+    """Reads all received records at once, where its base class reads one of at most 16 KiB.
 
-    For Trio each read is a turn of its scheduler, which costs more than decrypting a record.
+    Each read costs Trio one scheduler step, which is more than decrypting a record.
     """
 
     _failure: ssl.SSLError | None = None
 
-    # Trio passes the size by position, and its proper name is that of a built-in.
+    # Trio passes the size by position, and its real name is that of a built-in.
     def read(self, size: int = 1024, buffer: object = None) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See :meth:`ssl.SSLObject.read`."""
-        assert buffer is None, "Trio has none"
+        assert buffer is None, "Trio passes none"
         if self._failure is not None:
             raise self._failure
         parts: list[bytes] = []
@@ -210,16 +213,16 @@ async def start_tls(
     server_hostname: str,
     on_refused: Callable[[CertificateNames | None], None],
 ) -> tuple[trio.SSLStream[trio.abc.Stream], Sequence[bytes]]:
-    """Handshake as a client. Returns the stream, and the certificates above the server's own.
+    """Handshake as a client. If it fails or is cancelled, the caller must close ``stream``.
 
-    ``on_refused`` is told the names in a certificate that is not accepted.
-
-    Raises :exc:`TLSConfigurationError` for a context or a name that cannot be used, and lets
-    through what Trio raises; the caller then closes ``stream`` and never uses it again.
+    :param on_refused: called with the names in a certificate that is not accepted.
+    :returns: the stream, and the certificates of the issuers of the server's certificate.
+    :raises TLSConfigurationError: if the context or the name cannot be used.
+    :raises trio.BrokenResourceError: if the handshake fails.
     """
     handshaken: list[ssl.SSLObject] = []
 
-    # Trio keeps its SSLObject to itself; the context's documented hook is the way to see the chain.
+    # Trio does not expose its SSLObject, but the context has a documented hook to see the chain.
     class Remembered(_EagerObject):
         def do_handshake(self) -> None:
             try:
@@ -236,9 +239,9 @@ async def start_tls(
             stream, context, server_hostname=server_hostname, https_compatible=True
         )
     except ssl.SSLError as error:
-        raise TLSConfigurationError(f"the TLS context is not for connecting: {error}") from error
+        raise TLSConfigurationError(f"the TLS context must be one for clients: {error}") from error
     except (ValueError, TypeError) as error:
-        # OpenSSL's word on a name that can be none, such as one with a leading dot.
+        # OpenSSL refuses the name, for example because of a leading dot.
         raise TLSConfigurationError(
             f"{server_hostname!r} cannot be verified as a host name"
         ) from error

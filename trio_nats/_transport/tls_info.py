@@ -1,4 +1,4 @@
-"""What is known about the encryption of a live connection."""
+"""Describe the encryption of an open connection, and certificates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MAX_FILE = 16 * 1024 * 1024
-"""Bytes of a file of certificates. One with every public authority has a quarter of a megabyte."""
+"""Maximum size in bytes of a certificate file. One with all public authorities has about 250 kB."""
 
 _SHORT = {
     "commonName": "CN",
@@ -46,46 +46,47 @@ _SHORT = {
 class CertificateInfo:
     """One certificate.
 
-    Text fields are empty, and times ``None``, where nothing could decode it: the standard library
-    decodes only a verified server's own certificate, the ``pkcs12`` extra all of them.
+    Text fields are empty and times are ``None`` if the certificate could not be decoded. The
+    standard library decodes only the own certificate of a verified server; with the ``pkcs12``
+    extra all certificates are decoded.
     """
 
     subject: str
     """Such as ``"O=Acme,CN=nats"``."""
     issuer: str
-    """The subject of the authority that signed it."""
+    """The subject of the authority that signed the certificate."""
     subject_alt_names: tuple[str, ...]
-    """The names and addresses that it is for."""
+    """The names and addresses that the certificate is valid for."""
     not_before: datetime | None
-    """From when on it is valid, in UTC."""
+    """Start of the validity period, in UTC."""
     not_after: datetime | None
-    """Until when it is valid, in UTC."""
+    """End of the validity period, in UTC."""
     sha256: str
-    """The fingerprint of the whole certificate, in hexadecimal."""
+    """The SHA-256 fingerprint of the certificate, in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
 class TLSInfo:
-    """Am I encrypted, and to whom?"""
+    """Describes the TLS session of a connection."""
 
     version: str
     """Such as ``"TLSv1.3"``."""
     cipher: str
     """Such as ``"TLS_AES_128_GCM_SHA256"``."""
     verified_name: str | None
-    """The name the server's certificate was checked against; ``None`` when nothing was checked."""
+    """The name that the certificate was checked against; ``None`` if nothing was checked."""
     peer_chain: tuple[CertificateInfo, ...]
-    """The server's certificate, then its issuers up to the trusted one. Before Python 3.13, or with
-    a ready ``context``, only the first is known."""
+    """The server's certificate, then its issuers up to the trusted one. Before Python 3.13, or if
+    you pass ``context``, only the first is known."""
     client_certificate_expires: datetime | None
-    """When our own certificate ends; known with the ``pkcs12`` extra only."""
+    """When the client certificate expires; known with the ``pkcs12`` extra only."""
     info_inside_tls: bool
-    """Whether INFO came encrypted, rather than in plaintext before the handshake."""
+    """Whether INFO came inside TLS, rather than in plaintext before the handshake."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateNames:
-    """What a certificate says it is for. Unless it was verified, anyone may have written that."""
+    """The names in a certificate. Unless it was verified, anyone may have written them."""
 
     hosts: tuple[str, ...]
     """The host names and addresses among the subject alternative names."""
@@ -94,10 +95,10 @@ class CertificateNames:
 
 
 def presented_names(ssl_object: ssl.SSLObject) -> CertificateNames | None:
-    """The names in the server's certificate while the handshake is under way, if they can be seen.
+    """Return the names in the server's certificate during the handshake, if they are available.
 
-    The documented ways to the certificate open only when it has been accepted. Where CPython's
-    ssl module does not have the one used here, errors just say less.
+    The documented functions return the certificate only after it has been accepted. If CPython's
+    ssl module lacks the internal one used here, errors have less detail.
     """
     hidden: Any = getattr(ssl_object, "_sslobj", None)
     try:
@@ -105,7 +106,7 @@ def presented_names(ssl_object: ssl.SSLObject) -> CertificateNames | None:
         alternative = cast("tuple[tuple[str, str], ...]", decoded.get("subjectAltName", ()))
         subject = cast("tuple[tuple[tuple[str, str], ...], ...]", decoded.get("subject", ()))
     except Exception:
-        return None  # It is for the wording of an error.
+        return None  # The names are needed for the text of an error only.
     kinds = ("DNS", "IP Address")
     hosts = tuple(_plain_name(kind, name) for kind, name in alternative if kind in kinds)
     common = (value for rdn in subject for kind, value in rdn if kind == "commonName")
@@ -119,7 +120,7 @@ def describe(
     *,
     info_inside_tls: bool,
 ) -> TLSInfo:
-    """The :class:`TLSInfo` of a stream after its handshake; ``issuers`` are DER certificates."""
+    """Describe a stream after its handshake. ``issuers`` are DER certificates."""
     cipher = stream.cipher()
     checked = stream.context.check_hostname
     return TLSInfo(
@@ -141,7 +142,7 @@ def _peer(stream: trio.SSLStream[trio.abc.Stream]) -> tuple[CertificateInfo, ...
 
 
 def certificate_info(der: bytes) -> CertificateInfo:
-    """What can be said about one certificate, which may be little."""
+    """Describe one certificate, as far as it can be decoded."""
     return _from_der(der) or _from_ssl({}, der)
 
 
@@ -168,7 +169,7 @@ def _from_ssl(decoded: dict[str, object], der: bytes) -> CertificateInfo:
 
 
 def _plain_name(kind: str, value: str) -> str:
-    """The ssl module writes all groups of an IPv6 address; everybody else writes ``::``."""
+    """Shorten IPv6 addresses with ``::``, because the ssl module writes all groups."""
     if kind == "IP Address" and ":" in value:
         try:
             return str(ipaddress.IPv6Address(value))
@@ -193,7 +194,7 @@ def _from_der(der: bytes) -> CertificateInfo | None:
             sha256=hashlib.sha256(der).hexdigest(),
         )
     except Exception:
-        # Not worth a connection. Besides ValueError there are several kinds that share no base.
+        # Not worth failing a connection for. The exceptions share no base class but this one.
         return None
 
 
@@ -212,7 +213,7 @@ def _alt_names(certificate: Certificate) -> tuple[str, ...]:
 
 
 def client_certificate_expiry(cert_file: StrPath) -> datetime | None:
-    """When the first certificate of a PEM file ends, if that can be known."""
+    """Return when the first certificate of a PEM file expires, if it can be decoded."""
     try:
         from cryptography import x509
 

@@ -1,6 +1,6 @@
-"""Which TLS has to happen, decided from what the user said, before anything is dialled.
+"""Decide from the options, before dialling, whether and how to use TLS.
 
-A pure function of four values; the table in ``docs/security.md`` is this function written out.
+It is a pure function of four values; the table in ``docs/security.md`` lists all its results.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from ..options import TLSMode, TLSOptions
 from ..server_info import ServerInfo
 from ..servers import Scheme, Server, over_tls
 
-__all__ = ["TLSPlan", "check_server", "check_servers", "demand", "effective_mode", "plan_tls"]
-__all__ += ["upgrades"]
+__all__ = ["TLSPlan", "check_server", "check_servers", "effective_mode", "plan_tls"]
+__all__ += ["should_upgrade_to_tls", "tls_requirement_reason"]
 
 
 class TLSPlan(enum.Enum):
     """What an attempt to connect does about TLS."""
 
     NEVER = "never"
-    """Read INFO in plaintext; fail if it insists on TLS."""
+    """Read INFO in plaintext; fail if it requires TLS."""
     IF_OFFERED = "if offered"
     """Read INFO in plaintext; then handshake if it offers TLS."""
     AT_ONCE = "at once"
-    """Handshake at once, tolerating one plaintext INFO line ahead of it."""
+    """Handshake immediately; one plaintext INFO line may precede it."""
     FIRST = "first"
-    """Handshake at once; a plaintext byte ahead of it is an error."""
+    """Handshake immediately; plaintext ahead of it is an error."""
     BY_SCHEME = "by scheme"
-    """A WebSocket: ``wss`` means TLS below HTTP, ``ws`` means none, and INFO has no say."""
+    """WebSocket: ``wss`` means TLS, ``ws`` means none, whatever INFO says."""
 
     @property
     def promises_tls(self) -> bool:
-        """Whether nothing may ever be sent in plaintext."""
+        """Whether nothing may be sent in plaintext."""
         return self in (TLSPlan.AT_ONCE, TLSPlan.FIRST)
 
 
 def effective_mode(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> TLSMode:
-    """The mode after AUTO, floors and stickiness: never AUTO itself.
+    """Return the mode in effect, which is never AUTO.
 
-    ``sticky`` says that this connection was encrypted before, and so must stay.
+    ``sticky`` means that this connection was encrypted before and must stay encrypted.
     """
     secure_scheme = scheme in ("tls", "wss")
     if mode is TLSMode.AUTO:
@@ -52,8 +52,8 @@ def effective_mode(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bo
     return mode
 
 
-def demand(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> str:
-    """Where a demand for TLS comes from, in brackets, for error texts."""
+def tls_requirement_reason(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> str:
+    """Explain in brackets, for error texts, why TLS is required."""
     effective = effective_mode(scheme, mode, has_material, sticky)
     if mode is effective:
         return f"(mode {mode})"
@@ -62,7 +62,7 @@ def demand(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> s
     elif has_material and mode is TLSMode.AUTO:
         why = "when certificates or other TLS options are given"
     else:
-        why = "once the connection was encrypted"
+        why = "after the connection has been encrypted"
     return f"(mode {effective}, which {mode} becomes {why})"
 
 
@@ -75,14 +75,14 @@ def plan_tls(
         plain = "nats" if scheme == "tls" else "ws"
         raise TLSConfigurationError(
             f"a {scheme}:// URL asks for TLS, but the TLS mode is DISABLE; "
-            f"use {plain}:// if plaintext is meant, or another mode"
+            f"use {plain}:// if plaintext is acceptable, or another mode"
         )
     effective = effective_mode(scheme, mode, has_material, sticky)
     if scheme == "ws" and effective in (TLSMode.REQUIRE, TLSMode.IMPLICIT):
         if mode is effective:
             why = f"TLS mode {mode} asks for TLS"
         elif sticky:
-            why = "the connection was encrypted before, and so stays"
+            why = "the connection was encrypted before and must stay encrypted"
         else:
             why = "certificates or other TLS options ask for TLS"
         raise TLSConfigurationError(
@@ -99,9 +99,9 @@ def plan_tls(
 
 
 def check_servers(servers: Sequence[Server], tls: TLSOptions) -> tuple[Server, ...]:
-    """``servers`` as they are to be used: where one asks for TLS by its scheme, all do.
+    """Return the servers to use: with mode AUTO, one ``tls://`` URL makes all servers use TLS.
 
-    Unless there is a mode in words. Complains about those that these options cannot be used with.
+    Raises :exc:`ConfigurationError` for a server that these options do not allow.
     """
     secure = next((server for server in servers if server.scheme in ("tls", "wss")), None)
     if secure is not None and tls.mode is TLSMode.AUTO:
@@ -109,7 +109,7 @@ def check_servers(servers: Sequence[Server], tls: TLSOptions) -> tuple[Server, .
             if server.scheme == "ws":
                 raise TLSConfigurationError(
                     f"{server} is plaintext, but {secure} in the same list asks for TLS; use "
-                    "wss:// for all, or give TLS mode PREFER if plaintext is acceptable"
+                    "wss:// for all, or pass TLS mode PREFER if plaintext is acceptable"
                 )
         servers = tuple(dict.fromkeys(map(over_tls, servers)))
     for server in servers:
@@ -118,7 +118,7 @@ def check_servers(servers: Sequence[Server], tls: TLSOptions) -> tuple[Server, .
 
 
 def check_server(server: Server, tls: TLSOptions) -> None:
-    """Complain about an address that these options cannot be used with."""
+    """Raise :exc:`ConfigurationError` if these options do not allow the server's address."""
     plan_tls(server.scheme, tls.mode, has_material=tls.has_material)
     if server.is_websocket and importlib.util.find_spec("wsproto") is None:
         raise ConfigurationError(
@@ -126,10 +126,10 @@ def check_server(server: Server, tls: TLSOptions) -> None:
         )
 
 
-def upgrades(plan: TLSPlan, info: ServerInfo, server: object) -> bool:
-    """After a plaintext INFO under NEVER or IF_OFFERED: is it time for a TLS handshake?
+def should_upgrade_to_tls(plan: TLSPlan, info: ServerInfo, server: object) -> bool:
+    """Whether to start a handshake after a plaintext INFO, if the plan is NEVER or IF_OFFERED.
 
-    Raises :exc:`TLSRequiredError` when the server insists on what the plan forbids.
+    Raises :exc:`TLSRequiredError` if the server requires TLS and the plan is NEVER.
     """
     if plan is TLSPlan.IF_OFFERED:
         return info.offers_tls

@@ -1,6 +1,6 @@
-"""NATS over WebSocket: a stream of bytes in binary messages, whose borders mean nothing.
+"""NATS over WebSocket: a byte stream in binary messages, whose boundaries have no meaning.
 
-wsproto knows the frames. This is the stream around it, which holds at most what one read brought.
+wsproto handles the frames. This is the stream around it, which buffers at most one read.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from .deflate import Deflate
 __all__ = ["WebSocketStream"]
 
 _READ = 64 * 1024
-# The writer's chunks are hardly ever larger. It bounds what is copied, masked and compressed in one
-# go, and what the server has to hold of a compressed message.
+# Hardly any chunk of the writer is larger. It limits how much is copied, masked and compressed at
+# a time, and how much of a compressed message the server must buffer.
 _FRAME = 256 * 1024
-# Seconds that saying goodbye may take. It does not take any unless the network is stuck.
+# Seconds to wait for the Close frame to be written. It takes no time unless the network is stuck.
 _FAREWELL = 0.1
 
 
 class ClosedByServer(Exception):
-    """Why a stream is broken: a Close frame, in words."""
+    """The server sent a Close frame. Used as the cause of a broken stream."""
 
 
 class WebSocketStream(trio.abc.Stream):
-    """An open WebSocket as a Trio stream, for one task that sends and one that receives.
+    """An open WebSocket as a Trio stream, for one sending and one receiving task.
 
-    Pings are answered, and a Close is returned, by the next to write: the sender after the frame
-    it is writing, else the receiver itself. A frame that could not be written to its end, because
-    of a cancellation too, leaves nothing that can be sent.
+    If the sender is writing, it answers Pings and Closes after the current frame; otherwise the
+    receiver does. If a frame is not written completely, because of an error or a cancellation,
+    nothing more can be sent.
     """
 
     def __init__(
@@ -47,24 +47,24 @@ class WebSocketStream(trio.abc.Stream):
         self._server = server
         self._lock = trio.Lock()
         self._due = b""
-        """Control frames that have to be written."""
+        """Control frames that must be written."""
         self._torn = False
-        """Whether something was not written, or not to its end, that what follows depends on."""
+        """Whether an earlier frame was not written completely."""
         self._held = b""
-        """Decoded, and yet to be returned."""
+        """Decoded bytes that have not been returned yet."""
         self._ended: Exception | None = None
         """Why nothing more can be received."""
         self._closed = False
         self.max_payload: Callable[[], int] | None = None
-        """The server's, once that is known: nothing larger may come out of a compressed message,
-        however many NATS messages that is, or nats-server hangs up."""
+        """The server's limit, when it is known. nats-server closes the connection if a compressed
+        message inflates to more, however many NATS messages that is."""
 
     # --- receiving --------------------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See :meth:`trio.abc.ReceiveStream.receive_some`.
 
-        Raises :exc:`ProtocolError` for what is not WebSocket, or not binary.
+        Raises :exc:`ProtocolError` if the server violates the WebSocket protocol or sends text.
         """
         limit = _READ if max_bytes is None else max_bytes
         if limit < 1:
@@ -98,7 +98,7 @@ class WebSocketStream(trio.abc.Stream):
         raise trio.BrokenResourceError from self._ended
 
     def _decode(self, limit: int) -> None:
-        """Take out of what was received up to about ``limit`` bytes."""
+        """Decode up to about ``limit`` bytes of the received data."""
         pieces: list[bytes] = []
         space = limit
         try:
@@ -119,7 +119,7 @@ class WebSocketStream(trio.abc.Stream):
         return len(piece)
 
     def _handle(self, event: Event, pieces: list[bytes], space: int) -> int:
-        """Act on one event; returns how many bytes it added."""
+        """Handle one event. Returns how many bytes it added."""
         if isinstance(event, BytesMessage):
             data = bytes(event.data)
             if self._deflate.compressed:
@@ -128,7 +128,7 @@ class WebSocketStream(trio.abc.Stream):
             pieces.append(data)
             return len(data)
         if isinstance(event, Ping):
-            # An answer to the latest of several answers all of them, so there is one at most.
+            # Answering the latest of several Pings is enough, so at most one answer is due.
             self._due = self._connection.send(event.response())
         elif isinstance(event, TextMessage):
             self._fail("text instead of binary data", CloseReason.UNSUPPORTED_DATA)
@@ -142,8 +142,8 @@ class WebSocketStream(trio.abc.Stream):
             self._ended = ClosedByServer(f"the server closed the WebSocket: {_close_text(event)}")
             self._say(event.response())
         elif "CLOSE" in (event.reason or ""):
-            # nats-server's status for a client that did not answer its PINGs is one of those that
-            # are never sent. It is a Close all the same.
+            # nats-server uses a reserved status for clients that did not answer its PINGs. It is a
+            # valid Close all the same.
             self._ended = ClosedByServer(f"the server closed the WebSocket ({event.reason})")
             self._say(CloseConnection(code=CloseReason.PROTOCOL_ERROR))
         else:
@@ -158,7 +158,7 @@ class WebSocketStream(trio.abc.Stream):
             self._due += self._connection.send(event)
 
     async def _answer(self) -> bool:
-        """Write what is due, unless the sender is writing and will. Whether it came to that."""
+        """Write control frames, unless the sender will. Returns whether it has waited."""
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
@@ -166,7 +166,7 @@ class WebSocketStream(trio.abc.Stream):
         try:
             await self._write(b"")
         except trio.BrokenResourceError:
-            # What the server said before it went is worth reading.
+            # Continue to read what the server sent before it closed the connection.
             self._due = b""
         finally:
             self._lock.release()
@@ -175,12 +175,12 @@ class WebSocketStream(trio.abc.Stream):
     # --- sending ----------------------------------------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See :meth:`trio.abc.SendStream.send_all`. If cancelled, it leaves nothing to send on."""
+        """See :meth:`trio.abc.SendStream.send_all`. If cancelled, nothing more can be sent."""
         if not data:
             await trio.lowlevel.checkpoint()
             return
         try:
-            # No detour through the scheduler: writing to the transport is a checkpoint.
+            # No checkpoint here: writing to the transport is one.
             self._lock.acquire_nowait()
         except trio.WouldBlock:
             try:
@@ -195,7 +195,7 @@ class WebSocketStream(trio.abc.Stream):
                     raise trio.ClosedResourceError
                 if self._connection.state is not ConnectionState.OPEN:
                     raise trio.BrokenResourceError from self._ended
-                # In no variable, for it may be what logs us in, and a traceback may show it.
+                # In no variable, because it may hold credentials, and a traceback may show it.
                 await self._write(
                     self._connection.send(BytesMessage(data=bytes(view[start : start + step])))
                 )
@@ -210,9 +210,9 @@ class WebSocketStream(trio.abc.Stream):
         return max(1, min(_FRAME, self.max_payload()))
 
     async def _write(self, frame: bytes) -> None:
-        """Write control frames that are due, and then ``frame``; the lock is ours."""
+        """Write control frames that are due, and then ``frame``. The caller holds the lock."""
         if self._torn:
-            raise trio.BrokenResourceError("an earlier frame was not written to its end")
+            raise trio.BrokenResourceError("an earlier frame was not written completely")
         due, self._due = self._due, b""
         try:
             await self._transport.send_all(due + frame if due else frame)
@@ -227,7 +227,10 @@ class WebSocketStream(trio.abc.Stream):
     # --- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Say goodbye if that takes no time, and close the connection; cancelled too."""
+        """Send a Close frame if that is possible at once, and close the connection.
+
+        If cancelled, it is closed all the same.
+        """
         if not self._closed:
             self._closed = True
             self.max_payload = None
@@ -239,9 +242,9 @@ class WebSocketStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
 
     async def _say_goodbye(self) -> None:
-        # Otherwise what stands between us and the server takes this for an accident. Streams are
-        # closed by being cancelled here, so it has to be shielded; and a task that was stopped in
-        # the middle of a frame, because nobody reads, has left the stream torn.
+        # Without a Close frame proxies would report an abnormal end. Streams are closed forcefully,
+        # in a cancelled scope, so writing must be shielded. If a task was cancelled in the middle
+        # of a frame, the stream is torn and nothing can be written.
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
@@ -258,7 +261,7 @@ class WebSocketStream(trio.abc.Stream):
 
 
 def _close_text(event: CloseConnection) -> str:
-    """Such as ``1008 (policy violation): 'Authentication Failure'``; at most a control frame."""
+    """Describe a Close frame, such as ``1008 (policy violation): 'Authentication Failure'``."""
     name = ""
     if event.code in CloseReason.__members__.values():
         name = f" ({CloseReason(event.code).name.lower().replace('_', ' ')})"

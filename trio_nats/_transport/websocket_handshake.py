@@ -1,4 +1,4 @@
-"""The HTTP request that opens a WebSocket, and what all kinds of wrong peers answer to it."""
+"""The HTTP request that opens a WebSocket, and explanations of wrong answers to it."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ __all__ = ["ListeningStream", "ask_headers", "carry_secrets", "not_tls", "upgrad
 
 _READ = 16 * 1024
 _HTTP = b"HTTP/"
-# What a NATS server says to a client that came to its ordinary port.
+# How a NATS server begins on its port without WebSocket.
 _NATS = (b"INFO ", b"-ERR ")
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
-# How much of a refusal's body is looked at, and for how long.
+# Bytes of a refusal's body to read, and seconds to wait for them.
 _BODY = 1024
-_PATIENCE = 1.0
+_BODY_TIMEOUT = 1.0
 _HARMLESS = frozenset({"accept-language", "origin", "user-agent"})
-# What is shorter is no secret, but "Bearer" and the like.
+# Shorter words are no secrets, but "Bearer" and the like.
 _WORD = 8
 _BETWEEN_WORDS = re.compile(r"[\s&=,;?]+")
 _NOT_IN_TARGET = re.compile(r"[^!-~]+")
 
 
 class NoAnswer(Exception):
-    """Why a stream is broken: nothing was said on it."""
+    """The peer closed the stream without an answer. Used as the cause of a broken stream."""
 
 
 async def ask_headers(options: WebSocketOptions, server: Server) -> SecretHeaders:
-    """The user's headers for one attempt on ``server``.
+    """Return the user's headers for one attempt on ``server``.
 
-    Raises :exc:`ConfigurationError` when a callable fails to give headers that can be sent.
+    Raises :exc:`ConfigurationError` if the callable fails or returns invalid headers.
     """
     source = options.headers
     if not callable(source):
@@ -63,7 +63,7 @@ async def ask_headers(options: WebSocketOptions, server: Server) -> SecretHeader
 
 
 def carry_secrets(headers: Mapping[str, str]) -> bool:
-    """Whether there may be something in ``headers`` that lets somebody in."""
+    """Whether ``headers`` may contain credentials."""
     return any(name.lower() not in _HARMLESS for name in headers)
 
 
@@ -75,10 +75,10 @@ async def upgrade(
     compression: bool,
     user_agent: str,
 ) -> WebSocketStream:
-    """Turn ``stream`` into a WebSocket to ``server``.
+    """Turn ``stream`` into a WebSocket to ``server``. If that fails, the caller must close it.
 
-    Raises :exc:`WebSocketError` for a peer that does not play along, and what the stream raises;
-    the caller then closes ``stream``.
+    Raises :exc:`WebSocketError` if the peer refuses or does not speak HTTP. Errors of the stream
+    are not caught.
     """
     deflate = Deflate()
     connection = WSConnection(ConnectionType.CLIENT)
@@ -94,7 +94,9 @@ async def upgrade(
     try:
         to_send = connection.send(request)
     except UnicodeError:
-        raise WebSocketError(f"{server.host!r} cannot be written into a request") from None
+        raise WebSocketError(
+            f"the host in an HTTP request must be ASCII, not {server.host!r}"
+        ) from None
     await stream.send_all(to_send)
     # They hold secrets, which a traceback may show otherwise.
     del extra, request, to_send
@@ -138,18 +140,18 @@ async def _await_acceptance(
                     raise await _refusal(stream, connection, event, server, headers)
         except RemoteProtocolError as error:
             raise WebSocketError(
-                f"{server} answered the WebSocket upgrade wrongly: {excerpt(str(error).encode())}"
-                f"{_wrong_hint(str(error))}"
+                f"{server} sent an invalid answer to the WebSocket upgrade: "
+                f"{excerpt(str(error).encode())}{_wrong_hint(str(error))}"
             ) from None
         except ValueError:
-            # wsproto's, for headers that hold other than ASCII.
+            # Raised by wsproto for headers that are not ASCII.
             raise WebSocketError(
-                f"{server} answered the WebSocket upgrade with headers that cannot be read"
+                f"{server} answered the WebSocket upgrade with headers that are not ASCII"
             ) from None
 
 
 def _could_be_nats(beginning: bytes) -> bool:
-    """Whether it looks so, and too little has come to be sure."""
+    """Whether it may be the beginning of a NATS line, but is too short to be sure."""
     return any(len(beginning) < len(word) and word.startswith(beginning) for word in _NATS)
 
 
@@ -167,16 +169,16 @@ def _no_http(beginning: bytes, server: Server) -> WebSocketError:
 
 def _ordinary_port(server: Server, schemes: str) -> str:
     return (
-        f"{server} speaks NATS without WebSocket: this is a NATS server's port for ordinary "
-        f"clients; use {schemes}, or the port of its websocket block"
+        f"{server} speaks NATS without WebSocket: this is the server's client port; use "
+        f"{schemes}, or the port of its websocket block"
     )
 
 
 def _wrong_hint(text: str) -> str:
     if "accept token" in text:
-        return ". Its Sec-WebSocket-Accept does not fit our key, as if made for another request"
+        return ". Its Sec-WebSocket-Accept does not match our key, as if made for another request"
     if "Missing header" in text:
-        return ". A proxy on the way may have to be told to pass on the upgrade"
+        return ". If there is a proxy in front of it, configure it to forward the upgrade"
     return ""
 
 
@@ -187,14 +189,14 @@ async def _refusal(
     server: Server,
     sent: Mapping[str, str],
 ) -> WebSocketError:
-    """The error for an answer that is HTTP but no upgrade."""
+    """Return the error for an HTTP answer that does not accept the upgrade."""
     status = refused.status_code
     headers = {bytes(name).lower(): bytes(value) for name, value in refused.headers}
     body = await _body(stream, connection) if refused.has_body else b""
     text = " ".join(body.decode("utf-8", "replace").split())
     said = f", saying {excerpt(text.encode())}" if text and not _repeats(text, server, sent) else ""
     if 300 <= status < 400:
-        # What comes behind the question mark of a login page's address is nobody's business.
+        # The query of a login page's address may be secret.
         location = headers.get(b"location", b"").partition(b"?")[0]
         where = f" to {excerpt(location)}" if location else ""
         return WebSocketError(
@@ -209,14 +211,14 @@ async def _refusal(
 
 
 def _repeats(text: str, server: Server, sent: Mapping[str, str]) -> bool:
-    """Whether an answer tells what may be secret of the request: some like to quote it."""
+    """Whether an answer quotes something of the request that may be secret."""
     words = " ".join((server.path.partition("?")[2], *sent.values()))
     return any(len(word) >= _WORD and word in text for word in _BETWEEN_WORDS.split(words))
 
 
 def _status_hint(status: int, body: bytes) -> str:
     if b"https" in body.lower() and status == 400:
-        return ". It wants TLS; use wss://"
+        return ". It requires TLS; use wss://"
     if status in (401, 403, 407):
         return ". Check WebSocketOptions.headers, and which origins the server allows"
     if status in (200, 404, 405, 426):
@@ -227,9 +229,9 @@ def _status_hint(status: int, body: bytes) -> str:
 
 
 async def _body(stream: trio.abc.Stream, connection: WSConnection) -> bytes:
-    """The beginning of a refusal's body, if it comes soon."""
+    """Return the beginning of a refusal's body, as far as it arrives in time."""
     body = b""
-    with trio.move_on_after(_PATIENCE):
+    with trio.move_on_after(_BODY_TIMEOUT):
         try:
             while True:
                 for event in connection.events():
@@ -247,7 +249,7 @@ async def _body(stream: trio.abc.Stream, connection: WSConnection) -> bytes:
 
 
 def host_header(server: Server) -> str:
-    """What the Host header says: without a zone, which is nobody else's business."""
+    """Return the Host header, without an IPv6 zone, which is meaningful on this machine only."""
     host = server.host.partition("%")[0]
     host = f"[{host}]" if ":" in host else host
     return host if server.port == DEFAULT_PORTS[server.scheme] else f"{host}:{server.port}"
@@ -262,7 +264,7 @@ def request_target(server: Server) -> str:
 
 
 class ListeningStream(trio.abc.Stream):
-    """The stream below TLS, of which the first bytes are remembered: a failure may need them."""
+    """The stream below TLS. Keeps the first received bytes to explain a failed handshake."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -291,7 +293,7 @@ class ListeningStream(trio.abc.Stream):
 def not_tls(
     error: trio.BrokenResourceError, beginning: bytes, server: Server
 ) -> TLSHandshakeError | None:
-    """The error for a handshake that failed because the peer knows no TLS, if that is why."""
+    """Return the error for a failed handshake if the peer does not speak TLS, else ``None``."""
     if not isinstance(error.__cause__, ssl.SSLError):
         return None
     if beginning.startswith(_NATS):
@@ -299,6 +301,6 @@ def not_tls(
     if beginning.startswith(_HTTP):
         return TLSHandshakeError(
             f"{server} answered the TLS handshake in plaintext HTTP, so its listener has no TLS. "
-            "Switch TLS on there or, if plaintext is acceptable, use ws://"
+            "Enable TLS there or, if plaintext is acceptable, use ws://"
         )
     return None

@@ -10,11 +10,11 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; the console script and ``python -m trio_nats`` come in here."""
+    """Run the command line. The console script and ``python -m trio_nats`` call this."""
     try:
         _main()
     except KeyboardInterrupt:
-        # Before or after a command ran; while one does, it sees to that itself.
+        # Before or after a command. A running command handles Ctrl-C itself.
         sys.exit(130)
 
 

@@ -1,4 +1,4 @@
-"""All commands, from the modules that they stand in."""
+"""The command line application with all its commands."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def root(
     typer_context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """NATS from the command line, by way of the Trio-native client.
+    """NATS from the command line, with the Trio-native client.
 
-    Commands that connect take the flags, variables and contexts of the nats command. The flags may
-    stand here too, before the command; see `trio-nats pub --help`.
+    Commands that connect accept the flags, variables and contexts of the nats command. You may also
+    write the flags here, before the command; see `trio-nats pub --help`.
     """
     if version:
         typer.echo(trio_nats.__version__)
@@ -62,7 +62,7 @@ app.command("doctor")(doctor)
 app.add_typer(contexts, name="context")
 app.add_typer(services, name="service")
 
-# The names in full, and in short, that users of nats may be used to.
+# Alternative names that the nats command has too.
 app.command("publish", hidden=True)(pub)
 app.command("subscribe", hidden=True)(sub)
 app.command("req", hidden=True)(request)

@@ -1,4 +1,4 @@
-"""What ``trio-nats bench`` measures."""
+"""The measurements of ``trio-nats bench``."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from .progress import Advance, progress_bar
 __all__ = ["Load", "Result", "publish", "publish_and_subscribe", "request", "subscribe"]
 
 _STEP = 256
-"""Messages between two looks at the progress bar."""
-# Messages beyond the receiver's speed have to wait somewhere, and must not be lost.
+"""Messages between two updates of the progress bar."""
+# Messages that arrive faster than they are received must wait somewhere and not be lost.
 _NO_LIMITS = PendingLimits(messages=2**31, bytes=2**40)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What there is to do."""
+    """The parameters of a measurement."""
 
     connect: Callable[[], AbstractAsyncContextManager[Connection]]
     subject: str
     messages: int
     payload: bytes
     clients: int
-    patience: float
-    """Seconds without a message after which they are taken for lost."""
+    timeout: float
+    """Seconds without a message after which the missing messages count as lost."""
     quiet: bool
 
     def progress(self, total: int, what: str) -> AbstractContextManager[Advance]:
-        """The bar that shows how far it has come."""
+        """Return a progress bar for ``total`` messages."""
         return progress_bar(total, what, self.quiet)
 
     def shares(self, workers: int) -> list[int]:
-        """The messages, dealt out."""
+        """Return the number of messages for each worker."""
         return [len(range(worker, self.messages, workers)) for worker in range(workers)]
 
 
@@ -71,7 +71,7 @@ def _result(
 
 
 async def publish(load: Load) -> list[Result]:
-    """Publish as fast as possible, whether or not anyone subscribes."""
+    """Publish as fast as possible, whether or not there are subscribers."""
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(load.connect()) for _ in range(load.clients)]
         with load.progress(load.messages, "publishing") as advance:
@@ -84,7 +84,7 @@ async def publish(load: Load) -> list[Result]:
 
 
 async def subscribe(load: Load) -> list[Result]:
-    """What is published elsewhere. The clock starts with the first message."""
+    """Receive what other programs publish. The clock starts with the first message."""
     total = load.messages * load.clients
     async with AsyncExitStack() as stack:
         receivers = await _receivers(stack, load)
@@ -97,7 +97,7 @@ async def subscribe(load: Load) -> list[Result]:
 
 
 async def publish_and_subscribe(load: Load) -> list[Result]:
-    """One publishes, and every client receives everything."""
+    """Publish with one client, and receive everything with all clients."""
     total = load.messages * load.clients
     async with AsyncExitStack() as stack:
         nc = await stack.enter_async_context(load.connect())
@@ -106,7 +106,7 @@ async def publish_and_subscribe(load: Load) -> list[Result]:
             begun = time.perf_counter()
             async with open_nursery() as nursery:
                 for receiver in receivers:
-                    nursery.start_soon(receiver.run, load, advance, load.patience)
+                    nursery.start_soon(receiver.run, load, advance, load.timeout)
                 await _publish(nc, load, load.messages, _ignore)
                 published = time.perf_counter() - begun
     received = max(one.last for one in receivers) - begun
@@ -117,7 +117,7 @@ async def publish_and_subscribe(load: Load) -> list[Result]:
 
 
 async def request(load: Load, in_flight: int, responder: bool) -> list[Result]:
-    """Every client has so many requests under way at any time."""
+    """Make requests, ``in_flight`` at a time for each client."""
     trips: list[float] = []
     async with open_nursery() as background, AsyncExitStack() as stack:
         if responder:
@@ -181,16 +181,16 @@ async def _receivers(stack: AsyncExitStack, load: Load) -> list[_Receiver]:
 
 
 class _Receiver:
-    """Takes so many messages out of a subscription, and notes when."""
+    """Receives a number of messages from a subscription, and records the times."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
         self.first = self.last = 0.0
 
-    async def run(self, load: Load, advance: Advance, patience: float) -> None:
+    async def run(self, load: Load, advance: Advance, timeout: float) -> None:
         receive = self._subscription.receive
         received = 0
-        with trio.move_on_after(patience) as scope:
+        with trio.move_on_after(timeout) as scope:
             await receive()
             self.first = time.perf_counter()
             received = 1
@@ -201,10 +201,10 @@ class _Receiver:
                     await receive()
                 received += steps
                 advance(steps)
-                scope.deadline = trio.current_time() + load.patience
+                scope.deadline = trio.current_time() + load.timeout
         if scope.cancelled_caught:
             raise RequestTimeoutError(
                 f"about {received:,} of {load.messages:,} messages have arrived, and then none "
-                f"within {load.patience:g} s; were some lost on a new connection?"
+                f"within {load.timeout:g} s; were some lost on a new connection?"
             )
         self.last = time.perf_counter()

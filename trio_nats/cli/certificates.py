@@ -1,4 +1,4 @@
-"""Throwaway certificates. Needs trustme, of the ``demo`` extra."""
+"""Temporary certificates. Needs trustme, which the ``demo`` extra installs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Certificates"]
 
 @dataclass(frozen=True)
 class Certificates:
-    """A certificate authority that exists as long as the program, and what it signed."""
+    """The files of a temporary certificate authority and of a certificate it signed."""
 
     ca_file: Path
     cert_file: Path
@@ -22,7 +22,7 @@ class Certificates:
 
     @classmethod
     def make(cls, folder: Path, *names: str) -> Certificates:
-        """Issue a certificate for this machine's loopback names, and more."""
+        """Issue a certificate for the loopback names and ``names``."""
         ca = trustme.CA()
         issued = ca.issue_cert(*dict.fromkeys(("localhost", "127.0.0.1", "::1", *names)))
         made = cls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
@@ -33,7 +33,7 @@ class Certificates:
         return made
 
     def server(self, **settings: bool | str) -> ServerTLS:
-        """A server's ``tls`` block."""
+        """Return the settings of a server's ``tls`` block."""
         allow_non_tls = settings.get("allow_non_tls") is True
         return ServerTLS(
             cert_file=self.cert_file,

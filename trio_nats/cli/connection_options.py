@@ -1,4 +1,4 @@
-"""The options that all commands connect with: flags and environment as the ``nats`` command has.
+"""The connection options of all commands: the flags and variables of the ``nats`` command.
 
 A command that connects is decorated with :func:`connects` and gets them as its first argument::
 
@@ -6,8 +6,8 @@ A command that connects is decorated with :func:`connects` and gets them as its 
     @connects
     def rtt(options: ConnectionOptions, count: int = 5) -> None: ...
 
-They may stand before the command's name too. What is given on the command line wins over the
-environment, and that over the context.
+You may also write them before the command's name. The command line takes precedence over the
+environment, and the environment over the context.
 """
 
 from __future__ import annotations
@@ -74,22 +74,22 @@ class OpenArguments(TypedDict):
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """What the user asked for, context included. Shows no secret in its ``repr``."""
+    """The options in effect, including those of the context. The ``repr`` shows no secrets."""
 
     servers: str | None = dataclasses.field(repr=False)
-    """May hold passwords. ``None`` is ``open_nats``'s default."""
+    """May contain passwords. ``None`` means the default of ``open_nats``."""
     auth: Auth | None
     tls: TLSOptions | None
     inbox_prefix: str | None
     name: str
     timeout: float
-    """Seconds that connecting to a server, or a reply, may take."""
+    """Maximum number of seconds to wait for a connection or a reply."""
     context: Context | None
-    """The context that some of it is from."""
+    """The context in use, if any."""
     debug: bool
 
     def arguments(self) -> OpenArguments:
-        """``open_nats(**options.arguments())``."""
+        """Return the keyword arguments for ``open_nats``."""
         return OpenArguments(
             servers=self.servers,
             tls=self.tls,
@@ -105,7 +105,7 @@ class ConnectionOptions:
 async def connected(
     program: Program, options: ConnectionOptions, **more: Any
 ) -> AsyncGenerator[Connection, None]:
-    """``open_nats`` with these options; what happens to the connection is said on stderr."""
+    """Call ``open_nats`` with these options, and report events of the connection on stderr."""
     arguments: dict[str, Any] = {**options.arguments(), **more}
     async with open_nats(**arguments) as nc:
         await program.nursery.start(_report, nc)
@@ -113,7 +113,7 @@ async def connected(
 
 
 async def leave_if_lost(program: Program, nc: Connection) -> None:
-    """After a signal: end now if there is no server to finish with, for that may take for ever."""
+    """After a signal, end now if there is no connection, because waiting may take for ever."""
     if program.signal is not None and nc.state is not ConnectionState.OPEN:
         program.body.cancel()
         await trio.lowlevel.checkpoint()
@@ -129,9 +129,9 @@ async def _report(
                 case events.Disconnected(server, reason):
                     note(f"disconnected from {server}: {reason}", style="yellow")
                 case events.Reconnected(server):
-                    note(f"connected again, to {server}", style="green")
+                    note(f"reconnected to {server}", style="green")
                 case _:
-                    pass  # Some of the rest is logged.
+                    pass  # Some of the other events are logged.
 
 
 # --- flags ---------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def _context(given: str | None, forbidden: bool) -> Context | None:
 
 
 def named_context(name: str) -> Context:
-    """The context of that name, or in that file."""
+    """Load a context by its name or from a file."""
     is_file = "/" in name or (name.endswith(".json") and Path(name).exists())
     return load_context(Path(name) if is_file else name)
 
@@ -282,7 +282,7 @@ def _given(**flags: str | bool | None) -> dict[str, Any]:
 
 def _checked_url(url: str | None) -> str | None:
     if url:
-        parse_servers(url)  # Here, so that the error is not one of the context.
+        parse_servers(url)  # Checked here, so that the error does not blame the context.
     return url
 
 
@@ -295,10 +295,12 @@ def _auth_fields(
     jwt: str | None,
     seed: str | None,
 ) -> dict[str, Any]:
-    """The context's fields that the flags replace: all of them, unless only a part is given."""
+    """Return the fields of the context that the flags replace: all, unless only a part is given."""
     if user and not password:
         if token:
-            raise ConfigurationError("--user without --password is a token, and --token another")
+            raise ConfigurationError(
+                "--user without --password means a token, so it cannot be combined with --token"
+            )
         user, token = None, user
     whole = _given(user=user, token=token, creds=creds, nkey=nkey, user_jwt=jwt)
     parts = _given(password=password, user_seed=seed)
@@ -342,9 +344,9 @@ _CONTEXT = inspect.Parameter(
 def connects(
     command: Callable[Concatenate[ConnectionOptions, P], None],
 ) -> Callable[..., None]:
-    """Give a command the flags of a connection, and their result as its first argument.
+    """Add the connection flags to a command, and pass their values as its first argument.
 
-    Bad values end the program with one line and exit code 2.
+    Invalid values end the program with one line and exit code 2.
     """
 
     @wraps(command)
@@ -361,7 +363,7 @@ def connects(
 
 
 def root_connects(callback: Callable[P, None]) -> Callable[..., None]:
-    """Have the program's own callback accept the flags too, for the commands to find."""
+    """Make the program's own callback accept the flags too; commands read them from there."""
 
     @wraps(callback)
     def without_options(**values: Any) -> None:
@@ -384,7 +386,7 @@ def _take_from_root(typer_context: typer.Context, flags: dict[str, Any]) -> None
 
 
 def _on_command_line(typer_context: Any, name: str) -> bool:
-    # By name: newer typer has a click of its own, whose classes are others.
+    # Compared by name, because newer versions of typer have their own copy of click's classes.
     source: Any = typer_context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 

@@ -1,4 +1,4 @@
-"""Durations as Go writes them, which is how users of NATS write them; and sizes."""
+"""Parse durations in Go's notation, as the ``nats`` command does, and sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZE = re.compile(r"([0-9]{1,12}) *(?:([KM])i?B?|B)?", re.IGNORECASE)
 
 
 def parse_duration(text: str | float) -> float:
-    """Seconds, from ``"1m30s"``, ``"300ms"`` or a plain number of seconds."""
+    """Convert ``"1m30s"``, ``"300ms"`` or a plain number of seconds to seconds."""
     if isinstance(text, int | float):
         return float(text)
     text = text.strip()
@@ -22,7 +22,9 @@ def parse_duration(text: str | float) -> float:
         return float(text)
     parts: list[str] = _DURATION.findall(text)
     if not parts or "".join(parts) != text:
-        raise typer.BadParameter(f"{text!r} is no duration; write 5s, 300ms, 1m30s or seconds")
+        raise typer.BadParameter(
+            f"must be a duration such as 5s, 300ms, 1m30s or a number of seconds, not {text!r}"
+        )
     total = 0.0
     for part in parts:
         unit = part.lstrip("0123456789.")
@@ -31,19 +33,19 @@ def parse_duration(text: str | float) -> float:
 
 
 def parse_wait(text: str | float) -> float:
-    """The same, for where zero has no meaning."""
+    """As :func:`parse_duration`, but refuse zero."""
     seconds = parse_duration(text)
     if not seconds:
-        raise typer.BadParameter("a duration of zero; write how long to wait, such as 5s")
+        raise typer.BadParameter("must be longer than zero; pass a duration such as 5s")
     return seconds
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes, from ``"512"``, ``"16KB"`` or ``"1MiB"``; all units are powers of 1024."""
+    """Convert ``"512"``, ``"16KB"`` or ``"1MiB"`` to bytes. All units are powers of 1024."""
     if isinstance(text, int):
         return text
     found = _SIZE.fullmatch(text.strip())
     if not found:
-        raise typer.BadParameter(f"{text!r} is no size; write 512, 16KB or 1MB")
+        raise typer.BadParameter(f"must be a size such as 512, 16KB or 1MB, not {text!r}")
     factor = {"": 1, "K": 1024, "M": 1024 * 1024}[(found[2] or "").upper()]
     return int(found[1]) * factor

@@ -1,4 +1,4 @@
-"""What a command prints on stdout: messages, safely and without holding the connection up."""
+"""Print messages on stdout, safely and without blocking the connection."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _COLOURS = {"subject": "36", "header": "35"}
 
 
 def as_text(data: bytes) -> str:
-    """Bytes as UTF-8, with escapes for what is not."""
+    """Decode UTF-8, with escapes for invalid bytes."""
     return data.decode("utf-8", "backslashreplace")
 
 
 class Output:
-    """The standard output. To a terminal nothing goes that could drive it."""
+    """The standard output. Control sequences are escaped if it is a terminal."""
 
     def __init__(self) -> None:
         # None if it was closed before we began, whatever its type says.
@@ -39,22 +39,22 @@ class Output:
             if self._stream is not None:
                 self._descriptor = self._stream.fileno()
         except (OSError, ValueError):
-            pass  # Something in memory.
+            pass  # A stream in memory.
 
     def paint(self, text: str, what: str) -> str:
-        """``text`` in a colour, where there are colours."""
+        """Return ``text`` in a colour, if the terminal has colours."""
         return f"\x1b[{_COLOURS[what]}m{text}\x1b[0m" if self._coloured else text
 
     def data(self, data: bytes) -> bytes:
-        """A payload as it may be written here: as it is, unless this is a terminal."""
+        """Return a payload as it may be written here: escaped if this is a terminal."""
         if not self.is_terminal:
             return data
         return printable_lines(as_text(data).replace("\r\n", "\n")).encode()
 
     async def write(self, data: bytes) -> None:
-        """Write all of it. In a thread: a slow reader must not keep PINGs from being answered.
+        """Write all of ``data`` in a thread, so that PINGs are answered despite a slow reader.
 
-        If cancelled, the thread is left behind: it may be waiting for somebody who pressed Ctrl-S.
+        If cancelled, the thread is abandoned, because a terminal may be paused with Ctrl-S.
         """
         await trio.to_thread.run_sync(self._write, data, abandon_on_cancel=True)
 
@@ -65,7 +65,7 @@ class Output:
             self._stream.buffer.write(data)
             self._stream.flush()
             return
-        # Not by way of the stream's buffer, whose lock a thread left behind would keep for ever.
+        # Bypass the stream's buffer, whose lock an abandoned thread would hold for ever.
         left = memoryview(data)
         while left:
             left = left[os.write(self._descriptor, left) :]
@@ -84,7 +84,7 @@ def print_table(table: Table, *notes: str) -> None:
 
     class Plain(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # Which ends a command as everywhere else.
+            raise BrokenPipeError  # Handled as for every command.
 
     console = Plain(file=sys.stdout)
     console.print(table)
@@ -100,7 +100,7 @@ def message_text(
     with_subject: bool = True,
     headers_only: bool = False,
 ) -> bytes:
-    """A message with subject and headers, for people."""
+    """Format a message with subject and headers as text."""
     lines = [title]
     if with_subject:
         subject = f'"{printable(msg.subject)}"'
@@ -120,7 +120,7 @@ def message_text(
 
 
 def message_json(msg: Msg, *, headers_only: bool = False) -> bytes:
-    """A message as one JSON object in a line; what is no text is in ``data_base64``."""
+    """Format a message as a JSON object in one line. Binary data is in ``data_base64``."""
     fields: dict[str, object] = {"subject": msg.subject}
     if msg.reply is not None:
         fields["reply"] = msg.reply

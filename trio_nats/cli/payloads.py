@@ -1,4 +1,4 @@
-"""Where the body of a message comes from: an argument, or the standard input."""
+"""Read the body of a message from an argument or the standard input."""
 
 from __future__ import annotations
 
@@ -45,13 +45,15 @@ _CHUNK = 64 * 1024
 
 
 class Bodies:
-    """The bodies to send, one after the other. What comes from stdin is sent as it is."""
+    """The bodies to send, one after the other. Templates are not filled in for stdin."""
 
     def __init__(
         self, body: str | None, read_stdin: bool, send_on: str, templates: bool = True
     ) -> None:
         if body not in (None, "-") and read_stdin:
-            raise ConfigurationError("a body is given already; leave it out to read it from stdin")
+            raise ConfigurationError(
+                "--read-stdin cannot be combined with a body; leave one of them out"
+            )
         piped = sys.stdin is not None and not sys.stdin.isatty()
         from_stdin = read_stdin or body == "-" or (body is None and piped)
         self._given = None if from_stdin else Template(body or "", enabled=templates)
@@ -97,7 +99,7 @@ class _Stdin:
         return line.removesuffix(b"\r")
 
     async def _read(self, limit: int) -> None:
-        # If cancelled, the thread is left behind: there may never be any more input.
+        # If cancelled, the thread is abandoned, because there may never be more input.
         chunk = await trio.to_thread.run_sync(_read_stdin, abandon_on_cancel=True)
         self._ended = not chunk
         self._buffer += chunk
@@ -111,6 +113,6 @@ def _read_stdin() -> bytes:
     try:
         descriptor = sys.stdin.fileno()
     except (OSError, ValueError):
-        return sys.stdin.buffer.read()  # Something in memory.
-    # Not by way of the stream's buffer, whose lock a thread left behind would keep for ever.
+        return sys.stdin.buffer.read()  # A stream in memory.
+    # Bypass the stream's buffer, whose lock an abandoned thread would hold for ever.
     return os.read(descriptor, _CHUNK)

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where that is a terminal."""
+"""A progress bar on stderr, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REFRESH = 0.1
 def progress_bar(
     total: int, what: str, quiet: bool = False, clock: Callable[[], float] = time.perf_counter
 ) -> Generator[Advance, None, None]:
-    """Gives what is to be called with the number of steps just done, ``total`` in all."""
+    """Yield a function to call with the number of steps just done, of ``total`` in all."""
     if quiet or total < 2:
         yield lambda steps: None
         return
@@ -35,7 +35,7 @@ def progress_bar(
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:,.0f} msg/s"),
         console=console,
-        # Not in a thread of its own, which would take the interpreter from what is measured.
+        # No refresh thread, because it would disturb the measurement.
         auto_refresh=False,
         transient=True,
         expand=True,

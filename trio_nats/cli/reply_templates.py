@@ -1,4 +1,4 @@
-"""``{{Count}}`` and its like in bodies, subjects and headers, as the ``nats`` command has them."""
+"""Templates such as ``{{Count}}`` in bodies, subjects and headers, as in the ``nats`` command."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _MAX_RANDOM = 8 * 1024 * 1024
 
 
 class Template:
-    """A text with places to be filled in for each message.
+    """A text with placeholders that are filled in for each message.
 
-    Braces around anything but a name stay as they are. Raises :exc:`ConfigurationError` for a name
-    that is not known.
+    Braces around anything but a name are left as they are. Raises :exc:`ConfigurationError` for an
+    unknown name.
     """
 
     def __init__(
         self, text: str | bytes, *, enabled: bool = True, more: Iterable[str] = ()
     ) -> None:
-        # Text is as it was on the command line, whatever its encoding.
+        # Keep the bytes of the command line, whatever their encoding.
         self._text = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         self.is_fixed: bool = not enabled or not _PLACE.search(self._text)
         self.begins_with_place: bool = not self.is_fixed and bool(_PLACE.match(self._text))
@@ -38,13 +38,13 @@ class Template:
                 _check(place, set(more))
 
     def fill(self, count: int, **more: bytes) -> bytes:
-        """The text for message number ``count``; ``more`` are the values of further names."""
+        """Return the text for message number ``count``. ``more`` holds values of further names."""
         if self.is_fixed:
             return self._text
         return _PLACE.sub(lambda place: _value(place, count, more), self._text)
 
     def fill_text(self, count: int, **more: bytes) -> str:
-        """The same as text."""
+        """As :meth:`fill`, but return text."""
         return self.fill(count, **more).decode("utf-8", "surrogateescape")
 
 
@@ -53,12 +53,12 @@ def _check(place: re.Match[bytes], more: set[str]) -> None:
     if name == "Random":
         if len(numbers) != 2 or not numbers[0] <= numbers[1] <= _MAX_RANDOM:
             raise ConfigurationError(
-                "{{Random}} takes the least and the most characters, as in {{Random 10 100}}"
+                "{{Random}} needs a minimum and a maximum length, as in {{Random 10 100}}"
             )
     elif name not in _PLAIN and name not in more:
         known = ", ".join((*_PLAIN, "Random", *sorted(one for one in more if one.isalpha())))
         raise ConfigurationError(
-            f"{place[0].decode()!r} is not known; use one of {known}, or --no-templates"
+            f"{place[0].decode()!r} is not a known template; use one of {known}, or --no-templates"
         )
     elif numbers:
         raise ConfigurationError(f"{place[0].decode()!r}: {name} takes no numbers")
@@ -82,8 +82,8 @@ def _value(place: re.Match[bytes], count: int, more: dict[str, bytes]) -> bytes:
         case "ID":
             text = secrets.token_hex(11)
         case "Random":
-            least, most = (int(number) for number in place[2].split())
-            length = random.randint(least, most)
+            minimum, maximum = (int(number) for number in place[2].split())
+            length = random.randint(minimum, maximum)
             text = "".join(random.choices(string.ascii_letters + string.digits, k=length))
         case _:
             text = ""
@@ -96,11 +96,11 @@ def header_templates(given: Iterable[str], *, enabled: bool = True) -> list[tupl
     for text in given:
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
-            raise ConfigurationError(f"a header is given as name:value, not {text!r}")
+            raise ConfigurationError(f"a header must have the form name:value, not {text!r}")
         headers.append((name.strip(), Template(value.strip(), enabled=enabled)))
     return headers
 
 
 def headers_of(templates: list[tuple[str, Template]], count: int) -> Headers:
-    """The headers of message number ``count``."""
+    """Return the headers of message number ``count``."""
     return Headers([(name, template.fill_text(count)) for name, template in templates])

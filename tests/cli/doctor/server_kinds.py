@@ -186,7 +186,7 @@ def client(tls: TLSOptions | None = None, **options: Any) -> Client:
 
 
 def silent(tls: TLSOptions | None = None, **options: Any) -> Client:
-    return client(tls, connect_timeout=4 * SILENCE, patience=SILENCE, **options)
+    return client(tls, connect_timeout=4 * SILENCE, info_timeout=SILENCE, **options)
 
 
 def mode(mode: TLSMode, tls: TLSOptions | None = None) -> TLSOptions:

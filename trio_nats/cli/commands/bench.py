@@ -1,4 +1,4 @@
-"""``trio-nats bench``: how fast it goes, from here and with this server."""
+"""``trio-nats bench``: measure throughput and latency with a server."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def bench(
                 messages=msgs or messages,
                 payload=secrets.token_bytes(size),
                 clients=clients,
-                patience=options.timeout,
+                timeout=options.timeout,
                 quiet=quiet,
             )
 

@@ -25,12 +25,12 @@ from ..runner import Program, note, run
 __all__ = ["reply"]
 
 _MAX_VARIABLE = 100_000
-"""Bytes of a request that are given to a command in its environment; Linux allows 128 KiB."""
+"""Maximum size of a request passed in a command's environment; Linux allows 128 KiB."""
 _SUBJECT_TOKENS = [str(number) for number in range(100)]
 
 Reply: TypeAlias = tuple[bytes, Headers]
 Answer: TypeAlias = Callable[[int, Msg, int], Awaitable[Reply]]
-"""From the number of a request, the request and the most that may be sent to the reply."""
+"""Returns the reply for the number of a request, the request and the server's max_payload."""
 
 
 @connects
@@ -49,7 +49,7 @@ def reply(
     ] = None,
     templates: TemplatesOption = True,
 ) -> None:
-    """Answer requests, until Ctrl-C; those that have arrived by then are answered still.
+    """Answer requests until Ctrl-C. Requests that have arrived by then are still answered.
 
     The body may hold what that of `pub` may, and {{Request}}, the request's body. A --command is
     split into words as a shell would, but run without one. In its words {{1}} is the second part of
@@ -104,7 +104,7 @@ def _choose(
     templates: bool,
 ) -> Answer:
     if sum((body is not None, echo, command is not None)) > 1:
-        raise ConfigurationError("a body, --echo and --command exclude each other")
+        raise ConfigurationError("a body, --echo and --command cannot be combined; pass one")
     if command is not None:
         return _Command(command, options).answer
     if body is not None:
@@ -135,11 +135,11 @@ class _Command:
         except ValueError as error:
             raise ConfigurationError(f"--command {command!r}: {error}") from None
         if not words:
-            raise ConfigurationError("--command is empty")
-        # Split before anything is filled in: a request cannot add words, let alone commands.
+            raise ConfigurationError("--command must not be empty")
+        # Split before templates are filled in, so that a request cannot add words.
         self._words = [Template(word, more=["Request", *_SUBJECT_TOKENS]) for word in words]
         if not self._words[0].is_fixed:
-            raise ConfigurationError("--command: a request cannot choose the program to run")
+            raise ConfigurationError("--command must name the program to run without a template")
         self._options_end = words.index("--") if "--" in words else len(words)
         self._environment = _harmless_environment(options)
         self._timeout = options.timeout
@@ -164,17 +164,17 @@ class _Command:
 
     def _failed(self, number: int, reason: str) -> Reply:
         note(f"command for [#{number}] failed: {reason}", style="red")
-        # Not the reason, which may tell strangers more about this machine than they should know.
+        # Do not send the reason, which may reveal something about this machine.
         error = {"Nats-Service-Error": "command failed", "Nats-Service-Error-Code": "500"}
         return b"", Headers(error)
 
 
 class _CommandError(Exception):
-    """Why there is no output to reply with."""
+    """The command failed, so there is no output to reply with."""
 
 
 def _harmless_environment(options: ConnectionOptions) -> dict[str, str]:
-    """Our environment without what we log in with: the command works for strangers."""
+    """Return the environment without credentials, because the command handles foreign requests."""
     context = {} if options.context is None else vars(options.context)
     secrets = {str(value).removeprefix("env://") for value in context.values()}
     return {
@@ -185,7 +185,7 @@ def _harmless_environment(options: ConnectionOptions) -> dict[str, str]:
 
 
 async def _output_of(words: list[str], environment: dict[str, str], msg: Msg, limit: int) -> bytes:
-    """What the command prints. It is killed when this is cancelled, or when it prints too much."""
+    """Return the command's output. It is killed if it prints too much or this is cancelled."""
     environment = environment | {"NATS_REQUEST_SUBJECT": os.fsdecode(msg.raw_subject)}
     if b"\0" not in msg.data and len(msg.data) <= _MAX_VARIABLE:
         environment |= {"NATS_REQUEST_BODY": os.fsdecode(msg.data)}
@@ -199,7 +199,7 @@ async def _output_of(words: list[str], environment: dict[str, str], msg: Msg, li
             stdout=subprocess.PIPE,
             check=False,
             env=environment,
-            # A Ctrl-C at the terminal is for us, and lets what has begun finish.
+            # Ctrl-C ends this program, but lets a command that has started finish.
             start_new_session=True,
             deliver_cancel=_kill,
         )
@@ -224,7 +224,7 @@ async def _output_of(words: list[str], environment: dict[str, str], msg: Msg, li
 
 
 async def _kill(process: trio.Process) -> None:
-    """The command and what it has started."""
+    """Kill the command and the processes it has started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

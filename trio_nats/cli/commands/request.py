@@ -1,4 +1,4 @@
-"""``trio-nats request``: ask, and show the replies."""
+"""``trio-nats request``: send a request and show the replies."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def request(
 
     async def main(program: Program) -> None:
         if raw and as_json:
-            raise ConfigurationError("--raw and --json exclude each other")
+            raise ConfigurationError("--raw and --json cannot be combined")
         asker = _Asker(
             Template(subject, enabled=templates),
             header_templates(header or (), enabled=templates),
@@ -111,7 +111,7 @@ class _Asker:
         self._asked = 0
 
     async def ask(self, nc: Connection, body: Template) -> None:
-        """One request. Raises :exc:`RequestTimeoutError` if it gets no reply at all."""
+        """Make one request. Raises :exc:`RequestTimeoutError` if there is no reply."""
         self._asked += 1
         subject = self._subject.fill_text(self._asked)
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""``trio-nats rtt``: how long a round trip to each server takes."""
+"""``trio-nats rtt``: measure round trips to each server."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def rtt(
 class _Target:
     server: Server
     address: str
-    """The host to dial: the server's, or one of its addresses."""
+    """The host to dial: the server's name, or one of its addresses."""
     connect: float = 0.0
     trips: list[float] = field(default_factory=list)
     error: str = ""
@@ -81,7 +81,7 @@ async def _targets(options: ConnectionOptions) -> AsyncIterator[_Target]:
 
 
 def _servers(options: ConnectionOptions) -> list[Server]:
-    """As in a connection to all of them: those without credentials use the first ones."""
+    """Parse the servers as a connection does: URLs without credentials use the first ones."""
     parsed = parse_servers(options.servers or DEFAULT_SERVER)
     first = next((server for server in parsed if server.has_userinfo), None)
     shared = [with_userinfo(server, first) for server in parsed]
@@ -90,7 +90,7 @@ def _servers(options: ConnectionOptions) -> list[Server]:
 
 async def _addresses(server: Server) -> list[str]:
     if server.is_websocket:
-        return [server.host]  # Which is also the Host of the HTTP request.
+        return [server.host]  # It is also the Host of the HTTP request.
     try:
         found = await trio.socket.getaddrinfo(
             server.host, server.port, type=trio.socket.SOCK_STREAM

@@ -1,4 +1,4 @@
-"""``trio-nats server``: a nats-server for as long as it is wanted."""
+"""``trio-nats server``: run a temporary nats-server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def server(
         Path | None, typer.Option(metavar="DIR", help="Directory of JetStream's store.")
     ] = None,
 ) -> None:
-    """Run a nats-server until Ctrl-C, for trying things out. Prints its URL.
+    """Run a nats-server for experiments until Ctrl-C. Prints its URL.
 
     Unless --store says otherwise, everything it stores is gone when it ends.
     """
@@ -52,7 +52,7 @@ def server(
 
     async def main(program: Program) -> None:
         if store is not None and not jetstream:
-            raise ConfigurationError("--store is JetStream's; give --jetstream too")
+            raise ConfigurationError("--store needs --jetstream; pass both")
         with ExitStack() as stack:
             certificates = make_certificates(stack, host) if make_certificates else None
             running = NatsServer(
@@ -79,7 +79,7 @@ def server(
 
 
 def _certificate_maker() -> Callable[[ExitStack, str], Certificates]:
-    """What makes certificates, if trustme is there to make them with."""
+    """Import the class that makes certificates, which needs trustme."""
     try:
         from ..certificates import Certificates
     except ModuleNotFoundError as error:

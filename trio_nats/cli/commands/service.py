@@ -1,4 +1,4 @@
-"""``trio-nats service``: which services there are, and how they are doing."""
+"""``trio-nats service``: find services and show their statistics."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ StallOption = Annotated[
 
 @services.callback(invoke_without_command=True)
 def root(typer_context: typer.Context) -> None:
-    """Find services and see how they are doing.
+    """Find services and show their statistics.
 
     All that answer within --timeout are shown. Exit code 1 says that none did.
     """
@@ -67,7 +67,7 @@ def list_all(
     stall: StallOption = 0.3,
     as_json: JSONOption = False,
 ) -> None:
-    """List the services there are, instance by instance."""
+    """List services, instance by instance."""
 
     async def main(program: Program) -> None:
         async with connected(program, options) as nc:
@@ -89,7 +89,7 @@ def ping(
     stall: StallOption = 0.3,
     as_json: JSONOption = False,
 ) -> None:
-    """Ask services whether they are there, and say how long each took to answer."""
+    """Ping services, and show how long each took to answer."""
 
     async def main(program: Program) -> None:
         async with connected(program, options) as nc:
@@ -116,7 +116,7 @@ def info(
     stall: StallOption = 0.3,
     as_json: JSONOption = False,
 ) -> None:
-    """Show all about one instance of a service."""
+    """Show everything about one instance of a service."""
 
     async def main(program: Program) -> None:
         wanted = _pattern(endpoint)
@@ -146,7 +146,7 @@ def stats(
     stall: StallOption = 0.3,
     as_json: JSONOption = False,
 ) -> None:
-    """Show how the endpoints of a service are doing, instance by instance."""
+    """Show statistics of a service's endpoints, instance by instance."""
 
     async def main(program: Program) -> None:
         async with connected(program, options) as nc:
@@ -167,7 +167,7 @@ def _asker(nc: Connection, options: ConnectionOptions, stall: float) -> Services
 
 
 def _some(found: list[S], *whose: str | None) -> list[S]:
-    """``found``, if there is anything in it; otherwise the end of the program."""
+    """Return ``found``, or end the program if it is empty."""
     if not found:
         which = " ".join(filter(None, whose))
         note(f"no service {which} answered" if which else "no services answered", style="red")
@@ -179,7 +179,9 @@ def _pattern(text: str | None) -> re.Pattern[str]:
     try:
         return re.compile(text or "")
     except re.error as error:
-        raise ConfigurationError(f"--endpoint {text!r} is no regular expression: {error}") from None
+        raise ConfigurationError(
+            f"--endpoint must be a regular expression, not {text!r}: {error}"
+        ) from None
 
 
 def _rtt(one: ServicePing) -> float:
@@ -190,7 +192,7 @@ def _rtt(one: ServicePing) -> float:
 
 
 def _as_json(value: object) -> str:
-    # Only ASCII, and of that nothing that could drive a terminal.
+    # Only ASCII, without control characters.
     return json.dumps(msgspec.to_builtins(value), indent=2).replace("\x7f", "\\u007f")
 
 
@@ -199,7 +201,7 @@ def _print_json(found: Sequence[object]) -> None:
 
 
 def _print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> None:
-    """A table; the last ``numbers`` columns are numbers."""
+    """Return a table whose last ``numbers`` columns are numbers."""
     from rich.table import Table
     from rich.text import Text
 
@@ -293,7 +295,7 @@ def _print_numbers(numbers: EndpointStats) -> None:
 
 
 def _print_pairs(indent: str, **pairs: str) -> None:
-    """What there is, with names and values in columns."""
+    """Print names and values in two columns."""
     for key, value in pairs.items():
         if value:
             lines = printable_lines(value).split("\n")

@@ -1,4 +1,4 @@
-"""``trio-nats sub``: show what is published."""
+"""``trio-nats sub``: show published messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sub(
         Path | None, typer.Option(metavar="DIR", help="Write each message to a file N.json.")
     ] = None,
 ) -> None:
-    """Show what is published, until Ctrl-C.
+    """Show published messages until Ctrl-C.
 
     What has arrived by then is shown still. On a terminal control characters are escaped, so that
     no message can drive it; where the output goes elsewhere, bodies are written as they are.
@@ -70,7 +70,7 @@ def sub(
 
 
 Show: TypeAlias = Callable[[int, Msg], bytes]
-"""From the number of a message and the message to what is written."""
+"""Returns the output for the number of a message and the message."""
 
 
 def _choose(
@@ -83,7 +83,7 @@ def _choose(
 ) -> Show:
     if sum((raw, headers_only and not as_json, subjects_only, as_json, dump is not None)) > 1:
         raise ConfigurationError(
-            "--raw, --headers-only, --subjects-only, --json and --dump exclude each other "
+            "--raw, --headers-only, --subjects-only, --json and --dump cannot be combined "
             "(except --json --headers-only)"
         )
     if as_json:
@@ -106,7 +106,7 @@ def _into_file(folder: Path, number: int, msg: Msg) -> bytes:
 
 
 class _Viewer:
-    """Shows messages as they come, several at a time where there are several."""
+    """Shows messages as they arrive, in batches if several have arrived."""
 
     def __init__(self, show: Show, output: Output, count: int | None, idle: float) -> None:
         self.subscriptions: list[Subscription] = []
@@ -115,29 +115,29 @@ class _Viewer:
         self._left = math.inf if count is None else count
         self._number = 0
         self._idle = idle
-        self._patience = trio.CancelScope()
+        self._idle_scope = trio.CancelScope()
         self._enough = trio.Event()
         self._turn = trio.Lock()
 
     async def run(self, program: Program, nc: Connection) -> None:
-        """Until a signal, the count, or the silence that ends it."""
-        self._patience.deadline = trio.current_time() + self._idle
+        """Show messages until a signal, the count or the idle time ends it."""
+        self._idle_scope.deadline = trio.current_time() + self._idle
         async with open_nursery() as viewers:
             for subscription in self.subscriptions:
                 viewers.start_soon(self._view, subscription)
-            with self._patience, program.until_stopped():
+            with self._idle_scope, program.until_stopped():
                 await self._enough.wait()
             if self._enough.is_set():
                 viewers.cancel_scope.cancel()
             await leave_if_lost(program, nc)
-            # The viewers go on until they have shown what has arrived, and so end.
+            # The viewers end when they have shown all messages that have arrived.
             for subscription in self.subscriptions:
                 await subscription.drain()
 
     async def _view(self, subscription: Subscription) -> None:
         async for msg in subscription:
             async with self._turn:
-                self._patience.deadline = trio.current_time() + self._idle
+                self._idle_scope.deadline = trio.current_time() + self._idle
                 text = b"".join(self._texts(subscription, msg))
                 if text:
                     await self._output.write(text)

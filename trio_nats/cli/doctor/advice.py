@@ -1,7 +1,7 @@
-"""What is wrong and what to change: a pure function from facts to findings.
+"""Explain what is wrong and what to change: a pure function from a report to findings.
 
-:func:`advise` finds the one problem that keeps a connection from coming about, if there is one,
-what else is wrong with the certificate, and then what deserves a warning or a hint.
+:func:`advise` finds the problem that prevents a connection, if there is one, other faults of the
+certificate, and then what deserves a warning or a hint.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ __all__ = ["advise"]
 
 
 def advise(report: Report) -> tuple[Finding, ...]:
-    """The findings, worst first."""
+    """Return the findings, worst first."""
     return (*problems(report), *warnings(report))

@@ -1,4 +1,4 @@
-"""What is wrong with a server's certificate, and who has to do what about it."""
+"""Explain what is wrong with a server's certificate, and who must do what about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["certificate_problems"]
 
 
 def certificate_problems(report: Report, call: Call) -> Iterator[Finding]:
-    """Everything that is wrong with the certificate, not just what was noticed first."""
+    """Report all faults of the certificate, not just the first one."""
     found = report.certificates
     if found is None or not found.chain:
         return

@@ -12,14 +12,14 @@ __all__ = ["Client"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """The options of ``open_nats`` that decide whether a connection comes about."""
+    """The options of ``open_nats`` that affect connecting."""
 
     tls: TLSOptions = field(default_factory=TLSOptions)
     auth: AuthLike | None = None
     name: str | None = None
     connect_timeout: float = 5.0
-    patience: float = 3.0
-    """Seconds to wait for a peer's first words, of which some have none. nats-server closes a
-    connection that owes it a handshake after two."""
+    info_timeout: float = 3.0
+    """Seconds to wait for a peer's first bytes. Some peers send none; nats-server closes a
+    connection without a handshake after two seconds."""
     plaintext_auth: PlaintextAuth = "warn"
     inbox_prefix: str = "_INBOX"

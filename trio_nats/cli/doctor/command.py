@@ -1,4 +1,4 @@
-"""From the command's options to a printed report."""
+"""Run ``trio-nats doctor``: examine the servers and print a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["examine_and_print"]
 
 
 async def examine_and_print(servers: str | None, options: ConnectionOptions, *, json: bool) -> bool:
-    """Examine and report. Whether a client with these options connects."""
+    """Examine and print a report. Returns whether a client with these options connects."""
     client = Client(
         tls=options.tls or TLSOptions(),
         auth=options.auth,

@@ -33,7 +33,7 @@ from .report import Asked, Certificates, Greeting, Live, Look, Outcome, Report, 
 __all__ = ["examine", "examine_all", "servers_of"]
 
 QUICK = 1.0
-"""Seconds to wait for the first words where none are expected."""
+"""Seconds to wait for the first bytes if none are expected."""
 
 
 async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Report, ...]:
@@ -45,7 +45,7 @@ async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Rep
 
 
 def servers_of(servers: str | Sequence[str]) -> Sequence[Server]:
-    """The servers as a connection sees them: one set of credentials may be written once."""
+    """Parse the servers as a connection does: URLs without credentials use the first ones."""
     parsed = parse_servers(servers)
     first = next((server for server in parsed if server.has_userinfo), None)
     shared = [with_userinfo(server, first) for server in parsed]
@@ -53,7 +53,7 @@ def servers_of(servers: str | Sequence[str]) -> Sequence[Server]:
 
 
 async def examine(server: Server, client: Client) -> Report:
-    """Find out everything about one server. Never raises for it. If cancelled, leaves nothing."""
+    """Examine one server. Errors are part of the report. If cancelled, connections are closed."""
     return await _Examination(server, client).run()
 
 
@@ -62,7 +62,7 @@ class _Examination:
         self._server = server
         self._client = client
         self._seconds = client.connect_timeout
-        self._patience = min(client.patience, client.connect_timeout)
+        self._info_timeout = min(client.info_timeout, client.connect_timeout)
         self._redaction = Redaction()
         self._probes: dict[TLSMode, ProbeResult] = {}
         self._greeting: Greeting | None = None
@@ -113,7 +113,7 @@ class _Examination:
     # --- probing ---------------------------------------------------------------------------------
 
     async def _probe(self, report: Report) -> Report:
-        """Everything at the same time, for some servers take seconds to give up on silence."""
+        """Run all probes concurrently, because some servers take seconds to time out."""
         async with open_nursery() as nursery:
             nursery.start_soon(self._listen)
             nursery.start_soon(self._look_at_tls)
@@ -122,12 +122,12 @@ class _Examination:
                 if isinstance(mode, TLSMode):
                     nursery.start_soon(self._try_mode, mode, report.asked)
         look = self._described(self._look)
-        told = next((one.info for one in self._probes.values() if one.info is not None), None)
+        info = next((one.info for one in self._probes.values() if one.info is not None), None)
         report = replace(
             report,
             greeting=self._greeting,
             look=look,
-            told=None if told is None else self._redaction.info(told),
+            probed_info=None if info is None else self._redaction.info(info),
         )
         await self._try_implicit_again(report)
         report = replace(report, certificates=await self._certificates(report))
@@ -147,43 +147,43 @@ class _Examination:
         )
 
     async def _probe_mode(self, tls: TLSOptions) -> ProbeResult:
-        return await probe(self._server, self._settings(tls), patience=self._patience)
+        return await probe(self._server, self._settings(tls), info_timeout=self._info_timeout)
 
     async def _shake_hands(self, tls: TLSOptions) -> ProbeResult:
-        """As ``tls://``, whatever the URL. Below a WebSocket nothing is said before a request."""
+        """Probe as ``tls://``: a WebSocket server sends nothing before a request."""
         server = replace(self._server, scheme="tls", path="")
         settings = self._settings(replace(tls, mode=TLSMode.REQUIRE))
         only_tls = self._server.is_websocket
-        return await probe(server, settings, only_tls=only_tls, patience=self._patience)
+        return await probe(server, settings, only_tls=only_tls, info_timeout=self._info_timeout)
 
     async def _listen(self) -> None:
-        # A WebSocket server waits for a request. Any other kind may speak at once.
-        patience = QUICK if self._server.is_websocket else self._patience
-        greeting = await greet(self._server, self._seconds, patience)
+        # A WebSocket server waits for a request. Any other kind may send data first.
+        info_timeout = QUICK if self._server.is_websocket else self._info_timeout
+        greeting = await greet(self._server, self._seconds, info_timeout)
         if greeting is not None:
             info = None if greeting.info is None else self._redaction.info(greeting.info)
             self._greeting = replace(greeting, info=info, text=self._redaction(greeting.text))
 
     async def _look_at_tls(self) -> None:
-        """A handshake that checks nothing and shows no client certificate to an unknown peer."""
+        """Handshake without any checks, and without a client certificate."""
         name = self._client.tls.server_hostname
         context = unverified_context()
         self._look = await self._shake_hands(TLSOptions(context=context, server_hostname=name))
 
     async def _check_certificate(self) -> None:
-        """A handshake that checks everything, whatever the mode, with no certificate of ours."""
+        """Handshake with all checks, whatever the mode, and without a client certificate."""
         options = replace(without_certificate(self._client.tls), insecure_skip_verify=False)
         self._strict = await self._shake_hands(options)
 
     async def _try_mode(self, mode: TLSMode, asked: Asked) -> None:
         tls = self._client.tls
         if asked.acts_as is TLSMode.DISABLE:
-            # With the user's own options a client certificate would never be shown to anybody.
+            # With the user's own options no client certificate would ever be presented.
             tls = without_certificate(tls)
         self._probes[mode] = await self._probe_mode(replace(tls, mode=mode))
 
     async def _try_implicit_again(self, report: Report) -> None:
-        """A server with ``handshake_first: auto`` waits 50 ms only, and machines can be busy."""
+        """Repeat a probe: with ``handshake_first: auto`` a server waits 50 ms only."""
         for _ in range(3):
             tried = self._probes.get(TLSMode.IMPLICIT)
             inside = report.look is not None and report.look.info_inside is not None
@@ -192,11 +192,11 @@ class _Examination:
             await self._try_mode(TLSMode.IMPLICIT, report.asked)
 
     async def _ask_in_http(self, report: Report) -> Web | None:
-        """What spoke no NATS may speak HTTP: a WebSocket port, the monitoring, or a stranger."""
+        """Try HTTP if the peer does not speak NATS: it may be a WebSocket or monitoring port."""
         if report.info is not None:
             return None
         web = await ask_for_websocket(
-            self._server, over_tls=report.speaks_tls, seconds=self._patience
+            self._server, over_tls=report.speaks_tls, seconds=self._info_timeout
         )
         return None if web is None else replace(web, status=self._redaction(web.status))
 
@@ -225,7 +225,7 @@ class _Examination:
         trust, text = verdict(strict)
         matches: bool | None = None
         if trust in ("ok", "expired", "early"):
-            matches = True  # OpenSSL looks at the name before it looks at the dates
+            matches = True  # OpenSSL checks the name before the dates
         elif trust == "name":
             matches = False
         elif trust in ("untrusted", "self-signed"):
@@ -235,7 +235,7 @@ class _Examination:
         )
 
     async def _name_matches(self, strict: ProbeResult) -> bool | None:
-        """Whether the name is right in a certificate of which nothing else is."""
+        """Whether the name matches, even if the certificate has other faults."""
         der = strict.leaf
         if der is None:
             return None
@@ -248,7 +248,7 @@ class _Examination:
         return {"ok": True, "expired": True, "early": True, "name": False}.get(trust)
 
     def _modes(self, asked: Asked) -> dict[TLSMode, TLSMode | ConfigurationError]:
-        """What each mode acts as, or why it cannot be meant."""
+        """Return what each mode acts as, or why it contradicts the options."""
         modes: dict[TLSMode, TLSMode | ConfigurationError] = {}
         for mode in TLSMode:
             modes[mode] = effective_mode(asked.scheme, mode, asked.tls.has_material, False)
@@ -293,7 +293,7 @@ async def _own_expiry(tls: TLSOptions) -> datetime | None:
 
 
 def without_certificate(tls: TLSOptions) -> TLSOptions:
-    """The same options without a certificate of our own. A ready ``context`` is as it is."""
+    """Return the options without a client certificate. A given ``context`` is not changed."""
     return replace(
         tls,
         cert_file=None,
@@ -320,13 +320,13 @@ _FAULTS: dict[int, Trust] = {
 
 
 def verdict(probed: ProbeResult) -> tuple[Trust, str]:
-    """What a handshake says about the server's certificate, and OpenSSL's words for it."""
+    """Return the result for the server's certificate, and OpenSSL's text for it."""
     error: BaseException | None = probed.error
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return _FAULTS.get(error.verify_code, "other"), error.verify_message
         if isinstance(error, ClientCertificateError):
-            return "ok", ""  # Ours is looked at after the server's.
+            return "ok", ""  # The client certificate is checked after the server's.
         error = error.__cause__
     if probed.tls is not None:
         return "ok", ""

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 __all__ = ["Finding", "Severity", "problem"]
 
 Severity: TypeAlias = Literal["problem", "warning", "hint"]
-"""A problem keeps the connection from coming about; a warning does not, but may do harm."""
+"""A problem prevents the connection; a warning does not, but may do harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +19,13 @@ class Finding:
     code: str
     """Its name for machines; it does not change between versions."""
     text: str
-    """What is the matter."""
+    """What is wrong."""
     fix: str
     """What to do."""
     line: str = ""
-    """The line of code that does it, if one does."""
+    """The line of code that fixes it, if there is one."""
 
 
 def problem(code: str, text: str, fix: str, line: str = "") -> Finding:
-    """A finding that keeps the connection from coming about."""
+    """Return a finding that prevents the connection."""
     return Finding("problem", code, text, fix, line)

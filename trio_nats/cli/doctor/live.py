@@ -1,4 +1,4 @@
-"""The verdict: a real connection, with the user's own options, and what can be done on it."""
+"""Open a real connection with the user's own options, and check what works on it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _JETSTREAM_INFO = "$JS.API.INFO"
 
 
 async def connect(server: Server, client: Client, redaction: Redaction) -> Live:
-    """Connect as a program with these options would, look around, and leave."""
+    """Connect as a program with these options would, run some checks, and close the connection."""
     try:
         async with open_nats(
             full_url(server),
@@ -43,7 +43,7 @@ async def connect(server: Server, client: Client, redaction: Redaction) -> Live:
             name=client.name,
             connect_timeout=client.connect_timeout,
             inbox_prefix=client.inbox_prefix,
-            # What there is to warn about is among the findings.
+            # Warnings are among the findings.
             plaintext_auth="refuse" if client.plaintext_auth == "refuse" else "allow",
             reconnect=ReconnectPolicy(max_attempts=0),
             ignore_discovered=True,
@@ -70,7 +70,7 @@ async def connect(server: Server, client: Client, redaction: Redaction) -> Live:
 
 
 def full_url(server: Server) -> str:
-    """The URL with its credentials, for ``open_nats`` and for nothing else."""
+    """Return the URL with its credentials. Pass it to ``open_nats`` only."""
     userinfo = ""
     if server.token is not None:
         userinfo = f"{quote(server.token, safe='')}@"
@@ -80,7 +80,7 @@ def full_url(server: Server) -> str:
 
 
 def _reason(error: BaseException | None) -> str:
-    """OpenSSL's name for what happened, if it has to do with it."""
+    """Return OpenSSL's name for the error, or an empty string."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
             return error.reason or ""
@@ -117,7 +117,7 @@ class _AccountInfo(msgspec.Struct):
 
 
 async def _jetstream(nc: Connection, inbox_prefix: str) -> tuple[JetStream, str]:
-    """Ask for the account's JetStream, as every JetStream client begins."""
+    """Request the account's JetStream information, as every JetStream client does first."""
     try:
         reply = await nc.request(_JETSTREAM_INFO, timeout=_SECONDS)
         answer = msgspec.json.decode(reply.data, type=_AccountInfo)

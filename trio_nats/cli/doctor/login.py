@@ -1,4 +1,4 @@
-"""Which credentials would be sent, as far as that may be shown."""
+"""Describe the credentials that would be sent, without secrets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Claims(msgspec.Struct):
 async def read_login(
     server: Server, auth: AuthLike | None, redaction: Redaction, seconds: float
 ) -> Login:
-    """The credentials for ``server``. From here on ``redaction`` hides their secrets."""
+    """Return the credentials for ``server``, and make ``redaction`` hide their secrets."""
     redaction.add_server(server)
     source: Source = "options" if auth is not None else "url" if server.has_userinfo else "none"
     answer = None
@@ -68,7 +68,7 @@ def _claims(answer: Answer) -> _Claims:
 
 
 def _moment(seconds: int) -> datetime | None:
-    """The time of a JWT's claim; 0 is never, and some numbers are no time at all."""
+    """Convert the time of a JWT claim. ``None`` for 0, which means never, and for invalid times."""
     if not seconds:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Problems behind the handshake: credentials, and servers that turn clients away."""
+"""Problems after the handshake: credentials, and servers that reject clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["closed", "login_refused", "secret_in_plaintext", "server_said", "unu
 
 
 def login_refused(report: Report, call: Call) -> Iterator[Finding]:
-    """The server did not accept the credentials, or missed them."""
+    """Explain that the server refused the credentials, or got none."""
     asked, info = report.asked, report.info
     login = asked.login
     if login.method == "none":
@@ -20,8 +20,8 @@ def login_refused(report: Report, call: Call) -> Iterator[Finding]:
         example = 'Credentials(file="user.creds")' if signs else 'UserPassword("user", "...")'
         yield problem(
             "login-missing",
-            "The server lets in only those who log in, and your options have no credentials.",
-            "Ask the server's operator for some, and give them as auth:",
+            "The server requires a login, and your options have no credentials.",
+            "Ask the server's operator for credentials, and pass them as auth:",
             call.change(extra=(f"auth={example}",)),
         )
         return
@@ -42,28 +42,28 @@ def login_refused(report: Report, call: Call) -> Iterator[Finding]:
 
 
 def unusable(report: Report, call: Call) -> Iterator[Finding]:
-    """There is something wrong with the credentials before anybody has seen them."""
+    """Explain that the credentials are invalid, so they were not sent."""
     yield problem(
         "credentials-unusable",
         f"Your credentials cannot be used: {report.asked.login.error or report.live.text}.",
-        "Correct them, or use the kind that this server takes. Nothing of them was sent.",
+        "Correct them, or use the kind that this server accepts. They were not sent.",
     )
 
 
 def secret_in_plaintext(report: Report, call: Call) -> Iterator[Finding]:
-    """They would be heard by others, which was ruled out."""
+    """Explain that ``plaintext_auth`` forbids sending the credentials."""
     asked = report.asked
     yield problem(
         "plaintext-secret",
-        f"Your {asked.login.method} would cross the network unencrypted, and plaintext_auth "
-        'is "refuse". Nothing was sent.',
-        "Switch TLS on in the server and use a tls:// URL:",
+        f"Your {asked.login.method} would be sent over the network unencrypted, and "
+        'plaintext_auth is "refuse". Nothing was sent.',
+        "Enable TLS in the server and use a tls:// URL:",
         call.change(url_with(asked, scheme="tls")),
     )
 
 
 def server_said(report: Report, call: Call) -> Iterator[Finding]:
-    """The server says what is the matter."""
+    """Explain the server's ``-ERR``."""
     lowered = report.live.said.lower()
     for kind in ("route", "leaf", "gateway"):
         if "attempted to connect to" in lowered and kind in lowered:
@@ -77,13 +77,13 @@ def server_said(report: Report, call: Call) -> Iterator[Finding]:
             return
     yield problem(
         "turned-away",
-        f'The server turned the client away: "{report.live.said}".',
+        f'The server rejected the client: "{report.live.said}".',
         "Ask the server's operator; its log says more.",
     )
 
 
 def closed(report: Report, call: Call) -> Iterator[Finding]:
-    """It does not."""
+    """Report that the server closed the connection without giving a reason."""
     if report.info is not None:
         yield problem(
             "closed",

@@ -51,7 +51,7 @@ async def look_up(server: Server, seconds: float) -> tuple[Lookup, Sequence[Addr
 
 
 async def dial_each(targets: Sequence[Address], seconds: float) -> tuple[Dial, ...]:
-    """Connect to every address at the same time, and hang up."""
+    """Connect to all addresses concurrently, and close the connections."""
     dials: dict[Address, Dial] = {}
 
     async def one(target: Address) -> None:
@@ -73,7 +73,7 @@ async def _dial_one(target: Address, seconds: float) -> Dial:
                 await sock.connect(address)
                 local = str(sock.getsockname()[0])
     except OSError as raised:
-        # Not its own text, which repeats the address.
+        # The error's own text repeats the address.
         error = os.strerror(raised.errno) if raised.errno else str(raised)
     else:
         if scope.cancelled_caught:
@@ -82,7 +82,7 @@ async def _dial_one(target: Address, seconds: float) -> Dial:
 
 
 class _FirstWords(trio.abc.ReceiveStream):
-    """Remembers how what was received began."""
+    """A stream that keeps the first received bytes."""
 
     def __init__(self, stream: trio.abc.ReceiveStream) -> None:
         self._stream = stream
@@ -100,8 +100,8 @@ class _FirstWords(trio.abc.ReceiveStream):
         await self._stream.aclose()
 
 
-async def greet(server: Server, seconds: float, patience: float) -> Greeting | None:
-    """Say nothing, and hear what comes within ``patience``.
+async def greet(server: Server, seconds: float, info_timeout: float) -> Greeting | None:
+    """Connect, send nothing, and return what arrives within ``info_timeout``.
 
     ``None`` if there was no connection to say it on within ``seconds``.
     """
@@ -114,7 +114,7 @@ async def greet(server: Server, seconds: float, patience: float) -> Greeting | N
     stream = _FirstWords(raw)
     greeting = None
     try:
-        with trio.move_on_after(patience):
+        with trio.move_on_after(info_timeout):
             greeting = await _hear(stream, began)
     finally:
         await trio.aclose_forcefully(raw)
@@ -144,7 +144,7 @@ async def _hear(stream: _FirstWords, began: float) -> Greeting:
 
 
 def unverified_context() -> ssl.SSLContext:
-    """A context that takes any certificate and the oldest protocol, for looking only."""
+    """Return a context that accepts any certificate and old protocol versions, for probing only."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -154,7 +154,7 @@ def unverified_context() -> ssl.SSLContext:
 
 
 async def ask_for_websocket(server: Server, *, over_tls: bool, seconds: float) -> Web | None:
-    """Ask in HTTP for a WebSocket. ``None`` if the answer is not HTTP."""
+    """Send an HTTP request for a WebSocket. Returns ``None`` if the answer is not HTTP."""
     said = b""
     with trio.move_on_after(seconds):
         try:
@@ -174,7 +174,7 @@ async def ask_for_websocket(server: Server, *, over_tls: bool, seconds: float) -
                     break
                 said += bytes(data)
         except (trio.BrokenResourceError, ssl.SSLError, ValueError):
-            pass  # not TLS, or a host that can be no name in a certificate
+            pass  # not TLS, or not a valid host name
         finally:
             await trio.aclose_forcefully(stream)
     return read_answer(said, over_tls=over_tls)
@@ -183,7 +183,7 @@ async def ask_for_websocket(server: Server, *, over_tls: bool, seconds: float) -
 def _upgrade_request(server: Server) -> bytes:
     key = base64.b64encode(secrets.token_bytes(16)).decode()
     lines = [
-        # Not the URL's own path: it may hold a secret, and this peer has not been verified.
+        # Do not send the URL's path: it may hold a secret, and this peer has not been verified.
         "GET / HTTP/1.1",
         f"Host: {server.address}",
         "Connection: Upgrade",
@@ -195,7 +195,7 @@ def _upgrade_request(server: Server) -> bytes:
 
 
 def read_answer(said: bytes, *, over_tls: bool) -> Web | None:
-    """What a peer's answer to the request says about it."""
+    """Classify a peer by its answer to the request."""
     if not said.startswith(b"HTTP/"):
         return None
     status, _, rest = said.partition(b"\r\n")

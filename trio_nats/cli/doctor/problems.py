@@ -1,4 +1,4 @@
-"""Why no connection comes about, in words for somebody who has not read the specifications."""
+"""Explain why a connection fails, to readers who have not read the specifications."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _REFUSED = "refused"
 
 
 def problems(report: Report) -> Iterator[Finding]:
-    """What keeps a client with these options from connecting. Nothing, if it connected."""
+    """Report what prevents a client with these options from connecting, if it did not connect."""
     if report.live.connected:
         return
     found = False
-    # Where there are several, each line of code holds the changes of those before it too.
+    # If there are several findings, each line of code includes the changes of earlier ones.
     call = Call(report.asked)
     for look in (_contradiction, _network, _certificate, _explained, wrong_peer, _anything_else):
         for finding in look(report, call):
@@ -60,7 +60,7 @@ def _contradiction(report: Report, call: Call) -> Iterator[Finding]:
 def _network(report: Report, call: Call) -> Iterator[Finding]:
     asked = report.asked
     if not report.reached and report.live.kind in ("CredentialsError", "TLSConfigurationError"):
-        # A client looks at what it has before it dials.
+        # A client checks its options before it dials.
         yield from _explained(report, call)
     if report.lookup.error:
         yield problem(

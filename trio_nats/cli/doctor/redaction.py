@@ -1,4 +1,4 @@
-"""What comes from a peer or an error, made fit to be shown: printable, bounded, without secrets."""
+"""Make texts from peers and errors safe to show: printable, bounded, without secrets."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from ...servers import Server
 __all__ = ["Redaction"]
 
 _LONGEST = 600
-# Shorter ones stand in ordinary words, and taking them out would give them away.
+# Shorter secrets occur in ordinary words, and removing them there would reveal them.
 _SHORTEST_SECRET = 4
 
 _Text = TypeVar("_Text", str, "str | None")
 
 
 class Redaction:
-    """Hides the secrets it was given, should anything ever repeat them: a hostile server could."""
+    """Hides known secrets in all texts, because a hostile server could send them back."""
 
     def __init__(self, secrets: Iterable[str | None] = ()) -> None:
         self._secrets = set[str]()
         self.add(secrets)
 
     def add(self, secrets: Iterable[str | None]) -> None:
-        """Hide these too."""
+        """Hide these secrets too."""
         for secret in secrets:
             if secret is not None and len(secret) >= _SHORTEST_SECRET:
                 self._secrets |= {secret, quote(secret, safe="")}
 
     def add_server(self, server: Server) -> None:
-        """Hide what its URL holds."""
+        """Hide the secrets in a server's URL."""
         query = server.path.partition("?")[2]
         self.add((server.password, server.token, query))
 
     def add_answer(self, answer: Answer) -> None:
-        """Hide credentials that are ready to be sent."""
+        """Hide the secrets of credentials."""
         self.add((answer.password, answer.token, answer.jwt))
 
     def __call__(self, text: object) -> str:
-        """``text`` as it may be shown."""
+        """Return ``text`` as it may be shown."""
         shown = str(text)
         for secret in sorted(self._secrets, key=len, reverse=True):
             shown = shown.replace(secret, "***")
         return printable(shown, _LONGEST)
 
     def about(self, server: Server, error: Exception) -> str:
-        """An error's text, in which the server is not named once more."""
+        """Return an error's text with the server's URL replaced by "the server"."""
         return self(str(error).replace(server.url, "the server"))
 
     def info(self, info: ServerInfo) -> ServerInfo:
-        """INFO, with all of its texts fit to be shown."""
+        """Return INFO with all texts safe to show."""
         texts: dict[str, object] = {}
         for name in info.__struct_fields__:
             value = getattr(info, name)
@@ -68,7 +68,7 @@ class Redaction:
         return msgspec.structs.replace(info, **texts)
 
     def certificate(self, certificate: CertificateInfo) -> CertificateInfo:
-        """A certificate, with all of its texts fit to be shown."""
+        """Return a certificate with all texts safe to show."""
         return CertificateInfo(
             subject=self(certificate.subject),
             issuer=self(certificate.issuer),

@@ -1,4 +1,4 @@
-"""What an examination found out: plain values, free of secrets, for advice and output to read."""
+"""The results of an examination: plain values without secrets."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ __all__ = [
 Trust: TypeAlias = Literal[
     "ok", "untrusted", "self-signed", "name", "expired", "early", "other", "unknown"
 ]
-"""What was found wrong first about the server's certificate, if anything."""
+"""The first fault of the server's certificate, if it has any."""
 
 Outcome: TypeAlias = Literal["tls", "plaintext", "fails", "refused", "unknown"]
-"""What a mode comes to. ``"refused"``: the options contradict each other, nothing is dialled."""
+"""The result of a mode. ``"refused"``: the options contradict each other, nothing is dialled."""
 
 Greeted: TypeAlias = Literal["info", "error", "foreign", "closed", "silence", "nonsense"]
-"""INFO, an ``-ERR``, words that are not NATS, the end, nothing at all, or a broken INFO."""
+"""INFO, ``-ERR``, data that is not NATS, a closed connection, nothing, or a malformed INFO."""
 
 Source: TypeAlias = Literal["none", "url", "options"]
 """Where credentials come from."""
 
 JetStream: TypeAlias = Literal["on", "off", "forbidden", "unknown"]
-"""Whether this account has it."""
+"""Whether this account can use JetStream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """The credentials that would be sent, as far as they may be shown."""
+    """The credentials that would be sent, without secrets."""
 
     method: str = "none"
     """``"none"``, ``"user and password"``, ``"token"``, ``"NKey"``, ``"JWT"``, ..."""
@@ -60,17 +60,17 @@ class Login:
     user: str = ""
     """A user name or a public key."""
     account: str = ""
-    """The account that a JWT was issued by: its public key."""
+    """The public key of the account that issued a JWT."""
     expires: datetime | None = None
     replayable: bool = False
-    """Whether somebody who hears it can use it."""
+    """Whether an eavesdropper can reuse the credentials."""
     error: str = ""
-    """Why they cannot be used."""
+    """Why the credentials cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the user asked for."""
+    """The options to examine."""
 
     url: str
     """Without credentials."""
@@ -81,19 +81,19 @@ class Asked:
     acts_as: TLSMode
     """The mode after AUTO and the floor of a ``tls://`` URL."""
     name: str
-    """What the server's certificate is checked against."""
+    """The name that the server's certificate is checked against."""
     login: Login
     plaintext_auth: PlaintextAuth
     timeout: float
     """``connect_timeout``, in seconds."""
     certificate_expires: datetime | None = None
-    """When our own certificate ends, where there is one and that can be read."""
+    """When the client certificate expires, if there is one and it can be decoded."""
     contradiction: str = ""
-    """Why the options cannot be meant, if so. Nothing is dialled with such options."""
+    """Why the options contradict each other, if they do. Nothing is dialled then."""
 
     @property
     def is_websocket(self) -> bool:
-        """Whether NATS is spoken inside of HTTP."""
+        """Whether the connection uses WebSocket."""
         return self.scheme in ("ws", "wss")
 
 
@@ -108,53 +108,53 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dial:
-    """One address, and whether it took a TCP connection."""
+    """One address, and whether it accepted a TCP connection."""
 
     address: str
     seconds: float
     error: str = ""
     local: str = ""
-    """The address of our end."""
+    """The local address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Greeting:
-    """What the peer says to somebody who says nothing."""
+    """What the peer sends to a client that sends nothing."""
 
     kind: Greeted
     seconds: float
-    """From the TCP connection to what it said, or to giving up."""
+    """Time from the TCP connection to the first bytes, or to giving up."""
     info: ServerInfo | None = None
     text: str = ""
-    """Its first words, or what was wrong with them."""
+    """The first bytes, or what was wrong with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
-    """What the peer says to an HTTP request for a WebSocket."""
+    """The peer's answer to an HTTP request for a WebSocket."""
 
     over_tls: bool
     status: str
-    """The first line of its answer."""
+    """The first line of the answer."""
     is_nats: bool
-    """It is a NATS server's WebSocket port."""
+    """Whether it is the WebSocket port of a NATS server."""
     is_monitoring: bool
-    """It looks like a NATS server's monitoring port."""
+    """Whether it looks like the monitoring port of a NATS server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a TLS handshake shows to somebody who begins one and checks nothing."""
+    """The result of a TLS handshake that checks nothing."""
 
     version: str = ""
-    """Empty where the handshake failed."""
+    """Empty if the handshake failed."""
     cipher: str = ""
     asks_for_certificate: bool | None = None
-    """``None`` where it could not be seen."""
+    """``None`` if that could not be observed."""
     info_inside: ServerInfo | None = None
-    """INFO, where it came inside TLS only."""
+    """INFO, if it came inside TLS only."""
     led_by_info: bool = False
-    """INFO came in plaintext, before the handshake."""
+    """Whether INFO came in plaintext before the handshake."""
     error: str = ""
     kind: str = ""
     """The class of the error."""
@@ -162,7 +162,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificates:
-    """The server's certificate, its issuers, and what these options make of it."""
+    """The server's certificate, its issuers, and whether these options accept it."""
 
     chain: tuple[CertificateInfo, ...]
     """As sent, the server's own first."""
@@ -174,7 +174,7 @@ class Certificates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one TLS mode comes to with this server, all other options unchanged."""
+    """The result of one TLS mode with this server, all other options unchanged."""
 
     mode: TLSMode
     acts_as: TLSMode
@@ -186,36 +186,36 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """The verdict: what became of a real connection with these options."""
+    """The result of a real connection with these options."""
 
     connected: bool
     phase: str = ""
-    """Where it ended, see ``ConnectPhase``; ``"options"`` if nothing was dialled."""
+    """Where it failed, see ``ConnectPhase``; ``"options"`` if nothing was dialled."""
     kind: str = ""
     """The class of the error."""
     text: str = ""
     reason: str = ""
     """OpenSSL's name for a TLS error."""
     said: str = ""
-    """The server's own words, where it refused something."""
+    """The text of the server's error, if it refused something."""
     info: ServerInfo | None = None
     tls_version: str = ""
     """Empty on a plaintext connection."""
     cipher: str = ""
     verified_name: str = ""
     certificate_expires: datetime | None = None
-    """When our own certificate ends."""
+    """When the client certificate expires."""
     round_trips: tuple[float, ...] = ()
     """In seconds."""
     jetstream: JetStream = "unknown"
     jetstream_text: str = ""
     lost: str = ""
-    """Why the connection did not last, if it did not."""
+    """Why the connection was lost, if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything about one server. ``None`` is what was not reached."""
+    """Everything about one server. Steps that were not reached are ``None``."""
 
     asked: Asked
     examined_at: datetime
@@ -227,8 +227,8 @@ class Report:
     certificates: Certificates | None = None
     web: Web | None = None
     trials: tuple[Trial, ...] = ()
-    told: ServerInfo | None = None
-    """INFO as an opening that ended before CONNECT got it."""
+    probed_info: ServerInfo | None = None
+    """INFO from an attempt that ended before CONNECT."""
 
     @property
     def reached(self) -> bool:
@@ -237,48 +237,49 @@ class Report:
 
     @property
     def info(self) -> ServerInfo | None:
-        """What the server says about itself, wherever it said so, newest first.
+        """The newest INFO, whichever step received it.
 
-        Its nonce comes with the first INFO only. The last one may be all defaults: a connection
-        does not keep what servers before 2.12 say in plaintext, ahead of TLS.
+        The nonce comes with the first INFO only. The last one may be all defaults, because a
+        connection does not keep what servers before 2.12 send in plaintext, ahead of TLS.
         """
         greeted = self.greeting.info if self.greeting is not None else None
         inside = self.look.info_inside if self.look is not None else None
-        said = [one for one in (self.live.info, greeted, inside, self.told) if one is not None]
-        if not said:
+        sources = (self.live.info, greeted, inside, self.probed_info)
+        received = [one for one in sources if one is not None]
+        if not received:
             return None
-        newest = next((one for one in said if one.server_id), said[0])
-        nonce = next((one.nonce for one in said if one.nonce), None)
+        newest = next((one for one in received if one.server_id), received[0])
+        nonce = next((one.nonce for one in received if one.nonce), None)
         return msgspec.structs.replace(newest, nonce=nonce)
 
     @property
     def speaks_tls(self) -> bool:
-        """Whether a handshake can be finished with it."""
+        """Whether a TLS handshake with the server succeeds."""
         return self.look is not None and bool(self.look.version)
 
     @property
     def info_inside(self) -> ServerInfo | None:
-        """INFO that came inside TLS only, or at least there too."""
+        """INFO that came inside TLS."""
         if self.asked.is_websocket:
             return None
         if self.look is not None and self.look.info_inside is not None:
             return self.look.info_inside
-        # A server that wants a client certificate has nothing to say to those who only look.
+        # A server that requires a client certificate sends no INFO to a look without one.
         was_quiet = self.greeting is not None and self.greeting.info is None
-        return self.told if was_quiet else None
+        return self.probed_info if was_quiet else None
 
     @property
     def ends_tls_before_server(self) -> bool:
-        """INFO that comes inside TLS and knows nothing of it: something before it does the TLS."""
+        """Whether a proxy ends TLS: INFO comes inside TLS, but does not offer TLS."""
         return self.info_inside is not None and not self.info_inside.offers_tls
 
     @property
     def wants_certificate(self) -> bool:
-        """The server lets nobody in who shows no client certificate."""
+        """Whether the server requires a client certificate."""
         return self.look is not None and self.look.kind == "ClientCertificateError"
 
     @property
     def waits_for_handshake(self) -> bool:
-        """The server says nothing before a TLS handshake, ever."""
+        """Whether the server sends nothing before a TLS handshake."""
         is_quiet = self.greeting is not None and self.greeting.kind in ("silence", "closed")
         return is_quiet and (self.info_inside is not None or self.wants_certificate)

@@ -23,10 +23,10 @@ class Step:
 
 
 def not_reached(key: str, title: str, text: str = "Not reached.") -> Step:
-    """A step that the connection did not come to."""
+    """Return a step that the connection did not reach."""
     return Step(key, title, "not reached", text)
 
 
 def capital(text: str) -> str:
-    """``text`` as the beginning of a sentence."""
+    """Capitalize the first letter of ``text``."""
     return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""How far a connection comes, step by step: a pure function from facts to sentences."""
+"""Describe how far a connection gets, step by step: a pure function from a report to text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SLOW_GREETING = 0.04
 
 
 def walk(report: Report) -> tuple[Step, ...]:
-    """All steps, in the order in which a connection takes them."""
+    """Return all steps in the order of a connection."""
     return tuple(step(report) for step in _STEPS)
 
 
@@ -59,7 +59,7 @@ def _greeting(report: Report) -> Step:
     if greeting is None:
         return not_reached(key, title)
     if report.asked.is_websocket and greeting.kind in ("silence", "closed"):
-        if report.told is not None:
+        if report.probed_info is not None:
             return Step(
                 key, title, "ok", "A NATS server, behind an upgrade from HTTP to WebSocket."
             )

@@ -44,19 +44,19 @@ EVERYTHING_TLS = (
 
 
 def no_tls(report: Report, call: Call) -> Iterator[Finding]:
-    """The options insist on what the server does not have."""
+    """Explain that the options require TLS and the server offers none."""
     asked = report.asked
     yield problem(
         "no-tls",
         "Your options insist on encryption, but this server offers none. Nothing was sent.",
-        "Switch TLS on in the server: a tls block in its configuration. Only if it is all right "
-        "that others can read everything on the way, connect without encryption:",
+        "Enable TLS in the server: a tls block in its configuration. Only if everyone on the "
+        "network path may read everything, connect without encryption:",
         call.change(url_with(asked, scheme="nats"), drop=EVERYTHING_TLS),
     )
 
 
 def tls_required(report: Report, call: Call) -> Iterator[Finding]:
-    """The server insists on what the options forbid."""
+    """Explain that the server requires TLS and the options forbid it."""
     asked = report.asked
     yield problem(
         "tls-required",
@@ -68,7 +68,7 @@ def tls_required(report: Report, call: Call) -> Iterator[Finding]:
 
 
 def no_info(report: Report, call: Call) -> Iterator[Finding]:
-    """Each side waits for the other to begin."""
+    """Explain that each side waits for the other to begin."""
     asked = report.asked
     if not report.waits_for_handshake:
         return
@@ -91,7 +91,7 @@ def no_info(report: Report, call: Call) -> Iterator[Finding]:
 
 
 def handshake(report: Report, call: Call) -> Iterator[Finding]:
-    """A handshake that failed for other reasons than certificates."""
+    """Explain a handshake that failed for other reasons than certificates."""
     asked, info, look = report.asked, report.info, report.look
     spoke_first = report.greeting is not None and report.greeting.info is not None
     if asked.acts_as is TLSMode.IMPLICIT and spoke_first:

@@ -21,7 +21,7 @@ _MEANING = {
 
 
 def mode(report: Report) -> Step:
-    """What the mode comes to, and whether the options can be used."""
+    """Describe the mode in effect, and whether the options can be used."""
     key, title = "mode", "TLS mode"
     asked = report.asked
     if asked.contradiction:
@@ -46,7 +46,7 @@ def mode(report: Report) -> Step:
 
 
 def encryption(report: Report) -> Step:
-    """Whether it is encrypted, or could be."""
+    """Describe whether the connection is encrypted, or could be."""
     key, title = "encryption", "Encryption"
     if (
         report.asked.contradiction
@@ -96,13 +96,13 @@ def _own_kind(report: Report) -> str:
 
 
 def own_reason(report: Report) -> str:
-    """Why the user's own mode failed."""
+    """Return why the user's own mode failed."""
     own = [trial for trial in report.trials if trial.mode is report.asked.tls.mode]
     return reason(own[0], report) if own else report.live.text.removesuffix(".")
 
 
 def certificate(report: Report) -> Step:
-    """Whether the server is who it should be."""
+    """Describe the server's certificate."""
     key, title = "certificate", "Certificate"
     found = report.certificates
     if outcome(report) == "plaintext" or report.asked.acts_as is TLSMode.DISABLE:
@@ -162,7 +162,7 @@ def _certificate_words(certificate: CertificateInfo, report: Report) -> str:
 
 
 def client_certificate(report: Report) -> Step:
-    """Whether the server wants to know who we are."""
+    """Describe whether the server asks for a client certificate."""
     key, title = "client_certificate", "Our certificate"
     look, live, asked = report.look, report.live, report.asked
     if outcome(report) == "plaintext" or asked.acts_as is TLSMode.DISABLE:

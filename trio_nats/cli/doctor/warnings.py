@@ -1,4 +1,4 @@
-"""What does not keep anybody from connecting, but may do harm, or soon will."""
+"""Warnings and hints about what does not prevent a connection, but may do harm now or soon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["warnings"]
 
 
 def warnings(report: Report) -> Iterator[Finding]:
-    """Warnings, then hints."""
+    """Return warnings, then hints."""
     found = [
         *_plaintext(report),
         *_weak(report),
@@ -32,7 +32,7 @@ def _finding(severity: Severity, code: str, text: str, fix: str, line: str = "")
 
 
 def outcome(report: Report) -> Outcome:
-    """What the user's own mode comes to."""
+    """Return the result of the user's own mode."""
     if report.live.connected:
         return "tls" if report.live.tls_version else "plaintext"
     own = [trial for trial in report.trials if trial.mode is report.asked.tls.mode]
@@ -40,7 +40,7 @@ def outcome(report: Report) -> Outcome:
 
 
 def stays_here(report: Report) -> bool:
-    """Whether nothing that is sent leaves this machine."""
+    """Whether all data stays on this machine."""
     reached = [dial.address for dial in report.dials if not dial.error]
     return bool(reached) and all(map(is_loopback, reached))
 
@@ -54,15 +54,15 @@ def _plaintext(report: Report) -> Iterator[Finding]:
         line = Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",))
     else:
         fix = (
-            "Switch TLS on in the server: a tls block in its configuration. Then use a tls:// URL, "
-            "which never goes without:"
+            "Enable TLS in the server: a tls block in its configuration. Then use a tls:// URL, "
+            "which never connects without it:"
         )
         line = Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",))
     if asked.login.replayable and asked.plaintext_auth != "refuse":
         yield _finding(
             "warning",
             "plaintext-secret",
-            f"Your {asked.login.method} crosses the network unencrypted. Anyone who listens can "
+            f"Your {asked.login.method} is sent over the network unencrypted. An eavesdropper can "
             "log in with it.",
             fix,
             line,
@@ -71,8 +71,8 @@ def _plaintext(report: Report) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "plaintext",
-            "The connection is not encrypted. Anyone who listens on the way can read "
-            "every message, and change it.",
+            "The connection is not encrypted. Anyone on the network path can read and change "
+            "every message.",
             fix,
             line,
         )
@@ -84,9 +84,9 @@ def _weak(report: Report) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "skip-verify",
-            "insecure_skip_verify accepts any certificate, so anybody between you and the server "
-            "can pretend to be it.",
-            "Leave it out, and say whom to trust instead:",
+            "insecure_skip_verify accepts any certificate, so anyone on the network path can "
+            "impersonate the server.",
+            "Leave it out, and name the authority to trust instead:",
             Call(asked).change(
                 drop=("insecure_skip_verify",), ca_file=asked.tls.ca_file or "ca.pem"
             ),
@@ -95,10 +95,10 @@ def _weak(report: Report) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "can-be-stripped",
-            f"The connection is encrypted because the server says it wants to be, in plaintext. "
-            f"Somebody on the way can take those words out, and the mode {asked.acts_as} goes on "
+            f"The connection is encrypted because the server offers TLS, in plaintext. Anyone on "
+            f"the network path can remove that offer, and the mode {asked.acts_as} then connects "
             "unencrypted.",
-            "Insist on encryption with a tls:// URL:",
+            "Require encryption with a tls:// URL:",
             Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",)),
         )
 
@@ -119,10 +119,9 @@ def _ending(report: Report) -> Iterator[Finding]:
                 "warning",
                 code,
                 f"{what} {ends(moment, now)}.",
-                "See to it in time that a new one takes its place; connections read it again "
-                "whenever they connect."
+                "Replace it in time; connections read it again whenever they connect."
                 if code != "certificate-ends"
-                else "Remind the server's operator. From then on nobody can connect any more.",
+                else "Remind the server's operator. After that, clients can no longer connect.",
             )
 
 
@@ -135,8 +134,8 @@ def _network(report: Report) -> Iterator[Finding]:
         "hint",
         "some-addresses",
         f"{report.asked.host} has addresses that do not answer: {which}.",
-        "Connecting works, but may take longer. Have them removed from the name, or the server "
-        "listen on them too.",
+        "Connecting works, but may take longer. Remove these addresses from the name, or make "
+        "the server listen on them too.",
     )
 
 
@@ -147,13 +146,13 @@ def _server(report: Report) -> Iterator[Finding]:
             "warning",
             "lame-duck",
             "The server is about to shut down (lame duck mode).",
-            "Name more servers of the cluster, so that there is one to go to.",
+            "Name more servers of the cluster, so that clients can connect to another one.",
         )
     if report.live.lost:
         yield _finding(
             "warning",
             "did-not-last",
-            f"The connection came about, and then did not work: {report.live.lost}.",
+            f"The connection was opened, but then it failed: {report.live.lost}.",
             "Look into the server's log.",
         )
 
@@ -166,18 +165,16 @@ def _permissions(report: Report) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "inbox-forbidden",
-            f"This user is not allowed to {what}. That is where replies arrive, so no request "
-            "will get any.",
-            "Have that permission added, or use a prefix that this user may subscribe to:",
+            f"This user is not allowed to {what}. Replies arrive there, so no request gets one.",
+            "Add that permission, or use a prefix that this user may subscribe to:",
             Call(report.asked).change(extra=('inbox_prefix="_INBOX_joe"',)),
         )
     else:
         yield _finding(
             "hint",
             "jetstream-forbidden",
-            f"This user is not allowed to {what}, so JetStream could not be asked about.",
-            "That is all right, unless streams are needed: then have the permission to publish to "
-            "$JS.API.> added.",
+            f"This user is not allowed to {what}, so JetStream could not be checked.",
+            "If you need streams, add the permission to publish to $JS.API.>.",
         )
 
 
@@ -199,8 +196,8 @@ def _no_effect(report: Report) -> Iterator[Finding]:
             "hint",
             "no-effect-certificate",
             "The server did not ask for a client certificate, so yours was not shown.",
-            "That is all right, unless you meant to log in with it: then the server needs "
-            "verify, or verify_and_map, in its tls block.",
+            "If you want to log in with it, the server needs verify or verify_and_map in its "
+            "tls block.",
         )
     if (
         report.live.connected
@@ -211,6 +208,6 @@ def _no_effect(report: Report) -> Iterator[Finding]:
         yield _finding(
             "hint",
             "no-effect-login",
-            "The server asks nobody to log in, so your credentials were not needed.",
-            "That is all right for a server of your own. Anybody who can reach it can use it.",
+            "The server does not require a login, so your credentials were not needed.",
+            "Anyone who can reach this server can use it.",
         )

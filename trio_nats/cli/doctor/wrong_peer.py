@@ -1,4 +1,4 @@
-"""Peers that are no NATS server, or not at this port."""
+"""Problems with peers that are not a NATS server, or not at this port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["wrong_peer"]
 
 
 def wrong_peer(report: Report, call: Call) -> Iterator[Finding]:
-    """What answers, if it does not introduce itself as a NATS server."""
+    """Explain what answers, if it does not introduce itself as a NATS server."""
     if report.info is not None or not report.reached:
         return
     asked, web, greeting = report.asked, report.web, report.greeting
