@@ -82,7 +82,7 @@ def test_streams_that_cannot_be(options: Any, text: str) -> None:
     ("options", "text"),
     [
         ({"name": "a.b"}, "consumer name 'a.b' is not allowed"),
-        ({"name": "a", "durable_name": "b"}, "are the same or one of them is left out"),
+        ({"name": "a", "durable_name": "b"}, "name and durable_name must be the same, not 'a'"),
         ({"filter_subject": "a", "filter_subjects": ["b"]}, "not both"),
         ({"filter_subject": "a b"}, "filter_subject: subject 'a b'"),
         ({"filter_subjects": [""]}, "filter_subjects: subject ''"),

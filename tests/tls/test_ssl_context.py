@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import socket
 import ssl
@@ -183,18 +184,20 @@ async def test_a_ready_context_is_configured_too() -> None:
         await connected(server.port, tls)
 
 
-async def test_configure_cannot_block_longer_than_connecting_may_take() -> None:
-    release = trio.lowlevel.current_trio_token()
-    blocked = trio.Event()
+async def test_configure_cannot_block_longer_than_connecting_may_take(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    token = trio.lowlevel.current_trio_token()
+    # On the mocked clock the time is up once configure blocks, however late its thread starts.
+    jump = functools.partial(mock_clock.jump, 1)
 
     def configure(context: ssl.SSLContext) -> None:
-        trio.from_thread.run_sync(blocked.set, trio_token=release)
-        trio.from_thread.run(trio.sleep_forever, trio_token=release)
+        trio.from_thread.run_sync(jump, trio_token=token)
+        trio.from_thread.run(trio.sleep_forever, trio_token=token)
 
     async with ScriptedServer(tls_required(SERVER)) as server:
         attempt = await failure(server.port, TLSOptions(configure=configure), timeout=0.2)
         assert server.peers == []
-    assert blocked.is_set()
     assert isinstance(attempt.error, ConnectTimeoutError)
     assert "the certificates and TLS options were not ready within 0.2 s" in str(attempt.error)
 
