@@ -7,6 +7,7 @@ import trio
 
 from tests.jetstream.scripted_server import QUICK
 from tests.keyvalue.helpers import brief, bucket
+from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import open_nats
 from trio_nats.jetstream import WrongLastSequenceError
 from trio_nats.keyvalue import KeyExistsError
@@ -16,6 +17,11 @@ pytestmark = pytest.mark.slow
 
 
 async def test_in_a_cluster() -> None:
+    with trio.fail_after(HANG_TIMEOUT):
+        await contend()
+
+
+async def contend() -> None:
     async with (
         NatsCluster(3, jetstream=True) as cluster,
         open_nats(cluster[0].url, reconnect=QUICK) as nc,
