@@ -112,7 +112,7 @@ def versions(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and formatting; ``nox -s lint -- --fix`` mends what can be mended."""
+    """Check style and formatting; ``nox -s lint -- --fix`` fixes what can be fixed."""
     session.install(*group("lint"))
     fix = "--fix" in session.posargs
     session.run("ruff", "check", *(["--fix"] if fix else []), ".")
@@ -205,7 +205,7 @@ def demo(session: nox.Session) -> None:
     session.run("trio-nats", "demo", *session.posargs)
 
 
-# Whoever is compared, and cannot be installed on some platform or Python, is left out there.
+# Clients that cannot be installed on a platform or Python version are left out there.
 BENCHMARKED = ["nats-py", "nats-core", "natsrpy", "uvloop"]
 
 

@@ -96,17 +96,17 @@ def feed(address: Address, scenario: Scenario) -> dict[str, int]:
     length = len(frames[0])
     copies = max(1, BLOCK // (length * len(frames)))
     block = memoryview(b"".join(frames) * copies)
-    wire = ServerConnection(address, b"bench.control 1")
+    connection = ServerConnection(address, b"bench.control 1")
     sent = at = 0
-    for grant in _grants(wire):
+    for grant in _grants(connection):
         left = grant * length
         while left:
             part = block[at : at + left]
-            wire.send(part)
+            connection.send(part)
             left -= len(part)
             at = (at + len(part)) % len(block)
         sent += grant
-    wire.close()
+    connection.close()
     return {"messages": sent}
 
 
@@ -119,13 +119,13 @@ def _message(scenario: Scenario, number: int) -> bytes:
     return b"HPUB %s %d %d\r\n%s%s\r\n" % (subject, *sizes, block, payload)
 
 
-def _grants(wire: ServerConnection, ready: bool = True) -> Iterator[int]:
+def _grants(connection: ServerConnection, ready: bool = True) -> Iterator[int]:
     """What the client asks for, until it is nothing."""
     if ready:
         _say_ready()
     pending = b""
     while True:
-        pending += wire.read()
+        pending += connection.read()
         end = 0
         for match in _CONTROL.finditer(pending):
             end = match.end()
@@ -139,12 +139,12 @@ def answer(address: Address, scenario: Scenario) -> dict[str, int]:
     """Answer every request."""
     payload = b"x" * scenario.size
     reply = b"PUB %%s %d\r\n%s\r\n" % (len(payload), payload)
-    wire = ServerConnection(address, b"bench.control 1", b"bench.request 2")
+    connection = ServerConnection(address, b"bench.control 1", b"bench.request 2")
     _say_ready()
     answered = 0
     pending = b""
     while True:
-        pending += wire.read()
+        pending += connection.read()
         end = 0
         replies = []
         stopped = False
@@ -156,10 +156,10 @@ def answer(address: Address, scenario: Scenario) -> dict[str, int]:
                 replies.append(reply % match[1])
         pending = pending[end:]
         if replies:
-            wire.send(b"".join(replies))
+            connection.send(b"".join(replies))
             answered += len(replies)
         if stopped:
-            wire.close()
+            connection.close()
             return {"messages": answered}
 
 
@@ -170,23 +170,23 @@ def ask(address: Address, scenario: Scenario) -> dict[str, int]:
     frames = memoryview(frame * scenario.concurrency)
     mark = b"MSG %s 1 " % _REPLIES
     control = ServerConnection(address, b"bench.control 1")
-    wire = ServerConnection(address, b"%s 1" % _REPLIES)
+    connection = ServerConnection(address, b"%s 1" % _REPLIES)
     answered = 0
     for grant in _grants(control):
         first = min(grant, scenario.concurrency)
-        wire.send(frames[: first * len(frame)])
+        connection.send(frames[: first * len(frame)])
         unsent, missing, rest = grant - first, grant, b""
         while missing:
-            data = rest + wire.read()
+            data = rest + connection.read()
             count = data.count(mark)
             rest = data[-(len(mark) - 1) :]
             missing -= count
             more = min(count, unsent)
             unsent -= more
             if more:
-                wire.send(frames[: more * len(frame)])
+                connection.send(frames[: more * len(frame)])
         answered += grant
-    wire.close()
+    connection.close()
     control.close()
     return {"messages": answered}
 
@@ -197,10 +197,10 @@ def _say_ready() -> None:
 
 def stop(url: str, ca: str | None = None) -> None:
     """Tell the load to end."""
-    wire = ServerConnection(Address(url, ca))
-    wire.send(b"PUB %s 1\r\n%s\r\nPING\r\n" % (CONTROL.encode(), STOP))
-    wire.read()
-    wire.close()
+    connection = ServerConnection(Address(url, ca))
+    connection.send(b"PUB %s 1\r\n%s\r\nPING\r\n" % (CONTROL.encode(), STOP))
+    connection.read()
+    connection.close()
 
 
 LOADS = {"feed": feed, "answer": answer, "ask": ask}

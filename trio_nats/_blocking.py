@@ -1,9 +1,8 @@
-"""What blocks: small files, and whatever else has to be done in a thread.
+"""Run blocking functions in threads, and read small files.
 
-Trio has one limit of worker threads for the whole program. A program that keeps all of them busy
-must not keep a connection from coming back, and a file that hangs must not take them from the
-program, one at every attempt. So there are limits of our own: one for each file, and one for all
-the rest.
+Trio limits the number of worker threads of the whole program. A program that keeps all of them
+busy must not prevent a reconnect, and a file that hangs must not use up one thread at every
+attempt. So this module has its own limits: one for each file, and one for everything else.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ _by_files: trio.lowlevel.RunVar[WeakValueDictionary[tuple[str, ...], trio.Capaci
 async def run_in_thread(
     function: Callable[[*_Ts], _T], *args: *_Ts, files: tuple[StrPath, ...] = ()
 ) -> _T:
-    """Call a function in a thread that the program's own work cannot take away.
+    """Call a function in a thread that does not count towards the program's own limit.
 
-    If cancelled, the thread is left to finish alone. Until it has, nothing else is begun with the
-    same files.
+    If cancelled, the thread finishes in the background. Until then, no other call with the same
+    files starts.
 
     :param files: what the function reads.
     """

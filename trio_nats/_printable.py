@@ -1,7 +1,7 @@
-"""Text from outside, made fit for a terminal, a log and an error: its author may be hostile.
+"""Make text from untrusted sources safe for terminals, logs and errors.
 
-Escaped is what drives a terminal (C0, C1, DEL), turns text around (bidirectional controls), hides
-in it or imitates a line end, and characters that have no encoding (surrogates).
+It escapes control characters (C0, C1, DEL), bidirectional controls, invisible characters, line
+separators, and surrogates, which have no encoding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 __all__ = ["MAX_TEXT", "has_unprintable", "printable", "printable_json", "printable_lines"]
 
 MAX_TEXT = 16 * 1024
-"""Characters of a text that nobody needs in full."""
+"""Maximum length in characters of a text that need not be shown in full."""
 
 _HARMFUL = (
     r"\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -23,20 +23,20 @@ _UNPRINTABLE_IN_JSON = re.compile(f"[{_HARMFUL}]")
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """``text`` in one line, with all escaped that could do harm where it is shown.
+    """Return ``text`` in one line, with harmful characters escaped.
 
-    :param limit: characters to show at most; what is cut off is marked by dots.
+    :param limit: maximum number of characters; dots mark a longer text. Default: no limit.
     """
     return _UNPRINTABLE.sub(_escaped, _cut(text, limit))
 
 
 def printable_lines(text: str, limit: int | None = None) -> str:
-    """The same, but line feeds and tabs stay."""
+    """As :func:`printable`, but keep line feeds and tabs."""
     return _UNPRINTABLE_IN_LINES.sub(_escaped, _cut(text, limit))
 
 
 def printable_json(text: str) -> str:
-    """A JSON text that means the same."""
+    """Escape harmful characters in a JSON text without changing its meaning."""
     return _UNPRINTABLE_IN_JSON.sub(_escaped_in_json, text)
 
 

@@ -1,4 +1,4 @@
-"""Tokens of subjects that nobody can publish to who was not told them."""
+"""Random tokens for subjects that others cannot guess."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _MANY, _LENGTH = 256, 12
 
 
 def random_tokens() -> list[bytes]:
-    """Many at a time, which costs a fraction of making each of them."""
+    """Return many tokens at a time, which is much cheaper than making them one by one."""
     text = secrets.token_urlsafe(_MANY * _LENGTH * 3 // 4).encode()
     return [text[start : start + _LENGTH] for start in range(0, len(text), _LENGTH)]

@@ -1,6 +1,6 @@
-"""From what a client wants to say to bytes. Arguments are already checked (see ``subjects``).
+"""Encode commands to bytes. Arguments have been checked already (see ``subjects``).
 
-What is published comes in pieces: see :mod:`trio_nats._core.outbox` for why.
+Published messages are returned in pieces; :mod:`trio_nats._core.outbox` explains why.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SID_DIGITS = 10
 """Left free in the lines of subscriptions, whose numbers are not known yet."""
 
 MAX_CONTROL_LINE = 4096
-"""What servers take unless configured otherwise."""
+"""The limit of servers unless configured otherwise."""
 
 CRLF = b"\r\n"
 PING = b"PING\r\n"
@@ -55,14 +55,14 @@ def _fault(name: str, size: int, length: int, limit: int) -> str:
 
 
 def check_sub(subject: bytes, queue: bytes | None, limit: int) -> None:
-    """Complain of a subscription whose line would be longer than ``limit``."""
+    """Raise :exc:`InvalidSubjectError` if the line of a subscription is longer than ``limit``."""
     length = len(subject) + 1 + _SID_DIGITS + (0 if queue is None else 1 + len(queue))
     if length > limit:
         raise too_long(length, limit, {"subject": subject, "queue group": queue})
 
 
 def connect_fault(fields: Mapping[str, str | int | bool], limit: int) -> str | None:
-    """What is wrong with CONNECT if it is longer than ``limit``; quotes nothing of it."""
+    """Explain, without quoting it, why CONNECT is longer than ``limit``; ``None`` if it is not."""
     length = len(connect(fields)) - len(b"CONNECT \r\n")
     if length <= limit:
         return None
@@ -115,7 +115,7 @@ class PubLineCache:
             self._forget()
 
     def learn(self, subject: str, size: int) -> tuple[bytes, int]:
-        """Check both, and remember what comes of it."""
+        """Check subject and size. Returns, and remembers, the control line and the frame's size."""
         raw = check_subject(subject)
         line = b"PUB %b %d\r\n" % (raw, size)
         self.check(size, len(line) - 6, raw, None)
@@ -129,7 +129,7 @@ class PubLineCache:
         return found
 
     def subject(self, subject: str) -> bytes:
-        """The wire form of a subject to publish to, checked the first time."""
+        """Return the bytes of a subject to publish to, which is checked the first time."""
         try:
             return self._subjects[subject]
         except (KeyError, TypeError):  # an unhashable key is not a subject either

@@ -1,4 +1,4 @@
-"""Reading the server's INFO, of which only as much is taken in as a server may have to say."""
+"""Decode the server's INFO, and ignore values that are longer than any real server's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def decode_info(text: bytes) -> ServerInfo:
 
 
 def _bounded(info: ServerInfo) -> ServerInfo:
-    """``info`` without what is too long or too much."""
+    """Return ``info`` without values that are too long."""
     kept: dict[str, str | tuple[str, ...] | None] = {}
     for field in _fields:
         value = getattr(info, field.name)
@@ -46,7 +46,5 @@ def _bounded(info: ServerInfo) -> ServerInfo:
                 kept[field.name] = servers
     if not kept:
         return info
-    logger.warning(
-        "ignoring what is too long or too much in the server's INFO: %s", ", ".join(kept)
-    )
+    logger.warning("ignoring values that are too long in the server's INFO: %s", ", ".join(kept))
     return msgspec.structs.replace(info, **kept)

@@ -1,4 +1,4 @@
-"""From bytes, in whatever pieces they come, to protocol events.
+"""Parse bytes, received in pieces of any size, into protocol events.
 
 This is the hottest code of the package: one call parses every whole frame of a large read in one
 pass, with C-level string methods only, and what it does not need yet (text, header fields) it does
@@ -59,7 +59,7 @@ class Burst(msgspec.Struct, gc=False, eq=False):
 
 
 Event: TypeAlias = Msg | Burst | Signal | ServerInfo | ErrorLine | ProtocolError
-"""What a peer can say. A :exc:`ProtocolError` is always the last event there is."""
+"""What a peer can send. A :exc:`ProtocolError` is always the last event."""
 
 
 class Parser:
@@ -154,7 +154,7 @@ class Parser:
                 continue
             line_end = find(b"\r\n", position, position + max_line)
             if line_end < 0:
-                self._check_line_room(data, position)
+                self._check_line_length(data, position)
                 break
             line = data[position:line_end]
             start = line_end + 2
@@ -217,7 +217,7 @@ class Parser:
             raise _malformed("data", data[position : position + 1] + b"\r\n", 0)
         line_end = data.find(b"\r\n", position, position + self._line_limit(first) + 2)
         if line_end < 0:
-            self._check_line_room(data, position)
+            self._check_line_length(data, position)
             return position
         line = data[position:line_end]
         if first == _P or first == _PLUS:
@@ -252,7 +252,7 @@ class Parser:
             raise _malformed("HMSG line (headers longer than the whole)", data, position)
         return head, length
 
-    def _check_line_room(self, data: bytes, position: int) -> None:
+    def _check_line_length(self, data: bytes, position: int) -> None:
         limit = self._line_limit(data[position])
         if len(data) - position >= limit + 2:
             raise ProtocolError(

@@ -1,4 +1,4 @@
-"""What the texts of ``-ERR`` lines mean. Servers differ in their case, so it is ignored."""
+"""Turn the texts of ``-ERR`` lines into exceptions. Servers differ in case, so it is ignored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _OTHER = {
 
 
 def server_error(text: str) -> ServerReportedError:
-    """The exception that says what ``text`` says."""
+    """Return the exception for the text of an ``-ERR`` line."""
     if found := _PERMISSION.search(text):
         subject = found[3] or _unquoted(found[2])
         queue, sid = _QUEUE.search(text), _SID.search(text)

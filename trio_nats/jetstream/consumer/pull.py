@@ -90,7 +90,9 @@ class PullSubscription(MessageSource):
         self._nc = api.nc
         self._inbox = self._nc.new_inbox()
         largest = self._nc.server_info.max_payload
-        sub = self._nc.subscribe(f"{self._inbox}.*", pending_limits=_room_for(options, largest))
+        sub = self._nc.subscribe(
+            f"{self._inbox}.*", pending_limits=_pending_limits_for(options, largest)
+        )
         super().__init__(sub, ack_context, kept)
         self._key = secrets.token_bytes(16)
         self._consumer = consumer
@@ -372,7 +374,7 @@ class PullSubscription(MessageSource):
             _logger.debug("consumer %r: %s", self._consumer, str(error))
 
 
-def _room_for(options: ConsumeOptions, largest: int) -> PendingLimits:
+def _pending_limits_for(options: ConsumeOptions, largest: int) -> PendingLimits:
     """Return the limits of the subscription: twice what is requested, plus room for statuses.
 
     Twice, because pull requests that were taken for lost may be answered after all.
