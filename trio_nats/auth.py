@@ -561,7 +561,7 @@ def _check_pair(jwt: str, seed: str) -> None:
 
 def _check_text(name: str, value: object, *, empty: bool = False) -> str:
     if not isinstance(value, str):
-        raise CredentialsError(f"{name} must be a str, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     if not _encodable(value):
         raise CredentialsError(f"{name} must be valid Unicode text")
     if not value.strip() and not empty:
@@ -580,14 +580,14 @@ def _encodable(text: str) -> bool:
 
 def _check_sign(name: str, value: object) -> None:
     if value is not None and not callable(value):
-        raise CredentialsError(f"{name} must be a callable, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a callable, not {type(value).__name__}")
 
 
 def _check_file(name: str, value: object, *, instead: str) -> None:
     if value is None:
         return
     if not isinstance(value, str | os.PathLike):
-        raise CredentialsError(f"{name} must be a path, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a path, not {type(value).__name__}")
     if _NO_PATH.match(str(value).strip()):
         # Paths are shown in every error and repr; this must not be.
         raise CredentialsError(

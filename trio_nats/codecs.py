@@ -197,23 +197,23 @@ def encoded(codec: Encoder[T] | None, payload: Payload | T) -> Payload:
 def decode_error(codec: Decoder[T], what: str, error: Exception) -> DecodeError:
     """Return the exception to raise after ``codec`` has raised ``error`` decoding ``what``.
 
-    :raises ConfigurationError: if ``codec`` is not a decoder.
+    :raises TypeError: if ``codec`` is not a decoder.
     """
     check_codec(codec, "decode")
     return DecodeError(f"{codec!r} cannot decode {what}: {error}")
 
 
 def check_codec(codec: object, *methods: str) -> None:
-    """Raise :exc:`ConfigurationError` unless ``codec`` has these methods and is an instance."""
+    """Raise :exc:`TypeError` unless ``codec`` has these methods and is an instance."""
     kind = f"the class {codec.__name__}" if isinstance(codec, type) else type(codec).__name__
     for method in methods:
         if not callable(getattr(codec, method, None)):
-            raise ConfigurationError(
+            raise TypeError(
                 f"codec must have the method {method}, which {kind} lacks; use JSONCodec(YourType)"
             )
         if isinstance(codec, type) and not isinstance(
             inspect.getattr_static(codec, method), staticmethod | classmethod
         ):
-            raise ConfigurationError(
+            raise TypeError(
                 f"codec must be an instance, not {kind}; pass {codec.__name__}(YourType)"
             )

@@ -257,14 +257,10 @@ def _is_name(text: str) -> bool:
 
 def _pairs_of(source: object) -> Iterator[tuple[str, str]]:
     if isinstance(source, (str, bytes)) or not isinstance(source, Iterable):
-        raise InvalidHeaderError(
-            f"headers must be a mapping or pairs of str, not {type(source).__name__}"
-        )
+        raise TypeError(f"headers must be a mapping or pairs of str, not {type(source).__name__}")
     for entry in source.items() if isinstance(source, Mapping) else source:
         if not isinstance(entry, (tuple, list)) or len(entry) != 2:
-            raise InvalidHeaderError(
-                f"headers must be (name, value) pairs; got {type(entry).__name__}"
-            )
+            raise TypeError(f"headers must be (name, value) pairs; got {type(entry).__name__}")
         name, values = cast("tuple[str, object]", tuple(entry))
         if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray)):
             for value in values:
@@ -275,9 +271,7 @@ def _pairs_of(source: object) -> Iterator[tuple[str, str]]:
 
 def _check_name(name: str) -> str:
     if not isinstance(name, str):
-        raise InvalidHeaderError(
-            f"header names must be str, not {type(name).__name__}; decode them first"
-        )
+        raise TypeError(f"header names must be str, not {type(name).__name__}; decode them first")
     if not _is_name(name) or ":" in name:
         raise InvalidHeaderError(
             f"header name {name[:80]!r} is not allowed: "
@@ -288,7 +282,7 @@ def _check_name(name: str) -> str:
 
 def _check_value(name: str, value: str) -> str:
     if not isinstance(value, str):
-        raise InvalidHeaderError(
+        raise TypeError(
             f"header {name!r}: the value must be a str, not {type(value).__name__}; convert it"
         )
     if _UNSENDABLE.search(value):

@@ -28,6 +28,7 @@ def check_subject(subject: str) -> bytes:
     :param subject: the subject.
     :returns: the subject as bytes.
     :raises InvalidSubjectError: if it is not allowed.
+    :raises TypeError: if it is not a ``str``.
     """
     try:
         if _SUBJECT.fullmatch(subject):
@@ -43,6 +44,7 @@ def check_filter(subject: str) -> bytes:
     :param subject: the subject.
     :returns: the subject as bytes.
     :raises InvalidSubjectError: if it is not allowed.
+    :raises TypeError: if it is not a ``str``.
     """
     try:
         if _FILTER.fullmatch(subject):
@@ -58,6 +60,7 @@ def check_queue(queue: str) -> bytes:
     :param queue: the name.
     :returns: the name as bytes.
     :raises InvalidSubjectError: if it is not allowed.
+    :raises TypeError: if it is not a ``str``.
     """
     try:
         if _SUBJECT.fullmatch(queue):
@@ -73,6 +76,7 @@ def check_inbox_prefix(prefix: str) -> str:
     :param prefix: the prefix.
     :returns: the prefix as a plain ``str``.
     :raises InvalidSubjectError: if it is not allowed.
+    :raises TypeError: if it is not a ``str``.
     """
     try:
         if _SUBJECT.fullmatch(prefix):
@@ -98,9 +102,9 @@ def check_inbox_length(prefix: str, max_control_line: int) -> None:
         )
 
 
-def _refusal(what: str, text: object, *, wildcards: bool) -> InvalidSubjectError:
+def _refusal(what: str, text: object, *, wildcards: bool) -> InvalidSubjectError | TypeError:
     if not isinstance(text, str):
-        return InvalidSubjectError(f"{what} must be a str, not {type(text).__name__}")
+        return TypeError(f"{what} must be a str, not {type(text).__name__}")
     shown = ascii(text if len(text) <= 80 else text[:77] + "...")
     return InvalidSubjectError(f"{what} {shown} is not allowed: {_fault(text, wildcards)}")
 

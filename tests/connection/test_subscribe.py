@@ -164,7 +164,7 @@ async def test_max_msgs_with_a_real_server(waiting: bool) -> None:
     ("arguments", "error"),
     [
         ({"subject": ""}, InvalidSubjectError),
-        ({"subject": None}, InvalidSubjectError),
+        ({"subject": None}, TypeError),
         ({"subject": "a b"}, InvalidSubjectError),
         ({"subject": "a..b"}, InvalidSubjectError),
         ({"subject": "a.>.b"}, InvalidSubjectError),

@@ -291,24 +291,26 @@ async def test_a_sign_callable_that_fails() -> None:
 MISTAKES: dict[str, Callable[[], Any]] = {
     "NKey without anything": lambda: NKey(),
     "NKey with both": lambda: NKey(seed=SEED, file="x.nk"),
-    "NKey of bytes": lambda: NKey(seed=SEED.encode()),  # type: ignore[arg-type]
-    "NKey of a number": lambda: NKey(file=5),  # type: ignore[arg-type]
-    "NKey of bytes for a file": lambda: NKey(file=b"x.nk"),  # type: ignore[arg-type]
     "Credentials without anything": lambda: Credentials(),
     "Credentials with both": lambda: Credentials(text=USER.creds, file="x.creds"),
-    "Credentials of bytes": lambda: Credentials(text=USER.creds.encode()),  # type: ignore[arg-type]
-    "Credentials of a number": lambda: Credentials(file=5),  # type: ignore[arg-type]
     "Credentials of an impossible file": lambda: Credentials(file="a\0b"),
     "Credentials of half a character": lambda: Credentials(file="a\ud800b"),
     "JWT with both": lambda: JWT(USER.jwt, seed=SEED, sign=USER.key.sign),
+    "user is empty": lambda: UserPassword("", "x"),
+    "password is half a character": lambda: UserPassword("u", "\ud800"),
+    "token is empty": lambda: Token(" "),
+}
+WRONG_TYPES: dict[str, Callable[[], Any]] = {
+    "NKey of bytes": lambda: NKey(seed=SEED.encode()),  # type: ignore[arg-type]
+    "NKey of a number": lambda: NKey(file=5),  # type: ignore[arg-type]
+    "NKey of bytes for a file": lambda: NKey(file=b"x.nk"),  # type: ignore[arg-type]
+    "Credentials of bytes": lambda: Credentials(text=USER.creds.encode()),  # type: ignore[arg-type]
+    "Credentials of a number": lambda: Credentials(file=5),  # type: ignore[arg-type]
     "JWT of bytes": lambda: JWT(USER.jwt.encode()),  # type: ignore[arg-type]
     "JWT with a seed of bytes": lambda: JWT(USER.jwt, seed=b"SU"),  # type: ignore[arg-type]
     "JWT with a seed to sign": lambda: JWT(USER.jwt, sign=SEED),  # type: ignore[arg-type]
-    "user is empty": lambda: UserPassword("", "x"),
     "user is no text": lambda: UserPassword(None, "x"),  # type: ignore[arg-type]
     "password is no text": lambda: UserPassword("u", None),  # type: ignore[arg-type]
-    "password is half a character": lambda: UserPassword("u", "\ud800"),
-    "token is empty": lambda: Token(" "),
     "token is no text": lambda: Token(b"token"),  # type: ignore[arg-type]
 }
 
@@ -317,11 +319,11 @@ async def never(peer: Peer) -> None:
     raise AssertionError("somebody dialled")
 
 
-@pytest.mark.parametrize("kind", MISTAKES)
+@pytest.mark.parametrize("kind", MISTAKES | WRONG_TYPES)
 async def test_mistakes_are_found_before_dialling(kind: str) -> None:
     async with ScriptedServer(never) as server:
-        with pytest.raises(CredentialsError):
-            async with open_nats(server.url, auth=MISTAKES[kind]()):
+        with pytest.raises(CredentialsError if kind in MISTAKES else TypeError):
+            async with open_nats(server.url, auth=(MISTAKES | WRONG_TYPES)[kind]()):
                 pass
         assert server.peers == []
 

@@ -58,7 +58,8 @@ def test_whole_seconds_may_be_integers() -> None:
 
 @pytest.mark.parametrize("value", [-1, -1e-9, math.nan, math.inf, 1e11, "1", True, None])
 def test_what_are_no_seconds(value) -> None:
-    with pytest.raises((ConfigurationError, TypeError), match="age"):
+    kind = TypeError if value in ("1", None) or value is True else ConfigurationError
+    with pytest.raises(kind, match="age"):
         json_codec.nanoseconds("age", value)
 
 

@@ -24,14 +24,16 @@ def test_service_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "description", "text"),
+    ("code", "description", "kind", "text"),
     [
-        ("404", "x", "must be a number"),
-        (True, "x", "must be a number"),
-        (-1, "x", "must be a number"),
-        (404, b"x", "description of a ServiceError must be a str, not bytes"),
+        ("404", "x", TypeError, "must be a number"),
+        (True, "x", TypeError, "must be a number"),
+        (-1, "x", ConfigurationError, "must be a number"),
+        (404, b"x", TypeError, "description of a ServiceError must be a str, not bytes"),
     ],
 )
-def test_what_is_no_service_error(code: Any, description: Any, text: str) -> None:
-    with pytest.raises((ConfigurationError, TypeError), match=text):
+def test_what_is_no_service_error(
+    code: Any, description: Any, kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind, match=text):
         ServiceError(code, description)

@@ -119,7 +119,7 @@ def test_misplaced_wildcards(text: str) -> None:
     "value", [None, b"a", bytearray(b"a"), 5, 1.5, ["a"], ("a",), object(), str]
 )
 def test_what_is_not_a_str(check: Check, value: object) -> None:
-    with pytest.raises(InvalidSubjectError) as caught:
+    with pytest.raises(TypeError) as caught:
         check(value)  # type: ignore[arg-type]
     assert str(caught.value) == f"{WHAT[check]} must be a str, not {type(value).__name__}"
 

@@ -69,8 +69,8 @@ def _named(name: str) -> Generator[None, None, None]:
     """Put the name of the argument in front of an error."""
     try:
         yield
-    except InvalidSubjectError as error:
-        raise InvalidSubjectError(f"{name}: {error}") from None
+    except (InvalidSubjectError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) -> S:

@@ -168,7 +168,7 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         check_name("endpoint", name)
         check_callable("handler", handler)
         if handler is None or inspect.isasyncgenfunction(handler):
-            raise ConfigurationError(
+            raise TypeError(
                 "handler must be an async function that returns the answer, or responds itself"
             )
         rest = name if subject is None else subject

@@ -196,7 +196,7 @@ def check_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
     copy.update(metadata)
     for key, value in copy.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise ConfigurationError(f"metadata {key!r}: keys and values are str, convert them")
+            raise TypeError(f"metadata {key!r}: keys and values must be str; convert them")
         if not key:
             raise ConfigurationError("metadata has an empty key")
     try:

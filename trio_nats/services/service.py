@@ -19,7 +19,7 @@ import trio
 from .._constructors import NoPublicConstructor
 from .._nursery import open_nursery
 from ..connection_base import BaseConnection
-from ..errors import ConfigurationError, ConnectionLostError, NatsError, fresh
+from ..errors import ConnectionLostError, NatsError, fresh
 from ..message import Msg, is_command
 from ..options import check_callable, check_seconds
 from ..subscription import Subscription
@@ -90,7 +90,7 @@ class Service(ServiceGroup, metaclass=NoPublicConstructor, use="nc.add_service()
         self._metadata = check_metadata(metadata)
         check_callable("stats_handler", stats_handler)
         if inspect.iscoroutinefunction(stats_handler):
-            raise ConfigurationError("stats_handler must be an ordinary function, not an async one")
+            raise TypeError("stats_handler must be an ordinary function, not an async one")
         self._stats_handler = stats_handler
         self._close_timeout = check_seconds("close_timeout", close_timeout, zero=True)
         self._id = new_id()

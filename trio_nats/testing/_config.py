@@ -61,7 +61,7 @@ def _value(value: ConfigValue, indent: str) -> str:
         return "{\n" + "".join(lines) + indent + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(_value(item, inner) for item in value) + "]"
-    raise ConfigurationError(f"a {type(value).__name__} cannot stand in a NATS configuration")
+    raise TypeError(f"a {type(value).__name__} cannot stand in a NATS configuration")
 
 
 def _number(value: float) -> str:

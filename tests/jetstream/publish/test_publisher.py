@@ -426,10 +426,17 @@ async def test_a_closed_connection(nats_server: NatsServer) -> None:
                     raise AssertionError("not reached")
 
 
-@pytest.mark.parametrize("options", [{"max_pending": 0}, {"max_pending": "1"}, {"timeout": 0}])
-async def test_publishers_that_cannot_be(nats_server: NatsServer, options) -> None:
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"max_pending": 0}, ConfigurationError),
+        ({"max_pending": "1"}, TypeError),
+        ({"timeout": 0}, ConfigurationError),
+    ],
+)
+async def test_publishers_that_cannot_be(nats_server: NatsServer, options, kind) -> None:
     async with connected(nats_server) as (js, _):
-        with pytest.raises((ConfigurationError, TypeError)):
+        with pytest.raises(kind):
             js.publisher(**options)
 
 

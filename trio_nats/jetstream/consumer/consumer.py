@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from ..._constructors import NoPublicConstructor, construct
-from ...errors import ConfigurationError, NatsError, RequestTimeoutError, timed_out
+from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
 from ..api import API
@@ -24,6 +24,7 @@ from .messages import ConsumerMessages, Messages
 from .options import (
     Pin,
     PullOptions,
+    check_group,
     check_heartbeat,
     check_pull_options,
     check_push_consumer,
@@ -482,7 +483,6 @@ async def pause_consumer(api: API, stream: str, name: str, until: datetime | Non
 
 async def unpin_consumer(api: API, stream: str, name: str, group: str) -> None:
     """Unpin the pinned client of a priority group."""
-    if not isinstance(group, str) or not group:
-        raise ConfigurationError(f"group must be the name of a priority group, not {group!r}")
+    check_group(group)
     suffix = f"CONSUMER.UNPIN.{stream}.{name}"
     await api.request(suffix, _UnpinRequest(group=group), Answer, level=1)

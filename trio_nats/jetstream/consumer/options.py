@@ -92,8 +92,8 @@ def check_pull_options(
     priority: int | None,
 ) -> PullOptions:
     """Check options against the consumer's configuration, which may be ``None`` for unknown."""
-    if group is not None and (not isinstance(group, str) or not group):
-        raise ConfigurationError(f"group must be the name of a priority group, not {group!r}")
+    if group is not None:
+        check_group(group)
     for name, value in (("min_pending", min_pending), ("min_ack_pending", min_ack_pending)):
         if value is not None:
             check_count(name, value, 1)
@@ -120,6 +120,14 @@ def check_push_consumer(config: ConsumerConfig, **options: object) -> None:
             f"a push consumer takes no {given}; leave that out, or create a pull consumer, which "
             "has no deliver_subject"
         )
+
+
+def check_group(group: str) -> None:
+    """Check the name of a priority group."""
+    if not isinstance(group, str):
+        raise TypeError(f"group must be a str, not {type(group).__name__}")
+    if not group:
+        raise ConfigurationError("group must not be empty")
 
 
 def _check_group(config: ConsumerConfig, group: str | None) -> None:

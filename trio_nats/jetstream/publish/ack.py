@@ -114,8 +114,10 @@ def publish_headers(
 
 
 def _check_id(name: str, value: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name} must be a non-empty str, not {value!r}")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not value:
+        raise ConfigurationError(f"{name} must not be empty")
     return value
 
 
