@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {"codecs", "headers", "message", "events", "options", "server_info", "servers", "subjects"}
     ),
     frozenset({"_protocol"}),
-    frozenset({"_nursery", "_tokens"}),
+    frozenset({"_nursery", "_subject_tokens"}),
     frozenset({"_blocking", "auth", "contexts", "_transport"}),
     frozenset({"_core"}),
     frozenset({"subscription", "replies", "connection_base", "connection", "connect"}),

@@ -175,7 +175,7 @@ def test_server_that_ends_by_itself() -> None:
 @pytest.mark.slow
 def test_server_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
-    monkeypatch.delitem(sys.modules, "trio_nats.cli.certificates", raising=False)
+    monkeypatch.delitem(sys.modules, "trio_nats.cli.throwaway_certificates", raising=False)
     done = cli("server", "--tls")
     assert done.exit_code == 1
     assert "pip install 'trio-nats[demo]'" in done.output + str(done.exception)

@@ -18,7 +18,7 @@ import outcome
 import trio
 from trio.lowlevel import current_task, reschedule
 
-from .._tokens import random_tokens
+from .._subject_tokens import random_tokens
 from ..errors import (
     NoRespondersError,
     PermissionsViolationError,

@@ -7,6 +7,7 @@ when it is first used.
 from __future__ import annotations
 
 from .._public_modules import set_public_module
+from .account import AccountInfo, AccountLimits, APIStats, Tier
 from .api import PageIterator
 from .consumer.config import (
     AckPolicy,
@@ -17,6 +18,7 @@ from .consumer.config import (
     ReplayPolicy,
 )
 from .consumer.consumer import Consumer, PauseState
+from .consumer.info import ConsumerInfo, PriorityGroupState, SequenceInfo
 from .consumer.message import JetStreamMsg, MsgMetadata
 from .consumer.messages import Messages
 from .consumer.ordered import OrderedConsumer
@@ -44,20 +46,13 @@ from .errors import (
 )
 from .get.stored_message import StoredMsg
 from .info import (
-    AccountInfo,
-    AccountLimits,
-    APIStats,
     ClusterInfo,
-    ConsumerInfo,
     LostMessages,
     PeerInfo,
-    PriorityGroupState,
-    SequenceInfo,
     SourceInfo,
     StreamAlternate,
     StreamInfo,
     StreamState,
-    Tier,
 )
 from .publish.ack import PubAck
 from .publish.atomic_batch import AtomicBatch

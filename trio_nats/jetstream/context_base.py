@@ -11,6 +11,7 @@ from .._constructors import construct
 from ..connection_base import BaseConnection
 from ..errors import NatsError
 from . import json_codec
+from .account import AccountInfo
 from .api import API, Page, PageIterator
 from .consumer.inboxes import InboxPool
 from .errors import (
@@ -20,7 +21,7 @@ from .errors import (
     StreamNotFoundError,
     described,
 )
-from .info import AccountInfo, StreamInfo
+from .info import StreamInfo
 from .json_codec import Answer
 from .publish.publish import Publishing
 from .stream import Stream

@@ -1,4 +1,4 @@
-"""What JetStream reports about streams, consumers and accounts.
+"""What JetStream reports about streams and clusters.
 
 Times are in UTC, durations in seconds and sizes in bytes. A field that the server did not send has
 its default.
@@ -6,30 +6,22 @@ its default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
-from .consumer.config import ConsumerConfig
 from .json_codec import Seconds
 from .stream_config import ExternalStream, StreamConfig, SubjectTransform
 
 __all__ = [
-    "APIStats",
-    "AccountInfo",
-    "AccountLimits",
     "ClusterInfo",
-    "ConsumerInfo",
     "LostMessages",
     "PeerInfo",
-    "PriorityGroupState",
-    "SequenceInfo",
     "SourceInfo",
     "StreamAlternate",
     "StreamInfo",
     "StreamState",
-    "Tier",
 ]
 
 
@@ -154,126 +146,3 @@ class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The JetStream domain."""
     ts: datetime | None = None
     """When the server wrote this information."""
-
-
-class SequenceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A position of a consumer."""
-
-    consumer_seq: int = 0
-    """The number of the delivery; redeliveries count."""
-    stream_seq: int = 0
-    """The sequence number of the message in the stream."""
-    last_active: datetime | None = None
-    """When the position last changed; ``None`` if it has not changed yet."""
-
-
-class PriorityGroupState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a priority group of a consumer (ADR-42)."""
-
-    group: str = ""
-    """The name of the group."""
-    pinned_client_id: str = ""
-    """The id of the pinned client; empty if no client is pinned."""
-    pinned_ts: datetime | None = None
-    """When that client was pinned."""
-
-
-class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration and the state of a consumer."""
-
-    stream_name: str
-    """The name of the stream."""
-    name: str
-    """The name of the consumer."""
-    config: ConsumerConfig = ConsumerConfig()
-    """The configuration, with the defaults that the server filled in."""
-    created: datetime | None = None
-    """When the consumer was created."""
-    delivered: SequenceInfo = SequenceInfo()
-    """The last message delivered."""
-    ack_floor: SequenceInfo = SequenceInfo()
-    """The last message up to which all messages are acknowledged."""
-    num_ack_pending: int = 0
-    """How many messages were delivered and are not acknowledged yet."""
-    num_redelivered: int = 0
-    """How many messages were redelivered and are not acknowledged yet."""
-    num_waiting: int = 0
-    """How many pull requests are waiting."""
-    num_pending: int = 0
-    """How many messages are still to be delivered."""
-    cluster: ClusterInfo | None = None
-    """Where its replicas are; ``None`` if the server is not in a cluster."""
-    push_bound: bool = False
-    """Whether a client is subscribed to the deliver subject of a push consumer."""
-    paused: bool = False
-    """Whether the consumer is paused."""
-    pause_remaining: Seconds = 0.0
-    """Seconds until a paused consumer delivers again."""
-    priority_groups: Sequence[PriorityGroupState] = ()
-    """The state of its priority groups."""
-    ts: datetime | None = None
-    """When the server wrote this information."""
-
-
-class AccountLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of an account. -1 means no limit."""
-
-    max_memory: int = -1
-    """Maximum size of all streams in memory, in bytes."""
-    max_storage: int = -1
-    """Maximum size of all streams in files, in bytes."""
-    max_streams: int = -1
-    """Maximum number of streams."""
-    max_consumers: int = -1
-    """Maximum number of consumers."""
-    max_ack_pending: int = -1
-    """The largest ``max_ack_pending`` that a consumer may have."""
-    memory_max_stream_bytes: int = -1
-    """Maximum size of one stream in memory, in bytes."""
-    storage_max_stream_bytes: int = -1
-    """Maximum size of one stream in files, in bytes."""
-    max_bytes_required: bool = False
-    """Whether each stream must set ``max_bytes``."""
-
-
-class APIStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How the account has used the JetStream API."""
-
-    level: int = 0
-    """The API level of the server (ADR-44)."""
-    total: int = 0
-    """Number of requests."""
-    errors: int = 0
-    """Number of requests that were answered with an error."""
-    inflight: int = 0
-    """Number of requests being processed."""
-
-
-class Tier(msgspec.Struct, frozen=True, kw_only=True):
-    """The usage and the limits of an account, in one tier."""
-
-    memory: int = 0
-    """Bytes stored in memory."""
-    storage: int = 0
-    """Bytes stored in files."""
-    reserved_memory: int = 0
-    """Bytes reserved in memory by the ``max_bytes`` of streams."""
-    reserved_storage: int = 0
-    """Bytes reserved in files by the ``max_bytes`` of streams."""
-    streams: int = 0
-    """Number of streams."""
-    consumers: int = 0
-    """Number of consumers."""
-    limits: AccountLimits = AccountLimits()
-    """The limits of the account, in this tier."""
-
-
-class AccountInfo(Tier, frozen=True, kw_only=True):
-    """The usage and the limits of an account."""
-
-    domain: str = ""
-    """The JetStream domain."""
-    api: APIStats = APIStats()
-    """How the account has used the JetStream API."""
-    tiers: Mapping[str, Tier] = {}
-    """Usage and limits of each tier, such as ``R3``, if the limits of the account are by tier."""

@@ -28,10 +28,11 @@ from .consumer.consumer import (
     put_consumer,
     unpin_consumer,
 )
+from .consumer.info import ConsumerInfo
 from .consumer.ordered import OrderedConsumer
 from .get.direct_get import Batches, direct_get, not_allowed
 from .get.stored_message import MsgAnswer, MsgRequest, StoredMsg, from_answer
-from .info import ConsumerInfo, StreamInfo
+from .info import StreamInfo
 from .json_codec import Answer
 from .validation import check_filter, check_filters, check_name, whole_config
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trio_nats import Msg
 from trio_nats.jetstream import JetStreamMsg, MsgMetadata
 from trio_nats.jetstream.consumer.message import AckContext, read_metadata
-from trio_nats.jetstream.consumer.status import PullOutcome, read_status
+from trio_nats.jetstream.consumer.pull_status import PullOutcome, read_status
 
 SHORT = "$JS.ACK.ORDERS.workers.3.1017.42.1700000000123456789.7"
 LONG = "$JS.ACK.hub.Xa1bcD.ORDERS.workers.3.1017.42.1700000000123456789.7"

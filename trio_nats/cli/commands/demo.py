@@ -22,7 +22,7 @@ from trio_nats import (
 from trio_nats._nursery import open_nursery
 from trio_nats.testing import NatsServer, ServerTLS
 
-from ..certificates import Certificates
+from ..throwaway_certificates import Certificates
 
 __all__ = ["run_demo"]
 

@@ -18,7 +18,7 @@ from .._extras import explain_missing
 from ..runner import Program, debug_wanted, note, run
 
 if TYPE_CHECKING:
-    from ..certificates import Certificates
+    from ..throwaway_certificates import Certificates
 
 __all__ = ["server"]
 
@@ -81,7 +81,7 @@ def server(
 def _certificate_maker() -> Callable[[ExitStack, str], Certificates]:
     """Import the class that makes certificates, which needs trustme."""
     try:
-        from ..certificates import Certificates
+        from ..throwaway_certificates import Certificates
     except ModuleNotFoundError as error:
         explain_missing(error)
         raise

@@ -14,12 +14,12 @@ from ...options import check_count, check_flag
 from .. import json_codec
 from ..api import API
 from ..errors import ConsumerNameInUseError, described
-from ..info import ConsumerInfo
 from ..json_codec import Answer, time_to_wire
 from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
 from .fetch import Fetch
-from .flow_control import LARGEST_BATCH
+from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
+from .message_source import MessageSource
 from .messages import ConsumerMessages, Messages
 from .options import (
     Pin,
@@ -31,8 +31,8 @@ from .options import (
     consume_options,
 )
 from .pull import PullSubscription
+from .pull_flow_control import LARGEST_BATCH
 from .push import PushSubscription
-from .source import MessageSource
 
 __all__ = [
     "Consumer",

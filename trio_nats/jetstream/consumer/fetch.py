@@ -18,10 +18,10 @@ from ...message import Msg
 from ..api import API
 from .inboxes import Inbox
 from .message import AckContext, JetStreamMsg
+from .message_source import nak_all_nowait
 from .options import PullOptions
 from .pull import failure_of, message_size, note_pin
-from .source import nak_all_nowait
-from .status import PullOutcome, PullStatus, read_status
+from .pull_status import PullOutcome, PullStatus, read_status
 
 __all__ = ["Fetch"]
 

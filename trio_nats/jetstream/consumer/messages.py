@@ -12,7 +12,7 @@ import trio
 from ..._constructors import NoPublicConstructor
 from ..._nursery import open_nursery
 from .message import JetStreamMsg
-from .source import MessageSource
+from .message_source import MessageSource
 
 __all__ = ["ConsumerMessages", "Messages"]
 

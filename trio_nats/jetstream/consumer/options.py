@@ -9,7 +9,7 @@ from ...errors import ConfigurationError
 from ...options import check_count, check_seconds
 from ..json_codec import nanoseconds
 from .config import ConsumerConfig, PriorityPolicy
-from .flow_control import LARGEST_BATCH, PullRequest
+from .pull_flow_control import LARGEST_BATCH, PullRequest
 
 __all__ = [
     "ConsumeOptions",

@@ -28,15 +28,15 @@ from ..._constructors import NoPublicConstructor, construct
 from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from ..api import API
-from ..info import ConsumerInfo
 from .config import ConsumerConfig
 from .fetch import Fetch
-from .flow_control import LARGEST_BATCH
+from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
 from .messages import Messages
 from .options import ConsumeOptions, PullOptions, consume_options
 from .ordered_state import OrderedState, passes, pause
 from .pull import Broken, PullSubscription
+from .pull_flow_control import LARGEST_BATCH
 
 __all__ = ["OrderedConsumer", "OrderedMessages"]
 

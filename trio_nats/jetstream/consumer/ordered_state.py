@@ -12,9 +12,9 @@ import trio
 from ...errors import NatsError, NoRespondersError, RequestTimeoutError
 from ..api import API
 from ..errors import ConsumerDeletedError, JetStreamAPIError, PullError
-from ..info import ConsumerInfo
 from .config import AckPolicy, ConsumerConfig, DeliverPolicy
 from .consumer import put_consumer
+from .info import ConsumerInfo
 from .message import JetStreamMsg
 
 __all__ = ["OrderedState", "passes", "pause"]

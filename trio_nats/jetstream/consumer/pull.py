@@ -33,11 +33,11 @@ from ...message import Msg
 from ...options import PendingLimits
 from ..api import API
 from ..errors import ConsumerDeletedError, ConsumerNotFoundError, PullError
-from .flow_control import PullFlowControl
 from .message import AckContext, JetStreamMsg
+from .message_source import NO_CONNECTION, MessageSource
 from .options import ConsumeOptions, PullOptions
-from .source import NO_CONNECTION, MessageSource
-from .status import PullOutcome, PullStatus, read_status
+from .pull_flow_control import PullFlowControl
+from .pull_status import PullOutcome, PullStatus, read_status
 
 __all__ = ["Broken", "PullSubscription", "message_size", "note_pin"]
 

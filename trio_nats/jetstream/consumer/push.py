@@ -15,8 +15,8 @@ from ...message import Msg
 from ..errors import ConsumerDeletedError, ConsumerNotFoundError
 from .config import ConsumerConfig
 from .message import AckContext, JetStreamMsg
-from .source import NO_CONNECTION, MessageSource
-from .status import read_status
+from .message_source import NO_CONNECTION, MessageSource
+from .pull_status import read_status
 
 __all__ = ["PushSubscription"]
 

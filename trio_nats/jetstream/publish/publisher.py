@@ -17,7 +17,7 @@ import trio
 
 from ..._constructors import NoPublicConstructor, construct
 from ..._nursery import open_nursery
-from ..._tokens import random_tokens
+from ..._subject_tokens import random_tokens
 from ...codecs import Encoder, Payload, encoded
 from ...errors import NatsError, fresh, timed_out
 from ...headers import HeadersLike

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_nats.jetstream.consumer.flow_control import (
+from trio_nats.jetstream.consumer.pull_flow_control import (
     LARGEST_BATCH,
     Pull,
     PullFlowControl,
