@@ -105,7 +105,7 @@ def test_pub_of_more_than_a_message_may_hold(url: str) -> None:
     ("args", "complaint"),
     [
         (["a b", "x"], "subject 'a b' is not allowed"),
-        (["a", "{{Nonsense}}"], "'{{Nonsense}}' is not known"),
+        (["a", "{{Nonsense}}"], "'{{Nonsense}}' is not a known template"),
         (["a", "{{Random 5}}"], "{{Random}} needs a minimum and a maximum"),
         (["a", "{{Random 5 1}}"], "{{Random}} needs a minimum and a maximum"),
         (["a", "{{Count 5}}"], "Count takes no numbers"),
@@ -400,6 +400,6 @@ async def test_what_has_been_asked_before_ctrl_c_is_answered(
 def test_reply_mistakes(url: str) -> None:
     for word in ("{{Request}}", "/bin/{{1}}", "{{ID}}"):
         done = cli("reply", "svc", "--command", f"{word} x", "-s", url)
-        assert (done.exit_code, "choose the program" in done.stderr) == (2, True)
+        assert (done.exit_code, "without a template" in done.stderr) == (2, True)
     for args in (["x", "--echo"], ["x", "--command", "y"], ["--command", "'x"], ["--command", ""]):
         assert cli("reply", "svc", *args, "-s", url).exit_code == 2
