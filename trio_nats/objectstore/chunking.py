@@ -28,7 +28,7 @@ class Readable(Protocol):
 
 @runtime_checkable
 class AsyncReadable(Protocol):
-    """An asynchronous binary file, such as :func:`trio.open_file` returns."""
+    """An asynchronous binary file, such as ``trio.open_file()`` returns."""
 
     async def read(self, size: int, /) -> bytes:
         """Read from the file. If cancelled, the upload is cancelled.
