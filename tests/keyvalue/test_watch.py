@@ -214,6 +214,25 @@ async def test_over_a_reconnect(nats_server: NatsServer) -> None:
                 assert watch.is_caught_up
 
 
+@pytest.mark.parametrize("others", [0, 3])
+async def test_over_a_reconnect_before_the_first_entry(
+    nats_server: NatsServer, others: int
+) -> None:
+    """A watcher that has caught up gets every change, even if it has not received any yet."""
+    async with connected(nats_server) as (js, nc):
+        kv = await bucket(js, history=5)
+        for number in range(others):
+            await kv.put(f"b.{number}", "")
+        async with kv.watch("a") as watch:
+            assert watch.is_caught_up
+            for number in range(2):
+                await kv.put("a", str(number))
+            await nc.reconnect()
+            await kv.put("a", "2")
+            found = [brief(await watch.receive()) for _ in range(3)]
+            assert found == [("a", str(number), others + 1 + number) for number in range(3)]
+
+
 async def test_over_a_restart(nats_server: NatsServer) -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK) as nc:

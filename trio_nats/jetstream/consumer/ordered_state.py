@@ -56,7 +56,7 @@ class OrderedState:
             assert consumer.info is not None
             self.name, self.info, self._consumer_seq = consumer.name, consumer.info, 0
             last_ones = self._config.deliver_policy == DeliverPolicy.LAST_PER_SUBJECT
-            if self.next_seq is None and not last_ones:
+            if self.next_seq is None and not (last_ones and consumer.info.num_pending):
                 # Set it before the first message, so that a new consumer never begins later.
                 self.next_seq = consumer.info.delivered.stream_seq + 1
         return self.name
