@@ -142,6 +142,7 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
     async def respond(
         self,
         payload: Payload | T = b"",
+        *,
         codec: Encoder[T] | None = None,
         headers: HeadersLike | None = None,
     ) -> bool:
