@@ -144,6 +144,23 @@ async def test_its_consumer_is_deleted_again_and_again(nats_server: NatsServer) 
             await stream.delete_consumer(ordered.name)
 
 
+async def test_its_first_consumer_is_deleted_before_there_is_a_message(
+    nats_server: NatsServer,
+) -> None:
+    """In a cluster, the first pull request may also come before the consumer is known."""
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 2)
+        ordered = stream.ordered_consumer(
+            filter_subjects=["s.2"], deliver_policy=DeliverPolicy.LAST_PER_SUBJECT
+        )
+        async with ordered.consume() as messages:
+            assert ordered.name is not None
+            await stream.delete_consumer(ordered.name)
+            for number in range(2, 5):
+                await js.publish("s.2", str(number))
+            assert await numbers(messages, 3) == [2, 3, 4]
+
+
 async def test_it_goes_on_after_a_restart() -> None:
     async with (
         NatsServer(jetstream=True) as server,
