@@ -53,7 +53,7 @@ async def main() -> None:
             "JOBS", subjects=["jobs.*"], retention=RetentionPolicy.WORK_QUEUE
         )
         await publish_jobs(js)
-        consumer = await stream.create_consumer("workers", durable_name="workers", ack_wait=30)
+        consumer = await stream.create_consumer(durable_name="workers", ack_wait=30)
         # Jobs take time, so few are asked for in advance: others may want some too.
         async with consumer.consume(max_messages=WORKERS) as messages:
             async with trio.open_nursery() as nursery:

@@ -241,7 +241,9 @@ async def test_an_error_that_is_too_large(
     assert "could not be sent" in caplog.text
 
 
-async def test_an_answer_that_cannot_be_sent(nats_server: NatsServer) -> None:
+async def test_an_answer_that_cannot_be_sent(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
     async def large(request: ServiceRequest) -> bytes:
         return bytes(2 * 1024 * 1024)
 
@@ -260,6 +262,7 @@ async def test_an_answer_that_cannot_be_sent(nats_server: NatsServer) -> None:
             await service.add_endpoint("bad", handler, subject=expected)
             await service.nc.flush()
             assert error_of(await client.request(expected)) == ("500", expected, b"")
+    assert "not int; to send other objects, await request.respond(value, codec=...)" in caplog.text
 
 
 async def test_a_handler_that_is_not_async(

@@ -73,7 +73,7 @@ async def generator(request: ServiceRequest) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"name": "a.b"}, "endpoint name 'a.b' is not allowed: .*dots belong into the subject"),
+        ({"name": "a.b"}, "endpoint name 'a.b' is not allowed: .*dots belong in the subject"),
         ({"name": 1}, "the endpoint's name must be a str, not int"),
         ({"handler": None}, "handler must be an async function"),
         ({"handler": 1}, "handler must be a callable, not int"),

@@ -72,8 +72,8 @@ class StreamConsumers:
         is ephemeral, and the server deletes it after ``inactive_threshold``. If the consumer exists
         already with the same configuration, return it. If cancelled, it may have been created.
 
-        :param config: a configuration, or the name of an ephemeral consumer. Default: a random
-            name.
+        :param config: a configuration, or the name of the consumer. Default: ``durable_name``,
+            or a random name.
         :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
         :returns: the consumer.
         :raises ConsumerNameInUseError: if the consumer exists with another configuration. The error

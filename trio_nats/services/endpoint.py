@@ -52,7 +52,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         self._under_way = 0
         self._handlers: set[trio.lowlevel.Task] = set()
         sub._helpers = self._handlers
-        self._room = trio.lowlevel.ParkingLot()
+        self._capacity = trio.lowlevel.ParkingLot()
         self.reset()
 
     # --- what it is ------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         name = f"endpoint {self._name!r} on {self.subject!r}"
         while True:
             while self._under_way >= self._concurrency:
-                await self._room.park()
+                await self._capacity.park()
             # A task each, for handlers must not find each other's context variables.
             msg = await self._sub.receive()
             self._under_way += 1
@@ -159,7 +159,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
             self._nanoseconds += time.perf_counter_ns() - begun
             self._under_way -= 1
             self._handlers.discard(task)
-            self._room.unpark()
+            self._capacity.unpark()
 
     async def _call(self, request: ServiceRequest) -> None:
         """Run the handler, and send what it returns."""
@@ -170,8 +170,15 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
                 f"the handler of endpoint {self._name!r} is not async: calling it gave {kind}"
             )
         answer = await result
-        if answer is not None:
-            await request.respond(answer)
+        if answer is None:
+            return
+        if not isinstance(answer, (bytes, bytearray, memoryview, str)):
+            raise TypeError(
+                f"the handler of endpoint {self._name!r} must return bytes-like, str or None, not "
+                f"{type(answer).__name__}; to send other objects, await request.respond(value, "
+                "codec=...)"
+            )
+        await request.respond(answer)
 
     async def _answer_error(self, request: ServiceRequest, error: Exception) -> None:
         cause = _unwrapped(error)

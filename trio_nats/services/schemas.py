@@ -158,7 +158,7 @@ def check_name(what: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
             f"{what} name {name[:80]!a} is not allowed: use letters, digits, '-' and '_', at least "
-            "one; dots belong into the subject"
+            "one; dots belong in the subject"
         )
     return name
 
