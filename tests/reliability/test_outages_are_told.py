@@ -166,7 +166,7 @@ async def test_consumers_say_so() -> None:
             lambda: ordered.fetch(timeout=0.05),
         ]
         for call in calls:
-            with pytest.raises(TimeoutError, match=r"no (next )?message") as caught:
+            with pytest.raises(TimeoutError, match=r"no (further )?message") as caught:
                 await call()
             assert re.search(SINCE, str(caught.value))
 
