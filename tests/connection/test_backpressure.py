@@ -41,9 +41,11 @@ async def test_order_is_kept_across_tasks_and_chunks() -> None:
 
 
 async def test_a_full_outbox_refuses_if_told_to() -> None:
-    async with scripted(outbox_size=300_000, when_outbox_full="raise") as (nc, peer):
-        count = await fill(nc, 300_000)
-        with pytest.raises(OutboxFullError, match=r"\d bytes are waiting.*is 300,000\)") as caught:
+    async with scripted(outbox_size=1_500_000, when_outbox_full="raise") as (nc, peer):
+        count = await fill(nc, 1_500_000, each=500_000)
+        with pytest.raises(
+            OutboxFullError, match=r"\d bytes are waiting.*is 1,500,000\)"
+        ) as caught:
             await nc.publish("refused", b"")
         assert isinstance(caught.value, trio.WouldBlock)
         with pytest.raises(OutboxFullError):
@@ -52,8 +54,8 @@ async def test_a_full_outbox_refuses_if_told_to() -> None:
             nc.publish_nowait("refused", b"")
         assert nc._core.requests.slots == {}
         for _ in range(count):
-            await peer.expect_line(b"PUB a 100000")
-            await peer.receive_exactly(100_002)
+            await peer.expect_line(b"PUB a 500000")
+            await peer.receive_exactly(500_002)
         await trio.testing.wait_all_tasks_blocked()
         assert nc.stats.outbox_bytes == 0
         await nc.publish("accepted", b"")
@@ -65,11 +67,11 @@ async def test_a_full_outbox_makes_publishers_wait() -> None:
 
     async def publish(number: int) -> None:
         nonlocal peak
-        await nc.publish(f"waiting.{number}", b"x" * 100_000)
+        await nc.publish(f"waiting.{number}", b"x" * 500_000)
         peak = max(peak, nc.stats.outbox_bytes)
 
-    async with scripted(outbox_size=300_000) as (nc, peer):
-        count = await fill(nc, 300_000)
+    async with scripted(outbox_size=1_500_000) as (nc, peer):
+        count = await fill(nc, 1_500_000, each=500_000)
         async with trio.open_nursery() as nursery:
             for number in range(9):
                 nursery.start_soon(publish, number)
@@ -78,24 +80,24 @@ async def test_a_full_outbox_makes_publishers_wait() -> None:
             lines = []
             for _ in range(count + 9):
                 lines.append(await peer.expect_line(b"PUB "))
-                await peer.receive_exactly(100_002)
-        assert lines[:count] == [b"PUB a 100000"] * count
-        assert sorted(lines[count:]) == [b"PUB waiting.%d 100000" % number for number in range(9)]
-        assert peak < 300_000 + 100_100
+                await peer.receive_exactly(500_002)
+        assert lines[:count] == [b"PUB a 500000"] * count
+        assert sorted(lines[count:]) == [b"PUB waiting.%d 500000" % number for number in range(9)]
+        assert peak < 1_500_000 + 500_100
         await nothing_was_sent(nc, peer)
 
 
 async def test_a_publisher_that_waits_can_be_cancelled() -> None:
-    async with scripted(outbox_size=300_000) as (nc, peer):
-        count = await fill(nc, 300_000)
+    async with scripted(outbox_size=1_500_000) as (nc, peer):
+        count = await fill(nc, 1_500_000, each=500_000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nc.publish, "cancelled")
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert nc.stats.out_messages == count
         for _ in range(count):
-            await peer.expect_line(b"PUB a 100000")
-            await peer.receive_exactly(100_002)
+            await peer.expect_line(b"PUB a 500000")
+            await peer.receive_exactly(500_002)
         await nothing_was_sent(nc, peer)
 
 
