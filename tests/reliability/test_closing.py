@@ -283,9 +283,14 @@ async def test_closing_while_another_task_waits(transport: Transport, name: str)
 async def test_losing_the_connection_for_good_while_another_task_waits(
     transport: Transport, name: str
 ) -> None:
-    ending = trio.Event()
+    ending, accepted = trio.Event(), trio.Event()
+
+    async def stall(peer: Peer) -> None:
+        accepted.set()
+        await peer.stall()
+
     # The second one is for reconnect(), which would be told at once that nobody is there.
-    async with transport.scripted(deaf_then(ending), stall_at_once()) as server:
+    async with transport.scripted(deaf_then(ending), stall) as server:
         policy = ReconnectPolicy(max_attempts=1, wait=0)
         async with transport.open(server, reconnect=policy) as nc:
             errors: list[Exception] = []
@@ -293,6 +298,8 @@ async def test_losing_the_connection_for_good_while_another_task_waits(
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(waiting_on, nc, name, ConnectionLostError, errors)
                     await trio.testing.wait_all_tasks_blocked()
+                    if name == "reconnect":
+                        await accepted.wait()
                     server.refuse()
                     ending.set()
             assert errors[0].__cause__ is nc.failure
