@@ -10,6 +10,7 @@ from ...connection_base import BaseConnection
 from ...errors import NatsError
 from ...message import Msg
 from ...options import PendingLimits
+from ...subscription import Subscription
 
 __all__ = ["Inbox", "InboxPool"]
 
@@ -23,7 +24,7 @@ class Inbox:
     def __init__(self, nc: BaseConnection) -> None:
         self.name: str = nc.new_inbox()
         # Messages are taken out at once, so these limits do not depend on those of the user.
-        self.sub = nc.subscribe(f"{self.name}.*", pending_limits=PendingLimits())
+        self.sub: Subscription = nc.subscribe(f"{self.name}.*", pending_limits=PendingLimits())
 
     def next_reply(self) -> bytes:
         """Return a reply subject for the next pull request."""
