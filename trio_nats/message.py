@@ -124,7 +124,7 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         :param codec: a codec such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
         :returns: the value. Each call decodes the payload again.
         :raises DecodeError: if the codec cannot decode the payload. You can still use ``data``.
-        :raises ConfigurationError: if ``codec`` is not a codec.
+        :raises TypeError: if ``codec`` is not a codec.
         """
         try:
             return codec.decode(self.data)
