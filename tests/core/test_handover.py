@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from tests.core.helpers import frames_of, put
-from trio_nats._core.handover import Handover
+from trio_nats._core.handover import Handover, HandoverLimits
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.request_mux import RequestMux
 from trio_nats._core.router import Router
@@ -21,7 +21,7 @@ async def test_what_was_unwritten_is_written_or_given_up() -> None:
     router.add(RequestMux(router, "one"))
     put(outbox, b"PUB a 0\r\n\r\n")
     before = old.pings.send()
-    handover = Handover(router, old)
+    handover = Handover(router, old, HandoverLimits())
     carried = handover.begin(outbox)
     during = old.pings.send()
     router.live = False

@@ -16,6 +16,7 @@ import trio.testing
 
 from tests.connection.helpers import HANG_TIMEOUT, all_of, receive_n
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import set_handover_limits
 from tests.transports import TCP_AND_WSS, Transport
 from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
 from trio_nats._transport.tcp import TCPStream
@@ -184,14 +185,14 @@ async def _use_by_many(nc: Connection) -> None:
 @TCP_AND_WSS
 @pytest.mark.parametrize("ending", ["left", "closed", "drained", "broken off", "cancelled"])
 async def test_nor_do_many_users_or_a_move_or_any_ending(
-    transport: Transport, ending: str, touches: Touches, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, ending: str, touches: Touches
 ) -> None:
-    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 0.02)
     with trio.fail_after(HANG_TIMEOUT):
         async with transport.server() as server:
             touches.clear()
             with trio.CancelScope() as scope, suppress(LookupError):
                 async with transport.open(server) as nc:
+                    set_handover_limits(nc, overlap=0.02)
                     assert (nc.tls_info is not None) == transport.encrypted
                     await _use_by_many(nc)
                     await nc.reconnect()

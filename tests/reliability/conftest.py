@@ -1,4 +1,4 @@
-"""Fixtures of this room, and its watchdog: what hangs here is a finding, so it has to show."""
+"""The watchdog of these tests: what hangs here is a finding, so it has to show."""
 
 from __future__ import annotations
 
@@ -28,9 +28,3 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
             item.obj = limited
     return (yield)
-
-
-@pytest.fixture
-def short_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Change servers in a hurry, where no real cluster has to learn of new subscriptions."""
-    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 0.1)

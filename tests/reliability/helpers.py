@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from tests.support.internals import set_handover_limits
 from tests.support.peer import Peer
 from tests.support.scripts import session
 from tests.support.timeouts import HANG_TIMEOUT
@@ -26,7 +27,7 @@ __all__ = [
     "receive_n",
     "until",
 ]
-__all__ += ["after", "frames_of", "session"]
+__all__ += ["after", "frames_of", "session", "shorten_overlap"]
 
 
 QUICK = ReconnectPolicy(wait=0.01, max_wait=0.05, refused_credentials_timeout=0)
@@ -57,6 +58,11 @@ async def read_until(sub: Subscription, last: bytes) -> list[bytes]:
         while (msg := await sub.receive()).data != last:
             found.append(msg.data)
     return found
+
+
+def shorten_overlap(nc: Connection) -> None:
+    """Change servers in a hurry, where no real cluster has to learn of new subscriptions."""
+    set_handover_limits(nc, overlap=0.1)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from tests.reliability.helpers import HANG_TIMEOUT, QUICK, eventually, read_line, session, until
+from tests.support.internals import is_moving
 from tests.support.peer import Peer, ScriptedServer, info_line
 from trio_nats import ConnectError, ConnectionState, NoInfoError, open_nats
 from trio_nats._transport.dial import AddressHistory
@@ -163,7 +164,7 @@ async def test_a_lame_duck_is_left_for_another_address_of_its_name() -> None:
                     await until(events, LameDuck)
                     await until(events, Reconnected)
                 assert nc.server_info.server_name == "good"
-                await eventually(lambda: nc._core.moves.handover is None)
+                await eventually(lambda: not is_moving(nc))
 
 
 async def test_a_server_known_by_name_and_by_address_is_one() -> None:

@@ -15,8 +15,10 @@ from tests.reliability.helpers import (
     read_line,
     receive_n,
     session,
+    shorten_overlap,
     until,
 )
+from tests.support.internals import set_handover_limits
 from tests.support.peer import Peer, ScriptedServer, info_line
 from trio_nats import ConnectError, ReconnectPolicy, open_nats
 from trio_nats.events import Disconnected, LameDuck, Reconnected
@@ -26,7 +28,7 @@ def sid_of(line: bytes) -> bytes:
     return line.split()[-1]
 
 
-async def test_a_subscription_made_while_the_new_server_is_primed(short_overlap: None) -> None:
+async def test_a_subscription_made_while_the_new_server_is_primed() -> None:
     """The old server never hears of it; the new one does when it takes over, limit and all."""
     primed, subscribed = trio.Event(), trio.Event()
     old_peers: list[Peer] = []
@@ -49,6 +51,7 @@ async def test_a_subscription_made_while_the_new_server_is_primed(short_overlap:
         await peer.serve()
 
     async with ScriptedServer(session(old), new) as server, open_nats(server.url) as nc:
+        shorten_overlap(nc)
         async with nc.subscribe("early"), trio.open_nursery() as nursery:
             nursery.start_soon(nc.reconnect)
             with trio.fail_after(HANG_TIMEOUT):
@@ -59,10 +62,9 @@ async def test_a_subscription_made_while_the_new_server_is_primed(short_overlap:
             assert not any(b"late" in line for line in old_peers[0].lines)
 
 
-async def test_reconnecting_again_while_the_last_change_is_being_finished(
-    short_overlap: None,
-) -> None:
+async def test_reconnecting_again_while_the_last_change_is_being_finished() -> None:
     async with ScriptedServer(session()) as server, open_nats(server.url) as nc:
+        shorten_overlap(nc)
         with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
             await nc.reconnect()
@@ -97,9 +99,7 @@ async def test_reconnecting_while_a_lame_duck_has_nowhere_to_send_us() -> None:
                 await server.peer(1)
 
 
-async def test_the_next_server_turning_lame_before_the_change_is_finished(
-    short_overlap: None,
-) -> None:
+async def test_the_next_server_turning_lame_before_the_change_is_finished() -> None:
     third = ScriptedServer(session())
     async with third:
 
@@ -118,6 +118,7 @@ async def test_the_next_server_turning_lame_before_the_change_is_finished(
                 await peer.serve()
 
             async with ScriptedServer(session(lame)) as first, open_nats(first.url) as nc:
+                shorten_overlap(nc)
                 async with nc.events() as events, nc.subscribe("a"):
                     assert (await until(events, LameDuck)).server == first.url
                     assert (await until(events, Reconnected)).server == second.url
@@ -181,9 +182,7 @@ async def test_without_echo_the_new_server_dying_during_the_overlap_is_a_failed_
         assert len(server.peers) == 2
 
 
-async def test_the_new_server_dying_after_the_overlap_is_a_lost_connection(
-    short_overlap: None,
-) -> None:
+async def test_the_new_server_dying_after_the_overlap_is_a_lost_connection() -> None:
     """The old server is not subscribed any more, so what it would bring is not complete."""
     unsubscribed = trio.Event()
 
@@ -211,17 +210,14 @@ async def test_the_new_server_dying_after_the_overlap_is_a_lost_connection(
         open_nats(server.url, reconnect=QUICK) as nc,
         nc.subscribe("a") as sub,
     ):
+        shorten_overlap(nc)
         with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
             assert [msg.data for msg in await receive_n(sub, 2)] == [b"held", b"end"]
 
 
-async def test_an_unsubscription_that_was_unwritten_when_a_move_began_is_written(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_unsubscription_that_was_unwritten_when_a_move_began_is_written() -> None:
     """Else the old server would give its share of a queue group's messages to nobody."""
-    monkeypatch.setattr("trio_nats._core.handover._PONG_TIMEOUT", 0.2)
-    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 3600)
     subscribed, go_lame, read_on = trio.Event(), trio.Event(), trio.Event()
 
     async with ScriptedServer(session()) as other:
@@ -235,6 +231,7 @@ async def test_an_unsubscription_that_was_unwritten_when_a_move_began_is_written
             await peer.serve()
 
         async with ScriptedServer(session(lame)) as server, open_nats(server.url) as nc:
+            set_handover_limits(nc, pong_timeout=0.2, overlap=3600)
             with trio.fail_after(HANG_TIMEOUT):
                 async with nc.subscribe("q", queue="g"):
                     await subscribed.wait()
@@ -245,9 +242,7 @@ async def test_an_unsubscription_that_was_unwritten_when_a_move_began_is_written
                 await eventually(lambda: b"UNSUB 1" in server.peers[0].lines)
 
 
-async def test_draining_during_the_overlap_keeps_what_the_new_server_brought(
-    short_overlap: None,
-) -> None:
+async def test_draining_during_the_overlap_keeps_what_the_new_server_brought() -> None:
     async def new(peer: Peer) -> None:
         sid = sid_of(await read_line(peer, b"SUB"))
         await peer.expect_line(b"PING")
@@ -259,6 +254,7 @@ async def test_draining_during_the_overlap_keeps_what_the_new_server_brought(
         open_nats(server.url) as nc,
         nc.subscribe("a") as sub,
     ):
+        shorten_overlap(nc)
         with trio.fail_after(HANG_TIMEOUT):
             await nc.reconnect()
             await sub.drain()
@@ -338,11 +334,7 @@ async def test_a_server_found_too_late_is_not_moved_to() -> None:
             assert not any(line.startswith(b"SUB") for line in late.lines)
 
 
-async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("trio_nats._core.handover._PONG_TIMEOUT", 3600)
-    monkeypatch.setattr("trio_nats._core.handover._MAX_HELD", 1024 * 1024)
+async def test_a_server_that_floods_instead_of_answering_is_not_moved_to() -> None:
 
     async def flood(peer: Peer) -> None:
         sid = sid_of(await peer.expect_line(b"SUB"))
@@ -351,6 +343,7 @@ async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
 
     async with ScriptedServer(session(), session(flood)) as server:
         async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a") as sub:
+            set_handover_limits(nc, pong_timeout=3600, max_held=1024 * 1024)
             with (
                 trio.fail_after(HANG_TIMEOUT),
                 pytest.raises(ConnectError, match="without answering a PING"),
@@ -361,10 +354,7 @@ async def test_a_server_that_floods_instead_of_answering_is_not_moved_to(
             assert sub.pending == (0, 0)
 
 
-async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("trio_nats._core.handover._PONG_TIMEOUT", 0.2)
+async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same() -> None:
     go_lame, read_on = trio.Event(), trio.Event()
 
     async def refuse(peer: Peer) -> None:
@@ -380,6 +370,7 @@ async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
             await peer.serve()
 
         async with ScriptedServer(session(lame)) as server, open_nats(server.url) as nc:
+            set_handover_limits(nc, pong_timeout=0.2)
             await fill(nc, 100_000)
             async with nc.subscribe("late"):
                 go_lame.set()
@@ -391,11 +382,8 @@ async def test_what_was_unwritten_when_a_move_failed_is_written_all_the_same(
                 assert any(line.startswith(b"SUB late ") for line in server.peers[0].lines)
 
 
-async def test_draining_while_a_move_fails_keeps_what_the_server_sent_before_it_knew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_draining_while_a_move_fails_keeps_what_the_server_sent_before_it_knew() -> None:
     """The move takes back the PING that the drain waits for, with all that is unwritten."""
-    monkeypatch.setattr("trio_nats._core.handover._PONG_TIMEOUT", 0.2)
     subscribed, go_lame, read_on = trio.Event(), trio.Event(), trio.Event()
 
     async def refuse(peer: Peer) -> None:
@@ -419,6 +407,7 @@ async def test_draining_while_a_move_fails_keeps_what_the_server_sent_before_it_
             nc.subscribe("a") as sub,
             trio.open_nursery() as nursery,
         ):
+            set_handover_limits(nc, pong_timeout=0.2)
             with trio.fail_after(HANG_TIMEOUT):
                 await subscribed.wait()
                 await fill(nc, 4_000_000, 1_000_000)
@@ -432,7 +421,7 @@ async def test_draining_while_a_move_fails_keeps_what_the_server_sent_before_it_
                 assert [msg.data async for msg in sub] == [b"last"]
 
 
-async def test_a_server_that_turns_lame_while_a_move_fails_is_left(short_overlap: None) -> None:
+async def test_a_server_that_turns_lame_while_a_move_fails_is_left() -> None:
     """It says so while the connection is between two servers."""
 
     async def old(peer: Peer) -> None:
@@ -455,6 +444,7 @@ async def test_a_server_that_turns_lame_while_a_move_fails_is_left(short_overlap
             nc.events() as events,
             nc.subscribe("a"),
         ):
+            shorten_overlap(nc)
             with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError):
                 await nc.reconnect()
             assert await until(events, LameDuck) == LameDuck(server.url)
@@ -483,11 +473,12 @@ async def test_a_lame_duck_is_not_left_for_another_one() -> None:
             assert len(other.peers) == 1
 
 
-async def test_a_server_that_is_lame_from_the_beginning_is_left(short_overlap: None) -> None:
+async def test_a_server_that_is_lame_from_the_beginning_is_left() -> None:
     async with ScriptedServer(session()) as other:
         urls = [f"127.0.0.1:{other.port}"]
         async with ScriptedServer(session(ldm=True, connect_urls=urls)) as server:
             async with open_nats(server.url) as nc:
+                shorten_overlap(nc)
                 with trio.fail_after(HANG_TIMEOUT):
                     await eventually(lambda: nc.connected_url == other.url)
 

@@ -22,9 +22,11 @@ from tests.reliability.helpers import (
     eventually,
     read_line,
     session,
+    shorten_overlap,
     until,
 )
 from tests.support.certs import certificates
+from tests.support.internals import is_moving
 from tests.support.peer import Peer, ScriptedServer
 from tests.transports import TCP, WS, Transport
 from trio_nats import (
@@ -211,9 +213,10 @@ async def test_cancelled_connections() -> None:
         await leaves_nothing(cycle, CYCLES)
 
 
-async def test_reconnecting_and_moving(short_overlap: None) -> None:
+async def test_reconnecting_and_moving() -> None:
     async with NatsServer() as server:
         async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a"):
+            shorten_overlap(nc)
 
             async def cycle() -> None:
                 async with nc.events() as events:
@@ -222,7 +225,7 @@ async def test_reconnecting_and_moving(short_overlap: None) -> None:
                     assert nc.stats.reconnects == moves + 1
                     await until(events, Reconnected)
                 # Until the old wire is closed.
-                await eventually(lambda: nc._core.moves.handover is None)
+                await eventually(lambda: not is_moving(nc))
 
             await leaves_nothing(cycle, 5)
 

@@ -14,6 +14,7 @@ from tests.reliability.helpers import (
     info_with,
     receive_n,
     session,
+    shorten_overlap,
     until,
 )
 from tests.support.jwts import Operator
@@ -75,7 +76,7 @@ async def test_a_peer_that_talks_on_and_on_between_the_first_pongs_is_left() -> 
                 pass
 
 
-async def test_info_that_comes_while_moving_is_used_at_once(short_overlap: None) -> None:
+async def test_info_that_comes_while_moving_is_used_at_once() -> None:
     async def first(peer: Peer) -> None:
         await after(b"never", Peer.serve)(peer)
 
@@ -89,6 +90,7 @@ async def test_info_that_comes_while_moving_is_used_at_once(short_overlap: None)
         ScriptedServer(session(first), session(second)) as server,
         open_nats(server.url, reconnect=QUICK) as nc,
     ):
+        shorten_overlap(nc)
         await nc.reconnect()
         assert nc.server_info.server_name == "newest"
         with pytest.raises(MaxPayloadError):

@@ -20,9 +20,11 @@ from tests.reliability.helpers import (
     read_line,
     receive_n,
     session,
+    shorten_overlap,
     until,
 )
 from tests.support.certs import certificates
+from tests.support.internals import is_moving, set_handover_limits
 from tests.support.jwts import Operator
 from tests.support.peer import Peer, ScriptedServer
 from tests.support.proxies import PlainProxy
@@ -55,7 +57,6 @@ from trio_nats.testing import NatsCluster, NatsServer, ServerTLS
 @ALL_BUT_WSS
 async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
     transport: Transport,
-    short_overlap: None,
 ) -> None:
     plain, grouped = Ledger(), Ledger()
     async with (
@@ -67,6 +68,7 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
         nc.events() as events,
         trio.open_nursery() as nursery,
     ):
+        shorten_overlap(nc)
         nursery.start_soon(plain.keep, everything)
         nursery.start_soon(grouped.keep, share)
         await nc.flush(timeout=HANG_TIMEOUT)
@@ -85,7 +87,7 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
         await eventually(lambda: plain.count("self") >= own.sent)
         await eventually(lambda: grouped.count("other") >= other.sent)
         # Whatever would come twice comes from the old wire, until that is closed.
-        await eventually(lambda: nc._core.moves.handover is None)
+        await eventually(lambda: not is_moving(nc))
         assert await until(events, Reconnected) == Reconnected(transport.url(server))
         nursery.cancel_scope.cancel()
     plain.check("other", other.sent)
@@ -124,7 +126,7 @@ async def test_new_credentials_come_into_use(transport: Transport) -> None:
 @pytest.mark.slow
 @ALL_BUT_WSS
 async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
-    transport: Transport, short_overlap: None
+    transport: Transport,
 ) -> None:
     ledger = Ledger()
     async with (
@@ -135,6 +137,7 @@ async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
         nc.events() as events,
         trio.open_nursery() as nursery,
     ):
+        shorten_overlap(nc)
         nursery.start_soon(ledger.keep, sub)
         await nc.flush(timeout=HANG_TIMEOUT)
         async with (
@@ -148,7 +151,7 @@ async def test_without_echo_nothing_is_missed_and_nothing_own_is_heard(
                 await own.reach(50)
                 await other.reach(50)
         await eventually(lambda: ledger.count("other") >= other.sent)
-        await eventually(lambda: nc._core.moves.handover is None)
+        await eventually(lambda: not is_moving(nc))
         assert not any(isinstance(event, Disconnected) for event in await drained(events))
         nursery.cancel_scope.cancel()
     ledger.check("other", other.sent)
@@ -481,9 +484,9 @@ async def drained(events: EventListener) -> list[object]:
 @ALL_BUT_WSS
 async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wire(
     transport: Transport,
-    short_overlap: None,
 ) -> None:
     async with transport.server() as server, transport.open(server) as nc:
+        shorten_overlap(nc)
         async with nc.subscribe("stays") as stays, trio.open_nursery() as nursery:
             nursery.start_soon(nc.reconnect)
             made = 0
@@ -496,7 +499,7 @@ async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wi
             assert made > 0
             await nc.publish("stays", b"still")
             assert [msg.data for msg in await receive_n(stays, 1)] == [b"still"]
-            await eventually(lambda: nc._core.moves.handover is None)
+            await eventually(lambda: not is_moving(nc))
             await nc.flush(timeout=HANG_TIMEOUT)
             subscriptions = (await server.monitor("connz?subs=1"))["connections"]
             assert isinstance(subscriptions, list)
@@ -508,10 +511,7 @@ async def test_subscriptions_made_and_left_during_a_move_are_right_on_the_new_wi
 
 
 @pytest.mark.parametrize("echo", [True, False])
-async def test_a_subscription_that_has_stopped_the_reading_misses_nothing(
-    echo: bool, short_overlap: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trio_nats._core.handover._PONG_TIMEOUT", 0.5)
+async def test_a_subscription_that_has_stopped_the_reading_misses_nothing(echo: bool) -> None:
     limits = PendingLimits(messages=10, when_full="wait")
     async with (
         NatsServer() as server,
@@ -519,12 +519,13 @@ async def test_a_subscription_that_has_stopped_the_reading_misses_nothing(
         open_nats(server.url, echo=echo) as nc,
         nc.subscribe("a", pending_limits=limits) as sub,
     ):
+        set_handover_limits(nc, pong_timeout=0.5, overlap=0.1)
         await nc.flush(timeout=HANG_TIMEOUT)
         for number in range(3000):
             await pub.publish("a", b"%d " % number + bytes(1000))
         await pub.flush(timeout=HANG_TIMEOUT)
         await nc.reconnect()
-        await eventually(lambda: nc._core.moves.handover is None)
+        await eventually(lambda: not is_moving(nc))
         await pub.publish("a", b"3000 end")
         got: list[int] = []
         while not got or got[-1] != 3000:
@@ -533,9 +534,7 @@ async def test_a_subscription_that_has_stopped_the_reading_misses_nothing(
         assert sub.dropped == 0
 
 
-async def test_a_slow_handler_that_publishes_does_not_keep_the_move_from_its_end(
-    short_overlap: None,
-) -> None:
+async def test_a_slow_handler_that_publishes_does_not_keep_the_move_from_its_end() -> None:
     """Without echo nothing is published before the old server has sent all it has."""
     limits = PendingLimits(messages=10, when_full="wait")
     async with (
@@ -546,6 +545,7 @@ async def test_a_slow_handler_that_publishes_does_not_keep_the_move_from_its_end
         other.subscribe("out") as out,
         trio.open_nursery() as nursery,
     ):
+        shorten_overlap(nc)
 
         async def handle() -> None:
             async for msg in sub:
@@ -562,16 +562,14 @@ async def test_a_slow_handler_that_publishes_does_not_keep_the_move_from_its_end
         nursery.cancel_scope.cancel()
 
 
-async def test_a_member_that_leaves_its_queue_group_during_a_move_takes_nothing_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 3600)
+async def test_a_member_that_leaves_its_queue_group_during_a_move_takes_nothing_more() -> None:
     async with (
         NatsServer() as server,
         open_nats(server.url) as other,
         open_nats(server.url) as nc,
         other.subscribe("q", queue="g") as stays,
     ):
+        set_handover_limits(nc, overlap=3600)
         async with nc.subscribe("q", queue="g"):
             await nc.flush(timeout=HANG_TIMEOUT)
             await nc.reconnect()
@@ -589,10 +587,7 @@ async def test_a_member_that_leaves_its_queue_group_during_a_move_takes_nothing_
         assert [int(msg.data) for msg in await receive_n(stays, 100)] == list(range(100))
 
 
-async def test_the_new_connection_breaking_during_the_overlap_brings_back_the_old_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 3600)
+async def test_the_new_connection_breaking_during_the_overlap_brings_back_the_old_one() -> None:
     ledger = Ledger()
     async with (
         NatsCluster(2) as cluster,
@@ -603,6 +598,7 @@ async def test_the_new_connection_breaking_during_the_overlap_brings_back_the_ol
         nc.events() as events,
         trio.open_nursery() as nursery,
     ):
+        set_handover_limits(nc, overlap=3600)
         nursery.start_soon(ledger.keep, sub)
         await nc.flush(timeout=HANG_TIMEOUT)
         async with publishing(pub, "p", "a") as load:
@@ -618,12 +614,12 @@ async def test_the_new_connection_breaking_during_the_overlap_brings_back_the_ol
                 await nc.publish("b", b"x")
                 assert [msg.data for msg in await receive_n(later, 1)] == [b"x"]
             # Another move, now that this one is over.
-            monkeypatch.setattr("trio_nats._core.handover._OVERLAP", 0.1)
+            shorten_overlap(nc)
             nc.set_servers(cluster[1].url)
             await nc.reconnect()
             await load.reach(20)
         await eventually(lambda: ledger.count("p") >= load.sent - ledger.arrived["p"][0])
-        await eventually(lambda: nc._core.moves.handover is None)
+        await eventually(lambda: not is_moving(nc))
         nursery.cancel_scope.cancel()
     first = ledger.arrived["p"][0]
     assert ledger.arrived["p"] == list(range(first, load.sent))
@@ -634,7 +630,7 @@ def url_of(port: int) -> str:
     return f"nats://127.0.0.1:{port}"
 
 
-async def test_a_lame_duck_is_left_as_soon_as_there_is_another_server(short_overlap: None) -> None:
+async def test_a_lame_duck_is_left_as_soon_as_there_is_another_server() -> None:
     config = {"lame_duck_grace_period": "50s", "lame_duck_duration": "90s"}
     async with (
         NatsServer(config=config) as server,
@@ -642,6 +638,7 @@ async def test_a_lame_duck_is_left_as_soon_as_there_is_another_server(short_over
         open_nats([server.url, other.url], randomize=False, reconnect=QUICK) as nc,
         nc.events() as events,
     ):
+        shorten_overlap(nc)
         await other.kill()
         await server.lame_duck()
         await until(events, LameDuck)

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from tests.reliability.helpers import HANG_TIMEOUT, eventually
+from tests.support.internals import is_moving, set_handover_limits
 from tests.support.proxies import PlainProxy
 from trio_nats import open_nats
 from trio_nats.testing import NatsServer
@@ -37,11 +38,7 @@ async def member(name: str, seed: NatsServer) -> AsyncIterator[tuple[NatsServer,
 
 
 @pytest.mark.parametrize("overlap", [None, 0.0], ids=["as it is", "none"])
-async def test_a_message_that_the_new_server_does_not_get(
-    overlap: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if overlap is not None:
-        monkeypatch.setattr("trio_nats._core.handover._OVERLAP", overlap)
+async def test_a_message_that_the_new_server_does_not_get(overlap: float | None) -> None:
     async with (
         NatsServer(name="old", cluster=ServerCluster("slow")) as old,
         member("new", old) as (new, to_new),
@@ -56,6 +53,8 @@ async def test_a_message_that_the_new_server_does_not_get(
             nc.subscribe("a") as sub,
             trio.open_nursery() as nursery,
         ):
+            if overlap is not None:
+                set_handover_limits(nc, overlap=overlap)
             arrived: list[bytes] = []
 
             async def keep() -> None:
@@ -75,7 +74,7 @@ async def test_a_message_that_the_new_server_does_not_get(
                 await nc.reconnect()
             assert nc.connected_url == new.url
             if overlap is not None:
-                await eventually(lambda: nc._core.moves.handover is None)
+                await eventually(lambda: not is_moving(nc))
             await pub.publish("a", b"between")
             await pub.flush(timeout=HANG_TIMEOUT)
             if overlap is None:

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import trio
 
@@ -63,22 +64,29 @@ from .server_pool import ServerPool
 from .session import Session, SessionCallbacks
 from .stats import Counters
 
-__all__ = ["Handover", "Move", "MoveCallbacks", "Mover", "prime"]
+__all__ = ["Handover", "HandoverLimits", "Move", "MoveCallbacks", "Mover", "prime"]
 
 logger = logging.getLogger("trio_nats.reconnect")
 
-_OVERLAP = 1.0
-"""Seconds for which both connections stay subscribed. It must cover the time that a cluster needs
-to propagate new subscriptions."""
-_PONG_TIMEOUT = 5.0
-"""Seconds to wait for a PONG while the server sends nothing else."""
 _MAX_LEAVE = 60.0
 """Seconds that the old server may take to send its remaining messages."""
 _READ = 64 * 1024
-_MAX_HELD = 256 * 1024 * 1024
 _MSG_OVERHEAD = 200
 _MAX_LAG = 2.0
 """Seconds by which one connection may lag behind the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoverLimits:
+    """How long a move may take, and how much it may hold back."""
+
+    overlap: float = 1.0
+    """Seconds for which both connections stay subscribed. It must cover the time that a cluster
+    needs to propagate new subscriptions."""
+    pong_timeout: float = 5.0
+    """Seconds to wait for a PONG while the server sends nothing else."""
+    max_held: int = 256 * 1024 * 1024
+    """Bytes of messages that are held back, or that may precede the first PONG."""
 
 
 class Move:
@@ -162,6 +170,8 @@ class Mover:
         self._next: Move | None = None
         self.handover: Handover | None = None
         """Set from step 2 until duplicates are no longer filtered."""
+        self.limits: HandoverLimits = HandoverLimits()
+        """Apply from the next move on."""
 
     def request(self, *, demanded: bool) -> Move:
         """Start a move to another server, after the current move if there is one.
@@ -290,12 +300,12 @@ class Mover:
         Raises :exc:`AttemptFailed` if the new session fails before it is in use; ``old`` is then in
         use again.
         """
-        handover = self.handover = Handover(self._router, old)
+        handover = self.handover = Handover(self._router, old, self.limits)
         # Tasks that need a session wait; tasks that publish do not notice.
         self._callbacks.suspend()
         try:
             frames = handover.begin(self._outbox)
-            with trio.move_on_after(_PONG_TIMEOUT):
+            with trio.move_on_after(self.limits.pong_timeout):
                 await handover.wait_silent()
             await self._prime(connection, frames, handover)
         except AttemptFailed:
@@ -340,11 +350,12 @@ class Mover:
         self, connection: ServerConnection, frames: list[bytes], handover: Handover
     ) -> None:
         """Subscribe on a new connection. Raises :exc:`AttemptFailed` if it cannot be used."""
+        limits = self.limits
         try:
-            with trio.fail_after(_PONG_TIMEOUT):
-                await prime(connection, frames, handover.take_early)
+            with trio.fail_after(limits.pong_timeout):
+                await prime(connection, frames, handover.take_early, limits.max_held)
         except trio.TooSlowError:
-            text = f"{connection.server} did not answer a PING within {_PONG_TIMEOUT:g} s"
+            text = f"{connection.server} did not answer a PING within {limits.pong_timeout:g} s"
             error: Exception = ConnectionLostError(text)
         except trio.BrokenResourceError as broken:
             error = ConnectionLostError(f"the connection to {connection.server} broke")
@@ -358,12 +369,16 @@ class Mover:
 
 
 async def prime(
-    connection: ServerConnection, frames: list[bytes], deliver: Callable[[list[Msg]], None]
+    connection: ServerConnection,
+    frames: list[bytes],
+    deliver: Callable[[list[Msg]], None],
+    max_size: int,
 ) -> None:
     """Subscribe on a connection that has no session yet, and wait until the server has done so.
 
     Messages that arrive before the PONG are passed to ``deliver``; what follows it stays in
-    ``connection.early``. Raises the error if the connection breaks.
+    ``connection.early``. Raises the error if the connection breaks, or if more than ``max_size``
+    bytes precede the PONG.
     """
     begin = b"".join(frames) + commands.PING
     await connection.stream.send_all(begin)
@@ -393,7 +408,7 @@ async def prime(
             raise ConnectionLostError(f"{connection.server} closed the connection")
         size += len(data)
         connection.in_bytes += len(data)
-        if size > _MAX_HELD:
+        if size > max_size:
             raise ProtocolError(f"{connection.server} sent {size:,} bytes without answering a PING")
         connection.early = connection.parser.feed(bytes(data))
 
@@ -401,10 +416,11 @@ async def prime(
 class Handover:
     """The messages of both connections while both are subscribed."""
 
-    def __init__(self, router: Router, old: Session) -> None:
+    def __init__(self, router: Router, old: Session, limits: HandoverLimits) -> None:
         self.old: Session = old
         self._router = router
-        self._private = Outbox(_MAX_HELD, "wait", lambda: None)
+        self._limits = limits
+        self._private = Outbox(limits.max_held, "wait", lambda: None)
         self._aside = self._private
         self._duplicates = DuplicateFilter(_MAX_LAG)
         self._held: list[tuple[Msg, float]] = []
@@ -459,7 +475,7 @@ class Handover:
         self, connection: ServerConnection, counters: Counters, callbacks: SessionCallbacks
     ) -> Session:
         """Return a session that holds back messages of the new connection and publishes nothing."""
-        aside = Outbox(_MAX_HELD, "wait", lambda: None)
+        aside = Outbox(self._limits.max_held, "wait", lambda: None)
         self._new = Session(connection, self._router, aside, counters, callbacks)
         self._new.divert = self._from_new
         self._aside = aside
@@ -488,7 +504,7 @@ class Handover:
         Returns early if the new connection is lost.
         """
         with self._leaving:
-            with trio.move_on_after(_OVERLAP):
+            with trio.move_on_after(self._limits.overlap):
                 await self.old.ended.wait()
             self._has_left = True
             for sid in self._shared:
@@ -500,7 +516,7 @@ class Handover:
                 # The PONG follows everything that the server has buffered for a slow reader.
                 while not pong.is_set() and received != self.old.received:
                     received = self.old.received
-                    with trio.move_on_after(_PONG_TIMEOUT):
+                    with trio.move_on_after(self._limits.pong_timeout):
                         await pong.wait()
 
     def lose(self, lost: Session) -> bool:
@@ -531,7 +547,7 @@ class Handover:
     async def finish(self) -> None:
         """Deliver what arrived over the new connection only. Late duplicates are still filtered."""
         self.conclude()
-        await trio.sleep(_OVERLAP)
+        await trio.sleep(self._limits.overlap)
         if self._new is not None:
             self._new.divert = None
 
@@ -584,7 +600,7 @@ class Handover:
             return
         self._held.append((msg, trio.current_time()))
         self._held_bytes += len(msg.data) + len(msg.raw_headers or b"") + _MSG_OVERHEAD
-        if self._held_bytes > _MAX_HELD:
+        if self._held_bytes > self._limits.max_held:
             if self._new is None:
                 raise ProtocolError(
                     f"the new server sent {self._held_bytes:,} bytes without answering a PING"
