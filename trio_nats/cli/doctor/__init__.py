@@ -1,4 +1,4 @@
-"""``trio-nats doctor``: why does it not connect, and what is to be done about it?
+"""``trio-nats doctor``: find out why a connection fails, and how to fix it.
 
 ``examine`` gathers facts, ``steps`` and ``advice`` turn them into words, ``render`` and ``as_json``
 into output.
@@ -24,10 +24,10 @@ def doctor(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find out why a server cannot be connected to, or how well it can.
+    """Find out why a connection fails, and how to fix it.
 
-    Walks through name, TCP, TLS, certificates and login, tries every TLS mode,
-    and says what to change. The exit code is 0 only if a client connects.
+    Checks the name, TCP, TLS, certificates and login step by step, tries every
+    TLS mode, and says what to change. The exit code is 0 only if a client connects.
     """
 
     async def main(program: Program) -> None:

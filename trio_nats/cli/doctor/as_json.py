@@ -1,4 +1,4 @@
-"""A report for machines. Its keys are documented in docs/doctor.md, and stay as they are."""
+"""Convert a report to JSON. Its keys are documented in docs/doctor.md, and do not change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSION = 1
 
 
 def as_json(report: Sequence[Report]) -> bytes:
-    """One JSON object about all servers."""
+    """Return one JSON object about all servers."""
     document = {
         "version": VERSION,
         "connects": any(one.live.connected for one in report),
@@ -137,7 +137,7 @@ def _live(live: Live) -> dict[str, object]:
 
 
 def _plain(value: object) -> dict[str, object]:
-    """A dataclass of plain fields; dates as text."""
+    """Convert a dataclass of plain fields to a dict, and times to text."""
     plain: dict[str, object] = {}
     for one in fields(value):  # type: ignore[arg-type]  # all of ours, and CertificateInfo, are one
         content = getattr(value, one.name)

@@ -1,4 +1,4 @@
-"""Explain what is wrong with a server's certificate, and who must do what about it."""
+"""Explain what is wrong with a server's certificate, and who can fix it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def certificate_problems(report: Report, call: Call) -> Iterator[Finding]:
         yield problem(
             "certificate-other",
             f"The server's certificate cannot be accepted: {found.text}.",
-            "Tell the server's operator. It needs a certificate without this fault.",
+            "Tell the server's operator. The server needs a certificate without this fault.",
         )
     if found.name_matches is False:
         yield _wrong_name(report, call, leaf)
@@ -39,27 +39,23 @@ def _untrusted(report: Report, call: Call, found: Certificates, leaf: Certificat
     issuer = (found.chain[-1].issuer or leaf.issuer) or "an authority that is not named"
     given = asked.tls.ca_file is not None or asked.tls.ca_data is not None
     if given:
-        whom = "no authority in your ca_file"
-        fix = (
-            "Perhaps that file is old, or for other servers. Ask this server's operator for the "
-            "certificate of its authority, a .pem file"
-        )
+        fault = "which your ca_file does not include"
+        fix = "That file may be outdated, or meant for other servers. "
         if len(found.chain) == 1:
             fix += (
-                ". (If the file is right, it is the server's fault: then it does not send the "
-                "certificates between its own and that authority's)"
+                "If it is correct, the server does not send its intermediate certificates, and its "
+                "operator must add them. Otherwise ask "
             )
+        else:
+            fix += "Ask "
     else:
-        whom = "no authority that this machine trusts"
-        fix = (
-            "Companies often have an authority of their own. Ask the server's operator for its "
-            "certificate, a .pem file"
-        )
+        fault = "which this machine does not trust"
+        fix = "Companies often have their own authority. Ask "
     return problem(
         "certificate-untrusted",
-        f"The server's certificate was issued by {issuer}, and {whom} vouches for it. So it could "
-        "be anybody's.",
-        f"{fix}. Name it as ca_file:",
+        f"The server's certificate was issued by {issuer}, {fault}. It could be anyone's.",
+        f"{fix}the server's operator for the authority's certificate, a .pem file, and pass it as "
+        "ca_file:",
         call.change(ca_file="ca.pem"),
     )
 
@@ -67,9 +63,8 @@ def _untrusted(report: Report, call: Call, found: Certificates, leaf: Certificat
 def _self_signed(report: Report, call: Call, leaf: CertificateInfo) -> Finding:
     return problem(
         "certificate-self-signed",
-        "The server's certificate is self-signed: only the server itself vouches for it. So it "
-        "could be anybody's.",
-        "Ask the server's operator for that certificate, a .pem file, and name it as ca_file. "
+        "The server's certificate is self-signed, so it could be anyone's.",
+        "Ask the server's operator for that certificate, a .pem file, and pass it as ca_file. "
         f"To be sure that it is the same one, compare the SHA-256 fingerprint {leaf.sha256}:",
         call.change(ca_file="server.pem"),
     )
@@ -79,27 +74,27 @@ def _wrong_name(report: Report, call: Call, leaf: CertificateInfo) -> Finding:
     asked = report.asked
     names = [name for name in leaf.subject_alt_names if "*" not in name]
     all_names = listing(list(leaf.subject_alt_names)) or "no host at all"
-    text = f"The server's certificate is for {all_names}, and not for {asked.name}."
+    text = f"The server's certificate is for {all_names}, not for {asked.name}."
     if asked.tls.server_hostname is not None:
         return problem(
             "certificate-name",
             text,
-            "Leave server_hostname out, or give one of these names.",
+            "Leave out server_hostname, or pass one of these names.",
             call.change(server_hostname=names[0]) if names else "",
         )
     if not names:
         return problem(
             "certificate-name",
             text,
-            "The server needs a certificate that holds the name in your URL, in its subject "
-            "alternative names. The common name has not counted for years.",
+            "The server needs a certificate with the name in your URL among its subject "
+            "alternative names. The common name does not count.",
         )
     hosts = [name for name in names if not is_ip_address(name)] or names
     return problem(
         "certificate-name",
         text,
-        f"If {hosts[0]} leads to the same server, write it in the URL. If not, and you know that "
-        "this is the right server, say which name to expect:",
+        f"If {hosts[0]} leads to the same server, use it in the URL. Otherwise, if you are sure "
+        "that this is the right server, pass the name to expect:",
         call.change(server_hostname=hosts[0]),
     )
 
@@ -112,21 +107,21 @@ def _dates(report: Report, found: Certificates) -> Iterator[Finding]:
             yield problem(
                 "certificate-expired",
                 f"{whose} {ends(one.not_after, now)}.",
-                f"The server needs a new one; tell its operator. (This machine believes that "
-                f"today is {now:%Y-%m-%d}. If it is not, correct its clock.)",
+                "Tell the server's operator, who must renew it. (If today is not "
+                f"{now:%Y-%m-%d}, correct this machine's clock.)",
             )
         elif one.not_before is not None and one.not_before > now:
             yield problem(
                 "certificate-not-yet-valid",
-                f"{whose} is valid only from {one.not_before:%Y-%m-%d} on.",
-                f"This machine believes that today is {now:%Y-%m-%d}. If it is not, correct its "
-                "clock; this is the usual cause. Otherwise the server needs another certificate.",
+                f"{whose} is not valid before {one.not_before:%Y-%m-%d}.",
+                f"The usual cause is a wrong clock: if today is not {now:%Y-%m-%d}, correct this "
+                "machine's. Otherwise the server needs another certificate.",
             )
     if found.trust == "expired" and not any(
         one.not_after is not None and one.not_after < now for one in found.chain
     ):
         yield problem(
             "certificate-expired",
-            "The server's certificate, or that of the authority which vouches for it, has expired.",
-            "Tell the server's operator, and look whether your ca_file is out of date.",
+            "The server's certificate, or that of its issuer, has expired.",
+            "Tell the server's operator, and check whether your ca_file is out of date.",
         )

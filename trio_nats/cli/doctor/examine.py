@@ -1,7 +1,7 @@
-"""Gathers the facts about one server: names, TCP, first words, TLS, modes, and a real connection.
+"""Examine a server: name resolution, TCP, greeting, TLS, modes and a real connection.
 
 Only the real connection, made with :func:`open_nats` and the user's own options, logs in.
-Everything else is found out by probes that end before CONNECT, see
+All other results come from probes that end before CONNECT, see
 :mod:`trio_nats._transport.probe`.
 """
 
@@ -39,7 +39,7 @@ QUICK = 1.0
 async def examine_all(servers: str | Sequence[str], client: Client) -> tuple[Report, ...]:
     """Examine each of the servers, one after the other.
 
-    Raises :exc:`ConfigurationError` for addresses that are none.
+    Raises :exc:`ConfigurationError` for invalid URLs.
     """
     return tuple([await examine(server, client) for server in servers_of(servers)])
 
@@ -200,7 +200,7 @@ class _Examination:
         )
         return None if web is None else replace(web, status=self._redaction(web.status))
 
-    # --- what it means ---------------------------------------------------------------------------
+    # --- interpreting the probes -----------------------------------------------------------------
 
     def _described(self, looked: ProbeResult | None) -> Look | None:
         if looked is None:
@@ -275,7 +275,7 @@ class _Examination:
             return Trial(mode=mode, acts_as=acts_as, outcome=outcome)
         hidden = report.asked.acts_as is TLSMode.DISABLE and without_certificate(tls) != tls
         if hidden and isinstance(tried.error, ClientCertificateError):
-            text = "it depends on your client certificate, which DISABLE shows nobody"
+            text = "this depends on your client certificate, which DISABLE never sends"
             return Trial(mode=mode, acts_as=acts_as, outcome="unknown", text=text)
         return Trial(
             mode=mode,

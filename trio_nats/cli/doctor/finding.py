@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 __all__ = ["Finding", "Severity", "problem"]
 
 Severity: TypeAlias = Literal["problem", "warning", "hint"]
-"""A problem prevents the connection; a warning does not, but may do harm."""
+"""A problem prevents the connection; a warning and a hint do not."""
 
 
 @dataclass(frozen=True, slots=True)

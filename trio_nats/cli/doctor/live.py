@@ -48,7 +48,7 @@ async def connect(server: Server, client: Client, redaction: Redaction) -> Live:
             reconnect=ReconnectPolicy(max_attempts=0),
             ignore_discovered=True,
         ) as nc:
-            return await _look_around(nc, client.inbox_prefix, redaction)
+            return await _check(nc, client.inbox_prefix, redaction)
     except ConnectError as error:
         failed = error.attempts[-1]
         return Live(
@@ -88,7 +88,7 @@ def _reason(error: BaseException | None) -> str:
     return ""
 
 
-async def _look_around(nc: Connection, inbox_prefix: str, redaction: Redaction) -> Live:
+async def _check(nc: Connection, inbox_prefix: str, redaction: Redaction) -> Live:
     tls = nc.tls_info
     live = Live(
         connected=True,
@@ -130,5 +130,5 @@ async def _jetstream(nc: Connection, inbox_prefix: str) -> tuple[JetStream, str]
     except RequestTimeoutError as error:
         return "unknown", str(error)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return "unknown", "its answer is not that of JetStream"
+        return "unknown", "the response is not from JetStream"
     return ("on", "") if answer.error is None else ("off", answer.error.description)

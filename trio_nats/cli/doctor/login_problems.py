@@ -36,8 +36,8 @@ def login_refused(report: Report, call: Call) -> Iterator[Finding]:
     yield problem(
         "login-refused",
         f'The server refused the {login.method}{who}: "{report.live.said}".',
-        "Check them, and that they are for this server: other servers have other users. If the "
-        "server's configuration was changed, it may have to be reloaded.",
+        "Check that they are correct and meant for this server. If the server's configuration "
+        "was changed, it may have to be reloaded.",
     )
 
 
@@ -69,16 +69,16 @@ def server_said(report: Report, call: Call) -> Iterator[Finding]:
         if "attempted to connect to" in lowered and kind in lowered:
             yield problem(
                 "wrong-port",
-                f"Port {report.asked.port} is where NATS servers talk to each other ({kind}), not "
-                "where clients connect.",
-                "Use the server's port for clients, 4222 unless configured otherwise:",
+                f"Port {report.asked.port} is for connections between NATS servers ({kind}), not "
+                "for clients.",
+                "Use the server's client port, 4222 unless configured otherwise:",
                 call.change(url_with(report.asked, port=4222)),
             )
             return
     yield problem(
         "turned-away",
         f'The server rejected the client: "{report.live.said}".',
-        "Ask the server's operator; its log says more.",
+        "Ask the server's operator to check its log.",
     )
 
 
@@ -87,6 +87,6 @@ def closed(report: Report, call: Call) -> Iterator[Finding]:
     if report.info is not None:
         yield problem(
             "closed",
-            f"The server closed the connection without saying why: {report.live.text}.",
-            "Look into the server's log. If there is a proxy in between, into the proxy's too.",
+            f"The server closed the connection without giving a reason: {report.live.text}.",
+            "Check the server's log, and that of any proxy in between.",
         )

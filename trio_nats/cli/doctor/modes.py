@@ -1,4 +1,4 @@
-"""What each TLS mode comes to, in half a line."""
+"""Say in a few words why each TLS mode succeeds or fails."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .report import Report, Trial
 __all__ = ["OLD_TLS", "reason", "summary", "version_is_too_old"]
 
 OLD_TLS = ("SSLv3", "TLSv1", "TLSv1.1")
-"""Versions that are broken."""
+"""Versions that are no longer secure."""
 
 
 def summary(trial: Trial, report: Report) -> str:
-    """Why ``trial`` went as it did, without a full stop; empty if there is nothing to say."""
+    """Return a note on ``trial`` without a full stop, or an empty string."""
     parts: list[str] = []
     if trial.acts_as is not trial.mode and not report.asked.is_websocket:
         parts.append(f"as {trial.acts_as}")
@@ -23,40 +23,40 @@ def summary(trial: Trial, report: Report) -> str:
     elif trial.kind == "ConfigurationError":
         parts.append(trial.text.removesuffix("."))
     elif trial.outcome == "refused":
-        parts.append(f"a {report.asked.scheme}:// URL does not go with it; nothing is dialled")
+        parts.append(f"cannot be combined with a {report.asked.scheme}:// URL")
     return ": ".join(parts)
 
 
 _WORDS = {
     "TLSNotOfferedError": "the server offers no TLS",
-    "TLSRequiredError": "the server insists on TLS",
+    "TLSRequiredError": "the server requires TLS",
     "TLSCertificateError": "the server's certificate is not accepted",
-    "ClientCertificateError": "the server wants a client certificate that it accepts",
-    "TLSInjectionError": "something speaks where only encrypted bytes may be",
+    "ClientCertificateError": "the server requires a client certificate that it accepts",
+    "TLSInjectionError": "plaintext arrives where only encrypted data is allowed",
     "TLSConfigurationError": "the TLS options cannot be used",
-    "NoInfoError": "no NATS server introduces itself",
-    "ConnectTimeoutError": "there is no answer in time",
-    "WebSocketError": "it does not speak WebSocket",
-    "ServerReportedError": "the server turns clients away",
+    "NoInfoError": "no INFO arrives",
+    "ConnectTimeoutError": "it times out",
+    "WebSocketError": "the peer does not speak WebSocket",
+    "ServerReportedError": "the server rejects clients",
 }
 
 
 def reason(trial: Trial, report: Report) -> str:
-    """Why ``trial`` failed."""
+    """Return why ``trial`` failed."""
     info = report.info
     match trial.kind:
         case "NoInfoError" if report.waits_for_handshake:
-            return "the server waits for the handshake, and the client for INFO"
+            return "the server waits for a TLS handshake, the client for INFO"
         case "TLSHandshakeError" if trial.acts_as is TLSMode.IMPLICIT and _spoke_first(report):
             if info is not None and not info.offers_tls:
                 return "the server offers no TLS"
-            return "the server speaks before the handshake"
+            return "the server sends INFO before the handshake"
         case "TLSHandshakeError" if version_is_too_old(report) and report.look is not None:
-            return f"the server speaks {report.look.version} at best"
+            return f"the server supports {report.look.version} at most"
         case "TLSHandshakeError" if info is None:
-            return "it does not speak TLS"
+            return "the peer does not speak TLS"
         case "TLSHandshakeError":
-            return "the TLS handshake cannot be finished"
+            return "the TLS handshake fails"
         case kind if kind in _WORDS:
             return _WORDS[kind]
         case _:
@@ -64,7 +64,7 @@ def reason(trial: Trial, report: Report) -> str:
 
 
 def version_is_too_old(report: Report) -> bool:
-    """Whether the server can do TLS, but in no version that the options allow."""
+    """Whether the server supports TLS, but no version that the options allow."""
     look = report.look
     if look is None:
         return False

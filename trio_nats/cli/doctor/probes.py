@@ -26,10 +26,10 @@ from .report import Dial, Greeted, Greeting, Lookup, Web
 
 __all__ = ["ask_for_websocket", "dial_each", "greet", "look_up", "unverified_context"]
 
-MOST_ADDRESSES = 8
-_MOST_HTTP = 16 * 1024
+MAX_ADDRESSES = 8
+_MAX_HTTP = 16 * 1024
 _INFO_LIMIT = 1024 * 1024
-_FIRST_WORDS = 60
+_MAX_EXCERPT = 60
 
 
 async def look_up(server: Server, seconds: float) -> tuple[Lookup, Sequence[Address]]:
@@ -47,7 +47,7 @@ async def look_up(server: Server, seconds: float) -> tuple[Lookup, Sequence[Addr
         error = f"no answer within {seconds:g} s"
     took = time.monotonic() - began
     shown = tuple(str(address[0]) for _, address in targets)
-    return Lookup(addresses=shown, seconds=took, error=error), targets[:MOST_ADDRESSES]
+    return Lookup(addresses=shown, seconds=took, error=error), targets[:MAX_ADDRESSES]
 
 
 async def dial_each(targets: Sequence[Address], seconds: float) -> tuple[Dial, ...]:
@@ -81,7 +81,7 @@ async def _dial_one(target: Address, seconds: float) -> Dial:
     return Dial(address=shown, seconds=time.monotonic() - began, error=error, local=local)
 
 
-class _FirstWords(trio.abc.ReceiveStream):
+class _RecordingStream(trio.abc.ReceiveStream):
     """A stream that keeps the first received bytes."""
 
     def __init__(self, stream: trio.abc.ReceiveStream) -> None:
@@ -93,7 +93,7 @@ class _FirstWords(trio.abc.ReceiveStream):
         data = await self._stream.receive_some(max_bytes)
         if self.spoke_at is None:
             self.spoke_at = time.monotonic()
-        self.said += bytes(data[: _FIRST_WORDS + 1 - len(self.said)])
+        self.said += bytes(data[: _MAX_EXCERPT + 1 - len(self.said)])
         return data
 
     async def aclose(self) -> None:
@@ -103,7 +103,7 @@ class _FirstWords(trio.abc.ReceiveStream):
 async def greet(server: Server, seconds: float, info_timeout: float) -> Greeting | None:
     """Connect, send nothing, and return what arrives within ``info_timeout``.
 
-    ``None`` if there was no connection to say it on within ``seconds``.
+    Returns ``None`` if there was no connection within ``seconds``.
     """
     try:
         with trio.fail_after(seconds):
@@ -111,11 +111,11 @@ async def greet(server: Server, seconds: float, info_timeout: float) -> Greeting
     except (DialError, trio.TooSlowError):
         return None
     began = time.monotonic()
-    stream = _FirstWords(raw)
+    stream = _RecordingStream(raw)
     greeting = None
     try:
         with trio.move_on_after(info_timeout):
-            greeting = await _hear(stream, began)
+            greeting = await _read_greeting(stream, began)
     finally:
         await trio.aclose_forcefully(raw)
     if greeting is not None:
@@ -124,7 +124,7 @@ async def greet(server: Server, seconds: float, info_timeout: float) -> Greeting
     return Greeting(kind=kind, seconds=time.monotonic() - began, text=excerpt(stream.said))
 
 
-async def _hear(stream: _FirstWords, began: float) -> Greeting:
+async def _read_greeting(stream: _RecordingStream, began: float) -> Greeting:
     def took() -> float:
         return (stream.spoke_at or time.monotonic()) - began
 
@@ -154,7 +154,7 @@ def unverified_context() -> ssl.SSLContext:
 
 
 async def ask_for_websocket(server: Server, *, over_tls: bool, seconds: float) -> Web | None:
-    """Send an HTTP request for a WebSocket. Returns ``None`` if the answer is not HTTP."""
+    """Send an HTTP request for a WebSocket. Returns ``None`` if the response is not HTTP."""
     said = b""
     with trio.move_on_after(seconds):
         try:
@@ -168,8 +168,8 @@ async def ask_for_websocket(server: Server, *, over_tls: bool, seconds: float) -
                     stream, unverified_context(), server_hostname=name, https_compatible=True
                 )
             await stream.send_all(_upgrade_request(server))
-            while len(said) < _MOST_HTTP and b"INFO {" not in said:
-                data = await stream.receive_some(_MOST_HTTP - len(said))
+            while len(said) < _MAX_HTTP and b"INFO {" not in said:
+                data = await stream.receive_some(_MAX_HTTP - len(said))
                 if not data:
                     break
                 said += bytes(data)
@@ -195,7 +195,7 @@ def _upgrade_request(server: Server) -> bytes:
 
 
 def read_answer(said: bytes, *, over_tls: bool) -> Web | None:
-    """Classify a peer by its answer to the request."""
+    """Classify a peer by its response."""
     if not said.startswith(b"HTTP/"):
         return None
     status, _, rest = said.partition(b"\r\n")

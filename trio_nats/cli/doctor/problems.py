@@ -31,7 +31,7 @@ def problems(report: Report) -> Iterator[Finding]:
             return
 
 
-# --- before anything is dialled ------------------------------------------------------------------
+# --- before connecting ---------------------------------------------------------------------------
 
 
 def _contradiction(report: Report, call: Call) -> Iterator[Finding]:
@@ -41,16 +41,16 @@ def _contradiction(report: Report, call: Call) -> Iterator[Finding]:
     if asked.scheme == "tls":
         yield problem(
             "contradiction",
-            "The tls:// in the URL insists on encryption, and the mode DISABLE forbids it.",
-            "Decide for one of them. To connect encrypted, leave the mode out:",
+            "The tls:// URL requires encryption, and the mode DISABLE forbids it.",
+            "Use one or the other. To encrypt the connection, leave out the mode:",
             call.change(drop=("mode",)),
         )
         yield from certificates(report, call)
     else:
         yield problem(
             "contradiction",
-            f"A connection with these options cannot be tried: {asked.contradiction}.",
-            "Nothing was dialled. Change the URL or the options so that they go together.",
+            f"These options cannot be used: {asked.contradiction}.",
+            "Change the URL or the options. No connection was attempted.",
         )
 
 
@@ -65,9 +65,9 @@ def _network(report: Report, call: Call) -> Iterator[Finding]:
     if report.lookup.error:
         yield problem(
             "unresolved",
-            f"No address is known for the name {asked.host}: {report.lookup.error}.",
-            "Check how the name is spelled. If it is right, this machine cannot look it up: "
-            "perhaps it is known only inside another network, or a VPN is needed.",
+            f"The name {asked.host} cannot be resolved: {report.lookup.error}.",
+            "Check the spelling. If it is correct, the name may be known only inside another "
+            "network, which you may need a VPN to reach.",
             call.change(url_with(asked, host="the.right.name")),
         )
     elif not report.reached:
@@ -80,19 +80,19 @@ def _unreachable(report: Report, call: Call) -> Finding:
     if refused:
         return problem(
             "port-closed",
-            f"{asked.host} is there, but nothing listens on its port {asked.port}.",
-            "Check that the server is running, and that this is its port for clients (4222 unless "
-            "configured otherwise). A server in a container must publish that port.",
+            f"{asked.host} is up, but nothing listens on port {asked.port}.",
+            "Check that the server is running, and that this is its client port (4222 unless "
+            "configured otherwise). If the server runs in a container, publish that port.",
         )
     reasons = listing(list(dict.fromkeys(dial.error for dial in dials)))
     return problem(
         "unreachable",
         f"{asked.host} cannot be reached on port {asked.port}: {reasons}.",
-        "Check the address, and whether a firewall between here and there lets this port pass.",
+        "Check the address, and whether a firewall blocks this port.",
     )
 
 
-# --- what it ended in ----------------------------------------------------------------------------
+# --- the error -----------------------------------------------------------------------------------
 
 
 def _certificate(report: Report, call: Call) -> Iterator[Finding]:
@@ -110,7 +110,7 @@ def _anything_else(report: Report, call: Call) -> Iterator[Finding]:
     yield problem(
         "other",
         f"The connection failed: {report.live.text}.",
-        "The steps above show how far it came.",
+        "The steps above show how far it got.",
     )
 
 

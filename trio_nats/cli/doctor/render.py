@@ -1,4 +1,4 @@
-"""A report for people: readable in 80 columns, and plain text where it is not a terminal."""
+"""Print a report for people, in 80 columns. Without a terminal it is plain text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WIDEST = 110
 
 
 def print_reports(console: Console, reports: Sequence[Report]) -> None:
-    """Print what was found out about each server, and what to do."""
+    """Print the results for each server, and what to do."""
     for position, one in enumerate(reports):
         if position:
             console.print()
@@ -50,16 +50,16 @@ def print_reports(console: Console, reports: Sequence[Report]) -> None:
 
 
 def print_heading(console: Console, url: str) -> None:
-    """Say what is being examined; it may take a while."""
+    """Print which server is being examined, because that may take a while."""
     _print(console, Text.assemble("Examining ", (printable(url), "bold")))
 
 
 def print_facts(console: Console, report: Report) -> None:
-    """Print what was found out about one server."""
+    """Print the results for one server."""
     findings = advise(report)
     parts: list[RenderableType] = [Text(), _steps(walk(report))]
     if report.reached:
-        parts += [Text(), _heading("What each TLS mode comes to here"), _modes(report)]
+        parts += [Text(), _heading("What each TLS mode does with this server"), _modes(report)]
     parts += [Text(), _verdict(report)]
     if findings:
         parts += [Text(), _heading("What to do" if _is_bad(findings) else "Worth knowing")]
@@ -68,7 +68,7 @@ def print_facts(console: Console, report: Report) -> None:
 
 
 def print_summary(console: Console, reports: Sequence[Report]) -> None:
-    """Where there were several servers, say how many of them can be used."""
+    """Print how many of several servers can be used."""
     working = sum(one.live.connected for one in reports)
     if len(reports) < 2:
         return
@@ -110,7 +110,7 @@ def _steps(steps: Sequence[Step]) -> Table:
 
 
 def _detail(text: str) -> RenderableType:
-    """Indented, and its second line more so."""
+    """Return a list item whose further lines are indented."""
     grid = Table.grid()
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -132,7 +132,7 @@ def _modes(report: Report) -> RenderableType:
             Text(word, style=style),
             _text(summary(trial, report)),
         )
-    return Group(table, Text("* the one in use", style="dim"))
+    return Group(table, Text("* the mode in use", style="dim"))
 
 
 def _verdict(report: Report) -> Text:
@@ -150,7 +150,7 @@ def _finding(number: int, finding: Finding) -> RenderableType:
     table.add_row("", _text(finding.fix))
     parts: list[RenderableType] = [table]
     if finding.line:
-        # Never broken by the console: it is there to be copied.
+        # Do not wrap it, because users copy it.
         code = Text(printable_lines(finding.line), style="bold", no_wrap=True, overflow="ignore")
         parts.append(Padding(code, (0, 0, 0, 7)))
     return Group(*parts)

@@ -38,7 +38,7 @@ Trust: TypeAlias = Literal[
 """The first fault of the server's certificate, if it has any."""
 
 Outcome: TypeAlias = Literal["tls", "plaintext", "fails", "refused", "unknown"]
-"""The result of a mode. ``"refused"``: the options contradict each other, nothing is dialled."""
+"""The result of a mode. ``"refused"``: the options contradict each other, so it is not tried."""
 
 Greeted: TypeAlias = Literal["info", "error", "foreign", "closed", "silence", "nonsense"]
 """INFO, ``-ERR``, data that is not NATS, a closed connection, nothing, or a malformed INFO."""
@@ -79,7 +79,7 @@ class Asked:
     port: int
     tls: TLSOptions
     acts_as: TLSMode
-    """The mode after AUTO and the floor of a ``tls://`` URL."""
+    """The mode that AUTO and the URL's scheme result in."""
     name: str
     """The name that the server's certificate is checked against."""
     login: Login
@@ -89,7 +89,7 @@ class Asked:
     certificate_expires: datetime | None = None
     """When the client certificate expires, if there is one and it can be decoded."""
     contradiction: str = ""
-    """Why the options contradict each other, if they do. Nothing is dialled then."""
+    """Why the options contradict each other, if they do. Then no connection is attempted."""
 
     @property
     def is_websocket(self) -> bool:
@@ -190,7 +190,7 @@ class Live:
 
     connected: bool
     phase: str = ""
-    """Where it failed, see ``ConnectPhase``; ``"options"`` if nothing was dialled."""
+    """Where it failed, see ``ConnectPhase``; ``"options"`` if no connection was attempted."""
     kind: str = ""
     """The class of the error."""
     text: str = ""

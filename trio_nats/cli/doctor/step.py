@@ -1,4 +1,4 @@
-"""One step on the way to a connection."""
+"""One step of making a connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Status: TypeAlias = Literal["ok", "warning", "failed", "not reached"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step on the way to a connection."""
+    """One step of making a connection."""
 
     key: str
     """Its name for machines."""

@@ -29,9 +29,9 @@ def _address(report: Report) -> Step:
     if lookup.error:
         return Step("address", "Address", "failed", f"No address for {asked.host}: {lookup.error}.")
     if lookup.addresses == (asked.host,):
-        return Step("address", "Address", "ok", f"{asked.host} is an address already.")
+        return Step("address", "Address", "ok", f"{asked.host} is an IP address.")
     found = listing(list(lookup.addresses))
-    text = f"{asked.host} is {found}, found in {duration(lookup.seconds)}."
+    text = f"{asked.host} resolves to {found} (in {duration(lookup.seconds)})."
     return Step("address", "Address", "ok", text)
 
 
@@ -40,29 +40,27 @@ def _tcp(report: Report) -> Step:
     if not report.dials:
         return not_reached("tcp", "TCP")
     words = [
-        f"{dial.address} did not answer: {dial.error}"
+        f"{dial.address} failed: {dial.error}"
         if dial.error
-        else f"{dial.address} answered in {duration(dial.seconds)}"
+        else f"connected to {dial.address} in {duration(dial.seconds)}"
         for dial in report.dials
     ]
     failed = any(dial.error for dial in report.dials)
     status: Status = "ok" if not failed else "warning" if report.reached else "failed"
-    return Step("tcp", "TCP", status, f"On port {port} {'; '.join(words)}.")
+    return Step("tcp", "TCP", status, f"Port {port}: {'; '.join(words)}.")
 
 
-# --- the server's words --------------------------------------------------------------------------
+# --- what the server sends -----------------------------------------------------------------------
 
 
 def _greeting(report: Report) -> Step:
-    key, title = "greeting", "First words"
+    key, title = "greeting", "Greeting"
     greeting = report.greeting
     if greeting is None:
         return not_reached(key, title)
     if report.asked.is_websocket and greeting.kind in ("silence", "closed"):
         if report.probed_info is not None:
-            return Step(
-                key, title, "ok", "A NATS server, behind an upgrade from HTTP to WebSocket."
-            )
+            return Step(key, title, "ok", "A NATS server, reached over WebSocket.")
         if report.live.kind in ("TLSCertificateError", "ClientCertificateError"):
             return not_reached(key, title)
         return Step(key, title, "failed", f"{capital(own_reason(report))}.")
@@ -71,35 +69,36 @@ def _greeting(report: Report) -> Step:
     match greeting.kind:
         case "info" if inside and greeting.seconds > _SLOW_GREETING:
             text = (
-                f"A NATS server. It gives clients {took} to begin the TLS handshake, and then "
-                "introduces itself in plaintext (handshake_first: auto)."
+                f"A NATS server. It waits {took} for a TLS handshake, then sends INFO in plaintext "
+                "(handshake_first: auto)."
             )
             return Step(key, title, "ok", text)
         case "info":
-            text = f"A NATS server: it introduced itself in plaintext after {took}."
+            text = f"A NATS server: it sent INFO in plaintext after {took}."
             return Step(key, title, "ok", text)
         case "silence" | "closed" if inside:
             text = (
-                "A NATS server that says nothing in plaintext. It waits for the TLS handshake and "
-                "introduces itself inside."
+                "A NATS server that sends nothing in plaintext. It sends INFO after the TLS "
+                "handshake."
             )
             return Step(key, title, "ok", text)
         case "silence" | "closed" if report.wants_certificate:
             text = (
-                "It says nothing in plaintext, and inside TLS only to those who show a client "
+                "It sends nothing in plaintext, and inside TLS only to clients that present a "
                 "certificate."
             )
             return Step(key, title, "ok", text)
         case "closed":
-            return Step(key, title, "failed", f"It closed the connection after {took}, silently.")
+            text = f"It closed the connection after {took} without sending anything."
+            return Step(key, title, "failed", text)
         case "silence":
-            return Step(key, title, "failed", f"It said nothing for {took}.")
+            return Step(key, title, "failed", f"It sent nothing for {took}.")
         case "error":
-            return Step(key, title, "failed", f'It turned us away: "{greeting.text}".')
+            return Step(key, title, "failed", f'It rejected the connection: "{greeting.text}".')
         case "nonsense":
-            return Step(key, title, "failed", f"It began like NATS, but {greeting.text}.")
+            return Step(key, title, "failed", f"It sent an invalid INFO: {greeting.text}.")
         case _:
-            return Step(key, title, "failed", f"It is not NATS. It began with {greeting.text}.")
+            return Step(key, title, "failed", f"Not a NATS server. It sent {greeting.text}.")
 
 
 def _offer(report: Report) -> Step:
@@ -111,19 +110,19 @@ def _offer(report: Report) -> Step:
     details = [
         f"TLS: {_tls_words(report, info)}",
         f"login: {'required' if info.auth_required else 'not required'}"
-        + (", takes NKeys and JWTs (sent a nonce)" if info.nonce else ""),
-        f"largest message: {size(info.max_payload)}",
+        + (", accepts NKeys and JWTs (it sent a nonce)" if info.nonce else ""),
+        f"maximum payload: {size(info.max_payload)}",
         f"headers: {'yes' if info.headers else 'no'}",
         f"JetStream: {'yes' if info.jetstream else 'no'}"
         + (f", domain {info.domain}" if info.domain else ""),
     ]
     if info.cluster:
         count = len(info.connect_urls or ())
-        others = f", {count} address{'es' if count > 1 else ''} known" if count else ""
+        others = f", advertises {count} address{'es' if count > 1 else ''}" if count else ""
         details.append(f"cluster: {info.cluster}{others}")
     status: Status = "ok"
     if info.ldm:
-        status, text = "warning", f"{text} It is about to shut down (lame duck mode)."
+        status, text = "warning", f"{text} It is shutting down (lame duck mode)."
     return Step("offer", "Server", status, text, tuple(details))
 
 
@@ -133,13 +132,13 @@ def _tls_words(report: Report, info: ServerInfo) -> str:
     elif info.tls_available:
         words = "available, not required"
     elif report.ends_tls_before_server:
-        words = "none of its own (a proxy does it)"
+        words = "none of its own (a proxy terminates TLS)"
     else:
         words = "none"
-    return words + (", checks client certificates" if info.tls_verify else "")
+    return words + (", verifies client certificates" if info.tls_verify else "")
 
 
-# --- behind the handshake ------------------------------------------------------------------------
+# --- after the handshake -------------------------------------------------------------------------
 
 
 def _login(report: Report) -> Step:
@@ -155,29 +154,31 @@ def _login(report: Report) -> Step:
         details.append(ends(login.expires, report.examined_at))
     about = tuple(details)
     if login.error:
-        return Step(key, title, "failed", f"Our credentials cannot be used: {login.error}.")
+        return Step(key, title, "failed", f"Your credentials cannot be used: {login.error}.")
     if live.connected:
         if login.method == "none":
             required = info is not None and info.auth_required
             extra = " (a default user, or the client certificate)" if required else ""
             return Step(key, title, "ok", f"No credentials were needed{extra}.")
         if info is not None and not info.auth_required:
-            return Step(key, title, "ok", f"Sent {who}, which the server did not ask for.", about)
+            return Step(key, title, "ok", f"Sent the {who}, which was not required.", about)
         return Step(key, title, "ok", f"The server accepted the {who}.", about)
     match live.kind:
         case "AuthorizationError" | "AuthenticationExpiredError" if login.method == "none":
-            return Step(key, title, "failed", "The server wants credentials, and got none.")
+            text = "The server requires credentials, and none were given."
+            return Step(key, title, "failed", text)
         case "AuthorizationError" | "AuthenticationExpiredError":
             return Step(key, title, "failed", f"The server refused the {who}.", about)
         case "PlaintextAuthError":
-            return Step(key, title, "failed", f"{capital(who)} not sent: no encryption.", about)
+            text = f"{capital(who)} not sent, because the connection is not encrypted."
+            return Step(key, title, "failed", text, about)
         case "ServerReportedError":
             return Step(key, title, "failed", f'The server answered "{live.said}".', about)
         case "CredentialsError" | "ServerClosedError" if info is not None:
             return Step(key, title, "failed", f"{capital(live.text)}.", about)
         case _:
             words = "Not reached. "
-            words += "Nothing would be sent." if who == "nothing" else f"It would be {who}."
+            words += "No credentials to send." if who == "nothing" else f"Would send the {who}."
             return Step(key, title, "not reached", words, about)
 
 
@@ -187,7 +188,7 @@ def _round_trip(report: Report) -> Step:
         return Step("round_trip", "Round trip", "failed", f"{capital(report.live.lost)}.")
     if not trips:
         return not_reached("round_trip", "Round trip")
-    text = f"{duration(median(trips))}, the median of {len(trips)}."
+    text = f"{duration(median(trips))} (median of {len(trips)})."
     return Step("round_trip", "Round trip", "ok", text)
 
 
@@ -197,10 +198,10 @@ def _jetstream(report: Report) -> Step:
         return not_reached(key, title)
     match live.jetstream:
         case "on":
-            return Step(key, title, "ok", "Yes, this account can use it.")
+            return Step(key, title, "ok", "This account can use it.")
         case "off":
             why = f" ({live.jetstream_text})" if live.jetstream_text else ""
-            text = f"No{why}. Streams, key-value and object stores do not work here."
+            text = f"Not available{why}. Streams, key-value and object stores need it."
             return Step(key, title, "ok", text)
         case "forbidden":
             text = f"Unknown: this user is not allowed to {live.jetstream_text}."
@@ -215,23 +216,23 @@ def _path(report: Report) -> Step:
         return not_reached(key, title)
     if report.ends_tls_before_server:
         text = (
-            "TLS ends before the server: a proxy in front of it does it, for the server itself "
-            "knows of none. Between the two others may listen."
+            "A proxy terminates TLS in front of the server, which has no TLS itself. Others may be "
+            "able to read the traffic between the two."
         )
         return Step(key, title, "ok", text)
     look = report.look
     if info.offers_tls and look is not None and not look.version:
         text = (
-            "The server offers TLS, but it cannot be reached with it: perhaps something in between "
-            "passes plaintext only."
+            "The server offers TLS, but no TLS handshake succeeds. A proxy in between may pass "
+            "only plaintext."
         )
         return Step(key, title, "warning", text)
     ours = {dial.local for dial in report.dials if dial.local}
     theirs = info.client_ip
     if theirs and ours and theirs not in ours:
         text = (
-            f"The server sees us as {theirs}, and not as {listing(sorted(ours))}: a proxy or an "
-            "address translation stands in between."
+            f"The server sees this client as {theirs}, not as {listing(sorted(ours))}: there is a "
+            "proxy or NAT in between."
         )
         return Step(key, title, "ok", text)
     return Step(key, title, "ok", "No sign of a proxy in between.")

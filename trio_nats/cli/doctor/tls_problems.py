@@ -48,7 +48,7 @@ def no_tls(report: Report, call: Call) -> Iterator[Finding]:
     asked = report.asked
     yield problem(
         "no-tls",
-        "Your options insist on encryption, but this server offers none. Nothing was sent.",
+        "Your options require encryption, but this server offers none. Nothing was sent.",
         "Enable TLS in the server: a tls block in its configuration. Only if everyone on the "
         "network path may read everything, connect without encryption:",
         call.change(url_with(asked, scheme="nats"), drop=EVERYTHING_TLS),
@@ -60,8 +60,8 @@ def tls_required(report: Report, call: Call) -> Iterator[Finding]:
     asked = report.asked
     yield problem(
         "tls-required",
-        "The server insists on encryption, and the mode DISABLE forbids it.",
-        "Leave the mode out, and insist on encryption yourself with a tls:// URL:",
+        "The server requires encryption, and the mode DISABLE forbids it.",
+        "Leave out the mode, and require encryption with a tls:// URL:",
         call.change(url_with(asked, scheme="tls"), drop=("mode",)),
     )
     yield from certificates(report, call)
@@ -73,18 +73,18 @@ def no_info(report: Report, call: Call) -> Iterator[Finding]:
     if not report.waits_for_handshake:
         return
     who = (
-        "a proxy that does the encryption for the server"
+        "a proxy that terminates TLS for the server"
         if report.ends_tls_before_server
         else "the server (its handshake_first option)"
     )
     if asked.acts_as is TLSMode.DISABLE:
         what = "the mode DISABLE never begins one"
     else:
-        what = f"the mode {asked.acts_as} waits for the server to speak first"
+        what = f"the mode {asked.acts_as} waits for INFO first"
     yield problem(
         "handshake-first",
-        f"Both sides wait for each other: {who} wants the TLS handshake first, and {what}.",
-        "Use a tls:// URL, without a mode: then the client begins with the handshake.",
+        f"Both sides wait for each other: {who} waits for a TLS handshake, and {what}.",
+        "Use a tls:// URL without a mode, so that the client begins with the handshake:",
         call.change(url_with(asked, scheme="tls"), drop=("mode",)),
     )
     yield from certificates(report, call)
@@ -100,9 +100,9 @@ def handshake(report: Report, call: Call) -> Iterator[Finding]:
             return
         yield problem(
             "speaks-first",
-            "The mode IMPLICIT wants the server to be silent until the TLS handshake, but this "
-            "one introduces itself first, as most do.",
-            "Use REQUIRE. It insists on encryption just as much, and takes both kinds of server:",
+            "The mode IMPLICIT expects the server to send nothing before the TLS handshake, but "
+            "this one sends INFO first, as most do.",
+            "Use REQUIRE, which requires encryption too and works with both kinds of server:",
             call.change(mode=TLSMode.REQUIRE),
         )
         yield from certificates(report, call)
@@ -118,94 +118,94 @@ def _version(report: Report, call: Call) -> Iterator[Finding]:
     if look.version in OLD_TLS:
         yield problem(
             "old-tls",
-            f"The server speaks {look.version} at best, which has been broken for years. "
-            "TLSv1.2 is the least that this client speaks.",
-            "Update the server, or whatever ends TLS in front of it.",
+            f"The server supports {look.version} at most, which is no longer secure. This client "
+            "requires TLSv1.2 or later.",
+            "Update the server, or whatever terminates TLS in front of it.",
         )
     elif version_is_too_old(report):
         yield problem(
             "tls-version",
-            "Your options demand TLSv1.3, and the server speaks TLSv1.2 at best.",
-            "Update the server. TLSv1.2 is still considered safe, so until then you can allow it:",
+            "Your options require TLSv1.3, and the server supports TLSv1.2 at most.",
+            "Update the server. TLSv1.2 is still secure, so you can allow it until then:",
             call.change(drop=("minimum_version",)),
         )
     else:
         yield problem(
             "handshake-failed",
-            f"The TLS handshake failed, though another one, which checked nothing, worked: "
+            f"The TLS handshake failed, though one without any checks succeeded: "
             f"{report.live.text}.",
-            "Compare the TLS options here with the server's: versions, ciphers, certificates.",
+            "Compare your TLS options with the server's: versions, ciphers, certificates.",
         )
 
 
 def _unfinished(report: Report, call: Call) -> Iterator[Finding]:
     asked, info = report.asked, report.info
     assert info is not None
-    begins = "The server says that it can do TLS, but a handshake with it cannot be finished. "
-    cause = (
-        "Either something between here and there passes plaintext only (a proxy or load balancer), "
-        "or the server's TLS is not set up in full."
+    text = (
+        "The server offers TLS, but the handshake with it fails. Either a proxy or load balancer "
+        "in between passes only plaintext, or the server's TLS configuration is incomplete."
     )
     if info.tls_required:
-        yield problem("tls-broken", begins + cause, "Look into the server's log and mend its TLS.")
+        fix = "Check the server's log and its TLS configuration."
+        yield problem("tls-broken", text, fix)
         return
     yield problem(
         "tls-broken",
-        begins + cause,
-        "Connect past the proxy, or mend TLS there. The server would take plaintext too. Only if "
-        "it is all right that others can read everything on the way, switch encryption off:",
+        text,
+        "Bypass the proxy, or fix TLS there. The server accepts plaintext too. Only if everyone "
+        "on the network path may read everything, disable encryption:",
         call.change(url_with(asked, scheme="nats"), drop=EVERYTHING_TLS, mode=TLSMode.DISABLE),
     )
 
 
 def websocket(report: Report, call: Call) -> Iterator[Finding]:
-    """The upgrade to WebSocket failed."""
+    """Explain that the upgrade to WebSocket failed."""
     asked, greeting = report.asked, report.greeting
     if greeting is not None and greeting.info is not None:
         scheme: Scheme = "tls" if greeting.info.offers_tls else "nats"
         yield problem(
             "not-websocket",
-            f"Port {asked.port} speaks NATS itself, without the WebSocket around it that a "
-            f"{asked.scheme}:// URL asks for.",
-            f"Use a {scheme}:// URL, or the server's port for WebSockets:",
+            f"Port {asked.port} speaks plain NATS, not NATS over WebSocket, which a "
+            f"{asked.scheme}:// URL requires.",
+            f"Use a {scheme}:// URL, or the server's WebSocket port:",
             call.change(url_with(asked, scheme=scheme)),
         )
         return
     yield problem(
         "websocket",
-        f"The peer does not agree to speak WebSocket: {report.live.text}.",
+        f"The peer does not accept the upgrade to WebSocket: {report.live.text}.",
         "Check the port and the path in the URL. A NATS server needs a websocket block in its "
-        "configuration, and a proxy in front of it has to pass upgrades on.",
+        "configuration, and a proxy in front of it must forward upgrades.",
     )
 
 
 def material(report: Report, call: Call) -> Iterator[Finding]:
-    """Options or files that cannot be used."""
+    """Explain that TLS options or files cannot be used."""
     yield problem(
         "tls-options",
         f"The TLS options cannot be used: {report.live.text}.",
-        "Correct the option, or the file that it names. Nothing was dialled with it.",
+        "Correct the option, or the file that it names. No connection was attempted with it.",
     )
 
 
 def tampering(report: Report, call: Call) -> Iterator[Finding]:
-    """Words where only encrypted bytes may be."""
+    """Explain that plaintext arrived where only encrypted data is allowed."""
     yield problem(
         "tampering",
-        f"Something spoke where only encrypted bytes may be: {report.live.text}.",
-        "Somebody may be between you and the server. Do not connect over this network, and tell "
-        "its operator.",
+        f"Plaintext arrived where only encrypted data is allowed: {report.live.text}.",
+        "Someone may be tampering with the connection. Do not connect over this network, and "
+        "tell its operator.",
     )
 
 
 def certificates(report: Report, call: Call) -> Iterator[Finding]:
-    """What a client runs into next, once it gets as far as the certificates."""
+    """Report what would fail next: the certificates."""
     yield from certificate_problems(report, call)
     yield from _client_certificate_too(report, call)
 
 
 def _client_certificate_too(report: Report, call: Call) -> Iterator[Finding]:
-    """What comes next if the server's certificate is accepted."""
+    """Report what would fail once the server's certificate is accepted."""
     info, look = report.info, report.look
     insists = look is not None and look.kind == "ClientCertificateError"
     if not _has_certificate(report) and (insists or (info is not None and info.tls_verify)):
@@ -213,13 +213,12 @@ def _client_certificate_too(report: Report, call: Call) -> Iterator[Finding]:
 
 
 def client_certificate(report: Report, call: Call) -> Iterator[Finding]:
-    """Ours is missing, or is not accepted."""
+    """Explain that the client certificate is missing, or that the server rejects it."""
     if not _has_certificate(report):
         yield problem(
             "client-certificate-missing",
-            "The server lets in only those who show a certificate of their own, and your options "
-            "have none.",
-            "Ask the server's operator for a client certificate and its key, and give both:",
+            "The server requires a client certificate, and your options have none.",
+            "Ask the server's operator for a client certificate and its key, and pass both:",
             call.change(cert_file="client.pem", key_file="client.key"),
         )
         return
@@ -227,17 +226,17 @@ def client_certificate(report: Report, call: Call) -> Iterator[Finding]:
     if expires is not None and expires < report.examined_at:
         yield problem(
             "client-certificate-expired",
-            f"Your client certificate {ends(expires, report.examined_at)}, and the server does not "
-            "accept it any more.",
+            f"Your client certificate {ends(expires, report.examined_at)}, and the server rejects "
+            "it.",
             "Ask the server's operator for a new one.",
         )
         return
     why = client_certificate_fault(report.live.reason) or "it does not say why"
     yield problem(
         "client-certificate-refused",
-        f"The server does not accept your client certificate: {why}.",
-        "Check that it has not expired, that it was issued by an authority that this server "
-        "accepts, and that cert_file holds its intermediate certificates too.",
+        f"The server rejects your client certificate: {why}.",
+        "Check that it has not expired, that the server trusts its issuer, and that cert_file "
+        "includes its intermediate certificates.",
     )
 
 

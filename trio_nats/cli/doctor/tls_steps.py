@@ -1,4 +1,4 @@
-"""The steps about encryption."""
+"""Describe the steps that concern encryption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["certificate", "client_certificate", "encryption", "mode", "own_reaso
 _MEANING = {
     TLSMode.PREFER: "encrypted if the server offers it, otherwise not",
     TLSMode.REQUIRE: "encrypted or not connected",
-    TLSMode.IMPLICIT: "encrypted before anybody says a word, or not connected",
+    TLSMode.IMPLICIT: "encrypted from the first byte, or not connected",
     TLSMode.DISABLE: "never encrypted",
 }
 
@@ -34,7 +34,7 @@ def mode(report: Report) -> Step:
         return Step(key, title, "ok", f"The URL decides: {asked.scheme}:// is {what}.")
     meaning = _MEANING[acts_as]
     if mode is acts_as:
-        return Step(key, title, "ok", f"{mode}, as asked for: {meaning}.")
+        return Step(key, title, "ok", f"{mode}, as requested: {meaning}.")
     material = given_material(asked.tls)
     if asked.scheme == "tls":
         why = "because the URL begins with tls://"
@@ -61,13 +61,14 @@ def encryption(report: Report) -> Step:
             cipher = live.cipher or (look.cipher if look else "")
             text = f"{version} with {cipher}."
             if report.info_inside is not None:
-                text += " Even the server's first words come encrypted."
+                text += " INFO is encrypted too."
             return Step(key, title, "ok", text)
         case "plaintext" if stays_here(report):
-            text = "None. That is all right here: nothing leaves this machine."
+            text = "None, which is fine here: no data leaves this machine."
             return Step(key, title, "ok", text)
         case "plaintext":
-            return Step(key, title, "warning", "None: others on the way can read everything.")
+            text = "None: anyone on the network path can read everything."
+            return Step(key, title, "warning", text)
         case "unknown":
             return not_reached(key, title)
         case _ if live.kind == "TLSConfigurationError":
@@ -83,11 +84,11 @@ def _tried(report: Report) -> bool:
     return report.look is not None and bool(report.look.version)
 
 
-_BEHIND_THE_HANDSHAKE = ("TLSCertificateError", "ClientCertificateError")
+_AFTER_THE_HANDSHAKE = ("TLSCertificateError", "ClientCertificateError")
 
 
 def _handshake_worked(report: Report) -> bool:
-    return _tried(report) and _own_kind(report) in _BEHIND_THE_HANDSHAKE
+    return _tried(report) and _own_kind(report) in _AFTER_THE_HANDSHAKE
 
 
 def _own_kind(report: Report) -> str:
@@ -106,7 +107,7 @@ def certificate(report: Report) -> Step:
     key, title = "certificate", "Certificate"
     found = report.certificates
     if outcome(report) == "plaintext" or report.asked.acts_as is TLSMode.DISABLE:
-        return not_reached(key, title, "Not looked at: without encryption it says nothing.")
+        return not_reached(key, title, "Not checked, because the connection is not encrypted.")
     if found is None or not found.chain or found.trust == "unknown":
         return not_reached(key, title)
     details = tuple(_certificate_words(one, report) for one in found.chain)
@@ -120,11 +121,11 @@ def certificate(report: Report) -> Step:
     match found.trust:
         case "ok":
             status: Status = "warning" if ends_soon(leaf.not_after, report.examined_at) else "ok"
-            return Step(key, title, status, f"Trusted, and for {name} as it should be.", details)
+            return Step(key, title, status, f"Trusted, and valid for {name}.", details)
         case "untrusted":
-            faults = ["it comes from an authority that is not trusted here"]
+            faults = ["its issuer is not trusted here"]
         case "self-signed":
-            faults = ["it vouches for itself (self-signed)"]
+            faults = ["it is self-signed"]
         case "name":
             faults = []
         case "expired":
@@ -163,28 +164,28 @@ def _certificate_words(certificate: CertificateInfo, report: Report) -> str:
 
 def client_certificate(report: Report) -> Step:
     """Describe whether the server asks for a client certificate."""
-    key, title = "client_certificate", "Our certificate"
+    key, title = "client_certificate", "Client cert"
     look, live, asked = report.look, report.live, report.asked
     if outcome(report) == "plaintext" or asked.acts_as is TLSMode.DISABLE:
-        return not_reached(key, title, "Not asked for: that happens under encryption only.")
+        return not_reached(key, title, "Not requested, because the connection is not encrypted.")
     if look is None or not look.version:
         return not_reached(key, title)
     if "ClientCertificateError" in (live.kind, _own_kind(report)):
         given = asked.tls.cert_file or asked.tls.bundle_file or asked.tls.context
-        what = "does not accept ours" if given else "got none"
-        text = f"The server wants a client certificate, and {what}."
+        what = "rejects yours" if given else "none was given"
+        text = f"The server requires a client certificate, and {what}."
         if asked.certificate_expires is not None:
             text += f" It {ends(asked.certificate_expires, report.examined_at)}."
         return Step(key, title, "failed", text)
     if look.asks_for_certificate is None:
-        return Step(key, title, "ok", "Whether the server asked for one cannot be seen here.")
+        return Step(key, title, "ok", "Whether the server requested one is unknown.")
     if not look.asks_for_certificate:
-        return Step(key, title, "ok", "The server asked for none.")
+        return Step(key, title, "ok", "The server did not request one.")
     if not live.connected:
-        return not_reached(key, title, "The server asks for one.")
+        return not_reached(key, title, "The server requests one.")
     if asked.tls.cert_file is None and asked.tls.bundle_file is None:
-        return Step(key, title, "ok", "The server asked for one, and did without.")
-    text = "The server asked for one, and accepted ours."
+        return Step(key, title, "ok", "The server requested one, but did not require it.")
+    text = "The server requested one, and accepted yours."
     if live.certificate_expires is None:
         return Step(key, title, "ok", text)
     soon = ends_soon(live.certificate_expires, report.examined_at)

@@ -50,7 +50,7 @@ def _plaintext(report: Report) -> Iterator[Finding]:
         return
     asked = report.asked
     if report.speaks_tls:
-        fix = "The server can do better. Use a tls:// URL:"
+        fix = "The server supports TLS. Use a tls:// URL:"
         line = Call(asked).change(url_with(asked, scheme="tls"), drop=("mode",))
     else:
         fix = (
@@ -86,7 +86,7 @@ def _weak(report: Report) -> Iterator[Finding]:
             "skip-verify",
             "insecure_skip_verify accepts any certificate, so anyone on the network path can "
             "impersonate the server.",
-            "Leave it out, and name the authority to trust instead:",
+            "Leave it out, and pass the authority to trust as ca_file:",
             Call(asked).change(
                 drop=("insecure_skip_verify",), ca_file=asked.tls.ca_file or "ca.pem"
             ),
@@ -111,7 +111,9 @@ def _ending(report: Report) -> Iterator[Finding]:
     ]
     if report.certificates is not None and outcome(report) == "tls":
         for position, one in enumerate(report.certificates.chain):
-            whose = "The server's certificate" if position == 0 else f"The one of {one.subject}"
+            whose = (
+                "The server's certificate" if position == 0 else f"The certificate of {one.subject}"
+            )
             moments.append(("certificate-ends", whose, one.not_after))
     for code, what, moment in moments:
         if moment is not None and ends_soon(moment, now):
@@ -121,7 +123,7 @@ def _ending(report: Report) -> Iterator[Finding]:
                 f"{what} {ends(moment, now)}.",
                 "Replace it in time; connections read it again whenever they connect."
                 if code != "certificate-ends"
-                else "Remind the server's operator. After that, clients can no longer connect.",
+                else "Remind the server's operator. Clients cannot connect after that date.",
             )
 
 
@@ -145,15 +147,15 @@ def _server(report: Report) -> Iterator[Finding]:
         yield _finding(
             "warning",
             "lame-duck",
-            "The server is about to shut down (lame duck mode).",
-            "Name more servers of the cluster, so that clients can connect to another one.",
+            "The server is shutting down (lame duck mode).",
+            "List more servers of the cluster, so that clients can connect to another one.",
         )
     if report.live.lost:
         yield _finding(
             "warning",
             "did-not-last",
             f"The connection was opened, but then it failed: {report.live.lost}.",
-            "Look into the server's log.",
+            "Check the server's log.",
         )
 
 
@@ -186,7 +188,7 @@ def _no_effect(report: Report) -> Iterator[Finding]:
             "hint",
             "no-effect-tls",
             f"Without encryption {listing(given_material(tls))} has no effect.",
-            "Leave the mode DISABLE out, or these options.",
+            "Leave out either the mode DISABLE or these options.",
         )
     has_certificate = tls.cert_file is not None or tls.bundle_file is not None
     look = report.look
@@ -195,7 +197,7 @@ def _no_effect(report: Report) -> Iterator[Finding]:
         yield _finding(
             "hint",
             "no-effect-certificate",
-            "The server did not ask for a client certificate, so yours was not shown.",
+            "The server did not request a client certificate, so yours was not sent.",
             "If you want to log in with it, the server needs verify or verify_and_map in its "
             "tls block.",
         )

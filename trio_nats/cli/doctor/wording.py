@@ -1,4 +1,4 @@
-"""Small pieces of language: lists, times, and the line of code that would connect."""
+"""Format lists, times and sizes, and write the line of code that would connect."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ __all__ = [
 _WIDTH = 72
 _PUBLIC_KEY = re.compile("[AUX][A-Z2-7]{55}")
 _SOON = 30 * 86400
-_MOST_LISTED = 6
+_MAX_LISTED = 6
 
 
 def listing(items: Sequence[str], last: str = "and") -> str:
-    """``a, b and c``; long lists end with how many more there are."""
-    if len(items) > _MOST_LISTED:
-        return f"{', '.join(items[:_MOST_LISTED])} {last} {len(items) - _MOST_LISTED} more"
+    """Return ``a, b and c``. Long lists end with the number of further items."""
+    if len(items) > _MAX_LISTED:
+        return f"{', '.join(items[:_MAX_LISTED])} {last} {len(items) - _MAX_LISTED} more"
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
 
 
 def duration(seconds: float) -> str:
-    """Such as ``0.35 ms``, ``12 ms`` or ``3.0 s``."""
+    """Return a time such as ``0.35 ms``, ``12 ms`` or ``3.0 s``."""
     if seconds < 1:
         ms = seconds * 1000
         return f"{ms:.2f} ms" if ms < 10 else f"{ms:.0f} ms"
@@ -49,17 +49,17 @@ def duration(seconds: float) -> str:
 
 
 def amount(count: int, what: str) -> str:
-    """``1 day``, ``2 days``."""
+    """Return ``1 day`` or ``2 days``."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def short(key: str) -> str:
-    """The beginning of a public key, which is enough to know it by; all else as it is."""
+    """Shorten a public key to its first characters. Other texts are unchanged."""
     return f"{key[:12]}..." if _PUBLIC_KEY.fullmatch(key) else key
 
 
 def size(count: int) -> str:
-    """Bytes, in the unit that makes the number short."""
+    """Return a number of bytes, in MiB or KiB if that is exact."""
     for unit, factor in (("MiB", 1024**2), ("KiB", 1024)):
         if count >= factor and count % factor == 0:
             return f"{count // factor:,} {unit}"
@@ -67,7 +67,7 @@ def size(count: int) -> str:
 
 
 def ends(moment: datetime, now: datetime) -> str:
-    """``expires in 12 days (2026-12-06)``, or ``expired 3 days ago (...)``."""
+    """Return ``expires in 12 days (2026-12-06)`` or ``expired 3 days ago (...)``."""
     date = f"({moment:%Y-%m-%d})"
     seconds = (moment - now).total_seconds()
     days = int(abs(seconds) // 86400)
@@ -79,13 +79,13 @@ def ends(moment: datetime, now: datetime) -> str:
 
 
 def given_material(tls: TLSOptions) -> list[str]:
-    """The options that make AUTO demand TLS."""
+    """Return the names of the given options that make AUTO require TLS."""
     names = ("ca_file", "ca_data", "cert_file", "bundle_file", "context", "configure")
     return [name for name in names if getattr(tls, name) is not None]
 
 
 def ends_soon(moment: datetime | None, now: datetime) -> bool:
-    """Whether it has not ended yet but will within a month."""
+    """Whether ``moment`` is within the next 30 days."""
     return moment is not None and 0 <= (moment - now).total_seconds() < _SOON
 
 
@@ -95,16 +95,16 @@ def ends_soon(moment: datetime | None, now: datetime) -> bool:
 def url_with(
     asked: Asked, *, scheme: Scheme | None = None, host: str | None = None, port: int | None = None
 ) -> str:
-    """The URL, changed. It never holds credentials."""
+    """Return the URL with these changes, and without credentials."""
     name = asked.host if host is None else host
     name = f"[{name}]" if ":" in name else name
     return f"{scheme or asked.scheme}://{name}:{port or asked.port}"
 
 
 class Call:
-    """The call of ``open_nats`` with the user's options, as it is changed piece by piece.
+    """A call of ``open_nats`` with the user's options, which findings change one after another.
 
-    Secrets are left as ``...``.
+    Secrets are shown as ``...``.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -124,9 +124,9 @@ class Call:
         key_file: StrPath | None = None,
         server_hostname: str | None = None,
     ) -> str:
-        """Change something for good, and write the call out.
+        """Apply a change, and return the code of the call with all changes so far.
 
-        ``extra`` are more arguments, written out, and ``drop`` names TLS options to leave out.
+        ``extra`` is the code of further arguments; ``drop`` names TLS options to leave out.
         """
         self._url = url or self._url
         self._extra += tuple(extra)
@@ -155,7 +155,7 @@ class Call:
 
 
 def _tls_arguments(tls: TLSOptions) -> dict[str, str]:
-    """The options given, as one would write them."""
+    """Return the code of each TLS option that was given."""
     written: dict[str, str] = {}
     if tls.mode is not TLSMode.AUTO:
         written["mode"] = f"TLSMode.{tls.mode.name}"
@@ -188,7 +188,7 @@ def _broken(function: str, arguments: Sequence[str]) -> str:
 
 
 def _broken_tls(argument: str, options: Sequence[str]) -> str:
-    """The TLS options over several lines, if they are too long for one."""
+    """Break the TLS options into several lines if they are too long for one."""
     if not argument.startswith("tls=") or len(argument) + 5 <= _WIDTH:
         return argument
     return _broken("tls=TLSOptions", options).replace("\n", "\n    ")

@@ -13,7 +13,7 @@ __all__ = ["wrong_peer"]
 
 
 def wrong_peer(report: Report, call: Call) -> Iterator[Finding]:
-    """Explain what answers, if it does not introduce itself as a NATS server."""
+    """Explain what kind of peer answers, if it sends no INFO."""
     if report.info is not None or not report.reached:
         return
     asked, web, greeting = report.asked, report.web, report.greeting
@@ -21,8 +21,8 @@ def wrong_peer(report: Report, call: Call) -> Iterator[Finding]:
         scheme: Scheme = "wss" if web.over_tls else "ws"
         yield problem(
             "websocket-port",
-            f"Port {asked.port} is the server's port for WebSockets, as browsers use it.",
-            f"Use a {scheme}:// URL, or the server's port for ordinary clients:",
+            f"Port {asked.port} is the server's WebSocket port.",
+            f"Use a {scheme}:// URL, or the server's port for plain NATS connections:",
             call.change(url_with(asked, scheme=scheme)),
         )
     elif web is not None:
@@ -34,28 +34,26 @@ def wrong_peer(report: Report, call: Call) -> Iterator[Finding]:
         yield problem(
             "http",
             f'Port {asked.port} speaks HTTP, not NATS: it answered "{web.status}". {what}',
-            "Use the NATS server's port for clients, 4222 unless configured otherwise:",
+            "Use the NATS server's client port, 4222 unless configured otherwise:",
             call.change(url_with(asked, port=4222)),
         )
     elif greeting is not None and greeting.kind == "error":
         yield problem(
             "turned-away",
-            f'The server turns clients away at once: "{greeting.text}".',
-            "Ask the server's operator; its log says more.",
+            f'The server rejects clients: "{greeting.text}".',
+            "Ask the server's operator to check its log.",
         )
     elif greeting is not None and greeting.kind == "nonsense":
         yield problem(
             "nonsense",
-            f"The server introduces itself in a way no NATS server does: {greeting.text}.",
-            "Check the address. If this is a NATS server, something between here and there "
-            "changes what it says.",
+            f"The peer sent an invalid INFO: {greeting.text}.",
+            "Check the address. If this is a NATS server, something in between changes its data.",
         )
     elif greeting is not None and greeting.kind == "foreign":
         yield problem(
             "not-nats",
-            f"Something else than NATS answers on port {asked.port}. It begins with "
-            f"{greeting.text}.",
-            "Check address and port. A NATS server begins with INFO.",
+            f"The peer on port {asked.port} is not a NATS server. It sent {greeting.text}.",
+            "Check the address and the port. A NATS server sends INFO first.",
         )
     else:
         yield _silent(report, call)
@@ -66,20 +64,20 @@ def _silent(report: Report, call: Call) -> Finding:
     if report.speaks_tls:
         return problem(
             "silent-inside-tls",
-            f"Port {asked.port} speaks TLS, but says nothing inside it, as a NATS server would.",
-            "Check address and port. If a proxy ends TLS here, check that the NATS server behind "
-            "it is up.",
+            f"Port {asked.port} speaks TLS, but sends no INFO inside it.",
+            "Check the address and the port. If a proxy terminates TLS here, check that the NATS "
+            "server behind it is running.",
         )
     if greeting is not None and greeting.kind == "closed":
         return problem(
             "closed-at-once",
-            f"Port {asked.port} takes the connection and closes it without a word.",
+            f"Port {asked.port} accepts the connection and closes it without sending anything.",
             "If a proxy or load balancer listens there, check that the NATS server behind it is "
-            "up. Otherwise check address and port.",
+            "running. Otherwise check the address and the port.",
         )
     return problem(
         "silent",
-        f"Port {asked.port} takes the connection and then says nothing: no NATS, no TLS, no HTTP.",
-        "Check address and port. If they are right, the server, or the proxy in front of it, "
-        "hangs and may need a restart.",
+        f"Port {asked.port} accepts the connection, but sends nothing: no NATS, no TLS, no HTTP.",
+        "Check the address and the port. If they are correct, the server or a proxy in front of "
+        "it hangs and may need a restart.",
     )
