@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import trio
 import trio.testing
 
+from tests.support.internals import socket_of
 from tests.support.peer import Peer, ScriptedServer
 from tests.support.timeouts import HANG_TIMEOUT
 from tests.transports import TCP, Transport
@@ -109,22 +110,14 @@ async def fill(nc: Connection, size: int, each: int = 100_000) -> int:
     The kernel may find room for some more when all seems to be at rest. Where that counts, let
     ``each`` be so large that no more than a part of one is taken then.
     """
-    assert nc._core.session is not None
-    _do_not_grow(nc._core.session.connection.stream)
+    # Keep the kernel from finding room for more in the socket's buffer.
+    socket_of(nc).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     count = 0
     while nc.stats.outbox_bytes < size:
         await nc.publish("a", bytes(each))
         await trio.testing.wait_all_tasks_blocked()
         count += 1
     return count
-
-
-def _do_not_grow(stream: trio.abc.Stream | None) -> None:
-    """Keep the kernel from finding room for more in the buffer of a socket, below ``stream``."""
-    while not isinstance(stream, trio.SocketStream):
-        names = ("transport_stream", "_transport", "_stream", "stream")
-        stream = next(getattr(stream, name) for name in names if hasattr(stream, name))
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 async def barrier(peer: Peer) -> None:

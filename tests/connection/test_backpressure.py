@@ -15,6 +15,7 @@ from tests.connection.helpers import (
     served,
     taking_turns,
 )
+from tests.support.internals import open_requests
 from tests.transports import ALL_BUT_WSS
 from trio_nats import OutboxFullError
 
@@ -52,7 +53,7 @@ async def test_a_full_outbox_refuses_if_told_to() -> None:
             await nc.request("refused", b"")
         with pytest.raises(OutboxFullError):
             nc.publish_nowait("refused", b"")
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         for _ in range(count):
             await peer.expect_line(b"PUB a 500000")
             await peer.receive_exactly(500_002)

@@ -10,8 +10,9 @@ import trio.testing
 
 from tests.connection.helpers import next_event, scripted, served
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import has_waiters, push, stalled
 from tests.transports import ALL_BUT_WSS
-from trio_nats import ConfigurationError, Msg, PendingLimits, Subscription
+from trio_nats import ConfigurationError, Msg, PendingLimits
 from trio_nats.events import SlowConsumer
 
 pytestmark = ALL_BUT_WSS
@@ -19,10 +20,6 @@ pytestmark = ALL_BUT_WSS
 
 def numbered(start: int, count: int) -> list[Msg]:
     return [Msg.new("a", b"%d" % number) for number in range(start, start + count)]
-
-
-def push(sub: Subscription, messages: list[Msg]) -> None:
-    sub._push_burst(messages.copy(), sum(len(msg.data) for msg in messages))
 
 
 async def test_everything_there_is_in_one_list() -> None:
@@ -115,7 +112,7 @@ async def test_cancelled_at_any_moment_nothing_is_lost() -> None:
         async def send_to_who_waits() -> None:
             while True:
                 await trio.lowlevel.checkpoint()
-                if sub._waiters:
+                if has_waiters(sub):
                     send(2)
 
         async def check() -> None:
@@ -160,9 +157,9 @@ async def test_a_full_subscription_is_no_longer_full_once_a_batch_was_taken(
     ):
         for episode in (1, 2):
             push(sub, numbered(0, 6))
-            assert sub in nc._core.router.stalled
+            assert sub in stalled(nc)
             await next_event(events, SlowConsumer)
             while sub.pending[0]:
                 await sub.receive_batch(most)
-            assert nc._core.router.stalled == set(), episode
+            assert stalled(nc) == set(), episode
             assert sub.pending == (0, 0)

@@ -20,6 +20,7 @@ from tests.connection.helpers import (
     receive_n,
     scripted,
 )
+from tests.support.internals import event_listeners
 from tests.support.peer import Peer, info_line
 from tests.support.scripts import session
 from tests.transports import ALL_BUT_WSS, Transport
@@ -204,11 +205,11 @@ async def test_a_listener_that_is_full_loses_the_oldest_and_holds_nothing_up() -
 async def test_a_listener_is_gone_when_it_is_closed_or_forgotten() -> None:
     async with scripted() as (nc, peer):
         async with nc.events(buffer=1), nc.events(buffer=1) as events:
-            assert len(nc._core.event_hub) == 2
-        assert len(nc._core.event_hub) == 0
+            assert event_listeners(nc) == 2
+        assert event_listeners(nc) == 0
         nc.events()
         gc.collect()
-        assert len(nc._core.event_hub) == 0
+        assert event_listeners(nc) == 0
         await peer.send(b"-ERR 'one'\r\n")
         await barrier(peer)
         for _ in range(2):

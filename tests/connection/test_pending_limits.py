@@ -20,9 +20,9 @@ from tests.connection.helpers import (
     scripted,
     served,
 )
+from tests.support.internals import largest_read, push, stalled
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, Msg, PendingLimits, Subscription
-from trio_nats._core import session
 from trio_nats._core.event_hub import EventListener
 from trio_nats.events import Event, SlowConsumer
 from trio_nats.options import FullPolicy
@@ -220,7 +220,7 @@ async def test_wait_stops_the_reading_and_loses_nothing() -> None:
         await _until_stalled(events)
         # What one read brings has to go somewhere; more than that is not taken in. After a full
         # one the next may be large.
-        assert 100 < sub.pending[0] <= 100 + session._LARGE_READ // 1000
+        assert 100 < sub.pending[0] <= 100 + largest_read() // 1000
         before = nc.stats.in_bytes
         # Half full is when reading goes on.
         await receive_n(sub, sub.pending[0] - 51)
@@ -302,7 +302,7 @@ async def test_reading_goes_on_when_the_full_subscription_is_gone(how: str) -> N
                     await channel.receive()
             return
         assert await receive_n(other, 1) == [b"behind"]
-        assert nc._core.router.stalled == set()
+        assert stalled(nc) == set()
 
 
 async def test_two_that_are_full_both_have_to_make_room() -> None:
@@ -409,11 +409,7 @@ async def test_pending_and_dropped_are_always_right(policy: FullPolicy, seed: in
                     )
                     for _ in range(chance.randint(1, 4))
                 ]
-                if len(burst) == 1:
-                    sub._push(burst[0])
-                else:
-                    sizes = [len(msg.data) + len(msg.raw_headers or b"") for msg in burst]
-                    sub._push_burst(burst, sum(sizes))
+                push(sub, burst)
                 for one in burst:
                     model.push(one)
             elif model.queue:
@@ -424,4 +420,4 @@ async def test_pending_and_dropped_are_always_right(policy: FullPolicy, seed: in
             assert await sub.receive() is model.queue.popleft()
         assert sub.pending == (0, 0)
         assert nc.stats.pending_bytes == 0
-        assert not nc._core.router.stalled
+        assert stalled(nc) == set()

@@ -21,6 +21,7 @@ from tests.connection.helpers import (
     scripted,
     served,
 )
+from tests.support.internals import open_requests
 from tests.transports import TCP_AND_WSS
 from trio_nats import (
     Connection,
@@ -176,7 +177,7 @@ async def test_a_forbidden_subject_fails_the_requests_to_it_only() -> None:
         assert isinstance(event.error, PermissionsViolationError)
         assert event.error.subject == "elsewhere"
         await peer.send(msg(inbox, 1, b"!"))
-    assert nc._core.requests.slots == {}
+    assert open_requests(nc) == 0
 
 
 async def test_a_forbidden_inbox_fails_all_requests_and_the_next_one_tries_again() -> None:
@@ -187,7 +188,7 @@ async def test_a_forbidden_inbox_fails_all_requests_and_the_next_one_tries_again
                 await read_request(peer, "svc")
             await peer.send(b"-ERR '%b\"%b\"'\r\n" % (DENIED.encode(), inbox))
             await barrier(peer)
-            assert nc._core.requests.slots == {}
+            assert open_requests(nc) == 0
         for error in errors:
             assert isinstance(error, PermissionsViolationError)
             assert error.operation == "subscription"
@@ -220,7 +221,7 @@ async def test_a_real_server_forbids_a_request(
             async with nc.request_many("svc", timeout=100) as replies:
                 with pytest.raises(PermissionsViolationError, match=subject):
                     await replies.receive()
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
 
 
 async def test_a_real_server_permits_an_inbox_prefix_of_ones_own() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.connection.helpers import another, msg, nothing_was_sent, receive_n, scripted, served
+from tests.support.internals import open_requests
 from tests.support.peer import info_line
 from tests.transports import ALL_BUT_WSS
 from trio_nats import (
@@ -196,7 +197,7 @@ async def refused(error: type[Exception], match: str | None = None, **argument: 
         for use_at_once in (nc.publish_nowait, nc.request_many):
             with pytest.raises(error, match=match):
                 use_at_once(**arguments)
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         await nothing_was_sent(nc, peer)
         assert nc.stats.out_messages == 1
 

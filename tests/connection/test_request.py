@@ -21,7 +21,9 @@ from tests.connection.helpers import (
     scripted,
     served,
 )
+from tests.support.internals import open_requests
 from tests.support.peer import Peer
+from tests.support.raw import raw_connection
 from tests.support.scripts import session
 from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import (
@@ -66,7 +68,7 @@ async def test_a_request_gets_its_reply() -> None:
         assert (reply.data, reply.headers["k"], reply.reply) == (b"HELLO", "v", None)
         assert reply.subject.startswith("_INBOX.")
         assert (await nc.request("svc.up")).data == b""
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
 
 
 @ALL_BUT_WSS
@@ -83,11 +85,11 @@ async def test_a_thousand_at_a_time_each_get_their_own() -> None:
                 for number in range(1000):
                     nursery.start_soon(ask, nc, number)
                 waiting = [await requests.receive() for _ in range(1000)]
-                assert len(nc._core.requests.slots) == 1000
+                assert open_requests(nc) == 1000
                 for request in reversed(waiting):
                     await request.respond(b"re " + request.data)
         assert got == {number: b"re %d" % number for number in range(1000)}
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         # Of single replies none is dropped by a limit.
         assert nc.stats.dropped == 0
         assert nc.stats.subscriptions == 0, "the inbox is not the user's"
@@ -132,8 +134,8 @@ async def test_no_reply_subject_leads_to_another() -> None:
 async def test_a_reply_subject_that_cannot_be_breaks_no_loop(reply: bytes) -> None:
     async with served() as (nc, server), nc.subscribe("svc") as requests:
         await nc.flush()
-        async with another(server) as other:
-            other._core.outbox.append((b"PUB svc %b 1\r\n" % reply, b"x", b"\r\n"))
+        async with raw_connection(server) as raw:
+            await raw.send(b"PUB svc %b 1\r\nx\r\n" % reply)
             request = await requests.receive()
             assert request.raw_reply == reply
             before = nc.stats.out_messages
@@ -181,7 +183,7 @@ async def test_nobody_is_there() -> None:
             with pytest.raises(NoRespondersError, match=r"'no\.body'") as caught:
                 await nc.request("no.body", b"x", timeout=100)
             assert caught.value.subject == "no.body"
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ async def test_nobody_answers_in_time() -> None:
         assert isinstance(caught.value, TimeoutError)
         with pytest.raises(RequestTimeoutError, match=r"within 0\.01 s"):
             await nc.request("svc", b"by choice", timeout=0.01)
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         # Answered too late, it does not come out of another request.
         for _ in range(2):
             await (await requests.receive()).respond(b"late")
@@ -250,7 +252,7 @@ async def test_the_callers_own_deadline() -> None:
         with trio.move_on_after(0.01) as scope:
             await nc.request("svc")
         assert scope.cancelled_caught
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
 
 
 async def test_cancelling_forgets_the_reply() -> None:
@@ -258,9 +260,9 @@ async def test_cancelling_forgets_the_reply() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nc.request, "svc")
             inbox = await read_request(peer, "svc")
-            assert len(nc._core.requests.slots) == 1
+            assert open_requests(nc) == 1
             nursery.cancel_scope.cancel()
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         await peer.send(msg(inbox, 1, b"late"))
         await barrier(peer)
         assert nc.stats.in_messages == 1
@@ -300,6 +302,6 @@ async def test_requests_and_a_lost_connection(policy: Any, transport: Transport)
             else:
                 with pytest.raises(ConnectionLostError):
                     await nc.request("svc")
-            assert nc._core.requests.slots == {}
+            assert open_requests(nc) == 0
             await nc.wait_for_state("open")
             assert nc.stats.reconnects == 1

@@ -23,7 +23,9 @@ from tests.connection.helpers import (
     scripted,
     served,
 )
+from tests.support.internals import open_requests
 from tests.support.peer import Peer
+from tests.support.raw import raw_connection
 from trio_nats import (
     ConfigurationError,
     Connection,
@@ -69,8 +71,8 @@ async def test_scatter_and_gather(options: dict[str, Any]) -> None:
                     for _ in range(2):
                         with pytest.raises(trio.EndOfChannel):
                             await replies.receive()
-                    assert nc._core.requests.slots == {}
-            assert nc._core.requests.slots == {}
+                    assert open_requests(nc) == 0
+            assert open_requests(nc) == 0
 
 
 async def test_nobody_is_there() -> None:
@@ -78,19 +80,23 @@ async def test_nobody_is_there() -> None:
         for _ in range(2):
             with pytest.raises(NoRespondersError, match="svc"):
                 await replies.receive()
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
 
 
 async def test_no_responders_behind_a_reply_is_somebody_pretending() -> None:
     """The server says so only when nobody was there, and then nobody replies."""
-    async with served() as (nc, server), another(server) as other:
+    async with (
+        served() as (nc, server),
+        another(server) as other,
+        raw_connection(server) as raw,
+    ):
         async with other.subscribe("svc") as requests, other.subscribe("svc") as others:
             await other.flush()
             async with nc.request_many("svc", b"?", stop_after=2) as replies:
                 await (await requests.receive()).respond(b"1")
                 request = await others.receive()
                 forged = b"HPUB %b 16 16\r\n%b\r\n" % (request.raw_reply or b"", NO_RESPONDERS)
-                other._core.outbox.command(forged)
+                await raw.until_pong(forged)
                 await request.respond(b"2")
                 assert await all_of(replies) == [b"1", b"2"]
 
@@ -101,7 +107,7 @@ async def test_time_ends_them(options: dict[str, Any]) -> None:
         await peer.send(msg(inbox, 1, b"1") + msg(inbox, 1, b"2"))
         await barrier(peer)
         assert await all_of(replies) == [b"1", b"2"]
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
 
 
 async def test_each_of_several_receivers_gets_what_no_other_got() -> None:
@@ -132,11 +138,11 @@ async def test_leaving_forgets_replies_to_come() -> None:
                 inbox = await read_request(peer, "svc")
                 await peer.send(msg(inbox, 1, b"1"))
                 await barrier(peer)
-                assert len(nc._core.requests.slots) == 1
+                assert open_requests(nc) == 1
                 scope.cancel()
                 await replies.receive()
         assert scope.cancelled_caught
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         with pytest.raises(trio.ClosedResourceError):
             await replies.receive()
         await peer.send(msg(inbox, 1, b"2"))
@@ -150,7 +156,7 @@ async def test_entering_when_cancelled_sends_nothing() -> None:
             scope.cancel()
             async with nc.request_many("svc"):
                 raise AssertionError("entered")
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         await nothing_was_sent(nc, peer)
 
 
@@ -159,7 +165,7 @@ async def test_a_request_is_entered_once() -> None:
         replies = nc.request_many("svc")
         with pytest.raises(RuntimeError, match=r"use it as 'async with nc\.request_many"):
             await replies.receive()
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         await nothing_was_sent(nc, peer)
         async with replies:
             with pytest.raises(RuntimeError, match="only once"):
@@ -175,7 +181,7 @@ async def test_closing_wakes_all_who_wait_and_drops_what_was_not_received() -> N
             await replies.aclose()
         assert [str(error) for error in errors] == ["these replies are closed"] * 2
         assert all(isinstance(error, trio.ClosedResourceError) for error in errors)
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         await peer.send(msg(inbox, 1, b"late"))
         await barrier(peer)
         with pytest.raises(trio.ClosedResourceError):
@@ -228,7 +234,7 @@ async def test_a_request_that_cannot_be_sent_in_time() -> None:
                 raise AssertionError("entered")
         with pytest.raises(RequestTimeoutError):
             await nc.request("svc", timeout=0.01)
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
         assert nc.stats.out_messages == before
 
 

@@ -23,6 +23,7 @@ from tests.connection.helpers import (
     served,
     taking_turns,
 )
+from tests.support.raw import raw_connection
 from tests.transports import ALL_BUT_WSS
 from trio_nats import (
     ConfigurationError,
@@ -68,9 +69,9 @@ async def test_no_subject_moves_a_message_to_another_subscription() -> None:
         await nc.flush()
         # White space to Python but not to the server, and the number of the first subscription.
         subjects = ["open.\v1", "open.\f1"]
-        async with another(server) as other:
+        async with raw_connection(server) as raw:
             for subject in subjects:
-                other._core.outbox.append((f"PUB {subject} 2\r\n".encode(), b"hi", b"\r\n"))
+                await raw.send(f"PUB {subject} 2\r\nhi\r\n".encode())
             assert [(await two.receive()).subject for _ in subjects] == subjects
         assert one.pending == (0, 0)
 

@@ -15,6 +15,7 @@ from tests.connection.helpers import receive_n
 from tests.core.helpers import frames_of
 from tests.support.certs import certificates
 from tests.support.checkpoints import Operation
+from tests.support.internals import stalled
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.transports import Transport
 from trio_nats import Connection, Subscription, TLSOptions, open_nats
@@ -78,7 +79,7 @@ class Stage:
             assert await receive_n(sub, 1) == [b"x"]
         await trio.testing.wait_all_tasks_blocked()
         assert self.nc.stats.outbox_bytes == 0
-        assert self.nc._core.router.stalled == set()
+        assert stalled(self.nc) == set()
 
     async def published(self) -> list[bytes]:
         """What has come to "ledger" since the last time, without the filling."""

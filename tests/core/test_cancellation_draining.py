@@ -19,6 +19,7 @@ import trio.testing
 from tests.connection.helpers import QUICK, all_of, next_event
 from tests.core.scenario import echo, entries, tls_sides
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import open_requests
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy
 from tests.support.timeouts import HANG_TIMEOUT
@@ -307,7 +308,7 @@ async def test_an_operation_does_not_disturb_the_drain(
 
         async def check() -> None:
             run = runs[-1]
-            assert run.nc._core.requests.slots == {}
+            assert open_requests(run.nc) == 0
             assert run.nc.state == "draining"
             assert run.held.pending[0] == 1
             assert not run.drained.is_set()

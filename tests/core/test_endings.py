@@ -23,6 +23,7 @@ from tests.connection.helpers import (
     scripted,
     served,
 )
+from tests.support.internals import open_requests
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer
 from tests.support.scripts import session
@@ -261,7 +262,7 @@ async def test_all_waiting_tasks_are_told_of_the_closing(wait: Wait, ending: str
     # A subscription's drain is all done once nothing more can come.
     errors_of_waiters = [] if wait is _drain_one else [trio.ClosedResourceError] * 2
     assert [type(error) for error in errors] == errors_of_waiters
-    assert nc._core.requests.slots == {}
+    assert open_requests(nc) == 0
 
 
 @pytest.mark.parametrize("wait", WAITING)
@@ -278,7 +279,7 @@ async def test_all_waiting_tasks_are_told_of_the_loss(wait: Wait) -> None:
         assert all(error.__cause__ is nc.failure for error in errors)
         assert isinstance(nc.failure, ConnectionLostError)
         assert nc.state == "closed"
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0
 
 
 @pytest.mark.parametrize("how", ["closed", "lost"])

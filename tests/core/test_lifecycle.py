@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from tests.connection.helpers import HANG_TIMEOUT, QUICK, all_of, receive_n, scripted, served
+from tests.support.internals import open_requests
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer, Script, ScriptedServer
 from tests.support.scripts import session
@@ -205,7 +206,7 @@ async def test_a_closed_connection_refuses_everything(transport: Transport) -> N
         with pytest.raises(trio.ClosedResourceError, match="connection is closed"):
             use_at_once()
     await nc.aclose()
-    assert nc._core.requests.slots == {}
+    assert open_requests(nc) == 0
     assert (nc.stats.outbox_bytes, nc.stats.out_messages) == (0, 0)
     assert (nc.state, nc.connected_url, nc.tls_info, nc.failure) == ("closed", None, None, None)
 
@@ -225,7 +226,7 @@ async def test_nothing_is_kept_of_closed_connections() -> None:
                     if number % 4 == 1:
                         with pytest.raises(TimeoutError):
                             await nc.request("a", timeout=0.001)
-                        assert nc._core.requests.slots == {}
+                        assert open_requests(nc) == 0
             del nc, sub, message
             gc.collect()
             assert [ref for ref in kept if ref() is not None] == []

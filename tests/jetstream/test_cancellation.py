@@ -6,6 +6,7 @@ import pytest
 
 from tests.jetstream.helpers import HANG_TIMEOUT, connected, filled
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import open_requests
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection
 from trio_nats.jetstream import JetStreamError, UnacknowledgedError
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
 async def sound(nc: Connection) -> None:
     """The connection works, and holds nothing of what was cancelled."""
     assert nc.stats.subscriptions == 0
-    assert nc._core.requests.slots == {}
+    assert open_requests(nc) == 0
     await nc.flush(timeout=HANG_TIMEOUT)
     assert nc.stats.reconnects == 0
 

@@ -26,7 +26,7 @@ from tests.reliability.helpers import (
     until,
 )
 from tests.support.certs import certificates
-from tests.support.internals import is_moving
+from tests.support.internals import event_listeners, is_moving, open_requests
 from tests.support.peer import Peer, ScriptedServer
 from tests.transports import TCP, WS, Transport
 from trio_nats import (
@@ -164,8 +164,8 @@ async def test_what_is_made_of_one_connection() -> None:
             await cycle()
         assert held() == before
         assert tasks() == tasks_before
-        assert len(nc._core.event_hub) == 0
-        assert nc._core.requests.slots == {}
+        assert event_listeners(nc) == 0
+        assert open_requests(nc) == 0
         # What `next` keeps in store for the next call.
         assert nc.stats.subscriptions == 1
 
@@ -244,7 +244,7 @@ async def test_requests_given_up_and_subscriptions_left() -> None:
 
             await leaves_nothing(cycle, CYCLES)
             assert nc.stats.subscriptions == 1
-            assert not nc._core.requests.slots
+            assert open_requests(nc) == 0
 
 
 # A message refers to its connection and is invisible to the garbage collector, so a connection must

@@ -17,6 +17,7 @@ from tests.reliability.helpers import (
     shorten_overlap,
     until,
 )
+from tests.support.internals import open_requests
 from tests.support.jwts import Operator
 from tests.support.peer import Peer, ScriptedServer, info_line
 from tests.transports import ALL_TRANSPORTS, Transport
@@ -190,4 +191,4 @@ async def test_publishers_that_wait_for_room_are_told() -> None:
             told = [error for wait in waits for error in [await have_wait(nursery, wait, 1)]]
             await peer.send(info_with(max_payload=1000, headers=True))
         assert [type(error) for errors in told for error in errors] == [MaxPayloadError] * 3
-        assert nc._core.requests.slots == {}
+        assert open_requests(nc) == 0

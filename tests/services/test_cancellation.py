@@ -8,6 +8,7 @@ import trio.testing
 
 from tests.services.helpers import HANG_TIMEOUT, adder, reverse, running
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import open_requests
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
 from trio_nats.testing import NatsServer
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 async def sound(nc: Connection) -> None:
     """The connection works, and holds nothing of what was cancelled."""
     assert nc.stats.subscriptions == 0
-    assert nc._core.requests.slots == {}
+    assert open_requests(nc) == 0
     await nc.flush(timeout=HANG_TIMEOUT)
     assert nc.stats.reconnects == 0
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from tests.support.certs import certificates, client_context
 from trio_nats.testing import NatsServer
 
 __all__ = ["RawConnection", "raw_connection"]
@@ -15,7 +16,7 @@ __all__ = ["RawConnection", "raw_connection"]
 class RawConnection:
     """Bytes to and from a server, after CONNECT."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._unread = b""
 
@@ -37,10 +38,17 @@ class RawConnection:
 
 @asynccontextmanager
 async def raw_connection(server: NatsServer) -> AsyncIterator[RawConnection]:
+    """A connection that the server has accepted, over TLS if it requires that."""
     async with await trio.open_tcp_stream(server.host, server.port) as stream:
+        info = b""
+        while not info.endswith(b"\r\n"):
+            info += await stream.receive_some()
+        assert info.startswith(b"INFO ")
         connection = RawConnection(stream)
-        info = await connection.until_pong(
+        if server.url.startswith("tls://"):
+            context = client_context(certificates().ca_file)
+            connection = RawConnection(trio.SSLStream(stream, context, server_hostname=server.host))
+        await connection.until_pong(
             b'CONNECT {"verbose": false, "headers": true, "no_responders": true}\r\n'
         )
-        assert info.startswith(b"INFO ")
         yield connection
