@@ -99,7 +99,8 @@ def _statements(module: str) -> tuple[Path, list[ast.stmt]]:
 
 
 def _class(path: str, cls: type) -> Iterator[str]:
-    bases = [_name(base) for base in cls.__bases__ if base.__name__ not in ("object", "Generic")]
+    hidden = ("object", "Generic", "NeedsAsyncWith")
+    bases = [_name(base) for base in cls.__bases__ if base.__name__ not in hidden]
     made = f" made with {_fields(cls)}" if is_dataclass(cls) or _is_struct(cls) else ""
     yield f"{path} class({', '.join(bases)}){made}"
     members: dict[str, object] = {}
@@ -110,8 +111,13 @@ def _class(path: str, cls: type) -> Iterator[str]:
             if made or not has_public_constructor(cls):
                 members.pop("__init__", None)
     for name, member in members.items():
-        if not name.startswith("_") or name == "__init__" or name in OPERATORS:
+        if not name.startswith("_") or name == "__init__" or _is_operator(name, member):
             yield from _member(f"{path}.{name}", member)
+
+
+def _is_operator(name: str, member: object) -> bool:
+    refuses = getattr(member, "__annotations__", {}).get("return") == "NoReturn"
+    return name in OPERATORS and not refuses
 
 
 def _is_struct(cls: type) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import trio
@@ -17,6 +17,7 @@ import trio_nats.anyio
 from tests.support.jwts import Key
 from trio_nats import (
     ConnectError,
+    Connection,
     Credentials,
     CredentialsError,
     NKey,
@@ -26,7 +27,10 @@ from trio_nats import (
     open_nats,
 )
 from trio_nats.events import MessagesDiscarded, ReconnectFailed
-from trio_nats.testing import NatsServer
+from trio_nats.jetstream import JetStream, OrderedConsumer
+from trio_nats.keyvalue import KeyValue
+from trio_nats.objectstore import ObjectStore
+from trio_nats.testing import NatsCluster, NatsServer
 
 FOR_EVER = ReconnectPolicy(retry_on_initial_connect=True, delay=lambda _: 0.01)
 
@@ -49,15 +53,79 @@ async def test_a_connection_that_was_not_entered(opener: Callable[..., Any]) -> 
         _ = nc.nonsense
     with pytest.raises(TypeError, match="cannot be awaited"):
         await nc
-    with pytest.raises(TypeError, match="not 'with'"), nc:
+    with pytest.raises(TypeError, match="cannot be used with 'with'"), nc:
         raise AssertionError("entered")
     assert not hasattr(nc, "__wrapped__")
 
 
-async def test_channels_that_were_not_entered(nats_server: NatsServer) -> None:
-    async with open_nats(nats_server.url) as nc:
-        with pytest.raises(TypeError, match=r"async with nc\.subscribe"):
-            await nc.subscribe("a")  # type: ignore[misc]
+class Opened(NamedTuple):
+    nc: Connection
+    js: JetStream
+    consumer: OrderedConsumer
+    kv: KeyValue[bytes]
+    store: ObjectStore
+
+
+USED_WITH_ASYNC_WITH: dict[str, Callable[[Opened], object]] = {
+    "nc.subscribe(...) as sub": lambda opened: opened.nc.subscribe("a"),
+    "nc.request_many(...) as replies": lambda opened: opened.nc.request_many("a"),
+    "nc.events() as events": lambda opened: opened.nc.events(),
+    "nc.add_service(...) as service": lambda opened: opened.nc.add_service("a", version="1.0.0"),
+    "js.publisher() as publisher": lambda opened: opened.js.publisher(),
+    "consumer.consume(...) as messages": lambda opened: opened.consumer.consume(),
+    "kv.watch(...) as watcher": lambda opened: opened.kv.watch(),
+    "store.watch() as watcher": lambda opened: opened.store.watch(),
+    "store.get(name) as reader": lambda opened: opened.store.get("a"),
+    "NatsServer(...) as server": lambda _: NatsServer(),
+    "NatsCluster(...) as cluster": lambda _: NatsCluster(),
+    "open_nats(...) as nc": lambda _: open_nats("nats://127.0.0.1:1"),
+}
+
+
+async def test_what_is_used_with_async_with() -> None:
+    async with NatsServer(jetstream=True) as server, open_nats(server.url) as nc:
+        js = nc.jetstream()
+        kv = await js.create_key_value("a")
+        store = await js.create_object_store("a")
+        consumer = (await js.create_stream("a")).ordered_consumer()
+        opened = Opened(nc, js, consumer, kv, store)
+        for use, make in USED_WITH_ASYNC_WITH.items():
+            await check_wrong_uses(use, make(opened))
+
+
+async def check_wrong_uses(use: str, made: Any) -> None:
+    call, hint = re.escape(use.partition("(")[0]), re.escape(f"'async with {use}:'")
+    with pytest.raises(TypeError, match=rf"^{call}\(\) cannot be awaited; use {hint}$"):
+        await made
+    text = rf"^{call}\(\) cannot be used with 'with'; use {hint}$"
+    with pytest.raises(TypeError, match=text), made:
+        raise AssertionError("entered")
+    if use.startswith("nc.events"):  # which needs not be entered
+        return
+    error: type[Exception] = TypeError
+    text = rf"^{call}\(\) cannot be used in 'async for'; use {hint}$"
+    if isinstance(made, trio.abc.ReceiveChannel):
+        error, text = RuntimeError, rf"has not been entered; use it as {hint}$"
+    with pytest.raises(error, match=text):
+        async for _ in made:
+            raise AssertionError("received")
+
+
+@pytest.mark.parametrize(
+    ("call", "make"),
+    [
+        ("nc.subscribe", lambda nc: nc.subscribe("a")),
+        ("nc.request_many", lambda nc: nc.request_many("a")),
+        ("nc.events", lambda nc: nc.events()),
+        ("nc.publisher", lambda nc: nc.publisher("a")),
+    ],
+)
+async def test_what_is_used_with_async_with_in_anyio(
+    call: str, make: Callable[[trio_nats.anyio.Connection], Any], nats_server: NatsServer
+) -> None:
+    async with trio_nats.anyio.open_nats(nats_server.url) as nc:
+        with pytest.raises(TypeError, match=rf"^{call}\(\) .*; use 'async with {call}\("):
+            await make(nc)
 
 
 @pytest.mark.parametrize("payload", [{"a": 1}, [1], 5, None])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 import trio
 
 from . import __version__
+from ._async_with import NeedsAsyncWith
 from ._constructors import construct
 from ._core.settings import Settings, WhenOutboxFull
 from ._core.supervisor import Supervisor
@@ -236,19 +237,12 @@ def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
     return value
 
 
-class NotEntered(AbstractAsyncContextManager[_C]):
+class NotEntered(AbstractAsyncContextManager[_C], NeedsAsyncWith):
     """The return value of ``open_nats()``, which explains every wrong way of using it."""
 
-    def __await__(self) -> NoReturn:
-        raise TypeError("open_nats() cannot be awaited; use 'async with open_nats(...) as nc:'")
+    _async_with = "open_nats(...) as nc"
 
     if not TYPE_CHECKING:
-
-        def __enter__(self) -> NoReturn:
-            raise TypeError("use 'async with open_nats(...) as nc:', not 'with'")
-
-        def __exit__(self, *_: object) -> None:
-            """Never called, but without it there would be no ``__enter__``."""
 
         def __getattr__(self, name: str) -> NoReturn:
             text = f"{type(self).__name__!r} object has no attribute {name!r}"

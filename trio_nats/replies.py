@@ -7,6 +7,7 @@ from typing import Self
 
 import trio
 
+from ._async_with import NeedsAsyncWith
 from ._constructors import NoPublicConstructor
 from ._core.pending import PendingOwner, PendingQueue
 from ._core.request_mux import is_no_responders
@@ -31,6 +32,7 @@ def empty_sentinel(msg: Msg) -> bool:
 class Replies(
     PendingQueue,
     trio.abc.ReceiveChannel[Msg],
+    NeedsAsyncWith,
     metaclass=NoPublicConstructor,
     use="nc.request_many()",
 ):
@@ -40,6 +42,8 @@ class Replies(
     publishes the request; replies that arrive after leaving it are dropped. The replies end as
     described at :meth:`Connection.request_many`.
     """
+
+    _async_with = "nc.request_many(...) as replies"
 
     def __init__(
         self,
@@ -148,10 +152,7 @@ class Replies(
         self._check_run()
         await trio.lowlevel.checkpoint()
         if self._deadline is None:
-            raise RuntimeError(
-                "this request has not been sent; use it as "
-                "'async with nc.request_many(...) as replies:'"
-            )
+            raise self._not_entered_error("this request")
         begun = trio.current_time()
         while not self._queue and self._ended is None:
             deadline = self._next_deadline(self._deadline, begun)

@@ -7,13 +7,14 @@ import sys
 from collections.abc import AsyncIterator, Set
 from inspect import CORO_CLOSED, getcoroutinestate
 from threading import get_ident
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import Self
 from weakref import WeakSet
 
 import outcome
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
+from ._async_with import NeedsAsyncWith
 from ._constructors import NoPublicConstructor
 from ._core.pending import PendingQueue, pending_size
 from ._core.supervisor import Supervisor
@@ -29,7 +30,11 @@ _TURN = 63
 
 
 class Subscription(
-    PendingQueue, trio.abc.ReceiveChannel[Msg], metaclass=NoPublicConstructor, use="nc.subscribe()"
+    PendingQueue,
+    trio.abc.ReceiveChannel[Msg],
+    NeedsAsyncWith,
+    metaclass=NoPublicConstructor,
+    use="nc.subscribe()",
 ):
     """A subscription, as a Trio channel of its messages.
 
@@ -48,6 +53,8 @@ class Subscription(
     - :exc:`ConnectionLostError`: if the connection is gone for good.
     - :exc:`trio.ClosedResourceError`: if the subscription or the connection was closed.
     """
+
+    _async_with = "nc.subscribe(...) as sub"
 
     def __init__(
         self,
@@ -117,13 +124,6 @@ class Subscription(
         self._leave(trio.ClosedResourceError("this subscription is closed"))
         self._clear()
         await trio.lowlevel.checkpoint()
-
-    if not TYPE_CHECKING:
-
-        def __await__(self) -> NoReturn:
-            raise TypeError(
-                "a subscription cannot be awaited; use 'async with nc.subscribe(...) as sub:'"
-            )
 
     async def drain(self, *, timeout: float | None = None) -> None:
         """Unsubscribe, but keep messages that the server has already sent.
@@ -362,10 +362,7 @@ class Subscription(
 
     def _check_entered(self) -> None:
         if self._sid is None and self._ended is None:
-            raise RuntimeError(
-                "this subscription has not been entered; use it as "
-                "'async with nc.subscribe(...) as sub:'"
-            )
+            raise self._not_entered_error("this subscription")
 
     def __aiter__(self) -> Self:
         self._core.check_run()

@@ -213,6 +213,14 @@ async def in_a_context() -> None:
         await other.flush()
 
 
+async def not_entered(nc: Connection) -> None:
+    await open_nats()  # type: ignore[misc]
+    await nc.subscribe("a")  # type: ignore[misc]
+    await nc.jetstream().publisher()  # type: ignore[misc]
+    with nc.events():  # type: ignore[attr-defined]
+        pass
+
+
 async def streams(nc: Connection) -> None:
     js = nc.jetstream(domain="hub", timeout=2)
     assert_type(js, JetStream)

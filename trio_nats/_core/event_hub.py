@@ -9,17 +9,20 @@ from weakref import WeakSet
 import outcome
 import trio
 
+from .._async_with import NeedsAsyncWith
 from ..events import Event
 
 __all__ = ["EventHub", "EventListener"]
 
 
-class EventListener(trio.abc.ReceiveChannel[Event]):
+class EventListener(trio.abc.ReceiveChannel[Event], NeedsAsyncWith):
     """A channel of events from the moment it was made. When it is full, it drops the oldest ones.
 
     It is not a memory channel, because the sender of a memory channel does not notice before the
     next event that the receiver is gone.
     """
+
+    _async_with = "nc.events() as events"
 
     def __init__(
         self, listeners: WeakSet[EventListener], buffer: int, check_run: Callable[[], None]

@@ -19,6 +19,7 @@ from trio_nats.events import Event
 from trio_nats.message import Publisher as Origin
 from trio_nats.message import answer_by
 
+from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
 from ._backend import Host
 from ._errors import TRIO_ERRORS, translated
@@ -29,7 +30,7 @@ _T_co = TypeVar("_T_co", covariant=True)
 _T_contra = TypeVar("_T_contra", contravariant=True)
 
 
-class _Receiving(ObjectReceiveStream[_T_co], Generic[_T_co]):
+class _Receiving(ObjectReceiveStream[_T_co], NeedsAsyncWith, Generic[_T_co]):
     """A Trio channel as an anyio stream."""
 
     def __init__(self, host: Host, channel: trio.abc.ReceiveChannel[_T_co]) -> None:
@@ -110,6 +111,8 @@ class Subscription(_Messages, metaclass=NoPublicConstructor, use="nc.subscribe()
     for good; and with :exc:`anyio.ClosedResourceError` if the stream or the connection is closed.
     """
 
+    _async_with = "nc.subscribe(...) as sub"
+
     def __init__(self, host: Host, subscription: trio_nats.Subscription, origin: Origin) -> None:
         super().__init__(host, subscription, origin)
         self._subscription = subscription
@@ -161,6 +164,8 @@ class Replies(_Messages, metaclass=NoPublicConstructor, use="nc.request_many()")
     later. :meth:`Connection.request_many` says when it ends.
     """
 
+    _async_with = "nc.request_many(...) as replies"
+
     def __init__(self, host: Host, replies: trio_nats.Replies, origin: Origin) -> None:
         super().__init__(host, replies, origin)
         self._replies = replies
@@ -184,9 +189,12 @@ class Replies(_Messages, metaclass=NoPublicConstructor, use="nc.request_many()")
 class Events(_Receiving[Event], metaclass=NoPublicConstructor, use="nc.events()"):
     """The events of a connection; made by :meth:`Connection.events`."""
 
+    _async_with = "nc.events() as events"
+
 
 class Publisher(
     ObjectSendStream[_T_contra],
+    NeedsAsyncWith,
     Generic[_T_contra],
     metaclass=NoPublicConstructor,
     use="nc.publisher()",
@@ -195,6 +203,8 @@ class Publisher(
 
     Closing it does not close the connection.
     """
+
+    _async_with = "nc.publisher(...) as publisher"
 
     def __init__(
         self,

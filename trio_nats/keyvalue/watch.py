@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 import trio
 
+from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor, construct
 from ..codecs import Decoder
 from ..errors import NatsError
@@ -54,7 +55,11 @@ class Plan(NamedTuple):
 
 
 class KeyWatcher(
-    trio.abc.ReceiveChannel[Entry[T]], Generic[T], metaclass=NoPublicConstructor, use="kv.watch()"
+    trio.abc.ReceiveChannel[Entry[T]],
+    NeedsAsyncWith,
+    Generic[T],
+    metaclass=NoPublicConstructor,
+    use="kv.watch()",
 ):
     """A Trio channel of the entries of a bucket, returned by :meth:`KeyValue.watch`.
 
@@ -79,10 +84,13 @@ class KeyWatcher(
     :exc:`trio.ClosedResourceError` when the watcher or the connection is closed.
     """
 
+    _async_with = "kv.watch(...) as watcher"
+
     def __init__(self, plan: Plan, codec: Decoder[T]) -> None:
         self._plan = plan
         self._codec = codec
         self._messages: Messages = plan.consumer.consume()
+        self._messages._async_with = self._async_with  # for its errors
         self._caught_up = trio.Event()
         self._silence = FIRST_SILENCE
         self._seen = ("", 0)  # name of the consumer, sequence number of its last delivery

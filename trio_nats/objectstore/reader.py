@@ -8,6 +8,7 @@ from typing import Self
 
 import trio
 
+from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
 from ..errors import fresh
 from ..jetstream.consumer.messages import Messages
@@ -35,7 +36,10 @@ DEFAULT_MAX_SIZE = 256 * 1024 * 1024
 
 
 class ObjectReader(
-    trio.abc.ReceiveChannel[bytes], metaclass=NoPublicConstructor, use="store.get()"
+    trio.abc.ReceiveChannel[bytes],
+    NeedsAsyncWith,
+    metaclass=NoPublicConstructor,
+    use="store.get()",
 ):
     """A Trio channel of the chunks of an object, returned by :meth:`ObjectStore.get`.
 
@@ -56,6 +60,8 @@ class ObjectReader(
     :meth:`receive`; then do not use the chunks that you have received.
     """
 
+    _async_with = "store.get(name) as reader"
+
     def __init__(self, backend: ObjectBackend, name: str) -> None:
         self._backend = backend
         self._name = name
@@ -72,11 +78,8 @@ class ObjectReader(
     def info(self) -> ObjectInfo:
         """Metadata of the object. If you read a link, that of its target."""
         if self._info is None:
-            raise self._not_entered()
+            raise self._not_entered_error("this reader")
         return self._info
-
-    def _not_entered(self) -> RuntimeError:
-        return RuntimeError("use it as 'async with store.get(name) as reader:'")
 
     # --- entering and leaving --------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Self
 
 import trio
 
+from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor, construct
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
@@ -26,7 +27,10 @@ _logger = logging.getLogger("trio_nats.objectstore")
 
 
 class ObjectWatcher(
-    trio.abc.ReceiveChannel[ObjectInfo], metaclass=NoPublicConstructor, use="store.watch()"
+    trio.abc.ReceiveChannel[ObjectInfo],
+    NeedsAsyncWith,
+    metaclass=NoPublicConstructor,
+    use="store.watch()",
 ):
     """A Trio channel of the metadata of objects, returned by :meth:`ObjectStore.watch`.
 
@@ -49,6 +53,8 @@ class ObjectWatcher(
     :exc:`ConnectionLostError` when the connection is lost for good; and with
     :exc:`trio.ClosedResourceError` when the watcher or the connection is closed.
     """
+
+    _async_with = "store.watch() as watcher"
 
     def __init__(
         self, backend: ObjectBackend, policy: DeliverPolicy, *, ignore_deletes: bool
@@ -108,7 +114,7 @@ class ObjectWatcher(
 
     def _entered(self) -> Messages:
         if self._messages is None:
-            raise RuntimeError("use it as 'async with store.watch() as watcher:'")
+            raise self._not_entered_error("this watcher")
         return self._messages
 
     # --- receiving -------------------------------------------------------------------------------

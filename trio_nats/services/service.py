@@ -16,6 +16,7 @@ from typing import Self, TypeAlias
 import msgspec
 import trio
 
+from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
 from .._nursery import open_nursery
 from ..connection_base import BaseConnection
@@ -55,7 +56,7 @@ DEFAULT_CLOSE_TIMEOUT = 5.0
 _logger = logging.getLogger("trio_nats.services")
 
 
-class Service(ServiceGroup, metaclass=NoPublicConstructor, use="nc.add_service()"):
+class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="nc.add_service()"):
     """A service, made by :meth:`Connection.add_service` and used with ``async with``.
 
     Entering the block subscribes the endpoints and answers discovery requests. From then on
@@ -69,6 +70,8 @@ class Service(ServiceGroup, metaclass=NoPublicConstructor, use="nc.add_service()
     :exc:`ConnectionLostError` or :exc:`PermissionsViolationError`. If you close or drain the
     connection, the service just stops.
     """
+
+    _async_with = "nc.add_service(...) as service"
 
     def __init__(
         self,

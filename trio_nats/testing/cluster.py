@@ -12,6 +12,7 @@ from typing import Self, Unpack
 import msgspec
 import trio
 
+from .._async_with import NeedsAsyncWith
 from .._tracebacks import hides_secrets
 from ..errors import ConfigurationError, NatsError
 from ._ports import free_port, taken_ports
@@ -26,7 +27,7 @@ _POLL_INTERVAL = 0.02
 
 
 @hides_secrets
-class NatsCluster:
+class NatsCluster(NeedsAsyncWith):
     """Runs a cluster of servers for the duration of an ``async with`` block.
 
     >>> async with NatsCluster(3, jetstream=True) as cluster:
@@ -45,6 +46,8 @@ class NatsCluster:
     :raises ServerStartError: on entering, as for :class:`NatsServer`.
     :raises ServerWaitError: on entering, if the servers did not connect within ``start_timeout``.
     """
+
+    _async_with = "NatsCluster(...) as cluster"
 
     def __init__(self, n: int = 3, **options: Unpack[ServerOptions]) -> None:
         settings = ServerSettings(**options)

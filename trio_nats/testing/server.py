@@ -16,6 +16,7 @@ from typing import Self, Unpack
 
 import trio
 
+from .._async_with import NeedsAsyncWith
 from .._tracebacks import hides_secrets
 from ..errors import ConfigurationError
 from ._config import render_settings
@@ -36,7 +37,7 @@ _NOT_RELOADABLE = ("host", "args", "binary")
 
 
 @hides_secrets
-class NatsServer:
+class NatsServer(NeedsAsyncWith):
     """Runs a nats-server for the duration of an ``async with`` block, which begins when it is
     ready.
 
@@ -59,6 +60,8 @@ class NatsServer:
     :raises ServerStartError: on entering, if the server exited or was not ready within
         ``start_timeout``.
     """
+
+    _async_with = "NatsServer(...) as server"
 
     def __init__(self, **options: Unpack[ServerOptions]) -> None:
         self._settings = ServerSettings(**options)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import Self
 
 import trio
 
+from ..._async_with import NeedsAsyncWith
 from ..._constructors import NoPublicConstructor
 from ..._nursery import open_nursery
 from .message import JetStreamMsg
@@ -18,7 +19,10 @@ __all__ = ["ConsumerMessages", "Messages"]
 
 
 class Messages(
-    trio.abc.ReceiveChannel[JetStreamMsg], metaclass=NoPublicConstructor, use="consumer.consume()"
+    trio.abc.ReceiveChannel[JetStreamMsg],
+    NeedsAsyncWith,
+    metaclass=NoPublicConstructor,
+    use="consumer.consume()",
 ):
     """The messages of a consumer, as a Trio channel; made by ``consume``.
 
@@ -43,6 +47,8 @@ class Messages(
 
     Any other failure is retried; noteworthy ones are logged.
     """
+
+    _async_with = "consumer.consume(...) as messages"
 
     def __init__(self, name: str, check_run: Callable[[], None]) -> None:
         self._name = name
@@ -89,14 +95,6 @@ class Messages(
             await self._close()
         self._nursery.cancel_scope.cancel()
 
-    if not TYPE_CHECKING:
-
-        def __await__(self) -> NoReturn:
-            raise TypeError(
-                "a channel of messages cannot be awaited; use it as "
-                "'async with consumer.consume(...) as messages:'"
-            )
-
     async def aclose(self) -> None:
         """Unsubscribe, and return messages that were not received to the server.
 
@@ -136,10 +134,7 @@ class Messages(
 
     def _check_entered(self) -> None:
         if self._state == "not entered":
-            raise RuntimeError(
-                "this channel has not been entered; use it as "
-                "'async with consumer.consume(...) as messages:'"
-            )
+            raise self._not_entered_error("this channel")
 
     @abstractmethod
     async def _open(self, nursery: trio.Nursery) -> None:

@@ -15,6 +15,7 @@ from typing import Self, TypeVar, overload
 
 import trio
 
+from ..._async_with import NeedsAsyncWith
 from ..._constructors import NoPublicConstructor, construct
 from ..._nursery import open_nursery
 from ..._subject_tokens import random_tokens
@@ -106,7 +107,7 @@ class PendingAck(metaclass=NoPublicConstructor, use="publisher.publish()"):
         return f"<PendingAck {self._subject!r} {state}>"
 
 
-class Publisher(metaclass=NoPublicConstructor, use="js.publisher()"):
+class Publisher(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.publisher()"):
     """Publishes many messages to streams without waiting for each acknowledgement.
 
     Made by :meth:`JetStream.publisher`.
@@ -125,6 +126,8 @@ class Publisher(metaclass=NoPublicConstructor, use="js.publisher()"):
     the block is left by an exception, cancellation included, pending acknowledgements are dropped,
     and their messages may or may not have been stored.
     """
+
+    _async_with = "js.publisher() as publisher"
 
     def __init__(self, api: API, *, max_pending: int, timeout: float | None) -> None:
         self._nc = api.nc
@@ -266,10 +269,7 @@ class Publisher(metaclass=NoPublicConstructor, use="js.publisher()"):
 
     def _check_open(self) -> None:
         if not self._entered:
-            raise RuntimeError(
-                "this publisher has not been entered; use it as "
-                "'async with js.publisher() as publisher:'"
-            )
+            raise self._not_entered_error("this publisher")
         if self._ended is not None:
             raise fresh(self._ended)
         if self._leaving:
@@ -334,10 +334,7 @@ class Publisher(metaclass=NoPublicConstructor, use="js.publisher()"):
         """
         self._nc._check_run()
         if not self._entered:
-            raise RuntimeError(
-                "this publisher has not been entered; use it as "
-                "'async with js.publisher() as publisher:'"
-            )
+            raise self._not_entered_error("this publisher")
         self._leaving = True
         try:
             self._check_done()
