@@ -16,20 +16,23 @@ import trio_nats
 import trio_nats.anyio
 from tests.support.jwts import Key
 from trio_nats import (
+    Combined,
     ConnectError,
     Connection,
     Credentials,
     CredentialsError,
     NKey,
+    PendingLimits,
     ReconnectPolicy,
     TLSMode,
     TLSOptions,
+    UserPassword,
     open_nats,
 )
 from trio_nats.events import MessagesDiscarded, ReconnectFailed
-from trio_nats.jetstream import JetStream, OrderedConsumer
-from trio_nats.keyvalue import KeyValue
-from trio_nats.objectstore import ObjectStore
+from trio_nats.jetstream import ConsumerConfig, JetStream, OrderedConsumer, Placement, StreamConfig
+from trio_nats.keyvalue import KeyValue, KeyValueConfig
+from trio_nats.objectstore import ObjectInfo, ObjectMeta, ObjectStore, ObjectStoreConfig
 from trio_nats.testing import NatsCluster, NatsServer
 
 FOR_EVER = ReconnectPolicy(retry_on_initial_connect=True, delay=lambda _: 0.01)
@@ -147,11 +150,66 @@ async def test_a_payload_of_another_type(payload: Any, nats_server: NatsServer) 
         ({"tls": True}, "tls must be a TLSOptions, not bool; .*tls:// URL"),
         ({"reconnect": False}, r"reconnect must be a .*ReconnectPolicy\(max_attempts=0\)"),
         ({"pending_limits": 5}, "pending_limits must be a PendingLimits, not int$"),
+        ({"reconnect": PendingLimits}, "a ReconnectPolicy, not the class PendingLimits$"),
     ],
 )
 def test_options_of_another_type(options: dict[str, Any], text: str) -> None:
     with pytest.raises(TypeError, match=text):
         open_nats("nats://a", **options)
+
+
+AN_INSTANCE = r"{} must be an instance of {}, not the class itself; use {}\(\.\.\.\)$"
+
+
+@pytest.mark.parametrize("opener", [trio_nats.open_nats, trio_nats.anyio.open_nats])
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ("tls", TLSOptions),
+        ("auth", UserPassword),
+        ("context", trio_nats.Context),
+        ("reconnect", ReconnectPolicy),
+        ("pending_limits", PendingLimits),
+        ("limits", trio_nats.ProtocolLimits),
+        ("websocket", trio_nats.WebSocketOptions),
+    ],
+)
+def test_a_class_in_place_of_an_instance(
+    opener: Callable[..., Any], option: str, kind: type
+) -> None:
+    text = AN_INSTANCE.format(option, kind.__name__, kind.__name__)
+    with pytest.raises(TypeError, match=f"^{text}"):
+        opener("nats://a", **{option: kind})
+
+
+def test_a_class_of_credentials_in_place_of_an_instance() -> None:
+    with pytest.raises(TypeError, match=AN_INSTANCE.format("Combined", "NKey", "NKey")):
+        Combined(UserPassword("a", "b"), NKey)  # type: ignore[arg-type]
+
+
+async def test_a_class_in_place_of_an_instance_in_a_method() -> None:
+    async with NatsServer(jetstream=True) as server, open_nats(server.url) as nc:
+        js: Any = nc.jetstream()
+        stream: Any = await js.create_stream("a")
+        store: Any = await js.create_object_store("a")
+        calls: dict[tuple[str, type], Callable[[Any], Any]] = {
+            ("config", StreamConfig): js.create_stream,
+            ("config", ConsumerConfig): stream.create_consumer,
+            ("config", KeyValueConfig): js.create_key_value,
+            ("config", ObjectStoreConfig): js.create_object_store,
+            ("meta", ObjectMeta): lambda kind: store.put(kind, b""),
+            ("target", ObjectInfo): lambda kind: store.add_link("a", kind),
+            ("store", ObjectStore): lambda kind: store.add_bucket_link("a", kind),
+        }
+        for (name, kind), call in calls.items():
+            text = AN_INSTANCE.format(name, kind.__name__, kind.__name__)
+            with pytest.raises(TypeError, match=text):
+                await call(kind)
+        with pytest.raises(TypeError, match=AN_INSTANCE.format(*["PendingLimits"] * 3)[14:]):
+            nc.subscribe("a", pending_limits=PendingLimits)  # type: ignore[arg-type]
+        for placement in (Placement, [Placement]):
+            with pytest.raises(TypeError, match=r"placement must have .* the class Placement; use"):
+                await js.create_stream("b", placement=placement)
 
 
 # --- a peer that does not begin with INFO ---------------------------------------------------------

@@ -16,14 +16,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import msgspec
 
 from ._blocking import read_small_file, run_in_thread
 from ._tracebacks import hides_secrets, without_frames
 from .errors import CredentialsError
-from .options import StrPath
+from .options import StrPath, check_instance, type_name
 from .servers import Server
 
 __all__ = [
@@ -292,12 +292,14 @@ class Combined(Auth):
     :param parts: at most one of :class:`NKey`, :class:`JWT` and :class:`Credentials`, one
         :class:`UserPassword` and one :class:`Token`.
     :raises CredentialsError: if there are none, or two of a kind.
+    :raises TypeError: if a part is not an :class:`Auth`.
     """
 
     parts: tuple[Auth, ...]
 
     def __init__(self, *parts: Auth) -> None:
         for part in parts:
+            check_instance("each part of Combined", part, Auth, "an Auth such as UserPassword")
             if type(part) not in _GROUPS:
                 raise CredentialsError(
                     "Combined takes UserPassword, Token, NKey, JWT and Credentials, "
@@ -333,6 +335,11 @@ for none. A synchronous callback must not block."""
 
 AuthLike: TypeAlias = Auth | AuthCallback
 """What ``auth=`` accepts."""
+
+
+def is_callback(auth: object) -> TypeGuard[AuthCallback]:
+    """Whether ``auth`` is to be called for credentials. A class of credentials is a mistake."""
+    return callable(auth) and not (isinstance(auth, type) and issubclass(auth, Auth))
 
 
 async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:
@@ -371,7 +378,7 @@ async def _ask(callback: Auth | AuthCallback, server: Server) -> Auth | None:
         raise CredentialsError(f"the auth callback raised {type(error).__name__}") from error
     if answer is None or isinstance(answer, Auth):
         return answer
-    kind = type(answer).__name__
+    kind = type_name(answer)
     del answer, result  # Which may be the password itself.
     raise CredentialsError(
         f"the auth callback returned {kind}; return an Auth such as "

@@ -21,7 +21,7 @@ from ._protocol.commands import MAX_CONTROL_LINE
 from ._tracebacks import takes_secrets
 from ._transport.connector import ConnectorSettings, connect_fault
 from ._transport.tls_policy import check_servers
-from .auth import Auth, AuthLike, prepare
+from .auth import Auth, AuthLike, is_callback, prepare
 from .connection import Connection
 from .contexts import DEFAULT_SERVER, ContextLike, load_context
 from .errors import ConfigurationError, CredentialsError
@@ -36,6 +36,7 @@ from .options import (
     check_choice,
     check_count,
     check_flag,
+    check_instance,
     check_seconds,
 )
 from .servers import Server, parse_servers
@@ -162,10 +163,8 @@ def open_nats(
         "echo": echo,
     }.items():
         check_flag(flag, value)
-    if auth is not None and not isinstance(auth, Auth) and not callable(auth):
-        raise TypeError(
-            f"auth must be an Auth such as UserPassword, or a callable, not {type(auth).__name__}"
-        )
+    if auth is not None and not is_callback(auth):
+        check_instance("auth", auth, Auth, "an Auth such as UserPassword, or a callable")
     check_choice("plaintext_auth", plaintext_auth, ("warn", "refuse", "allow"))
     check_choice("when_outbox_full", when_outbox_full, ("wait", "raise"))
     tls = _given("tls", tls, TLSOptions)
@@ -230,10 +229,8 @@ def _given(name: str, value: _T | None, kind: Callable[[], _T]) -> _T:
     """Return an option group, or its default."""
     if value is None:
         return kind()
-    if not isinstance(value, cast("type[_T]", kind)):
-        expected = getattr(kind, "__name__", "")
-        hint = _HINTS.get(name, "") if isinstance(value, bool) else ""
-        raise TypeError(f"{name} must be a {expected}, not {type(value).__name__}{hint}")
+    hint = _HINTS.get(name, "") if isinstance(value, bool) else ""
+    check_instance(name, value, cast("type[_T]", kind), hint=hint)
     return value
 
 

@@ -28,7 +28,14 @@ from .errors import ConfigurationError, NatsError, timed_out
 from .events import ConnectionState, Event
 from .headers import HeadersLike, encode_headers
 from .message import Msg
-from .options import PendingLimits, check_callable, check_choice, check_count, check_seconds
+from .options import (
+    PendingLimits,
+    check_callable,
+    check_choice,
+    check_count,
+    check_instance,
+    check_seconds,
+)
 from .replies import Replies
 from .server_info import ServerInfo
 from .servers import Server, parse_servers
@@ -464,10 +471,7 @@ class BaseConnection:
     def _limits(self, pending_limits: PendingLimits | None) -> PendingLimits:
         if pending_limits is None:
             return self._core.settings.pending_limits
-        if not isinstance(pending_limits, PendingLimits):
-            raise TypeError(
-                f"pending_limits must be a PendingLimits, not {type(pending_limits).__name__}"
-            )
+        check_instance("pending_limits", pending_limits, PendingLimits)
         return pending_limits
 
     def _timeout(self, timeout: float | None) -> float:

@@ -21,7 +21,7 @@ from ._blocking import read_small_file
 from ._tracebacks import hides_secrets, takes_secrets
 from .auth import JWT, Auth, Combined, Credentials, NKey, Token, UserPassword, seed_in
 from .errors import ConfigurationError, InvalidSubjectError
-from .options import StrPath, TLSMode, TLSOptions
+from .options import StrPath, TLSMode, TLSOptions, check_instance
 from .servers import parse_servers
 from .subjects import check_inbox_prefix
 
@@ -297,9 +297,7 @@ def load_context(context: ContextLike | None = None) -> Context:
     if isinstance(context, str) and not os.path.isabs(context):
         return _from_file(context, _folder() / "context" / f"{_checked_name(context)}.json")
     if not isinstance(context, str | os.PathLike):
-        raise TypeError(
-            f"context must be a name, a path or a Context, not {type(context).__name__}"
-        )
+        check_instance("context", context, Context, "a name, a path or a Context")
     path = Path(context)
     return _from_file(path.stem, path)
 

@@ -90,6 +90,25 @@ def check_callable(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a callable, not {type(value).__name__}")
 
 
+def check_instance(
+    name: str, value: object, kind: type, expected: str = "", hint: str = ""
+) -> None:
+    """Raise unless ``value`` is an instance of ``kind``. The error says what is ``expected``."""
+    if isinstance(value, kind):
+        return
+    if isinstance(value, type) and issubclass(value, kind):
+        text = f"an instance of {value.__name__}, not the class itself; use {value.__name__}(...)"
+        raise TypeError(f"{name} must be {text}")
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    expected = expected or f"{article} {kind.__name__}"
+    raise TypeError(f"{name} must be {expected}, not {type_name(value)}{hint}")
+
+
+def type_name(value: object) -> str:
+    """Return what the error for a value of a wrong type calls it."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:
@@ -235,8 +254,7 @@ class TLSOptions:
             raise TLSConfigurationError("bundle_password is given without bundle_file")
 
     def _check_ready_context(self, context: ssl.SSLContext) -> None:
-        if not isinstance(context, ssl.SSLContext):
-            raise TypeError(f"context must be an ssl.SSLContext, not {type(context).__name__}")
+        check_instance("context", context, ssl.SSLContext, "an ssl.SSLContext")
         if context.protocol is ssl.PROTOCOL_TLS_SERVER:
             raise TLSConfigurationError(
                 "context must be one for clients; make it with ssl.PROTOCOL_TLS_CLIENT or "

@@ -138,7 +138,7 @@ def test_what_goes_together_with_a_ready_context(mode: TLSMode) -> None:
         ({"minimum_version": 771}, "minimum_version must be an ssl.TLSVersion, not 771"),
         ({"minimum_version": None}, "minimum_version must be an ssl.TLSVersion, not None"),
         ({"context": True}, "context must be an ssl.SSLContext, not bool"),
-        ({"context": ssl.SSLContext}, "context must be an ssl.SSLContext, not type"),
+        ({"context": ssl.SSLContext}, "context must be an instance of SSLContext, not the class"),
     ],
 )
 def test_contradictions(options: dict[str, Any], fault: str) -> None:

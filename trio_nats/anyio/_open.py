@@ -15,6 +15,7 @@ import trio
 import trio_nats
 from trio_nats import JWT, Auth, AuthCallback, AuthLike, Combined, NKey, Server
 from trio_nats._tracebacks import takes_secrets
+from trio_nats.auth import is_callback
 from trio_nats.connect import NotEntered
 
 from .._constructors import construct
@@ -124,7 +125,7 @@ class _Callbacks:
         """Return credentials whose callables are called there, and anything else as it is."""
         if isinstance(auth, Auth):
             return self._adapt(auth)
-        return self._asking(auth) if callable(auth) else auth
+        return self._asking(auth) if is_callback(auth) else auth
 
     def _asking(self, callback: AuthCallback) -> AuthCallback:
         async def ask(server: Server) -> Auth | None:

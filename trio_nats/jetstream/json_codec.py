@@ -30,7 +30,7 @@ from typing import (
 import msgspec
 
 from ..errors import ConfigurationError
-from ..options import check_seconds
+from ..options import check_seconds, type_name
 
 __all__ = [
     "Answer",
@@ -145,6 +145,12 @@ def check_types(value: msgspec.Struct) -> None:
             raise TypeError(
                 f"{kind.__name__}: {name} must be a list, not a str; write {name}=[{given!r}]"
             )
+        for one in given if isinstance(given, (list, tuple)) else (given,):
+            if isinstance(one, type):
+                raise TypeError(
+                    f"{kind.__name__}: {name} must have an instance, not {type_name(one)}; use "
+                    f"{one.__name__}(...)"
+                )
     try:
         msgspec.convert(msgspec.to_builtins(value), kind)
     except (TypeError, msgspec.ValidationError) as error:

@@ -11,6 +11,7 @@ import msgspec
 
 from .. import subjects
 from ..errors import ConfigurationError, InvalidSubjectError
+from ..options import check_instance
 
 __all__ = [
     "check_filter",
@@ -82,14 +83,14 @@ def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) 
     :returns: the configuration.
     :raises TypeError: if ``kind`` has no such field, or ``config`` is of another type.
     """
+    if not isinstance(config, str):
+        check_instance("config", config, kind, f"a {kind.__name__} or a name")
     try:
         if isinstance(config, str):
             return kind(**{kind.__struct_fields__[0]: config}, **options)
-        if isinstance(config, kind):
-            return msgspec.structs.replace(config, **options)
+        return msgspec.structs.replace(config, **options)
     except TypeError as error:
         raise TypeError(f"{kind.__name__}: {error}") from None
-    raise TypeError(f"config must be a {kind.__name__} or a name, not {type(config).__name__}")
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from ..errors import ConfigurationError, InvalidHeaderError
 from ..headers import Headers, HeadersLike
 from ..jetstream.validation import check_metadata
-from ..options import check_count
+from ..options import check_count, check_instance
 from .errors import InvalidObjectMetaError
 from .names import check_object_name, is_nuid
 
@@ -112,10 +112,7 @@ def check_meta(meta: ObjectMeta | str) -> ObjectMeta:
     """Return a copy of valid metadata."""
     if isinstance(meta, str):
         return ObjectMeta(check_object_name(meta))
-    if not isinstance(meta, ObjectMeta):
-        raise TypeError(
-            f"meta must be the name of the object or an ObjectMeta, not {type(meta).__name__}"
-        )
+    check_instance("meta", meta, ObjectMeta, "the name of the object or an ObjectMeta")
     check_object_name(meta.name)
     if not isinstance(meta.description, str):
         raise TypeError(f"description must be a str, not {type(meta.description).__name__}")

@@ -19,7 +19,7 @@ from ..jetstream.consumer.consumer import new_name
 from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import WrongLastSequenceError
 from ..jetstream.stream import Stream
-from ..options import check_flag
+from ..options import check_flag, check_instance
 from .backend import ObjectBackend, store_errors
 from .chunking import ObjectSource
 from .config import ObjectStoreStatus, status_of
@@ -414,10 +414,7 @@ class ObjectStore(
         :raises ObjectExistsError: if the store has an object with this name.
         """
         check_object_name(name)
-        if not isinstance(target, ObjectInfo):
-            raise TypeError(
-                f"target must be the ObjectInfo of an object, not {type(target).__name__}"
-            )
+        check_instance("target", target, ObjectInfo, "the ObjectInfo of an object")
         if target.deleted:
             raise ObjectLinkError(f"target {target.name!r} was deleted")
         if target.link is not None:
@@ -436,8 +433,7 @@ class ObjectStore(
         :raises ObjectExistsError: if the store has an object with this name.
         """
         check_object_name(name)
-        if not isinstance(store, ObjectStore):
-            raise TypeError(f"store must be an ObjectStore, not {type(store).__name__}")
+        check_instance("store", store, ObjectStore)
         return await self._link(name, ObjectLink(store.name))
 
     async def _link(self, name: str, link: ObjectLink) -> ObjectInfo:
