@@ -63,7 +63,7 @@ async def test_who_waits_gets_all_that_came_together() -> None:
 
         nursery.start_soon(receive)
         await trio.testing.wait_all_tasks_blocked()
-        push(sub, numbered(0, 5))
+        push(sub, *numbered(0, 5))
         await trio.testing.wait_all_tasks_blocked()
         assert [[int(msg.data) for msg in batch] for batch in got] == [[0, 1, 2], [3, 4]]
 
@@ -71,7 +71,7 @@ async def test_who_waits_gets_all_that_came_together() -> None:
 @pytest.mark.parametrize("most", [1, 2, 7, 8])
 async def test_a_batch_is_no_larger_than_asked_for(most: int) -> None:
     async with scripted() as (nc, _), nc.subscribe("a") as sub:
-        push(sub, numbered(0, 7))
+        push(sub, *numbered(0, 7))
         sizes = []
         while sub.pending[0]:
             sizes.append(len(await sub.receive_batch(most)))
@@ -97,7 +97,7 @@ async def test_cancelled_at_any_moment_nothing_is_lost() -> None:
 
         def send(count: int) -> None:
             nonlocal sent
-            push(sub, numbered(sent, count))
+            push(sub, *numbered(sent, count))
             sent += count
 
         async def make() -> Operation:
@@ -139,7 +139,7 @@ async def test_a_consumer_that_takes_batches_lets_others_run() -> None:
         await trio.lowlevel.checkpoint()
         before = turns
         for _ in range(640):
-            push(sub, numbered(0, 2))
+            push(sub, *numbered(0, 2))
             await sub.receive_batch()
         assert turns - before >= 19
         nursery.cancel_scope.cancel()
@@ -156,7 +156,7 @@ async def test_a_full_subscription_is_no_longer_full_once_a_batch_was_taken(
         nc.subscribe("a", pending_limits=limits) as sub,
     ):
         for episode in (1, 2):
-            push(sub, numbered(0, 6))
+            push(sub, *numbered(0, 6))
             assert sub in stalled(nc)
             await next_event(events, SlowConsumer)
             while sub.pending[0]:

@@ -409,7 +409,7 @@ async def test_pending_and_dropped_are_always_right(policy: FullPolicy, seed: in
                     )
                     for _ in range(chance.randint(1, 4))
                 ]
-                push(sub, burst)
+                push(sub, *burst)
                 for one in burst:
                     model.push(one)
             elif model.queue:

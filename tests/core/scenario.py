@@ -12,17 +12,15 @@ import trio
 import trio.testing
 
 from tests.connection.helpers import receive_n
-from tests.core.helpers import frames_of
 from tests.support.certs import certificates
 from tests.support.checkpoints import Operation
-from tests.support.internals import stalled
+from tests.support.internals import open_requests, stalled
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.transports import Transport
 from trio_nats import Connection, Subscription, TLSOptions, open_nats
-from trio_nats._core.outbox import Outbox
 from trio_nats.testing import NatsServer, ServerTLS
 
-__all__ = ["Make", "Stage", "echo", "entries", "staged", "tls_sides", "waiting_frames"]
+__all__ = ["Make", "Stage", "echo", "entries", "staged", "tls_sides"]
 
 PENDING_SIZE = 200_000
 
@@ -63,8 +61,8 @@ class Stage:
 
     async def check(self) -> None:
         """After every run: nothing is left, and both connections work."""
-        nc, core = self.nc, self.nc._core
-        assert core.requests.slots == {}
+        nc = self.nc
+        assert open_requests(nc) == 0
         assert (nc.state, nc.stats.lost_in_flight, nc.stats.reconnects) == ("open", 0, 0)
         await self.use()
         assert all_tasks() == self.tasks
@@ -124,8 +122,3 @@ async def echo(sub: Subscription) -> None:
     """Answer every message with itself."""
     async for message in sub:
         await message.respond(message.data)
-
-
-def waiting_frames(outbox: Outbox) -> list[bytes]:
-    """What is in an outbox that nothing is being written from."""
-    return [frame for chunk in (*outbox._chunks, outbox.open) for frame in frames_of(chunk)]

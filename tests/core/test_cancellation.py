@@ -12,6 +12,7 @@ import trio
 from tests.connection.helpers import all_of
 from tests.core.scenario import Make, Stage, echo, staged
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import emit, event_listeners, open_requests, subscriptions
 from tests.support.leaks import all_tasks, open_sockets
 from tests.support.timeouts import HANG_TIMEOUT
 from tests.transports import ALL_BUT_WSS, TCP, Transport
@@ -135,7 +136,7 @@ async def flush(stage: Stage, _: Subscription) -> Operation:
 async def events(stage: Stage, _: Subscription) -> Operation:
     async def operation() -> None:
         async with stage.nc.events() as listener:
-            stage.nc._core.event_hub.emit(LameDuck("nats://nowhere"))
+            emit(stage.nc, LameDuck("nats://nowhere"))
             await listener.receive()
             with trio.move_on_after(0.001):
                 await listener.receive()
@@ -203,8 +204,8 @@ async def _settle(stage: Stage, make: Make, work: Subscription) -> None:
         assert await stage.published() == stage.done
         assert 0 < len(stage.done) < stage.number
     elif make is events:
-        stage.nc._core.event_hub.emit(LameDuck("nats://nowhere"))
-        assert not stage.nc._core.event_hub._listeners
+        emit(stage.nc, LameDuck("nats://nowhere"))
+        assert event_listeners(stage.nc) == 0
     elif make in (subscribe, drain):
         assert stage.nc.stats.subscriptions == 1
         assert await stage.subscribed() == ["work"]
@@ -271,7 +272,7 @@ async def test_a_whole_life(transport: Transport, drained: bool) -> None:
                 assert open_sockets() == sockets
                 for nc in connections:
                     assert (nc.state, nc.failure) == ("closed", None)
-                    assert nc._core.requests.slots == nc._core.router.sinks == {}
+                    assert open_requests(nc) == subscriptions(nc) == 0
                 connections.clear()
 
             visited = await cancel_at_each_checkpoint(make, check, background=True)

@@ -19,7 +19,7 @@ import trio.testing
 from tests.connection.helpers import QUICK, all_of, next_event
 from tests.core.scenario import echo, entries, tls_sides
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
-from tests.support.internals import open_requests
+from tests.support.internals import open_requests, stalled, state_waiters, subscriptions
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy
 from tests.support.timeouts import HANG_TIMEOUT
@@ -110,7 +110,7 @@ class Scene:
         await run.nc.wait_for_state("draining")
         await run.nc.flush()
         await trio.testing.wait_all_tasks_blocked()
-        assert run.nc._core.router.sinks == {}
+        assert subscriptions(run.nc) == 0
 
     async def lose(self, run: Run) -> None:
         async with run.nc.events() as events:
@@ -139,14 +139,13 @@ class Scene:
         """The connection has ended as it should, and after its block nothing of it is left."""
         self.later.cancel()
         self.come_back()
-        core = run.nc._core
         assert (run.nc.state, run.nc.failure) == ("closed", None)
         run.over.set()
         await run.gone.wait()
-        assert core.requests.slots == core.router.sinks == {}
-        assert core.router.stalled == set()
-        assert core.outbox.size == 0
-        assert not core._changed
+        assert open_requests(run.nc) == subscriptions(run.nc) == 0
+        assert stalled(run.nc) == set()
+        assert run.nc.stats.outbox_bytes == 0
+        assert state_waiters(run.nc) == 0
         for link in self.proxy.links:
             await link.closed.wait()
         self.proxy.links.clear()

@@ -17,8 +17,18 @@ import trio
 import trio.testing
 
 from tests.connection.helpers import QUICK, all_of, next_event, receive_n
-from tests.core.scenario import Stage, echo, tls_sides, waiting_frames
+from tests.core.helpers import frames_of
+from tests.core.scenario import Stage, echo, tls_sides
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import (
+    chunks_of,
+    event_listeners,
+    has_session,
+    open_requests,
+    outbox_of,
+    stalled,
+    state_waiters,
+)
 from tests.support.leaks import all_tasks, no_leaks, open_sockets
 from tests.support.proxies import PlainProxy
 from tests.support.timeouts import HANG_TIMEOUT
@@ -67,13 +77,13 @@ class AwayStage(Stage):
 
     async def check(self) -> None:
         """After every run: nothing is left, the server is found again, and all works."""
-        nc, core = self.nc, self.nc._core
-        assert core.requests.slots == {}
-        assert core.router.stalled == set()
+        nc = self.nc
+        assert open_requests(nc) == 0
+        assert stalled(nc) == set()
         if nc.state == "reconnecting":
-            assert (core.session, core.router.live) == (None, False)
-            waiting = waiting_frames(core.outbox)
-            assert core.outbox.size == sum(map(len, waiting))
+            assert not has_session(nc)
+            waiting = [frame for chunk in chunks_of(outbox_of(nc)) for frame in frames_of(chunk)]
+            assert nc.stats.outbox_bytes == sum(map(len, waiting))
             # What else the next server has to hear it is told when there is one.
             assert all(frame.startswith((b"PUB ", b"HPUB ")) for frame in waiting)
         self.coming.cancel()
@@ -81,9 +91,9 @@ class AwayStage(Stage):
         assert await nc.wait_for_state("open") == "open"
         await self.use()
         assert (nc.state, nc.stats.reconnects, nc.stats.lost_in_flight) == ("open", self.losses, 0)
-        assert core.requests.slots == {}
-        assert not core._changed
-        assert not core.event_hub._listeners
+        assert open_requests(nc) == 0
+        assert state_waiters(nc) == 0
+        assert event_listeners(nc) == 0
         assert all_tasks() == self.tasks
         # The connection's own, and the proxy's, are others than before, but as many.
         assert len(open_sockets()) == len(self.sockets)

@@ -10,6 +10,7 @@ import trio.testing
 
 from tests.connection.helpers import from_another_run
 from tests.core.helpers import frames_of, put
+from tests.support.internals import chunks_of
 from trio_nats import OutboxFullError
 from trio_nats._core.outbox import Outbox
 
@@ -30,8 +31,7 @@ def outbox(limit: int = 1000, *, when_full: str = "wait") -> Outbox:
 def take_all(box: Outbox) -> bytes:
     """Everything there is, as one writer after the other would write it."""
     data = b""
-    while box.size or box._pongs:
-        chunk = b"".join(box.take())
+    while chunk := b"".join(box.take()):
         data += chunk
         box.written(len(chunk))
     return data
@@ -358,7 +358,7 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) 
         held = sum(map(len, accepted)) - sum(map(len, written))
         commands = sum(
             len(frame)
-            for chunk in (*box._chunks, box.open)
+            for chunk in chunks_of(box)
             for frame in frames_of(chunk)
             if not frame.startswith(b"PUB")
         )

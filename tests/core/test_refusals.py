@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from tests.support.internals import unconfirmed
 from trio_nats import Msg, PermissionsViolationError, ServerReportedError
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.request_mux import RequestMux
@@ -146,7 +147,7 @@ def test_how_many_are_unconfirmed_is_bounded() -> None:
     sent = Unconfirmed()
     for number in range(200_000):
         sent.sent(b"%d" % number)
-    assert len(sent._sids) <= 65_536
+    assert unconfirmed(sent) <= 65_536
     assert (sent.position, sent.refused()) == (200_000, b"199999")
 
 

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from tests.connection.helpers import all_of, receive_n
+from tests.support.internals import end, push
 from trio_nats import Msg, PendingLimits, Replies, empty_sentinel
 from trio_nats._constructors import construct
 from trio_nats._core.event_hub import EventHub
@@ -44,6 +45,7 @@ async def alone(
     stall: float | None = None,
     sentinel: Callable[[Msg], bool] | None = None,
     limits: PendingLimits = NO_LIMITS,
+    owner: Owner | None = None,
 ) -> AsyncIterator[Replies]:
     """Replies without a connection, for a clock that does not wait for any."""
     forgotten = trio.Event()
@@ -53,7 +55,7 @@ async def alone(
 
     replies = construct(
         Replies,
-        Owner(),
+        owner or Owner(),
         "svc",
         limits,
         timeout,
@@ -83,7 +85,7 @@ async def test_stalling_is_not_for_the_first(autojump_clock: trio.testing.MockCl
 
 async def test_stalling_ends_them(autojump_clock: trio.testing.MockClock) -> None:
     async with alone(timeout=10, stall=1) as replies:
-        replies._push(reply())
+        push(replies, reply())
         await receive_n(replies, 1)
         begun = trio.current_time()
         assert await _end(replies) - begun == pytest.approx(1)
@@ -94,7 +96,7 @@ async def test_stalling_ends_them(autojump_clock: trio.testing.MockClock) -> Non
 async def test_the_total_time_wins_over_stalling(autojump_clock: trio.testing.MockClock) -> None:
     async with alone(timeout=3, stall=2) as replies:
         begun = trio.current_time()
-        replies._push(reply())
+        push(replies, reply())
         await receive_n(replies, 1)
         await trio.sleep(2)
         assert await _end(replies) - begun == pytest.approx(3)
@@ -105,7 +107,7 @@ async def test_time_outside_of_receive_is_not_stalling(
 ) -> None:
     async with alone(timeout=100, stall=1) as replies:
         for _ in range(5):
-            replies._push(reply())
+            push(replies, reply())
             await receive_n(replies, 1)
             await trio.sleep(7)
         begun = trio.current_time()
@@ -116,8 +118,8 @@ async def test_replies_in_time_are_received_after_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with alone(timeout=5) as replies:
-        replies._push(reply(b"1"))
-        replies._push(reply(b"2"))
+        push(replies, reply(b"1"))
+        push(replies, reply(b"2"))
         await trio.sleep(7)
         assert await all_of(replies) == [b"1", b"2"]
 
@@ -126,8 +128,8 @@ async def test_replies_without_end_end_in_time(autojump_clock: trio.testing.Mock
     async with alone(timeout=5) as replies:
         got: list[bytes] = []
         for number in range(8):
-            replies._push(reply(b"%d" % (2 * number)))
-            replies._push(reply(b"%d" % (2 * number + 1)))
+            push(replies, reply(b"%d" % (2 * number)))
+            push(replies, reply(b"%d" % (2 * number + 1)))
             got += await receive_n(replies, 1)
             await trio.sleep(1)
         got += await all_of(replies)
@@ -138,7 +140,7 @@ async def test_stalling_counts_from_the_last_reply_of_any_receiver(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with alone(timeout=100, stall=10) as replies, trio.open_nursery() as nursery:
-        replies._push(reply(b"0"))
+        push(replies, reply(b"0"))
         assert await receive_n(replies, 1) == [b"0"]
         begun = trio.current_time()
         ended: list[float] = []
@@ -152,7 +154,7 @@ async def test_stalling_counts_from_the_last_reply_of_any_receiver(
         nursery.start_soon(work)
         for number in range(3):
             await trio.sleep(8)
-            replies._push(reply(b"%d" % number))
+            push(replies, reply(b"%d" % number))
             await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(50)
         assert got == [b"0", b"1", b"2"]
@@ -173,7 +175,7 @@ async def test_several_receivers_share_them_in_turn(
                 nursery.start_soon(wait, number)
                 await trio.testing.wait_all_tasks_blocked()
             for number in range(3):
-                replies._push(reply(b"%d" % number))
+                push(replies, reply(b"%d" % number))
                 await trio.testing.wait_all_tasks_blocked()
         assert got == {0: b"0", 1: b"1", 2: b"2"}
         await _end(replies)
@@ -185,7 +187,7 @@ async def test_a_cancelled_receiver_loses_nothing(autojump_clock: trio.testing.M
             nursery.start_soon(replies.receive)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        replies._push(reply(b"1"))
+        push(replies, reply(b"1"))
         with trio.CancelScope() as scope:
             scope.cancel()
             await replies.receive()
@@ -197,7 +199,7 @@ async def test_the_sentinel_ends_them_and_is_not_handed_out(
 ) -> None:
     async with alone(sentinel=lambda msg: msg.data == b"end", stop_after=5) as replies:
         for data in (b"1", b"", b"end", b"3"):
-            replies._push(reply(data))
+            push(replies, reply(data))
         assert await all_of(replies) == [b"1", b""]
         await _end(replies)
 
@@ -209,7 +211,7 @@ async def test_the_sentinel_wakes_the_others_who_wait(
         for _ in range(3):
             nursery.start_soon(_end, replies)
         await trio.testing.wait_all_tasks_blocked()
-        replies._push(reply(b""))
+        push(replies, reply(b""))
         begun = trio.current_time()
         nursery.start_soon(_end, replies)
     assert trio.current_time() == pytest.approx(begun)
@@ -218,7 +220,7 @@ async def test_the_sentinel_wakes_the_others_who_wait(
 async def test_no_more_than_was_asked_for(autojump_clock: trio.testing.MockClock) -> None:
     async with alone(stop_after=2) as replies:
         for data in (b"", b"1", b"2", b"3"):  # without data it is a reply like any other
-            replies._push(reply(data))
+            push(replies, reply(data))
         assert await all_of(replies) == [b"", b"1"]
         await _end(replies)
 
@@ -231,13 +233,14 @@ async def test_what_waits_is_bounded(
     autojump_clock: trio.testing.MockClock, policy: FullPolicy, kept: list[bytes], by: str
 ) -> None:
     limits = PendingLimits(**{by: 3}, when_full=policy)
-    async with alone(timeout=5, limits=limits) as replies:
-        events = replies._owner.event_hub.listen(10)
+    owner = Owner()
+    async with alone(timeout=5, limits=limits, owner=owner) as replies:
+        events = owner.event_hub.listen(10)
         for number in range(10):
-            replies._push(reply(b"%d" % number))
+            push(replies, reply(b"%d" % number))
             assert replies.pending[0] <= 3
         assert replies.pending == (3, 3)
-        assert replies.dropped == replies._owner.counters.dropped == 7
+        assert replies.dropped == owner.counters.dropped == 7
         assert await events.receive() == SlowConsumer("svc", 3, 3, 1)
         assert await all_of(replies) == kept
         assert replies.pending == (0, 0)
@@ -248,7 +251,7 @@ async def test_what_was_dropped_counts_towards_stop_after(
 ) -> None:
     async with alone(stop_after=3, limits=PendingLimits(messages=1)) as replies:
         for _ in range(5):
-            replies._push(reply())
+            push(replies, reply())
         assert replies.dropped == 2
         begun = trio.current_time()
         assert await all_of(replies) == [b"x"]
@@ -260,7 +263,7 @@ async def test_no_more_are_kept_than_were_asked_for(
 ) -> None:
     async with alone(stop_after=2) as replies:
         for _ in range(5):
-            replies._push(reply())
+            push(replies, reply())
         assert replies.pending == (2, 2)
         assert await all_of(replies) == [b"x", b"x"]
 
@@ -270,10 +273,11 @@ async def test_waiting_for_room_stops_the_reading_until_then(
     autojump_clock: trio.testing.MockClock, how: str
 ) -> None:
     limits = PendingLimits(messages=2, when_full="wait")
-    async with alone(timeout=5, limits=limits) as replies:
-        router = replies._owner.router
+    owner = Owner()
+    async with alone(timeout=5, limits=limits, owner=owner) as replies:
+        router = owner.router
         for _ in range(5):
-            replies._push(reply())
+            push(replies, reply())
         assert router.stalled == {replies}
         assert replies.pending == (5, 5)
         if how == "taken":
@@ -283,6 +287,6 @@ async def test_waiting_for_room_stops_the_reading_until_then(
         elif how == "closed":
             await replies.aclose()
         else:
-            replies._end(trio.ClosedResourceError("gone"))
+            end(replies, trio.ClosedResourceError("gone"))
             assert len(await receive_n(replies, 5)) == 5
         assert not router.stalled

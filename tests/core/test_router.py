@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from tests.core.helpers import frames_of
+from tests.support.internals import quiesced
 from trio_nats import Msg, PermissionsViolationError
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.router import Router
@@ -154,7 +155,7 @@ def test_the_server_always_knows_what_is_wanted(seed: int) -> None:
         else:
             assert said(outbox) == []
         assert router.sinks == living
-        assert router._draining & living.keys() == draining
+        assert quiesced(router) & living.keys() == draining
 
 
 def test_nothing_is_remembered_of_those_that_are_gone() -> None:
@@ -163,11 +164,11 @@ def test_nothing_is_remembered_of_those_that_are_gone() -> None:
     for sid in (left, denied, over):
         router.quiesce(sid)
     router.remove(left)
-    assert left not in router._draining
+    assert left not in quiesced(router)
     router.deny(PermissionsViolationError("no", "subscription", "a", sid=denied.decode()))
-    assert denied not in router._draining
+    assert denied not in quiesced(router)
     router.end_all(trio.ClosedResourceError())
-    assert router._draining == set()
+    assert quiesced(router) == set()
 
 
 def test_a_message_goes_to_its_subscription_or_nowhere() -> None:

@@ -18,6 +18,7 @@ from tests.connection.helpers import (
     receive_n,
     scripted,
 )
+from tests.support.internals import failing
 from tests.support.peer import Peer, PeerGone, ScriptedServer
 from tests.support.scripts import session
 from trio_nats import ConnectionLostError, ProtocolError, open_nats
@@ -124,18 +125,14 @@ async def test_the_servers_last_words_are_heard_although_writing_failed_first() 
 
 
 async def test_a_fault_of_ours_costs_the_wire_and_not_the_connection(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with trio.fail_after(HANG_TIMEOUT), caplog.at_level(logging.ERROR, "trio_nats"):
         async with ScriptedServer(session()) as server:
             async with open_nats(server.url, reconnect=QUICK) as nc, nc.subscribe("a") as sub:
                 peer = await server.peer(0)
 
-                def fail(_: object) -> None:
-                    raise LookupError("a bug")
-
-                with monkeypatch.context() as patch:
-                    patch.setattr(sub, "_push", fail)
+                with failing(sub, LookupError("a bug")):
                     await peer.send(msg("a", 1, b"x"))
                     await nc.wait_for_state("reconnecting")
                 await nc.wait_for_state("open")

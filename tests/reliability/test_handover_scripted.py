@@ -18,7 +18,7 @@ from tests.reliability.helpers import (
     shorten_overlap,
     until,
 )
-from tests.support.internals import set_handover_limits
+from tests.support.internals import is_overlapping, set_handover_limits
 from tests.support.peer import Peer, ScriptedServer, info_line
 from trio_nats import ConnectError, ReconnectPolicy, open_nats
 from trio_nats.events import Disconnected, LameDuck, Reconnected
@@ -520,8 +520,7 @@ async def test_messages_that_are_alike_come_once_each_without_echo_too() -> None
                 await eventually(lambda beats=beats: nc.stats.in_messages == 2 * (beats + 1))  # type: ignore[misc]
                 await trio.sleep(0.2)  # The time by which they are told apart.
             await to_old.aclose()
-            await eventually(lambda: nc.stats.reconnects == 1 and not nc._core.moves.is_between)
-            await nc._core.moves.settled()
+            await eventually(lambda: nc.stats.reconnects == 1 and not is_overlapping(nc))
             await to_new.aclose()
             await nc.flush()
         with pytest.raises(trio.WouldBlock):

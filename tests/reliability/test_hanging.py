@@ -16,7 +16,7 @@ import trio.testing
 
 from tests.reliability.helpers import session
 from tests.support.leaks import no_leaks
-from tests.support.peer import ScriptedServer
+from tests.support.peer import Peer, ScriptedServer
 from trio_nats import ConnectError, Connection, ReconnectPolicy, open_nats
 
 AT_ONCE = ReconnectPolicy(wait=0)
@@ -32,6 +32,8 @@ class Tarpit(trio.abc.HostnameResolver, trio.abc.SocketFactory):
         """What hangs: "resolve" or "dial"."""
         self.entered = trio.Event()
         self.inside = 0
+        self.peers: list[Peer] = []
+        """The connections to the server beyond it."""
 
     async def _hang(self) -> None:
         self.inside += 1
@@ -72,6 +74,7 @@ async def tarpit() -> AsyncIterator[tuple[Tarpit, str]]:
     trio.socket.set_custom_hostname_resolver(found)  # for this run of Trio
     trio.socket.set_custom_socket_factory(found)
     async with ScriptedServer(session()) as server:
+        found.peers = server.peers
         async with no_leaks():
             yield found, f"nats://some.name:{server.port}"
             assert found.inside == 0
@@ -139,9 +142,7 @@ async def reconnecting(hole: Tarpit, url: str, phase: str) -> AsyncIterator[Conn
     async with open_nats(url, reconnect=AT_ONCE, **NEVER) as nc, nc.subscribe("a"):
         await nc.flush()
         hole.phase = phase
-        core_session = nc._core.session
-        assert core_session is not None
-        await trio.aclose_forcefully(core_session.connection.stream)
+        hole.peers[0].close()
         await hole.entered.wait()
         assert nc.state == "reconnecting"
         yield nc

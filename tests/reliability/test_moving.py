@@ -37,7 +37,6 @@ from trio_nats import (
     Credentials,
     PendingLimits,
     Server,
-    ServerInfo,
     TLSOptions,
     UserPassword,
     open_nats,
@@ -399,13 +398,12 @@ async def test_a_lame_duck_is_not_left_before_there_is_another_server(echo: bool
     async with (
         NatsServer(config=config) as server,
         open_nats(server.url) as pub,
-        open_nats(server.url, echo=echo) as nc,
+        # Nobody listens at the other one.
+        open_nats([server.url, url_of(1)], randomize=False, echo=echo) as nc,
         nc.subscribe("a") as sub,
         nc.events() as events,
     ):
         await nc.flush(timeout=HANG_TIMEOUT)
-        # One that nobody listens at.
-        nc._core.pool.discover(ServerInfo(connect_urls=("127.0.0.1:1",)), nc.servers[0], "nats")
         await server.lame_duck()
         await until(events, LameDuck)
         for number in range(30):

@@ -6,24 +6,40 @@ change of the implementation changes this module only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import trio
 
-from trio_nats import Connection, Msg, Subscription
+from trio_nats import Connection, Msg, Replies, Subscription
 from trio_nats._core import session
+from trio_nats._core.outbox import Chunk, Outbox
+from trio_nats._core.router import Router, Unconfirmed
+from trio_nats.events import Event
 
 __all__ = [
+    "chunks_of",
+    "emit",
     "event_listeners",
+    "failing",
+    "has_session",
     "has_waiters",
     "is_moving",
+    "is_overlapping",
     "largest_read",
+    "let_publish",
     "open_requests",
+    "outbox_of",
     "push",
+    "quiesced",
     "set_handover_limits",
     "socket_of",
     "stalled",
+    "state_waiters",
+    "subscriptions",
+    "unconfirmed",
 ]
 
 
@@ -71,15 +87,94 @@ def largest_read() -> int:
 # --- subscriptions --------------------------------------------------------------------------------
 
 
-def push(sub: Subscription, messages: list[Msg]) -> None:
-    """Hand ``messages`` to a subscription, as a session does with those that came together."""
+def push(sink: Subscription | Replies, *messages: Msg) -> None:
+    """Hand messages to a subscription or to replies, as a session does if they came together."""
     if len(messages) == 1:
-        sub._push(messages[0])
+        sink._push(messages[0])
     else:
         sizes = [len(msg.data) + len(msg.raw_headers or b"") for msg in messages]
-        sub._push_burst(messages.copy(), sum(sizes))
+        sink._push_burst(list(messages), sum(sizes))
+
+
+def end(sink: Subscription | Replies, error: Exception) -> None:
+    """End a subscription or replies, as the connection does when it ends."""
+    sink._end(error)
 
 
 def has_waiters(sub: Subscription) -> bool:
     """Whether a task waits in ``receive`` for a message."""
     return bool(sub._waiters)
+
+
+def quiesced(router: Router) -> set[bytes]:
+    """The subscriptions that the server no longer has, and that end when nothing more can come."""
+    return router._draining
+
+
+@contextmanager
+def failing(sub: Subscription, error: Exception) -> Iterator[None]:
+    """Raise ``error`` in the session for every message that comes to ``sub``."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    sub._push = fail  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del sub._push
+
+
+# --- the outbox -----------------------------------------------------------------------------------
+
+
+def outbox_of(nc: Connection) -> Outbox:
+    """What waits to be written."""
+    return nc._core.outbox
+
+
+def chunks_of(outbox: Outbox) -> list[Chunk]:
+    """What is in an outbox that nothing is being written from."""
+    return [*outbox._chunks, outbox.open]
+
+
+def let_publish(nc: Connection, size: int) -> None:
+    """Accept ``size`` bytes without looking at anything else, as while the writer is busy."""
+    outbox = outbox_of(nc)
+    outbox.easy = outbox.size + size
+
+
+def unconfirmed(sent: Unconfirmed) -> int:
+    """How many subscriptions are remembered because the server may still refuse them."""
+    return len(sent._sids)
+
+
+# --- the whole connection -------------------------------------------------------------------------
+
+
+def subscriptions(nc: Connection) -> int:
+    """How many subscriptions there are, that to the replies included."""
+    return len(nc._core.router.sinks)
+
+
+def has_session(nc: Connection) -> bool:
+    """Whether there is a server to send to, and whether changes of subscriptions go there."""
+    core = nc._core
+    assert (core.session is not None) == core.router.live
+    return core.router.live
+
+
+def state_waiters(nc: Connection) -> int:
+    """How many tasks wait for a change of the connection's state."""
+    return len(nc._core._changed)
+
+
+def is_overlapping(nc: Connection) -> bool:
+    """Whether messages still come over two connections, or some are held back."""
+    handover = nc._core.moves.handover
+    return handover is not None and not handover.concluded.is_set()
+
+
+def emit(nc: Connection, event: Event) -> None:
+    """Tell all channels of ``nc.events()`` something."""
+    nc._core.event_hub.emit(event)
