@@ -151,6 +151,28 @@ class Subscription(
                 self._core.disconnected_for,
             )
 
+    async def _close_collecting(self, timeout: float) -> list[Msg]:
+        """Unsubscribe, and return messages that were not received, also those on their way.
+
+        Receiving ends at once, with :exc:`trio.ClosedResourceError`. May be called again. If
+        cancelled, it is unsubscribed all the same.
+
+        :param timeout: seconds to wait for messages on their way.
+        """
+        closed = trio.ClosedResourceError("this subscription is closed")
+        sid = self._sid
+        left = self._take(sys.maxsize)
+        is_open = self._ended is None
+        self._end(closed)
+        try:
+            if sid is not None and is_open:
+                with trio.move_on_after(timeout):
+                    await self._core.drain([sid])
+        finally:
+            left += self._take(sys.maxsize)
+            self._leave(closed)
+        return left
+
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
         """Whether no other task can receive a message while ``task`` waits."""
         if self._is_handled_by(task):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -47,6 +47,8 @@ class Puller:
         """Answers of the API, by the suffix of the subject."""
         self.subscriptions: dict[bytes, bytes] = {}
         self.peers: list[Peer] = []
+        self.before_unsub: Callable[[], Awaitable[None]] | None = None
+        """Called once, before the next UNSUB is processed."""
         self._send: trio.MemorySendChannel[Pulled]
         self._send, self._pulls = trio.open_memory_channel[Pulled](1000)
         self._heard = trio.lowlevel.ParkingLot()
@@ -64,6 +66,9 @@ class Puller:
             elif operation == b"SUB":
                 self.subscriptions[arguments[-1]] = arguments[0]
             elif operation == b"UNSUB":
+                if self.before_unsub is not None:
+                    before, self.before_unsub = self.before_unsub, None
+                    await before()
                 self.subscriptions.pop(arguments[0], None)
             elif operation in (b"PUB", b"HPUB"):
                 data = (await peer.receive_exactly(int(arguments[-1]) + 2))[:-2]

@@ -136,6 +136,8 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         config = self._config
         acks = config is None or config.ack_policy != AckPolicy.NONE
         self._ack_context = AckContext(api.nc, stream, name, acks=acks)
+        if config is not None:
+            self._ack_context.max_deliver = config.max_deliver
 
     @property
     def name(self) -> str:
@@ -171,6 +173,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         """
         suffix = f"CONSUMER.INFO.{self._stream}.{self._name}"
         self._info = await self._api.request(suffix, None, ConsumerInfo)
+        self._ack_context.max_deliver = self._info.config.max_deliver
         return self._info
 
     async def delete(self) -> None:
@@ -232,8 +235,8 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
     ) -> JetStreamMsg:
         """Wait for the next message.
 
-        If cancelled, no message is lost; a message that is on its way is delivered again after
-        ``ack_wait``. Also raises the exceptions of :meth:`Connection.publish`.
+        If cancelled, no message is lost; a message that is on its way is delivered again. Also
+        raises the exceptions of :meth:`Connection.publish`.
 
         :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
         :param heartbeat: seconds after which the server confirms that it is still there. Default: 5
@@ -279,8 +282,9 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         The list is empty if the server has no messages. To process messages while others are still
         to come, use :meth:`consume` with ``stop_after``. An error is raised only if no message has
         arrived; otherwise the next call raises it. If cancelled, messages that have arrived are
-        returned to the server and delivered again at once (with ``AckPolicy.NONE``: to the next
-        call of this object); those on their way, after ``ack_wait``.
+        returned to the server and delivered again at once. Those that it would not deliver again
+        (with ``AckPolicy.NONE``, or after the last delivery by ``max_deliver``) are kept for the
+        next call of this object.
 
         :param max_messages: maximum number of messages. Default: 100, or any number with
             ``max_bytes``.
@@ -370,6 +374,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         min_pending: int | None = None,
         min_ack_pending: int | None = None,
         priority: int | None = None,
+        prefetch: bool | None = None,
     ) -> Messages:
         """Receive all messages as they arrive.
 
@@ -380,9 +385,8 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
                     ...
                     await msg.ack()
 
-        Messages requested in advance must be acknowledged within ``ack_wait`` too, so choose a
-        small ``max_messages`` for long work. A slow receiver delays further requests, and nothing
-        else.
+        Messages requested in advance must be acknowledged within ``ack_wait`` too, so pass
+        ``prefetch=False`` for long work. A slow receiver delays further requests, and nothing else.
 
         A push consumer, one with a ``deliver_subject``, takes none of the arguments. Receiving
         keeps its flow control going; silence for three times its ``idle_heartbeat`` is logged.
@@ -405,6 +409,11 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :param min_pending: receive only if at least this number of messages is pending.
         :param min_ack_pending: receive only if at least this number of messages is unacknowledged.
         :param priority: from 0 to 9; lower numbers are served first.
+        :param prefetch: whether to request messages in advance. Otherwise a message is requested
+            when a task waits for it, which costs a round trip for each message; ``max_bytes`` and
+            ``threshold`` do not apply. Default: true, but false for a consumer with a
+            ``max_deliver`` from 1 to 5, because a message that was requested in advance and then
+            returned has used up a delivery.
         :returns: a channel of the messages; see :class:`Messages`.
         :raises ConfigurationError: if the arguments contradict each other or the consumer.
         """
@@ -422,6 +431,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
                 min_pending=min_pending,
                 min_ack_pending=min_ack_pending,
                 priority=priority,
+                prefetch=prefetch,
             )
             source: MessageSource = PushSubscription(
                 self._api.nc, self._name, config, self._ack_context, self._kept, self.refresh
@@ -441,6 +451,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
                     stop_after=stop_after,
                     expires=expires,
                     heartbeat=heartbeat,
+                    prefetch=prefetch,
                 ),
                 self._kept,
                 is_there=self.refresh,

@@ -18,7 +18,7 @@ from ...message import Msg
 from ..api import API
 from .inboxes import Inbox
 from .message import AckContext, JetStreamMsg
-from .message_source import nak_all_nowait
+from .message_source import LONGEST_CLOSE, nak_all_nowait
 from .options import PullOptions
 from .pull import failure_of, message_size, note_pin
 from .pull_status import PullOutcome, PullStatus, read_status
@@ -91,8 +91,7 @@ class Fetch:
             else:
                 await self._ask()
         except BaseException:
-            raw = iter([msg.raw for msg in self._came])
-            kept = nak_all_nowait(lambda: next(raw, None), self._ack_context)
+            kept = nak_all_nowait([msg.raw for msg in self._came], self._ack_context)
             self._kept.extendleft(reversed(kept))
             raise
         return self._came
@@ -104,9 +103,19 @@ class Fetch:
             self.clean = self._is_over() and not self._repeated
         finally:
             if not (self.clean and self._inboxes.keep(inbox)):
-                self._kept.extend(nak_all_nowait(inbox.take_nowait, self._ack_context))
+                patience = 0.0 if self.clean else LONGEST_CLOSE
                 with trio.CancelScope(shield=True):
-                    await inbox.sub.aclose()
+                    left = await inbox.sub._close_collecting(patience)
+                self._take_left(left)
+
+    def _take_left(self, left: list[Msg]) -> None:
+        """Take what arrived after the end: as much as was requested, the rest goes back."""
+        for index, msg in enumerate(left):
+            if self.complete:
+                self._kept.extend(nak_all_nowait(left[index:], self._ack_context))
+                return
+            if self._ack_context.replies.is_ack(msg.raw_reply):
+                self._add(JetStreamMsg(msg, self._ack_context))
 
     async def _collect(self, inbox: Inbox) -> None:
         deadline = trio.current_time() + self._timeout

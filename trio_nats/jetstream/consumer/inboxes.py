@@ -8,7 +8,6 @@ import trio
 
 from ...connection_base import BaseConnection
 from ...errors import NatsError
-from ...message import Msg
 from ...options import PendingLimits
 from ...subscription import Subscription
 
@@ -30,13 +29,6 @@ class Inbox:
         """Return a reply subject for the next pull request."""
         # A client that sees one pull request must not be able to answer another.
         return f"{self.name}.{secrets.token_urlsafe(9)}".encode()
-
-    def take_nowait(self) -> Msg | None:
-        """Return a message if one has arrived, or ``None``."""
-        try:
-            return self.sub.receive_nowait()
-        except (trio.WouldBlock, trio.ClosedResourceError, trio.EndOfChannel, NatsError):
-            return None
 
 
 class InboxPool:

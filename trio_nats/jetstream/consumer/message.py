@@ -174,7 +174,7 @@ _DONE = {ACK: "ack", NAK: "nak", TERM: "term"}
 class AckContext:
     """What the messages of a consumer need for their acknowledgements."""
 
-    __slots__ = ("acks", "consumer", "nc", "replies")
+    __slots__ = ("acks", "consumer", "max_deliver", "nc", "replies")
 
     def __init__(self, nc: BaseConnection, stream: str, consumer: str, *, acks: bool) -> None:
         self.nc: BaseConnection = nc
@@ -183,6 +183,8 @@ class AckContext:
         """Recognizes the reply subjects of the consumer."""
         self.acks: bool = acks
         """Whether the consumer expects acknowledgements."""
+        self.max_deliver: int = -1
+        """Maximum number of deliveries of a message; below 1 for no limit."""
 
 
 # One object is made for each message, so the class is built for speed; see Msg.
@@ -320,12 +322,22 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             self._log_unanswerable(error)
 
     def _nak_nowait(self) -> bool:
-        """Refuse the message without waiting. Return whether that was possible."""
+        """Refuse the message without waiting. Return whether it will be delivered again."""
         if self._answer is not None or not self._ack_context.acks or not self.reply:
+            return False
+        if self._is_last_delivery():
             return False
         self._ack_context.nc.publish_nowait(self.reply, NAK)
         self._answer = NAK
         return True
+
+    def _is_last_delivery(self) -> bool:
+        """Whether the server will not deliver the message again, whatever happens to it."""
+        most = self._ack_context.max_deliver
+        try:
+            return 0 < most <= self.metadata.delivered
+        except ValueError:
+            return False
 
     async def _say(
         self, kind: bytes, text: bytes, *, confirm: bool = False, timeout: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NoReturn
 
 import trio
@@ -15,12 +15,14 @@ from ...message import Msg
 from ...subscription import Subscription
 from .message import AckContext, JetStreamMsg
 
-__all__ = ["NO_CONNECTION", "MessageSource", "nak_all_nowait"]
+__all__ = ["LONGEST_CLOSE", "NO_CONNECTION", "MessageSource", "nak_all_nowait"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
 NO_CONNECTION = (NatsError, trio.ClosedResourceError)
 """What a connection raises if it is closed or lost."""
+LONGEST_CLOSE = 2.0
+"""Seconds to wait, after unsubscribing, for messages on their way."""
 
 
 class MessageSource(ABC):
@@ -29,7 +31,8 @@ class MessageSource(ABC):
     :param sub: the subscription; :meth:`open` enters it.
     :param ack_context: what messages need for their acknowledgements.
     :param kept: messages that arrived, were not received, and are not delivered again, because the
-        consumer has ``AckPolicy.NONE``. The calls of a :class:`Consumer` share it.
+        consumer has ``AckPolicy.NONE``, or because it was their last delivery. The calls of a
+        :class:`Consumer` share it.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class MessageSource(ABC):
         self._kept = kept
         self._failure: Exception | None = None
         self._stopping = False
+        self._closed: trio.Event | None = None  # set once closing has finished
 
     @property
     def waiting(self) -> int:
@@ -49,6 +53,11 @@ class MessageSource(ABC):
     @abstractmethod
     async def open(self) -> None:
         """Subscribe. If cancelled, nothing has happened."""
+
+    @property
+    def receiver(self) -> Callable[[], Awaitable[JetStreamMsg]]:
+        """The method to receive with."""
+        return self.receive
 
     @abstractmethod
     async def receive(self) -> JetStreamMsg:
@@ -76,15 +85,22 @@ class MessageSource(ABC):
         Harmless when repeated. If cancelled, it is done all the same.
         """
         self._stopping = True
-        self._kept.extend(nak_all_nowait(self._take_nowait, self._ack_context))
         with trio.CancelScope(shield=True):
-            await self._sub.aclose()
+            if self._closed is not None:
+                await self._closed.wait()
+                return
+            self._closed = trio.Event()
+            try:
+                # The interest must end first: otherwise messages that are returned are delivered
+                # to this subscription again.
+                left = await self._sub._close_collecting(self._patience())
+                self._kept.extend(nak_all_nowait(left, self._ack_context))
+            finally:
+                self._closed.set()
 
-    def _take_nowait(self) -> Msg | None:
-        try:
-            return self._sub.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel, RuntimeError, *NO_CONNECTION):
-            return None
+    def _patience(self) -> float:
+        """Return how many seconds to wait for messages on their way when it is closed."""
+        return LONGEST_CLOSE
 
     def _why_closed(self, error: trio.ClosedResourceError) -> Exception:
         """Return the reason why the subscription was closed: the failure, or ``error``."""
@@ -107,10 +123,10 @@ class MessageSource(ABC):
         raise fresh(self._failure)
 
 
-def nak_all_nowait(take: Callable[[], Msg | None], ack_context: AckContext) -> list[JetStreamMsg]:
-    """Return messages to the server, to be delivered again; return those that cannot be."""
+def nak_all_nowait(messages: Iterable[Msg], ack_context: AckContext) -> list[JetStreamMsg]:
+    """Return messages to the server, to be delivered again; return those that would not be."""
     kept: list[JetStreamMsg] = []
-    while (msg := take()) is not None:
+    for msg in messages:
         if ack_context.replies.is_ack(msg.raw_reply):
             one = JetStreamMsg(msg, ack_context)
             try:

@@ -28,9 +28,11 @@ class Messages(
 
     Use it with ``async with``: entering subscribes and requests messages; leaving unsubscribes,
     even if cancelled. The task that entered it must leave it. Messages that arrived but were not
-    received are returned to the server and delivered again at once; those still on their way are
-    delivered again after ``ack_wait``. A consumer with ``AckPolicy.NONE`` delivers nothing twice,
-    so messages that arrived are kept for the next call of the :class:`Consumer`.
+    received are returned to the server and delivered again at once. Leaving waits for those still
+    on their way, for at most two seconds; later ones are delivered again after ``ack_wait``.
+    Messages that the server would not deliver again are kept for the next call of the
+    :class:`Consumer`: all of a consumer with ``AckPolicy.NONE``, and those whose last delivery by
+    ``max_deliver`` it was.
 
     Several tasks may receive from it at the same time, as a pool of workers; each message goes to
     exactly one of them.
@@ -191,7 +193,7 @@ class ConsumerMessages(Messages):
 
     async def _open(self, nursery: trio.Nursery) -> None:
         await self._source.open()
-        self._receive = self._source.receive
+        self._receive = self._source.receiver
         nursery.start_soon(self._source.keep)
 
     async def _close(self) -> None:

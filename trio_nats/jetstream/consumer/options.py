@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...errors import ConfigurationError
-from ...options import check_count, check_seconds
+from ...options import check_count, check_flag, check_seconds
 from ..json_codec import nanoseconds
 from .config import ConsumerConfig, PriorityPolicy
 from .pull_flow_control import LARGEST_BATCH, PullRequest
@@ -25,6 +25,9 @@ DEFAULT_EXPIRES = 30.0
 LEAST_EXPIRES = 1.0
 LONGEST_HEARTBEAT = 30.0
 MAX_PRIORITY = 9
+FEW_DELIVERIES = 5
+"""Up to this ``max_deliver``, request messages only when a task waits for one. A message that is
+requested in advance and returned has used up a delivery."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ class ConsumeOptions:
     heartbeat: float
     largest_batch: int
     pull_options: PullOptions
+    prefetch: bool = True
 
 
 def check_pull_options(
@@ -171,10 +175,19 @@ def consume_options(
     expires: float | None,
     heartbeat: float | None,
     default_heartbeat: float = LONGEST_HEARTBEAT,
+    prefetch: bool | None = None,
 ) -> ConsumeOptions:
     """Check the options of ``consume`` and fill in defaults."""
     if max_messages is not None and max_bytes is not None:
         raise ConfigurationError("give max_messages or max_bytes, not both")
+    if prefetch is None:
+        prefetch = config is None or not 0 < config.max_deliver <= FEW_DELIVERIES
+    else:
+        check_flag("prefetch", prefetch)
+        if not (prefetch or max_bytes is threshold is None):
+            raise ConfigurationError(
+                "prefetch=False requests nothing in advance; leave out max_bytes and threshold"
+            )
     by_bytes = max_bytes is not None
     if max_bytes is not None:
         limit = check_count("max_bytes", max_bytes, 1)
@@ -186,6 +199,8 @@ def consume_options(
             limit = min(check_count("max_messages", max_messages, 1), LARGEST_BATCH)
     if threshold is not None and check_count("threshold", threshold, 1) > limit:
         raise ConfigurationError(f"threshold must be at most {limit}, not {threshold}")
+    if not prefetch and by_bytes:
+        by_bytes, limit, threshold = False, DEFAULT_MESSAGES, None
     if stop_after is not None:
         check_count("stop_after", stop_after, 1)
     longest = config.max_expires if config is not None and config.max_expires else None
@@ -210,4 +225,5 @@ def consume_options(
         ),
         largest_batch=config.max_batch if config is not None else 0,
         pull_options=pull_options,
+        prefetch=prefetch,
     )

@@ -116,6 +116,7 @@ class PullSubscription(MessageSource):
             threshold=options.threshold,
             stop_after=options.stop_after,
             largest_batch=options.largest_batch,
+            prefetch=options.prefetch,
         )
 
     # --- beginning and end -----------------------------------------------------------------------
@@ -142,7 +143,28 @@ class PullSubscription(MessageSource):
             with trio.CancelScope(shield=True):
                 await self._events.aclose()
 
+    def _patience(self) -> float:
+        # An ordered consumer drops its messages, and without a pull request nothing can come.
+        return 0.0 if self._fragile or not self.flow_control.pending else super()._patience()
+
+    @property
+    def receiver(self) -> Callable[[], Awaitable[JetStreamMsg]]:
+        """The method to receive with."""
+        return self.receive if self._options.prefetch else self.receive_wanted
+
     # --- the user's side -------------------------------------------------------------------------
+
+    async def receive_wanted(self) -> JetStreamMsg:
+        """Do the same as :meth:`receive`, requesting a message only now."""
+        flow_control = self.flow_control
+        assert flow_control.wanted is not None
+        flow_control.wanted += 1
+        try:
+            if not self._kept:
+                self.ask()
+            return await self.receive()
+        finally:
+            flow_control.wanted -= 1
 
     async def receive(self) -> JetStreamMsg:
         """Wait for the next message. If cancelled, no message is lost.
@@ -150,7 +172,7 @@ class PullSubscription(MessageSource):
         :raises trio.EndOfChannel: after :meth:`drain`, and after ``stop_after`` messages.
         """
         flow_control, is_ack = self.flow_control, self._ack_context.replies.is_ack
-        if self._kept and self._failure is None:
+        if self._kept and self._closed is None:
             return await self._take_kept()
         while True:
             try:

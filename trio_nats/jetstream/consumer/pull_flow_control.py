@@ -9,6 +9,9 @@ A message does not tell which pull request it answers, so messages are counted t
 does: the reply subject of each pull request contains its number. A status that ends a pull request
 early tells how much of it was not delivered, which then can be requested again.
 
+Without ``prefetch`` it requests one message for each task that waits for one, and nothing in
+advance.
+
 Pull requests are lost with a connection, or with the leader of the consumer. A new generation
 begins then: statuses of earlier pull requests are ignored, messages that have arrived still fill
 their part of the limit, and the rest is requested again. If an earlier pull request was alive after
@@ -66,6 +69,7 @@ class PullFlowControl:
     :param stop_after: number of messages to request in all. Default: no limit.
     :param largest_batch: the most messages that the consumer allows in a pull request; 0 for no
         limit.
+    :param prefetch: whether to request messages in advance. Otherwise set :attr:`wanted`.
     """
 
     def __init__(
@@ -76,8 +80,11 @@ class PullFlowControl:
         threshold: int | None = None,
         stop_after: int | None = None,
         largest_batch: int = 0,
+        prefetch: bool = True,
     ) -> None:
         self.by_bytes = by_bytes
+        self.wanted: int | None = None if prefetch else 0
+        """Number of tasks that wait for a message; ``None`` to request messages in advance."""
         self.left: int | None = stop_after
         """Number of messages left until ``stop_after``; ``None`` for no limit."""
         self.taken_in_all: int = 0
@@ -119,7 +126,7 @@ class PullFlowControl:
             self._pending -= amount
         else:
             self._pending = 0
-        return self._pending + self._stale_room < self._threshold
+        return self.wanted is None and self._pending + self._stale_room < self._threshold
 
     def status_taken(self) -> None:
         """Count a status that was taken out; it may have waited among the messages."""
@@ -132,10 +139,12 @@ class PullFlowControl:
 
     def next_pull(self) -> Pull | None:
         """Return the pull request to send now, counting it as sent; ``None`` if none is due."""
-        held = self.held
-        if held >= self._threshold or (self._starved and held):
+        held, limit, threshold = self.held, self._limit, self._threshold
+        if self.wanted is not None:
+            limit = threshold = min(limit, self.wanted)
+        if held >= threshold or (self._starved and held):
             return None
-        amount = self._limit - held
+        amount = limit - held
         batch = self._largest_batch
         if not self.by_bytes:
             batch = amount = min(amount, batch, self._messages_left(held))

@@ -53,7 +53,7 @@ class PushSubscription(MessageSource):
 
     async def receive(self) -> JetStreamMsg:
         """Wait for the next message. If cancelled, no message is lost."""
-        if self._kept:
+        if self._kept and self._closed is None:
             await trio.lowlevel.checkpoint()
             if self._kept:  # another task may have been quicker
                 return self._kept.popleft()

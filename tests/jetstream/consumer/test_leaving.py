@@ -1,0 +1,199 @@
+"""Leaving a channel of messages: what was not received goes back, and nothing is lost by it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import trio
+
+from tests.jetstream.helpers import connected, filled
+from tests.jetstream.scripted_server import Puller, pulled_from
+from tests.support.peer import Peer
+from trio_nats.jetstream import Consumer, ConsumerInfo, Stream
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def info_of(consumer: Consumer) -> ConsumerInfo:
+    return await consumer.refresh()
+
+
+async def all_of(stream: Stream, count: int) -> Counter[int]:
+    """How often each message of the stream was delivered, until ``count`` of them have come."""
+    consumer = await stream.consumer("c")
+    came: Counter[int] = Counter()
+    while len(came) < count:
+        for msg in await consumer.fetch(count):
+            came[msg.metadata.stream_seq] = msg.metadata.delivered
+            await msg.ack()
+    return came
+
+
+@pytest.mark.parametrize("kind", ["pull", "push"])
+async def test_messages_go_back_once(nats_server: NatsServer, kind: str) -> None:
+    """They are returned after the interest has ended, so none is delivered to the old inbox."""
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 400)
+        subject = "here" if kind == "push" else ""
+        consumer = await stream.create_consumer("c", deliver_subject=subject, ack_wait=600)
+        async with consumer.consume() as messages:
+            await (await messages.receive()).ack()
+            while messages.waiting < 399:
+                await nc.flush()
+        info = await consumer.refresh()
+        # Each was delivered once. A push consumer delivers again when somebody subscribes.
+        assert info.delivered.consumer_seq == 400
+        if kind == "pull":
+            came = await all_of(stream, 399)
+            assert set(came.values()) == {2}
+        else:
+            async with consumer.consume() as messages:
+                for _ in range(399):
+                    msg = await messages.receive()
+                    assert msg.metadata.delivered == 2
+                    await msg.ack()
+
+
+async def test_a_cancelled_fetch_returns_messages_once(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 400)
+        consumer = await stream.create_consumer("c", ack_wait=600)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consumer.fetch, 500)
+            while (await info_of(consumer)).num_ack_pending < 400:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert (await consumer.refresh()).delivered.consumer_seq == 400
+        assert set((await all_of(stream, 400)).values()) == {2}
+
+
+@pytest.mark.parametrize("max_deliver", [1, 2, 5])
+async def test_few_deliveries_are_not_spent_on_messages_nobody_received(
+    nats_server: NatsServer, max_deliver: int
+) -> None:
+    """As many exits as you like, with another client each time: each message is received."""
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 60)
+        await stream.create_consumer("c", max_deliver=max_deliver, ack_wait=600)
+        came: Counter[int] = Counter()
+        while len(came) < 60:
+            consumer = await stream.consumer("c")
+            async with consumer.consume(max_messages=100) as messages:
+                for _ in range(2):
+                    msg = await messages.receive()
+                    came[msg.metadata.stream_seq] += 1
+                    assert msg.metadata.delivered == 1
+                    await msg.ack()
+                await nc.flush()
+        assert set(came.values()) == {1}
+
+
+@pytest.mark.parametrize("kind", ["pull", "push"])
+async def test_the_last_delivery_is_kept_for_the_next_call(
+    nats_server: NatsServer, kind: str
+) -> None:
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 100)
+        subject = "here" if kind == "push" else ""
+        consumer = await stream.create_consumer(
+            "c", deliver_subject=subject, max_deliver=1, ack_wait=600
+        )
+        prefetch = {} if kind == "push" else {"prefetch": True}
+        async with consumer.consume(**prefetch) as messages:
+            await (await messages.receive()).ack()
+            while messages.waiting < 99:
+                await nc.flush()
+        with pytest.raises(trio.ClosedResourceError):
+            await messages.receive()
+        async with consumer.consume(**prefetch) as messages:
+            for number in range(1, 100):
+                msg = await messages.receive()
+                assert msg.data == b"%d" % number
+                await msg.double_ack()
+        assert (await consumer.refresh()).num_ack_pending == 0
+
+
+class Watching(Puller):
+    """Notes which messages were returned before the interest had ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early = 0
+
+    async def _published(self, peer: Peer, subject: str, reply: str, data: bytes) -> None:
+        self.early += data == b"-NAK" and bool(self.subscriptions)
+        await super()._published(peer, subject, reply, data)
+
+
+async def test_the_interest_ends_before_messages_are_returned() -> None:
+    puller = Watching()
+    async with pulled_from(puller) as (consumer, nc):
+        async with consumer.consume(max_messages=5) as messages:
+            await puller.deliver(await puller.pull(), 3)
+            while messages.waiting < 3:
+                await nc.flush()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consumer.fetch, 5)
+            await puller.deliver(await puller.pull(), 3)
+            await nc.flush()
+            nursery.cancel_scope.cancel()
+        await puller.until(6)
+        assert puller.early == 0
+
+
+async def test_messages_on_their_way_go_back_too() -> None:
+    """The server sends more until it knows that nobody is interested."""
+    puller = Puller()
+    async with pulled_from(puller) as (consumer, _):
+        async with consumer.consume(max_messages=5):
+            pull = await puller.pull()
+            puller.before_unsub = partial(puller.deliver, pull, 3)
+        assert await puller.until(3) == [
+            (f"$JS.ACK.S.C.1.{n}.{n}.1700000000000000000.0", b"-NAK") for n in (1, 2, 3)
+        ]
+
+
+async def test_a_fetch_returns_what_was_on_its_way() -> None:
+    """Messages that arrive while it ends are handed out, as far as they were requested."""
+    puller = Puller()
+    async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def fetch() -> None:
+            came = await consumer.fetch(2, timeout=0.05)
+            assert [msg.metadata.stream_seq for msg in came] == [1, 2]
+
+        pull = await puller.pull()
+        puller.before_unsub = partial(puller.deliver, pull, 3)
+        assert await puller.until(1) == [
+            ("$JS.ACK.S.C.1.3.3.1700000000000000000.0", b"-NAK"),
+        ]
+
+
+async def test_a_server_that_stalls_does_not_hold_it_up() -> None:
+    async with NatsServer(jetstream=True) as server, connected(server) as (js, nc):
+        stream = await filled(js, 3)
+        consumer = await stream.create_consumer("c", ack_wait=600)
+        async with consumer.consume() as messages:
+            await messages.receive()
+            server.pause()
+        server.resume()
+        await nc.flush()
+        assert nc.stats.subscriptions == 0
+        assert len(await consumer.fetch(2)) == 2
+
+
+async def test_a_cancelled_fetch_keeps_last_deliveries(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 10)
+        consumer = await stream.create_consumer("c", max_deliver=1, ack_wait=600)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consumer.fetch, 20)
+            while (await info_of(consumer)).num_ack_pending < 10:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        came = await consumer.fetch(10)
+        assert [msg.data for msg in came] == [b"%d" % number for number in range(10)]
