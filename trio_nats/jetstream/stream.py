@@ -492,7 +492,8 @@ class Stream(
     ) -> PageIterator[StoredMsg]:
         """Get the last message of each subject: ``async for msg in stream.get_last_msgs(["a"]):``.
 
-        All messages show the stream at one moment, by default the present. The stream must have
+        All messages show the stream at one moment, by default the present. If they come in several
+        batches, those that were removed or replaced in between are missing. The stream must have
         ``allow_direct``, and the server must be 2.11 or later (ADR-31).
 
         :param subjects: the subjects, with or without wildcards. At most 1,024 stored subjects can

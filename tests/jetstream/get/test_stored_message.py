@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.jetstream.helpers import MEMORY, connected, fake_api, filled
+from tests.support.raw import raw_connection
 from trio_nats import (
     ConfigurationError,
     DecodeError,
@@ -194,6 +195,102 @@ async def test_the_last_ones_are_of_one_moment(nats_server: NatsServer) -> None:
         for number in range(3):
             await js.publish(f"s.{number}", b"new")
         assert await seqs(paged) == [5, 6]
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 512, 513])
+async def test_the_last_ones_at_the_end_of_a_batch(nats_server: NatsServer, count: int) -> None:
+    """Servers 2.11 count one too few in the status that ends a batch."""
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 0)
+        async with js.publisher() as publisher:
+            for number in range(count):
+                await publisher.publish(f"s.{number}")
+        wanted = list(range(1, count + 1))
+        assert await seqs(stream.get_last_msgs(["s.*"])) == wanted
+        assert await seqs(stream.get_last_msgs(["s.*"], max_messages=255)) == wanted
+        assert await seqs(stream.get_msgs()) == wanted
+        assert await seqs(stream.get_msgs(next_for="s.*", stop_after=256)) == wanted[:256]
+
+
+EOB = "204 EOB\r\nNats-Num-Pending: {0}\r\nNats-UpTo-Sequence: 9"
+REMOVED = "404 Message Not Found"
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected", "requests"),
+    [
+        # The first batch breaks off: it is requested anew, of another moment.
+        ([([1], REMOVED), ([2, 3], EOB)], [2, 3], [(None, None)] * 2),
+        ([([], REMOVED), ([1, 3], EOB)], [1, 3], [(None, None)] * 2),
+        # A later one breaks off: it is continued.
+        (
+            [([1, 2], EOB), ([3], REMOVED), ([5, 6], EOB)],
+            [1, 2, 3, 5, 6],
+            [(None, None), (3, 9), (4, 9)],
+        ),
+        (
+            [([1, 2], EOB), ([], REMOVED), ([5, 6], EOB)],
+            [1, 2, 5, 6],
+            [(None, None), (3, 9), (3, 9)],
+        ),
+        # There is nothing.
+        ([([], "404 No Results")], [], [(None, None)]),
+        (
+            [([1, 2], EOB), ([], REMOVED), ([], "404 No Results")],
+            [1, 2],
+            [(None, None), (3, 9), (3, 9)],
+        ),
+    ],
+)
+async def test_the_last_ones_while_messages_are_removed(
+    nats_server: NatsServer, answers, expected, requests
+) -> None:
+    """The server ends a batch early if a message goes after it was looked up."""
+    asked = []
+    async with connected(nats_server) as (_, nc), raw_connection(nats_server) as raw:
+        info = StreamInfo(config=StreamConfig(name="S"))
+        stream = construct(Stream, API(nc, prefix="fake", timeout=5), info)
+        async with nc.subscribe("fake.>") as sub, trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                for at, (found, end) in enumerate(answers):
+                    msg = await sub.receive()
+                    request = msgspec.json.decode(msg.data)
+                    asked.append((request.get("seq"), request.get("up_to_seq")))
+                    more = int(at + 1 < len(answers))
+                    blocks = [
+                        f"NATS/1.0\r\nNats-Stream: S\r\nNats-Subject: s.{seq}\r\n"
+                        f"Nats-Sequence: {seq}\r\nNats-Time-Stamp: 2030-01-01T00:00:00Z\r\n"
+                        f"Nats-Num-Pending: {more}"
+                        for seq in found
+                    ]
+                    blocks.append("NATS/1.0 " + end.format(more))
+                    for block in blocks:
+                        head = f"{block}\r\n\r\n".encode()
+                        line = f"HPUB {msg.reply} {len(head)} {len(head)}\r\n"
+                        await raw.send(line.encode() + head + b"\r\n")
+
+            nursery.start_soon(answer)
+            assert await seqs(stream.get_last_msgs(["s.*"], max_messages=2)) == expected
+        assert asked == requests
+
+
+async def test_the_last_ones_while_all_is_removed(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (_, nc), raw_connection(nats_server) as raw:
+        info = StreamInfo(config=StreamConfig(name="S"))
+        stream = construct(Stream, API(nc, prefix="fake", timeout=5), info)
+        async with nc.subscribe("fake.>") as sub, trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                head = f"NATS/1.0 {REMOVED}\r\n\r\n".encode()
+                async for msg in sub:
+                    line = f"HPUB {msg.reply} {len(head)} {len(head)}\r\n"
+                    await raw.send(line.encode() + head + b"\r\n")
+
+            nursery.start_soon(answer)
+            with pytest.raises(JetStreamError, match="messages were removed during each of 100"):
+                await anext(stream.get_last_msgs(["s.*"]))
+            nursery.cancel_scope.cancel()
 
 
 async def test_too_many_subjects(nats_server: NatsServer) -> None:

@@ -22,6 +22,9 @@ __all__ = ["Batches", "direct_get", "not_allowed"]
 OVERHEAD = 5 * 1024
 """Maximum bytes of the headers that the server adds to each message of a direct get."""
 LARGEST = ProtocolLimits().payload
+MAX_RESTARTS = 100
+NONE_FOUND = "No Results"
+"""What the server says if no subject has a message; otherwise one of them has been removed."""
 
 
 def not_allowed(stream: str) -> JetStreamError:
@@ -65,22 +68,43 @@ class Batches:
         request = self._request
         if self._left is not None and self._left < request.batch:
             request = msgspec.structs.replace(request, batch=self._left)
-        found, last = await self._ask(request)
+        found, last, pending = await self._whole(request)
         if self._left is not None:
             self._left -= len(found)
-        more = bool(found) and last is not None and bool(number_in(last, PENDING))
+        more = bool(found) and pending > 0
         if more:
-            assert last is not None
             changes: dict[str, object] = {"seq": found[-1].seq + 1, "start_time": None}
             if request.multi_last:
                 # Later batches show the stream as it was at the time of the first one.
-                changes |= {"up_to_seq": number_in(last, UP_TO) or 0, "up_to_time": None}
+                moment = request.up_to_seq if last is None else number_in(last, UP_TO) or 0
+                changes |= {"up_to_seq": moment, "up_to_time": None}
             self._request = msgspec.structs.replace(self._request, **changes)
         return found, more and self._left != 0
 
-    async def _ask(self, request: MsgRequest) -> tuple[list[StoredMsg], Msg | None]:
-        """Return the messages of a batch, and the status that ends it."""
+    async def _whole(self, request: MsgRequest) -> tuple[list[StoredMsg], Msg | None, int]:
+        """Return the messages of a batch, the status that ends it, and how many follow.
+
+        Servers look up the last messages of all subjects first, and end the batch without its usual
+        status where one of them has been removed since. What follows it then is not sent.
+        """
+        for _ in range(MAX_RESTARTS):
+            found, last, pending = await self._ask(request)
+            if last is not None or not pending:
+                return found, last, pending
+            if request.up_to_seq and found:
+                return found, None, pending  # the next batch does not look it up again
+        raise JetStreamError(
+            f"stream {self._stream!r}: messages were removed during each of {MAX_RESTARTS} "
+            "attempts to get a batch; use a smaller max_messages"
+        )
+
+    async def _ask(self, request: MsgRequest) -> tuple[list[StoredMsg], Msg | None, int]:
+        """Request a batch once; the result is that of :meth:`_whole`.
+
+        There is no status if there is no such message, or if the batch breaks off.
+        """
         found: list[StoredMsg] = []
+        pending = 0
         subject = self._api.subject(f"DIRECT.GET.{self._stream}")
         most = request.batch + 1  # the status at the end counts
         room = request.max_bytes
@@ -97,7 +121,10 @@ class Batches:
                 if status is not None and status.code == 204:
                     if replies.dropped:
                         raise self._too_much()
-                    return found, msg
+                    if not request.multi_last:
+                        pending = 0  # servers before 2.12 count a message itself
+                    # In the last messages of subjects, they count one too few in the status.
+                    return found, msg, max(pending, number_in(msg, PENDING) or 0)
                 if room <= 0:
                     raise self._too_much()
                 # The server ends a batch with the message that reaches max_bytes.
@@ -105,9 +132,13 @@ class Batches:
                 try:
                     found.append(from_direct(msg))
                 except MessageNotFoundError:
-                    return found, None
-                if number_in(msg, PENDING) is None:
+                    assert status is not None
+                    is_removed = bool(request.multi_last) and status.description != NONE_FOUND
+                    return found, None, int(is_removed)
+                told = number_in(msg, PENDING)
+                if told is None:
                     raise JetStreamError("batches of direct gets need server 2.11 or later")
+                pending = told
 
     async def _receive(self, replies: Replies) -> Msg:
         try:
