@@ -172,6 +172,15 @@ def docs(session: nox.Session) -> None:
     )
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Try very many examples in each property test: ``nox -s fuzz -- tests/protocol``."""
+    install_for_tests(session)
+    session.run(
+        "pytest", *IN_PARALLEL, "-m", "hypothesis", "--hypothesis-profile=thorough", *session.posargs
+    )
+
+
 @nox.session(python=PYTHONS)
 def soak(session: nox.Session) -> None:
     """Chaos for as long as you like: ``nox -s soak -- --seconds 600 --seed 7``."""

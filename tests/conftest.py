@@ -49,7 +49,9 @@ def encodable(value: Any) -> Any:
 
 
 # Coverage and a busy machine make single examples slow: that is no bug, so there is no deadline.
-settings.register_profile("dev", deadline=None)
+# Each run tries a few examples; ``--hypothesis-profile=thorough``, as in ``nox -s fuzz``, very many.
+settings.register_profile("dev", deadline=None, max_examples=25)
 # What fails for one person fails for the next: no luck in automated runs.
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
