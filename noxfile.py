@@ -176,9 +176,8 @@ def docs(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Try very many examples in each property test: ``nox -s fuzz -- tests/protocol``."""
     install_for_tests(session)
-    session.run(
-        "pytest", *IN_PARALLEL, "-m", "hypothesis", "--hypothesis-profile=thorough", *session.posargs
-    )
+    thorough = ("-m", "hypothesis", "--hypothesis-profile=thorough")
+    session.run("pytest", *IN_PARALLEL, *thorough, *session.posargs)
 
 
 @nox.session(python=PYTHONS)

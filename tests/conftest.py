@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 from collections.abc import Generator
 from typing import Any
@@ -23,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     scale = config.getoption("--timeout-scale")
     if scale is not None:  # read by tests.support.timeouts, in worker processes too
         os.environ["TRIO_NATS_TEST_TIMEOUT_SCALE"] = str(scale)
+    config.pluginmanager.register(importlib.import_module("tests.support.timeouts"))
 
 
 def pytest_collection_finish() -> None:
@@ -49,9 +51,9 @@ def encodable(value: Any) -> Any:
 
 
 # Coverage and a busy machine make single examples slow: that is no bug, so there is no deadline.
-# Each run tries a few examples; ``--hypothesis-profile=thorough``, as in ``nox -s fuzz``, very many.
+# Each run tries a few examples, ``--hypothesis-profile=thorough`` (``nox -s fuzz``) very many.
 settings.register_profile("dev", deadline=None, max_examples=25)
 # What fails for one person fails for the next: no luck in automated runs.
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
-settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
