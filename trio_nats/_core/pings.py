@@ -1,4 +1,16 @@
-"""Unanswered PINGs of one connection. PONGs carry no data, so they match the PINGs in order."""
+"""PINGs, and how a session notices that its server is gone.
+
+Theory of operation. PONGs carry no data, so the oldest unanswered PING is the one that a PONG
+answers. :class:`Pings` keeps them in order. Two things use them: whoever needs to know that the
+server has processed everything sent so far (``flush``, draining, a handover), and
+:func:`ping_until_unresponsive`, which finds a dead connection that TCP has not reported.
+
+That loop sends a PING at every interval and gives up after ``max_pings_out`` in a row without a
+sign of the peer. A PONG is not the only sign. A server that is busy sending, or that has yet to read
+a long outbox, answers late, so received bytes and bytes that the peer's TCP has acknowledged count
+as well. While a full subscription keeps the session from reading, a PONG cannot be seen, so no PING
+counts as unanswered.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +22,7 @@ import trio
 from .._protocol import commands
 from .outbox import Outbox
 
-__all__ = ["Ping", "Pings"]
+__all__ = ["Ping", "Pings", "ping_until_unresponsive"]
 
 
 class Ping:
@@ -30,10 +42,10 @@ class Ping:
 
 
 class Pings:
-    """The PINGs of one session that wait for their PONG.
+    """The PINGs of one session that have not been answered yet.
 
-    ``confirmation`` returns the function to call when the server has processed everything sent
-    before the PING.
+    :param confirmation: called for each PING; returns the function to call once the server has
+        processed everything that was sent before it.
     """
 
     def __init__(self, outbox: Outbox, confirmation: Callable[[], Callable[[], None]]) -> None:
@@ -76,12 +88,42 @@ class Pings:
             ping.settled.set()
 
     def unsent(self, count: int) -> None:
-        """Give up the last ``count`` PINGs, which were never written."""
+        """Mark the last ``count`` PINGs as lost: they were never written."""
         for _ in range(min(count, len(self._waiting))):
             self._waiting.pop().lose()
 
     def end(self) -> None:
-        """Give up all PINGs, because the connection is lost, and wake the tasks that wait."""
+        """Mark all PINGs as lost, because the connection has ended. Wakes the tasks that wait."""
         self._ended = True
         while self._waiting:
             self._waiting.popleft().lose()
+
+
+async def ping_until_unresponsive(
+    pings: Pings,
+    interval: float,
+    max_out: int,
+    activity: Callable[[], object],
+    is_stalled: Callable[[], bool],
+) -> str:
+    """Send a PING every ``interval`` seconds until the peer does not respond any more.
+
+    :param max_out: how many PINGs in a row may be unanswered.
+    :param activity: returns a value that changes only if the peer is alive.
+    :param is_stalled: whether the session has stopped reading, so that no PONG can be seen.
+    :returns: the reason to give for ending the session.
+    """
+    current = activity()
+    unanswered = 0
+    while True:
+        await trio.sleep(interval)
+        previous, current = current, activity()
+        if current != previous or is_stalled():
+            unanswered = 0
+        if unanswered >= max_out:
+            return (
+                f"{unanswered} PINGs in a row were not answered "
+                f"(ping_interval {interval:g} s, max_pings_out {max_out})"
+            )
+        unanswered += 1
+        pings.send()

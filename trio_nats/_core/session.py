@@ -20,7 +20,7 @@ from ..errors import ConnectionLostError, NatsError, ProtocolError, ServerReport
 from ..message import Msg
 from ..server_info import ServerInfo
 from .outbox import Outbox
-from .pings import Pings
+from .pings import Pings, ping_until_unresponsive
 from .router import Router
 from .stats import Counters
 
@@ -232,30 +232,17 @@ class Session:
             counters.out_bytes += len(data)
             outbox.written(len(data))
 
-    # --- keeping alive ----------------------------------------------------------------------------
+    # --- liveness ---------------------------------------------------------------------------------
 
     async def _ping(self, interval: float, max_out: int) -> None:
-        seen = self._signs_of_life()
-        unanswered = 0
-        while True:
-            await trio.sleep(interval)
-            before, seen = seen, self._signs_of_life()
-            # While a full subscription has stopped the reading, PONGs cannot be seen.
-            if seen != before or self._router.stalled:
-                unanswered = 0
-            if unanswered >= max_out:
-                raise self._lost(
-                    f"{unanswered} PINGs in a row were not answered "
-                    f"(ping_interval {interval:g} s, max_pings_out {max_out})"
-                )
-            unanswered += 1
-            self.pings.send()
+        raise self._lost(
+            await ping_until_unresponsive(
+                self.pings, interval, max_out, self._activity, lambda: bool(self._router.stalled)
+            )
+        )
 
-    def _signs_of_life(self) -> tuple[int, int]:
-        """Return numbers that grow only while the peer is alive: bytes received and acknowledged.
-
-        If much is being sent, the answer to a PING may take a long time.
-        """
+    def _activity(self) -> tuple[int, int]:
+        """Return the bytes received from the peer and, as far as known, acknowledged by it."""
         tcp = self.connection.tcp
         return self.received, 0 if tcp is None else tcp.drained
 
