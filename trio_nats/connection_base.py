@@ -133,9 +133,9 @@ class BaseConnection:
             raw_reply = None if reply is None else check_subject(reply)
             frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
             size = len(frame[0]) + len(frame[1]) + 2
-        if outbox.size < outbox.easy:
+        if outbox.size < outbox.fast_path_limit:
             await checkpoint_if_cancelled()
-            outbox.open += frame
+            outbox.open_chunk += frame
             outbox.size += size
         else:
             await self._space_for(frame, self._core.info)
@@ -192,7 +192,7 @@ class BaseConnection:
         raw_reply = None if reply is None else check_subject(reply)
         frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
         outbox = self._outbox
-        if outbox.size >= outbox.easy:
+        if outbox.size >= outbox.fast_path_limit:
             self._core.check_open()
             outbox.check_space()
         outbox.append(frame)
@@ -205,7 +205,7 @@ class BaseConnection:
         data = payload if type(payload) is bytes else _as_bytes(payload)
         if headers is None:
             frame = commands.pub(raw_subject, reply, data)
-            if len(frame[0]) + len(data) > lines.easy:
+            if len(frame[0]) + len(data) > lines.unchecked_size:
                 lines.check(len(data), len(frame[0]) - 6, raw_subject, reply)
             return frame
         block = encode_headers(headers)
@@ -214,7 +214,7 @@ class BaseConnection:
                 "the server does not support message headers; leave them out, or upgrade it"
             )
         frame = commands.hpub(raw_subject, reply, block, data)
-        if len(frame[0]) + len(data) > lines.easy:
+        if len(frame[0]) + len(data) > lines.unchecked_size:
             size = len(block)
             lines.check(size + len(data), len(frame[0]) - size - 7, raw_subject, reply)
         return frame
@@ -630,7 +630,7 @@ class BaseConnection:
         """
         core = self._core
         core.check_usable()
-        await core.moves.request_and_wait()
+        await core.moves.move_and_wait()
 
     @takes_secrets
     def set_servers(self, servers: str | Sequence[str]) -> None:
@@ -716,7 +716,7 @@ class BaseConnection:
         """Wait until the server has everything, or cannot receive it."""
         core = self._core
         with trio.move_on_after(core.settings.close_timeout):
-            while core.session is not None or core.outbox.size or core.moves.is_between:
+            while core.session is not None or core.outbox.size or core.moves.is_changing:
                 await core.wait(
                     lambda: core.session is not None or core.state is ConnectionState.CLOSED
                 )

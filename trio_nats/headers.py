@@ -15,7 +15,7 @@ _VERSION_TEXT = "NATS/1.0"
 # Anything that could end the line early, and NUL, which several servers and clients cut at.
 _UNSENDABLE = re.compile(r"[\r\n\x00]")
 
-_FEW = 16
+_MAX_LINEAR_SEARCH = 16
 """Up to this number of headers, searching is faster than making an index."""
 
 
@@ -117,7 +117,7 @@ class Headers(MutableMapping[str, str]):
         return name, value
 
     def __getitem__(self, name: str) -> str:
-        if self._index is None and len(self._pairs) <= _FEW:
+        if self._index is None and len(self._pairs) <= _MAX_LINEAR_SEARCH:
             for key, value in cast("list[tuple[str, str]]", self._pairs):
                 if key == name:
                     return value

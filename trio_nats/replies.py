@@ -120,7 +120,7 @@ class Replies(
         else:
             self._heard_at = now
             self._arrived += 1
-            self._keep(msg)
+            self._enqueue(msg)
             self._waiting.unpark()
             if self._arrived == self._stop_after:
                 self._finish(trio.EndOfChannel())

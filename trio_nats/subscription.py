@@ -200,13 +200,13 @@ class Subscription(
             del waiters[task]
             trio.lowlevel.reschedule(task, outcome.Value(msg))
         else:
-            # A copy of _keep(), because a call for each message would cost too much.
+            # A copy of _enqueue(), because a call for each message would cost too much.
             queue = self._queue
             size = pending_size(msg)
             if queue:
                 size += self._bytes
             if len(queue) >= self._max_messages or size > self._max_bytes:
-                self._keep_at_limit(msg)
+                self._enqueue_at_limit(msg)
             else:
                 queue.append(msg)
                 self._bytes = size
@@ -218,13 +218,13 @@ class Subscription(
     def _push_burst(self, messages: list[Msg], size: int) -> None:
         """Do the same as :meth:`_push` for each of several messages that arrived together."""
         queue = self._queue
-        if self._waiters or self._watched or self._remaining is not None:
+        if self._waiters or self._bytes_exact or self._remaining is not None:
             # One by one, as long as each message may change what happens to the next.
             for taken, msg in enumerate(messages, 1):
                 self._push(msg)
                 if self._ended is not None:
                     return
-                if not (self._waiters or self._watched or self._remaining is not None):
+                if not (self._waiters or self._bytes_exact or self._remaining is not None):
                     messages = messages[taken:]
                     break
             else:
@@ -244,7 +244,7 @@ class Subscription(
             self._ended = error
         if isinstance(error, trio.ClosedResourceError):
             self._clear()
-            self._let_go()
+            self._wake_waiters()
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
             trio.lowlevel.reschedule(task, outcome.Error(fresh(error)))
@@ -272,8 +272,8 @@ class Subscription(
                 await self._next_turn()
         if queue:  # another task may have been quicker
             msg = queue.popleft()
-            if self._watched:
-                self._forget(msg)
+            if self._bytes_exact:
+                self._uncount(msg)
             return msg
         return await self._wait()
 
@@ -312,7 +312,7 @@ class Subscription(
 
     def _take(self, most: int) -> list[Msg]:
         queue = self._queue
-        if self._watched or most < len(queue):
+        if self._bytes_exact or most < len(queue):
             return [self._pop() for _ in range(min(most, len(queue)))]
         batch = list(queue)
         queue.clear()
@@ -349,8 +349,8 @@ class Subscription(
         queue = self._queue
         if queue:
             msg = queue.popleft()
-            if self._watched:
-                self._forget(msg)
+            if self._bytes_exact:
+                self._uncount(msg)
             return msg
         self._check_entered()
         if self._ended is not None:
@@ -397,8 +397,8 @@ class Subscription(
             self._left -= 1
             await checkpoint_if_cancelled()
             msg = queue.popleft()
-            if self._watched:
-                self._forget(msg)
+            if self._bytes_exact:
+                self._uncount(msg)
             return msg
         try:
             return await self.receive()

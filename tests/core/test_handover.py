@@ -26,7 +26,7 @@ async def test_what_was_unwritten_is_written_or_given_up() -> None:
     during = old.pings.send()
     router.live = False
     two = router.add(RequestMux(router, "two"))
-    outbox.prepend(handover.go_back(outbox))
+    outbox.prepend(handover.fall_back(outbox))
     assert (before.lost, during.lost) == (True, True)
     # Each PONG is for a PING that was sent.
     after = old.pings.send()

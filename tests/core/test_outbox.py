@@ -123,10 +123,10 @@ async def test_commands_are_forgotten_with_the_wire_they_were_for() -> None:
         put(box, frame)
     put(box, b"PING\r\n")
     box.pong()
-    assert box.forget_commands() == [b"SUB a 1\r\n", b"PING\r\n", b"UNSUB 1\r\n", b"PING\r\n"]
+    assert box.remove_commands() == [b"SUB a 1\r\n", b"PING\r\n", b"UNSUB 1\r\n", b"PING\r\n"]
     assert box.size == 50 + 70 * KIB + 12
     assert take_all(box) == pub(50) + big + b"HPUB a 0 0\r\n"
-    assert box.forget_commands() == []
+    assert box.remove_commands() == []
     assert box.size == 0
 
 
@@ -134,14 +134,14 @@ async def test_a_message_that_looks_like_a_command_is_kept() -> None:
     box = outbox()
     box.append((b"PUB a 6\r\n", b"PING\r\n", b"\r\n"))
     put(box, b"PING\r\n")
-    assert box.forget_commands() == [b"PING\r\n"]
+    assert box.remove_commands() == [b"PING\r\n"]
     assert take_all(box) == b"PUB a 6\r\nPING\r\n\r\n"
 
 
 async def test_a_chunk_that_was_all_commands_leaves_nothing_to_write() -> None:
     box = outbox()
     put(box, b"SUB a 1\r\n")
-    assert box.forget_commands() == [b"SUB a 1\r\n"]
+    assert box.remove_commands() == [b"SUB a 1\r\n"]
     assert box.size == 0
     with trio.move_on_after(0) as scope:
         await box.wait()
@@ -218,7 +218,7 @@ async def test_a_released_writer_looks_again() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(box.wait)
         await trio.testing.wait_all_tasks_blocked()
-        box.let_writer_go()
+        box.wake_writer()
 
 
 async def test_another_run_may_not_wake_the_writer() -> None:
@@ -297,7 +297,7 @@ async def test_room_is_given_back_by_what_is_written_lost_or_forgotten() -> None
             elif give_back == "lost":
                 box.lost(box.take())
             elif give_back == "forgotten":
-                box.forget_commands()
+                box.remove_commands()
             else:
                 box.close()
             await trio.testing.wait_all_tasks_blocked()
@@ -345,7 +345,7 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) 
         elif what < 0.8:
             box.pong()
         elif what < 0.85:
-            box.forget_commands()
+            box.remove_commands()
         elif box.size:
             chunk = box.take()
             messages = [frame for frame in frames_of(chunk) if frame.startswith(b"PUB")]

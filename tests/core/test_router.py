@@ -26,10 +26,10 @@ class Channel:
         self.got: list[Msg] = []
         self.ended: Exception | None = None
 
-    async def _wait_taken(self) -> None:
+    async def _wait_empty(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def _let_go(self) -> None:
+    def _wake_waiters(self) -> None:
         pass
 
     def _lift_limits(self) -> None:
@@ -123,7 +123,7 @@ def test_the_server_always_knows_what_is_wanted(seed: int) -> None:
             assert denied.ended is error
         elif what < 0.8:
             router.live = False
-            outbox.forget_commands()
+            outbox.remove_commands()
             server = Server()
         elif not router.live:
             server.hear(router.restore())
@@ -141,7 +141,7 @@ def test_the_server_always_knows_what_is_wanted(seed: int) -> None:
                 router.remove(some)
                 del living[some]
                 draining.discard(some)
-            outbox.forget_commands()
+            outbox.remove_commands()
             server.hear(router.difference(carried))
             router.live = True
         if router.live:
@@ -218,7 +218,7 @@ async def test_at_the_end_nothing_stops_the_reading() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(router.wait_unstalled)
         await trio.testing.wait_all_tasks_blocked()
-        router.read_on()
+        router.disable_stalls()
     assert not router.stall(channel)
     await router.wait_unstalled()
 

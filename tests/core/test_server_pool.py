@@ -199,9 +199,9 @@ def test_a_server_may_be_known_by_its_address_too() -> None:
     current, peer = servers.servers[0], ("10.0.0.1", 1)
     servers.connected(current)
     servers.discover(gossip("10.0.0.1:1", "10.0.0.2:1"), current, "nats")
-    others = servers.successors(current, peer, itself=False)
+    others = servers.successors(current, peer, include_current=False)
     assert urls_of(list(others)) == ["nats://10.0.0.2:1"]
-    others = servers.successors(current, peer, itself=True)
+    others = servers.successors(current, peer, include_current=True)
     assert urls_of(list(others)) == ["nats://10.0.0.2:1", "nats://name:1"]
     servers.lost(current, peer, soon=False)
     order = ["nats://10.0.0.2:1", "nats://10.0.0.1:1", "nats://name:1"]

@@ -215,7 +215,7 @@ class Sink:
         self.ended: Exception | None = None
         self.received: list[bytes] = []
 
-    async def _wait_taken(self) -> None:
+    async def _wait_empty(self) -> None:
         await trio.lowlevel.checkpoint()
 
     def _push(self, msg: Msg) -> None:

@@ -306,7 +306,7 @@ async def test_a_server_that_is_replaced_while_waiting_for_it_is_not_tried(
 def test_servers_replaced_while_moving_are_not_moved_to() -> None:
     pool = ServerPool(parse_servers("a,b,c"), randomize=False)
     tried = []
-    for server in pool.successors(pool.servers[0], None, itself=True):
+    for server in pool.successors(pool.servers[0], None, include_current=True):
         tried.append(server.host)
         if server.host == "b":
             pool.replace(parse_servers("d,e"))

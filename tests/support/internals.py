@@ -135,13 +135,13 @@ def outbox_of(nc: Connection) -> Outbox:
 
 def chunks_of(outbox: Outbox) -> list[Chunk]:
     """What is in an outbox that nothing is being written from."""
-    return [*outbox._chunks, outbox.open]
+    return [*outbox._chunks, outbox.open_chunk]
 
 
 def let_publish(nc: Connection, size: int) -> None:
     """Accept ``size`` bytes without looking at anything else, as while the writer is busy."""
     outbox = outbox_of(nc)
-    outbox.easy = outbox.size + size
+    outbox.fast_path_limit = outbox.size + size
 
 
 def unconfirmed(sent: Unconfirmed) -> int:

@@ -1,4 +1,4 @@
-"""Hand events to listeners, without ever waiting for them."""
+"""Pass events to listeners without waiting for them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["EventHub", "EventListener"]
 
 
 class EventListener(trio.abc.ReceiveChannel[Event], NeedsAsyncWith):
-    """A channel of events from the moment it was made. When it is full, it drops the oldest ones.
+    """A channel of events that drops the oldest ones when it is full.
 
-    It is not a memory channel, because the sender of a memory channel does not notice before the
-    next event that the receiver is gone.
+    It is not a memory channel, because the sending end of one that was dropped without being closed
+    would stay in the hub until the next event.
     """
 
     _async_with = "nc.events() as events"
@@ -34,7 +34,7 @@ class EventListener(trio.abc.ReceiveChannel[Event], NeedsAsyncWith):
         self._ended: type[Exception] | None = None
 
     def push(self, event: Event) -> None:
-        """Hand an event to a waiting task, or queue it."""
+        """Pass an event to a waiting task, or queue it."""
         if self._waiters:
             task = next(iter(self._waiters))
             del self._waiters[task]
@@ -43,7 +43,11 @@ class EventListener(trio.abc.ReceiveChannel[Event], NeedsAsyncWith):
             self._events.append(event)
 
     async def receive(self) -> Event:
-        """Wait for the next event. If cancelled, no event is lost."""
+        """Wait for the next event. If cancelled, no event is lost.
+
+        :raises trio.EndOfChannel: after the last event of the connection.
+        :raises trio.ClosedResourceError: if the listener was closed.
+        """
         self._check_run()
         await trio.lowlevel.checkpoint()
         try:
@@ -72,7 +76,7 @@ class EventListener(trio.abc.ReceiveChannel[Event], NeedsAsyncWith):
         raise trio.WouldBlock
 
     async def aclose(self) -> None:
-        """Stop listening. You may call it repeatedly. If cancelled, it has stopped all the same."""
+        """Stop listening and drop waiting events. Stops even if cancelled. May be called again."""
         if self._ended is None:
             self._check_run()
         self._listeners.discard(self)
@@ -81,7 +85,7 @@ class EventListener(trio.abc.ReceiveChannel[Event], NeedsAsyncWith):
         await trio.lowlevel.checkpoint()
 
     def end(self, error: type[Exception]) -> None:
-        """End the channel; ``error`` is raised after the last event."""
+        """End the channel. Receiving raises ``error`` once no event is left."""
         self._ended = error
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
@@ -89,9 +93,9 @@ class EventListener(trio.abc.ReceiveChannel[Event], NeedsAsyncWith):
 
 
 class EventHub:
-    """Hands every event to every open listener.
+    """Passes every event to every open listener.
 
-    It holds listeners weakly, so one that is dropped without being closed is removed as well.
+    Listeners are held weakly, so one that is dropped without being closed is removed as well.
     """
 
     def __init__(self, check_run: Callable[[], None] = lambda: None) -> None:
@@ -104,7 +108,7 @@ class EventHub:
         return len(self._listeners)
 
     def listen(self, buffer: int) -> EventListener:
-        """Return a channel of the events from now on, which ends with the connection."""
+        """Return a channel of the events from now on. It ends with the connection."""
         listener = EventListener(self._listeners, buffer, self._check_run)
         if self._closed:
             listener.end(trio.EndOfChannel)
@@ -113,12 +117,12 @@ class EventHub:
         return listener
 
     def emit(self, event: Event) -> None:
-        """Hand an event to all listeners."""
+        """Pass an event to all listeners."""
         for listener in self._listeners:
             listener.push(event)
 
     def close(self) -> None:
-        """End all listeners. They can still receive events that are waiting."""
+        """End all listeners. Waiting events can still be received."""
         self._closed = True
         for listener in self._listeners:
             listener.end(trio.EndOfChannel)

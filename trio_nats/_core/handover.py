@@ -6,13 +6,15 @@ Theory of operation. A move has these steps:
 2. Stop writing to the old server, send it a PING and wait for the PONG. The old server has then
    processed everything that was published, so order is kept when the new server gets the next
    message.
-3. Subscribe on the new connection (:func:`prime`) and wait until the server has processed that.
+3. Subscribe on the new connection and wait until its server has processed that
+   (:func:`resubscribe`).
 4. Publish over the new connection. Both connections stay subscribed during the *overlap*, because
    the cluster needs time to propagate the new subscriptions.
 5. Unsubscribe on the old connection and send it a PING. After the PONG the old server sends
    nothing more, and the connection is closed.
 
-If the new connection fails before step 5, the old one is used again as if nothing had happened.
+If the new connection fails before step 5, the old one is used again, and subscriptions
+notice nothing.
 
 During the overlap the same messages arrive over both connections, and each must be delivered once.
 Messages from the old connection are delivered immediately, because none are missing there until
@@ -29,8 +31,8 @@ A subscription that ends during a move is unsubscribed on both connections immed
 as a member of a queue group, it would be sent messages that nobody receives.
 
 A full subscription may have paused reading (backpressure). In step 5 the old connection is read
-all the same: its messages are the last ones, the server may not wait, and with ``echo=False``
-publishers are waiting.
+all the same: only its last messages follow, the server may be about to shut down, and with
+``echo=False`` publishers are waiting.
 """
 
 from __future__ import annotations
@@ -64,79 +66,80 @@ from .server_pool import ServerPool
 from .session import Session, SessionCallbacks
 from .stats import Counters
 
-__all__ = ["Handover", "HandoverLimits", "Move", "MoveCallbacks", "Mover", "prime"]
+__all__ = ["Handover", "HandoverLimits", "Move", "MoveCallbacks", "Mover", "resubscribe"]
 
 logger = logging.getLogger("trio_nats.reconnect")
 
-_MAX_LEAVE = 60.0
+_LEAVE_TIMEOUT = 60.0
 """Seconds that the old server may take to send its remaining messages."""
 _READ = 64 * 1024
 _MSG_OVERHEAD = 200
+"""Bytes that a held message takes besides its data and headers, roughly."""
 _MAX_LAG = 2.0
 """Seconds by which one connection may lag behind the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandoverLimits:
-    """How long a move may take, and how much it may hold back."""
+    """Limits of the duration of a handover, and of the messages that it holds back."""
 
     overlap: float = 1.0
     """Seconds for which both connections stay subscribed. It must cover the time that a cluster
     needs to propagate new subscriptions."""
     pong_timeout: float = 5.0
-    """Seconds to wait for a PONG while the server sends nothing else."""
+    """Seconds to wait for a PONG. In step 5 they start again whenever the server sends anything."""
     max_held: int = 256 * 1024 * 1024
-    """Bytes of messages that are held back, or that may precede the first PONG."""
+    """Bytes of messages to hold back, or to receive before the first PONG."""
 
 
 class Move:
     """A requested change of servers, and its outcome."""
 
     def __init__(self) -> None:
-        self.demanded: bool = False
-        """Whether the user asked for it. If not, it may fail without an error."""
+        self.by_user: bool = False
+        """Whether the user asked for the move. If so, a failure is reported to the user."""
         self.error: Exception | None = None
-        self.over: trio.Event = trio.Event()
+        self.done: trio.Event = trio.Event()
 
-    def settle(self, error: Exception | None = None) -> None:
-        """Record that the move is done or has failed. Repeating this is harmless."""
-        if not self.over.is_set():
+    def finish(self, error: Exception | None = None) -> None:
+        """Record that the move has succeeded or failed. Only the first call counts."""
+        if not self.done.is_set():
             self.error = error
-            self.over.set()
+            self.done.set()
 
 
 class MoveCallbacks(SessionCallbacks):
-    """What :class:`Mover` needs of the connection that it moves."""
+    """The connection's side of a move, which :class:`Mover` calls."""
 
     session: Session | None
     info: ServerInfo
 
     def start(self, task: Callable[..., Awaitable[None]], *args: object) -> bool:
-        """Start a background task. ``False`` if the nursery is not open yet."""
+        """Start a background task. Returns ``False`` if the nursery is not open yet."""
         raise NotImplementedError
 
     async def run_session(self, session: Session) -> None:
-        """Run a session, and replace it when it ends while it is in use."""
+        """Run a session. If it is still in use when it ends, replace it."""
         raise NotImplementedError
 
     async def replace_lost(self, session: Session) -> None:
-        """Connect again, because the session in use has ended."""
+        """Reconnect, because the session in use has ended."""
         raise NotImplementedError
 
-    def suspend(self) -> None:
-        """Use no session until the next :meth:`begin`, :meth:`resume` or :meth:`go_back`."""
+    def suspend_session(self) -> None:
+        """Use no session until one of the following methods is called."""
         raise NotImplementedError
 
-    def begin(self, session: Session, frames: list[bytes]) -> None:
-        """Use ``session``, which has already subscribed except for ``frames``."""
+    def begin_session(self, session: Session, frames: list[bytes]) -> None:
+        """Use a new session, and send it ``frames``, the subscriptions that it lacks."""
         raise NotImplementedError
 
-    def resume(self, session: Session, frames: list[bytes]) -> None:
-        """Continue with the session that was in use before, and send it ``frames``."""
+    def resume_session(self, session: Session, frames: list[bytes]) -> None:
+        """Use the suspended session again, and send it ``frames``."""
         raise NotImplementedError
 
-    def go_back(self, session: Session, frames: list[bytes], lost: Session) -> None:
-        """As :meth:`resume`, after ``lost`` was in use."""
+    def fall_back(self, session: Session, frames: list[bytes], lost: Session) -> None:
+        """Return to a session after its replacement, ``lost``, was in use and failed."""
         raise NotImplementedError
 
 
@@ -164,51 +167,53 @@ class Mover:
         self._reconnector = reconnector
         self._echo = echo
         self._running = False
-        self._demand = trio.Event()
+        self._user_request = trio.Event()
         self._move: Move | None = None
-        """The current move, or the last one."""
+        """The current move or, if none is running, the last one."""
         self._next: Move | None = None
         self.handover: Handover | None = None
-        """Set from step 2 until duplicates are no longer filtered."""
+        """The handover from step 2 until duplicates are no longer filtered, or ``None``."""
         self.limits: HandoverLimits = HandoverLimits()
-        """Apply from the next move on."""
+        """Limits of the handovers that begin from now on."""
 
-    def request(self, *, demanded: bool) -> Move:
-        """Start a move to another server, after the current move if there is one.
+    def request(self, *, by_user: bool) -> Move:
+        """Request a move to another server. It starts when the current move, if any, has ended.
 
-        The current server is left only when another one can replace it. If the move is
-        ``demanded``, the replacement may be a new connection to the same server. While
-        disconnected, the next connection counts as the move.
+        The current server is left only when another one can replace it. For a move ``by_user``,
+        the replacement may be a new connection to the same server. If the connection is lost
+        meanwhile, reconnecting completes the move.
         """
         move = self._next = self._next or Move()
-        move.demanded = move.demanded or demanded
-        if demanded:
-            self._demand.set()
+        move.by_user = move.by_user or by_user
+        if by_user:
+            self._user_request.set()
         if not self._running and self._callbacks.session is not None:
             self._running = self._callbacks.start(self._run)
         return move
 
-    async def request_and_wait(self) -> None:
-        """Change servers and wait until that is done. Raises the error if the move fails.
+    async def move_and_wait(self) -> None:
+        """Move to another server and wait until that has succeeded.
 
-        If cancelled, the move continues.
+        If cancelled, the move continues in the background.
+
+        :raises NatsError: if the move fails; the current server is then still in use.
         """
-        move = self.request(demanded=True)
-        await move.over.wait()
+        move = self.request(by_user=True)
+        await move.done.wait()
         if move.error is not None:
             raise fresh(move.error)
 
-    def settle(self, error: Exception | None, *, waiting: bool) -> None:
-        """Settle the current move and, if ``waiting``, the one that waits for it."""
+    def finish(self, error: Exception | None, *, waiting: bool) -> None:
+        """Finish the current move and, if ``waiting``, the requested one that has not started."""
         if self._move is not None:
-            self._move.settle(error)
+            self._move.finish(error)
         if waiting and self._next is not None:
-            self._next.settle(error)
+            self._next.finish(error)
             self._next = None
 
     @property
-    def is_between(self) -> bool:
-        """Whether the old connection is being finished and the new one not yet in use."""
+    def is_changing(self) -> bool:
+        """Whether a handover has suspended the old session and not yet begun the new one."""
         handover = self.handover
         return (
             self._callbacks.session is None
@@ -216,72 +221,72 @@ class Mover:
             and not handover.concluded.is_set()
         )
 
-    async def settled(self) -> None:
-        """Wait until messages come over one connection only, and none is held back."""
+    async def wait_concluded(self) -> None:
+        """Wait until only one connection delivers messages, and none are held back."""
         if self.handover is not None:
             await self.handover.concluded.wait()
 
-    def takes_care_of(self, lost: Session) -> bool:
-        """Whether the current handover handles the end of the session ``lost``."""
-        return self.handover is not None and self.handover.lose(lost)
+    def handles_loss_of(self, lost: Session) -> bool:
+        """Note that a session was lost. Returns whether the current handover deals with that."""
+        return self.handover is not None and self.handover.note_lost(lost)
 
     def conclude(self) -> None:
-        """End a handover, because the connection in use is lost, so that no message comes twice."""
+        """End the handover early, because the connection in use is lost."""
         if self.handover is not None:
             self.handover.conclude()
 
     def end(self, error: Exception) -> None:
-        """Give up all moves, because the connection is closed."""
+        """Abandon all moves, because the connection is closed."""
         if self.handover is not None:
-            self.handover.give_up()
+            self.handover.abandon()
             self.handover = None
-        self.settle(error, waiting=True)
+        self.finish(error, waiting=True)
 
     async def _run(self) -> None:
-        """Make all requested moves, and leave a server in lame duck mode as soon as possible."""
-        left: Session | None = None
+        """Make all requested moves, and retry leaving a server in lame duck mode."""
+        tried: Session | None = None
         tries = 0
         try:
             while (session := self._callbacks.session) is not None:
-                move, lame = self._next, self._callbacks.info.ldm
-                if move is None and not lame:
+                move, is_lame_duck = self._next, self._callbacks.info.ldm
+                if move is None and not is_lame_duck:
                     return
-                if session is not left:
-                    left, tries = session, 0
-                if tries and not (move is not None and move.demanded):
+                if session is not tried:
+                    tried, tries = session, 0
+                if tries and not (move is not None and move.by_user):
                     await self._pause(tries)
                     if session is not self._callbacks.session:
                         continue
                 self._move, self._next = self._next or Move(), None
-                if self._move.demanded or lame:
+                if self._move.by_user or is_lame_duck:
                     await self._make(self._move, session, logging.DEBUG if tries else logging.INFO)
                     tries += 1
         finally:
             self._running = False
 
     async def _pause(self, tries: int) -> None:
-        """Wait before the next try, unless the user asks for a move."""
-        self._demand = trio.Event()
+        """Wait before the next try, or until the user requests a move."""
+        self._user_request = trio.Event()
         with trio.move_on_after(self._reconnector.delay(tries, tries)):
-            await self._demand.wait()
+            await self._user_request.wait()
 
     async def _make(self, move: Move, old: Session, level: int) -> None:
         current, peer = old.connection.server, old.connection.peer
         if peer is not None:
-            self._addresses.failed(current, peer)  # So it is tried last.
-        # A name with several addresses may stand for several servers.
-        itself = move.demanded or old.connection.has_other_addresses
+            self._addresses.failed(current, peer)  # to try this address last
+        # A host name with several addresses may stand for several servers.
+        include_current = move.by_user or old.connection.has_other_addresses
         attempts: list[ConnectAttempt] = []
-        for server in self._pool.successors(current, peer, itself=itself):
+        for server in self._pool.successors(current, peer, include_current=include_current):
             connection = await self._reconnector.once(server, attempts)
             if old is not self._callbacks.session:
-                # It was lost, and this move does not replace it.
+                # It was lost meanwhile, and its loss is already being dealt with.
                 if connection is not None:
                     await trio.aclose_forcefully(connection.stream)
                 return
             if connection is None:
                 continue
-            if connection.info.ldm and not move.demanded:
+            if connection.info.ldm and not move.by_user:
                 await trio.aclose_forcefully(connection.stream)
                 continue
             try:
@@ -292,68 +297,71 @@ class Mover:
         if old is self._callbacks.session:
             error = connect_error(attempts)
             logger.log(level, "staying with %s: %s", current, str(error))
-            move.settle(error)
+            move.finish(error)
 
     async def _hand_over(self, old: Session, connection: ServerConnection) -> None:
         """Replace ``old`` with a session on ``connection``.
 
-        Raises :exc:`AttemptFailed` if the new session fails before it is in use; ``old`` is then in
-        use again.
+        :raises AttemptFailed: if the new connection fails before it is in use; ``old`` is then in
+            use again.
         """
         handover = self.handover = Handover(self._router, old, self.limits)
-        # Tasks that need a session wait; tasks that publish do not notice.
-        self._callbacks.suspend()
+        # From here on, tasks that need a session wait. Publishing continues into the outbox.
+        self._callbacks.suspend_session()
         try:
             frames = handover.begin(self._outbox)
             with trio.move_on_after(self.limits.pong_timeout):
-                await handover.wait_silent()
-            await self._prime(connection, frames, handover)
+                await handover.wait_flushed()
+            await self._resubscribe(connection, frames, handover)
         except AttemptFailed:
             await trio.aclose_forcefully(connection.stream)
-            self._keep(handover)
+            self._return_to_old(handover)
             raise
         except BaseException:
             await trio.aclose_forcefully(connection.stream)
             raise
-        new = handover.listen(connection, self._counters, self._callbacks)
+        new = handover.create_session(connection, self._counters, self._callbacks)
         self._callbacks.start(self._callbacks.run_session, new)
         if not self._echo:
-            await handover.leave()
+            await handover.leave_old()
         in_use = not new.ended.is_set()
         if in_use:
             handover.take_over(self._outbox)
-            self._callbacks.begin(new, handover.missing())
+            self._callbacks.begin_session(new, handover.subscription_changes())
             if self._echo:
-                await handover.leave()
-        elif handover.can_go_back:
-            self._keep(handover)
+                await handover.leave_old()
+        elif handover.can_fall_back:
+            self._return_to_old(handover)
             raise AttemptFailed(ConnectAttempt(connection.server.url, "subscribe", new.reason))
         if not in_use or handover.is_new_lost:
-            if handover.can_go_back:
+            if handover.can_fall_back:
                 self.handover = None
-                self._callbacks.go_back(old, handover.go_back(self._outbox), new)
+                self._callbacks.fall_back(old, handover.fall_back(self._outbox), new)
                 return
             self._callbacks.start(self._callbacks.replace_lost, new)
         await handover.finish()
         self.handover = None
 
-    def _keep(self, handover: Handover) -> None:
-        """Continue with the old connection."""
-        frames, old = handover.go_back(self._outbox), handover.old
+    def _return_to_old(self, handover: Handover) -> None:
+        """Continue with the old connection, or replace it if it has ended."""
+        frames, old = handover.fall_back(self._outbox), handover.old
         self.handover = None
         if old.ended.is_set():
             self._callbacks.start(self._callbacks.replace_lost, old)
         else:
-            self._callbacks.resume(old, frames)
+            self._callbacks.resume_session(old, frames)
 
-    async def _prime(
+    async def _resubscribe(
         self, connection: ServerConnection, frames: list[bytes], handover: Handover
     ) -> None:
-        """Subscribe on a new connection. Raises :exc:`AttemptFailed` if it cannot be used."""
+        """Subscribe on a new connection.
+
+        :raises AttemptFailed: if that fails.
+        """
         limits = self.limits
         try:
             with trio.fail_after(limits.pong_timeout):
-                await prime(connection, frames, handover.take_early, limits.max_held)
+                await resubscribe(connection, frames, handover.hold_early, limits.max_held)
         except trio.TooSlowError:
             text = f"{connection.server} did not answer a PING within {limits.pong_timeout:g} s"
             error: Exception = ConnectionLostError(text)
@@ -368,7 +376,7 @@ class Mover:
         raise AttemptFailed(ConnectAttempt(connection.server.url, "subscribe", error))
 
 
-async def prime(
+async def resubscribe(
     connection: ServerConnection,
     frames: list[bytes],
     deliver: Callable[[list[Msg]], None],
@@ -376,14 +384,17 @@ async def prime(
 ) -> None:
     """Subscribe on a connection that has no session yet, and wait until the server has done so.
 
-    Messages that arrive before the PONG are passed to ``deliver``; what follows it stays in
-    ``connection.early``. Raises the error if the connection breaks, or if more than ``max_size``
-    bytes precede the PONG.
+    :param frames: the SUB commands.
+    :param deliver: called with the messages that arrive before the PONG. Later events stay in
+        ``connection.early``.
+    :param max_size: maximum number of bytes to receive before the PONG.
+    :raises NatsError: if the server refuses or breaks the protocol.
+    :raises trio.BrokenResourceError: if the connection breaks.
     """
-    begin = b"".join(frames) + commands.PING
-    await connection.stream.send_all(begin)
-    connection.out_bytes += len(begin)
-    size = 0
+    data = b"".join(frames) + commands.PING
+    await connection.stream.send_all(data)
+    connection.out_bytes += len(data)
+    received = 0
     while True:
         events, connection.early = connection.early, []
         for position, event in enumerate(events):
@@ -403,115 +414,119 @@ async def prime(
                 raise server_error(event.text)
             elif isinstance(event, ProtocolError):
                 raise event
-        data = await connection.stream.receive_some(_READ)
-        if not data:
+        chunk = await connection.stream.receive_some(_READ)
+        if not chunk:
             raise ConnectionLostError(f"{connection.server} closed the connection")
-        size += len(data)
-        connection.in_bytes += len(data)
-        if size > max_size:
-            raise ProtocolError(f"{connection.server} sent {size:,} bytes without answering a PING")
-        connection.early = connection.parser.feed(bytes(data))
+        received += len(chunk)
+        connection.in_bytes += len(chunk)
+        if received > max_size:
+            raise ProtocolError(
+                f"{connection.server} sent {received:,} bytes without answering a PING"
+            )
+        connection.early = connection.parser.feed(bytes(chunk))
 
 
 class Handover:
-    """The messages of both connections while both are subscribed."""
+    """Merges the messages of two connections while both are subscribed."""
 
     def __init__(self, router: Router, old: Session, limits: HandoverLimits) -> None:
         self.old: Session = old
         self._router = router
         self._limits = limits
-        self._private = Outbox(limits.max_held, "wait", lambda: None)
-        self._aside = self._private
+        # The connection's own outbox collects messages meanwhile. These two carry commands only.
+        self._old_outbox = Outbox(limits.max_held, "wait", lambda: None)
+        self._new_outbox: Outbox | None = None
         self._duplicates = DuplicateFilter(_MAX_LAG)
         self._held: list[tuple[Msg, float]] = []
         self._held_bytes = 0
-        self._leaving = trio.CancelScope()
-        self._has_left = False
+        self._leave_scope = trio.CancelScope()
+        self._left_old = False
         self._new: Session | None = None
         self._shared: frozenset[bytes] = frozenset()
         self._unwritten: list[bytes] = []
         self.early: int = 0
         """Number of messages that arrived over the new connection before it had a session."""
         self.is_new_lost: bool = False
-        """Whether the new session ended while the old connection was still in use."""
+        """Whether the new session ended before the handover was concluded."""
         self.concluded: trio.Event = trio.Event()
-        """Set when only one connection is in use and no message is held back."""
+        """Set when only one connection delivers messages, and none are held back."""
 
     def begin(self, outbox: Outbox) -> list[bytes]:
-        """Detach ``outbox`` from the old connection, and remember its messages from now on.
+        """Detach ``outbox`` from the old connection, and remember the messages it delivers.
 
-        Returns the frames that subscribe on the new connection. They set no limits on the number of
-        messages, because its server would count messages that are not delivered; subscriptions
-        count themselves.
+        :returns: the SUB commands for the new connection. They set no limit on the number of
+            messages, because its server would count duplicates, too. Subscriptions count the
+            messages themselves.
         """
         wanted = self._router.wanted()
         self._shared = frozenset(wanted)
         self.old.divert = self._from_old
-        self.old.detach(self._private)
-        self._unwritten = _unsent(self.old, outbox)
+        self.old.switch_outbox(self._old_outbox)
+        self._unwritten = _remove_commands(self.old, outbox)
         for frame in self._unwritten:
             if frame.startswith(b"UNSUB "):
-                self._private.command(frame)
+                self._old_outbox.command(frame)
         self._router.on_unsubscribe = self._unsubscribe
         return [
             commands.sub(sink._raw_subject, sink._raw_queue, sid) for sid, sink in wanted.items()
         ]
 
-    async def wait_silent(self) -> None:
-        """Wait until the old server has processed everything that was written to it."""
+    async def wait_flushed(self) -> None:
+        """Wait until the old server has processed everything that was sent to it."""
         await self.old.pings.round_trip()
 
-    def missing(self) -> list[bytes]:
-        """Return the frames for all changes of subscriptions since :meth:`begin`."""
+    def subscription_changes(self) -> list[bytes]:
+        """Return the commands for all changes of subscriptions since :meth:`begin`."""
         return self._router.difference(self._shared)
 
-    def take_early(self, messages: list[Msg]) -> None:
+    def hold_early(self, messages: list[Msg]) -> None:
         """Hold back messages that arrive over the new connection before it has a session."""
         self.early += len(messages)
         for msg in messages:
             self._from_new(msg)
 
-    def listen(
+    def create_session(
         self, connection: ServerConnection, counters: Counters, callbacks: SessionCallbacks
     ) -> Session:
-        """Return a session that holds back messages of the new connection and publishes nothing."""
-        aside = Outbox(self._limits.max_held, "wait", lambda: None)
-        self._new = Session(connection, self._router, aside, counters, callbacks)
+        """Return a session that publishes nothing and whose messages are held back."""
+        outbox = self._new_outbox = Outbox(self._limits.max_held, "wait", lambda: None)
+        self._new = Session(connection, self._router, outbox, counters, callbacks)
         self._new.divert = self._from_new
-        self._aside = aside
         for sid in self._shared.difference(self._router.wanted()):
-            aside.command(commands.unsub(sid))
+            outbox.command(commands.unsub(sid))
         return self._new
 
     def take_over(self, outbox: Outbox) -> None:
-        """Use the new connection from now on, and publish what is in ``outbox``."""
+        """Publish what is in ``outbox`` over the new connection from now on."""
         assert self._new is not None
-        self._new.detach(outbox)
-        _unsent(self._new, self._aside)
-        self._aside = self._private
+        assert self._new_outbox is not None
+        self._new.switch_outbox(outbox)
+        _remove_commands(self._new, self._new_outbox)
+        self._new_outbox = None
 
     def _unsubscribe(self, sid: bytes) -> None:
-        """Unsubscribe on both connections, if they carry the subscription."""
+        """Unsubscribe on both connections, if they share the subscription."""
         if sid in self._shared:
-            for outbox in {self._private, self._aside}:
-                outbox.command(commands.unsub(sid))
+            self._old_outbox.command(commands.unsub(sid))
+            if self._new_outbox is not None:
+                self._new_outbox.command(commands.unsub(sid))
 
     # --- the end of the overlap ------------------------------------------------------------------
 
-    async def leave(self) -> None:
-        """End the overlap: unsubscribe on the old connection, and wait for its last messages.
+    async def leave_old(self) -> None:
+        """Wait for the overlap, then unsubscribe on the old connection and read its last messages.
 
         Returns early if the new connection is lost.
         """
-        with self._leaving:
+        with self._leave_scope:
             with trio.move_on_after(self._limits.overlap):
                 await self.old.ended.wait()
-            self._has_left = True
+            self._left_old = True
             for sid in self._shared:
-                self._private.command(commands.unsub(sid))
-            self.old.read_on()
+                self._old_outbox.command(commands.unsub(sid))
+            self.old.ignore_stalls()
             pong = self.old.pings.send().settled
-            with trio.move_on_after(_MAX_LEAVE):
+            with trio.move_on_after(_LEAVE_TIMEOUT):
                 received = -1
                 # The PONG follows everything that the server has buffered for a slow reader.
                 while not pong.is_set() and received != self.old.received:
@@ -519,63 +534,63 @@ class Handover:
                     with trio.move_on_after(self._limits.pong_timeout):
                         await pong.wait()
 
-    def lose(self, lost: Session) -> bool:
-        """Note that a session has ended. Returns whether the handover handles that."""
+    def note_lost(self, lost: Session) -> bool:
+        """Note that a session has ended. Returns whether the handover deals with that."""
         if lost is not self._new or self.concluded.is_set():
             return False
         self.is_new_lost = True
-        self._leaving.cancel()
+        self._leave_scope.cancel()
         return True
 
     @property
-    def can_go_back(self) -> bool:
+    def can_fall_back(self) -> bool:
         """Whether the old connection still carries all subscriptions."""
-        return not (self._has_left or self.concluded.is_set() or self.old.ended.is_set())
+        return not (self._left_old or self.concluded.is_set() or self.old.ended.is_set())
 
-    def go_back(self, outbox: Outbox) -> list[bytes]:
+    def fall_back(self, outbox: Outbox) -> list[bytes]:
         """Use the old connection again. Held messages are dropped, because they arrive there too.
 
-        Returns the frames for all changes of subscriptions.
+        :returns: the commands for all changes of subscriptions.
         """
-        self.give_up()
+        self.abandon()
         self.old.divert = None
-        outbox.forget_commands()
-        self.old.detach(outbox)
-        _unsent(self.old, self._private)
-        return self._unwritten + self.missing()
+        outbox.remove_commands()
+        self.old.switch_outbox(outbox)
+        _remove_commands(self.old, self._old_outbox)
+        return self._unwritten + self.subscription_changes()
 
     async def finish(self) -> None:
-        """Deliver what arrived over the new connection only. Late duplicates are still filtered."""
+        """Conclude, then filter duplicates for a little longer, because the new server may lag."""
         self.conclude()
         await trio.sleep(self._limits.overlap)
         if self._new is not None:
             self._new.divert = None
 
     def conclude(self) -> None:
-        """Deliver held messages that are not duplicates. From here on nothing is held back.
+        """Stop the old connection, and deliver the held messages that are not duplicates.
 
-        Repeating this is harmless.
+        Only the first call has an effect.
         """
         if self.concluded.is_set():
             return
-        self._end_watch()
+        self._disconnect_router()
         self.old.divert = _drop
-        self.old.stop(ConnectionLostError("another connection has taken its place"))
+        self.old.stop(ConnectionLostError("it was replaced by another connection"))
         if self._new is not None:
-            self._new.divert = self._from_new_alone
+            self._new.divert = self._from_new_concluded
         held, self._held = self._held, []
-        for msg, came in held:
-            if not self._duplicates.is_duplicate(msg, came):
+        for msg, arrived in held:
+            if not self._duplicates.is_duplicate(msg, arrived):
                 self._router.deliver(msg)
 
-    def give_up(self) -> None:
-        """Abandon the handover and drop the held messages."""
-        self._end_watch()
+    def abandon(self) -> None:
+        """End the handover and drop the held messages."""
+        self._disconnect_router()
         self._held.clear()
 
-    def _end_watch(self) -> None:
+    def _disconnect_router(self) -> None:
         self.concluded.set()
-        self._leaving.cancel()
+        self._leave_scope.cancel()
         self._router.on_unsubscribe = None
 
     # --- messages --------------------------------------------------------------------------------
@@ -588,13 +603,13 @@ class Handover:
             sink._push(msg)
 
     def _from_new(self, msg: Msg) -> None:
-        if self.concluded.is_set():  # in the middle of a batch
-            self._from_new_alone(msg)
+        if self.concluded.is_set():  # by an earlier message of the same read
+            self._from_new_concluded(msg)
             return
         sink = self._router.sinks.get(msg.sid)
         if sink is None:
             return
-        # "No responders" answers a request published over the new connection.
+        # "No responders" answers a request sent over the new connection, so it has no duplicate.
         if sink._raw_queue is not None or msg.sid not in self._shared or is_no_responders(msg):
             sink._push(msg)
             return
@@ -608,17 +623,17 @@ class Handover:
             logger.warning("too much arrived while changing servers; ending the overlap early")
             self.conclude()
 
-    def _from_new_alone(self, msg: Msg) -> None:
+    def _from_new_concluded(self, msg: Msg) -> None:
         if not self._duplicates.is_duplicate(msg, trio.current_time()):
             self._router.deliver(msg)
 
 
-def _unsent(session: Session, outbox: Outbox) -> list[bytes]:
-    """Remove unwritten commands. PINGs are given up, the other commands returned."""
-    gone = outbox.forget_commands()
-    session.pings.unsent(gone.count(commands.PING))
-    return [frame for frame in gone if frame != commands.PING]
+def _remove_commands(session: Session, outbox: Outbox) -> list[bytes]:
+    """Remove the unwritten commands and mark the PINGs among them as lost. Returns the others."""
+    removed = outbox.remove_commands()
+    session.pings.unsent(removed.count(commands.PING))
+    return [frame for frame in removed if frame != commands.PING]
 
 
 def _drop(msg: Msg) -> None:
-    """Ignore a message that came too late over the old connection; it arrives over the new one."""
+    """Ignore a message of the old connection, because it arrives over the new one, too."""

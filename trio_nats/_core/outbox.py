@@ -1,22 +1,23 @@
-"""Bytes waiting to be written, and backpressure for publishers.
+"""Frames waiting to be written, and backpressure for publishers.
 
 Theory of operation. Publishing appends frames to an outbox, which is synchronous and cannot fail.
-One task of the session, the writer, removes the frames and writes them. A frame is therefore
-either complete in the outbox or not there at all, whatever is cancelled, and no user task ever
-touches the stream.
+One task of the session, the writer, removes the frames and writes them. So a frame is either
+complete in the outbox or not there at all, even if the publisher is cancelled, and no user task
+ever touches the stream.
 
-Frames are collected in *chunks*. The last chunk is open and being filled; the writer removes the
-first one, joins it and writes it in one call. While the limit is reached, publishers wait before
-they append (:meth:`Outbox.wait_for_space`). They also yield once per chunk, so that a loop that
-only publishes cannot starve the writer.
+Frames are collected in *chunks*. Publishers fill the last one, :attr:`Outbox.open_chunk`. The
+writer removes the first one, joins it and writes it in one call. While the outbox is full,
+publishers wait before they append (:meth:`Outbox.wait_for_space`). They also yield once per chunk,
+so that a loop that only publishes cannot starve the writer.
 
-Most messages take a short cut, because a method call per message would double the cost of
-publishing. :attr:`Outbox.easy` is a size: while the outbox is smaller, ``publish`` may extend
-:attr:`Outbox.open` directly. It is 0 whenever something else must be done: the writer is asleep and
-must be woken, the chunk is full, the limit is reached, or the connection is closing.
+Most messages take a fast path, because a method call per message would double the cost of
+publishing. While :attr:`Outbox.size` is below :attr:`Outbox.fast_path_limit`, ``publish`` extends
+:attr:`Outbox.open_chunk` directly. The limit is the size at which the chunk or the outbox is full.
+It is 0 while every publisher must take the slow path: to wake a writer that is asleep, or because
+the connection is closing.
 
-When a connection is lost, messages are kept and commands (SUB, UNSUB, PING) are discarded, because
-all subscriptions are sent to the next server anyway.
+When a connection is lost, messages are kept. Commands (SUB, UNSUB, PING) are discarded, because all
+subscriptions are sent to the next server anyway.
 """
 
 from __future__ import annotations
@@ -34,26 +35,29 @@ from .settings import WhenOutboxFull
 
 __all__ = ["Chunk", "Outbox"]
 
-# Writing a chunk takes several scheduler steps, so it must not be small. Filling it must not take
-# long either; large messages fill even a large chunk quickly. If the connection breaks while a
-# chunk is being written, its messages count as lost.
+# Writing a chunk costs several scheduler steps, so chunks must not be small. Filling one must not
+# take long either, because publishers yield only once per chunk. If the connection breaks while a
+# chunk is being written, all its messages count as lost.
 _CHUNK = 128 * 1024
 _LARGE_CHUNK = 512 * 1024
-_FEW = 1024
-"""Number of messages that a chunk should have space for."""
-# PONGs are not held up by the limit, so a peer that sends PINGs without reading the answers must
-# be stopped.
+_MESSAGES_PER_CHUNK = 1024
+"""Number of messages that a chunk has space for, if that takes no more than a large chunk."""
 _MAX_PONGS = 1024
+"""Maximum number of PONGs waiting. ``outbox_size`` does not limit them, so a peer that sends PINGs
+without reading the answers has to be stopped."""
 
 Chunk: TypeAlias = list[bytes]
 """Frames of three pieces each: a message as :func:`.commands.pub` splits it, or a command and two
-empty pieces. A list of pieces is the cheapest thing to append to, and large payloads are copied
-only once, when they are written."""
+empty pieces. Nothing is cheaper to append to than a list, and payloads are copied only once, when
+they are written."""
 
 
 class Outbox:
-    """Frames in the order they were accepted, in chunks of about 128 KiB (512 KiB if frames are
-    large). See the module docstring.
+    """Frames in the order in which they were appended. See the module docstring.
+
+    :param limit: size in bytes from which publishers have to wait.
+    :param when_full: whether :meth:`wait_for_space` waits or raises while that is reached.
+    :param check_run: raises if another ``trio.run()`` is current.
     """
 
     def __init__(
@@ -63,41 +67,41 @@ class Outbox:
         self._when_full: WhenOutboxFull = when_full
         self._check_run = check_run
         self._chunks: deque[Chunk] = deque()
-        self.open: Chunk = []
+        self.open_chunk: Chunk = []
         """The chunk that is being filled."""
-        self._sealed = 0
+        self._sealed_frames = 0
         self._commands = 0
         self._pongs = 0
         self._writer: trio.lowlevel.Task | None = None
-        self._for_space = trio.lowlevel.ParkingLot()
-        self._unyielded = 0
-        self._share = _CHUNK
+        self._space_waiters = trio.lowlevel.ParkingLot()
+        self._size_at_yield = 0
+        self._chunk_size = _CHUNK
         self._closing = False
         self._closed = False
         self.size: int = 0
-        """Bytes waiting, those being written included."""
-        self.easy: int = 0
-        """While ``size`` is below this, it is enough to add a message to :attr:`open` and its size
-        to ``size``. See the module docstring."""
+        """Bytes waiting, including those being written."""
+        self.fast_path_limit: int = 0
+        """While :attr:`size` is below this, ``publish`` may extend :attr:`open_chunk` and add to
+        ``size`` without calling a method. See the module docstring."""
 
     # --- adding ----------------------------------------------------------------------------------
 
     def append(self, frame: Frame) -> None:
-        """Accept a message."""
+        """Append a message."""
         self._wake()
         head, body, _ = frame
         self.size += len(head) + len(body) + 2
-        self.open += frame
+        self.open_chunk += frame
 
     def command(self, frame: bytes) -> None:
-        """Accept a command."""
+        """Append a command."""
         self._wake()
         self.size += len(frame)
-        self.open += (frame, b"", b"")
+        self.open_chunk += (frame, b"", b"")
         self._commands += 1
 
     def prepend(self, frames: list[bytes]) -> None:
-        """Put commands ahead of everything else, because a new server must receive them first."""
+        """Put commands ahead of everything else, for a new server to receive them first."""
         if frames:
             data = b"".join(frames)
             self.size += len(data)
@@ -106,20 +110,24 @@ class Outbox:
             self._wake()
 
     def pong(self) -> bool:
-        """Answer a PING ahead of everything else. ``False`` if too many answers are waiting."""
+        """Put a PONG ahead of everything else. Returns ``False`` if too many are waiting."""
         self._pongs += 1
         self._wake()
         return self._pongs <= _MAX_PONGS
 
     def has_space(self) -> bool:
         """Whether :meth:`wait_for_space` would only check for cancellation."""
-        return self.size < min(self._limit, self._unyielded + self._share) and not self._closing
+        return (
+            self.size < min(self._limit, self._size_at_yield + self._chunk_size)
+            and not self._closing
+        )
 
     async def wait_for_space(self) -> None:
-        """A checkpoint that waits, or raises, while the limit is reached (see ``when_full``).
+        """Execute a checkpoint, and wait while the outbox is full.
 
-        Yields to other tasks at least once per chunk of frames, so that a loop that only publishes
-        cannot starve the writer. If cancelled, nothing has happened.
+        Yields to other tasks only once per chunk. If cancelled, nothing has changed.
+
+        :raises OutboxFullError: instead of waiting, if ``when_full`` is ``"raise"``.
         """
         if self.has_space():
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -133,10 +141,10 @@ class Outbox:
                 error = self._full()
                 await trio.lowlevel.checkpoint()
                 raise error
-            await self._for_space.park()
+            await self._space_waiters.park()
 
     def check_space(self) -> None:
-        """Raise if the limit is reached, where :meth:`wait_for_space` would wait."""
+        """Raise :exc:`OutboxFullError` if the outbox is full."""
         if self.size >= self._limit:
             raise self._full()
         if not self.has_space():
@@ -152,22 +160,25 @@ class Outbox:
     @property
     def accepted(self) -> int:
         """Number of messages appended so far."""
-        return self._sealed + len(self.open) // 3 - self._commands
+        return self._sealed_frames + len(self.open_chunk) // 3 - self._commands
 
     # --- writing ---------------------------------------------------------------------------------
 
     async def wait(self) -> None:
-        """Wait until there may be something to write. Only the writer may call this."""
-        if self._chunks or self.open or self._pongs:
+        """Wait until there is something to write, or :meth:`wake_writer` is called.
+
+        Only the writer may call this.
+        """
+        if self._chunks or self.open_chunk or self._pongs:
             return
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             self._writer = None
-            self._set_easy()
+            self._update_fast_path()
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._writer = trio.lowlevel.current_task()
-        self._set_easy()
+        self._update_fast_path()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def take(self) -> Chunk:
@@ -183,59 +194,59 @@ class Outbox:
         return chunk
 
     def written(self, size: int) -> None:
-        """Account for ``size`` bytes that have left the outbox. Wakes tasks that wait for space."""
+        """Note that ``size`` bytes have left the outbox, and wake tasks that wait for space."""
         if self._closed:
             return
         self.size -= size
-        self._unyielded = min(self._unyielded, self.size)
-        self._set_easy()
-        if self._for_space and self.size < self._limit:
-            self._for_space.unpark_all()
+        self._size_at_yield = min(self._size_at_yield, self.size)
+        self._update_fast_path()
+        if self._space_waiters and self.size < self._limit:
+            self._space_waiters.unpark_all()
 
     def lost(self, chunk: Chunk) -> int:
-        """Account for a chunk that will never be written. Returns how many messages it held."""
+        """Note that a chunk cannot be written. Returns the number of its messages."""
         self.written(sum(map(len, chunk)))
         return chunk[2::3].count(CRLF)
 
-    def let_writer_go(self) -> None:
-        """Wake the writer from :meth:`wait`, so that it can change to another outbox."""
+    def wake_writer(self) -> None:
+        """Wake the writer from :meth:`wait`, so that it can switch to another outbox."""
         self._wake()
 
     # --- when a connection ends ------------------------------------------------------------------
 
-    def forget_commands(self) -> list[bytes]:
-        """Remove and return the commands, which were meant for a lost server. Keeps messages."""
+    def remove_commands(self) -> list[bytes]:
+        """Remove and return the commands. Keeps messages, and forgets PONGs."""
         self._pongs = 0
         return self._remove(lambda _, end: not end)
 
     def remove_messages(self, unwanted: Callable[[bytes], bool]) -> list[bytes]:
-        """Remove the messages for whose head ``unwanted`` is true. Returns those heads."""
+        """Remove messages whose control line and headers are ``unwanted``. Returns these."""
         return self._remove(lambda head, end: bool(end) and unwanted(head))
 
     def _remove(self, unwanted: Callable[[bytes, bytes], bool]) -> list[bytes]:
         """Remove frames, selected by their first and last pieces. Returns the first pieces."""
         self._seal()
         chunks, self._chunks = self._chunks, deque()
-        gone: list[bytes] = []
+        removed: list[bytes] = []
         size = 0
         for chunk in chunks:
             kept: Chunk = []
             for start in range(0, len(chunk), 3):
                 frame = chunk[start : start + 3]
                 if unwanted(frame[0], frame[2]):
-                    gone.append(frame[0])
+                    removed.append(frame[0])
                     size += sum(map(len, frame))
                 else:
                     kept += frame
             if kept:
                 self._chunks.append(kept)
         self.written(size)
-        return gone
+        return removed
 
     def begin_closing(self) -> None:
-        """Make every publisher call :meth:`wait_for_space` and check the connection's state."""
+        """Make every publisher take the slow path, which checks the connection's state."""
         self._closing = True
-        self._set_easy()
+        self._update_fast_path()
 
     def close(self) -> None:
         """Discard everything and wake the tasks that wait for space."""
@@ -244,29 +255,31 @@ class Outbox:
         self._chunks.clear()
         self._pongs = 0
         self.size = 0
-        self._set_easy()
-        self._for_space.unpark_all()
+        self._update_fast_path()
+        self._space_waiters.unpark_all()
 
     # ---------------------------------------------------------------------------------------------
 
     def _begin_chunk(self) -> None:
-        """Close the open chunk and begin to count towards the next yield."""
-        if self.open:
-            frame = len(self.open[-3]) + len(self.open[-2])
-            self._share = min(max(_CHUNK, frame * _FEW), _LARGE_CHUNK)
+        """Seal the open chunk and begin another, after which publishers yield again."""
+        if self.open_chunk:
+            frame = len(self.open_chunk[-3]) + len(self.open_chunk[-2])
+            self._chunk_size = min(max(_CHUNK, frame * _MESSAGES_PER_CHUNK), _LARGE_CHUNK)
         self._seal()
-        self._unyielded = self.size
-        self._set_easy()
+        self._size_at_yield = self.size
+        self._update_fast_path()
 
     def _seal(self) -> None:
-        if self.open:
-            self._sealed += len(self.open) // 3
-            self._chunks.append(self.open)
-            self.open = []
+        if self.open_chunk:
+            self._sealed_frames += len(self.open_chunk) // 3
+            self._chunks.append(self.open_chunk)
+            self.open_chunk = []
 
-    def _set_easy(self) -> None:
-        at_ease = self._writer is None and not self._closing
-        self.easy = min(self._limit, self._unyielded + self._share) if at_ease else 0
+    def _update_fast_path(self) -> None:
+        if self._writer is None and not self._closing:
+            self.fast_path_limit = min(self._limit, self._size_at_yield + self._chunk_size)
+        else:
+            self.fast_path_limit = 0
 
     def _wake(self) -> None:
         """Schedule the writer if it is asleep."""
@@ -275,5 +288,5 @@ class Outbox:
             # Scheduling it from another run would corrupt both.
             self._check_run()
             self._writer = None
-            self._set_easy()
+            self._update_fast_path()
             trio.lowlevel.reschedule(writer)

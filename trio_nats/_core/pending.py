@@ -1,4 +1,10 @@
-"""A bounded queue of messages that wait to be received."""
+"""A bounded queue of messages that are waiting to be received.
+
+Theory of operation. Subtracting the bytes of each message at ``receive()`` would slow it down. So
+``_bytes`` grows until the queue is empty, and may be too large. When it seems to reach a limit, the
+messages are counted. If they take more than half of the space, ``_bytes_exact`` is set, and each
+message is subtracted from then on, until half of the space is free again.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +28,7 @@ _logger = logging.getLogger("trio_nats.subscription")
 
 
 class PendingOwner(Protocol):
-    """The connection that messages arrive on."""
+    """The connection that delivers the messages."""
 
     @property
     def counters(self) -> Counters: ...
@@ -35,11 +41,7 @@ class PendingOwner(Protocol):
 
 
 class PendingQueue:
-    """The queue of a subscription, or of the replies to a request.
-
-    Its byte count grows as messages arrive, but shrinks only while the exact value matters:
-    subtracting for every message would slow down receiving.
-    """
+    """The queue of a subscription, or of the replies to a request. See the module docstring."""
 
     def __init__(self, owner: PendingOwner, subject: str, limits: PendingLimits) -> None:
         self._owner = owner
@@ -48,10 +50,10 @@ class PendingQueue:
         self._max_messages = limits.messages
         self._max_bytes = limits.bytes
         self._queue: deque[Msg] = deque()
-        self._bytes = 0  # exact while `_watched`, otherwise possibly too large
+        self._bytes = 0
         self._full = False
-        self._watched = False
-        self._taken = trio.lowlevel.ParkingLot()
+        self._bytes_exact = False
+        self._empty_waiters = trio.lowlevel.ParkingLot()
         self._dropped = 0
 
     @property
@@ -70,53 +72,53 @@ class PendingQueue:
         """Number of messages dropped because the limits were reached."""
         return self._dropped
 
-    def _let_go(self) -> None:
-        """Make :meth:`_wait_taken` return, even if messages are left."""
-        self._taken.unpark_all()
+    def _wake_waiters(self) -> None:
+        """Make :meth:`_wait_empty` return even if messages are left."""
+        self._empty_waiters.unpark_all()
 
     def _lift_limits(self) -> None:
-        """Accept all further messages: the subscription is about to end."""
+        """Accept all further messages, because the subscription is about to end."""
         self._max_messages = self._max_bytes = sys.maxsize
         self._owner.router.unstall(self)
 
-    async def _wait_taken(self) -> None:
-        """Wait until no message is left to be received."""
+    async def _wait_empty(self) -> None:
+        """Wait until all messages have been received."""
         await trio.lowlevel.checkpoint()
         if self._queue:
             self._recount()
-            self._watched = True
-            await self._taken.park()
+            self._bytes_exact = True
+            await self._empty_waiters.park()
 
     # --- adding ----------------------------------------------------------------------------------
 
-    def _keep(self, msg: Msg) -> None:
+    def _enqueue(self, msg: Msg) -> None:
         """Add a message, unless a limit is reached."""
         queue = self._queue
         size = pending_size(msg)
         if queue:
             size += self._bytes
         if len(queue) >= self._max_messages or size > self._max_bytes:
-            self._keep_at_limit(msg)
+            self._enqueue_at_limit(msg)
         else:
             queue.append(msg)
             self._bytes = size
 
-    def _keep_at_limit(self, msg: Msg) -> None:
-        """Add a message when a limit is reached, or seems to be."""
+    def _enqueue_at_limit(self, msg: Msg) -> None:
+        """Add a message if the limits, which seem to be reached, still allow it."""
         self._recount()
         size = pending_size(msg)
         if len(self._queue) < self._max_messages and self._bytes + size <= self._max_bytes:
             self._queue.append(msg)
             self._bytes += size
-            # With less than half of the space free, it would soon have to be counted again.
-            self._watched = self._watched or self._bytes * 2 > self._max_bytes
+            # If less than half of the space is free, they would soon have to be counted again.
+            self._bytes_exact = self._bytes_exact or self._bytes * 2 > self._max_bytes
         else:
             self._overflow(msg, size)
 
     def _overflow(self, msg: Msg, size: int) -> None:
         policy = self._limits.when_full
         first = not self._full
-        self._full = self._watched = True
+        self._full = self._bytes_exact = True
         if policy == "wait" and self._owner.router.stall(self):
             self._queue.append(msg)
             self._bytes += size
@@ -126,7 +128,7 @@ class PendingQueue:
             while len(self._queue) > 1 and (
                 len(self._queue) > self._max_messages or self._bytes > self._max_bytes
             ):
-                self._forget(self._queue.popleft())
+                self._uncount(self._queue.popleft())
                 self._count_drop()
         else:
             self._count_drop()
@@ -147,35 +149,35 @@ class PendingQueue:
     def _pop(self) -> Msg:
         """Remove and return the oldest message. The queue must not be empty."""
         msg = self._queue.popleft()
-        if self._watched:
-            self._forget(msg)
+        if self._bytes_exact:
+            self._uncount(msg)
         return msg
 
-    def _forget(self, msg: Msg) -> None:
-        """Count a message that was removed while ``_watched``."""
+    def _uncount(self, msg: Msg) -> None:
+        """Subtract a message that was removed while ``_bytes_exact``."""
         self._bytes -= pending_size(msg)
-        # The queue counts as full until half of the space is free again.
+        # The queue counts as full (warns once, stalls the reader) until half of it is free again.
         free = len(self._queue) * 2 <= self._max_messages and self._bytes * 2 <= self._max_bytes
         if self._full and free:
             self._full = False
             self._owner.router.unstall(self)
         if not self._queue:
-            self._taken.unpark_all()
-        self._watched = self._full or bool(self._taken) or not free
+            self._empty_waiters.unpark_all()
+        self._bytes_exact = self._full or bool(self._empty_waiters) or not free
 
     def _clear(self) -> None:
-        """Drop all messages, because no task will receive them."""
+        """Drop all messages, because no task will receive them any more."""
         self._queue.clear()
         self._bytes = 0
         self._owner.router.unstall(self)
 
     def _recount(self) -> None:
         """Make ``_bytes`` exact."""
-        if not self._watched:
+        if not self._bytes_exact:
             self._bytes = sum(map(pending_size, self._queue))
 
 
 def pending_size(msg: Msg) -> int:
-    """Return the size at which a message counts, in bytes."""
+    """Return how many bytes a message counts towards the limits."""
     raw = msg.raw_headers
     return len(msg.data) if raw is None else len(msg.data) + len(raw)

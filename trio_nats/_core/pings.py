@@ -6,10 +6,10 @@ server has processed everything sent so far (``flush``, draining, a handover), a
 :func:`ping_until_unresponsive`, which finds a dead connection that TCP has not reported.
 
 That loop sends a PING at every interval and gives up after ``max_pings_out`` in a row without a
-sign of the peer. A PONG is not the only sign. A server that is busy sending, or that has yet to read
-a long outbox, answers late, so received bytes and bytes that the peer's TCP has acknowledged count
-as well. While a full subscription keeps the session from reading, a PONG cannot be seen, so no PING
-counts as unanswered.
+sign of the peer. A PONG is not the only sign. A server that is busy sending, or that has yet to
+read a long outbox, answers late, so received bytes and bytes that the peer's TCP has acknowledged
+count as well. While a full subscription keeps the session from reading, a PONG cannot be seen, so
+no PING counts as unanswered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""Choose which server to try next, how long to wait before, and when to give up."""
+"""Choose which server to try next, how long to wait before, and when to give up.
+
+Theory of operation. Servers are tried in the order of the pool, which moves each one to the end
+after it was tried. The delay doubles with the failures and short connections in a row of the server
+to be tried, up to ``max_wait``; ``ReconnectPolicy.delay`` and ``pick`` can replace that. A server
+is removed after ``max_attempts`` failures in a row, or when it has refused the credentials with the
+same error for ``refused_credentials_timeout``. When no server is left, reconnecting has failed.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +29,16 @@ __all__ = ["Reconnector", "connect_error"]
 
 logger = logging.getLogger("trio_nats.reconnect")
 
-_REMEMBERED = 16
-"""Number of attempts in the final error: the last ones."""
-_MOST_ADDRESSES = 4
-"""Number of addresses of a server to try if the server is tried only once."""
+_MAX_ATTEMPTS = 16
+"""Number of attempts that the final error lists: the last ones."""
+_MAX_ADDRESSES = 4
+"""Maximum number of a server's addresses to try where each server is tried only once."""
 _LOGGED_AT_FIRST = 3
+"""Number of failures that are logged as INFO before ``_LOG_INTERVAL`` applies."""
 _LOG_INTERVAL = 60.0
-"""The first ``_LOGGED_AT_FIRST`` failures are logged as INFO, then one every ``_LOG_INTERVAL``
-seconds."""
+"""Seconds between further failures that are logged as INFO. The others are logged as DEBUG."""
 _FIRST_INTERVAL = 1.0
-"""Seconds between the first two attempts on a server that refuses the credentials."""
+"""Minimum number of seconds between attempts at a server that refuses the credentials."""
 
 
 class Reconnector:
@@ -51,7 +58,10 @@ class Reconnector:
         self._logged_at = -math.inf
 
     async def first(self) -> ServerConnection:
-        """Try every server once. Raises :exc:`ConnectError` if all fail."""
+        """Try every server once.
+
+        :raises ConnectError: if all of them fail.
+        """
         attempts: list[ConnectAttempt] = []
         for server in self._pool.servers:
             connection = await self.once(server, attempts)
@@ -60,11 +70,12 @@ class Reconnector:
         raise connect_error(attempts)
 
     async def once(self, server: Server, attempts: list[ConnectAttempt]) -> ServerConnection | None:
-        """Try one server, at up to ``_MOST_ADDRESSES`` of its addresses.
+        """Try one server, at up to ``_MAX_ADDRESSES`` of its addresses.
 
-        Returns ``None`` if all attempts failed, and adds them to ``attempts``.
+        :param attempts: failed attempts are added to this list.
+        :returns: the connection, or ``None`` if all attempts failed.
         """
-        for _ in range(_MOST_ADDRESSES):
+        for _ in range(_MAX_ADDRESSES):
             try:
                 connection = await self._open_one(server)
             except AttemptFailed as failed:
@@ -78,14 +89,18 @@ class Reconnector:
     async def _if_wanted(
         self, server: Server, connection: ServerConnection
     ) -> ServerConnection | None:
-        """Return ``connection``; if the server has been removed, close it and return ``None``."""
+        """Close ``connection`` and return ``None`` if the server was removed meanwhile."""
         if server in self._pool.servers:
             return connection
         await trio.aclose_forcefully(connection.stream)
         return None
 
     async def until_connected(self, info: ServerInfo) -> ServerConnection:
-        """Try until a server accepts. Raises :exc:`ConnectError` when no server is left to try."""
+        """Try servers until one accepts.
+
+        :param info: the last INFO of the previous server, for ``ReconnectPolicy.pick``.
+        :raises ConnectError: when no server is left to try.
+        """
         attempts: list[ConnectAttempt] = []
         number = 0
         while self._pool.servers:
@@ -95,28 +110,28 @@ class Reconnector:
                 continue
             await trio.sleep_until(when)
             if server not in self._pool.servers:
-                continue  # it has been replaced
+                continue  # removed while waiting
             number += 1
             try:
                 connection = await self._if_wanted(server, await self._open_one(server))
             except AttemptFailed as failed:
-                attempts = [*attempts[1 - _REMEMBERED :], failed.attempt]
-                self._note(server, number, failed.attempt.error)
+                attempts = [*attempts[1 - _MAX_ATTEMPTS :], failed.attempt]
+                self._record_failure(server, number, failed.attempt.error)
             else:
                 if connection is not None:
                     return connection
         raise connect_error(attempts)
 
     def _exhausted(self, server: Server) -> bool:
-        most = self._policy.max_attempts
-        return most is not None and self._pool.failures.get(server, 0) >= most
+        limit = self._policy.max_attempts
+        return limit is not None and self._pool.failures.get(server, 0) >= limit
 
-    def _note(self, server: Server, number: int, error: Exception) -> None:
+    def _record_failure(self, server: Server, number: int, error: Exception) -> None:
         repeated = self._pool.failed(server, error)
         self._event_hub.emit(ReconnectFailed(server.url, number, error))
         self._log(server, number, error)
         if _is_refusal(error) and self._policy.refused_credentials_timeout < math.inf:
-            self._note_refusal(server, repeated, error)
+            self._record_refusal(server, repeated, error)
 
     def _log(self, server: Server, number: int, error: Exception) -> None:
         now = trio.current_time()
@@ -125,8 +140,8 @@ class Reconnector:
             level, self._logged_at = logging.INFO, now
         logger.log(level, "attempt %d to connect, to %s, failed: %s", number, server, str(error))
 
-    def _note_refusal(self, server: Server, repeated: bool, error: Exception) -> None:
-        """Retry a server that refuses the credentials at doubling intervals, then give it up."""
+    def _record_refusal(self, server: Server, repeated: bool, error: Exception) -> None:
+        """Double the interval of a server that refuses the credentials, and finally remove it."""
         now, since = trio.current_time(), self._pool.refused_since
         if not repeated:
             since[server] = now
@@ -141,16 +156,16 @@ class Reconnector:
             self._pool.not_before[server] = min(now + interval, end)
 
     def _choose(self, info: ServerInfo, number: int) -> tuple[Server, float]:
-        """Return the server to try next, and when."""
+        """Return the server to try next, and the time at which to try it."""
         now, not_before = trio.current_time(), self._pool.not_before
         server = min(self._pool.servers, key=lambda known: max(now, not_before.get(known, now)))
         if self._policy.pick is not None:
             try:
                 picked = self._policy.pick(self._candidates(), info)
                 if isinstance(picked, tuple):
-                    return self._known(picked[0]), now + max(0.0, float(picked[1]))
+                    return self._candidate(picked[0]), now + max(0.0, float(picked[1]))
                 if picked is not None:
-                    server = self._known(picked)
+                    server = self._candidate(picked)
             except Exception:
                 logger.exception("ReconnectPolicy.pick failed; trying the next server instead")
         return server, max(now + self._delay(server, number), not_before.get(server, now))
@@ -159,7 +174,7 @@ class Reconnector:
         failures = self._pool.failures
         return tuple(Candidate(s, failures.get(s, 0)) for s in self._pool.servers)
 
-    def _known(self, server: Server) -> Server:
+    def _candidate(self, server: Server) -> Server:
         if server not in self._pool.servers:
             raise ValueError(f"pick must return one of the candidates, not {server}")
         return server
@@ -169,7 +184,11 @@ class Reconnector:
         return self.delay(number, pool.failures.get(server, 0) + pool.short_lives.get(server, 0))
 
     def delay(self, number: int, failures: int) -> float:
-        """Seconds to wait before attempt ``number``, after ``failures`` of the same server."""
+        """Return the seconds to wait before an attempt.
+
+        :param number: counts attempts at all servers, from 1.
+        :param failures: failures in a row of the server to be tried.
+        """
         policy = self._policy
         if policy.delay is not None:
             try:
@@ -181,17 +200,17 @@ class Reconnector:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether credentials were refused, by the server or by a proxy in front of it."""
+    """Return whether the server, or a proxy in front of it, has refused the credentials."""
     if isinstance(error, WebSocketError):
         return error.status in (401, 403)
-    # A timeout is no refusal: a busy server, say one that all clients reconnect to, did not look
-    # at the credentials.
-    late = "authentication timeout"
-    return isinstance(error, AuthorizationError) and late not in error.message.lower()
+    # After a timeout the server has not checked the credentials. It may just be busy, for example
+    # because all clients reconnect to it.
+    timeout = "authentication timeout"
+    return isinstance(error, AuthorizationError) and timeout not in error.message.lower()
 
 
 def connect_error(attempts: list[ConnectAttempt]) -> ConnectError:
-    """Return the error for attempts that all failed, with their errors as its cause."""
+    """Return the error for failed attempts, with their errors as its cause."""
     error = ConnectError(attempts)
     causes = [attempt.error for attempt in attempts]
     if len(causes) == 1:

@@ -1,7 +1,7 @@
-"""Replies to requests, with one wildcard subscription for all of them.
+"""Receive the replies to all requests through one wildcard subscription.
 
-The last token of a reply's subject is the key of the slot that waits for it. A slot exists exactly
-as long as its request, even if that is cancelled, so late replies find no slot and are dropped.
+The last token of a reply's subject is the key of the slot that waits for it. A slot is removed when
+its request ends, even if that is cancelled, so late replies find no slot and are dropped.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def new_inbox(prefix: str) -> str:
 
 
 class Slot(Protocol):
-    """What waits for the replies to one request."""
+    """Waits for the replies to one request."""
 
     @property
     def subject(self) -> str:
-        """The subject that the request was published to."""
+        """The subject of the request."""
         ...
 
     def _push(self, msg: Msg) -> None: ...
@@ -55,9 +55,9 @@ class Slot(Protocol):
 
 
 class ReplySlot(outcome.Outcome[Msg]):
-    """Waits for a single reply, for the task that makes it.
+    """Waits for a single reply, on behalf of the task that creates it.
 
-    The task is rescheduled with the slot itself as outcome, because making an
+    The task is rescheduled with the slot itself as outcome, because creating an
     :class:`outcome.Value` would take longer than everything else here.
     """
 
@@ -96,13 +96,16 @@ class ReplySlot(outcome.Outcome[Msg]):
             reschedule(task, outcome.Error(error))
 
     def abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-        """For ``wait_task_rescheduled``, which must be called before another task can run."""
+        """Abort function for ``wait_task_rescheduled``.
+
+        Call that before another task can run, because a reply reschedules the task.
+        """
         self._task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 
 def is_no_responders(msg: Msg) -> bool:
-    """Return whether the server itself has replied that nobody is subscribed."""
+    """Return whether a message is the server's status 503: nobody is subscribed."""
     raw = msg.raw_headers
     return raw is not None and raw.startswith(b"NATS/1.0 503") and not msg.data
 
@@ -113,10 +116,10 @@ def no_reply(subject: str, seconds: float, disconnected_for: float | None) -> Re
 
 
 class RequestMux:
-    """The slots of a connection, and the :class:`~.router.Sink` that fills them.
+    """The :class:`~.router.Sink` that passes replies to the slots of a connection.
 
-    It subscribes for the first request, so a connection that makes no requests needs no permission
-    for inboxes.
+    It subscribes at the first request, so a connection that makes no requests needs no permission
+    to subscribe to its inbox.
     """
 
     _raw_queue: bytes | None = None
@@ -137,11 +140,11 @@ class RequestMux:
         self.slots: dict[bytes, Slot] = {}
         self._by_subject: dict[str, list[bytes]] | None = None
         self.queues: WeakSet[PendingQueue] = WeakSet()
-        """The queues of replies of :meth:`Connection.request_many`, ended ones included."""
-        # One timer for all requests, because a cancel scope for each would take 7 us. A token that
-        # is due and not in `slots` has received its reply in time.
+        """The reply queues of :meth:`Connection.request_many`, including ended ones."""
+        # One timer for all requests, because a cancel scope for each would take 7 us. A due token
+        # that is not in `slots` belongs to a request that has ended.
         self._due: list[tuple[float, bytes, float]] = []
-        self._most_due = _MAX_STALE
+        self._max_due = _MAX_STALE
         self._alarm = trio.CancelScope()
         self._raw_subject: bytes = self._prefix + b"*"
 
@@ -154,7 +157,7 @@ class RequestMux:
     def new_token(self) -> tuple[bytes, bytes]:
         """Return a token for a new slot, and its reply subject.
 
-        Responders, which know the tokens of their own requests, cannot guess it.
+        Tokens are random, so responders cannot guess those of other requests.
         """
         if not self._tokens:
             self._tokens = random_tokens()
@@ -162,25 +165,28 @@ class RequestMux:
         return token, self._prefix + token
 
     def open(self, token: bytes, slot: Slot) -> None:
-        """Add a slot. It must be removed with :meth:`close`."""
+        """Add a slot. Remove it with :meth:`close`."""
         if self._sid is None:
             self._sid = self._router.add(self)
         self.slots[token] = slot
         self._by_subject = None
 
     def expire(self, token: bytes, deadline: float, seconds: float) -> None:
-        """End the slot with a :exc:`RequestTimeoutError` at ``deadline``, unless closed before."""
+        """End a slot with :exc:`RequestTimeoutError` at ``deadline``, unless it is closed by then.
+
+        :param seconds: the timeout, for the error's text.
+        """
         due = self._due
         heappush(due, (deadline, token, seconds))
         if due[0][1] is token:
             self._alarm.deadline = deadline
-        if len(due) > self._most_due:
+        if len(due) > self._max_due:
             self._due = [entry for entry in due if entry[1] in self.slots]
             heapify(self._due)
-            self._most_due = 2 * len(self._due) + _MAX_STALE
+            self._max_due = 2 * len(self._due) + _MAX_STALE
 
-    async def keep_time(self) -> None:
-        """Run the timer, until cancelled."""
+    async def run_timer(self) -> None:
+        """Run the timer that ends expired slots, until cancelled."""
         while True:
             while self._due and self._due[0][1] not in self.slots:
                 heappop(self._due)
@@ -194,22 +200,22 @@ class RequestMux:
                 if slot is not None:
                     slot._end(no_reply(slot.subject, seconds, self._disconnected_for()))
 
-    def _let_go(self) -> None:
-        """See :class:`~.router.Sink`. No task waits."""
+    def _wake_waiters(self) -> None:
+        """See :class:`~.router.Sink`. No task ever waits."""
 
     def _lift_limits(self) -> None:
         """See :class:`~.router.Sink`. There are no limits."""
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
-        """See :class:`~.router.Sink`. No reply waits."""
+        """See :class:`~.router.Sink`. No replies are queued here."""
         return False
 
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
         """See :class:`~.router.Sink`."""
         return False
 
-    async def _wait_taken(self) -> None:
-        """See :class:`~.router.Sink`. No reply waits."""
+    async def _wait_empty(self) -> None:
+        """See :class:`~.router.Sink`. No replies are queued here."""
         await trio.lowlevel.checkpoint()
 
     def close(self, token: bytes) -> None:
@@ -217,13 +223,13 @@ class RequestMux:
         self.slots.pop(token, None)
 
     def _push(self, msg: Msg) -> None:
-        """Hand a reply to its slot. No limits apply."""
+        """Pass a reply to its slot."""
         slot = self.slots.get(msg.raw_subject[self._skip :])
         if slot is not None:
             slot._push(msg)
 
     def _push_burst(self, messages: list[Msg], size: int) -> None:
-        """Hand several replies to their slots."""
+        """Pass several replies to their slots."""
         find, skip = self.slots.get, self._skip
         for msg in messages:
             slot = find(msg.raw_subject[skip:])
@@ -231,29 +237,29 @@ class RequestMux:
                 slot._push(msg)
 
     def _end(self, error: Exception) -> None:
-        """End all requests: the subscription has ended. The next request subscribes again."""
+        """End all requests, because the subscription has ended. The next one subscribes again."""
         self._sid = None
         self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """End all pending requests with ``error``, and keep the subscription."""
+        """End all pending requests with ``error``, but keep the subscription."""
         slots, self.slots = self.slots, {}
         for slot in slots.values():
             slot._end(fresh(error))
 
     def is_request(self, head: bytes) -> bool:
-        """Return whether a message that begins with ``head`` is a request of this connection."""
+        """Return whether a message that begins with ``head`` is one of these requests."""
         return head.split(b" ", 3)[2].startswith(self._prefix)
 
     def reject(self, reply: bytes, error: Exception) -> None:
-        """End the request with this reply subject, if there is one, as it will not be sent."""
+        """End the request with this reply subject, if any, because it will not be sent."""
         if reply.startswith(self._prefix):
             slot = self.slots.pop(reply[self._skip :], None)
             if slot is not None:
                 slot._end(error)
 
     def deny(self, error: PermissionsViolationError) -> bool:
-        """End the requests that the server forbids, by their subject or their reply subject.
+        """End the requests whose subject or reply subject the server does not permit.
 
         :returns: whether there are any.
         """
@@ -268,10 +274,10 @@ class RequestMux:
         return bool(slots)
 
     def _tokens_by_subject(self) -> dict[str, list[bytes]]:
-        """Return the pending requests by subject, and some that have ended.
+        """Return the tokens of pending requests, and of some that have ended, by subject.
 
-        It is valid until the next request. It is made on demand and not kept up to date with each
-        request, because errors are rare, and come many at a time.
+        The table is built on demand and reused until the next request. Errors are rare, and many
+        come at once, so keeping it up to date with each request would cost more.
         """
         found = self._by_subject
         if found is None:

@@ -1,4 +1,4 @@
-"""The table of subscriptions, by their numbers in the NATS protocol."""
+"""Subscriptions by the number (sid) that they have in the NATS protocol."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .outbox import Outbox
 
 __all__ = ["Router", "Sink"]
 
-# Servers do not parse a number with more digits, and unsubscribe at once.
-_MOST = 999_999_999
+# Servers do not parse numbers with more digits, and would unsubscribe immediately.
+_MAX_UNSUB_COUNT = 999_999_999
 _MAX_UNCONFIRMED = 65_536
 
 _Key: TypeAlias = tuple[bytes, bytes | None]
 
 
 class Sink(Protocol):
-    """What receives the messages of a subscription."""
+    """Receives the messages of a subscription."""
 
     @property
     def _raw_subject(self) -> bytes: ...
@@ -31,16 +31,16 @@ class Sink(Protocol):
     def _raw_queue(self) -> bytes | None: ...
     @property
     def _remaining(self) -> int | None:
-        """Number of messages that it still wants, or ``None`` for no limit."""
+        """Number of messages to receive before it ends, or ``None`` for no limit."""
         ...
 
     @property
     def pending(self) -> tuple[int, int]:
-        """Number and size of the messages that wait to be received."""
+        """Number and size of the messages that are waiting to be received."""
         ...
 
-    async def _wait_taken(self) -> None:
-        """Return once no message waits to be received."""
+    async def _wait_empty(self) -> None:
+        """Wait until all messages have been received."""
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
         """Whether no other task can receive a message while ``task`` waits."""
@@ -50,24 +50,24 @@ class Sink(Protocol):
         """Whether ``task`` processes messages for the task that receives them."""
         ...
 
-    def _let_go(self) -> None:
-        """Make :meth:`_wait_taken` return, even if messages are left."""
+    def _wake_waiters(self) -> None:
+        """Make :meth:`_wait_empty` return even if messages are left."""
 
     def _lift_limits(self) -> None:
-        """Accept all further messages: the subscription is about to end."""
+        """Accept all further messages, because the subscription is about to end."""
 
     def _push(self, msg: Msg) -> None:
         """Accept a message. Must not fail."""
 
     def _push_burst(self, messages: list[Msg], size: int) -> None:
-        """Accept messages with ``size`` bytes of data and headers in total. Must not fail."""
+        """Accept several messages, with ``size`` bytes of data and headers. Must not fail."""
 
     def _end(self, error: Exception) -> None:
         """End the subscription because of ``error``."""
 
 
 class Router:
-    """All subscriptions of a connection, independent of the server in use."""
+    """All subscriptions of a connection, whichever server is in use."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -76,17 +76,17 @@ class Router:
         self._by_subject: dict[_Key, dict[bytes, None]] = {}
         self._unconfirmed = Unconfirmed()
         self.live: bool = False
-        """Whether there is a server to send changes to. If not, :meth:`restore` includes them."""
+        """Whether SUB and UNSUB are sent immediately. If not, :meth:`restore` includes them."""
         self.stalled: set[object] = set()
-        """Full queues that asked for reading to stop."""
+        """Full queues that keep the session from reading (backpressure)."""
         self._may_stall = True
         self._draining: set[bytes] = set()
         self.on_unsubscribe: Callable[[bytes], None] | None = None
-        """Called with each subscription that ends, while a handover uses two connections."""
+        """During a handover, called with each subscription that ends."""
         self._unstalled = trio.lowlevel.ParkingLot()
 
     def add(self, sink: Sink) -> bytes:
-        """Subscribe, and return the subscription's number."""
+        """Subscribe, and return the new sid."""
         sid = b"%d" % self._next_sid
         self._next_sid += 1
         self.sinks[sid] = sink
@@ -118,7 +118,7 @@ class Router:
         return sink
 
     def quiesce(self, sid: bytes) -> None:
-        """Unsubscribe, but still deliver messages that the server sends before it knows."""
+        """Unsubscribe, but still deliver messages that the server has already sent."""
         if sid in self.sinks and sid not in self._draining:
             self._draining.add(sid)
             self._unsubscribe(sid)
@@ -130,13 +130,13 @@ class Router:
             self.on_unsubscribe(sid)
 
     def deliver(self, msg: Msg) -> None:
-        """Hand a message to its subscription, or drop it if there is no such subscription."""
+        """Pass a message to its subscription, or drop it if there is none."""
         sink = self.sinks.get(msg.sid)
         if sink is not None:
             sink._push(msg)
 
     def restore(self) -> list[bytes]:
-        """Return the frames that subscribe to everything on a new connection."""
+        """Return the commands that make all subscriptions on a new connection."""
         return self.difference(())
 
     def wanted(self) -> dict[bytes, Sink]:
@@ -144,7 +144,7 @@ class Router:
         return {sid: sink for sid, sink in self.sinks.items() if sid not in self._draining}
 
     def difference(self, carried: Collection[bytes]) -> list[bytes]:
-        """Return the frames to send to a server that has the subscriptions ``carried``."""
+        """Return the commands that update a server that has the subscriptions ``carried``."""
         wanted = self.wanted()
         frames = [commands.unsub(sid) for sid in carried if sid not in wanted]
         for sid, sink in wanted.items():
@@ -153,37 +153,40 @@ class Router:
         return frames
 
     def stall(self, queue: object) -> bool:
-        """Stop reading until :meth:`unstall`. Return whether reading can still be stopped."""
+        """Stop reading until :meth:`unstall`. Returns ``False`` after :meth:`disable_stalls`."""
         if self._may_stall:
             self.stalled.add(queue)
         return self._may_stall
 
-    def read_on(self) -> None:
-        """Keep reading from now on, so that the last PONG can be received."""
+    def disable_stalls(self) -> None:
+        """Keep reading from now on, so that the last PONG can be received on closing."""
         self._may_stall = False
         self.stalled.clear()
         self._unstalled.unpark_all()
 
     def unstall(self, queue: object) -> None:
-        """Resume reading as far as ``queue`` is concerned: it has space again, or is gone."""
+        """Resume reading unless another queue is full. ``queue`` has space again, or has ended."""
         if queue in self.stalled:
             self.stalled.remove(queue)
             if not self.stalled:
                 self._unstalled.unpark_all()
 
-    def look_again(self) -> None:
+    def recheck_stalls(self) -> None:
         """Make :meth:`wait_unstalled` call ``unless`` again."""
         self._unstalled.unpark_all()
 
     async def wait_unstalled(self, unless: Callable[[], bool] = lambda: False) -> None:
-        """Wait while a queue has stopped the reading and ``unless`` returns false."""
+        """Wait while a queue is full and ``unless`` returns false."""
         while self.stalled and not unless():
             await self._unstalled.park()
 
-    # --- refused by the server -------------------------------------------------------------------
+    # --- refusals by the server ------------------------------------------------------------------
 
     def deny(self, error: PermissionsViolationError) -> bool:
-        """End the subscription that the server forbids (ADR-40). Return whether it was found."""
+        """End the subscription that the server does not permit (ADR-40).
+
+        :returns: whether it was found.
+        """
         sid = None if error.sid is None else error.sid.encode()
         if sid not in self.sinks:
             subject = error.subject.encode("utf-8", "replace")
@@ -192,15 +195,17 @@ class Router:
         return self._refuse(sid, error)
 
     def exceed(self, error: ServerReportedError) -> bool:
-        """End a subscription that exceeds the number that the server allows (ADR-40).
+        """End a subscription that exceeds the maximum of the server (ADR-40).
 
-        Servers do not say which one. Once the number is reached they refuse all further ones, so it
-        is one of the last; see :class:`Unconfirmed`. Return whether one was found.
+        Servers do not say which one. They refuse all that follow once the maximum is reached, so it
+        is one of the last; see :class:`Unconfirmed`.
+
+        :returns: whether it was found.
         """
         return self._refuse(self._unconfirmed.refused(), error)
 
     def refuse_longest(self, error: ServerReportedError) -> bool:
-        """End the subscription with the longest line, because a line is too long for the server."""
+        """End the subscription with the longest line, because the server refused a long line."""
         wanted = self.wanted()
         sid = max(wanted, key=lambda sid: _length(wanted[sid]), default=None)
         return self._refuse(sid, error)
@@ -214,11 +219,11 @@ class Router:
         return True
 
     def new_connection(self) -> None:
-        """Note that all subscriptions are sent to a new server, in order."""
+        """Note that all subscriptions are sent to a new server, in this order."""
         self._unconfirmed = Unconfirmed(self.wanted())
 
     def confirmation(self) -> Callable[[], None]:
-        """Return what to call once the server has processed everything sent so far."""
+        """Return a function to call once the server has processed everything sent so far."""
         unconfirmed = self._unconfirmed
         return partial(unconfirmed.confirm, unconfirmed.position)
 
@@ -228,7 +233,7 @@ class Router:
         self._by_subject.clear()
         self._draining.clear()
         self.live = False
-        self.read_on()
+        self.disable_stalls()
         for sink in sinks.values():
             sink._end(error)
 
@@ -236,16 +241,17 @@ class Router:
 class Unconfirmed:
     """Subscriptions of one connection that its server may not have processed yet, in order.
 
-    Once a server has as many as it allows, it answers each further SUB with an error that does not
-    name the subscription. Those errors come before the answer to the next PING. So there is one
-    error for each refused subscription, and the last ones are refused, unless others ended at the
-    same time.
+    Theory of operation. A server that has reached its maximum answers each further SUB with an
+    error that does not name the subscription, and does so before it answers the next PING. So the
+    first error refers to the last subscription, the next error to the one before it, and so on.
+    That is wrong only if other subscriptions ended at the same time. A PONG confirms the
+    subscriptions before its PING, so no later error refers to them.
     """
 
     def __init__(self, sids: Iterable[bytes] = ()) -> None:
         self._sids = list(sids)
         self._before = 0
-        # The subscriptions known to be refused, as runs of positions [first, end).
+        # Positions of refused subscriptions, as half-open ranges [first, end).
         self._runs: list[list[int]] = []
 
     @property
@@ -260,7 +266,7 @@ class Unconfirmed:
             self.confirm(self.position - _MAX_UNCONFIRMED // 2)
 
     def confirm(self, position: int) -> None:
-        """Forget the subscriptions before ``position``: the server has processed them."""
+        """Forget the subscriptions before ``position``, which the server has processed."""
         if position > self._before:
             del self._sids[: position - self._before]
             self._before = position
@@ -269,7 +275,7 @@ class Unconfirmed:
             ]
 
     def refused(self) -> bytes | None:
-        """Return the subscription that an error refers to: the last one without an error so far."""
+        """Return the subscription that an error refers to: the last one not yet refused."""
         runs = self._runs
         if not runs or runs[-1][1] < self.position:
             runs.append([self.position, self.position])
@@ -288,7 +294,7 @@ def _length(sink: Sink) -> int:
 
 def _frames(sid: bytes, sink: Sink) -> list[bytes]:
     frames = [commands.sub(sink._raw_subject, sink._raw_queue, sid)]
-    # If the number is too large for the server, only the subscription itself counts.
-    if sink._remaining is not None and sink._remaining <= _MOST:
+    # A number that is too large for the server is counted by the subscription only.
+    if sink._remaining is not None and sink._remaining <= _MAX_UNSUB_COUNT:
         frames.append(commands.unsub(sid, sink._remaining))
     return frames

@@ -1,4 +1,4 @@
-"""The servers that a connection may use, and how often each has failed."""
+"""The servers that a connection may use, and the failures of each."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["ServerPool"]
 _Address: TypeAlias = tuple[str, int]
 
 _MAX_UNVERIFIED = 32
-"""Maximum number of servers taken from an INFO that an attacker may have written. Each one that
-does not exist costs a ``connect_timeout`` before the next one is tried."""
+"""Maximum number of servers to take from an INFO that an attacker may have written. Each one that
+does not exist delays reconnecting by a ``connect_timeout``."""
 
 
 class ServerPool:
-    """The servers given by the user, and the ones discovered from the cluster.
+    """The servers given by the user, and those discovered from the cluster.
 
-    Those given stay; those discovered are removed when the cluster no longer names them. A server
-    without credentials in its URL uses those of the first URL that has some.
+    Discovered servers are removed when the cluster no longer names them. A server without
+    credentials in its URL uses those of the first URL that has some.
     """
 
     _userinfo: Server | None
@@ -33,21 +33,21 @@ class ServerPool:
 
     def __init__(self, seeds: Sequence[Server], *, randomize: bool) -> None:
         self._randomize = randomize
-        self._take(seeds)
+        self._use_seeds(seeds)
         self.failures: dict[Server, int] = {}
-        """Failed attempts in a row."""
+        """Number of failed attempts in a row."""
         self.short_lives: dict[Server, int] = {}
-        """Number of short connections in a row. They are not failures to connect, but a client that
-        reconnects at once each time would be a burden."""
+        """Number of short connections in a row. They delay reconnecting as failures do, because a
+        client that reconnects at once each time would burden the server."""
         self.refused_since: dict[Server, float] = {}
-        """When a server first refused the credentials, with the same error ever since."""
+        """Time of the first of several refusals of the credentials in a row with the same error."""
         self.not_before: dict[Server, float] = {}
-        """When to try each of these servers again."""
+        """Time before which not to try a server again."""
         self._last_error: dict[Server, str] = {}
         self._unverified: set[Server] = set()
-        """Servers that were named only in plaintext, before the TLS handshake."""
+        """Servers that were only named in plaintext, before the TLS handshake."""
 
-    def _take(self, seeds: Sequence[Server]) -> None:
+    def _use_seeds(self, seeds: Sequence[Server]) -> None:
         self._userinfo = next((seed for seed in seeds if seed.has_userinfo), None)
         self._servers = [with_userinfo(seed, self._userinfo) for seed in seeds]
         if self._randomize:
@@ -55,28 +55,30 @@ class ServerPool:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """All servers, in the order in which they would be tried."""
+        """All servers, in the order in which they are tried."""
         return tuple(self._servers)
 
-    def successors(self, current: Server, peer: Peer | None, *, itself: bool) -> Iterator[Server]:
-        """Yield the servers to move to from ``current``, each once.
+    def successors(
+        self, current: Server, peer: Peer | None, *, include_current: bool
+    ) -> Iterator[Server]:
+        """Yield the servers to which a connection to ``current`` can move, each once.
 
-        The servers may be replaced while one of them is being tried.
+        The servers may be replaced between two steps.
 
-        :param peer: the address of ``current``, which may be in the pool, too.
-        :param itself: whether to yield ``current`` at the end.
+        :param peer: the address of ``current``, which may be another server of the pool.
+        :param include_current: whether to yield ``current`` at the end.
         """
         tried = {current, *self._at(peer)}
         while left := [server for server in self._servers if server not in tried]:
             tried.add(left[0])
             yield left[0]
-        if itself and current in self._servers:
+        if include_current and current in self._servers:
             yield current
 
     def failed(self, server: Server, error: Exception) -> bool:
         """Count a failure, and move the server to the end.
 
-        :returns: whether its previous failure was the same.
+        :returns: whether its last failure had the same error.
         """
         self.failures[server] = self.failures.get(server, 0) + 1
         self._move_to_end(server)
@@ -86,19 +88,19 @@ class ServerPool:
 
     def connected(self, server: Server) -> None:
         """Note that a server is in use: reset all failures, and move it to the end."""
-        self._forgive()
+        self._reset_failures()
         self._move_to_end(server)
 
     def lost(self, server: Server, peer: Peer | None, *, soon: bool) -> None:
         """Note that the connection to a server has ended, and move it to the end.
 
-        :param peer: its address, which may be in the pool, too.
+        :param peer: its address, which may be another server of the pool.
         :param soon: whether the connection was short.
         """
         for known in (*self._at(peer), server):
             self._move_to_end(known)
         count = self.short_lives.pop(server, 0)
-        # Forget servers that the cluster has withdrawn.
+        # Forget servers that are no longer in the pool.
         lives = self.short_lives.items()
         self.short_lives = {known: lived for known, lived in lives if known in self._servers}
         if soon:
@@ -112,14 +114,14 @@ class ServerPool:
     def replace(self, seeds: Sequence[Server]) -> None:
         """Replace all servers, including discovered ones.
 
-        Credentials of the previous servers are not used for the new ones, nor the other way round.
+        Credentials in the URLs of the previous servers are not used for the new ones.
         """
-        self._take(seeds)
+        self._use_seeds(seeds)
         self._unverified.clear()
         self.short_lives.clear()
-        self._forgive()
+        self._reset_failures()
 
-    def _forgive(self) -> None:
+    def _reset_failures(self) -> None:
         self.failures.clear()
         self.refused_since.clear()
         self.not_before.clear()
@@ -134,14 +136,16 @@ class ServerPool:
             self._servers.append(server)
 
     def discover(self, info: ServerInfo, named_by: Server, scheme: Scheme) -> list[Server]:
-        """Take the members of the cluster from INFO; return those not known before.
+        """Add the members of the cluster that INFO lists, and remove those that it does not list.
 
         They get the scheme of the server that named them. If one is an IP address, its certificate
         must be for the name of that server.
+
+        :returns: servers not known before.
         """
         urls = info.connect_urls
         if named_by.is_websocket and info.ws_connect_urls is not None:
-            # nats-server itself names them as connect_urls to clients that use WebSocket.
+            # nats-server itself sends the WebSocket addresses as connect_urls.
             urls = info.ws_connect_urls
         if urls is None:
             return []
@@ -157,11 +161,12 @@ class ServerPool:
     def discover_unverified(
         self, info: ServerInfo, named_by: Server, tls_name: str | None
     ) -> list[Server]:
-        """Take addresses from an INFO that anyone on the network path may have written.
+        """Add addresses from an INFO that anyone on the network path may have written.
 
-        They are only used over TLS, with a certificate for ``tls_name`` or, if that is ``None``,
-        for their own name. Servers known from elsewhere are not changed. Returns those not known
-        before.
+        They are only used over TLS, and their certificate must be for ``tls_name`` or, if that is
+        ``None``, for their own name. Servers known from elsewhere are not changed.
+
+        :returns: servers not known before.
         """
         urls = (info.connect_urls or ())[:_MAX_UNVERIFIED]
         parsed = self._parsed(urls, named_by, "tls")
@@ -176,7 +181,7 @@ class ServerPool:
     ) -> list[Server]:
         """Remove ``outdated`` servers, except the one in use, and add the ``named`` ones.
 
-        :returns: those with a new address.
+        :returns: the servers with a new address.
         """
         before = {_address(server) for server in self._servers}
         outdated.discard(named_by)
@@ -186,7 +191,7 @@ class ServerPool:
         if self._randomize:
             random.shuffle(added)
         self._servers += added
-        self._move_to_end(named_by)  # It is the one in use.
+        self._move_to_end(named_by)  # because it is in use
         return [server for server in added if _address(server) not in before]
 
     def _parsed(

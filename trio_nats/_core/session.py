@@ -1,7 +1,13 @@
-"""One connection to a server: a reader, a writer and a pinger.
+"""One connection to a server, and the three tasks that use it.
 
-These three tasks are the only ones that touch its stream, so no cancellation of a user's task can
-leave a TLS record or a frame half-written.
+Theory of operation. A session runs a reader, a writer and a pinger (see :mod:`.pings`) until the
+connection breaks or :meth:`Session.stop` is called. No other task touches the stream, so no
+cancellation of a user's task can leave a TLS record or a frame half-written. The first of the three
+to fail gives the reason and ends the others.
+
+A session keeps nothing that must outlive it. Subscriptions belong to the router, messages to be
+written to the outbox. During a handover two sessions run at once; :attr:`Session.divert` and
+:meth:`Session.switch_outbox` then detach each of them from the subscriptions and from the outbox.
 """
 
 from __future__ import annotations
@@ -29,29 +35,28 @@ __all__ = ["Session", "SessionCallbacks"]
 logger = logging.getLogger("trio_nats.connection")
 
 _READ = 64 * 1024
-# Used while reads fill the smaller buffer: each read takes turns of the scheduler, which matters if
-# messages are large.
 _LARGE_READ = 256 * 1024
-# When writing fails, the server has often sent the reason before it closed the connection. The
-# reason is in the receive buffer by then, so reading it takes no longer than this, unless the
-# network has failed.
-_LAST_WORDS = 1.0
+"""Used while reads fill the smaller buffer. Each read costs scheduler steps, which matters if
+messages are large."""
+_LAST_READ_TIMEOUT = 1.0
+"""Seconds to keep reading after writing has failed. The server has often sent the reason before it
+closed the connection, and then it is in the receive buffer already."""
 
 
 class SessionCallbacks:
-    """What a session reports to its supervisor. The methods are called by the reader."""
+    """Methods of the supervisor that the reader of a session calls."""
 
     def on_info(self, session: Session, info: ServerInfo) -> None:
-        """The server sent a new INFO."""
+        """Handle a new INFO."""
         raise NotImplementedError
 
     def on_server_error(self, error: ServerReportedError) -> None:
-        """The server sent ``-ERR``."""
+        """Handle ``-ERR``."""
         raise NotImplementedError
 
 
 class Session:
-    """Runs one connection to a server until it breaks or is stopped."""
+    """Runs one connection to a server. See the module docstring."""
 
     def __init__(
         self,
@@ -64,41 +69,43 @@ class Session:
         self.connection: ServerConnection = connection
         self.pings: Pings = Pings(outbox, router.confirmation)
         self.divert: Callable[[Msg], None] | None = None
-        """During a handover, called with messages instead of their subscriptions."""
+        """During a handover, receives the messages in place of their subscriptions."""
         self._router = router
         self._outbox = outbox
         self._counters = counters
         self._callbacks = callbacks
         self._scope = trio.CancelScope()
-        self._read_all = trio.Event()
+        self._read_finished = trio.Event()
         self._reason: Exception | None = None
         self._last_error: ServerReportedError | None = None
         self.received: int = 0
         """Bytes read so far."""
-        self._reads_on = False
+        self._ignores_stalls = False
         self.ended: trio.Event = trio.Event()
 
     def stop(self, reason: Exception) -> None:
-        """End the session for ``reason``, unless it is ending already."""
+        """End the session. The first ``reason`` counts."""
         if self._reason is None:
             self._reason = reason
         self._scope.cancel()
 
-    def detach(self, outbox: Outbox) -> None:
+    def switch_outbox(self, outbox: Outbox) -> None:
         """Write from ``outbox`` from now on, and leave the previous outbox to another session."""
-        before, self._outbox, self.pings.outbox = self._outbox, outbox, outbox
-        before.let_writer_go()
+        previous, self._outbox, self.pings.outbox = self._outbox, outbox, outbox
+        previous.wake_writer()
 
-    def read_on(self) -> None:
-        """Read what is still to come, even if a full subscription has stopped the reading."""
-        self._reads_on = True
-        self._router.look_again()
+    def ignore_stalls(self) -> None:
+        """Keep reading from now on, even while a full subscription asks to stop."""
+        self._ignores_stalls = True
+        self._router.recheck_stalls()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, ping_interval: float, max_pings_out: int) -> Exception:
-        """Read and write until the connection ends. Always close the stream, and return why.
+        """Read and write until the connection ends, then close the stream.
 
-        KeyboardInterrupt is left to the user's code, because it could interrupt a frame here.
+        KeyboardInterrupt is not raised here, where it could leave a frame half-written.
+
+        :returns: why the connection ended.
         """
         try:
             with self._scope:
@@ -114,7 +121,7 @@ class Session:
 
     @property
     def reason(self) -> Exception:
-        """Why it ended."""
+        """Why the session ended."""
         return self._reason or ConnectionLostError("the connection ended")
 
     @trio.lowlevel.enable_ki_protection
@@ -127,14 +134,16 @@ class Session:
         except trio.BrokenResourceError as error:
             self.stop(self._lost(reason_of(error), error))
         except Exception as error:
-            # A bug, not a network failure. This stream cannot be used any more, but the next one
-            # can, so log the error and treat it like any other loss of the connection.
+            # A bug, not a network failure. This connection cannot be used any more, but the next
+            # one may, so log the error and reconnect.
             logger.exception("unexpected error in the session with %s", self.connection.server)
             self.stop(self._lost(f"internal error: {type(error).__name__}", error))
 
     def _lost(self, why: str, cause: Exception | None = None) -> ConnectionLostError:
-        said = f"; before that, {self._last_error}" if self._last_error else ""
-        error = ConnectionLostError(f"lost the connection to {self.connection.server}: {why}{said}")
+        earlier = f"; before that, {self._last_error}" if self._last_error else ""
+        error = ConnectionLostError(
+            f"lost the connection to {self.connection.server}: {why}{earlier}"
+        )
         error.__cause__ = self._last_error or cause
         return error
 
@@ -142,11 +151,11 @@ class Session:
 
     async def _read(self) -> None:
         try:
-            await self._read_on()
+            await self._read_loop()
         finally:
-            self._read_all.set()
+            self._read_finished.set()
 
-    async def _read_on(self) -> None:
+    async def _read_loop(self) -> None:
         stream, feed = self.connection.stream, self.connection.parser.feed
         counters, router = self._counters, self._router
         events, self.connection.early = self.connection.early, []
@@ -154,7 +163,7 @@ class Session:
         while True:
             self._dispatch(events)
             if router.stalled:
-                await router.wait_unstalled(unless=lambda: self._reads_on)
+                await router.wait_unstalled(unless=lambda: self._ignores_stalls)
             data = await stream.receive_some(size)
             if not data:
                 raise self._lost("the server closed it")
@@ -188,12 +197,12 @@ class Session:
                     self._handle(event)
         finally:
             self._counters.in_messages += count
-            # The traceback of the error that ends the session refers to this list. See Msg on why
-            # objects of a connection must not keep its messages.
+            # The traceback of the error that ends the session refers to this list, and objects of a
+            # connection must not keep messages; see Msg.
             events.clear()
 
     def _handle(self, event: Event) -> None:
-        """Handle an event that is not a message."""
+        """Handle an event other than a message."""
         if event is Signal.PONG:
             self.pings.pong()
         elif event is Signal.PING:
@@ -226,8 +235,8 @@ class Session:
             except BaseException as error:
                 counters.lost_in_flight += outbox.lost(chunk)
                 if isinstance(error, trio.BrokenResourceError):
-                    with trio.move_on_after(_LAST_WORDS):
-                        await self._read_all.wait()
+                    with trio.move_on_after(_LAST_READ_TIMEOUT):
+                        await self._read_finished.wait()
                 raise
             counters.out_bytes += len(data)
             outbox.written(len(data))
@@ -242,12 +251,12 @@ class Session:
         )
 
     def _activity(self) -> tuple[int, int]:
-        """Return the bytes received from the peer and, as far as known, acknowledged by it."""
+        """Return how much was received, and how much the peer is known to have acknowledged."""
         tcp = self.connection.tcp
-        return self.received, 0 if tcp is None else tcp.drained
+        return self.received, 0 if tcp is None else tcp.progress
 
 
 def _hand_over(messages: list[Msg], divert: Callable[[Msg], None]) -> None:
-    """A separate function, so that no frame of a traceback refers to a message; see above."""
+    """Pass messages on. A function, so that no frame of a traceback keeps a message; see above."""
     for msg in messages:
         divert(msg)

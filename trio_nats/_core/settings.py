@@ -1,4 +1,4 @@
-"""All options of a connection, checked and complete."""
+"""The options of a connection, validated and with defaults filled in."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..servers import Server
 __all__ = ["Settings", "WhenOutboxFull"]
 
 _PING_INTERVAL = 120.0
-# Proxies in front of WebSocket servers close connections that have been idle for a minute. At this
+# Proxies in front of WebSocket servers often close connections that are idle for a minute. At this
 # interval, two PINGs are sent in that time.
 _WEBSOCKET_PING_INTERVAL = 25.0
 
 WhenOutboxFull: TypeAlias = Literal["wait", "raise"]
-"""What ``publish`` does while ``outbox_size`` bytes are waiting to be sent."""
+"""Whether ``publish`` waits or raises while ``outbox_size`` bytes are waiting to be sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options, which ``open_nats`` documents."""
+    """The options of a connection. ``open_nats`` documents them."""
 
     servers: Sequence[Server]
     connector: ConnectorSettings
@@ -39,7 +39,7 @@ class Settings:
     request_timeout: float
     close_timeout: float
     jetstream_domain: str | None = None
-    """The domain of the context, used by :meth:`Connection.jetstream` without domain and prefix."""
+    """The domain of the NATS context, the default of :meth:`Connection.jetstream`."""
     jetstream_prefix: str | None = None
 
     def ping_interval_of(self, server: Server) -> float:

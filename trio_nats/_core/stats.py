@@ -9,7 +9,7 @@ __all__ = ["Counters", "Statistics"]
 
 @dataclass(slots=True)
 class Counters:
-    """Counters that are increased as things happen."""
+    """Counters of a connection, updated in place."""
 
     in_messages: int = 0
     in_bytes: int = 0
@@ -22,36 +22,36 @@ class Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Statistics of a connection at one moment, counted since it was opened (ADR-40).
+    """A snapshot of the statistics of a connection since it was opened (ADR-40).
 
-    Numbers of bytes are those of the NATS protocol, including framing, before encryption and
-    compression.
+    Bytes are counted at the level of the NATS protocol, including framing, but before encryption
+    and compression.
     """
 
     in_messages: int
     """Messages received, including replies and messages that were dropped."""
     in_bytes: int
-    """Bytes received, including those of connecting."""
+    """Bytes received, including those received while connecting."""
     out_messages: int
-    """Messages published by ``publish``, ``respond`` and ``request``, including messages that wait
-    to be sent."""
+    """Messages published by ``publish``, ``respond`` and ``request``, including messages that are
+    waiting to be sent."""
     out_bytes: int
-    """Bytes sent, including those of connecting."""
+    """Bytes sent, including those sent while connecting."""
     dropped: int
-    """Messages dropped because a subscription, or the replies to a request, reached its limits."""
+    """Messages dropped because a subscription, or the replies to a request, reached a limit."""
     lost_in_flight: int
-    """Messages that were being sent when a connection was lost. They may have arrived, and are not
-    sent again."""
+    """Messages that were being sent when a connection was lost. They may or may not have arrived,
+    and are not sent again."""
     discarded: int
-    """Messages waiting to be sent that were discarded, because the new server does not accept them;
-    see :class:`~trio_nats.events.MessagesDiscarded`."""
+    """Messages discarded before they were sent, because the new server does not accept them; see
+    :class:`~trio_nats.events.MessagesDiscarded`."""
     reconnects: int
-    """How often the connection to a server was replaced, including moves to another server."""
+    """How often the server connection was replaced, including moves to another server."""
     subscriptions: int
     """Open subscriptions."""
     pending_messages: int
-    """Messages that wait in subscriptions and replies to be received."""
+    """Messages that are waiting in subscriptions and replies to be received."""
     pending_bytes: int
     """Size of those messages in bytes."""
     outbox_bytes: int
-    """Bytes that wait to be sent."""
+    """Bytes that are waiting to be sent."""

@@ -1,18 +1,19 @@
-"""Keeps a connection alive across connections to servers.
+"""Keep a connection alive while the connections to servers come and go.
 
-The theory of operation. What users call a connection outlives any number of connections to servers.
-:class:`Supervisor` holds what outlives them (outbox, subscriptions, requests, counters, state) and
-runs in the background of the ``open_nats`` block. It connects, runs a :class:`.Session` on the
-connection to the server, and when that ends it lets the :class:`.Reconnector` choose and connect to
-a server again. A :class:`.Mover` replaces a working session by another one.
+Theory of operation. A user's connection outlives any number of connections to servers.
+:class:`Supervisor` holds the state that outlives them: the outbox, subscriptions, requests,
+counters and the servers to use. It runs in the background of the ``open_nats`` block. It connects,
+runs a :class:`.Session` on the server connection, and reconnects through the :class:`.Reconnector`
+when the session ends. The :class:`.Mover` replaces a session that still works.
 
-``session`` is the session in use, or ``None`` while there is none. ``router.live`` says whether
-changes of subscriptions are sent at once; if not, the next server is told of all subscriptions
-before it gets what waits in the outbox. Only tasks of the nursery here and synchronous code change
-the two, so they are always consistent, even after cancellation.
+``session`` is the session in use, or ``None``. While ``router.live`` is true, SUB and UNSUB
+commands are sent immediately. While it is false they are not; instead, all subscriptions are sent
+to the next server ahead of the messages waiting in the outbox. Both are changed without a
+checkpoint in between, and only by tasks of this nursery and by :meth:`Supervisor.end`. So they are
+consistent even if a task is cancelled.
 
-Errors that end a connection are kept in ``failure`` and raised where the connection is used. No
-exception but a cancellation leaves the background tasks.
+The error that ended the connection is kept in ``failure`` and raised in tasks that use the
+connection. The background tasks raise nothing but cancellations.
 """
 
 from __future__ import annotations
@@ -73,11 +74,12 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("trio_nats.connection")
 
-_FEW_SUBJECTS = 16
+_MAX_EVENT_SUBJECTS = 16
+"""Maximum number of subjects in a :class:`.MessagesDiscarded` event."""
 
 
 class Supervisor(MoveCallbacks):
-    """What outlives the connections to servers, and the task that replaces them."""
+    """The state of a connection, and the background tasks that connect and reconnect."""
 
     def __init__(self, settings: Settings, origin: Publisher) -> None:
         self.settings: Settings = settings
@@ -95,28 +97,29 @@ class Supervisor(MoveCallbacks):
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
         max_line = settings.connector.max_control_line
-        # The limit of the server is not known yet.
+        # The server's max_payload is not known yet.
         self.pub_lines: PubLineCache = PubLineCache(sys.maxsize, max_line)
         self.session: Session | None = None
         self.failure: NatsError | None = None
-        """Why the connection ended, if not on purpose."""
+        """The error that ended the connection, unless the user closed it."""
         self._token = trio.lowlevel.current_trio_token()
         self.thread: int = get_ident()
-        """The thread that this connection's ``trio.run()`` runs in."""
+        """The thread of this connection's ``trio.run()``."""
         self._memory = ConnectHistory(addresses=AddressHistory(randomize=settings.randomize))
         self._reconnector = Reconnector(self.pool, settings.reconnect, self.event_hub, self._open)
         self._changed = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._drained: list[Sink] = []
-        """Subscriptions that are being drained, some of which are no longer in the router."""
+        """Subscriptions that are being drained. The router has already removed some of them."""
         self._light_checkpoints = 0
-        self._line_refused = False
-        self._restored: Ping | None = None
-        """The PING after all subscriptions, if the previous server refused a line as too long."""
-        self._fence = Ping(lambda: None)
-        self._fence.lose()
-        self._began = 0.0
+        self._line_too_long = False
+        self._restored_ping: Ping | None = None
+        """The PING behind the restored subscriptions, if the last server refused a long line."""
+        self._limit_ping = Ping(lambda: None)
+        """The PING sent after the last "maximum subscriptions exceeded"."""
+        self._limit_ping.lose()
+        self._session_began = 0.0
         self._disconnected_at: float | None = trio.current_time()
         self.moves: Mover = Mover(
             self,
@@ -135,15 +138,15 @@ class Supervisor(MoveCallbacks):
     async def run(
         self, task_status: trio.TaskStatus[ConnectError | None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Connect, report how that went, and stay connected until stopped or given up.
+        """Connect, report the outcome, and stay connected until stopped or until it fails for good.
 
-        The first failure is reported rather than raised, because it belongs to the task that enters
-        the block. Raises nothing but cancellations.
+        Failure of the first attempt is reported through ``task_status``, for the task that enters
+        the block to raise. This task raises nothing but cancellations.
         """
         with self._scope:
             if self.settings.reconnect.retry_on_initial_connect:
                 task_status.started(None)
-                await self._tend(self._connect_again)
+                await self._run_sessions(self._connect_again)
                 return
             try:
                 connection = await self._reconnector.first()
@@ -151,29 +154,29 @@ class Supervisor(MoveCallbacks):
                 self.end(error)
                 task_status.started(error)
                 return
-            self._begin(connection)
+            self._use_connection(connection)
             task_status.started(None)
-            await self._tend()
+            await self._run_sessions()
 
-    async def _tend(self, start: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Run the sessions, one after the other, or two at a time while changing servers."""
+    async def _run_sessions(self, start: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Run sessions, one after another, or two at a time during a handover."""
         async with open_nursery() as nursery:
             self._nursery = nursery
             if start is not None:
-                nursery.start_soon(self._safely, start)
+                nursery.start_soon(self._run_task, start)
             elif self.session is not None:
-                nursery.start_soon(self._safely, self.run_session, self.session)
-                if self.info.ldm:  # It was announced before there was a nursery.
-                    self.moves.request(demanded=False)
-            await self._safely(self.requests.keep_time)
+                nursery.start_soon(self._run_task, self.run_session, self.session)
+                if self.info.ldm:  # announced before there was a nursery
+                    self.moves.request(by_user=False)
+            await self._run_task(self.requests.run_timer)
 
     @trio.lowlevel.enable_ki_protection
-    async def _safely(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+    async def _run_task(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
             await task(*args)
         except Exception as error:
-            # A bug, not a network failure. Raise it in the tasks that use the connection, and not
-            # from the user's block as an exception group.
+            # A bug, not a network failure. Raise it in the tasks that use the connection. From the
+            # nursery it would come out of the user's block as an exception group.
             logger.exception("unexpected error while keeping the connection")
             failure = ConnectionLostError(f"internal error: {type(error).__name__}: {error}")
             failure.__cause__ = error
@@ -184,24 +187,24 @@ class Supervisor(MoveCallbacks):
         """See :class:`MoveCallbacks`."""
         if self._nursery is None:
             return False
-        self._nursery.start_soon(self._safely, task, *args)
+        self._nursery.start_soon(self._run_task, task, *args)
         return True
 
     def stop(self) -> None:
-        """Cancel the background task. Call :meth:`end` afterwards."""
+        """Cancel the background tasks. Call :meth:`end` afterwards."""
         self._scope.cancel()
 
     async def run_session(self, session: Session) -> None:
         """See :class:`MoveCallbacks`."""
         interval = self.settings.ping_interval_of(session.connection.server)
         await session.run(interval, self.settings.max_pings_out)
-        if not self.moves.takes_care_of(session) and session is self.session:
+        if not self.moves.handles_loss_of(session) and session is self.session:
             await self.replace_lost(session)
 
     async def replace_lost(self, session: Session) -> None:
         """See :class:`MoveCallbacks`."""
         self.moves.conclude()
-        self.suspend()
+        self.suspend_session()
         self._disconnected_at = trio.current_time()
         logger.warning("%s; reconnecting", str(session.reason))
         self._note_lost(session)
@@ -211,11 +214,11 @@ class Supervisor(MoveCallbacks):
 
     def _note_lost(self, session: Session) -> None:
         server, peer, reason = session.connection.server, session.connection.peer, session.reason
-        lived = trio.current_time() - self._began
+        lived = trio.current_time() - self._session_began
         self.pool.lost(server, peer, soon=lived < self.settings.reconnect.max_wait)
         if peer is not None:
             self._memory.addresses.failed(server, peer)
-        self.outbox.forget_commands()
+        self.outbox.remove_commands()
         self.event_hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
             self.requests.fail(_as_lost(reason))
@@ -232,37 +235,37 @@ class Supervisor(MoveCallbacks):
             if self.state is ConnectionState.CLOSED:  # closed while waiting
                 await trio.aclose_forcefully(connection.stream)
                 return
-            self._begin(connection)
+            self._use_connection(connection)
             self.start(self.run_session, self.session)
 
-    def suspend(self) -> None:
+    def suspend_session(self) -> None:
         """See :class:`MoveCallbacks`."""
         self.session = None
         self.router.live = False
 
-    def _begin(self, connection: ServerConnection) -> None:
-        """Use a new connection."""
+    def _use_connection(self, connection: ServerConnection) -> None:
+        """Begin a session on a new server connection, and restore all subscriptions."""
         session = Session(connection, self.router, self.outbox, self.counters, self)
-        self.moves.settle(None, waiting=True)
-        self.begin(session, self.router.restore())
+        self.moves.finish(None, waiting=True)
+        self.begin_session(session, self.router.restore())
 
-    def begin(self, session: Session, frames: list[bytes]) -> None:
-        """See :class:`MoveCallbacks`. Subscriptions are sent before waiting messages."""
+    def begin_session(self, session: Session, frames: list[bytes]) -> None:
+        """See :class:`MoveCallbacks`. The frames are sent before waiting messages."""
         connection = session.connection
         self.session = session
         self.router.new_connection()
-        if self._line_refused:
-            # If it happens again, this tells whether it was the line of a subscription.
-            self._line_refused, self._restored = False, session.pings.send_first()
+        if self._line_too_long:
+            # If it is refused again before this PONG, the line is that of a subscription.
+            self._line_too_long, self._restored_ping = False, session.pings.send_first()
         self.outbox.prepend(frames)
         self.router.live = True
         self.pool.connected(connection.server)
-        self.moves.settle(None, waiting=False)
+        self.moves.finish(None, waiting=False)
         self.counters.connects += 1
         self.counters.in_bytes += connection.in_bytes
         self.counters.out_bytes += connection.out_bytes
-        connection.in_bytes = connection.out_bytes = 0  # They have been counted.
-        self._began = trio.current_time()
+        connection.in_bytes = connection.out_bytes = 0
+        self._session_began = trio.current_time()
         first = self.counters.connects == 1
         self._log_connected(connection, None if first else self.disconnected_for)
         self._disconnected_at = None
@@ -270,25 +273,25 @@ class Supervisor(MoveCallbacks):
         self.event_hub.emit(Connected(url) if first else Reconnected(url))
         if self.state in (ConnectionState.CONNECTING, ConnectionState.RECONNECTING):
             self._set_state(ConnectionState.OPEN)
-        # At the end, because events about the server must follow the one about the connection.
+        # Last, because events about the server must follow the event about the connection.
         self.info = ServerInfo()
         self.on_info(session, connection.info)
         self._changed.unpark_all()
 
-    def resume(self, session: Session, frames: list[bytes]) -> None:
+    def resume_session(self, session: Session, frames: list[bytes]) -> None:
         """See :class:`MoveCallbacks`."""
         self.session = session
         self.outbox.prepend(frames)
         self.router.live = True
         self._changed.unpark_all()
-        if session.connection.info.ldm:  # It may have been announced in the meantime.
+        if session.connection.info.ldm:  # It may have been announced while suspended.
             self.on_info(session, session.connection.info)
 
-    def go_back(self, session: Session, frames: list[bytes], lost: Session) -> None:
+    def fall_back(self, session: Session, frames: list[bytes], lost: Session) -> None:
         """See :class:`MoveCallbacks`."""
-        logger.warning("%s; going back to %s", str(lost.reason), session.connection.server)
+        logger.warning("%s; returning to %s", str(lost.reason), session.connection.server)
         self._note_lost(lost)
-        self.begin(session, frames)
+        self.begin_session(session, frames)
 
     @staticmethod
     def _log_connected(connection: ServerConnection, disconnected_for: float | None) -> None:
@@ -305,40 +308,40 @@ class Supervisor(MoveCallbacks):
             server, self.settings.connector, self._origin, self._memory
         )
 
-    # --- what sessions report --------------------------------------------------------------------
+    # --- callbacks of sessions -------------------------------------------------------------------
 
     def on_info(self, session: Session, info: ServerInfo) -> None:
         """See :meth:`SessionCallbacks.on_info`."""
         if session is not self.session:
-            return  # It is about to end.
-        lame_before = self.info.ldm
+            return  # It is about to end, or not in use yet.
+        was_lame_duck = self.info.ldm
         self.info = info
         limit = info.max_payload
         unverified = session.connection.unverified_info
         if unverified is not None:
-            # An attacker could announce a small limit to have messages refused. If the limit is too
-            # large, the server itself enforces its own.
+            # An attacker could announce a small limit to have messages refused. An exaggerated one
+            # is harmless, because the server enforces its own.
             limit = max(limit, unverified.max_payload)
-        takes_less = limit < self.pub_lines.max_payload or not info.headers
+        may_refuse_more = limit < self.pub_lines.max_payload or not info.headers
         self.pub_lines.max_payload = limit
         server = session.connection.server
-        if takes_less:
+        if may_refuse_more:
             self._discard_unsendable(server)
-        if info.ldm and not lame_before:
+        if info.ldm and not was_lame_duck:
             logger.info("%s is in lame duck mode", server)
             self.event_hub.emit(LameDuck(server.url))
-            self.moves.request(demanded=False)
-        # After set_servers() the server in use, and so its cluster, may not be among them.
+            self.moves.request(by_user=False)
+        # After set_servers(), the server in use may not belong to the pool; nor does its cluster.
         if not self.settings.ignore_discovered and server in self.pool.servers:
             scheme = "tls" if session.connection.tls and not server.is_websocket else server.scheme
-            self._tell_discovered(self.pool.discover(info, server, scheme))
+            self._emit_discovered(self.pool.discover(info, server, scheme))
             if unverified is not None:
                 self._discover_unverified(session.connection, unverified)
 
     def _discover_unverified(self, connection: ServerConnection, info: ServerInfo) -> None:
         """Use the servers that were named in plaintext, before TLS, as far as that is safe.
 
-        Servers before 2.12 name them nowhere else until the cluster changes.
+        Servers before 2.12 do not name them over TLS until the cluster changes.
         """
         assert connection.tls is not None
         name = connection.tls.verified_name
@@ -349,14 +352,14 @@ class Supervisor(MoveCallbacks):
             logger.info("not using the servers that %s names in plaintext", connection.server)
             return
         tls_name = name if choice == "dialled_name" else None
-        self._tell_discovered(self.pool.discover_unverified(info, connection.server, tls_name))
+        self._emit_discovered(self.pool.discover_unverified(info, connection.server, tls_name))
 
-    def _tell_discovered(self, new: list[Server]) -> None:
+    def _emit_discovered(self, new: list[Server]) -> None:
         if new:
             self.event_hub.emit(ServersDiscovered(tuple(found.url for found in new)))
 
     def refusal(self, head: bytes) -> NatsError | None:
-        """Return why the server does not accept a message that begins with ``head``, if so."""
+        """Return the error if the server would refuse a message that begins with ``head``."""
         line = head[: head.index(b"\r\n")]
         size = int(line[line.rindex(b" ") + 1 :])
         if size > self.pub_lines.max_payload:
@@ -368,7 +371,7 @@ class Supervisor(MoveCallbacks):
         return None
 
     def _discard_unsendable(self, server: Server) -> None:
-        """Remove messages from the outbox that would end the connection again and again."""
+        """Remove messages from the outbox that the server would answer by disconnecting."""
         heads = self.outbox.remove_messages(lambda head: self.refusal(head) is not None)
         reasons: list[NatsError] = []
         subjects: dict[str, None] = {}
@@ -377,7 +380,7 @@ class Supervisor(MoveCallbacks):
             assert reason is not None
             reasons.append(reason)
             words = head[: head.index(b"\r\n")].split(b" ")
-            if len(subjects) < _FEW_SUBJECTS:
+            if len(subjects) < _MAX_EVENT_SUBJECTS:
                 subjects[words[1].decode()] = None
             self.requests.reject(words[2], reason)
         if heads:
@@ -397,38 +400,38 @@ class Supervisor(MoveCallbacks):
                 return
         elif "maximum subscriptions exceeded" in error.message.lower():
             self.router.exceed(error)
-            # A later error is not about subscriptions sent before this PING.
-            if self.session is not None and self._fence.settled.is_set():
-                self._fence = self.session.pings.send()
+            # Errors after this PONG are not about subscriptions sent before its PING.
+            if self.session is not None and self._limit_ping.settled.is_set():
+                self._limit_ping = self.session.pings.send()
         elif is_too_long(error):
-            if self._restored is not None and not self._restored.settled.is_set():
+            if self._restored_ping is not None and not self._restored_ping.settled.is_set():
                 self.router.refuse_longest(error)
-            self._line_refused = True
+            self._line_too_long = True
         logger.warning("%s", str(error))
         self.event_hub.emit(ServerError(error))
 
     # --- draining ---------------------------------------------------------------------------------
 
     async def drain(self, sids: Collection[bytes]) -> None:
-        """Unsubscribe, wait until nothing more can come, and end the subscriptions.
+        """Unsubscribe, wait until the last messages have arrived, and end the subscriptions.
 
-        If cancelled, they are ended all the same.
+        If cancelled, the subscriptions end all the same.
         """
         try:
-            await self.moves.settled()
+            await self.moves.wait_concluded()
             for sid in sids:
                 self.router.quiesce(sid)
                 if sid in self.router.sinks:
-                    # A full one must not stop the reading, because the PONG has to be read.
+                    # A full subscription must not stop reading, because the PONG has to be read.
                     self.router.sinks[sid]._lift_limits()
             session = self.session
             if session is not None and self.router.live:
                 while not await session.pings.round_trip():
-                    # A move removes the PING if it is not written, and may then fail.
-                    await self.moves.settled()
+                    # The PING may have been removed from the outbox by a move that then failed.
+                    await self.moves.wait_concluded()
                     if session is not self.session:
                         break
-                await self.moves.settled()
+                await self.moves.wait_concluded()
             else:
                 await trio.lowlevel.checkpoint()
         finally:
@@ -441,8 +444,8 @@ class Supervisor(MoveCallbacks):
     async def drain_all(self) -> bool:
         """:meth:`drain` all subscriptions, and wait until their messages have been received.
 
-        This includes subscriptions that another task is already draining. It does not wait for
-        messages that only the current task can receive, or has to respond to.
+        This includes subscriptions that another task is already draining. Messages that only the
+        current task can receive, or that it is handling, are not waited for.
 
         :returns: whether there are such messages.
         """
@@ -457,7 +460,7 @@ class Supervisor(MoveCallbacks):
             if sink._waits_for(task):
                 left = left or sink.pending[0] > 0 or sink._is_handled_by(task)
             else:
-                await sink._wait_taken()
+                await sink._wait_empty()
         return left
 
     # --- state -----------------------------------------------------------------------------------
@@ -467,7 +470,7 @@ class Supervisor(MoveCallbacks):
         self._changed.unpark_all()
 
     async def light_checkpoint(self) -> None:
-        """A checkpoint that yields every 32nd time only, for what is done in large numbers."""
+        """A checkpoint that yields every 32nd time only, for operations made in large numbers."""
         self._light_checkpoints = (self._light_checkpoints + 1) & 31
         if self._light_checkpoints:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -475,13 +478,16 @@ class Supervisor(MoveCallbacks):
             await trio.lowlevel.checkpoint()
 
     async def wait(self, ready: Callable[[], bool]) -> None:
-        """Execute a checkpoint, and wait until ``ready()``, which each change of state calls."""
+        """Execute a checkpoint, then wait until ``ready()``, called after each change of state."""
         await trio.lowlevel.checkpoint()
         while not ready():
             await self._changed.park()
 
     async def live_session(self) -> Session:
-        """Wait for a session, and return it. Raise :meth:`closed_error` once it is closed."""
+        """Wait for a session and return it.
+
+        :raises Exception: :meth:`closed_error`, if the connection is closed.
+        """
         await self.wait(lambda: self.session is not None or self.state is ConnectionState.CLOSED)
         if self.session is None:
             raise self.closed_error()
@@ -495,7 +501,7 @@ class Supervisor(MoveCallbacks):
         return trio.current_time() - self._disconnected_at
 
     def closed_error(self) -> Exception:
-        """Return the error for using a connection that has ended, or is ending."""
+        """Return the error to raise where a closed or closing connection is used."""
         if self.failure is None:
             return trio.ClosedResourceError("this NATS connection is closed")
         error = ConnectionLostError(f"the NATS connection is gone for good: {self.failure}")
@@ -508,19 +514,18 @@ class Supervisor(MoveCallbacks):
             raise self.closed_error()
 
     def check_usable(self) -> None:
-        """:meth:`check_open` and :meth:`check_run`."""
+        """Call :meth:`check_open` and :meth:`check_run`."""
         self.check_open()
         self.check_run()
 
     def check_run(self) -> None:
         """Raise unless called in the ``trio.run()`` that the connection belongs to.
 
-        Getting the token costs more than everything else that is done for a message. So publishing
-        and receiving compare only :attr:`thread` as long as no task has to be woken. That refuses
-        runs in other threads. Two runs can share a thread only as guests of a host loop, where only
-        one of them executes at a time. So the worst that can happen is that a message of the other
-        run is accepted, or that it receives a waiting message. Code that wakes a task compares the
-        token, so no task is ever scheduled in the wrong run.
+        Getting the token takes longer than publishing or receiving a message. So these compare only
+        :attr:`thread` as long as they do not wake a task, which rejects runs in other threads. Two
+        runs can share a thread only as guests of a host loop, and then only one executes at a time.
+        So at worst the other run publishes a message or receives a waiting one. Code that wakes a
+        task compares the token, so no task is ever scheduled in the wrong run.
         """
         try:
             token = current_trio_token()
@@ -538,15 +543,15 @@ class Supervisor(MoveCallbacks):
 
     def begin_closing(self) -> None:
         """Refuse new operations from now on."""
-        self.router.read_on()
+        self.router.disable_stalls()
         self.outbox.begin_closing()
         self._set_state(ConnectionState.CLOSING)
 
     def end(self, failure: NatsError | None) -> None:
-        """End the connection, and wake all tasks that wait for it. May be called repeatedly."""
+        """End the connection and wake all tasks that wait for it. Only the first call counts."""
         if self.state is ConnectionState.CLOSED:
             return
-        if failure is not None and self._nursery is not None:  # else it is raised
+        if failure is not None and self._nursery is not None:  # otherwise open_nats() raises it
             logger.error("the connection is gone for good: %s", str(failure))
         if self._disconnected_at is None:
             self._disconnected_at = trio.current_time()
@@ -556,8 +561,8 @@ class Supervisor(MoveCallbacks):
         self.state = ConnectionState.CLOSED
         self.router.end_all(error)
         for sink in self._drained:
-            sink._let_go()
-        self._drained.clear()  # See Msg on why they must not keep messages.
+            sink._wake_waiters()
+        self._drained.clear()  # See Msg on why objects of a connection must not keep messages.
         self.requests._end(error)
         self.moves.end(error)
         self.outbox.close()

@@ -1,4 +1,4 @@
-"""Encode commands to bytes. Arguments have been checked already (see ``subjects``).
+"""Encode commands to bytes. Arguments must have been checked already (see ``subjects``).
 
 Published messages are returned in pieces; :mod:`trio_nats._core.outbox` explains why.
 """
@@ -18,12 +18,12 @@ __all__ += ["check_sub", "connect", "connect_fault", "hpub", "pub", "sub", "too_
 
 _MAX_REMEMBERED = 4096
 _MAX_REMEMBERED_LENGTH = 256
-"""Bytes of a subject. Longer ones are checked each time, so that many of them take no memory."""
+"""Maximum length of a subject to remember, in bytes. Longer ones are checked each time."""
 _SID_DIGITS = 10
-"""Left free in the lines of subscriptions, whose numbers are not known yet."""
+"""Number of digits to reserve for the sid, which is not known yet when a subject is checked."""
 
 MAX_CONTROL_LINE = 4096
-"""The limit of servers unless configured otherwise."""
+"""Default ``max_control_line`` of servers."""
 
 CRLF = b"\r\n"
 PING = b"PING\r\n"
@@ -31,17 +31,17 @@ PONG = b"PONG\r\n"
 
 
 def connect(fields: Mapping[str, str | int | bool]) -> bytes:
-    """CONNECT with the given fields."""
-    # msgspec takes a str itself only; some parsers of configuration files give subclasses of it.
+    """Return CONNECT with the given fields."""
+    # msgspec rejects subclasses of str, which some parsers of configuration files return.
     return b"CONNECT %b\r\n" % msgspec.json.encode(fields, enc_hook=str.__str__)
 
 
-# Servers count the arguments of a line: what is between the verb and the line end, less the space
-# behind the verb.
+# Servers apply max_control_line to the arguments: the line without the verb, the space behind it
+# and the line end.
 
 
 def too_long(length: int, limit: int, parts: Mapping[str, bytes | None]) -> InvalidSubjectError:
-    """The error for a line with ``length`` bytes of arguments where a server takes ``limit``."""
+    """Return the error for a line whose arguments have ``length`` bytes, more than ``limit``."""
     name, size = max(((name, len(part or b"")) for name, part in parts.items()), key=lambda p: p[1])
     return InvalidSubjectError(_fault(f"the {name}", size, length, limit))
 
@@ -62,7 +62,7 @@ def check_sub(subject: bytes, queue: bytes | None, limit: int) -> None:
 
 
 def connect_fault(fields: Mapping[str, str | int | bool], limit: int) -> str | None:
-    """Explain, without quoting it, why CONNECT is longer than ``limit``; ``None`` if it is not."""
+    """Return why CONNECT is longer than ``limit``, without secrets, or ``None`` if it is not."""
     length = len(connect(fields)) - len(b"CONNECT \r\n")
     if length <= limit:
         return None
@@ -85,37 +85,41 @@ Frame: TypeAlias = tuple[bytes, bytes, bytes]
 
 
 class PubLineCache:
-    """Control lines of PUB, and sizes of whole frames, by subject and size of the payload.
+    """Caches control lines of PUB, and sizes of whole frames, by subject and payload size.
 
-    Publishers use few subjects and sizes over and over. Those that use many (replies to inboxes,
-    say) only fill it until it is emptied. It remembers 4,096 of up to 256 bytes each.
+    Most publishers use few subjects and sizes over and over. For others, such as replies to
+    inboxes, the cache fills up and is emptied. It holds 4,096 lines with subjects of up to 256
+    bytes.
     """
 
     def __init__(self, max_payload: int, max_control_line: int) -> None:
         self.max_control_line: int = max_control_line
-        """The most bytes of arguments that the server takes on a line."""
+        """Maximum size of a line's arguments."""
         self.known: dict[str, dict[int, tuple[bytes, int]]] = {}
-        """What was checked already: the subject, and the size against :attr:`max_payload`."""
+        """The cache. Its subjects are valid, and its sizes are within :attr:`max_payload`."""
         self._remembered = 0
         self._subjects: dict[str, bytes] = {}
         self._max_payload = max_payload
-        self.easy: int = min(max_payload, max_control_line)
-        """The most bytes of a frame that needs no :meth:`check`."""
+        self.unchecked_size: int = min(max_payload, max_control_line)
+        """Maximum size of a frame that needs no :meth:`check`."""
 
     @property
     def max_payload(self) -> int:
-        """The most bytes of headers and payload that the server takes."""
+        """Maximum size of headers and payload."""
         return self._max_payload
 
     @max_payload.setter
     def max_payload(self, size: int) -> None:
         if size != self._max_payload:
             self._max_payload = size
-            self.easy = min(size, self.max_control_line)
+            self.unchecked_size = min(size, self.max_control_line)
             self._forget()
 
     def learn(self, subject: str, size: int) -> tuple[bytes, int]:
-        """Check subject and size. Returns, and remembers, the control line and the frame's size."""
+        """Check a subject and a payload size, and remember them.
+
+        :returns: the control line and the frame's size.
+        """
         raw = check_subject(subject)
         line = b"PUB %b %d\r\n" % (raw, size)
         self.check(size, len(line) - 6, raw, None)
@@ -129,10 +133,10 @@ class PubLineCache:
         return found
 
     def subject(self, subject: str) -> bytes:
-        """Return the bytes of a subject to publish to, which is checked the first time."""
+        """Return the bytes of a subject to publish to. It is only checked the first time."""
         try:
             return self._subjects[subject]
-        except (KeyError, TypeError):  # an unhashable key is not a subject either
+        except (KeyError, TypeError):  # TypeError: unhashable, so not a subject
             raw = check_subject(subject)
         if len(raw) > _MAX_REMEMBERED_LENGTH:
             return raw
@@ -146,8 +150,10 @@ class PubLineCache:
         self._remembered = 0
 
     def check(self, size: int, length: int, subject: bytes, reply: bytes | None) -> None:
-        """Complain about ``size`` bytes of headers and payload, or ``length`` of arguments on the
-        line, if that is more than the server takes.
+        """Raise if a message is too large, or its line too long, for the server.
+
+        :param size: bytes of headers and payload.
+        :param length: bytes of the line's arguments.
         """
         if size > self._max_payload:
             raise MaxPayloadError(size, self._max_payload)
@@ -157,32 +163,32 @@ class PubLineCache:
 
 
 def pub(subject: bytes, reply: bytes | None, payload: bytes) -> Frame:
-    """PUB."""
+    """Return a PUB frame."""
     if reply is None:
         return b"PUB %b %d\r\n" % (subject, len(payload)), payload, CRLF
     return b"PUB %b %b %d\r\n" % (subject, reply, len(payload)), payload, CRLF
 
 
 def hpub(subject: bytes, reply: bytes | None, headers: bytes, payload: bytes) -> Frame:
-    """HPUB; ``headers`` is a whole block as :func:`trio_nats.headers.encode_headers` makes it."""
+    """Return an HPUB frame. ``headers`` comes from :func:`trio_nats.headers.encode_headers`."""
     size = len(headers)
-    whole = size + len(payload)
+    total = size + len(payload)
     if reply is None:
-        head = b"HPUB %b %d %d\r\n%b" % (subject, size, whole, headers)
+        head = b"HPUB %b %d %d\r\n%b" % (subject, size, total, headers)
     else:
-        head = b"HPUB %b %b %d %d\r\n%b" % (subject, reply, size, whole, headers)
+        head = b"HPUB %b %b %d %d\r\n%b" % (subject, reply, size, total, headers)
     return head, payload, CRLF
 
 
 def sub(subject: bytes, queue: bytes | None, sid: bytes) -> bytes:
-    """SUB."""
+    """Return SUB."""
     if queue is None:
         return b"SUB %b %b\r\n" % (subject, sid)
     return b"SUB %b %b %b\r\n" % (subject, queue, sid)
 
 
 def unsub(sid: bytes, max_msgs: int | None = None) -> bytes:
-    """UNSUB, at once or after ``max_msgs`` messages in all."""
+    """Return UNSUB, immediate or after ``max_msgs`` messages in total."""
     if max_msgs is None:
         return b"UNSUB %b\r\n" % sid
     return b"UNSUB %b %d\r\n" % (sid, max_msgs)

@@ -1,9 +1,9 @@
 """A TCP stream that shows whether sending makes progress.
 
-A large write over a slow network may take longer than the time allowed for answering a PING. This
-stream shows whether the peer is alive: while the send buffer is full, the kernel accepts more data
-only as the peer acknowledges earlier data. Data accepted into an empty buffer proves nothing,
-because that happens on a dead connection too.
+A large write over a slow network may take longer than the server may take to answer a PING. This
+stream shows that the peer is alive all the same: while the send buffer is full, the kernel accepts
+more data only as the peer acknowledges earlier data. Data that is accepted into a buffer with space
+proves nothing, because that happens on a dead connection, too.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _CLOSED = (errno.EBADF, errno.ENOTSOCK)
 
 
 class TCPStream(trio.abc.Stream):
-    """A :class:`trio.SocketStream` that counts what the peer has made space for."""
+    """A :class:`trio.SocketStream` that counts bytes that prove that the peer is alive."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream: trio.SocketStream = stream
         """The wrapped stream."""
-        self.drained: int = 0
-        """Bytes that had to wait for space in the send buffer and were then accepted."""
+        self.progress: int = 0
+        """Bytes that were accepted after they had waited for space in the send buffer."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``. If cancelled, an unknown part of it has been sent."""
@@ -37,9 +37,9 @@ class TCPStream(trio.abc.Stream):
                 sent = await sock.send(view)
                 while sent < len(view):
                     with view[sent:] as rest:
-                        taken = await sock.send(rest)
-                    sent += taken
-                    self.drained += taken
+                        accepted = await sock.send(rest)
+                    sent += accepted
+                    self.progress += accepted
             except OSError as error:
                 if error.errno in _CLOSED:
                     raise trio.ClosedResourceError("this socket was already closed") from None
