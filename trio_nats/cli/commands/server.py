@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 import typer
 
-from trio_nats import ConfigurationError, NatsError
-from trio_nats.testing import NatsServer
+from trio_nats import ConfigurationError, NatsError, testing
 
 from .._extras import explain_missing
 from ..runner import Program, debug_wanted, note, run
@@ -55,7 +54,8 @@ def server(
             raise ConfigurationError("--store needs --jetstream; pass both")
         with ExitStack() as stack:
             certificates = make_certificates(stack, host) if make_certificates else None
-            running = NatsServer(
+            # Imported only here: no other command needs it.
+            running = testing.NatsServer(
                 host=host,
                 port=port or None,
                 jetstream=jetstream,
@@ -94,5 +94,5 @@ def _certificate_maker() -> Callable[[ExitStack, str], Certificates]:
     return make
 
 
-def _tail(running: NatsServer) -> str:
+def _tail(running: testing.NatsServer) -> str:
     return "\n".join(f"  {line}" for line in running.log.splitlines()[-_LOG_LINES:])
