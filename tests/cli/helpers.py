@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -10,14 +11,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import trio
-from typer.testing import CliRunner, Result
+from typer.main import get_command
 
+from tests.cli.forked import Forked
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import HeadersLike, Msg, open_nats
 
@@ -32,26 +37,51 @@ def clean_environment(**more: str) -> dict[str, str]:
     return kept | {"XDG_CONFIG_HOME": "/nonexistent", "COLUMNS": "100"} | more
 
 
-def cli(*args: object, input: bytes | str = b"", **environment: str) -> Result:
-    """Run a command in this process."""
+@dataclass(frozen=True)
+class Result:
+    """What became of a command in this process."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@cache
+def _command() -> Any:
+    # Typer takes longer to make this than most commands run.
     from trio_nats.cli.app import app
 
-    changes: Mapping[str, str | None] = {
-        name: None for name in os.environ if name.startswith("NATS_")
-    }
-    return CliRunner().invoke(
-        app,
-        [str(arg) for arg in args],
-        input=input,
-        env={**changes, **clean_environment(**environment)},
-        prog_name="trio-nats",
-    )
+    return get_command(app)
+
+
+def cli(*args: object, input: bytes | str = b"", **environment: str) -> Result:
+    """Run a command in this process."""
+    data = input.encode() if isinstance(input, str) else input
+    stdout, stderr = io.BytesIO(), io.BytesIO()
+    with (
+        patch.dict(os.environ, clean_environment(**environment), clear=True),
+        patch("sys.stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8")),
+        patch("sys.stdout", io.TextIOWrapper(stdout, "utf-8")),
+        patch("sys.stderr", io.TextIOWrapper(stderr, "utf-8", "backslashreplace")),
+    ):
+        try:
+            _command().main([str(arg) for arg in args], prog_name="trio-nats")
+        except SystemExit as end:
+            code = end.code
+        else:
+            code = 0
+        if isinstance(code, str):  # which the interpreter prints
+            print(code, file=sys.stderr)
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return Result(code or 0, stdout.getvalue().decode(), stderr.getvalue().decode())
 
 
 class Running:
     """A command as a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: Any) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | Forked, output: Any) -> None:
         self._process = process
         self._output = output
         self.errors = b""
@@ -99,16 +129,28 @@ class Running:
 
 
 @contextmanager
-def running(*args: object, stdout: int | None = None, **environment: str) -> Iterator[Running]:
-    """Run a command as a process, killed at the end of the block if need be."""
+def running(
+    *args: object, stdout: int | None = None, interpreter: bool = False, **environment: str
+) -> Iterator[Running]:
+    """Run a command as a process, killed at the end of the block if need be.
+
+    :param interpreter: start an interpreter for it, as a shell does. Else it is a fork of one.
+    """
+    words = [str(arg) for arg in args]
+    variables = clean_environment(**environment)
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trio_nats", *(str(arg) for arg in args)],
-            stdin=subprocess.PIPE,
-            stdout=output if stdout is None else stdout,
-            stderr=subprocess.PIPE,
-            env=clean_environment(**environment),
-        )
+        out = output.fileno() if stdout is None else stdout
+        process: subprocess.Popen[bytes] | Forked
+        if interpreter:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trio_nats", *words],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                env=variables,
+            )
+        else:
+            process = Forked(words, out, variables)
         with process:
             try:
                 yield Running(process, output)

@@ -154,7 +154,7 @@ async def test_a_signal_nobody_asked_for_ends_everything(autojump_clock: trio.ab
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_quiet(url: str, number: signal.Signals) -> None:
-    with running("sub", "quiet", "-s", url) as sub:
+    with running("sub", "quiet", "-s", url, interpreter=True) as sub:
         sub.said("Subscribed")
         sub.kill(number)
         assert sub.finish() == 128 + number
@@ -189,7 +189,8 @@ def test_a_reader_that_goes_away(url: str) -> None:
         ["head", "-n", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert head.stdin is not None
-    with head, running("sub", "pipe", "--raw", "-s", url, stdout=head.stdin.fileno()) as sub:
+    words = ("sub", "pipe", "--raw", "-s", url)
+    with head, running(*words, stdout=head.stdin.fileno(), interpreter=True) as sub:
         head.stdin.close()
         sub.said("Subscribed")
         assert cli("pub", "pipe", "first", "-s", url).exit_code == 0
@@ -205,7 +206,7 @@ def test_a_reader_that_goes_away(url: str) -> None:
 def test_a_reader_that_was_never_there(url: str, args: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
-    with running(*args, stdout=write, NATS_URL=url) as process:
+    with running(*args, stdout=write, interpreter=True, NATS_URL=url) as process:
         os.close(write)
         assert process.finish() == 141
         assert process.errors == b""

@@ -178,7 +178,7 @@ def test_server_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "trio_nats.cli.throwaway_certificates", raising=False)
     done = cli("server", "--tls")
     assert done.exit_code == 1
-    assert "pip install 'trio-nats[demo]'" in done.output + str(done.exception)
+    assert "pip install 'trio-nats[demo]'" in done.stderr
 
 
 def test_server_mistakes() -> None:
