@@ -32,6 +32,8 @@ __all__ = ["Running", "clean_environment", "cli", "lines", "observed", "repeated
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment without anything of the person who runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        kept.pop(name, None)
     # Which would hide what happens to what is still in a buffer at the end.
     kept.pop("PYTHONUNBUFFERED", None)
     return kept | {"XDG_CONFIG_HOME": "/nonexistent", "COLUMNS": "100"} | more

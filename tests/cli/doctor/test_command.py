@@ -11,6 +11,7 @@ import struct
 import sys
 import termios
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import trio
 
 from tests.cli.doctor.printing import printed
 from tests.cli.doctor.server_kinds import CERTS, KINDS, PASSWORD, USER, creds_file, operator
+from tests.cli.helpers import clean_environment, cli, running
 from tests.support.jwts import Key
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import JWT, Credentials, NKey, TLSOptions, Token, UserPassword
@@ -30,37 +32,32 @@ from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.slow
 
-ENVIRONMENT = {
-    name: value
-    for name, value in os.environ.items()
-    if not name.startswith(("NATS_", "COLUMNS", "FORCE_COLOR", "NO_COLOR"))
-}
-ENVIRONMENT |= {"XDG_CONFIG_HOME": "/nonexistent"}
-
 
 async def run(*args: str) -> tuple[int, str, str]:
-    done = await trio.run_process(
-        [sys.executable, "-m", "trio_nats", "doctor", *args],
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        env=ENVIRONMENT,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    done = await trio.to_thread.run_sync(partial(cli, "doctor", *args, COLUMNS="80"))
+    return done.exit_code, done.stdout, done.stderr
 
 
 # --- the program ---------------------------------------------------------------------------------
 
 
 async def test_a_client_that_connects() -> None:
+    """As a shell starts it, and into a pipe."""
     async with KINDS["verify"].serve() as url:
         certificate = CERTS.client
-        code, out, err = await run(
-            url,
-            *("--tlsca", str(CERTS.ca_file)),
-            *("--tlscert", str(certificate.cert_file), "--tlskey", str(certificate.key_file)),
+        done = await trio.run_process(
+            [
+                *(sys.executable, "-m", "trio_nats", "doctor", url),
+                *("--tlsca", str(CERTS.ca_file)),
+                *("--tlscert", str(certificate.cert_file), "--tlskey", str(certificate.key_file)),
+            ],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=clean_environment(COLUMNS=""),
         )
-    assert (code, err) == (0, "")
+    assert (done.returncode, done.stderr) == (0, b"")
+    out = done.stdout.decode()
     assert out.splitlines()[0] == f"Examining {url}"
     assert "A client with these options connects." in out
     assert "\x1b" not in out
@@ -215,19 +212,18 @@ async def test_in_a_terminal(width: int) -> None:
 
 
 def _in_a_terminal(width: int, url: str) -> str:
-    pid, terminal = pty.fork()
-    if pid == 0:
-        environment = ENVIRONMENT | {"TERM": "xterm-256color"}
-        os.execve(sys.executable, [sys.executable, "-m", "trio_nats", "doctor", url], environment)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-    shown = b""
-    try:
-        while data := os.read(terminal, 65536):
-            shown += data
-    except OSError:
-        pass  # how Linux says that the other side is gone
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    with running("doctor", url, stdout=theirs, COLUMNS="", TERM="xterm-256color") as doctor:
+        os.close(theirs)
+        shown = b""
+        try:
+            while data := os.read(ours, 65536):
+                shown += data
+        except OSError:
+            pass  # how Linux says that the other side is gone
+        os.close(ours)
+        assert (doctor.finish(), doctor.errors) == (1, b"")
     return shown.decode()
 
 
