@@ -7,8 +7,10 @@ that one component knows about another.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -110,9 +112,8 @@ class Package:
         self.imports = [i for module in self.modules.values() for i in self._imports(module)]
 
     def _imports(self, module: Module) -> Iterator[Import]:
-        tree = ast.parse(module.path.read_text("utf-8"), str(module.path))
-        deferred = set(deferred_nodes(tree))
-        for node in ast.walk(tree):
+        deferred = set(deferred_nodes(module))
+        for node in nodes(module.path):
             later = node in deferred
             if isinstance(node, ast.Import):
                 for alias in node.names:
@@ -147,13 +148,18 @@ class Package:
                 yield imported, imported.target
 
 
-def deferred_nodes(tree: ast.Module) -> Iterator[ast.AST]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
-            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        ):
-            for statement in node.body:
-                yield from ast.walk(statement)
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """The syntax of a file, parsed once for all rules."""
+    return tuple(ast.walk(ast.parse(path.read_text("utf-8"), str(path))))
+
+
+def deferred_nodes(module: Module) -> Iterator[ast.AST]:
+    for node in nodes(module.path):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.If(ast.Name("TYPE_CHECKING")):
+                for statement in node.body:
+                    yield from ast.walk(statement)
 
 
 def unknown_components(package_tree: Package) -> Iterator[str]:
@@ -233,14 +239,16 @@ def other_nurseries(package_tree: Package) -> Iterator[str]:
     for module in package_tree.modules.values():
         if module.name == "_nursery":
             continue
-        for node in ast.walk(ast.parse(module.path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "trio.open_nursery":
-                yield f"{module.path.name}:{node.lineno}: use open_nursery of trio_nats._nursery"
+        for node in nodes(module.path):
+            match node:
+                case ast.Call(ast.Attribute(ast.Name("trio"), "open_nursery")):
+                    where = f"{module.path.name}:{node.lineno}"
+                    yield f"{where}: use open_nursery of trio_nats._nursery"
 
 
 def private_imports(package_tree: Package) -> Iterator[str]:
     for module in package_tree.modules.values():
-        for node in ast.walk(ast.parse(module.path.read_text("utf-8"))):
+        for node in nodes(module.path):
             if isinstance(node, ast.ImportFrom):
                 base = package_tree._base(module, node)
                 yield from private_names_from(package_tree, module.path, node, base)
@@ -262,10 +270,9 @@ def private_attributes(package_tree: Package) -> Iterator[str]:
     for module in package_tree.modules.values():
         if module.component not in EDGES:
             continue
-        tree = ast.parse(module.path.read_text("utf-8"))
         own = {"self", "cls", "super()"}
         given = {"_name_", "_value_"}  # of an enum's members
-        for node in ast.walk(tree):
+        for node in nodes(module.path):
             match node:
                 case ast.Import(names=names):
                     own |= {alias.asname or alias.name for alias in names}
@@ -275,7 +282,7 @@ def private_attributes(package_tree: Package) -> Iterator[str]:
                     given.add(name)
                 case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
                     given.add(name)
-        for node in ast.walk(tree):
+        for node in nodes(module.path):
             if not isinstance(node, ast.Attribute) or not is_private(node.attr):
                 continue
             if node.attr not in given and ast.unparse(node.value) not in own:
@@ -307,11 +314,18 @@ def test_tests_import_no_private_names(package_tree) -> None:
     found = [
         complaint
         for path in sorted(Path(__file__).parent.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if may_import_private_names(path.read_text("utf-8"))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and not node.level
         for complaint in private_names_from(package_tree, path, node, node.module or "")
     ]
     assert not found, "\n".join(found)
+
+
+def may_import_private_names(text: str) -> bool:
+    """A quick look, for it takes long to parse all tests."""
+    imported = re.findall(r"from trio_nats[\w.]* import (\([^)]*\)|.*)", text)
+    return any(re.search(r"\b_", names) for names in imported)
 
 
 # --- the checker itself ------------------------------------------------------------------------

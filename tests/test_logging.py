@@ -15,11 +15,13 @@ _LOGGERS = {"logger", "_logger"}
 
 def _held(source: str) -> list[tuple[int, str]]:
     """Exceptions that are caught, or ``self``, where a log record would refer to them."""
-    tree = ast.parse(source)
-    caught = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
+    if not any(f"{name}." in source for name in _LOGGERS):
+        return []
+    nodes = list(ast.walk(ast.parse(source)))
+    caught = {node.name for node in nodes if isinstance(node, ast.ExceptHandler)}
     return [
         (call.lineno, argument.id)
-        for call in ast.walk(tree)
+        for call in nodes
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and isinstance(call.func.value, ast.Name)
