@@ -14,7 +14,7 @@ from tests.cli.helpers import running
 def url() -> Iterator[str]:
     """Of a server that runs for all of them: ``trio-nats server`` itself."""
     with running("server", "--port", 0) as server:
-        server.said("Ctrl-C ends it")
+        server.said("Press Ctrl-C to stop")
         yield server.output.strip()
         server.kill(signal.SIGTERM)
         assert server.finish() == 128 + signal.SIGTERM

@@ -316,8 +316,8 @@ def test_a_command_replies(url: str) -> None:
 def test_a_command_that_fails_is_an_error_to_the_one_who_asked(url: str) -> None:
     reasons = {
         "exit 1": "exit code 1",
-        "yes": "more than the 1,048,576 bytes",
-        "sleep 60123 & sleep 60123": "more than 1 s",
+        "yes": "more than 1,048,576 bytes",
+        "sleep 60123 & sleep 60123": "longer than 1 s",
     }
     command = ["--command", "sh -c {{Request}}", "--timeout", "1s"]
     with replying(url, "run", *command) as svc:
@@ -339,7 +339,7 @@ def test_a_request_is_no_option_of_the_command(url: str) -> None:
         for number, (subject, body) in enumerate([("run.x", "-rf"), ("run.--force", "x")], 1):
             msg = json.loads(cli("request", subject, "--json", "-s", url, "--", body).stdout)
             assert msg["headers"]["Nats-Service-Error-Code"] == ["500"]
-            svc.said(f"command for [#{number}] failed: a part of the request would be an option")
+            svc.said(f"command for [#{number}] failed: part of the request would become an option")
     with replying(url, "run.*", "--command", f"{program} -- {{{{Request}}}}"):
         done = cli("request", "run.x", "--raw", "-s", url, "--", "-rf")
         assert done.stdout.strip() == "['--', '-rf']"

@@ -139,7 +139,7 @@ def test_server_with_tls_and_jetstream(tmp_path: Path) -> None:
     store = tmp_path / "store"
     flags = ["--tls", "--jetstream", "--store", store, "--user", "u", "--password", "p"]
     with running("server", "--port", 0, *flags) as server:
-        server.said("Ctrl-C ends it")
+        server.said("Press Ctrl-C to stop")
         where = server.output.strip()
         assert where.startswith("tls://127.0.0.1:")
         flag, ca_file = server.errors.decode().split("Clients need ")[1].split("\n")[0].split()
@@ -163,13 +163,13 @@ def test_server_on_a_port_that_is_taken(url: str) -> None:
 @pytest.mark.slow
 def test_server_that_ends_by_itself() -> None:
     with running("server", "--port", 0) as server:
-        server.said("Ctrl-C ends it")
+        server.said("Press Ctrl-C to stop")
         children = subprocess.run(
             ["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=True
         )
         os.kill(int(children.stdout), signal.SIGKILL)
         assert server.finish() == 1
-        assert b"the server has ended" in server.errors
+        assert b"the server has exited" in server.errors
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What to say when an extra is not installed."""
+"""Explain which extra to install."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["explain_missing"]
 
 
 def explain_missing(error: ModuleNotFoundError) -> None:
-    """End the program with what to install, if it is one of the extras that is missing."""
+    """Exit with a hint on what to install, if the missing module belongs to an extra."""
     missing = (error.name or "").partition(".")[0]
     extra = {"typer": "cli", "rich": "cli", "trustme": "demo"}.get(missing)
     if extra is not None:

@@ -27,7 +27,7 @@ app: typer.Typer = typer.Typer(
     cls=Commands,
     add_completion=False,
     rich_markup_mode="markdown",
-    # Its tracebacks show the values of variables, secrets included.
+    # Typer's tracebacks show the values of variables, including secrets.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -62,7 +62,7 @@ app.command("doctor")(doctor)
 app.add_typer(contexts, name="context")
 app.add_typer(services, name="service")
 
-# Alternative names that the nats command has too.
+# Aliases, as in the nats command.
 app.command("publish", hidden=True)(pub)
 app.command("subscribe", hidden=True)(sub)
 app.command("req", hidden=True)(request)
@@ -71,7 +71,7 @@ app.add_typer(services, name="micro", hidden=True)
 
 @app.command()
 def demo(typer_context: typer.Context) -> None:
-    """Start real servers with a throwaway CA and show what each TLS mode does against them."""
+    """Start real servers with a temporary CA, and show what each TLS mode does with them."""
     try:
         from .commands.demo import run_demo
     except ModuleNotFoundError as error:

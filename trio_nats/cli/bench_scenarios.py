@@ -19,7 +19,7 @@ __all__ = ["Load", "Result", "publish", "publish_and_subscribe", "request", "sub
 
 _STEP = 256
 """Messages between two updates of the progress bar."""
-# Messages that arrive faster than they are received must wait somewhere and not be lost.
+# Messages that arrive faster than they are received must be queued, not dropped.
 _NO_LIMITS = PendingLimits(messages=2**31, bytes=2**40)
 
 
@@ -204,7 +204,7 @@ class _Receiver:
                 scope.deadline = trio.current_time() + load.timeout
         if scope.cancelled_caught:
             raise RequestTimeoutError(
-                f"about {received:,} of {load.messages:,} messages have arrived, and then none "
-                f"within {load.timeout:g} s; were some lost on a new connection?"
+                f"about {received:,} of {load.messages:,} messages arrived, then none for "
+                f"{load.timeout:g} s; some may have been lost on a new connection"
             )
         self.last = time.perf_counter()

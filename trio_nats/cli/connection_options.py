@@ -113,7 +113,7 @@ async def connected(
 
 
 async def leave_if_lost(program: Program, nc: Connection) -> None:
-    """After a signal, end now if there is no connection, because waiting may take for ever."""
+    """After a signal, end now if there is no connection, because waiting may take forever."""
     if program.signal is not None and nc.state is not ConnectionState.OPEN:
         program.body.cancel()
         await trio.lowlevel.checkpoint()
@@ -170,17 +170,31 @@ def _options(
     ] = None,
     seed: Annotated[
         str | None,
-        _flag("--seed", help="Seed that --jwt was issued to.", envvar="NATS_SEED", metavar=_SECRET),
+        _flag(
+            "--seed",
+            help="Seed of the key that --jwt was issued to.",
+            envvar="NATS_SEED",
+            metavar=_SECRET,
+        ),
     ] = None,
     tlscert: Annotated[
-        str | None, _flag("--tlscert", help="Certificate.", envvar="NATS_CERT", metavar="FILE")
+        str | None,
+        _flag("--tlscert", help="Client certificate.", envvar="NATS_CERT", metavar="FILE"),
     ] = None,
     tlskey: Annotated[
-        str | None, _flag("--tlskey", help="Private key.", envvar="NATS_KEY", metavar="FILE")
+        str | None,
+        _flag(
+            "--tlskey",
+            help="Private key of the client certificate.",
+            envvar="NATS_KEY",
+            metavar="FILE",
+        ),
     ] = None,
     tlsca: Annotated[
         str | None,
-        _flag("--tlsca", help="Authorities to trust.", envvar="NATS_CA", metavar="FILE"),
+        _flag(
+            "--tlsca", help="Certificate authorities to trust.", envvar="NATS_CA", metavar="FILE"
+        ),
     ] = None,
     tlsfirst: Annotated[
         bool,
@@ -224,7 +238,8 @@ def _options(
         _flag("--connection-name", help="Name for the server's monitoring.", metavar="NAME"),
     ] = None,
     debug: Annotated[
-        bool, _flag("--debug", help="Log everything; tracebacks.", envvar="TRIO_NATS_DEBUG")
+        bool,
+        _flag("--debug", help="Log everything, and show tracebacks.", envvar="TRIO_NATS_DEBUG"),
     ] = False,
 ) -> ConnectionOptions:
     base = _context(context, no_context)
@@ -333,7 +348,7 @@ def _tls(
     return dataclasses.replace(options or TLSOptions(), **changes) if changes else options
 
 
-# --- putting them on commands --------------------------------------------------------------------
+# --- adding them to commands ---------------------------------------------------------------------
 
 _PARAMETERS = tuple(inspect.signature(_options, eval_str=True).parameters.values())
 _CONTEXT = inspect.Parameter(
@@ -363,7 +378,7 @@ def connects(
 
 
 def root_connects(callback: Callable[P, None]) -> Callable[..., None]:
-    """Make the program's own callback accept the flags too; commands read them from there."""
+    """Make the callback of the program accept the flags too, for commands to read them."""
 
     @wraps(callback)
     def without_options(**values: Any) -> None:

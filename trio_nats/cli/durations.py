@@ -33,7 +33,7 @@ def parse_duration(text: str | float) -> float:
 
 
 def parse_wait(text: str | float) -> float:
-    """As :func:`parse_duration`, but refuse zero."""
+    """Like :func:`parse_duration`, but reject zero."""
     seconds = parse_duration(text)
     if not seconds:
         raise typer.BadParameter("must be longer than zero; pass a duration such as 5s")

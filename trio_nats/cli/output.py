@@ -30,7 +30,7 @@ class Output:
     """The standard output. Control sequences are escaped if it is a terminal."""
 
     def __init__(self) -> None:
-        # None if it was closed before we began, whatever its type says.
+        # None if it was closed before the program started, despite its type.
         self._stream: TextIO | None = sys.stdout
         self.is_terminal: bool = self._stream is not None and self._stream.isatty()
         self._coloured = self.is_terminal and _has_colours()
@@ -65,7 +65,7 @@ class Output:
             self._stream.buffer.write(data)
             self._stream.flush()
             return
-        # Bypass the stream's buffer, whose lock an abandoned thread would hold for ever.
+        # Bypass the stream's buffer, whose lock an abandoned thread would hold forever.
         left = memoryview(data)
         while left:
             left = left[os.write(self._descriptor, left) :]

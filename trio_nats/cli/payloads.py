@@ -24,7 +24,7 @@ __all__ = [
 
 BodyArgument = Annotated[
     str | None,
-    typer.Argument(help="The body. '-', or none if input is piped in, reads stdin."),
+    typer.Argument(help="The body. '-' reads stdin, as does no body if input is piped."),
 ]
 HeaderOption = Annotated[
     list[str] | None, typer.Option("--header", "-H", help="A header.", metavar="NAME:VALUE")
@@ -62,9 +62,9 @@ class Bodies:
         self._begun = False
 
     async def next(self, max_payload: int) -> Template | None:
-        """The next body; ``None`` after the last.
+        """Return the next body, or ``None`` after the last.
 
-        Raises :exc:`MaxPayloadError` instead of reading more than a message may hold.
+        Raises :exc:`MaxPayloadError` instead of reading more than a message can hold.
         """
         if self._given is None and self._by_line:
             line = await self._stdin.line(max_payload)
@@ -109,10 +109,10 @@ class _Stdin:
 
 def _read_stdin() -> bytes:
     if sys.stdin is None:
-        return b""  # It was closed before we began.
+        return b""  # It was closed before the program started.
     try:
         descriptor = sys.stdin.fileno()
     except (OSError, ValueError):
         return sys.stdin.buffer.read()  # A stream in memory.
-    # Bypass the stream's buffer, whose lock an abandoned thread would hold for ever.
+    # Bypass the stream's buffer, whose lock an abandoned thread would hold forever.
     return os.read(descriptor, _CHUNK)

@@ -44,7 +44,7 @@ class Template:
         return _PLACE.sub(lambda place: _value(place, count, more), self._text)
 
     def fill_text(self, count: int, **more: bytes) -> str:
-        """As :meth:`fill`, but return text."""
+        """Like :meth:`fill`, but return text."""
         return self.fill(count, **more).decode("utf-8", "surrogateescape")
 
 

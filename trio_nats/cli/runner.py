@@ -1,11 +1,11 @@
-"""How a command runs: signals, exit codes, and errors in one line.
+"""Run commands: signals, exit codes, and errors in one line.
 
 =====  ==========================================================================================
-0      done
-1      it did not work: no connection, no reply
-2      it cannot work: flags, a context or credentials that are wrong
+0      success
+1      failure: no connection, no reply
+2      wrong use: invalid flags, context or credentials
 130    Ctrl-C (143 after SIGTERM)
-141    the reader of the output has gone (``| head``)
+141    the reader of the output is gone (``| head``)
 =====  ==========================================================================================
 """
 
@@ -41,15 +41,15 @@ GRACE = 5.0
 """Seconds that a command may take to finish after the first signal."""
 
 _BAD_INPUT = (ConfigurationError, CredentialsError, InvalidHeaderError, InvalidSubjectError)
-# Not click's own, for newer typer brings a click along.
+# Not imported from click, because newer versions of typer have their own copy of click.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 
 def note(text: str, *, style: str | None = None) -> None:
-    """Say something on stderr, where it does not mix with data."""
+    """Print on stderr, where it does not mix with data."""
     text = printable_lines(text, MAX_TEXT)
     if sys.stderr is not None and not sys.stderr.isatty():
-        # Without Rich, which takes a tenth of the time in which a command starts.
+        # Without Rich, whose import takes a tenth of a command's start-up time.
         try:
             print(text, file=sys.stderr, flush=True)
         except BrokenPipeError:
@@ -65,18 +65,18 @@ def note(text: str, *, style: str | None = None) -> None:
 
 
 def debug_wanted(typer_context: typer.Context) -> bool:
-    """Whether ``--debug``, or its variable, was given to the program itself."""
+    """Whether ``--debug`` or its variable was given before the command."""
     return bool(typer_context.find_root().params.get("debug"))
 
 
 @contextmanager
 def plain_errors(debug: bool = False) -> Generator[None, None, None]:
-    """Turn what is raised into one line on stderr and an exit code; ``debug``: a traceback too."""
+    """Turn exceptions into one line on stderr and an exit code. ``debug`` adds the traceback."""
     try:
         try:
             yield
         finally:
-            # Here, where it can still be dealt with that nobody is reading any more.
+            # Here, because a broken pipe can still be handled here.
             if sys.stdout is not None:
                 sys.stdout.flush()
     except (typer.Exit, typer.Abort, typer.BadParameter, SystemExit):
@@ -88,21 +88,21 @@ def plain_errors(debug: bool = False) -> Generator[None, None, None]:
         raise typer.Exit(128 + signal.SIGINT) from None
     except Exception as error:
         if debug:
-            # Not by the interpreter: on its way there typer might add the values of variables.
+            # Print it here, because typer would add the values of variables.
             traceback.print_exc(file=sys.stderr)
         note(f"trio-nats: {_words(error)}", style="red")
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
 
 
 class Commands(TyperGroup):
-    """A group of commands that reports mistakes in the command line as all others: in one line."""
+    """A group of commands that reports usage errors in one line, like all other errors."""
 
     def main(self, *args: Any, **more: Any) -> Any:
         """Run the command line; see click."""
         if not more.get("standalone_mode", True):
             return super().main(*args, **more)
         try:
-            # Commands return nothing: what comes back is the code of a typer.Exit.
+            # Commands return None, so the result is the code of a typer.Exit.
             code = super().main(*args, **{**more, "standalone_mode": False})
         except typer.Abort:
             code = 128 + signal.SIGINT
@@ -122,7 +122,7 @@ def _words(error: Exception) -> str:
 
 
 def _forget_stdout() -> None:
-    """Nobody reads stdout any more, so that what is left in it must not be written at the end."""
+    """Discard what is left in stdout, because its reader is gone."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -135,7 +135,7 @@ def _forget_stdout() -> None:
 
 
 class Program:
-    """A running command, which signals end."""
+    """A running command, which signals can stop."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
@@ -146,9 +146,9 @@ class Program:
 
     @contextmanager
     def until_stopped(self) -> Generator[trio.CancelScope, None, None]:
-        """The first signal ends this block only, so that what follows it can tidy up.
+        """Let the first signal end only this block, so that the code after it can clean up.
 
-        From here on it does so, be it in this block or after it.
+        Once the block has been entered, the first signal does not cancel the code after it either.
         """
         self._tidy = True
         with trio.CancelScope() as scope:
@@ -161,7 +161,7 @@ class Program:
                 self._endings.remove(scope)
 
     def interrupt(self, number: int) -> None:
-        """A signal came. The first asks politely, where that is of use, and waits ``GRACE``."""
+        """Handle a signal. The first ends ``until_stopped`` blocks and allows ``GRACE``."""
         if self.signal is None and self._tidy:
             self.body.deadline = trio.current_time() + GRACE
             for scope in self._endings:
@@ -172,7 +172,7 @@ class Program:
 
 
 def run(main: Callable[[Program], Awaitable[None]], *, debug: bool = False) -> None:
-    """Run a command to its end, or until a signal; raises ``typer.Exit`` for all but success."""
+    """Run a command to its end or until a signal. Raises ``typer.Exit`` unless it succeeds."""
     with plain_errors(debug), _logging(debug):
         trio.run(_supervised, main)
 
@@ -198,7 +198,7 @@ async def _listen_to_signals(
     program: Program, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     if threading.current_thread() is not threading.main_thread():
-        # Nothing arrives here, and nothing may be asked for.
+        # Only the main thread may receive signals.
         task_status.started()
         return
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -212,7 +212,7 @@ async def _listen_to_signals(
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        # --insecure has been warned of already, and this would come with every attempt.
+        # --insecure has printed a warning already; this one would follow at every attempt.
         if not str(record.msg).startswith("insecure_skip_verify"):
             style = "yellow" if record.levelno >= logging.WARNING else "dim"
             note(f"{record.levelname.lower()}: {record.getMessage()}", style=style)

@@ -41,23 +41,25 @@ def bench(
     ] = 128,
     clients: Annotated[int, typer.Option(metavar="N", min=1, help="Number of connections.")] = 1,
     in_flight: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Requests at a time, per client.")
+        int, typer.Option(metavar="N", min=1, help="Concurrent requests per client.")
     ] = 1,
     responder: Annotated[
-        bool, typer.Option("--responder/--no-responder", help="Answer the requests, too.")
+        bool, typer.Option("--responder/--no-responder", help="Also answer the requests.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", "-j", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Measure throughput, and how long requests take.
+    """Measure throughput and the latency of requests.
 
-    `pub` publishes, and `sub` receives what `bench pub` publishes elsewhere. `pubsub` is both in
-    one process, where every client receives all, and `request` sends requests to a responder.
+    `pub` publishes, and `sub` receives what another `bench pub` publishes. `pubsub` does both in
+    one process, where every client receives all messages. `request` sends requests to a responder.
     """
 
     async def main(program: Program) -> None:
         if subject is None and not responder:
-            raise ConfigurationError("--no-responder needs the --subject somebody else answers on")
+            raise ConfigurationError(
+                "--no-responder needs --subject, on which another program responds"
+            )
 
         def load(messages: int, default_subject: str) -> Load:
             return Load(

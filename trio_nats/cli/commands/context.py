@@ -1,4 +1,4 @@
-"""``trio-nats context``: which contexts there are, and what they say."""
+"""``trio-nats context``: list and show contexts."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ contexts: typer.Typer = typer.Typer(
     cls=Commands, help="Show the contexts of the nats command.", rich_markup_mode="markdown"
 )
 _SECRETS = {"password", "token", "user_jwt", "user_seed"}
-# Paths, in whose place the secret itself may stand.
+# Paths, or the secret itself.
 _REFERENCES = {"creds", "nkey"}
 _MASK = "*****"
 
 
 @contexts.callback(invoke_without_command=True)
 def root(typer_context: typer.Context) -> None:
-    """Look at the contexts of the nats command, which manages them."""
+    """Show the contexts of the nats command. Use that command to manage them."""
     if typer_context.invoked_subcommand is None:
         typer.echo(typer_context.get_help())
 
@@ -48,7 +48,7 @@ def list_all(
     typer_context: typer.Context,
     names_only: Annotated[bool, typer.Option("--names", "-n", help="Print names only.")] = False,
 ) -> None:
-    """List the contexts; the selected one has a star."""
+    """List the contexts. A star marks the selected one."""
     with plain_errors(debug_wanted(typer_context)):
         names = list_contexts()
         if names_only:
@@ -78,7 +78,7 @@ def show(
         width = max(map(len, fields), default=0)
         for key, value in fields.items():
             print(f"{key:>{width}}: {printable(str(value))}")
-        _say_what_is_wrong(context)
+        _print_problems(context)
 
 
 def _print_list(names: list[str]) -> None:
@@ -100,7 +100,7 @@ def _print_list(names: list[str]) -> None:
 
 
 def _shown(context: Context) -> dict[str, object]:
-    """What is set, with what is secret masked."""
+    """Return the fields that are set, with secrets masked."""
     shown: dict[str, object] = {}
     for field in dataclasses.fields(context):
         value = getattr(context, field.name)
@@ -121,8 +121,8 @@ def _masked(server: Server) -> str:
     return f"{server.scheme}://{hidden}{server.address}"
 
 
-def _say_what_is_wrong(context: Context) -> None:
-    """What connecting with it would complain about."""
+def _print_problems(context: Context) -> None:
+    """Print why connecting with it would fail."""
     for check in (context.check_supported, lambda: context.servers, context.auth, context.tls):
         try:
             check()

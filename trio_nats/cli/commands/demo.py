@@ -29,7 +29,7 @@ __all__ = ["run_demo"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one attempt."""
+    """The result of one attempt."""
 
     text: str
     error: str = ""
@@ -39,7 +39,7 @@ Row = Mapping[TLSMode, Outcome]
 
 
 async def run_demo() -> None:
-    """Print the table of modes and servers, then send a few messages."""
+    """Print a table of modes and servers, then send a few messages."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="trio-nats-demo-") as folder:
         certificates = Certificates.make(Path(folder))
@@ -48,10 +48,10 @@ async def run_demo() -> None:
             "TLS required": certificates.server(),
             "TLS available": certificates.server(allow_non_tls=True),
             "TLS first": certificates.server(handshake_first=True),
-            # "auto" is 50 ms, which a busy machine may need to begin the handshake
+            # Not "auto", whose 50 ms may be too short on a busy machine.
             "TLS first: 1 s": certificates.server(handshake_first="1s"),
         }
-        console.print("Starting a real nats-server of each kind, with a throwaway CA ...")
+        console.print("Starting a real nats-server of each kind, with a temporary CA ...")
         rows = await _try_all(kinds, certificates)
         _print_table(console, rows)
         await _messages(console, certificates)
@@ -94,13 +94,13 @@ async def _try_modes(port: int, certificates: Certificates) -> Row:
 
 
 def _print_table(console: Console, rows: Mapping[str, Row]) -> None:
-    table = Table("server", *(str(mode) for mode in TLSMode), title="What each TLS mode came to")
+    table = Table("server", *(str(mode) for mode in TLSMode), title="What each TLS mode does")
     notes: dict[str, int] = {}
     for kind, row in rows.items():
         cells = [row[mode] for mode in TLSMode]
         table.add_row(kind, *(_cell(cell, notes) for cell in cells))
     console.print(table)
-    console.print("With a CA file given, as here, AUTO acts as REQUIRE. The errors:")
+    console.print("With a CA file, as here, AUTO acts as REQUIRE. The errors:")
     for why, number in notes.items():
         console.print(f"  {number}. {why}", highlight=False, soft_wrap=True)
 
@@ -130,10 +130,10 @@ async def _messages(console: Console, certificates: Certificates) -> None:
         try:
             await nc.request("nobody", b"hello?")
         except NoRespondersError as error:
-            console.print(f"  and where nobody listens: {error}", soft_wrap=True)
+            console.print(f"  request without responders: {error}", soft_wrap=True)
         tls = nc.tls_info
         assert tls is not None
-        console.print(f"  all of it encrypted by {tls.version}, {tls.cipher}")
+        console.print(f"  all encrypted with {tls.version}, {tls.cipher}")
         console.print(f"  to {tls.verified_name}, certified by {tls.peer_chain[0].issuer}")
         console.print(f"  round trip: {await nc.rtt() * 1000:.2f} ms")
 

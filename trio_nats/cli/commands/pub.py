@@ -51,9 +51,9 @@ def pub(
 ) -> None:
     """Publish messages.
 
-    Subject, body and headers may hold {{Count}}, {{ID}}, {{Time}}, {{TimeStamp}}, {{Unix}},
-    {{UnixNano}} and {{Random 10 100}}, which become something else in each message. What is read
-    from stdin is sent as it is.
+    Subject, body and headers may contain {{Count}}, {{ID}}, {{Time}}, {{TimeStamp}}, {{Unix}},
+    {{UnixNano}} and {{Random 10 100}}, which are replaced in each message. Input from stdin is sent
+    unchanged.
     """
 
     async def main(program: Program) -> None:
@@ -65,7 +65,7 @@ def pub(
         bodies = Bodies(body, read_stdin, send_on, templates)
         async with connected(program, options) as nc, nc.events() as happening:
             by_line = send_on == "newline"
-            steps = 0 if by_line else count  # Who knows how many lines there are.
+            steps = 0 if by_line else count  # The number of lines is unknown.
             with program.until_stopped(), progress_bar(steps, "publishing", quiet) as advance:
                 while (one := await bodies.next(nc.server_info.max_payload)) is not None:
                     for number in range(1, count + 1):
@@ -113,7 +113,7 @@ class _Events(Protocol):
 
 
 async def _flush(nc: Connection, happening: trio.abc.ReceiveChannel[events.Event]) -> None:
-    """Wait for the server's word. What it complained about came before that, and is raised."""
+    """Flush, and raise any error that the server has reported before its PONG."""
     await nc.flush()
     waiting = cast("_Events", happening)
     while True:

@@ -51,13 +51,13 @@ def reply(
 ) -> None:
     """Answer requests until Ctrl-C. Requests that have arrived by then are still answered.
 
-    The body may hold what that of `pub` may, and {{Request}}, the request's body. A --command is
-    split into words as a shell would, but run without one. In its words {{1}} is the second part of
-    the subject (from {{0}}), and {{Request}} the body. None of them becomes more than one word, the
-    program, or, unless -- is a word before it, an option. The body is also its standard input, and
-    in NATS_REQUEST_BODY, and the subject in NATS_REQUEST_SUBJECT; no other variable whose name
-    begins with NATS_ is handed on. One that fails, prints more than a message may hold or takes
-    longer than --timeout is answered by an error in the headers, as a NATS service would.
+    The body may contain the templates of `pub`, and {{Request}}, the body of the request. A
+    --command is split into words like in a shell, but runs without one. In its words, {{0}}, {{1}}
+    and so on are the tokens of the subject, and {{Request}} is the body. A template never becomes
+    several words or the program, and an option only after the word --. The command also gets the
+    body on stdin and in NATS_REQUEST_BODY, and the subject in NATS_REQUEST_SUBJECT, but no other
+    variable that begins with NATS_. If it fails, prints more than a message can hold or takes
+    longer than --timeout, the reply is an error in the headers, as from a NATS service.
     """
 
     async def main(program: Program) -> None:
@@ -150,7 +150,7 @@ class _Command:
         filled = [word.fill(number, **tokens, Request=msg.data) for word in self._words]
         for word, text in zip(self._words[: self._options_end], filled, strict=False):
             if text.startswith(b"-") and word.begins_with_place:
-                return self._failed(number, "a part of the request would be an option of it")
+                return self._failed(number, "part of the request would become an option")
         words = [os.fsdecode(word) for word in filled]
         output = b""
         with trio.move_on_after(self._timeout) as scope:
@@ -159,7 +159,7 @@ class _Command:
             except _CommandError as error:
                 return self._failed(number, str(error))
         if scope.cancelled_caught:
-            return self._failed(number, f"it took more than {self._timeout:g} s (--timeout)")
+            return self._failed(number, f"it took longer than {self._timeout:g} s (--timeout)")
         return output, Headers()
 
     def _failed(self, number: int, reason: str) -> Reply:
@@ -174,7 +174,7 @@ class _CommandError(Exception):
 
 
 def _harmless_environment(options: ConnectionOptions) -> dict[str, str]:
-    """Return the environment without credentials, because the command handles foreign requests."""
+    """Return the environment without credentials, because requests come from others."""
     context = {} if options.context is None else vars(options.context)
     secrets = {str(value).removeprefix("env://") for value in context.values()}
     return {
@@ -212,7 +212,7 @@ async def _output_of(words: list[str], environment: dict[str, str], msg: Msg, li
             async for chunk in process.stdout:
                 output += chunk
                 if len(output) > limit:
-                    failure = f"it printed more than the {limit:,} bytes a message may hold"
+                    failure = f"it printed more than {limit:,} bytes, the maximum payload"
                     nursery.cancel_scope.cancel()
                     break
             else:

@@ -42,7 +42,7 @@ def request(
     ] = 1,
     replies: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Replies to each; 0: all within --timeout."),
+        typer.Option(metavar="N", min=0, help="Replies per request; 0: all within --timeout."),
     ] = 1,
     reply_timeout: Annotated[
         float,
@@ -63,7 +63,7 @@ def request(
 ) -> None:
     """Send a request and show the reply, or several.
 
-    Waits --timeout for the first. Exit code 1 says that nobody replied, or that nobody is there to.
+    Waits --timeout for the first reply. The exit code is 1 if there is none, or no responder.
     """
 
     async def main(program: Program) -> None:

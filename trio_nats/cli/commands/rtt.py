@@ -40,7 +40,7 @@ def rtt(
 ) -> None:
     """Measure round trips to each server, at each of its addresses.
 
-    Exit code 1 says that one of them could not be reached at any address.
+    The exit code is 1 if a server could not be reached at any address.
     """
 
     async def main(program: Program) -> None:

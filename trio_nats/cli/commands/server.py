@@ -42,9 +42,9 @@ def server(
         Path | None, typer.Option(metavar="DIR", help="Directory of JetStream's store.")
     ] = None,
 ) -> None:
-    """Run a nats-server for experiments until Ctrl-C. Prints its URL.
+    """Run a nats-server for experiments until Ctrl-C, and print its URL.
 
-    Unless --store says otherwise, everything it stores is gone when it ends.
+    Everything it stores is deleted at the end, unless you pass --store.
     """
 
     make_certificates = _certificate_maker() if tls else None
@@ -69,11 +69,11 @@ def server(
                 print(running.url, flush=True)
                 if certificates is not None:
                     note(f"Clients need --tlsca {certificates.ca_file}")
-                note("Ctrl-C ends it")
+                note("Press Ctrl-C to stop")
                 with program.until_stopped():
                     while running.is_running:  # noqa: ASYNC110  # a process sets no event
                         await trio.sleep(_LOOK_EVERY)
-                    raise NatsError(f"the server has ended; its log ends with:\n{_tail(running)}")
+                    raise NatsError(f"the server has exited; its log ends with:\n{_tail(running)}")
 
     run(main, debug=debug_wanted(typer_context))
 

@@ -53,7 +53,7 @@ StallOption = Annotated[
 def root(typer_context: typer.Context) -> None:
     """Find services and show their statistics.
 
-    All that answer within --timeout are shown. Exit code 1 says that none did.
+    Shows all that answer within --timeout. The exit code is 1 if none does.
     """
     if typer_context.invoked_subcommand is None:
         typer.echo(typer_context.get_help())
@@ -132,7 +132,7 @@ def info(
         else:
             _print_info(one, stats)
         if len(found) > 1:
-            note(f"one of {len(found)} instances; name the id of another to see that")
+            note(f"one of {len(found)} instances; pass the id of another to see it")
 
     run(main, debug=options.debug)
 
@@ -201,7 +201,7 @@ def _print_json(found: Sequence[object]) -> None:
 
 
 def _print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> None:
-    """Return a table whose last ``numbers`` columns are numbers."""
+    """Print a table whose last ``numbers`` columns are right-aligned."""
     from rich.table import Table
     from rich.text import Text
 

@@ -36,7 +36,9 @@ def sub(
     ] = None,
     wait: Annotated[
         float | None,
-        typer.Option(parser=parse_wait, metavar="DURATION", help="End when idle for this time."),
+        typer.Option(
+            parser=parse_wait, metavar="DURATION", help="End after this time without a message."
+        ),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", "-r", help="Bodies only.")] = False,
     headers_only: Annotated[bool, typer.Option("--headers-only", help="Without bodies.")] = False,
@@ -48,8 +50,8 @@ def sub(
 ) -> None:
     """Show published messages until Ctrl-C.
 
-    What has arrived by then is shown still. On a terminal control characters are escaped, so that
-    no message can drive it; where the output goes elsewhere, bodies are written as they are.
+    Messages that have arrived by then are still shown. On a terminal, control characters are
+    escaped; in files and pipes, bodies are written unchanged.
     """
 
     async def main(program: Program) -> None:
@@ -157,4 +159,4 @@ class _Viewer:
                 try:
                     msg = subscription.receive_nowait()
                 except Exception:
-                    return  # Nothing there, or an end: the one who waits next will learn of it.
+                    return  # No message, or the end, which the next receive() reports.
