@@ -250,7 +250,7 @@ async def test_it_is_entered_once() -> None:
         (3, {"port": 4222}, "cannot share a port"),
         (3, {"websocket": ServerWebSocket(8080)}, "cannot share a port"),
         (3, {"cluster": ServerCluster("c")}, "makes the cluster settings itself"),
-        (3, {"user": "ann"}, "go together"),
+        (3, {"user": "ann"}, "must be passed together"),
     ],
 )
 def test_options_that_cannot_work(n, options, complaint) -> None:

@@ -190,11 +190,11 @@ async def test_a_topology_by_hand() -> None:
 
 async def test_there_is_no_url_of_what_is_not_there() -> None:
     async with NatsServer() as server:
-        with pytest.raises(ConfigurationError, match=r"ask for websocket=ServerWebSocket\(\)"):
+        with pytest.raises(ConfigurationError, match=r"pass websocket=ServerWebSocket\(\)"):
             _ = server.ws_url
-        with pytest.raises(ConfigurationError, match=r"ask for cluster=ServerCluster\(name\)"):
+        with pytest.raises(ConfigurationError, match=r"pass cluster=ServerCluster\(name\)"):
             _ = server.cluster_url
-        with pytest.raises(ConfigurationError, match=r"ask for cluster=ServerCluster\(name\)"):
+        with pytest.raises(ConfigurationError, match=r"pass cluster=ServerCluster\(name\)"):
             server.change_routes([])
 
 
@@ -327,10 +327,10 @@ def test_rendering(value, text) -> None:
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        ({"a": float("nan")}, "nan cannot stand"),
-        ({"a": [float("-inf")]}, "-inf cannot stand"),
-        ({"both ' and \"": 1}, "cannot be written as a key"),
-        ({"new\nline": 1}, "cannot be written as a key"),
+        ({"a": float("nan")}, "cannot contain nan"),
+        ({"a": [float("-inf")]}, "cannot contain -inf"),
+        ({"both ' and \"": 1}, "cannot contain the key"),
+        ({"new\nline": 1}, "cannot contain the key"),
     ],
 )
 def test_what_cannot_be_rendered(config, complaint) -> None:
@@ -340,20 +340,20 @@ def test_what_cannot_be_rendered(config, complaint) -> None:
 
 @pytest.mark.parametrize("value", [None, object()])
 def test_values_of_other_types_cannot_be_rendered(value: object) -> None:
-    with pytest.raises(TypeError, match=f"a {type(value).__name__} cannot stand"):
+    with pytest.raises(TypeError, match=f"cannot contain a {type(value).__name__}"):
         render({"a": [value]})
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"user": "ann"}, "go together"),
-        ({"password": "x"}, "go together"),
-        ({"user": "ann", "password": "x", "token": "y"}, "not both"),
-        ({"config": {"port": 4222}}, "'port' does not belong in config; use port="),
-        ({"config": {"Listen": "x"}}, "'Listen' does not belong in config; use host= and port="),
-        ({"port": 0}, "0 is no port"),
-        ({"port": -1}, "-1 is no port"),
+        ({"user": "ann"}, "must be passed together"),
+        ({"password": "x"}, "must be passed together"),
+        ({"user": "ann", "password": "x", "token": "y"}, "token cannot be combined"),
+        ({"config": {"port": 4222}}, "'port' cannot be set in config; pass port="),
+        ({"config": {"Listen": "x"}}, "'Listen' cannot be set in config; pass host= and port="),
+        ({"port": 0}, "port must be between 1 and 65535, .*, not 0"),
+        ({"port": -1}, "not -1"),
     ],
 )
 def test_options_that_contradict_each_other(options, complaint) -> None:
@@ -365,9 +365,9 @@ def test_more_options_that_contradict_each_other() -> None:
     for bad in ({"allow_non_tls": True}, {"handshake_first": "auto"}):
         with pytest.raises(ConfigurationError, match="neither allow_non_tls nor handshake_first"):
             ServerWebSocket(tls=tls(**bad))
-    with pytest.raises(ConfigurationError, match="65536 is no port"):
+    with pytest.raises(ConfigurationError, match="not 65536"):
         ServerWebSocket(port=65536)
-    with pytest.raises(ConfigurationError, match="0 is no port"):
+    with pytest.raises(ConfigurationError, match="not 0"):
         ServerCluster("c", 0)
     with pytest.raises(TypeError, match="prot"):
         NatsServer(prot=4222)

@@ -280,7 +280,7 @@ def test_a_long_log_is_cut(suite) -> None:
         TRIO,
     )
     shown = result.stdout.str()
-    assert re.search(r"^\.\.\. \d{3,} lines more \.\.\.$", shown, re.MULTILINE)
+    assert re.search(r"^\.\.\. \d{3,} more lines \.\.\.$", shown, re.MULTILINE)
     assert "Starting nats-server" not in shown
     assert "[TRC]" in shown
     assert len(result.stdout.lines) < 300

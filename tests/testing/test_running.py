@@ -207,9 +207,9 @@ async def test_what_needs_a_restart(changes) -> None:
     async with NatsServer() as server:
         with pytest.raises(ConfigurationError, match=r"cannot be changed by a reload"):
             await server.reload(**changes)
-        with pytest.raises(ConfigurationError, match="go together"):
+        with pytest.raises(ConfigurationError, match="must be passed together"):
             await server.reload(user="ann")
-        with pytest.raises(ConfigurationError, match="go together"):
+        with pytest.raises(ConfigurationError, match="must be passed together"):
             await server.restart(user="ann")
         assert server.is_running
 
@@ -256,5 +256,5 @@ async def test_monitoring() -> None:
             connz = await server.monitor("/connz?subs=1")
             assert [one["name"] for one in connz["connections"]] == ["robin"]
             assert server.monitor_url.startswith("http://127.0.0.1:")
-        with pytest.raises(NatsError, match=r"no JSON object at 'nowhere' .* 404 Not Found"):
+        with pytest.raises(NatsError, match=r"no JSON object for 'nowhere', but .* 404 Not Found"):
             await server.monitor("nowhere")

@@ -237,7 +237,7 @@ async def test_a_program_that_cannot_be_run(tmp_path) -> None:
 async def test_a_configuration_the_server_refuses_is_quoted(config, line) -> None:
     with pytest.raises(ServerStartError) as caught:
         await NatsServer(config=config).__aenter__()
-    assert f"of its configuration, {line!r}" in str(caught.value)
+    assert f"of its configuration: {line!r}" in str(caught.value)
     assert caught.value.returncode == 1
     assert caught.value.log.startswith("nats-server: ")
 

@@ -72,8 +72,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    # The pytest plugin is in this package, and so this module is run by every run of pytest in the
-    # environment. The rest is imported by those who use it.
+    # Every run of pytest in the environment imports this package, because it contains the plugin.
+    # Everything else is imported on first use.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f".{_MODULES.get(name, 'settings')}", __name__)

@@ -22,8 +22,8 @@ __all__ = ["render", "render_settings"]
 
 # "include" is a directive of the language unless it is quoted.
 _BARE_KEY = re.compile(r"(?!include\b)[A-Za-z_][A-Za-z0-9_-]*")
-# A string takes these escapes and \xHH. Text beyond ASCII stands for itself, and "$" in quotes is
-# no variable.
+# Strings support these escapes and \xHH. Non-ASCII text needs no escapes, and "$" in quotes is not
+# a variable.
 _ESCAPES = {'"': r"\"", "\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _SPECIAL = re.compile(r'["\\\x00-\x1f\x7f]')
 
@@ -43,7 +43,7 @@ def _key(key: str) -> str:
     for quote in "\"'":
         if quote not in key and key.isprintable():
             return f"{quote}{key}{quote}"
-    raise ConfigurationError(f"{key!r} cannot be written as a key of a NATS configuration")
+    raise ConfigurationError(f"a NATS configuration cannot contain the key {key!r}")
 
 
 def _value(value: ConfigValue, indent: str) -> str:
@@ -61,12 +61,12 @@ def _value(value: ConfigValue, indent: str) -> str:
         return "{\n" + "".join(lines) + indent + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(_value(item, inner) for item in value) + "]"
-    raise TypeError(f"a {type(value).__name__} cannot stand in a NATS configuration")
+    raise TypeError(f"a NATS configuration cannot contain a {type(value).__name__}")
 
 
 def _number(value: float) -> str:
     if not math.isfinite(value):
-        raise ConfigurationError(f"{value} cannot stand in a NATS configuration")
+        raise ConfigurationError(f"a NATS configuration cannot contain {value}")
     # The language has no exponents, and a number without a point is an integer.
     text = format(Decimal(repr(value)), "f")
     return text if "." in text else f"{text}.0"
@@ -85,8 +85,8 @@ def render_settings(
 ) -> str:
     """Return the configuration file of a server.
 
-    Where the server listens and stores is left to the command line, which takes precedence over the
-    file. So no text of the user can move the server away from its port and directory.
+    Addresses to listen on and the store directory are given on the command line, which takes
+    precedence over the file. So no configuration by the user can change them.
     """
     generated = _generated(settings, websocket_port, cluster_port)
     if isinstance(settings.config, Mapping):
@@ -156,7 +156,7 @@ def _cluster(cluster: ServerCluster, host: str, port: int) -> dict[str, ConfigVa
 
 
 def _absolute(path: StrPath) -> str:
-    # A relative path would be taken from the configuration file's directory by some options.
+    # Some options resolve relative paths against the configuration file's directory.
     return os.path.abspath(path)
 
 

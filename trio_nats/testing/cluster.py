@@ -77,7 +77,7 @@ class NatsCluster(NeedsAsyncWith):
                 await self._start_all(ports)
                 break
             except ServerStartError as exc:
-                # Every server knows the ports of all, so one lost to another process spoils all.
+                # Every server knows the ports of all, so if one is taken, all need new ports.
                 if attempt == _ATTEMPTS or not taken_ports(exc.log) & set(ports):
                     raise
         return self
@@ -93,8 +93,8 @@ class NatsCluster(NeedsAsyncWith):
         await stack.aclose()
 
     async def _start_all(self, ports: Sequence[int]) -> None:
-        # All routes are known before the first server starts: how many there are tells a server
-        # with JetStream how many others to expect. Its own among them does no harm.
+        # A server with JetStream expects as many peers as it has routes, so all routes are known
+        # before the first server starts. A route to itself does no harm.
         routes = tuple(self._route(port) for port in ports)
         async with AsyncExitStack() as stack:
             self._servers = []
@@ -160,10 +160,10 @@ class NatsCluster(NeedsAsyncWith):
             raise ConfigurationError("NatsCluster makes the cluster settings itself")
         routes = tuple(server.cluster_url for server in self._servers)
         server = await self._start_one(self._stack, None, routes, changes)
-        # For the others the running cluster spreads the word, but not to those that are down.
-        everybody = (*routes, server.cluster_url)
+        # Running servers learn of it by gossip, but those that are down do not.
+        all_routes = (*routes, server.cluster_url)
         for other in self._servers:
-            other.change_routes(everybody)
+            other.change_routes(all_routes)
         await self.wait_until_ready(timeout=self._settings.start_timeout)
         return server
 
@@ -200,12 +200,12 @@ class NatsCluster(NeedsAsyncWith):
             if self._settings.jetstream:
                 return await _missing_leader(up, names)
         except NatsError as exc:
-            # One of them ended after we looked, or is still on its way up.
+            # It exited after the check above, or is still starting.
             return f"a server: {exc}"
         return None
 
 
-# --- what the servers say about each other -----------------------------------------------------
+# --- the servers' monitoring -------------------------------------------------------------------
 
 
 class _Route(msgspec.Struct):
@@ -247,8 +247,8 @@ class _Healthz(msgspec.Struct):
 async def routed_servers(server: NatsServer) -> set[str]:
     """Return the names of the servers that ``server`` has all its routes to.
 
-    Two servers are connected by a pool of connections, each for a share of the accounts, and by
-    more for accounts with one of their own. A message passes only if that of its account is up.
+    Two servers are connected by a pool of routes, each of which carries some of the accounts. An
+    account may also have a route of its own. A message passes only if its account's route is up.
     """
     varz = msgspec.convert(await server.monitor("varz"), _Varz)
     routez = msgspec.convert(await server.monitor("routez"), _Routez)

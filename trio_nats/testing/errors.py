@@ -18,7 +18,7 @@ TAIL_LINES = 40
 
 
 class ServerBinaryNotFoundError(NatsError, FileNotFoundError):
-    """There is no nats-server to run. The text says where it was searched for and what to do."""
+    """No nats-server was found. The text says how to provide one."""
 
 
 class _WithLog(NatsError):
@@ -44,11 +44,11 @@ class ServerStartError(_WithLog):
 
 
 class ServerReloadError(_WithLog):
-    """The server refused a changed configuration and keeps the former one."""
+    """The server rejected a changed configuration and keeps the previous one."""
 
 
 class ServerWaitError(_WithLog, trio.TooSlowError, TimeoutError):
-    """What was waited for did not happen within the timeout."""
+    """A condition was not met within the timeout."""
 
 
 class ServerSignalError(NatsError, NotImplementedError):

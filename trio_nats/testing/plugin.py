@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["NatsServerFactory"]
 
 LOG_LINES = 200
-"""Maximum number of lines of each server's log in a report."""
+"""Maximum number of lines of each server's log to show in a report."""
 
 
 class NatsServerFactory(Protocol):
@@ -53,7 +53,7 @@ class NatsServerFactory(Protocol):
         ...
 
 
-# What a test has running, or had: clusters may grow until the moment of the report.
+# The servers and clusters of a test. Clusters may grow until the report.
 _Started = list["NatsServer | NatsCluster"]
 _started = pytest.StashKey[_Started]()
 
@@ -67,9 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # --- fixtures -----------------------------------------------------------------------------------
-# They are plain asynchronous fixtures, which both pytest-trio and anyio's plugin know how to run in
-# their tests, so neither has to be there for this module to be imported. NatsServer has no nursery:
-# nothing of Trio's stays open across the `yield`.
+# Plain asynchronous fixtures, which both pytest-trio and anyio's plugin can run, so this module
+# needs neither of them. NatsServer has no nursery, so none stays open across the `yield`.
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def _nats_started(request: pytest.FixtureRequest) -> _Started:
 
 def _is_run_by_pytest_trio(request: pytest.FixtureRequest) -> bool:
     try:
-        # An option of pytest-trio, whatever name it is loaded by.
+        # An option that only pytest-trio defines, under whatever name it is loaded.
         request.config.getini("trio_mode")
     except ValueError:
         return False
@@ -154,14 +153,14 @@ async def nats_cluster(
 # --- reports ------------------------------------------------------------------------------------
 
 
-# First, so that what the others make of the report (an expected failure, say) is known.
+# tryfirst, so that the report is final: others may have turned it into an expected failure.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed and (started := item.stash.get(_started, None)):
-        # Once: a failing teardown need not show them again.
+        # Only once, even if the teardown fails too.
         item.stash[_started] = []
         report.sections.extend(_section(server) for server in _servers(started))
     return report
@@ -180,5 +179,5 @@ def _servers(started: _Started) -> Iterator[NatsServer]:
 def _section(server: NatsServer) -> tuple[str, str]:
     lines = server.log.splitlines()
     if len(lines) > LOG_LINES:
-        lines[:-LOG_LINES] = [f"... {len(lines) - LOG_LINES} lines more ..."]
+        lines[:-LOG_LINES] = [f"... {len(lines) - LOG_LINES} more lines ..."]
     return f"nats-server log of {server.settings.name or server}", "\n".join(lines)

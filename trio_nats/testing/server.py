@@ -32,7 +32,7 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _COMPLAINT = re.compile(r"server\.conf:(\d+)|Parse error on line (\d+)")
 _RELOADED = "Reloaded server configuration"
 _NOT_RELOADED = "Failed to reload server configuration"
-# These are on the command line, which a running server cannot take another look at.
+# These are on the command line, which a running server does not read again.
 _NOT_RELOADABLE = ("host", "args", "binary")
 
 
@@ -69,7 +69,7 @@ class NatsServer(NeedsAsyncWith):
         self._closed = False
         self._process: ServerProcess | None = None
         self._ports: dict[str, int] = {}
-        # The ports of the last successful start: the ones others know the server by.
+        # The ports of the last successful start, which clients and other servers may know.
         self._known_ports: dict[str, int] = {}
         self._last_log = ""
 
@@ -81,7 +81,7 @@ class NatsServer(NeedsAsyncWith):
         if self._directory is not None or self._closed:
             raise RuntimeError("a NatsServer can be entered once; make another one")
         self._directory = Path(tempfile.mkdtemp(prefix="trio-nats-"))
-        # For blocks that are never left; the process has such an end of its own.
+        # For blocks that are never left. ServerProcess has its own finalizer.
         weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         try:
             await self.start()
@@ -111,14 +111,14 @@ class NatsServer(NeedsAsyncWith):
                 shutil.rmtree(directory, ignore_errors=True)
                 return not directory.exists()
 
-            # At once, except on Windows: there files stay locked for a moment after a kill.
+            # Only on Windows may this take a moment, because files stay locked after a kill.
             await poll(remove, 2.0)
 
-    # --- what it is ------------------------------------------------------------------------------
+    # --- properties ------------------------------------------------------------------------------
 
     @property
     def settings(self) -> ServerSettings:
-        """The settings in force."""
+        """The settings in effect."""
         return self._settings
 
     @property
@@ -148,7 +148,9 @@ class NatsServer(NeedsAsyncWith):
         """
         websocket = self._settings.websocket
         if websocket is None:
-            raise ConfigurationError("no WebSocket listener; ask for websocket=ServerWebSocket()")
+            raise ConfigurationError(
+                "the server has no WebSocket listener; pass websocket=ServerWebSocket()"
+            )
         return self._url("ws" if websocket.tls is None else "wss", "websocket")
 
     @property
@@ -158,7 +160,9 @@ class NatsServer(NeedsAsyncWith):
         :raises ConfigurationError: if the server has no ``cluster`` settings.
         """
         if self._settings.cluster is None:
-            raise ConfigurationError("not in a cluster; ask for cluster=ServerCluster(name)")
+            raise ConfigurationError(
+                "the server is not in a cluster; pass cluster=ServerCluster(name)"
+            )
         return self._url("nats", "cluster")
 
     @property
@@ -191,7 +195,7 @@ class NatsServer(NeedsAsyncWith):
 
     @property
     def is_paused(self) -> bool:
-        """Whether :meth:`pause` has frozen it, and nothing has resumed or ended it since."""
+        """Whether the server is paused; see :meth:`pause`."""
         return self.is_running and self._running().paused
 
     def _port(self, what: str) -> int:
@@ -234,8 +238,8 @@ class NatsServer(NeedsAsyncWith):
             except ServerStartError as exc:
                 if time.monotonic() > deadline or not self._may_come_free(taken_ports(exc.log)):
                     raise
-            # Another process was faster. If nobody knows our ports yet the next round picks others;
-            # a known port will be ours again, as nothing but a passer-by can have taken it.
+            # Another process took a port. Choose new ports if nobody knows them yet. Otherwise try
+            # the same again, because other processes use them only briefly.
             await trio.sleep(0.02)
         self._known_ports = dict(self._ports)
 
@@ -283,7 +287,9 @@ class NatsServer(NeedsAsyncWith):
         """
         cluster = self._settings.cluster
         if cluster is None:
-            raise ConfigurationError("not in a cluster; ask for cluster=ServerCluster(name)")
+            raise ConfigurationError(
+                "the server is not in a cluster; pass cluster=ServerCluster(name)"
+            )
         self._settings = dataclasses.replace(
             self._settings, cluster=dataclasses.replace(cluster, routes=tuple(routes))
         )
@@ -306,8 +312,8 @@ class NatsServer(NeedsAsyncWith):
         except OSError as exc:
             raise ServerStartError(f"cannot run {argv[0]}: {exc}", "") from exc
         try:
-            # The server writes this file once all its listeners accept. A connection would prove
-            # less (whose port is it?), and would show in the server's log and counters.
+            # The server writes this file once all its listeners accept connections. Connecting
+            # would prove less, as another process may have the port, and show in the log.
             ready = await poll(
                 lambda: _names_ports(ports) or not process.is_running,
                 deadline - time.monotonic(),
@@ -322,7 +328,7 @@ class NatsServer(NeedsAsyncWith):
         raise self._start_error(directory, self.log[mark:], code)
 
     def _argv(self, directory: Path, ports: Path) -> list[str]:
-        # On the command line stands what must be so: it overrides any configuration.
+        # The command line overrides the configuration.
         settings = self._settings
         return [
             os.fspath(settings.binary or find_server_binary()),
@@ -348,11 +354,11 @@ class NatsServer(NeedsAsyncWith):
             reason = f"nats-server was not ready within {self._settings.start_timeout:g} s"
         else:
             reason = f"nats-server exited with code {code} instead of starting"
-        # The file is gone before anybody can look at it, so what it says is quoted.
+        # Quote the lines, because the file will be deleted.
         lines = (directory / "server.conf").read_text("utf-8").splitlines()
         numbers = {int(in_file or parsing) for in_file, parsing in _COMPLAINT.findall(log)}
         for number in sorted(numbers & set(range(1, len(lines) + 1))):
-            reason += f", over line {number} of its configuration, {lines[number - 1].strip()!r}"
+            reason += f"; line {number} of its configuration: {lines[number - 1].strip()!r}"
         return ServerStartError(reason, log, code)
 
     # --- while it runs ---------------------------------------------------------------------------
@@ -374,15 +380,15 @@ class NatsServer(NeedsAsyncWith):
         self._running().resume()
 
     async def lame_duck(self, *, timeout: float = 5.0) -> None:
-        """Put the server into lame duck mode (SIGUSR2), and wait until it has logged so.
+        """Put the server into lame duck mode (SIGUSR2), and wait until it has logged that.
 
         It stops listening, notifies its clients, and closes their connections one by one, beginning
         after ``lame_duck_grace_period`` and over ``lame_duck_duration`` (by default 10 s and 2 min;
         set them with ``config``, the duration to at least 30 s). Then it exits; without clients, at
-        once. If cancelled, the server has been told to.
+        once. If cancelled, the server has received the signal.
 
         :param timeout: seconds to wait for the log. Default: 5.
-        :raises ServerWaitError: if it did not log so within ``timeout``.
+        :raises ServerWaitError: if it did not log that within ``timeout``.
         :raises ServerSignalError: on Windows.
         :raises RuntimeError: if the server is not running.
         """
@@ -391,16 +397,16 @@ class NatsServer(NeedsAsyncWith):
         await self.wait_for_log("Entering lame duck mode", timeout=timeout, after=mark)
 
     async def reload(self, *, timeout: float = 5.0, **changes: Unpack[ServerOptions]) -> None:
-        """Change settings of the running server (SIGHUP), and wait until they are in force.
+        """Change settings of the running server (SIGHUP), and wait until they are in effect.
 
         Without changes the server reads its files, such as certificates, again. It closes
-        connections that the new settings no longer admit. If cancelled, the server may have
-        reloaded; :attr:`settings` are the former ones.
+        connections that the new settings do not allow. If cancelled, the server may have
+        reloaded; :attr:`settings` has the previous ones.
 
         :param timeout: seconds to wait for the server. Default: 5.
         :param changes: fields of :class:`ServerSettings` to change.
         :raises ConfigurationError: if the changes are invalid or need :meth:`restart`.
-        :raises ServerReloadError: if the server refused them; it keeps its settings.
+        :raises ServerReloadError: if the server rejected them; it keeps its settings.
         :raises ServerWaitError: if it did not answer within ``timeout``.
         :raises ServerSignalError: on Windows.
         :raises RuntimeError: if the server is not running.
@@ -416,9 +422,9 @@ class NatsServer(NeedsAsyncWith):
             process.send("SIGHUP", purpose="reloading a server")
             line = await self._wait_for_log((_RELOADED, _NOT_RELOADED), timeout, mark)
             if _NOT_RELOADED in line:
-                raise ServerReloadError("the server refused the changes", self.log[mark:])
+                raise ServerReloadError("the server rejected the changes", self.log[mark:])
         except BaseException:
-            # Without a word from the server the old settings are the better guess.
+            # If the server did not answer, it most likely still has the old settings.
             self._settings = before
             self._write_config(directory)
             raise

@@ -33,13 +33,15 @@ ConfigValue: TypeAlias = (
 )
 """A value in a NATS configuration. Durations are strings such as ``"2s"``; sizes are integers."""
 
-# They decide where the server is found, so they come from arguments and not from the configuration.
+# The address to listen on is set by arguments only, so that the URLs are correct.
 _RESERVED = {"host": "host=", "net": "host=", "port": "port=", "listen": "host= and port="}
 
 
 def _check_port(port: int | None) -> None:
     if port is not None and not 0 < port < 65536:
-        raise ConfigurationError(f"{port} is no port: give 1 to 65535, or None for a free one")
+        raise ConfigurationError(
+            f"port must be between 1 and 65535, or None for a free port, not {port}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,10 @@ class ServerTLS:
     :param key_file: PEM file with its private key.
     :param ca_file: PEM file with the authorities for client certificates.
     :param verify: require a client certificate issued by an authority in ``ca_file``.
-    :param verify_and_map: the same, and take the user from the certificate.
+    :param verify_and_map: the same, and map the certificate to a user.
     :param allow_non_tls: also accept clients without TLS.
     :param handshake_first: ``True`` to begin with the TLS handshake. ``"auto"``, or a duration such
-        as ``"300ms"``, sends INFO in plaintext to clients that are silent for that long.
+        as ``"300ms"``, sends INFO in plaintext to clients that send nothing for that long.
     :param timeout: seconds that a handshake may take. Default: the server's, 2.
     :param min_version: the lowest version of TLS to accept. Default: the server's.
     """
@@ -88,7 +90,7 @@ class ServerWebSocket:
         _check_port(self.port)
         if self.tls is not None and (self.tls.allow_non_tls or self.tls.handshake_first):
             raise ConfigurationError(
-                "a WebSocket listener knows neither allow_non_tls nor handshake_first"
+                "a WebSocket listener supports neither allow_non_tls nor handshake_first"
             )
 
 
@@ -138,7 +140,7 @@ class ServerSettings:
     tls: ServerTLS | None = None
     """TLS settings for clients. Default: no TLS."""
     websocket: ServerWebSocket | None = None
-    """A WebSocket listener in addition to the ordinary one. Default: none."""
+    """An additional WebSocket listener. Default: none."""
     cluster: ServerCluster | None = None
     """The cluster that the server is part of. Default: none."""
     name: str | None = None
@@ -154,15 +156,15 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password is None):
-            raise ConfigurationError("user and password go together: give both or none")
+            raise ConfigurationError("user and password must be passed together")
         if self.token is not None and self.user is not None:
-            raise ConfigurationError("a server asks for a token or for user and password, not both")
+            raise ConfigurationError("token cannot be combined with user and password")
         _check_port(self.port)
         if isinstance(self.config, Mapping):
             for key in self.config:
                 if key.lower() in _RESERVED:
                     raise ConfigurationError(
-                        f"{key!r} does not belong in config; use {_RESERVED[key.lower()]}"
+                        f"{key!r} cannot be set in config; pass {_RESERVED[key.lower()]}"
                     )
 
 
