@@ -220,7 +220,7 @@ async def test_who_is_late_is_told(
             await service.nc.flush()
     assert [error_of(reply) for reply in replies] == [("503", "the service has stopped", b"")] * 3
     assert (gate.waiting, gate.cancelled, gate.finished) == ([b"0"], [b"0"], [])
-    assert "service 'adder': requests were left after 0.05 s" in caplog.text
+    assert "service 'adder': requests were still pending after 0.05 s" in caplog.text
 
 
 async def test_adding_to_a_service_that_is_stopping(nats_server: NatsServer) -> None:
@@ -430,7 +430,7 @@ async def test_a_handler_that_the_connection_is_closed_under(
                 await nc.aclose()
                 gate.open()
             assert gate.finished == [b"x"]
-    assert "endpoint 'gate': no connection to answer by" in caplog.text
+    assert "endpoint 'gate': no connection to send the answer on" in caplog.text
 
 
 # --- reconnecting --------------------------------------------------------------------------------
@@ -480,7 +480,7 @@ async def test_answers_that_nobody_takes(caplog: pytest.LogCaptureFixture) -> No
             await gate.arrivals(1)
             await fill(nc, 500_000)
         assert gate.cancelled == [b"x"]
-    assert "could not say that it has stopped" in caplog.text
+    assert "error 503 could not be sent" in caplog.text
 
 
 async def waiting_service_without_flush(service: Service) -> Gate:

@@ -198,4 +198,6 @@ async def test_a_service_that_may_not_be_asked_still_serves(
                         await client.request("$SRV.PING")
     warnings = [r.message for r in caplog.records if r.name == "trio_nats.services"]
     assert len(warnings) == 9
-    assert any("service 'adder' cannot be asked on '$SRV.PING': " in one for one in warnings)
+    assert any(
+        "service 'adder' cannot answer discovery on '$SRV.PING': " in one for one in warnings
+    )

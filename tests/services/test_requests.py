@@ -275,7 +275,7 @@ async def test_a_handler_that_is_not_async(
         await service.add_endpoint("plain", plain)
         await service.nc.flush()
         assert error_of(await client.request("plain")) == ("500", "TypeError", b"")
-    assert "the handler of endpoint 'plain' is not async: calling it gave bytes" in caplog.text
+    assert "the handler of endpoint 'plain' must be async; it returned bytes" in caplog.text
 
 
 async def test_a_reply_subject_that_nobody_can_answer_to(nats_server: NatsServer) -> None:

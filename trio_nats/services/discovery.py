@@ -36,7 +36,7 @@ S = TypeVar("S", bound=ServiceIdentity)
 
 _logger = logging.getLogger("trio_nats.services")
 
-# What older services, or those of other languages, may leave out or null.
+# Fields that older services, or those in other languages, may omit or set to null.
 _WHOLE: dict[str, object] = {"metadata": {}, "description": "", "endpoints": []}
 _PART: dict[str, object] = {
     "queue_group": "",
@@ -120,10 +120,12 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
             check_name("service", name)
         if id is not None:
             if name is None:
-                raise ConfigurationError("an instance is asked by the service's name and its id")
+                raise ConfigurationError("id needs name: pass the name of the service too")
             check_filter(id)
             if {*".*>"} & {*id}:
-                raise ConfigurationError(f"id {id[:80]!a} is not one of a service: a single token")
+                raise ConfigurationError(
+                    f"id must be a single token without wildcards, not {id[:80]!a}"
+                )
         found: list[tuple[S, float]] = []
         size = 0
         begun = time.perf_counter()
@@ -140,7 +142,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
                     size += len(msg.data)
                     if size > MAX_BYTES:
                         _logger.warning(
-                            "more than %d bytes of answers to %s; the rest is left out",
+                            "more than %d bytes of answers to %s; the rest is ignored",
                             MAX_BYTES,
                             verb,
                         )
@@ -156,7 +158,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
 
 
 def _read(data: bytes, kind: type[S]) -> S | None:
-    """Decode an answer; return ``None`` if it is malformed, as anybody may have sent it."""
+    """Decode an answer; return ``None`` if it is malformed. Anyone may have sent it."""
     try:
         raw = msgspec.json.decode(data)
         if not isinstance(raw, dict) or raw.get("type") is None:

@@ -28,7 +28,7 @@ MAX_LAST_ERROR = 1024
 
 _logger = logging.getLogger("trio_nats.services")
 
-# What answering raises when there is no connection any more.
+# Raised by respond() if the connection is closed or lost.
 _NO_CONNECTION = (trio.ClosedResourceError, ConnectionLostError)
 
 
@@ -44,7 +44,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         handler: Handler,
     ) -> None:
         self._sub = sub
-        """Where its requests come from."""
+        """The subscription that its requests arrive on."""
         self._name = name
         self._metadata = metadata
         self._concurrency = concurrency
@@ -55,7 +55,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         self._capacity = trio.lowlevel.ParkingLot()
         self.reset()
 
-    # --- what it is ------------------------------------------------------------------------------
+    # --- properties ------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -134,7 +134,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         while True:
             while self._under_way >= self._concurrency:
                 await self._capacity.park()
-            # A task each, for handlers must not find each other's context variables.
+            # One task per request, because handlers must not share context variables.
             msg = await self._sub.receive()
             self._under_way += 1
             nursery.start_soon(self._handle, msg, refuse, name=name)
@@ -167,7 +167,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         if not hasattr(result, "__await__"):
             kind = type(result).__name__
             raise TypeError(
-                f"the handler of endpoint {self._name!r} is not async: calling it gave {kind}"
+                f"the handler of endpoint {self._name!r} must be async; it returned {kind}"
             )
         answer = await result
         if answer is None:
@@ -188,7 +188,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
             failure = ServiceError(400, "the request cannot be decoded")
             _logger.warning("endpoint %r: %s", self._name, str(cause))
         else:
-            # Of an exception only its type leaves: its text was not written for strangers.
+            # Send only the type of the exception, because its text may contain internal details.
             failure = ServiceError(500, type(error).__name__)
             _logger.error(
                 "endpoint %r: the handler of a request failed", self._name, exc_info=error
@@ -197,9 +197,11 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         try:
             await _send(request, failure)
         except _NO_CONNECTION as lost:
-            _logger.debug("endpoint %r: no connection to answer by: %s", self._name, str(lost))
+            _logger.debug(
+                "endpoint %r: no connection to send the answer on: %s", self._name, str(lost)
+            )
         except NatsError as problem:
-            # Too large, most likely: then the same without what made it so.
+            # It is most likely too large, so send a short one instead.
             _logger.warning("endpoint %r: an error could not be sent: %s", self._name, str(problem))
             await self._answer_error_briefly(request, type(problem).__name__)
 
@@ -207,11 +209,13 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         try:
             await _send(request, ServiceError(500, text))
         except (NatsError, trio.ClosedResourceError) as problem:
-            _logger.debug("endpoint %r: neither could this: %s", self._name, str(problem))
+            _logger.debug(
+                "endpoint %r: a short error could not be sent either: %s", self._name, str(problem)
+            )
 
     def _count(self, failure: ServiceError) -> None:
         self._errors += 1
-        # The text as it was sent: unsendable characters cannot be shown either.
+        # The text as sent: characters that cannot be sent cannot be shown either.
         text = failure.headers["Nats-Service-Error"]
         self._last_error = f"{failure.code}:{text[:MAX_LAST_ERROR]}"
 
@@ -221,7 +225,7 @@ async def _send(request: ServiceRequest, failure: ServiceError) -> None:
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """What the handler raised, if a nursery has wrapped it."""
+    """Return the only exception of nested groups, as nurseries wrap them."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

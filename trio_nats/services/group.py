@@ -23,7 +23,7 @@ DEFAULT_CONCURRENCY = 16
 
 
 class Host(Protocol):
-    """What endpoints are added to: the service."""
+    """The service, as groups use it."""
 
     nc: BaseConnection
 
@@ -70,7 +70,9 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         if name != "":
             check_filter(name)
             if ">" in name:
-                raise ConfigurationError(f"group name {name!a}: nothing can follow '>'")
+                raise ConfigurationError(
+                    f"group name {name!a} must not contain '>', because nothing can follow it"
+                )
         return construct(ServiceGroup, self._host, self._subject(name), self._checked_queue(queue))
 
     # --- endpoints -------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
                 "handler must be an async function that returns the answer, or responds itself"
             )
         rest = name if subject is None else subject
-        check_filter(rest)  # first, so that the error is not about the whole
+        check_filter(rest)  # first, so that the error shows what was passed
         whole = self._subject(rest)
         sub = self._host.nc.subscribe(
             whole, queue=self._checked_queue(queue), pending_limits=pending_limits
@@ -183,7 +185,9 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
     def _subject(self, rest: str) -> str:
         whole = ".".join(filter(None, (self._prefix, rest)))
         if f"{whole}.".startswith(f"{PREFIX}."):
-            raise ConfigurationError(f"{whole[:80]!a}: {PREFIX} is for the monitoring of services")
+            raise ConfigurationError(
+                f"subject {whole[:80]!a} is reserved: {PREFIX} is for service discovery"
+            )
         return whole
 
     def _checked_queue(self, queue: str | EllipsisType | None) -> str | None:

@@ -65,7 +65,7 @@ class ServiceRequest(
     def __init__(self, raw: Msg) -> None:
         self.raw: Msg = raw
         """The message itself."""
-        # For the endpoint: the error it was answered with, and why it could not be decoded.
+        # For the endpoint: the error that was sent, and the one that decode() raised.
         self._failure: ServiceError | None = None
         self._undecodable: DecodeError | None = None
 
@@ -86,7 +86,7 @@ class ServiceRequest(
 
     @property
     def reply(self) -> str | None:
-        """The subject for answers, or ``None`` if the client wants no answer. None is sent then."""
+        """The subject for answers, or ``None`` if the client expects no answer."""
         return self.raw.reply
 
     def decode(self, codec: Decoder[T]) -> T:
@@ -141,7 +141,7 @@ class ServiceRequest(
         """Send an error as the answer, if the client wants one. It counts as an error in the
         statistics.
 
-        Otherwise as :meth:`respond`. If cancelled, the whole answer was sent or none of it.
+        Otherwise like :meth:`respond`. If cancelled, the whole answer was sent or none of it.
 
         :param code: a number, by convention that of an HTTP status.
         :param description: a text for people.

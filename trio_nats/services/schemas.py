@@ -1,4 +1,4 @@
-"""The messages of service discovery, as they are on the wire (ADR-32)."""
+"""The messages of service discovery in their wire format (ADR-32)."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class ServiceStats(ServiceIdentity, frozen=True, kw_only=True, tag_field="type",
 
 
 def encode_stats(stats: ServiceStats) -> bytes:
-    """The answer to STATS, in which times are whole nanoseconds."""
+    """Encode the answer to STATS, in which times are whole nanoseconds."""
     answer = msgspec.to_builtins(stats)
     for endpoint in answer["endpoints"]:
         for name in _TIMES:
@@ -135,7 +135,7 @@ def encode_stats(stats: ServiceStats) -> bytes:
 
 
 def with_seconds(endpoint: dict[str, object]) -> dict[str, object]:
-    """The numbers of an endpoint as they were received, with times in seconds."""
+    """Return the received statistics of an endpoint with times in seconds."""
     given = {name: endpoint[name] for name in _TIMES}
     times = {name: one / 10**9 for name, one in given.items() if isinstance(one, (int, float))}
     return endpoint | times
@@ -169,8 +169,8 @@ def check_version(version: str) -> str:
         raise TypeError(f"the version must be a str, not {type(version).__name__}")
     if not _VERSION.fullmatch(version):
         raise ConfigurationError(
-            f"version {version[:80]!a} is not semantic (https://semver.org): write 1.0.0 or "
-            "1.2.3-rc.1+build.5, without leading zeros"
+            f"version must be a semantic version (https://semver.org) such as 1.0.0 or "
+            f"1.2.3-rc.1+build.5, without leading zeros, not {version[:80]!a}"
         )
     return version
 
@@ -182,7 +182,7 @@ def check_description(description: str) -> str:
     try:
         description.encode()
     except UnicodeEncodeError:
-        raise ConfigurationError("the description is not valid Unicode text") from None
+        raise ConfigurationError("the description must be valid Unicode text") from None
     return description
 
 
@@ -198,11 +198,11 @@ def check_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata {key!r}: keys and values must be str; convert them")
         if not key:
-            raise ConfigurationError("metadata has an empty key")
+            raise ConfigurationError("keys of metadata must not be empty")
     try:
         size = sum(len(text.encode()) for pair in copy.items() for text in pair)
     except UnicodeEncodeError:
-        raise ConfigurationError("metadata holds what is not valid Unicode text") from None
+        raise ConfigurationError("metadata must be valid Unicode text") from None
     if size > MAX_METADATA:
         raise ConfigurationError(f"metadata must have at most {MAX_METADATA:,} bytes, not {size:,}")
     return MappingProxyType(copy)

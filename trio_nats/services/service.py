@@ -108,7 +108,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         self._body = trio.CancelScope()
         super().__init__(self, "", checked_queue(queue))
 
-    # --- what it is ------------------------------------------------------------------------------
+    # --- properties ------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -181,8 +181,8 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         data: object = None
         if self._stats_handler is not None:
             try:
-                # As who asks will get it. What is no JSON must not spoil the rest, and where there
-                # is no object the nats command takes nothing of the answer.
+                # Convert it to JSON now, so that an invalid value affects only this endpoint. The
+                # nats command ignores the whole answer if data is not an object.
                 data = _as_object(self._stats_handler(endpoint))
             except Exception:
                 _logger.exception("service %r: no data from its stats_handler", self._name)
@@ -248,7 +248,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         self.stop()
         try:
             try:
-                # It was cancelled only if the service has failed, which is raised below.
+                # The body was cancelled only if the service has failed, which is raised below.
                 if self._body.__exit__(exc_type, exc, traceback):
                     exc = None
             except BaseException as rest:
@@ -272,7 +272,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
     async def aclose(self) -> None:
         """:meth:`stop`, and wait until the service has stopped; harmless when repeated.
 
-        It does not raise why the service stopped, if it has failed; :meth:`wait_stopped` does. A
+        It does not raise the error of a failed service; :meth:`wait_stopped` does. A
         handler that calls it waits for itself, until ``close_timeout`` is over.
 
         If cancelled, the service goes on stopping.
@@ -310,7 +310,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             async with open_nursery() as self._work:
                 work = self._work
                 for endpoint in self._endpoints:
-                    # Unless it was added only while the rest was being subscribed.
+                    # False if it was added while the others were being subscribed.
                     subscribed = endpoint._sub in self._open
                     work.start_soon(
                         self._serve if subscribed else self._subscribe_and_serve, endpoint
@@ -321,14 +321,16 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
                 try:
                     await self._stop.wait()
                 finally:
-                    # However it ends: nothing can be started in a nursery that is about to close.
+                    # Also if cancelled: no task can be started in a nursery that is closing.
                     self.stop()
                 work.cancel_scope.deadline = trio.current_time() + self._close_timeout
                 for sub in self._open:
                     work.start_soon(sub.drain)
             if work.cancel_scope.cancelled_caught:
                 seconds = self._close_timeout
-                _logger.warning("service %r: requests were left after %g s", self._name, seconds)
+                _logger.warning(
+                    "service %r: requests were still pending after %g s", self._name, seconds
+                )
                 self._refuse_waiting()
         finally:
             await self._close_all()
@@ -355,11 +357,11 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
     async def _start(self, endpoint: Endpoint) -> None:
         """See :meth:`ServiceGroup.add_endpoint`."""
         self.nc._check_run()
-        await trio.lowlevel.checkpoint()  # A cancellation comes before what it does to the service.
+        await trio.lowlevel.checkpoint()  # Checkpoint before any change to the service.
         self._check_adding()
         if self._work is not None:
             await self._subscribe(endpoint._sub)
-            if self.stopping:  # stopped while waiting; all that was open is being drained already
+            if self.stopping:  # stopped meanwhile; all open subscriptions are being drained
                 await endpoint._sub.aclose()
                 self._check_adding()
             self._work.start_soon(self._serve, endpoint)
@@ -371,19 +373,19 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             raise trio.ClosedResourceError(f"service {self._name!r} is stopping")
 
     async def _subscribe_and_serve(self, endpoint: Endpoint) -> None:
-        if await self._lasts(self._subscribe, endpoint._sub) and not self.stopping:
+        if await self._run_until_closed(self._subscribe, endpoint._sub) and not self.stopping:
             await self._serve(endpoint)
 
     async def _serve(self, endpoint: Endpoint) -> None:
         assert self._work is not None
-        await self._lasts(endpoint._serve, self._work, self._refuse_late)
+        await self._run_until_closed(endpoint._serve, self._work, self._refuse_late)
 
-    async def _lasts(self, do: Callable[..., Awaitable[None]], *args: object) -> bool:
+    async def _run_until_closed(self, do: Callable[..., Awaitable[None]], *args: object) -> bool:
         """Run ``do``; return false if the connection or the subscription ended instead."""
         try:
             await do(*args)
         except (trio.EndOfChannel, trio.ClosedResourceError):
-            self.stop()  # It, or the whole connection, is being drained, or was closed.
+            self.stop()  # The subscription or the connection was drained or closed.
             return False
         except NatsError as error:
             self._fail(error)
@@ -391,7 +393,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         return True
 
     def _refuse_late(self, msg: Msg) -> None:
-        """Say that there will be no answer, if it is for having taken too long."""
+        """Answer with an error if the handler was cancelled because of ``close_timeout``."""
         if self._work is not None and self._work.cancel_scope.cancel_called:
             self._refuse(msg)
 
@@ -411,9 +413,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
                 msg.reply, headers=ServiceError(503, "the service has stopped").headers
             )
         except (NatsError, trio.ClosedResourceError) as error:
-            _logger.debug(
-                "service %r: could not say that it has stopped: %s", self._name, str(error)
-            )
+            _logger.debug("service %r: error 503 could not be sent: %s", self._name, str(error))
 
     # --- monitoring ------------------------------------------------------------------------------
 
@@ -421,18 +421,18 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         try:
             async for msg in sub:
                 if msg.reply is not None:
-                    await self._tell(msg, answer)
+                    await self._answer(msg, answer)
         except trio.ClosedResourceError:
             self.stop()
         except ConnectionLostError as error:
             self._fail(error)
         except NatsError as error:
-            # It may not subscribe to that. Requests can be answered all the same.
+            # The server forbids this subscription. Endpoints still work.
             _logger.warning(
-                "service %r cannot be asked on %r: %s", self._name, sub.subject, str(error)
+                "service %r cannot answer discovery on %r: %s", self._name, sub.subject, str(error)
             )
 
-    async def _tell(self, msg: Msg, answer: Callable[[], bytes]) -> None:
+    async def _answer(self, msg: Msg, answer: Callable[[], bytes]) -> None:
         try:
             await msg.respond(answer())
         except NatsError as error:
