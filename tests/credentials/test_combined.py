@@ -22,6 +22,7 @@ from trio_nats import (
     UserPassword,
     open_nats,
 )
+from trio_nats.auth import prepare
 from trio_nats.errors import AuthorizationError, ConnectError, CredentialsError
 from trio_nats.testing import NatsServer
 
@@ -68,9 +69,9 @@ async def test_a_real_server_takes_what_it_needs() -> None:
 
 async def test_what_can_be_replayed() -> None:
     key, creds = NKey(seed=KEY.seed), Credentials(text=USER.creds)
-    assert not (await Combined(key)._prepare()).replayable
+    assert not (await prepare(Combined(key))).replayable
     for auth in (Combined(key, Token("t")), Combined(creds, UserPassword("u", "p"))):
-        answer = await auth._prepare()
+        answer = await prepare(auth)
         assert answer.replayable
         assert answer.must_sign
 
@@ -124,9 +125,9 @@ async def test_an_nkey_signed_elsewhere(sign: Any, opening: Any) -> None:
             async with opening(server.url, auth=wrong):
                 pass
         assert list(caught.value.errors(AuthorizationError))
-    assert not (await auth._prepare()).replayable
-    assert (await auth._prepare()).must_sign
-    assert (await (await auth._prepare()).connect_fields(NONCE))["nkey"] == KEY.public
+    assert not (await prepare(auth)).replayable
+    assert (await prepare(auth)).must_sign
+    assert (await (await prepare(auth)).connect_fields(NONCE))["nkey"] == KEY.public
 
 
 WRONG: dict[str, Callable[[], object]] = {

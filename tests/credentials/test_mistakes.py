@@ -32,6 +32,7 @@ from trio_nats import (
     UserPassword,
     open_nats,
 )
+from trio_nats.auth import prepare
 from trio_nats.errors import (
     AuthorizationError,
     ConnectError,
@@ -185,12 +186,12 @@ async def test_a_path_may_look_odd(make: Any, name: str, tmp_path: Path) -> None
         auth = make(file=file)
         assert repr(file) in repr(auth)
         with pytest.raises(CredentialsError, match="cannot read") as caught:
-            await auth._prepare()
+            await prepare(auth)
         assert repr(name) in str(caught.value)
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text(USER.creds)
-    assert (await make(file=file)._prepare()).sign is not None
+    assert (await prepare(make(file=file))).sign is not None
 
 
 # -- arguments -----------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def test_what_was_checked_stays_as_it_was(auth: Auth, name: str) -> None:
 async def test_spaces_before_the_dashes_of_a_marker() -> None:
     text = USER.creds.replace("JWT-----\n", "JWT  -----\n").replace("SEED-----\n", "SEED -----\n")
     assert text != USER.creds
-    answer = await Credentials(text=text)._prepare()
+    answer = await prepare(Credentials(text=text))
     assert answer.jwt == USER.jwt
     assert answer.sign is not None
 
@@ -265,7 +266,7 @@ async def test_what_files_hold_hangs_on_no_error(make: Any, kind: str, tmp_path:
     file = tmp_path / "alice.creds"
     file.write_bytes(data)
     with pytest.raises(CredentialsError, match=hint) as caught:
-        await make(file=file)._prepare()
+        await prepare(make(file=file))
     assert str(caught.value).count(str(file)) <= 1
     texts = all_that_hangs_on(caught.value)
     assert_nowhere(USER.seed[4:50], texts)
@@ -284,10 +285,10 @@ async def test_the_largest_file_is_one_that_is_still_read(tmp_path: Path) -> Non
             lambda: Credentials(text=text),  # noqa: B023
         ):
             if fits:
-                assert (await make()._prepare()).sign is not None
+                assert (await prepare(make())).sign is not None
             else:
                 with pytest.raises(CredentialsError, match="larger than"):
-                    await make()._prepare()
+                    await prepare(make())
 
 
 async def test_a_file_damaged_while_in_use(
@@ -469,6 +470,6 @@ def test_no_secret_is_told_wherever_it_is_put(place: str, secret: str) -> None:
     except CredentialsError as error:
         assert_nowhere(secret, all_that_hangs_on(error))
     else:
-        answer = trio.run(auth._prepare)
+        answer = trio.run(prepare, auth)
         texts = [repr(auth), str(auth), repr(answer), str(answer), answer.doubts()]
         assert_nowhere(secret, texts)

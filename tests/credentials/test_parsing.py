@@ -13,7 +13,7 @@ import pytest
 from tests.support.jwts import Key, Operator, User, creds_text, encode_part
 from tests.support.peer import Peer, ScriptedServer
 from trio_nats import JWT, Auth, Credentials, NKey, Token, UserPassword, open_nats
-from trio_nats.auth import Answer
+from trio_nats.auth import Answer, prepare
 from trio_nats.errors import CredentialsError
 
 OPERATOR = Operator()
@@ -41,7 +41,7 @@ def reseeded(raw: bytes) -> str:
 
 async def logs_in_as(auth: Auth, user: User) -> None:
     """Assert that ``auth`` stands for ``user`` and signs with their key."""
-    answer = await auth._prepare()
+    answer = await prepare(auth)
     fields = await answer.connect_fields(NONCE)
     expected = base64.urlsafe_b64encode(user.key.sign(NONCE.encode())).decode().rstrip("=")
     assert fields == {"jwt": user.jwt, "sig": expected}
@@ -89,7 +89,7 @@ def test_seeds_that_are_none(make: Callable[[str], Auth], kind: str) -> None:
 
 
 async def test_a_seed_may_have_white_space_around_it() -> None:
-    answer = await NKey(seed=f"\t {SEED} \r\n")._prepare()
+    answer = await prepare(NKey(seed=f"\t {SEED} \r\n"))
     assert answer.nkey == USER.key.public
     await logs_in_as(JWT(f"\n{USER.jwt} \n", seed=f" {SEED}\r\n"), USER)
 
@@ -131,7 +131,7 @@ async def test_creds_however_they_are_laid_out(kind: str, tmp_path: Path) -> Non
 async def test_dashes_belong_to_base64(tail: str) -> None:
     # No key can be made to sign like this, but some signature may well look like it.
     jwt = jwt_for(USER.key).removesuffix("c2ln") + "A" * 20 + tail
-    answer = await Credentials(text=creds_text(jwt, SEED))._prepare()
+    answer = await prepare(Credentials(text=creds_text(jwt, SEED)))
     assert answer.jwt == jwt
 
 
@@ -186,7 +186,7 @@ async def test_a_bearer_jwt_needs_no_seed() -> None:
         JWT(BEARER.jwt),
         Credentials(text=f"{JWT_BEGIN}\n{BEARER.jwt}\n{JWT_END}\n"),
     ):
-        answer = await auth._prepare()
+        answer = await prepare(auth)
         assert await answer.connect_fields(NONCE) == {"jwt": BEARER.jwt}
         assert answer.replayable
     # With its seed it may as well prove that it is more than overheard.
@@ -198,7 +198,7 @@ async def test_a_seed_is_never_taken_for_a_piece_of_a_jwt() -> None:
         f"{SEED_BEGIN}\n{BEARER.seed}\n{SEED_END}\n"
     )
     try:
-        answer = await Credentials(text=text)._prepare()
+        answer = await prepare(Credentials(text=text))
     except CredentialsError:
         return
     assert BEARER.seed not in str(await answer.connect_fields(NONCE))
@@ -271,7 +271,7 @@ async def test_what_is_no_signature_is_not_sent(result: Any) -> None:
         return result
 
     for sign in (lambda nonce: result, late):
-        answer = await JWT(USER.jwt, sign=sign)._prepare()
+        answer = await prepare(JWT(USER.jwt, sign=sign))
         with pytest.raises(CredentialsError, match="64 bytes"):
             await answer.connect_fields(NONCE)
 
@@ -280,7 +280,7 @@ async def test_a_sign_callable_that_fails() -> None:
     def sign(nonce: bytes) -> bytes:
         raise OSError("the vault is sealed")
 
-    answer = await JWT(USER.jwt, sign=sign)._prepare()
+    answer = await prepare(JWT(USER.jwt, sign=sign))
     with pytest.raises(CredentialsError, match="sign callable raised OSError") as caught:
         await answer.connect_fields(NONCE)
     assert isinstance(caught.value.__cause__, OSError)
@@ -363,7 +363,7 @@ async def test_files_are_checked_before_dialling(make: Any, kind: str, tmp_path:
 @pytest.mark.parametrize("make", [NKey, Credentials])
 async def test_a_directory_is_no_file(make: Any, tmp_path: Path) -> None:
     with pytest.raises(CredentialsError, match="cannot read"):
-        await make(file=tmp_path)._prepare()
+        await prepare(make(file=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ async def test_files_that_hold_a_seed(text: str, tmp_path: Path) -> None:
     file = tmp_path / "alice.nk"
     file.write_text(text, encoding="utf-8", newline="")
     for path in (file, str(file)):
-        answer = await NKey(file=path)._prepare()
+        answer = await prepare(NKey(file=path))
         assert set(await answer.connect_fields(NONCE)) == {"nkey", "sig"}
         assert answer.nkey == USER.key.public
         assert not answer.replayable

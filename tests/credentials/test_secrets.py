@@ -32,6 +32,7 @@ from trio_nats import (
     UserPassword,
     open_nats,
 )
+from trio_nats.auth import prepare
 from trio_nats.errors import (
     AuthorizationError,
     ConnectError,
@@ -363,7 +364,7 @@ def test_damaged_files_are_not_told(tmp_path_factory: pytest.TempPathFactory, da
     texts = []
     for auth in (Credentials(file=file), NKey(file=file)):
         try:
-            answer = trio.run(auth._prepare)
+            answer = trio.run(prepare, auth)
         except CredentialsError as error:
             texts += texts_of(error)
         else:

@@ -30,6 +30,7 @@ from trio_nats import (
 from trio_nats._blocking import run_in_thread
 from trio_nats._transport.dial import resolve
 from trio_nats._transport.ssl_context import load_client_tls
+from trio_nats.auth import prepare
 from trio_nats.contexts import selected_context
 from trio_nats.events import Reconnected
 from trio_nats.testing import NatsServer, ServerTLS
@@ -85,7 +86,7 @@ async def test_a_file_that_hangs_takes_one_thread_however_often_it_is_tried(
         auth = make(file=file)
         for _ in range(3):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(auth._prepare)
+                nursery.start_soon(prepare, auth)
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
         file.opened.acquire()
@@ -95,7 +96,7 @@ async def test_a_file_that_hangs_takes_one_thread_however_often_it_is_tried(
         file.answer.set()
         # Once it answers, the file is read again: what the first read has found may be old.
         with trio.fail_after(HANG_TIMEOUT):
-            assert (await auth._prepare()).sign is not None
+            assert (await prepare(auth)).sign is not None
 
 
 async def test_files_hang_each_for_themselves(tmp_path: Path) -> None:
@@ -103,10 +104,10 @@ async def test_files_hang_each_for_themselves(tmp_path: Path) -> None:
     for name in ("one.creds", "two.creds"):
         (tmp_path / name).write_text(operator.user("alice").creds)
     async with hanging_file(tmp_path / "one.creds") as file, trio.open_nursery() as nursery:
-        nursery.start_soon(Credentials(file=file)._prepare)
+        nursery.start_soon(prepare, Credentials(file=file))
         await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(HANG_TIMEOUT):
-            await Credentials(file=tmp_path / "two.creds")._prepare()
+            await prepare(Credentials(file=tmp_path / "two.creds"))
         nursery.cancel_scope.cancel()
 
 
@@ -138,7 +139,7 @@ async def test_a_pipe_is_no_credentials_file(make: Any, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with trio.fail_after(HANG_TIMEOUT), pytest.raises(CredentialsError, match="not a regular file"):
-        await make(file=pipe)._prepare()
+        await prepare(make(file=pipe))
 
 
 @needs_pipes
