@@ -84,13 +84,13 @@ class Running:
     """A command as a process of its own."""
 
     def __init__(self, process: subprocess.Popen[bytes] | Forked, output: Any) -> None:
-        self._process = process
-        self._output = output
+        self.process = process
+        self.output_file = output
         self.errors = b""
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self.process.pid
 
     def said(self, text: str) -> None:
         """Wait until it has said so on stderr."""
@@ -99,33 +99,33 @@ class Running:
             assert self._read(deadline - time.monotonic()), (text, self.errors)
 
     def feed(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(data)
-        self._process.stdin.flush()
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
 
     def kill(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        self.process.send_signal(number)
 
     def finish(self) -> int:
         """Wait for its end; the exit code."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         deadline = time.monotonic() + HANG_TIMEOUT
         while self._read(deadline - time.monotonic()):
             pass
-        return self._process.wait(HANG_TIMEOUT)
+        return self.process.wait(HANG_TIMEOUT)
 
     @property
     def output(self) -> str:
         """What it has written to stdout so far."""
-        self._output.seek(0)
-        return self._output.read().decode()
+        self.output_file.seek(0)
+        return self.output_file.read().decode()
 
     def _read(self, seconds: float) -> bool:
-        assert self._process.stderr is not None
-        ready, _, _ = select.select([self._process.stderr], [], [], max(seconds, 0))
+        assert self.process.stderr is not None
+        ready, _, _ = select.select([self.process.stderr], [], [], max(seconds, 0))
         assert ready, f"nothing more was said: {self.errors!r}"
-        data = os.read(self._process.stderr.fileno(), 65536)
+        data = os.read(self.process.stderr.fileno(), 65536)
         self.errors += data
         return bool(data)
 

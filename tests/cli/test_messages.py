@@ -139,9 +139,9 @@ def test_sub_shows_messages(url: str) -> None:
         cli("pub", "s.b", "two", "-H", "K:v", "--reply", "r", "-s", url)
         cli("pub", "s.c", "-s", url, input=b"\x1b[31m\xff")
         assert sub.finish() == 0
-        assert sub._output.seek(0) == 0
+        assert sub.output_file.seek(0) == 0
         # To a file bodies go as they are.
-        assert sub._output.read() == (
+        assert sub.output_file.read() == (
             b'[#1] Received on "s.a"\none\n\n'
             b'[#2] Received on "s.b" with reply "r"\nK: v\n\ntwo\n\n'
             b'[#3] Received on "s.c"\n\x1b[31m\xff\n\n'

@@ -89,7 +89,7 @@ def test_bench_pub_and_sub_apart(url: str) -> None:
         with observed(url, "bench", 1000):
             done = cli("bench", "pub", "--msgs", 1000, "--json", "-s", url)
             assert done.exit_code == 0
-        while sub._process.poll() is None:
+        while sub.process.poll() is None:
             cli("bench", "pub", "--msgs", 1000, "-s", url)
         assert sub.finish() == 0
         (result,) = json.loads(sub.output)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 
+from tests.support.internals import nursery_of
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Server, UserPassword, open_nats
 from trio_nats._constructors import construct
@@ -129,7 +130,7 @@ async def test_of_a_publisher(nats_server: NatsServer) -> None:
 
     with trio.fail_after(HANG_TIMEOUT), leaving(KeyError):
         async with open_nats(nats_server.url) as nc, nc.jetstream().publisher() as publisher:
-            publisher._nursery.start_soon(fail)
+            nursery_of(publisher).start_soon(fail)
             await trio.sleep_forever()
 
 

@@ -87,12 +87,13 @@ class Puller:
             if subject.startswith(f"$JS.API.{suffix}") and reply:
                 found = answer(subject, data) if callable(answer) else answer
                 payload = msgspec.json.encode(found)
-                sid = self._sid(reply)
+                sid = self.sid_of(reply)
                 await peer.send(
                     b"MSG %b %b %d\r\n%b\r\n" % (reply.encode(), sid, len(payload), payload)
                 )
 
-    def _sid(self, reply: str) -> bytes:
+    def sid_of(self, reply: str) -> bytes:
+        """The number of the subscription that ``reply`` goes to."""
         for sid, subject in self.subscriptions.items():
             front = subject.decode().removesuffix("*")
             if reply.startswith(front):
@@ -122,7 +123,7 @@ class Puller:
     async def deliver(self, pull: Pulled, count: int = 1, *, size: int = 1, skip: int = 0) -> None:
         """Messages for a pull; ``skip`` so many that get lost on the way before."""
         frames = b""
-        sid = self._sid(pull.reply)
+        sid = self.sid_of(pull.reply)
         self.sequence += skip
         self.consumer_sequence += skip
         for _ in range(count):
@@ -152,7 +153,7 @@ class Puller:
         raw = (block + "\r\n").encode()
         await pull.peer.send(
             b"HMSG %b %b %d %d\r\n%b\r\n"
-            % (pull.reply.encode(), self._sid(pull.reply), len(raw), len(raw), raw)
+            % (pull.reply.encode(), self.sid_of(pull.reply), len(raw), len(raw), raw)
         )
 
 

@@ -8,7 +8,6 @@ import trio
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ReconnectPolicy, RequestTimeoutError, open_nats
 from trio_nats.jetstream import JetStreamError, StorageType
-from trio_nats.jetstream.json_codec import Answer
 from trio_nats.testing import NatsCluster
 
 pytestmark = pytest.mark.slow
@@ -42,7 +41,7 @@ async def test_another_leader(nats_cluster: NatsCluster) -> None:
 
             for number in range(30):
                 if number == 10:
-                    await js._api.request("STREAM.LEADER.STEPDOWN.S", None, Answer)
+                    await nc.request("$JS.API.STREAM.LEADER.STEPDOWN.S", timeout=10)
                 await publish(number)
             info = await stream.refresh()
             assert info.state.messages == 30

@@ -202,7 +202,7 @@ async def test_a_handler_of_a_service_drains(concurrency: int) -> None:
                 nonlocal under_way
                 under_way += 1
                 if under_way == 1:
-                    while under_way + sub.pending[0] < 6:
+                    while under_way + nc.stats.pending_messages < 6:
                         await nc.flush()
                     await nc.drain()
                     assert nc.state is ConnectionState.DRAINING
@@ -211,7 +211,6 @@ async def test_a_handler_of_a_service_drains(concurrency: int) -> None:
                     await drained.wait()
                 return request.data
 
-            sub = service.endpoints[0]._sub
             async with service:
                 await nc.flush()
                 for number in range(6):

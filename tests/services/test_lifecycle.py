@@ -249,7 +249,8 @@ async def test_two_instances_share_the_work(nats_server: NatsServer) -> None:
             async with adder(nc) as one, adder(nc) as other, adder(nc) as all_of_it:
                 for service in (one, other):
                     await service.add_endpoint("count", reverse)
-                listener = await all_of_it.add_endpoint("count", Gate(), queue=None)
+                gate = Gate()
+                listener = await all_of_it.add_endpoint("count", gate, queue=None)
                 await nc.flush()
                 for _ in range(100):
                     await client.request("count")
@@ -267,7 +268,7 @@ async def test_two_instances_share_the_work(nats_server: NatsServer) -> None:
                 for _ in range(10):
                     await client.request("count")
                 assert other.stats().endpoints[0].num_requests == counts[1] + 10
-                all_of_it._work.cancel_scope.cancel()  # type: ignore[union-attr]
+                gate.open()
 
 
 # --- other ends ----------------------------------------------------------------------------------

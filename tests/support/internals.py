@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -19,17 +19,26 @@ from trio_nats._core.outbox import Chunk, Outbox
 from trio_nats._core.router import Router, Unconfirmed
 from trio_nats.events import Event
 
+if TYPE_CHECKING:  # they need packages that the connection does not
+    from trio_nats._transport.websocket import WebSocketStream
+    from trio_nats.jetstream import Publisher
+
 __all__ = [
     "chunks_of",
     "emit",
+    "end",
     "event_listeners",
     "failing",
+    "farewell",
     "has_session",
     "has_waiters",
+    "inbox_limits",
     "is_moving",
     "is_overlapping",
+    "is_torn",
     "largest_read",
     "let_publish",
+    "nursery_of",
     "open_requests",
     "outbox_of",
     "push",
@@ -178,3 +187,28 @@ def is_overlapping(nc: Connection) -> bool:
 def emit(nc: Connection, event: Event) -> None:
     """Tell all channels of ``nc.events()`` something."""
     nc._core.event_hub.emit(event)
+
+
+# --- JetStream and WebSocket ----------------------------------------------------------------------
+
+
+def inbox_limits(publisher: Publisher) -> tuple[int, int]:
+    """How many acknowledgements, and how many bytes of them, may wait to be looked at."""
+    return publisher._sub._max_messages, publisher._sub._max_bytes
+
+
+def nursery_of(publisher: Publisher) -> trio.Nursery:
+    """What a publisher's background task runs in."""
+    return publisher._nursery
+
+
+def is_torn(stream: WebSocketStream) -> bool:
+    """Whether sending has been cancelled in the middle of a frame."""
+    return stream._torn
+
+
+def farewell() -> float:
+    """How many seconds the closing of a WebSocket may take."""
+    from trio_nats._transport import websocket
+
+    return websocket._FAREWELL

@@ -109,7 +109,9 @@ class Peer:
     """The server's end of one connection, as a script sees it."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
-        self._raw = RecordedStream(stream)
+        self.raw = RecordedStream(stream)
+        """The bytes on the wire, below TLS and WebSocket."""
+
         self._buffer = b""
         self._tls_from: int | None = None
         self._failed_at: int | None = None
@@ -142,12 +144,12 @@ class Peer:
     @property
     def happenings(self) -> list[Happening]:
         """All that passed on the raw stream, TLS or not, in order."""
-        return self._raw.happenings
+        return self.raw.happenings
 
     @property
     def raw_bytes(self) -> bytes:
         """Every byte received on the raw stream."""
-        return bytes(self._raw.received)
+        return bytes(self.raw.received)
 
     @property
     def plain_bytes(self) -> bytes:
@@ -174,7 +176,7 @@ class Peer:
 
     @property
     def _stream(self) -> trio.abc.Stream:
-        return self.websocket or self.tls or self._raw
+        return self.websocket or self.tls or self.raw
 
     async def send(self, data: bytes) -> None:
         """Send ``data`` in one write, through TLS once that has started."""
@@ -252,10 +254,10 @@ class Peer:
         is OpenSSL's habit and nats-server's, but not Trio's; ``alert=False`` is Trio's.
         """
         self._begin_tls()
-        self._raw.unread(self._buffer)
+        self.raw.unread(self._buffer)
         self._buffer = b""
         context.sni_callback = self._note_server_name
-        stream = trio.SSLStream(self._raw, context, server_side=True, https_compatible=True)
+        stream = trio.SSLStream(self.raw, context, server_side=True, https_compatible=True)
         try:
             await stream.do_handshake()
         except trio.BrokenResourceError as error:
@@ -282,11 +284,11 @@ class Peer:
         await self.send(answer)
 
     def _begin_tls(self) -> None:
-        self._tls_from = len(self._raw.received) - len(self._buffer)
+        self._tls_from = len(self.raw.received) - len(self._buffer)
         self.happenings.append(("tls-begun", b""))
 
     def _fail_tls(self, why: bytes) -> None:
-        self._failed_at = len(self._raw.received) - len(self._buffer)
+        self._failed_at = len(self.raw.received) - len(self._buffer)
         self.happenings.append(("tls-failed", why))
 
     def _note_server_name(self, tls: object, name: str | None, context: object) -> None:
@@ -294,7 +296,7 @@ class Peer:
 
     async def _send_or_ignore(self, data: bytes) -> None:
         try:
-            await self._raw.send_all(data)
+            await self.raw.send_all(data)
         except trio.BrokenResourceError:
             pass
 
@@ -325,7 +327,7 @@ class Peer:
         """Say nothing more, and read (and record) until the client goes away."""
         self._buffer = b""
         try:
-            while await self._raw.receive_some():
+            while await self.raw.receive_some():
                 pass
         except trio.BrokenResourceError:
             pass
@@ -335,16 +337,16 @@ class Peer:
 
         A bare :meth:`close` with unread bytes in the kernel would be a reset now and then.
         """
-        await self._raw.send_eof()
+        await self.raw.send_eof()
         await self.stall()
 
     def close(self) -> None:
         """Close the connection at once, without a TLS farewell."""
-        self._raw.close()
+        self.raw.close()
 
     def abort(self) -> None:
         """Reset the connection: the client's next read or write fails."""
-        self._raw.close(reset=True)
+        self.raw.close(reset=True)
 
     async def play(self, script: Script) -> None:
         """Run ``script`` to its end; the client going away is a good end."""

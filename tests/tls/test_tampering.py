@@ -144,7 +144,7 @@ async def test_info_and_the_handshake_in_one_segment() -> None:
     """As a slow path may deliver them: exactly one line is taken out, and nothing is lost."""
 
     async def script(peer: Peer) -> None:
-        raw = peer._raw
+        raw = peer.raw
         passed_on = raw.send_all
 
         async def with_info(data: bytes | bytearray | memoryview) -> None:
@@ -187,7 +187,7 @@ async def test_plaintext_after_the_handshake(first_words: bytes) -> None:
 
     async def script(peer: Peer) -> None:
         await peer.start_tls(SERVER)
-        await peer._raw.send_all(first_words)
+        await peer.raw.send_all(first_words)
         await peer.stall()
 
     async with ScriptedServer(script) as server:
@@ -206,7 +206,7 @@ async def test_plaintext_in_the_middle_of_a_session() -> None:
         await peer.send_info()
         await peer.accept_connect()
         await peer.expect_line(b"SUB a ")
-        await peer._raw.send_all(b"MSG a 1 4\r\nlies\r\n")
+        await peer.raw.send_all(b"MSG a 1 4\r\nlies\r\n")
         await peer.stall()
 
     async def honest(peer: Peer) -> None:

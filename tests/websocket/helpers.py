@@ -77,10 +77,15 @@ def lets_in(
     return script
 
 
-def over(transport: trio.abc.Stream, *, compressed: bool = False) -> WebSocketStream:
-    """The client's stream, as it is after the upgrade."""
+FORGETS = "server_no_context_takeover"
+
+
+def over(
+    transport: trio.abc.Stream, *, compressed: bool = False, agreed: str = FORGETS
+) -> WebSocketStream:
+    """The client's stream, as it is after the upgrade; ``agreed`` is about the compression."""
     deflate = Deflate()
     if compressed:
-        deflate.finalize("permessage-deflate; server_no_context_takeover")
+        deflate.finalize(f"permessage-deflate; {agreed}")
     connection = Connection(ConnectionType.CLIENT, [deflate])
     return WebSocketStream(transport, connection, deflate, "ws://server:80")

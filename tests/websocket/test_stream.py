@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair
 
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import farewell, is_torn
 from tests.support.websocket import (
     BINARY,
     CLOSE,
@@ -28,8 +29,6 @@ from tests.support.websocket import (
 )
 from tests.websocket.helpers import HANG_TIMEOUT, over
 from trio_nats import ProtocolError
-from trio_nats._transport import websocket
-from trio_nats._transport.deflate import Deflate
 from trio_nats._transport.websocket import WebSocketStream
 
 FIN = 0x80
@@ -350,11 +349,8 @@ async def test_many_blocks_that_say_they_are_the_last() -> None:
 
 async def test_a_server_that_refers_to_earlier_messages() -> None:
     """It was asked not to, but may not have promised."""
-    deflate = Deflate()
-    deflate.finalize("permessage-deflate; server_max_window_bits=10")
     near, far = memory_stream_pair()
-    stream = over(near, compressed=True)
-    stream._deflate._forgets = False
+    stream = over(near, compressed=True, agreed="server_max_window_bits=10")
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
     for _ in range(3):
         body = deflater.compress(b"the same words") + deflater.flush(zlib.Z_SYNC_FLUSH)
@@ -532,7 +528,7 @@ async def test_closing_does_not_wait_for_a_peer_that_does_not_read(
     with trio.CancelScope() as scope:
         scope.cancel()
         await stream.aclose()
-    assert trio.current_time() - begun <= websocket._FAREWELL
+    assert trio.current_time() - begun <= farewell()
     with pytest.raises(trio.BrokenResourceError):
         await far.send_all(b"x")
 
@@ -600,7 +596,7 @@ async def test_a_cancelled_send_leaves_nothing_that_looks_whole() -> None:
         return operation
 
     async def check() -> None:
-        torn = stream._torn
+        torn = is_torn(stream)
         if torn:
             with pytest.raises(trio.BrokenResourceError):
                 await stream.send_all(b"x")

@@ -18,6 +18,8 @@ from trio_nats.jetstream import (
     PriorityPolicy,
     PullError,
 )
+from trio_nats.jetstream.api import API
+from trio_nats.jetstream.stream import StreamConsumers
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -78,10 +80,7 @@ async def test_what_is_asked_for() -> None:
             return info
 
         async with fake_api(nc, answer) as asked:
-            js = nc.jetstream(prefix="fake")
-            from trio_nats.jetstream.stream import StreamConsumers
-
-            stream = StreamConsumers(js._api, "S")
+            stream = StreamConsumers(API(nc, prefix="fake"), "S")
             await stream.create_consumer("c", filter_subject="a.b")
             await stream.create_consumer("c", filter_subject="a.*")
             await stream.update_consumer(ConsumerConfig(durable_name="c"), ack_wait=1)

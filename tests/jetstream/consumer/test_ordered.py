@@ -434,7 +434,7 @@ async def test_a_late_message_of_another_consumer_is_left_out() -> None:
     keeper = Keeper()
 
     async def lose(pull: Pulled) -> None:
-        sid = keeper._sid(pull.reply)
+        sid = keeper.sid_of(pull.reply)
         keeper.consumer = "other"
         keeper.sequence, keeper.consumer_sequence = 14, 4
         await pull.peer.send(keeper.frame(sid, b"x"))

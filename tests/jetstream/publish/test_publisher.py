@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled
+from tests.support.internals import inbox_limits
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import (
     ConfigurationError,
@@ -230,19 +231,22 @@ async def test_backpressure_can_be_cancelled(nats_server: NatsServer) -> None:
 async def test_replies_that_are_none_of_ours(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         await filled(js, 0)
-        async with js.publisher() as publisher:
+        async with js.publisher() as publisher, nc.subscribe("s.a") as published:
+            await (await publisher.publish("s.a"))
+            inbox = (await published.receive()).reply.rpartition(".")[0]
             for token in ("0", "01", "zz", "99999999999999999999"):
-                await nc.publish(f"{publisher._inbox}.{token}", b"\xff")
+                await nc.publish(f"{inbox}.{token}", b"\xff")
             await nc.flush()
-            assert (await (await publisher.publish("s.a"))).seq == 1
+            assert (await (await publisher.publish("s.a"))).seq == 2
 
 
 async def test_what_comes_to_its_inbox_is_bounded(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         for max_pending, size in ((1, 5_000_000), (10_000, 90_000_000)):
             publisher = js.publisher(max_pending=max_pending)
-            assert 2 * max_pending <= publisher._sub._max_messages <= 2 * max_pending + 1_000
-            assert publisher._sub._max_bytes < size
+            messages, in_bytes = inbox_limits(publisher)
+            assert 2 * max_pending <= messages <= 2 * max_pending + 1_000
+            assert in_bytes < size
 
 
 @pytest.mark.parametrize("answer", [b"", b"+OK", b'{"error": 5}'])
