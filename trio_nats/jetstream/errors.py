@@ -90,6 +90,8 @@ class ErrorCode(enum.IntEnum):
     """A consumer of that name exists already; see :exc:`ConsumerNameInUseError`."""
     CONSUMER_DOES_NOT_EXIST = 10149
     """The consumer to update does not exist; see :exc:`ConsumerNotFoundError`."""
+    CONSUMER_INACTIVE_THRESHOLD_EXCESS = 10153
+    """The consumer's ``inactive_threshold`` exceeds the ``consumer_limits`` of the stream."""
     WRONG_LAST_SEQUENCE_UNKNOWN = 10164
     """Like ``WRONG_LAST_SEQUENCE``, but the server does not tell the right number."""
     REQUIRED_API_LEVEL = 10185

@@ -246,9 +246,9 @@ class StreamConsumers:
         :param headers_only: whether to leave out the payloads; the header ``Nats-Msg-Size`` then
             tells the size.
         :param inactive_threshold: seconds until the server deletes the consumer if it is not used.
-            Default: 300.
-        :param name_prefix: the beginning of the names of the consumers; a number follows. Default:
-            a random name.
+            Default: 300, or what the ``consumer_limits`` of the stream allow.
+        :param name_prefix: the beginning of the names of the consumers; a random part and a number
+            follow. Default: a random name.
         :param metadata: the metadata of the consumers.
         :returns: the ordered consumer.
         :raises ConfigurationError: if an argument is invalid.

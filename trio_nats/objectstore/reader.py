@@ -142,7 +142,8 @@ class ObjectReader(
 
     def _consume(self, info: ObjectInfo) -> Messages:
         self._subject = chunk_subject(self._backend.bucket, info.nuid)
-        largest = self._backend.max_payload
+        # The server may have had a larger max_payload when the object was stored.
+        largest = max(self._backend.max_payload, min(info.chunk_size or 0, info.size))
         consumer = self._backend.stream.ordered_consumer(
             filter_subjects=self._subject, inactive_threshold=FORGOTTEN_AFTER
         )

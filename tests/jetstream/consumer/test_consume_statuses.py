@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import pytest
@@ -288,6 +289,42 @@ async def test_a_message_that_never_fits_is_not_asked_for_without_end(
         pull = await puller.pull()
         await puller.deliver(pull)
     assert "requesting again in 0.25 s" in caplog.text
+
+
+async def test_a_message_larger_than_any_request_is_an_error() -> None:
+    puller = Puller()
+    async with (
+        pulled_from(puller) as (consumer, _),
+        consumer.consume(max_bytes=1000) as messages,
+        trio.open_nursery() as nursery,
+    ):
+
+        @nursery.start_soon
+        async def wait() -> None:
+            text = r"larger than max_bytes of 1,000 bytes; .* payloads of up to 1,048,576 bytes"
+            with pytest.raises(PullError, match=text):
+                await messages.receive()
+
+        for _ in range(4):
+            too_large = {"pending_messages": 1_000_000, "pending_bytes": 1000}
+            await puller.say(await puller.pull(), "409 Message Size Exceeds MaxBytes", **too_large)
+
+
+async def test_delays_begin_anew_after_messages(caplog: pytest.LogCaptureFixture) -> None:
+    puller = Puller()
+    async with (
+        pulled_from(puller) as (consumer, _),
+        consumer.consume(max_messages=1) as messages,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(receive_n, messages, 2)
+        for _ in range(2):
+            await puller.say(await puller.pull(), "503")
+        await puller.deliver(await puller.pull())
+        await puller.say(await puller.pull(), "503")
+        await puller.deliver(await puller.pull())
+    waits = re.findall("requesting again in (.*) s", caplog.text)
+    assert waits == ["0.25", "0.5", "0.25"]
 
 
 async def test_no_more_than_asked_for_are_taken() -> None:

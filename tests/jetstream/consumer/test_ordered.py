@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -344,7 +345,7 @@ async def lossy(keeper: Keeper, lose: Any, **options: Any) -> list[int]:
                 await nc.flush()
             await lose(pull)
             pull = await keeper.pull()
-            while not pull.reply or keeper.consumer == "p_1":
+            while not pull.reply or keeper.consumer.endswith("_1"):
                 pull = await keeper.pull()
             assert pull.batch == 3
             await keeper.deliver(pull, 3)
@@ -352,9 +353,11 @@ async def lossy(keeper: Keeper, lose: Any, **options: Any) -> list[int]:
 
 
 def check_recreated(keeper: Keeper) -> None:
-    assert [config["name"] for config in keeper.created] == ["p_1", "p_2"]
+    first, second = (config["name"] for config in keeper.created)
+    assert re.fullmatch("p_[0-9a-f]{12}_1", first)
+    assert second == first[:-1] + "2"
     assert keeper.created[0] == {
-        "name": "p_1",
+        "name": first,
         "ack_policy": "none",
         "mem_storage": True,
         "num_replicas": 1,
@@ -373,7 +376,7 @@ async def test_a_message_is_lost() -> None:
     assert await lossy(keeper, lose) == [1, 2, 3, 4, 5, 6]
     check_recreated(keeper)
     deleted = [subject for subject, _ in keeper.answers if "DELETE" in subject]
-    assert deleted[0] == "$JS.API.CONSUMER.DELETE.S.p_1"
+    assert deleted[0] == f"$JS.API.CONSUMER.DELETE.S.{keeper.created[0]['name']}"
 
 
 async def test_the_last_message_is_lost_and_a_heartbeat_tells() -> None:

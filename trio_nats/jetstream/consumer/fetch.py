@@ -20,7 +20,7 @@ from .inboxes import Inbox
 from .message import AckContext, JetStreamMsg
 from .message_source import LONGEST_CLOSE, nak_all_nowait
 from .options import PullOptions
-from .pull import failure_of, message_size, note_pin
+from .pull import failure_of, message_size, note_pin, too_large_error
 from .pull_status import PullOutcome, PullStatus, read_status
 
 __all__ = ["Fetch"]
@@ -227,4 +227,6 @@ class Fetch:
         status = self.ended
         if self._came or status is None or status.outcome is PullOutcome.DONE:
             return
+        if status.outcome is PullOutcome.TOO_LARGE:
+            raise too_large_error(self._nc, self._ack_context.consumer, self._max_bytes)
         raise failure_of(status, self._ack_context.consumer)

@@ -42,6 +42,8 @@ class Messages(
     - :exc:`trio.EndOfChannel`, which ends an ``async for``, after :meth:`drain`, after
       ``stop_after`` messages, and when the connection is drained;
     - :exc:`ConsumerDeletedError` if the consumer was deleted;
+    - :exc:`StreamNotFoundError` if the stream was deleted, and for an ordered consumer, if it was
+      created again;
     - :exc:`PullError` if the server refuses pull requests for a reason that will not pass;
     - :exc:`PermissionsViolationError` if the user is not allowed to send pull requests;
     - :exc:`ConnectionLostError` if the connection was lost for good;

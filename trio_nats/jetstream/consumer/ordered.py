@@ -186,9 +186,10 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
 
     It never skips a message, nor returns one twice. Whenever something may have been missed (a gap,
     silence, another connection, a consumer that was deleted), a new ephemeral consumer in the
-    server's memory continues after the last message that was returned. Nothing is acknowledged.
-    :meth:`next`, :meth:`fetch` and :meth:`consume` share one position. It is for one task at a
-    time; a second one gets :exc:`trio.BusyResourceError`.
+    server's memory continues after the last message that was returned. If the stream was deleted
+    and created again, :exc:`StreamNotFoundError` is raised. Nothing is acknowledged. :meth:`next`,
+    :meth:`fetch` and :meth:`consume` share one position. It is for one task at a time; a second
+    one gets :exc:`trio.BusyResourceError`.
 
     If ``DeliverPolicy.LAST_PER_SUBJECT`` is interrupted before it has caught up, messages that are
     not the last of their subject may arrive too, still in order.

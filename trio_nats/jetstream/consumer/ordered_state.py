@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 
 import msgspec
 import trio
 
 from ...errors import NatsError, NoRespondersError, RequestTimeoutError
+from ...events import ConnectionState
 from ..api import API
-from ..errors import ConsumerDeletedError, JetStreamAPIError, PullError
+from ..errors import (
+    ConsumerDeletedError,
+    ConsumerNotFoundError,
+    ErrorCode,
+    JetStreamAPIError,
+    PullError,
+    StreamNotFoundError,
+)
+from ..info import StreamInfo
 from .config import AckPolicy, ConsumerConfig, DeliverPolicy
-from .consumer import put_consumer
+from .consumer import delete_consumer, put_consumer
 from .info import ConsumerInfo
 from .message import JetStreamMsg
+from .pull_status import TOO_LARGE
 
 __all__ = ["OrderedState", "passes", "pause"]
 
@@ -25,6 +37,13 @@ FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 UNAVAILABLE = 503
 GONE = (404, 409, 503)
+UNIQUE = 6
+"""Bytes of the random part of the names of consumers."""
+CHECK_TIMEOUT = 2.0
+"""Seconds to wait for the state of the stream."""
+UNDO_TIMEOUT = 1.0
+"""Seconds to wait until a consumer is deleted whose creation was cancelled."""
+UNDO_WAIT = 0.05
 
 
 class OrderedState:
@@ -41,7 +60,13 @@ class OrderedState:
         self.next_seq: int | None = None
         """Where the next consumer begins in the stream; ``None``: as configured."""
         self._config = config
+        # Two programs may use the same prefix, or the consumer of an earlier one may be left. The
+        # position of such a consumer means nothing here.
+        self._unique = secrets.token_hex(UNIQUE)
         self._serial = 0
+        self._since: datetime | None = None  # when the first consumer was created
+        self._created: datetime | None = None  # when the stream was created
+        self._reached = 0  # a sequence number that the stream has reached
         self._consumer_seq = 0  # number of deliveries received from the present consumer
         self._busy = False
 
@@ -49,22 +74,107 @@ class OrderedState:
         return f"<OrderedConsumer {self.prefix!r} of stream {self.stream!r}>"
 
     async def ensure(self) -> str:
-        """Return the name of the present consumer; create one if there is none."""
+        """Return the name of the present consumer; create one if there is none.
+
+        If cancelled, a consumer that may have been created is deleted.
+
+        :raises StreamNotFoundError: if the stream does not exist, or was created again.
+        """
         if self.name is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
             self._serial += 1
-            consumer = await put_consumer(self.api, self.stream, "", self._next_config())
-            assert consumer.info is not None
-            self.name, self.info, self._consumer_seq = consumer.name, consumer.info, 0
-            last_ones = self._config.deliver_policy == DeliverPolicy.LAST_PER_SUBJECT
-            if self.next_seq is None and not (last_ones and consumer.info.num_pending):
+            config = self._next_config()
+            created = False
+            try:
+                info = await self._create(config)
+                created = True
+                if self._since is not None:
+                    await self._check_stream()
+            except BaseException as error:
+                if created or not isinstance(error, NatsError):
+                    await self._undo(config.name)
+                elif isinstance(error, RequestTimeoutError):
+                    self._delete_nowait(config.name)
+                raise
+            self.name, self.info, self._consumer_seq = info.name, info, 0
+            if self._since is None:
+                self._since = info.created
+            policy = self._config.deliver_policy
+            if self.next_seq is None and not (
+                policy == DeliverPolicy.LAST_PER_SUBJECT and info.num_pending
+            ):
                 # Set it before the first message, so that a new consumer never begins later.
-                self.next_seq = consumer.info.delivered.stream_seq + 1
+                self.next_seq = info.delivered.stream_seq + 1
+                if policy != DeliverPolicy.BY_START_SEQUENCE:
+                    self._reached = info.delivered.stream_seq
         return self.name
+
+    async def _create(self, config: ConsumerConfig) -> ConsumerInfo:
+        try:
+            consumer = await put_consumer(self.api, self.stream, "create", config)
+        except JetStreamAPIError as error:
+            if error.err_code != ErrorCode.CONSUMER_INACTIVE_THRESHOLD_EXCESS:
+                raise
+            # The stream's consumer_limits are lower, so take what they allow.
+            self._config = msgspec.structs.replace(self._config, inactive_threshold=None)
+            config = msgspec.structs.replace(config, inactive_threshold=None)
+            consumer = await put_consumer(self.api, self.stream, "create", config)
+        assert consumer.info is not None
+        return consumer.info
+
+    async def _check_stream(self) -> None:
+        """Check that the stream is the one of the earlier consumers.
+
+        The position is meaningless in another stream of that name: its messages have lower numbers,
+        so a consumer would wait, perhaps for ever, for the number to come.
+        """
+        try:
+            info = await self.api.request(
+                f"STREAM.INFO.{self.stream}", None, StreamInfo, min(self.api.timeout, CHECK_TIMEOUT)
+            )
+        except StreamNotFoundError:
+            raise
+        except NatsError as error:  # the user may lack the permission, for example
+            _logger.debug("%s could not be checked: %s", repr(self), str(error))
+            return
+        # The first time, compare with when the first consumer was created, by the same servers.
+        latest = self._created or self._since
+        is_new = info.created is not None and latest is not None and info.created > latest
+        if is_new or info.state.last_seq < self._reached:
+            raise StreamNotFoundError(
+                404,
+                ErrorCode.STREAM_NOT_FOUND,
+                f"stream {self.stream!r} was deleted and created again, or has lost messages: the "
+                f"last message that was read has number {self._reached:,}, and the stream now has "
+                f"{info.state.last_seq:,}; begin anew with another ordered consumer",
+            )
+        self._created = info.created
+
+    async def _undo(self, name: str) -> None:
+        """Delete a consumer that was or may have been created. If cancelled, it goes on."""
+        if self.api.nc.state is not ConnectionState.OPEN:
+            self._delete_nowait(name)
+            return
+        # In a cluster, the consumer may not be known to the server that is asked to delete it.
+        is_clustered = bool(self.api.nc.server_info.cluster)
+        with trio.move_on_after(UNDO_TIMEOUT, shield=True):
+            while True:
+                try:
+                    await delete_consumer(self.api, self.stream, name)
+                except ConsumerNotFoundError:
+                    if not is_clustered:
+                        return
+                    await trio.sleep(UNDO_WAIT)
+                except (NatsError, trio.ClosedResourceError) as failure:
+                    _logger.debug("consumer %r could not be deleted: %s", name, str(failure))
+                    return
+                else:
+                    return
 
     def _next_config(self) -> ConsumerConfig:
         config = msgspec.structs.replace(
             self._config,
-            name=f"{self.prefix}_{self._serial}",
+            name=f"{self.prefix}_{self._unique}_{self._serial}",
             ack_policy=AckPolicy.NONE,
             mem_storage=True,
             num_replicas=1,
@@ -84,8 +194,10 @@ class OrderedState:
     def forget(self) -> None:
         """Give up the present consumer: ask the server to delete it, without waiting."""
         name, self.name, self.info = self.name, None, None
-        if name is None:
-            return
+        if name is not None:
+            self._delete_nowait(name)
+
+    def _delete_nowait(self, name: str) -> None:
         nc = self.api.nc
         try:
             # Without this, the server deletes the consumer after its inactive_threshold.
@@ -119,6 +231,7 @@ class OrderedState:
             return False
         self._consumer_seq += 1
         self.next_seq = metadata.stream_seq + 1
+        self._reached = metadata.stream_seq
         return True
 
     @contextmanager
@@ -140,7 +253,7 @@ def passes(error: BaseException) -> bool:
     if isinstance(error, (ConsumerDeletedError, NoRespondersError, RequestTimeoutError)):
         return True
     if isinstance(error, PullError):
-        return error.code in GONE
+        return error.code in GONE and not error.description.startswith(TOO_LARGE)
     return isinstance(error, JetStreamAPIError) and error.code == UNAVAILABLE
 
 

@@ -27,19 +27,25 @@ from hashlib import blake2b
 import trio
 
 from ..._printable import MAX_TEXT, printable
+from ...connection_base import BaseConnection
 from ...errors import NatsError, OutboxFullError, PermissionsViolationError
 from ...events import ConnectionState, Event, Reconnected, ServerError
 from ...message import Msg
 from ...options import PendingLimits
 from ..api import API
-from ..errors import ConsumerDeletedError, ConsumerNotFoundError, PullError
+from ..errors import (
+    ConsumerDeletedError,
+    ConsumerNotFoundError,
+    PullError,
+    StreamNotFoundError,
+)
 from .message import AckContext, JetStreamMsg
 from .message_source import NO_CONNECTION, MessageSource
 from .options import ConsumeOptions, PullOptions
 from .pull_flow_control import PullFlowControl
-from .pull_status import PullOutcome, PullStatus, read_status
+from .pull_status import TOO_LARGE, PullOutcome, PullStatus, read_status
 
-__all__ = ["Broken", "PullSubscription", "message_size", "note_pin"]
+__all__ = ["Broken", "PullSubscription", "message_size", "note_pin", "too_large_error"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
@@ -50,6 +56,8 @@ SLACK_BYTES = 1024 * 1024
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
+TOO_LARGE_ENOUGH = 4
+"""After this many refusals of a message that is too large, give up."""
 MAX_PIN_ID = 256
 PROOF = 9
 """Bytes of the proof in the reply subject of a pull request."""
@@ -105,6 +113,7 @@ class PullSubscription(MessageSource):
         self._wait_until: float | None = None  # send no pull request before
         self._waits = 0
         self._absent = 0
+        self._taken = 0  # messages taken at the last delay
         self._heard_at = math.inf
         self._heard = 0  # messages and statuses taken out at that time
         self._statuses = 0
@@ -260,7 +269,15 @@ class PullSubscription(MessageSource):
         self._wait_until = trio.current_time() + seconds
         self._nap.deadline = min(self._nap.deadline, self._wait_until)
 
+    def _note_progress(self) -> None:
+        """Let delays begin anew if messages have come since the last one."""
+        taken = self.flow_control.taken_in_all
+        if taken != self._taken:
+            self._taken = taken
+            self._waits = self._absent = 0
+
     def _back_off(self, status: PullStatus) -> None:
+        self._note_progress()
         seconds = min(FIRST_WAIT * 2**self._waits, LONGEST_WAIT)
         self._waits += 1
         _logger.warning(
@@ -295,12 +312,12 @@ class PullSubscription(MessageSource):
         elif outcome in (PullOutcome.DONE, PullOutcome.TOO_LARGE):
             too_large = outcome is PullOutcome.TOO_LARGE
             left = status.pending_messages, status.pending_bytes
-            if (
-                flow_control.ended(number, *left, too_large=too_large)
-                and too_large
-                and not flow_control.held
-            ):
+            fits_never = flow_control.ended(number, *left, too_large=too_large) and too_large
+            if fits_never and not flow_control.held:
                 self._back_off(status)
+                # Another client may accept it, so try a few times.
+                if self._waits >= TOO_LARGE_ENOUGH:
+                    await self._fail(too_large_error(self._nc, self._consumer, self._options.limit))
             elif not too_large:
                 self._waits = self._absent = 0
         elif outcome is PullOutcome.LOST:
@@ -312,6 +329,7 @@ class PullSubscription(MessageSource):
             self._start_over()
         else:
             flow_control.withdraw(number)
+            self._note_progress()
             if outcome is PullOutcome.ABSENT:
                 self._absent += 1
                 if self._fragile:
@@ -392,6 +410,8 @@ class PullSubscription(MessageSource):
             await self._is_there()
         except ConsumerNotFoundError as error:
             await self._fail(ConsumerDeletedError(error.code, error.description, self._consumer))
+        except StreamNotFoundError as error:
+            await self._fail(error)
         except NatsError as error:
             _logger.debug("consumer %r: %s", self._consumer, str(error))
 
@@ -418,6 +438,16 @@ def failure_of(status: PullStatus, consumer: str) -> PullError:
     if status.outcome is PullOutcome.ABSENT:
         text = "nobody answers: the consumer does not exist, or has no leader at the moment"
     return kind(status.code, text, consumer)
+
+
+def too_large_error(nc: BaseConnection, consumer: str, max_bytes: int) -> PullError:
+    """Return the error for a message that is larger than any pull request."""
+    return PullError(
+        CONFLICT,
+        f"{TOO_LARGE} of {max_bytes:,} bytes; pass at least its size, subject and headers "
+        f"included (the server accepts payloads of up to {nc.server_info.max_payload:,} bytes)",
+        consumer,
+    )
 
 
 def note_pin(msg: Msg, pull_options: PullOptions) -> None:

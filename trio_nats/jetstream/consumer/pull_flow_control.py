@@ -169,12 +169,13 @@ class PullFlowControl:
     def ended(
         self, number: int, messages: int | None, size: int | None, *, too_large: bool = False
     ) -> bool:
-        """Count a pull request that has ended early. Return whether it has delivered nothing.
+        """Count a pull request that has ended early.
 
         :param number: its number.
         :param messages: messages that it has not delivered; ``None`` if unknown.
         :param size: bytes that it has not delivered; ``None`` if unknown.
         :param too_large: whether it ended because the next message is larger than the rest.
+        :returns: whether it asked for the whole limit, and has delivered nothing.
         """
         if not self.is_current(number):
             return False
@@ -185,7 +186,7 @@ class PullFlowControl:
             self._pending = max(0, self._pending - rest)
         # A smaller request would end the same way, so wait until the whole limit is free.
         self._starved = too_large
-        return rest is not None and rest == amount
+        return rest is not None and rest == amount == self._limit
 
     def withdraw(self, number: int) -> None:
         """Count a pull request as not sent, or as refused."""

@@ -9,9 +9,11 @@ import msgspec
 from ...message import Msg
 from .message import is_ack_subject
 
-__all__ = ["PullOutcome", "PullStatus", "read_status"]
+__all__ = ["TOO_LARGE", "PullOutcome", "PullStatus", "read_status"]
 
 _MAX_SHOWN = 200
+TOO_LARGE = "the next message is larger than max_bytes"
+"""The beginning of the description of an error."""
 
 
 class PullOutcome(enum.Enum):

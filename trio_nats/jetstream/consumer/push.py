@@ -10,9 +10,9 @@ import trio
 
 from ...connection_base import BaseConnection
 from ...errors import NatsError, OutboxFullError
-from ...events import ConnectionState
+from ...events import ConnectionState, Reconnected
 from ...message import Msg
-from ..errors import ConsumerDeletedError, ConsumerNotFoundError
+from ..errors import ConsumerDeletedError, ConsumerNotFoundError, StreamNotFoundError
 from .config import ConsumerConfig
 from .message import AckContext, JetStreamMsg
 from .message_source import NO_CONNECTION, MessageSource
@@ -24,6 +24,8 @@ _logger = logging.getLogger("trio_nats.jetstream")
 
 SILENCE = 3
 """Number of intervals without a heartbeat that count as silence (ADR-15)."""
+QUIET = 30.0
+"""Seconds of silence after which to ask for a consumer that sends no heartbeats."""
 
 
 class PushSubscription(MessageSource):
@@ -93,24 +95,29 @@ class PushSubscription(MessageSource):
 
     @trio.lowlevel.enable_ki_protection
     async def keep(self) -> None:
-        """Watch the heartbeats, if the consumer sends any, until cancelled."""
-        if not self._heartbeat:
-            return
+        """Ask for the consumer after a reconnect and when there is silence, until cancelled."""
+        longest = SILENCE * self._heartbeat if self._heartbeat else QUIET
         seen, since = -1, trio.current_time()
         try:
-            while not self._stopping:
-                await trio.sleep(self._heartbeat / 2)
-                now = trio.current_time()
-                is_open = self._nc.state is ConnectionState.OPEN
-                if seen != self._heard or self.waiting or not is_open:
-                    seen, since = self._heard, now
-                elif now - since >= SILENCE * self._heartbeat:
-                    _logger.warning(
-                        "consumer %r: no heartbeat for %g s", self._consumer, now - since
-                    )
-                    since = now
-                    await self._ask_whether_there()
-        except NO_CONNECTION:
+            async with self._nc.events() as events:
+                while not self._stopping:
+                    with trio.move_on_after(longest / 6) as nap:
+                        while not isinstance(await events.receive(), Reconnected):
+                            pass
+                    if not nap.cancelled_caught:
+                        await self._ask_whether_there()
+                    now = trio.current_time()
+                    is_open = self._nc.state is ConnectionState.OPEN
+                    if seen != self._heard or self.waiting or not is_open:
+                        seen, since = self._heard, now
+                    elif now - since >= longest:
+                        since = now
+                        if self._heartbeat:
+                            _logger.warning(
+                                "consumer %r: no heartbeat for %g s", self._consumer, longest
+                            )
+                        await self._ask_whether_there()
+        except (*NO_CONNECTION, trio.EndOfChannel):
             return  # `receive` raises it.
 
     async def _ask_whether_there(self) -> None:
@@ -118,5 +125,7 @@ class PushSubscription(MessageSource):
             await self._is_there()
         except ConsumerNotFoundError as error:
             await self._fail(ConsumerDeletedError(error.code, error.description, self._consumer))
+        except StreamNotFoundError as error:
+            await self._fail(error)
         except NatsError as error:
             _logger.debug("consumer %r: %s", self._consumer, str(error))

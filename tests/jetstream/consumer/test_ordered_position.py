@@ -1,0 +1,196 @@
+"""The position of an ordered consumer is its own: nothing on the server moves it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled
+from tests.jetstream.scripted_server import QUICK
+from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from trio_nats import open_nats
+from trio_nats.jetstream import (
+    ConsumerLimits,
+    DeliverPolicy,
+    JetStream,
+    Messages,
+    Stream,
+    StreamNotFoundError,
+)
+from trio_nats.keyvalue import BucketNotFoundError
+from trio_nats.testing import NatsServer
+
+pytestmark = pytest.mark.nats_server(jetstream=True)
+
+
+async def numbers(messages: Messages, count: int) -> list[int]:
+    return [int((await messages.receive()).data) for _ in range(count)]
+
+
+async def test_a_consumer_that_an_earlier_program_left_is_not_adopted(
+    nats_server: NatsServer,
+) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 20)
+        left = stream.ordered_consumer(name_prefix="reader")
+        assert len(await left.fetch(10)) == 10
+        assert left.name is not None
+        ordered = stream.ordered_consumer(name_prefix="reader")
+        async with ordered.consume() as messages:
+            assert await numbers(messages, 20) == list(range(20))
+
+
+async def test_two_with_one_prefix_do_not_disturb_each_other(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 40)
+        one = stream.ordered_consumer(name_prefix="reader")
+        two = stream.ordered_consumer(name_prefix="reader")
+        async with one.consume(max_messages=4) as first, two.consume(max_messages=4) as second:
+            for number in range(40):
+                assert await numbers(first, 1) == [number]
+                assert await numbers(second, 1) == [number]
+            assert one.name != two.name
+
+
+async def again(js: JetStream, count: int) -> Stream:
+    await js.delete_stream("S")
+    return await filled(js, count)
+
+
+@pytest.mark.parametrize("count", [0, 3, 30])
+async def test_a_stream_that_was_created_again_is_noticed(
+    nats_server: NatsServer, count: int
+) -> None:
+    """Whether it has fewer messages than were read, or more."""
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 10)
+        ordered = stream.ordered_consumer()
+        async with ordered.consume(expires=1, heartbeat=0.1) as messages:
+            assert await numbers(messages, 10) == list(range(10))
+            stream = await again(js, count)
+            for _ in range(2):
+                with pytest.raises(StreamNotFoundError, match="deleted and created again"):
+                    await messages.receive()
+        with pytest.raises(StreamNotFoundError, match="deleted and created again"):
+            await ordered.next()
+        with pytest.raises(StreamNotFoundError, match="deleted and created again"):
+            await ordered.fetch(5)
+        assert [name async for name in stream.consumer_names()] == []
+        # Another one begins anew.
+        assert len(await stream.ordered_consumer().fetch(30, no_wait=True)) == count
+
+
+async def test_a_stream_that_was_created_again_while_disconnected_is_noticed() -> None:
+    async with NatsServer(jetstream=True) as server, connected(server, reconnect=QUICK) as (js, _):
+        stream = await filled(js, 10)  # in memory, so the server forgets it
+        kv = await js.create_key_value("B", storage=MEMORY)
+        for number in range(10):
+            await kv.put("k", str(number))
+        async with (
+            stream.ordered_consumer().consume() as messages,
+            kv.watch() as watcher,
+        ):
+            assert await numbers(messages, 10) == list(range(10))
+            assert (await watcher.receive()).value == b"9"
+            await server.stop()
+            await server.start()
+            async with open_nats(server.url) as other:
+                await filled(other.jetstream(), 3)
+                again = await other.jetstream().create_key_value("B", storage=MEMORY)
+                await again.put("k", b"new")
+            with pytest.raises(StreamNotFoundError):
+                await messages.receive()
+            with pytest.raises(BucketNotFoundError):
+                await watcher.receive()
+
+
+async def test_a_start_that_lies_ahead_is_no_other_stream(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 2)
+        ordered = stream.ordered_consumer(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=4
+        )
+        async with ordered.consume(expires=1, heartbeat=0.1) as messages:
+            assert ordered.name is not None
+            await stream.delete_consumer(ordered.name)
+            for number in range(2, 5):
+                await js.publish("s.0", str(number))
+            assert await numbers(messages, 2) == [3, 4]
+
+
+async def test_a_purge_is_no_other_stream(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 10)
+        ordered = stream.ordered_consumer()
+        async with ordered.consume(expires=1, heartbeat=0.1) as messages:
+            assert await numbers(messages, 5) == [0, 1, 2, 3, 4]
+            await stream.purge()
+            assert ordered.name is not None
+            await stream.delete_consumer(ordered.name)
+            await js.publish("s.0", "10")
+            found = await numbers(messages, 1)
+            while found[-1] != 10:  # those that had arrived before the purge
+                found += await numbers(messages, 1)
+            assert found == [*range(5, 5 + len(found) - 1), 10]
+
+
+@pytest.mark.slow
+async def test_cancelled_it_leaves_no_consumer_behind(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 6)
+        kv = await js.create_key_value("B", storage=MEMORY, history=3)
+        store = await js.create_object_store("O", storage=MEMORY)
+        await store.put("o", b"x" * 1000)
+        await kv.put("k", b"1")
+        await kv.put("k", b"2")
+        streams = [stream, await js.stream("KV_B"), await js.stream("OBJ_O")]
+
+        async def watch() -> None:
+            async with kv.watch() as watcher:
+                await watcher.receive()
+
+        async def fetch() -> None:
+            await stream.ordered_consumer().fetch(2)
+
+        async def consume() -> None:
+            async with stream.ordered_consumer().consume() as messages:
+                await messages.receive()
+
+        async def get() -> None:
+            async with store.get("o") as reader:
+                await reader.read_all()
+
+        async def check() -> None:
+            await nc.flush()
+            left = [name for one in streams async for name in one.consumer_names()]
+            assert left == []
+
+        for use in (kv.keys, lambda: kv.history("k"), watch, consume, get, store.list):
+
+            async def make(use: Operation = use) -> Operation:
+                return use  # type: ignore[return-value]
+
+            assert await cancel_at_each_checkpoint(make, check) >= 2
+
+        # A fetch keeps its consumer for the next one, so only what a cancelled one leaves counts.
+        async def making() -> Operation:
+            return fetch
+
+        async def checking() -> None:
+            await nc.flush()
+            left = [info async for info in stream.consumers()]
+            assert all(info.delivered.consumer_seq for info in left)
+            for info in left:
+                await stream.delete_consumer(info.name)
+
+        await cancel_at_each_checkpoint(making, checking)
+
+
+async def test_consumer_limits_of_the_stream_are_respected(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        limits = ConsumerLimits(inactive_threshold=20.0)
+        stream = await filled(js, 3, consumer_limits=limits)
+        ordered = stream.ordered_consumer()
+        assert len(await ordered.fetch(3)) == 3
+        assert ordered.info is not None
+        assert ordered.info.config.inactive_threshold == 20.0
+        assert HANG_TIMEOUT
