@@ -40,7 +40,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_a_class_that_users_do_not_make_refuses(name: str) -> None:
+def test_a_class_without_a_public_constructor_refuses(name: str) -> None:
     cls = GIVEN[name]
     assert not has_public_constructor(cls)
     for arguments in [(), (1, 2)]:
@@ -50,7 +50,7 @@ def test_a_class_that_users_do_not_make_refuses(name: str) -> None:
             cls(*arguments)
 
 
-def test_the_error_says_how_to_have_one() -> None:
+def test_the_error_says_how_to_get_a_server() -> None:
     with pytest.raises(TypeError) as caught:
         trio_nats.Connection(None)  # type: ignore[arg-type]
     assert str(caught.value) == "Connection has no public constructor; use open_nats()"

@@ -70,7 +70,7 @@ def parsed(block: Block) -> ast.Module:
     return tree
 
 
-def test_blocks_are_found() -> None:
+def test_code_blocks_are_found() -> None:
     names = {block.page.name for block in PYTHON}
     assert {"README.md", "quickstart.md", "recipes.md", "from-nats-py.md"} <= names
     assert {block.page.name for block in PROGRAMS} >= {"README.md", "quickstart.md", "anyio.md"}
@@ -182,7 +182,7 @@ def long_names(command: Any) -> set[str]:
     return {opt for parameter in command.params for opt in parameter.opts if opt.startswith("--")}
 
 
-def test_the_map_is_the_one_that_is_enforced() -> None:
+def test_the_documented_layers_are_enforced() -> None:
     """Each layer of docs/architecture.md has the modules that tests/test_layers.py knows there."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     section = text.partition("## What imports what")[2].partition("\n### ")[0]

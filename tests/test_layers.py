@@ -345,7 +345,7 @@ def complaints(package_tree: Package) -> list[str]:
     return [text for rule in RULES for text in rule(package_tree)]
 
 
-def test_a_good_house_has_no_complaints(tmp_path) -> None:
+def test_a_package_that_keeps_the_rules_has_no_violations(tmp_path) -> None:
     package_tree = build(
         tmp_path,
         init="from .connection import Connection\nfrom . import errors",
@@ -524,5 +524,5 @@ def test_a_good_house_has_no_complaints(tmp_path) -> None:
         ),
     ],
 )
-def test_a_violation_is_found(tmp_path, files, expected) -> None:
+def test_a_layer_violation_is_found(tmp_path, files, expected) -> None:
     assert complaints(build(tmp_path, **files)) == [expected]

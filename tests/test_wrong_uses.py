@@ -253,7 +253,7 @@ async def test_no_info(handler: Callable[[trio.SocketStream], Awaitable[object]]
     )
 
 
-async def test_a_mode_that_was_asked_for_is_named_as_it_is() -> None:
+async def test_the_error_names_the_requested_mode() -> None:
     text = await opening_error(hang_up, TLSOptions(mode=TLSMode.PREFER), 30)
     assert "TLS mode PREFER waits" in text
 

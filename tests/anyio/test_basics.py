@@ -455,7 +455,7 @@ async def test_signing_elsewhere(backend: str) -> None:
 # --- the look of it -------------------------------------------------------------------------------
 
 
-def test_it_takes_what_the_original_takes() -> None:
+def test_signatures_match_the_trio_version() -> None:
     ours = inspect.signature(open_nats).parameters
     assert ours == inspect.signature(trio_nats.open_nats).parameters
 

@@ -58,7 +58,9 @@ async def test_the_bodys_exception_comes_out_as_itself(
     await run(backend, main)
 
 
-async def test_a_group_comes_out_as_it_is(backend: str, nats_server: NatsServer) -> None:
+async def test_an_exception_group_propagates_unchanged(
+    backend: str, nats_server: NatsServer
+) -> None:
     async def main(_: Home) -> None:
         async def fail() -> None:
             raise KeyError("mine")
@@ -116,7 +118,7 @@ async def test_leaving_by_cancellation_closes_at_once(
     await run(backend, main)
 
 
-async def test_impatience_with_closing(backend: str, nats_server: NatsServer) -> None:
+async def test_closing_can_be_cancelled(backend: str, nats_server: NatsServer) -> None:
     """Leaving normally waits for the server, until it is cancelled."""
 
     async def main(home: Home) -> None:

@@ -103,7 +103,7 @@ def test_tls(probe: Probe) -> None:
     assert probe.options("--tls-first").tls == TLSOptions(mode=TLSMode.IMPLICIT)
 
 
-def test_insecure_is_loud(probe: Probe) -> None:
+def test_insecure_prints_a_warning(probe: Probe) -> None:
     done = probe.run("--insecure")
     assert "certificates are not verified" in done.stderr
     assert probe.seen[-1].tls == TLSOptions(insecure_skip_verify=True)
@@ -121,7 +121,7 @@ def test_durations(probe: Probe, text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "5 s", "5sx", "-5s", "0", "0s", "nan", "inf", "٣s", "1.2.3"]
 )
-def test_what_is_no_duration(probe: Probe, text: str) -> None:
+def test_an_invalid_duration(probe: Probe, text: str) -> None:
     done = probe.run("--timeout", text)
     assert done.exit_code == 2
     assert "--timeout" in done.stderr
@@ -147,7 +147,7 @@ def test_a_context(probe: Probe) -> None:
     assert probe.options(NATS_CONTEXT="two").servers == "nats://two"
 
 
-def test_flags_win_over_the_context_each_for_itself(probe: Probe) -> None:
+def test_each_flag_overrides_the_context(probe: Probe) -> None:
     probe.context("one", url="nats://one", user="u", password="p", ca="/ca", cert="/c", key="/k")
     options = probe.options("--context", "one", "-s", "nats://x", "--tlsca", "/other")
     assert options.servers == "nats://x"

@@ -218,7 +218,7 @@ def test_sub_mistakes(url: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_sub_on_a_terminal_is_not_driven_by_messages(url: str, no_color: str) -> None:
+def test_messages_cannot_control_the_terminal_of_sub(url: str, no_color: str) -> None:
     ours, theirs = pty.openpty()
     variables = {"TERM": "xterm"} | ({"NO_COLOR": no_color} if no_color else {})
     with running("sub", "tty", "--count", 1, "-s", url, stdout=theirs, **variables) as sub:
@@ -313,7 +313,7 @@ def test_a_command_replies(url: str) -> None:
         assert done.stdout.strip() == """['it', "--to=a; 'b' $(c)", ''] run.it True"""
 
 
-def test_a_command_that_fails_is_an_error_to_the_one_who_asked(url: str) -> None:
+def test_a_failing_command_sends_an_error_reply(url: str) -> None:
     reasons = {
         "exit 1": "exit code 1",
         "yes": "more than 1,048,576 bytes",
@@ -333,7 +333,7 @@ def test_a_command_that_fails_is_an_error_to_the_one_who_asked(url: str) -> None
     assert left.stdout == b""
 
 
-def test_a_request_is_no_option_of_the_command(url: str) -> None:
+def test_a_request_cannot_become_an_option_of_the_command(url: str) -> None:
     program = f'{sys.executable} -c "import sys; print(sys.argv[1:])"'
     with replying(url, "run.*", "--command", f"{program} {{{{Request}}}} {{{{1}}}}") as svc:
         for number, (subject, body) in enumerate([("run.x", "-rf"), ("run.--force", "x")], 1):
@@ -345,7 +345,7 @@ def test_a_request_is_no_option_of_the_command(url: str) -> None:
         assert done.stdout.strip() == "['--', '-rf']"
 
 
-def test_a_command_does_not_learn_what_we_log_in_with(url: str, tmp_path: Path) -> None:
+def test_a_command_gets_no_credentials(url: str, tmp_path: Path) -> None:
     context = tmp_path / "one.json"
     context.write_text(json.dumps({"user": "u", "password": "env://VAULT"}))
     environment = {
@@ -363,7 +363,7 @@ def test_a_command_does_not_learn_what_we_log_in_with(url: str, tmp_path: Path) 
     assert "s3cret" not in done.stdout
 
 
-def test_a_command_that_is_not_there(url: str) -> None:
+def test_a_missing_command(url: str) -> None:
     with replying(url, "run", "--command", "/not/there {{Request}}") as svc:
         msg = json.loads(cli("request", "run", "there", "--json", "-s", url).stdout)
         assert msg["headers"]["Nats-Service-Error-Code"] == ["500"]

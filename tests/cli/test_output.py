@@ -20,7 +20,7 @@ HARMLESS = set(string.printable) - set("\r\x0b\x0c")
 
 
 @given(st.text())
-def test_printable_text_cannot_drive_a_terminal(text: str) -> None:
+def test_printable_text_cannot_control_a_terminal(text: str) -> None:
     shown = printable(text)
     shown.encode()
     for character in shown:
@@ -42,7 +42,7 @@ def test_any_body_is_one_line_of_json(data: bytes) -> None:
     assert ("data" in fields) != ("data_base64" in fields)
 
 
-def test_headers_and_subjects_cannot_drive_a_terminal() -> None:
+def test_headers_and_subjects_cannot_control_a_terminal() -> None:
     msg = Msg(b"a\x1b", b"0", b"r\x9b", b"", b"NATS/1.0 503 No\x1bX\r\nK\x07: v\x1b[m\x85\r\n\r\n")
     text = message_text(Output(), msg, "[#1] Received").decode()
     assert not set(text) & set(map(chr, [*range(10), *range(11, 32), *range(127, 160)]))
@@ -76,7 +76,7 @@ def test_other_braces_stay(text: str) -> None:
     assert Template(text).fill_text(1) == text
 
 
-def test_what_is_no_text_stays_as_it_was() -> None:
+def test_values_that_are_not_text_are_unchanged() -> None:
     given = b"\xff{{Count}}".decode("utf-8", "surrogateescape")
     assert Template(given).fill(1) == b"\xff1"
 

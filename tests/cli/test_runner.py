@@ -129,7 +129,9 @@ async def test_the_second_signal_does_not_wait(autojump_clock: trio.abc.Clock) -
     assert program.signal == signal.SIGTERM
 
 
-async def test_a_signal_while_tidying_up_leaves_time_too(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_signal_during_cleanup_allows_the_grace_period(
+    autojump_clock: trio.abc.Clock,
+) -> None:
     async with trio.open_nursery() as nursery:
         program = Program(nursery)
         with program.body:
@@ -142,7 +144,9 @@ async def test_a_signal_while_tidying_up_leaves_time_too(autojump_clock: trio.ab
         assert trio.current_time() == pytest.approx(GRACE, abs=0.01)
 
 
-async def test_a_signal_nobody_asked_for_ends_everything(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_signal_without_until_stopped_ends_everything(
+    autojump_clock: trio.abc.Clock,
+) -> None:
     async with trio.open_nursery() as nursery:
         program = Program(nursery)
         with program.body:

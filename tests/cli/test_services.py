@@ -151,7 +151,9 @@ def test_info(url: str) -> None:
         (("info",), 2, "Missing argument"),
     ],
 )
-def test_nobody_or_nonsense(url: str, arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_no_services_or_malformed_answers(
+    url: str, arguments: tuple[str, ...], code: int, said: str
+) -> None:
     done = cli("service", *arguments, "-s", url)
     assert done.exit_code == code
     assert said in done.stderr

@@ -301,7 +301,7 @@ def test_a_progress_bar_moves(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["doctor"], ["doctor", "--json"], ["rtt"], ["rtt", "--json"]])
 @pytest.mark.parametrize("host", ["a\u0085b", "a\u202eb", "a\x1b[2Jb", "a..b", "\xe9" * 300])
-def test_a_host_that_is_none_does_not_drive_the_terminal(command: list[str], host: str) -> None:
+def test_an_invalid_host_does_not_control_the_terminal(command: list[str], host: str) -> None:
     done = cli(*command, "-s", f"nats://{host}:1")
     assert done.exit_code in (1, 2)
     shown = done.stdout + done.stderr

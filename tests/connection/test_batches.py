@@ -22,7 +22,7 @@ def numbered(start: int, count: int) -> list[Msg]:
     return [Msg.new("a", b"%d" % number) for number in range(start, start + count)]
 
 
-async def test_everything_there_is_in_one_list() -> None:
+async def test_a_batch_has_all_waiting_messages() -> None:
     async with served() as (nc, _), nc.subscribe("a") as sub:
         for number in range(1000):
             await nc.publish("a", b"%d" % number)
@@ -53,7 +53,7 @@ async def test_an_iteration_gets_everything_and_ends_with_the_subscription() -> 
             await sub.receive_batch()
 
 
-async def test_who_waits_gets_all_that_came_together() -> None:
+async def test_a_waiting_receiver_gets_the_whole_burst() -> None:
     async with scripted() as (nc, _), nc.subscribe("a") as sub, trio.open_nursery() as nursery:
         got: list[list[Msg]] = []
 

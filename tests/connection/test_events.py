@@ -52,7 +52,7 @@ async def refuses(peer: Peer) -> None:
 
 
 @ALL_BUT_WSS
-async def test_a_whole_life(transport: Transport) -> None:
+async def test_cancelling_a_whole_lifetime(transport: Transport) -> None:
     again = ReconnectPolicy(wait=0)
     with trio.fail_after(HANG_TIMEOUT):
         async with transport.scripted(session(), refuses, refuses, session()) as server:
@@ -121,7 +121,9 @@ async def test_the_last_event_says_why() -> None:
         "",
     ],
 )
-async def test_complaints_that_concern_nobody(text: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_that_concern_no_subscription(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with scripted() as (nc, peer), nc.events() as events, nc.subscribe("b") as sub:
         with caplog.at_level(logging.WARNING, "trio_nats"):
             await peer.send(b"-ERR '%b'\r\n" % text.encode())
@@ -165,7 +167,7 @@ async def test_ignoring_the_servers_that_info_names() -> None:
         assert await rest(events) == [Closed(None)]
 
 
-async def test_a_lame_duck_with_nowhere_to_go_is_told_once() -> None:
+async def test_lame_duck_mode_without_another_server_is_reported_once() -> None:
     async with scripted() as (nc, peer), nc.events() as events:
         url = nc.connected_url
         assert url is not None
@@ -184,7 +186,7 @@ async def test_buffers_that_cannot_be(buffer: Any) -> None:
             nc.events(buffer=buffer)
 
 
-async def test_a_listener_that_is_full_loses_the_oldest_and_holds_nothing_up() -> None:
+async def test_a_full_event_listener_drops_the_oldest_events() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events(buffer=1) as one,
@@ -239,7 +241,7 @@ async def test_a_waiting_listener_can_be_cancelled_without_loss() -> None:
         assert isinstance(event, ServerError)
 
 
-async def test_being_slow_is_told_with_numbers() -> None:
+async def test_slow_consumer_events_contain_counts() -> None:
     limits = PendingLimits(messages=2)
     async with scripted(reconnect=NO_RECONNECT) as (nc, peer), nc.events() as events:
         async with nc.subscribe("a.*", pending_limits=limits):

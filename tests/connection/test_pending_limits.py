@@ -183,7 +183,7 @@ async def test_what_was_dropped_counts_towards_max_msgs() -> None:
         assert sub.dropped == 3
 
 
-async def test_a_slow_subscription_is_nobody_elses_problem() -> None:
+async def test_a_slow_subscription_does_not_affect_others() -> None:
     async with (
         served() as (nc, server),
         nc.subscribe("a", pending_limits=limits(10, "drop_newest")) as lazy,
@@ -256,7 +256,7 @@ async def test_wait_by_bytes_and_one_event_an_episode() -> None:
     [PendingLimits(messages=5, when_full="wait"), PendingLimits(bytes=50, when_full="wait")],
     ids=["messages", "bytes"],
 )
-async def test_what_a_real_server_sends_in_that_time_is_not_lost(
+async def test_messages_sent_while_reading_is_stopped_are_not_lost(
     pending_limits: PendingLimits,
 ) -> None:
     sent = [b"%d" % number + b"x" * 1000 for number in range(2000)]
@@ -305,7 +305,7 @@ async def test_reading_goes_on_when_the_full_subscription_is_gone(how: str) -> N
         assert stalled(nc) == set()
 
 
-async def test_two_that_are_full_both_have_to_make_room() -> None:
+async def test_reading_continues_once_both_full_subscriptions_have_space() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,

@@ -131,7 +131,7 @@ async def test_no_reply_subject_leads_to_another() -> None:
 
 
 @pytest.mark.parametrize("reply", [b">", b"a.*", b"a..b", b".a", b"\x01", b"\v", b"\xff"])
-async def test_a_reply_subject_that_cannot_be_breaks_no_loop(reply: bytes) -> None:
+async def test_an_invalid_reply_subject_does_not_end_the_loop(reply: bytes) -> None:
     async with served() as (nc, server), nc.subscribe("svc") as requests:
         await nc.flush()
         async with raw_connection(server) as raw:
@@ -163,7 +163,7 @@ def test_inbox_prefixes_of_another_type(prefix: Any) -> None:
         open_nats(inbox_prefix=prefix)
 
 
-async def test_inboxes_of_ones_own() -> None:
+async def test_a_given_inbox_prefix() -> None:
     async with served(inbox_prefix="my.own") as (nc, _):
         inbox = nc.new_inbox()
         assert inbox.startswith("my.own.")
@@ -177,7 +177,7 @@ async def test_inboxes_of_ones_own() -> None:
 # --- no replies -----------------------------------------------------------------------------------
 
 
-async def test_nobody_is_there() -> None:
+async def test_a_request_without_responders() -> None:
     async with served() as (nc, _):
         for _ in range(2):
             with pytest.raises(NoRespondersError, match=r"'no\.body'") as caught:
@@ -196,7 +196,9 @@ async def test_nobody_is_there() -> None:
         (b"NATS/1.0\r\nStatus: 503\r\n\r\n", b"", True),
     ],
 )
-async def test_what_counts_as_no_responders(headers: bytes, data: bytes, is_reply: bool) -> None:
+async def test_which_replies_mean_no_responders(
+    headers: bytes, data: bytes, is_reply: bool
+) -> None:
     async with scripted() as (nc, peer), trio.open_nursery() as nursery:
 
         async def ask() -> None:

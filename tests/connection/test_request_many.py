@@ -75,7 +75,7 @@ async def test_scatter_and_gather(options: dict[str, Any]) -> None:
             assert open_requests(nc) == 0
 
 
-async def test_nobody_is_there() -> None:
+async def test_many_replies_without_responders() -> None:
     async with served() as (nc, _), nc.request_many("svc", timeout=100) as replies:
         for _ in range(2):
             with pytest.raises(NoRespondersError, match="svc"):
@@ -83,7 +83,7 @@ async def test_nobody_is_there() -> None:
         assert open_requests(nc) == 0
 
 
-async def test_no_responders_behind_a_reply_is_somebody_pretending() -> None:
+async def test_no_responders_after_a_reply_is_ignored() -> None:
     """The server says so only when nobody was there, and then nobody replies."""
     async with (
         served() as (nc, server),
@@ -239,7 +239,7 @@ async def test_a_request_that_cannot_be_sent_in_time() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"stop_after": 1_000}])
-async def test_what_waits_is_bounded_and_counted(options: dict[str, Any]) -> None:
+async def test_waiting_replies_are_bounded_and_counted(options: dict[str, Any]) -> None:
     """The service chooses how much it answers, and how often."""
     limits = PendingLimits(messages=100, bytes=50_000)
     async with served(pending_limits=limits) as (nc, server), another(server) as other:

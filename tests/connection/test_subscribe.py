@@ -185,9 +185,7 @@ async def test_max_msgs_with_a_real_server(waiting: bool) -> None:
         ({"subject": "a", "pending_limits": 5}, TypeError),
     ],
 )
-async def test_what_cannot_be_subscribed_to(
-    arguments: dict[str, Any], error: type[Exception]
-) -> None:
+async def test_invalid_subscriptions(arguments: dict[str, Any], error: type[Exception]) -> None:
     async with scripted() as (nc, peer):
         with pytest.raises(error):
             nc.subscribe(**arguments)
@@ -212,7 +210,7 @@ async def test_receive_nowait() -> None:
             sub.receive_nowait()
 
 
-async def test_those_who_wait_are_served_in_turn_and_the_cancelled_are_passed_over() -> None:
+async def test_receivers_are_served_in_order_without_cancelled_ones() -> None:
     got: dict[int, bytes] = {}
     scopes: list[trio.CancelScope] = []
 
@@ -288,7 +286,7 @@ async def test_a_receiving_loop_can_be_cancelled_at_every_message() -> None:
         assert sub.pending == (0, 0)
 
 
-async def test_a_message_somebody_else_was_quicker_to_take() -> None:
+async def test_a_message_that_another_task_received_first() -> None:
     async with served() as (nc, _), nc.subscribe("a") as sub:
         for _ in range(20):
             await _with_pending(nc, sub, 64)
@@ -310,7 +308,7 @@ async def test_a_message_somebody_else_was_quicker_to_take() -> None:
             assert sub.pending == (0, 0)
 
 
-async def test_a_message_for_nobody_is_passed_over() -> None:
+async def test_a_message_without_a_subscription_is_ignored() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         async with nc.subscribe("b"):
             pass

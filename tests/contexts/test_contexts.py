@@ -109,19 +109,19 @@ def test_list_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", ["../one", "a/b", "a\\b", "..", "a\0b", "a\nb"])
-def test_names_that_lead_elsewhere(name: str) -> None:
+def test_names_of_other_files(name: str) -> None:
     with pytest.raises(ConfigurationError, match="not a valid context name"):
         load_context(name)
 
 
-def test_one_that_is_not_there_names_the_others(folder: Path) -> None:
+def test_a_missing_context_lists_the_others(folder: Path) -> None:
     write(folder, "there")
     with pytest.raises(ConfigurationError, match=r"no context 'nowhere' .*known: there"):
         load_context("nowhere")
 
 
 @pytest.mark.parametrize("given", [b"one", 1, ("one",), ""])
-def test_what_is_no_context_at_all(given: Any) -> None:
+def test_a_file_that_is_not_a_context(given: Any) -> None:
     kind = ConfigurationError if given == "" else TypeError
     with pytest.raises(kind, match="context"):
         load_context(given)
@@ -181,7 +181,7 @@ def test_values_that_cannot_be(folder: Path, content: dict[str, Any], complaint:
     ],
     ids=["cut", "list", "empty", "number", "deep", "unicode"],
 )
-def test_files_that_are_none(folder: Path, text: str | bytes) -> None:
+def test_paths_that_are_not_files(folder: Path, text: str | bytes) -> None:
     data = text.encode() if isinstance(text, str) else text
     (folder / "one.json").write_bytes(data)
     with pytest.raises(ConfigurationError, match="context 'one'") as caught:
@@ -190,7 +190,7 @@ def test_files_that_are_none(folder: Path, text: str | bytes) -> None:
     assert caught.value.__context__ is None
 
 
-def test_a_device_is_not_read() -> None:
+def test_a_device_file_is_not_read() -> None:
     with pytest.raises(ConfigurationError, match="not a regular file"):
         load_context("/dev/zero")
 
@@ -271,7 +271,7 @@ def test_references_in_place_of_secrets(tmp_path: Path, monkeypatch: pytest.Monk
         ({"user": "u", "creds": "c"}, "more than one kind of credentials: user, creds"),
     ],
 )
-def test_credentials_that_cannot_be_had(fields: dict[str, str], complaint: str) -> None:
+def test_unavailable_credentials(fields: dict[str, str], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=f"context 'one': {complaint}"):
         Context(name="one", **fields).auth()
 
@@ -296,13 +296,13 @@ def test_a_variable_that_is_not_set_is_empty(monkeypatch: pytest.MonkeyPatch) ->
             auth_of(creds=path)
 
 
-def test_a_seed_in_place_of_a_path_is_not_quoted() -> None:
+def test_a_seed_passed_as_a_path_is_not_quoted() -> None:
     with pytest.raises(CredentialsError) as caught:
         auth_of(creds=USER.seed)
     assert USER.seed not in "".join(traceback.format_exception(caught.value))
 
 
-def test_nsc_does_not_matter_where_nothing_is_asked_of_it() -> None:
+def test_nsc_is_ignored_if_it_is_not_needed() -> None:
     context = Context(nsc="nsc://o/a/u", url="nats://a", token="t")
     assert context.auth() == Token("t")
     assert context.servers == "nats://a"

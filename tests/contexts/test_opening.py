@@ -99,7 +99,7 @@ async def test_a_token_beside_user_and_password(nats_server: NatsServer, folder:
         ({"jetstream_domain": "hub", "jetstream_api_prefix": "acc.js"}, "$JS.hub.API"),
     ],
 )
-async def test_where_jetstream_is(
+async def test_the_jetstream_prefix_of_a_context(
     nats_server: NatsServer, folder: Path, fields: dict[str, str], prefix: str
 ) -> None:
     write(folder, url=nats_server.url, **fields)
@@ -147,6 +147,6 @@ async def test_tls_first() -> None:
         assert list(caught.value.errors(TLSCertificateError))
 
 
-def test_a_context_that_is_not_there_is_said_at_the_call() -> None:
+def test_a_missing_context_is_an_error_at_the_call() -> None:
     with pytest.raises(ConfigurationError, match="there is no context 'nowhere'"):
         open_nats(context="nowhere")

@@ -173,7 +173,7 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
         (drain, 3),
     ],
 )
-async def test_an_operation(make: Make, least: int, transport: Transport) -> None:
+async def test_cancelling_an_operation(make: Make, least: int, transport: Transport) -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with staged(transport) as stage:
             nc, witness = stage.nc, stage.witness
@@ -241,7 +241,7 @@ async def test_a_reply_that_was_not_received_is_left() -> None:
 
 @ALL_BUT_WSS
 @pytest.mark.parametrize("drained", [False, True], ids=["left", "drained"])
-async def test_a_whole_life(transport: Transport, drained: bool) -> None:
+async def test_cancelling_a_whole_lifetime(transport: Transport, drained: bool) -> None:
     """Opening, using and leaving, cancelled at each suspension of any task it consists of."""
     with trio.fail_after(HANG_TIMEOUT):
         async with transport.server() as server:

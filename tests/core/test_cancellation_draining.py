@@ -456,7 +456,7 @@ async def test_closing_itself(closing: str, encrypted: bool, away: bool) -> None
             assert all_tasks() == tasks
             assert open_sockets() == sockets
 
-        # That TLS handshakes can be cancelled is for test_cancellation.test_a_whole_life to show.
+        # test_cancellation.test_cancelling_a_whole_lifetime covers TLS handshakes.
         visited = await cancel_at_each_checkpoint(begin, check, background=not encrypted)
         assert visited >= (2 if closing == "aclose" else 5)
         assert set(taken) <= {3}

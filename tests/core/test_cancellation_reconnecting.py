@@ -318,7 +318,7 @@ LEAST = {
     ids=["plain-refused", "plain-silent", "tls-silent"],
 )
 @pytest.mark.parametrize("make", LEAST)
-async def test_an_operation(make: Make, encrypted: bool, silent: bool) -> None:
+async def test_cancelling_an_operation(make: Make, encrypted: bool, silent: bool) -> None:
     away: list[bool] = []
     with trio.fail_after(HANG_TIMEOUT):
         async with staged(encrypted, silent) as stage:

@@ -10,7 +10,7 @@ from trio_nats import Msg
 from trio_nats._core.dedup import DuplicateFilter
 
 
-def test_each_remembered_message_has_one_twin() -> None:
+def test_each_remembered_message_matches_one_duplicate() -> None:
     duplicates, msg, now = DuplicateFilter(2.0), Msg.new("a", b"x"), 1.0
     for count in (1, 2, 3):
         for _ in range(count):
@@ -31,7 +31,7 @@ def test_what_is_remembered_of_a_message_is_small() -> None:
 
 
 @pytest.mark.slow
-def test_how_many_are_remembered_is_bounded() -> None:
+def test_the_number_of_remembered_messages_is_bounded() -> None:
     duplicates = DuplicateFilter(2.0, max_messages=1_000)
     tracemalloc.start()
     for number in range(20_000):

@@ -151,7 +151,7 @@ async def test_a_failing_body_is_not_held_up_by_a_server_that_does_not_read() ->
 
 
 @ALL_BUT_WSS
-async def test_an_answer_that_overtakes_the_writer_is_no_loss(
+async def test_a_reply_before_the_writer_returns_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The PONG may be read before the task that wrote the PING has had another turn."""
@@ -283,7 +283,7 @@ async def test_all_waiting_tasks_are_told_of_the_loss(wait: Wait) -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "lost"])
-async def test_the_end_lets_go_of_a_drain_whose_messages_nobody_takes(how: str) -> None:
+async def test_a_lost_connection_ends_a_drain_with_unread_messages(how: str) -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.expect_line(b"SUB")
         await peer.send(msg("a", 1, b"x"))
@@ -304,7 +304,7 @@ async def test_the_end_lets_go_of_a_drain_whose_messages_nobody_takes(how: str) 
 
 
 @ALL_BUT_WSS
-async def test_draining_lets_what_arrived_be_dealt_with() -> None:
+async def test_draining_delivers_what_has_arrived() -> None:
     async with served() as (other, server), other.subscribe("answers") as answers:
         await other.flush()
         async with another(server) as nc:
@@ -336,7 +336,7 @@ async def test_draining_gives_up() -> None:
 
 
 @ALL_BUT_WSS
-async def test_losing_it_for_good_is_told_with_its_cause_to_who_asks() -> None:
+async def test_a_permanent_loss_raises_with_its_cause() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.expect_line(b"SUB")
         await peer.send(msg("a", 1, b"before"))
@@ -355,7 +355,7 @@ async def test_losing_it_for_good_is_told_with_its_cause_to_who_asks() -> None:
 
 
 @ALL_BUT_WSS
-async def test_a_body_that_does_not_wait_goes_on_and_may_close() -> None:
+async def test_the_body_may_continue_and_close_after_the_connection_is_lost() -> None:
     async with scripted() as (nc, peer):
         peer.abort()
         await nc.wait_for_state("closed")
@@ -368,7 +368,7 @@ async def test_a_body_that_does_not_wait_goes_on_and_may_close() -> None:
     assert isinstance(nc.failure, ConnectionLostError)
 
 
-async def test_once_means_once() -> None:
+async def test_waiting_for_a_state_that_is_over_raises() -> None:
     async with scripted(reconnect=NO_RECONNECT) as (nc, peer):
         peer.close()
         assert await nc.wait_for_state("closed") == "closed"

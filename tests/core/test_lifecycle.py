@@ -232,7 +232,7 @@ async def test_nothing_is_kept_of_closed_connections() -> None:
             assert [ref for ref in kept if ref() is not None] == []
 
 
-async def test_what_it_looks_like() -> None:
+async def test_reprs() -> None:
     async with scripted() as (nc, _):
         assert repr(nc) == f"<Connection open {nc.connected_url}>"
     assert repr(nc) == "<Connection closed >"
@@ -278,7 +278,7 @@ async def test_a_reconnect_restores_what_there_is_and_only_that() -> None:
             assert nc.stats.reconnects == 1
 
 
-async def test_waiting_for_a_state_that_there_is_not() -> None:
+async def test_waiting_for_an_unknown_state() -> None:
     typo: Any = "opne"
     async with NatsServer() as server, open_nats(server.url) as nc:
         with pytest.raises(ConfigurationError, match="state must be one of 'connecting', 'open'"):

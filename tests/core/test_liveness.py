@@ -86,7 +86,7 @@ async def test_a_slow_network_keeps_its_connection_while_publishing(
         assert "2 PINGs in a row" in str(session.reason)
 
 
-async def test_who_publishes_little_to_a_dead_peer_is_told(clock: trio.testing.MockClock) -> None:
+async def test_publishing_little_to_a_dead_peer_is_detected(clock: trio.testing.MockClock) -> None:
     """The kernel takes all of it, for it has room."""
     async with scripted(ping_interval=INTERVAL, max_pings_out=2) as (nc, _), nc.events() as events:
         dead_since = trio.current_time()
@@ -103,7 +103,7 @@ async def test_who_publishes_little_to_a_dead_peer_is_told(clock: trio.testing.M
             nursery.cancel_scope.cancel()
 
 
-async def test_messages_that_come_are_life(clock: trio.testing.MockClock) -> None:
+async def test_received_messages_count_as_a_sign_of_life(clock: trio.testing.MockClock) -> None:
     async def talks(peer: Peer) -> None:
         for _ in range(8):
             await trio.sleep(INTERVAL)

@@ -41,7 +41,7 @@ async def fail_when_cancelled(error: BaseException) -> None:
 
 
 @in_a_run
-async def test_a_quiet_end() -> None:
+async def test_leaving_waits_for_all_tasks() -> None:
     done = []
 
     async def work() -> None:
@@ -178,7 +178,7 @@ async def test_cancelling_the_nursery_inside_of_a_cancelled_scope() -> None:
 
 
 @in_a_run
-async def test_a_cancellation_of_the_blocks_own_is_not_ours() -> None:
+async def test_an_error_in_a_cancelled_inner_scope_propagates() -> None:
     """An error on the way out, while a scope inside of the block is being cancelled."""
     async with open_nursery() as nursery:
         nursery.start_soon(trio.lowlevel.checkpoint)
@@ -232,7 +232,7 @@ async def test_nesting_flattens_at_each_level() -> None:
             await trio.sleep_forever()
 
 
-def test_whatever_the_run_says_of_groups() -> None:
+def test_strict_exception_groups_make_no_difference() -> None:
     async def main() -> None:
         error = ExceptionGroup("mine", [KeyError("a")])
         with pytest.raises(ExceptionGroup) as caught:
@@ -245,7 +245,7 @@ def test_whatever_the_run_says_of_groups() -> None:
 
 
 @in_a_run
-async def test_no_garbage_is_left_to_the_collector() -> None:
+async def test_no_reference_cycles_are_left() -> None:
     class MyError(Exception):
         pass
 

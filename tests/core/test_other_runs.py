@@ -96,7 +96,7 @@ def in_all(nc: Connection) -> Statistics:
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 @ALL_BUT_WSS
-async def test_whatever_it_does_is_refused_and_has_no_effect(busy: bool) -> None:
+async def test_other_runs_are_refused_without_effect(busy: bool) -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.expect_line(b"SUB a")
         async with nc.request_many("quiet", timeout=100) as replies, nc.events() as events:
@@ -133,7 +133,7 @@ async def test_the_first_message_is_refused_already(waiting: int) -> None:
         assert nc.stats.out_messages == before
 
 
-async def test_a_message_that_waits_is_not_taken_out_by_another_run() -> None:
+async def test_another_trio_run_cannot_receive_a_waiting_message() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.expect_line(b"SUB a")
         await peer.send(msg("a", 1, b"x") * 3)
@@ -147,7 +147,7 @@ async def test_a_message_that_waits_is_not_taken_out_by_another_run() -> None:
         assert sub.pending == (1, 1)
 
 
-async def test_a_thread_without_a_run_is_told_how_to_come_back() -> None:
+async def test_calling_from_a_thread_without_a_run_explains_what_to_do() -> None:
     async with scripted() as (nc, peer):
         for function in (nc.publish_nowait, nc.request_many, nc.subscribe("a").__aiter__):
             args = () if function not in (nc.publish_nowait, nc.request_many) else ("b",)

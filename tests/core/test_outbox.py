@@ -138,7 +138,7 @@ async def test_a_message_that_looks_like_a_command_is_kept() -> None:
     assert take_all(box) == b"PUB a 6\r\nPING\r\n\r\n"
 
 
-async def test_a_chunk_that_was_all_commands_leaves_nothing_to_write() -> None:
+async def test_removing_the_only_commands_empties_the_outbox() -> None:
     box = outbox()
     put(box, b"SUB a 1\r\n")
     assert box.remove_commands() == [b"SUB a 1\r\n"]
@@ -253,7 +253,7 @@ async def test_there_is_room_up_to_the_limit() -> None:
     await box.wait_for_space()
 
 
-async def test_those_who_wait_go_on_as_soon_as_there_is_room() -> None:
+async def test_waiting_publishers_continue_once_there_is_space() -> None:
     box = outbox(100)
     put(box, pub(150))
     entered = 0

@@ -143,7 +143,7 @@ def test_the_ones_that_are_too_many_are_the_last_ones(seed: int) -> None:
     assert sent.refused() is None
 
 
-def test_how_many_are_unconfirmed_is_bounded() -> None:
+def test_the_number_of_unconfirmed_subscriptions_is_bounded() -> None:
     sent = Unconfirmed()
     for number in range(200_000):
         sent.sent(b"%d" % number)

@@ -229,7 +229,7 @@ async def test_no_more_than_was_asked_for(autojump_clock: trio.testing.MockClock
     ("policy", "kept"), [("drop_newest", [b"0", b"1", b"2"]), ("drop_oldest", [b"7", b"8", b"9"])]
 )
 @pytest.mark.parametrize("by", ["messages", "bytes"])
-async def test_what_waits_is_bounded(
+async def test_waiting_replies_are_bounded(
     autojump_clock: trio.testing.MockClock, policy: FullPolicy, kept: list[bytes], by: str
 ) -> None:
     limits = PendingLimits(**{by: 3}, when_full=policy)

@@ -158,7 +158,7 @@ def test_the_server_always_knows_what_is_wanted(seed: int) -> None:
         assert quiesced(router) & living.keys() == draining
 
 
-def test_nothing_is_remembered_of_those_that_are_gone() -> None:
+def test_removed_subscriptions_are_forgotten() -> None:
     router, _ = new_router()
     left, denied, over = (router.add(Channel(b"a")) for _ in range(3))
     for sid in (left, denied, over):
@@ -223,7 +223,7 @@ async def test_at_the_end_nothing_stops_the_reading() -> None:
     await router.wait_unstalled()
 
 
-def test_the_end_is_told_to_all_once() -> None:
+def test_all_subscriptions_are_ended_once() -> None:
     router, outbox = new_router()
     router.live = True
     channels = [Channel(b"a"), Channel(b"b", b"q")]

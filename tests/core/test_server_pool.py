@@ -93,7 +93,7 @@ def test_a_server_has_its_own_credentials_or_the_first_ones() -> None:
     assert "p/" not in repr(servers)
 
 
-def test_nobody_has_any_credentials() -> None:
+def test_no_server_has_credentials() -> None:
     servers = pool("nats://a:1")
     servers.discover(gossip("b:2"), servers.servers[0], "nats")
     assert not any(server.has_userinfo for server in servers.servers)
@@ -109,7 +109,9 @@ def test_nobody_has_any_credentials() -> None:
         ("tls://[fd00::9]:1", "10.0.0.1:2", None),
     ],
 )
-def test_the_name_a_certificate_must_be_for(seed: str, named: str, expected: str | None) -> None:
+def test_the_name_that_a_certificate_is_checked_against(
+    seed: str, named: str, expected: str | None
+) -> None:
     servers = pool(seed)
     (new,) = servers.discover(gossip(named), servers.servers[0], "tls")
     assert new.tls_name == expected
@@ -138,7 +140,7 @@ def test_a_server_given_up_comes_back_when_it_is_named_again() -> None:
     assert again.discovered
 
 
-def test_failures_in_a_row_and_their_words() -> None:
+def test_repeated_failures_and_their_texts() -> None:
     servers = pool("nats://a:1,nats://b:2")
     a, b = servers.servers
     assert [servers.failed(a, OSError(text)) for text in ("x", "x", "y", "y", "x")] == [
@@ -172,7 +174,7 @@ def test_credentials_are_of_the_list_they_came_with() -> None:
     assert new.password == "new"
 
 
-def test_failing_puts_a_server_last() -> None:
+def test_a_failed_server_moves_to_the_end() -> None:
     servers = pool("nats://a:1,nats://b:2,nats://c:3")
     a, b, c = servers.servers
     servers.failed(a, OSError("no"))
@@ -250,7 +252,7 @@ def test_unverified_servers_are_addresses_that_have_to_show_a_name() -> None:
     assert urls_of(servers.servers) == ["tls://b:1", "nats://seed:1"]
 
 
-def test_unverified_servers_take_nobodys_place() -> None:
+def test_unverified_servers_do_not_displace_others() -> None:
     """Neither a seed's nor that of a server named inside TLS, which they cannot withdraw either."""
     servers = pool("tls://seed:1")
     (seed,) = servers.servers

@@ -103,7 +103,7 @@ async def test_pings_whose_answers_are_not_read() -> None:
         assert "without reading the answers" in str(lost.reason)
 
 
-async def test_a_server_that_hangs_up_says_so() -> None:
+async def test_a_server_that_closes_the_connection_is_reported() -> None:
     async with scripted() as (nc, peer), nc.events() as events:
         url = nc.connected_url
         peer.close()
@@ -112,7 +112,7 @@ async def test_a_server_that_hangs_up_says_so() -> None:
         assert lost.server == url
 
 
-async def test_the_servers_last_words_are_heard_although_writing_failed_first() -> None:
+async def test_the_servers_error_is_reported_although_writing_failed_first() -> None:
     for _ in range(12):  # whether reader or writer notices first is a toss-up
         async with scripted() as (nc, peer), nc.events() as events:
             await fill(nc, 200_000)
@@ -124,7 +124,7 @@ async def test_the_servers_last_words_are_heard_although_writing_failed_first() 
             assert nc.stats.lost_in_flight >= 1
 
 
-async def test_a_fault_of_ours_costs_the_wire_and_not_the_connection(
+async def test_an_internal_error_reconnects(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with trio.fail_after(HANG_TIMEOUT), caplog.at_level(logging.ERROR, "trio_nats"):
@@ -145,7 +145,7 @@ async def test_a_fault_of_ours_costs_the_wire_and_not_the_connection(
 # --- what is survived -----------------------------------------------------------------------------
 
 
-async def test_words_that_change_nothing() -> None:
+async def test_ok_and_extra_pongs_change_nothing() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.send(b"+OK\r\nPONG\r\nPONG\r\n+OK\r\n" + msg("a", 1, b"x"))
         await barrier(peer)
@@ -154,7 +154,7 @@ async def test_words_that_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-async def test_words_that_come_in_pieces(size: int) -> None:
+async def test_protocol_lines_in_pieces(size: int) -> None:
     frames = msg("a", 1, b"one", reply="r") + b"PING\r\n" + msg("a", 1, b"") + msg("a", 1, b"two")
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         before = nc.stats.in_bytes

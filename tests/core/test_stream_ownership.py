@@ -184,7 +184,7 @@ async def _use_by_many(nc: Connection) -> None:
 @pytest.mark.slow
 @TCP_AND_WSS
 @pytest.mark.parametrize("ending", ["left", "closed", "drained", "broken off", "cancelled"])
-async def test_nor_do_many_users_or_a_move_or_any_ending(
+async def test_no_task_touches_the_stream_under_load_or_during_a_move(
     transport: Transport, ending: str, touches: Touches
 ) -> None:
     with trio.fail_after(HANG_TIMEOUT):

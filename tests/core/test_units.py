@@ -62,7 +62,7 @@ async def push_later(slot: ReplySlot, msg: Msg) -> None:
     slot._push(msg)
 
 
-async def test_a_reply_slot_is_an_outcome() -> None:
+async def test_a_reply_slot_can_be_unwrapped_and_sent() -> None:
     """Trio only unwraps what a task is woken with, but may send it as well."""
     slot, msg = ReplySlot("svc"), Msg.new("inbox", b"answer")
 
@@ -268,7 +268,7 @@ def test_two_violations_end_two_subscriptions() -> None:
     assert all(sink.ended for sink in sinks)
 
 
-async def test_a_denied_subscription_stalls_nobody() -> None:
+async def test_a_denied_subscription_does_not_stall_others() -> None:
     router = Router(outbox())
     sink = Sink(b"news")
     router.add(sink)
@@ -280,7 +280,7 @@ async def test_a_denied_subscription_stalls_nobody() -> None:
         router.deny(denied("news"))
 
 
-def test_what_the_server_is_told() -> None:
+def test_commands_sent_to_the_server() -> None:
     box = outbox()
     router = Router(box)
     early = router.add(Sink(b"early"))
@@ -300,7 +300,7 @@ def test_what_the_server_is_told() -> None:
     assert router.restore() == []
 
 
-def test_a_draining_subscription_is_not_restored_but_still_fed() -> None:
+def test_a_draining_subscription_is_not_restored_but_still_delivers() -> None:
     router = Router(outbox())
     sink = Sink(b"news")
     sid = router.add(sink)

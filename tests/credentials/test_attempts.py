@@ -57,7 +57,7 @@ KINDS: dict[str, tuple[Any, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_connect_says_this_and_nothing_else(kind: str) -> None:
+async def test_connect_contains_exactly_these_fields(kind: str) -> None:
     auth, expected = KINDS[kind]
     async with ScriptedServer(sessions()) as server:
         async with open_nats(server.url, auth=auth, name="me", echo=False):
@@ -147,7 +147,7 @@ ROTATION: tuple[tuple[Auth | None, dict[str, str]], ...] = (
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-async def test_nothing_lingers_from_one_attempt_to_the_next(backwards: bool) -> None:
+async def test_attempts_do_not_affect_each_other(backwards: bool) -> None:
     rotation = ROTATION[::-1] if backwards else ROTATION
     auth = in_turn(*(one for one, _ in rotation))
     async with ScriptedServer(*[drops] * (len(rotation) - 1), sessions()) as server:

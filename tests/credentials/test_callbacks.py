@@ -45,7 +45,7 @@ RUBBISH = ["token", b"x", ("u", "p"), {}, 0, False, UserPassword, object()]
 
 
 @pytest.mark.parametrize("value", RUBBISH, ids=lambda value: repr(value)[:15])
-async def test_a_callback_that_returns_rubbish(value: Any) -> None:
+async def test_a_callback_that_returns_an_invalid_value(value: Any) -> None:
     async def late(server: Server) -> Any:
         return value
 
@@ -77,7 +77,7 @@ async def test_a_callback_that_fails_is_one_failed_attempt() -> None:
             assert server.peers == []
 
 
-async def test_a_callback_may_fail_now_and_then() -> None:
+async def test_a_callback_may_fail_occasionally() -> None:
     auth = in_turn(Token("one"), Oops("not now"), Oops("not yet"), Token("two"))
     async with ScriptedServer(drops, sessions()) as server:
         async with (
@@ -94,7 +94,7 @@ async def test_a_callback_may_fail_now_and_then() -> None:
         assert failures == ["the auth callback raised Oops"] * 2
 
 
-async def test_a_class_is_no_credentials() -> None:
+async def test_a_class_is_not_accepted_as_credentials() -> None:
     async with ScriptedServer(sessions()) as server:
         with pytest.raises(ConnectError, match="auth callback raised TypeError"):
             async with open_nats(server.url, auth=UserPassword):  # type: ignore[arg-type]

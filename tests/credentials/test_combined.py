@@ -50,14 +50,14 @@ SENT: dict[str, tuple[Auth, dict[str, str]]] = {
 
 @pytest.mark.parametrize("by_callback", [False, True])
 @pytest.mark.parametrize("kind", SENT)
-async def test_what_is_sent(kind: str, by_callback: bool) -> None:
+async def test_combined_credentials_in_connect(kind: str, by_callback: bool) -> None:
     auth, sent = SENT[kind]
     async with ScriptedServer(sessions()) as server:
         async with open_nats(server.url, auth=(lambda s: auth) if by_callback else auth):
             assert await connects_with(server, 0) == sent
 
 
-async def test_a_real_server_takes_what_it_needs() -> None:
+async def test_a_real_server_uses_the_credentials_it_supports() -> None:
     async with NatsServer(config=OPERATOR.config) as server:
         for auth in (
             Combined(Credentials(text=USER.creds), Token("t")),
@@ -67,7 +67,7 @@ async def test_a_real_server_takes_what_it_needs() -> None:
                 await nc.flush()
 
 
-async def test_what_can_be_replayed() -> None:
+async def test_replayable_credentials() -> None:
     key, creds = NKey(seed=KEY.seed), Credentials(text=USER.creds)
     assert not (await prepare(Combined(key))).replayable
     for auth in (Combined(key, Token("t")), Combined(creds, UserPassword("u", "p"))):
@@ -85,7 +85,7 @@ async def test_what_can_be_replayed() -> None:
         (Token("a"), Combined(UserPassword("u", "p"))),
     ],
 )
-def test_what_cannot_be_combined(parts: Any) -> None:
+def test_credentials_that_cannot_be_combined(parts: Any) -> None:
     with pytest.raises(CredentialsError, match="Combined takes"):
         Combined(*parts)
 
@@ -97,7 +97,7 @@ def test_what_is_no_credentials_cannot_be_combined(part: Any) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_nothing_is_shown() -> None:
+def test_combined_credentials_show_no_secret() -> None:
     auth = Combined(NKey(seed=KEY.seed), Token("s3cret"), UserPassword("u", "s3cret"))
     assert "s3cret" not in repr(auth)
     assert KEY.seed not in repr(auth)

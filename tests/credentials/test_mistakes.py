@@ -106,7 +106,7 @@ REPLAYABLE: dict[str, tuple[Auth, bool]] = {
 
 
 @pytest.mark.parametrize("kind", REPLAYABLE)
-async def test_what_can_be_replayed_does_not_leave_in_plaintext(
+async def test_replayable_credentials_are_not_sent_in_plaintext(
     kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_nats._transport.connector.is_loopback", lambda address: False)
@@ -127,7 +127,7 @@ async def test_what_can_be_replayed_does_not_leave_in_plaintext(
         assert ("plaintext" in caplog.text) is replayable
 
 
-async def test_a_bearer_jwt_is_worth_as_much_without_its_signature() -> None:
+async def test_a_bearer_jwt_works_without_a_signature() -> None:
     async with NatsServer(config=OPERATOR.config) as server:
         async with open_nats(server.url, auth=JWT(BEARER.jwt, sign=lambda nonce: bytes(64))) as nc:
             await nc.flush()
@@ -156,7 +156,7 @@ NO_PATHS = {
 @pytest.mark.parametrize("as_path", [str, Path])
 @pytest.mark.parametrize(("make", "instead"), [(NKey, "seed="), (Credentials, "text=")])
 @pytest.mark.parametrize("kind", NO_PATHS)
-def test_a_secret_given_for_a_path_is_not_told(
+def test_a_secret_passed_as_a_path_is_not_shown(
     make: Any, instead: str, kind: str, as_path: Any
 ) -> None:
     with pytest.raises(CredentialsError, match=instead) as caught:
@@ -181,7 +181,7 @@ def test_a_secret_given_for_a_path_is_not_told(
         " x ",
     ],
 )
-async def test_a_path_may_look_odd(make: Any, name: str, tmp_path: Path) -> None:
+async def test_a_path_with_unusual_characters(make: Any, name: str, tmp_path: Path) -> None:
     for file in (name, Path(name)):
         auth = make(file=file)
         assert repr(file) in repr(auth)
@@ -213,7 +213,7 @@ def test_one_source_and_no_other_is_asked_for_at_once(make: Any, given: dict[str
 
 
 @pytest.mark.parametrize("make", [NKey, Credentials])
-def test_what_a_text_is_has_to_be_said(make: Any) -> None:
+def test_text_as_credentials_needs_a_type(make: Any) -> None:
     with pytest.raises(TypeError):
         make("alice.creds")
     with pytest.raises(TypeError):
@@ -231,7 +231,7 @@ def test_what_a_text_is_has_to_be_said(make: Any) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Auth) else value,
 )
-def test_what_was_checked_stays_as_it_was(auth: Auth, name: str) -> None:
+def test_a_checked_value_cannot_change(auth: Auth, name: str) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(auth, name, "other")
 
@@ -464,7 +464,7 @@ PLACES: dict[str, Callable[[str], Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @given(secret=passwords | seeds.map(lambda text: "SU" + text))
-def test_no_secret_is_told_wherever_it_is_put(place: str, secret: str) -> None:
+def test_no_secret_is_shown_wherever_it_is_passed(place: str, secret: str) -> None:
     try:
         auth = PLACES[place](secret)
     except CredentialsError as error:

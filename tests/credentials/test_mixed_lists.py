@@ -74,7 +74,9 @@ async def test_wherever_it_stands_and_later_too() -> None:
 
 
 @pytest.mark.parametrize("auth", [None, Token("another")])
-async def test_unless_a_mode_is_given_in_words(auth: Token | None) -> None:
+async def test_an_explicit_mode_allows_plaintext_without_the_credentials(
+    auth: Token | None,
+) -> None:
     """Then it is plaintext for the other one, but not with the credentials of the tls:// URL."""
     tls = TLSOptions(mode=PREFER, ca_file=CERTS.ca_file)
     async with ScriptedServer(unreachable) as first, ScriptedServer(no_tls()) as second:
@@ -92,7 +94,7 @@ async def test_unless_a_mode_is_given_in_words(auth: Token | None) -> None:
         assert "pass" not in connect
 
 
-async def test_its_own_credentials_are_another_matter() -> None:
+async def test_a_server_may_use_its_own_credentials() -> None:
     tls = TLSOptions(mode=PREFER, ca_file=CERTS.ca_file)
     async with ScriptedServer(unreachable) as first, ScriptedServer(no_tls()) as second:
         with trio.fail_after(HANG_TIMEOUT):
@@ -124,7 +126,7 @@ def naming(address: Callable[[], str]) -> Script:
     return script
 
 
-async def test_nor_do_discovered_servers_get_them_in_plaintext() -> None:
+async def test_discovered_servers_get_no_credentials_in_plaintext() -> None:
     """They have the credentials of who named them, and where those are from does not change."""
     servers = ServerPool(parse_servers("tls://joe:verysecret@a,nats://b"), randomize=False)
     b = servers.servers[1]

@@ -81,7 +81,7 @@ BAD_SEEDS = {
 
 @pytest.mark.parametrize("make", [lambda s: NKey(seed=s), lambda s: JWT(USER.jwt, seed=s)])
 @pytest.mark.parametrize("kind", BAD_SEEDS)
-def test_seeds_that_are_none(make: Callable[[str], Auth], kind: str) -> None:
+def test_invalid_seeds(make: Callable[[str], Auth], kind: str) -> None:
     seed, hint = BAD_SEEDS[kind]
     with pytest.raises(CredentialsError) as caught:
         make(seed)
@@ -128,7 +128,7 @@ async def test_creds_however_they_are_laid_out(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("tail", ["-", "---", "-_-", "---END-", "-----BEGIN-"])
-async def test_dashes_belong_to_base64(tail: str) -> None:
+async def test_dashes_are_part_of_base64(tail: str) -> None:
     # No key can be made to sign like this, but some signature may well look like it.
     jwt = jwt_for(USER.key).removesuffix("c2ln") + "A" * 20 + tail
     answer = await prepare(Credentials(text=creds_text(jwt, SEED)))
@@ -164,7 +164,7 @@ BAD_CREDS = {
 
 
 @pytest.mark.parametrize("kind", BAD_CREDS)
-def test_creds_that_are_none(kind: str) -> None:
+def test_invalid_creds_files(kind: str) -> None:
     text, hint = BAD_CREDS[kind]
     with pytest.raises(CredentialsError) as caught:
         Credentials(text=text)
@@ -174,7 +174,7 @@ def test_creds_that_are_none(kind: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["-", " ", "--- ", f"{JWT_BEGIN}\n", f"{JWT_END}\n", "---BEGIN ", "- -\n"]
 )
-def test_rubbish_of_any_size_is_refused_at_once(piece: str) -> None:
+def test_garbage_of_any_size_is_rejected_at_once(piece: str) -> None:
     # A parser that looks back and forth would take minutes or ages for these.
     text = "---BEGIN A" + piece * (1_000_000 // len(piece))
     with pytest.raises(CredentialsError, match="BEGIN NATS USER JWT"):
@@ -193,7 +193,7 @@ async def test_a_bearer_jwt_needs_no_seed() -> None:
     await logs_in_as(Credentials(text=BEARER.creds), BEARER)
 
 
-async def test_a_seed_is_never_taken_for_a_piece_of_a_jwt() -> None:
+async def test_a_seed_is_never_read_as_part_of_a_jwt() -> None:
     text = BEARER.creds.replace(JWT_END, "").partition("*")[0] + (
         f"{SEED_BEGIN}\n{BEARER.seed}\n{SEED_END}\n"
     )
@@ -231,7 +231,7 @@ BAD_JWTS = {
 
 
 @pytest.mark.parametrize("kind", BAD_JWTS)
-def test_jwts_that_are_none(kind: str) -> None:
+def test_invalid_jwts(kind: str) -> None:
     jwt, hint = BAD_JWTS[kind]
     for options in ({}, {"seed": SEED}, {"sign": USER.key.sign}):
         with pytest.raises(CredentialsError) as caught:
@@ -266,7 +266,7 @@ async def test_signing_elsewhere(sign: Any) -> None:
 @pytest.mark.parametrize(
     "result", [b"", b"x" * 63, b"x" * 65, "x" * 64, None, bytearray(64), 64, [b"x" * 64]]
 )
-async def test_what_is_no_signature_is_not_sent(result: Any) -> None:
+async def test_an_invalid_signature_is_not_sent(result: Any) -> None:
     async def late(nonce: bytes) -> Any:
         return result
 
@@ -361,7 +361,7 @@ async def test_files_are_checked_before_dialling(make: Any, kind: str, tmp_path:
 
 
 @pytest.mark.parametrize("make", [NKey, Credentials])
-async def test_a_directory_is_no_file(make: Any, tmp_path: Path) -> None:
+async def test_a_directory_is_not_accepted_as_a_file(make: Any, tmp_path: Path) -> None:
     with pytest.raises(CredentialsError, match="cannot read"):
         await prepare(make(file=tmp_path))
 

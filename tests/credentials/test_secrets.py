@@ -114,7 +114,7 @@ def texts_of_log(records: Iterable[logging.LogRecord]) -> list[str]:
     return found
 
 
-def test_this_module_finds_what_it_looks_for() -> None:
+def test_these_checks_find_violations() -> None:
     inner = NatsError(f"x{PASSWORD}x")
     outer = NatsError("fine")
     outer.__cause__ = ExceptionGroup("many", [inner])
@@ -268,7 +268,9 @@ async def test_a_peer_that_echoes_what_it_hears(
     assert_untold(texts_of(caught.value) + texts_of_log(caplog.records), case.secrets)
 
 
-async def test_callables_that_fail_do_not_tell(caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_of_failing_callables_show_no_secrets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG)
 
     def sign(nonce: bytes) -> Any:
@@ -328,7 +330,7 @@ SECRETS = [*USER_SECRETS, OTHER.seed, Key("account").seed]
 
 @pytest.mark.slow
 @given(seed=st.sampled_from([USER.seed, SECRETS[-1]]).flatmap(damaged))
-def test_damaged_seeds_are_not_told(seed: str) -> None:
+def test_errors_do_not_show_damaged_seeds(seed: str) -> None:
     texts = [
         *outcome(lambda: NKey(seed=seed)),
         *outcome(lambda: JWT(USER.jwt, seed=seed)),
@@ -341,7 +343,7 @@ def test_damaged_seeds_are_not_told(seed: str) -> None:
 
 @pytest.mark.slow
 @given(jwt=damaged(USER.jwt), seed=st.sampled_from([None, USER.seed, OTHER.seed]))
-def test_damaged_jwts_are_not_told(jwt: str, seed: str | None) -> None:
+def test_errors_do_not_show_damaged_jwts(jwt: str, seed: str | None) -> None:
     texts = [
         *outcome(lambda: JWT(jwt, seed=seed)),
         *outcome(lambda: NKey(seed=jwt)),
@@ -352,13 +354,15 @@ def test_damaged_jwts_are_not_told(jwt: str, seed: str | None) -> None:
 
 @pytest.mark.slow
 @given(text=damaged(USER.creds))
-def test_damaged_creds_are_not_told(text: str) -> None:
+def test_errors_do_not_show_damaged_creds(text: str) -> None:
     assert_untold(outcome(lambda: Credentials(text=text)), SECRETS)
 
 
 @pytest.mark.slow
 @given(data=damaged(USER.creds).map(lambda t: t.encode(errors="surrogateescape")))
-def test_damaged_files_are_not_told(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_errors_do_not_show_damaged_files(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
     file = tmp_path_factory.getbasetemp() / "damaged.creds"
     file.write_bytes(data)
     texts = []

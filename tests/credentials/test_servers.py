@@ -137,7 +137,7 @@ async def test_a_token() -> None:
         assert "sent: token" in error.explanation
 
 
-async def test_a_url_may_bring_the_credentials() -> None:
+async def test_a_url_may_contain_the_credentials() -> None:
     async with NatsServer(config=USERS) as server:
         at = server.url.removeprefix("nats://")
         for userinfo, name in [("plain:secret", "plain"), (f"%C3%A4%20b:{ENCODED}", "ä b")]:
@@ -166,7 +166,7 @@ async def test_auth_beats_the_url() -> None:
         assert "no credentials" in error.explanation
 
 
-async def test_a_user_for_those_who_are_none() -> None:
+async def test_a_default_user() -> None:
     config: dict[str, Any] = {
         "authorization": {
             "users": [{"user": "guest", "password": "x"}, {"nkey": KEY.public}],
@@ -199,7 +199,7 @@ async def test_credentials_for_a_server_that_wants_none() -> None:
             assert list(caught.value.errors(CredentialsError))
 
 
-async def test_an_nkey_for_a_server_that_knows_none() -> None:
+async def test_an_nkey_for_a_server_without_nkeys() -> None:
     async with NatsServer(user="u", password="p") as server:
         with pytest.raises(ConnectError, match="accepts no keys") as caught:
             async with open_nats(server.url, auth=NKey(seed=KEY.seed)):
@@ -207,7 +207,7 @@ async def test_an_nkey_for_a_server_that_knows_none() -> None:
         assert list(caught.value.errors(CredentialsError))
 
 
-async def test_a_certificate_that_says_who_one_is() -> None:
+async def test_a_certificate_identifies_the_user() -> None:
     certs = certificates()
     tls = ServerTLS(
         certs.server.cert_file, certs.server.key_file, ca_file=certs.ca_file, verify_and_map=True

@@ -48,7 +48,7 @@ def assert_hidden(error: BaseException) -> None:
             assert spelling not in shown
 
 
-def test_this_module_finds_what_it_looks_for() -> None:
+def test_these_checks_find_violations() -> None:
     code = compile(f"def fails(password={SECRET!r}): raise OSError", "/package/x.py", "exec")
     namespace: dict[str, Any] = {}
     exec(code, namespace)

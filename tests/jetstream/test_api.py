@@ -97,7 +97,7 @@ def test_errors_can_be_raised_again(instance: Exception) -> None:
     assert twin.args == instance.args
 
 
-def test_errors_are_those_of_the_room() -> None:
+def test_the_package_exports_all_errors_of_the_errors_module() -> None:
     for name in all_errors.__all__:
         assert getattr(js_module, name) is getattr(all_errors, name)
         assert name in js_module.__all__
@@ -117,7 +117,7 @@ def test_errors_are_those_of_the_room() -> None:
         b'{"memory": NaN}',
     ],
 )
-async def test_nonsense(nats_server: NatsServer, answer: bytes) -> None:
+async def test_invalid_responses(nats_server: NatsServer, answer: bytes) -> None:
     async with open_nats(nats_server.url) as nc:
         async with fake_api(nc, lambda msg: answer):
             with pytest.raises(JetStreamError) as caught:
@@ -125,7 +125,7 @@ async def test_nonsense(nats_server: NatsServer, answer: bytes) -> None:
         assert isinstance(caught.value, JetStreamAPIError) == answer.startswith(b'{"error"')
 
 
-async def test_a_description_without_end_is_cut(nats_server: NatsServer) -> None:
+async def test_a_very_long_description_is_truncated(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc:
         async with fake_api(nc, lambda msg: error(1, description="x" * 100_000)):
             with pytest.raises(JetStreamAPIError) as caught:
@@ -190,13 +190,13 @@ async def test_a_domain(nats_server: NatsServer) -> None:
         ({"timeout": 0}, ConfigurationError, "timeout"),
     ],
 )
-async def test_what_cannot_be_asked(nats_server: NatsServer, options, kind, text) -> None:
+async def test_invalid_api_options(nats_server: NatsServer, options, kind, text) -> None:
     async with open_nats(nats_server.url) as nc:
         with pytest.raises(kind, match=text):
             nc.jetstream(**options)
 
 
-async def test_the_level_is_asked_for(nats_server: NatsServer) -> None:
+async def test_the_required_api_level_is_sent(nats_server: NatsServer) -> None:
     """As a header, which servers since 2.12 understand."""
     async with open_nats(nats_server.url) as nc:
         levels: list[str | None] = []

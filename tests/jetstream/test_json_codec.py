@@ -57,7 +57,7 @@ def test_whole_seconds_may_be_integers() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, -1e-9, math.nan, math.inf, 1e11, "1", True, None])
-def test_what_are_no_seconds(value) -> None:
+def test_values_that_are_not_seconds(value) -> None:
     kind = TypeError if value in ("1", None) or value is True else ConfigurationError
     with pytest.raises(kind, match="age"):
         json_codec.nanoseconds("age", value)
@@ -93,7 +93,7 @@ def test_less_than_a_microsecond_is_cut_off() -> None:
     )
 
 
-def test_no_time_is_none() -> None:
+def test_the_zero_time_is_none() -> None:
     assert json_codec.time_from_wire("0001-01-01T00:00:00Z") is None
     assert json_codec.time_from_wire("0001-01-01T00:00:00+14:00") is None
 
@@ -174,7 +174,7 @@ def test_what_a_newer_server_says() -> None:
     }
 
 
-def test_null_is_as_good_as_nothing() -> None:
+def test_null_fields_have_their_defaults() -> None:
     raw = {
         "config": {"name": "S", "subjects": None, "mirror": None, "metadata": None, "max_age": 0},
         "sources": None,
@@ -261,13 +261,13 @@ def test_any_nonsense_is_a_value_error_or_an_info(raw) -> None:
         ({"sources": [StreamSource(name=5)]}, "sources"),  # type: ignore[arg-type]
     ],
 )
-def test_what_cannot_be_sent(config, text) -> None:
+def test_values_that_cannot_be_sent(config, text) -> None:
     """A clear error, and no other."""
     with pytest.raises((ConfigurationError, TypeError), match=text):
         json_codec.encode(StreamConfig(name="S", **config))
 
 
-def test_words_may_be_given_as_text() -> None:
+def test_enums_may_be_given_as_text() -> None:
     sent = json_codec.encode(StreamConfig(name="S", retention="interest"))  # type: ignore[arg-type]
     assert msgspec.json.decode(sent) == {"name": "S", "retention": "interest"}
 

@@ -159,7 +159,7 @@ async def test_answers_are_no_commands(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.nats_server(jetstream=True)
-async def test_who_sees_one_reply_subject_cannot_answer_in_place_of_the_server(
+async def test_a_seen_reply_subject_does_not_help_to_forge_answers(
     nats_server: NatsServer,
 ) -> None:
     deleted = b"NATS/1.0 409 Consumer Deleted\r\n\r\n"
@@ -347,7 +347,7 @@ def test_acknowledgements(reply: str) -> None:
         "$JS.FC.S.C.abcd",
     ],
 )
-def test_what_is_no_acknowledgement(reply: str | None) -> None:
+def test_a_reply_that_is_not_an_acknowledgement(reply: str | None) -> None:
     subjects = ReplySubjects("S", "C")
     raw = None if reply is None else reply.encode()
     for _ in range(2):

@@ -115,7 +115,9 @@ def test_consumers_that_cannot_be(options: Any, text: str) -> None:
     ],
     ids=str,
 )
-async def test_the_level_is_what_the_server_thinks(nats_server: NatsServer, options: Any) -> None:
+async def test_the_required_api_level_matches_the_server(
+    nats_server: NatsServer, options: Any
+) -> None:
     async with connected(nats_server) as (js, _):
         stream = await js.create_stream("S", **options)
         assert stream.info.config.metadata is not None

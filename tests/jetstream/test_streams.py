@@ -27,7 +27,7 @@ from trio_nats.testing import NatsServer
 pytestmark = pytest.mark.nats_server(jetstream=True)
 
 
-async def test_all_there_is_to_say(nats_server: NatsServer) -> None:
+async def test_all_fields_of_a_stream_configuration(nats_server: NatsServer) -> None:
     """What is configured is what the server says is configured."""
     config = StreamConfig(
         name="S",
@@ -221,7 +221,7 @@ async def test_deleted_messages(nats_server: NatsServer) -> None:
             await stream.delete_msg(0)
 
 
-async def test_how_a_message_is_deleted(nats_server: NatsServer) -> None:
+async def test_deleting_a_message(nats_server: NatsServer) -> None:
     answers = [{"config": {"name": "S"}}, {"success": True}, {"success": True}]
     async with connected(nats_server) as (_, nc):
         async with fake_api(nc, lambda msg: answers.pop(0)) as asked:
@@ -235,7 +235,7 @@ async def test_how_a_message_is_deleted(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("config", [5, None, {"name": "S"}, b"S"])
-async def test_what_is_no_configuration(nats_server: NatsServer, config) -> None:
+async def test_a_file_that_is_not_a_configuration(nats_server: NatsServer, config) -> None:
     async with connected(nats_server) as (js, _):
         with pytest.raises(TypeError, match="config must be a StreamConfig or a name, not"):
             await js.create_stream(config)
@@ -248,7 +248,7 @@ async def test_a_keyword_that_does_not_exist(nats_server: NatsServer) -> None:
                 await js.create_stream(config, subject="s")
 
 
-async def test_names_are_looked_at(nats_server: NatsServer) -> None:
+async def test_names_are_checked(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         for ask in (js.stream, js.delete_stream):
             with pytest.raises(ConfigurationError, match=r"stream name 'a\.b'"):
@@ -257,7 +257,7 @@ async def test_names_are_looked_at(nats_server: NatsServer) -> None:
             js.streams(subject="a b")
 
 
-async def test_what_it_looks_like(nats_server: NatsServer) -> None:
+async def test_reprs(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         assert repr(js) == "<JetStream '$JS.API'>"
         assert js.timeout == 5.0

@@ -89,7 +89,7 @@ def test_the_duplicate_window(ttl: float, window: float | None) -> None:
     assert (config.max_age, config.duplicate_window) == (ttl, window)
 
 
-def test_there_and_back() -> None:
+def test_a_configuration_survives_a_round_trip() -> None:
     config = KeyValueConfig(
         bucket="B",
         description="d",
@@ -154,7 +154,7 @@ def test_sources() -> None:
         ({"codec": JSONCodec}, "codec must be an instance"),
     ],
 )
-async def test_what_cannot_be(
+async def test_invalid_bucket_options(
     nats_server: NatsServer, options: dict[str, Any], complaint: str
 ) -> None:
     async with connected(nats_server) as (js, nc):

@@ -227,7 +227,7 @@ async def test_what_the_server_says_of_ttl(nats_server: NatsServer) -> None:
             await kv.create("x", "1", ttl=0.5)
 
 
-async def test_what_has_gone_by_its_age(nats_server: NatsServer) -> None:
+async def test_expired_entries(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         kv = await bucket(js, limit_marker_ttl=30)
         async with kv.watch("a", updates_only=True) as watch:
@@ -252,7 +252,7 @@ async def test_what_has_gone_by_its_age(nats_server: NatsServer) -> None:
         ({"Nats-Marker-Reason": "Remove"}, Operation.DELETE),
     ],
 )
-def test_operations(headers: dict[str, str], operation: Operation) -> None:
+def test_the_operation_is_read_from_headers(headers: dict[str, str], operation: Operation) -> None:
     assert operation_of(Headers(headers)) is operation
 
 
@@ -355,7 +355,7 @@ async def test_typed_values(nats_server: NatsServer) -> None:
             _ = entry.value
 
 
-async def test_a_codec_that_is_none(nats_server: NatsServer) -> None:
+async def test_an_invalid_codec(nats_server: NatsServer) -> None:
     class Reader:
         def decode(self, data: bytes) -> bytes:
             return data

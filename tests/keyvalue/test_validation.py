@@ -37,7 +37,7 @@ def test_keys(key: str) -> None:
 
 
 @given(ANYTHING)
-def test_anything(text: str) -> None:
+def test_any_text_is_a_valid_key_or_an_error(text: str) -> None:
     if allowed(text):
         assert check_key(text) == text
     else:

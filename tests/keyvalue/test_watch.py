@@ -47,7 +47,7 @@ A, B, LAST, GONE = ("a", "1", 1), ("b.x", "2", 2), ("a", "3", 3), ("gone", "DEL"
         ("nothing.>", {}, []),
     ],
 )
-async def test_what_is_there_and_what_happens(
+async def test_current_values_and_changes(
     nats_server: NatsServer, keys: Any, options: dict[str, Any], expected: list[Any]
 ) -> None:
     async with connected(nats_server) as (js, _):
@@ -95,7 +95,7 @@ async def test_meta_only(nats_server: NatsServer) -> None:
             _ = entry.value
 
 
-async def test_what_cannot_be(nats_server: NatsServer) -> None:
+async def test_invalid_watch_options(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         kv = await bucket(js)
         sent = nc.stats.out_messages
@@ -146,7 +146,7 @@ async def test_deletions_that_are_left_out_count(nats_server: NatsServer) -> Non
             assert watch.is_caught_up
 
 
-async def test_what_is_there_goes_before_it_comes(nats_server: NatsServer) -> None:
+async def test_values_deleted_before_delivery(nats_server: NatsServer) -> None:
     """Nobody says so, and it is noticed all the same."""
     async with connected(nats_server) as (js, _):
         kv = await bucket(js)
@@ -162,7 +162,7 @@ async def test_what_is_there_goes_before_it_comes(nats_server: NatsServer) -> No
             assert brief(await watch.receive()) == ("a", "1", 601)
 
 
-async def test_what_is_in_the_bucket_and_no_key_of_it(nats_server: NatsServer) -> None:
+async def test_messages_that_are_not_keys_are_skipped(nats_server: NatsServer) -> None:
     """A source may bring anything."""
     async with connected(nats_server) as (js, _):
         stream = await js.create_stream(

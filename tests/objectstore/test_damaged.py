@@ -26,7 +26,7 @@ META = ObjectMeta("x", chunk_size=2)
 SUBJECT = "$O.b.M.eA=="
 
 
-async def test_a_chunk_is_another(nats_server: NatsServer) -> None:
+async def test_a_chunk_is_altered(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (store, js, _):
         put = await store.put(META, b"123456")
         stream = await js.stream("OBJ_b")
@@ -105,7 +105,7 @@ async def test_deleting_what_has_wildcards_deletes_nothing_else(nats_server: Nat
         assert await stored_chunks(js) == {other.nuid: 1, put.nuid: 1}
 
 
-async def test_what_it_says_to_be_is_not_believed(nats_server: NatsServer) -> None:
+async def test_the_bucket_and_name_in_metadata_are_ignored(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (store, js, _):
         await store.put(META, b"123456")
         lie = {"bucket": "other", "name": "y"}
@@ -147,7 +147,7 @@ async def test_changed_while_it_is_read(nats_server: NatsServer, delete: bool) -
         b'{"options":5}',
     ],
 )
-def test_what_is_no_meta(data: bytes) -> None:
+def test_invalid_metadata(data: bytes) -> None:
     with pytest.raises(InvalidObjectMetaError):
         read_info("b", "n", data, seq=1, timestamp=None)
 

@@ -101,7 +101,7 @@ async def test_a_link_is_followed_only_if_asked(nats_server: NatsServer, tmp_pat
 
 @posix
 @pytest.mark.parametrize("follow", [False, True])
-async def test_what_is_no_file_is_not_replaced(
+async def test_a_path_that_is_not_a_file_is_not_replaced(
     nats_server: NatsServer, tmp_path: Path, follow: bool
 ) -> None:
     pipe = tmp_path / "pipe"
@@ -134,7 +134,7 @@ ESCAPES += ["x\u202etxt", "x/", "./x"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ESCAPES)
-async def test_no_name_leaves_the_folder(
+async def test_no_name_escapes_the_directory(
     nats_server: NatsServer, tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / "folder"

@@ -149,7 +149,7 @@ async def test_sources(nats_server: NatsServer, tmp_path: Path) -> None:
         assert await store.get_bytes("x") == data
 
 
-async def test_sources_that_are_none(nats_server: NatsServer, tmp_path: Path) -> None:
+async def test_invalid_sources(nats_server: NatsServer, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("text")
 
@@ -209,7 +209,7 @@ async def test_the_store_is_full(nats_server: NatsServer) -> None:
         (ObjectMeta("x", 5), TypeError),  # type: ignore[arg-type]
     ],
 )
-async def test_what_cannot_be_put(
+async def test_values_that_cannot_be_put(
     nats_server: NatsServer, meta: Any, error: type[Exception]
 ) -> None:
     async with connected(nats_server) as (store, _, _):
@@ -226,7 +226,7 @@ async def test_the_longest_name(nats_server: NatsServer) -> None:
         assert [info.name for info in await store.list()] == ["x" * 2048]
 
 
-async def test_what_is_not_there(nats_server: NatsServer) -> None:
+async def test_missing_objects_and_stores(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (store, js, _):
         with pytest.raises(ObjectNotFoundError, match="'x'"):
             await store.get_bytes("x")

@@ -49,7 +49,7 @@ async def test_watching_goes_on(nats_server: NatsServer) -> None:
                     assert (await watcher.receive()).name == f"{number}"
 
 
-async def test_putting_fails_or_not_but_never_by_halves(nats_server: NatsServer) -> None:
+async def test_an_object_is_stored_completely_or_not_at_all(nats_server: NatsServer) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for number in range(20):
             if number == 10:

@@ -240,7 +240,7 @@ async def test_another_task_waits_until_the_watcher_is_caught_up(nats_server: Na
             nursery.cancel_scope.cancel()
 
 
-async def test_changing_what_is_said(nats_server: NatsServer) -> None:
+async def test_changing_protocol_text(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (store, js, _):
         put = await store.put(ObjectMeta("x", "words", chunk_size=2), b"123")
         meta = ObjectMeta("x", "others", {"a": "b"}, {"c": "d"}, chunk_size=77)

@@ -238,9 +238,7 @@ hostile = st.text(st.characters(exclude_categories=[]), max_size=12) | st.lists(
 @pytest.mark.slow
 @pytest.mark.parametrize("check", [check_subject, check_filter, check_queue])
 @given(text=hostile)
-def test_no_text_in_the_place_of_a_subject_says_more(
-    check: Callable[[str], bytes], text: str
-) -> None:
+def test_no_subject_adds_protocol_lines(check: Callable[[str], bytes], text: str) -> None:
     try:
         wire = check(text)
     except InvalidSubjectError:
@@ -254,7 +252,7 @@ def test_no_text_in_the_place_of_a_subject_says_more(
 
 @pytest.mark.slow
 @given(name=hostile, value=hostile)
-def test_no_header_says_more(name: str, value: str) -> None:
+def test_no_header_adds_protocol_lines(name: str, value: str) -> None:
     try:
         block = encode_headers(Headers([(name, value)]))
     except InvalidHeaderError:
@@ -288,7 +286,7 @@ def test_a_line_is_remembered_by_subject_and_size() -> None:
     assert heads.known == {"a.b": {5: (b"PUB a.b 5\r\n", 18), 100: (b"PUB a.b 100\r\n", 115)}}
 
 
-def test_what_cannot_be_sent_is_not_remembered() -> None:
+def test_invalid_messages_are_not_cached() -> None:
     heads = commands.PubLineCache(100, 4096)
     with pytest.raises(MaxPayloadError):
         heads.learn("a", 101)

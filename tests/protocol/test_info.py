@@ -23,7 +23,7 @@ REAL = b"""{"server_id":"NCXMG2NUJ2ROOOF5WJUJK7BYPWVZVXY4PZ4FT6NFJ5RNHQVJGX2K5XY
 "ldm":true,"xkey":"XDGVXMRGYEJZOEZPIGRWVMTSAWHDYR2ZXBDZ5EXQU2DBQ2FWK3QPJHWO","api_lvl":1}"""
 
 
-def test_a_real_one() -> None:
+def test_a_real_info() -> None:
     assert decode_info(REAL) == ServerInfo(
         server_id="NCXMG2NUJ2ROOOF5WJUJK7BYPWVZVXY4PZ4FT6NFJ5RNHQVJGX2K5XYZ",
         server_name="n1",
@@ -173,7 +173,7 @@ def test_what_newer_servers_say_of_the_account() -> None:
 
 
 @pytest.mark.parametrize("field", ["connect_urls", "ws_connect_urls"])
-def test_so_many_servers_are_not_taken_in(field: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_list_of_servers_is_truncated(field: str, caplog: pytest.LogCaptureFixture) -> None:
     urls = [f"10.0.{number // 250}.{number % 250}:4222" for number in range(45_000)]
     info = decode_info(json.dumps({field: urls}).encode())
     assert list(getattr(info, field)) == urls[:256]
@@ -183,7 +183,7 @@ def test_so_many_servers_are_not_taken_in(field: str, caplog: pytest.LogCaptureF
     assert "10.0.0.1" not in record.getMessage()
 
 
-def test_nor_is_text_that_is_too_long(caplog: pytest.LogCaptureFixture) -> None:
+def test_text_that_is_too_long_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
     text, long = "x" * 512, "x" * 513
     texts = [name for name, kind in get_type_hints(ServerInfo).items() if "str" in str(kind)]
     lists = {"connect_urls", "ws_connect_urls"}

@@ -337,7 +337,7 @@ BAD_SIZES = {
 
 
 @pytest.mark.parametrize("size", BAD_SIZES.values(), ids=BAD_SIZES.keys())
-def test_size_that_is_no_size(size: bytes) -> None:
+def test_an_invalid_size(size: bytes) -> None:
     assert "malformed MSG line: " in refusal(b"MSG a 1 %b\r\nhello\r\n" % size)
     assert "malformed MSG line: " in refusal(b"MSG a 1 r %b\r\nhello\r\n" % size)
     assert "malformed HMSG line: " in refusal(b"HMSG a 1 %b 20\r\n" % size)

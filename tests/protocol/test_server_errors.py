@@ -47,7 +47,7 @@ def test_known_texts_in_any_case(
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
-def test_other_texts_are_passed_on(text: str) -> None:
+def test_unknown_errors_are_reported_unchanged(text: str) -> None:
     error = server_error(text)
     assert type(error) is ServerReportedError
     assert error.message == text
@@ -167,7 +167,7 @@ def test_permissions_without_a_subject_are_passed_on(text: str) -> None:
 
 @pytest.mark.slow
 @given(st.text())
-def test_any_text_has_some_meaning(text: str) -> None:
+def test_any_error_text_is_understood(text: str) -> None:
     error = server_error(text)
     assert isinstance(error, ServerReportedError)
     assert error.message == text

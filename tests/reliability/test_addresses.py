@@ -71,7 +71,7 @@ async def test_in_the_order_given_the_first_address_is_used() -> None:
                     assert nc.server_info.server_name == "one"
 
 
-async def test_a_mute_address_is_passed_over_already_at_the_first_connection() -> None:
+async def test_an_unresponsive_address_is_skipped_at_the_first_connection() -> None:
     async with ScriptedServer(mute) as bad, NatsServer(name="good") as good:
         with resolving(bad, good):
             async with open_nats(URL, randomize=False, connect_timeout=0.5) as nc:
@@ -97,7 +97,7 @@ class DeadPort(trio.abc.SocketFactory):
         return made
 
 
-async def test_a_dead_address_does_not_take_the_time_of_the_others() -> None:
+async def test_an_unreachable_address_does_not_use_up_the_time_of_others() -> None:
     async with ScriptedServer(mute) as dead, NatsServer(name="good") as good:
         with resolving(dead, good):
             trio.socket.set_custom_socket_factory(DeadPort(dead.port))
@@ -105,7 +105,7 @@ async def test_a_dead_address_does_not_take_the_time_of_the_others() -> None:
                 assert nc.server_info.server_name == "good"
 
 
-async def test_if_all_addresses_are_mute_each_is_reported() -> None:
+async def test_if_no_address_responds_each_is_reported() -> None:
     async with ScriptedServer(mute) as one, ScriptedServer(mute) as two:
         with resolving(one, two):
             with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:

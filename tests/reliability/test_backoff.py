@@ -137,7 +137,7 @@ async def test_each_server_doubles_on_its_own_and_success_forgets_it_all(
     assert attempts.waits[6:] == [0.25, 0.25]
 
 
-async def test_who_comes_back_only_to_be_lost_again_is_waited_for_ever_longer(
+async def test_a_server_that_keeps_dropping_connections_is_retried_more_slowly(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     attempts = Attempts(ReconnectPolicy(jitter=0, max_attempts=5))
@@ -156,7 +156,7 @@ async def test_who_comes_back_only_to_be_lost_again_is_waited_for_ever_longer(
     assert attempts.waits[-1] == 0.25
 
 
-async def test_a_server_that_drops_us_after_each_login_is_not_run_down() -> None:
+async def test_a_server_that_drops_each_login_is_retried_with_backoff() -> None:
     async def drop(peer: Peer) -> None:
         await trio.lowlevel.checkpoint()
 
@@ -178,7 +178,7 @@ async def test_the_delay_callable_is_told_which_attempt_it_is(
 
 
 @pytest.mark.parametrize("result", [-5.0, float("nan")])
-async def test_a_delay_that_makes_no_sense_is_none(
+async def test_an_invalid_delay_counts_as_zero(
     autojump_clock: trio.testing.MockClock, result: float
 ) -> None:
     attempts = Attempts(ReconnectPolicy(delay=lambda number: result))
@@ -259,7 +259,7 @@ async def test_waiting_for_a_server_that_refuses_keeps_no_other_from_being_tried
     assert [server.host for server in attempts.pool.servers] == ["b"]
 
 
-async def test_new_servers_begin_without_a_past(autojump_clock: trio.testing.MockClock) -> None:
+async def test_new_servers_start_without_failures(autojump_clock: trio.testing.MockClock) -> None:
     attempts = Attempts(ReconnectPolicy(wait=0, max_wait=0))
     attempts.error = AuthorizationError("Authorization Violation")
     await attempts.make(5)
@@ -336,7 +336,7 @@ async def test_pick_sees_the_candidates_and_decides(
 
 
 @pytest.mark.parametrize("fault", ["none", "raises", "unknown", "nonsense"])
-async def test_a_pick_that_is_no_help_means_the_next_server_in_turn(
+async def test_an_invalid_pick_selects_the_next_server(
     autojump_clock: trio.testing.MockClock, fault: str
 ) -> None:
     def pick(candidates: Sequence[Candidate], info: ServerInfo) -> Picked:
@@ -354,7 +354,9 @@ async def test_a_pick_that_is_no_help_means_the_next_server_in_turn(
     assert attempts.waits == [0.25, 0.25, 0.5]
 
 
-async def test_a_negative_wait_picked_is_none(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_negative_wait_from_pick_counts_as_zero(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     policy = ReconnectPolicy(pick=lambda candidates, info: (candidates[0].server, -1.0))
     attempts = Attempts(policy)
     await attempts.make(2)
@@ -364,7 +366,7 @@ async def test_a_negative_wait_picked_is_none(autojump_clock: trio.testing.MockC
 # -- with real servers ---------------------------------------------------------------------------
 
 
-async def test_giving_up_is_told_to_everybody_with_its_cause() -> None:
+async def test_giving_up_is_reported_everywhere_with_its_cause() -> None:
     policy = ReconnectPolicy(wait=0.01, max_wait=0.01, max_attempts=2)
     async with NatsServer() as server:
         async with open_nats(server.url, reconnect=policy) as nc:
@@ -448,7 +450,7 @@ async def test_moving_to_new_servers_is_not_moving_to_the_old_one_again() -> Non
             assert len(old.peers) == 1
 
 
-async def test_a_connection_can_begin_before_its_server() -> None:
+async def test_a_connection_can_be_opened_before_the_server_starts() -> None:
     policy = ReconnectPolicy(wait=0.01, max_wait=0.02, retry_on_initial_connect=True)
     async with NatsServer() as server:
         await server.kill()
@@ -465,7 +467,7 @@ async def test_a_connection_can_begin_before_its_server() -> None:
             assert nc.stats.reconnects == 0
 
 
-async def test_a_connection_that_never_begins_ends_with_the_reason() -> None:
+async def test_a_connection_that_never_opens_raises_the_reason() -> None:
     policy = ReconnectPolicy(wait=0, max_attempts=3, retry_on_initial_connect=True)
     async with NatsServer() as server:
         url = server.url

@@ -41,7 +41,7 @@ needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named 
 # --- no thread left ------------------------------------------------------------------------------
 
 
-async def test_a_reconnect_comes_about_with_all_worker_threads_busy(tmp_path: Path) -> None:
+async def test_a_reconnect_succeeds_with_all_worker_threads_busy(tmp_path: Path) -> None:
     operator, certs = Operator(), certificates()
     file = tmp_path / "user.creds"
     file.write_text(operator.user("alice").creds)
@@ -112,7 +112,7 @@ async def test_files_hang_each_for_themselves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["ca_file", "cert_file", "bundle_file"])
-async def test_certificates_that_hang_take_one_thread(option: str, tmp_path: Path) -> None:
+async def test_hanging_certificate_files_use_one_thread(option: str, tmp_path: Path) -> None:
     async with hanging_file(tmp_path / "file.pem") as file:
         options: Any = TLSOptions(**{option: file})
         for _ in range(3):
@@ -135,7 +135,7 @@ async def test_a_run_of_trio_has_threads_of_its_own() -> None:
 
 @needs_pipes
 @pytest.mark.parametrize("make", [NKey, Credentials])
-async def test_a_pipe_is_no_credentials_file(make: Any, tmp_path: Path) -> None:
+async def test_a_pipe_is_not_accepted_as_a_credentials_file(make: Any, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with trio.fail_after(HANG_TIMEOUT), pytest.raises(CredentialsError, match="not a regular file"):
@@ -144,7 +144,7 @@ async def test_a_pipe_is_no_credentials_file(make: Any, tmp_path: Path) -> None:
 
 @needs_pipes
 @pytest.mark.parametrize("option", ["ca_file", "cert_file", "key_file", "bundle_file"])
-async def test_a_pipe_holds_no_certificates(option: str, tmp_path: Path) -> None:
+async def test_a_pipe_is_not_accepted_as_a_certificate_file(option: str, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     options: dict[str, Any] = {option: pipe}
@@ -168,7 +168,9 @@ async def test_files_of_certificates_are_bounded(tmp_path: Path) -> None:
 
 
 @needs_pipes
-def test_a_pipe_is_no_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_is_not_accepted_as_a_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     folder = tmp_path / "nats" / "context"
     folder.mkdir(parents=True)

@@ -159,7 +159,7 @@ async def test_a_keyboard_interrupt_leaves_it_as_itself(stage: Stage, transport:
 
 @pytest.mark.slow
 @STAGED
-async def test_a_group_of_the_users_own_is_left_as_it_is(
+async def test_an_exception_group_of_the_user_propagates_unchanged(
     stage: Stage, transport: Transport
 ) -> None:
     group = ExceptionGroup("mine", [ValueError(1), KeyError(2)])
@@ -309,7 +309,7 @@ async def test_losing_the_connection_for_good_while_another_task_waits(
 
 @pytest.mark.parametrize("fate", ["closed", "lost"])
 @ALL_BUT_WSS
-async def test_a_publisher_waiting_for_room_hears_of_the_end(
+async def test_a_publisher_waiting_for_space_is_woken_by_the_end(
     transport: Transport, fate: str
 ) -> None:
     policy = ReconnectPolicy(max_attempts=1, wait=0.1, max_wait=0.1, jitter=0)

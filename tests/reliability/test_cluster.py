@@ -107,7 +107,7 @@ async def test_a_rolling_lame_duck_restart_misses_nothing_and_repeats_nothing() 
     assert pub.stats.lost_in_flight == sub.stats.lost_in_flight == 0
 
 
-async def test_a_lame_duck_is_left_in_time_and_is_seen_as_such() -> None:
+async def test_a_server_in_lame_duck_mode_is_left_in_time_and_reported() -> None:
     async with NatsCluster(2, config=LAME_DUCK) as cluster:
         servers = cluster.urls
         async with open_nats(servers, randomize=False) as nc, nc.events() as events:

@@ -34,7 +34,7 @@ async def sends_between_unsub_and_pong(peer: Peer) -> None:
 
 
 @ALL_BUT_WSS
-async def test_a_drained_subscription_gets_all_that_was_on_its_way(transport: Transport) -> None:
+async def test_a_drained_subscription_gets_all_messages_in_flight(transport: Transport) -> None:
     async with (
         transport.scripted(session(sends_between_unsub_and_pong)) as server,
         transport.open(server) as nc,
@@ -295,7 +295,7 @@ async def test_a_second_drain_waits_as_the_first_does(transport: Transport) -> N
 
 @pytest.mark.parametrize("again", [False, True])
 @ALL_BUT_WSS
-async def test_closing_lets_go_who_drains(transport: Transport, again: bool) -> None:
+async def test_closing_ends_a_drain(transport: Transport, again: bool) -> None:
     async with transport.server() as server, transport.open(server) as nc:
         async with nc.subscribe("a") as first, nc.subscribe("a") as second:
             await nc.publish("a", b"unread")

@@ -76,7 +76,7 @@ async def test_the_last_message_may_drain_and_then_nothing_is_open() -> None:
                 assert nc.state is ConnectionState.CLOSED
 
 
-async def test_others_are_waited_for() -> None:
+async def test_draining_waits_for_other_tasks() -> None:
     """What other tasks receive is not held up, and taken out before it returns."""
     async with NatsServer() as server, open_nats(server.url) as nc:
         async with nc.subscribe("own") as own, nc.subscribe("other") as other:

@@ -421,7 +421,7 @@ async def test_draining_while_a_move_fails_keeps_what_the_server_sent_before_it_
                 assert [msg.data async for msg in sub] == [b"last"]
 
 
-async def test_a_server_that_turns_lame_while_a_move_fails_is_left() -> None:
+async def test_lame_duck_mode_during_a_failed_move_moves_again() -> None:
     """It says so while the connection is between two servers."""
 
     async def old(peer: Peer) -> None:
@@ -473,7 +473,7 @@ async def test_a_lame_duck_is_not_left_for_another_one() -> None:
             assert len(other.peers) == 1
 
 
-async def test_a_server_that_is_lame_from_the_beginning_is_left() -> None:
+async def test_a_server_already_in_lame_duck_mode_is_left() -> None:
     async with ScriptedServer(session()) as other:
         urls = [f"127.0.0.1:{other.port}"]
         async with ScriptedServer(session(ldm=True, connect_urls=urls)) as server:

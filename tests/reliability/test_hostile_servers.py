@@ -103,7 +103,7 @@ async def test_what_is_not_nats_ends_the_wire_and_not_the_connection(
 
 
 @TCP_AND_WSS
-async def test_what_is_strange_but_nats_is_survived(transport: Transport) -> None:
+async def test_unusual_but_valid_input_is_accepted(transport: Transport) -> None:
     async def act(peer: Peer) -> None:
         await read_line(peer, b"SUB")
         await peer.send(deliver(b"a", b"999", b"for nobody") + deliver(b"a", b"x", b"for nobody"))
@@ -129,7 +129,9 @@ async def test_what_is_strange_but_nats_is_survived(transport: Transport) -> Non
 
 
 @TCP_AND_WSS
-async def test_a_flood_of_pings_that_reads_no_answer_is_ended(transport: Transport) -> None:
+async def test_a_peer_that_floods_pings_without_reading_is_disconnected(
+    transport: Transport,
+) -> None:
     async with transport.scripted(session(for_ever(b"", b"PING\r\n" * 1000)), session()) as server:
         async with transport.open(server, reconnect=QUICK) as nc, nc.events() as events:
             lost = await until(events, Disconnected)
@@ -224,7 +226,7 @@ async def test_a_flood_of_well_formed_lines_takes_no_memory(
 
 @pytest.mark.slow
 @TCP_AND_WSS
-async def test_complaints_are_told_as_events_the_last_ones_first(transport: Transport) -> None:
+async def test_a_flood_of_errors_becomes_events(transport: Transport) -> None:
     async def act(peer: Peer) -> None:
         for number in range(1000):
             await peer.send(b"-ERR 'complaint %d'\r\n" % number)

@@ -32,7 +32,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-async def test_a_server_that_is_hostile_in_all_it_says(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hostile_server(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
     async def script(peer: Peer) -> None:
@@ -60,7 +60,7 @@ async def test_a_server_that_is_hostile_in_all_it_says(caplog: pytest.LogCapture
     assert_harmless(logged(caplog))
 
 
-async def test_a_jetstream_that_is_hostile(
+async def test_a_hostile_jetstream(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -108,7 +108,7 @@ async def test_a_service_that_is_hostile(nats_server: NatsServer) -> None:
         assert_harmless([str(caught.value), repr(caught.value)])
 
 
-def test_this_module_finds_what_it_looks_for() -> None:
+def test_these_checks_find_violations() -> None:
     with pytest.raises(AssertionError):
         assert_harmless([HOSTILE])
     assert_harmless([printable(HOSTILE), str(NatsError(HOSTILE))])

@@ -118,7 +118,7 @@ async def test_plain_connections(transport: Transport) -> None:
         await leaves_nothing(cycle, CYCLES)
 
 
-async def test_what_is_made_of_one_connection() -> None:
+async def test_objects_made_from_one_connection_do_not_leak() -> None:
     """Each of them listens to events, has an inbox, or both."""
     async with NatsServer(jetstream=True) as server, open_nats(server.url) as nc:
         js = nc.jetstream()
@@ -276,7 +276,7 @@ async def test_a_connection_closed_while_it_moves_and_holds_messages_back() -> N
     assert alive() <= before
 
 
-async def test_a_connection_that_moves_off_a_wire_with_messages_in_its_last_breath() -> None:
+async def test_a_move_with_messages_right_before_the_end_of_the_old_connection() -> None:
     async def old(peer: Peer) -> None:
         sid = (await read_line(peer, b"SUB")).split()[-1]
         await read_line(peer, b"PING")  # the move's, for that the old wire is being watched
@@ -296,7 +296,7 @@ async def test_a_connection_that_moves_off_a_wire_with_messages_in_its_last_brea
 
 
 @pytest.mark.parametrize("ending", ["closed", "malformed", "reset"])
-async def test_a_connection_lost_for_good_with_messages_in_its_last_breath(ending: str) -> None:
+async def test_a_permanent_loss_right_after_messages(ending: str) -> None:
     async def script(peer: Peer) -> None:
         sid = (await read_line(peer, b"SUB")).split()[-1]
         end = b"HELLO\r\n" if ending == "malformed" else b""

@@ -63,7 +63,7 @@ async def test_info_behind_the_first_pong_is_used_however_it_is_cut(transport: T
                 await nc.publish("a", bytes(1001))
 
 
-async def test_a_peer_that_talks_on_and_on_between_the_first_pongs_is_left() -> None:
+async def test_a_peer_that_floods_between_the_first_pongs_is_disconnected() -> None:
     async def flood(peer: Peer) -> None:
         await peer.send_info()
         await peer.accept_connect(pong=False)
@@ -159,7 +159,7 @@ async def test_headers_that_the_next_server_does_not_know_harm_nobody_else() -> 
             assert nc.stats.discarded == 1
 
 
-async def test_a_limit_lowered_under_way_takes_out_what_waits() -> None:
+async def test_lowering_a_limit_drops_waiting_messages() -> None:
     async with scripted() as (nc, peer):
         await fill(nc, 2_000_000)
         await nc.publish("small", b"x")

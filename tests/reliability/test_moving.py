@@ -255,7 +255,7 @@ async def test_a_rotation_that_goes_wrong_leaves_the_connection_as_it_was(
 
 
 @ALL_TRANSPORTS
-async def test_where_no_second_connection_can_be_had_the_first_stays(transport: Transport) -> None:
+async def test_without_a_second_connection_the_first_stays(transport: Transport) -> None:
     async def refuses(peer: Peer) -> None:
         await peer.send(b"-ERR 'maximum connections exceeded'\r\n")
         await peer.hang_up()
@@ -317,7 +317,7 @@ async def test_a_server_that_forbids_a_subscription_is_not_moved_to() -> None:
         assert nc.connected_url == kind.url
 
 
-async def test_who_asks_while_a_move_is_failing_has_an_attempt_of_its_own() -> None:
+async def test_a_reconnect_during_a_failing_move_makes_its_own_attempt() -> None:
     password, asked, corrected = "wrong", trio.Event(), trio.Event()
 
     async def auth(server: Server) -> Auth:

@@ -47,7 +47,9 @@ async def measured(server: NatsServer, transport: Transport) -> tuple[int, int]:
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 @ALL_BUT_WSS
-async def test_an_opening_cut_at_any_byte_is_tried_again(transport: Transport, reset: bool) -> None:
+async def test_a_connection_attempt_cut_at_any_byte_is_retried(
+    transport: Transport, reset: bool
+) -> None:
     async with transport.server() as server:
         up, down = await measured(server, transport)
         # In the middle of INFO, of the handshake, between CONNECT and PONG, within PONG.
@@ -164,7 +166,7 @@ async def test_a_storm_of_a_hundred_resets(transport: Transport) -> None:
 
 
 @ALL_BUT_WSS
-async def test_a_half_open_connection_is_found_out_by_its_silence(transport: Transport) -> None:
+async def test_a_half_open_connection_is_detected_by_missing_pongs(transport: Transport) -> None:
     async with (
         transport.server() as server,
         ChaosProxy(transport.port(server)) as proxy,

@@ -89,7 +89,9 @@ async def test_attempts_are_told_at_first_and_then_rarely(
     assert "attempt 1 to connect, to nats://a:4222, failed: refused" in caplog.text
 
 
-async def test_the_end_is_told(nats_server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_end_is_reported(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
     policy = ReconnectPolicy(max_attempts=0)
     with pytest.raises(ConnectionLostError):
         async with open_nats(nats_server.url, reconnect=policy) as nc, nc.subscribe("a") as sub:
@@ -147,7 +149,7 @@ async def test_a_timeout_without_a_connection_says_so(call: str, nats_server: Na
             await CALLS[call](nc)
 
 
-async def test_consumers_say_so() -> None:
+async def test_consumer_timeouts_mention_the_outage() -> None:
     async with (
         NatsServer(jetstream=True) as server,
         open_nats(server.url, reconnect=NEVER, close_timeout=0) as nc,
@@ -224,7 +226,9 @@ async def test_before_the_first_connection(nats_server: NatsServer) -> None:
             await nc.request("a", timeout=0.05)
 
 
-async def test_a_timeout_with_a_connection_says_nothing_of_it(nats_server: NatsServer) -> None:
+async def test_a_timeout_while_connected_does_not_mention_the_connection(
+    nats_server: NatsServer,
+) -> None:
     async with open_nats(nats_server.url) as nc, nc.subscribe("a"):
         await nc.flush()
         with pytest.raises(TimeoutError, match=r"no reply from 'a' within 0.05 s$"):

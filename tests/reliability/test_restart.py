@@ -58,7 +58,7 @@ async def test_a_killed_server_comes_back_on_its_port(transport: Transport) -> N
             assert nc.state is ConnectionState.OPEN
 
 
-async def test_a_second_wire_hears_of_subscriptions_before_anything_is_published() -> None:
+async def test_a_new_connection_restores_subscriptions_before_publishing() -> None:
     async def first(peer: Peer) -> None:
         await read_line(peer, b"SUB gone")
         await peer.send(deliver(b"few", b"2", b"1") + deliver(b"few", b"2", b"2"))
@@ -134,7 +134,7 @@ async def test_ten_thousand_subscriptions_are_restored() -> None:
                 assert (await receive_n(subs[number], 1))[0].data == b"%d" % number
 
 
-async def test_a_frozen_server_is_found_out_and_found_again() -> None:
+async def test_a_paused_server_is_detected_and_reconnected_to() -> None:
     async with (
         NatsServer() as server,
         open_nats(server.url, ping_interval=0.05, connect_timeout=0.2, reconnect=QUICK) as nc,

@@ -60,7 +60,7 @@ async def test_bytes_are_a_limit_too_and_count_headers(transport: Transport) -> 
 
 @pytest.mark.slow
 @ALL_BUT_WSS
-async def test_by_choice_the_wire_is_not_read_until_there_is_room(transport: Transport) -> None:
+async def test_wait_stops_reading_until_there_is_space(transport: Transport) -> None:
     limits = PendingLimits(messages=50, when_full="wait")
     async with transport.server() as server, transport.open(server) as pub:
         async with transport.open(server) as nc, nc.events() as events:

@@ -24,7 +24,7 @@ async def sound(nc: Connection) -> None:
     assert nc.stats.reconnects == 0
 
 
-async def test_a_whole_life(nats_server: NatsServer) -> None:
+async def test_cancelling_a_whole_lifetime(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc, open_nats(nats_server.url) as client:
         await nc.request_many("x", timeout=1).aclose()
         await nc.flush()
@@ -52,7 +52,7 @@ async def test_a_whole_life(nats_server: NatsServer) -> None:
             assert await cancel_at_each_checkpoint(make, check, background=True) >= 20
 
 
-async def test_a_life_that_ends_by_itself(nats_server: NatsServer) -> None:
+async def test_cancelling_a_service_that_stops_by_itself(nats_server: NatsServer) -> None:
     """Endpoints from before the block, and the end of the block as the end of the service."""
     async with open_nats(nats_server.url) as nc:
         await nc.flush()

@@ -71,7 +71,7 @@ async def test_stats(nats_server: NatsServer) -> None:
         assert other.started.tzinfo is UTC
 
 
-async def test_nobody_is_there(nats_server: NatsServer) -> None:
+async def test_no_services(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc:
         services = nc.services()
         assert await services.ping() == await services.info("adder") == []
@@ -122,7 +122,7 @@ async def test_another_prefix(nats_server: NatsServer) -> None:
         ({"stall": -1}, "stall must be more than zero"),
     ],
 )
-async def test_what_cannot_be(nats_server: NatsServer, options: dict[str, Any], text: str) -> None:
+async def test_invalid_options(nats_server: NatsServer, options: dict[str, Any], text: str) -> None:
     async with open_nats(nats_server.url) as nc:
         with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
             nc.services(**options)
@@ -140,14 +140,14 @@ async def test_what_cannot_be(nats_server: NatsServer, options: dict[str, Any], 
         (("",), "service name ''"),
     ],
 )
-async def test_who_cannot_be_asked(nats_server: NatsServer, whose: Any, text: str) -> None:
+async def test_invalid_names_and_ids(nats_server: NatsServer, whose: Any, text: str) -> None:
     async with open_nats(nats_server.url) as nc:
         for ask in (nc.services().ping, nc.services().info, nc.services().stats):
             with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
                 await ask(*whose)
 
 
-async def test_it_is_forbidden(nats_server: NatsServer) -> None:
+async def test_discovery_is_forbidden(nats_server: NatsServer) -> None:
     config = 'authorization { users = [{user: u, password: x, permissions: {publish: "a"}}] }'
     async with NatsServer(config=config) as server:
         async with open_nats(server.url.replace("//", "//u:x@")) as nc:

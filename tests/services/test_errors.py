@@ -32,7 +32,7 @@ def test_service_error() -> None:
         (404, b"x", TypeError, "description of a ServiceError must be a str, not bytes"),
     ],
 )
-def test_what_is_no_service_error(
+def test_replies_that_are_not_service_errors(
     code: Any, description: Any, kind: type[Exception], text: str
 ) -> None:
     with pytest.raises(kind, match=text):

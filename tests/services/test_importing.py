@@ -16,5 +16,5 @@ assert all(hasattr(trio_nats.services, name) for name in trio_nats.services.__al
 
 
 @pytest.mark.slow
-def test_they_are_imported_when_they_are_asked_for() -> None:
+def test_services_are_imported_on_first_use() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)

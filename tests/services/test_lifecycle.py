@@ -198,7 +198,7 @@ async def test_aclose_of_a_service_that_was_not_entered(nats_server: NatsServer)
         assert service.stopping
 
 
-async def test_who_is_late_is_told(
+async def test_requests_left_after_close_timeout_get_an_error(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The one under way, which is cancelled, and those that have not been begun."""
@@ -234,7 +234,7 @@ async def test_adding_to_a_service_that_is_stopping(nats_server: NatsServer) -> 
         assert len(service.endpoints) == 1
 
 
-async def test_stopping_what_has_hardly_begun(nats_server: NatsServer) -> None:
+async def test_stopping_right_after_adding_an_endpoint(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc:
         service = adder(nc)
         async with service:
@@ -321,7 +321,7 @@ async def test_adding_to_a_service_that_is_being_cancelled(nats_server: NatsServ
         assert nc.stats.subscriptions == 0
 
 
-async def test_a_group_of_the_body_comes_out_as_it_is(nats_server: NatsServer) -> None:
+async def test_an_exception_group_of_the_body_propagates_unchanged(nats_server: NatsServer) -> None:
     group = ExceptionGroup("", [Oops(), Oops()])
     async with open_nats(nats_server.url) as nc:
         with pytest.raises(ExceptionGroup) as caught:

@@ -20,7 +20,7 @@ METADATA = {"team": "math", "grün": "ja"}
 
 
 @pytest.mark.parametrize("verb", ["PING", "INFO", "STATS"])
-async def test_who_is_asked(nats_server: NatsServer, verb: str) -> None:
+async def test_requests_by_name_and_id(nats_server: NatsServer, verb: str) -> None:
     async with running(nats_server) as (service, client):
         for whose in ((), ("adder",), ("adder", service.id)):
             assert (await ask(client, verb, *whose))["id"] == service.id
@@ -145,7 +145,7 @@ async def test_data_of_the_stats_handler(
     }
 
 
-async def test_what_it_says_of_itself_is_what_it_answers(nats_server: NatsServer) -> None:
+async def test_local_info_and_stats_match_the_answers(nats_server: NatsServer) -> None:
     async with running(nats_server, metadata=METADATA) as (service, client):
         assert await ask(client, "INFO") == msgspec.to_builtins(service.info())
         assert await ask(client, "STATS") == msgspec.to_builtins(service.stats())
@@ -177,7 +177,7 @@ async def test_instances_have_ids_of_their_own(nats_server: NatsServer) -> None:
     assert all(re.fullmatch("[0-9A-Za-z]{22}", one) for one in ids)
 
 
-async def test_a_service_that_may_not_be_asked_still_serves(
+async def test_a_service_without_discovery_permission_still_serves(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = """

@@ -48,7 +48,7 @@ async def test_what_is_returned_is_the_answer(nats_server: NatsServer) -> None:
         assert reply.raw_headers is None
 
 
-async def test_a_request_has_all_of_the_message(nats_server: NatsServer) -> None:
+async def test_a_request_has_the_fields_of_the_message(nats_server: NatsServer) -> None:
     seen: list[ServiceRequest] = []
 
     async def note(request: ServiceRequest) -> str:
@@ -293,7 +293,7 @@ async def test_a_reply_subject_that_nobody_can_answer_to(nats_server: NatsServer
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-async def test_what_is_no_exception_of_the_handler_passes(
+async def test_base_exceptions_of_a_handler_propagate(
     nats_server: NatsServer, error: type[BaseException]
 ) -> None:
     async def handler(request: ServiceRequest) -> None:
@@ -350,7 +350,7 @@ async def test_values(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-async def test_what_cannot_be_decoded_is_the_fault_of_who_asks(
+async def test_an_undecodable_request_is_answered_with_400(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture, nested: bool
 ) -> None:
     async def add(request: ServiceRequest) -> None:
@@ -398,7 +398,7 @@ async def test_what_a_handler_fails_to_decode_itself_is_its_own_fault(
         assert error_of(await client.request("number")) == ("500", "DecodeError", b"")
 
 
-async def test_what_cannot_be_encoded(nats_server: NatsServer) -> None:
+async def test_values_that_cannot_be_encoded(nats_server: NatsServer) -> None:
     async def handler(request: ServiceRequest) -> None:
         value: Any = object()
         await request.respond(value, codec=TextCodec())
@@ -412,7 +412,7 @@ async def test_what_cannot_be_encoded(nats_server: NatsServer) -> None:
 # --- at the same time ----------------------------------------------------------------------------
 
 
-async def test_so_many_at_the_same_time(nats_server: NatsServer) -> None:
+async def test_at_most_concurrency_requests_are_handled_at_a_time(nats_server: NatsServer) -> None:
     gate = Gate()
     async with running(nats_server) as (service, client):
         endpoint = await service.add_endpoint("gate", gate, concurrency=3)

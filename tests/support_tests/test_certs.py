@@ -112,7 +112,7 @@ def test_an_intermediate_is_trusted_by_partial_chains_only() -> None:
     ],
     ids=lambda client: client.leaf_file.stem,
 )
-def test_a_good_client_is_known_to_the_server(client: Certificate) -> None:
+def test_the_server_verifies_a_valid_client_certificate(client: Certificate) -> None:
     server = server_context(CERTS.server, client_ca_file=CERTS.ca_file)
     server.verify_flags |= ssl.VERIFY_X509_STRICT
     seen = handshake(server, client_context(CERTS.ca_file, client)).getpeercert(True)
@@ -189,7 +189,7 @@ def test_bundles(bundle: Path, password: str | None, certificate: Certificate, e
     assert len(opened.additional_certs) == extra
 
 
-def test_what_is_no_certificate() -> None:
+def test_files_that_are_not_certificates() -> None:
     for path in (CERTS.truncated_file, CERTS.garbage_file, CERTS.empty_file):
         with pytest.raises(ssl.SSLError):
             client_context(path)

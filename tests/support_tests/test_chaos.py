@@ -217,7 +217,7 @@ async def test_cutting_all_at_once(reset: bool) -> None:
                 await link.closed.wait()
 
 
-async def test_nobody_behind_it() -> None:
+async def test_a_target_that_refuses_connections() -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with no_leaks(), ScriptedServer(echo) as server, ChaosProxy(server.port) as proxy:
             server.refuse()

@@ -99,7 +99,7 @@ class Queue:
         assert self.waiting + self.received == 1, "lost"
 
 
-async def test_a_message_lost_to_a_cancellation_is_found() -> None:
+async def test_a_message_lost_by_a_cancellation_is_detected() -> None:
     careful, careless = Queue(careful=True), Queue(careful=False)
     assert await cancel_at_each_checkpoint(careful.prepare, careful.check) == 1
     with pytest.raises(AssertionError, match="lost"):
@@ -120,7 +120,7 @@ async def test_tasks_of_the_operation_count_when_asked_to() -> None:
     assert together >= alone + 3
 
 
-async def test_an_operation_without_end_is_given_up() -> None:
+async def test_an_endless_operation_is_given_up() -> None:
     async def operation() -> None:
         while True:
             with trio.CancelScope(shield=True):
@@ -153,7 +153,7 @@ async def test_nothing_left_is_no_leak() -> None:
         await (await listen()).aclose()
 
 
-async def test_a_task_left_is_named() -> None:
+async def test_a_leaked_task_is_named() -> None:
     async with trio.open_nursery() as nursery:
         with pytest.raises(AssertionError, match=r"tasks are left: .*forgotten.*: 1"):
             async with no_leaks():
@@ -177,7 +177,7 @@ async def test_a_system_task_of_trios_is_no_leak() -> None:
     assert not any("sleep" in name for name in all_tasks())
 
 
-async def test_a_socket_left_is_told() -> None:
+async def test_a_leaked_socket_is_reported() -> None:
     with pytest.raises(AssertionError, match="sockets are left"):
         async with no_leaks():
             listener = await listen()

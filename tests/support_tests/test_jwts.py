@@ -131,7 +131,7 @@ async def test_the_bcrypt_hash_is_that_of_the_password() -> None:
 
 
 @pytest.mark.parametrize("error", [None, "not today"])
-async def test_a_callout_decides(error: str | None) -> None:
+async def test_an_auth_callout_decides(error: str | None) -> None:
     callout = Callout()
     asked: list[dict[str, Any]] = []
 

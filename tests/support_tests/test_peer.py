@@ -185,7 +185,7 @@ async def test_plaintext_in_one_segment_with_the_failure_is_caught() -> None:
         assert peer.plain_after_tls_failure == CONNECT
 
 
-async def test_a_client_that_refuses_the_certificate_says_nothing_in_clear() -> None:
+async def test_a_client_that_rejects_the_certificate_sends_no_plaintext() -> None:
     async with ScriptedServer(upgrading) as server:
         async with await dial(server) as stream:
             await read_until(stream, b"\r\n")
@@ -282,7 +282,7 @@ async def test_a_cancelled_block_is_left() -> None:
         assert scope.cancelled_caught
 
 
-async def test_the_ways_to_close_differ() -> None:
+async def test_hanging_up_and_aborting_differ() -> None:
     async def abort(peer: Peer) -> None:
         peer.abort()
 

@@ -145,7 +145,7 @@ async def heard(script: Script, say: bytes = b"") -> tuple[bytes, Peer]:
 
 
 @pytest.mark.parametrize("data", [scripts.GARBAGE, scripts.HTTP_ANSWER])
-async def test_saying_something_else(data: bytes) -> None:
+async def test_garbage_instead_of_info(data: bytes) -> None:
     assert (await heard(scripts.says(data)))[0] == data
 
 

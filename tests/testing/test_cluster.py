@@ -103,7 +103,7 @@ async def test_route_pools_of_other_sizes(pool_size) -> None:
         assert sum(not route.get("account") for route in routes) == abs(pool_size)
 
 
-async def test_a_server_comes_back_to_its_cluster() -> None:
+async def test_a_restarted_server_rejoins_its_cluster() -> None:
     async with NatsCluster(3) as trio_of_servers:
         first, second, third = trio_of_servers
         await first.kill()
@@ -171,7 +171,7 @@ async def test_paused_servers_do_not_count() -> None:
         pair[0].resume()
 
 
-async def test_servers_that_do_not_find_together() -> None:
+async def test_servers_that_cannot_form_a_cluster() -> None:
     # The routes are right, but every server believes to be in a cluster of another name.
     names = iter("abc")
 

@@ -176,7 +176,7 @@ async def test_websocket_with_tls() -> None:
             assert (await upgrade(client)).startswith("http/1.1 101 ")
 
 
-async def test_a_topology_by_hand() -> None:
+async def test_a_topology_of_single_servers() -> None:
     async with NatsServer(name="hub", cluster=ServerCluster("c")) as hub:
         spoke_of = ServerCluster("c", routes=(hub.cluster_url,))
         async with NatsServer(name="spoke", cluster=spoke_of):
@@ -188,7 +188,7 @@ async def test_a_topology_by_hand() -> None:
             assert {route["remote_name"] for route in routes} == {"spoke"}
 
 
-async def test_there_is_no_url_of_what_is_not_there() -> None:
+async def test_urls_of_missing_listeners_are_errors() -> None:
     async with NatsServer() as server:
         with pytest.raises(ConfigurationError, match=r"pass websocket=ServerWebSocket\(\)"):
             _ = server.ws_url
@@ -333,7 +333,7 @@ def test_rendering(value, text) -> None:
         ({"new\nline": 1}, "cannot contain the key"),
     ],
 )
-def test_what_cannot_be_rendered(config, complaint) -> None:
+def test_values_that_cannot_be_rendered(config, complaint) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         render(config)
 
@@ -410,7 +410,7 @@ def test_no_binary_at_all(nowhere) -> None:
         find_server_binary()
 
 
-def test_where_the_binary_is_looked_for(nowhere, tmp_path) -> None:
+def test_the_search_order_of_the_binary(nowhere, tmp_path) -> None:
     packaged = executable(tmp_path / "packaged")
     file = metadata.PackagePath("../packaged", packaged.name)
     file.dist = type("Dist", (), {"locate_file": lambda self, path: packaged})()
@@ -434,9 +434,7 @@ def test_where_the_binary_is_looked_for(nowhere, tmp_path) -> None:
     assert Path(find_server_binary()) == named
 
 
-async def test_a_named_binary_that_is_not_there_is_no_reason_to_take_another(
-    nowhere, tmp_path
-) -> None:
+async def test_a_missing_nats_server_variable_target_is_an_error(nowhere, tmp_path) -> None:
     on_path = executable(tmp_path / "path")
     nowhere.setenv("PATH", str(on_path.parent))
     nowhere.setenv("NATS_SERVER", str(tmp_path / "gone"))
@@ -460,14 +458,14 @@ def test_the_installed_binary_is_found_without_an_active_environment(monkeypatch
 # --- the package ---------------------------------------------------------------------------------
 
 
-def test_errors_are_of_the_family() -> None:
+def test_errors_are_nats_errors() -> None:
     errors = [getattr(trio_nats.testing, n) for n in trio_nats.testing.__all__ if "Error" in n]
     assert len(errors) == 5
     assert all(issubclass(error, NatsError) for error in errors)
 
 
 @pytest.mark.slow
-def test_the_package_imports_its_rooms_when_they_are_used() -> None:
+def test_the_package_imports_its_modules_on_first_use() -> None:
     code = """
 import sys, trio_nats.testing.plugin
 rooms = {name for name in sys.modules if name.startswith("trio_nats.testing.")}

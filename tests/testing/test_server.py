@@ -68,7 +68,7 @@ def program(tmp_path):
 # --- the block -----------------------------------------------------------------------------------
 
 
-async def test_it_runs_while_the_block_lasts() -> None:
+async def test_the_server_runs_during_the_block() -> None:
     async with NatsServer(jetstream=True) as server:
         async with dial(server) as client:
             info = await client.info()
@@ -113,7 +113,7 @@ async def test_a_cancelled_block_ends_the_server() -> None:
     assert not directory_of(server).exists()
 
 
-async def test_a_block_ends_with_a_server_that_ended_by_itself() -> None:
+async def test_leaving_the_block_after_the_server_has_exited() -> None:
     async with NatsServer() as server:
         await server.kill()
         assert not server.is_running
@@ -234,7 +234,7 @@ async def test_a_program_that_cannot_be_run(tmp_path) -> None:
         pytest.param("accounts {\n  A: ]\n}", "A: ]", id="syntax"),
     ],
 )
-async def test_a_configuration_the_server_refuses_is_quoted(config, line) -> None:
+async def test_an_invalid_line_of_the_configuration_is_quoted(config, line) -> None:
     with pytest.raises(ServerStartError) as caught:
         await NatsServer(config=config).__aenter__()
     assert f"of its configuration: {line!r}" in str(caught.value)
@@ -260,14 +260,14 @@ def occupied():
         yield listener.getsockname()[1]
 
 
-async def test_a_port_of_ones_own() -> None:
+async def test_a_given_port() -> None:
     port = _ports.free_port("127.0.0.1")
     async with NatsServer(port=port) as server:
         assert server.port == port
         assert await answers(server)
 
 
-async def test_a_demanded_port_that_is_taken(occupied) -> None:
+async def test_a_requested_port_that_is_taken(occupied) -> None:
     with pytest.raises(ServerStartError, match=r"address already in use|Only one usage"):
         with trio.fail_after(HANG_TIMEOUT):
             await NatsServer(port=occupied).__aenter__()

@@ -96,7 +96,7 @@ async def test_plaintext_behind_info_is_not_believed(mode: TLSMode, extra: bytes
 
 
 @pytest.mark.parametrize("mode", [TLSMode.PREFER, TLSMode.REQUIRE])
-async def test_nor_is_what_comes_a_moment_later(mode: TLSMode) -> None:
+async def test_bytes_injected_a_moment_later_are_an_error(mode: TLSMode) -> None:
     async def script(peer: Peer) -> None:
         await peer.send_info(tls_required=True)
         await peer.receive_client_hello()
@@ -290,7 +290,7 @@ DEATHS: dict[str, tuple[Script, TLSMode, str, type[Exception], str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", DEATHS)
-async def test_death(case: str) -> None:
+async def test_errors_of_failed_attempts(case: str) -> None:
     script, mode, phase, error, words = DEATHS[case]
     stalls = "says nothing" in case or "PONG" in case
     async with ScriptedServer(script) as server:
@@ -364,7 +364,7 @@ async def test_signatures_may_travel_in_plaintext() -> None:
     await connects(NKey(seed=SEED), "refuse")
 
 
-async def test_loopback_may_hear_anything() -> None:
+async def test_secrets_may_be_sent_over_loopback() -> None:
     await connects(SECRET, "refuse")
 
 

@@ -111,7 +111,7 @@ async def test_tls_first_with_a_way_out_lets_plaintext_in() -> None:
 
 
 @pytest.mark.parametrize("mode", [PREFER, DISABLE])
-async def test_a_tls_first_server_that_gives_up_on_us(mode: TLSMode) -> None:
+async def test_a_tls_first_server_that_closes_the_connection(mode: TLSMode) -> None:
     """The real one closes a connection that stays silent; its default is two seconds."""
     impatient = ServerTLS(
         CERTS.server.cert_file, CERTS.server.key_file, handshake_first=True, timeout=0.2
@@ -128,7 +128,7 @@ async def test_a_tls_first_server_that_gives_up_on_us(mode: TLSMode) -> None:
     ("kind", "error"), [("tls", TLSInjectionError), ("first", TLSHandshakeError)]
 )
 @pytest.mark.parametrize("mode", [PREFER, REQUIRE])
-async def test_a_full_server_is_not_taken_for_an_attacker(
+async def test_a_full_server_is_not_reported_as_tampering(
     kind: str, mode: TLSMode, error: type[Exception]
 ) -> None:
     """A server rejects clients in plaintext. The error quotes that, but does not rely on it."""
@@ -148,7 +148,7 @@ async def test_a_full_server_is_not_taken_for_an_attacker(
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 7])
 @pytest.mark.parametrize("mode", [PREFER, REQUIRE])
-async def test_however_the_bytes_are_cut(mode: TLSMode, chunk: int) -> None:
+async def test_any_split_of_the_bytes(mode: TLSMode, chunk: int) -> None:
     """INFO in plaintext, and the handshake behind it, in as many segments as there are bytes."""
     async with recorded("tls") as proxy:
         proxy.chunk = chunk

@@ -116,7 +116,7 @@ LAX = TLSOptions(ca_file=CERTS.lax_ca_file)
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["after INFO", "TLS first"])
-async def test_a_common_name_is_no_name(first: bool) -> None:
+async def test_a_common_name_does_not_count(first: bool) -> None:
     """RFC 9525: only the names of the subject alternative name extension count."""
     script = (tls_first if first else tls_required)(server_context(CERTS.server_common_name))
     async with ScriptedServer(script) as server:
@@ -129,7 +129,7 @@ async def test_a_common_name_is_no_name(first: bool) -> None:
     assert peer.lines == []
 
 
-async def test_unless_somebody_insists() -> None:
+async def test_configure_can_accept_common_names() -> None:
     def lenient(context: ssl.SSLContext) -> None:
         context.hostname_checks_common_name = True
 
@@ -146,7 +146,7 @@ async def test_unless_somebody_insists() -> None:
         (CERTS.server, "127.0.0.2", "'localhost', '127.0.0.1' and '::1'"),
     ],
 )
-async def test_a_mismatch_tells_the_names_there_are(
+async def test_a_name_mismatch_lists_the_certificates_names(
     certificate: Certificate, host: str, names: str
 ) -> None:
     async with ScriptedServer(tls_required(server_context(certificate))) as server:
@@ -156,7 +156,7 @@ async def test_a_mismatch_tells_the_names_there_are(
     assert f"it is valid for {names}" in str(caught.value)
 
 
-async def test_names_are_not_fit_to_be_printed_as_they_are() -> None:
+async def test_certificate_names_are_escaped() -> None:
     async with ScriptedServer(tls_required(server_context(CERTS.server_rude))) as server:
         with pytest.raises(TLSCertificateError) as caught:
             await connect(server.port, LAX)
@@ -218,7 +218,7 @@ async def test_a_ready_context_is_used_as_it_is() -> None:
             await connect(server.port, TLSOptions(context=context))
 
 
-async def test_configure_has_the_last_word() -> None:
+async def test_configure_overrides_everything() -> None:
     def configure(context: ssl.SSLContext) -> None:
         context.load_verify_locations(CERTS.ca_file)
         context.maximum_version = ssl.TLSVersion.TLSv1_2

@@ -210,7 +210,7 @@ def test_certificates_beside_disable_are_mentioned(caplog: pytest.LogCaptureFixt
     assert "have no effect" in caplog.text
 
 
-async def test_awaiting_says_what_to_do_instead() -> None:
+async def test_awaiting_open_nats_explains_what_to_do() -> None:
     with pytest.raises(TypeError, match="async with open_nats"):
         await cast("Awaitable[object]", open_nats())
 

@@ -238,7 +238,7 @@ async def test_nkeys_need_a_nonce() -> None:
 
 
 @pytest.mark.parametrize("slow", [True, False])
-async def test_credentials_that_cannot_be_had(slow: bool) -> None:
+async def test_unavailable_credentials(slow: bool) -> None:
     """Before dialling: nobody hears of us."""
 
     async def ask(server: Server) -> UserPassword:
@@ -257,7 +257,7 @@ async def test_credentials_that_cannot_be_had(slow: bool) -> None:
         assert isinstance(attempt.error, CredentialsError)
 
 
-async def test_a_bug_of_ours_is_told_and_leaves_nothing(
+async def test_an_internal_error_is_reported_and_leaks_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*args: object, **kwargs: object) -> None:

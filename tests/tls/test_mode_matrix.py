@@ -80,7 +80,7 @@ WORDS: dict[type[NatsError], list[str]] = {
 }
 
 
-def test_there_are_a_hundred() -> None:
+def test_the_matrix_has_a_hundred_cells() -> None:
     assert len(CELLS) == 100
 
 
@@ -94,7 +94,9 @@ def options(mode: str, material: bool) -> TLSOptions:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "scheme", "material", "kind", "outcome"), CELLS)
-async def test_cell(mode: str, scheme: str, material: bool, kind: str, outcome: Outcome) -> None:
+async def test_mode_and_server(
+    mode: str, scheme: str, material: bool, kind: str, outcome: Outcome
+) -> None:
     async with ScriptedServer(script_of(kind, mode)) as server:
         url = f"{scheme}://localhost:{server.port}"
         if outcome is CFG:

@@ -50,7 +50,7 @@ def wants_certificate() -> ssl.SSLContext:
     return server_context(CERTS.server, client_ca_file=CERTS.ca_file)
 
 
-async def test_a_closing_after_info_came_inside_tls_is_not_about_certificates() -> None:
+async def test_a_close_after_info_inside_tls_is_not_a_certificate_error() -> None:
     """Who gets as far as INFO has shown an acceptable certificate, or was not asked for one."""
 
     async def script(peer: Peer) -> None:
@@ -70,7 +70,7 @@ async def test_a_closing_after_info_came_inside_tls_is_not_about_certificates() 
 
 
 @pytest.mark.parametrize("how", [Peer.hang_up, Peer.abort], ids=["closed", "reset"])
-async def test_a_closing_where_certificates_are_checked_is_about_them(
+async def test_a_close_after_a_certificate_request_is_a_certificate_error(
     how: Callable[[Peer], object],
 ) -> None:
     async def script(peer: Peer) -> None:

@@ -77,7 +77,7 @@ async def failure(port: int, auth: AuthLike | None, tls: TLSOptions = TRUSTING) 
 
 @pytest.mark.parametrize("auth", SIGNING.values(), ids=SIGNING)
 @pytest.mark.parametrize("nonce", [None, ""])
-async def test_a_key_with_nothing_to_sign_is_not_left_out(auth: AuthLike, nonce: str) -> None:
+async def test_an_nkey_without_a_nonce_is_an_error(auth: AuthLike, nonce: str) -> None:
     """Without the nonce it would be a login as nobody, or as whom the server takes nobody for."""
     async with ScriptedServer(upgraded(nonce=nonce)) as server:
         attempt = await failure(server.port, auth)
@@ -91,7 +91,7 @@ async def test_a_key_with_nothing_to_sign_is_not_left_out(auth: AuthLike, nonce:
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-async def test_nor_does_a_nonce_that_is_too_long_count(encrypted: bool) -> None:
+async def test_a_nonce_that_is_too_long_is_ignored(encrypted: bool) -> None:
     def sign(nonce: bytes) -> bytes:
         raise AssertionError("asked to sign")
 
@@ -149,7 +149,7 @@ async def test_no_headers_is_not_believed_in_plaintext(
     assert peer.lines == []
 
 
-async def test_nor_beside_credentials_without_tls() -> None:
+async def test_plaintext_info_without_headers_is_an_error_with_credentials() -> None:
     async def script(peer: Peer) -> None:
         await peer.send_info(headers=False)
         await peer.accept_connect()
@@ -208,7 +208,7 @@ async def test_nothing_outlives_the_handshake(mode: TLSMode) -> None:
                 assert (await server.peer()).payloads[0].endswith(bytes(1000))
 
 
-async def test_until_the_server_says_it_inside() -> None:
+async def test_info_inside_tls_replaces_the_plaintext_one() -> None:
     """As nats-server 2.12 and later do, behind their first PONG, and later where it may."""
     truth = info_line(version="2.12.0", connect_info=True, max_payload=2000)
 
@@ -232,7 +232,7 @@ async def test_until_the_server_says_it_inside() -> None:
                     await nc.publish("a", bytes(2001))
 
 
-async def test_an_info_put_before_the_handshake_of_one_that_says_it_inside() -> None:
+async def test_an_info_injected_before_a_tls_first_handshake() -> None:
     async def script(peer: Peer) -> None:
         await peer.send_info(tls_required=True, **LIES)
         await peer.start_tls(SERVER)
@@ -346,7 +346,7 @@ async def test_an_nkey_user_does_not_become_the_guest(first: bool) -> None:
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["after INFO", "TLS first"])
-async def test_lies_about_a_real_server_are_corrected_by_it(first: bool) -> None:
+async def test_a_real_server_corrects_a_tampered_info(first: bool) -> None:
     async with tampered(lies, first=first) as (_, port):
         with trio.fail_after(HANG_TIMEOUT):
             url = f"tls://localhost:{port}"

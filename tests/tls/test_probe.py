@@ -58,7 +58,7 @@ async def probed(port: int, tls: TLSOptions = TRUST, **options: Any) -> ProbeRes
 
 @pytest.mark.parametrize("mode", [TLSMode.PREFER, TLSMode.REQUIRE, TLSMode.DISABLE])
 @pytest.mark.parametrize("kind", SERVER_KINDS)
-async def test_nothing_is_said_about_us(kind: str, mode: TLSMode) -> None:
+async def test_a_probe_sends_no_credentials(kind: str, mode: TLSMode) -> None:
     script = SERVER_KINDS[kind](server_context(CERTS.server))
     tls = TLSOptions(mode=mode, ca_file=None if mode is TLSMode.DISABLE else CERTS.ca_file)
     async with ScriptedServer(script) as server:
@@ -88,7 +88,7 @@ def verifying() -> NatsServer:
     )
 
 
-async def test_what_a_client_certificate_comes_to() -> None:
+async def test_a_probe_reports_whether_the_client_certificate_is_accepted() -> None:
     """TLS 1.3 tells only after the handshake, and only those who listen."""
     good, bad = CERTS.client, CERTS.client_other_ca
     async with verifying() as server:
@@ -109,7 +109,7 @@ async def test_what_a_client_certificate_comes_to() -> None:
         assert one.asked is True
 
 
-async def test_a_certificate_is_seen_that_is_refused() -> None:
+async def test_a_rejected_certificate_is_still_reported() -> None:
     async with verifying() as server:
         seen = await probed(server.port, TLSOptions(mode=TLSMode.REQUIRE))
     assert isinstance(seen.error, TLSCertificateError)
@@ -172,7 +172,7 @@ async def test_nothing_is_logged_about_it(caplog: pytest.LogCaptureFixture) -> N
 # --- the witness ---------------------------------------------------------------------------------
 
 
-def test_an_ssl_module_that_shows_nothing() -> None:
+def test_an_ssl_module_without_chain_access() -> None:
     witness = HandshakeObserver()
     witness.watch(SimpleNamespace())  # type: ignore[arg-type]  # a context without the hook
     assert not witness.watching

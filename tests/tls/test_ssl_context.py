@@ -161,7 +161,7 @@ async def test_the_servers_certificate_may_change_too(tmp_path: Path) -> None:
 # --- contexts -----------------------------------------------------------------------------------
 
 
-def test_a_servers_context_is_a_mistake() -> None:
+def test_a_server_side_context_is_rejected() -> None:
     with pytest.raises(TLSConfigurationError, match="context must be one for clients"):
         TLSOptions(context=server_context(CERTS.server))
 
@@ -207,7 +207,7 @@ async def test_configure_cannot_block_longer_than_connecting_may_take(
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
-async def test_a_server_that_knows_tls_1_1_at_best(first: bool) -> None:
+async def test_a_server_that_supports_at_most_tls_1_1(first: bool) -> None:
     old = server_context(CERTS.server)
     old.set_ciphers("ALL:@SECLEVEL=0")
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -280,7 +280,9 @@ ODD: dict[str, tuple[bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-async def test_an_odd_certificate_does_not_cost_the_connection(case: str, tmp_path: Path) -> None:
+async def test_an_unusual_certificate_does_not_break_the_connection(
+    case: str, tmp_path: Path
+) -> None:
     """With verification off, and among the issuers, anything may come."""
     before, after = ODD[case]
     der = CERTS.server.leaf.public_bytes(serialization.Encoding.DER)

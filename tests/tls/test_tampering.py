@@ -77,7 +77,7 @@ async def test_a_refusal_in_plaintext_is_quoted_not_believed(mode: TLSMode, at_o
 
 
 @pytest.mark.parametrize("mode", [TLSMode.REQUIRE, TLSMode.IMPLICIT])
-async def test_a_refusal_in_place_of_info(mode: TLSMode) -> None:
+async def test_an_err_instead_of_info(mode: TLSMode) -> None:
     async with ScriptedServer(says(FULL)) as server:
         attempt = await failure(f"nats://localhost:{server.port}", opportunistic(mode))
         assert is_only_tls_records((await server.peer()).raw_bytes)
@@ -102,7 +102,7 @@ async def test_a_refusal_in_pieces(cuts: tuple[int, ...]) -> None:
     assert attempt.error.message == "maximum connections exceeded"
 
 
-async def test_a_refusal_that_is_cut_off_still_tells_something() -> None:
+async def test_a_truncated_refusal_is_still_reported() -> None:
     async with ScriptedServer(says(FULL[:20])) as server:
         attempt = await failure(server.url)
     assert isinstance(attempt.error, ServerReportedError)
@@ -263,7 +263,7 @@ async def test_another_server_of_the_list_is_held_to_it_too() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("later", [tls_required(SERVER), tls_first(SERVER)])
-async def test_any_kind_of_tls_will_do_later(later: Script) -> None:
+async def test_any_kind_of_tls_is_accepted_later(later: Script) -> None:
     """It is even better served: what began by waiting for INFO now starts with the handshake."""
     async with ScriptedServer(short_session, later) as server:
         url = f"nats://localhost:{server.port}"

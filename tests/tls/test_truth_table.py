@@ -95,7 +95,7 @@ async def outcome_of(url: str, tls: TLSOptions, timeout: float = 5) -> str | Exc
 
 
 @pytest.mark.parametrize(("kind", "mode", "expected"), CELLS)
-async def test_cell(kind: str, mode: TLSMode, expected: Outcome) -> None:
+async def test_mode_and_server(kind: str, mode: TLSMode, expected: Outcome) -> None:
     async with serving(kind) as port:
         # The real server closes silent connections after two seconds; no need to wait for that.
         timeout = 0.5 if expected is NOINFO else 5

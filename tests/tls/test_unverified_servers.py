@@ -75,7 +75,7 @@ async def test_the_next_one_has_the_name_that_was_dialled(later: object, scheme:
     assert connect["pass"] == "verysecret"
 
 
-async def test_one_that_cannot_show_it_gets_nothing() -> None:
+async def test_a_server_without_the_name_in_its_certificate_gets_nothing() -> None:
     """Not even one with a trusted certificate for the name it was given."""
     script = tls_required(server_context(CERTS.server_dns_only))
     async with ScriptedServer(script) as second:
@@ -91,7 +91,7 @@ async def test_one_that_cannot_show_it_gets_nothing() -> None:
         assert peer.tls is None
 
 
-async def test_one_without_tls_gets_nothing() -> None:
+async def test_a_server_without_tls_gets_nothing() -> None:
     async with ScriptedServer(no_tls()) as second:
         async with ScriptedServer(names(f"localhost:{second.port}")) as first:
             url = f"nats://localhost:{first.port}"
@@ -103,7 +103,7 @@ async def test_one_without_tls_gets_nothing() -> None:
         assert is_only_tls_records((await second.peer()).raw_bytes)
 
 
-async def test_its_own_name_will_do_where_that_is_said() -> None:
+async def test_own_name_accepts_the_servers_own_name() -> None:
     script = tls_required(server_context(CERTS.server_dns_only))
     async with ScriptedServer(script) as second:
         async with ScriptedServer(names(f"localhost:{second.port}")) as first:
@@ -124,7 +124,7 @@ async def test_its_own_name_will_do_where_that_is_said() -> None:
     ],
     ids=["ignored", "nothing is verified"],
 )
-async def test_they_may_not_be_used_at_all(tls: TLSOptions) -> None:
+async def test_unverified_servers_can_be_ignored(tls: TLSOptions) -> None:
     script = tls_required(server_context(CERTS.server), connect_urls=["192.0.2.1:4222"])
     async with ScriptedServer(script) as server:
         with trio.fail_after(HANG_TIMEOUT):

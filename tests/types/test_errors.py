@@ -110,14 +110,14 @@ def test_all_errors_are_public(kind: type[NatsError]) -> None:
     assert getattr(trio_nats, kind.__name__) is kind
 
 
-def test_all_names_there_are() -> None:
+def test_all_public_names_exist_once() -> None:
     for module in (errors, events, trio_nats):
         assert all(hasattr(module, name) for name in module.__all__)
         assert len(set(module.__all__)) == len(module.__all__)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BASES if kind.__init__ is Exception.__init__])
-def test_plain_errors_say_what_they_were_told(kind: type[NatsError]) -> None:
+def test_plain_errors_show_their_message(kind: type[NatsError]) -> None:
     assert str(kind("it went wrong")) == "it went wrong"
 
 

@@ -217,7 +217,7 @@ def test_values_that_are_not_str(value: object) -> None:
 
 
 @pytest.mark.parametrize("source", ["A: 1", b"A: 1", None, 5, object()])
-def test_sources_that_are_no_headers(source: object) -> None:
+def test_objects_that_are_not_headers(source: object) -> None:
     for make in (Headers, encode_headers):
         with pytest.raises(TypeError, match="headers must be a mapping or pairs of str"):
             make(source)  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def test_sources_that_are_no_headers(source: object) -> None:
 @pytest.mark.parametrize(
     "entry", ["A", "AB", "A: 1", ("A",), ("A", "1", "2"), 5, None, b"", {"A": "1", "B": "2"}]
 )
-def test_entries_that_are_no_pairs(entry: object) -> None:
+def test_entries_that_are_not_pairs(entry: object) -> None:
     with pytest.raises(TypeError, match=r"must be .name, value. pairs; got "):
         Headers([("A", "1"), entry])  # type: ignore[list-item]
 
@@ -439,7 +439,7 @@ def test_a_plain_dict_is_sent_as_headers_of_it_are(source: dict[str, str]) -> No
     assert encoded(source) == encoded(source) == expected
 
 
-def test_a_text_that_shows_itself_as_another_is_sent_as_it_is() -> None:
+def test_a_str_subclass_with_its_own_format_is_sent_unchanged() -> None:
     class Sly(str):
         def __format__(self, spec: str) -> str:
             return "x\r\nPUB a 0"
@@ -612,7 +612,7 @@ def test_nothing_is_remembered_of_the_names_that_peers_choose() -> None:
     ),
     st.integers(0, 40),
 )
-def test_holes_are_never_seen(changes: list[tuple[str, int]], count: int) -> None:
+def test_deleted_entries_are_never_visible(changes: list[tuple[str, int]], count: int) -> None:
     pairs = [(f"n{number % 6}", str(number)) for number in range(count)]
     headers = Headers(pairs)
     for position, (what, number) in enumerate(changes):

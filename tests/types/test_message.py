@@ -142,7 +142,7 @@ async def test_respond_publishes_to_the_reply_subject() -> None:
     ],
     ids=repr,
 )
-async def test_what_cannot_be_answered_is_not(reply: bytes | None) -> None:
+async def test_responding_without_a_reply_subject_does_nothing(reply: bytes | None) -> None:
     origin = Recorder()
     msg = Msg(b"a", b"1", reply, b"", None, origin)
     assert await msg.respond(b"x") is False

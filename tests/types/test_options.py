@@ -57,7 +57,7 @@ def test_modes_may_be_given_as_strings(mode: TLSMode) -> None:
     assert str(mode) == f"{mode}" == mode.name
 
 
-def test_the_modes_are_these() -> None:
+def test_the_modes() -> None:
     names = ["AUTO", "PREFER", "REQUIRE", "IMPLICIT", "DISABLE"]
     assert [mode.name for mode in TLSMode] == names
     assert TLSOptions().mode is TLSMode.AUTO
@@ -101,14 +101,14 @@ def test_defaults() -> None:
     ],
 )
 @pytest.mark.parametrize("mode", TLSMode)
-def test_what_goes_together(mode: TLSMode, options: dict[str, Any]) -> None:
+def test_options_that_can_be_combined(mode: TLSMode, options: dict[str, Any]) -> None:
     made = TLSOptions(mode=mode, **options)
     for name, value in options.items():
         assert getattr(made, name) == value
 
 
 @pytest.mark.parametrize("mode", TLSMode)
-def test_what_goes_together_with_a_ready_context(mode: TLSMode) -> None:
+def test_options_that_can_be_combined_with_a_context(mode: TLSMode) -> None:
     ready = context()
     options = TLSOptions(mode=mode, context=ready, server_hostname="h", configure=print)
     assert options.context is ready
@@ -199,7 +199,7 @@ def test_options_of_the_wrong_type(option: str, value: object) -> None:
         ({"context": context()}, True),
     ],
 )
-def test_material(options: dict[str, Any], material: bool) -> None:
+def test_has_material(options: dict[str, Any], material: bool) -> None:
     assert TLSOptions(**options).has_material is material
 
 
@@ -401,7 +401,7 @@ def test_counts() -> None:
     assert refused(check_count, name="count", value=-1) == "count must be at least 0, not -1"
 
 
-def test_choices() -> None:
+def test_invalid_choices() -> None:
     check_choice("colour", "red", ("red", "blue"))
     others: list[object] = ["green", "", "RED", None, [], 5]
     for wrong in others:

@@ -39,7 +39,7 @@ def test_what_does_harm_is_escaped(character: str) -> None:
 
 
 @given(st.text())
-def test_any_text(text: str) -> None:
+def test_any_text_becomes_printable(text: str) -> None:
     shown = printable(text)
     shown.encode()
     assert not {unicodedata.category(character) for character in shown} & {"Cc", "Cs", "Zl", "Zp"}
@@ -94,7 +94,7 @@ def test_errors_keep_their_lines() -> None:
 
 
 @pytest.mark.parametrize("character", HARMFUL, ids=ascii)
-def test_no_host_holds_one(character: str) -> None:
+def test_no_host_contains_control_characters(character: str) -> None:
     for url in (
         f"nats://a{character}b:1",
         f"ws://a{character}b/path",

@@ -97,7 +97,7 @@ def test_plain_and_tls_may_be_mixed_and_so_may_the_websocket_ones() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "a.b.c", "127.0.0.1"])
-def test_words_about_a_server(host: str) -> None:
+def test_the_properties_of_a_server(host: str) -> None:
     server = parse_server(f"tls://u:p@{host}:1")
     assert server.url == str(server) == f"tls://{host}:1"
     assert server.address == f"{host}:1"
@@ -235,7 +235,7 @@ def test_entries_that_are_not_str(entry: object) -> None:
 
 
 @pytest.mark.parametrize("servers", [4222, object(), b"nats://h"])
-def test_what_is_no_list_of_servers(servers: object) -> None:
+def test_values_that_are_not_servers(servers: object) -> None:
     with pytest.raises(TypeError, match=f"str.*, not {type(servers).__name__}"):
         parse_servers(servers)  # type: ignore[arg-type]
 
@@ -373,7 +373,7 @@ def test_what_is_not_unicode_is_refused_at_once_without_showing_it(text: str) ->
 
 
 @pytest.mark.parametrize("url", ["nats://%ff@h", "nats://joe:%c3%28@h", "nats://%ed%a0%80:x@h"])
-def test_credentials_that_are_no_text_are_refused(url: str) -> None:
+def test_credentials_that_are_not_text_are_rejected(url: str) -> None:
     with pytest.raises(ConfigurationError, match="percent-encoded credentials must be") as e:
         parse_server(url)
     assert e.value.__cause__ is e.value.__context__ is None
@@ -402,7 +402,7 @@ def test_encoded_userinfo_round_trip(user: str, password: str) -> None:
     st.text(st.characters(exclude_categories=[]), max_size=20)
     | st.text("nats:/@[]%?#,. 1", max_size=16)
 )
-def test_anything_is_understood_or_refused(text: str) -> None:
+def test_any_bytes_are_parsed_or_rejected(text: str) -> None:
     try:
         parsed = parse_servers(text)
     except ConfigurationError as error:

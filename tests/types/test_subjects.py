@@ -40,7 +40,7 @@ PATTERNS = ["*", ">", "*.a", "a.*", "a.*.b", "*.*", "a.>", "*.>", "a.*.>"]
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("text", LITERALS)
-def test_literals_pass_everywhere(check: Check, text: str) -> None:
+def test_literal_subjects_are_valid_everywhere(check: Check, text: str) -> None:
     passed = check(text)
     assert passed == (text if check is check_inbox_prefix else text.encode())
 
@@ -126,7 +126,7 @@ def test_what_is_not_a_str(check: Check, value: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
-def test_very_long_ones(check: Check) -> None:
+def test_very_long_subjects(check: Check) -> None:
     good = ".".join(["token"] * 200_000)
     passed = check(good)
     assert len(passed) == len(good)
@@ -145,7 +145,7 @@ def test_very_long_ones(check: Check) -> None:
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(("length", "cut"), [(80, False), (81, True)])
-def test_how_much_of_a_refused_one_is_shown(check: Check, length: int, cut: bool) -> None:
+def test_a_rejected_subject_is_shown_in_part(check: Check, length: int, cut: bool) -> None:
     bad = "x" * (length - 1) + " "
     with pytest.raises(InvalidSubjectError) as caught:
         check(bad)

@@ -92,7 +92,7 @@ def test_headers_that_cannot(headers: object, complaint: str) -> None:
 
 @pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=8), max_size=3))
-def test_whatever_is_let_through_is_one_line(headers: dict[str, str]) -> None:
+def test_accepted_headers_stay_on_one_line(headers: dict[str, str]) -> None:
     try:
         options = WebSocketOptions(headers=headers)
     except ConfigurationError:

@@ -191,7 +191,7 @@ async def test_a_listener_without_tls_and_one_with() -> None:
         assert "use wss://" in str(attempt.error)
 
 
-async def test_a_peer_that_knows_neither() -> None:
+async def test_a_peer_without_tls_and_http() -> None:
     async def script(peer: Peer) -> None:
         await peer.send(b"SSH-2.0-x\r\n")
         await peer.stall()
@@ -252,7 +252,7 @@ async def test_headers_that_are_no_secret_and_headers_inside_tls() -> None:
             pass
 
 
-async def test_on_this_machine_nobody_listens() -> None:
+async def test_secrets_may_be_sent_over_loopback() -> None:
     async with NatsServer(websocket=ServerWebSocket()) as server:
         options = WebSocketOptions(headers={"Authorization": "Bearer secret"})
         with trio.fail_after(HANG_TIMEOUT):
@@ -260,7 +260,7 @@ async def test_on_this_machine_nobody_listens() -> None:
                 pass
 
 
-async def test_failures_of_several_servers_are_all_told() -> None:
+async def test_failures_of_all_servers_are_reported() -> None:
     async with NatsServer(websocket=ServerWebSocket()) as server:
         urls = [f"ws://127.0.0.1:{server.port}", server.ws_url.replace("ws:", "wss:")]
         with pytest.raises(ConnectError) as caught:

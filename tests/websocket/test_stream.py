@@ -244,7 +244,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("case", GARBAGE)
-async def test_garbage_is_refused_and_said_so(case: str) -> None:
+async def test_garbage_is_rejected_with_an_explanation(case: str) -> None:
     wire, code, complaint = GARBAGE[case]
     near, far = memory_stream_pair()
     stream = over(near)
@@ -303,7 +303,7 @@ async def test_a_huge_frame_takes_no_memory() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fragments", [1, 7])
-async def test_a_bomb_takes_no_memory(fragments: int) -> None:
+async def test_a_decompression_bomb_takes_no_memory(fragments: int) -> None:
     size = 50_000_000
     bomb = deflated(bytes(size))
     assert len(bomb) < size / 900
@@ -334,7 +334,7 @@ async def test_a_bomb_takes_no_memory(fragments: int) -> None:
     assert peak < 1_000_000
 
 
-async def test_many_blocks_that_say_they_are_the_last() -> None:
+async def test_many_blocks_marked_as_the_last() -> None:
     """Deflate's own end mark may stand in a message; what comes behind it counts as well."""
     final = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = final.compress(b"ab") + final.flush(zlib.Z_FINISH)
@@ -362,7 +362,7 @@ async def test_a_server_that_refers_to_earlier_messages() -> None:
 
 
 @pytest.mark.slow
-async def test_a_flood_of_pings_gets_an_answer_now_and_then() -> None:
+async def test_a_flood_of_pings_is_answered_occasionally() -> None:
     """To the last of those that came together, which answers all of them."""
     near, far = memory_stream_pair()
     stream = over(near)
@@ -487,7 +487,7 @@ async def test_an_end_in_the_middle_of_a_message() -> None:
         assert await stream.receive_some() == b""
 
 
-async def test_closing_says_goodbye() -> None:
+async def test_closing_sends_a_close_frame() -> None:
     for forcefully in (False, True):
         near, far = memory_stream_pair()
         stream = over(near)

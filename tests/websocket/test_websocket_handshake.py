@@ -105,7 +105,7 @@ def test_host_and_target(url: str, host: str, target: str) -> None:
     assert (host_header(server), request_target(server)) == (host, target)
 
 
-async def test_a_host_name_that_fits_into_no_header() -> None:
+async def test_a_host_name_that_cannot_be_a_header() -> None:
     """It cannot be resolved either, except by a resolver that knows better than DNS."""
     from trio_nats._transport.websocket_handshake import upgrade
 
@@ -115,7 +115,7 @@ async def test_a_host_name_that_fits_into_no_header() -> None:
         await upgrade(stream, server, {}, compression=False, user_agent="x")
 
 
-async def test_the_answer_may_come_in_any_pieces() -> None:
+async def test_any_split_of_the_http_response() -> None:
     async def script(peer: Peer) -> None:
         _, headers = await peer.receive_request()
         answer = upgrade_response(headers[b"sec-websocket-key"])
@@ -247,7 +247,7 @@ REFUSALS: dict[str, tuple[Script, int | None, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-async def test_an_answer_that_is_no_agreement(case: str) -> None:
+async def test_an_http_response_that_rejects_the_upgrade(case: str) -> None:
     script, status, words = REFUSALS[case]
     async with ScriptedServer(script) as server:
         url = f"ws://127.0.0.1:{server.port}"
@@ -331,7 +331,7 @@ async def test_a_nats_port_inside_tls() -> None:
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-async def test_hanging_up_instead_of_an_answer(scheme: str, reset: bool) -> None:
+async def test_closing_instead_of_responding(scheme: str, reset: bool) -> None:
     async def script(peer: Peer) -> None:
         if scheme == "wss":
             await peer.start_tls(server_context(CERTS.server))
@@ -449,7 +449,7 @@ async def test_a_callable_that_gives_no_headers(case: str) -> None:
     assert "s3cret" not in str(attempt.error)
 
 
-async def test_a_callable_that_takes_for_ever(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_callable_that_never_returns(autojump_clock: trio.abc.Clock) -> None:
     async def headers(server: Server) -> dict[str, str]:
         await trio.sleep_forever()
         raise AssertionError
@@ -471,7 +471,7 @@ async def test_nobody_else_is_told_the_headers(nats_server: NatsServer) -> None:
 # --- secrets --------------------------------------------------------------------------------------
 
 
-async def test_headers_and_queries_are_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_headers_and_queries_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     """Neither in what an error says nor in the variables along its traceback."""
     import traceback
 

@@ -134,7 +134,7 @@ def test_a_signature_in_plaintext_is_no_password() -> None:
     assert codes(report(login=Login(method="NKey", user="U..."))) == [("warning", "plaintext")]
 
 
-def test_plaintext_although_tls_was_to_be_had() -> None:
+def test_plaintext_although_the_server_supports_tls() -> None:
     tls = TLSOptions(mode=TLSMode.DISABLE)
     look = Look(version="TLSv1.3", cipher="TLS_AES_128_GCM_SHA256")
     found = report(tls=tls, acts_as=TLSMode.DISABLE, look=look)
@@ -151,13 +151,13 @@ def test_plaintext_on_this_machine(address: str) -> None:
     assert step(found, "encryption")[0] == "ok"
 
 
-def test_encryption_that_can_be_talked_away() -> None:
+def test_encryption_that_an_attacker_can_prevent() -> None:
     assert codes(report(outcome="tls")) == [("warning", "can-be-stripped")]
     assert codes(report(outcome="tls", acts_as=TLSMode.REQUIRE)) == []
 
 
 @pytest.mark.parametrize(("days", "expected"), [(31, False), (29, True), (0.1, True)])
-def test_what_ends_soon(days: float, expected: bool) -> None:
+def test_credentials_and_certificates_that_expire_soon(days: float, expected: bool) -> None:
     chain = (certificate(days), certificate(subject="CN=Example CA"))
     ends_then = NOW + days * DAY
     found = report(
@@ -180,7 +180,7 @@ def test_an_address_that_does_not_answer() -> None:
     assert step(found, "tcp")[0] == "warning"
 
 
-def test_a_server_about_to_shut_down() -> None:
+def test_a_server_in_lame_duck_mode() -> None:
     info = ServerInfo(ldm=True)
     found = report(outcome="tls", acts_as=TLSMode.REQUIRE, info=info)
     assert codes(found) == [("warning", "lame-duck")]
@@ -293,7 +293,7 @@ def test_an_authority_that_has_expired() -> None:
     assert "issuer" in finding.text
 
 
-def test_all_that_is_wrong_with_a_certificate() -> None:
+def test_all_faults_of_a_certificate_are_reported() -> None:
     chain = (certificate(days=-1),)
     broken = Certificates(chain=chain, trust="untrusted", name_matches=False)
     found = report(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
@@ -308,7 +308,7 @@ def test_all_that_is_wrong_with_a_certificate() -> None:
         assert fault in text
 
 
-def test_a_name_to_expect_that_is_not_there() -> None:
+def test_a_server_hostname_that_the_certificate_lacks() -> None:
     broken = Certificates(chain=(certificate(),), trust="name", name_matches=False)
     found = report(
         tls=TLSOptions(server_hostname="other.example"),
@@ -339,7 +339,7 @@ def test_a_certificate_without_names() -> None:
     assert finding.line == ""
 
 
-def test_a_certificate_that_nothing_could_decode() -> None:
+def test_a_certificate_that_could_not_be_decoded() -> None:
     bare = certificate(subject="", issuer="", subject_alt_names=(), not_before=None, not_after=None)
     broken = Certificates(chain=(bare,), trust="untrusted")
     found = report(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)

@@ -78,7 +78,7 @@ async def test_options_that_cannot_be_used() -> None:
     assert "unknown scheme" in err
 
 
-async def test_any_of_several_servers_will_do() -> None:
+async def test_any_of_several_servers_is_used() -> None:
     async with KINDS["closed_port"].serve() as closed, KINDS["none"].serve() as url:
         code, out, _ = await run(f"{closed},{url}")
     assert code == 0

@@ -76,18 +76,18 @@ def _tolerant(script: Script) -> Script:
     return tolerating
 
 
-async def test_our_certificate_is_shown_to_whom_it_would_be_shown() -> None:
+async def test_the_client_certificate_is_sent_to_verified_servers() -> None:
     seen = await visits(Client(tls=MINE), CERTS.server)
     # The real connection, and the modes that end up encrypted.
     assert sum(shown for shown, _ in seen) == 3
 
 
-async def test_our_certificate_is_not_shown_to_strangers() -> None:
+async def test_the_client_certificate_is_not_sent_to_unverified_servers() -> None:
     seen = await visits(Client(tls=MINE), CERTS.server_other_ca)
     assert sum(shown for shown, _ in seen) == 0
 
 
-async def test_our_certificate_is_not_shown_when_tls_is_off() -> None:
+async def test_the_client_certificate_is_not_sent_when_tls_is_off() -> None:
     """The other modes are tried, but what the user would not show is not shown for that."""
     tls = replace(MINE, mode=TLSMode.DISABLE)
     seen = await visits(Client(tls=tls), CERTS.server)
@@ -151,7 +151,7 @@ async def test_credentials_in_a_first_url_are_for_all() -> None:
     assert second.asked.login.user == "joe"
 
 
-async def test_an_address_that_is_none() -> None:
+async def test_an_invalid_address() -> None:
     with pytest.raises(ConfigurationError):
         await examine_all("http://localhost", Client())
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.nats_server(jetstream=True)
 @pytest.mark.parametrize(
     "options", [{}, {"max_messages": 1}, {"max_messages": 7, "threshold": 7}, {"max_bytes": 2000}]
 )
-async def test_all_there_is_and_what_comes_later(
+async def test_stored_and_new_messages_are_received(
     nats_server: NatsServer, options: dict[str, int]
 ) -> None:
     async with connected(nats_server) as (js, nc):
@@ -85,7 +85,7 @@ async def test_one_consumer_is_consumed_in_several_places(nats_server: NatsServe
         assert came == Counter(b"%d" % number for number in range(90))
 
 
-async def test_it_goes_on_after_a_restart() -> None:
+async def test_receiving_continues_after_a_restart() -> None:
     async with (
         NatsServer(jetstream=True) as server,
         connected(server, reconnect=QUICK) as (js, nc),
@@ -112,7 +112,7 @@ async def test_it_goes_on_after_a_restart() -> None:
 
 
 @pytest.mark.slow
-async def test_it_goes_on_when_the_connection_moves() -> None:
+async def test_receiving_continues_after_a_move() -> None:
     async with (
         NatsCluster(3, jetstream=True) as cluster,
         connected(cluster[0], reconnect=QUICK) as (js, nc),

@@ -25,7 +25,7 @@ async def receive_n(messages: Messages, count: int) -> list[int]:
     return [(await messages.receive()).metadata.stream_seq for _ in range(count)]
 
 
-async def test_what_a_pull_says() -> None:
+async def test_the_contents_of_a_pull_request() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), consumer.consume() as messages:
         pull = await puller.pull()
@@ -38,7 +38,7 @@ async def test_what_a_pull_says() -> None:
         assert "open, 0 waiting" in repr(messages)
 
 
-async def test_it_asks_again_below_the_threshold_and_only_as_it_is_taken_out() -> None:
+async def test_the_next_pull_is_sent_below_the_threshold() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, nc), consumer.consume(max_messages=4) as messages:
         pull = await puller.pull()
@@ -50,7 +50,7 @@ async def test_it_asks_again_below_the_threshold_and_only_as_it_is_taken_out() -
         assert (await puller.pull()).batch == 3
 
 
-async def test_a_slow_reader_holds_back_nothing_but_the_asking() -> None:
+async def test_a_slow_receiver_only_delays_the_next_pull() -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, nc),
@@ -94,7 +94,7 @@ async def test_a_pull_that_is_over_is_followed_by_another(line: str, left: int |
         await puller.deliver(pull)
 
 
-async def test_heartbeats_are_no_messages() -> None:
+async def test_heartbeats_are_not_messages() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), consumer.consume() as messages:
         pull = await puller.pull()
@@ -124,7 +124,7 @@ async def test_silence_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     assert "no heartbeat for 0.0" in caplog.text
 
 
-async def test_a_slow_reader_is_not_silence() -> None:
+async def test_a_slow_receiver_does_not_count_as_silence() -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, nc),
@@ -191,7 +191,7 @@ async def test_a_refusal_is_asked_again_later(line: str, caplog: pytest.LogCaptu
         ("400 Bad Request", PullError),
     ],
 )
-async def test_what_ends_it(line: str, kind: type[PullError]) -> None:
+async def test_errors_that_end_the_channel(line: str, kind: type[PullError]) -> None:
     puller = Puller()
     ended = []
     tasks = all_tasks()
@@ -219,7 +219,7 @@ async def test_what_ends_it(line: str, kind: type[PullError]) -> None:
     assert all_tasks() == tasks
 
 
-async def test_a_consumer_that_is_not_there_for_long_is_asked_for() -> None:
+async def test_a_consumer_that_stays_away_is_looked_up() -> None:
     gone = {"error": {"code": 404, "err_code": 10014, "description": "consumer not found"}}
     puller = Puller(api={"CONSUMER.INFO.S.C": gone})
     async with (
@@ -237,7 +237,7 @@ async def test_a_consumer_that_is_not_there_for_long_is_asked_for() -> None:
             await puller.say(await puller.pull(), "503")
 
 
-async def test_it_may_not_ask() -> None:
+async def test_publishing_pulls_is_forbidden() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), consumer.consume() as messages:
         pull = await puller.pull()
@@ -273,7 +273,7 @@ async def test_bytes() -> None:
         await nc.flush()
 
 
-async def test_a_message_that_never_fits_is_not_asked_for_without_end(
+async def test_a_message_that_never_fits_is_not_pulled_forever(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     puller = Puller()
@@ -363,7 +363,7 @@ async def test_many_wait_for_few() -> None:
     assert len(ended) == 5
 
 
-async def test_leaving_early_hands_back_what_was_not_taken() -> None:
+async def test_leaving_early_returns_unreceived_messages() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, nc):
         async with consumer.consume(max_messages=5) as messages:
@@ -416,7 +416,7 @@ async def test_stopping_lets_what_has_come_be_received() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_new_connection_is_asked_again() -> None:
+async def test_a_new_connection_asks_again() -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, nc),
@@ -452,7 +452,7 @@ async def test_nothing_is_asked_without_a_connection() -> None:
         assert puller.no_pull()
 
 
-async def test_what_is_no_message_is_left_out() -> None:
+async def test_replies_that_are_not_messages_are_skipped() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), consumer.consume() as messages:
         pull = await puller.pull()
@@ -467,7 +467,7 @@ async def test_what_is_no_message_is_left_out() -> None:
 GROUPS = ConsumerConfig(priority_groups=("jobs",), priority_policy=PriorityPolicy.PINNED_CLIENT)
 
 
-async def test_a_group_has_to_be_one_the_consumer_has() -> None:
+async def test_an_unknown_priority_group() -> None:
     async with pulled_from(Puller(), GROUPS) as (consumer, _):
         with pytest.raises(ConfigurationError, match="group must be given, one of 'jobs'"):
             consumer.consume()
@@ -480,7 +480,7 @@ async def test_a_group_has_to_be_one_the_consumer_has() -> None:
             await consumer.fetch(group="jobs")
 
 
-async def test_the_terms_go_with_each_pull() -> None:
+async def test_the_options_are_sent_with_each_pull() -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, _),
@@ -496,7 +496,7 @@ async def test_the_terms_go_with_each_pull() -> None:
         assert (await puller.pull()).request.items() >= terms.items()
 
 
-async def test_the_pin_is_shown_until_it_is_lost() -> None:
+async def test_the_pin_is_sent_until_it_is_lost() -> None:
     puller = Puller()
     async with (
         pulled_from(puller, GROUPS) as (consumer, _),
@@ -537,7 +537,7 @@ async def test_the_pin_is_shown_until_it_is_lost() -> None:
         ({"group": "g", "min_pending": 0}, "min_pending must be at least 1"),
     ],
 )
-async def test_what_cannot_be_is_said_at_the_call(options: dict[str, object], match: str) -> None:
+async def test_invalid_consume_options(options: dict[str, object], match: str) -> None:
     async with pulled_from(Puller()) as (consumer, _):
         kind = TypeError if options.get("max_bytes") is True else ConfigurationError
         with pytest.raises(kind, match=match):
@@ -559,7 +559,7 @@ async def test_limits_of_the_consumer_are_kept() -> None:
             consumer.consume(expires=5)
 
 
-async def test_it_has_to_be_entered_and_only_once() -> None:
+async def test_it_must_be_entered_exactly_once() -> None:
     async with pulled_from(Puller()) as (consumer, _):
         messages = consumer.consume()
         for use in (messages.receive, messages.aclose, messages.drain):
@@ -586,7 +586,7 @@ async def test_the_bodys_exception_leaves_as_itself() -> None:
         assert scope.cancelled_caught
 
 
-async def test_a_server_that_sends_without_end_is_not_listened_to_without_end() -> None:
+async def test_a_server_that_never_stops_sending_is_given_up() -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, nc),

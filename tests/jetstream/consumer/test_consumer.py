@@ -64,7 +64,7 @@ async def test_create_update_get_delete(nats_server: NatsServer) -> None:
         assert [name async for name in stream.consumer_names()] == []
 
 
-async def test_a_name_is_made_up(nats_server: NatsServer) -> None:
+async def test_a_name_is_generated(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         one, other = await stream.create_consumer(), await stream.create_consumer()
@@ -72,7 +72,7 @@ async def test_a_name_is_made_up(nats_server: NatsServer) -> None:
         assert len(one.name) == 22
 
 
-async def test_what_is_asked_for() -> None:
+async def test_requests_for_consumers() -> None:
     async with NatsServer() as server, connected(server) as (_, nc):
         info = {"stream_name": "S", "name": "c", "config": {"ack_policy": "explicit"}}
 
@@ -168,7 +168,7 @@ async def test_overflow_and_priorities(nats_server: NatsServer) -> None:
             assert (await messages.receive()).data == b"0"
 
 
-async def test_one_that_is_bound_is_not_asked_for(nats_server: NatsServer) -> None:
+async def test_bind_consumer_sends_no_request(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         await stream.create_consumer("c")
@@ -180,7 +180,7 @@ async def test_one_that_is_bound_is_not_asked_for(nats_server: NatsServer) -> No
             await stream.bind_consumer("nobody").next()
 
 
-async def test_one_that_pushes_cannot_be_pulled_from(nats_server: NatsServer) -> None:
+async def test_a_push_consumer_cannot_be_pulled(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         consumer = await stream.create_consumer("c", deliver_subject="here")
@@ -202,7 +202,7 @@ async def test_one_that_pushes_cannot_be_pulled_from(nats_server: NatsServer) ->
         ("c", {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE}, "opt_start_seq"),
     ],
 )
-async def test_what_cannot_be_is_said_at_the_call(
+async def test_invalid_consumer_options(
     nats_server: NatsServer, config: object, options: dict[str, object], match: str
 ) -> None:
     async with connected(nats_server) as (js, _):

@@ -52,7 +52,7 @@ async def test_many_at_the_same_time(nats_server: NatsServer) -> None:
         assert nc.stats.subscriptions <= 16
 
 
-async def test_what_is_there_and_what_is_not(nats_server: NatsServer) -> None:
+async def test_fetching_available_and_missing_messages(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         consumer = await stream.create_consumer("c")
@@ -230,7 +230,7 @@ async def test_an_inbox_is_used_again_only_if_nothing_can_come_to_it() -> None:
         await puller.deliver(third)
 
 
-async def test_cancelled_what_came_goes_back() -> None:
+async def test_a_cancelled_fetch_returns_received_messages() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, nc):
         with trio.CancelScope() as scope:
@@ -303,7 +303,7 @@ async def test_cancelled_what_needs_no_answer_is_kept_for_the_next_call() -> Non
         ({"no_wait": 1}, "no_wait must be True or False"),
     ],
 )
-async def test_what_cannot_be_is_said_at_the_call(options: dict[str, object], match: str) -> None:
+async def test_invalid_fetch_options(options: dict[str, object], match: str) -> None:
     async with pulled_from(Puller()) as (consumer, _):
         kind = TypeError if "no_wait" in options else ConfigurationError
         with pytest.raises(kind, match=match):

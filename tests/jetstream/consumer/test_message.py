@@ -18,7 +18,7 @@ from trio_nats.testing import NatsServer
 pytestmark = pytest.mark.nats_server(jetstream=True)
 
 
-async def test_what_is_sent() -> None:
+async def test_the_contents_of_acknowledgements() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, nc), consumer.consume() as messages:
         await puller.deliver(await puller.pull(), 6)

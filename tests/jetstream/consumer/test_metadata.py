@@ -47,7 +47,7 @@ def test_the_form_of_eleven_tokens() -> None:
 
 @pytest.mark.slow
 @given(TOKEN, TOKEN, st.none() | TOKEN, st.lists(NUMBER, min_size=5, max_size=5))
-def test_whatever_is_written_can_be_read(
+def test_a_written_reply_subject_can_be_read(
     stream: str, consumer: str, domain: str | None, numbers: list[int]
 ) -> None:
     front = "" if domain is None else f"{domain}.hash."
@@ -162,5 +162,5 @@ def test_what_was_not_delivered_is_told() -> None:
     ],
     ids=repr,
 )
-def test_messages_are_none(msg: Msg) -> None:
+def test_messages_are_not_statuses(msg: Msg) -> None:
     assert read_status(msg) is None

@@ -111,7 +111,7 @@ async def test_it_ends_after_a_number(nats_server: NatsServer) -> None:
         assert (await consumer.refresh()).delivered.consumer_seq == 5
 
 
-async def test_it_goes_on_after_a_restart() -> None:
+async def test_receiving_continues_after_a_restart() -> None:
     async with NatsServer(jetstream=True) as server, connected(server, reconnect=QUICK) as (js, nc):
         stream = await js.create_stream("S", subjects=["s"])
         consumer = await stream.create_consumer("c", durable_name="c")
@@ -131,7 +131,7 @@ async def test_it_goes_on_after_a_restart() -> None:
             await js.publish("s", "x")
 
 
-def test_which_consumers_are_not_prefetched_from() -> None:
+def test_consumers_without_prefetching() -> None:
     from trio_nats.jetstream.consumer.options import PullOptions, consume_options
 
     def prefetched(max_deliver: int, **options: bool | int) -> bool:

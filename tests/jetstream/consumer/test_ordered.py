@@ -39,7 +39,7 @@ async def numbers(messages: Messages, count: int) -> list[int]:
     return [int((await messages.receive()).data) for _ in range(count)]
 
 
-async def test_all_there_is(nats_server: NatsServer) -> None:
+async def test_an_ordered_consumer_from_beginning_to_end(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 20)
         ordered = stream.ordered_consumer()
@@ -86,7 +86,7 @@ async def test_all_there_is(nats_server: NatsServer) -> None:
         ({"deliver_policy": DeliverPolicy.NEW}, []),
     ],
 )
-async def test_where_it_begins(
+async def test_the_start_of_an_ordered_consumer(
     nats_server: NatsServer, options: dict[str, Any], expected: list[int]
 ) -> None:
     async with connected(nats_server) as (js, _):
@@ -162,7 +162,7 @@ async def test_its_first_consumer_is_deleted_before_there_is_a_message(
             assert await numbers(messages, 3) == [2, 3, 4]
 
 
-async def test_it_goes_on_after_a_restart() -> None:
+async def test_receiving_continues_after_a_restart() -> None:
     async with (
         NatsServer(jetstream=True) as server,
         connected(server, reconnect=QUICK) as (js, nc),
@@ -271,7 +271,7 @@ async def test_cancelled_nothing_is_skipped_nor_repeated(nats_server: NatsServer
         ({"metadata": {"": "x"}}, "metadata"),
     ],
 )
-async def test_what_cannot_be_is_said_at_the_call(
+async def test_invalid_ordered_consumer_options(
     nats_server: NatsServer, options: dict[str, Any], match: str
 ) -> None:
     async with connected(nats_server) as (js, _):
@@ -390,7 +390,7 @@ async def test_the_last_message_is_lost_and_a_heartbeat_tells() -> None:
     check_recreated(keeper)
 
 
-async def test_there_is_silence() -> None:
+async def test_the_consumer_is_created_again_after_silence() -> None:
     keeper = Keeper()
 
     async def lose(pull: Pulled) -> None:

@@ -24,7 +24,7 @@ def ask(flow_control: PullFlowControl) -> list[Pull]:
     return asked
 
 
-def test_what_is_asked_for_at_first() -> None:
+def test_the_first_pull() -> None:
     assert ask(PullFlowControl(500)) == [Pull(1, 500)]
     assert ask(PullFlowControl(1)) == [Pull(1, 1)]
     assert ask(PullFlowControl(1000, by_bytes=True)) == [Pull(1, LARGEST_BATCH, 1000)]
@@ -40,7 +40,7 @@ def test_more_is_asked_for_below_the_threshold() -> None:
     assert flow_control.pending == 10
 
 
-def test_a_threshold_of_ones_own() -> None:
+def test_a_given_threshold() -> None:
     flow_control = PullFlowControl(10, threshold=10)
     ask(flow_control)
     assert flow_control.taken()
@@ -64,7 +64,7 @@ def test_what_was_not_delivered_is_asked_for_again() -> None:
     assert ask(flow_control) == [Pull(2, 10)]
 
 
-def test_a_status_that_does_not_tell_ends_the_whole_pull() -> None:
+def test_a_status_without_counts_ends_the_whole_pull() -> None:
     flow_control = PullFlowControl(10)
     ask(flow_control)
     flow_control.withdraw(1)
@@ -76,7 +76,7 @@ def test_a_status_that_does_not_tell_ends_the_whole_pull() -> None:
     assert flow_control.pending == 0 or flow_control.pending == 10
 
 
-def test_lies_about_what_is_left() -> None:
+def test_a_false_pending_count() -> None:
     flow_control = PullFlowControl(10)
     ask(flow_control)
     flow_control.ended(1, 10**18, 10**18)

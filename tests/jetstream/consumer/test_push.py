@@ -17,7 +17,7 @@ from trio_nats.testing import NatsServer
 pytestmark = pytest.mark.nats_server(jetstream=True)
 
 
-async def test_all_there_is_and_what_comes_later(nats_server: NatsServer) -> None:
+async def test_stored_and_new_messages_are_received(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 5)
         consumer = await stream.create_consumer("c", deliver_subject="here")
@@ -102,7 +102,7 @@ async def test_the_consumer_is_deleted(
     assert "no heartbeat for" in caplog.text
 
 
-async def test_it_goes_on_after_a_restart() -> None:
+async def test_receiving_continues_after_a_restart() -> None:
     async with (
         NatsServer(jetstream=True) as server,
         connected(server, reconnect=QUICK) as (js, nc),
@@ -181,7 +181,7 @@ async def test_cancelled_it_leaves_nothing_behind(nats_server: NatsServer) -> No
         await cancel_at_each_checkpoint(make, check)
 
 
-async def test_it_is_not_pulled_from(nats_server: NatsServer) -> None:
+async def test_a_push_consumer_cannot_be_pulled_from(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 1)
         consumer = await stream.create_consumer("c", deliver_subject="here")

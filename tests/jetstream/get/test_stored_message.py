@@ -33,7 +33,9 @@ pytestmark = pytest.mark.nats_server(jetstream=True)
 
 
 @pytest.mark.parametrize("direct", [True, False, None])
-async def test_which_message(nats_server: NatsServer, direct: bool | None) -> None:
+async def test_getting_a_message_by_sequence_or_subject(
+    nats_server: NatsServer, direct: bool | None
+) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
 
@@ -95,7 +97,7 @@ async def test_the_headers_are_those_it_was_published_with(
         ((1,), {"timeout": 0}, "timeout"),
     ],
 )
-async def test_which_message_cannot_be(nats_server: NatsServer, args, options, text) -> None:
+async def test_invalid_get_msg_options(nats_server: NatsServer, args, options, text) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
@@ -325,7 +327,7 @@ async def test_batches_that_cannot_be(nats_server: NatsServer, options, text) ->
                 stream.get_last_msgs(subjects)
 
 
-async def test_a_batch_that_breaks_off(nats_server: NatsServer) -> None:
+async def test_a_batch_that_is_interrupted(nats_server: NatsServer) -> None:
     """Nothing of it is handed out, and it can be asked for again."""
     good = {"Nats-Stream": "S", "Nats-Subject": "s", "Nats-Time-Stamp": "2030-01-01T00:00:00Z"}
     async with connected(nats_server) as (_, nc):

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.nats_server(jetstream=True)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 99, 100, 101, 250])
-async def test_all_of_it(nats_server: NatsServer, count: int) -> None:
+async def test_all_messages_of_a_batch_are_stored(nats_server: NatsServer, count: int) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 0, allow_atomic=True)
         batch = js.atomic_batch()
@@ -47,7 +47,7 @@ async def test_all_of_it(nats_server: NatsServer, count: int) -> None:
         assert (await stream.get_msg(1)).headers["A"] == "b"
 
 
-async def test_none_of_it(nats_server: NatsServer) -> None:
+async def test_an_uncommitted_batch_stores_nothing(nats_server: NatsServer) -> None:
     """Left alone, it is never stored."""
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 0, allow_atomic=True)
@@ -123,7 +123,7 @@ async def test_a_server_that_does_not_know_batches(nats_server: NatsServer) -> N
                 await batch.add("old")
 
 
-async def test_an_empty_acknowledgement_of_the_whole(nats_server: NatsServer) -> None:
+async def test_an_empty_acknowledgement_of_the_batch(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc), nc.subscribe("odd") as sub:
         batch = js.atomic_batch()
         await batch.add("odd")
@@ -137,7 +137,7 @@ async def test_an_empty_acknowledgement_of_the_whole(nats_server: NatsServer) ->
                 await batch.commit()
 
 
-async def test_what_cannot_be(nats_server: NatsServer) -> None:
+async def test_invalid_messages_and_empty_batches(nats_server: NatsServer) -> None:
     """Found out at the call, and the batch goes on without it."""
     async with connected(nats_server) as (js, _):
         await filled(js, 0, allow_atomic=True)

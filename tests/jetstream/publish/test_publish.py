@@ -141,7 +141,7 @@ async def test_own_headers_beside_arguments(nats_server: NatsServer) -> None:
         ({"retry_wait": -1}, ConfigurationError),
     ],
 )
-async def test_what_cannot_be_published(nats_server: NatsServer, options, kind) -> None:
+async def test_messages_that_cannot_be_published(nats_server: NatsServer, options, kind) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 0)
         with pytest.raises(kind):
@@ -179,7 +179,7 @@ async def test_a_stream_that_is_there_in_a_moment(nats_server: NatsServer) -> No
         assert [ack.seq for ack in acks] == [1]
 
 
-async def test_how_often_it_is_tried(nats_server: NatsServer) -> None:
+async def test_the_number_of_attempts(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         for options, attempts in (({}, 2), ({"attempts": 4}, 4), ({"attempts": 1}, 1)):
             before = nc.stats.out_messages

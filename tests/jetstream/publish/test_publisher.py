@@ -57,7 +57,7 @@ async def test_the_order_is_kept(nats_server: NatsServer, max_pending: int) -> N
         assert nc.stats.subscriptions == 0
 
 
-async def test_acknowledgements_can_be_awaited_at_any_time(nats_server: NatsServer) -> None:
+async def test_acknowledgements_can_be_awaited_later(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await filled(js, 0)
         async with js.publisher() as publisher:
@@ -107,7 +107,7 @@ async def test_a_failure_is_raised_where_it_is_awaited(nats_server: NatsServer) 
             assert [(await ack).seq for ack in (good, last)] == [1, 2]
 
 
-async def test_failures_nobody_has_asked_about(nats_server: NatsServer) -> None:
+async def test_failures_that_were_never_awaited(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         await filled(js, 0)
         with pytest.raises(UnacknowledgedError) as caught:
@@ -127,7 +127,7 @@ async def test_failures_nobody_has_asked_about(nats_server: NatsServer) -> None:
         assert nc.stats.subscriptions == 0
 
 
-async def test_a_failure_somebody_waits_for_when_the_block_is_left(nats_server: NatsServer) -> None:
+async def test_a_failure_that_a_task_awaits_when_the_block_is_left(nats_server: NatsServer) -> None:
     """It is told to who waits, and not a second time."""
     async with connected(nats_server) as (js, _):
         await filled(js, 0)
@@ -145,7 +145,7 @@ async def test_a_failure_somebody_waits_for_when_the_block_is_left(nats_server: 
         assert len(told) == 1
 
 
-async def test_a_failure_that_was_waited_for_in_vain(nats_server: NatsServer) -> None:
+async def test_a_failure_whose_waiter_was_cancelled(nats_server: NatsServer) -> None:
     """Who waited for it was cancelled: nobody has heard of it."""
     async with connected(nats_server) as (js, _):
         await filled(js, 0)
@@ -170,7 +170,7 @@ async def test_too_many_failures(nats_server: NatsServer) -> None:
         assert len(caught.value.errors) == MAX_ERRORS
 
 
-async def test_one_that_does_not_come(nats_server: NatsServer) -> None:
+async def test_a_missing_acknowledgement(nats_server: NatsServer) -> None:
     """It makes room for others, and is told of."""
     async with connected(nats_server) as (js, _):
         await unanswered(js)
@@ -228,7 +228,7 @@ async def test_backpressure_can_be_cancelled(nats_server: NatsServer) -> None:
             assert (await third).seq == 3
 
 
-async def test_replies_that_are_none_of_ours(nats_server: NatsServer) -> None:
+async def test_unexpected_acknowledgements_are_ignored(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         await filled(js, 0)
         async with js.publisher() as publisher, nc.subscribe("s.a") as published:
@@ -302,7 +302,7 @@ async def test_an_exception_while_all_is_being_cancelled(nats_server: NatsServer
                 raise ZeroDivisionError
 
 
-async def test_it_is_used_in_its_block(nats_server: NatsServer) -> None:
+async def test_a_publisher_works_only_inside_its_block(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         publisher = js.publisher()
         with pytest.raises(RuntimeError, match="async with"):
@@ -332,7 +332,7 @@ async def test_closing_waits_for_acknowledgements(nats_server: NatsServer) -> No
             await js.publisher().aclose()
 
 
-async def test_closing_tells_of_failures_once(nats_server: NatsServer) -> None:
+async def test_closing_raises_failures_once(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await filled(js, 0)
         async with js.publisher() as publisher:
@@ -444,7 +444,7 @@ async def test_publishers_that_cannot_be(nats_server: NatsServer, options, kind)
             js.publisher(**options)
 
 
-async def test_what_cannot_be_published_takes_no_room(nats_server: NatsServer) -> None:
+async def test_messages_that_cannot_be_published_take_no_space(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await filled(js, 0)
         async with js.publisher(max_pending=1) as publisher:
