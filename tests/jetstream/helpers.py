@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,15 @@ from trio_nats import Connection, Msg, open_nats
 from trio_nats.jetstream import JetStream, StorageType, Stream
 from trio_nats.testing import NatsServer
 
-__all__ = ["HANG_TIMEOUT", "MEMORY", "connected", "error", "fake_api", "filled"]
+__all__ = [
+    "HANG_TIMEOUT",
+    "MEMORY",
+    "connected",
+    "error",
+    "fake_api",
+    "filled",
+    "relayed",
+]
 
 
 MEMORY = StorageType.MEMORY
@@ -64,3 +72,29 @@ async def fake_api(
         nursery.start_soon(serve)
         yield asked
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def relayed(
+    nc: Connection, relay: Callable[[str, Msg], Awaitable[None]]
+) -> AsyncIterator[JetStream]:
+    """JetStream whose requests go to ``relay``, which replies or calls :func:`pass_on`.
+
+    It gets the subject without the prefix, and the request.
+    """
+
+    async def serve() -> None:
+        async for request in sub:
+            await relay(request.subject.removeprefix("relay."), request)
+
+    async with nc.subscribe("relay.>") as sub, trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield nc.jetstream(prefix="relay")
+        nursery.cancel_scope.cancel()
+
+
+async def pass_on(nc: Connection, subject: str, request: Msg) -> None:
+    """Have the server reply to a request that was relayed."""
+    # What is published to buckets bears the prefix as well.
+    subject = subject if subject.startswith("$") else f"$JS.API.{subject}"
+    await nc.publish(subject, request.data, headers=request.headers, reply=request.reply)

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 import trio
 
-from tests.jetstream.helpers import connected
+from tests.jetstream.helpers import connected, pass_on, relayed
 from tests.keyvalue.helpers import brief, bucket
 from tests.support.raw import raw_connection
 from tests.support.timeouts import HANG_TIMEOUT
-from trio_nats import ConfigurationError, DecodeError, EncodeError
+from trio_nats import ConfigurationError, DecodeError, EncodeError, Msg
 from trio_nats.codecs import JSONCodec
 from trio_nats.headers import Headers
 from trio_nats.jetstream import (
@@ -112,25 +112,27 @@ async def test_create_what_was_deleted(nats_server: NatsServer, how: str) -> Non
             await kv.create("a", "3")
 
 
-async def test_create_where_a_replica_is_behind(
-    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_create_where_a_replica_is_behind(nats_server: NatsServer) -> None:
     """What it says is compared with what the leader said."""
-    async with connected(nats_server) as (js, _):
-        kv = await bucket(js, history=5)
-        old = await kv.put("a", "1")
-        await kv.delete("a")
-        get, asked = kv._get, []
+    asked: list[str] = []
 
-        async def behind(
-            key: str, revision: int | None = None, *, direct: bool | None = None
-        ) -> Any:
-            asked.append(direct)
-            return await get(key, old if direct is None else None, direct=direct)
+    async def behind(subject: str, request: Msg) -> None:
+        asked.append(subject)
+        if subject.startswith("DIRECT.GET."):
+            found = await nc.request("$JS.API.DIRECT.GET.KV_B", b'{"seq": %d}' % old)
+            await request.respond(found.data, headers=found.headers)
+        else:
+            await pass_on(nc, subject, request)
 
-        monkeypatch.setattr(kv, "_get", behind)
+    async with connected(nats_server) as (real, nc), relayed(nc, behind) as js:
+        original = await bucket(real, history=5)
+        kv = await js.key_value("B")
+        old = await original.put("a", "1")
+        await original.delete("a")
+        asked.clear()
         assert await kv.create("a", "2") == old + 2
-        assert asked == [None, False]
+        create = "$KV.B.a"
+        assert asked == [create, f"DIRECT.GET.KV_B.{create}", "STREAM.MSG.GET.KV_B", create]
 
 
 async def test_one_of_many_creates_it(nats_server: NatsServer) -> None:
@@ -272,20 +274,17 @@ async def test_purge_deletes(nats_server: NatsServer) -> None:
         assert await kv.purge_deletes(older_than=0) == 0
 
 
-async def test_purge_deletes_spares_what_comes_during_it(
-    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with connected(nats_server) as (js, _):
-        kv = await bucket(js)
-        await kv.put("a", "1")
-        await kv.delete("a")
-        status = kv.status
+async def test_purge_deletes_spares_what_comes_during_it(nats_server: NatsServer) -> None:
+    async def late(subject: str, request: Msg) -> None:
+        if subject == "STREAM.INFO.KV_B":
+            await original.put("a", "2")
+        await pass_on(nc, subject, request)
 
-        async def late() -> Any:
-            await kv.put("a", "2")
-            return await status()
-
-        monkeypatch.setattr(kv, "status", late)
+    async with connected(nats_server) as (real, nc), relayed(nc, late) as js:
+        original = await bucket(real)
+        kv = await js.key_value("B")
+        await original.put("a", "1")
+        await original.delete("a")
         await kv.purge_deletes(older_than=0)
         assert (await kv.get("a")).value == b"2"
 

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 import trio
 
+from tests.jetstream.helpers import pass_on, relayed
 from tests.objectstore.helpers import connected, plant, stored_chunks, stored_meta, subjects
-from trio_nats import ConfigurationError
+from trio_nats import ConfigurationError, Msg
 from trio_nats.headers import Headers
-from trio_nats.jetstream import JetStreamAPIError, StorageType, StoredMsg, Stream
+from trio_nats.jetstream import JetStreamAPIError, StorageType
 from trio_nats.objectstore import (
     ObjectExistsError,
     ObjectInfo,
@@ -196,22 +197,25 @@ async def test_watching(nats_server: NatsServer) -> None:
 
 
 async def test_what_is_deleted_before_it_is_delivered_is_not_waited_for(
-    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    nats_server: NatsServer,
 ) -> None:
-    get_msg = Stream.get_msg
+    deleted: list[int] = []
 
-    async def get_and_delete(self: Stream, *args: Any, **options: Any) -> StoredMsg:
-        msg = await get_msg(self, *args, **options)
-        await self.delete_msg(msg.seq)
-        return msg
+    async def get_and_delete(subject: str, request: Msg) -> None:
+        if ".GET." in subject and not deleted:
+            found = await nc.request(f"$JS.API.{subject}", request.data)
+            deleted.append(put.seq)
+            await (await real.stream("OBJ_b")).delete_msg(put.seq)
+            await request.respond(found.data, headers=found.headers)
+        else:
+            await pass_on(nc, subject, request)
 
-    async with connected(nats_server) as (store, _, _):
-        await store.put("a", b"1")
-        watcher = store.watch()
-        with monkeypatch.context() as patched:
-            patched.setattr(Stream, "get_msg", get_and_delete)
-            await watcher.__aenter__()
+    async with connected(nats_server) as (store, real, nc), relayed(nc, get_and_delete) as js:
+        put = await store.put("a", b"1")
+        watcher = (await js.object_store("b")).watch()
+        await watcher.__aenter__()
         try:
+            assert deleted == [put.seq]
             assert not watcher.is_caught_up
             assert [info async for info in watcher.initial()] == []
             assert watcher.is_caught_up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import trio
@@ -157,16 +158,24 @@ async def test_a_server_that_keeps_dropping_connections_is_retried_more_slowly(
 
 
 async def test_a_server_that_drops_each_login_is_retried_with_backoff() -> None:
+    logins: list[float] = []
+
     async def drop(peer: Peer) -> None:
+        logins.append(trio.current_time())
         await trio.lowlevel.checkpoint()
 
+    async def stay(peer: Peer) -> None:
+        logins.append(trio.current_time())
+        await peer.serve()
+
     policy = ReconnectPolicy(wait=0.001, max_wait=60, jitter=0)
-    async with ScriptedServer(*[session(drop) for _ in range(6)], session()) as server:
+    async with ScriptedServer(*[session(drop) for _ in range(6)], session(stay)) as server:
         async with open_nats(server.url, reconnect=policy) as nc:
             await server.peer(6)
             await nc.flush(timeout=HANG_TIMEOUT)
-            [known] = nc.servers
-            assert nc._core.pool.short_lives[known] == 6
+    pauses = [after - before for before, after in pairwise(logins)]
+    assert len(pauses) == 6
+    assert all(pause >= 0.001 * 2**lives for lives, pause in enumerate(pauses, 1))
 
 
 async def test_the_delay_callable_is_told_which_attempt_it_is(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from trio_nats.jetstream.consumer.pull_flow_control import (
     LARGEST_BATCH,
+    MAX_REMEMBERED,
     Pull,
     PullFlowControl,
     PullRequest,
@@ -142,9 +143,16 @@ class Server:
 
     pulls: dict[int, list[int]] = field(default_factory=dict)  # number: messages, bytes
     queue: list[tuple[str, int, int, int]] = field(default_factory=list)
+    batches: dict[int, int] = field(default_factory=dict)
 
     def take(self, pull: Pull) -> None:
         self.pulls[pull.number] = [pull.batch, pull.max_bytes]
+        self.batches[pull.number] = pull.batch
+
+    def is_untouched(self, number: int) -> bool:
+        """Whether nothing was delivered for a pull, which is recent enough to be remembered."""
+        recent = number > max(self.batches) - MAX_REMEMBERED
+        return recent and self.pulls[number][0] == self.batches[number]
 
     def deliver(self, luck: random.Random, size: int) -> None:
         if not self.pulls:
@@ -239,7 +247,7 @@ def live(
             server.end(luck.choice(list(server.pulls)))
         elif step == "refuse" and server.pulls:
             number = luck.choice(list(server.pulls))
-            if server.pulls[number][0] == flow_control._amounts.get(number) and not by_bytes:
+            if server.is_untouched(number) and not by_bytes:
                 del server.pulls[number]
                 flow_control.withdraw(number)
         elif step == "lose":
