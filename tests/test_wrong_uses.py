@@ -21,18 +21,23 @@ from trio_nats import (
     Connection,
     Credentials,
     CredentialsError,
+    EncodeError,
+    Msg,
     NKey,
     PendingLimits,
     ReconnectPolicy,
+    TextCodec,
     TLSMode,
     TLSOptions,
     UserPassword,
     open_nats,
 )
+from trio_nats._constructors import construct
 from trio_nats.events import MessagesDiscarded, ReconnectFailed
 from trio_nats.jetstream import ConsumerConfig, JetStream, OrderedConsumer, Placement, StreamConfig
 from trio_nats.keyvalue import KeyValue, KeyValueConfig
 from trio_nats.objectstore import ObjectInfo, ObjectMeta, ObjectStore, ObjectStoreConfig
+from trio_nats.services import ServiceError, ServiceRequest
 from trio_nats.testing import NatsCluster, NatsServer
 
 FOR_EVER = ReconnectPolicy(retry_on_initial_connect=True, delay=lambda _: 0.01)
@@ -142,6 +147,32 @@ async def test_a_payload_of_another_type(payload: Any, nats_server: NatsServer) 
         for call in calls:
             with pytest.raises(TypeError, match=r"not \w+; .* codec=JSONCodec\(YourType\)"):
                 await call()
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, 5, None])
+async def test_a_payload_by_another_name(value: Any) -> None:
+    async with NatsServer(jetstream=True) as server, open_nats(server.url) as nc:
+        js = nc.jetstream()
+        kv = await js.create_key_value("a")
+        texts = await js.key_value("a", codec=TextCodec())
+        request = construct(ServiceRequest, Msg.new("a", b""))
+        batch = js.atomic_batch()
+        text = rf"^value must be bytes-like or str, not {type(value).__name__}; .*codec="
+        for call in (kv.put("a", value), kv.create("a", value), kv.update("a", value, 1)):
+            with pytest.raises(TypeError, match=text):
+                await call
+        with pytest.raises(EncodeError, match=r"^TextCodec\(\) cannot encode"):
+            await texts.put("a", value)
+        with pytest.raises(TypeError, match=r"^data must be bytes-like or str, not"):
+            await request.respond_error(400, "no", value)
+        with pytest.raises(TypeError, match=r"^the data of a ServiceError must be bytes-like"):
+            ServiceError(400, "no", value)
+        with pytest.raises(TypeError, match=r"^payload must be bytes-like or str, not .*codec="):
+            await batch.add("a", value)
+    async with NatsServer() as server, trio_nats.anyio.open_nats(server.url) as other:
+        publisher: Any = other.publisher("a")
+        with pytest.raises(TypeError, match=r"^item must be bytes-like or str, not .*codec="):
+            await publisher.send(value)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,13 @@ import msgspec
 from .errors import ConfigurationError, DecodeError, EncodeError
 
 __all__ = ["BytesCodec", "Codec", "Decoder", "Encoder", "JSONCodec", "MessagePackCodec"]
-__all__ += ["Payload", "TextCodec", "check_codec", "decode_error", "encode", "encoded"]
+__all__ += ["Payload", "TextCodec", "as_bytes", "check_codec", "check_payload", "decode_error"]
+__all__ += ["encode", "encoded"]
 
 Payload: TypeAlias = bytes | bytearray | memoryview | str
 """What may be sent as a payload: anything bytes-like, or text, which is sent as UTF-8."""
+
+_HINT = "; to send other objects pass a codec, such as codec=JSONCodec(YourType)"
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -192,6 +195,23 @@ def encode(codec: Encoder[T], value: T) -> Payload:
 def encoded(codec: Encoder[T] | None, payload: Payload | T) -> Payload:
     """Return the payload to send. Without a codec, the overloads ensure that ``payload`` is one."""
     return cast("Payload", payload) if codec is None else encode(codec, cast("T", payload))
+
+
+def as_bytes(payload: Payload, name: str = "payload") -> bytes:
+    """Return a payload as ``bytes``.
+
+    :raises TypeError: if it has another type, which the error calls ``name``.
+    """
+    if isinstance(payload, str):
+        return payload.encode()
+    check_payload(name, payload, _HINT)
+    return bytes(payload)
+
+
+def check_payload(name: str, value: object, hint: str = "") -> None:
+    """Raise :exc:`TypeError` unless ``value`` can be sent as it is."""
+    if not isinstance(value, (bytes, bytearray, memoryview, str)):
+        raise TypeError(f"{name} must be bytes-like or str, not {type(value).__name__}{hint}")
 
 
 def decode_error(codec: Decoder[T], what: str, error: Exception) -> DecodeError:

@@ -23,7 +23,7 @@ from ._protocol.commands import CRLF, Frame
 from ._tracebacks import takes_secrets
 from ._transport.tls_info import TLSInfo
 from ._transport.tls_policy import check_servers
-from .codecs import Encoder, Payload, encoded
+from .codecs import Encoder, Payload, as_bytes, encoded
 from .errors import ConfigurationError, NatsError, timed_out
 from .events import ConnectionState, Event
 from .headers import HeadersLike, encode_headers
@@ -202,7 +202,7 @@ class BaseConnection:
     ) -> Frame:
         lines = self._pub_lines
         raw_subject = lines.subject(subject)
-        data = payload if type(payload) is bytes else _as_bytes(payload)
+        data = payload if type(payload) is bytes else as_bytes(payload)
         if headers is None:
             frame = commands.pub(raw_subject, reply, data)
             if len(frame[0]) + len(data) > lines.unchecked_size:
@@ -729,14 +729,3 @@ class BaseConnection:
 
     def __repr__(self) -> str:
         return f"<Connection {self._core.state} {self.connected_url or ''}>"
-
-
-def _as_bytes(payload: object) -> bytes:
-    if isinstance(payload, str):
-        return payload.encode()
-    if isinstance(payload, (bytes, bytearray, memoryview)):
-        return bytes(payload)
-    raise TypeError(
-        f"payload must be bytes-like or str, not {type(payload).__name__}; to send other objects "
-        "pass a codec, such as codec=JSONCodec(YourType)"
-    )

@@ -14,7 +14,7 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 import trio_nats
 from trio_nats import Encoder, HeadersLike, Msg
-from trio_nats.codecs import encoded
+from trio_nats.codecs import as_bytes, encoded
 from trio_nats.events import Event
 from trio_nats.message import Publisher as Origin
 from trio_nats.message import answer_by
@@ -231,7 +231,7 @@ class Publisher(
         if self._closed:
             await anyio.lowlevel.checkpoint()
             raise anyio.ClosedResourceError("this publisher is closed")
-        payload = encoded(self._codec, item)
+        payload = as_bytes(encoded(self._codec, item), "item")
         await self._origin.publish(self.subject, payload, headers=self._headers)
 
     async def aclose(self) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar, cast, overload
 
 from .._constructors import NoPublicConstructor, construct
-from ..codecs import Codec, Payload, encode
+from ..codecs import Codec, Payload, check_payload, encode
 from ..errors import ConfigurationError
 from ..headers import HeadersLike
 from ..jetstream.consumer.config import DeliverPolicy
@@ -398,6 +398,9 @@ class KeyValue(
         return removed
 
     def _encoded(self, value: object) -> Payload:
+        if self._codec is RAW:
+            hint = "; to store other objects open the bucket with codec=JSONCodec(YourType)"
+            check_payload("value", value, hint)
         return encode(self._codec, cast("T", value))
 
     async def _store(

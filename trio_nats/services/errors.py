@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._printable import MAX_TEXT, printable
+from ..codecs import check_payload
 from ..errors import ConfigurationError, NatsError
 
 __all__ = [
@@ -28,6 +29,7 @@ class ServiceError(NatsError):
         if not isinstance(description, str):
             kind = type(description).__name__
             raise TypeError(f"the description of a ServiceError must be a str, not {kind}")
+        check_payload("the data of a ServiceError", data)
         super().__init__(code, description, data)
         self.code = code
         self.description = description

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar, overload
 
 from .._constructors import NoPublicConstructor
-from ..codecs import Decoder, Encoder, Payload, encoded
+from ..codecs import Decoder, Encoder, Payload, check_payload, encoded
 from ..errors import DecodeError
 from ..headers import Headers, HeadersLike
 from ..message import Msg
@@ -151,6 +151,7 @@ class ServiceRequest(
         :raises ConfigurationError: if ``code`` or ``description`` is invalid.
         """
         failure = ServiceError(code, description)
+        check_payload("data", data)
         every = Headers(headers or ())
         every.update(failure.headers)
         self._failure = failure

@@ -7,7 +7,7 @@ from typing import TypeVar, overload
 import trio
 
 from ..._constructors import NoPublicConstructor
-from ...codecs import Encoder, Payload, encoded
+from ...codecs import Encoder, Payload, as_bytes, encoded
 from ...errors import ConfigurationError, NoRespondersError
 from ...headers import Headers, HeadersLike
 from ..api import API
@@ -148,8 +148,7 @@ class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
         # The message is sent later, so check it now.
         check_subject("subject", subject)
         own = None if own is None else Headers(own)
-        data = encoded(codec, payload)
-        data = data.encode() if isinstance(data, str) else bytes(memoryview(data))
+        data = as_bytes(encoded(codec, payload))
         self._begin()
         try:
             if self._held is not None:
