@@ -101,3 +101,7 @@ async def test_one_string_for_a_list(nats_server: NatsServer) -> None:
             lambda _: stream.create_consumer(two),
             r"ConsumerConfig: filter_subjects must be a list, .* write filter_subjects=\['x'\]$",
         )
+        with pytest.raises(TypeError, match=r"filter_subjects must be a list .* write \['x'\]$"):
+            stream.ordered_consumer(filter_subjects="x")
+        with pytest.raises(TypeError, match=r"filter_subjects must be a list .* not int$"):
+            stream.ordered_consumer(filter_subjects=5)  # type: ignore[arg-type]

@@ -268,7 +268,7 @@ async def consumers(stream: Stream) -> None:
             assert_type(one, JetStreamMsg)
             assert_type(one.decode(JSONCodec(int)), int)
             await one.double_ack()
-    ordered = stream.ordered_consumer(filter_subjects="a")
+    ordered = stream.ordered_consumer(filter_subjects=["a"])
     assert_type(ordered, OrderedConsumer)
     assert_type(await ordered.next(), JetStreamMsg)
     async for name in stream.consumer_names():

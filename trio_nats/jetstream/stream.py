@@ -221,7 +221,7 @@ class StreamConsumers:
     def ordered_consumer(
         self,
         *,
-        filter_subjects: Sequence[str] | str = (),
+        filter_subjects: Sequence[str] = (),
         deliver_policy: DeliverPolicy = DeliverPolicy.ALL,
         opt_start_seq: int = 0,
         opt_start_time: datetime | None = None,
@@ -235,8 +235,8 @@ class StreamConsumers:
 
         Nothing is sent by this call.
 
-        :param filter_subjects: read only messages of this subject, or of these, with or without
-            wildcards. Default: all.
+        :param filter_subjects: a list of subjects, with or without wildcards; only their messages
+            are read. Default: all.
         :param deliver_policy: the message to begin with. Default: the first one.
         :param opt_start_seq: the sequence number to begin with, for
             ``DeliverPolicy.BY_START_SEQUENCE``.
@@ -254,10 +254,11 @@ class StreamConsumers:
         :raises ConfigurationError: if an argument is invalid.
         :raises InvalidSubjectError: if a subject is not valid.
         """
-        subjects = (filter_subjects,) if isinstance(filter_subjects, str) else filter_subjects
+        check_filters("filter_subjects", filter_subjects)
+        single = len(filter_subjects) == 1
         config = ConsumerConfig(
-            filter_subject=subjects[0] if len(subjects) == 1 else "",
-            filter_subjects=() if len(subjects) == 1 else subjects,
+            filter_subject=filter_subjects[0] if single else "",
+            filter_subjects=() if single else filter_subjects,
             deliver_policy=deliver_policy,
             opt_start_seq=opt_start_seq,
             opt_start_time=opt_start_time,

@@ -11,7 +11,7 @@ import msgspec
 
 from .. import subjects
 from ..errors import ConfigurationError, InvalidSubjectError
-from ..options import check_instance
+from ..options import check_instance, type_name
 
 __all__ = [
     "check_filter",
@@ -54,6 +54,8 @@ def check_filters(name: str, filters: Sequence[str]) -> None:
     """Check a list of subjects, with or without wildcards."""
     if isinstance(filters, str):
         raise TypeError(f"{name} must be a list of subjects, not a str; write [{filters!r}]")
+    if not isinstance(filters, Sequence):
+        raise TypeError(f"{name} must be a list of subjects, not {type_name(filters)}")
     for subject in filters:
         check_filter(name, subject)
 

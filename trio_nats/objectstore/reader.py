@@ -145,7 +145,7 @@ class ObjectReader(
         # The server may have had a larger max_payload when the object was stored.
         largest = max(self._backend.max_payload, min(info.chunk_size or 0, info.size))
         consumer = self._backend.stream.ordered_consumer(
-            filter_subjects=self._subject, inactive_threshold=FORGOTTEN_AFTER
+            filter_subjects=[self._subject], inactive_threshold=FORGOTTEN_AFTER
         )
         return consumer.consume(
             max_bytes=max(ON_THE_WAY, 2 * (largest + HEADROOM)), stop_after=info.chunks

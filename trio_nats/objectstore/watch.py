@@ -85,7 +85,7 @@ class ObjectWatcher(
                 except MessageNotFoundError:
                     self._last = 0
             messages = stream.ordered_consumer(
-                filter_subjects=subject,
+                filter_subjects=[subject],
                 deliver_policy=self._policy,
                 inactive_threshold=FORGOTTEN_AFTER,
             ).consume()

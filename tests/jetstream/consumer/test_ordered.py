@@ -74,12 +74,12 @@ async def test_an_ordered_consumer_from_beginning_to_end(nats_server: NatsServer
     ("options", "expected"),
     [
         ({}, [0, 1, 2, 3, 4, 5]),
-        ({"filter_subjects": "s.1"}, [1, 4]),
+        ({"filter_subjects": ["s.1"]}, [1, 4]),
         ({"filter_subjects": ["s.1", "s.2"]}, [1, 2, 4, 5]),
         ({"deliver_policy": DeliverPolicy.LAST}, [5]),
         ({"deliver_policy": DeliverPolicy.LAST_PER_SUBJECT}, [3, 4, 5]),
         (
-            {"deliver_policy": DeliverPolicy.LAST_PER_SUBJECT, "filter_subjects": "s.*"},
+            {"deliver_policy": DeliverPolicy.LAST_PER_SUBJECT, "filter_subjects": ["s.*"]},
             [3, 4, 5],
         ),
         ({"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": 4}, [3, 4, 5]),
@@ -263,7 +263,7 @@ async def test_cancelled_nothing_is_skipped_nor_repeated(nats_server: NatsServer
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"filter_subjects": "a..b"}, "filter_subject"),
+        ({"filter_subjects": ["a..b"]}, "filter_subjects: "),
         ({"opt_start_seq": 5}, "opt_start_seq"),
         ({"deliver_policy": DeliverPolicy.BY_START_TIME}, "opt_start_time"),
         ({"name_prefix": "a.b"}, "consumer name"),
