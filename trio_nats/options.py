@@ -150,7 +150,8 @@ class TLSMode(enum.StrEnum):
 class TLSOptions:
     """Options for TLS. Files are read again at every attempt to connect.
 
-    :raises TLSConfigurationError: if options contradict each other or have a wrong type.
+    :raises TLSConfigurationError: if a value is not allowed, or options contradict each other.
+    :raises TypeError: if a value has a wrong type.
     """
 
     mode: TLSMode = TLSMode.AUTO
@@ -197,9 +198,8 @@ class TLSOptions:
             object.__setattr__(self, "mode", TLSMode(self.mode))
         except ValueError:
             known = ", ".join(repr(mode.value) for mode in TLSMode)
-            raise TLSConfigurationError(
-                f"unknown TLS mode {self.mode!r}; use a TLSMode or one of {known}"
-            ) from None
+            kind = TLSConfigurationError if isinstance(self.mode, str) else TypeError
+            raise kind(f"unknown TLS mode {self.mode!r}; use a TLSMode or one of {known}") from None
         self._check_types()
         self._check_client_certificate()
         if self.context is not None:
@@ -443,6 +443,7 @@ class WebSocketOptions:
     piece, so :class:`ProtocolLimits` bounds memory as it does over TCP.
 
     :raises ConfigurationError: if a header cannot be sent.
+    :raises TypeError: if a value has a wrong type.
     """
 
     headers: WebSocketHeaders = field(default_factory=dict, repr=False, hash=False)
@@ -470,29 +471,35 @@ class SecretHeaders(dict[str, str]):
 
 def check_websocket_headers(what: str, headers: object) -> SecretHeaders:
     """Return a copy of ``headers`` if they can be sent."""
-    fault, checked = _read_headers(headers)
+    error, checked = _read_headers(what, headers)
     # Values may be secrets, so neither the error nor its traceback may hold them.
     del headers
-    if fault is not None:
-        raise ConfigurationError(f"{what}{fault}")
+    if error is not None:
+        raise error
     return checked
 
 
-def _read_headers(headers: object) -> tuple[str | None, SecretHeaders]:
+def _read_headers(what: str, headers: object) -> tuple[Exception | None, SecretHeaders]:
     checked = SecretHeaders()
     if not isinstance(headers, Mapping):
-        return f" must be a mapping of names to values, not {type(headers).__name__}", checked
+        text = f"must be a mapping of names to values, not {type_name(headers)}"
+        return TypeError(f"{what} {text}"), checked
     for name, value in cast("Mapping[object, object]", headers).items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            return " has a name that is not allowed in HTTP", checked
+        if not isinstance(name, str):
+            text = f"must have names that are str, not {type_name(name)}"
+            return TypeError(f"{what} {text}"), checked
+        if not _HEADER_NAME.fullmatch(name):
+            return ConfigurationError(f"{what} has a name that is not allowed in HTTP"), checked
         if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
-            return f": {name} belongs to the WebSocket handshake; leave it out", checked
+            text = f"{name} belongs to the WebSocket handshake; leave it out"
+            return ConfigurationError(f"{what}: {text}"), checked
         if not isinstance(value, str):
-            return f": {name} must be a str, not {type(value).__name__}", checked
+            return TypeError(f"{what}: {name} must be a str, not {type_name(value)}"), checked
         if not _HEADER_VALUE.fullmatch(value):
-            return (
-                f": the value of {name} cannot be sent; it is printable ASCII without line breaks, "
-                "and without white space at its ends"
-            ), checked
+            text = (
+                f"the value of {name} must be printable ASCII without line breaks, and without "
+                "white space at its ends"
+            )
+            return ConfigurationError(f"{what}: {text}"), checked
         checked[name] = value
     return None, checked

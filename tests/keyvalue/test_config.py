@@ -138,28 +138,29 @@ def test_sources() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "kind", "complaint"),
     [
-        ({"history": 0}, "history must be at least 1"),
-        ({"history": 65}, "history must be at most 64"),
-        ({"ttl": -1}, "ttl must be"),
-        ({"limit_marker_ttl": 0.5}, "at least 1 second"),
-        ({"compression": "yes"}, "compression"),
+        ({"history": 0}, ConfigurationError, "history must be at least 1"),
+        ({"history": 65}, ConfigurationError, "history must be at most 64"),
+        ({"ttl": -1}, ConfigurationError, "ttl must be"),
+        ({"limit_marker_ttl": 0.5}, ConfigurationError, "at least 1 second"),
+        ({"compression": "yes"}, TypeError, "compression"),
         (
             {"sources": [StreamSource(name="A")], "mirror": StreamSource(name="A")},
+            ConfigurationError,
             "cannot be combined",
         ),
-        ({"colour": "red"}, "colour"),
-        ({"storage": "paper"}, "storage must be one of"),
-        ({"codec": JSONCodec}, "codec must be an instance"),
+        ({"colour": "red"}, TypeError, "colour"),
+        ({"storage": "paper"}, ConfigurationError, "storage must be one of"),
+        ({"codec": JSONCodec}, TypeError, "codec must be an instance"),
     ],
 )
 async def test_invalid_bucket_options(
-    nats_server: NatsServer, options: dict[str, Any], complaint: str
+    nats_server: NatsServer, options: dict[str, Any], kind: type[Exception], complaint: str
 ) -> None:
     async with connected(nats_server) as (js, nc):
         sent = nc.stats.out_messages
-        with pytest.raises((ConfigurationError, TypeError), match=complaint):
+        with pytest.raises(kind, match=complaint):
             await js.create_key_value("B", **options)
         with pytest.raises(ConfigurationError, match="bucket name"):
             await js.create_key_value("a.b")

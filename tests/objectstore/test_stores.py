@@ -79,25 +79,25 @@ async def test_a_store_comes_and_goes(nats_server: NatsServer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "options"),
+    ("config", "options", "kind"),
     [
-        ("a.b", {}),
-        ("", {}),
-        ("x" * 252, {}),
-        (5, {}),
-        ("x", {"nonsense": 1}),
-        ("x", {"ttl": "1"}),
-        ("x", {"ttl": -1.0}),
-        ("x", {"max_bytes": -2}),
-        ("x", {"replicas": "1"}),
-        ("x", {"metadata": {"": "x"}}),
+        ("a.b", {}, ConfigurationError),
+        ("", {}, ConfigurationError),
+        ("x" * 252, {}, ConfigurationError),
+        (5, {}, TypeError),
+        ("x", {"nonsense": 1}, TypeError),
+        ("x", {"ttl": "1"}, TypeError),
+        ("x", {"ttl": -1.0}, ConfigurationError),
+        ("x", {"max_bytes": -2}, ConfigurationError),
+        ("x", {"num_replicas": "1"}, TypeError),
+        ("x", {"metadata": {"": "x"}}, ConfigurationError),
     ],
 )
 async def test_stores_that_cannot_be(
-    nats_server: NatsServer, config: Any, options: dict[str, Any]
+    nats_server: NatsServer, config: Any, options: dict[str, Any], kind: type[Exception]
 ) -> None:
     async with connected(nats_server) as (_, js, _):
-        with pytest.raises((ConfigurationError, TypeError)):
+        with pytest.raises(kind):
             await js.create_object_store(config, **options)
 
 

@@ -431,7 +431,7 @@ CALLABLES = {
         lambda server: "Bearer s3cret",
         "gave must be a mapping of names to values, not str",
     ),
-    "bad value": (lambda server: {"A": "s3cret\r\n"}, "gave: the value of A cannot be sent"),
+    "bad value": (lambda server: {"A": "s3cret\r\n"}, "gave: the value of A must be printable"),
     "own header": (lambda server: {"Host": "s3cret"}, "gave: Host belongs to the WebSocket"),
 }
 

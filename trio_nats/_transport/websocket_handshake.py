@@ -59,7 +59,11 @@ async def ask_headers(options: WebSocketOptions, server: Server) -> SecretHeader
         raise ConfigurationError(f"{what} raised {type(error).__name__}") from error
     headers = [SecretHeaders(given) if isinstance(given, Mapping) else given]
     del given
-    return check_websocket_headers(f"what {what} gave", headers.pop())
+    try:
+        return check_websocket_headers(f"what {what} gave", headers.pop())
+    except TypeError as error:
+        # It fails this attempt, and not the call of the user.
+        raise ConfigurationError(str(error)) from None
 
 
 def carry_secrets(headers: Mapping[str, str]) -> bool:
