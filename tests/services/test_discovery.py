@@ -113,37 +113,42 @@ async def test_another_prefix(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("options", "kind", "text"),
     [
-        ({"prefix": ""}, "it is empty"),
-        ({"prefix": "a.*"}, "are wildcards"),
-        ({"prefix": None}, "subject must be a str"),
-        ({"timeout": 0}, "timeout must be more than zero"),
-        ({"stall": -1}, "stall must be more than zero"),
+        ({"prefix": ""}, InvalidSubjectError, "it is empty"),
+        ({"prefix": "a.*"}, InvalidSubjectError, "are wildcards"),
+        ({"prefix": None}, TypeError, "prefix must be a str"),
+        ({"timeout": 0}, ConfigurationError, "timeout must be more than zero"),
+        ({"stall": -1}, ConfigurationError, "stall must be more than zero"),
     ],
 )
-async def test_invalid_options(nats_server: NatsServer, options: dict[str, Any], text: str) -> None:
+async def test_invalid_options(
+    nats_server: NatsServer, options: dict[str, Any], kind: type[Exception], text: str
+) -> None:
     async with open_nats(nats_server.url) as nc:
-        with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
+        with pytest.raises(kind, match=text):
             nc.services(**options)
 
 
 @pytest.mark.parametrize(
-    ("whose", "text"),
+    ("whose", "kind", "text"),
     [
-        (("a.b",), "service name 'a.b' is not allowed"),
-        ((None, "x"), "id needs name"),
-        (("a", "x.y"), "id must be a single token without wildcards, not 'x.y'"),
-        (("a", "*"), r"without wildcards, not '\*'"),
-        (("a", "x y"), "not allowed"),
-        (("a", ""), "it is empty"),
-        (("",), "service name ''"),
+        (("a.b",), ConfigurationError, "service name 'a.b' is not allowed"),
+        (("",), ConfigurationError, "service name ''"),
+        ((None, "x"), ConfigurationError, "id 'x' needs name"),
+        (("a", 5), TypeError, "id must be a str, not int"),
+        (("a", "x.y"), ConfigurationError, "id must be a single token .* not 'x.y'"),
+        (("a", "*"), ConfigurationError, r"id must be .* without wildcards, not '\*'"),
+        (("a", "x y"), InvalidSubjectError, "not allowed"),
+        (("a", ""), InvalidSubjectError, "it is empty"),
     ],
 )
-async def test_invalid_names_and_ids(nats_server: NatsServer, whose: Any, text: str) -> None:
+async def test_invalid_names_and_ids(
+    nats_server: NatsServer, whose: Any, kind: type[Exception], text: str
+) -> None:
     async with open_nats(nats_server.url) as nc:
         for ask in (nc.services().ping, nc.services().info, nc.services().stats):
-            with pytest.raises((ConfigurationError, InvalidSubjectError), match=text):
+            with pytest.raises(kind, match=text):
                 await ask(*whose)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from functools import partial, wraps
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -18,7 +20,7 @@ from trio_nats import (
     InvalidSubjectError,
     open_nats,
 )
-from trio_nats.services import ServiceRequest
+from trio_nats.services import Handler, ServiceRequest
 from trio_nats.services.schemas import check_name, check_version
 from trio_nats.testing import NatsServer
 
@@ -32,36 +34,58 @@ async def nc(nats_server: NatsServer) -> AsyncIterator[Connection]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("options", "kind", "text"),
     [
-        ({"name": ""}, "service name '' is not allowed: use letters, digits"),
-        ({"name": "a.b"}, "service name 'a.b' is not allowed"),
-        ({"name": "a\n"}, r"service name 'a\\n'"),
-        ({"name": "ä"}, r"service name '\\xe4'"),
-        ({"name": None}, "the service's name must be a str, not NoneType"),
-        ({"version": "1.0"}, "version must be a semantic version .*, not '1.0'"),
-        ({"version": "v1.0.0"}, "must be a semantic version"),
-        ({"version": "1.0.0\n"}, "must be a semantic version"),
-        ({"version": 1}, "the version must be a str, not int"),
-        ({"description": b"x"}, "the description must be a str, not bytes"),
-        ({"description": "\ud800"}, "the description must be valid Unicode"),
-        ({"metadata": ["a"]}, "metadata must be a mapping, not list"),
-        ({"metadata": {"a": 1}}, "metadata 'a': keys and values must be str"),
-        ({"metadata": {1: "a"}}, "metadata 1: keys and values must be str"),
-        ({"metadata": {"": "a"}}, "must not be empty"),
-        ({"metadata": {"a": "\ud800"}}, "must be valid Unicode"),
-        ({"metadata": {"a": "x" * 131072}}, "at most 131,072 bytes, not 131,073"),
-        ({"queue": ""}, "the queue group's name must not be empty; for no queue group use None"),
-        ({"queue": "a b"}, "queue group 'a b' is not allowed"),
-        ({"queue": 1}, "queue group must be a str, not int"),
-        ({"stats_handler": 1}, "stats_handler must be a callable, not int"),
-        ({"stats_handler": reverse}, "stats_handler must be an ordinary function"),
-        ({"close_timeout": -1}, "close_timeout must be zero or more"),
+        ({"name": ""}, ConfigurationError, "service name '' is not allowed: it must have letters"),
+        ({"name": "a.b"}, ConfigurationError, "service name 'a.b' is not allowed"),
+        ({"name": "a\n"}, ConfigurationError, r"service name 'a\\n'"),
+        ({"name": "ä"}, ConfigurationError, r"service name '\\xe4'"),
+        ({"name": None}, TypeError, "the service's name must be a str, not NoneType"),
+        ({"version": "1.0"}, ConfigurationError, "must be a semantic version .*, not '1.0'"),
+        ({"version": "v1.0.0"}, ConfigurationError, "version must be a semantic version"),
+        ({"version": "1.0.0\n"}, ConfigurationError, "version must be a semantic version"),
+        ({"version": 1}, TypeError, "the version must be a str, not int"),
+        ({"description": b"x"}, TypeError, "the description must be a str, not bytes"),
+        (
+            {"description": "\ud800"},
+            ConfigurationError,
+            r"the description must be valid Unicode text, not '\\ud800'",
+        ),
+        ({"metadata": ["a"]}, TypeError, "metadata must be a mapping, not list"),
+        ({"metadata": {"a": 1}}, TypeError, "metadata must map str to str, not 'a' to 1"),
+        ({"metadata": {1: "a"}}, TypeError, "metadata must map str to str, not 1 to 'a'"),
+        (
+            {"metadata": {"": "a"}},
+            ConfigurationError,
+            "keys of metadata must not be empty, as that of 'a' is",
+        ),
+        (
+            {"metadata": {"a": "\ud800"}},
+            ConfigurationError,
+            r"metadata must be valid Unicode text, not '\\ud800'",
+        ),
+        (
+            {"metadata": {"a": "x" * 131072}},
+            ConfigurationError,
+            "at most 131,072 bytes, not 131,073",
+        ),
+        (
+            {"queue": ""},
+            ConfigurationError,
+            "the queue group's name must not be empty; for no queue group use None",
+        ),
+        ({"queue": "a b"}, InvalidSubjectError, "queue group 'a b' is not allowed"),
+        ({"queue": 1}, TypeError, "queue group must be a str, not int"),
+        ({"stats_handler": 1}, TypeError, "stats_handler must be a callable, not int"),
+        ({"stats_handler": reverse}, TypeError, "stats_handler must be an ordinary function"),
+        ({"close_timeout": -1}, ConfigurationError, "close_timeout must be zero or more"),
     ],
 )
-async def test_services(nc: Connection, options: dict[str, Any], text: str) -> None:
+async def test_services(
+    nc: Connection, options: dict[str, Any], kind: type[Exception], text: str
+) -> None:
     arguments: dict[str, Any] = {"name": "adder", "version": "1.0.0"} | options
-    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
+    with pytest.raises(kind, match=text):
         nc.add_service(**arguments)
 
 
@@ -69,49 +93,122 @@ async def generator(request: ServiceRequest) -> AsyncIterator[bytes]:
     yield b""
 
 
+def plain(request: ServiceRequest) -> bytes:
+    return b""
+
+
+class Handlers:
+    def plain(self, request: ServiceRequest):  # type: ignore[no-untyped-def]  # on purpose
+        return b""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("options", "kind", "text"),
     [
-        ({"name": "a.b"}, "endpoint name 'a.b' is not allowed: .*dots belong in the subject"),
-        ({"name": 1}, "the endpoint's name must be a str, not int"),
-        ({"handler": None}, "handler must be an async function"),
-        ({"handler": 1}, "handler must be a callable, not int"),
-        ({"handler": generator}, "handler must be an async function that returns"),
-        ({"subject": ""}, "subject '' is not allowed: it is empty"),
-        ({"subject": "a..b"}, "subject 'a..b' is not allowed"),
-        ({"subject": ">.a"}, "subject '>.a' is not allowed"),
-        ({"subject": 1}, "subject must be a str, not int"),
-        ({"subject": "$SRV.PING"}, r"'\$SRV.PING' is reserved: \$SRV is for"),
-        ({"queue": ""}, "for no queue group use None"),
-        ({"queue": "*"}, r"queue group '\*'"),
-        ({"metadata": {"a": None}}, "metadata 'a'"),
-        ({"concurrency": 0}, "concurrency must be at least 1"),
-        ({"pending_limits": 1}, "pending_limits must be a PendingLimits"),
+        (
+            {"name": "a.b"},
+            ConfigurationError,
+            "endpoint name 'a.b' is not allowed: .*dots belong in the subject",
+        ),
+        ({"name": 1}, TypeError, "the endpoint's name must be a str, not int"),
+        ({"handler": None}, TypeError, "handler must be an async function .* not NoneType"),
+        ({"handler": 1}, TypeError, "handler must be an async function .* not int"),
+        (
+            {"handler": generator},
+            TypeError,
+            r"handler must be an async function that returns .* async generator generator\(\)",
+        ),
+        (
+            {"handler": plain},
+            TypeError,
+            r"handler must be an async .* the plain function plain\(\); write 'async def'",
+        ),
+        ({"handler": partial(partial(plain))}, TypeError, r"the plain function plain\(\)"),
+        ({"handler": Handlers().plain}, TypeError, r"the plain function plain\(\)"),
+        ({"subject": ""}, InvalidSubjectError, "subject '' is not allowed: it is empty"),
+        ({"subject": "a..b"}, InvalidSubjectError, "subject 'a..b' is not allowed"),
+        ({"subject": ">.a"}, InvalidSubjectError, "subject '>.a' is not allowed"),
+        ({"subject": 1}, TypeError, "subject must be a str, not int"),
+        (
+            {"subject": "$SRV.PING"},
+            ConfigurationError,
+            r"subject '\$SRV.PING' is reserved: \$SRV is for",
+        ),
+        ({"queue": ""}, ConfigurationError, "for no queue group use None"),
+        ({"queue": "*"}, InvalidSubjectError, r"queue group '\*'"),
+        ({"metadata": {"a": None}}, TypeError, "metadata must map str to str, not 'a' to None"),
+        ({"concurrency": 0}, ConfigurationError, "concurrency must be at least 1"),
+        ({"pending_limits": 1}, TypeError, "pending_limits must be a PendingLimits"),
     ],
 )
-async def test_endpoints(nc: Connection, options: dict[str, Any], text: str) -> None:
+async def test_endpoints(
+    nc: Connection, options: dict[str, Any], kind: type[Exception], text: str
+) -> None:
     service = adder(nc)
     arguments: dict[str, Any] = {"name": "reverse", "handler": reverse} | options
-    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
+    with pytest.raises(kind, match=text):
         await service.add_endpoint(**arguments)
     name, handler = arguments.pop("name"), arguments.pop("handler")
-    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
+    with pytest.raises(kind, match=text):
         service.endpoint(name, **arguments)(handler)
     assert service.endpoints == ()
 
 
+def decorated(handler: Handler) -> Handler:
+    def inner(request):  # type: ignore[no-untyped-def]  # on purpose
+        return handler(request)
+
+    return inner
+
+
+def delegating(request: ServiceRequest) -> Awaitable[bytes]:
+    return reverse(request)
+
+
+class AsyncHandlers:
+    async def __call__(self, request: ServiceRequest) -> bytes:
+        return b""
+
+    async def method(self, request: ServiceRequest) -> bytes:
+        return b""
+
+    @staticmethod
+    async def static(request: ServiceRequest) -> bytes:
+        return b""
+
+
 @pytest.mark.parametrize(
-    ("name", "text"),
+    "handler",
     [
-        (None, "subject must be a str, not NoneType"),
-        ("a.", "has an empty token"),
-        ("a.>", "group name 'a.>' must not contain '>'"),
-        ("$SRV", r"'\$SRV' is reserved: \$SRV is for"),
+        partial(reverse),
+        partial(partial(AsyncHandlers().method)),
+        AsyncHandlers(),
+        AsyncHandlers().method,
+        AsyncHandlers.static,
+        lambda request: reverse(request),
+        decorated(reverse),
+        wraps(reverse)(decorated(reverse)),
+        delegating,
+        Mock(),
+        partial(AsyncHandlers()),
     ],
 )
-async def test_groups(nc: Connection, name: Any, text: str) -> None:
-    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=text):
+async def test_handlers_that_are_or_may_be_async(nc: Connection, handler: Any) -> None:
+    await adder(nc).add_endpoint("reverse", handler)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "text"),
+    [
+        (None, TypeError, "the group's name must be a str, not NoneType"),
+        ("a.", InvalidSubjectError, "has an empty token"),
+        ("a.>", ConfigurationError, "group name 'a.>' must not contain '>'"),
+        ("$SRV", ConfigurationError, r"subject '\$SRV' is reserved: \$SRV is for"),
+    ],
+)
+async def test_groups(nc: Connection, name: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
         adder(nc).group(name)
     with pytest.raises(ConfigurationError, match="use None"):
         adder(nc).group("a", queue="")

@@ -71,6 +71,8 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
         stall: float = DEFAULT_STALL,
     ) -> None:
         self._nc = nc
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
         check_subject(prefix)
         self._prefix = prefix
         self._timeout = None if timeout is None else check_seconds("timeout", timeout)
@@ -120,7 +122,11 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
             check_name("service", name)
         if id is not None:
             if name is None:
-                raise ConfigurationError("id needs name: pass the name of the service too")
+                raise ConfigurationError(
+                    f"id {id!r:.80} needs name: pass the name of the service too"
+                )
+            if not isinstance(id, str):
+                raise TypeError(f"id must be a str, not {type(id).__name__}")
             check_filter(id)
             if {*".*>"} & {*id}:
                 raise ConfigurationError(

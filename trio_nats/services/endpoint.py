@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import trio
@@ -13,12 +16,13 @@ from .._constructors import NoPublicConstructor, construct
 from ..codecs import Payload
 from ..errors import ConnectionLostError, NatsError
 from ..message import Msg
+from ..options import type_name
 from ..subscription import Subscription
 from .errors import ServiceError
 from .request import ServiceRequest
 from .schemas import EndpointInfo, EndpointStats
 
-__all__ = ["Endpoint", "Handler"]
+__all__ = ["Endpoint", "Handler", "check_handler"]
 
 Handler: TypeAlias = Callable[[ServiceRequest], Awaitable[Payload | None]]
 """Handles a request: an async function that returns the answer, see :class:`ServiceRequest`."""
@@ -30,6 +34,34 @@ _logger = logging.getLogger("trio_nats.services")
 
 # Raised by respond() if the connection is closed or lost.
 _NO_CONNECTION = (trio.ClosedResourceError, ConnectionLostError)
+
+
+def check_handler(handler: object) -> None:
+    """Raise :exc:`TypeError` if ``handler`` is certainly not an async function."""
+    what = "handler must be an async function that returns the answer, or responds itself; not "
+    if not callable(handler):
+        raise TypeError(f"{what}{type_name(handler)}")
+    function: Callable[..., object] = handler
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    if inspect.isasyncgenfunction(function):
+        raise TypeError(f"{what}the async generator {function.__name__}(), which yields")
+    if _is_plain(function):
+        raise TypeError(f"{what}the plain function {function.__name__}(); write 'async def'")
+
+
+def _is_plain(function: object) -> bool:
+    """Whether ``function`` is one that returns nothing to await, as far as that can be told.
+
+    An object with ``__call__``, a lambda, the function that a decorator returns, and a function
+    with such an annotation may return what an async function has returned to them.
+    """
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        return False
+    returns = str(inspect.get_annotations(function).get("return", ""))
+    may_be_awaitable = re.search("Awaitable|Coroutine|Any|object", returns) is not None
+    return function.__name__ != "<lambda>" and not function.__closure__ and not may_be_awaitable
 
 
 class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):

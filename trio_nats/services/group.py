@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from types import EllipsisType
 from typing import Protocol, TypeVar
@@ -10,9 +9,9 @@ from typing import Protocol, TypeVar
 from .._constructors import NoPublicConstructor, construct
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError
-from ..options import PendingLimits, check_callable, check_count
+from ..options import PendingLimits, check_count
 from ..subjects import check_filter, check_queue
-from .endpoint import Endpoint, Handler
+from .endpoint import Endpoint, Handler, check_handler
 from .schemas import PREFIX, check_metadata, check_name
 
 __all__ = ["DEFAULT_CONCURRENCY", "Host", "ServiceGroup"]
@@ -67,6 +66,8 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         :raises InvalidSubjectError: if ``name`` or ``queue`` is not allowed.
         :raises ConfigurationError: if ``name`` contains ``>``.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"the group's name must be a str, not {type(name).__name__}")
         if name != "":
             check_filter(name)
             if ">" in name:
@@ -168,11 +169,7 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         pending_limits: PendingLimits | None,
     ) -> Endpoint:
         check_name("endpoint", name)
-        check_callable("handler", handler)
-        if handler is None or inspect.isasyncgenfunction(handler):
-            raise TypeError(
-                "handler must be an async function that returns the answer, or responds itself"
-            )
+        check_handler(handler)
         rest = name if subject is None else subject
         check_filter(rest)  # first, so that the error shows what was passed
         whole = self._subject(rest)

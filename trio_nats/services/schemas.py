@@ -157,8 +157,8 @@ def check_name(what: str, name: str) -> str:
         raise TypeError(f"the {what}'s name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{what} name {name[:80]!a} is not allowed: use letters, digits, '-' and '_', at least "
-            "one; dots belong in the subject"
+            f"{what} name {name[:80]!a} is not allowed: it must have letters, digits, '-' and '_' "
+            "only, and at least one; dots belong in the subject"
         )
     return name
 
@@ -169,7 +169,7 @@ def check_version(version: str) -> str:
         raise TypeError(f"the version must be a str, not {type(version).__name__}")
     if not _VERSION.fullmatch(version):
         raise ConfigurationError(
-            f"version must be a semantic version (https://semver.org) such as 1.0.0 or "
+            "version must be a semantic version (https://semver.org) such as 1.0.0 or "
             f"1.2.3-rc.1+build.5, without leading zeros, not {version[:80]!a}"
         )
     return version
@@ -182,7 +182,9 @@ def check_description(description: str) -> str:
     try:
         description.encode()
     except UnicodeEncodeError:
-        raise ConfigurationError("the description must be valid Unicode text") from None
+        raise ConfigurationError(
+            f"the description must be valid Unicode text, not {description[:80]!a}"
+        ) from None
     return description
 
 
@@ -196,13 +198,17 @@ def check_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
     copy.update(metadata)
     for key, value in copy.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"metadata {key!r}: keys and values must be str; convert them")
+            raise TypeError(f"metadata must map str to str, not {key!r:.80} to {value!r:.80}")
         if not key:
-            raise ConfigurationError("keys of metadata must not be empty")
+            raise ConfigurationError(
+                f"keys of metadata must not be empty, as that of {value[:80]!a} is"
+            )
     try:
         size = sum(len(text.encode()) for pair in copy.items() for text in pair)
-    except UnicodeEncodeError:
-        raise ConfigurationError("metadata must be valid Unicode text") from None
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"metadata must be valid Unicode text, not {error.object[:80]!a}"
+        ) from None
     if size > MAX_METADATA:
         raise ConfigurationError(f"metadata must have at most {MAX_METADATA:,} bytes, not {size:,}")
     return MappingProxyType(copy)
