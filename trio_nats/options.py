@@ -365,7 +365,7 @@ class ReconnectPolicy:
         check_seconds("ReconnectPolicy.max_wait", self.max_wait, zero=True)
         if self.max_wait < self.wait:
             raise ConfigurationError(
-                f"ReconnectPolicy.max_wait ({self.max_wait}) is less than wait ({self.wait})"
+                f"ReconnectPolicy.max_wait must be at least wait ({self.wait}), not {self.max_wait}"
             )
         if self.max_attempts is not None:
             check_count("ReconnectPolicy.max_attempts", self.max_attempts)

@@ -369,6 +369,8 @@ def test_more_options_that_contradict_each_other() -> None:
         ServerWebSocket(port=65536)
     with pytest.raises(ConfigurationError, match="not 0"):
         ServerCluster("c", 0)
+    with pytest.raises(TypeError, match="port must be a whole number, not '4222'"):
+        NatsServer(port="4222")
     with pytest.raises(TypeError, match="prot"):
         NatsServer(prot=4222)
 

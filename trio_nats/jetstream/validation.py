@@ -98,7 +98,9 @@ def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) 
 def check_metadata(metadata: Mapping[str, str]) -> None:
     """Check the size of metadata."""
     if "" in metadata:
-        raise ConfigurationError("keys of metadata must not be empty")
+        raise ConfigurationError(
+            f"keys of metadata must not be empty, as that of {metadata['']!r:.80} is"
+        )
     size = sum(len(text.encode("utf-8", "replace")) for pair in metadata.items() for text in pair)
     if size > MAX_METADATA:
         raise ConfigurationError(f"metadata must be at most {MAX_METADATA:,} bytes, not {size:,}")

@@ -11,7 +11,7 @@ import msgspec
 from ..errors import ConfigurationError, InvalidHeaderError
 from ..headers import Headers, HeadersLike
 from ..jetstream.validation import check_metadata
-from ..options import check_count, check_instance
+from ..options import check_count, check_instance, type_name
 from .errors import InvalidObjectMetaError
 from .names import check_object_name, is_nuid
 
@@ -116,10 +116,11 @@ def check_meta(meta: ObjectMeta | str) -> ObjectMeta:
     check_object_name(meta.name)
     if not isinstance(meta.description, str):
         raise TypeError(f"description must be a str, not {type(meta.description).__name__}")
-    if not isinstance(meta.metadata, Mapping) or not all(
-        isinstance(text, str) for pair in meta.metadata.items() for text in pair
-    ):
-        raise TypeError("metadata must be a mapping of str to str")
+    if not isinstance(meta.metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, not {type_name(meta.metadata)}")
+    for key, value in meta.metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata must map str to str, not {key!r:.80} to {value!r:.80}")
     check_metadata(meta.metadata)
     if meta.chunk_size is not None:
         check_count("chunk_size", meta.chunk_size, 1)

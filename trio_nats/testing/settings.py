@@ -38,7 +38,11 @@ _RESERVED = {"host": "host=", "net": "host=", "port": "port=", "listen": "host= 
 
 
 def _check_port(port: int | None) -> None:
-    if port is not None and not 0 < port < 65536:
+    if port is None:
+        return
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"port must be a whole number, not {port!r}")
+    if not 0 < port < 65536:
         raise ConfigurationError(
             f"port must be between 1 and 65535, or None for a free port, not {port}"
         )
