@@ -1,8 +1,8 @@
 """Run blocking functions in threads, and read small files.
 
 Trio limits the number of worker threads of the whole program. A program that keeps all of them
-busy must not prevent a reconnect, and a file that hangs must not use up one thread at every
-attempt. So this module has its own limits: one for each file, and one for everything else.
+busy must not prevent a reconnect, and reading a file that hangs must not block one more thread at
+every attempt. So this module has its own limits: one for each file, and one for everything else.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 _MAX_THREADS = 40
-# Opening a named pipe, or a terminal, waits for nobody. Windows knows neither flag, but needs the
-# last one, or line ends are changed.
+# Do not block when opening a named pipe or a terminal. Windows lacks these flags, but needs
+# O_BINARY to leave line ends unchanged.
 _FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NONBLOCK", 0)
@@ -41,12 +41,12 @@ _by_files: trio.lowlevel.RunVar[WeakValueDictionary[tuple[str, ...], trio.Capaci
 async def run_in_thread(
     function: Callable[[*_Ts], _T], *args: *_Ts, files: tuple[StrPath, ...] = ()
 ) -> _T:
-    """Call a function in a thread that does not count towards the program's own limit.
+    """Call a function in a thread that does not count towards the program's limit.
 
     If cancelled, the thread finishes in the background. Until then, no other call with the same
-    files starts.
+    ``files`` starts.
 
-    :param files: what the function reads.
+    :param files: the files that the function reads.
     """
     return await trio.to_thread.run_sync(
         function, *args, abandon_on_cancel=True, limiter=_limiter(tuple(map(str, files)))
@@ -66,15 +66,15 @@ def _limiter(files: tuple[str, ...]) -> trio.CapacityLimiter:
     except LookupError:
         by_files = WeakValueDictionary()
         _by_files.set(by_files)
-    # Forgotten with the last call that waits for it or holds it: a thread does until it is done.
+    # Held weakly: it lives as long as a call waits for it, or a thread holds it.
     return by_files.setdefault(files, trio.CapacityLimiter(1))
 
 
 def read_small_file(path: StrPath, limit: int) -> bytes:
-    """Read a regular file of at most ``limit`` bytes. It blocks if the file system does.
+    """Read a regular file of at most ``limit`` bytes. Blocks if the file system does.
 
-    :raises OSError: if it cannot be read, is no regular file, or is larger.
-    :raises ValueError: for a name that no file can have.
+    :raises OSError: if the file cannot be read, is not a regular file, or is larger.
+    :raises ValueError: if no file can have the name.
     """
     descriptor = os.open(path, _FLAGS)
     try:
@@ -83,14 +83,14 @@ def read_small_file(path: StrPath, limit: int) -> bytes:
             data = file.read(limit + 1)
     finally:
         os.close(descriptor)
-    if len(data) > limit:  # It grew, or the file system does not tell sizes.
-        del data  # It may be a secret, and tracebacks show variables.
+    if len(data) > limit:  # It has grown, or the file system reports no sizes.
+        del data  # It may be a secret, and error reporters print variables.
         raise OSError(_too_large(limit))
     return data
 
 
 def check_regular_file(path: StrPath, limit: int) -> None:
-    """Raise what :func:`read_small_file` would, for a file that others are to read."""
+    """Check a file that other code will read. Raises the errors of :func:`read_small_file`."""
     descriptor = os.open(path, _FLAGS)
     try:
         _check(os.fstat(descriptor), limit)

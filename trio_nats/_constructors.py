@@ -1,4 +1,4 @@
-"""Classes that users are given and do not make, as in Trio."""
+"""Classes without a public constructor, as in Trio."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class NoPublicConstructor(ABCMeta):
-    """The metaclass of a class that only :func:`construct` makes an object of.
+    """Metaclass of classes that only :func:`construct` can instantiate.
 
-    The class says with ``use=`` what users call to have one; its subclasses need not repeat it.
+    :param use: what users call instead, for the error's text. Subclasses inherit it.
     """
 
     _use_instead: str
@@ -32,7 +32,7 @@ class NoPublicConstructor(ABCMeta):
             cls._use_instead = use
         return cls
 
-    # Type checkers see the constructor itself, with which they check what construct() is given.
+    # Type checkers must see the real constructor, to check the arguments of construct().
     if not TYPE_CHECKING:
 
         def __call__(cls, *args: object, **kwargs: object) -> NoReturn:
@@ -42,7 +42,7 @@ class NoPublicConstructor(ABCMeta):
 if TYPE_CHECKING:
 
     def construct(cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make an object of a class without a public constructor."""
+        """Instantiate a class without a public constructor."""
         ...
 
 else:

@@ -1,15 +1,15 @@
-"""The nursery that everything in this package runs in, and one policy for what comes out of it.
+"""A nursery that raises single exceptions, used by the whole package.
 
-A Trio nursery raises an exception group whatever went wrong in it. Behind a block such as
-``async with open_nats()`` that is of no use: the tasks are ours, you do not know of them, and
-``except KeyError`` around the block has to catch the KeyError raised in it. So here
+A Trio nursery wraps every exception in an exception group. For a block such as ``async with
+open_nats()`` that is of no use: users do not know of the background tasks, and ``except KeyError``
+around the block must catch a KeyError raised in it. So the nursery here follows these rules:
 
-1. what the block raised leaves it as the same object, a group of your own included;
-2. what a task raised cancels the block, and leaves it as itself, in place of that cancellation;
-3. a cancellation from outside passes on as one :exc:`trio.Cancelled`;
-4. KeyboardInterrupt, SystemExit and their kind come before everything else.
+1. An exception of the block is raised as the same object, even if it is an exception group.
+2. An exception of a task cancels the block, and is raised in place of that cancellation.
+3. A cancellation from outside is raised as one :exc:`trio.Cancelled`.
+4. Exceptions such as KeyboardInterrupt and SystemExit take precedence over all others.
 
-Only one exception can leave. Any others are logged with their tracebacks, so none is lost.
+Only one exception can be raised. The others are logged with their tracebacks.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Closing = Callable[[BaseException | None], Awaitable[None]]
 def open_nursery(
     closing: Closing | None = None,
 ) -> AbstractAsyncContextManager[trio.Nursery, bool | None]:
-    """Like :func:`trio.open_nursery`, but raises no exception groups of its own.
+    """Like :func:`trio.open_nursery`, but without exception groups of its own.
 
-    :param closing: awaited when the block has ended, with what it raised, before the tasks are
-        waited for. What it raises takes the place of that.
+    :param closing: awaited with the exception of the block, or ``None``, when the block has ended
+        and before its tasks are waited for. If it raises, that replaces the exception of the block.
     """
     return _NurseryManager(closing)
 
@@ -47,8 +47,8 @@ class _NurseryManager(AbstractAsyncContextManager[trio.Nursery, bool | None]):
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> trio.Nursery:
-        # Around the nursery, for what the block raised does not go through the nursery itself,
-        # which would put it into a group, and rebuild it if it is one.
+        # The nursery would wrap an exception of the block in a group. So it never sees one, and
+        # this scope around it absorbs the cancellations that the nursery causes in the block.
         self._scope = trio.CancelScope()
         self._scope.__enter__()
         self._manager = trio.open_nursery(strict_exception_groups=True)
@@ -62,19 +62,19 @@ class _NurseryManager(AbstractAsyncContextManager[trio.Nursery, bool | None]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        left = await self._close(exc)
-        if left is not None:
+        from_block = await self._close(exc)
+        if from_block is not None:
             self._nursery.cancel_scope.cancel()
-        raised = await self._join()
-        left = self._without_ours(left)
-        leaving = _choose(left, raised)
+        from_tasks = await self._join()
+        from_block = self._without_own_cancellation(from_block)
+        chosen = _choose(from_block, from_tasks)
         try:
-            if leaving is None or leaving is exc:
-                return leaving is None
-            _raise(leaving)
+            if chosen is None or chosen is exc:
+                return chosen is None
+            _raise(chosen)
         finally:
-            # The traceback of what is raised refers to this frame.
-            del exc, traceback, raised, left, leaving
+            # Break reference cycles: the traceback of the exception refers to this frame.
+            del exc, traceback, from_tasks, from_block, chosen
 
     async def _close(self, exc: BaseException | None) -> BaseException | None:
         if self._closing is not None:
@@ -85,7 +85,7 @@ class _NurseryManager(AbstractAsyncContextManager[trio.Nursery, bool | None]):
         return exc
 
     async def _join(self) -> tuple[BaseException, ...]:
-        """Wait for all tasks, and return what they raised."""
+        """Wait for all tasks, and return their exceptions."""
         try:
             await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
@@ -94,8 +94,8 @@ class _NurseryManager(AbstractAsyncContextManager[trio.Nursery, bool | None]):
             return (cancelled,)
         return ()
 
-    def _without_ours(self, exc: BaseException | None) -> BaseException | None:
-        """``exc`` less the cancellations that were the nursery's."""
+    def _without_own_cancellation(self, exc: BaseException | None) -> BaseException | None:
+        """Return ``exc`` without the cancellations that the nursery caused."""
         if exc is None or not _has_cancelled(exc):
             self._scope.__exit__(None, None, None)
             return exc
@@ -108,18 +108,20 @@ class _NurseryManager(AbstractAsyncContextManager[trio.Nursery, bool | None]):
         return None if absorbed else exc
 
 
-def _choose(left: BaseException | None, raised: tuple[BaseException, ...]) -> BaseException | None:
-    """The one exception to raise, of what the block and the tasks raised; the rest is logged."""
-    everything = raised if left is None else (left, *raised)
+def _choose(
+    from_block: BaseException | None, from_tasks: tuple[BaseException, ...]
+) -> BaseException | None:
+    """Return the exception to raise, and log the others."""
+    everything = from_tasks if from_block is None else (from_block, *from_tasks)
     failures = [error for error in everything if not _is_cancelled(error)]
     if not failures:
         return next(iter(everything), None)
-    # min() takes the first of equals: the block's own before those of tasks.
-    leaving = min(failures, key=lambda error: isinstance(error, Exception))
+    # min() returns the first of equals, so the block's exception comes before those of tasks.
+    chosen = min(failures, key=lambda error: isinstance(error, Exception))
     for error in failures:
-        if error is not leaving:
+        if error is not chosen:
             _logger.error("another task failed as well: %r", error, exc_info=error)
-    return leaving
+    return chosen
 
 
 def _has_cancelled(error: BaseException) -> bool:
@@ -129,14 +131,14 @@ def _has_cancelled(error: BaseException) -> bool:
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Whether it is a cancellation and nothing else."""
+    """Return whether an exception is a cancellation, or a group of nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_cancelled(one) for one in error.exceptions)
     return isinstance(error, trio.Cancelled)
 
 
 def _raise(error: BaseException) -> NoReturn:
-    """Raise it with the context that it has."""
+    """Raise an exception without changing its context."""
     context = error.__context__
     try:
         raise error

@@ -11,7 +11,7 @@ import re
 __all__ = ["MAX_TEXT", "has_unprintable", "printable", "printable_json", "printable_lines"]
 
 MAX_TEXT = 16 * 1024
-"""Maximum length in characters of a text that need not be shown in full."""
+"""Maximum length in characters of text that need not be shown in full."""
 
 _HARMFUL = (
     r"\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -23,15 +23,16 @@ _UNPRINTABLE_IN_JSON = re.compile(f"[{_HARMFUL}]")
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """Return ``text`` in one line, with harmful characters escaped.
+    """Return ``text`` on one line, with harmful characters escaped.
 
-    :param limit: maximum number of characters; dots mark a longer text. Default: no limit.
+    :param limit: maximum number of characters. Longer text is cut and ends in dots. Default: no
+        limit.
     """
     return _UNPRINTABLE.sub(_escaped, _cut(text, limit))
 
 
 def printable_lines(text: str, limit: int | None = None) -> str:
-    """As :func:`printable`, but keep line feeds and tabs."""
+    """Like :func:`printable`, but keep line feeds and tabs."""
     return _UNPRINTABLE_IN_LINES.sub(_escaped, _cut(text, limit))
 
 
@@ -41,7 +42,7 @@ def printable_json(text: str) -> str:
 
 
 def has_unprintable(text: str) -> bool:
-    """Whether :func:`printable` would change the text."""
+    """Return whether :func:`printable` would escape a character of the text."""
     return bool(_UNPRINTABLE.search(text))
 
 

@@ -1,6 +1,6 @@
-"""Public classes and functions are of the module that users import them from, as in Trio.
+"""Set ``__module__`` of public names to the module that users import them from, as in Trio.
 
-That module is what tracebacks, ``help()`` and pickles name. The private one may change.
+Tracebacks, ``help()`` and pickles then name the public module. The private one may change.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from functools import cache
 from typing import ForwardRef
 
 DEFINED_IN: dict[type, str] = {}
-"""Where a public class is defined, for tools that read its source."""
+"""The module that defines each public class, for tools that read its source."""
 
 
 def set_public_module(module: str, names: Sequence[str], namespace: Mapping[str, object]) -> None:
-    """Set ``__module__`` of these names of a package, as far as it or a part of it defines them."""
+    """Set ``__module__`` of the classes and functions that a package or its submodules define.
+
+    :param module: the name of the package.
+    :param names: its public names.
+    :param namespace: its ``globals()``.
+    """
     for name in names:
         value = namespace[name]
         if not isinstance(value, (type, types.FunctionType)):
@@ -30,7 +35,7 @@ def set_public_module(module: str, names: Sequence[str], namespace: Mapping[str,
 
 
 def _bind_annotations(cls: type) -> None:
-    """Let msgspec and typing resolve annotations in the module that has the names in them."""
+    """Make msgspec and typing resolve the annotations of a class in the module that defines it."""
     annotations = inspect.get_annotations(cls)
     if annotations:
         cls.__annotations__ = {

@@ -1,8 +1,8 @@
-"""Keeping secrets out of tracebacks: error reporters print the variables of every frame.
+"""Keep secrets out of tracebacks, because error reporters print the variables of every frame.
 
-``repr`` of what holds a secret never shows it, but what a function is called with, and takes apart,
-is plain text. So the functions that take secrets as such raise their errors without the frames
-below them, and without their own arguments.
+Objects that hold a secret do not show it in their ``repr``. But functions that parse one have it in
+their arguments and variables as plain text. So these functions raise their errors without the
+frames below them, and without their arguments.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _T = TypeVar("_T")
 
 
 def without_frames(error: _E) -> _E:
-    """The error, freed of the frames that it came through and of the error it was raised after.
+    """Remove the traceback and the context of an error, and return it.
 
-    What is its cause stays: that was raised by somebody else's code.
+    Its cause is kept, because that was raised by other code.
     """
     error.__traceback__ = error.__context__ = None
     return error
@@ -38,9 +38,9 @@ def takes_secrets(function: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            # The frames of a fault in this package are wanted.
-            ours = isinstance(error, (NatsError, TypeError))
-            raised = without_frames(error) if ours else error
+            # Any other error is a bug, whose frames are needed to find it.
+            expected = isinstance(error, (NatsError, TypeError))
+            raised = without_frames(error) if expected else error
         del args, kwargs
         raise raised
 
@@ -48,6 +48,6 @@ def takes_secrets(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def hides_secrets(cls: type[_T]) -> type[_T]:
-    """Decorate a dataclass whose fields may hold secrets: it checks them when it is made."""
+    """Decorate a dataclass that may hold secrets and checks them in ``__init__``."""
     setattr(cls, "__init__", takes_secrets(cls.__init__))  # noqa: B010 -- to type checkers as well
     return cls

@@ -1,5 +1,5 @@
 """The NATS client protocol without any I/O: bytes to events, and commands to bytes.
 
-Nothing in here knows of sockets or of Trio, so all of it can be tested, and fuzzed, with plain
-bytes. It follows the server's client protocol description, ADR-4 (headers) and ADR-6 (names).
+Nothing here depends on sockets or on Trio, so all of it can be tested and fuzzed with plain bytes.
+It follows the server's client protocol description, ADR-4 (headers) and ADR-6 (names).
 """

@@ -1,4 +1,4 @@
-"""Decode the server's INFO, and ignore values that are longer than any real server's."""
+"""Decode the server's INFO. Values that are longer than those of any real server are ignored."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ logger = logging.getLogger("trio_nats.connection")
 
 _MAX_SERVERS = 256
 _MAX_TEXT = 512
-"""Characters. The longest that a server has to send are addresses, of less than 300."""
+"""Maximum number of characters. The longest legitimate values are addresses, of less than 300."""
 
 _decoder = msgspec.json.Decoder(ServerInfo)
 _fields = msgspec.structs.fields(ServerInfo)
 
 
 def decode_info(text: bytes) -> ServerInfo:
-    """Read the JSON of an INFO line. Raises :exc:`ProtocolError` for anything else."""
+    """Decode the JSON of an INFO line.
+
+    :raises ProtocolError: if it is malformed.
+    """
     try:
         info = _decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,9 +1,14 @@
 """Parse bytes, received in pieces of any size, into protocol events.
 
-This is the hottest code of the package: one call parses every whole frame of a large read in one
-pass, with C-level string methods only, and what it does not need yet (text, header fields) it does
-not decode. Messages that follow each other on one subscription come out as one event, so that most
-of what has to be done with them is done once for all. docs/performance.md has the numbers.
+Theory of operation. This is the hottest code of the package. One call parses all complete frames of
+a large read in one pass, with methods of ``bytes`` that run in C. Text and header fields are only
+decoded when they are used. Consecutive messages of one subscription form one event, a burst, so
+that most of the work of delivering them is done once for all. Within a burst, consecutive messages
+with identical control lines are found by comparing bytes, without parsing the lines again.
+
+An incomplete frame is kept until the rest arrives. ``_wanted`` is the length at which it will be
+complete, if that is known, so that the bytes of a peer that sends them one by one are not scanned
+again and again. docs/performance.md has measurements.
 """
 
 from __future__ import annotations
@@ -27,15 +32,14 @@ _CR, _LF = b"\r\n"
 _TAB = b"\t"[0]
 _STARTS = frozenset(b"MHPI+-")
 _MAX_DIGITS = 12
-"""No size is longer; converting endless digits would take quadratic time."""
-
-
+"""Maximum number of digits of a size, because converting many digits takes quadratic time."""
 _MAX_ERROR = 20_000
-"""Characters of an error: space for the longest subject, each byte of it escaped."""
+"""Maximum number of characters of an error: enough for the longest subject, with every byte
+escaped."""
 
 
 class Signal(enum.Enum):
-    """The events that carry nothing."""
+    """Events without data."""
 
     PING = b"PING"
     PONG = b"PONG"
@@ -44,49 +48,48 @@ class Signal(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorLine:
-    """An ``-ERR`` line's text, without its quotes, bounded and printable."""
+    """The text of an ``-ERR`` line, without its quotes, bounded and printable."""
 
     text: str
 
 
 class Burst(msgspec.Struct, gc=False, eq=False):
-    """Two or more messages that came one right after the other on one subscription."""
+    """Two or more consecutive messages of one subscription."""
 
     sid: bytes
     messages: list[Msg]
     size: int
-    """The bytes of their data and headers."""
+    """Size of their data and headers in bytes."""
 
 
 Event: TypeAlias = Msg | Burst | Signal | ServerInfo | ErrorLine | ProtocolError
-"""What a peer can send. A :exc:`ProtocolError` is always the last event."""
+"""Anything that a peer can send. A :exc:`ProtocolError` is always the last event."""
 
 
 class Parser:
-    """Turns a server's bytes into events; any way of cutting the bytes gives the same events.
+    """Turns a server's bytes into events, however the bytes are split into pieces.
 
-    A malformed byte, or one beyond ``limits``, gives a :exc:`ProtocolError` as the last event: what
-    came before it was well formed and is delivered, what comes after it is ignored. Memory is
-    bounded by one frame of the largest size allowed, plus the piece just fed.
+    A frame that is malformed, or exceeds ``limits``, gives a :exc:`ProtocolError` as the last
+    event. Frames before it are delivered; bytes after it are ignored. Memory is bounded by one
+    frame of the largest size allowed plus the piece just fed.
     """
 
     def __init__(self, limits: ProtocolLimits, origin: Publisher | None = None) -> None:
         self._limits = limits
         self._origin = origin
         self._pending = bytearray()
-        # How long `_pending` must be before another look is worth it. While a control line is
-        # incomplete that is unknown (0): then only a line end is worth a look. Without this, a
-        # peer that trickles single bytes would make us scan the same bytes over and over.
+        # The length of the incomplete frame in `_pending`, or 0 if its control line is incomplete,
+        # too. Then there is nothing to parse before a line end arrives.
         self._wanted = 0
         self._dead = False
 
     @property
     def buffered(self) -> int:
-        """The number of bytes waiting for the rest of their frame."""
+        """Number of bytes that wait for the rest of their frame."""
         return len(self._pending)
 
     def feed(self, data: bytes) -> list[Event]:
-        """Parse ``data`` as the continuation of what was fed before."""
+        """Parse ``data``, which continues the previous pieces, and return its events."""
         events: list[Event] = []
         if self._dead:
             return events
@@ -94,7 +97,7 @@ class Parser:
             self._feed(data, events)
         except ProtocolError as error:
             self._dead = True
-            # Without its traceback, which refers to messages. See Msg on why that matters.
+            # Its traceback refers to messages, which must not be kept; see Msg.
             events.append(error.with_traceback(None))
         return events
 
@@ -102,7 +105,7 @@ class Parser:
         pending = self._pending
         position = 0
         if self._wanted:
-            # Complete the frame that was cut, and leave the rest of a large read where it is.
+            # Complete the split frame only. Copying the rest of a large read would be slow.
             position = self._wanted - len(pending)
             pending += data[:position]
             if len(data) < position:
@@ -123,7 +126,10 @@ class Parser:
             pending += data[position:] if position else data
 
     def _line_incomplete(self, searched: int) -> bool:
-        """Whether the control line in ``_pending`` has no end yet, and may still get one."""
+        """Return whether the control line in ``_pending`` has no end yet but may still get one.
+
+        :param searched: number of bytes searched before.
+        """
         pending = self._pending
         complete = pending.find(b"\r\n", searched - 1) >= 0
         return not complete and len(pending) <= self._line_limit(pending[0]) + 1
@@ -132,7 +138,7 @@ class Parser:
         return self._limits.info if first == _I else self._limits.control_line
 
     def _parse(self, data: bytes, position: int, events: list[Event]) -> int:
-        """Append the events of every whole frame; return where the first incomplete one starts."""
+        """Append the events of all complete frames. Returns the start of the incomplete one."""
         find = data.find
         origin = self._origin
         max_payload = self._limits.payload
@@ -183,9 +189,9 @@ class Parser:
                 if words[2] != sid:
                     sid, msg, burst = words[2], None, None
             elif burst is not None:
-                taken = _take_alike(burst, origin, data, start, line, head, length)
-                position += taken
-                start += taken
+                parsed = _add_same_line(burst, origin, data, start, line, head, length)
+                position += parsed
+                start += parsed
             end = start + length
             if end + 2 > size:
                 self._wanted = end + 2 - position
@@ -210,10 +216,13 @@ class Parser:
         return position
 
     def _parse_other(self, data: bytes, position: int, events: list[Event]) -> int:
-        """One frame that is not MSG. Returns ``position`` itself while it is incomplete."""
+        """Parse a frame other than a message.
+
+        :returns: the end of the frame, or ``position`` if it is incomplete.
+        """
         first = data[position]
         if first not in _STARTS:
-            # One byte is all that is sure to be there, however the bytes are cut.
+            # The text of the error must not depend on how the bytes were split, so it quotes one.
             raise _malformed("data", data[position : position + 1] + b"\r\n", 0)
         line_end = data.find(b"\r\n", position, position + self._line_limit(first) + 2)
         if line_end < 0:
@@ -236,7 +245,7 @@ class Parser:
         return line_end + 2
 
     def _sizes_of_hmsg(self, words: list[bytes], data: bytes, position: int) -> tuple[int, int]:
-        """Check an HMSG line. Returns the bytes of the headers, and those of headers and data."""
+        """Check an HMSG line. Returns the size of the headers, and of headers and data."""
         if not (
             4 < len(words) < 7
             and words[0] == b"HMSG"
@@ -261,7 +270,7 @@ class Parser:
             )
 
 
-def _take_alike(
+def _add_same_line(
     burst: Burst,
     origin: Publisher | None,
     data: bytes,
@@ -270,11 +279,14 @@ def _take_alike(
     head: int,
     length: int,
 ) -> int:
-    """Add whole messages, of which the first has its data at ``start``, to a burst.
+    """Add consecutive messages with the same control line to a burst.
 
-    The same line a second time is likely a run of messages that differ in their data only. Then the
-    end of one and the line of the next are checked in one go. The last of the run is left, for what
-    comes behind it is unknown. Returns the bytes that were taken.
+    When a line is repeated, it is likely to be repeated many times, by messages that differ only in
+    their data. Then the line end after one message and the line of the next are checked in a single
+    comparison. The last such message is left to the caller, because another line follows it.
+
+    :param start: the start of the first message's headers and data.
+    :returns: the number of bytes parsed.
     """
     startswith, append = data.startswith, burst.messages.append
     like = burst.messages[-1]
@@ -291,23 +303,23 @@ def _take_alike(
         append(Msg(subject, sid, reply, data[start:end], headers, origin))
         start = end + gap
         end += step
-    taken = end - begun
-    burst.size += taken // step * length
-    return taken
+    parsed = end - begun
+    burst.size += parsed // step * length
+    return parsed
 
 
 def _words(line: bytes) -> list[bytes]:
-    """The words of a line that is not separated by single spaces, which no known server sends.
+    """Split a line that has tabs or more than one space between words. No known server sends one.
 
-    Only spaces and tabs separate, as in the server. It takes CR and any other control character as
-    part of a subject, so :meth:`bytes.split` would let a publisher add words of their own, such as
-    the number of another subscription.
+    Only spaces and tabs are separators, as in the server. The server accepts CR and other control
+    characters in subjects. :meth:`bytes.split` would split there, so a publisher could insert words
+    such as the sid of another subscription.
     """
     return [word for word in line.replace(b"\t", b" ").split(b" ") if word]
 
 
 def excerpt(data: bytes) -> str:
-    """At most 60 bytes of ``data`` in printable form, for error texts."""
+    """Return up to 60 bytes of ``data`` in printable form, for error texts."""
     shown = repr(bytes(data[:60]))[1:]
     return shown + "..." if len(data) > 60 else shown
 
@@ -317,7 +329,7 @@ def _malformed(what: str, data: bytes, position: int) -> ProtocolError:
 
 
 def _line(data: bytes, position: int) -> str:
-    """The beginning of a control line, which is complete; what follows it may not be there yet."""
+    """Return the beginning of a complete control line, without anything that follows it."""
     return excerpt(data[position : min(data.find(b"\r\n", position), position + 61)])
 
 
@@ -329,7 +341,7 @@ def _too_large(size: int, limit: int, data: bytes, position: int) -> ProtocolErr
 
 
 def error_text(raw: bytes) -> str:
-    """What follows ``-ERR``: without its quotes, bounded and printable."""
+    """Return the text after ``-ERR`` without its quotes, bounded and printable."""
     text = raw.decode("utf-8", "replace").strip(" \t").removeprefix("'").removesuffix("'")
     printable = "".join(char if char.isprintable() else "?" for char in text[:_MAX_ERROR])
     return printable

@@ -1,4 +1,7 @@
-"""Turn the texts of ``-ERR`` lines into exceptions. Servers differ in case, so it is ignored."""
+"""Turn the texts of ``-ERR`` lines into exceptions.
+
+Matching ignores case, because servers differ in it.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ _PERMISSION = re.compile(
 )
 _QUEUE = re.compile(rf"using queue {_QUOTED}", re.I)
 _SID = re.compile(r'\(sid "(\w+)"\)', re.I)
-# The escapes of Go's %q that a subject can need.
+# The escape sequences of Go's %q that can occur in a subject.
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))")
 
-# In the order they are looked for; the text behind each tells a user what to do.
+# Phrases in the order of the search, each with a hint for the user.
 _AUTHORIZATION = {
     "authorization violation": "check the credentials, and that this server knows them",
     "authentication timeout": "the credentials arrived too late; is the client or network slow?",
@@ -75,7 +78,7 @@ def server_error(text: str) -> ServerReportedError:
 
 
 def is_too_long(error: ServerReportedError) -> bool:
-    """Whether a line of ours was longer than the server takes. It closes the connection then."""
+    """Return whether a control line was too long for the server, which then disconnects."""
     return _TOO_LONG in error.message.lower()
 
 
