@@ -214,7 +214,7 @@ def test_families_alternate_at_the_beginning_and_the_failed_come_last() -> None:
     assert not history.failed(SERVER, ("10.0.0.2", 4222))
     # All have failed, so it is the turn of the one that did first.
     assert hosts(history.in_order(SERVER, known)) == ["10.0.0.1", "::1", "::2", "10.0.0.2"]
-    history.forgive()
+    history.clear()
     assert hosts(history.in_order(SERVER, known)) == ["::1", "10.0.0.1", "::2", "10.0.0.2"]
 
 

@@ -204,11 +204,11 @@ def nursery_of(publisher: Publisher) -> trio.Nursery:
 
 def is_torn(stream: WebSocketStream) -> bool:
     """Whether sending has been cancelled in the middle of a frame."""
-    return stream._torn
+    return stream._incomplete
 
 
 def farewell() -> float:
     """How many seconds the closing of a WebSocket may take."""
     from trio_nats._transport import websocket
 
-    return websocket._FAREWELL
+    return websocket._CLOSE_TIMEOUT

@@ -169,7 +169,7 @@ async def test_nothing_is_logged_about_it(caplog: pytest.LogCaptureFixture) -> N
     assert not caplog.records
 
 
-# --- the witness ---------------------------------------------------------------------------------
+# --- the observer ---------------------------------------------------------------------------------
 
 
 def test_an_ssl_module_without_chain_access() -> None:

@@ -105,7 +105,7 @@ class Supervisor(MoveCallbacks):
         self._token = trio.lowlevel.current_trio_token()
         self.thread: int = get_ident()
         """The thread of this connection's ``trio.run()``."""
-        self._memory = ConnectHistory(addresses=AddressHistory(randomize=settings.randomize))
+        self._history = ConnectHistory(addresses=AddressHistory(randomize=settings.randomize))
         self._reconnector = Reconnector(self.pool, settings.reconnect, self.event_hub, self._open)
         self._changed = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
@@ -127,7 +127,7 @@ class Supervisor(MoveCallbacks):
             self.outbox,
             self.counters,
             self.pool,
-            self._memory.addresses,
+            self._history.addresses,
             self._reconnector,
             echo=settings.connector.echo,
         )
@@ -217,7 +217,7 @@ class Supervisor(MoveCallbacks):
         lived = trio.current_time() - self._session_began
         self.pool.lost(server, peer, soon=lived < self.settings.reconnect.max_wait)
         if peer is not None:
-            self._memory.addresses.failed(server, peer)
+            self._history.addresses.failed(server, peer)
         self.outbox.remove_commands()
         self.event_hub.emit(Disconnected(server.url, reason))
         if self.settings.reconnect.requests == "fail":
@@ -305,7 +305,7 @@ class Supervisor(MoveCallbacks):
 
     async def _open(self, server: Server) -> ServerConnection:
         return await open_server_connection(
-            server, self.settings.connector, self._origin, self._memory
+            server, self.settings.connector, self._origin, self._history
         )
 
     # --- callbacks of sessions -------------------------------------------------------------------

@@ -1,7 +1,13 @@
-"""One attempt to open a connection: resolve, dial, INFO, TLS, CONNECT, PONG, under one deadline.
+"""One attempt to connect to a server, within one deadline.
 
-An attempt either returns a :class:`ServerConnection` on which the server has answered our first
-PINGs, or raises. If it fails or is cancelled, it leaves no socket open.
+Theory of operation. An attempt resolves the name, connects over TCP, reads INFO, adds TLS (before
+or after INFO, see :mod:`.tls_policy`) or WebSocket, and sends CONNECT and two PINGs. The first PONG
+says that the server has accepted the credentials. What precedes the second one includes the limits
+of the account. The attempt either returns a :class:`ServerConnection` or raises
+:exc:`AttemptFailed`. If it fails or is cancelled, it leaves no socket open.
+
+INFO that arrives in plaintext ahead of TLS may have been written by anyone on the network path. It
+is therefore kept apart, as ``unverified_info``, until an INFO arrives inside TLS.
 """
 
 from __future__ import annotations
@@ -67,17 +73,18 @@ if TYPE_CHECKING:
     from .websocket import WebSocketStream
 
 __all__ = ["AttemptFailed", "ConnectHistory", "ConnectorSettings", "ServerConnection"]
-__all__ += ["connect_fault", "lead", "open_server_connection"]
+__all__ += ["connect_fault", "open_server_connection", "run_connector"]
 
 logger = logging.getLogger("trio_nats.connect")
 
 _READ = 64 * 1024
 _MAX_EARLY = 1000
+"""Maximum number of events between the first two PONGs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorSettings:
-    """The options of an attempt that do not depend on the server."""
+    """The options that are the same for all servers."""
 
     tls: TLSOptions
     auth: AuthLike | None
@@ -94,37 +101,37 @@ class ConnectorSettings:
 
 @dataclass(slots=True, eq=False)
 class ServerConnection:
-    """An open connection to one server, ready for traffic."""
+    """A connection to one server that has accepted the credentials."""
 
     server: Server
     stream: trio.abc.Stream
     parser: Parser
     early: list[Event]
-    """Events that followed the last awaited PONG."""
+    """Events that arrived behind the second PONG, or must be handled with them."""
     info: ServerInfo
-    """The server's INFO; all defaults if INFO has come in plaintext only, ahead of TLS."""
+    """The server's INFO. Defaults, if INFO has only arrived in plaintext ahead of TLS."""
     tls: TLSInfo | None
     unverified_info: ServerInfo | None = None
-    """INFO that came in plaintext ahead of TLS, until another one comes inside TLS. Anyone on the
-    network path may have written it."""
+    """INFO that arrived in plaintext ahead of TLS, until another one arrives inside TLS. Anyone on
+    the network path may have written it."""
     peer: Peer | None = None
     """The server's IP address and port."""
     has_other_addresses: bool = False
-    """Whether the server's name has other addresses."""
+    """Whether the server's host name has several addresses."""
     tcp: TCPStream | None = None
-    """The lowest layer, which shows whether sending makes progress."""
+    """The TCP stream, which shows whether sending makes progress."""
     in_bytes: int = 0
-    """Bytes of the NATS protocol read by the connector, including INFO in plaintext."""
+    """Bytes of the NATS protocol read so far, including INFO in plaintext."""
     out_bytes: int = 0
-    """Bytes of the NATS protocol written by the connector."""
+    """Bytes of the NATS protocol written so far."""
 
 
 @dataclass(slots=True)
 class ConnectHistory:
-    """What a connection remembers from one attempt to the next."""
+    """State that a connection keeps from one attempt to the next."""
 
     was_tls: bool = False
-    """Whether an earlier attempt was encrypted. Plaintext is then no longer accepted."""
+    """Whether an earlier connection was encrypted. If so, plaintext is not accepted any more."""
     warned_of_plaintext: bool = False
     addresses: AddressHistory = field(default_factory=lambda: AddressHistory(randomize=False))
 
@@ -136,39 +143,45 @@ class AttemptFailed(Exception):
         super().__init__(str(attempt))
         self.attempt = attempt
         self.another_address = False
-        """Whether the server has an address that has not failed since the last connection."""
+        """Whether the server has another address, which has not failed since the last
+        connection."""
 
 
 async def open_server_connection(
-    server: Server, settings: ConnectorSettings, origin: Publisher, memory: ConnectHistory
+    server: Server, settings: ConnectorSettings, origin: Publisher, history: ConnectHistory
 ) -> ServerConnection:
-    """Connect to ``server``. Raises :exc:`AttemptFailed`.
+    """Connect to a server.
 
-    ``origin`` is the publisher that received messages respond through.
+    :param origin: the publisher that :meth:`Msg.respond` of received messages uses.
+    :param history: updated with the result.
+    :raises AttemptFailed: if any step fails.
     """
-    connector = Connector(server, settings, origin, memory)
+    connector = Connector(server, settings, origin, history)
     try:
-        connection = await lead(connector, server, settings)
+        connection = await run_connector(connector, server, settings)
     except AttemptFailed as failed:
         if connector.peer is not None:
-            failed.another_address = memory.addresses.failed(server, connector.peer)
+            failed.another_address = history.addresses.failed(server, connector.peer)
         raise
     connection.peer, connection.has_other_addresses = (
         connector.peer,
-        memory.addresses.has_others(server),
+        history.addresses.has_others(server),
     )
-    memory.addresses.forgive()
+    history.addresses.clear()
     return connection
 
 
-async def lead(
+async def run_connector(
     connector: Connector, server: Server, settings: ConnectorSettings
 ) -> ServerConnection:
-    """Run ``connector`` within ``connect_timeout``. Raises :exc:`AttemptFailed`."""
+    """Run a connector within ``connect_timeout``.
+
+    :raises AttemptFailed: for every failure.
+    """
     try:
         with trio.fail_after(settings.connect_timeout):
             return await connector.run()
-    except (NatsError, DialError) as raised:  # first: some are a TooSlowError too
+    except (NatsError, DialError) as raised:  # first, because some are a TooSlowError, too
         error: Exception = raised
     except trio.TooSlowError:
         error = connector.too_slow()
@@ -183,26 +196,30 @@ async def lead(
 
 
 class Connector:
-    """One attempt. It keeps the state that its errors are explained from."""
+    """One attempt. Its attributes record its progress, from which errors are explained."""
 
     def __init__(
-        self, server: Server, settings: ConnectorSettings, origin: Publisher, memory: ConnectHistory
+        self,
+        server: Server,
+        settings: ConnectorSettings,
+        origin: Publisher,
+        history: ConnectHistory,
     ) -> None:
         self._server = server
         self._origin = origin
         self._settings = settings
         tls = settings.tls
-        asked = (server.scheme, tls.mode, tls.has_material, memory.was_tls)
-        self._mode = effective_mode(*asked)
-        self._tls_reason = tls_requirement_reason(*asked)
-        self._memory = memory
-        self._material: ClientTLS | None = None
+        policy = (server.scheme, tls.mode, tls.has_material, history.was_tls)
+        self._mode = effective_mode(*policy)
+        self._tls_reason = tls_requirement_reason(*policy)
+        self._history = history
+        self._client_tls: ClientTLS | None = None
         self._loading = False
         self.plain_info: ServerInfo | None = None
         self.tls_info: TLSInfo | None = None
         self._presented_names: CertificateNames | None = None
-        self._heard_inside = False
-        self._introduced = False
+        self._received_inside_tls = False
+        self._credentials_ready = False
         self._headers: SecretHeaders | None = None
         self._websocket: WebSocketStream | None = None
         self._tcp: TCPStream | None = None
@@ -212,8 +229,8 @@ class Connector:
 
     @property
     def address(self) -> str | None:
-        """The address that was used, if the server's name has several."""
-        if self.peer is None or not self._memory.addresses.has_others(self._server):
+        """The address that was used, if the server's host name has several."""
+        if self.peer is None or not self._history.addresses.has_others(self._server):
             return None
         host, port = self.peer
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -224,23 +241,23 @@ class Connector:
             self._server.scheme,
             tls.mode,
             has_material=tls.has_material,
-            sticky=self._memory.was_tls,
+            sticky=self._history.was_tls,
         )
         self.phase = "auth"
         answer = await prepare_auth(self._settings.auth, self._server)
         if plan is TLSPlan.BY_SCHEME:
-            # Imported here and below, because it needs an extra and takes a while.
-            from .websocket_handshake import ask_headers
+            # Imported here and below, because it needs an extra and takes time.
+            from .websocket_handshake import load_headers
 
             self.phase = "websocket"
-            self._headers = await ask_headers(self._settings.websocket, self._server)
+            self._headers = await load_headers(self._settings.websocket, self._server)
         self.phase = "tls"
         if self._will_encrypt(plan) or (tls.has_material and plan is TLSPlan.IF_OFFERED):
-            # Before dialling, so that a certificate that cannot be loaded fails early.
-            self._material = await self._load_material()
+            # Before dialling, so that a certificate that cannot be loaded is reported early.
+            self._client_tls = await self._load_client_tls()
         stream = await self._dial()
         try:
-            return await self._introduce(stream, plan, answer)
+            return await self._establish(stream, plan, answer)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
@@ -248,7 +265,7 @@ class Connector:
     def _will_encrypt(self, plan: TLSPlan) -> bool:
         return plan.promises_tls or self._server.scheme == "wss"
 
-    async def _load_material(self) -> ClientTLS:
+    async def _load_client_tls(self) -> ClientTLS:
         self._loading = True
         try:
             material = await load_client_tls(self._settings.tls)
@@ -264,7 +281,7 @@ class Connector:
     async def _dial(self) -> TCPStream:
         self.phase = "dial"
         try:
-            stream = await dial(self._server, self._memory.addresses)
+            stream = await dial(self._server, self._history.addresses)
             self.peer = peer_of(stream)
             self._tcp = TCPStream(stream)
             return self._tcp
@@ -273,8 +290,8 @@ class Connector:
                 self.phase = "resolve"
             raise
 
-    async def _introduce(self, raw: TCPStream, plan: TLSPlan, answer: Answer) -> ServerConnection:
-        """Turn an open socket into a NATS connection."""
+    async def _establish(self, raw: TCPStream, plan: TLSPlan, answer: Answer) -> ServerConnection:
+        """Turn a TCP connection into a NATS connection."""
         stream: trio.abc.Stream = raw
         if plan is TLSPlan.BY_SCHEME:
             stream = await self._open_websocket(raw)
@@ -301,12 +318,12 @@ class Connector:
                 "credentials of its own, or use TLS for all servers"
             )
         if self.tls_info is None and answer.replayable:
-            self._guard_plaintext(answer.method, raw)
+            self._check_plaintext_secret(answer.method, raw)
         return await self._log_in(stream, info, rest, answer)
 
     async def _handshake(self, raw: trio.abc.Stream) -> trio.abc.Stream:
         self.phase = "tls"
-        material = self._material or await self._load_material()
+        material = self._client_tls or await self._load_client_tls()
         leading = LeadingInfoStream(
             raw,
             server=self._server.url,
@@ -317,11 +334,11 @@ class Connector:
         )
         try:
             stream, issuers = await start_tls(
-                leading, material.context, self._name_to_verify(), self._note_names
+                leading, material.context, self._name_to_verify(), self._record_names
             )
         except trio.BrokenResourceError as error:
             self.plain_info = leading.info
-            raise explain_failed_handshake(error, self._known()) from error
+            raise explain_failed_handshake(error, self._handshake_facts()) from error
         self.plain_info = leading.info
         self._info_bytes += leading.info_size
         self.tls_info = describe(
@@ -337,15 +354,15 @@ class Connector:
 
     async def _open_websocket(self, raw: TCPStream) -> trio.abc.Stream:
         """Open a WebSocket, over TLS if the scheme is ``wss``."""
-        from .websocket_handshake import carry_secrets, upgrade
+        from .websocket_handshake import may_carry_secrets, upgrade
 
         assert self._headers is not None
         stream: trio.abc.Stream = raw
         if self._server.scheme == "wss":
             stream = await self._handshake_below_http(raw)
-        elif carry_secrets(self._headers):
+        elif may_carry_secrets(self._headers):
             self.phase = "websocket"
-            self._guard_plaintext("the headers in WebSocketOptions", raw)
+            self._check_plaintext_secret("the headers in WebSocketOptions", raw)
         self.phase = "websocket"
         try:
             self._websocket = await upgrade(
@@ -356,28 +373,28 @@ class Connector:
                 user_agent=f"trio-nats/{self._settings.version}",
             )
         except trio.BrokenResourceError as error:
-            raise self._explained(error) from error
-        self._heard_inside = self.tls_info is not None
+            raise self._explain(error) from error
+        self._received_inside_tls = self.tls_info is not None
         return self._websocket
 
     async def _handshake_below_http(self, raw: TCPStream) -> trio.abc.Stream:
-        from .websocket_handshake import ListeningStream, not_tls
+        from .websocket_handshake import RecordingStream, not_tls
 
         self.phase = "tls"
-        assert self._material is not None
-        below = ListeningStream(raw)
-        context = self._material.context
+        assert self._client_tls is not None
+        below = RecordingStream(raw)
+        context = self._client_tls.context
         try:
             stream, issuers = await start_tls(
-                below, context, self._name_to_verify(), self._note_names
+                below, context, self._name_to_verify(), self._record_names
             )
         except trio.BrokenResourceError as error:
             wrong = not_tls(error, below.beginning, self._server)
-            raise wrong or explain_failed_handshake(error, self._known()) from error
-        self.tls_info = describe(stream, issuers, self._material.expires, info_inside_tls=True)
+            raise wrong or explain_failed_handshake(error, self._handshake_facts()) from error
+        self.tls_info = describe(stream, issuers, self._client_tls.expires, info_inside_tls=True)
         return stream
 
-    def _known(self) -> Handshake:
+    def _handshake_facts(self) -> Handshake:
         tls = self._settings.tls
         certificate = tls.cert_file or tls.bundle_file or tls.context
         return Handshake(
@@ -388,7 +405,7 @@ class Connector:
             self._presented_names,
         )
 
-    def _note_names(self, names: CertificateNames | None) -> None:
+    def _record_names(self, names: CertificateNames | None) -> None:
         self._presented_names = names
 
     async def _read_info(self, stream: trio.abc.Stream) -> tuple[ServerInfo, bytes]:
@@ -396,16 +413,16 @@ class Connector:
         try:
             info, rest, size = await read_info(stream, self._settings.limits.info)
             self._info_bytes += size
-            self._heard_inside = self.tls_info is not None
+            self._received_inside_tls = self.tls_info is not None
             return info, rest
         except NoInfoError as error:
             if error.closed and self.tls_info is not None:
-                raise explain_closing(self._known()) from error
+                raise explain_closing(self._handshake_facts()) from error
             raise NoInfoError(
                 f"{error}{self._hint(silent=error.closed)}", closed=error.closed
             ) from None
         except trio.BrokenResourceError as error:
-            raise self._explained(error) from error
+            raise self._explain(error) from error
 
     def _hint(self, *, silent: bool) -> str:
         hint = ". Is this the port of a NATS server?"
@@ -424,18 +441,18 @@ class Connector:
     def _doctor_hint(self) -> str:
         return f" To find out what listens there, run: trio-nats doctor {self._server}"
 
-    def _explained(self, error: trio.BrokenResourceError) -> NatsError:
+    def _explain(self, error: trio.BrokenResourceError) -> NatsError:
         explained: NatsError | None = None
         if isinstance(error.__cause__, ssl.SSLError):
-            explained = explain_alert(error.__cause__, self._known())
-        elif self.tls_info is not None and not self._heard_inside:
-            # A reset says no more than an end of file does.
-            explained = explain_closing(self._known())
+            explained = explain_alert(error.__cause__, self._handshake_facts())
+        elif self.tls_info is not None and not self._received_inside_tls:
+            # A reset right after the handshake has the same causes as an end of file.
+            explained = explain_closing(self._handshake_facts())
         return explained or ServerClosedError(
             f"the connection to {self._server} broke: {reason_of(error)}"
         )
 
-    def _guard_plaintext(self, secret: str, raw: TCPStream) -> None:
+    def _check_plaintext_secret(self, secret: str, raw: TCPStream) -> None:
         policy = self._settings.plaintext_auth
         if policy == "allow" or is_loopback(peer_address(raw.stream)):
             return
@@ -447,46 +464,46 @@ class Connector:
             raise PlaintextAuthError(
                 f'{text}; nothing was sent. Use TLS, or plaintext_auth="allow" if you accept that'
             )
-        if not self._memory.warned_of_plaintext:
-            self._memory.warned_of_plaintext = True
+        if not self._history.warned_of_plaintext:
+            self._history.warned_of_plaintext = True
             logger.warning('%s. Use TLS, or plaintext_auth="allow" if you accept that', text)
 
     async def _log_in(
         self, stream: trio.abc.Stream, info: ServerInfo, rest: bytes, answer: Answer
     ) -> ServerConnection:
         parser = Parser(self._settings.limits, self._origin)
-        # A PONG that came before our PING does not answer it.
+        # A PONG that arrived before our PING does not answer it.
         early: list[Event] = [event for event in parser.feed(rest) if event is not Signal.PONG]
         connection = ServerConnection(
             self._server, stream, parser, early, info, self.tls_info, tcp=self._tcp
         )
         connection.in_bytes = self._info_bytes + len(rest)
         if self.plain_info is not None:
-            # The server does support headers: otherwise it refuses a CONNECT with no_responders.
+            # A server without headers refuses a CONNECT with no_responders, so this is safe.
             connection.info, connection.unverified_info = ServerInfo(headers=info.headers), info
         if self._websocket is not None:
             self._websocket.max_payload = lambda: connection.info.max_payload
         try:
-            # Keep it in a view and no other variable, because a traceback may show variables.
+            # Only as a memoryview, whose repr shows no contents: error reporters print variables.
             line, fault = await self._connect_line(info, answer)
             if fault is not None:
                 raise CredentialsError(fault)
             await stream.send_all(line)
             connection.out_bytes += len(line)
-            while not await self._pong_among(connection, answer):
+            while not await self._handle_until_pong(connection, answer):
                 connection.early = await self._read_events(connection)
-            await self._hear_out(connection)
+            await self._await_second_pong(connection)
         except trio.BrokenResourceError as error:
-            raise self._explained(error) from error
-        self._memory.was_tls = self._memory.was_tls or self.tls_info is not None
+            raise self._explain(error) from error
+        self._history.was_tls = self._history.was_tls or self.tls_info is not None
         return connection
 
-    async def _hear_out(self, connection: ServerConnection) -> None:
-        """Wait for the answer to our second PING, and handle what the server sends before it.
+    async def _await_second_pong(self, connection: ServerConnection) -> None:
+        """Wait for the PONG to our second PING, and handle the INFO that precedes it.
 
-        After its answer to the first PING, a server sends an INFO with the limits of the account,
-        such as ``max_payload``, which apply from then on. If the first INFO came in plaintext, this
-        is the first one that can be trusted; nats-server 2.12 and later always send it.
+        After its first PONG, a server may send an INFO with the limits of the account, such as
+        ``max_payload``. If the first INFO arrived in plaintext, this is the first one that can be
+        trusted. nats-server 2.12 and later always send it.
         """
         events, connection.early = connection.early, []
         while True:
@@ -511,16 +528,16 @@ class Connector:
         data = await connection.stream.receive_some(_READ)
         if not data:
             raise self._closed_early()
-        self._heard_inside = self.tls_info is not None
+        self._received_inside_tls = self.tls_info is not None
         connection.in_bytes += len(data)
         return connection.parser.feed(bytes(data))
 
     async def _connect_line(
         self, info: ServerInfo, answer: Answer
     ) -> tuple[memoryview, str | None]:
-        """Return CONNECT and two PINGs, and a description of what is wrong with them, if anything.
+        """Return CONNECT and two PINGs, and an error text if CONNECT is too long.
 
-        Returned rather than raised, because a traceback would show them.
+        The text is returned rather than raised, because a traceback would show CONNECT.
         """
         fields = await self._connect_fields(info, answer)
         fault = commands.connect_fault(fields, self._settings.max_control_line)
@@ -529,14 +546,14 @@ class Connector:
     async def _connect_fields(
         self, info: ServerInfo, answer: Answer
     ) -> dict[str, str | int | bool]:
-        self._check_believable(info, answer)
+        self._check_info(info, answer)
         fields = _own_fields(self._settings, tls=self.tls_info is not None, headers=info.headers)
         credentials = await answer.connect_fields(info.nonce)
-        self._introduced = True
+        self._credentials_ready = True
         return fields | credentials
 
-    def _check_believable(self, info: ServerInfo, answer: Answer) -> None:
-        """Refuse an INFO that would make us log in as another user or disable features."""
+    def _check_info(self, info: ServerInfo, answer: Answer) -> None:
+        """Refuse an INFO that would make us log in as another user, or without headers."""
         is_plain = self.tls_info is None or self.plain_info is not None
         if answer.must_sign and not info.nonce:
             tampered = ", or someone on the network path removed it" if is_plain else ""
@@ -554,8 +571,11 @@ class Connector:
                 "TLS mode IMPLICIT"
             )
 
-    async def _pong_among(self, connection: ServerConnection, answer: Answer) -> bool:
-        """Handle events up to the first PONG; leave those that follow in ``connection.early``."""
+    async def _handle_until_pong(self, connection: ServerConnection, answer: Answer) -> bool:
+        """Handle events up to the first PONG, and leave the later ones in ``connection.early``.
+
+        :returns: whether there was a PONG.
+        """
         for position, event in enumerate(connection.early):
             if event is Signal.PONG:
                 connection.early = connection.early[position + 1 :]
@@ -577,15 +597,15 @@ class Connector:
         if isinstance(error, AuthorizationError):
             return type(error)(text, f"{error.explanation} ({answer.doubts()})")
         if isinstance(error, ServerReportedError) and is_too_long(error):
-            # The credentials or our name are too long, so every further attempt would be refused.
+            # The credentials or the name are too long, so every further attempt would be refused.
             return AuthorizationError(
                 text, "CONNECT, with the name and credentials, is longer than its max_control_line"
             )
         return error
 
     def _closed_early(self) -> NatsError:
-        if self.tls_info is not None and not self._heard_inside:
-            return explain_closing(self._known())
+        if self.tls_info is not None and not self._received_inside_tls:
+            return explain_closing(self._handshake_facts())
         return ServerClosedError(
             f"{self._server} closed the connection after CONNECT without giving a reason"
         )
@@ -594,7 +614,7 @@ class Connector:
         within = f"within {self._settings.connect_timeout:g} s (connect_timeout)"
         if self.phase == "info":
             return NoInfoError(f"no INFO {within}{self._hint(silent=True)}")
-        if self.phase == "auth" and not self._introduced:
+        if self.phase == "auth" and not self._credentials_ready:
             return ConnectTimeoutError(f"the credentials were not ready {within}")
         if self._loading:
             return ConnectTimeoutError(f"the certificates and TLS options were not ready {within}")
@@ -630,6 +650,6 @@ def _own_fields(
 
 
 def connect_fault(settings: ConnectorSettings, credentials: Mapping[str, str]) -> str | None:
-    """Return what makes CONNECT too long, as far as that is known before dialling, or ``None``."""
+    """Return why CONNECT is too long, as far as known before dialling, or ``None``."""
     fields = _own_fields(settings, tls=False, headers=False)
     return commands.connect_fault({**fields, **credentials}, settings.max_control_line)

@@ -1,8 +1,8 @@
 """Compression of WebSocket messages (permessage-deflate, RFC 7692), in bounded memory.
 
 wsproto has an implementation, but it inflates all received data at once, and a few kilobytes can
-inflate to megabytes. This one keeps received messages compressed and inflates them piece by piece
-as the reader asks for more.
+inflate to megabytes. This one keeps received messages compressed, and inflates them piece by piece
+as they are read.
 """
 
 from __future__ import annotations
@@ -15,31 +15,30 @@ from wsproto.utilities import RemoteProtocolError
 
 __all__ = ["Deflate"]
 
-# The constant end of every message, which senders omit.
 _TAIL = b"\x00\x00\xff\xff"
-# Shorter messages are not worth compressing; nats-server uses the same limit.
+"""The constant end of every compressed message, which senders omit."""
 _THRESHOLD = 64
-# Speed matters more than the last few per cent of size; nats.go uses the same level.
+"""Minimum size of a message to compress, as in nats-server."""
 _LEVEL = 1
+"""Compression level, as in nats.go: speed matters more than the last few per cent of size."""
 
 
 class Deflate(Extension):
     """The client's side of the extension. Each message is compressed on its own.
 
-    Neither side then has to keep 32 KiB or more per direction for the lifetime of the connection;
-    nats-server requires that too.
+    nats-server requires that. It also saves each side 32 KiB or more per direction.
     """
 
     name = "permessage-deflate"
 
-    # Created when the server has agreed, because together they take 300 KiB.
+    # Created when the server has accepted, because together they take 300 KiB.
     _deflater: zlib._Compress
     _inflater: zlib._Decompress
 
     def __init__(self) -> None:
         self._enabled = False
-        self._forgets = False
-        """Whether the server agreed not to refer to earlier messages."""
+        self._no_context_takeover = False
+        """Whether messages of the server do not refer to earlier ones."""
         self._input = b""
         self._final = False
         self.inflating: bool = False
@@ -50,7 +49,7 @@ class Deflate(Extension):
     # --- negotiation ------------------------------------------------------------------------------
 
     def enabled(self) -> bool:
-        """Whether the server agreed."""
+        """Return whether the server has accepted the extension."""
         return self._enabled
 
     def offer(self) -> str:
@@ -63,9 +62,9 @@ class Deflate(Extension):
         for parameter in parameters:
             name, _, value = parameter.partition("=")
             if name.strip() == "server_no_context_takeover" and not value:
-                self._forgets = True
+                self._no_context_takeover = True
             elif name.strip() == "server_max_window_bits":
-                # Our window is the largest, so it can inflate data of any window size.
+                # Our window is the largest one, which can inflate data of any window size.
                 pass
             elif name.strip() != "client_no_context_takeover" or value:
                 raise RemoteProtocolError("the answer has compression parameters we did not offer")
@@ -84,7 +83,7 @@ class Deflate(Extension):
         rsv: RsvBits,
         payload_length: int,
     ) -> CloseReason | RsvBits:
-        """Note whether a message is compressed, as indicated by its first frame."""
+        """Note whether a message is compressed, as its first frame says."""
         if opcode in (Opcode.TEXT, Opcode.BINARY):
             self.compressed = rsv.rsv1
         elif rsv.rsv1:
@@ -98,9 +97,9 @@ class Deflate(Extension):
         self.inflating = True
 
     def inflate(self, limit: int) -> bytes:
-        """Return the next ``limit`` bytes, or fewer (perhaps none) at the end of the data.
+        """Return the next ``limit`` bytes, or fewer (possibly none) at the end of the data.
 
-        Raises :exc:`zlib.error` if the data is not valid compressed data.
+        :raises zlib.error: if the data is invalid.
         """
         pieces: list[bytes] = []
         while limit > 0:
@@ -114,7 +113,7 @@ class Deflate(Extension):
             limit -= len(piece)
             if limit > 0 and not self._input:
                 self.inflating = False
-                if self._final and self._forgets:
+                if self._final and self._no_context_takeover:
                     self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
                 break
         return b"".join(pieces)
@@ -129,7 +128,7 @@ class Deflate(Extension):
         data: bytes,
         fin: bool,
     ) -> tuple[RsvBits, bytes]:
-        """Compress a message if that makes it smaller. Here a message is always one frame."""
+        """Compress a message, which is always one frame here, if that makes it smaller."""
         if opcode is not Opcode.BINARY or len(data) < _THRESHOLD:
             return rsv, data
         # A full flush resets the compressor, so it is safe to discard the result.

@@ -1,4 +1,4 @@
-"""Resolve a name and open a TCP connection (happy eyeballs), with errors that explain failures."""
+"""Resolve a host name and open a TCP connection (happy eyeballs, RFC 8305)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ Peer: TypeAlias = tuple[str, int]
 
 _Found: TypeAlias = tuple[AddressFamily, object, object, object, object]
 
-_LONGEST_NAME = 254
+_MAX_NAME_LENGTH = 254
 """Maximum length of a host name in characters, including a trailing dot."""
-_HEAD_START = 0.25
-"""Seconds to wait for an address before the next one is tried as well (RFC 8305)."""
+_ATTEMPT_DELAY = 0.25
+"""Seconds after which the next address is tried as well, while an attempt is not answered."""
 
 
 class DialError(OSError):
-    """The server could not be reached. ``resolving`` means that its name could not be resolved."""
+    """The server could not be reached.
+
+    :param resolving: whether its host name could not be resolved.
+    """
 
     def __init__(self, text: str, *, resolving: bool = False) -> None:
         super().__init__(text)
@@ -40,23 +43,23 @@ class DialError(OSError):
 
 
 class AddressHistory:
-    """Orders the addresses of a name so that those that failed are tried last.
+    """Sorts the addresses of a host name so that those that have failed are tried last.
 
-    The others are tried in random order if ``randomize`` is set (ADR-11), beginning with the
-    family that the system prefers. Holds the addresses of the last look-up only.
+    With ``randomize``, the others are tried in random order (ADR-11), beginning with the address
+    family that the system prefers. Only the addresses of the last look-up are kept.
     """
 
     def __init__(self, *, randomize: bool) -> None:
         self._randomize = randomize
         self._failed: dict[tuple[str, int], dict[Peer, int]] = {}
-        """For each name, the sequence number of the last failure of each address, or 0."""
+        """For each host name, the sequence number of the last failure of each address, or 0."""
         self._count = 0
 
     def __len__(self) -> int:
         return len(self._failed)
 
     def in_order(self, server: Server, addresses: Sequence[Address]) -> list[Address]:
-        """Return the addresses of the server's name in the order to try them."""
+        """Return the addresses of the server's host name in the order to try them."""
         before = self._failed.pop((server.host, server.port), {})
         failed = {address[:2]: before.get(address[:2], 0) for _, address in addresses}
         if len(failed) > 1:
@@ -65,18 +68,18 @@ class AddressHistory:
         return sorted(found, key=lambda address: failed[address[1][:2]])
 
     def failed(self, server: Server, peer: Peer) -> bool:
-        """Record that an address failed. Returns whether another one has not."""
+        """Record that an address failed. Returns whether there is one that has not."""
         self._count += 1
         failed = self._failed.setdefault((server.host, server.port), {})
         failed[peer] = self._count
         return not all(failed.values())
 
     def has_others(self, server: Server) -> bool:
-        """Whether the server's name had several addresses at the last look-up."""
+        """Return whether the server's host name had several addresses at the last look-up."""
         return len(self._failed.get((server.host, server.port), ())) > 1
 
-    def forgive(self) -> None:
-        """Forget all failures, because there is a connection."""
+    def clear(self) -> None:
+        """Forget all failures, because a server is connected."""
         self._failed.clear()
 
 
@@ -87,7 +90,10 @@ def _shuffled(addresses: Sequence[Address]) -> list[Address]:
 
 
 async def dial(server: Server, history: AddressHistory | None = None) -> trio.SocketStream:
-    """Connect to the server's host and port. Raises :exc:`DialError`."""
+    """Connect to the server's host and port.
+
+    :raises DialError: if no address can be connected to.
+    """
     try:
         addresses = await resolve(server.host, server.port)
     except (socket.gaierror, UnicodeError) as error:
@@ -101,7 +107,7 @@ async def dial(server: Server, history: AddressHistory | None = None) -> trio.So
 async def resolve(host: str, port: int) -> list[Address]:
     """Return the addresses of a host in the order that the system prefers.
 
-    Trio's own ``getaddrinfo`` would wait while the program uses all of Trio's worker threads.
+    Trio's own ``getaddrinfo`` would wait while the program keeps all of Trio's worker threads busy.
 
     :raises socket.gaierror: if the host has no address.
     :raises UnicodeError: if ``host`` is not a valid host name.
@@ -129,7 +135,7 @@ async def _look_up(host: bytes, port: int) -> Sequence[_Found]:
 
 
 def _encoded(host: str) -> bytes:
-    if len(host) > _LONGEST_NAME:
+    if len(host) > _MAX_NAME_LENGTH:
         raise UnicodeError("too long for a host name")
     if host.isascii():
         return host.encode()
@@ -140,7 +146,7 @@ def _encoded(host: str) -> bytes:
 
 
 def _alternating(addresses: list[Address]) -> list[Address]:
-    """Put the first address of the other family second (RFC 8305), in case one family fails."""
+    """Move the first address of the other family to second place (RFC 8305)."""
     for position, address in enumerate(addresses):
         if address[0] != addresses[0][0]:
             return [addresses[0], address, *addresses[1:position], *addresses[position + 1 :]]
@@ -148,7 +154,7 @@ def _alternating(addresses: list[Address]) -> list[Address]:
 
 
 async def _connect_to_one(addresses: Sequence[Address]) -> trio.SocketStream:
-    """Return a connection to the first address that answers. Each has a head start on the next."""
+    """Try addresses in order, without waiting long for each, and return the first connection."""
     connected: list[trio.SocketStream] = []
     failures: list[str] = []
 
@@ -167,7 +173,7 @@ async def _connect_to_one(addresses: Sequence[Address]) -> trio.SocketStream:
             for family, address in addresses:
                 failed = trio.Event()
                 nursery.start_soon(connect, family, address, failed)
-                with trio.move_on_after(_HEAD_START):
+                with trio.move_on_after(_ATTEMPT_DELAY):
                     await failed.wait()
     except BaseException:
         for stream in connected:
@@ -175,7 +181,7 @@ async def _connect_to_one(addresses: Sequence[Address]) -> trio.SocketStream:
         raise
     if not connected:
         raise DialError(", ".join(dict.fromkeys(failures)))
-    for stream in connected[1:]:  # They answered at the same moment.
+    for stream in connected[1:]:  # They connected in the same scheduler step.
         stream.socket.close()
     return connected[0]
 
@@ -193,7 +199,7 @@ async def _connect(family: AddressFamily, address: object) -> trio.SocketStream:
 def _reason(error: OSError, address: object) -> str:
     host, port = cast("tuple[str, int]", address)[:2]
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    # Trio's own text repeats the address in Python's spelling.
+    # Trio's text repeats the address as a Python tuple.
     text = (error.strerror or str(error)).removeprefix(f"Error connecting to {address!r}: ")
     return f"{text} ({shown})"
 

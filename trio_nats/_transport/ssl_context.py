@@ -1,7 +1,7 @@
 """Build the ``ssl.SSLContext`` of one attempt from the current contents of the files.
 
-Everything here blocks (reading files and loading the system's certificates takes a while), so it
-runs in a worker thread; see :func:`load_client_tls`.
+Reading files and loading the system's certificates blocks, so it runs in a worker thread; see
+:func:`load_client_tls`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ __all__ = ["ClientTLS", "load_client_tls"]
 
 logger = logging.getLogger("trio_nats.tls")
 
-# Python 3.13 began to add VERIFY_X509_STRICT and VERIFY_X509_PARTIAL_CHAIN by default. The flags
-# are set here so that every Python version decides alike: not STRICT, which refuses many private
-# authorities for missing extensions, but PARTIAL_CHAIN, which trusts an intermediate authority
-# that the user names explicitly.
+# Set explicitly, because Python 3.13 has changed the defaults. VERIFY_X509_STRICT is left out: it
+# refuses many private authorities for missing extensions. PARTIAL_CHAIN trusts an intermediate
+# authority that the user names explicitly.
 _VERIFY_FLAGS = (
     ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 )
@@ -35,18 +34,20 @@ _VERIFY_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class ClientTLS:
-    """The client's side of a handshake."""
+    """The TLS context of an attempt, and when its client certificate expires."""
 
     context: ssl.SSLContext
     expires: datetime | None
-    """When the client certificate expires, if known."""
+    """When the client certificate expires, or ``None`` if unknown."""
 
 
 async def load_client_tls(options: TLSOptions) -> ClientTLS:
-    """Load what ``options`` describe. If cancelled, the thread finishes in the background.
+    """Build the TLS context that ``options`` describe.
 
-    Raises :exc:`TLSConfigurationError` if a file cannot be read, has the wrong contents, or does
-    not match another file.
+    If cancelled, the thread finishes in the background.
+
+    :raises TLSConfigurationError: if a file cannot be read, has the wrong contents, or does not
+        match another file.
     """
     files = (options.ca_file, options.cert_file, options.key_file, options.bundle_file)
     given = tuple(file for file in files if file is not None)
@@ -123,7 +124,7 @@ def _load_client_certificate(context: ssl.SSLContext, options: TLSOptions) -> No
 
 
 def _certificate_fault(error: Exception, options: TLSOptions) -> str:
-    """Find out from the files what is wrong, because OpenSSL says little more than "PEM lib"."""
+    """Return the reason, read from the files, because OpenSSL says little more than "PEM lib"."""
     assert options.cert_file is not None
     key_file = options.cert_file if options.key_file is None else options.key_file
     reason = getattr(error, "reason", None) or ""
@@ -147,7 +148,7 @@ def _refused(reason: str) -> str:
 
 
 class _Password:
-    """Gives OpenSSL the password. Without it, OpenSSL would block and prompt on the terminal."""
+    """Passes the password to OpenSSL, which would otherwise prompt on the terminal and block."""
 
     def __init__(self, password: str | None, key_file: StrPath) -> None:
         self._password = password
@@ -171,7 +172,7 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
             "bundle_file needs the 'pkcs12' extra: pip install 'trio-nats[pkcs12]'"
         ) from None
     _check_readable("bundle_file", options.bundle_file)
-    # No variable here holds a secret while an error may be raised, because a traceback may show it.
+    # While an error may be raised, no variable must hold a secret: error reporters print variables.
     try:
         bundle = pkcs12.load_pkcs12(
             read_small_file(options.bundle_file, MAX_FILE),
@@ -186,8 +187,8 @@ def _load_bundle(context: ssl.SSLContext, options: TLSOptions) -> datetime:
         raise TLSConfigurationError(
             f"bundle_file {str(options.bundle_file)!r} lacks a certificate or its private key"
         )
-    # The ssl module reads keys from files only. So the key is written to a file that no other user
-    # may open, encrypted with a password that exists in this function only.
+    # The ssl module reads keys only from files. So write the key to a file that no other user may
+    # open, encrypted with a password that exists only in this function.
     file_password = secrets.token_hex(32)
     pem = bundle.key.private_bytes(
         serialization.Encoding.PEM,

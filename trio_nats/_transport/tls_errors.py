@@ -1,4 +1,4 @@
-"""Explain failed handshakes, and say what to do about them."""
+"""Turn failed TLS handshakes into errors that say what to do."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ _NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What was known when the handshake began."""
+    """The circumstances of a handshake, for the text of its error."""
 
     server: str
     mode: TLSMode
     has_client_certificate: bool
     info: ServerInfo | None
-    """INFO, if it came in plaintext before the handshake."""
+    """INFO, if it arrived in plaintext before the handshake."""
     names: CertificateNames | None = None
-    """The names in the server's certificate, if it was refused and they could be seen."""
+    """The names in a server's certificate that was refused, if available."""
 
 
 def explain_failed_handshake(error: BaseException, handshake: Handshake) -> TLSHandshakeError:
@@ -102,7 +102,7 @@ def explain_alert(error: ssl.SSLError, handshake: Handshake) -> ClientCertificat
 def explain_closing(handshake: Handshake) -> NatsError:
     """Return the error for a connection that ends right after the handshake.
 
-    That is how some TLS-terminating proxies refuse a client certificate.
+    Some TLS-terminating proxies refuse a client certificate in this way.
     """
     sent = "the one sent" if handshake.has_client_certificate else "none was sent"
     if handshake.info is not None and not handshake.info.tls_verify:
@@ -119,9 +119,10 @@ def explain_closing(handshake: Handshake) -> NatsError:
 
 
 def client_certificate_fault(reason: str) -> str | None:
-    """Return what an alert says about the client certificate, or ``None`` if it is not about it.
+    """Return why a server has refused the client certificate.
 
     :param reason: OpenSSL's name of the alert.
+    :returns: the reason in words, or ``None`` if the alert is not about the client certificate.
     """
     return _CLIENT_CERTIFICATE_ALERTS.get(reason)
 
@@ -129,7 +130,7 @@ def client_certificate_fault(reason: str) -> str | None:
 def _client_certificate_refusal(reason: str, handshake: Handshake) -> ClientCertificateError | None:
     why = client_certificate_fault(reason)
     if why is None and reason == "SSLV3_ALERT_HANDSHAKE_FAILURE":
-        # This alert alone does not distinguish a missing certificate from a cipher mismatch.
+        # This alert is sent for a missing certificate and for a cipher mismatch alike.
         verifies = handshake.info is not None and handshake.info.tls_verify
         if verifies or (handshake.info is None and not handshake.has_client_certificate):
             why = "it most likely requires one that it accepts"
@@ -184,7 +185,7 @@ def _names_text(names: CertificateNames) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Quote a name chosen by the peer, escaped and shortened."""
+    """Quote a name that the peer has chosen, escaped and shortened."""
     return f"'{printable(name, _MAX_NAME)}'"
 
 

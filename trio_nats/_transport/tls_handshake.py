@@ -1,10 +1,10 @@
 """The TLS handshake, and the one plaintext line that may precede it.
 
-A server with TLS sends INFO in plaintext and then waits for the client to start the handshake. With
-``handshake_first`` it sends nothing and waits. A client cannot know which kind it talks to. So it
-starts the handshake immediately ("optimistic TLS"). If the first bytes received are an INFO line,
-exactly this line is removed, and the handshake continues. Any other plaintext ahead of the
-handshake is an attack, or comes from a peer that does not speak TLS.
+Theory of operation. A server with TLS sends INFO in plaintext and then waits for the client to
+start the handshake. With ``handshake_first`` it waits without sending anything. A client cannot
+tell the two apart in advance, so it starts the handshake immediately ("optimistic TLS"). If the
+first bytes received are an INFO line, exactly this line is removed, and the handshake continues.
+Any other plaintext ahead of the handshake is an attack, or the peer does not speak TLS.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = ["LeadingInfoStream", "read_info", "start_tls"]
 
 logger = logging.getLogger("trio_nats.tls")
 
-# The TLS record types a server may begin with: change_cipher_spec, alert, handshake.
+# The types of TLS records that a server may begin with: change_cipher_spec, alert, handshake.
 _TLS_RECORDS = frozenset((0x14, 0x15, 0x16))
 _INFO, _ERR = b"INFO ", b"-ERR "
-# A real server does that at its max_connections, without waiting for the handshake.
-_TURNED = (
+# A server that has reached its max_connections sends -ERR without waiting for the handshake.
+_REJECTED = (
     "A server that rejects clients may say so in plaintext, but so can an attacker on the network "
     "path; the connection was closed"
 )
@@ -88,7 +88,7 @@ async def read_info(
 class LeadingInfoStream(trio.abc.Stream):
     """The stream below a client's TLS. Removes one leading INFO line from the received bytes.
 
-    After the first byte of TLS it costs one comparison per read.
+    Once TLS has begun, it costs one comparison per read.
     """
 
     def __init__(
@@ -106,22 +106,23 @@ class LeadingInfoStream(trio.abc.Stream):
         self._mode = mode
         self._tls_reason = tls_reason
         self._limit = limit
-        self._begun = False
+        self._began_tls = False
         self.info_size: int = 0
         """Size in bytes of the INFO line that was removed."""
         self.info = info
-        """The INFO that came before the handshake, read by the caller or removed here."""
+        """The INFO that arrived before the handshake, whether read by the caller or removed
+        here."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """See :meth:`trio.abc.ReceiveStream.receive_some`."""
-        if self._begun:
+        if self._began_tls:
             return await self._stream.receive_some(max_bytes)
         data = bytes(await self._stream.receive_some(_READ))
         if data[:1] == b"I" and self.info is None:
             data = await self._take_info(data)
         if data and data[0] not in _TLS_RECORDS:
             raise self._not_tls(data)
-        self._begun = True
+        self._began_tls = True
         return data
 
     async def _take_info(self, data: bytes) -> bytes:
@@ -145,7 +146,7 @@ class LeadingInfoStream(trio.abc.Stream):
             return injected(self._server, data)
         if data.startswith(_ERR):
             return TLSHandshakeError(
-                f"{self._server} answered the handshake in plaintext: {excerpt(data)}. {_TURNED}"
+                f"{self._server} answered the handshake in plaintext: {excerpt(data)}. {_REJECTED}"
             )
         return TLSHandshakeError(
             f"{self._server} does not speak TLS: it answered the handshake with {excerpt(data)}"
@@ -172,19 +173,19 @@ def injected(server: str, data: bytes) -> TLSInjectionError:
     )
     return TLSInjectionError(
         f"{server} sent plaintext between INFO and the TLS handshake: {excerpt(data)}. "
-        f"{_TURNED if data.startswith(_ERR) else what}"
+        f"{_REJECTED if data.startswith(_ERR) else what}"
     )
 
 
-class _EagerObject(ssl.SSLObject):
-    """Reads all received records at once, where its base class reads one of at most 16 KiB.
+class _EagerSSLObject(ssl.SSLObject):
+    """Reads all received records at once. Its base class reads one record, of at most 16 KiB.
 
-    Each read costs Trio one scheduler step, which is more than decrypting a record.
+    Each read costs Trio a scheduler step, which takes longer than decrypting a record.
     """
 
     _failure: ssl.SSLError | None = None
 
-    # Trio passes the size by position, and its real name is that of a built-in.
+    # Trio passes the size by position. Its real name would shadow a built-in.
     def read(self, size: int = 1024, buffer: object = None) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See :meth:`ssl.SSLObject.read`."""
         assert buffer is None, "Trio passes none"
@@ -213,17 +214,19 @@ async def start_tls(
     server_hostname: str,
     on_refused: Callable[[CertificateNames | None], None],
 ) -> tuple[trio.SSLStream[trio.abc.Stream], Sequence[bytes]]:
-    """Handshake as a client. If it fails or is cancelled, the caller must close ``stream``.
+    """Handshake as a client.
 
-    :param on_refused: called with the names in a certificate that is not accepted.
-    :returns: the stream, and the certificates of the issuers of the server's certificate.
+    If it fails or is cancelled, the caller must close ``stream``.
+
+    :param on_refused: called with the names in a server's certificate that is not accepted.
+    :returns: the encrypted stream, and the certificates of the issuers of the server's certificate.
     :raises TLSConfigurationError: if the context or the name cannot be used.
     :raises trio.BrokenResourceError: if the handshake fails.
     """
     handshaken: list[ssl.SSLObject] = []
 
-    # Trio does not expose its SSLObject, but the context has a documented hook to see the chain.
-    class Remembered(_EagerObject):
+    # Trio does not expose its SSLObject, which has the chain. The context has a documented hook.
+    class Recording(_EagerSSLObject):
         def do_handshake(self) -> None:
             try:
                 super().do_handshake()
@@ -233,7 +236,7 @@ async def start_tls(
             handshaken.append(self)
 
     previous = context.sslobject_class
-    context.sslobject_class = Remembered
+    context.sslobject_class = Recording
     try:
         wrapped = trio.SSLStream(
             stream, context, server_hostname=server_hostname, https_compatible=True

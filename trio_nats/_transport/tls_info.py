@@ -1,4 +1,4 @@
-"""Describe the encryption of an open connection, and certificates."""
+"""Describe the TLS session of a connection, and certificates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MAX_FILE = 16 * 1024 * 1024
-"""Maximum size in bytes of a certificate file. One with all public authorities has about 250 kB."""
+"""Maximum size in bytes of a certificate file. All public authorities together take 250 kB."""
 
 _SHORT = {
     "commonName": "CN",
@@ -46,9 +46,8 @@ _SHORT = {
 class CertificateInfo:
     """One certificate.
 
-    Text fields are empty and times are ``None`` if the certificate could not be decoded. The
-    standard library decodes only the own certificate of a verified server; with the ``pkcs12``
-    extra all certificates are decoded.
+    If the certificate could not be decoded, text fields are empty and times are ``None``. Without
+    the ``pkcs12`` extra, only the certificate of a verified server is decoded, not its issuers'.
     """
 
     subject: str
@@ -74,19 +73,19 @@ class TLSInfo:
     cipher: str
     """Such as ``"TLS_AES_128_GCM_SHA256"``."""
     verified_name: str | None
-    """The name that the certificate was checked against; ``None`` if nothing was checked."""
+    """The name that the certificate was verified for, or ``None`` if it was not verified."""
     peer_chain: tuple[CertificateInfo, ...]
     """The server's certificate, then its issuers up to the trusted one. Before Python 3.13, or if
-    you pass ``context``, only the first is known."""
+    you pass ``context``, only the server's certificate is included."""
     client_certificate_expires: datetime | None
-    """When the client certificate expires; known with the ``pkcs12`` extra only."""
+    """When the client certificate expires, or ``None`` if unknown. Needs the ``pkcs12`` extra."""
     info_inside_tls: bool
-    """Whether INFO came inside TLS, rather than in plaintext before the handshake."""
+    """Whether INFO arrived inside TLS, rather than in plaintext before the handshake."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateNames:
-    """The names in a certificate. Unless it was verified, anyone may have written them."""
+    """The names in a certificate. Unless it was verified, they may be anything."""
 
     hosts: tuple[str, ...]
     """The host names and addresses among the subject alternative names."""
@@ -95,10 +94,10 @@ class CertificateNames:
 
 
 def presented_names(ssl_object: ssl.SSLObject) -> CertificateNames | None:
-    """Return the names in the server's certificate during the handshake, if they are available.
+    """Return the names in the server's certificate during the handshake, if available.
 
-    The documented functions return the certificate only after it has been accepted. If CPython's
-    ssl module lacks the internal one used here, errors have less detail.
+    The documented functions return only certificates that have been accepted. If CPython's ssl
+    module lacks the internal one that is used here, errors have less detail.
     """
     hidden: Any = getattr(ssl_object, "_sslobj", None)
     try:
@@ -106,7 +105,7 @@ def presented_names(ssl_object: ssl.SSLObject) -> CertificateNames | None:
         alternative = cast("tuple[tuple[str, str], ...]", decoded.get("subjectAltName", ()))
         subject = cast("tuple[tuple[tuple[str, str], ...], ...]", decoded.get("subject", ()))
     except Exception:
-        return None  # The names are needed for the text of an error only.
+        return None  # The names are only used in the text of an error.
     kinds = ("DNS", "IP Address")
     hosts = tuple(_plain_name(kind, name) for kind, name in alternative if kind in kinds)
     common = (value for rdn in subject for kind, value in rdn if kind == "commonName")
@@ -120,7 +119,10 @@ def describe(
     *,
     info_inside_tls: bool,
 ) -> TLSInfo:
-    """Describe a stream after its handshake. ``issuers`` are DER certificates."""
+    """Describe a stream after its handshake.
+
+    :param issuers: the certificates of the issuers, in DER.
+    """
     cipher = stream.cipher()
     checked = stream.context.check_hostname
     return TLSInfo(
@@ -194,7 +196,7 @@ def _from_der(der: bytes) -> CertificateInfo | None:
             sha256=hashlib.sha256(der).hexdigest(),
         )
     except Exception:
-        # Not worth failing a connection for. The exceptions share no base class but this one.
+        # Must not fail a connection. The exceptions have no more specific base class.
         return None
 
 

@@ -1,6 +1,6 @@
 """Decide from the options, before dialling, whether and how to use TLS.
 
-It is a pure function of four values; the table in ``docs/security.md`` lists all its results.
+The decision is a pure function of four values. ``docs/security.md`` has a table of its results.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ __all__ += ["should_upgrade_to_tls", "tls_requirement_reason"]
 
 
 class TLSPlan(enum.Enum):
-    """What an attempt to connect does about TLS."""
+    """Whether and when an attempt to connect starts TLS."""
 
     NEVER = "never"
     """Read INFO in plaintext; fail if it requires TLS."""
     IF_OFFERED = "if offered"
     """Read INFO in plaintext; then handshake if it offers TLS."""
     AT_ONCE = "at once"
-    """Handshake immediately; one plaintext INFO line may precede it."""
+    """Handshake immediately; one INFO line in plaintext may precede it."""
     FIRST = "first"
-    """Handshake immediately; plaintext ahead of it is an error."""
+    """Handshake immediately; any plaintext ahead of it is an error."""
     BY_SCHEME = "by scheme"
-    """WebSocket: ``wss`` means TLS, ``ws`` means none, whatever INFO says."""
+    """WebSocket: use TLS for ``wss`` and none for ``ws``, whatever INFO says."""
 
     @property
     def promises_tls(self) -> bool:
@@ -41,7 +41,7 @@ class TLSPlan(enum.Enum):
 def effective_mode(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> TLSMode:
     """Return the mode in effect, which is never AUTO.
 
-    ``sticky`` means that this connection was encrypted before and must stay encrypted.
+    :param sticky: whether the connection was encrypted before and must stay encrypted.
     """
     secure_scheme = scheme in ("tls", "wss")
     if mode is TLSMode.AUTO:
@@ -53,7 +53,7 @@ def effective_mode(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bo
 
 
 def tls_requirement_reason(scheme: Scheme, mode: TLSMode, has_material: bool, sticky: bool) -> str:
-    """Explain in brackets, for error texts, why TLS is required."""
+    """Return why TLS is required, in brackets, for error texts."""
     effective = effective_mode(scheme, mode, has_material, sticky)
     if mode is effective:
         return f"(mode {mode})"
@@ -69,7 +69,10 @@ def tls_requirement_reason(scheme: Scheme, mode: TLSMode, has_material: bool, st
 def plan_tls(
     scheme: Scheme, mode: TLSMode, *, has_material: bool = False, sticky: bool = False
 ) -> TLSPlan:
-    """Decide about TLS. Raises :exc:`TLSConfigurationError` for a contradiction."""
+    """Decide whether and when to start TLS.
+
+    :raises TLSConfigurationError: if the options contradict each other.
+    """
     secure_scheme = scheme in ("tls", "wss")
     if mode is TLSMode.DISABLE and secure_scheme:
         plain = "nats" if scheme == "tls" else "ws"
@@ -99,9 +102,9 @@ def plan_tls(
 
 
 def check_servers(servers: Sequence[Server], tls: TLSOptions) -> tuple[Server, ...]:
-    """Return the servers to use: with mode AUTO, one ``tls://`` URL makes all servers use TLS.
+    """Return the servers to use. With mode AUTO, one ``tls://`` URL makes all servers use TLS.
 
-    Raises :exc:`ConfigurationError` for a server that these options do not allow.
+    :raises ConfigurationError: if the options do not allow one of the servers.
     """
     secure = next((server for server in servers if server.scheme in ("tls", "wss")), None)
     if secure is not None and tls.mode is TLSMode.AUTO:
@@ -118,7 +121,7 @@ def check_servers(servers: Sequence[Server], tls: TLSOptions) -> tuple[Server, .
 
 
 def check_server(server: Server, tls: TLSOptions) -> None:
-    """Raise :exc:`ConfigurationError` if these options do not allow the server's address."""
+    """Raise :exc:`ConfigurationError` if the options do not allow a server's URL."""
     plan_tls(server.scheme, tls.mode, has_material=tls.has_material)
     if server.is_websocket and importlib.util.find_spec("wsproto") is None:
         raise ConfigurationError(
@@ -127,9 +130,10 @@ def check_server(server: Server, tls: TLSOptions) -> None:
 
 
 def should_upgrade_to_tls(plan: TLSPlan, info: ServerInfo, server: object) -> bool:
-    """Whether to start a handshake after a plaintext INFO, if the plan is NEVER or IF_OFFERED.
+    """Return whether to start a handshake after INFO has arrived in plaintext.
 
-    Raises :exc:`TLSRequiredError` if the server requires TLS and the plan is NEVER.
+    :param plan: NEVER or IF_OFFERED.
+    :raises TLSRequiredError: if the server requires TLS and the plan is NEVER.
     """
     if plan is TLSPlan.IF_OFFERED:
         return info.offers_tls

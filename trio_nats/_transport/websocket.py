@@ -1,6 +1,6 @@
 """NATS over WebSocket: a byte stream in binary messages, whose boundaries have no meaning.
 
-wsproto handles the frames. This is the stream around it, which buffers at most one read.
+wsproto encodes and decodes the frames. The stream here buffers at most one read.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from .deflate import Deflate
 __all__ = ["WebSocketStream"]
 
 _READ = 64 * 1024
-# Hardly any chunk of the writer is larger. It limits how much is copied, masked and compressed at
-# a time, and how much of a compressed message the server must buffer.
 _FRAME = 256 * 1024
-# Seconds to wait for the Close frame to be written. It takes no time unless the network is stuck.
-_FAREWELL = 0.1
+"""Maximum size of a frame, which most chunks of the outbox do not reach. It limits how much is
+copied, masked and compressed at once, and what the server must buffer of a compressed message."""
+_CLOSE_TIMEOUT = 0.1
+"""Seconds to wait for the Close frame to be written, which takes no time unless the network is
+stuck."""
 
 
 class ClosedByServer(Exception):
@@ -33,9 +34,9 @@ class ClosedByServer(Exception):
 class WebSocketStream(trio.abc.Stream):
     """An open WebSocket as a Trio stream, for one sending and one receiving task.
 
-    If the sender is writing, it answers Pings and Closes after the current frame; otherwise the
-    receiver does. If a frame is not written completely, because of an error or a cancellation,
-    nothing more can be sent.
+    Pings and Closes are answered by the sending task, after the current frame, if it is writing;
+    otherwise by the receiving task. If an error or a cancellation interrupts the writing of a
+    frame, nothing more can be sent.
     """
 
     def __init__(
@@ -46,25 +47,25 @@ class WebSocketStream(trio.abc.Stream):
         self._deflate = deflate
         self._server = server
         self._lock = trio.Lock()
-        self._due = b""
-        """Control frames that must be written."""
-        self._torn = False
+        self._control_frames = b""
+        """Control frames that wait to be written."""
+        self._incomplete = False
         """Whether an earlier frame was not written completely."""
-        self._held = b""
+        self._decoded = b""
         """Decoded bytes that have not been returned yet."""
         self._ended: Exception | None = None
         """Why nothing more can be received."""
         self._closed = False
         self.max_payload: Callable[[], int] | None = None
-        """The server's limit, when it is known. nats-server closes the connection if a compressed
-        message inflates to more, however many NATS messages that is."""
+        """Returns the server's ``max_payload``, once known. nats-server closes the connection if a
+        compressed message inflates to more, even if that is several NATS messages."""
 
     # --- receiving --------------------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See :meth:`trio.abc.ReceiveStream.receive_some`.
 
-        Raises :exc:`ProtocolError` if the server violates the WebSocket protocol or sends text.
+        :raises ProtocolError: if the server violates the WebSocket protocol or sends text.
         """
         limit = _READ if max_bytes is None else max_bytes
         if limit < 1:
@@ -73,11 +74,11 @@ class WebSocketStream(trio.abc.Stream):
         while True:
             if self._closed:
                 raise trio.ClosedResourceError
-            if not self._held:
+            if not self._decoded:
                 self._decode(limit)
-            if self._due and await self._answer():
+            if self._control_frames and await self._send_control_frames():
                 waited = True
-            if self._held or self._ended is not None:
+            if self._decoded or self._ended is not None:
                 break
             data = await self._transport.receive_some(limit)
             waited = True
@@ -86,10 +87,10 @@ class WebSocketStream(trio.abc.Stream):
             self._connection.receive_data(bytes(data))
         if not waited:
             await trio.lowlevel.checkpoint()
-        if not self._held:
+        if not self._decoded:
             self._raise_ended()
         # No checkpoint from here on, so nothing is lost.
-        data, self._held = self._held[:limit], self._held[limit:]
+        data, self._decoded = self._decoded[:limit], self._decoded[limit:]
         return data
 
     def _raise_ended(self) -> None:
@@ -111,7 +112,7 @@ class WebSocketStream(trio.abc.Stream):
                         break
         except zlib.error:
             self._fail("a message that cannot be inflated", CloseReason.INVALID_FRAME_PAYLOAD_DATA)
-        self._held = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._decoded = pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _inflate(self, pieces: list[bytes], space: int) -> int:
         piece = self._deflate.inflate(space)
@@ -119,7 +120,7 @@ class WebSocketStream(trio.abc.Stream):
         return len(piece)
 
     def _handle(self, event: Event, pieces: list[bytes], space: int) -> int:
-        """Handle one event. Returns how many bytes it added."""
+        """Handle one event. Returns how many bytes were added to ``pieces``."""
         if isinstance(event, BytesMessage):
             data = bytes(event.data)
             if self._deflate.compressed:
@@ -128,8 +129,8 @@ class WebSocketStream(trio.abc.Stream):
             pieces.append(data)
             return len(data)
         if isinstance(event, Ping):
-            # Answering the latest of several Pings is enough, so at most one answer is due.
-            self._due = self._connection.send(event.response())
+            # Answering the latest of several Pings is enough, so at most one Pong waits.
+            self._control_frames = self._connection.send(event.response())
         elif isinstance(event, TextMessage):
             self._fail("text instead of binary data", CloseReason.UNSUPPORTED_DATA)
         elif isinstance(event, CloseConnection):
@@ -137,28 +138,29 @@ class WebSocketStream(trio.abc.Stream):
         return 0
 
     def _end(self, event: CloseConnection) -> None:
-        malformed = self._connection.state is ConnectionState.OPEN  # how wsproto reports it
+        # wsproto reports a malformed frame as a Close, without changing the state.
+        malformed = self._connection.state is ConnectionState.OPEN
         if not malformed:
             self._ended = ClosedByServer(f"the server closed the WebSocket: {_close_text(event)}")
-            self._say(event.response())
+            self._queue_close(event.response())
         elif "CLOSE" in (event.reason or ""):
-            # nats-server uses a reserved status for clients that did not answer its PINGs. It is a
-            # valid Close all the same.
+            # wsproto rejects the reserved status that nats-server sends to clients that did not
+            # answer its PINGs. It is a valid Close all the same.
             self._ended = ClosedByServer(f"the server closed the WebSocket ({event.reason})")
-            self._say(CloseConnection(code=CloseReason.PROTOCOL_ERROR))
+            self._queue_close(CloseConnection(code=CloseReason.PROTOCOL_ERROR))
         else:
             self._fail(f"a malformed frame: {event.reason}", CloseReason(event.code))
 
     def _fail(self, what: str, code: CloseReason) -> None:
         self._ended = ProtocolError(f"{self._server} broke the WebSocket protocol: {what}")
-        self._say(CloseConnection(code=code))
+        self._queue_close(CloseConnection(code=code))
 
-    def _say(self, event: CloseConnection) -> None:
+    def _queue_close(self, event: CloseConnection) -> None:
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-            self._due += self._connection.send(event)
+            self._control_frames += self._connection.send(event)
 
-    async def _answer(self) -> bool:
-        """Write control frames, unless the sender will. Returns whether it has waited."""
+    async def _send_control_frames(self) -> bool:
+        """Write control frames, unless the sender will. Returns whether it has written."""
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
@@ -167,7 +169,7 @@ class WebSocketStream(trio.abc.Stream):
             await self._write(b"")
         except trio.BrokenResourceError:
             # Continue to read what the server sent before it closed the connection.
-            self._due = b""
+            self._control_frames = b""
         finally:
             self._lock.release()
         return True
@@ -180,13 +182,13 @@ class WebSocketStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             return
         try:
-            # No checkpoint here: writing to the transport is one.
+            # Without a checkpoint, because writing to the transport executes one.
             self._lock.acquire_nowait()
         except trio.WouldBlock:
             try:
                 await self._lock.acquire()
             except BaseException:
-                self._torn = True
+                self._incomplete = True
                 raise
         try:
             view, step = memoryview(data), self._frame_size()
@@ -195,11 +197,11 @@ class WebSocketStream(trio.abc.Stream):
                     raise trio.ClosedResourceError
                 if self._connection.state is not ConnectionState.OPEN:
                     raise trio.BrokenResourceError from self._ended
-                # In no variable, because it may hold credentials, and a traceback may show it.
+                # Not in a variable: it may hold credentials, and error reporters print variables.
                 await self._write(
                     self._connection.send(BytesMessage(data=bytes(view[start : start + step])))
                 )
-            while self._due:
+            while self._control_frames:
                 await self._write(b"")
         finally:
             self._lock.release()
@@ -210,14 +212,14 @@ class WebSocketStream(trio.abc.Stream):
         return max(1, min(_FRAME, self.max_payload()))
 
     async def _write(self, frame: bytes) -> None:
-        """Write control frames that are due, and then ``frame``. The caller holds the lock."""
-        if self._torn:
+        """Write waiting control frames, then ``frame``. The caller holds the lock."""
+        if self._incomplete:
             raise trio.BrokenResourceError("an earlier frame was not written completely")
-        due, self._due = self._due, b""
+        due, self._control_frames = self._control_frames, b""
         try:
             await self._transport.send_all(due + frame if due else frame)
         except BaseException:
-            self._torn = True
+            self._incomplete = True
             raise
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -227,7 +229,7 @@ class WebSocketStream(trio.abc.Stream):
     # --- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Send a Close frame if that is possible at once, and close the connection.
+        """Send a Close frame if that is possible without waiting, and close the connection.
 
         If cancelled, it is closed all the same.
         """
@@ -235,24 +237,24 @@ class WebSocketStream(trio.abc.Stream):
             self._closed = True
             self.max_payload = None
             try:
-                await self._say_goodbye()
+                await self._send_close()
             finally:
                 await self._transport.aclose()
         else:
             await trio.lowlevel.checkpoint()
 
-    async def _say_goodbye(self) -> None:
-        # Without a Close frame proxies would report an abnormal end. Streams are closed forcefully,
-        # in a cancelled scope, so writing must be shielded. If a task was cancelled in the middle
-        # of a frame, the stream is torn and nothing can be written.
+    async def _send_close(self) -> None:
+        # Without a Close frame, proxies would report an abnormal end. Streams are closed
+        # forcefully, in a cancelled scope, so writing must be shielded. After an incomplete frame,
+        # nothing more can be written.
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
             return
         try:
-            self._say(CloseConnection(code=CloseReason.NORMAL_CLOSURE))
-            if self._due and not self._torn:
-                with trio.move_on_after(_FAREWELL, shield=True):
+            self._queue_close(CloseConnection(code=CloseReason.NORMAL_CLOSURE))
+            if self._control_frames and not self._incomplete:
+                with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
                     await self._write(b"")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass

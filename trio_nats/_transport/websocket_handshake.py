@@ -1,4 +1,4 @@
-"""The HTTP request that opens a WebSocket, and explanations of wrong answers to it."""
+"""Open a WebSocket with an HTTP request, and explain answers that do not accept it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from ..servers import DEFAULT_PORTS, Server
 from .deflate import Deflate
 from .websocket import WebSocketStream
 
-__all__ = ["ListeningStream", "ask_headers", "carry_secrets", "not_tls", "upgrade"]
+__all__ = ["RecordingStream", "load_headers", "may_carry_secrets", "not_tls", "upgrade"]
 
 _READ = 16 * 1024
 _HTTP = b"HTTP/"
-# How a NATS server begins on its port without WebSocket.
+# The first bytes of a NATS server on a port without WebSocket.
 _NATS = (b"INFO ", b"-ERR ")
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
-# Bytes of a refusal's body to read, and seconds to wait for them.
 _BODY = 1024
+"""Bytes to read of the body of a refusal."""
 _BODY_TIMEOUT = 1.0
+"""Seconds to wait for them."""
 _HARMLESS = frozenset({"accept-language", "origin", "user-agent"})
-# Shorter words are no secrets, but "Bearer" and the like.
-_WORD = 8
+_MIN_SECRET = 8
+"""Minimum length of a word that may be a secret. Shorter ones are "Bearer" and the like."""
 _BETWEEN_WORDS = re.compile(r"[\s&=,;?]+")
 _NOT_IN_TARGET = re.compile(r"[^!-~]+")
 
@@ -42,10 +43,10 @@ class NoAnswer(Exception):
     """The peer closed the stream without an answer. Used as the cause of a broken stream."""
 
 
-async def ask_headers(options: WebSocketOptions, server: Server) -> SecretHeaders:
-    """Return the user's headers for one attempt on ``server``.
+async def load_headers(options: WebSocketOptions, server: Server) -> SecretHeaders:
+    """Return the user's HTTP headers for one attempt to connect to ``server``.
 
-    Raises :exc:`ConfigurationError` if the callable fails or returns invalid headers.
+    :raises ConfigurationError: if the callable raises or returns invalid headers.
     """
     source = options.headers
     if not callable(source):
@@ -66,8 +67,8 @@ async def ask_headers(options: WebSocketOptions, server: Server) -> SecretHeader
         raise ConfigurationError(str(error)) from None
 
 
-def carry_secrets(headers: Mapping[str, str]) -> bool:
-    """Whether ``headers`` may contain credentials."""
+def may_carry_secrets(headers: Mapping[str, str]) -> bool:
+    """Return whether ``headers`` may contain credentials."""
     return any(name.lower() not in _HARMLESS for name in headers)
 
 
@@ -79,10 +80,12 @@ async def upgrade(
     compression: bool,
     user_agent: str,
 ) -> WebSocketStream:
-    """Turn ``stream`` into a WebSocket to ``server``. If that fails, the caller must close it.
+    """Turn a stream into a WebSocket.
 
-    Raises :exc:`WebSocketError` if the peer refuses or does not speak HTTP. Errors of the stream
-    are not caught.
+    If it fails or is cancelled, the caller must close ``stream``.
+
+    :raises WebSocketError: if the peer refuses or does not speak HTTP.
+    :raises trio.BrokenResourceError: if the stream breaks.
     """
     deflate = Deflate()
     connection = WSConnection(ConnectionType.CLIENT)
@@ -102,7 +105,7 @@ async def upgrade(
             f"the host in an HTTP request must be ASCII, not {server.host!r}"
         ) from None
     await stream.send_all(to_send)
-    # They hold secrets, which a traceback may show otherwise.
+    # They hold secrets, and error reporters print variables.
     del extra, request, to_send
     accepted = await _await_acceptance(stream, connection, server, headers)
     return WebSocketStream(stream, accepted, deflate, server.url)
@@ -135,7 +138,7 @@ async def _await_acceptance(
             )
         try:
             connection.receive_data(data)
-            del data  # It may quote the request, and a traceback may show it.
+            del data  # It may quote secrets of the request, and error reporters print variables.
             for event in connection.events():
                 if isinstance(event, AcceptConnection):
                     assert connection.connection is not None
@@ -145,7 +148,7 @@ async def _await_acceptance(
         except RemoteProtocolError as error:
             raise WebSocketError(
                 f"{server} sent an invalid answer to the WebSocket upgrade: "
-                f"{excerpt(str(error).encode())}{_wrong_hint(str(error))}"
+                f"{excerpt(str(error).encode())}{_invalid_answer_hint(str(error))}"
             ) from None
         except ValueError:
             # Raised by wsproto for headers that are not ASCII.
@@ -155,7 +158,7 @@ async def _await_acceptance(
 
 
 def _could_be_nats(beginning: bytes) -> bool:
-    """Whether it may be the beginning of a NATS line, but is too short to be sure."""
+    """Return whether the bytes may begin a NATS line but are too few to be sure."""
     return any(len(beginning) < len(word) and word.startswith(beginning) for word in _NATS)
 
 
@@ -178,7 +181,7 @@ def _ordinary_port(server: Server, schemes: str) -> str:
     )
 
 
-def _wrong_hint(text: str) -> str:
+def _invalid_answer_hint(text: str) -> str:
     if "accept token" in text:
         return ". Its Sec-WebSocket-Accept does not match our key, as if made for another request"
     if "Missing header" in text:
@@ -198,9 +201,11 @@ async def _refusal(
     headers = {bytes(name).lower(): bytes(value) for name, value in refused.headers}
     body = await _body(stream, connection) if refused.has_body else b""
     text = " ".join(body.decode("utf-8", "replace").split())
-    said = f", saying {excerpt(text.encode())}" if text and not _repeats(text, server, sent) else ""
+    quoted = ""
+    if text and not _quotes_secret(text, server, sent):
+        quoted = f", saying {excerpt(text.encode())}"
     if 300 <= status < 400:
-        # The query of a login page's address may be secret.
+        # The query of a login page's URL may be secret.
         location = headers.get(b"location", b"").partition(b"?")[0]
         where = f" to {excerpt(location)}" if location else ""
         return WebSocketError(
@@ -208,16 +213,16 @@ async def _refusal(
             "where the server is, use it as the URL",
             status,
         )
+    hint = _status_hint(status, body)
     return WebSocketError(
-        f"{server} refused the WebSocket upgrade: HTTP {status}{said}{_status_hint(status, body)}",
-        status,
+        f"{server} refused the WebSocket upgrade: HTTP {status}{quoted}{hint}", status
     )
 
 
-def _repeats(text: str, server: Server, sent: Mapping[str, str]) -> bool:
-    """Whether an answer quotes something of the request that may be secret."""
+def _quotes_secret(text: str, server: Server, sent: Mapping[str, str]) -> bool:
+    """Return whether an answer quotes a part of the request that may be secret."""
     words = " ".join((server.path.partition("?")[2], *sent.values()))
-    return any(len(word) >= _WORD and word in text for word in _BETWEEN_WORDS.split(words))
+    return any(len(word) >= _MIN_SECRET and word in text for word in _BETWEEN_WORDS.split(words))
 
 
 def _status_hint(status: int, body: bytes) -> str:
@@ -233,7 +238,7 @@ def _status_hint(status: int, body: bytes) -> str:
 
 
 async def _body(stream: trio.abc.Stream, connection: WSConnection) -> bytes:
-    """Return the beginning of a refusal's body, as far as it arrives in time."""
+    """Return the beginning of the body of a refusal, as far as it arrives in time."""
     body = b""
     with trio.move_on_after(_BODY_TIMEOUT):
         try:
@@ -253,7 +258,7 @@ async def _body(stream: trio.abc.Stream, connection: WSConnection) -> bytes:
 
 
 def host_header(server: Server) -> str:
-    """Return the Host header, without an IPv6 zone, which is meaningful on this machine only."""
+    """Return the Host header. It omits an IPv6 zone, which is only meaningful on this machine."""
     host = server.host.partition("%")[0]
     host = f"[{host}]" if ":" in host else host
     return host if server.port == DEFAULT_PORTS[server.scheme] else f"{host}:{server.port}"
@@ -267,7 +272,7 @@ def request_target(server: Server) -> str:
 # --- below the TLS of wss:// ----------------------------------------------------------------------
 
 
-class ListeningStream(trio.abc.Stream):
+class RecordingStream(trio.abc.Stream):
     """The stream below TLS. Keeps the first received bytes to explain a failed handshake."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
