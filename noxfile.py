@@ -1,6 +1,6 @@
-"""Everything that is checked about this project: run ``nox``, or ``nox -s tests`` for the tests.
+"""Run all checks with ``nox``, or only the tests with ``nox -s tests``.
 
-Plain virtual environments, no tool beyond nox itself is needed. ``nox -s tests`` uses the Python
+Only nox itself is needed; sessions use plain virtual environments. ``nox -s tests`` uses the Python
 that runs nox; ``nox -s versions`` uses every Python that it finds, and ``nox -s versions-3.12 -- -k
 tls`` runs some of the tests on one of them. ``nox -s coverage`` measures coverage on the newest.
 """
@@ -20,13 +20,13 @@ import nox
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 EXTRAS = "server,pkcs12,ws,anyio,cli,demo"
-# Percent that must be covered, by what is given after ``--``: all tests, or the fast ones.
+# Minimum coverage in percent by the arguments after ``--``: for all tests, and for the fast ones.
 COVERAGE_FLOORS = {(): 95, ("-m", "not slow"): 88}
-# More than there may be cores: much of what the tests do is waiting for servers and networks.
-# "worksteal" keeps the tests of a module together, and so their servers.
+# May be more than the number of cores, because tests mostly wait for servers and networks.
+# "worksteal" keeps the tests of a module, which share servers, together.
 IN_PARALLEL = ("-n", "3", "--dist", "worksteal")
 
-# Set in many containers. Without bytecode, each process that a test starts compiles all it imports.
+# Many containers set it. Without bytecode, every process that a test starts compiles its imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 nox.options.default_venv_backend = "venv"
@@ -36,7 +36,7 @@ nox.options.sessions = ["tests", "lint", "typing", "typing-compat", "docs"]
 
 
 def candidates(version: str) -> Iterator[Path]:
-    """Where ``pythonX.Y`` may be: on PATH, beside the Python running nox, or with pyenv."""
+    """Yield where ``pythonX.Y`` may be: on PATH, next to the Python that runs nox, or in pyenv."""
     name = f"python{version}"
     for found in (shutil.which(name), shutil.which(name, path=str(Path(sys.base_prefix, "bin")))):
         if found is not None:
@@ -46,9 +46,9 @@ def candidates(version: str) -> Iterator[Path]:
 
 
 def works(python: Path, version: str) -> bool:
-    """Whether ``python`` runs, is that version and can make environments.
+    """Whether ``python`` runs, has that version and can create environments.
 
-    pyenv's shims exist for versions that are not switched on, and Debian packages ``venv`` apart.
+    pyenv has shims for inactive versions too, and Debian packages ``venv`` separately.
     """
     code = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
     try:
@@ -61,7 +61,7 @@ def works(python: Path, version: str) -> bool:
 
 
 def find_pythons() -> list[str]:
-    """The versions the tests can run on here, each made findable for nox; never an empty list."""
+    """Return the Python versions found here, at least one, and add them to PATH for nox."""
     versions = []
     for minor in range(11, 16):
         version = f"3.{minor}"
@@ -82,7 +82,7 @@ def group(name: str) -> list[str]:
 
 
 def install_for_tests(session: nox.Session, *more: str) -> None:
-    # Editable, so that processes started by tests run, and measure, the same files.
+    # Editable, so that processes started by tests use the same files and coverage includes them.
     session.install("-e", f".[{EXTRAS}]", *group("tests"), *more)
 
 
@@ -95,9 +95,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def coverage(session: nox.Session) -> None:
-    """Run the tests on the newest Python under coverage, which must reach the floor.
+    """Run the tests on the newest Python, and fail if coverage is below the minimum.
 
-    ``nox -s coverage -- -m "not slow"`` runs the fast ones, which have a floor of their own.
+    ``nox -s coverage -- -m "not slow"`` runs the fast ones, which have their own minimum.
     """
     install_for_tests(session, *group("coverage"))
     session.run("coverage", "erase")
@@ -137,7 +137,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the package's own types, the completeness of its public ones, and a user's program."""
+    """Check the types of the package, their completeness, and a user's program."""
     session.install(f".[{EXTRAS}]", *group("typing"), *group("tests"))
     session.run("mypy", "trio_nats", "tests/typing")
     session.run("pyright")
@@ -148,11 +148,11 @@ def typing(session: nox.Session) -> None:
 def typing_compat(session: nox.Session) -> None:
     """Check a user's program where trio-typing is still installed.
 
-    Measured with trio-typing 0.10.0 and Trio 0.35: its ``trio-stubs`` hide Trio's own types from
-    mypy and pyright alike, so names newer than the stubs (``trio.TaskStatus``) do not exist for
-    them. That is why the program is checked away from this tree, against the installed package:
-    this package itself cannot type-check there, the code of its users can. The mypy plugin stays
-    off: with it mypy 1.20 and 2.4 end with an internal error on any program that imports trio.
+    The ``trio-stubs`` of trio-typing 0.10.0 hide Trio's own types (0.35) from mypy and pyright, so
+    names newer than the stubs, such as ``trio.TaskStatus``, do not exist. This package cannot be
+    type-checked with them, but the code of its users can. So the program is checked outside of this
+    tree, against the installed package. The mypy plugin is disabled, because it makes mypy 1.20 and
+    2.4 crash on every program that imports trio.
     """
     session.install(".", *group("typing"), "trio-typing==0.10.0")
     program = ROOT / "tests" / "typing" / "user_program.py"
@@ -164,7 +164,7 @@ def typing_compat(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check the docstrings, and build the documentation in docs/_build/html without a warning."""
+    """Check the docstrings, and build docs/_build/html. Warnings are errors."""
     session.install(f".[{EXTRAS}]", *group("docs"), *group("tests"))
     session.run("pytest", "-q", "tests/test_docstrings.py")
     session.run(
@@ -182,19 +182,19 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def soak(session: nox.Session) -> None:
-    """Chaos for as long as you like: ``nox -s soak -- --seconds 600 --seed 7``."""
+    """Run a soak test with random network faults: ``nox -s soak -- --seconds 600 --seed 7``."""
     session.install("-e", f".[{EXTRAS}]", *group("tests"))
     session.run("python", "-m", "tests.reliability.soak", *session.posargs)
 
 
-# The first and the last of each line that the package index has before 2.12, in which servers
-# began to repeat their INFO inside TLS; and that one.
+# The oldest and newest available server of each minor version before 2.12, and 2.12, in which
+# servers began to repeat INFO inside TLS.
 OLD_SERVERS = ("2.10.25", "2.11.0", "2.11.11", "2.12.0")
 
 
 @nox.session(name="old-servers")
 def old_servers(session: nox.Session) -> None:
-    """Run the tests that depend on what old servers do with each of them."""
+    """Run the tests of old servers with each of these versions."""
     session.install("-e", f".[{EXTRAS}]", *group("tests"))
     found = []
     for version in OLD_SERVERS:
@@ -217,7 +217,7 @@ def demo(session: nox.Session) -> None:
     session.run("trio-nats", "demo", *session.posargs)
 
 
-# Clients that cannot be installed on a platform or Python version are left out there.
+# Clients that cannot be installed are skipped.
 BENCHMARKED = ["nats-py", "nats-core", "natsrpy", "uvloop"]
 
 
@@ -229,5 +229,5 @@ def bench(session: nox.Session) -> None:
         try:
             session.install(name)
         except nox.command.CommandFailed:
-            session.warn(f"{name} cannot be installed here, and is left out")
+            session.warn(f"{name} cannot be installed here, so it is skipped")
     session.run("python", "-m", "benchmarks", *session.posargs)

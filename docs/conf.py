@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sphinx.ext.napoleon import GoogleDocstring
 
 import trio_nats.anyio
-from tests.support.public_names import PUBLIC_MODULES, has_public_constructor, public_objects
+from tests.support.public_objects import PUBLIC_MODULES, has_public_constructor, public_objects
 from trio_nats._public_modules import DEFINED_IN
 
 project = "trio_nats"

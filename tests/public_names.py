@@ -1,7 +1,7 @@
-"""The list of all public names, with kind and signature.
+"""Generate ``tests/public_names.txt``, the list of all public names with kind and signature.
 
-``tests/public_names.txt`` holds it, so that a review shows what a change does to the public
-interface. After such a change write it again::
+The list is in the repository, so that a review shows every change to the public interface.
+``tests/test_public_names.py`` checks that it is up to date. To update it::
 
     python -m tests.public_names
 
@@ -23,7 +23,7 @@ from typing import get_overloads
 
 import msgspec
 
-from tests.support.public_names import has_public_constructor
+from tests.support.public_objects import has_public_constructor
 
 PACKAGES = (
     "trio_nats",

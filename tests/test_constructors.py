@@ -13,7 +13,7 @@ import pytest
 
 import trio_nats
 from tests.public_names import PACKAGES
-from tests.support.public_names import has_public_constructor
+from tests.support.public_objects import has_public_constructor
 from trio_nats.keyvalue import KeyValue
 
 # The public classes that users make, besides values and errors.

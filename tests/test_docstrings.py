@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 import trio_nats
-from tests.support.public_names import has_public_constructor, public_objects
+from tests.support.public_objects import has_public_constructor, public_objects
 
 # Modules whose docstrings do not hold yet.
 EXEMPT = frozenset({})

@@ -1,4 +1,4 @@
-"""``tests/public_names.txt`` lists the public interface, so a review shows every change to it."""
+"""Check that ``tests/public_names.txt`` is up to date; see ``tests/public_names.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is public, for the tests of the public names and for the reference in docs/."""
+"""The modules and objects of the public interface, for tests and for the reference in docs/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from trio_nats._constructors import NoPublicConstructor
 from trio_nats.jetstream import JetStreamMsg
 
-# Where users import from. Each has the list of its public names in ``__all__``.
+# The modules that users import from. Each lists its public names in ``__all__``.
 PUBLIC_MODULES = tuple(
     name
     for name in (
@@ -30,13 +30,13 @@ PUBLIC_MODULES = tuple(
 
 
 def has_public_constructor(cls: type) -> bool:
-    """Whether users make objects of it themselves. If not, its constructor is not documented."""
+    """Whether users create instances. If not, the constructor is not documented."""
     is_protocol = "_is_protocol" in vars(cls)
     return not isinstance(cls, NoPublicConstructor) and not is_protocol and cls is not JetStreamMsg
 
 
 def public_objects() -> dict[int, object]:
-    """The public classes and functions, by their ``id``."""
+    """Return the public classes and functions by their ``id``."""
     values = (
         getattr(importlib.import_module(module), name)
         for module in PUBLIC_MODULES
