@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from typing import Any, cast
 
@@ -9,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_nats import ConfigurationError
+from trio_nats import ConfigurationError, open_nats
+from trio_nats.jetstream.validation import overlap
 from trio_nats.keyvalue import InvalidKeyError
 from trio_nats.keyvalue.validation import check_bucket, check_filters, check_key
+from trio_nats.testing import NatsServer
 
 TOKENS = st.text("azAZ09-_=/", min_size=1, max_size=5)
 KEYS = st.lists(TOKENS, min_size=1, max_size=5).map(".".join)
@@ -75,3 +79,28 @@ def test_other_types() -> None:
         check_filters([other])
     with pytest.raises(InvalidKeyError, match="keys must not be empty"):
         check_filters([])
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [("a", "a"), ("a", ">"), ("a.b", "a.*"), ("a.*", "a.>"), ("a.>", ">"), ("a.>", "*.>")],
+)
+def test_filters_that_overlap(narrow: str, wide: str) -> None:
+    with pytest.raises(InvalidKeyError, match="key filters must not overlap") as caught:
+        check_filters([narrow, wide, "x.y"])
+    assert repr(narrow) in str(caught.value)
+    assert repr(wide) in str(caught.value)
+
+
+@pytest.mark.nats_server(jetstream=True)
+async def test_the_server_agrees_on_what_overlaps(nats_server: NatsServer) -> None:
+    """What is not refused here is not refused there, and the other way round."""
+    some = ["a", "b", "a.b", "a.*", "*.b", "a.>", ">", "*", "*.*", "a.b.>", "*.>", "a.*.c"]
+    async with open_nats(nats_server.url) as nc:
+        js = nc.jetstream()
+        await js.create_stream("S", subjects=["a.>", "a", "b"])
+        for one, other in itertools.product(some, some):
+            request = {"config": {"filter_subjects": [one, other]}, "stream_name": "S"}
+            reply = await nc.request("$JS.API.CONSUMER.CREATE.S", json.dumps(request))
+            refused = json.loads(reply.data).get("error", {}).get("err_code") == 10138
+            assert refused == (overlap([one, other]) is not None), (one, other)

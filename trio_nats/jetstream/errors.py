@@ -51,6 +51,8 @@ class ErrorCode(enum.IntEnum):
     """The consumer does not exist; see :exc:`ConsumerNotFoundError`."""
     INSUFFICIENT_RESOURCES = 10023
     """The server or the account lacks the resources."""
+    INVALID_JSON = 10025
+    """The request is not valid JSON, or has values that the server does not know."""
     MAXIMUM_CONSUMERS_REACHED = 10026
     """The stream or the account has its maximum number of consumers."""
     MAXIMUM_STREAMS_REACHED = 10027

@@ -18,7 +18,9 @@ __all__ = [
     "check_filters",
     "check_metadata",
     "check_name",
+    "check_overlap",
     "check_subject",
+    "overlap",
     "whole_config",
 ]
 
@@ -58,6 +60,40 @@ def check_filters(name: str, filters: Sequence[str]) -> None:
         raise TypeError(f"{name} must be a list of subjects, not {type_name(filters)}")
     for subject in filters:
         check_filter(name, subject)
+
+
+def check_overlap(name: str, filters: Sequence[str]) -> None:
+    """Check that no subject is covered by another one, which servers refuse."""
+    if pair := overlap(filters):
+        raise ConfigurationError(
+            f"{name} must not overlap: {pair[0]!r} is covered by {pair[1]!r}; leave one of them out"
+        )
+
+
+def overlap(filters: Sequence[str]) -> tuple[str, str] | None:
+    """Return a subject and another one that covers it, or ``None``."""
+    seen: set[str] = set()
+    for one in filters:
+        if one in seen:
+            return one, one
+        seen.add(one)
+    wide = [one for one in filters if not {"*", ">"}.isdisjoint(one.split("."))]
+    for one in filters:
+        for other in wide:
+            if one != other and _covers(other.split("."), one.split(".")):
+                return one, other
+    return None
+
+
+def _covers(wide: list[str], narrow: list[str]) -> bool:
+    """Whether each subject that matches ``narrow`` also matches ``wide``."""
+    if wide[-1] == ">":
+        if len(narrow) < len(wide):
+            return False
+        wide, narrow = wide[:-1], narrow[: len(wide) - 1]
+    elif len(wide) != len(narrow) or narrow[-1] == ">":
+        return False
+    return all(one in ("*", token) for one, token in zip(wide, narrow, strict=True))
 
 
 def check_subject(name: str, subject: str) -> str:

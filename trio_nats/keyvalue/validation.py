@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from ..errors import ConfigurationError, InvalidSubjectError
+from ..jetstream.validation import overlap
 from .errors import InvalidKeyError
 
 __all__ = ["ALL_KEYS", "check_bucket", "check_filters", "check_key", "is_key", "key_errors"]
@@ -70,4 +71,9 @@ def check_filters(keys: str | Sequence[str]) -> tuple[str, ...]:
                 f"key filter {one[:80]!a} is invalid: it must be a key, in which * may stand for "
                 "one token and > for all tokens at the end"
             )
+    if pair := overlap(filters):
+        raise InvalidKeyError(
+            f"key filters must not overlap: {pair[0]!r} is covered by {pair[1]!r}; leave one of "
+            "them out"
+        )
     return filters

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.jetstream.helpers import connected, fake_api, filled
-from trio_nats import ConfigurationError, InvalidSubjectError, RequestTimeoutError
+from tests.jetstream.helpers import connected, error, fake_api, filled
+from trio_nats import ConfigurationError, InvalidSubjectError, Msg, RequestTimeoutError
 from trio_nats.jetstream import (
     AckPolicy,
+    APILevelError,
     ConsumerConfig,
     ConsumerNameInUseError,
     ConsumerNotFoundError,
@@ -200,6 +201,8 @@ async def test_a_push_consumer_cannot_be_pulled(nats_server: NatsServer) -> None
         ("c", {"durable_name": "d"}, "the same"),
         ("c", {"filter_subject": "a..b"}, "filter_subject"),
         ("c", {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE}, "opt_start_seq"),
+        ("c", {"filter_subjects": ["a.>", "a.b"]}, r"'a\.b' is covered by 'a\.>'; leave one"),
+        ("c", {"filter_subjects": ["a.b", "c", "a.b"]}, "must not overlap"),
     ],
 )
 async def test_invalid_consumer_options(
@@ -210,6 +213,26 @@ async def test_invalid_consumer_options(
         with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=match):
             await stream.create_consumer(config, **options)
         assert [name async for name in stream.consumer_names()] == []
+
+
+@pytest.mark.parametrize("err_code", [10025, 10185])
+async def test_acknowledging_by_flow_control_needs_a_newer_server(err_code: int) -> None:
+    """Servers before 2.11 do not check the level, and cannot read the policy."""
+    levels: list[str | None] = []
+
+    def answer(msg: Msg) -> dict[str, object]:
+        levels.append(msg.headers.get("Nats-Required-Api-Level"))
+        return error(err_code, description="invalid JSON: can not unmarshal")
+
+    async with NatsServer() as server, connected(server) as (_, nc), fake_api(nc, answer):
+        stream = StreamConsumers(API(nc, prefix="fake"), "S")
+        with pytest.raises(APILevelError):
+            await stream.create_consumer("c", ack_policy=AckPolicy.FLOW_CONTROL)
+        if err_code == 10025:
+            with pytest.raises(JetStreamAPIError, match="invalid JSON") as caught:
+                await stream.create_consumer("c")
+            assert not isinstance(caught.value, APILevelError)
+        assert levels[0] == "4"
 
 
 async def test_what_the_server_refuses(nats_server: NatsServer) -> None:

@@ -8,6 +8,7 @@ import trio
 from tests.jetstream.helpers import MEMORY, connected, filled
 from tests.jetstream.scripted_server import QUICK
 from trio_nats.jetstream import (
+    AckPolicy,
     ConsumerDeletedError,
     PullError,
     StorageType,
@@ -79,3 +80,22 @@ async def test_chunks_larger_than_what_the_server_accepts_now() -> None:
         await nc.flush()
         async with store.get("film") as reader:
             assert len(await reader.read_all()) == 16_000_000
+
+
+@pytest.mark.parametrize("policy", [AckPolicy.NONE, AckPolicy.EXPLICIT])
+async def test_a_slow_receiver_keeps_its_ephemeral_consumer(
+    nats_server: NatsServer, policy: AckPolicy
+) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 3)
+        consumer = await stream.create_consumer("c", ack_policy=policy, inactive_threshold=0.2)
+        async with consumer.consume(max_messages=3, threshold=1) as messages:
+            for number in range(4):
+                msg = await messages.receive()
+                assert msg.data == b"%d" % number
+                if policy == AckPolicy.EXPLICIT:
+                    await msg.ack()
+                await trio.sleep(1)
+                if number == 2:
+                    await js.publish("s.0", "3")
+            assert (await consumer.refresh()).delivered.consumer_seq == 4

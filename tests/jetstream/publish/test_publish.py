@@ -181,7 +181,7 @@ async def test_a_stream_that_is_there_in_a_moment(nats_server: NatsServer) -> No
 
 async def test_the_number_of_attempts(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
-        for options, attempts in (({}, 2), ({"attempts": 4}, 4), ({"attempts": 1}, 1)):
+        for options, attempts in (({}, 3), ({"attempts": 4}, 4), ({"attempts": 1}, 1)):
             before = nc.stats.out_messages
             with pytest.raises(NoStreamResponseError):
                 await js.publish("other", retry_wait=0, **options)

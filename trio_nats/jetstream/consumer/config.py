@@ -11,7 +11,14 @@ import msgspec
 from ...errors import ConfigurationError
 from .. import json_codec
 from ..json_codec import Choice, Seconds
-from ..validation import check_filter, check_filters, check_metadata, check_name, check_subject
+from ..validation import (
+    check_filter,
+    check_filters,
+    check_metadata,
+    check_name,
+    check_overlap,
+    check_subject,
+)
 
 __all__ = [
     "AckPolicy",
@@ -52,7 +59,7 @@ class AckPolicy(Choice):
     """No message: a delivery counts as acknowledged."""
     FLOW_CONTROL = "flow_control"
     """The reply to a flow control message acknowledges all messages before it. Servers use this for
-    consumers that they make themselves."""
+    consumers that they make themselves (server 2.14 or later)."""
 
 
 class ReplayPolicy(Choice):
@@ -213,6 +220,7 @@ def check_consumer(config: ConsumerConfig) -> ConsumerConfig:
             raise ConfigurationError("give filter_subject or filter_subjects, not both")
         check_filter("filter_subject", config.filter_subject)
     check_filters("filter_subjects", config.filter_subjects)
+    check_overlap("filter_subjects", config.filter_subjects)
     if config.metadata is not None:
         check_metadata(config.metadata)
     if config.deliver_subject:

@@ -13,7 +13,13 @@ from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
 from ..api import API
-from ..errors import ConsumerNameInUseError, described
+from ..errors import (
+    APILevelError,
+    ConsumerNameInUseError,
+    ErrorCode,
+    JetStreamAPIError,
+    described,
+)
 from ..json_codec import Answer, time_to_wire
 from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
 from .fetch import Fetch
@@ -62,10 +68,21 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     if config.filter_subject and not {"*", ">"} & {*config.filter_subject.split(".")}:
         suffix = f"{suffix}.{config.filter_subject}"
     request = _CreateRequest(stream_name=stream, config=config, action=action)
+    name, level = config.name or config.durable_name, _level(config)
     try:
-        info = await api.request(suffix, request, ConsumerInfo, level=_level(config))
+        info = await api.request(suffix, request, ConsumerInfo, level=level)
     except ConsumerNameInUseError as error:
         raise described(error, await _what_differs(api, stream, config)) from None
+    except JetStreamAPIError as error:
+        # Servers before 2.11 do not check the level; they do not know the values either.
+        if level and error.err_code == ErrorCode.INVALID_JSON:
+            raise APILevelError(
+                error.code,
+                ErrorCode.REQUIRED_API_LEVEL,
+                f"the configuration of consumer {name!r} needs a server of API level {level}: "
+                f"{error.description}",
+            ) from None
+        raise
     return construct(Consumer, api, stream, info.name, info)
 
 
@@ -83,6 +100,8 @@ async def _what_differs(api: API, stream: str, config: ConsumerConfig) -> str:
 
 def _level(config: ConsumerConfig) -> int:
     """Return the API level that the configuration needs (ADR-44); 0 if any server will do."""
+    if config.ack_policy == AckPolicy.FLOW_CONTROL:
+        return 4
     if config.priority_policy == PriorityPolicy.PRIORITIZED:
         return 2
     return int(bool(config.priority_groups) or config.pause_until is not None)

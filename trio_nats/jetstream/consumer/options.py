@@ -25,6 +25,8 @@ DEFAULT_EXPIRES = 30.0
 LEAST_EXPIRES = 1.0
 LONGEST_HEARTBEAT = 30.0
 MAX_PRIORITY = 9
+DEFAULT_INACTIVE_THRESHOLD = 5.0
+"""That of servers for ephemeral consumers."""
 FEW_DELIVERIES = 5
 """Up to this ``max_deliver``, request messages only when a task waits for one. A message that is
 requested in advance and returned has used up a delivery."""
@@ -85,6 +87,8 @@ class ConsumeOptions:
     largest_batch: int
     pull_options: PullOptions
     prefetch: bool = True
+    keep_alive: float | None = None
+    """Seconds without a pull request after which to keep the server from deleting the consumer."""
 
 
 def check_pull_options(
@@ -226,4 +230,14 @@ def consume_options(
         largest_batch=config.max_batch if config is not None else 0,
         pull_options=pull_options,
         prefetch=prefetch,
+        keep_alive=_keep_alive(config),
     )
+
+
+def _keep_alive(config: ConsumerConfig | None) -> float | None:
+    if config is None:
+        return None
+    threshold = config.inactive_threshold
+    if not threshold and not config.durable_name:
+        threshold = DEFAULT_INACTIVE_THRESHOLD
+    return threshold / 3 if threshold else None

@@ -114,6 +114,7 @@ class PullSubscription(MessageSource):
         self._waits = 0
         self._absent = 0
         self._taken = 0  # messages taken at the last delay
+        self._asked_at = -math.inf
         self._heard_at = math.inf
         self._heard = 0  # messages and statuses taken out at that time
         self._statuses = 0
@@ -236,6 +237,7 @@ class PullSubscription(MessageSource):
                 self._nc.publish_nowait(
                     self._subject, request.encode(), reply=self._reply(pull.number)
                 )
+                self._asked_at = trio.current_time()
             except OutboxFullError:
                 flow_control.withdraw(pull.number)
                 self._wait(RETRY_WHEN_FULL)
@@ -243,6 +245,26 @@ class PullSubscription(MessageSource):
             except NO_CONNECTION:
                 flow_control.withdraw(pull.number)
                 return  # The subscription raises it, or `keep` requests again.
+
+    def _keep_alive(self, now: float) -> None:
+        """Keep the server from deleting a consumer whose messages are received slowly.
+
+        It deletes a consumer that got no pull request for its ``inactive_threshold``. This sends
+        one that no message fits into, and that nobody listens to.
+        """
+        longest = self._options.keep_alive
+        if longest is None or now - self._asked_at < longest or self._stopping:
+            return
+        if self._nc.state is not ConnectionState.OPEN:
+            return
+        if self.flow_control.pending and not self.waiting:
+            return  # A pull request is waiting at the server.
+        self._asked_at = now
+        request = self._options.pull_options.request(1, 1, 0.0, 0.0, no_wait=True)
+        try:
+            self._nc.publish_nowait(self._subject, request.encode(), reply=self._nc.new_inbox())
+        except (OutboxFullError, *NO_CONNECTION) as error:
+            _logger.debug("consumer %r: %s", self._consumer, str(error))
 
     def _reply(self, number: int) -> str:
         """Return the reply subject of a pull request: its number and a proof."""
@@ -367,6 +389,8 @@ class PullSubscription(MessageSource):
     def _next_look(self) -> float:
         # Look twice in each interval; two intervals without a heartbeat are too long.
         look = trio.current_time() + self._options.heartbeat / 2
+        if self._options.keep_alive is not None:
+            look = min(look, trio.current_time() + self._options.keep_alive)
         return look if self._wait_until is None else min(look, self._wait_until)
 
     async def _on_event(self, event: Event) -> None:
@@ -380,6 +404,7 @@ class PullSubscription(MessageSource):
 
     async def _look(self) -> None:
         now = trio.current_time()
+        self._keep_alive(now)
         if self._wait_until is not None and now >= self._wait_until:
             if self._absent >= ABSENT_ENOUGH:
                 await self._ask_whether_there()

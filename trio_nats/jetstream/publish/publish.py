@@ -19,7 +19,7 @@ from .publisher import DEFAULT_PENDING, Publisher
 
 __all__ = ["Publishing"]
 
-DEFAULT_ATTEMPTS = 2
+DEFAULT_ATTEMPTS = 3
 DEFAULT_RETRY_WAIT = 0.25
 
 P = TypeVar("P")
@@ -113,7 +113,7 @@ class Publishing:
         :param timeout: seconds to wait for the acknowledgement. Default: the timeout of
             :meth:`Connection.jetstream`.
         :param attempts: how often to publish the message while no stream answers, as happens for a
-            moment when a stream elects a leader. Default: 2.
+            moment when a stream elects a leader. Default: 3.
         :param retry_wait: seconds between two attempts. Default: 0.25.
         :param codec: encodes ``payload``; see :mod:`trio_nats.codecs`.
         :returns: the acknowledgement.
