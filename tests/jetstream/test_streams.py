@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from tests.jetstream.helpers import MEMORY, connected, error, fake_api, filled
-from trio_nats import ConfigurationError, InvalidSubjectError
+from trio_nats import ConfigurationError, InvalidSubjectError, Msg
+from trio_nats._constructors import construct
 from trio_nats.jetstream import (
     Compression,
     ConsumerLimits,
     DiscardPolicy,
     JetStreamAPIError,
+    JetStreamError,
     MessageNotFoundError,
     RePublish,
     RetentionPolicy,
     StorageType,
+    Stream,
     StreamConfig,
+    StreamInfo,
     StreamNameInUseError,
     StreamNotFoundError,
     StreamSource,
     SubjectTransform,
 )
+from trio_nats.jetstream.api import API
+from trio_nats.jetstream.stream import current_subjects
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -262,3 +270,42 @@ async def test_reprs(nats_server: NatsServer) -> None:
         assert repr(js) == "<JetStream '$JS.API'>"
         assert js.timeout == 5.0
         assert repr(await filled(js)) == "<Stream 'S'>"
+
+
+@pytest.mark.parametrize(
+    ("pages", "expected"),
+    [
+        ([({}, 0)], set()),
+        ([({"a": 1, "b": 1}, 2)], {"a", "b"}),
+        ([({"a": 1, "b": 1}, 3), ({"b": 1, "c": 1}, 3)], {"a", "b", "c"}),
+        # One before the second page is gone, so that page begins later: there is a new listing.
+        (
+            [
+                ({"a": 1, "b": 1}, 4),
+                ({"c": 1, "d": 1}, 3),
+                ({"b": 1, "c": 1}, 3),
+                ({"c": 1, "d": 1}, 3),
+            ],
+            {"b", "c", "d"},
+        ),
+        ([({"a": 1, "b": 1}, 3), ({"c": 1}, 2)] * 10, None),
+        ([({"a": 1}, 3)] * 10, None),
+    ],
+)
+async def test_current_subjects(nats_server: NatsServer, pages: Any, expected: Any) -> None:
+    left = list(reversed(pages))
+
+    def answer(msg: Msg) -> dict[str, Any]:
+        found, total = left.pop()
+        return {"total": total, "state": {"last_seq": 7, "subjects": found}}
+
+    async with connected(nats_server) as (_, nc), fake_api(nc, answer):
+        stream = construct(
+            Stream, API(nc, prefix="fake"), StreamInfo(config=StreamConfig(name="S"))
+        )
+        if expected is None:
+            with pytest.raises(JetStreamError, match="changed during each of 10 listings"):
+                await current_subjects(stream, ">")
+        else:
+            assert await current_subjects(stream, ">") == (expected, 7)
+        assert not left

@@ -162,6 +162,64 @@ async def test_values_deleted_before_delivery(nats_server: NatsServer) -> None:
             assert brief(await watch.receive()) == ("a", "1", 601)
 
 
+@pytest.mark.parametrize("options", [{}, {"include_history": True}])
+async def test_what_is_replaced_before_it_comes(
+    nats_server: NatsServer, options: dict[str, bool]
+) -> None:
+    """Even if another key is replaced, too, so that the number of entries is as expected."""
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        async with js.publisher() as publisher:
+            for number in range(600):
+                await publisher.publish(f"$KV.B.{number}", b"x")
+        async with kv.watch(**options) as watch:  # it asks for 500 at first
+            await kv.put("0", "new")
+            await kv.put("599", "new")
+            found = {entry.key: entry.value async for entry in watch.initial()}
+            assert found.keys() == {str(number) for number in range(600)}
+            assert found["599"] == b"new"
+
+
+async def test_what_was_stored_since_is_no_part_of_the_beginning(nats_server: NatsServer) -> None:
+    """With ``resume_from``, what is replaced comes as a change."""
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        async with js.publisher() as publisher:
+            for number in range(600):
+                await publisher.publish(f"$KV.B.{number}", b"x")
+        async with kv.watch(resume_from=11) as watch:
+            await kv.put("599", "new")
+            found = [entry.key async for entry in watch.initial()]
+            assert found[:589] == [str(number) for number in range(10, 599)]
+            assert len(found) <= 590
+
+
+@pytest.mark.slow
+async def test_keys_while_they_are_overwritten(nats_server: NatsServer) -> None:
+    """Each key that has a value all the time is in each list."""
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        names = {f"k.{number}" for number in range(20)}
+        for name in names:
+            await kv.put(name, "0")
+        async with (
+            open_nats(nats_server.url) as other,
+            other.jetstream().publisher(max_pending=100) as publisher,
+            trio.open_nursery() as nursery,
+        ):
+
+            @nursery.start_soon
+            async def overwrite() -> None:
+                while True:
+                    for name in names:
+                        await publisher.publish(f"$KV.B.{name}", b"1")
+
+            for _ in range(100):
+                assert set(await kv.keys()) == names
+                assert await kv.keys("k.7") == ["k.7"]
+            nursery.cancel_scope.cancel()
+
+
 async def test_messages_that_are_not_keys_are_skipped(nats_server: NatsServer) -> None:
     """A source may bring anything."""
     async with connected(nats_server) as (js, _):

@@ -9,11 +9,10 @@ import msgspec
 import pytest
 import trio
 
-from tests.jetstream.helpers import pass_on, relayed
 from tests.objectstore.helpers import connected, plant, stored_chunks, stored_meta, subjects
-from trio_nats import ConfigurationError, Msg
+from trio_nats import ConfigurationError
 from trio_nats.headers import Headers
-from trio_nats.jetstream import JetStreamAPIError, StorageType
+from trio_nats.jetstream import JetStream, JetStreamAPIError, StorageType
 from trio_nats.objectstore import (
     ObjectExistsError,
     ObjectInfo,
@@ -25,6 +24,7 @@ from trio_nats.objectstore import (
     ObjectStoreExistsError,
     ObjectStoreNotFoundError,
 )
+from trio_nats.objectstore.names import meta_subject
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -199,30 +199,54 @@ async def test_watching(nats_server: NatsServer) -> None:
 async def test_what_is_deleted_before_it_is_delivered_is_not_waited_for(
     nats_server: NatsServer,
 ) -> None:
-    deleted: list[int] = []
-
-    async def get_and_delete(subject: str, request: Msg) -> None:
-        if ".GET." in subject and not deleted:
-            found = await nc.request(f"$JS.API.{subject}", request.data)
-            deleted.append(put.seq)
-            await (await real.stream("OBJ_b")).delete_msg(put.seq)
-            await request.respond(found.data, headers=found.headers)
-        else:
-            await pass_on(nc, subject, request)
-
-    async with connected(nats_server) as (store, real, nc), relayed(nc, get_and_delete) as js:
-        put = await store.put("a", b"1")
-        watcher = (await js.object_store("b")).watch()
-        await watcher.__aenter__()
-        try:
-            assert deleted == [put.seq]
-            assert not watcher.is_caught_up
-            assert [info async for info in watcher.initial()] == []
+    async with connected(nats_server) as (store, js, _):
+        await plant_many(js, 600)
+        async with store.watch() as watcher:  # it asks for 500 at first
+            await watcher.receive()
+            assert await (await js.stream("OBJ_b")).purge() == 600
+            assert len([info async for info in watcher.initial()]) < 599
             assert watcher.is_caught_up
             await store.put("b", b"2")
             assert (await watcher.receive()).name == "b"
-        finally:
-            await watcher.__aexit__(None, None, None)
+
+
+async def plant_many(js: JetStream, count: int) -> None:
+    async with js.publisher() as publisher:
+        for number in range(count):
+            await publisher.publish(meta_subject("b", str(number)), b'{"nuid": "n"}')
+
+
+async def test_what_is_replaced_before_it_is_delivered_is_waited_for(
+    nats_server: NatsServer,
+) -> None:
+    """Even if another object is replaced, too, so that the number of messages is as expected."""
+    async with connected(nats_server) as (store, js, _):
+        await plant_many(js, 600)
+        async with store.watch() as watcher:  # it asks for 500 at first
+            for name in ("0", "599"):
+                await plant(js, meta_subject("b", name), {"nuid": "new"})
+            found = {info.name: info.nuid async for info in watcher.initial()}
+            assert found.keys() == {str(number) for number in range(600)}
+            assert found["599"] == "new"
+
+
+@pytest.mark.slow
+async def test_lists_while_objects_are_replaced(nats_server: NatsServer) -> None:
+    """Each object that is there all the time is in each list."""
+    async with connected(nats_server) as (store, js, _):
+        await plant_many(js, 20)
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+
+                @nursery.start_soon
+                async def replace(first: int = number) -> None:
+                    while True:
+                        for name in (first, first + 10):
+                            await plant(js, meta_subject("b", str(name)), {"nuid": "new"})
+
+            for _ in range(100):
+                assert len(await store.list()) == 20
+            nursery.cancel_scope.cancel()
 
 
 async def test_another_task_waits_until_the_watcher_is_caught_up(nats_server: NatsServer) -> None:

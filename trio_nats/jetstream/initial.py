@@ -1,15 +1,49 @@
-"""The loop over the entries that are current when a watch starts, for both stores."""
+"""The current entries of a watched store: find out when a watcher has delivered them all.
+
+Theory of operation: a watcher reads from an ordered consumer that begins with the last message of
+each subject. While others write, such a message may be replaced before the consumer has read it;
+the replacement then comes later, among the changes. So neither the number of messages that the
+server counted when it created the consumer, nor the number that it still has ("pending"), proves
+that each subject was represented: both also count replacements, and replaced messages are missing.
+They only say when it is worth asking.
+
+The proof is one of two. If the last sequence number of the stream, requested after a message was
+received, is that of the message, then there was nothing more at that moment. Otherwise the leader
+lists the subjects that have messages, and each of them must have been received: the entry that was
+current, or a later one. Until then the watcher goes on reading. If it has passed all that was
+stored when the subjects were listed, those still missing are listed again, because they may have
+been removed.
+
+Servers keep a list of the messages to begin with. For each that was removed they wait until
+something else happens, such as a new message, before they look at the next one. So a watcher that
+waits for a message in vain, or that has caught up before the end of that list, continues with a new
+consumer, which has no such list.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import trio
 
-__all__ = ["InitialIterator"]
+from ..errors import NatsError
+from .consumer.message import JetStreamMsg
+from .consumer.ordered import OrderedConsumer, OrderedMessages
+from .errors import MessageNotFoundError
+from .stream import Stream, current_subjects
+
+__all__ = ["InitialIterator", "WatchedMessages"]
+
+_logger = logging.getLogger("trio_nats.jetstream")
 
 T = TypeVar("T")
+
+FIRST_SILENCE = 0.5
+LONGEST_SILENCE = 30.0
+FEW = 4
+"""How many missing subjects are listed one by one."""
 
 
 class InitialIterator(AsyncIterator[T]):
@@ -32,3 +66,182 @@ class InitialIterator(AsyncIterator[T]):
                 return entry
         await trio.lowlevel.checkpoint()
         raise StopAsyncIteration
+
+
+class WatchedMessages:
+    """The messages of a watcher, and whether it has caught up.
+
+    :param stream: the stream.
+    :param consumer: the ordered consumer.
+    :param filters: the subjects that it reads.
+    :param since: the sequence number at which it begins; subjects without a later message then do
+        not count. 0 if it begins with all subjects.
+    """
+
+    def __init__(
+        self, stream: Stream, consumer: OrderedConsumer, filters: Sequence[str], *, since: int
+    ) -> None:
+        self._stream = stream
+        self._consumer = consumer
+        self._filters = filters
+        self._since = bool(since)
+        messages = consumer.consume()
+        assert isinstance(messages, OrderedMessages)
+        self._messages = messages
+        self.caught_up = trio.Event()
+        self._silence = FIRST_SILENCE
+        self._receiving = False
+        self._held: JetStreamMsg | None = None  # received, but not yet returned
+        self._seen: set[str] = set()  # subjects received, until they are compared with a list
+        self._missing: set[str] | None = None  # subjects of the list that were not received yet
+        self._position = max(0, since - 1)  # sequence number of the last message received
+        self._end = 0  # sequence number up to which to read before asking again
+        self._may_stall = False  # whether the consumer may wait for messages that were removed
+
+    async def enter(self, *, updates_only: bool) -> None:
+        """Start. If cancelled, nothing was started."""
+        await self._messages.__aenter__()
+        if updates_only:
+            self.caught_up.set()
+            return
+        info = self._consumer.info
+        if info is None or info.num_pending:
+            return
+        try:
+            await self._check()
+        except BaseException as error:
+            await self._messages.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    async def leave(self, error: BaseException | None) -> None:
+        """Stop, as ``__aexit__`` does."""
+        self._held = None
+        of = None if error is None else type(error)
+        await self._messages.__aexit__(of, error, None if error is None else error.__traceback__)
+
+    async def aclose(self) -> None:
+        """Stop. If cancelled, it has stopped all the same."""
+        self._held = None
+        await self._messages.aclose()
+
+    def check_run(self) -> None:
+        """Raise if another thread or another run of Trio uses it."""
+        self._messages._check_run()
+
+    async def receive(self) -> JetStreamMsg | None:
+        """Return the next message; ``None`` if there was none for a while, before it caught up.
+
+        If cancelled, no message is lost.
+        """
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this watcher")
+        self._receiving = True
+        try:
+            return await self._next()
+        finally:
+            self._receiving = False
+
+    async def _next(self) -> JetStreamMsg | None:
+        if self.caught_up.is_set() and self._held is None:
+            return await self._next_change()
+        if self._held is None:
+            with trio.move_on_after(self._silence):
+                self._held = await self._messages.receive()
+                self._silence = FIRST_SILENCE
+                self._saw(self._held)
+        if self._held is None:
+            # A pending message may have been removed, which the server does not report. The wait
+            # doubles because creating a new consumer may take as long.
+            self._silence = min(2 * self._silence, LONGEST_SILENCE)
+            if await self._check():
+                await self._messages.restart()
+                self._may_stall = False
+        elif self._is_worth_asking(self._held):
+            await self._check()
+        msg, self._held = self._held, None
+        return msg
+
+    async def _next_change(self) -> JetStreamMsg:
+        if self._may_stall and (self._messages.waiting == 0 or self._position >= self._end):
+            if self._position < self._end:
+                await self._messages.restart()
+            self._may_stall = False
+        msg = await self._messages.receive()
+        self._position = msg.metadata.stream_seq
+        return msg
+
+    def _saw(self, msg: JetStreamMsg) -> None:
+        self._position = max(self._position, msg.metadata.stream_seq)
+        if self._missing is None:
+            if not self._since:
+                self._seen.add(msg.subject)
+            return
+        self._missing.discard(msg.subject)
+        if not self._missing:
+            self._set()
+
+    def _set(self) -> None:
+        self.caught_up.set()
+        self._seen.clear()
+
+    def _is_worth_asking(self, msg: JetStreamMsg) -> bool:
+        if self.caught_up.is_set():
+            return False
+        if self._end:
+            return self._position >= self._end
+        metadata, info = msg.metadata, self._consumer.info
+        return not metadata.pending or (
+            info is not None and metadata.consumer_seq >= info.num_pending
+        )
+
+    async def _check(self) -> bool:
+        """Ask the server whether it has more than was received; return whether it answered."""
+        try:
+            await self._ask()
+        except (NatsError, trio.ClosedResourceError) as error:
+            # It is asked again later. If the reason remains, receiving raises it.
+            _logger.debug("%s: %s", repr(self._messages), str(error))
+            return False
+        return True
+
+    async def _ask(self) -> None:
+        if self._missing is None and (self._since or self._has_wildcards()):
+            state = (await self._stream.refresh()).state
+            if not state.messages or self._position >= state.last_seq:
+                self._set()
+                return
+            if self._since:
+                await self._ask_since(state.last_seq)
+                return
+        if self._missing is not None and len(self._missing) <= FEW:
+            filters: Sequence[str] = list(self._missing)
+        else:
+            filters = self._filters
+        found: set[str] = set()
+        end = 0
+        for subject in filters:
+            subjects, last = await current_subjects(self._stream, subject)
+            # What is no valid key is spelled differently in a list.
+            found |= {one for one in subjects if one.isascii() and one.isprintable()}
+            end = max(end, last)
+        self._missing = found - self._seen if self._missing is None else self._missing & found
+        self._seen.clear()
+        self._end = max(end, self._position + 1)
+        self._may_stall = self._position > 0
+        if not self._missing:
+            self._set()
+
+    def _has_wildcards(self) -> bool:
+        return any(one.endswith(">") or "*" in one for one in self._filters)
+
+    async def _ask_since(self, last: int) -> None:
+        """Read up to the last message that was stored when first asked, if it still exists."""
+        self._end = self._end or last
+        for subject in self._filters if self._position < self._end else ():
+            try:
+                msg = await self._stream.get_msg(self._position + 1, next_for=subject, direct=False)
+            except MessageNotFoundError:
+                continue
+            if msg.seq <= self._end:
+                return
+        self._set()

@@ -30,13 +30,14 @@ from .consumer.consumer import (
 )
 from .consumer.info import ConsumerInfo
 from .consumer.ordered import OrderedConsumer
+from .errors import JetStreamError
 from .get.direct_get import Batches, direct_get, not_allowed
 from .get.stored_message import MsgAnswer, MsgRequest, StoredMsg, from_answer
 from .info import StreamInfo
 from .json_codec import Answer
 from .validation import check_filter, check_filters, check_name, whole_config
 
-__all__ = ["DEFAULT_BATCH", "Stream", "StreamConsumers"]
+__all__ = ["DEFAULT_BATCH", "Stream", "StreamConsumers", "current_subjects"]
 
 
 class _PageRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,6 +273,8 @@ class StreamConsumers:
         return construct(OrderedConsumer, self._api, self._name, prefix, config)
 
 
+MAX_LISTINGS = 10
+MAX_LISTING_PAGES = 10_000
 DEFAULT_BATCH = 256
 DEFAULT_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH = 1_000
@@ -286,6 +289,7 @@ class _InfoRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class _SubjectCounts(msgspec.Struct, frozen=True, kw_only=True):
     subjects: Mapping[str, int] = {}
+    last_seq: int = 0
 
 
 class _SubjectsPage(Page, frozen=True, kw_only=True):
@@ -570,4 +574,40 @@ def _which(
         last_by_subj=last_for or "",
         next_by_subj=next_for or "",
         start_time=start_time,
+    )
+
+
+async def current_subjects(stream: Stream, filter: str) -> tuple[set[str], int]:
+    """Return the subjects of stored messages, and the last sequence number before they were listed.
+
+    Every subject is included that has messages all the time. The server counts the subjects in
+    alphabetical order, so each page begins with the last subject of the page before: if it has
+    moved, there is a new listing.
+
+    :raises JetStreamError: if the subjects change all the time.
+    """
+    for _ in range(MAX_LISTINGS):
+        found: set[str] = set()
+        offset, moved, last_seq, before = 0, False, 0, ""
+        for _ in range(MAX_LISTING_PAGES):
+            page = await stream._api.request(
+                f"STREAM.INFO.{stream.name}",
+                _InfoRequest(subjects_filter=filter, offset=offset),
+                _SubjectsPage,
+            )
+            names = sorted(page.state.subjects)
+            last_seq = last_seq or page.state.last_seq
+            moved = bool(before) and names[:1] != [before]
+            found.update(names)
+            if moved or not names or offset + len(names) >= page.total:
+                break
+            moved = len(names) == 1
+            if moved:
+                break  # this page and the next one do not overlap
+            before = names[-1]
+            offset += len(names) - 1
+        if not moved:
+            return found, last_seq
+    raise JetStreamError(
+        f"the subjects of stream {stream.name!r} changed during each of {MAX_LISTINGS} listings"
     )

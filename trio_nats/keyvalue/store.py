@@ -167,6 +167,9 @@ class KeyValue(
     async def keys(self, filters: str | Sequence[str] = ALL_KEYS) -> list[str]:
         """List the keys that have a value. If cancelled, nothing has changed.
 
+        A key that has a value during the whole call is always included, even if others overwrite
+        it. Keys that get or lose their value during the call may be included or not.
+
         To list very many keys without keeping them all in memory, use
         ``watch(meta_only=True, ignore_deletes=True)`` and :meth:`KeyWatcher.initial`.
 
@@ -227,8 +230,9 @@ class KeyValue(
             policy = DeliverPolicy.ALL
         else:
             policy = DeliverPolicy.NEW if updates_only else DeliverPolicy.LAST_PER_SUBJECT
+        filters = [self._prefix + one for one in check_filters(keys)]
         consumer = self._stream.ordered_consumer(
-            filter_subjects=[self._prefix + one for one in check_filters(keys)],
+            filter_subjects=filters,
             deliver_policy=policy,
             opt_start_seq=resume_from or 0,
             headers_only=meta_only,
@@ -238,6 +242,8 @@ class KeyValue(
             self._prefix,
             self._stream,
             consumer,
+            filters,
+            resume_from=resume_from or 0,
             updates_only=updates_only,
             ignore_deletes=ignore_deletes,
             meta_only=meta_only,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -12,12 +12,10 @@ import trio
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor, construct
 from ..codecs import Decoder
-from ..errors import NatsError
 from ..jetstream.consumer.message import JetStreamMsg
-from ..jetstream.consumer.messages import Messages
 from ..jetstream.consumer.ordered import OrderedConsumer
 from ..jetstream.errors import StreamNotFoundError
-from ..jetstream.initial import InitialIterator
+from ..jetstream.initial import InitialIterator, WatchedMessages
 from ..jetstream.stream import Stream
 from .entry import Entry
 from .errors import BucketNotFoundError
@@ -25,9 +23,6 @@ from .errors import BucketNotFoundError
 __all__ = ["KeyWatcher", "Plan", "bucket_errors"]
 
 T = TypeVar("T")
-
-FIRST_SILENCE = 0.5
-LONGEST_SILENCE = 30.0
 
 
 @contextmanager
@@ -49,6 +44,9 @@ class Plan(NamedTuple):
     """The prefix of the subjects of the bucket's keys."""
     stream: Stream
     consumer: OrderedConsumer
+    filters: Sequence[str]
+    """The subjects to watch."""
+    resume_from: int = 0
     updates_only: bool = False
     ignore_deletes: bool = False
     meta_only: bool = False
@@ -89,11 +87,10 @@ class KeyWatcher(
     def __init__(self, plan: Plan, codec: Decoder[T]) -> None:
         self._plan = plan
         self._codec = codec
-        self._messages: Messages = plan.consumer.consume()
-        self._messages._async_with = self._async_with  # for its errors
-        self._caught_up = trio.Event()
-        self._silence = FIRST_SILENCE
-        self._seen = ("", 0)  # name of the consumer, sequence number of its last delivery
+        self._messages = WatchedMessages(
+            plan.stream, plan.consumer, plan.filters, since=plan.resume_from
+        )
+        self._caught_up = self._messages.caught_up
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -104,10 +101,7 @@ class KeyWatcher(
         :raises BucketNotFoundError: if the bucket does not exist.
         """
         with bucket_errors(self._plan.bucket):
-            await self._messages.__aenter__()
-        info = self._plan.consumer.info
-        if self._plan.updates_only or (info is not None and not info.num_pending):
-            self._caught_up.set()
+            await self._messages.enter(updates_only=self._plan.updates_only)
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -117,7 +111,7 @@ class KeyWatcher(
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._messages.__aexit__(exc_type, exc, traceback)
+        await self._messages.leave(exc)
 
     async def aclose(self) -> None:
         """Stop watching, as leaving the ``async with`` block does. May be called again.
@@ -132,6 +126,8 @@ class KeyWatcher(
     def is_caught_up(self) -> bool:
         """Whether all entries that were current at the start have been received.
 
+        If one of them was replaced in the meantime, its replacement has been received.
+
         Becomes true with the last of them, so a loop sees it while it handles that entry.
         """
         return self._caught_up.is_set()
@@ -141,7 +137,7 @@ class KeyWatcher(
 
         If cancelled, nothing is lost.
         """
-        self._messages._check_run()
+        self._messages.check_run()
         await self._caught_up.wait()
 
     def initial(self) -> AsyncIterator[Entry[T]]:
@@ -173,42 +169,11 @@ class KeyWatcher(
     async def _step(self) -> Entry[T] | None:
         """Return the next entry; ``None`` if it is filtered out or there was none for a while."""
         with bucket_errors(self._plan.bucket):
-            msg = await self._next()
+            msg = await self._messages.receive()
         return None if msg is None else self._entry(msg)
-
-    async def _next(self) -> JetStreamMsg | None:
-        if self._caught_up.is_set():
-            return await self._messages.receive()
-        with trio.move_on_after(self._silence):
-            return await self._messages.receive()
-        # A pending message may have expired, which the server does not report. The wait doubles
-        # because creating a new consumer may take as long.
-        self._silence = min(2 * self._silence, LONGEST_SILENCE)
-        if await self._is_all():
-            self._caught_up.set()
-        return None
-
-    async def _is_all(self) -> bool:
-        name = self._plan.consumer.name
-        if name is not None:
-            with trio.move_on_after(FIRST_SILENCE):
-                try:
-                    info = (await self._plan.stream.consumer(name)).info
-                except NatsError:
-                    return False  # `receive` reports the failure
-                consumer, delivery = self._seen
-                seen = delivery if consumer == name else 0
-                assert info is not None
-                return info.num_pending == 0 and info.delivered.consumer_seq <= seen
-        return False
 
     def _entry(self, msg: JetStreamMsg) -> Entry[T] | None:
         plan, metadata = self._plan, msg.metadata
-        self._silence = FIRST_SILENCE
-        self._seen = metadata.consumer, metadata.consumer_seq
-        info = plan.consumer.info
-        if not metadata.pending or (info is not None and metadata.consumer_seq >= info.num_pending):
-            self._caught_up.set()
         if not msg.subject.startswith(plan.prefix):
             return None
         entry = construct(

@@ -277,6 +277,7 @@ class ObjectStore(
     async def list(self, *, show_deleted: bool = False) -> list[ObjectInfo]:
         """Read the metadata of all objects and links. If cancelled, nothing has changed.
 
+        An object that exists during the whole call is always included, even if others replace it.
         Objects with invalid metadata are left out and logged.
 
         :param show_deleted: include deleted objects. Default: no.

@@ -13,10 +13,8 @@ from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor, construct
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
-from ..jetstream.consumer.messages import Messages
-from ..jetstream.errors import MessageNotFoundError
-from ..jetstream.initial import InitialIterator
-from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, store_errors
+from ..jetstream.initial import InitialIterator, WatchedMessages
+from .backend import FORGOTTEN_AFTER, ObjectBackend, store_errors
 from .errors import DamagedObjectError
 from .info import ObjectInfo, read_info
 from .names import all_meta, name_in
@@ -62,9 +60,7 @@ class ObjectWatcher(
         self._backend = backend
         self._policy = policy
         self._ignore_deletes = ignore_deletes
-        self._messages: Messages | None = None
-        self._last = 0  # sequence number of the last message at the start
-        self._seen = 0  # sequence number of the last message received
+        self._messages: WatchedMessages | None = None
         self._caught_up = trio.Event()
 
     @trio.lowlevel.enable_ki_protection
@@ -78,21 +74,15 @@ class ObjectWatcher(
         if self._messages is not None:
             raise RuntimeError("a watcher can be entered only once; call store.watch() again")
         subject, stream = all_meta(self._backend.bucket), self._backend.stream
+        consumer = stream.ordered_consumer(
+            filter_subjects=[subject],
+            deliver_policy=self._policy,
+            inactive_threshold=FORGOTTEN_AFTER,
+        )
+        messages = WatchedMessages(stream, consumer, [subject], since=0)
         with store_errors(self._backend.bucket):
-            if self._policy != DeliverPolicy.NEW:
-                try:
-                    self._last = (await stream.get_msg(last_for=subject, direct=False)).seq
-                except MessageNotFoundError:
-                    self._last = 0
-            messages = stream.ordered_consumer(
-                filter_subjects=[subject],
-                deliver_policy=self._policy,
-                inactive_threshold=FORGOTTEN_AFTER,
-            ).consume()
-            await messages.__aenter__()
-        self._messages = messages
-        if not self._last:
-            self._caught_up.set()
+            await messages.enter(updates_only=self._policy == DeliverPolicy.NEW)
+        self._messages, self._caught_up = messages, messages.caught_up
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -103,7 +93,7 @@ class ObjectWatcher(
         traceback: TracebackType | None,
     ) -> None:
         if self._messages is not None:
-            await self._messages.__aexit__(exc_type, exc, traceback)
+            await self._messages.leave(exc)
 
     async def aclose(self) -> None:
         """Stop watching, as leaving the ``async with`` block does. May be called again.
@@ -112,7 +102,7 @@ class ObjectWatcher(
         """
         await self._entered().aclose()
 
-    def _entered(self) -> Messages:
+    def _entered(self) -> WatchedMessages:
         if self._messages is None:
             raise self._not_entered_error("this watcher")
         return self._messages
@@ -123,6 +113,8 @@ class ObjectWatcher(
     def is_caught_up(self) -> bool:
         """Whether all objects that were current at the start have been received.
 
+        If one of them was replaced in the meantime, its replacement has been received.
+
         Becomes true with the last of them, so a loop sees it while it handles that object.
         """
         return self._caught_up.is_set()
@@ -132,7 +124,7 @@ class ObjectWatcher(
 
         If cancelled, nothing is lost.
         """
-        self._entered()._check_run()
+        self._entered().check_run()
         await self._caught_up.wait()
 
     def initial(self) -> AsyncIterator[ObjectInfo]:
@@ -163,24 +155,14 @@ class ObjectWatcher(
 
     async def _step(self) -> ObjectInfo | None:
         """Return the next object; ``None`` if it is filtered out or there is none any more."""
-        messages, backend = self._entered(), self._backend
-        with store_errors(backend.bucket):
-            if self._caught_up.is_set():
-                return self._read(await messages.receive())
-            # The last of the current messages may have been deleted, which the server does not
-            # report.
-            msg = await next_or_none(messages, backend.stream, all_meta(backend.bucket), self._seen)
-        if msg is None:
-            self._caught_up.set()
-            return None
-        return self._read(msg)
+        messages = self._entered()
+        with store_errors(self._backend.bucket):
+            msg = await messages.receive()
+        return None if msg is None else self._read(msg)
 
     def _read(self, msg: JetStreamMsg) -> ObjectInfo | None:
         """Return the metadata in a message; ``None`` if it is invalid or filtered out."""
         metadata = msg.metadata
-        self._seen = max(self._seen, metadata.stream_seq)
-        if self._seen >= self._last or not metadata.pending:
-            self._caught_up.set()
         try:
             info = read_info(
                 self._backend.bucket,

@@ -149,6 +149,10 @@ class OrderedMessages(Messages):
             self._owner.forget()
             await source.close()
 
+    async def restart(self) -> None:
+        """Continue with a new consumer, after the last message that was returned."""
+        await self._discard()
+
     async def _discard(self) -> None:
         """Give up the present consumer; its messages do not follow on those returned."""
         source, self._source = self._source, None
