@@ -39,16 +39,19 @@ class Home:
         return await anyio.to_thread.run_sync(call)
 
 
-async def run(backend: str, main: Callable[[Home], Awaitable[_T]]) -> _T:
-    """Run ``main`` in a thread under a backend. Nothing may be left when it is over."""
+async def run(backend: str, main: Callable[[Home], Awaitable[_T]], *, debug: bool = True) -> _T:
+    """Run ``main`` in a thread under a backend. Nothing may be left when it is over.
+
+    :param debug: use asyncio's debug mode, which doubles the time.
+    """
     home = Home(trio.lowlevel.current_trio_token())
-    return await trio.to_thread.run_sync(_run, backend, partial(main, home))
+    return await trio.to_thread.run_sync(_run, backend, partial(main, home), debug)
 
 
-def _run(backend: str, main: Callable[[], Awaitable[_T]]) -> _T:
+def _run(backend: str, main: Callable[[], Awaitable[_T]], debug: bool) -> _T:
     if backend == "trio":
         return anyio.run(_on_trio, main, backend="trio")
-    options = {"use_uvloop": backend == "uvloop", "debug": backend == "asyncio"}
+    options = {"use_uvloop": backend == "uvloop", "debug": debug and backend == "asyncio"}
     return anyio.run(on_asyncio, main, backend="asyncio", backend_options=options)
 
 

@@ -104,7 +104,8 @@ async def on_stage(
             await stage.look()
             await main(stage)
 
-    await run(backend, run_it)
+    # The other tests of this directory use asyncio's debug mode.
+    await run(backend, run_it, debug=False)
 
 
 async def test_publishing(backend: str, nats_server: NatsServer) -> None:
@@ -275,7 +276,7 @@ async def test_connecting_and_closing(backend: str, encrypted: bool, ending: str
         assert await cancel_everywhere(lambda: ready(connect), check) >= 2
 
     async with NatsServer(tls=tls) as server:
-        await run(backend, main)
+        await run(backend, main, debug=False)
 
 
 async def test_workers_that_come_and_go(backend: str, nats_server: NatsServer) -> None:

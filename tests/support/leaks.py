@@ -6,13 +6,12 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import trio
 
 __all__ = ["all_tasks", "no_leaks", "open_sockets"]
 
-_DESCRIPTORS = Path("/proc/self/fd")
+_DESCRIPTORS = "/proc/self/fd"
 
 
 def all_tasks() -> Counter[str]:
@@ -35,12 +34,12 @@ def _below(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
 
 def open_sockets() -> set[str]:
     """The sockets this process has open, by inode; none where the system does not tell."""
-    if not _DESCRIPTORS.is_dir():
+    if not os.path.isdir(_DESCRIPTORS):
         return set()
     found = set()
     for entry in os.listdir(_DESCRIPTORS):
         try:
-            target = os.readlink(_DESCRIPTORS / entry)
+            target = os.readlink(f"{_DESCRIPTORS}/{entry}")
         except OSError:
             continue  # that of the listing itself
         if target.startswith("socket:"):
