@@ -8,8 +8,6 @@ import inspect
 import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -17,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 import trio_nats
 import trio_nats.events
 import trio_nats.testing
+from tests.support.forked import forked, run_code
 from tests.support.pages import PAGES, ROOT, Block, blocks
 from tests.test_layers import LAYERS
 from trio_nats.jetstream import Consumer, JetStream, Stream
@@ -125,18 +123,15 @@ def wrong_arguments(call: ast.Call, called: Callable[..., Any]) -> Iterator[str]
 @pytest.mark.slow
 @pytest.mark.parametrize("block", PROGRAMS, ids=str)
 async def test_programs_run(block: Block, nats_server: NatsServer) -> None:
-    """As a reader would try them: pasted into a file, and run."""
+    """As a reader would try them."""
     if "import nats\n" in block.code and find_spec("nats") is None:
         pytest.skip("nats-py is not installed")
-    done = await trio.run_process(
-        [sys.executable, "-c", block.code.replace("nats://localhost:4222", nats_server.url)],
-        capture_stdout=True,
-        stderr=subprocess.STDOUT,
-        check=False,
-        env=os.environ | {"NATS_URL": nats_server.url, "PYTHONWARNINGS": "error"},
-    )
-    assert done.returncode == 0, done.stdout.decode()
-    assert done.stdout != b""
+    code = block.code.replace("nats://localhost:4222", nats_server.url)
+    env = os.environ | {"NATS_URL": nats_server.url, "PYTHONWARNINGS": "error"}
+    async with forked(run_code, code, env=env) as program:
+        said = await program.rest()
+        assert await program.wait() == 0, said
+    assert said != ""
 
 
 @pytest.mark.parametrize(("block", "line"), COMMANDS, ids=lambda part: str(part)[:60])

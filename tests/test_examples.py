@@ -1,4 +1,4 @@
-"""Every example, and the README's, run as a user would run them."""
+"""Every example, and the README's, run as programs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.support.certs import certificates
+from tests.support.forked import Program, forked, run_file
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     Connection,
@@ -33,6 +35,21 @@ EXAMPLES = ROOT / "examples"
 
 async def run(*command: str | Path, url: str) -> str:
     """What the program printed, if it ended well."""
+    async with example(*command, url=url) as process:
+        output = await process.rest()
+        assert await process.wait() == 0, output
+    return output
+
+
+def example(
+    file: str | Path, *args: str | Path, url: str, stderr: bool = True, **variables: str
+) -> AbstractAsyncContextManager[Program]:
+    env = environment(url) | variables
+    return forked(run_file, str(file), *map(str, args), env=env, stderr=stderr)
+
+
+async def run_as_users_do(*command: str | Path, url: str) -> str:
+    """The same by an interpreter of its own."""
     done = await trio.run_process(
         [sys.executable, *command],
         capture_stdout=True,
@@ -65,7 +82,7 @@ def test_every_example_is_tested() -> None:
 
 
 async def test_quickstart(nats_server: NatsServer) -> None:
-    output = await run(EXAMPLES / "quickstart.py", url=nats_server.url)
+    output = await run_as_users_do(EXAMPLES / "quickstart.py", url=nats_server.url)
     assert output.splitlines() == [
         "greet.joe hello quickstart",
         "greet.sue hello quickstart",
@@ -125,14 +142,9 @@ async def test_mutual_tls() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
 async def test_service_stops_when_told_to(nats_server: NatsServer) -> None:
-    service = await trio.lowlevel.open_process(
-        [sys.executable, str(EXAMPLES / "service.py")],
-        stdout=subprocess.PIPE,
-        env=environment(nats_server.url),
-    )
-    assert service.stdout is not None
+    running = example(EXAMPLES / "service.py", url=nats_server.url, stderr=False)
     with trio.fail_after(HANG_TIMEOUT):
-        async with open_nats(nats_server.url) as nc, service.stdout:
+        async with open_nats(nats_server.url) as nc, running as service:
             assert await line(service.stdout) == b"serving\n"
             reply = await nc.request("reverse", b"abc")
             assert reply.data == b"cba"
@@ -143,14 +155,9 @@ async def test_service_stops_when_told_to(nats_server: NatsServer) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
 async def test_inventory_service(nats_server: NatsServer) -> None:
-    service = await trio.lowlevel.open_process(
-        [sys.executable, str(EXAMPLES / "inventory_service.py")],
-        stdout=subprocess.PIPE,
-        env=environment(nats_server.url),
-    )
-    assert service.stdout is not None
+    running = example(EXAMPLES / "inventory_service.py", url=nats_server.url, stderr=False)
     with trio.fail_after(HANG_TIMEOUT):
-        async with open_nats(nats_server.url) as nc, service.stdout:
+        async with open_nats(nats_server.url) as nc, running as service:
             assert await line(service.stdout) == b"serving\n"
             assert (await nc.request("inventory.count", b"apples")).data == b"3"
             error = service_error(await nc.request("inventory.count", b"plums"))
@@ -174,12 +181,7 @@ async def test_inventory_service(nats_server: NatsServer) -> None:
 async def test_graceful_worker_loses_no_job(nats_server: NatsServer) -> None:
     """It is stopped while jobs come in, and another one of its group takes over."""
     count = 200
-    worker = await trio.lowlevel.open_process(
-        [sys.executable, str(EXAMPLES / "graceful_worker.py")],
-        stdout=subprocess.PIPE,
-        env=environment(nats_server.url),
-    )
-    assert worker.stdout is not None
+    running = example(EXAMPLES / "graceful_worker.py", url=nats_server.url)
     answers: list[bytes] = []
     elsewhere: list[bytes] = []
     begun = trio.Event()
@@ -194,7 +196,11 @@ async def test_graceful_worker_loses_no_job(nats_server: NatsServer) -> None:
             await msg.respond(b"done: " + msg.data)
 
     with trio.fail_after(HANG_TIMEOUT):
-        async with open_nats(nats_server.url) as nc, worker.stdout, trio.open_nursery() as others:
+        async with (
+            open_nats(nats_server.url) as nc,
+            running as worker,
+            trio.open_nursery() as others,
+        ):
             assert await line(worker.stdout) == b"ready\n"
             async with trio.open_nursery() as nursery:
                 for number in range(count):
@@ -233,15 +239,9 @@ async def subscribed(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals another process")
 async def test_hypercorn_lifespan(nats_server: NatsServer) -> None:
-    web = await trio.lowlevel.open_process(
-        [sys.executable, str(EXAMPLES / "hypercorn_lifespan.py")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment(nats_server.url) | {"BIND": "127.0.0.1:0"},
-    )
-    assert web.stdout is not None
+    file = EXAMPLES / "hypercorn_lifespan.py"
     with trio.fail_after(HANG_TIMEOUT):
-        async with web.stdout:
+        async with example(file, url=nats_server.url, BIND="127.0.0.1:0") as web:
             running = (await line(web.stdout)).decode()
             port = re.search(r"Running on http://127\.0\.0\.1:(\d+)", running)
             assert port is not None, running
@@ -281,4 +281,4 @@ async def test_readme_example(nats_server: NatsServer, tmp_path: Path) -> None:
     assert found is not None
     program = tmp_path / "example.py"
     program.write_text(found[1].replace("nats://localhost:4222", nats_server.url))
-    assert await run(program, url=nats_server.url) == "greet.joe b'hello'\n"
+    assert await run_as_users_do(program, url=nats_server.url) == "greet.joe b'hello'\n"

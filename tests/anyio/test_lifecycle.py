@@ -7,12 +7,10 @@ import contextvars
 import gc
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import anyio
@@ -21,6 +19,7 @@ import sniffio
 import trio
 
 from tests.anyio.helpers import BACKENDS, Home, on_asyncio, receive_n, run
+from tests.support.forked import forked, run_code
 from tests.support.leaks import open_sockets
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ConnectionState, Msg, ReconnectPolicy, Server
@@ -469,23 +468,16 @@ finally:
 )
 async def test_keyboard_interrupt(way: str, impatient: bool, nats_server: NatsServer) -> None:
     program = PROGRAM.format(how=WAYS[way], impatient=impatient)
-    async with trio.open_nursery() as nursery:
-        with trio.fail_after(HANG_TIMEOUT):
-            process = await nursery.start(
-                partial(
-                    trio.run_process,
-                    [sys.executable, "-W", "error", "-c", program, nats_server.url],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-                )
-            )
+    env = os.environ | {"PYTHONWARNINGS": "error"}
+    with trio.fail_after(HANG_TIMEOUT):
+        async with forked(run_code, program, nats_server.url, env=env) as process:
             output = b""
             async for chunk in process.stdout:
                 before, output = output, output + chunk
                 for line in [b"waiting\n", b"leaving\n"][: 1 + impatient]:
                     if line in output and line not in before:
                         process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
     assert output.decode().splitlines() == [
         "waiting",
         "leaving",
@@ -502,9 +494,7 @@ async def main():
     async with open_nats(sys.argv[1]) as nc:
         os.kill(os.getpid(), signal.SIGINT)
         print("put off")
-        begun = time.monotonic()
-        while time.monotonic() < begun + 0.6:
-            pass
+        time.sleep(0.6)
         try:
             os.kill(os.getpid(), signal.SIGINT)
         except KeyboardInterrupt:
@@ -527,7 +517,7 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals itself")
 async def test_interrupting_a_loop_that_is_stuck(nats_server: NatsServer) -> None:
-    said = await python(STUCK, nats_server.url)
+    said = await printed(STUCK, nats_server.url)
     assert said.splitlines() == ["put off", "the way out", "delivered", "True"]
 
 
@@ -590,7 +580,7 @@ print(number > 10 * step, threading.active_count() <= 2)
 async def test_three_interrupts_at_once(nats_server: NatsServer) -> None:
     """The third one at every moment of the cleaning up, or at some of them, for there are many."""
     with trio.fail_after(2 * HANG_TIMEOUT):
-        said = await python(BURST, nats_server.url, "29")
+        said = await printed(BURST, nats_server.url, "29")
     assert said.split() == ["True", "True"]
 
 
@@ -598,12 +588,22 @@ async def test_three_interrupts_at_once(nats_server: NatsServer) -> None:
 
 
 async def python(code: str, *args: str) -> str:
+    """What an interpreter of its own prints."""
     done = await trio.run_process(
         [sys.executable, "-W", "error", "-c", code, *args],
         capture_stdout=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     return done.stdout.decode()
+
+
+async def printed(code: str, *args: str) -> str:
+    """What a process prints."""
+    env = os.environ | {"PYTHONWARNINGS": "error"}
+    async with forked(run_code, code, *args, env=env) as process:
+        said = await process.rest()
+        assert await process.wait() == 0, said
+    return said
 
 
 @pytest.mark.slow

@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO
 from unittest.mock import patch
 
 import trio
 from typer.main import get_command
 
-from tests.cli.forked import Forked
+from tests.support.forked import Forked, run_command
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import HeadersLike, Msg, open_nats
 
@@ -83,8 +83,16 @@ def cli(*args: object, input: bytes | str = b"", **environment: str) -> Result:
 class Running:
     """A command as a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes] | Forked, output: Any) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes] | Forked,
+        stdin: BinaryIO,
+        stderr: BinaryIO,
+        output: BinaryIO,
+    ) -> None:
         self.process = process
+        self._stdin = stdin
+        self._stderr = stderr
         self.output_file = output
         self.errors = b""
 
@@ -99,17 +107,15 @@ class Running:
             assert self._read(deadline - time.monotonic()), (text, self.errors)
 
     def feed(self, data: bytes) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(data)
-        self.process.stdin.flush()
+        self._stdin.write(data)
+        self._stdin.flush()
 
     def kill(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def finish(self) -> int:
         """Wait for its end; the exit code."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        self._stdin.close()
         deadline = time.monotonic() + HANG_TIMEOUT
         while self._read(deadline - time.monotonic()):
             pass
@@ -122,10 +128,9 @@ class Running:
         return self.output_file.read().decode()
 
     def _read(self, seconds: float) -> bool:
-        assert self.process.stderr is not None
-        ready, _, _ = select.select([self.process.stderr], [], [], max(seconds, 0))
+        ready, _, _ = select.select([self._stderr], [], [], max(seconds, 0))
         assert ready, f"nothing more was said: {self.errors!r}"
-        data = os.read(self.process.stderr.fileno(), 65536)
+        data = os.read(self._stderr.fileno(), 65536)
         self.errors += data
         return bool(data)
 
@@ -142,22 +147,28 @@ def running(
     variables = clean_environment(**environment)
     with tempfile.TemporaryFile() as output:
         out = output.fileno() if stdout is None else stdout
+        theirs_in, ours_in = os.pipe()
+        ours_err, theirs_err = os.pipe()
         process: subprocess.Popen[bytes] | Forked
         if interpreter:
             process = subprocess.Popen(
                 [sys.executable, "-m", "trio_nats", *words],
-                stdin=subprocess.PIPE,
+                stdin=theirs_in,
                 stdout=out,
-                stderr=subprocess.PIPE,
+                stderr=theirs_err,
                 env=variables,
             )
         else:
-            process = Forked(words, out, variables)
-        with process:
+            descriptors = (theirs_in, out, theirs_err)
+            process = Forked(run_command, *words, descriptors=descriptors, env=variables)
+        os.close(theirs_in)
+        os.close(theirs_err)
+        with open(ours_in, "wb") as stdin, open(ours_err, "rb") as stderr:
             try:
-                yield Running(process, output)
+                yield Running(process, stdin, stderr, output)
             finally:
                 process.kill()
+                process.wait()
 
 
 @contextmanager
