@@ -70,7 +70,10 @@ async def test_ca_file_and_ca_data_add_up(certificate: Certificate) -> None:
         await connected(server.port, tls)
 
 
-async def test_a_ca_file_replaces_the_systems_authorities() -> None:
+async def test_a_ca_file_replaces_the_systems_authorities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTS.both_cas_file))
     alone = (await load_client_tls(TRUSTING)).context
     system = (await load_client_tls(TLSOptions(server_hostname="h"))).context
     assert [ca["serialNumber"] for ca in alone.get_ca_certs()] == [
@@ -78,6 +81,7 @@ async def test_a_ca_file_replaces_the_systems_authorities() -> None:
     ]
     expected = ssl.create_default_context().cert_store_stats()
     assert system.cert_store_stats() == expected
+    assert expected["x509"] == 2
 
 
 async def test_every_python_verifies_alike() -> None:
