@@ -20,6 +20,7 @@ from tests.credentials.helpers import HANG_TIMEOUT, NONCE, QUICK, connects_with,
 from tests.support.files import hanging_file
 from tests.support.jwts import Operator, creds_text
 from tests.support.peer import Peer, Script, ScriptedServer
+from tests.support.sockets import from_afar
 from tests.support.tracebacks import variables_of
 from tests.transports import ALL_TRANSPORTS, Transport
 from trio_nats import (
@@ -107,9 +108,9 @@ REPLAYABLE: dict[str, tuple[Auth, bool]] = {
 
 @pytest.mark.parametrize("kind", REPLAYABLE)
 async def test_replayable_credentials_are_not_sent_in_plaintext(
-    kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trio_nats._transport.connector.is_loopback", lambda address: False)
+    from_afar()
     auth, replayable = REPLAYABLE[kind]
     async with ScriptedServer(sessions()) as server:
         if replayable:

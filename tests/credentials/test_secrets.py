@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tests.credentials.helpers import HANG_TIMEOUT, QUICK
 from tests.support.jwts import Key, Operator, creds_text
 from tests.support.peer import Peer, ScriptedServer
+from tests.support.sockets import from_afar
 from trio_nats import (
     JWT,
     Credentials,
@@ -193,11 +194,9 @@ CASES: dict[str, Callable[[], Case]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
-async def test_connections_keep_their_secrets(
-    kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_connections_keep_their_secrets(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     # So that there is a warning of plaintext to look into, too.
-    monkeypatch.setattr("trio_nats._transport.connector.is_loopback", lambda address: False)
+    from_afar()
     caplog.set_level(logging.DEBUG)
     case = CASES[kind]()
     told = [repr(case.auth), str(case.auth)]

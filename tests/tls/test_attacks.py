@@ -28,6 +28,7 @@ from tests.support.scripts import (
     tls_required,
     untrusted_then_info,
 )
+from tests.support.sockets import from_afar
 from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
@@ -320,12 +321,6 @@ BEARER = "eyJhbGciOiJub25lIn0.e30.x"
 SEED = "SUAMLK2ZNL35WSMW37E7UD4VZ7ELPKW7DHC3BWBSD2GCZ7IUQQXZIORRBU"
 
 
-@pytest.fixture
-def from_afar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peer looks as if it were on another machine, which tests may not talk to."""
-    monkeypatch.setattr("trio_nats._transport.connector.peer_address", lambda stream: "192.0.2.1")
-
-
 async def connects(auth: AuthLike, policy: PlaintextAuth) -> ScriptedServer:
     async with ScriptedServer(no_tls(nonce="abc")) as server:
         async with open_nats(server.url, auth=auth, plaintext_auth=policy):
@@ -333,10 +328,10 @@ async def connects(auth: AuthLike, policy: PlaintextAuth) -> ScriptedServer:
     return server
 
 
-@pytest.mark.usefixtures("from_afar")
 @pytest.mark.parametrize("auth", [SECRET, Token("verysecret"), JWT(BEARER)])
 class TestReplayableSecrets:
     async def test_refuse(self, auth: AuthLike) -> None:
+        from_afar()
         async with ScriptedServer(no_tls()) as server:
             with pytest.raises(ConnectError) as caught:
                 async with open_nats(server.url, auth=auth, plaintext_auth="refuse"):
@@ -347,6 +342,7 @@ class TestReplayableSecrets:
             assert (await server.peer()).raw_bytes == b""
 
     async def test_warn(self, auth: AuthLike, caplog: pytest.LogCaptureFixture) -> None:
+        from_afar()
         with caplog.at_level(logging.WARNING, "trio_nats"):
             await connects(auth, "warn")
         assert "in plaintext" in caplog.text
@@ -354,13 +350,14 @@ class TestReplayableSecrets:
         assert BEARER not in caplog.text
 
     async def test_allow(self, auth: AuthLike, caplog: pytest.LogCaptureFixture) -> None:
+        from_afar()
         with caplog.at_level(logging.WARNING, "trio_nats"):
             await connects(auth, "allow")
         assert caplog.text == ""
 
 
-@pytest.mark.usefixtures("from_afar")
 async def test_signatures_may_travel_in_plaintext() -> None:
+    from_afar()
     await connects(NKey(seed=SEED), "refuse")
 
 
@@ -368,16 +365,17 @@ async def test_secrets_may_be_sent_over_loopback() -> None:
     await connects(SECRET, "refuse")
 
 
-@pytest.mark.usefixtures("from_afar")
 async def test_nothing_is_refused_over_tls() -> None:
+    from_afar()
     async with ScriptedServer(tls_required(SERVER)) as server:
         url = f"tls://localhost:{server.port}"
         async with open_nats(url, tls=tls(), auth=SECRET, plaintext_auth="refuse"):
             pass
 
 
-@pytest.mark.usefixtures("from_afar")
 async def test_the_warning_comes_once(caplog: pytest.LogCaptureFixture) -> None:
+    from_afar()
+
     async def short(peer: Peer) -> None:
         await peer.send_info()
         await peer.accept_connect()

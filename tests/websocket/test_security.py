@@ -10,6 +10,7 @@ import trio
 from tests.reliability.helpers import until
 from tests.support.certs import Certificate, server_context
 from tests.support.peer import Peer, ScriptedServer, is_only_tls_records
+from tests.support.sockets import from_afar
 from tests.websocket.helpers import (
     CERTS,
     HANG_TIMEOUT,
@@ -204,15 +205,9 @@ async def test_a_peer_without_tls_and_http() -> None:
 # --- secrets in plaintext -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if servers of this machine were on another one."""
-    monkeypatch.setattr("trio_nats._transport.connector.is_loopback", lambda address: False)
-
-
-@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("where", ["url", "headers"])
 async def test_secrets_over_ws(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    from_afar()
     userinfo = "joe:secret@" if where == "url" else ""
     headers = {} if where == "url" else {"Authorization": "Bearer secret"}
     options = WebSocketOptions(headers=headers)
@@ -238,8 +233,8 @@ async def test_secrets_over_ws(where: str, caplog: pytest.LogCaptureFixture) -> 
         assert caplog.text == ""
 
 
-@pytest.mark.usefixtures("elsewhere")
 async def test_headers_that_are_no_secret_and_headers_inside_tls() -> None:
+    from_afar()
     harmless = WebSocketOptions(headers={"Origin": "http://a", "User-Agent": "b"})
     async with NatsServer(websocket=ServerWebSocket()) as server:
         async with open_nats(server.ws_url, websocket=harmless, plaintext_auth="refuse"):
