@@ -20,6 +20,7 @@ A script ends without failing when the client goes away.
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias
@@ -390,14 +391,17 @@ class ScriptedServer(LoopbackServer):
 
 
 class MemoryPeer(Background):
-    """A scripted server without a network, for tests on a mocked clock: talk to ``client``."""
+    """A scripted server without a network, for tests on a mocked clock: talk to ``client``.
+
+    What is sent is there at once, so the clock cannot jump in between.
+    """
 
     def __init__(self, script: Script) -> None:
         super().__init__()
         self._script = script
-        self.client, stream = trio.testing.memory_stream_pair()
-        self._end = stream
-        self.peer = Peer(stream)
+        ends = (trio.socket.from_stdlib_socket(end) for end in socket.socketpair())
+        self.client, self._end = map(trio.SocketStream, ends)
+        self.peer = Peer(self._end)
 
     async def _start(self) -> None:
         self._nursery.start_soon(self._play)

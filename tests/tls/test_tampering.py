@@ -9,6 +9,7 @@ import trio.testing
 from tests.support.certs import certificates, server_context
 from tests.support.peer import MemoryPeer, Peer, Script, ScriptedServer, info_line
 from tests.support.scripts import UNKNOWN_OPERATION, no_tls, says, tls_first, tls_required
+from tests.support.sockets import reach
 from tests.support.timeouts import HANG_TIMEOUT
 from tests.support.tls_records import is_only_tls_records
 from trio_nats import (
@@ -295,18 +296,10 @@ async def test_a_plaintext_connection_may_become_encrypted() -> None:
 
 async def opened_in_memory(peer: MemoryPeer, tls: TLSOptions | None = None) -> ConnectAttempt:
     """The failed attempt to connect to ``peer``, without a network."""
-
-    async def dial(*_: object) -> trio.abc.Stream:
-        return peer.client
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("trio_nats._transport.connector.dial", dial)
-        # There is no socket that could be asked.
-        patched.setattr("trio_nats._transport.connector.peer_of", lambda _: None)
-        patched.setattr("trio_nats._transport.connector.TCPStream", lambda stream: stream)
-        with pytest.raises(ConnectError) as caught:
-            async with open_nats("nats://localhost", tls=tls, connect_timeout=5):
-                pass
+    reach(peer.client)
+    with pytest.raises(ConnectError) as caught:
+        async with open_nats("nats://127.0.0.1", tls=tls, connect_timeout=5):
+            pass
     (attempt,) = caught.value.attempts
     return attempt
 
