@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -27,6 +28,7 @@ from tests.support.internals import open_requests
 from tests.support.leaks import no_leaks
 from tests.support.peer import Peer
 from tests.support.scripts import session
+from tests.support.sockets import change_sockets
 from tests.transports import ALL_BUT_WSS, Transport
 from trio_nats import Connection, ConnectionLostError, RequestTimeoutError, Subscription
 
@@ -152,18 +154,30 @@ async def test_a_failing_body_is_not_held_up_by_a_server_that_does_not_read() ->
 
 @ALL_BUT_WSS
 async def test_a_reply_before_the_writer_returns_is_not_lost(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The PONG may be read before the task that wrote the PING has had another turn."""
-    original = trio.SocketStream.send_all
+    slowed = 0
 
-    async def send_all(self: trio.SocketStream, data: bytes) -> None:
-        await original(self, data)
-        await trio.testing.wait_all_tasks_blocked(0.02)
+    def change(made: Any) -> None:
+        original = made.send
 
+        async def send(data: bytes) -> int:
+            nonlocal slowed
+            sent: int = await original(data)
+            if slow:
+                slowed += 1
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            return sent
+
+        made.send = send
+
+    slow = False
+    change_sockets(change)
     async with served() as (nc, _):
         await nc.flush()
-        monkeypatch.setattr(trio.SocketStream, "send_all", send_all)
+        slow = True
+    assert slowed
     assert "not written" not in caplog.text
     assert nc.stats.lost_in_flight == 0
 

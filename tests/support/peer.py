@@ -391,10 +391,7 @@ class ScriptedServer(LoopbackServer):
 
 
 class MemoryPeer(Background):
-    """A scripted server without a network, for tests on a mocked clock: talk to ``client``.
-
-    What is sent is there at once, so the clock cannot jump in between.
-    """
+    """A scripted server without a network, for tests on a mocked clock: talk to ``client``."""
 
     def __init__(self, script: Script) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ from tests.support.scripts import (
     stall_at_once,
     tls_required,
 )
+from tests.support.sockets import change_sockets
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     AuthLike,
@@ -258,12 +259,12 @@ async def test_unavailable_credentials(slow: bool) -> None:
 
 
 async def test_an_internal_error_is_reported_and_leaks_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(*args: object, **kwargs: object) -> None:
+    async def broken(_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("trio_nats._transport.connector.describe", broken)
+    change_sockets(lambda made: setattr(made, "send", broken))
     async with no_leaks():
         async with ScriptedServer(tls_required(SERVER)) as server:
             url = f"tls://localhost:{server.port}"
