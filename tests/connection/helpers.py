@@ -36,6 +36,7 @@ __all__ += [
     "from_another_run",
     "have_wait",
     "hmsg",
+    "hurry",
     "msg",
     "next_event",
     "nothing_was_sent",
@@ -118,6 +119,11 @@ async def fill(nc: Connection, size: int, each: int = 100_000) -> int:
         await trio.testing.wait_all_tasks_blocked()
         count += 1
     return count
+
+
+def hurry(nc: Connection) -> None:
+    """Let the kernel take more than a packet at a time again, after :func:`fill`."""
+    socket_of(nc).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
 
 
 async def barrier(peer: Peer) -> None:

@@ -10,6 +10,7 @@ from tests.connection.helpers import (
     all_of,
     another,
     fill,
+    hurry,
     nothing_was_sent,
     scripted,
     served,
@@ -54,6 +55,7 @@ async def test_a_full_outbox_refuses_if_told_to() -> None:
         with pytest.raises(OutboxFullError):
             nc.publish_nowait("refused", b"")
         assert open_requests(nc) == 0
+        hurry(nc)
         for _ in range(count):
             await peer.expect_line(b"PUB a 500000")
             await peer.receive_exactly(500_002)
@@ -78,6 +80,7 @@ async def test_a_full_outbox_makes_publishers_wait() -> None:
                 nursery.start_soon(publish, number)
             await trio.testing.wait_all_tasks_blocked()
             assert nc.stats.out_messages == count
+            hurry(nc)
             lines = []
             for _ in range(count + 9):
                 lines.append(await peer.expect_line(b"PUB "))
@@ -96,6 +99,7 @@ async def test_a_publisher_that_waits_can_be_cancelled() -> None:
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert nc.stats.out_messages == count
+        hurry(nc)
         for _ in range(count):
             await peer.expect_line(b"PUB a 500000")
             await peer.receive_exactly(500_002)

@@ -101,7 +101,7 @@ async def test_no_responders_after_a_reply_is_ignored() -> None:
                 assert await all_of(replies) == [b"1", b"2"]
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0.5}, {"timeout": 100, "stall": 0.5}])
+@pytest.mark.parametrize("options", [{"timeout": 0.2}, {"timeout": 100, "stall": 0.2}])
 async def test_time_ends_them(options: dict[str, Any]) -> None:
     async with asked(**options) as (nc, peer, replies, inbox):
         await peer.send(msg(inbox, 1, b"1") + msg(inbox, 1, b"2"))

@@ -137,6 +137,8 @@ async def test_only_what_the_kernel_had_no_room_for_shows_that_the_peer_reads() 
             await stream.send_all(b"small")
             assert stream.progress == 0
             nursery.start_soon(stream.send_all, data)
+            await trio.testing.wait_all_tasks_blocked()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 500_000)
             received = bytearray()
             while len(received) < 5 + len(data):
                 before = stream.progress

@@ -13,6 +13,7 @@ from tests.connection.helpers import (
     QUICK,
     barrier,
     fill,
+    hurry,
     msg,
     next_event,
     receive_n,
@@ -63,6 +64,7 @@ async def test_pings_are_answered_ahead_of_what_waits() -> None:
         waiting = await fill(nc, 3_000_000)
         await peer.send(b"PING\r\n")
         await trio.testing.wait_all_tasks_blocked()
+        hurry(nc)
         lines = []
         for _ in range(waiting + 1):
             line = await peer.expect_line()

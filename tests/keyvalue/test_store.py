@@ -229,6 +229,7 @@ async def test_what_the_server_says_of_ttl(nats_server: NatsServer) -> None:
             await kv.create("x", "1", ttl=0.5)
 
 
+@pytest.mark.slow
 async def test_expired_entries(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         kv = await bucket(js, limit_marker_ttl=30)

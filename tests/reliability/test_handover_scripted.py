@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.connection.helpers import fill
+from tests.connection.helpers import fill, hurry
 from tests.reliability.helpers import (
     HANG_TIMEOUT,
     QUICK,
@@ -417,6 +417,7 @@ async def test_draining_while_a_move_fails_keeps_what_the_server_sent_before_it_
                 await (await other.peer()).finished.wait()
                 await eventually(lambda: nc.connected_url == server.url)
                 await trio.testing.wait_all_tasks_blocked()
+                hurry(nc)
                 read_on.set()
                 assert [msg.data async for msg in sub] == [b"last"]
 
@@ -483,6 +484,7 @@ async def test_a_server_already_in_lame_duck_mode_is_left() -> None:
                     await eventually(lambda: nc.connected_url == other.url)
 
 
+@pytest.mark.slow
 async def test_messages_that_are_alike_come_once_each_without_echo_too() -> None:
     """Which of them are the same is told by when they came, so each wire is read all the time."""
     to_old, old_turn = trio.open_memory_channel[None](0)

@@ -543,7 +543,7 @@ async def test_a_slow_handler_that_publishes_does_not_keep_the_move_from_its_end
         other.subscribe("out") as out,
         trio.open_nursery() as nursery,
     ):
-        shorten_overlap(nc)
+        set_handover_limits(nc, pong_timeout=0.5, overlap=0.1)
 
         async def handle() -> None:
             async for msg in sub:

@@ -200,7 +200,7 @@ async def test_messages_that_came_before_are_handed_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replied", "options"), [(0, {}), (1, {}), (1, {"timeout": 100, "stall": 0.3})]
+    ("replied", "options"), [(0, {}), (1, {}), (1, {"timeout": 100, "stall": 0.2})]
 )
 async def test_replies_that_may_be_missing(
     replied: int, options: dict[str, float], nats_server: NatsServer
@@ -208,7 +208,7 @@ async def test_replies_that_may_be_missing(
     async with (
         open_nats(nats_server.url, reconnect=NEVER, close_timeout=0) as nc,
         nc.subscribe("svc") as requests,
-        nc.request_many("svc", **{"timeout": 1, **options}) as replies,
+        nc.request_many("svc", **{"timeout": 0.3, **options}) as replies,
     ):
         request = await requests.receive()
         for _ in range(replied):

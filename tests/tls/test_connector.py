@@ -258,7 +258,7 @@ def tls() -> TLSOptions:
 )
 async def test_a_failed_attempt_leaves_no_socket(script: object, scheme: str) -> None:
     async with ScriptedServer(script) as server:  # type: ignore[arg-type]  # a script
-        url = f"{scheme}://localhost:{server.port}"
+        url = f"{scheme}://127.0.0.1:{server.port}"
         before = sockets()
         with pytest.raises(ConnectError):
             async with open_nats(url, tls=tls() if scheme == "tls" else None, connect_timeout=0.2):

@@ -62,7 +62,7 @@ async def test_a_probe_sends_no_credentials(kind: str, mode: TLSMode) -> None:
     script = SERVER_KINDS[kind](server_context(CERTS.server))
     tls = TLSOptions(mode=mode, ca_file=None if mode is TLSMode.DISABLE else CERTS.ca_file)
     async with ScriptedServer(script) as server:
-        await probed(server.port, tls, seconds=0.5)
+        await probed(server.port, tls, seconds=0.2)
         peer = await server.peer()
         with trio.fail_after(HANG_TIMEOUT):
             await peer.finished.wait()

@@ -219,6 +219,7 @@ async def test_errors_that_end_the_channel(line: str, kind: type[PullError]) -> 
     assert all_tasks() == tasks
 
 
+@pytest.mark.slow
 async def test_a_consumer_that_stays_away_is_looked_up() -> None:
     gone = {"error": {"code": 404, "err_code": 10014, "description": "consumer not found"}}
     puller = Puller(api={"CONSUMER.INFO.S.C": gone})
@@ -291,6 +292,7 @@ async def test_a_message_that_never_fits_is_not_pulled_forever(
     assert "requesting again in 0.25 s" in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_message_larger_than_any_request_is_an_error() -> None:
     puller = Puller()
     async with (
@@ -310,6 +312,7 @@ async def test_a_message_larger_than_any_request_is_an_error() -> None:
             await puller.say(await puller.pull(), "409 Message Size Exceeds MaxBytes", **too_large)
 
 
+@pytest.mark.slow
 async def test_delays_begin_anew_after_messages(caplog: pytest.LogCaptureFixture) -> None:
     puller = Puller()
     async with (

@@ -138,6 +138,7 @@ async def test_lost_pulls_are_made_anew() -> None:
         await puller.deliver(again, 2)
 
 
+@pytest.mark.slow
 async def test_a_server_that_stops_is_asked_until_the_time_is_over() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
@@ -310,6 +311,7 @@ async def test_invalid_fetch_options(options: dict[str, object], match: str) -> 
             await consumer.fetch(**options)
 
 
+@pytest.mark.slow
 async def test_without_an_answer_it_ends_in_time() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:

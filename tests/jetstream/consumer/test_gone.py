@@ -20,6 +20,7 @@ from trio_nats.testing import NatsServer
 pytestmark = pytest.mark.nats_server(jetstream=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"deliver_subject": "here"}])
 @pytest.mark.parametrize("whole_stream", [True, False])
 async def test_it_is_noticed_after_a_restart(
@@ -51,6 +52,7 @@ async def test_messages_of_more_than_half_of_max_bytes(nats_server: NatsServer) 
                     await (await messages.receive()).ack()
 
 
+@pytest.mark.slow
 async def test_a_message_that_fits_nowhere(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 0)
@@ -69,6 +71,7 @@ async def test_a_message_that_fits_nowhere(nats_server: NatsServer) -> None:
         assert len(await ordered.fetch(max_bytes=3000, timeout=0.2)) == 1
 
 
+@pytest.mark.slow
 async def test_chunks_larger_than_what_the_server_accepts_now() -> None:
     async with (
         NatsServer(jetstream=True, config={"max_payload": 20_000_000}) as server,

@@ -156,6 +156,7 @@ async def test_messages_on_their_way_go_back_too() -> None:
         ]
 
 
+@pytest.mark.slow
 async def test_a_fetch_returns_what_was_on_its_way() -> None:
     """Messages that arrive while it ends are handed out, as far as they were requested."""
     puller = Puller()
@@ -173,6 +174,7 @@ async def test_a_fetch_returns_what_was_on_its_way() -> None:
         ]
 
 
+@pytest.mark.slow
 async def test_a_server_that_stalls_does_not_hold_it_up() -> None:
     async with NatsServer(jetstream=True) as server, connected(server) as (js, nc):
         stream = await filled(js, 3)

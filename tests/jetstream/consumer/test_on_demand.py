@@ -17,6 +17,7 @@ from trio_nats.testing import NatsServer
 pytestmark = pytest.mark.nats_server(jetstream=True)
 
 
+@pytest.mark.slow
 async def test_nothing_is_taken_while_a_message_is_handled(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 4)

@@ -127,17 +127,17 @@ async def test_nothing_new_is_missed_even_before_the_first_message(
 
 async def test_its_consumer_is_deleted_again_and_again(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
-        stream = await filled(js, 60)
+        stream = await filled(js, 30)
         ordered = stream.ordered_consumer()
         found: list[int] = []
         async with ordered.consume(max_messages=4, **QUIET) as messages:
-            while len(found) < 60:
+            while len(found) < 30:
                 found += await numbers(messages, 1)
                 if len(found) % 10 == 0:
                     assert ordered.name is not None
                     await stream.delete_consumer(ordered.name)
-        assert found == list(range(60))
-        for number in range(60, 64):
+        assert found == list(range(30))
+        for number in range(30, 32):
             await js.publish("s.0", str(number))
             msg = await ordered.next()
             assert int(msg.data) == number
@@ -154,7 +154,7 @@ async def test_its_first_consumer_is_deleted_before_there_is_a_message(
         ordered = stream.ordered_consumer(
             filter_subjects=["s.2"], deliver_policy=DeliverPolicy.LAST_PER_SUBJECT
         )
-        async with ordered.consume() as messages:
+        async with ordered.consume(**QUIET) as messages:
             assert ordered.name is not None
             await stream.delete_consumer(ordered.name)
             for number in range(2, 5):
@@ -396,7 +396,7 @@ async def test_the_consumer_is_created_again_after_silence() -> None:
     async def lose(pull: Pulled) -> None:
         pass
 
-    found = await lossy(keeper, lose, expires=1, heartbeat=0.2)
+    found = await lossy(keeper, lose, expires=1, heartbeat=0.1)
     assert found == [1, 2, 3, 4, 5, 6]
     assert keeper.created[1]["opt_start_seq"] == 4
 
@@ -445,7 +445,7 @@ async def test_a_late_message_of_another_consumer_is_left_out() -> None:
         keeper.sequence, keeper.consumer_sequence = 3, 3
         await keeper.deliver(pull, 2, skip=1)
 
-    assert await lossy(keeper, lose) == [1, 2, 3, 4, 5, 6]
+    assert await lossy(keeper, lose, **QUIET) == [1, 2, 3, 4, 5, 6]
     check_recreated(keeper)
 
 
