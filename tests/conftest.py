@@ -1,4 +1,4 @@
-"""Settings that hold for every test."""
+"""Settings of all tests."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Everything so far stays to the end. Frozen, it costs nothing at each gc.collect() of a test.
+    # Freeze all objects so far, which live until the end, to speed up gc.collect() in tests.
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, Any, Any]:
-    """Let reports of tests about text that cannot be encoded pass between processes."""
+    """Escape text that cannot be encoded, so that reports can be sent between processes."""
     return encodable((yield))
 
 
 def encodable(value: Any) -> Any:
-    """``value`` with lone surrogates escaped in each of its strings."""
+    """Return ``value`` with lone surrogates escaped in all strings."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, dict):
@@ -52,10 +52,10 @@ def encodable(value: Any) -> Any:
     return value
 
 
-# Coverage and a busy machine make single examples slow: that is no bug, so there is no deadline.
+# No deadline, because coverage and a busy machine can make single examples slow.
 # Each run tries a few examples, ``--hypothesis-profile=thorough`` (``nox -s fuzz``) very many.
 settings.register_profile("dev", deadline=None, max_examples=25)
-# What fails for one person fails for the next: no luck in automated runs.
+# Automated runs are deterministic, so that failures can be reproduced.
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")

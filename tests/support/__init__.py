@@ -1,5 +1,5 @@
-"""What the tests are built with: certificates, JWTs, scripted servers, proxies and harnesses.
+"""Helpers for all tests: certificates, JWTs, scripted servers, proxies and harnesses.
 
-Nothing in here imports :mod:`trio_nats`: a mistake in the client can never be repeated by the peer
-that is meant to catch it.
+The scripted servers and proxies do not import :mod:`trio_nats`, so that they cannot repeat a
+mistake of the client that they are meant to catch.
 """

@@ -1,10 +1,10 @@
-"""The counterpart of ``checkpoints`` for asyncio: cancelling at every moment asyncio can.
+"""The counterpart of ``checkpoints`` for asyncio: cancel at every point at which asyncio can.
 
-A task of asyncio can be cancelled while it is suspended, in three ways. *Waiting*: the future it
-waits for is not done, and is cancelled. *Woken*: the future is done, but the task has not run yet;
-it gets the cancellation in place of the result. *Running*: it has got the result, and is cancelled
-at its next suspension. anyio's scopes know the first and the third, and deliver again and again
-until their block is left; ``Task.cancel`` knows all three, and delivers once.
+A suspended asyncio task can be cancelled in three cases. *Waiting*: its future is not done, and is
+cancelled. *Woken*: its future is done, but the task has not run yet and gets the cancellation
+instead of the result. *Running*: it has got the result, and is cancelled at its next suspension.
+anyio's scopes do the first and the third, repeatedly until the block is left. ``Task.cancel`` does
+all three, once.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ async def cancel_at_each_step(
     *,
     limit: int = 1000,
 ) -> int:
-    """Run an operation again and again, cancelled at its first, second, ... last suspension.
+    """Run an operation repeatedly, and cancel it at its first, second, ... last suspension.
 
-    ``make_operation`` prepares a fresh one and is never cancelled itself; ``check_after`` is called
-    after each run. Returns at how many suspensions it was cancelled.
+    ``make_operation`` prepares a new one and is never cancelled itself. ``check_after`` is called
+    after each run. Returns the number of suspensions at which it was cancelled.
     """
     visited = 0
     with anyio.CancelScope() as scope:
@@ -87,7 +87,7 @@ async def _run_native(operation: Operation, injector: _Injector) -> None:
 
 
 class _Injector:
-    """Calls ``cancel`` at the ``number``-th suspension of what it watches."""
+    """Calls ``cancel`` at the ``number``-th suspension of the watched operation."""
 
     def __init__(self, number: int, moment: Moment) -> None:
         self._left = number
@@ -115,18 +115,18 @@ class _Injector:
                     self._strike()
 
     def _suspended(self, awaited: object) -> bool:
-        """Count a suspension, and see to the cancellation if it is the one."""
+        """Count a suspension, and arrange the cancellation if it is the chosen one."""
         if self.struck or (self._moment == "woken" and not isinstance(awaited, asyncio.Future)):
             return False
         self._left -= 1
         if self._left:
             return False
         if self._moment == "waiting":
-            # The task is not suspended yet, but will be when the loop comes to this.
+            # The task is not suspended yet, but will be when the loop runs this callback.
             self.struck = True
             asyncio.get_running_loop().call_soon(self.cancel)
         elif self._moment == "woken":
-            # Ours is called before the task's own callback, for it is added before it.
+            # Added before the task's own callback, so it is called first.
             assert isinstance(awaited, asyncio.Future)
             awaited.add_done_callback(lambda _: self._strike())
         return True

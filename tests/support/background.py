@@ -1,12 +1,12 @@
-"""The ground under scripted servers and proxies: tasks living as long as an ``async with`` block.
+"""Base classes of scripted servers and proxies: background tasks in an ``async with`` block.
 
-Their rules, which tests rely on:
+Tests rely on these rules:
 
 * leaving the block cancels the tasks and closes every socket, so nothing outlives it;
-* an exception of the body leaves the block as itself, never inside an exception group;
-* an exception of a task (an assertion in a script, say) cancels the body and leaves the block in
-  its place: whatever the body ran into then was only a consequence;
-* the other side going away is how connections end, so that is noted but is no failure.
+* an exception of the body propagates unchanged, never inside an exception group;
+* an exception of a task, such as an assertion in a script, cancels the body and propagates instead
+  of the body's exception, which is only a consequence;
+* a peer that closes the connection is recorded, but is not a failure.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _MEMORY_HALVES = (trio.testing.MemorySendStream, trio.testing.MemoryReceiveStrea
 
 
 class PeerGone(Exception):
-    """The other side closed the connection while more was expected of it."""
+    """The peer closed the connection while more data was expected."""
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether ``error`` only says that the connection is over, in a group or not."""
+    """Whether ``error``, or all errors of a group, only mean that the connection has ended."""
     if isinstance(error, BaseExceptionGroup):
         return all(is_gone(inner) for inner in error.exceptions)
     return isinstance(error, PeerGone | trio.BrokenResourceError | trio.ClosedResourceError)
 
 
 def close_now(stream: trio.abc.Stream, *, reset: bool = False) -> None:
-    """Close a socket or memory stream without waiting; ``reset`` makes TCP say RST, not FIN."""
+    """Close a socket or memory stream without waiting; ``reset`` sends RST instead of FIN."""
     if isinstance(stream, trio.SocketStream):
         if reset:
-            # A linger time of zero discards what is unsent and turns close() into a reset.
+            # A linger time of zero discards unsent data and turns close() into a reset.
             layout = "hh" if sys.platform == "win32" else "ii"
             linger = struct.pack(layout, 1, 0)
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -57,7 +57,7 @@ def close_now(stream: trio.abc.Stream, *, reset: bool = False) -> None:
 
 
 class Background:
-    """An async context manager with a nursery inside that obeys the rules above."""
+    """An async context manager that runs background tasks by the rules above."""
 
     _nursery: trio.Nursery
 
@@ -84,8 +84,8 @@ class Background:
         self._nursery.cancel_scope.cancel()
         swallow = False
         try:
-            # Background tasks never raise: whatever comes out of here is the body's, or is an
-            # outer cancellation. If it is the body's, Python goes on with the original.
+            # Background tasks never raise, so an exception here is the body's or an outer
+            # cancellation. If it is the body's, Python continues with the original.
             swallow = bool(await self._manager.__aexit__(exc_type, exc, traceback))
         except BaseException:
             if exc is None and not self._failures:
@@ -95,10 +95,10 @@ class Background:
         return swallow
 
     async def _start(self) -> None:
-        """Start what has to run; called in the nursery."""
+        """Start background tasks; called inside the nursery."""
 
     def _stop(self) -> None:
-        """Close what the tasks do not close themselves."""
+        """Close everything that the tasks do not close themselves."""
 
     def _run_soon(self, function: Callable[[], Awaitable[object]]) -> None:
         self._nursery.start_soon(self._run, function)
@@ -124,7 +124,7 @@ class Background:
 
 
 class LoopbackServer(Background):
-    """A TCP server on the loopback interface; a subclass says what is done with connections.
+    """A TCP server on the loopback interface. Subclasses handle the connections.
 
     The port stays reserved for the whole block, so that it can :meth:`refuse` connections for a
     while and :meth:`accept` them again without another process taking the port in between.
@@ -142,7 +142,7 @@ class LoopbackServer(Background):
         return f"nats://{LOOPBACK}:{self.port}"
 
     def refuse(self) -> None:
-        """Refuse new connections ("connection refused"); those that exist are left alone."""
+        """Refuse new connections ("connection refused"); existing ones are not affected."""
         if self._listener is not None:
             self._listener.socket.close()
             self._listener = None

@@ -1,14 +1,13 @@
-"""Certificates for tests: good ones, and one for every way of being wrong.
+"""Certificates for tests: valid ones, and one for every kind of fault.
 
-Everything is made on first use, into a directory that goes away with the process, so a session pays
-only for what it touches::
+Each is created on first use, in a directory that is removed when the process ends::
 
     certs = certificates()
-    server_context(certs.server)                  # what a test server uses
-    client_context(certs.ca_file, certs.client)   # what a careful client uses
+    server_context(certs.server)                  # the context of a test server
+    client_context(certs.ca_file, certs.client)   # the context of a client that verifies
 
-Every certificate not said to be wrong satisfies ``ssl.VERIFY_X509_STRICT``, which Python 3.13 turns
-on by default and Python 3.11 does not.
+Unless stated otherwise, certificates satisfy ``ssl.VERIFY_X509_STRICT``, a default of Python 3.13
+but not of 3.11.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ __all__ = [
 ]
 
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
-"""What :attr:`CertificateSet.server` is valid for."""
+"""The names that :attr:`CertificateSet.server` is valid for."""
 
 OTHER_HOST: Final = "elsewhere.example"
 """The only name :attr:`CertificateSet.server_other_host` is valid for."""
@@ -79,7 +78,7 @@ class Certificate:
     """One certificate and its key, as files."""
 
     cert_file: Path
-    """The leaf followed by its intermediates, if it has any: what a peer should present."""
+    """The leaf followed by its intermediates, if any, as a peer should present it."""
 
     key_file: Path
 
@@ -92,12 +91,12 @@ class Certificate:
         return x509.load_pem_x509_certificate(self.leaf_file.read_bytes())
 
     def leaf_only(self) -> Certificate:
-        """The same certificate presented without its intermediates, as a careless peer does."""
+        """Return the certificate without its intermediates, as a misconfigured peer presents it."""
         return Certificate(self.leaf_file, self.key_file, self.leaf_file)
 
 
 class CertificateSet:
-    """The certificates of a test session, under ``directory``, each made when first asked for."""
+    """The certificates of a test session in ``directory``, each created on first use."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -106,7 +105,7 @@ class CertificateSet:
 
     @cached_property
     def ca_file(self) -> Path:
-        """The authority behind every certificate that does not say otherwise."""
+        """The authority that issued all certificates, unless stated otherwise."""
         return self._write("ca.pem", self._ca.cert_pem.bytes())
 
     @cached_property
@@ -129,7 +128,7 @@ class CertificateSet:
 
     @cached_property
     def lax_ca_file(self) -> Path:
-        """A home-made authority without key identifiers or key usage; see :attr:`server_lax`."""
+        """An authority without key identifiers or key usage; see :attr:`server_lax`."""
         certificate, _ = self._lax_ca
         return self._write("lax-ca.pem", certificate.public_bytes(Encoding.PEM))
 
@@ -142,7 +141,7 @@ class CertificateSet:
 
     @cached_property
     def server_renewed(self) -> Certificate:
-        """Like :attr:`server` with another key and serial number: what a rotation brings."""
+        """Like :attr:`server` with another key and serial number, as after a rotation."""
         return self._issue("server-renewed", self._ca, *LOCAL_NAMES)
 
     @cached_property
@@ -169,7 +168,7 @@ class CertificateSet:
 
     @cached_property
     def server_chained(self) -> Certificate:
-        """Signed by an intermediate, which :attr:`Certificate.cert_file` brings along."""
+        """Signed by an intermediate, which :attr:`Certificate.cert_file` includes."""
         return self._issue("server-chained", self._intermediate, *LOCAL_NAMES)
 
     @cached_property
@@ -179,18 +178,18 @@ class CertificateSet:
 
     @cached_property
     def server_lax(self) -> Certificate:
-        """Good names and dates under :attr:`lax_ca_file`, but refused by ``VERIFY_X509_STRICT``."""
+        """Issued by :attr:`lax_ca_file`. Valid, but rejected by ``VERIFY_X509_STRICT``."""
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         return self._store("server-lax", lax_server(self._lax_ca, *names))
 
     @cached_property
     def server_common_name(self) -> Certificate:
-        """``localhost`` as its common name, and no names beside that; see :attr:`lax_ca_file`."""
+        """Has only the common name ``localhost``; see :attr:`lax_ca_file`."""
         return self._store("server-cn", lax_server(self._lax_ca, common_name="localhost"))
 
     @cached_property
     def server_rude(self) -> Certificate:
-        """Under :attr:`lax_ca_file`, for very many names that are not fit to be printed."""
+        """Issued by :attr:`lax_ca_file`, for many names with control characters."""
         names = [x509.DNSName(f"{number}\x1b[31m\r\n" + "x" * 500) for number in range(100)]
         signed = lax_server(self._lax_ca, *names, common_name="\u202e\x1b[31m")
         return self._store("server-rude", signed)
@@ -199,28 +198,28 @@ class CertificateSet:
 
     @cached_property
     def client(self) -> Certificate:
-        """Carries :data:`CLIENT_EMAIL`, its user name under ``verify_and_map``."""
+        """Has :data:`CLIENT_EMAIL`, its user name under ``verify_and_map``."""
         return self._issue("client", self._ca, CLIENT_EMAIL, common_name="alice")
 
     @cached_property
     def client_renewed(self) -> Certificate:
-        """The same person as :attr:`client` with another key: what a rotation brings."""
+        """Like :attr:`client` with another key, as after a rotation."""
         return self._issue("client-renewed", self._ca, CLIENT_EMAIL, common_name="alice")
 
     @cached_property
     def client_dn(self) -> Certificate:
-        """No names beside its subject :data:`CLIENT_DN`, which ``verify_and_map`` falls back to."""
+        """Has only the subject :data:`CLIENT_DN`, which ``verify_and_map`` falls back to."""
         ca, ca_key = self._ca.cert_pem.bytes(), self._ca.private_key_pem.bytes()
         return self._store("client-dn", client_by_subject(ca, ca_key, "bob"))
 
     @cached_property
     def client_chained(self) -> Certificate:
-        """Signed by the intermediate; servers knowing only the root need the whole chain."""
+        """Signed by the intermediate. Servers that trust only the root need the whole chain."""
         return self._issue("client-chained", self._intermediate, CLIENT_EMAIL, common_name="alice")
 
     @cached_property
     def client_other_ca(self) -> Certificate:
-        """Signed by an authority the servers of a test do not trust."""
+        """Signed by an authority that the servers of a test do not trust."""
         return self._issue("client-other-ca", self._other_ca, CLIENT_EMAIL, common_name="alice")
 
     @cached_property
@@ -272,7 +271,7 @@ class CertificateSet:
         """:attr:`client_chained` and its intermediate as PKCS#12 under :data:`BUNDLE_PASSWORD`."""
         return self._bundle("client-chained.p12", self.client_chained, BUNDLE_PASSWORD)
 
-    # -- files that are no certificates --------------------------------------------------------
+    # -- files that are not certificates -------------------------------------------------------
 
     @cached_property
     def truncated_file(self) -> Path:
@@ -282,7 +281,7 @@ class CertificateSet:
 
     @cached_property
     def garbage_file(self) -> Path:
-        """PEM armour around bytes that are no certificate."""
+        """PEM armour around bytes that are not a certificate."""
         text = b"-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydA==\n-----END CERTIFICATE-----\n"
         return self._write("garbage.pem", text)
 
@@ -292,10 +291,10 @@ class CertificateSet:
 
     @property
     def missing_file(self) -> Path:
-        """A path where nothing is."""
+        """A path that does not exist."""
         return self.directory / "missing.pem"
 
-    # -- how they are made ---------------------------------------------------------------------
+    # -- creating them -------------------------------------------------------------------------
 
     @cached_property
     def _ca(self) -> trustme.CA:
@@ -307,7 +306,7 @@ class CertificateSet:
 
     @cached_property
     def _other_ca(self) -> trustme.CA:
-        return trustme.CA(organization_name="somebody else")
+        return trustme.CA(organization_name="another organization")
 
     @cached_property
     def _lax_ca(self) -> Signed:
@@ -365,7 +364,7 @@ class CertificateSet:
 
 @cache
 def certificates() -> CertificateSet:
-    """The certificates of this process. Their directory is removed when the process ends."""
+    """Return the certificates of this process. Their directory is removed when it ends."""
     directory = tempfile.mkdtemp(prefix="trio_nats-certs-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return CertificateSet(Path(directory))
@@ -377,7 +376,7 @@ def server_context(
     client_ca_file: Path | None = None,
     maximum_version: ssl.TLSVersion | None = None,
 ) -> ssl.SSLContext:
-    """A server's context; with ``client_ca_file`` it insists on a client certificate."""
+    """Return a server's context. With ``client_ca_file`` it requires a client certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.cert_file, certificate.key_file)
     if client_ca_file is not None:
@@ -395,7 +394,7 @@ def client_context(
     strict: bool = True,
     partial_chain: bool = False,
 ) -> ssl.SSLContext:
-    """A client's context whose verification flags do not depend on the version of Python."""
+    """Return a client's context with the same verification flags on every Python version."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(ca_file)
     context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST

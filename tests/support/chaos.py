@@ -1,15 +1,15 @@
-"""A TCP proxy that does to connections what bad networks do, on purpose or at random.
+"""A TCP proxy that breaks connections like a bad network, as planned or at random.
 
-What happens to the n-th connection is a :class:`Plan`, made before its first byte passes: a test
-writes plans down, a soak draws them from a seed, and the same seed gives the same plans::
+The :class:`Plan` of a connection is made before its first byte passes. Tests write plans down; the
+soak test draws them from a seed, and the same seed gives the same plans::
 
     async with ChaosProxy(server.port, [Plan(down=Way(cut_after=10)), Plan()]) as proxy:
         ...                        # the first connection ends within INFO, all others work
     async with ChaosProxy(server.port, RandomPlans(seed)) as proxy:
         ...
 
-Beside that all connections can be :meth:`~ChaosProxy.cut`, :meth:`~LoopbackServer.refuse`\\ d and
-swallowed at any moment.
+At any time you can also close connections with :meth:`~ChaosProxy.cut`, refuse new ones with
+:meth:`~LoopbackServer.refuse`, and discard all data with ``swallow``.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Way:
     """What happens to the bytes of one direction of one connection, by their position."""
 
     cut_after: int | None = None
-    """Let this many bytes pass, then end the connection in both directions."""
+    """Pass this many bytes, then close the connection in both directions."""
     corrupt_at: int | None = None
     """Invert one bit of the byte at this position."""
     chunk: int | None = None
-    """Pass bytes on in pieces of at most this many, each in a write of its own."""
+    """Pass bytes on in pieces of at most this size, each in its own write."""
     delay: float = 0.0
-    """Hold every piece up for so many seconds."""
+    """Delay every piece by this many seconds."""
     swallow_after: int | None = None
-    """Let this many bytes pass and lose all others, the end of the stream too."""
+    """Pass this many bytes and discard all others, and the end of the stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Plan:
     """From the client to the server."""
     down: Way = field(default_factory=Way)
     reset: bool = False
-    """Whether cutting says RST rather than FIN."""
+    """Whether to close with RST instead of FIN."""
 
     @property
     def corrupts(self) -> bool:
@@ -60,13 +60,13 @@ class Plan:
 
 
 Plans: TypeAlias = Sequence[Plan] | Callable[[int], Plan]
-"""The n-th connection gets the n-th plan, or the last; or what the function says."""
+"""The n-th connection gets the n-th plan or the last one, or the result of the function."""
 
 
 class RandomPlans:
-    """Plans drawn from ``seed``: the plan of a connection depends on the seed and its number only.
+    """Plans drawn from ``seed``. They depend only on the seed and the number of the connection.
 
-    ``reach`` is the maximum number of bytes to a fault; small ones hit the opening more often.
+    ``reach`` is the maximum number of bytes before a fault. Small ones hit CONNECT more often.
     """
 
     def __init__(self, seed: int | str, *, reach: int = 60_000, corrupt: bool = True) -> None:
@@ -79,7 +79,7 @@ class RandomPlans:
 
     def __call__(self, number: int) -> Plan:
         dice = random.Random(f"{self.seed}/{number}")
-        # Half of the faults are near the beginning, where the most different things happen.
+        # Half of the faults are near the beginning, where the most code paths are.
         at = dice.randrange(dice.choice((1_500, self._reach)))
         kinds = ["cut", "reset", "swallow", "corrupt" if self._corrupt else "cut"]
         kind = dice.choice(kinds)
@@ -87,11 +87,11 @@ class RandomPlans:
         if kind == "swallow":
             faulty = {"swallow_after": at}
         elif kind == "corrupt":
-            # Plaintext may not show the damage, so such a connection does not get old.
+            # Damage may go unnoticed in plaintext, so end such a connection soon.
             faulty = {"corrupt_at": at, "cut_after": at + dice.randrange(1, 2_000)}
         elif kind in ("cut", "reset"):
             faulty = {"cut_after": at}
-        # Whatever happens in one direction, the other one ends too: some are used very little.
+        # Limit both directions, because some are used very little.
         limit = {"cut_after": dice.randrange(1_000, self._reach)}
         shape = {
             "chunk": dice.choice((None, None, 1_000, 37)),
@@ -125,17 +125,17 @@ class Link:
 
 
 class ChaosProxy(LoopbackServer):
-    """Passes TCP on to ``target_port`` of this machine, as the plans say."""
+    """Forwards TCP to ``target_port`` of this machine, according to the plans."""
 
     def __init__(self, target_port: int, plans: Plans = ()) -> None:
         super().__init__()
         self.target_port = target_port
         self.plans: Plans = plans
-        """Can be replaced at any time; holds for connections that come after that."""
+        """May be replaced at any time, for later connections."""
         self.links: list[Link] = []
         """Every connection so far, in order of arrival."""
         self.swallow = False
-        """While true, all that is said vanishes, on all connections: half-open ones."""
+        """While true, all data on all connections is discarded, as if they were half-open."""
         self._arrival = trio.Event()
 
     def cut(self, *, reset: bool = False) -> None:
@@ -145,7 +145,7 @@ class ChaosProxy(LoopbackServer):
                 link.cut(reset=reset)
 
     async def link(self, index: int) -> Link:
-        """The ``index``-th connection, once it has arrived."""
+        """Wait for the ``index``-th connection."""
         while len(self.links) <= index:
             await self._arrival.wait()
         return self.links[index]
@@ -170,7 +170,7 @@ class ChaosProxy(LoopbackServer):
                 nursery.start_soon(self._pump, link, stream, server, link.plan.up, nursery)
                 nursery.start_soon(self._pump, link, server, stream, link.plan.down, nursery)
         except OSError:
-            pass  # nobody listens behind the proxy: the client sees its connection closed
+            pass  # the target refused: the client sees its connection closed
         finally:
             link.cut(reset=link.plan.reset)
             link.closed_at = trio.current_time()
@@ -217,7 +217,7 @@ def _pieces(data: bytes, size: int | None) -> Sequence[bytes]:
 
 
 def _pass(piece: bytes, position: int, way: Way) -> tuple[bytes, bool]:
-    """What of ``piece`` gets through, and whether that is the end of the connection."""
+    """Return what passes of ``piece``, and whether the connection ends there."""
     shown = bytearray(piece)
     if way.corrupt_at is not None and 0 <= way.corrupt_at - position < len(shown):
         shown[way.corrupt_at - position] ^= 0x10

@@ -1,9 +1,9 @@
-"""Cancelling an operation at every moment at which Trio can.
+"""Cancel an operation at every point at which Trio can.
 
-An operation can be cancelled only while it is suspended, so there are finitely many moments: before
-it begins, and at each suspension. At a suspension there are two kinds. *Waiting*, what it waits for
-has not happened, and Trio withdraws it. *Woken*, it has happened, but the operation has yet to
-hear of it; a cancellation then strikes at the next checkpoint, if there is one.
+An operation can be cancelled only before it begins and while it is suspended, so there are finitely
+many points. At each suspension there are two cases. *Waiting*: the awaited event has not happened,
+and Trio cancels the wait. *Woken*: the event has happened, but the operation has not run yet; then
+the cancellation is delivered at its next checkpoint, if there is one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ async def cancel_at_each_checkpoint(
     limit: int = 1000,
     background: bool = False,
 ) -> int:
-    """Run an operation again and again, cancelling it at its first, second, ... last suspension.
+    """Run an operation repeatedly, and cancel it at its first, second, ... last suspension.
 
-    ``make_operation`` prepares a fresh one and is never cancelled itself; ``check_after`` is called
-    after each run. With ``background`` the suspensions of tasks that the operation starts count
-    too. Returns at how many suspensions it was cancelled.
+    ``make_operation`` prepares a new one and is never cancelled itself. ``check_after`` is called
+    after each run. With ``background``, suspensions of tasks that the operation starts count too.
+    Returns the number of suspensions at which it was cancelled.
     """
     scope = trio.CancelScope()
     scope.cancel()
@@ -86,7 +86,7 @@ class _Injector(trio.abc.Instrument):
                 self._strike()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        # Called when it has been decided what the task wakes up with.
+        # Called once the result that the task is woken with is decided.
         if self._woken and task in self._suspended:
             self._strike()
         self._suspended.discard(task)

@@ -1,4 +1,4 @@
-"""Files that hang, as on a file server that is down."""
+"""Files that hang when opened, as on a file server that is down."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["HangingFile", "busy_threads", "hanging_file"]
 
 
 class HangingFile(os.PathLike[str]):
-    """A path at which threads other than this one hang, until :attr:`answer` is set."""
+    """A path that other threads hang on until :attr:`answer` is set."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._home = threading.get_ident()
         self.answer = threading.Event()
         self.opened = threading.Semaphore(0)
-        """Released by each thread that came to hang."""
+        """Released by each thread that hangs."""
         self.hanging = 0
 
     def __fspath__(self) -> str:
@@ -38,7 +38,7 @@ class HangingFile(os.PathLike[str]):
 
 @asynccontextmanager
 async def hanging_file(path: Path) -> AsyncIterator[HangingFile]:
-    """A path that hangs inside of the block."""
+    """Yield a path that hangs during the block."""
     file = HangingFile(path)
     try:
         yield file
@@ -48,7 +48,7 @@ async def hanging_file(path: Path) -> AsyncIterator[HangingFile]:
 
 @asynccontextmanager
 async def busy_threads() -> AsyncIterator[None]:
-    """Inside of the block, the program has no worker thread to spare."""
+    """Occupy all worker threads during the block."""
     limiter = trio.to_thread.current_default_thread_limiter()
     borrowers = [object() for _ in range(int(limiter.available_tokens))]
     for borrower in borrowers:

@@ -1,11 +1,11 @@
-"""Decentralised authentication, made on the spot: operators, accounts, users and auth callouts.
+"""Create operators, accounts, users and auth callouts for tests of JWT authentication.
 
-An :class:`Operator` brings the configuration of a server that trusts it, and issues users::
+An :class:`Operator` has the configuration of a server that trusts it, and issues users::
 
     operator = Operator()
     async with NatsServer(config=operator.config) as server:
         user = operator.user("alice")
-        user.jwt, user.seed, user.creds       # three ways of saying who one is
+        user.jwt, user.seed, user.creds       # the credentials of the user
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = [
 
 BCRYPT_PASSWORD: Final = "wohl-behütet"
 BCRYPT_HASH: Final = "$2b$04$5nJ9Q9Az1hT8HiZxCb/0heOe4ViUfty5hyop6lpVgJrcTJJe3IdAi"
-"""What a server's configuration may hold in place of :data:`BCRYPT_PASSWORD`."""
+"""The hash of :data:`BCRYPT_PASSWORD` for a server's configuration."""
 
 CALLOUT_USER: Final = "callout"
 CALLOUT_PASSWORD: Final = "callout-password"
-"""What the service behind a :class:`Callout` logs in with."""
+"""The credentials of the service that answers a :class:`Callout`."""
 
 
 class Key:
@@ -60,11 +60,11 @@ class Key:
         self.public: str = self._pair.public_key.decode()
 
     def sign(self, data: bytes) -> bytes:
-        """The 64 bytes of the signature."""
+        """Return the 64 bytes of the signature."""
         return bytes(self._pair.sign(data))
 
     def issue(self, subject: str, nats: Mapping[str, Any], **claims: Any) -> str:
-        """A JWT signed by this key. Claims that are ``None`` are left out."""
+        """Return a JWT signed by this key. Claims that are ``None`` are left out."""
         body = {
             "iat": int(time.time()),
             "iss": self.public,
@@ -139,14 +139,14 @@ class Operator:
         permissions: Mapping[str, Any] | None = None,
         issuer: Key | None = None,
     ) -> User:
-        """A new user; ``expires`` is a Unix time, ``issuer`` another key than the account's."""
+        """Create a user. ``expires`` is a Unix time; ``issuer`` defaults to the account's key."""
         key = Key("user")
         nats = _user_claims(permissions) | ({"bearer_token": True} if bearer else {})
         return User((issuer or self.account).issue(key.public, nats, name=name, exp=expires), key)
 
 
 class Callout:
-    """An auth callout (ADR-26) of a server in configuration mode: who may come in is asked."""
+    """An auth callout (ADR-26) of a server in configuration mode."""
 
     def __init__(self) -> None:
         self.issuer = Key("account")
@@ -161,7 +161,7 @@ class Callout:
         )
 
     def response(self, request: bytes, *, error: str | None = None) -> str:
-        """What answers a request on ``$SYS.REQ.USER.AUTH``: a user of APP, or ``error``."""
+        """Return the response to ``$SYS.REQ.USER.AUTH``: a user of APP, or ``error``."""
         nats = claims_of(request.decode())["nats"]
         user = nats["user_nkey"]
         answer: dict[str, Any] = {"type": "authorization_response"}
@@ -173,12 +173,12 @@ class Callout:
 
     @staticmethod
     def credentials(request: bytes) -> dict[str, Any]:
-        """What the client put into CONNECT, as the server passes it on."""
+        """Return the client's CONNECT options, as the server passes them on."""
         return dict(claims_of(request.decode())["nats"]["connect_opts"])
 
 
 def creds_text(jwt: str, seed: str) -> str:
-    """A ``.creds`` file as the NATS tools write it."""
+    """Return a ``.creds`` file as the NATS tools write it."""
     return (
         f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
         "************************* IMPORTANT *************************\n"
@@ -190,13 +190,13 @@ def creds_text(jwt: str, seed: str) -> str:
 
 
 def claims_of(jwt: str) -> dict[str, Any]:
-    """The body of a JWT, unverified."""
+    """Return the body of a JWT without verifying it."""
     body = jwt.split(".")[1]
     return dict(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
 
 
 def encode_part(value: object) -> str:
-    """One of the parts of a JWT."""
+    """Encode one part of a JWT."""
     return _base64(json.dumps(value).encode())
 
 

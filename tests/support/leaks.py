@@ -1,4 +1,4 @@
-"""Finding tasks and sockets that outlive what they were for."""
+"""Find leaked tasks and sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DESCRIPTORS = "/proc/self/fd"
 
 
 def all_tasks() -> Counter[str]:
-    """How many tasks of each name this run has, Trio's system tasks excepted."""
+    """Count the tasks of this run by name, without Trio's system tasks."""
     root = trio.lowlevel.current_root_task()
     assert root is not None
     return Counter(task.name for task in _below(root))
@@ -26,14 +26,14 @@ def _below(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
     is_root = task.parent_nursery is None
     for nursery in task.child_nurseries:
         for child in nursery.child_tasks:
-            # Only among the root's own children: further down, a task that runs a function of
-            # Trio's does so for somebody, who may have forgotten it.
+            # System tasks are children of the root task only. A task further down that runs a
+            # function of Trio's may be a leak.
             if not (is_root and child.name.startswith("trio.")):
                 yield from _below(child)
 
 
 def open_sockets() -> set[str]:
-    """The sockets this process has open, by inode; none where the system does not tell."""
+    """Return the open sockets of this process by inode, or none if the system cannot tell."""
     if not os.path.isdir(_DESCRIPTORS):
         return set()
     found = set()
@@ -41,7 +41,7 @@ def open_sockets() -> set[str]:
         try:
             target = os.readlink(f"{_DESCRIPTORS}/{entry}")
         except OSError:
-            continue  # that of the listing itself
+            continue  # the descriptor of the listing itself
         if target.startswith("socket:"):
             found.add(target)
     return found
@@ -49,13 +49,13 @@ def open_sockets() -> set[str]:
 
 @asynccontextmanager
 async def no_leaks() -> AsyncIterator[None]:
-    """Assert that the block leaves no task and no socket behind that was not there before.
+    """Assert that the block leaks no task and no socket.
 
-    What the block itself shares the process with must not change during it.
+    Nothing else in the process may open or close any during the block.
     """
     tasks, sockets = all_tasks(), open_sockets()
     yield
     left = all_tasks() - tasks
-    assert not left, f"tasks are left: {dict(left)}"
+    assert not left, f"leaked tasks: {dict(left)}"
     open_still = open_sockets() - sockets
-    assert not open_still, f"sockets are left: {open_still}"
+    assert not open_still, f"leaked sockets: {open_still}"

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the blocks of code in them."""
+"""The pages of the documentation, and their code blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PARTS = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, and the heading it stands under."""
+    """A fenced block and the heading above it."""
 
     page: Path
     line: int
@@ -38,7 +38,7 @@ class Block:
 
 
 def blocks(page: Path, language: str) -> Iterator[Block]:
-    """The blocks in ``language`` on a page, in order."""
+    """Yield the blocks in ``language`` on a page, in order."""
     text, heading = page.read_text("utf-8"), ""
     for part in _PARTS.finditer(text):
         if part["language"] is None:

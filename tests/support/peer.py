@@ -1,4 +1,4 @@
-"""A NATS server whose every word is written down in the test: a *script* plays the server.
+"""A NATS server that runs a *script* written in the test, which controls every byte.
 
 A script is an async function of one :class:`Peer`, the server's end of one connection::
 
@@ -14,7 +14,7 @@ A script is an async function of one :class:`Peer`, the server's end of one conn
         assert peer.plain_bytes == b""        # nothing left the client outside TLS
 
 A script ends without failing when the client goes away.
-:mod:`tests.support.scripts` has ready ones.
+:mod:`tests.support.scripts` has ready-made scripts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Happening: TypeAlias = tuple[
 
 
 def info_line(**overrides: Any) -> bytes:
-    """The ``INFO`` of a plain nats-server; an override of ``None`` drops the field."""
+    """Return the ``INFO`` of a plain nats-server. An override of ``None`` omits the field."""
     info: dict[str, Any] = {
         "server_id": "N" + "A" * 55,
         "server_name": "scripted",
@@ -66,7 +66,7 @@ def info_line(**overrides: Any) -> bytes:
 
 
 class RecordedStream(trio.abc.Stream):
-    """The raw stream of a peer: remembers all that passes, and can take back what was read."""
+    """The raw stream of a peer. It records all data, and received data can be put back."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -75,7 +75,7 @@ class RecordedStream(trio.abc.Stream):
         self.happenings: list[Happening] = []
 
     def unread(self, data: bytes) -> None:
-        """Put back what was read too early; it is not recorded a second time."""
+        """Put back data that was read too early, without recording it again."""
         self._returned = data + self._returned
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -135,16 +135,16 @@ class Peer:
         """The payloads (of HPUB: headers and all) that followed those lines in :meth:`serve`."""
 
         self.error: BaseException | None = None
-        """What ended the script, if it did not end by itself."""
+        """The exception that ended the script, if any."""
 
         self.finished = trio.Event()
         """Set when the script is over."""
 
-    # -- what was recorded ---------------------------------------------------------------------
+    # -- recorded data -------------------------------------------------------------------------
 
     @property
     def happenings(self) -> list[Happening]:
-        """All that passed on the raw stream, TLS or not, in order."""
+        """All events on the raw stream in order, with or without TLS."""
         return self.raw.happenings
 
     @property
@@ -159,14 +159,14 @@ class Peer:
 
     @property
     def tls_bytes(self) -> bytes:
-        """The raw bytes received since the handshake began, whatever became of it."""
+        """The raw bytes received since the handshake began, whether or not it succeeded."""
         return b"" if self._tls_from is None else self.raw_bytes[self._tls_from :]
 
     @property
     def plain_after_tls_failure(self) -> bytes:
-        """The raw bytes received after a handshake failed, which must be TLS records if anything.
+        """The raw bytes received after a handshake failed, which may only be TLS records.
 
-        What had arrived together with the failure counts if it is no part of a TLS record.
+        Bytes that arrived together with the failure count unless they belong to a TLS record.
         """
         if self._tls_from is None or self._failed_at is None:
             return b""
@@ -184,13 +184,13 @@ class Peer:
         await self._stream.send_all(data)
 
     async def receive(self) -> bytes:
-        """Whatever comes next; ``b""`` at the end."""
+        """Receive some data; ``b""`` at the end."""
         data = await self.peek()
         self._buffer = b""
         return data
 
     async def peek(self) -> bytes:
-        """What :meth:`receive` would return, without taking it."""
+        """Return the same as :meth:`receive` without consuming it."""
         if not self._buffer:
             self._buffer = bytes(await self._stream.receive_some())
         return self._buffer
@@ -202,9 +202,9 @@ class Peer:
         return data
 
     async def expect_line(self, prefix: bytes = b"") -> bytes:
-        """The next line without its CRLF; an assertion fails unless it starts with ``prefix``."""
+        """Receive a line and return it without its CRLF. It must start with ``prefix``."""
         while b"\r\n" not in self._buffer:
-            # A mismatch shows early, so that a test does not hang on a line that never ends.
+            # Check early, so that a test does not hang on a line that never ends.
             assert self._buffer[: len(prefix)] == prefix[: len(self._buffer)], (
                 f"expected a line starting with {prefix!r}, received {self._buffer[:200]!r}"
             )
@@ -227,7 +227,7 @@ class Peer:
         await self.send(info_line(**overrides))
 
     async def accept_connect(self, *, pong: bool = True) -> Mapping[str, Any]:
-        """Take ``CONNECT`` and the PINGs with it, and answer; return the fields of ``CONNECT``."""
+        """Receive ``CONNECT`` and its PINGs, and answer. Return the fields of ``CONNECT``."""
         line = await self.expect_line(b"CONNECT ")
         self.connect = json.loads(line.removeprefix(b"CONNECT "))
         for _ in range(2):
@@ -237,7 +237,7 @@ class Peer:
         return self.connect
 
     async def serve(self) -> None:
-        """Answer every ``PING`` and take in everything else, until the client closes."""
+        """Answer every ``PING`` and record everything else, until the client closes."""
         while await self.peek():
             line = await self.expect_line()
             operation, *arguments = line.split() or [b""]
@@ -249,10 +249,10 @@ class Peer:
     # -- TLS -----------------------------------------------------------------------------------
 
     async def start_tls(self, context: ssl.SSLContext, *, alert: bool = True) -> None:
-        """Do the server's side of the handshake; bytes read too early are its first bytes.
+        """Perform the server's side of the handshake, including bytes that were read too early.
 
-        When it fails the peer speaks plaintext again, having sent the alert that says why. That
-        is OpenSSL's habit and nats-server's, but not Trio's; ``alert=False`` is Trio's.
+        If it fails, the peer sends an alert and continues in plaintext. OpenSSL and nats-server
+        send that alert, but Trio does not; ``alert=False`` behaves like Trio.
         """
         self._begin_tls()
         self.raw.unread(self._buffer)
@@ -270,7 +270,7 @@ class Peer:
         self.tls = stream
 
     async def receive_client_hello(self) -> bytes:
-        """Take the first TLS record and leave it unanswered: from here on the script is alone."""
+        """Receive the ClientHello and do not answer it. The script must do the rest itself."""
         self._begin_tls()
         while not split_tls_records(self._buffer)[0]:
             assert is_only_tls_records(self._buffer), f"no ClientHello: {self._buffer[:200]!r}"
@@ -279,7 +279,7 @@ class Peer:
         return await self.receive_exactly(len(records[0]))
 
     async def refuse_tls(self, answer: bytes = HANDSHAKE_FAILURE) -> None:
-        """Answer the ClientHello with a fatal alert and go on in plaintext."""
+        """Answer the ClientHello with a fatal alert and continue in plaintext."""
         await self.receive_client_hello()
         self._fail_tls(b"refused")
         await self.send(answer)
@@ -304,9 +304,9 @@ class Peer:
     # -- WebSocket -----------------------------------------------------------------------------
 
     async def start_websocket(self, *, compression: bool = False) -> None:
-        """Agree to the client's upgrade; from here on bytes travel in binary messages.
+        """Accept the client's upgrade. From then on, bytes are sent in binary messages.
 
-        Without it a script can do all that by hand, see :mod:`tests.support.websocket`.
+        To send frames by hand instead, see :mod:`tests.support.websocket`.
         """
         end = WebSocketEnd(self._stream, compression=compression)
         early, self._buffer = self._buffer, b""
@@ -314,7 +314,7 @@ class Peer:
         self.websocket = end
 
     async def receive_request(self) -> tuple[bytes, dict[bytes, bytes]]:
-        """Take an HTTP request: its first line, and its headers, with names in lower case."""
+        """Receive an HTTP request: its first line and its headers, with names in lower case."""
         while b"\r\n\r\n" not in self._buffer:
             await self._receive_more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
@@ -325,7 +325,7 @@ class Peer:
     # -- endings -------------------------------------------------------------------------------
 
     async def stall(self) -> None:
-        """Say nothing more, and read (and record) until the client goes away."""
+        """Send nothing more, but read and record until the client closes."""
         self._buffer = b""
         try:
             while await self.raw.receive_some():
@@ -334,15 +334,15 @@ class Peer:
             pass
 
     async def hang_up(self) -> None:
-        """Close our direction, as a server's close looks to a client, and wait for theirs.
+        """Close the sending direction, and wait until the client closes.
 
-        A bare :meth:`close` with unread bytes in the kernel would be a reset now and then.
+        A plain :meth:`close` would sometimes be a reset, if the kernel has unread bytes.
         """
         await self.raw.send_eof()
         await self.stall()
 
     def close(self) -> None:
-        """Close the connection at once, without a TLS farewell."""
+        """Close the connection at once, without a TLS close_notify."""
         self.raw.close()
 
     def abort(self) -> None:
@@ -350,7 +350,7 @@ class Peer:
         self.raw.close(reset=True)
 
     async def play(self, script: Script) -> None:
-        """Run ``script`` to its end; the client going away is a good end."""
+        """Run ``script``. It is not an error if the client closes the connection."""
         try:
             await script(self)
         except BaseException as error:
@@ -376,7 +376,7 @@ class ScriptedServer(LoopbackServer):
         """The server's ends of all connections so far, in order of arrival."""
 
     async def peer(self, index: int = 0) -> Peer:
-        """The ``index``-th connection, once it has arrived."""
+        """Wait for the ``index``-th connection."""
         while len(self.peers) <= index:
             await self._arrival.wait()
         return self.peers[index]
@@ -391,7 +391,7 @@ class ScriptedServer(LoopbackServer):
 
 
 class MemoryPeer(Background):
-    """A scripted server without a network, for tests on a mocked clock: talk to ``client``."""
+    """A scripted server without a network, for tests with a mock clock. Use its ``client``."""
 
     def __init__(self, script: Script) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Real TCP proxies on the loopback interface, to do to a connection what networks do.
+"""Real TCP proxies on the loopback interface, which can break and delay connections.
 
 ::
 
@@ -7,7 +7,7 @@
         proxy.cut(reset=True)      # every connection through it is reset
         proxy.refuse()             # and new ones are refused, until proxy.accept()
 
-The knobs can be turned at any time and hold for all connections, present and future.
+Settings can be changed at any time, and apply to all current and future connections.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["Link", "PlainProxy", "TLSTerminatingProxy"]
 
 
 class Link:
-    """One connection through a proxy, and what passed along it (in clear)."""
+    """One connection through a proxy, and the decrypted data that passed."""
 
     def __init__(self) -> None:
         self.to_server = bytearray()
-        """What the client said, as far as the proxy has read it."""
+        """Data from the client that the proxy has read."""
 
         self.to_client = bytearray()
-        """What the server said, as far as the proxy has read it."""
+        """Data from the server that the proxy has read."""
 
         self.ends: list[trio.SocketStream] = []
         self.closed = trio.Event()
@@ -42,7 +42,7 @@ class Link:
 
 
 class PlainProxy(LoopbackServer):
-    """Passes TCP on to ``target_port``, and misbehaves when told to."""
+    """Forwards TCP to ``target_port``, and misbehaves on request."""
 
     def __init__(self, target_port: int, *, target_host: str = LOOPBACK) -> None:
         super().__init__()
@@ -53,26 +53,26 @@ class PlainProxy(LoopbackServer):
         """Every connection so far, in order of arrival."""
 
         self.delay = 0.0
-        """Seconds by which every chunk is held up, in both directions."""
+        """Delay of every chunk in seconds, in both directions."""
 
         self.chunk: int | None = None
-        """Pass data on in pieces of at most this many bytes, each in a write of its own."""
+        """Forward data in pieces of at most this many bytes, each in its own write."""
 
     @property
     def to_server(self) -> bytes:
-        """What clients said on all connections, in order of arrival of the connections."""
+        """Data from clients on all connections, in order of the connections."""
         return b"".join(bytes(link.to_server) for link in self.links)
 
     @property
     def to_client(self) -> bytes:
-        """What servers said on all connections, in order of arrival of the connections."""
+        """Data from the server on all connections, in order of the connections."""
         return b"".join(bytes(link.to_client) for link in self.links)
 
     @property
     def swallow(self) -> bool:
-        """While true, nothing said arrives, ends of streams included: a half-open connection.
+        """While true, no data and no end of stream arrives, as on a half-open connection.
 
-        It is held up rather than lost: what was said in that time arrives, in order, after that.
+        Data is delayed and not lost: it arrives, in order, once this is false again.
         """
         return self._swallow
 
@@ -87,7 +87,7 @@ class PlainProxy(LoopbackServer):
             link.cut(reset=reset)
 
     async def link(self, index: int = 0) -> Link:
-        """The ``index``-th connection, once it has reached the server behind."""
+        """Wait until the ``index``-th connection has reached the target."""
         while len(self.links) <= index:
             await self._changed.wait()
         return self.links[index]
@@ -109,7 +109,7 @@ class PlainProxy(LoopbackServer):
                     nursery.start_soon(self._pass_on, client, server, link.to_server, nursery)
                     nursery.start_soon(self._pass_on, server, client, link.to_client, nursery)
         except OSError:
-            pass  # the server behind is away
+            pass  # the target refused the connection
         finally:
             for end in link.ends:
                 close_now(end)
@@ -117,7 +117,7 @@ class PlainProxy(LoopbackServer):
             link.closed.set()
 
     async def _meet(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
-        """The client's end as the server behind sees it; ``None`` turns the client away."""
+        """Return the stream to forward from, or ``None`` to reject the client."""
         return stream
 
     async def _pass_on(
@@ -150,9 +150,9 @@ class PlainProxy(LoopbackServer):
 
 
 class TLSTerminatingProxy(PlainProxy):
-    """Ends TLS and passes plaintext on, as a load balancer does.
+    """Terminates TLS and forwards plaintext, like a load balancer.
 
-    A client whose certificate it does not like is turned away without a word.
+    Clients without a certificate may be rejected silently.
     """
 
     def __init__(self, target_port: int, context: ssl.SSLContext) -> None:
@@ -160,7 +160,7 @@ class TLSTerminatingProxy(PlainProxy):
         self._context = context
 
     async def _meet(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
-        # Certificates are asked for, but looked at only here: a handshake that fails would say why.
+        # Request certificates, but check them only here: a failed handshake would send an alert.
         tls = trio.SSLStream(stream, self._context, server_side=True, https_compatible=True)
         try:
             await tls.do_handshake()
@@ -171,4 +171,4 @@ class TLSTerminatingProxy(PlainProxy):
         return tls
 
     insists_on_certificate = False
-    """Whether a client without a certificate is turned away after the handshake."""
+    """Whether to reject a client without a certificate after the handshake."""

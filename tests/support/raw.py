@@ -1,4 +1,4 @@
-"""Bytes that no client sends, to a real server."""
+"""Raw connections to a real server, to send bytes that no client sends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["RawConnection", "raw_connection"]
 
 
 class RawConnection:
-    """Bytes to and from a server, after CONNECT."""
+    """A raw connection after CONNECT."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -24,7 +24,7 @@ class RawConnection:
         await self._stream.send_all(data)
 
     async def until_pong(self, *commands: bytes) -> bytes:
-        """Send ``commands`` and PING; everything that comes before the PONG, or all there is."""
+        """Send ``commands`` and PING. Return all data before the PONG, or before the end."""
         await self.send(b"".join(commands) + b"PING\r\n")
         received = self._unread
         while b"PONG\r\n" not in received:

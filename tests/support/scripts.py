@@ -1,7 +1,7 @@
-"""Ready scripts for :class:`tests.support.peer.ScriptedServer`: every kind of server, and villains.
+"""Scripts for :class:`tests.support.peer.ScriptedServer`: servers of every kind, and hostile ones.
 
 Each function returns a script. :data:`SERVER_KINDS` are the columns of the TLS truth table in
-``docs``, with the behaviour measured on nats-server 2.15.1; the rest is what a client must survive.
+``docs``, with the behaviour of nats-server 2.15.1. A client must survive all the others.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from tests.support.peer import Peer, PeerGone, Script, info_line
 from tests.support.tls_records import HANDSHAKE_FAILURE, HANDSHAKE_RECORD, server_flight
 
 UNKNOWN_OPERATION: Final = b"-ERR 'Unknown Protocol Operation'\r\n"
-"""What a server without TLS makes of a ClientHello."""
+"""The response of a server without TLS to a ClientHello."""
 
 HTTP_ANSWER: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 GARBAGE: Final = bytes(range(256)) * 4
 
 
-# -- servers as they should be -------------------------------------------------------------------
+# -- correct servers -----------------------------------------------------------------------------
 
 
 def session(then: Callable[[Peer], Awaitable[object]] = Peer.serve, **info: Any) -> Script:
-    """A server that lets the client in as it is, and then does ``then``."""
+    """A server that accepts the client without TLS, and then runs ``then``."""
 
     async def script(peer: Peer) -> None:
         await peer.send_info(**info)
@@ -108,13 +108,13 @@ SERVER_KINDS: Final[Mapping[str, Callable[[ssl.SSLContext], Script]]] = {
 }
 
 
-# -- villains ------------------------------------------------------------------------------------
+# -- hostile and broken servers ------------------------------------------------------------------
 
 
 def inject_before_tls(context: ssl.SSLContext, extra: bytes = b"PONG\r\n") -> Script:
-    """Slip ``extra`` in after ``INFO``, do a correct handshake, and never answer ``PING``.
+    """Send ``extra`` after ``INFO``, perform a correct handshake, and never answer ``PING``.
 
-    A client that believes what came before TLS takes the ``PONG`` for the answer.
+    A client that accepts data from before TLS takes the ``PONG`` for the answer.
     """
 
     async def script(peer: Peer) -> None:
@@ -138,7 +138,7 @@ def refuse_then_info(*, info_first: bool = True, answer: bytes = HANDSHAKE_FAILU
 
 
 def untrusted_then_info(context: ssl.SSLContext, *, info_first: bool = True) -> Script:
-    """Show a certificate the client must refuse and then offer a session in plaintext."""
+    """Present a certificate the client must reject, and then offer a session in plaintext."""
 
     async def script(peer: Peer) -> None:
         if info_first:
@@ -149,7 +149,7 @@ def untrusted_then_info(context: ssl.SSLContext, *, info_first: bool = True) -> 
             await peer.send_info()
             await peer.stall()
         else:
-            raise AssertionError("the client accepted a certificate it had to refuse")
+            raise AssertionError("the client accepted a certificate it must reject")
 
     return script
 
@@ -173,7 +173,7 @@ def cut_in_handshake(
 
 
 def stall_at_once() -> Script:
-    """Accept the connection and say nothing at all."""
+    """Accept the connection and send nothing."""
     return _after(b"", Peer.stall)
 
 
@@ -192,7 +192,7 @@ def close_at_once(*, reset: bool = False) -> Script:
 
 
 def close_after_info(*, reset: bool = False, **info: Any) -> Script:
-    """Send ``INFO`` and close, as a proxy does whose backend died."""
+    """Send ``INFO`` and close, like a proxy whose backend has died."""
 
     async def script(peer: Peer) -> None:
         await peer.send_info(**info)
@@ -202,7 +202,7 @@ def close_after_info(*, reset: bool = False, **info: Any) -> Script:
 
 
 def close_after_tls(context: ssl.SSLContext, *, info_first: bool = True) -> Script:
-    """Finish the handshake and close without a word, as nginx refuses a client certificate."""
+    """Finish the handshake and close silently, as nginx rejects a client certificate."""
 
     async def script(peer: Peer) -> None:
         if info_first:
@@ -214,7 +214,7 @@ def close_after_tls(context: ssl.SSLContext, *, info_first: bool = True) -> Scri
 
 
 def endless_info(chunk: int = 65536) -> Script:
-    """An ``INFO`` that never ends its line: a client must give up before its memory does."""
+    """Send an ``INFO`` line that never ends. A client must give up before it runs out of memory."""
 
     async def script(peer: Peer) -> None:
         await peer.send(b'INFO {"server_id":"')
@@ -225,17 +225,17 @@ def endless_info(chunk: int = 65536) -> Script:
 
 
 def info_then(extra: bytes, **info: Any) -> Script:
-    """``INFO`` and ``extra`` in one segment."""
+    """Send ``INFO`` and ``extra`` in one segment."""
     return _after(info_line(**info) + extra, Peer.stall)
 
 
 def says(data: bytes) -> Script:
-    """Say ``data`` instead of ``INFO``, and hang up: :data:`GARBAGE`, :data:`HTTP_ANSWER`, ..."""
+    """Send ``data`` instead of ``INFO``, such as :data:`GARBAGE`, and close the connection."""
     return _after(data, Peer.hang_up)
 
 
 def refuse_connect(error: str) -> Script:
-    """Answer ``CONNECT`` with ``-ERR`` (``"Authorization Violation"``, say) and hang up."""
+    """Answer ``CONNECT`` with ``-ERR``, such as ``"Authorization Violation"``, and close."""
 
     async def script(peer: Peer) -> None:
         await peer.send_info()
@@ -265,7 +265,7 @@ async def _speaks_tls(peer: Peer) -> bool:
 async def _tls_or_nothing(peer: Peer, context: ssl.SSLContext) -> None:
     if not await _speaks_tls(peer):
         await peer.hang_up()
-        raise PeerGone("the client spoke plaintext where TLS was due")
+        raise PeerGone("the client sent plaintext instead of a ClientHello")
     await peer.start_tls(context)
 
 

@@ -27,7 +27,7 @@ import trio.testing
 __all__ = ["HANG_TIMEOUT", "PHASE_TIMEOUT"]
 
 HANG_TIMEOUT = 60.0 * float(os.environ.get("TRIO_NATS_TEST_TIMEOUT_SCALE", "1"))
-"""Seconds. On a machine that is slower still, set ``--timeout-scale`` or the variable."""
+"""Seconds. On a slow machine, set ``--timeout-scale`` or the variable."""
 
 PHASE_TIMEOUT = 2 * HANG_TIMEOUT
 """Seconds that the set-up, the call or the tear-down of a test may take."""

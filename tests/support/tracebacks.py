@@ -1,4 +1,4 @@
-"""What an error reporter prints of an exception beside its text."""
+"""The local variables that an error reporter prints with a traceback."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["variables_of"]
 
 
 def variables_of(error: BaseException) -> str:
-    """The variables along the tracebacks of an exception and of those behind and in it.
+    """Return the local variables in the tracebacks of an exception, its causes and its group.
 
-    Without those of the tests themselves.
+    Variables of the tests themselves are left out.
     """
     found: list[str] = []
     waiting: list[BaseException | None] = [error]

@@ -1,7 +1,6 @@
-"""The server's end of a WebSocket, for scripted peers: as a stream of bytes, or frame by frame.
+"""The server's end of a WebSocket for scripted peers, as a byte stream or frame by frame.
 
-The stream is wsproto's server side. Frames are put together by hand here, so that every wrong one
-can be made.
+The stream uses wsproto. Single frames are built by hand, so that tests can send invalid ones.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class WebSocketEnd(trio.abc.Stream):
-    """What a client sends in binary messages, and the other way round one message per write."""
+    """A stream of the bytes in binary messages. Each write sends one message."""
 
     def __init__(self, stream: trio.abc.Stream, *, compression: bool = False) -> None:
         self._stream = stream
         self._connection = WSConnection(ConnectionType.SERVER)
         self._deflate = PerMessageDeflate() if compression else None
         self.request: Request | None = None
-        """What the client asked for, once :meth:`accept` has heard it."""
+        """The client's upgrade request, once :meth:`accept` has received it."""
 
     async def accept(self, early: bytes = b"") -> None:
-        """Take the upgrade request, ``early`` being what of it was read already, and agree."""
+        """Receive the upgrade request and accept it. ``early`` was already read."""
         if early:
             self._connection.receive_data(early)
         while self.request is None:
@@ -94,12 +93,12 @@ class WebSocketEnd(trio.abc.Stream):
 
 
 def accept_key(key: bytes) -> bytes:
-    """The answer to a Sec-WebSocket-Key."""
+    """Return the Sec-WebSocket-Accept for a Sec-WebSocket-Key."""
     return base64.b64encode(hashlib.sha1(key + _GUID).digest())
 
 
 def upgrade_response(key: bytes, *headers: bytes) -> bytes:
-    """The answer that agrees to an upgrade."""
+    """Return the response that accepts an upgrade."""
     lines = [
         b"HTTP/1.1 101 Switching Protocols",
         b"Upgrade: websocket",
@@ -119,7 +118,7 @@ def frame(
     mask: bytes | None = None,
     length: int | None = None,
 ) -> bytes:
-    """One frame; ``rsv`` is a number of three bits, and ``length`` what it claims to be."""
+    """Return a frame. ``rsv`` has three bits; ``length`` overrides the declared length."""
     size = len(payload) if length is None else length
     masked = 0 if mask is None else 0x80
     head = bytes([(fin << 7) | (rsv << 4) | opcode])
@@ -133,14 +132,14 @@ def frame(
 
 
 def close_frame(code: int | None = None, reason: str = "") -> bytes:
-    """A Close frame."""
+    """Return a Close frame."""
     return frame(CLOSE, b"" if code is None else struct.pack("!H", code) + reason.encode())
 
 
 def take_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
-    """First bytes and unmasked payloads of the whole frames of a client, and what is left.
+    """Return first byte and payload of each complete frame of a client, and the rest.
 
-    An assertion fails for one without a mask.
+    Asserts that frames are masked.
     """
     frames = []
     while len(data) >= 6:

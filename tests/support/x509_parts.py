@@ -1,7 +1,7 @@
-"""The parts of :mod:`tests.support.certs` that trustme does not make.
+"""Certificates for :mod:`tests.support.certs` that trustme cannot create.
 
-Certificates without names beside their subject, authorities without the usual extensions, and
-PKCS#12 are all outside what trustme is for.
+These are certificates without subject alternative names, and authorities without the usual
+extensions.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Signed = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The key of a PEM file; every key here is on P-256."""
+    """Load the key of a PEM file. All keys here use P-256."""
     return _as_ec(path.read_bytes())
 
 
 def lax_authority() -> Signed:
-    """An authority as old tutorials make it: no key usage, no key identifiers."""
+    """Create an authority without key usage and key identifiers, as in old tutorials."""
     key = _new_key()
     name = _name("lax authority")
     constraints = x509.BasicConstraints(ca=True, path_length=None)
@@ -44,7 +44,7 @@ def lax_authority() -> Signed:
 def lax_server(
     authority: Signed, *names: x509.GeneralName, common_name: str = "lax server"
 ) -> Signed:
-    """A server certificate with ``names``, if any, and no other extension."""
+    """Create a server certificate with ``names``, if any, and no other extension."""
     issuer, issuer_key = authority
     key = _new_key()
     builder = _builder(_name(common_name), issuer.subject, key)
@@ -54,7 +54,7 @@ def lax_server(
 
 
 def client_by_subject(authority_pem: bytes, authority_key_pem: bytes, common_name: str) -> Signed:
-    """A strictly correct client certificate that has no alternative names."""
+    """Create a valid client certificate without subject alternative names."""
     issuer = x509.load_pem_x509_certificate(authority_pem)
     key = _new_key()
     builder = _builder(_name(common_name, unit="clients"), issuer.subject, key)

@@ -155,7 +155,7 @@ async def test_nothing_left_is_no_leak() -> None:
 
 async def test_a_leaked_task_is_named() -> None:
     async with trio.open_nursery() as nursery:
-        with pytest.raises(AssertionError, match=r"tasks are left: .*forgotten.*: 1"):
+        with pytest.raises(AssertionError, match=r"leaked tasks: .*forgotten.*: 1"):
             async with no_leaks():
                 nursery.start_soon(forgotten)
         assert any("forgotten" in name for name in all_tasks())
@@ -164,7 +164,7 @@ async def test_a_leaked_task_is_named() -> None:
 
 async def test_a_task_that_runs_a_function_of_trios_is_named_too() -> None:
     async with trio.open_nursery() as nursery:
-        with pytest.raises(AssertionError, match=r"tasks are left: .*sleep_forever.*: 1"):
+        with pytest.raises(AssertionError, match=r"leaked tasks: .*sleep_forever.*: 1"):
             async with no_leaks():
                 nursery.start_soon(trio.sleep_forever)
         nursery.cancel_scope.cancel()
@@ -178,7 +178,7 @@ async def test_a_system_task_of_trios_is_no_leak() -> None:
 
 
 async def test_a_leaked_socket_is_reported() -> None:
-    with pytest.raises(AssertionError, match="sockets are left"):
+    with pytest.raises(AssertionError, match="leaked sockets"):
         async with no_leaks():
             listener = await listen()
     await listener.aclose()
