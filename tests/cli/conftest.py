@@ -1,4 +1,4 @@
-"""A real server for tests of commands, which have a Trio of their own and so are not async."""
+"""A real server for tests of commands, which call ``trio.run`` and so are not async."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cli.helpers import running
 
 @pytest.fixture(scope="session")
 def url() -> Iterator[str]:
-    """Of a server that runs for all of them: ``trio-nats server`` itself."""
+    """Return the URL of a server that all tests share, run by ``trio-nats server``."""
     with running("server", "--port", 0) as server:
         server.said("Press Ctrl-C to stop")
         yield server.output.strip()

@@ -1,4 +1,4 @@
-"""Running the command line: in this process, or as the process it is."""
+"""Run commands in this process or in a process of their own."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ __all__ = ["Running", "clean_environment", "cli", "lines", "observed", "repeated
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """The environment without anything of the person who runs the tests."""
+    """Return the environment without settings of the user who runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
     for name in ("FORCE_COLOR", "NO_COLOR"):
         kept.pop(name, None)
-    # Which would hide what happens to what is still in a buffer at the end.
+    # It would hide what happens to buffered output at the end.
     kept.pop("PYTHONUNBUFFERED", None)
     return kept | {"XDG_CONFIG_HOME": "/nonexistent", "COLUMNS": "100"} | more
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a command in this process."""
+    """The result of a command in this process."""
 
     exit_code: int
     stdout: str
@@ -50,7 +50,7 @@ class Result:
 
 @cache
 def _command() -> Any:
-    # Typer takes longer to make this than most commands run.
+    # Creating this takes longer than most commands run.
     from trio_nats.cli.app import app
 
     return get_command(app)
@@ -81,7 +81,7 @@ def cli(*args: object, input: bytes | str = b"", **environment: str) -> Result:
 
 
 class Running:
-    """A command as a process of its own."""
+    """A command that runs in a process of its own."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class Running:
 def running(
     *args: object, stdout: int | None = None, interpreter: bool = False, **environment: str
 ) -> Iterator[Running]:
-    """Run a command as a process, killed at the end of the block if need be.
+    """Run a command in a process, which is killed at the end of the block if it is still running.
 
     :param interpreter: start an interpreter for it, as a shell does. Else it is a fork of one.
     """
@@ -173,7 +173,7 @@ def running(
 
 @contextmanager
 def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
-    """The messages that come during the block; all there when it ends. Faster than `sub`."""
+    """Collect the messages that arrive during the block. Faster than `sub`."""
     messages: list[Msg] = []
     ready = threading.Event()
 
@@ -194,7 +194,7 @@ def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
 
 @contextmanager
 def repeated(url: str, subject: str, data: bytes, headers: HeadersLike) -> Iterator[None]:
-    """Publish a message again and again, for those that subscribe in that time."""
+    """Publish a message repeatedly during the block, for subscribers that start meanwhile."""
     stopped = threading.Event()
 
     async def publish() -> None:

@@ -1,4 +1,4 @@
-"""Flags, environment and contexts: which of them decides, and what is refused."""
+"""The precedence of flags, environment and contexts, and invalid values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "s3cr3t-w0rd"
 
 
 class Probe:
-    """A program with one command, which keeps what it was given."""
+    """A program with one command, which records its options."""
 
     def __init__(self, config: Path) -> None:
         self.config = config

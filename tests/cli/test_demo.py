@@ -1,4 +1,4 @@
-"""``trio-nats demo`` shows the truth."""
+"""``trio-nats demo`` prints correct results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pub``, ``sub``, ``request`` and ``reply`` on a real server."""
+"""Tests of ``pub``, ``sub``, ``request`` and ``reply`` with a real server."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_sub_shows_messages(url: str) -> None:
         cli("pub", "s.c", "-s", url, input=b"\x1b[31m\xff")
         assert sub.finish() == 0
         assert sub.output_file.seek(0) == 0
-        # To a file bodies go as they are.
+        # Bodies are written to a file unchanged.
         assert sub.output_file.read() == (
             b'[#1] Received on "s.a"\none\n\n'
             b'[#2] Received on "s.b" with reply "r"\nK: v\n\ntwo\n\n'
@@ -178,7 +178,7 @@ def test_sub_of_several_subjects_counts_them_together(url: str) -> None:
         for subject in ("one", "two", "one", "two"):
             cli("pub", subject, subject, "-s", url)
         assert sub.finish() == 0
-        # In order within a subject only.
+        # Messages are in order within a subject only.
         assert sorted(lines(sub.output)) in (["one", "one", "two"], ["one", "two", "two"])
 
 
@@ -203,7 +203,7 @@ def test_sub_ends_when_idle(url: str) -> None:
 def test_sub_shows_what_has_arrived_before_ctrl_c(url: str) -> None:
     with subscribed(url, "many", "--raw") as sub:
         assert cli("pub", "many", "x", "--count", 20_000, "-s", url).exit_code == 0
-        # The server has them all, and so they are on their way.
+        # The server has all messages, so they are in flight.
         sub.kill(signal.SIGINT)
         assert sub.finish() == 130
         assert len(lines(sub.output)) == 20_000
@@ -387,7 +387,7 @@ async def test_what_has_been_asked_before_ctrl_c_is_answered(
             await nc.publish("run", b"2", reply="replies")
             await nc.flush()
             await in_thread(begun.read_text)
-            # The server has both, one is being answered, and the other waits.
+            # The server has both: one is being answered, the other waits.
             svc.kill(signal.SIGINT)
             await in_thread(go.write_text, "first")
             assert (await replies.receive()).data == b"first"

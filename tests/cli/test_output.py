@@ -1,4 +1,4 @@
-"""What is shown of messages, and templates: without a server."""
+"""Output of messages, and templates, without a server."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_a_signal_while_reading_stdin(url: str) -> None:
     with running("pub", "x", "-s", url, "--read-stdin", "--send-on", "newline") as pub:
         with observed(url, "x", 2):
             pub.feed(b"one\ntwo\n")
-        # From here on there is nothing more to read, and it waits.
+        # There is no more input now, so it waits.
         pub.kill(signal.SIGINT)
         assert pub.finish() == 130
         assert b"Published 2 messages" in pub.errors

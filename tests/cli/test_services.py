@@ -1,4 +1,4 @@
-"""``service``: against a service of this library, and one that is up to no good."""
+"""Tests of ``service`` with a service of this library and a hostile one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK = ("--reply-timeout", "250ms")
 
 @contextmanager
 def two_adders(url: str) -> Iterator[list[str]]:
-    """Two instances of a service during the block; their ids."""
+    """Run two instances of a service during the block. Yields their IDs."""
     ready, over = threading.Event(), trio.Event()
     ids: list[str] = []
     tokens: list[trio.lowlevel.TrioToken] = []

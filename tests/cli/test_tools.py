@@ -1,4 +1,4 @@
-"""``rtt``, ``bench``, ``server`` and ``context``."""
+"""Tests of ``rtt``, ``bench``, ``server`` and ``context``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = "s3cr3t-w0rd"
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of a table."""
+    """Return the cells of a table."""
     split = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     return [row for row in split if row]
 
@@ -54,7 +54,7 @@ def test_rtt_json(url: str) -> None:
 
 def test_rtt_at_each_address_of_a_name(url: str) -> None:
     done = cli("rtt", 1, "-s", url.replace("127.0.0.1", "localhost"))
-    # Not at ::1, should it be one of them; one is enough.
+    # It may fail at ::1, but one address is enough.
     assert done.exit_code == 0
     assert "127.0.0.1" in [row[1] for row in rows(done.stdout)]
 
@@ -85,7 +85,7 @@ def test_bench_fits_80_columns(url: str) -> None:
 @pytest.mark.slow
 def test_bench_pub_and_sub_apart(url: str) -> None:
     with running("bench", "sub", "--msgs", 1000, "--json", "-s", url) as sub:
-        # Its subscription is there once somebody gets an answer through it; so publish until then.
+        # It has subscribed once it receives messages, so publish until then.
         with observed(url, "bench", 1000):
             done = cli("bench", "pub", "--msgs", 1000, "--json", "-s", url)
             assert done.exit_code == 0
@@ -274,7 +274,7 @@ def test_a_command_with_a_context(url: str, config: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["bench", "pub", "--msgs"], ["pub", "x", "y", "--count"]])
 def test_a_progress_bar_on_a_terminal(url: str, command: list[str]) -> None:
-    # Which rich takes for a terminal.
+    # Makes rich assume a terminal.
     done = cli(*command, 20_000, "-s", url, FORCE_COLOR="1")
     assert done.exit_code == 0
     assert "publishing" in done.stderr

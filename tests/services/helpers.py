@@ -1,4 +1,4 @@
-"""What the tests of this room share."""
+"""Helpers for the tests of services."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def adder(nc: Connection, **options: Any) -> Service:
 
 @asynccontextmanager
 async def running(server: NatsServer, **options: Any) -> AsyncIterator[tuple[Service, Connection]]:
-    """A service with the endpoint ``reverse``, and the connection of somebody who asks."""
+    """Run a service with the endpoint ``reverse``, and yield it with a client's connection."""
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url) as nc, open_nats(server.url) as client:
             service = adder(nc, **options)
@@ -57,7 +57,7 @@ async def running(server: NatsServer, **options: Any) -> AsyncIterator[tuple[Ser
 
 
 async def ask(nc: Connection, verb: str, *whose: str) -> dict[str, Any]:
-    """What the only service there is answers, as JSON."""
+    """Return the answer of the only service, decoded from JSON."""
     reply = await nc.request(".".join(["$SRV", verb, *whose]))
     assert reply.raw_headers is None
     answer: dict[str, Any] = msgspec.json.decode(reply.data)
@@ -65,13 +65,13 @@ async def ask(nc: Connection, verb: str, *whose: str) -> dict[str, Any]:
 
 
 def error_of(reply: Msg) -> tuple[str | None, str | None, bytes]:
-    """The code and the text of an error as they are on the wire, and the data with it."""
+    """Return the code, description and data of an error reply."""
     headers = reply.headers
     return headers.get("Nats-Service-Error-Code"), headers.get("Nats-Service-Error"), reply.data
 
 
 class Gate:
-    """A handler that waits to be let through, and says who is waiting."""
+    """A handler that waits for permission to continue, and records its requests."""
 
     def __init__(self) -> None:
         self.waiting: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Cancelled at whatever moment, a service leaves nothing behind."""
+"""A service that is cancelled at any point leaks nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 async def sound(nc: Connection) -> None:
-    """The connection works, and holds nothing of what was cancelled."""
+    """Check that the connection works, and that the cancelled operation left nothing."""
     assert nc.stats.subscriptions == 0
     assert open_requests(nc) == 0
     await nc.flush(timeout=HANG_TIMEOUT)
@@ -53,7 +53,7 @@ async def test_cancelling_a_whole_lifetime(nats_server: NatsServer) -> None:
 
 
 async def test_cancelling_a_service_that_stops_by_itself(nats_server: NatsServer) -> None:
-    """Endpoints from before the block, and the end of the block as the end of the service."""
+    """With endpoints added before the block, which ends the service."""
     async with open_nats(nats_server.url) as nc:
         await nc.flush()
         async with no_leaks():
@@ -79,7 +79,7 @@ async def test_cancelling_a_service_that_stops_by_itself(nats_server: NatsServer
 
 
 async def test_adding_an_endpoint(nats_server: NatsServer) -> None:
-    """It is there, or it is not, for who asks and for who makes requests."""
+    """The endpoint exists for discovery and for requests, or for neither."""
     async with running(nats_server) as (service, client):
         added: list[str] = []
 
@@ -124,7 +124,7 @@ async def test_waiting_for_the_end(nats_server: NatsServer) -> None:
 
 
 async def test_answering(nats_server: NatsServer) -> None:
-    """A handler that cancels its own answering has sent all of it or none."""
+    """A handler that cancels its own reply has sent all of it or nothing."""
     async with running(nats_server) as (service, client):
         scopes: list[trio.CancelScope] = []
 

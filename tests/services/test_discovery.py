@@ -1,4 +1,4 @@
-"""Asking what services there are."""
+"""Tests of service discovery by clients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STALL = 0.2
 
 @asynccontextmanager
 async def three(server: NatsServer) -> AsyncIterator[tuple[Connection, list[str]]]:
-    """Two adders and another, and the ids of the adders."""
+    """Run two adders and another service. Yields a client and the IDs of the adders."""
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(server.url) as nc, open_nats(server.url) as client:
             async with adder(nc) as one, adder(nc, description="x") as two:
@@ -79,21 +79,21 @@ async def test_no_services(nats_server: NatsServer) -> None:
 
 
 async def test_nobody_answers(nats_server: NatsServer) -> None:
-    """Somebody only listens."""
+    """A subscriber that never answers."""
     async with open_nats(nats_server.url) as nc, nc.subscribe(">"):
         assert await nc.services(timeout=0.02).ping() == []
 
 
 async def test_it_stops_waiting_after_the_last_answer(nats_server: NatsServer) -> None:
     async with three(nats_server) as (client, ids):
-        # Neither a time nor a number of answers ends these.
+        # Neither the timeout nor a number of answers ends this.
         assert len(await client.services(timeout=1000, stall=STALL).ping()) == 3
-        # One instance is one answer.
+        # A single instance gives one answer, so there is no stall.
         assert len(await client.services(timeout=1000, stall=1000).ping("adder", ids[0])) == 1
 
 
 async def test_another_prefix(nats_server: NatsServer) -> None:
-    """As it is for who has imported the services of another account under another name."""
+    """As for services imported from another account under another prefix."""
     async with open_nats(nats_server.url) as nc, nc.subscribe("other.srv.PING.adder") as sub:
         async with trio.open_nursery() as nursery:
 
@@ -169,7 +169,7 @@ STATS = {
     "version": "1.0.0",
     "started": "2024-09-24T11:02:55.564771527Z",
 }
-# As nats.go and others have it, today or some years ago.
+# Answers of current and older versions of nats.go and other clients.
 GOOD: list[dict[str, Any]] = [
     STATS,
     STATS | {"id": "2", "metadata": None, "endpoints": None, "unknown": {"x": 1}},
@@ -237,9 +237,9 @@ async def test_answers_of_others(nats_server: NatsServer) -> None:
 async def test_answers_are_bounded_in_bytes(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Any service may answer, as much as it likes."""
+    """Any peer may answer with any amount of data."""
     ping = {"type": "io.nats.micro.v1.ping_response", "name": "n", "version": "1.0.0"}
-    async with three(nats_server) as (client, _), open_nats(nats_server.url) as liar:
+    async with three(nats_server) as (client, _), open_nats(nats_server.url) as hostile:
 
         async def answer() -> None:
             async for msg in requests:
@@ -247,9 +247,9 @@ async def test_answers_are_bounded_in_bytes(
                     data = {**ping, "id": str(number), "metadata": {"x": "x" * 1_000_000}}
                     await msg.respond(msgspec.json.encode(data))
 
-        async with liar.subscribe("$SRV.PING") as requests, trio.open_nursery() as nursery:
+        async with hostile.subscribe("$SRV.PING") as requests, trio.open_nursery() as nursery:
             nursery.start_soon(answer)
-            await liar.flush()
+            await hostile.flush()
             found = await client.services(stall=STALL).ping()
             assert 60 < len(found) <= 70
             assert "the rest is ignored" in caplog.text or client.stats.dropped

@@ -1,4 +1,4 @@
-"""The error of a service: what it may be made of, and what it says."""
+"""Tests of ``ServiceError``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who uses none of what is built on top does not load it."""
+"""Modules on top of the connection are loaded on first use only."""
 
 from __future__ import annotations
 

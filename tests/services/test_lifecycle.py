@@ -1,4 +1,4 @@
-"""From entering to the end, in order or not."""
+"""Entering, stopping and failing of a service."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_endpoints_before_and_after_entering(nats_server: NatsServer) -> N
 
 
 async def test_endpoints_added_while_entering(nats_server: NatsServer) -> None:
-    """By other tasks: some find that it has not begun, others that it has."""
+    """Other tasks add them, some before and some after subscribing has begun."""
     names = [f"e{number}" for number in range(40)]
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url) as nc, trio.open_nursery() as nursery:
@@ -144,7 +144,7 @@ async def test_leaving_finishes_what_has_arrived(nats_server: NatsServer) -> Non
             await client.flush()
             await service.nc.flush()
             service.stop()
-            # It takes no more requests, as soon as the server knows.
+            # It gets no more requests once the server has processed the UNSUB.
             await trio.testing.wait_all_tasks_blocked()
             await service.nc.flush()
             with pytest.raises(NoRespondersError):
@@ -201,7 +201,7 @@ async def test_aclose_of_a_service_that_was_not_entered(nats_server: NatsServer)
 async def test_requests_left_after_close_timeout_get_an_error(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one under way, which is cancelled, and those that have not been begun."""
+    """The running one, which is cancelled, and those that have not been started."""
     replies: list[Msg] = []
 
     async def request(client: object, data: bytes) -> None:
@@ -346,7 +346,7 @@ async def test_cancelling_ends_all_at_once(nats_server: NatsServer) -> None:
 
 
 async def test_cancelling_while_it_finishes(nats_server: NatsServer) -> None:
-    """The block had ended normally, and was waiting for what was under way."""
+    """The block had ended normally, and was waiting for running requests."""
     async with no_leaks(), open_nats(nats_server.url) as nc:
         with trio.fail_after(HANG_TIMEOUT), trio.CancelScope() as scope:
             async with adder(nc, close_timeout=1000) as service, trio.open_nursery() as nursery:
@@ -458,7 +458,7 @@ async def test_reconnecting(nats_server: NatsServer) -> None:
 
 
 async def test_stopping_without_a_server(nats_server: NatsServer) -> None:
-    """There is nothing to wait for, and no error."""
+    """It does not wait and raises no error."""
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK, close_timeout=0) as nc:
             async with adder(nc, close_timeout=1000) as service, nc.events() as happening:
@@ -471,7 +471,7 @@ async def test_stopping_without_a_server(nats_server: NatsServer) -> None:
 
 
 async def test_answers_that_nobody_takes(caplog: pytest.LogCaptureFixture) -> None:
-    """The outbox is full, of a connection whose server does not read."""
+    """The outbox is full, because the server does not read."""
     caplog.set_level(logging.DEBUG, "trio_nats.services")
     async with scripted(outbox_size=500_000) as (nc, peer):
         async with adder(nc, close_timeout=0) as service:

@@ -1,4 +1,4 @@
-"""PING, INFO and STATS, byte for byte as ADR-32 has them."""
+"""PING, INFO and STATS, exactly as in ADR-32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of requests: answers, errors, and handlers that misbehave."""
+"""Requests to endpoints: replies, errors, and misbehaving handlers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECRET = "s3cr3t-w0rd"
 
 
 async def settled(service: Service) -> None:
-    """Return once no request is under way, for statistics come after the answer."""
+    """Wait until no request is running, because statistics are updated after the reply."""
     await trio.testing.wait_all_tasks_blocked()
     assert [endpoint.under_way for endpoint in service.endpoints if endpoint.under_way] == []
 
@@ -100,7 +100,7 @@ async def test_answering_more_than_once(nats_server: NatsServer) -> None:
 
 
 async def test_never_answering(nats_server: NatsServer) -> None:
-    """The handler may have passed the request on: no answer is made up."""
+    """The handler may have forwarded the request, so no reply is sent."""
     keeper, kept = trio.open_memory_channel[ServiceRequest](10)
 
     async def keep(request: ServiceRequest) -> None:
@@ -121,7 +121,7 @@ async def test_never_answering(nats_server: NatsServer) -> None:
 
 
 async def test_requests_without_reply(nats_server: NatsServer) -> None:
-    """They are handled like all, and what is answered goes nowhere."""
+    """They are handled like others, and their replies are dropped."""
     seer, seen = trio.open_memory_channel[bytes](10)
 
     async def answer(request: ServiceRequest) -> bytes:
@@ -409,7 +409,7 @@ async def test_values_that_cannot_be_encoded(nats_server: NatsServer) -> None:
         assert error_of(await client.request("text")) == ("500", "EncodeError", b"")
 
 
-# --- at the same time ----------------------------------------------------------------------------
+# --- concurrency ---------------------------------------------------------------------------------
 
 
 async def test_at_most_concurrency_requests_are_handled_at_a_time(nats_server: NatsServer) -> None:

@@ -1,4 +1,4 @@
-"""Names, versions, subjects, queue groups and the rest: what is refused, and how it is said."""
+"""Invalid names, versions, subjects, queue groups and other arguments, and their errors."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ async def test_groups_make_subjects_and_queue_groups(nc: Connection) -> None:
     ]
     assert (math.prefix, math.queue, inner.queue, service.prefix) == ("math", "workers", None, "")
     assert repr(math) == "<ServiceGroup 'math'>"
-    # $SRV is a word like others where it is not the first.
+    # $SRV is an ordinary token unless it is the first.
     math.endpoint("odd", subject="$SRV.x")(reverse)
 
 
@@ -277,7 +277,7 @@ def test_names(name: str) -> None:
             check_name("service", name)
 
 
-# The one that semver.org suggests.
+# The regular expression that semver.org suggests.
 SEMVER = re.compile(
     r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:-((?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
     r"(?:\.(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?(?:\+([0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*))?\Z",

@@ -1,4 +1,4 @@
-"""The NATS protocol by hand, so that a test of the server does not rest on the client."""
+"""The NATS protocol by hand, so that tests of the server do not depend on the client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trio_nats.testing import NatsServer
 
 
 class RawClient:
-    """Lines over a stream. Reading one fails the test rather than hang."""
+    """Lines over a stream, with a time limit for reading one."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self.stream = stream
@@ -74,7 +74,7 @@ async def dial(server: NatsServer) -> AsyncIterator[RawClient]:
 
 
 async def answers(server: NatsServer) -> bool:
-    """Whether something at the server's port takes connections."""
+    """Whether the server's port accepts connections."""
     try:
         async with dial(server):
             return True

@@ -1,4 +1,4 @@
-"""Several servers, and whether they are one cluster when they say so."""
+"""Tests of ``NatsCluster``."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_a_node_is_added_for_good() -> None:
         assert (await added.monitor("varz"))["ping_max"] == 7
         assert "[DBG]" in added.log
         assert await neighbours(added) == {"flock-1", "flock-2"}
-        # Its address was news to the others. They find it again on their own authority.
+        # The others learned its address by gossip only, and find it again.
         for server in flock:
             await server.kill()
         for server in (flock[0], added):
@@ -172,7 +172,7 @@ async def test_paused_servers_do_not_count() -> None:
 
 
 async def test_servers_that_cannot_form_a_cluster() -> None:
-    # The routes are right, but every server believes to be in a cluster of another name.
+    # The routes are right, but each server has another cluster name.
     names = iter("abc")
 
     class Loners(NatsCluster):

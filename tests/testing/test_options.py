@@ -1,4 +1,4 @@
-"""What a server can be told, and whether it understood."""
+"""Tests of the options of ``NatsServer``, with real servers."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_a_user_by_certificate() -> None:
             secure = await client.tls(client_context(CERTS.ca_file, CERTS.client))
             assert isinstance(secure.stream, trio.SSLStream)
             assert secure.stream.version() == "TLSv1.3"
-            # The certificate is fine, but names none of the users.
+            # The certificate is valid, but does not belong to a user.
             assert await secure.login() == "-ERR 'Authorization Violation'"
         assert (await server.monitor("varz"))["tls_timeout"] == 5
 
@@ -386,7 +386,7 @@ def test_the_options_are_the_settings() -> None:
 
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path):
-    """Neither the environment nor the Python installation has a nats-server."""
+    """Hide every nats-server in the environment and the Python installation."""
     monkeypatch.delenv("NATS_SERVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
@@ -470,8 +470,8 @@ def test_errors_are_nats_errors() -> None:
 def test_the_package_imports_its_modules_on_first_use() -> None:
     code = """
 import sys, trio_nats.testing.plugin
-rooms = {name for name in sys.modules if name.startswith("trio_nats.testing.")}
-assert rooms == {"trio_nats.testing.plugin"}, rooms
+loaded = {name for name in sys.modules if name.startswith("trio_nats.testing.")}
+assert loaded == {"trio_nats.testing.plugin"}, loaded
 import trio_nats.testing as testing
 assert set(testing.__all__) <= set(dir(testing))
 assert "trio_nats.testing.server" not in sys.modules

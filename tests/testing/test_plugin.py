@@ -1,4 +1,4 @@
-"""The fixtures, in test suites of their own."""
+"""The fixtures of the plugin, used in separate test suites."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def is_gone(pid):
 
 @pytest.fixture
 def suite(pytester, monkeypatch):
-    """Runs tests in a pytest of their own, with these plugins and no others of the environment."""
+    """Run tests in a separate pytest with only these plugins."""
 
     def run(code: str, *plugins: str, ini: str = "trio_mode = true", args=()) -> pytest.RunResult:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
@@ -224,7 +224,7 @@ def test_a_failing_test_shows_the_logs(suite) -> None:
     )
     result.assert_outcomes(failed=2, passed=1, xfailed=1)
     found = sections(result)
-    # In no particular order: pytest-trio sets fixtures up side by side.
+    # In any order, because pytest-trio sets up fixtures concurrently.
     unnamed = re.compile(r"<NatsServer nats://127\.0\.0\.1:\d+ not running>")
     names = {f"trio-nats-{number}" for number in range(1, 5)} | {"wren", "unnamed"}
     assert {unnamed.sub("unnamed", name) for name in found} == names
@@ -260,7 +260,7 @@ def test_logs_are_shown_once_when_the_teardown_fails_too(suite) -> None:
         """,
         TRIO,
     )
-    # The fixture is no asynchronous one, so its end is not part of the test for pytest-trio.
+    # The fixture is not async, so pytest-trio does not run its teardown within the test.
     result.assert_outcomes(failed=1, errors=1)
     assert sections(result) == ["wren"]
 

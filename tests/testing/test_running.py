@@ -1,4 +1,4 @@
-"""What can be done to a server while it runs: frozen, reloaded, retired, listened to."""
+"""Pausing, reloading, lame duck mode, logs and monitoring of a running server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_paused_server_is_silent_until_resumed() -> None:
             with trio.move_on_after(0.2) as scope:
                 await client.line()
             assert scope.cancelled_caught
-            # The kernel takes connections for it, but nobody says hello.
+            # The kernel accepts connections, but no INFO arrives.
             async with dial(server) as other:
                 with trio.move_on_after(0.1) as scope:
                     await other.line()
@@ -177,7 +177,7 @@ async def test_a_refused_reload_changes_nothing() -> None:
         async with dial(server) as client:
             await client.info()
             assert await client.login(user="ann", **{"pass": "old"}) == "PONG"
-        # An old refusal is not taken for the answer to the next try.
+        # An old rejection in the log does not count for the next reload.
         await server.reload(debug=True)
         await server.restart()
         assert "[DBG]" in server.log

@@ -1,4 +1,4 @@
-"""A server's life: started, ended, started again, and what is left of it."""
+"""Starting, stopping and restarting a server, and cleaning up after it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def directory_in(log: str) -> Path:
 
 
 def exists(pid: int) -> bool:
-    # Every server here is a child of this process: one not waited for would still be found.
+    # All servers are children of this process, so one that was not reaped would be found.
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -47,7 +47,7 @@ def exists(pid: int) -> bool:
 
 @pytest.fixture
 def program(tmp_path):
-    """Makes programs that stand in for a nats-server. They leave their pid in ``tmp_path``."""
+    """Create fake nats-server programs, which write their PID into ``tmp_path``."""
 
     def make(code: str) -> Path:
         path = tmp_path / "stand-in"
@@ -243,7 +243,7 @@ async def test_an_invalid_line_of_the_configuration_is_quoted(config, line) -> N
 
 
 async def test_an_address_of_another_machine() -> None:
-    # TEST-NET-1, which no machine has.
+    # An address of TEST-NET-1, which no machine has.
     with pytest.raises(ServerStartError, match=r"cannot listen on 192\.0\.2\.1"):
         await NatsServer(host="192.0.2.1").__aenter__()
     with pytest.raises(ServerStartError, match=r"cannot listen on 192\.0\.2\.1"):
@@ -255,7 +255,7 @@ async def test_an_address_of_another_machine() -> None:
 
 @pytest.fixture
 def occupied():
-    """A port that somebody listens on."""
+    """Return a port that is in use."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -299,7 +299,7 @@ async def test_a_restart_waits_for_its_port_to_come_free() -> None:
         port = server.port
         await server.stop()
         with socket.socket() as thief:
-            # The port was in use a moment ago; a client that happens to get it has no such scruple.
+            # The server has just closed the port, so it is free only with this option.
             thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             thief.bind(("127.0.0.1", port))
             thief.listen()
@@ -350,7 +350,7 @@ async def test_kill_is_not_orderly() -> None:
 
 @posix_only
 async def test_stop_has_an_end(program) -> None:
-    # Ready by the same token as the real one, but deaf to SIGTERM.
+    # Becomes ready like a real server, but ignores SIGTERM.
     stand_in = program(
         "import signal; signal.signal(signal.SIGTERM, lambda *_: print('no', flush=True))\n"
         "directory = sys.argv[sys.argv.index('--ports_file_dir') + 1]\n"

@@ -1,4 +1,4 @@
-"""Reports as text."""
+"""Render reports as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["printed"]
 
 
 def printed(report: Report, width: int = 80) -> str:
-    """What is printed where there is no terminal, without spaces at the ends of lines."""
+    """Return a report as printed without a terminal, without trailing spaces."""
     file = io.StringIO()
     print_reports(Console(file=file, width=width, highlight=False), [report])
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())

@@ -1,4 +1,4 @@
-"""Every kind of server that the doctor has to explain, and the options it is asked with."""
+"""All kinds of servers that the doctor explains, and the client options for each."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ PASSWORD = "correct-horse-battery"
 TOKEN = "t0ken-of-great-value"
 
 SILENCE = 1.0
-"""Seconds to wait for servers that will not say anything."""
+"""Seconds to wait for servers that never send anything."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Something to examine."""
+    """A server to examine, with client options."""
 
     serve: Callable[[], AbstractAsyncContextManager[str]]
-    """Gives the URL."""
+    """Runs the server and yields its URL."""
     client: Client
     connects: bool = False
 
@@ -113,7 +113,7 @@ async def unresolvable() -> AsyncIterator[str]:
 
 
 def only_old_tls() -> Callable[[], Any]:
-    """A server that never learned TLS 1.2."""
+    """A server that supports at most TLS 1.1."""
 
     context = server_context(CERTS.server)
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
@@ -125,7 +125,7 @@ def only_old_tls() -> Callable[[], Any]:
 
 @cache
 def self_signed() -> Certificate:
-    """What ``openssl req -x509`` makes."""
+    """A self-signed certificate, as ``openssl req -x509`` creates it."""
     import datetime
 
     from cryptography import x509
@@ -194,7 +194,7 @@ def mode(mode: TLSMode, tls: TLSOptions | None = None) -> TLSOptions:
 
 
 KINDS: dict[str, Kind] = {
-    # what the server is
+    # NATS servers
     "none": Kind(nats(), client(), connects=True),
     "tls": Kind(nats(tls=tls_block()), client(TRUST), connects=True),
     "allow_non_tls": Kind(nats(tls=tls_block(allow_non_tls=True)), client(TRUST), connects=True),
@@ -209,7 +209,7 @@ KINDS: dict[str, Kind] = {
         client(TRUST),
         connects=True,
     ),
-    # who knows what it is
+    # peers that are not NATS servers
     "http": Kind(scripted(says(HTTP_ANSWER)), client()),
     "monitoring": Kind(other_port("monitor_url"), silent()),
     "ws_port": Kind(other_port("ws_url", websocket=ServerWebSocket()), silent()),
@@ -223,7 +223,7 @@ KINDS: dict[str, Kind] = {
         other_port("cluster_url", cluster=ServerCluster("c1")),
         client(),
     ),
-    # modes that do not fit
+    # modes that do not work with the server
     "require_none": Kind(nats("tls"), client()),
     "implicit_none": Kind(nats(), client(mode(TLSMode.IMPLICIT))),
     "implicit_tls": Kind(nats(tls=tls_block()), client(mode(TLSMode.IMPLICIT, TRUST))),

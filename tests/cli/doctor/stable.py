@@ -1,4 +1,4 @@
-"""Makes facts the same on every run and every machine, so that reports can be compared."""
+"""Replace everything in a report that differs between runs and machines."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ _CIPHERS = re.compile(r"\b(TLS_\w+|(ECDHE|DHE|AES)[A-Z0-9-]+)\b")
 
 
 def stable(report: Report) -> Report:
-    """``facts`` with a constant in place of all that changes.
+    """Return the report with constants in place of everything that varies.
 
-    * the port is 4222, the time 2026-01-01 (so days left are the same for ever);
-    * whatever was measured takes 1 ms, a round trip 0.25 ms; a server that is silent for a while,
-      or for ever, is so for 1 s;
-    * the server's version is 2.99.0, its id SERVER-ID; public keys are their kind and X;
-    * ciphers are one of those that TLS 1.3 has; what trustme makes up for a subject is #X,
-      and its version is left out;
-    * fingerprints are zeros, and certificates live in /certs;
-    * ``localhost`` is 127.0.0.1 alone, and that is what the server sees.
+    * The port is 4222 and the date 2026-01-01, so that days until expiry do not change.
+    * Measured times are 1 ms, and round trips 0.25 ms. Silence lasts 1 s.
+    * The server has the version 2.99.0 and the ID SERVER-ID. Public keys are their prefix and X.
+    * The cipher is one of TLS 1.3. Random parts of trustme's subjects are #X, and its version is
+      left out.
+    * Fingerprints are zeros, and certificates are in /certs.
+    * ``localhost`` has only the address 127.0.0.1.
     """
     port = report.asked.port
     report = _mapped(report, lambda text: _text(text, port))
@@ -43,7 +42,7 @@ def stable(report: Report) -> Report:
         dials = tuple(dial for dial in dials if dial.address == "127.0.0.1")
     greeting, look = report.greeting, report.look
     if greeting is not None and look is not None and look.info_inside is not None:
-        # It spoke before TLS, and inside TLS: that is handshake_first with a time.
+        # INFO came both before and inside TLS, so handshake_first is a duration.
         greeting = replace(greeting, seconds=1.0)
     return replace(
         report,

@@ -1,4 +1,4 @@
-"""Advice about facts that no server can be made to produce on this machine, as pure functions."""
+"""Advice on reports that no server on this machine can cause, as pure functions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def report(
     asked: dict[str, Any] | None = None,
     **others: Any,
 ) -> Report:
-    """A server somewhere else, that a client connects to unless ``live`` says otherwise."""
+    """Return a report on a remote server. The client connects, unless ``live`` says otherwise."""
     info = info or ServerInfo(version="2.99.0", headers=True, auth_required=login is not None)
     version = "TLSv1.3" if outcome == "tls" else ""
     given: dict[str, Any] = {
@@ -285,7 +285,7 @@ def test_problem(live: Live, fields: dict[str, Any], code: str) -> None:
 
 
 def test_an_authority_that_has_expired() -> None:
-    """The one who issued the certificate is not always among what the server sends."""
+    """The server does not always send the certificate of the issuer."""
     broken = Certificates(chain=(certificate(),), trust="expired", name_matches=True)
     found = report(outcome="fails", live=failed("TLSCertificateError"), certificates=broken)
     (finding,) = advise(found)

@@ -1,4 +1,4 @@
-"""``trio-nats doctor`` as a program: exit codes, JSON, a terminal, and no secret anywhere."""
+"""``trio-nats doctor`` as a program: exit codes, JSON, terminals, and no secrets."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ SECRET = "s3cret/with+odd@characters"
 
 
 async def _repeats_everything(peer: Peer) -> None:
-    """A hostile server gives back what it is told, wherever it can."""
+    """A hostile server repeats secrets wherever it can."""
     await peer.send_info(auth_required=True, nonce="nonce")
     if not (await peer.peek()).startswith(b"C"):
         return  # a handshake

@@ -1,4 +1,4 @@
-"""What an examination does to the servers it looks at, and to itself when it is cancelled."""
+"""The effects of an examination on servers, and of cancelling it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ JOE = UserPassword("joe", PASSWORD)
 
 
 def asking(certificate: Certificate) -> ssl.SSLContext:
-    """Asks for a client certificate without insisting."""
+    """Return a context that requests a client certificate, but does not require it."""
     context = server_context(certificate, client_ca_file=CERTS.ca_file)
     context.verify_mode = ssl.CERT_OPTIONAL
     return context
@@ -88,7 +88,7 @@ async def test_the_client_certificate_is_not_sent_to_unverified_servers() -> Non
 
 
 async def test_the_client_certificate_is_not_sent_when_tls_is_off() -> None:
-    """The other modes are tried, but what the user would not show is not shown for that."""
+    """Other modes are tried, but not with a certificate that the user's mode would not send."""
     tls = replace(MINE, mode=TLSMode.DISABLE)
     seen = await visits(Client(tls=tls), CERTS.server)
     assert sum(shown for shown, _ in seen) == 0
@@ -106,7 +106,7 @@ async def test_what_depends_on_a_certificate_that_is_not_shown() -> None:
 
 
 async def test_the_query_of_a_url_is_not_shown_to_strangers() -> None:
-    """It may be a secret."""
+    """The path of the URL may be a secret."""
     heard: list[bytes] = []
 
     async def script(peer: Peer) -> None:
@@ -127,7 +127,7 @@ async def test_the_query_of_a_url_is_not_shown_to_strangers() -> None:
 
 @pytest.mark.slow
 async def test_credentials_go_out_once() -> None:
-    """In the connection that decides, and in no other, whatever mode the others have."""
+    """Only the real connection sends credentials, whatever the mode of the others."""
     client = Client(tls=TLSOptions(mode=TLSMode.DISABLE), auth=JOE)
     seen = await visits(client, CERTS.server, auth_required=True)
     assert sum(PASSWORD.encode() in said for _, said in seen) == 1

@@ -1,4 +1,4 @@
-"""What the doctor says a mode would come to is what it does come to."""
+"""The result that the doctor reports for each mode is what a client gets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def real(url: str, kind: Kind) -> dict[TLSMode, Outcome]:
         tls = replace(kind.client.tls, mode=mode)
         outcomes[mode] = await attempt(url, tls, kind.client.connect_timeout)
         for _ in range(3):
-            # On a busy machine the handshake may begin after the server's patience has ended.
+            # On a busy machine the handshake may begin too late for the server.
             if kind is KINDS["first_auto"] and outcomes[mode] == ("fails", "TLSHandshakeError"):
                 outcomes[mode] = await attempt(url, tls, kind.client.connect_timeout)
 

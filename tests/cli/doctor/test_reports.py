@@ -1,8 +1,7 @@
-"""What the doctor says about every kind of server, word for word.
+"""The complete reports of the doctor on every kind of server.
 
-``expected/`` holds a report for each, in 80 columns, with what changes from run to run replaced as
-:func:`stable` says. After a change of words: ``UPDATE_EXPECTED=1 pytest tests/cli/doctor``, and
-read what has changed.
+``expected/`` has a report for each, in 80 columns; :func:`stable` replaces everything that varies.
+After a change of texts, run ``UPDATE_EXPECTED=1 pytest tests/cli/doctor`` and review the changes.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from trio_nats.cli.doctor.report import Report
 
 pytestmark = pytest.mark.slow
 
-# Kinds whose server can be connected to if the last line of code in the advice is taken, with real
-# files in the places of those that it invents.
+# Kinds for which the last line of code in the advice connects, once its placeholder files are
+# replaced by real ones.
 CURED = [
     "nats_port",
     "ws_port",
@@ -60,11 +59,11 @@ REAL_FILES = {
 }
 EXPECTED = Path(__file__).parent / "expected"
 AT_ONCE = 6
-"""Some of them are silent for seconds, so they are examined side by side."""
+"""Some are silent for seconds, so they are examined concurrently."""
 
 
 async def _examine_everything() -> dict[str, Report | str]:
-    """The facts about each kind, and, as ``cured NAME``, what became of taking the advice."""
+    """Return the report on each kind, and as ``cured NAME`` the result of following the advice."""
     found: dict[str, Report | str] = {}
     limit = trio.CapacityLimiter(AT_ONCE)
 
@@ -102,7 +101,7 @@ def test_verdict(examined: dict[str, Any], name: str) -> None:
 
 
 async def _take_advice(report: Report) -> str:
-    """Do what the last finding says."""
+    """Follow the advice of the last finding."""
     line = advise(report)[-1].line
     for invented, real in REAL_FILES.items():
         line = line.replace(f'"{invented}"', repr(str(real)))
