@@ -1,4 +1,11 @@
-"""A connection's way from asyncio to Trio and back."""
+"""Use a connection, which runs in Trio, from asyncio.
+
+Theory of operation. Trio runs as a guest of the asyncio loop, in the same thread (see
+:mod:`._guest`). The ``open_nats`` block lives in a Trio task of its own. An operation that may wait
+is called in a new Trio task; cancelling the asyncio task cancels that task, and waits until it has
+ended. Starting a task takes long, so what can be done without waiting is called directly from
+asyncio: publishing while the outbox has space, and receiving a message that is already queued.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +38,17 @@ _Ts = TypeVarTuple("_Ts")
 
 
 class AsyncioHost:
-    """See :class:`._host.Host`. One for each connection; the guest run is shared."""
+    """See :class:`._backend.Host`. All connections of a loop share one guest run."""
 
     def __init__(self) -> None:
         self._leave = trio.Event()
         self._guest: Guest | None = None
-        self._holder: Call | None = None
+        self._block: Call | None = None
+        """The Trio task in which the connection's block is open."""
 
     @property
     def guest(self) -> Guest:
-        """The Trio run. It is there while the connection's block is entered, open, or left."""
+        """The Trio run, from entering the connection's block until it has been left."""
         assert self._guest is not None
         return self._guest
 
@@ -49,27 +57,27 @@ class AsyncioHost:
     async def open(
         self, manager: AbstractAsyncContextManager[trio_nats.Connection]
     ) -> trio_nats.Connection:
-        """See :class:`._host.Host`. The block lives in a Trio task of its own."""
+        """See :class:`._backend.Host`."""
         self._guest = guest = await Guest.join()
         try:
             opened: asyncio.Future[trio_nats.Connection | None] = guest.loop.create_future()
-            self._holder = holder = guest.start(self._hold, manager, opened)
-            holder.ended.add_done_callback(lambda _: _resolve(opened))
+            self._block = block = guest.start(self._run_block, manager, opened)
+            block.ended.add_done_callback(lambda _: _resolve(opened))
             try:
                 connection = await opened
             except asyncio.CancelledError as error:
-                await guest.cancel(holder)
+                await guest.cancel(block)
                 self._raise_failure(error)
                 raise
             if connection is None:
-                await guest.unwrap(holder)
+                await guest.unwrap(block)
                 raise AssertionError("it ended without an error")
             return connection
         except BaseException:
             await guest.leave()
             raise
 
-    async def _hold(
+    async def _run_block(
         self,
         manager: AbstractAsyncContextManager[trio_nats.Connection],
         opened: asyncio.Future[trio_nats.Connection | None],
@@ -84,32 +92,32 @@ class AsyncioHost:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """See :class:`._host.Host`."""
-        guest, holder = self.guest, self._holder
-        assert holder is not None
+        """See :class:`._backend.Host`."""
+        guest, block = self.guest, self._block
+        assert block is not None
         try:
             if exc is None:
                 self._leave.set()
                 try:
-                    await asyncio.wait([holder.ended])
+                    await asyncio.wait([block.ended])
                 except asyncio.CancelledError as error:
-                    await guest.cancel(holder)
+                    await guest.cancel(block)
                     self._raise_failure(error)
                     raise
-                await guest.unwrap(holder)
+                await guest.unwrap(block)
             else:
-                await guest.cancel(holder)
+                await guest.cancel(block)
                 self._raise_failure(exc)
         finally:
             await guest.leave()
 
     def _raise_failure(self, leaving: BaseException) -> None:
-        """Tell of a failure in the connection's own tasks, by the rules of ``trio_nats._nursery``.
+        """Raise or log a failure of the connection's tasks, by the rules of ``trio_nats._nursery``.
 
-        ``leaving`` is on its way out of the block already.
+        :param leaving: the exception that is leaving the block.
         """
-        assert self._holder is not None
-        result = self._holder.result
+        assert self._block is not None
+        result = self._block.result
         if not isinstance(result, outcome.Error):
             return
         if isinstance(leaving, asyncio.CancelledError) or (
@@ -118,7 +126,7 @@ class AsyncioHost:
             raise result.error
         _logger.error("another task failed as well: %r", result.error, exc_info=result.error)
 
-    # --- using it --------------------------------------------------------------------------------
+    # --- using the connection --------------------------------------------------------------------
 
     async def run(
         self,
@@ -126,15 +134,15 @@ class AsyncioHost:
         *args: *_Ts,
         undo: Callable[[], Awaitable[object]] | None = None,
     ) -> _T:
-        """See :class:`._host.Host`."""
+        """See :class:`._backend.Host`."""
         return await self.guest.run(function, *args, undo=undo)
 
     async def call_back(self, function: Callable[[*_Ts], _T | Awaitable[_T]], *args: *_Ts) -> _T:
-        """See :class:`._host.Host`."""
+        """See :class:`._backend.Host`."""
         return await self.guest.call_back(function, *args)
 
     def publisher(self, connection: trio_nats.Connection) -> Publish:
-        """See :class:`._host.Host`. Publishing is synchronous, except where it has to wait."""
+        """See :class:`._backend.Host`. It is synchronous unless it has to wait for space."""
         turn = 0
 
         async def publish(
@@ -157,15 +165,15 @@ class AsyncioHost:
                     partial(connection.publish, subject, payload, reply=reply, headers=headers)
                 )
             except RuntimeError:
-                # There is no Trio run to wake the writer in.
-                if self.guest.over:
-                    raise self.guest.why_over() from None
+                # Without a Trio run, the writer cannot be woken.
+                if self.guest.has_ended:
+                    raise self.guest.ended_error() from None
                 raise
 
         return publish
 
     def receiver(self, channel: trio.abc.ReceiveChannel[_T]) -> Callable[[], Awaitable[_T]]:
-        """See :class:`._host.Host`."""
+        """See :class:`._backend.Host`."""
         nowait: Callable[[], _T] = getattr(channel, "receive_nowait", _would_block)
         return _Receiver(self.guest, channel.receive, nowait).receive
 
@@ -180,12 +188,12 @@ def _would_block() -> NoReturn:
 
 
 class _Receiver(Generic[_T]):
-    """Takes from a Trio channel for tasks of asyncio.
+    """Receives from a Trio channel in asyncio tasks.
 
-    What is there already is taken without a detour. Only to wait a Trio task is started, the pump,
-    which receives as long as someone waits here. All is kept in order: while the pump runs, it is
-    the only one to take from the channel, and what it received for a task that was cancelled in
-    the same moment goes to the next one, or waits here.
+    Items that are already queued are received directly. To wait, a Trio task is started, the pump,
+    which receives as long as an asyncio task waits. Order is kept: while the pump runs, nothing
+    else receives from the channel. If an asyncio task is cancelled just when it is given an item,
+    that goes to the next waiting task, or is kept for the next call.
     """
 
     def __init__(
@@ -201,7 +209,7 @@ class _Receiver(Generic[_T]):
         self._pump: Call | None = None
 
     async def receive(self) -> _T:
-        """The next item. If cancelled, none is lost."""
+        """Return the next item. If cancelled, none is lost."""
         self._turn = (self._turn + 1) & 63
         if self._turn:
             await anyio.lowlevel.checkpoint_if_cancelled()
@@ -230,16 +238,16 @@ class _Receiver(Generic[_T]):
                 if not self._waiting and self._pump is not None:
                     self._pump.scope.cancel()
             else:
-                self._give_back(*waiter.result())
+                self._return(*waiter.result())
             raise
         return result.unwrap()
 
-    def _give_back(self, number: int, result: outcome.Outcome[_T]) -> None:
-        if isinstance(result, outcome.Value) and not self._hand(number, result):
+    def _return(self, number: int, result: outcome.Outcome[_T]) -> None:
+        if isinstance(result, outcome.Value) and not self._pass_on(number, result):
             bisect.insort(self._returned, (number, result.value), key=_number)
 
-    def _hand(self, number: int, result: outcome.Outcome[_T]) -> bool:
-        """Give it to the task that has waited longest, if there is one."""
+    def _pass_on(self, number: int, result: outcome.Outcome[_T]) -> bool:
+        """Give a result to the task that has waited longest. Returns whether there is one."""
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -263,17 +271,17 @@ class _Receiver(Generic[_T]):
             except BaseException as error:
                 result = outcome.Error(error)
             self._number += 1
-            if not self._hand(self._number, result):
-                self._give_back(self._number, result)
+            if not self._pass_on(self._number, result):
+                self._return(self._number, result)
         self._pump = None
 
     def _ended(self, _: asyncio.Future[None]) -> None:
-        """The pump was cancelled, for nobody waited any more; but that may have changed."""
+        """Start the pump again if a task waits that began to wait while the pump was cancelled."""
         pump = self._pump
         if pump is not None and pump.finished:
             self._pump = None
-            if self._guest.over:
-                while self._hand(0, outcome.Error(self._guest.why_over())):
+            if self._guest.has_ended:
+                while self._pass_on(0, outcome.Error(self._guest.ended_error())):
                     pass
             elif self._waiting:
                 self._start()

@@ -1,4 +1,4 @@
-"""What a connection needs of the event loop it is used from, and Trio's way to give it."""
+"""The interface between a connection and the event loop it is used from, and its Trio version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Ts = TypeVarTuple("_Ts")
 
 
 class Publish(Protocol):
-    """:meth:`trio_nats.Connection.publish`."""
+    """The signature of :meth:`trio_nats.Connection.publish`."""
 
     async def __call__(
         self,
@@ -33,15 +33,15 @@ class Publish(Protocol):
 
 
 class Host(Protocol):
-    """One connection's way from the caller's event loop to Trio and back.
+    """Calls Trio functions from the user's event loop, for one connection.
 
-    All of it raises Trio's errors; they are translated once, where users call.
+    Its methods raise Trio's exceptions. The public classes translate them.
     """
 
     async def open(
         self, manager: AbstractAsyncContextManager[trio_nats.Connection]
     ) -> trio_nats.Connection:
-        """Enter the block of a Trio connection."""
+        """Enter the ``open_nats`` block of a Trio connection."""
         ...
 
     async def close(
@@ -50,7 +50,7 @@ class Host(Protocol):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave it, normally or because of an exception."""
+        """Leave the block, normally or because of an exception."""
         ...
 
     async def run(
@@ -61,26 +61,26 @@ class Host(Protocol):
     ) -> _T:
         """Call a Trio function, and cancel it when the caller is cancelled.
 
-        Where it had happened already by then, and the caller is told that it has not, ``undo``
-        takes it back.
+        :param undo: called if the function succeeds although the caller was cancelled, so that a
+            cancelled call has no effect.
         """
         ...
 
     async def call_back(self, function: Callable[[*_Ts], _T | Awaitable[_T]], *args: *_Ts) -> _T:
-        """From Trio: call a function of the user's, who may have written it for asyncio."""
+        """Call a user's function, written for the user's event loop, from a Trio task."""
         ...
 
     def publisher(self, connection: trio_nats.Connection) -> Publish:
-        """The quickest way to publish."""
+        """Return the fastest way to publish."""
         ...
 
     def receiver(self, channel: trio.abc.ReceiveChannel[_T]) -> Callable[[], Awaitable[_T]]:
-        """The quickest way to receive from a channel. If cancelled, it loses nothing."""
+        """Return the fastest way to receive from a channel. If cancelled, no item is lost."""
         ...
 
 
 class TrioHost:
-    """Nothing stands between the caller and Trio."""
+    """Calls Trio directly, because the user's event loop is Trio's."""
 
     def __init__(self) -> None:
         self._manager: AbstractAsyncContextManager[trio_nats.Connection] | None = None
@@ -109,7 +109,7 @@ class TrioHost:
         *args: *_Ts,
         undo: Callable[[], Awaitable[object]] | None = None,
     ) -> _T:
-        """See :class:`Host`. What is cancelled in Trio has not happened: nothing to undo."""
+        """See :class:`Host`. A cancelled call has no effect in Trio, so ``undo`` is not needed."""
         return await function(*args)
 
     async def call_back(self, function: Callable[[*_Ts], _T | Awaitable[_T]], *args: *_Ts) -> _T:

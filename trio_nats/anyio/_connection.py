@@ -41,11 +41,11 @@ _Ts = TypeVarTuple("_Ts")
 class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()"):
     """A connection to NATS, as given by ``async with trio_nats.anyio.open_nats(...) as nc:``.
 
-    It is a :class:`trio_nats.Connection` for anyio: the same methods with the same meaning, with
-    streams of anyio in place of Trio's channels, and with anyio's exceptions. You may use it from
-    any task of the event loop that opened it. Once it is closed, its methods raise
-    :exc:`anyio.ClosedResourceError`; once no server can be reached any more, they raise
-    :exc:`ConnectionLostError`, which is an :exc:`anyio.BrokenResourceError`.
+    It has the methods of :class:`trio_nats.Connection`, with anyio's streams in place of Trio's
+    channels, and raises anyio's exceptions. You may use it from any task of the event loop that
+    opened it. Once it is closed, its methods raise :exc:`anyio.ClosedResourceError`; once no server
+    can be reached any more, they raise :exc:`ConnectionLostError`, which is an
+    :exc:`anyio.BrokenResourceError`.
     """
 
     def __init__(self, host: Host, connection: trio_nats.Connection) -> None:
@@ -95,7 +95,9 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
     ) -> None:
         """Send a message to all subscribers of a subject. See :meth:`trio_nats.Connection.publish`.
 
-        Waits only while the outbox is full. If cancelled, the whole message was sent or none of it.
+        Waits only while the outbox is full. If cancelled, either the whole message was sent or
+        nothing.
+
         The parameters are those of :meth:`trio_nats.Connection.publish`.
         """
         try:
@@ -117,12 +119,14 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
     def publisher(
         self, subject: str, *, headers: HeadersLike | None = None, codec: Encoder[P] | None = None
     ) -> Publisher[Payload] | Publisher[P]:
-        """Make a stream that publishes to a subject. It raises nothing; :meth:`Publisher.send`
-        does.
+        """Make a stream that publishes to a subject.
+
+        The subject and the headers are checked by :meth:`Publisher.send`.
 
         :param subject: the subject to publish to.
-        :param headers: headers for every message.
-        :param codec: the codec for what is sent; see :mod:`trio_nats.codecs`. Default: payloads.
+        :param headers: the headers of every message. Default: none.
+        :param codec: the codec that encodes the items; see :mod:`trio_nats.codecs`. Default: none,
+            so items are payloads.
         :returns: the stream.
         """
         if codec is None:
@@ -138,7 +142,7 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         stop_after: int | None = None,
         pending_limits: PendingLimits | None = None,
     ) -> Subscription:
-        """Receive the messages published to a subject, in which ``*`` and ``>`` are wildcards.
+        """Subscribe to a subject, for the duration of an ``async with`` block.
 
         Use it as ``async with nc.subscribe("greet.*") as sub:``. The parameters are those of
         :meth:`trio_nats.Connection.subscribe`, and it raises the same errors.
@@ -178,7 +182,10 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         headers: HeadersLike | None = None,
         codec: Encoder[P] | None = None,
     ) -> Msg:
-        """Publish a message and wait for one reply. If cancelled, the reply is lost.
+        """Publish a message and wait for one reply.
+
+        If cancelled, the request may have been sent all the same; the reply is dropped if it still
+        arrives.
 
         The parameters are those of :meth:`trio_nats.Connection.request`.
 
@@ -237,10 +244,9 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
     ) -> Replies:
         """Publish a message and receive any number of replies (ADR-47).
 
-        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. It ends with
-        :exc:`anyio.EndOfStream`; see :meth:`trio_nats.Connection.request_many` for when. The
-        seconds of ``stall`` count while a task waits in ``receive``. The parameters are those of
-        :meth:`trio_nats.Connection.request_many`.
+        Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. The replies
+        end with :exc:`anyio.EndOfStream`. The parameters, and when the replies end, are described
+        at :meth:`trio_nats.Connection.request_many`.
         """
         replies = self._trio.request_many(
             subject,
@@ -255,13 +261,13 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         return construct(Replies, self._host, replies, self)
 
     def new_inbox(self) -> str:
-        """Return a subject that nobody else uses, to subscribe to and to pass as ``reply``."""
+        """Return a new unique subject, to subscribe to and to publish with as ``reply``."""
         return self._trio.new_inbox()
 
     # --- the connection itself -------------------------------------------------------------------
 
     async def flush(self, *, timeout: float | None = None) -> None:
-        """Wait until the server has processed everything sent so far.
+        """Wait until the server has processed everything that was published so far.
 
         While disconnected, it waits for the next connection. If cancelled, nothing is lost.
 
@@ -272,9 +278,9 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         await self._run(partial(self._trio.flush, timeout=timeout))
 
     async def rtt(self, *, timeout: float | None = None) -> float:
-        """Measure the time until the server answers, after everything sent so far.
+        """Measure the round-trip time to the server.
 
-        If cancelled, nothing is lost.
+        It includes sending what was published before. If cancelled, nothing is lost.
 
         :param timeout: seconds to wait. Default: no limit.
         :returns: the time in seconds.
@@ -286,18 +292,19 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
     def events(self, *, buffer: int = 256) -> Events:
         """Receive the events of the connection from now on; see :mod:`trio_nats.events`.
 
-        Use it as ``async with nc.events() as events:``. It ends after ``Closed``.
+        Use it as ``async with nc.events() as events:``. The stream ends after
+        :class:`~trio_nats.events.Closed`.
 
-        :param buffer: the number of events that may wait; beyond it the oldest are dropped.
-            Default: 256.
+        :param buffer: number of events that may wait to be received. If there are more, the oldest
+            are dropped. Default: 256.
         """
         return construct(Events, self._host, self._trio.events(buffer=buffer))
 
     async def wait_for_state(self, *states: ConnectionState) -> ConnectionState:
-        """Wait until the connection is in one of several states; return at once if it is.
+        """Wait until the connection is in one of several states.
 
-        Raises what using the connection raises if it ends without reaching one. If cancelled,
-        nothing changes.
+        Returns at once if it is. Raises the errors of a closed connection if it ends without
+        reaching one of them. If cancelled, the connection is not affected.
 
         :param states: the states to wait for.
         :returns: the state that was reached.
@@ -305,21 +312,21 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         return await self._run(self._trio.wait_for_state, *states)
 
     async def reconnect(self) -> None:
-        """Move to another server, or reconnect to the current one.
+        """Move to another server, or connect to the present one again.
 
-        See :meth:`trio_nats.Connection.reconnect`. Returns when it is done. If cancelled, the move
-        continues.
+        See :meth:`trio_nats.Connection.reconnect`. If cancelled, the move continues.
         """
         await self._run(self._trio.reconnect)
 
     @takes_secrets
     def set_servers(self, servers: str | Sequence[str]) -> None:
-        """Replace the known servers, for reconnecting (ADR-40).
+        """Replace the servers that are used for reconnecting (ADR-40).
 
-        The current connection stays; :meth:`reconnect` moves it.
+        The present connection stays in use until it is lost, or until :meth:`reconnect` moves it.
 
-        :param servers: as for :func:`open_nats`.
-        :raises ConfigurationError: if an address is not usable.
+        :param servers: one URL, a comma-separated list, or a sequence of either, as for
+            :func:`open_nats`.
+        :raises ConfigurationError: if a URL is invalid, or contradicts the TLS options.
         """
         try:
             self._trio.set_servers(servers)
@@ -327,23 +334,24 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
             raise translated(error) from error.__cause__
 
     async def drain(self, *, timeout: float | None = None) -> None:
-        """Unsubscribe everything, let messages that have arrived be received, and close.
+        """End all subscriptions, wait until their messages have been received, and close.
 
-        You can publish, and so respond, until all messages have been taken out of the
-        subscriptions, which then end. New subscriptions are refused. If cancelled, the connection
-        is closed at once.
+        You can publish and respond until all messages have been received from the subscriptions,
+        which then end. You cannot subscribe any more. If cancelled, the connection is closed at
+        once. See :meth:`trio_nats.Connection.drain`.
 
-        :param timeout: seconds to wait until all messages have been received, before closing, which
-            takes at most ``close_timeout``. Default: no limit.
-        :raises RequestTimeoutError: if messages were left after ``timeout``; a :exc:`TimeoutError`.
+        :param timeout: seconds to wait for the messages to be received. Closing may take another
+            ``close_timeout`` seconds. Default: no limit.
+        :raises RequestTimeoutError: if messages were left after that time; a :exc:`TimeoutError`.
         """
         await self._run(partial(self._trio.drain, timeout=timeout))
 
     async def aclose(self) -> None:
-        """Send what was published and close the connection. You may call it repeatedly.
+        """Send everything that was published, and close the connection.
 
-        See :meth:`trio_nats.Connection.aclose`. Takes at most ``close_timeout`` seconds. Leaving
-        the ``open_nats`` block does the same. If cancelled, the connection is closed at once.
+        Takes at most ``close_timeout`` seconds; see :meth:`trio_nats.Connection.aclose`. You may
+        call it repeatedly. Leaving the ``open_nats`` block normally calls it. If cancelled, the
+        connection is closed at once.
         """
         try:
             await self._host.run(self._trio.aclose)
@@ -353,42 +361,45 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
 
     @property
     def state(self) -> ConnectionState:
-        """The state of the connection."""
+        """State of the connection."""
         return self._trio.state
 
     @property
     def disconnected_for(self) -> float | None:
-        """Seconds for which there has been no connection to a server; ``None`` if there is one."""
+        """Seconds since the connection to a server was lost; ``None`` while there is one."""
         return self._trio.disconnected_for
 
     @property
     def server_info(self) -> ServerInfo:
-        """The last ``INFO`` of the server."""
+        """The latest information that the server sent about itself."""
         return self._trio.server_info
 
     @property
     def tls_info(self) -> TLSInfo | None:
-        """How the current connection is encrypted; ``None`` if it is not, or if there is none."""
+        """How the connection is encrypted; ``None`` for plaintext, or while disconnected."""
         return self._trio.tls_info
 
     @property
     def connected_url(self) -> str | None:
-        """The URL of the current server, without credentials; ``None`` if there is none."""
+        """URL of the server in use, without credentials; ``None`` while disconnected."""
         return self._trio.connected_url
 
     @property
     def failure(self) -> NatsError | None:
-        """Why the connection is gone for good; ``None`` if it is not, or was closed on purpose."""
+        """Why no server can be reached any more.
+
+        ``None`` while the connection is usable, or if it was closed on purpose.
+        """
         return self._trio.failure
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The known servers, including discovered ones, in the order of trying them."""
+        """Known servers, including discovered ones, in the order in which they are tried."""
         return self._trio.servers
 
     @property
     def stats(self) -> Statistics:
-        """Statistics of the connection."""
+        """Statistics of the connection so far."""
         return self._trio.stats
 
     def __repr__(self) -> str:

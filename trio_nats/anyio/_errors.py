@@ -1,4 +1,4 @@
-"""From Trio's words for what went wrong to anyio's."""
+"""Translate Trio's exceptions to anyio's."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ TRIO_ERRORS = (
     trio.BusyResourceError,
     trio.WouldBlock,
 )
-"""What :func:`translated` has a translation for; everything else says the same everywhere."""
+"""Exceptions that :func:`translated` translates. The others are raised unchanged."""
 
 
 class ConnectionLostError(trio_nats.ConnectionLostError, anyio.BrokenResourceError):
-    """:exc:`trio_nats.ConnectionLostError`, as an :exc:`anyio.BrokenResourceError` too."""
+    """A :exc:`trio_nats.ConnectionLostError` that is also an :exc:`anyio.BrokenResourceError`."""
 
 
 class OutboxFullError(trio_nats.OutboxFullError, anyio.WouldBlock):
-    """:exc:`trio_nats.OutboxFullError`, as an :exc:`anyio.WouldBlock` too."""
+    """A :exc:`trio_nats.OutboxFullError` that is also an :exc:`anyio.WouldBlock`."""
 
 
 def translated(error: Exception) -> Exception:
-    """What anyio calls this error, with the same text and the same cause."""
+    """Return the corresponding exception of anyio, with the same text and the same cause."""
     other = _translate(error)
     if other is not error:
         other.__cause__ = error.__cause__
-        # Nobody needs to see the error twice.
+        # Otherwise the traceback would show the error twice.
         other.__suppress_context__ = True
     return other
 

@@ -1,11 +1,18 @@
 """A Trio run inside a running asyncio loop, in the same thread.
 
-Trio calls it a guest run: its scheduler's steps are callbacks of the asyncio loop, and only the
-waiting for I/O is done in a thread of Trio's. A thread can have one Trio run at a time, so the
-connections of a loop share one guest; it starts with the first and ends with the last of them.
+Theory of operation. In Trio's guest mode, each step of Trio's scheduler is a callback of the host
+loop, here asyncio's. Only waiting for I/O happens in another thread. A thread can have only one
+Trio run at a time, so all connections of a loop share one guest run. It starts with the first
+connection and ends with the last one.
 
-Because the thread is the same, whatever is synchronous in Trio may be called from asyncio as it is:
-between two steps of the guest nothing of Trio's is half done.
+Because both loops run in the same thread, asyncio may call synchronous functions of Trio directly:
+between two steps, Trio's state is consistent. Asynchronous functions run in a Trio system task of
+their own (:class:`Call`), which resolves an asyncio future when it ends.
+
+A loop that is closed while a connection is open runs no more callbacks, so its guest run could not
+end, and the thread could have no other. So the callbacks are also kept here, and the next
+:meth:`Guest.join` in this thread runs them until the guest run has ended and its sockets are
+closed.
 """
 
 from __future__ import annotations
@@ -25,7 +32,7 @@ import anyio.lowlevel
 import outcome
 import trio
 
-from ._sigint import Interrupts
+from ._sigint import SigintDeferral
 
 __all__ = ["Call", "Guest"]
 
@@ -36,19 +43,19 @@ _Callback = Callable[[], object]
 
 
 class Call:
-    """A Trio function that was called from asyncio, running in a Trio task of its own."""
+    """A call of a Trio function from asyncio. It runs in a Trio task of its own."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.scope = trio.CancelScope()
         self.finished = False
         self.result: outcome.Outcome[Any] | None = None
-        """How it ended; ``None`` before that, and when it was cancelled."""
+        """The result, or ``None`` if the call has not ended or was cancelled."""
         self.ended: asyncio.Future[None] = loop.create_future()
-        """Done when it has ended. Waiting for it directly may cancel it."""
+        """Done when the call has ended. Cancelling a task that awaits it cancels the future."""
 
 
 class Guest:
-    """The Trio run of an asyncio loop. Have it with :meth:`join`, give it back with :meth:`leave`.
+    """The Trio run of an asyncio loop, shared by all that call :meth:`join` and :meth:`leave`.
 
     :param loop: the loop, which must be running in this thread.
     """
@@ -57,57 +64,58 @@ class Guest:
         self.loop = loop
         self._users = 0
         self._crashed = False
-        self._interrupts = Interrupts(loop)
+        self._sigint = SigintDeferral(loop)
         self._ending = trio.Event()
-        self._over: asyncio.Future[None] = loop.create_future()
+        self._ended_future: asyncio.Future[None] = loop.create_future()
         self._calls: set[Call] = set()
-        # Scheduled in the loop, but not run yet. Kept here as well: a loop that is closed forgets.
-        self._due: queue.SimpleQueue[_Callback] = queue.SimpleQueue()
+        # Callbacks that are scheduled in the loop. Kept here as well, because closing a loop drops
+        # those that have not run.
+        self._callbacks: queue.SimpleQueue[_Callback] = queue.SimpleQueue()
 
-    # --- its life --------------------------------------------------------------------------------
+    # --- starting and ending ---------------------------------------------------------------------
 
     @staticmethod
     async def join() -> Guest:
-        """The guest of the running loop, started if need be."""
+        """Return the guest run of the running loop. Starts it if there is none."""
         loop = asyncio.get_running_loop()
         while True:
-            guest = _of_thread.guest
+            guest = _thread_local.guest
             if guest is None:
                 guest = Guest(loop)
                 guest._start()
-                _of_thread.guest = guest
+                _thread_local.guest = guest
             if guest.loop is not loop:
                 guest._finish_without_loop()
             elif guest._ending.is_set():
-                await asyncio.wait([guest._over])
+                await asyncio.wait([guest._ended_future])
             else:
                 guest._users += 1
                 return guest
 
     async def leave(self) -> None:
-        """Done with it. The last one waits until everything of Trio's has ended."""
+        """Stop using the guest run. The last user ends it and waits until it has ended."""
         self._users -= 1
-        if not self._users and not self.over:
+        if not self._users and not self.has_ended:
             self._ending.set()
-            await self._until(self._over)
+            await self._wait_shielded(self._ended_future)
 
     @property
-    def over(self) -> bool:
-        """Whether it has ended."""
-        return self._over.done()
+    def has_ended(self) -> bool:
+        """Whether the guest run has ended."""
+        return self._ended_future.done()
 
-    def why_over(self) -> Exception:
-        """What to raise for having used it after its end."""
+    def ended_error(self) -> Exception:
+        """Return the error to raise where an ended guest run is used."""
         if self._crashed:
             return trio.BrokenResourceError("the Trio run inside this asyncio loop has crashed")
         return trio.ClosedResourceError("this NATS connection is closed")
 
     def _start(self) -> None:
-        # Trio would look after async generators that it did not see begin, such as those of a loop
-        # that it joins late. So the loop goes on looking after all of them.
+        # Trio installs hooks that would also finalize async generators of asyncio. Restore those of
+        # the loop below.
         hooks = sys.get_asyncgen_hooks()
-        # Before Trio looks whether it has to see to SIGINT itself.
-        self._interrupts.install()
+        # Before Trio checks whether it has to handle SIGINT itself.
+        self._sigint.install()
         try:
             trio.lowlevel.start_guest_run(
                 self._main,
@@ -117,7 +125,7 @@ class Guest:
                 host_uses_signal_set_wakeup_fd=True,
             )
         except RuntimeError as error:
-            self._interrupts.remove()
+            self._sigint.remove()
             raise RuntimeError(
                 "trio_nats.anyio needs a Trio run of its own inside this asyncio loop, but there "
                 "is one in this thread already: use trio_nats.open_nats in that one, or asyncio "
@@ -134,19 +142,19 @@ class Guest:
             raise
 
     def _crash(self) -> None:
-        """A task of the run has failed that must not, and Trio has given everything up."""
+        """Note that Trio has cancelled everything because of an internal error."""
         self._crashed = True
         self._ending.set()
 
     def _finished(self, result: outcome.Outcome[None]) -> None:
-        """The Trio run is over, as it should be or not."""
+        """Handle the end of the Trio run, whether expected or not."""
         if not self._ending.is_set():
             self._crash()
-        if _of_thread.guest is self:
-            _of_thread.guest = None
-        self._interrupts.remove()
-        if not self.over and not self.loop.is_closed():
-            self._over.set_result(None)
+        if _thread_local.guest is self:
+            _thread_local.guest = None
+        self._sigint.remove()
+        if not self.has_ended and not self.loop.is_closed():
+            self._ended_future.set_result(None)
         for call in self._calls.copy():
             self._end(call, None)
         if isinstance(result, outcome.Error) and not self.loop.is_closed():
@@ -154,28 +162,28 @@ class Guest:
             self.loop.call_exception_handler({"message": text, "exception": result.error})
 
     def _finish_without_loop(self) -> None:
-        """End a run whose loop was closed under it, as far as that goes: close its sockets."""
+        """End a run whose loop was closed too early, to close its sockets."""
         if not self.loop.is_closed():
             raise RuntimeError(
                 "a NATS connection is still open in another asyncio loop of this thread, which is "
                 "not running now; leave its 'async with' block first"
             )
-        with self._interrupts.held():
+        with self._sigint.deferred():
             self._ending.set()
             for call in self._calls:
                 call.scope.cancel()
-            while _of_thread.guest is self:
-                self._due.get()()
+            while _thread_local.guest is self:
+                self._callbacks.get()()
 
     # --- Trio's steps ----------------------------------------------------------------------------
 
     def _soon(self, callback: _Callback) -> None:
-        self._due.put(callback)
+        self._callbacks.put(callback)
         if not self.loop.is_closed():
             self.loop.call_soon(self._step)
 
     def _soon_from_thread(self, callback: _Callback) -> None:
-        self._due.put(callback)
+        self._callbacks.put(callback)
         try:
             self.loop.call_soon_threadsafe(self._step)
         except RuntimeError:
@@ -183,25 +191,25 @@ class Guest:
                 raise
 
     def _step(self) -> None:
-        callback = self._due.get_nowait()
+        callback = self._callbacks.get_nowait()
         try:
             callback()
         except BaseException:
-            # Not even Trio can go on after that.
+            # Trio cannot continue after that.
             self._finished(outcome.Value(None))
             raise
 
     # --- calls -----------------------------------------------------------------------------------
 
     def start(self, function: Callable[[*_Ts], Awaitable[object]], *args: *_Ts) -> Call:
-        """Call a Trio function in a new Trio task, in the context of the caller."""
+        """Call a Trio function in a new Trio task, with the caller's context variables."""
         call = Call(self.loop)
         if self._ending.is_set():
             self._end(call, None)
         else:
             self._calls.add(call)
             trio.lowlevel.spawn_system_task(
-                self._carry_out,
+                self._run_call,
                 call,
                 function,
                 args,
@@ -210,7 +218,7 @@ class Guest:
             )
         return call
 
-    async def _carry_out(
+    async def _run_call(
         self, call: Call, function: Callable[[*_Ts], Awaitable[object]], args: tuple[*_Ts]
     ) -> None:
         result: outcome.Outcome[object] | None = None
@@ -239,33 +247,35 @@ class Guest:
         *args: *_Ts,
         undo: Callable[[], Awaitable[object]] | None = None,
     ) -> _T:
-        """Call a Trio function and wait for it. If cancelled, it is cancelled too.
+        """Call a Trio function and wait until it has ended.
 
-        Returns or raises only once it has ended. If it succeeded nevertheless, ``undo`` is called.
+        If cancelled, the function is cancelled, too.
+
+        :param undo: called if the function succeeds although it was cancelled.
         """
         call = self.start(function, *args)
         if anyio.current_effective_deadline() == -math.inf:
-            # Called in a cancelled scope it does what it does in one in Trio.
+            # As in Trio, a call in a cancelled scope runs up to its first checkpoint.
             call.scope.cancel()
         try:
             await call.ended
         except asyncio.CancelledError:
             await self.cancel(call)
             if undo is not None and isinstance(call.result, outcome.Value):
-                await self._until(self.start(undo).ended)
+                await self._wait_shielded(self.start(undo).ended)
             raise
         return cast("_T", await self.unwrap(call))
 
     async def cancel(self, call: Call) -> None:
-        """Cancel a call, if it still runs, and wait until it has ended."""
+        """Cancel a call if it is still running, and wait until it has ended."""
         call.scope.cancel()
         if not call.finished:
             if call.ended.cancelled():
                 call.ended = self.loop.create_future()
-            await self._until(call.ended)
+            await self._wait_shielded(call.ended)
 
-    async def _until(self, future: asyncio.Future[None]) -> None:
-        """Wait for what takes but a moment, to the end even if cancelled."""
+    async def _wait_shielded(self, future: asyncio.Future[None]) -> None:
+        """Wait for something that takes no time. If cancelled, raise that only afterwards."""
         cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while not future.done():
@@ -277,19 +287,19 @@ class Guest:
             raise cancelled
 
     async def unwrap(self, call: Call) -> Any:
-        """The result of a call that has ended."""
+        """Return the result of a call that has ended, or raise its error."""
         if call.result is None:
-            # Who is cancelled hears it from asyncio, in its own time. A scope that ended with its
-            # run does not even say whether it was cancelled.
+            # If the caller is cancelled, asyncio raises that here. The call's scope cannot say
+            # whether it was cancelled if it ended together with the run.
             await anyio.lowlevel.checkpoint_if_cancelled()
-            raise self.why_over()
+            raise self.ended_error()
         return call.result.unwrap()
 
     async def call_back(self, function: Callable[[*_Ts], _T | Awaitable[_T]], *args: *_Ts) -> _T:
-        """From Trio: call a user's function, which may be asynchronous, in an asyncio task."""
+        """Call a user's function, synchronous or not, in an asyncio task. For Trio tasks."""
 
         async def ask() -> _T:
-            # An eager task begins right here, inside a step of Trio's, where all looks like Trio.
+            # An eager task begins inside a step of Trio, where sniffio would detect Trio.
             await asyncio.sleep(0)
             answer = function(*args)
             return cast("_T", await answer if inspect.isawaitable(answer) else answer)
@@ -309,8 +319,8 @@ class Guest:
         return task.result()
 
 
-class _OfThread(threading.local):
+class _ThreadLocal(threading.local):
     guest: Guest | None = None
 
 
-_of_thread = _OfThread()
+_thread_local = _ThreadLocal()

@@ -31,8 +31,10 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 
-def _like(original: Callable[_P, object]) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
-    """Give a function the parameters of another one, and what its docstring says about them."""
+def _with_parameters_of(
+    original: Callable[_P, object],
+) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
+    """Copy the parameters of another function, and their documentation, to a function."""
 
     def give(function: Callable[..., _T]) -> Callable[_P, _T]:
         parameters = inspect.signature(original).parameters.values()
@@ -46,7 +48,7 @@ def _like(original: Callable[_P, object]) -> Callable[[Callable[..., _T]], Calla
     return give
 
 
-@_like(trio_nats.open_nats)
+@_with_parameters_of(trio_nats.open_nats)
 @takes_secrets
 def open_nats(*args: Any, **options: Any) -> AbstractAsyncContextManager[Connection]:
     """Connect to NATS from code written for anyio, for the duration of an ``async with`` block.
@@ -83,7 +85,7 @@ class _Open(NotEntered[Connection]):
     async def __aenter__(self) -> Connection:
         if self._host is not None:
             raise RuntimeError("open_nats() can be entered only once; call it again")
-        self._host = self._callbacks.host = host = _host_here()
+        self._host = self._callbacks.host = host = _detect_host()
         try:
             connection = await host.open(self._manager)
         except TRIO_ERRORS as error:
@@ -103,8 +105,8 @@ class _Open(NotEntered[Connection]):
             raise translated(error) from error.__cause__
 
 
-def _host_here() -> Host:
-    # In this order, for both are true of asyncio code inside trio-asyncio.
+def _detect_host() -> Host:
+    # In this order, because asyncio code inside trio-asyncio runs in tasks of both.
     try:
         task = asyncio.current_task()
     except RuntimeError:
@@ -117,17 +119,17 @@ def _host_here() -> Host:
 
 
 class _Callbacks:
-    """Has callables of the user called in the user's event loop."""
+    """Makes Trio call a user's callables in the user's event loop."""
 
     host: Host
 
     def adapt(self, auth: AuthLike) -> AuthLike:
-        """Return credentials whose callables are called there, and anything else as it is."""
+        """Return ``auth`` with its callables replaced. Anything else is returned unchanged."""
         if isinstance(auth, Auth):
             return self._adapt(auth)
-        return self._asking(auth) if is_callback(auth) else auth
+        return self._wrap_callback(auth) if is_callback(auth) else auth
 
-    def _asking(self, callback: AuthCallback) -> AuthCallback:
+    def _wrap_callback(self, callback: AuthCallback) -> AuthCallback:
         async def ask(server: Server) -> Auth | None:
             answer = await self.host.call_back(callback, server)
             return self._adapt(answer)

@@ -1,9 +1,8 @@
-"""Ctrl-C, at a moment when it does no harm.
+"""Defer Ctrl-C to a moment when it does no harm.
 
-Where a signal handler raises KeyboardInterrupt it strikes whatever happens to run: Trio in the
-midst of rescheduling a task, say, which then never runs again. ``trio.run()`` has ways around that,
-but they are no help where Trio is a guest: asyncio's handler is the one that is called, and the
-code that calls into Trio is asyncio's.
+A signal handler that raises KeyboardInterrupt interrupts whatever code happens to run. If that is
+Trio rescheduling a task, the task never runs again. ``trio.run()`` protects itself from that, but
+not in guest mode, where asyncio installs the handler and calls Trio's code.
 """
 
 from __future__ import annotations
@@ -18,111 +17,113 @@ from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
-__all__ = ["Interrupts"]
+__all__ = ["SigintDeferral"]
 
-_PATIENCE = 0.5
-"""Seconds for which a loop may be busy before it counts as stuck."""
+_STUCK_AFTER = 0.5
+"""Seconds after which a loop that does not deliver a signal counts as stuck."""
 
 
-class Interrupts:
-    """Puts SIGINT off until the loop is between two callbacks, and then does what would be done.
+class SigintDeferral:
+    """Calls the previous SIGINT handler between two callbacks of the loop.
 
-    Only in the main thread, for others do not get signals, and only while it is installed, which is
-    as long as the Trio run lasts: also after a KeyboardInterrupt has left the loop, for asyncio
-    then runs the loop again to clean up. Another signal waits until the Trio run has ended, if that
-    takes no longer than a moment, or else it would cut the cleaning up short.
+    It works only in the main thread, because others do not receive signals. It stays installed as
+    long as the Trio run lasts. That includes the time after a KeyboardInterrupt has left the loop,
+    when asyncio runs the loop again to clean up. A second signal must not interrupt that, so it
+    waits until the Trio run has ended, but for at most ``_STUCK_AFTER`` seconds.
 
-    A signal is not put off where an earlier one still is: the loop is stuck then, and that is the
-    way out.
+    If an earlier signal has not been delivered after that time, the loop is stuck. Then the next
+    signal calls the previous handler immediately.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._before: Callable[[int, FrameType | None], object] = signal.default_int_handler
-        self._put_off_at: float | None = None
-        self._left_at = -math.inf
-        """When a KeyboardInterrupt has left the loop."""
-        self._waiting: asyncio.TimerHandle | None = None
+        self._previous: Callable[[int, FrameType | None], object] = signal.default_int_handler
+        self._deferred_since: float | None = None
+        self._interrupted_at = -math.inf
+        """When a KeyboardInterrupt last left the loop."""
+        self._second: asyncio.TimerHandle | None = None
+        """Delivers a second signal, unless the Trio run ends before."""
 
     def install(self) -> None:
-        """Begin."""
+        """Install the handler."""
         if _in_main_thread():
             before = signal.getsignal(signal.SIGINT)
-            # Neither where the signal is ignored, nor where it ends the process.
+            # Not if the signal is ignored or terminates the process.
             if callable(before):
-                self._before = before
-                signal.signal(signal.SIGINT, self._put_off)
+                self._previous = before
+                signal.signal(signal.SIGINT, self._on_sigint)
 
     def remove(self) -> None:
-        """End, unless somebody else has taken the signal over."""
+        """Restore the previous handler, unless another one was installed meanwhile."""
         if self._is_installed():
-            self._before = self._handler_of_now()
-            signal.signal(signal.SIGINT, self._before)
-        if self._waiting is not None and not self._loop.is_closed():
-            self._waiting.cancel()
+            self._previous = self._handler_to_restore()
+            signal.signal(signal.SIGINT, self._previous)
+        if self._second is not None and not self._loop.is_closed():
+            self._second.cancel()
             self._loop.call_soon(self._deliver, signal.SIGINT)
 
     @contextmanager
-    def held(self) -> Generator[None, None, None]:
-        """Put the signal off until the end of the block, for Trio's steps outside of a loop."""
+    def deferred(self) -> Generator[None, None, None]:
+        """Defer signals to the end of the block, in which Trio's steps run outside of a loop."""
         self.remove()
         if not _in_main_thread():
             yield
             return
-        held: list[int] = []
-        before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+        received: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-        if held:
+        if received:
             signal.raise_signal(signal.SIGINT)
 
     def _is_installed(self) -> bool:
-        # Equal, not the same: each look at it makes another bound method.
-        return _in_main_thread() and signal.getsignal(signal.SIGINT) == self._put_off
+        # Not `is`, because each access creates another bound method.
+        return _in_main_thread() and signal.getsignal(signal.SIGINT) == self._on_sigint
 
-    def _handler_of_now(self) -> Callable[[int, FrameType | None], object]:
-        """The handler from before, or its successor if that was asyncio's, whose time is over.
+    def _handler_to_restore(self) -> Callable[[int, FrameType | None], object]:
+        """Return the handler to restore: the previous one, or the default.
 
-        A Runner puts the default back when its ``run`` ends, but only if its own is in place.
+        ``asyncio.Runner.run`` restores the default when it ends, but only if its own handler is
+        installed. If it has ended meanwhile, its handler must not be installed again.
         """
-        before = self._before
+        before = self._previous
         if isinstance(before, partial) and isinstance(
             getattr(before.func, "__self__", None), asyncio.Runner
         ):
             task = before.keywords.get("main_task")
-            if self._left_at > 0 or (isinstance(task, asyncio.Task) and task.done()):
+            if self._interrupted_at > 0 or (isinstance(task, asyncio.Task) and task.done()):
                 return signal.default_int_handler
         return before
 
-    def _left_for(self) -> float:
-        """The seconds for which asyncio has been cleaning up after a KeyboardInterrupt."""
-        return time.monotonic() - self._left_at
+    def _cleaning_up_for(self) -> float:
+        """Return for how many seconds asyncio has been cleaning up after a KeyboardInterrupt."""
+        return time.monotonic() - self._interrupted_at
 
-    def _put_off(self, number: int, frame: FrameType | None) -> None:
+    def _on_sigint(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._put_off_at is None:
-            self._put_off_at = now
-        stuck = now - self._put_off_at > _PATIENCE
-        goes_on = self._loop.is_running() or self._left_for() < _PATIENCE
-        if stuck or not goes_on or self._loop.is_closed():
-            self._before(number, frame)
+        if self._deferred_since is None:
+            self._deferred_since = now
+        stuck = now - self._deferred_since > _STUCK_AFTER
+        will_run = self._loop.is_running() or self._cleaning_up_for() < _STUCK_AFTER
+        if stuck or not will_run or self._loop.is_closed():
+            self._previous(number, frame)
         else:
             self._loop.call_soon_threadsafe(self._deliver, number)
 
     def _deliver(self, number: int) -> None:
-        if self._left_for() < _PATIENCE and self._is_installed():
-            if self._waiting is None:
-                seconds = _PATIENCE - self._left_for()
-                self._waiting = self._loop.call_later(seconds, self._deliver, number)
+        if self._cleaning_up_for() < _STUCK_AFTER and self._is_installed():
+            if self._second is None:
+                seconds = _STUCK_AFTER - self._cleaning_up_for()
+                self._second = self._loop.call_later(seconds, self._deliver, number)
             return
-        self._waiting = None
-        self._put_off_at = None
+        self._second = None
+        self._deferred_since = None
         try:
-            self._before(number, None)
+            self._previous(number, None)
         except (KeyboardInterrupt, SystemExit):
-            self._left_at = time.monotonic()  # asyncio lets these leave the loop
+            self._interrupted_at = time.monotonic()  # asyncio lets these leave the loop
             raise
 
 

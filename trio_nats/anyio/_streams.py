@@ -30,7 +30,7 @@ _T_co = TypeVar("_T_co", covariant=True)
 _T_contra = TypeVar("_T_contra", contravariant=True)
 
 
-class _Receiving(ObjectReceiveStream[_T_co], NeedsAsyncWith, Generic[_T_co]):
+class _ReceiveStream(ObjectReceiveStream[_T_co], NeedsAsyncWith, Generic[_T_co]):
     """A Trio channel as an anyio stream."""
 
     def __init__(self, host: Host, channel: trio.abc.ReceiveChannel[_T_co]) -> None:
@@ -54,16 +54,16 @@ class _Receiving(ObjectReceiveStream[_T_co], NeedsAsyncWith, Generic[_T_co]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the stream and drop what was not received. You may call it repeatedly.
+        """Close the stream and drop items that were not received. You may call it repeatedly.
 
-        If cancelled, the stream is closed.
+        If cancelled, the stream is closed all the same.
         """
-        # The channel itself knows what to say now; whatever was taken out of it is dropped too.
+        # From now on the channel raises the right error. Items received from it ahead are dropped.
         self._receive = partial(self._host.run, self._channel.receive)
         try:
             await self._host.run(self._channel.aclose)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            pass  # as the connection is, and all that went with it
+            pass  # It was closed together with the connection.
 
     async def receive(self) -> _T_co:
         """Wait for the next item. If cancelled, it stays for the next task that receives.
@@ -77,8 +77,8 @@ class _Receiving(ObjectReceiveStream[_T_co], NeedsAsyncWith, Generic[_T_co]):
             raise translated(error) from error.__cause__
 
 
-class _Messages(_Receiving[Msg]):
-    """A stream of messages that can be answered."""
+class _MessageStream(_ReceiveStream[Msg]):
+    """A stream of messages whose :meth:`Msg.respond` uses the anyio connection."""
 
     def __init__(self, host: Host, channel: trio.abc.ReceiveChannel[Msg], origin: Origin) -> None:
         super().__init__(host, channel)
@@ -98,17 +98,21 @@ class _Messages(_Receiving[Msg]):
         return answer_by(msg, self._origin)
 
 
-class Subscription(_Messages, metaclass=NoPublicConstructor, use="nc.subscribe()"):
-    """The messages of a subscription, as an :class:`anyio.abc.ObjectReceiveStream`.
+class Subscription(_MessageStream, metaclass=NoPublicConstructor, use="nc.subscribe()"):
+    """A subscription, as an :class:`anyio.abc.ObjectReceiveStream` of its messages.
 
-    Made by :meth:`Connection.subscribe` and used with ``async with``: entering subscribes, leaving
-    unsubscribes, also when cancelled. Several tasks may receive from it at the same time; each
-    message goes to exactly one of them.
+    Made by :meth:`Connection.subscribe` and used with ``async with``. Entering the block
+    subscribes; leaving it unsubscribes, even if cancelled. Several tasks may receive at the same
+    time: each message goes to exactly one of them.
 
-    It ends with :exc:`anyio.EndOfStream`, which ends an ``async for``, once ``stop_after`` messages
-    have been received; with :exc:`~trio_nats.PermissionsViolationError` if the server forbids it;
-    with :exc:`ConnectionLostError`, an :exc:`anyio.BrokenResourceError`, if the connection is gone
-    for good; and with :exc:`anyio.ClosedResourceError` if the stream or the connection is closed.
+    Methods that receive raise one of these once the subscription has ended:
+
+    - :exc:`anyio.EndOfStream`, which ends an ``async for`` loop: after ``stop_after`` messages, or
+      after :meth:`drain`.
+    - :exc:`~trio_nats.PermissionsViolationError`: if the server forbids the subscription.
+    - :exc:`ConnectionLostError`, an :exc:`anyio.BrokenResourceError`: if the connection is gone for
+      good.
+    - :exc:`anyio.ClosedResourceError`: if the stream or the connection is closed.
     """
 
     _async_with = "nc.subscribe(...) as sub"
@@ -138,15 +142,14 @@ class Subscription(_Messages, metaclass=NoPublicConstructor, use="nc.subscribe()
         return self._subscription.dropped
 
     async def drain(self, *, timeout: float | None = None) -> None:
-        """Unsubscribe, but keep the messages that the server has sent until then.
+        """Unsubscribe, but keep messages that the server has already sent.
 
-        You can receive the messages that have arrived, and then the subscription ends; see
-        :meth:`trio_nats.Subscription.drain`. If cancelled or timed out, it is unsubscribed
-        nevertheless.
+        You can still receive these; then the subscription ends. See
+        :meth:`trio_nats.Subscription.drain`. If cancelled, or if the time is over, it is
+        unsubscribed all the same.
 
         :param timeout: seconds to wait for the server. Default: no limit.
-        :raises RequestTimeoutError: if the server did not confirm within ``timeout``; a
-            :exc:`TimeoutError`.
+        :raises RequestTimeoutError: if the server does not answer in time; a :exc:`TimeoutError`.
         """
         try:
             await self._host.run(partial(self._subscription.drain, timeout=timeout))
@@ -157,11 +160,12 @@ class Subscription(_Messages, metaclass=NoPublicConstructor, use="nc.subscribe()
         return repr(self._subscription)
 
 
-class Replies(_Messages, metaclass=NoPublicConstructor, use="nc.request_many()"):
-    """The replies to a request, made by :meth:`Connection.request_many`.
+class Replies(_MessageStream, metaclass=NoPublicConstructor, use="nc.request_many()"):
+    """The replies to a request, as an :class:`anyio.abc.ObjectReceiveStream`.
 
-    Entering it with ``async with`` publishes the request; leaving it discards replies that arrive
-    later. :meth:`Connection.request_many` says when it ends.
+    Made by :meth:`Connection.request_many` and used with ``async with``. Entering the block
+    publishes the request; replies that arrive after leaving it are dropped. The replies end as
+    described at :meth:`trio_nats.Connection.request_many`.
     """
 
     _async_with = "nc.request_many(...) as replies"
@@ -186,8 +190,8 @@ class Replies(_Messages, metaclass=NoPublicConstructor, use="nc.request_many()")
         return self._replies.dropped
 
 
-class Events(_Receiving[Event], metaclass=NoPublicConstructor, use="nc.events()"):
-    """The events of a connection; made by :meth:`Connection.events`."""
+class Events(_ReceiveStream[Event], metaclass=NoPublicConstructor, use="nc.events()"):
+    """The events of a connection. Made by :meth:`Connection.events`."""
 
     _async_with = "nc.events() as events"
 
@@ -199,7 +203,7 @@ class Publisher(
     metaclass=NoPublicConstructor,
     use="nc.publisher()",
 ):
-    """A stream that publishes to a subject; made by :meth:`Connection.publisher`.
+    """A stream that publishes to a subject. Made by :meth:`Connection.publisher`.
 
     Closing it does not close the connection.
     """
@@ -218,14 +222,14 @@ class Publisher(
         self._codec = codec
         self._closed = False
         self.subject: str = subject
-        """Where everything goes that is sent."""
+        """The subject that items are published to."""
 
     async def send(self, item: _T_contra) -> None:
         """Publish an item; see :meth:`Connection.publish`.
 
-        If cancelled, the whole message was sent or none of it.
+        If cancelled, either the whole message was sent or nothing.
 
-        :param item: bytes-like, text to be sent as UTF-8, or with a codec a value that it encodes.
+        :param item: a payload, bytes-like or text; with a codec, a value to encode.
         :raises anyio.ClosedResourceError: if this stream or the connection is closed.
         """
         if self._closed:
@@ -235,9 +239,9 @@ class Publisher(
         await self._origin.publish(self.subject, payload, headers=self._headers)
 
     async def aclose(self) -> None:
-        """Close the stream. Nothing is flushed; the connection does that.
+        """Close the stream, without waiting until the server has received anything.
 
-        If cancelled, the stream is closed.
+        If cancelled, the stream is closed all the same.
         """
         self._closed = True
         await anyio.lowlevel.checkpoint()
