@@ -1,8 +1,8 @@
-"""Credentials, and how each kind answers the server's challenge.
+"""Kinds of credentials, and the fields of CONNECT that each of them provides.
 
-Every kind checks its arguments when it is made, reads its files again at every attempt to connect,
-and never shows a secret in its ``repr`` or in an error. Follows ADR-14 (credentials files) and the
-server's NKey and JWT authentication.
+Each kind checks its arguments when it is created, reads its files again at every attempt to
+connect, and never shows a secret in its ``repr`` or in an error. Follows ADR-14 (credentials files)
+and the server's NKey and JWT authentication.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ Sign: TypeAlias = Callable[[bytes], bytes | Awaitable[bytes]]
 signature."""
 
 _MAX_FILE = 1024 * 1024
-# Possessive throughout, and only behind white space: linear for any text, and dashes that belong to
-# base64url are left alone.
+# Possessive quantifiers keep matching linear for any text. A marker must follow white space,
+# because base64url contains dashes.
 _MARKER = re.compile(r"(?<![^\s\ufeff])-{3,}+\s*+(?:BEGIN\s++(?P<label>[A-Z ]++)\s*+-{3,}+|END\b)")
 _JWT_SHAPE = re.compile(r"[\w-]+=*\.[\w-]+=*\.[\w-]*=*", re.ASCII)
-# What nobody calls a file: several lines, a seed, a JWT.
+# Text that cannot be the path of a file: several lines, a seed, a JWT.
 _NO_PATH = re.compile(r".*[\r\n]|.*-----BEGIN |S[A-Z2-7]{40,}\Z|eyJ[\w-]+\.eyJ[\w-]+\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer:
-    """Credentials ready for one CONNECT."""
+    """The credentials for one CONNECT."""
 
     method: str = "none"
     user: str | None = None
@@ -68,21 +68,24 @@ class Answer:
 
     @property
     def replayable(self) -> bool:
-        """Whether a listener on the network could log in with what is sent."""
+        """Whether someone who reads CONNECT on the network could log in with it."""
         if self.password is not None or self.token is not None:
             return True
-        # Nobody asks for a bearer JWT's signature, so one that is sent protects nothing.
+        # The server does not require a signature for a bearer JWT, so sending one does not help.
         return self.jwt is not None and (self.sign is None or _claims(self.jwt).nats.bearer_token)
 
     @property
     def must_sign(self) -> bool:
-        """Whether logging in needs a signature. A bearer JWT does not."""
+        """Whether the server requires a signature. It does not for a bearer JWT."""
         if self.jwt is not None and _claims(self.jwt).nats.bearer_token:
             return False
         return self.sign is not None
 
     async def connect_fields(self, nonce: str | None) -> dict[str, str]:
-        """Return the fields of CONNECT, with the nonce signed if these credentials sign."""
+        """Return the fields of CONNECT, including a signature of ``nonce`` if there is a key.
+
+        :raises CredentialsError: if signing fails.
+        """
         signature = None
         if self.sign is not None and nonce:
             signature = await self._signature(self.sign, nonce)
@@ -107,18 +110,18 @@ class Answer:
             ) from error
         if isinstance(signature, bytes) and len(signature) == 64:
             return base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
-        del result, signature  # Which may be the seed.
+        del result, signature  # They may be the seed, and error reporters print variables.
         raise CredentialsError("the sign callable must return the 64 bytes of the signature")
 
-    def doubts(self) -> str:
-        """Say why a server might refuse these credentials, as far as the client can tell."""
+    def refusal_hint(self) -> str:
+        """Return, for an error text, what was sent and why a server might refuse it."""
         if self.method == "none":
             return "no credentials were sent"
         if self.jwt is not None:
             claims = _claims(self.jwt)
             expires = claims.exp
             if expires and expires < time.time():
-                # There are times so negative that they have no date.
+                # Some negative times have no date.
                 when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(max(expires, 0)))
                 return f"the user JWT expired at {when}"
             if self.sign is None and not claims.nats.bearer_token:
@@ -133,7 +136,7 @@ class Auth(ABC):
 
     @abstractmethod
     async def _prepare(self) -> Answer:
-        """Read what has to be read.
+        """Read the files, if any.
 
         :raises CredentialsError: if the credentials cannot be used.
         """
@@ -338,12 +341,14 @@ AuthLike: TypeAlias = Auth | AuthCallback
 
 
 def is_callback(auth: object) -> TypeGuard[AuthCallback]:
-    """Whether ``auth`` is to be called for credentials. A class of credentials is a mistake."""
+    """Return whether ``auth`` is a callback. A subclass of :class:`Auth` is not one."""
     return callable(auth) and not (isinstance(auth, type) and issubclass(auth, Auth))
 
 
 async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:
-    """Return the credentials for one attempt on ``server``. ``auth`` takes precedence over the URL.
+    """Return the credentials for one attempt to connect to ``server``.
+
+    ``auth`` takes precedence over credentials in the URL.
 
     :raises CredentialsError: if they cannot be used.
     """
@@ -358,10 +363,7 @@ async def prepare_auth(auth: AuthLike | None, server: Server) -> Answer:
 
 
 async def prepare(auth: Auth) -> Answer:
-    """Prepare credentials, and raise without the frames that hold secrets in their variables.
-
-    Error reporters may print the variables of every frame.
-    """
+    """Read and check credentials. Errors are raised without the frames that have secrets."""
     try:
         return await auth._prepare()
     except CredentialsError as error:
@@ -379,7 +381,7 @@ async def _ask(callback: Auth | AuthCallback, server: Server) -> Auth | None:
     if answer is None or isinstance(answer, Auth):
         return answer
     kind = type_name(answer)
-    del answer, result  # Which may be the password itself.
+    del answer, result  # They may be the password, and error reporters print variables.
     raise CredentialsError(
         f"the auth callback returned {kind}; return an Auth such as "
         "UserPassword, Token, NKey, JWT or Credentials, or None"
@@ -411,8 +413,8 @@ async def _read(file: StrPath) -> str:
 
 
 def _decoded(data: bytes) -> str | None:
-    # Errors of codecs hold all of the text. Nothing may be raised while one is being handled: it
-    # would be the context of what is raised, even where it is not shown.
+    # A UnicodeDecodeError contains the whole text. If another error were raised while handling it,
+    # it would become the context of that error. So return None instead.
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -440,7 +442,7 @@ def _parse_credentials(text: str, what: str) -> tuple[str, str | None]:
 
 
 def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """Yield label and content of each complete section."""
+    """Yield the label and the content of each complete section."""
     label, start = None, 0
     for marker in _MARKER.finditer(text):
         if label is not None and marker["label"] is None:
@@ -473,7 +475,7 @@ def public_key(seed: str) -> str:
 
     :raises CredentialsError: if the seed is malformed; the error does not quote it.
     """
-    # Imported late: it loads libsodium, which connections without NKeys have no use for.
+    # Imported here, because it loads libsodium, which connections without NKeys do not need.
     import nkeys
 
     raw = _decode_seed(seed)
@@ -486,7 +488,7 @@ def public_key(seed: str) -> str:
             f"{_KINDS.get(kind, 'an unknown kind of')} seed (S{kind}...)"
         )
     if raw[1] & 0x38:
-        # The rest of the kind, which the letter does not show.
+        # The bits of the kind that the letter does not show.
         raise CredentialsError("the NKey seed must be that of a user; this is of an unknown kind")
     return str(nkeys.from_seed(seed.encode()).public_key.decode())
 
@@ -508,7 +510,7 @@ def _check_public_key(key: str) -> None:
 
 
 def _decode_seed(seed: str) -> bytes:
-    """Return the seed's bytes: two of prefix, 32 of key, two of checksum."""
+    """Return the bytes of a seed: two of the prefix, 32 of the key, two of the checksum."""
     fault = "an NKey seed has 58 characters and begins with 'SU'"
     if len(seed) != 58 or not seed.isascii():
         raise CredentialsError(f"the NKey seed has {len(seed)} characters; {fault}")
@@ -544,7 +546,7 @@ class _Claims(msgspec.Struct):
 
 
 def _claims(jwt: str) -> _Claims:
-    """Return the claims that the client itself needs. The server verifies the signature."""
+    """Return the claims that the client needs. Only the server verifies the JWT's signature."""
     if _JWT_SHAPE.fullmatch(jwt):
         part = jwt.split(".")[1]
         try:
@@ -596,7 +598,7 @@ def _check_file(name: str, value: object, *, instead: str) -> None:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, not {type(value).__name__}")
     if _NO_PATH.match(str(value).strip()):
-        # Paths are shown in every error and repr; this must not be.
+        # Errors and repr show paths, but must not show this.
         raise CredentialsError(
             f"{name} must be a path, but this is the content of a file; pass it as {instead}"
         )

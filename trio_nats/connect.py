@@ -1,4 +1,4 @@
-"""``open_nats``: from arguments to a running connection."""
+"""``open_nats``: check the options, and run a connection for the duration of a block."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ __all__ = ["NotEntered", "open_nats"]
 _logger = logging.getLogger("trio_nats.tls")
 
 _SIGNATURE = 86
-"""Characters of the signature of a nonce."""
+"""Length of a signature of the nonce, in characters."""
 _HINTS = {
     "tls": "; to demand TLS, use a tls:// URL or TLSOptions(mode=TLSMode.REQUIRE)",
     "reconnect": "; to give up when the connection is lost, use ReconnectPolicy(max_attempts=0)",
 }
-"""What a bool may have been meant for."""
+"""What a bool may have been meant to say, for the error about it."""
 
 _T = TypeVar("_T")
 _C = TypeVar("_C")
@@ -123,8 +123,8 @@ def open_nats(
         close after 60 seconds.
     :param max_pings_out: number of unanswered PINGs after which the connection counts as dead.
         Default: 2.
-    :param inbox_prefix: what reply subjects begin with; needs the permission to subscribe to it.
-        Default: ``_INBOX``.
+    :param inbox_prefix: prefix of reply subjects. The connection needs the permission to subscribe
+        below it. Default: ``_INBOX``.
     :param echo: whether subscriptions receive messages that this connection publishes itself.
         Default: true.
     :param request_timeout: seconds that a request waits for a reply, unless it has its own timeout.
@@ -205,7 +205,7 @@ def open_nats(
             request_timeout=check_seconds("request_timeout", request_timeout),
             close_timeout=check_seconds("close_timeout", close_timeout, zero=True),
             jetstream_domain=domain,
-            # As in jsm.go: of the two the domain wins.
+            # As in jsm.go, the domain takes precedence.
             jetstream_prefix=prefix if domain is None else None,
         )
     )
@@ -295,7 +295,7 @@ class _Open(NotEntered[Connection]):
         return await self._manager.__aexit__(exc_type, exc, traceback)
 
     async def _close(self, exc: BaseException | None) -> None:
-        """Send what was published, unless the block was left by an exception; end the task."""
+        """Close the connection: in an orderly way, unless the block has raised an exception."""
         connection = self._connection
         assert connection is not None
         try:
@@ -306,7 +306,7 @@ class _Open(NotEntered[Connection]):
             self._core.end(None)
 
     async def _check_credentials(self) -> None:
-        """Check the credentials before dialling: if unusable, they are the caller's mistake."""
+        """Check the credentials before dialling, so that mistakes are reported at once."""
         auth = self._settings.connector.auth
         if isinstance(auth, Auth):
             seconds = self._settings.connector.connect_timeout

@@ -1,4 +1,4 @@
-"""The connection that users get: :class:`BaseConnection` with JetStream and services."""
+"""The public connection class: :class:`BaseConnection` with JetStream and services."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()
 
         Nothing is sent by this call.
 
-        :param prefix: what the subjects of discovery begin with, if those of another account are
-            imported under another name. Default: ``$SRV``.
+        :param prefix: prefix of the discovery subjects, if those of another account are imported
+            under another name. Default: ``$SRV``.
         :param timeout: seconds to wait for answers in all. Default: the connection's
             ``request_timeout``.
-        :param stall: seconds without a further answer after which all are assumed to have arrived.
+        :param stall: seconds without another answer after which all are assumed to have arrived.
             Default: 0.3.
         :returns: an object to ask with; see :class:`~trio_nats.services.Services`.
         :raises ConfigurationError: if ``timeout`` or ``stall`` is out of range.
@@ -118,14 +118,13 @@ class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()
     ) -> JetStream:
         """Use JetStream over this connection.
 
-        Nothing is sent by this call. Without ``domain`` and ``prefix``, those of the context apply
-        that was given to :func:`~trio_nats.open_nats`.
+        Nothing is sent by this call. Without ``domain`` and ``prefix``, those of the ``context``
+        passed to :func:`~trio_nats.open_nats` apply, if any.
 
         :param domain: the JetStream domain, for example that of the hub when connected to a leaf
             node. Default: the domain of the server.
-        :param prefix: what the subjects of the JetStream API begin with, if the API of another
-            account is imported under another name. Cannot be combined with ``domain``. Default:
-            ``$JS.API``.
+        :param prefix: prefix of the subjects of the JetStream API, if the API of another account is
+            imported under another name. Cannot be combined with ``domain``. Default: ``$JS.API``.
         :param timeout: seconds to wait for each answer of the API. Default: 5.
         :returns: the JetStream context; see :class:`~trio_nats.jetstream.JetStream`.
         :raises ConfigurationError: if ``domain`` and ``prefix`` are both given, ``domain`` is not a

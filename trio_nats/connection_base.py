@@ -1,4 +1,4 @@
-"""The connection without JetStream and services, which are built on it."""
+"""The base class of connections, without the methods for JetStream and services."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class BaseConnection:
         if get_ident() != self._thread:
             self._core.check_run()
         if reply is None and headers is None and codec is None and type(payload) is bytes:
-            # A fast path for most messages. The other branch would do the same, but slower.
+            # A fast path for most messages. The other branch does the same, but slower.
             try:
                 head, size = self._known_pub_lines[subject][len(payload)]
             except (KeyError, TypeError):  # TypeError: unhashable, so not a subject
@@ -142,7 +142,11 @@ class BaseConnection:
             outbox.append(frame)
 
     async def _space_for(self, frame: Frame, info: ServerInfo) -> None:
-        """Wait until there is space for ``frame``, which was checked against ``info``."""
+        """Wait until there is space in the outbox for ``frame``.
+
+        :param info: the INFO that ``frame`` was checked against. If the server has changed
+            meanwhile, it is checked again.
+        """
         core = self._core
         await core.outbox.wait_for_space()
         core.check_open()
@@ -220,7 +224,7 @@ class BaseConnection:
         return frame
 
     async def _checkpoint(self) -> None:
-        """Execute a checkpoint for :meth:`Msg.respond`, if it sends no answer."""
+        """Execute a checkpoint for :meth:`Msg.respond`, if it sends no response."""
         await trio.lowlevel.checkpoint()
 
     # --- subscribing -----------------------------------------------------------------------------
@@ -449,7 +453,7 @@ class BaseConnection:
     async def _send_request(
         self, token: bytes, frame: Frame, info: ServerInfo, replies: Replies
     ) -> None:
-        """Open the slot for the replies and publish. If cancelled, it has done neither."""
+        """Open the slot for the replies and publish the request. If cancelled, do neither."""
         core = self._core
         core.check_usable()
         await self._space_for(frame, info)
@@ -618,14 +622,14 @@ class BaseConnection:
     async def reconnect(self) -> None:
         """Move to another server, or connect to the present one again.
 
-        Certificates and credentials are read again, so you can use this after they were renewed.
-        The present connection stays in use until the new one is ready, so no message is missed.
-        Returns once the new one is in use; while disconnected, once there is a connection again.
+        Certificates and credentials are read again, so you can call this after renewing them. The
+        present connection stays in use until the new one is ready, so no message is missed. Returns
+        once the new one is in use; while disconnected, once there is a connection again.
 
-        If cancelled, the move goes on.
+        If cancelled, the move continues in the background.
 
-        :raises ConnectError: if no server could be connected to. The connection goes on as before;
-            ``attempts`` has an entry for each attempt.
+        :raises ConnectError: if no server could be connected to. The present connection stays in
+            use. ``attempts`` has an entry for each attempt.
         :raises trio.ClosedResourceError: if the connection is closed, or is closed during the call.
         """
         core = self._core
@@ -651,7 +655,7 @@ class BaseConnection:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """Known servers, discovered ones included, in the order in which they would be tried."""
+        """Known servers, including discovered ones, in the order in which they are tried."""
         return self._core.pool.servers
 
     async def drain(self, *, timeout: float | None = None) -> None:
@@ -678,12 +682,12 @@ class BaseConnection:
         core.check_usable()
         seconds = math.inf if timeout is None else check_seconds("timeout", timeout)
         core.begin_draining()
-        left_for_us = False
+        left_open = False
         try:
             with trio.move_on_after(seconds) as scope:
-                left_for_us = await core.drain_all()
+                left_open = await core.drain_all()
         finally:
-            if not left_for_us:
+            if not left_open:
                 await self.aclose()
         if scope.cancelled_caught:
             raise timed_out(f"drain: messages were left after {seconds:g} s", self.disconnected_for)
@@ -713,7 +717,7 @@ class BaseConnection:
             core.end(None)
 
     async def _finish(self) -> None:
-        """Wait until the server has everything, or cannot receive it."""
+        """Wait until the server has received everything, or until that is not possible."""
         core = self._core
         with trio.move_on_after(core.settings.close_timeout):
             while core.session is not None or core.outbox.size or core.moves.is_changing:

@@ -1,4 +1,4 @@
-"""Contexts: named connection settings in files shared with the ``nats`` command line (ADR-21).
+"""Read contexts: named connection settings in files, shared with the ``nats`` command (ADR-21).
 
 ``~/.config/nats/context/NAME.json`` holds a context, and ``~/.config/nats/context.txt`` the name of
 the selected one; ``XDG_CONFIG_HOME`` replaces ``~/.config``. This module only reads them; manage
@@ -31,7 +31,7 @@ DEFAULT_SERVER = "nats://localhost:4222"
 
 _MAX_FILE = 1024 * 1024
 _NAME_FAULT = re.compile(r"[/\\\x00-\x1f\x7f]|\.\.")
-# The schemes are listed, so that a path such as C:\ is not taken for a reference.
+# The schemes are listed, so that a path such as C:\ does not count as a reference.
 _REFERENCE = re.compile(r"(env|file|nsc|op)://(.*)\Z|(data):(.*)\Z", re.IGNORECASE | re.DOTALL)
 # A variable that is not set counts as empty, as in jsm.go.
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
@@ -89,13 +89,13 @@ class Context:
     tls_first: bool = False
     """Whether to begin with the TLS handshake, as :attr:`TLSMode.IMPLICIT` does."""
     inbox_prefix: str = ""
-    """What reply subjects begin with."""
+    """Prefix of reply subjects."""
     jetstream_domain: str = ""
     """JetStream domain."""
     jetstream_api_prefix: str = ""
-    """What the subjects of JetStream's API begin with. Not used together with a domain."""
+    """Prefix of the subjects of the JetStream API. Not used together with a domain."""
     jetstream_event_prefix: str = ""
-    """What the subjects of JetStream's events begin with. Not used by this package."""
+    """Prefix of the subjects of JetStream events. Not used by this package."""
     nsc: str = ""
     """Reference to an ``nsc`` profile. Not supported, because no program is run: refused unless
     ``url`` and credentials, which take precedence, are given too."""

@@ -72,7 +72,7 @@ class NatsError(Exception):
         return printable_lines(super().__str__(), MAX_TEXT)
 
     def __reduce__(self) -> tuple[Callable[..., Exception], tuple[object, ...]]:
-        # By default, copying and pickling call the class with `args`, which here is the text only.
+        # By default, copying and pickling call the class with `args`, which is only the text here.
         return _remade, (type(self), self.args, self.__dict__)
 
 
@@ -233,7 +233,7 @@ class PlaintextAuthError(TLSError):
     """A replayable secret would have been sent unencrypted (``plaintext_auth="refuse"``)."""
 
 
-# --- what the server says ------------------------------------------------------------------------
+# --- reported by the server ----------------------------------------------------------------------
 
 
 class ProtocolError(NatsError):

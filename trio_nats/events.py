@@ -32,7 +32,7 @@ class ConnectionState(enum.StrEnum):
     OPEN = "open"
     """Connected to a server."""
     RECONNECTING = "reconnecting"
-    """The server was lost; connecting to it again or to another one."""
+    """The connection to the server was lost; connecting to this server again or to another one."""
     DRAINING = "draining"
     """Subscriptions have ended, and messages that arrived are being processed. You can still
     publish."""

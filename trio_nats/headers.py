@@ -12,11 +12,11 @@ __all__ = ["Headers", "HeadersLike", "Status", "decode_headers", "encode_headers
 
 _VERSION_TEXT = "NATS/1.0"
 
-# Anything that could end the line early, and NUL, which several servers and clients cut at.
+# CR and LF would end the line. Several servers and clients cut values at NUL.
 _UNSENDABLE = re.compile(r"[\r\n\x00]")
 
 _MAX_LINEAR_SEARCH = 16
-"""Up to this number of headers, searching is faster than making an index."""
+"""Maximum number of headers for which a linear search is faster than an index."""
 
 
 class Status(NamedTuple):
@@ -51,9 +51,9 @@ class Headers(MutableMapping[str, str]):
         value is not a ``str`` or contains CR, LF or NUL.
     """
 
-    # A peer may send very many headers, so an operation on one of them must not take time in
-    # proportion to all of them. An index finds the headers with a name. Removing a header leaves a
-    # hole, and the holes are closed when there are more of them than headers.
+    # A peer may send very many headers, so the time of an operation on one of them must not depend
+    # on their number. An index finds the headers with a name. Removing a header leaves a hole;
+    # holes are closed when they outnumber the headers.
     __slots__ = ("_holes", "_index", "_pairs", "_start")
 
     def __init__(self, source: HeadersLike = ()) -> None:

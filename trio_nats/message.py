@@ -12,19 +12,19 @@ from .codecs import Decoder, Encoder, Payload, decode_error, encoded
 from .errors import InvalidSubjectError
 from .headers import Headers, HeadersLike, Status, decode_headers, encode_headers
 
-__all__ = ["Msg", "answer_by"]
+__all__ = ["Msg", "respond_through"]
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("trio_nats.subscription")
 
-# The JetStream API, also that of a domain, and requests to the server. $JS.ACK and $JS.FC are not
-# matched, because messages from streams are answered there.
+# The JetStream API, including that of a domain, and requests to the server. $JS.ACK and $JS.FC do
+# not match, because these are the reply subjects of messages from streams.
 _COMMAND = re.compile(rb"\$(?:JS\.(?:(?!(?:ACK|FC)\.)[^.]+\.)?API|SYS\.REQ)\.")
 
 
 class Publisher(Protocol):
-    """The connection that a message was received from, which it responds through."""
+    """The connection that a message was received from. Responses are published through it."""
 
     async def publish(
         self,
@@ -38,10 +38,12 @@ class Publisher(Protocol):
     async def _checkpoint(self) -> None: ...
 
 
-# One is made for each received message, so it is a struct in C that keeps the bytes as received and
-# decodes text only on demand. gc=False: the garbage collector would walk a queue of hundreds of
-# thousands of messages again and again. A message can be part of a reference cycle only through
-# such a queue, and the connection empties its queues when it ends.
+# One is created for each received message. So it is a struct implemented in C, which keeps the
+# bytes as received and decodes them on demand. With gc=False the garbage collector does not
+# traverse queues of hundreds of thousands of messages again and again. A message can be part of a
+# reference cycle only through such a queue, so the connection empties its queues when it ends. For
+# the same reason, other objects of a connection, and tracebacks of its errors, must not keep
+# messages.
 class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
     """A received message.
 
@@ -204,7 +206,7 @@ def _shorten(pairs: list[tuple[str, str]]) -> str:
     return shown if len(pairs) <= 8 and len(shown) <= 500 else f"{shown[:500]}... ({len(pairs)})"
 
 
-def answer_by(msg: Msg, origin: Publisher) -> Msg:
-    """Make ``msg`` respond through ``origin`` instead of the connection it was received from."""
+def respond_through(msg: Msg, origin: Publisher) -> Msg:
+    """Make a message respond through ``origin``, and return it."""
     msg._origin = origin
     return msg

@@ -1,7 +1,7 @@
 """Groups of options for a connection.
 
-All groups are frozen dataclasses that check themselves when made, so the traceback of a mistake
-leads to the line that makes it. None of them shows a secret in its ``repr``.
+All groups are frozen dataclasses that check their values when they are created, so a traceback
+leads to the line with the mistake. None of them shows a secret in its ``repr``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
-    """Return ``value`` if it is a positive number of seconds, or zero if ``zero`` allows it."""
+    """Return ``value`` if it is a positive number of seconds (or zero, with ``zero``)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if value != value:
@@ -79,7 +79,7 @@ def check_count(name: str, value: int, least: int = 0) -> int:
 
 
 def check_flag(name: str, value: object) -> None:
-    """Raise unless ``value`` is a ``bool``: the text "false" would count as true."""
+    """Raise unless ``value`` is a ``bool``. Otherwise the text "false" would count as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")
 
@@ -105,7 +105,7 @@ def check_instance(
 
 
 def type_name(value: object) -> str:
-    """Return what the error for a value of a wrong type calls it."""
+    """Return how to name the type of a value in an error about it."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
@@ -230,7 +230,7 @@ class TLSOptions:
                 kind = type(getattr(self, name)).__name__
                 raise TypeError(f"{name} must be a str, not {kind}")
         for name in ("key_password", "bundle_password"):
-            # Encoding it would raise an error that quotes all of it.
+            # Encoding it would raise an error that quotes it.
             if _SURROGATE.search(getattr(self, name) or ""):
                 raise TLSConfigurationError(f"{name} must be valid Unicode text")
         if not isinstance(self.ca_data, (str, bytes, NoneType)):
@@ -427,7 +427,7 @@ WebSocketHeaders: TypeAlias = (
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?")
-# What the handshake says itself, what would give it a body, and what would change the framing.
+# Headers that the handshake sets itself, that announce a body, or that change the framing.
 _OWN_HEADERS = frozenset(
     {"connection", "content-length", "expect", "host", "nats-no-masking", "te", "trailer"}
     | {"transfer-encoding", "upgrade"}
@@ -461,9 +461,7 @@ class WebSocketOptions:
 
 
 class SecretHeaders(dict[str, str]):
-    """Headers whose ``repr`` shows names only, so that tracebacks with local variables hold no
-    values.
-    """
+    """Headers whose ``repr`` shows only names, because error reporters print variables."""
 
     def __repr__(self) -> str:
         return f"<headers: {', '.join(self)}>"
@@ -472,7 +470,7 @@ class SecretHeaders(dict[str, str]):
 def check_websocket_headers(what: str, headers: object) -> SecretHeaders:
     """Return a copy of ``headers`` if they can be sent."""
     error, checked = _read_headers(what, headers)
-    # Values may be secrets, so neither the error nor its traceback may hold them.
+    # Values may be secrets, so neither the error nor its traceback may contain them.
     del headers
     if error is not None:
         raise error

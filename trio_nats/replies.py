@@ -1,4 +1,4 @@
-"""Replies to a request that may have many (ADR-47)."""
+"""Receive several replies to a request (ADR-47)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Replies(
         self._check_run = check_run
         self._deadline: float | None = None
         self._arrived = 0
-        self._heard_at: float | None = None
+        self._last_reply_at: float | None = None
         self._ended: Exception | None = None
         self._waiting = trio.lowlevel.ParkingLot()
 
@@ -111,14 +111,14 @@ class Replies(
         if self._ended is not None:
             return
         if is_no_responders(msg):
-            # From the server, it is the first reply. A later one comes from a peer; ignore it.
+            # The server sends it as the only reply. A later one comes from a peer; ignore it.
             if not self._arrived:
                 self._finish(NoRespondersError(self.subject))
         elif self._deadline is not None and now >= self._deadline:
-            # Otherwise they would never end if they arrive faster than they are received.
+            # Otherwise replies that arrive faster than they are received would never end.
             self._finish(trio.EndOfChannel())
         else:
-            self._heard_at = now
+            self._last_reply_at = now
             self._arrived += 1
             self._enqueue(msg)
             self._waiting.unpark()
@@ -164,11 +164,11 @@ class Replies(
         if self._queue:
             return self._take()
         if self._ended is None:
-            self._finish(self._end_of_time())
+            self._finish(self._timeout_error())
         assert self._ended is not None
         raise self._ended.with_traceback(None)
 
-    def _end_of_time(self) -> Exception:
+    def _timeout_error(self) -> Exception:
         """Return the error to end with after ``timeout`` or ``stall``."""
         disconnected_for = self._owner.disconnected_for
         if disconnected_for is None:
@@ -176,9 +176,9 @@ class Replies(
         return timed_out(f"replies from {self.subject!r} may be missing", disconnected_for)
 
     def _next_deadline(self, deadline: float, begun: float) -> float:
-        if self._stall is None or self._heard_at is None:
+        if self._stall is None or self._last_reply_at is None:
             return deadline
-        return min(deadline, max(begun, self._heard_at) + self._stall)
+        return min(deadline, max(begun, self._last_reply_at) + self._stall)
 
     def _take(self) -> Msg:
         msg = self._pop()

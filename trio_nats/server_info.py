@@ -17,36 +17,36 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     server_id: str = ""
     """The public key that the server generates at each start."""
     server_name: str = ""
-    """Its configured name, or else its ``server_id``."""
+    """The configured name of the server, or else its ``server_id``."""
     version: str = ""
-    """Its version, such as ``"2.12.0"``."""
+    """The server's version, such as ``"2.12.0"``."""
     proto: int = 0
-    """The version of the protocol that it speaks."""
+    """The version of the client protocol."""
     host: str = ""
-    """The address that it listens on. Clients may have to use another one."""
+    """The address that the server listens on. Clients may have to use another one."""
     port: int = 0
-    """The port that it listens on."""
+    """The port that the server listens on."""
     max_payload: int = 1024 * 1024
-    """Size of the largest message that it accepts, headers included, in bytes."""
+    """Maximum size of a message, headers included, in bytes."""
     headers: bool = False
-    """Whether it supports message headers."""
+    """Whether the server supports message headers."""
     auth_required: bool = False
     """Whether clients must authenticate."""
     tls_required: bool = False
-    """Whether it requires TLS."""
+    """Whether the server requires TLS."""
     tls_available: bool = False
-    """Whether it accepts TLS as well as plaintext."""
+    """Whether the server accepts TLS as well as plaintext."""
     tls_verify: bool = False
-    """Whether it verifies client certificates."""
+    """Whether the server verifies client certificates."""
     nonce: str | None = None
-    """The challenge to sign, if it accepts NKeys or JWTs."""
+    """The challenge to sign, if the server accepts NKeys or JWTs."""
     connect_urls: tuple[str, ...] | None = None
     """Servers of the cluster as ``host:port``. If this server was reached over WebSocket, their
     WebSocket addresses."""
     ws_connect_urls: tuple[str, ...] | None = None
     """WebSocket addresses of the servers of the cluster, as sent."""
     ldm: bool = False
-    """Whether it is in lame duck mode and about to shut down (ADR-5)."""
+    """Whether the server is in lame duck mode and about to shut down (ADR-5)."""
     cluster: str | None = None
     """Name of the cluster."""
     domain: str | None = None
@@ -68,7 +68,7 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     git_commit: str = ""
     """The commit that the server was built from."""
     go: str = ""
-    """The version of Go that it was built with."""
+    """The version of Go that the server was built with."""
 
     @property
     def offers_tls(self) -> bool:

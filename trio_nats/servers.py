@@ -1,4 +1,4 @@
-"""Addresses of servers, parsed and checked, and never shown with their credentials."""
+"""Parse and check the URLs of servers, and show them without credentials."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Server:
     path: str = field(default="", repr=False)
     """Path and query of a WebSocket URL. They may carry a secret, so they are not shown."""
     tls_name: str | None = None
-    """The name to verify, for a discovered server that is known by address only."""
+    """The name to verify in the certificate of a discovered server that is only known by its IP
+    address."""
     discovered: bool = False
     """Whether another server announced this one, rather than the user."""
     userinfo_needs_tls: bool = field(default=False, repr=False)
@@ -116,13 +117,13 @@ def _entries(servers: object) -> list[str]:
 def parse_server(text: str) -> Server:
     """Parse one URL or ``host:port``."""
     if _UNDECODED.search(text):
-        # Found without an error that would quote all of the text, be it only as a context.
+        # Not left to an encoding error, whose context would quote all of the text.
         raise ConfigurationError("a server's URL must be valid Unicode text")
     scheme = "nats"
     prefix = ""
     if found := _SCHEME.match(text):
         scheme, prefix, text = found[1].lower(), found.group(), text[found.end() :]
-    # An unencoded slash in a password is unambiguous where there can be no path.
+    # A URL without a path may have an unencoded slash in its password.
     searched = text.rfind("@") + 1 if scheme in ("nats", "tls") else 0
     found = _PATH_START.search(text, searched)
     end = found.start() if found else len(text)
@@ -139,10 +140,10 @@ def parse_server(text: str) -> Server:
 
 
 def _presentable(authority: str, path: str) -> str:
-    """Return the part of a URL that an error may show: nothing that could belong to a secret.
+    """Return the part of a URL that an error may show, which cannot be part of a secret.
 
-    If a password with a comma, slash, question mark or hash sign was not percent-encoded, the URL
-    is split in unexpected places. So only a plain address is shown.
+    If a password with a comma, slash, question mark or hash sign is not percent-encoded, the URL is
+    split in the wrong place. So only a plain address is shown.
     """
     _, at, address = authority.rpartition("@")
     port = address.rpartition(":")[2] if ":" in address else ""
@@ -171,7 +172,7 @@ def _split_address(address: str, default_port: int, shown: str) -> tuple[str, in
         host, bracket, rest = address[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
             raise ConfigurationError(f"{shown}: an IPv6 address must be written as [address]:port")
-        # RFC 6874 has the percent sign before a zone encoded; hardly anybody who writes one does.
+        # RFC 6874 requires the percent sign before a zone to be encoded, but hardly anyone does it.
         host = host.replace("%25", "%", 1)
         _check_ipv6(host, shown)
         port_text = rest[1:] if rest else None
@@ -193,13 +194,14 @@ def _check_ipv6(host: str, shown: str) -> None:
     try:
         ipaddress.IPv6Address(host)
     except ValueError:
-        # Not shown: in a ws:// URL it may be a part of a password that is not percent-encoded.
+        # Not shown, because in a ws:// URL it may be part of a password that is not
+        # percent-encoded.
         raise ConfigurationError(f"{shown}: the brackets must hold an IPv6 address") from None
 
 
 def _port(text: str, shown: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= 65535):
-        # Other text may be half a password, cut off by a comma.
+        # Other text is not shown, because it may be part of a password that contains a comma.
         given = f", not {text!r}" if text.isdigit() or not text else ""
         raise ConfigurationError(
             f"{shown}: the port must be a number from 1 to 65535{given} "
@@ -214,7 +216,7 @@ def _credentials(userinfo: str, shown: str) -> tuple[str | None, str | None, str
         raise ConfigurationError(
             f"{shown}: the part before '@' is empty; use user:password@ or token@"
         )
-    # The error of a strict unquote() would hold the credentials, be it only as a context.
+    # A strict unquote() would raise an error that contains the credentials.
     name = unquote(name, errors="surrogateescape")
     password = unquote(password, errors="surrogateescape")
     if _UNDECODED.search(name + password):

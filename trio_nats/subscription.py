@@ -25,8 +25,8 @@ from .options import PendingLimits, check_count, check_seconds
 
 __all__ = ["Subscription"]
 
-_TURN = 63
-"""Number of messages to receive before other tasks get to run."""
+_MESSAGES_PER_YIELD = 63
+"""Number of messages that a task may receive before it yields to other tasks."""
 
 
 class Subscription(
@@ -74,13 +74,13 @@ class Subscription(
         self._remaining = stop_after
         self._sid: bytes | None = None
         self._waiters: dict[trio.lowlevel.Task, None] = {}
-        # Number of messages that may be received before other tasks get to run. It begins with 0,
-        # because the receiving task is only noted at the end of a turn.
-        self._left = 0
+        # Number of messages that may still be received before yielding. It begins with 0, because
+        # the receiving task is only remembered when it yields.
+        self._before_yield = 0
         self._receivers: WeakSet[trio.lowlevel.Task] | None = None
         self._thread = core.thread
         self._helpers: Set[trio.lowlevel.Task] = frozenset()
-        """Tasks that process messages, and that the receiving task may be waiting for."""
+        """Tasks that handle messages on behalf of the receiving task, which may wait for them."""
         self._ended: Exception | None = None
 
     # --- properties ------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class Subscription(
         return left
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
-        """Whether no other task can receive a message while ``task`` waits."""
+        """Whether no other task can receive messages, so that waiting in ``task`` would hang."""
         if self._is_handled_by(task):
             return True
         receivers = self._receivers or ()
@@ -182,7 +182,7 @@ class Subscription(
         return alive == {task}
 
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
-        """Whether ``task`` processes messages for the task that receives them."""
+        """Whether ``task`` handles messages on behalf of the task that receives them."""
         return task in self._helpers
 
     def _leave(self, error: Exception) -> None:
@@ -193,14 +193,14 @@ class Subscription(
     # --- called by the core ----------------------------------------------------------------------
 
     def _push(self, msg: Msg) -> None:
-        """Hand a message to the task that has waited longest, or queue it."""
+        """Pass a message to the task that has waited longest, or queue it."""
         waiters = self._waiters
         if waiters:
             task = next(iter(waiters))
             del waiters[task]
             trio.lowlevel.reschedule(task, outcome.Value(msg))
         else:
-            # A copy of _enqueue(), because a call for each message would cost too much.
+            # A copy of _enqueue(), because a method call for each message would be too slow.
             queue = self._queue
             size = pending_size(msg)
             if queue:
@@ -216,16 +216,16 @@ class Subscription(
                 self._leave(trio.EndOfChannel())
 
     def _push_burst(self, messages: list[Msg], size: int) -> None:
-        """Do the same as :meth:`_push` for each of several messages that arrived together."""
+        """Do what :meth:`_push` does for each message, faster if they can be queued at once."""
         queue = self._queue
         if self._waiters or self._bytes_exact or self._remaining is not None:
-            # One by one, as long as each message may change what happens to the next.
-            for taken, msg in enumerate(messages, 1):
+            # One by one, as long as each message may change how the next is handled.
+            for pushed, msg in enumerate(messages, 1):
                 self._push(msg)
                 if self._ended is not None:
                     return
                 if not (self._waiters or self._bytes_exact or self._remaining is not None):
-                    messages = messages[taken:]
+                    messages = messages[pushed:]
                     break
             else:
                 return
@@ -265,22 +265,22 @@ class Subscription(
             self._core.check_run()
         queue = self._queue
         if queue:
-            if self._left:
-                self._left -= 1
+            if self._before_yield:
+                self._before_yield -= 1
                 await checkpoint_if_cancelled()
             else:
-                await self._next_turn()
-        if queue:  # another task may have been quicker
+                await self._yield()
+        if queue:  # another task may have received it
             msg = queue.popleft()
             if self._bytes_exact:
                 self._uncount(msg)
             return msg
         return await self._wait()
 
-    async def _next_turn(self) -> None:
-        """Let other tasks run."""
-        self._left = _TURN
-        self._note_receiver()
+    async def _yield(self) -> None:
+        """Yield to other tasks, and remember the current one as a receiver."""
+        self._before_yield = _MESSAGES_PER_YIELD
+        self._remember_receiver()
         await trio.lowlevel.checkpoint()
 
     async def receive_batch(self, max_messages: int | None = None) -> list[Msg]:
@@ -299,13 +299,13 @@ class Subscription(
         if get_ident() != self._thread:
             self._core.check_run()
         if self._queue:
-            # A batch uses up at most one turn.
-            self._left -= min(len(self._queue), most, self._left)
-            if self._left:
+            # However large a batch is, it is followed by at most one yield.
+            self._before_yield -= min(len(self._queue), most, self._before_yield)
+            if self._before_yield:
                 await checkpoint_if_cancelled()
             else:
-                await self._next_turn()
-        if self._queue:  # another task may have been quicker
+                await self._yield()
+        if self._queue:  # another task may have received them
             return self._take(most)
         first = await self._wait()
         return [first, *self._take(most - 1)]
@@ -362,7 +362,7 @@ class Subscription(
         if self._ended is not None:
             await trio.lowlevel.checkpoint()
             raise fresh(self._ended)
-        task = self._note_receiver()
+        task = self._remember_receiver()
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             del self._waiters[task]
@@ -372,7 +372,7 @@ class Subscription(
         msg: Msg = await trio.lowlevel.wait_task_rescheduled(abort)
         return msg
 
-    def _note_receiver(self) -> trio.lowlevel.Task:
+    def _remember_receiver(self) -> trio.lowlevel.Task:
         """Remember the current task as one that receives messages."""
         task = trio.lowlevel.current_task()
         if self._receivers is None:
@@ -391,10 +391,10 @@ class Subscription(
         return self
 
     async def __anext__(self) -> Msg:
-        # A copy of receive(), because another call would take a tenth of the time.
+        # A copy of receive(), because calling it would be a tenth slower.
         queue = self._queue
-        if queue and self._left:
-            self._left -= 1
+        if queue and self._before_yield:
+            self._before_yield -= 1
             await checkpoint_if_cancelled()
             msg = queue.popleft()
             if self._bytes_exact:
@@ -407,7 +407,7 @@ class Subscription(
 
 
 class _Batches(AsyncIterator[list[Msg]]):
-    """An iterator and not an async generator, which would have to be closed."""
+    """An iterator rather than an async generator, which would have to be closed."""
 
     def __init__(self, sub: Subscription, max_messages: int | None) -> None:
         if max_messages is not None:

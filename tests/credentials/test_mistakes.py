@@ -472,5 +472,5 @@ def test_no_secret_is_shown_wherever_it_is_passed(place: str, secret: str) -> No
         assert_nowhere(secret, all_that_hangs_on(error))
     else:
         answer = trio.run(prepare, auth)
-        texts = [repr(auth), str(auth), repr(answer), str(answer), answer.doubts()]
+        texts = [repr(auth), str(auth), repr(answer), str(answer), answer.refusal_hint()]
         assert_nowhere(secret, texts)

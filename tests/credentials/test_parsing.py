@@ -242,7 +242,7 @@ def test_invalid_jwts(kind: str) -> None:
 @pytest.mark.parametrize("expires", [-1, 1, -(10**18), 10**18, 2**63 - 1])
 def test_whatever_time_a_jwt_expires_at_a_refusal_can_be_explained(expires: int) -> None:
     answer = Answer(method="JWT", jwt=jwt_for(USER.key, exp=expires))
-    assert ("expired" in answer.doubts()) is (expires < 10**9)
+    assert ("expired" in answer.refusal_hint()) is (expires < 10**9)
 
 
 def test_a_seed_has_to_belong_to_the_jwt() -> None:

@@ -371,5 +371,5 @@ def test_errors_do_not_show_damaged_files(
         except CredentialsError as error:
             texts += texts_of(error)
         else:
-            texts += [repr(answer), str(answer), answer.doubts()]
+            texts += [repr(answer), str(answer), answer.refusal_hint()]
     assert_untold([text.replace(str(Path(file)), "") for text in texts], SECRETS)

@@ -595,7 +595,7 @@ class Connector:
     def _refusal(self, text: str, answer: Answer) -> NatsError:
         error = server_error(text)
         if isinstance(error, AuthorizationError):
-            return type(error)(text, f"{error.explanation} ({answer.doubts()})")
+            return type(error)(text, f"{error.explanation} ({answer.refusal_hint()})")
         if isinstance(error, ServerReportedError) and is_too_long(error):
             # The credentials or the name are too long, so every further attempt would be refused.
             return AuthorizationError(

@@ -24,7 +24,7 @@ from trio_nats import (
 )
 from trio_nats._tracebacks import takes_secrets
 from trio_nats.codecs import encoded
-from trio_nats.message import answer_by
+from trio_nats.message import respond_through
 
 from .._constructors import NoPublicConstructor, construct
 from ._backend import Host
@@ -200,7 +200,7 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         async def request() -> Msg:
             return await self._trio.request(subject, data, timeout=timeout, headers=headers)
 
-        return answer_by(await self._run(request), self)
+        return respond_through(await self._run(request), self)
 
     @overload
     def request_many(
@@ -245,8 +245,8 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         """Publish a message and receive any number of replies (ADR-47).
 
         Use it as ``async with nc.request_many("svc", b"x", stall=0.1) as replies:``. The replies
-        end with :exc:`anyio.EndOfStream`. The parameters, and when the replies end, are described
-        at :meth:`trio_nats.Connection.request_many`.
+        end with :exc:`anyio.EndOfStream`. The parameters are those of
+        :meth:`trio_nats.Connection.request_many`, which describes when the replies end.
         """
         replies = self._trio.request_many(
             subject,

@@ -17,7 +17,7 @@ from trio_nats import Encoder, HeadersLike, Msg
 from trio_nats.codecs import as_bytes, encoded
 from trio_nats.events import Event
 from trio_nats.message import Publisher as Origin
-from trio_nats.message import answer_by
+from trio_nats.message import respond_through
 
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
@@ -95,7 +95,7 @@ class _MessageStream(_ReceiveStream[Msg]):
             msg = await self._receive()
         except TRIO_ERRORS as error:
             raise translated(error) from error.__cause__
-        return answer_by(msg, self._origin)
+        return respond_through(msg, self._origin)
 
 
 class Subscription(_MessageStream, metaclass=NoPublicConstructor, use="nc.subscribe()"):
