@@ -76,7 +76,7 @@ async def test_a_consumer_that_is_there(nats_server: NatsServer) -> None:
 async def test_keys_and_buckets(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         bucket = await js.create_key_value("B", storage=MEMORY)
-        with pytest.raises(BucketExistsError, match="max_msgs_per_subject is 1, not 5"):
+        with pytest.raises(BucketExistsError, match=r"history is 1, not 5\. Update it"):
             await js.create_key_value("B", storage=MEMORY, history=5)
         await bucket.put("a", b"1")
         with pytest.raises(WrongLastSequenceError, match=r"key 'a' .* is not 7") as caught:

@@ -156,7 +156,7 @@ def test_what_is_sent_for_a_consumer() -> None:
 
 
 def test_what_a_newer_server_says() -> None:
-    """Unknown fields are left out, unknown words of an enumeration are kept as they are."""
+    """Unknown fields of configurations and unknown words of an enumeration are kept."""
     raw = {
         "config": {"name": "S", "retention": "forever", "storage": "memory", "fancy": {"a": [1]}},
         "state": {"messages": 3, "weight": 1.5},
@@ -171,6 +171,7 @@ def test_what_a_newer_server_says() -> None:
         "name": "S",
         "retention": "forever",
         "storage": "memory",
+        "fancy": {"a": [1]},
     }
 
 

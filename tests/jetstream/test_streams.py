@@ -309,3 +309,55 @@ async def test_current_subjects(nats_server: NatsServer, pages: Any, expected: A
         else:
             assert await current_subjects(stream, ">") == (expected, 7)
         assert not left
+
+
+async def test_fields_of_newer_servers_are_sent_back(nats_server: NatsServer) -> None:
+    """Wherever they are in a configuration."""
+
+    def new(**fields: Any) -> dict[str, Any]:
+        return {**fields, "new": {"a": [1, None]}, "newer": 0}
+
+    transform = new(src="a.>", dest="b.>")
+    source = new(name="A", subject_transforms=[transform], external=new(api="a.b"))
+    config = new(
+        name="KV_B",
+        subjects=["$KV.B.>"],
+        max_msgs_per_subject=2,
+        placement=new(cluster="c"),
+        sources=[source],
+        subject_transform=transform,
+        republish=new(src="a", dest="b"),
+        consumer_limits=new(max_ack_pending=5),
+        extra="is the name of a field of ours",
+    )
+    consumer = new(name="C", ack_policy="explicit")
+
+    def answer(msg: Msg) -> dict[str, Any]:
+        kept = consumer if ".CONSUMER." in msg.subject else config
+        if msg.subject.endswith(("OBJ_o", "TASK")):
+            kept = new(name=msg.subject.rpartition(".")[2], max_msgs_per_subject=2)
+        return {"config": kept, "stream_name": "S", "name": "C"}
+
+    async with connected(nats_server) as (_, nc), fake_api(nc, answer) as asked:
+        js = nc.jetstream(prefix="fake")
+        stream = await js.stream("KV_B")
+        assert stream.info.config.extra["new"] == {"a": [1, None]}
+        await js.update_stream(stream.info.config, description="d")
+        await js.update_key_value("B", description="d")
+        kv = await js.key_value("B")
+        await js.update_key_value((await kv.status()).config, description="d")
+        updates = [sent for subject, sent in asked if "UPDATE" in subject]
+        assert updates == [{**config, "description": "d"}] * 3
+
+        found = await stream.consumer("C")
+        assert found.info is not None
+        await stream.update_consumer(found.info.config, description="d")
+        assert asked[-1][1]["config"] == {**consumer, "description": "d"}
+
+        await js.update_object_store("o", description="d")
+        store = await js.object_store("o")
+        await js.update_object_store((await store.status()).config, description="d")
+        await store.seal()
+        updates = [sent for subject, sent in asked if subject == "STREAM.UPDATE.OBJ_o"]
+        base = {**new(name="OBJ_o"), "max_msgs_per_subject": 2}
+        assert updates == [{**base, "description": "d"}] * 2 + [{**base, "sealed": True}]

@@ -15,11 +15,13 @@ from trio_nats import ConfigurationError, Msg, open_nats
 from trio_nats.codecs import JSONCodec
 from trio_nats.jetstream import (
     APILevelError,
+    DiscardPolicy,
     ExternalStream,
     JetStream,
     JetStreamNotEnabledError,
     Placement,
     RePublish,
+    StreamConfig,
     StreamSource,
     SubjectTransform,
 )
@@ -197,6 +199,49 @@ async def test_creating_and_finding(nats_server: NatsServer) -> None:
         for gone in (js.delete_key_value("C"), js.key_value("C"), js.update_key_value("C")):
             with pytest.raises(BucketNotFoundError, match="bucket 'C' does not exist"):
                 await gone
+
+
+OF_NATS_PY: dict[str, Any] = {
+    "subjects": ["$KV.B.>"],
+    "allow_rollup_hdrs": True,
+    "allow_msg_ttl": True,
+    "deny_delete": True,
+    "discard": DiscardPolicy.NEW,
+    "duplicate_window": 120.0,
+    "max_msgs_per_subject": 3,
+    "storage": MEMORY,
+}
+"""How that client configures the stream of a bucket."""
+
+
+async def test_a_bucket_of_another_client(nats_server: NatsServer) -> None:
+    """Only what is a setting of a bucket is compared, and changed."""
+    async with connected(nats_server) as (js, _):
+        await js.create_stream("KV_B", **OF_NATS_PY)
+        theirs = await configured(js)
+        await js.create_key_value("B", history=3, storage=MEMORY)
+        await js.create_or_update_key_value("B", description="d")
+        assert await configured(js) == msgspec.structs.replace(theirs, description="d")
+        with pytest.raises(
+            BucketExistsError,
+            match=r"configuration: description is 'd', not ''; history is 3, not 1; "
+            r"ttl is 0\.0, not 60\. Update it",
+        ):
+            await js.create_key_value("B", storage=MEMORY, ttl=60)
+        await js.update_key_value("B", ttl=60)
+        assert await configured(js) == msgspec.structs.replace(
+            theirs, description="d", max_age=60.0, duplicate_window=60.0
+        )
+        status = await (await js.key_value("B")).status()
+        await js.update_key_value(status.config, ttl=0, description="", history=5)
+        assert await configured(js) == msgspec.structs.replace(
+            theirs, duplicate_window=60.0, max_msgs_per_subject=5
+        )
+
+
+async def configured(js: JetStream) -> StreamConfig:
+    """The configuration of the bucket's stream, without what the server adds."""
+    return msgspec.structs.replace((await js.stream("KV_B")).info.config, metadata=None)
 
 
 async def test_status(nats_server: NatsServer) -> None:

@@ -2,8 +2,9 @@
 
 On the wire, durations are in nanoseconds, a missing time is in the year 1, and an empty list may be
 null. In structs, durations are in seconds, a missing time is ``None``, and a field with a default
-is never null. Unknown fields are ignored and unknown values of enumerations are kept, so that newer
-servers work too.
+is never null. Unknown values of enumerations are kept, and so are unknown fields of configurations,
+in ``extra``, so that an update by this version does not reset what a newer one has set. Other
+unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ NANOSECONDS = "nanoseconds on the wire"
 Seconds: TypeAlias = Annotated[float, NANOSECONDS]
 """The type of a duration: in seconds in the struct, in nanoseconds on the wire."""
 
-_MAX_DIFFERENCES = 5
+EXTRA = "extra"
+"""The name of the field that keeps unknown fields."""
 MAX_NANOSECONDS = 2**63 - 1
 _FINER = re.compile(r"(\.[0-9]{6})[0-9]+")
 _BILLION = Decimal(1_000_000_000)
@@ -187,13 +189,17 @@ def _check_type(name: str, value: object, hint: object) -> None:
 def differences(asked: msgspec.Struct, told: msgspec.Struct) -> str:
     """Describe how ``told`` differs from ``asked``; return an empty text if it does not."""
     found: list[str] = []
+    defaults: list[str] = []
     for field in msgspec.structs.fields(type(asked)):
-        if field.name in ("name", "durable_name"):
+        if field.name in ("name", "durable_name", EXTRA):
             continue
         wanted, present = (_comparable(getattr(one, field.name)) for one in (asked, told))
-        if wanted is not None and wanted != present:
-            found.append(f"{field.name} is {present!r:.80}, not {wanted!r:.80}")
-    return "; ".join(found[:_MAX_DIFFERENCES])
+        if wanted == present or (field.name == "metadata" and not wanted and not present):
+            continue
+        # The server may have filled in a default for None.
+        where = defaults if wanted is None else found
+        where.append(f"{field.name} is {present!r:.80}, not {wanted!r:.80}")
+    return "; ".join(found or defaults)
 
 
 def _comparable(value: object) -> object:
@@ -210,10 +216,11 @@ def to_wire(value: msgspec.Struct) -> dict[str, object]:
     wire: dict[str, object] = {}
     for name, (key, hint) in _fields(type(value)).items():
         one: object = getattr(value, name)
-        if one is None or (name not in always and one == defaults[name]):
+        if name == EXTRA or one is None or (name not in always and one == defaults[name]):
             continue
         wire[key] = _written(name, one, _bare(hint))
-    return wire
+    extra = cast("Mapping[str, object]", getattr(value, EXTRA, {}))
+    return {**extra, **wire} if extra else wire
 
 
 def _written(name: str, value: object, hint: object) -> object:
@@ -245,9 +252,13 @@ def _read(raw: object, hint: object) -> object:
         if not isinstance(raw, dict):
             return raw
         given = cast("dict[str, object]", raw)
-        fields = _fields(hint).values()
-        read = {key: _read(given[key], of) for key, of in fields if given.get(key) is not None}
-        return {key: value for key, value in read.items() if value is not None}
+        fields = dict(_fields(hint).values())
+        extra = fields.pop(EXTRA, None)
+        read = {k: _read(given[k], of) for k, of in fields.items() if given.get(k) is not None}
+        read = {key: value for key, value in read.items() if value is not None}
+        if extra is not None and len(read) < len(given):
+            read[EXTRA] = {key: value for key, value in given.items() if key not in fields}
+        return read
     if hint is datetime:
         return time_from_wire(raw)
     origin, arguments = get_origin(hint), get_args(hint)

@@ -63,7 +63,8 @@ class KeyValueManager(BaseJetStream):
     ) -> KeyValue[T] | KeyValue[bytes]:
         """Create a key-value bucket: ``await js.create_key_value("users", history=5)``.
 
-        If the bucket exists already with the same configuration, return it. If cancelled, the
+        If the bucket exists already with the same configuration, return it. Settings of the stream
+        that are not those of a bucket may differ, as other clients set them. If cancelled, the
         bucket may have been created.
 
         :param config: a configuration, or the name of the bucket.
@@ -73,7 +74,7 @@ class KeyValueManager(BaseJetStream):
             of ``config``.
         :returns: the bucket.
         :raises ~trio_nats.keyvalue.BucketExistsError: if the bucket exists with another
-            configuration.
+            configuration. The error lists the differences.
         :raises APILevelError: if the server is too old for ``limit_marker_ttl``.
         """
         from ..keyvalue import manager
@@ -99,11 +100,11 @@ class KeyValueManager(BaseJetStream):
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T] | KeyValue[bytes]:
-        """Replace the configuration of a bucket. Settings not given get their defaults.
+        """Change the configuration of a bucket: ``await js.update_key_value("users", history=5)``.
 
-        To change single settings, start from the present configuration:
-        ``await js.update_key_value((await kv.status()).config, history=10)``. If cancelled, the
-        bucket may have been updated.
+        With the name of the bucket, the settings that you do not give stay as they are. With a
+        configuration, all of its settings replace those of the bucket. Settings of the stream that
+        are not those of a bucket stay, too. If cancelled, the bucket may have been updated.
 
         :param config: a configuration, or the name of the bucket.
         :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
@@ -137,7 +138,7 @@ class KeyValueManager(BaseJetStream):
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T] | KeyValue[bytes]:
-        """Create a bucket, or replace its configuration if it exists.
+        """Create a bucket, or update it if it exists, as :meth:`update_key_value` does.
 
         If cancelled, the bucket may have been created or updated.
 

@@ -22,7 +22,8 @@ class ObjectStoreManager(BaseJetStream):
     ) -> ObjectStore:
         """Create an object store: ``await js.create_object_store("films", max_bytes=2**40)``.
 
-        If the store exists already with the same configuration, return it. If cancelled, the store
+        If the store exists already with the same configuration, return it. Settings of the stream
+        that are not those of a store may differ, as other clients set them. If cancelled, the store
         may have been created.
 
         :param config: a configuration, or the name of the bucket.
@@ -30,7 +31,7 @@ class ObjectStoreManager(BaseJetStream):
             those of ``config``.
         :returns: the object store.
         :raises ~trio_nats.objectstore.ObjectStoreExistsError: if the store exists with another
-            configuration.
+            configuration. The error lists the differences.
         """
         from ..objectstore import manager
 
@@ -39,11 +40,11 @@ class ObjectStoreManager(BaseJetStream):
     async def update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
-        """Replace the configuration of an object store. Settings not given get their defaults.
+        """Change the configuration of an object store, such as its ``ttl``.
 
-        To change single settings, start from the present configuration:
-        ``await js.update_object_store((await store.status()).config, ttl=60)``. If cancelled, the
-        store may have been updated.
+        With the name of the store, the settings that you do not give stay as they are. With a
+        configuration, all of its settings replace those of the store. Settings of the stream that
+        are not those of a store stay, too. If cancelled, the store may have been updated.
 
         :param config: a configuration, or the name of the bucket.
         :param options: fields of :class:`~trio_nats.objectstore.ObjectStoreConfig`; they override
@@ -58,7 +59,7 @@ class ObjectStoreManager(BaseJetStream):
     async def create_or_update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
-        """Create an object store, or replace its configuration if it exists.
+        """Create an object store, or update it if it exists, as :meth:`update_object_store` does.
 
         If cancelled, the store may have been created or updated.
 

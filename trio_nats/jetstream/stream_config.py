@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -31,6 +31,7 @@ __all__ = [
     "check_stream",
     "left_out",
     "required_level",
+    "with_changes",
 ]
 
 
@@ -90,6 +91,8 @@ class SubjectTransform(msgspec.Struct, frozen=True, kw_only=True):
     """The subjects to change, with or without wildcards; empty for all."""
     dest: str
     """The new subject; ``{{wildcard(1)}}`` stands for the token that the first ``*`` matched."""
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
 
 class RePublish(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +104,8 @@ class RePublish(msgspec.Struct, frozen=True, kw_only=True):
     """The subject to publish to, in the form of :attr:`SubjectTransform.dest`."""
     headers_only: bool = False
     """Whether to leave out the payload."""
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +118,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     preferred: str = ""
     """The name of the server that should become the leader. Only requests to elect a leader use it.
     """
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
 
 class ExternalStream(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +129,8 @@ class ExternalStream(msgspec.Struct, frozen=True, kw_only=True):
     """The prefix of the API there, such as ``$JS.hub.API``."""
     deliver: str = ""
     """The prefix of the subjects to which messages are delivered from there."""
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
     @classmethod
     def in_domain(cls, domain: str) -> ExternalStream:
@@ -141,6 +150,8 @@ class StreamConsumerSource(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the consumer."""
     deliver_subject: str = ""
     """The subject to which the consumer delivers."""
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
 
 class StreamSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +171,8 @@ class StreamSource(msgspec.Struct, frozen=True, kw_only=True):
     """Set this if the stream belongs to another domain or account."""
     consumer: StreamConsumerSource | None = None
     """The durable consumer to copy through; ``None`` for one that the server makes."""
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
 
 class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +182,8 @@ class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The longest ``inactive_threshold`` in seconds; 0 for no limit."""
     max_ack_pending: int = 0
     """The largest ``max_ack_pending``; 0 for no limit."""
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,10 +270,12 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """When to acknowledge a message; ``None`` for the default of the server."""
     allow_batched: bool = False
     """Allow fast batches (ADR-50; server 2.14 or later)."""
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
 
 class StreamOptions(TypedDict, total=False):
-    """The fields of :class:`StreamConfig`, except ``name``, as keywords."""
+    """The fields of :class:`StreamConfig`, except ``name`` and ``extra``, as keywords."""
 
     description: str
     subjects: Sequence[str]
@@ -342,6 +359,21 @@ _NEWER = (
     "allow_msg_schedules",
     "allow_batched",
 )
+
+
+def with_changes(present: StreamConfig, before: StreamConfig, after: StreamConfig) -> StreamConfig:
+    """Return ``present`` with what differs between ``before`` and ``after``."""
+    changes = {
+        name: getattr(after, name)
+        for name in StreamConfig.__struct_fields__
+        if getattr(before, name) != getattr(after, name)
+    }
+    changes.pop("duplicate_window", None)
+    changed = msgspec.structs.replace(present, **changes)
+    window = changed.duplicate_window
+    if changed.max_age and window is not None and window > changed.max_age:
+        return msgspec.structs.replace(changed, duplicate_window=changed.max_age)
+    return changed
 
 
 def left_out(asked: StreamConfig, told: StreamConfig) -> list[str]:

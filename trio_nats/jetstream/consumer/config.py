@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import msgspec
 
@@ -166,10 +166,12 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``idle_heartbeat``."""
     idle_heartbeat: Seconds = 0.0
     """Seconds of silence after which a push consumer sends a heartbeat; 0 for none."""
+    extra: Mapping[str, Any] = {}
+    """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
 
 class ConsumerOptions(TypedDict, total=False):
-    """The fields of :class:`ConsumerConfig`, except ``name``, as keywords."""
+    """The fields of :class:`ConsumerConfig`, except ``name`` and ``extra``, as keywords."""
 
     durable_name: str
     description: str
