@@ -1,1 +1,1 @@
-"""How fast trio_nats is, beside other clients: ``python -m benchmarks``. See README.md here."""
+"""Compare trio_nats with other clients: ``python -m benchmarks``. See README.md here."""

@@ -1,4 +1,4 @@
-"""Run scenarios, print a table, write JSON and a chart. README.md here says how to read it."""
+"""Run scenarios, print a table, and write JSON and a chart. README.md here explains the table."""
 
 from __future__ import annotations
 
@@ -25,17 +25,24 @@ def numbers(text: str) -> list[int]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--list", action="store_true", help="say which scenarios there are")
-    parser.add_argument("--scenarios", type=words, default=[], help="names or groups; default all")
-    parser.add_argument("--sizes", type=numbers, help="bytes of payload: only these, e.g. 16,1024")
+    parser.add_argument("--list", action="store_true", help="list the scenarios")
+    parser.add_argument("--scenarios", type=words, default=[], help="names or groups; default: all")
+    parser.add_argument(
+        "--sizes", type=numbers, help="only these payload sizes in bytes, e.g. 16,1024"
+    )
     parser.add_argument("--peers", type=words, default=list(PEERS), help=", ".join(PEERS))
-    parser.add_argument("--rounds", type=int, default=5, help="processes for each number")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long each run takes, about")
-    parser.add_argument("--messages", type=int, help="how many each run is, instead of --seconds")
+    parser.add_argument("--rounds", type=int, default=5, help="runs, each in a new process")
+    parser.add_argument("--seconds", type=float, default=1.0, help="approximate length of a run")
+    parser.add_argument("--messages", type=int, help="messages per run, instead of --seconds")
     parser.add_argument("--quick", action="store_true", help="one round of 0.2 seconds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs to this file")
     parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="needs matplotlib")
-    parser.add_argument("--from-json", type=Path, metavar="FILE", help="run nothing, draw this")
+    parser.add_argument(
+        "--from-json",
+        type=Path,
+        metavar="FILE",
+        help="draw the chart from this file, without running",
+    )
     options = parser.parse_args(argv)
     try:
         options.chosen = select(options.scenarios, options.sizes)
@@ -53,7 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 1 if a run of trio_nats failed, or one that is there to compare."""
+    """Return the exit code: 1 if a run of trio_nats or of a reference program failed."""
     options = parse(argv)
     if options.list:
         for scenario in SCENARIOS.values():
@@ -75,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     def report(row: list[Cell]) -> None:
         cells.extend(row)
         print("\n".join(table(row)), flush=True)
-        if options.json:  # after each scenario, so that an interrupted run leaves something
+        if options.json:  # after each scenario, so that an interrupted run has results
             text = json.dumps(document(plan, cells), indent=1)
             options.json.write_text(text + "\n", "utf-8")
 
@@ -85,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = [cell for cell in cells if cell.failure]
     for cell in failed:
         print(f"\n{cell.scenario.name}: {cell.peer.name} FAILED: {cell.failure}")
-    # Others may lose messages; that is worth a line in the table, not a red run of ours.
+    # Failures of other clients are reported in the table, but are not failures of ours.
     return 1 if any(cell.peer.ours for cell in failed) else 0
 
 

@@ -45,7 +45,7 @@ BATCH = 512
 
 
 class Client(Protocol):
-    """What is measured."""
+    """The operations that are measured."""
 
     async def publish(self, subject: str, payload: bytes) -> None: ...
     async def flush(self) -> None: ...
@@ -71,7 +71,7 @@ class Direct:
 
 
 class Portal:
-    """Trio in a thread. Every call is a task over there; both ways are batched."""
+    """Trio in a thread. Every call is a task there; calls and results are batched."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -123,7 +123,7 @@ class Portal:
         return (await future).unwrap()
 
     async def publish(self, subject: str, payload: bytes) -> None:
-        # An error (a bad subject, a closed connection) is the caller's to hear of: so it waits.
+        # Wait, because the caller must get errors such as an invalid subject.
         await self.call(self.nc.publish, subject, payload)
 
     async def flush(self) -> None:
@@ -148,7 +148,7 @@ class Portal:
 
         while count:
             for msg in await self.call(some):
-                # As every receive has to, for its scope may have been cancelled.
+                # As in every receive, because its scope may have been cancelled.
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 count -= 1
                 yield msg
@@ -203,7 +203,7 @@ async def measure(way: str, url: str) -> None:
 
 
 async def serve(url: str) -> None:
-    """The other side: echoes requests, and floods whoever asks for it."""
+    """The peer: echoes requests, and floods on request."""
     async with trio_nats.open_nats(url) as nc:
         async with nc.subscribe("echo") as echo, nc.subscribe("flood.start") as floods:
 

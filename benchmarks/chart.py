@@ -1,4 +1,4 @@
-"""The picture for the documentation, made from the JSON with matplotlib."""
+"""Draw the chart for the documentation from the JSON with matplotlib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-# What is no alternative to trio_nats stays out: the picture is about clients.
+# Leave out programs that are not clients.
 PEERS = {
     "trio_nats": "#2a6f97",
     "nats-py": "#e9c46a",
@@ -36,7 +36,7 @@ PER_ROW = 2
 
 
 class Result(TypedDict):
-    """What of a result matters here. ``min`` and ``max`` are there if ``median`` is."""
+    """The fields of a result used here. ``min`` and ``max`` exist if ``median`` does."""
 
     scenario: str
     group: str
@@ -49,7 +49,7 @@ class Result(TypedDict):
 
 
 def draw(path: Path, document: Document) -> None:
-    """Write an SVG: a panel for each group, bars from zero, whiskers from the worst to the best."""
+    """Write an SVG with a panel for each group. Whiskers show the worst and the best run."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -61,7 +61,7 @@ def draw(path: Path, document: Document) -> None:
     if not groups:
         raise ValueError("none of these scenarios has a place in the chart")
     rows = -(-len(groups) // PER_ROW)
-    # The same file from the same numbers, and text that stays text.
+    # Write the same file for the same numbers, with text as text.
     matplotlib.rcParams.update({"svg.hashsalt": "trio_nats", "svg.fonttype": "none"})
     figure, axes = pyplot.subplots(
         rows, PER_ROW, figsize=(12, 3.1 * rows + 0.9), squeeze=False, layout="constrained"
@@ -98,7 +98,7 @@ def _panel(panel: Axes, title: str, results: Sequence[Result]) -> None:
         for place, name in enumerate(scenarios):
             if name in mine and mine[name]["failure"]:
                 panel.text(place + shift, 0, " failed", rotation=90, ha="center", fontsize=7)
-        # Where there is no number there is a gap, not somebody else's bar.
+        # Leave a gap for a client without a number.
         places = [
             place
             for place, name in enumerate(scenarios)
@@ -127,7 +127,7 @@ def _panel(panel: Axes, title: str, results: Sequence[Result]) -> None:
 
 
 def _short(scenario: str) -> str:
-    """What tells a scenario from the others in its panel."""
+    """Return the label of a scenario within its panel."""
     kind, _, rest = scenario.partition("-")
     if kind == "request":
         return f"{rest} in flight"

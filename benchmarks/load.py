@@ -1,8 +1,8 @@
-"""The other end: processes that send or answer, so cheaply that the client is what is measured.
+"""Load generators: processes that send or reply with so little work that the client is measured.
 
-Blocking sockets, frames made beforehand, large reads and writes, and no parsing beyond a regular
-expression. ``python -m benchmarks.load feed|answer|ask SCENARIO --url URL`` says "ready" once it is
-subscribed, and ends with its count as JSON when it is told to stop.
+They use blocking sockets, prepared frames, large reads and writes, and parse with a regular
+expression only. ``python -m benchmarks.load feed|answer|ask SCENARIO --url URL`` prints "ready"
+once it has subscribed, and prints its count as JSON when it is stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["main", "stop"]
 
 READ = 256 * 1024
 BLOCK = 512 * 1024
-# A payload is x's, so no payload looks like one of these.
+# Payloads consist of x, so they never match these.
 _CONTROL = re.compile(rb"MSG bench\.control 1 \d+\r\n(\d+)\r\n")
 _REQUEST = re.compile(rb"MSG bench\.request 2 (\S+) \d+\r\n|MSG bench\.control 1 1\r\n(0)\r\n")
 _REPLIES = b"bench.replies"
@@ -36,7 +36,7 @@ class Address:
     ca: str | None = None
 
     def open(self) -> socket.socket:
-        """A socket that a NATS server greeted, encrypted if there is a certificate authority."""
+        """Return a socket on which INFO has been received, encrypted if ``ca`` is given."""
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         raw = socket.create_connection((parts.hostname, parts.port or 4222), timeout=30)
@@ -59,7 +59,7 @@ def _read_until(sock: socket.socket, end: bytes) -> bytes:
 
 
 class ServerConnection:
-    """A connection to the server, subscribed."""
+    """A connection to the server, with subscriptions."""
 
     def __init__(self, address: Address, *subscriptions: bytes) -> None:
         self._sock = address.open()
@@ -69,11 +69,11 @@ class ServerConnection:
         answer = _read_until(self._sock, b"PONG\r\n")
         if b"-ERR" in answer:
             raise ConnectionError(answer.decode())
-        # From now on it may take as long as the client takes; the runner knows when to give up.
+        # No timeout from now on, because the client may be slow. The runner has one.
         self._sock.settimeout(None)
 
     def read(self) -> bytes:
-        """What there is, at least a byte. Answers PINGs."""
+        """Receive at least one byte, and answer PINGs."""
         data = self._sock.recv(READ)
         if not data:
             raise ConnectionError("the server closed the connection of the load")
@@ -91,7 +91,7 @@ class ServerConnection:
 
 
 def feed(address: Address, scenario: Scenario) -> dict[str, int]:
-    """Send as many messages as the client lets it, to each subject in turn."""
+    """Send as many messages as the client grants, to each subject in turn."""
     frames = [_message(scenario, number) for number in range(scenario.subjects)]
     length = len(frames[0])
     copies = max(1, BLOCK // (length * len(frames)))
@@ -120,7 +120,7 @@ def _message(scenario: Scenario, number: int) -> bytes:
 
 
 def _grants(connection: ServerConnection, ready: bool = True) -> Iterator[int]:
-    """What the client asks for, until it is nothing."""
+    """Yield the numbers of messages that the client grants, until it stops the load."""
     if ready:
         _say_ready()
     pending = b""
@@ -164,7 +164,7 @@ def answer(address: Address, scenario: Scenario) -> dict[str, int]:
 
 
 def ask(address: Address, scenario: Scenario) -> dict[str, int]:
-    """Make as many requests as the client lets it, ``concurrency`` of them at a time."""
+    """Send as many requests as the client grants, ``concurrency`` at a time."""
     payload = b"x" * scenario.size
     frame = b"PUB %s %s %d\r\n%s\r\n" % (REQUEST.encode(), _REPLIES, len(payload), payload)
     frames = memoryview(frame * scenario.concurrency)
@@ -196,7 +196,7 @@ def _say_ready() -> None:
 
 
 def stop(url: str, ca: str | None = None) -> None:
-    """Tell the load to end."""
+    """Stop the load."""
     connection = ServerConnection(Address(url, ca))
     connection.send(b"PUB %s 1\r\n%s\r\nPING\r\n" % (CONTROL.encode(), STOP))
     connection.read()
@@ -211,8 +211,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("load", choices=LOADS)
     parser.add_argument("scenario", choices=SCENARIOS, metavar="scenario")
     parser.add_argument("--url", required=True)
-    parser.add_argument("--ca", help="PEM file; the connection is encrypted then")
-    parser.add_argument("--size", type=int, help="bytes of payload, if not the scenario's")
+    parser.add_argument("--ca", help="PEM file of the authority; enables TLS")
+    parser.add_argument("--size", type=int, help="payload size in bytes; default: the scenario's")
     options = parser.parse_args(argv)
     scenario = SCENARIOS[options.scenario]
     if options.size is not None:

@@ -1,4 +1,4 @@
-"""Who is compared, and whether it is installed here."""
+"""The clients to compare, and whether they are installed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["PEERS", "Peer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A client, or a client on another event loop."""
+    """A client, with its event loop."""
 
     name: str
     module: str
     loop: str = ""
     needs: tuple[str, ...] = ()
-    """Distributions that have to be installed."""
+    """Distributions that it needs."""
     imports: str = ""
-    """``BASE:MODULE``, for the time that importing takes."""
+    """``BASE:MODULE``, to measure the import time."""
     ours: bool = False
-    """Whether it is of this project, and so must not fail."""
+    """Whether it belongs to this project, so that its failure is an error."""
 
     def missing(self) -> str | None:
         """Why it cannot take part, if so."""
@@ -30,7 +30,7 @@ class Peer:
         return f"not installed: {', '.join(absent)}" if absent else None
 
     def arguments(self, scenario: Scenario) -> list[str]:
-        """What to run it with, or nothing where there is nothing to run."""
+        """Return the command line arguments to run it, or none if it cannot run this scenario."""
         if scenario.kind != "import_time":
             loop = ["--loop", self.loop] if self.loop else []
             return ["-m", f"benchmarks.clients.{self.module}", scenario.name, *loop]

@@ -1,4 +1,4 @@
-"""What came out: the table on the terminal, and the JSON file."""
+"""The table of results on the terminal, and the JSON file."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ DISTRIBUTIONS = ("trio", "msgspec", "nats-py", "nats-core", "natsrpy", "uvloop",
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A cell's runs in numbers: operations a second, or milliseconds."""
+    """The results of a cell: operations per second, or milliseconds."""
 
     median: float
     lowest: float
     highest: float
     cpu: float
-    """Microseconds of the client's processor time for each operation, the median."""
+    """Median CPU time of the client per operation, in microseconds."""
     extra: Mapping[str, float]
 
 
 def summarize(cell: Cell) -> Summary | None:
-    """``None`` for a cell without a number, be it that a single run of it failed."""
+    """Return the numbers of a cell, or ``None`` if one of its runs failed or it has none."""
     if not cell.runs or not cell.open:
         return None
     if cell.scenario.lower_is_better:
@@ -53,7 +53,7 @@ def summarize(cell: Cell) -> Summary | None:
 
 
 def ratio(cell: Cell, summary: Summary, reference: Summary) -> float:
-    """How many times better trio_nats is; below 1 it is worse."""
+    """Return how many times better trio_nats is; below 1 it is worse."""
     if cell.scenario.lower_is_better:
         return summary.median / reference.median
     return reference.median / summary.median
@@ -113,11 +113,11 @@ def table(cells: Sequence[Cell]) -> Iterable[str]:
 
 
 Document: TypeAlias = dict[str, object]
-"""What a JSON file holds."""
+"""The contents of a JSON file."""
 
 
 def document(plan: Plan, cells: Iterable[Cell]) -> Document:
-    """Everything, every run included."""
+    """Return all results, including every run."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),

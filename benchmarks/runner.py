@@ -1,4 +1,4 @@
-"""Runs scenarios: one server, and for each run a client and a load in processes of their own."""
+"""Run scenarios with one server. Each run has a client and a load in their own processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to run, how often and how long."""
+    """The scenarios and clients to run, how often and how long."""
 
     scenarios: Sequence[Scenario]
     peers: Sequence[Peer]
@@ -37,7 +37,7 @@ class Plan:
     messages: int | None
     """Instead of ``seconds``."""
     give_up: float = 90.0
-    """Seconds after which a run has failed: messages got lost, say."""
+    """Seconds after which a run counts as failed, for instance because messages were lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,11 @@ class Cell:
     unsupported: str | None = None
     failure: str | None = None
     sent_twice: int = 0
-    """Messages that the server got once more than they were published."""
+    """Number of messages that the server received twice."""
 
     @property
     def open(self) -> bool:
-        """Whether more runs make sense."""
+        """Whether to run it again."""
         return self.unsupported is None and self.failure is None
 
 
@@ -84,7 +84,7 @@ class Place:
         return ["--url", self.server.url, *(["--ca", self.ca] if self.ca else [])]
 
     async def messages_read(self) -> int:
-        """How many messages the server has got from clients so far."""
+        """Return the number of messages that the server has received from clients."""
         value = (await self.server.monitor("varz"))["in_msgs"]
         assert isinstance(value, int)
         return value
@@ -92,7 +92,7 @@ class Place:
 
 @asynccontextmanager
 async def open_places(scenarios: Sequence[Scenario]) -> AsyncIterator[dict[bool, Place]]:
-    """A server, and one with TLS if any scenario needs it."""
+    """Run a server, and one with TLS if a scenario needs it."""
     async with AsyncExitStack() as stack:
         places = {False: Place(await stack.enter_async_context(NatsServer()), None)}
         if any(scenario.tls for scenario in scenarios):
@@ -108,10 +108,10 @@ async def open_places(scenarios: Sequence[Scenario]) -> AsyncIterator[dict[bool,
 
 
 async def run_all(plan: Plan, report: Callable[[list[Cell]], None]) -> None:
-    """Run everything; ``report`` is called with all cells of a scenario once it is done.
+    """Run everything, and call ``report`` with all cells of each finished scenario.
 
-    The clients take turns within a round, so that whatever else the machine does hits them alike,
-    and every other round goes backwards, so that nobody always comes after the same one.
+    The clients take turns within a round, so that other load on the machine affects all of them.
+    Every other round runs in reverse order, so that no client always follows the same one.
     """
     async with open_places(plan.scenarios) as places:
         for scenario in plan.scenarios:
@@ -153,7 +153,7 @@ def take_answer(cell: Cell, answer: Mapping[str, object]) -> None:
     if twice and cell.peer.ours:
         cell.failure = f"{twice} messages were sent twice"
         return
-    # In others it is a fault too, but one that does not make them any quicker.
+    # For other clients it is only noted, because it does not make them faster.
     cell.sent_twice += twice
     count, seconds, cpu = (answer[name] for name in ("count", "seconds", "cpu_seconds"))
     extra = answer["extra"]
@@ -167,7 +167,7 @@ def take_answer(cell: Cell, answer: Mapping[str, object]) -> None:
 async def measure(
     plan: Plan, scenario: Scenario, arguments: Sequence[str], place: Place
 ) -> Mapping[str, object]:
-    """One run. Raises :exc:`RunFailed` unless all messages are where they belong."""
+    """Run a client once. Raises :exc:`RunFailed` if messages were lost."""
     how_long = ["--seconds", str(plan.seconds), "--size", str(scenario.size)]
     if plan.messages is not None:
         how_long += ["--messages", str(plan.messages)]
@@ -195,7 +195,7 @@ async def measure(
 
 
 async def check_published(place: Place, before: int, total: int) -> int:
-    """How many more messages the server got than were published; it counts a moment later."""
+    """Return how many messages the server received twice. Its counters lag a little."""
     read = -1
     for _ in range(40):
         read = await place.messages_read() - before
@@ -208,7 +208,7 @@ async def check_published(place: Place, before: int, total: int) -> int:
 
 
 def environment() -> dict[str, str]:
-    """As it is, but for variables that would send a client elsewhere, or have it compiled anew."""
+    """Return the environment without variables that would affect clients."""
     unwanted = {"NATS_URL", "PYTHONDONTWRITEBYTECODE"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
@@ -225,7 +225,7 @@ async def run_client(command: Sequence[str]) -> dict[str, object]:
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip()
         print(f"{' '.join(command)}\n{words}", file=sys.stderr)
-        last = words.splitlines()[-1] if words else "without a word"
+        last = words.splitlines()[-1] if words else "no output"
         raise RunFailed(f"exit code {done.returncode}: {last[:200]}")
     answer = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(answer, dict)
@@ -234,7 +234,7 @@ async def run_client(command: Sequence[str]) -> dict[str, object]:
 
 @asynccontextmanager
 async def run_load(command: Sequence[str]) -> AsyncIterator[trio.Process]:
-    """A load that is ready, and gone afterwards."""
+    """Run a load during the block, which begins when it is ready."""
     process = await trio.lowlevel.open_process(
         command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""What is measured. Every client and every load reads the same description."""
+"""The scenarios. All clients and loads use the same descriptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One thing to measure."""
+    """A measurement."""
 
     name: str
     group: str
@@ -27,24 +27,24 @@ class Scenario:
     title: str
     unit: str = "msg/s"
     size: int = 128
-    """Bytes of payload."""
+    """Payload size in bytes."""
     style: Style = "usual"
-    """How the user's code takes messages out. ``usual`` is ``async for`` or a callback, whichever
-    is quicker with this client."""
+    """How the user's code receives messages. ``usual`` is ``async for`` or a callback, whichever is
+    faster with this client."""
     headers: bool = False
     tls: bool = False
     subscriptions: int = 1
-    """How many the client has."""
+    """Number of subscriptions of the client."""
     subjects: int = 1
-    """On how many of them messages come, in turn; each has a task of its own."""
+    """Number of subscriptions that receive messages, in turn. Each has its own task."""
     burst: int = 0
-    """The client asks for so many messages at a time; otherwise the load is ahead of it."""
+    """Number of messages to request at a time. With 0 the load sends ahead of the client."""
     concurrency: int = 1
     """Requests in flight."""
     fixed: int | None = None
-    """How many operations a run is, where it is not a matter of how long they take."""
+    """Number of operations of a run, if it does not depend on their speed."""
     runs: int | None = None
-    """How many processes, where it is not a matter of ``--rounds``."""
+    """Number of runs, if it does not depend on ``--rounds``."""
 
     @property
     def lower_is_better(self) -> bool:
@@ -52,7 +52,7 @@ class Scenario:
 
     @property
     def load(self) -> Load | None:
-        """Which process beside server and client it needs."""
+        """The load that it needs, if any."""
         loads: dict[str, Load] = {
             "receive": "feed",
             "fan_in": "feed",
@@ -70,21 +70,21 @@ class Scenario:
 
     @property
     def window(self) -> int:
-        """How many messages the load may be ahead of the client.
+        """Maximum number of messages that the load may be ahead of the client.
 
-        Enough that the client always has work, and little enough that no client drops anything.
-        The smallest limit on what may be pending in a subscription that any of the clients has is
-        65,536 messages; that of the server on what may wait for a client is 64 MiB.
+        It is large enough that the client always has work, and small enough that no client drops
+        messages: the smallest limit of a subscription in any client is 65,536 messages, and the
+        server's limit for a client is 64 MiB.
         """
         return self.burst or min(32_000, 16 * MIB // (self.size + 64))
 
     @property
     def step(self) -> int:
-        """After how many messages the client lets the load send as many again."""
+        """Number of messages after which the client grants the load the same number again."""
         return self.burst or self.window // 4
 
     def with_size(self, size: int) -> Scenario:
-        """The same with another size of payload."""
+        """Return the scenario with another payload size."""
         return replace(self, size=size)
 
 
@@ -251,10 +251,10 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def select(names: Iterable[str], sizes: Iterable[int] | None = None) -> list[Scenario]:
-    """The scenarios of these names or groups, all if there are none, in their usual order.
+    """Return the scenarios with these names or groups, or all if there are none, in order.
 
-    ``sizes`` keeps those of these sizes, and leaves alone what is not about size. Raises
-    :exc:`ValueError` for a name that does not exist.
+    ``sizes`` selects payload sizes, and does not affect scenarios of a fixed size. Raises
+    :exc:`ValueError` for an unknown name.
     """
     wanted = set(names)
     known = {scenario.group for scenario in SCENARIOS.values()} | set(SCENARIOS)

@@ -1,19 +1,19 @@
-"""The subjects that clients and loads use, and what their frames look like."""
+"""The subjects and headers that clients and loads use."""
 
 from __future__ import annotations
 
 __all__ = ["CONTROL", "HEADER", "REQUEST", "SINK", "STOP", "feed_subject"]
 
 SINK = "bench.sink"
-"""Where ``publish`` goes. Nobody is subscribed: the server reads it and counts it."""
+"""Subject of ``publish``. It has no subscribers, so the server only counts the messages."""
 REQUEST = "bench.request"
 CONTROL = "bench.control"
-"""Where the client tells the load how many more messages it may send, as decimal digits."""
+"""Subject on which the client grants the load more messages, as a decimal number."""
 STOP = b"0"
-"""On :data:`CONTROL`: the load ends."""
+"""Payload on :data:`CONTROL` that stops the load."""
 HEADER = ("Bench-Number", "12345678")
 
 
 def feed_subject(number: int) -> str:
-    """All of the same length, so that all frames are."""
+    """Return a subject. All have the same length, so that all frames do."""
     return f"bench.feed.{number:05d}"

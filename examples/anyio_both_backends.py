@@ -21,7 +21,7 @@ async def serve(nc: Connection, *, task_status: TaskStatus[None]) -> None:
 
 
 async def collect(stream: ObjectReceiveStream[Msg]) -> None:
-    # A subscription is a stream like any other of anyio's.
+    # A subscription is an anyio stream.
     async for msg in stream:
         print(msg.subject, msg.data.decode())
 

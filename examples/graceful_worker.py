@@ -1,8 +1,8 @@
-"""A worker that loses no job when it is told to stop.
+"""A worker that finishes its jobs before it stops.
 
-On SIGTERM or SIGINT it drains its subscription: the server sends it no more jobs, the ones it has
-been sent are done and answered, and then it ends, with exit code 0. A second signal does not
-hurry it; SIGKILL does.
+On SIGTERM or SIGINT it drains its subscription: the server sends it no more jobs, it does and
+answers those that it has received, and then it exits with code 0. A second signal changes nothing;
+SIGKILL ends it at once.
 """
 
 import signal
@@ -20,7 +20,7 @@ async def do(job: bytes) -> bytes:
 
 
 async def work(jobs: Subscription) -> None:
-    # Ends when the subscription has been drained and nothing is left in it.
+    # Ends once the subscription is drained and all its messages have been received.
     async for msg in jobs:
         await msg.respond(await do(msg.data))
 
@@ -35,7 +35,7 @@ async def drain_when_told(nc: Connection, jobs: Subscription) -> None:
 
 
 async def main() -> None:
-    # Leaving the block sees to it that the server has the last answers.
+    # Leaving the block waits until the server has the last replies.
     async with open_nats(name="worker") as nc, nc.subscribe("jobs", queue="workers") as jobs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drain_when_told, nc, jobs)

@@ -27,7 +27,7 @@ async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
 async def lifespan(
     scope: LifespanScope, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    """Hypercorn runs this beside the requests, from before the first to after the last."""
+    """Hold the connection. Hypercorn runs this from before the first request to after the last."""
     await receive()  # lifespan.startup
     try:
         async with open_nats(name="web") as nc, trio.open_nursery() as nursery:
@@ -39,12 +39,12 @@ async def lifespan(
     except ConnectError as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
     else:
-        # By now all that was published is with the server.
+        # The server has received everything that was published.
         await send({"type": "lifespan.shutdown.complete"})
 
 
 async def greet(nc: Connection) -> None:
-    """The service that is asked; usually it would run somewhere else."""
+    """The service that replies. Usually it runs in another process."""
     async with nc.subscribe("greet", queue="greeters") as requests:
         async for msg in requests:
             await msg.respond(b"hello, " + msg.data)
@@ -57,13 +57,13 @@ async def handle(scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendC
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            return  # the client has gone
+            return  # the client has disconnected
         body += message["body"]
         more = message["more_body"]
     subject = scope["path"].strip("/").replace("/", ".")
     try:
         status, answer = 200, (await nc.request(subject, body, timeout=2)).data
-    except ValueError as error:  # not a subject, or too much
+    except ValueError as error:  # an invalid subject, or too much data
         status, answer = 400, str(error).encode()
     except NoRespondersError:
         status, answer = 404, b"nobody is listening there"

@@ -1,8 +1,8 @@
-"""A service of the NATS service API: endpoints with typed payloads that others can find and watch.
+"""A service with the NATS service API: endpoints with typed payloads, discovery and statistics.
 
 Try it with ``trio-nats request inventory.count apples``, ``trio-nats service ls`` and
-``trio-nats service stats inventory``. Start it twice and the instances share the work. On SIGTERM
-or SIGINT it takes no more requests, answers those it has, and ends.
+``trio-nats service stats inventory``. Start it twice to share the work between two instances. On
+SIGTERM or SIGINT it accepts no more requests, answers those it has, and exits.
 """
 
 import signal
@@ -29,7 +29,7 @@ class Receipt(msgspec.Struct):
 async def count(request: ServiceRequest) -> str:
     item = request.data.decode()
     if item not in STOCK:
-        # What the other side gets to see. Of any other exception it would be the type only.
+        # The client receives this error. Of any other exception it receives only the type.
         raise ServiceError(404, f"there are no {item}")
     return str(STOCK[item])
 
@@ -38,7 +38,7 @@ ORDER, RECEIPT = JSONCodec(Order), JSONCodec(Receipt)
 
 
 async def take(request: ServiceRequest) -> None:
-    order = request.decode(ORDER)  # A request that is no Order is answered by error 400.
+    order = request.decode(ORDER)  # If this fails, the reply is error 400.
     if STOCK.get(order.item, 0) < order.count:
         raise ServiceError(409, f"not enough {order.item}")
     STOCK[order.item] -= order.count
@@ -65,7 +65,7 @@ async def main() -> None:
         )
         group = service.group("inventory")
         await group.add_endpoint("count", count)
-        # Taking is done one by one, in order.
+        # One request at a time, in order.
         await group.add_endpoint("take", take, concurrency=1)
         async with service:
             nursery.start_soon(stop_on_signal, service)

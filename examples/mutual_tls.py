@@ -1,4 +1,4 @@
-"""Show a client certificate: ``python mutual_tls.py tls://host:4222 ca.pem cert.pem key.pem``.
+"""Present a client certificate: ``python mutual_tls.py tls://host:4222 ca.pem cert.pem key.pem``.
 
 ``cert.pem`` is the certificate followed by its intermediates, if there are any. The files are read
 again at every connect and reconnect, so renewing them needs no restart.

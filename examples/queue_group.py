@@ -1,4 +1,4 @@
-"""Share the work: each message of a queue group goes to one of its subscribers."""
+"""Share work: a queue group delivers each message to one of its subscribers."""
 
 import trio
 
@@ -14,7 +14,7 @@ async def worker(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     async with done, nc.subscribe("jobs", queue="workers") as jobs:
-        await nc.flush()  # the server knows of this subscription now
+        await nc.flush()  # now the server has processed the subscription
         task_status.started()
         async for job in jobs:
             await done.send(f"{name} did {job.data.decode()}")

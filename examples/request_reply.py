@@ -1,4 +1,4 @@
-"""Ask, and get an answer; or an error at once when nobody is there to give one."""
+"""Send requests and receive replies, or an immediate error if there is no responder."""
 
 import trio
 

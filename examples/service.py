@@ -1,7 +1,7 @@
-"""A service: a pool of workers on one subscription, stopped quickly by SIGINT or SIGTERM.
+"""A pool of workers on one subscription, which stops quickly on SIGINT or SIGTERM.
 
-On the signal it answers the requests it has begun, and ends. Those still waiting are dropped;
-``graceful_worker.py`` answers them too.
+On a signal it finishes the requests that are being handled, and drops those that are waiting.
+``graceful_worker.py`` answers these too.
 """
 
 import signal
@@ -21,7 +21,7 @@ async def handle(msg: Msg) -> None:
 
 async def work(requests: AsyncIterable[Msg]) -> None:
     async for msg in requests:
-        # Shielded, so that a request begun is a request answered.
+        # Shielded, so that every request that was begun is answered.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
             await handle(msg)
 
@@ -32,7 +32,7 @@ async def serve(nc: Connection, stop: trio.Event) -> None:
         trio.open_nursery() as nursery,
     ):
         for _ in range(WORKERS):
-            # Several tasks may take from one subscription: each request goes to one of them.
+            # Several tasks may receive from one subscription. Each request goes to one of them.
             nursery.start_soon(work, requests)
         await nc.flush()
         print("serving", flush=True)

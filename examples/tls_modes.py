@@ -1,4 +1,4 @@
-"""What each TLS mode makes of a server: ``python tls_modes.py nats://host:4222 [ca.pem]``."""
+"""Try each TLS mode with a server: ``python tls_modes.py nats://host:4222 [ca.pem]``."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""A work queue: jobs wait in a stream until a worker is done with them.
+"""A work queue: jobs stay in a stream until a worker has acknowledged them.
 
-A job that fails is tried again, a little later each time; one that is hopeless is given up.
+A failed job is redelivered after a growing delay; one that can never succeed is terminated.
 """
 
 import trio
@@ -39,11 +39,11 @@ async def work(name: str, stream: Stream, messages: Messages) -> None:
             print(f"{name}: job {msg.data.decode()} given up: {error}", flush=True)
             await msg.term(reason=str(error))
         else:
-            # Once the server confirms it, it is gone from the queue.
+            # Once the server confirms the acknowledgement, the job is removed.
             await msg.double_ack()
             print(f"{name}: job {msg.data.decode()} done", flush=True)
         if (await stream.refresh()).state.messages == 0:
-            await messages.drain()  # a real worker would go on, of course
+            await messages.drain()  # a real worker would continue
 
 
 async def main() -> None:
@@ -54,7 +54,7 @@ async def main() -> None:
         )
         await publish_jobs(js)
         consumer = await stream.create_consumer(durable_name="workers", ack_wait=30)
-        # Jobs take time, so few are asked for in advance: others may want some too.
+        # Jobs take time, so prefetch few, and leave the others to other workers.
         async with consumer.consume(max_messages=WORKERS) as messages:
             async with trio.open_nursery() as nursery:
                 for number in range(WORKERS):

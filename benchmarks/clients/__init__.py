@@ -1,1 +1,1 @@
-"""What is compared. Each module runs one scenario once, in a process of its own."""
+"""The clients to compare. Each module runs one scenario once, in its own process."""

@@ -1,4 +1,4 @@
-"""What the clients that need asyncio share."""
+"""Helpers for asyncio clients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_loop(run: Run, job: Job, meter: Meter) -> None:
 
 
 class Countdown:
-    """Counts messages down in callbacks; ``left`` may be below zero, for those that came early."""
+    """Counts messages down in callbacks. ``left`` is negative if messages arrive early."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -45,7 +45,7 @@ async def count_down(
     countdown: Countdown,
     grant_more: Callable[[bytes], Awaitable[object]],
 ) -> None:
-    """Measure messages that callbacks or tasks count down."""
+    """Measure receiving with callbacks or tasks that count down."""
 
     async def run(count: int) -> None:
         for grant, number in job.grants(count):
@@ -58,7 +58,7 @@ async def count_down(
 
 
 async def measure_requests(job: Job, meter: Meter, make: Callable[[], Awaitable[object]]) -> None:
-    """``make`` makes one request. The same workers for all clients."""
+    """Measure requests, each made by ``make``, with the same workers for all clients."""
     concurrency = job.scenario.concurrency
     latencies: list[float] = []
 

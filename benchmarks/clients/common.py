@@ -1,4 +1,4 @@
-"""What all clients share: their command line, the clocks, and the answer they print.
+"""Common code of all clients: the command line, the clocks, and the printed result.
 
 No event loop is imported here: ``Meter`` works under all of them.
 """
@@ -21,7 +21,7 @@ from ..scenarios import SCENARIOS, Scenario
 __all__ = ["Job", "Meter", "Scenarios", "Unsupported", "check_size", "percentile", "run_client"]
 
 PILOT = 0.15
-"""Seconds that warming up takes at least; it also tells how many operations a run will be."""
+"""Minimum seconds of the warm-up, which also determines the number of operations."""
 MOST = 20_000_000
 
 
@@ -31,7 +31,7 @@ class Unsupported(Exception):
 
 @dataclass
 class Job:
-    """What to run, and against which server."""
+    """The scenario, and the server to use."""
 
     scenario: Scenario
     url: str
@@ -45,7 +45,7 @@ class Job:
         self.payload = b"x" * self.scenario.size
 
     def grants(self, count: int) -> Iterator[tuple[bytes, int]]:
-        """In turn: what to tell the load (nothing if empty), and how many messages to take then."""
+        """Yield the grant for the load (empty for none) and the number of messages to receive."""
         window, step = self.scenario.window, self.scenario.step
         granted = min(window, count)
         grant = granted
@@ -57,7 +57,7 @@ class Job:
 
 
 class Meter:
-    """Measures one coroutine function that is given how many operations to do."""
+    """Measures a coroutine function that performs a given number of operations."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -78,7 +78,7 @@ class Meter:
         self.total += count
 
     async def _warm_up(self, run: Callable[[int], Awaitable[None]]) -> int:
-        """Returns how many operations the run should be."""
+        """Return the number of operations for the run."""
         job, multiple = self._job, self._job.scenario.multiple
         pilot = 20 if job.scenario.kind == "connect" else 500
         if job.messages is not None:
@@ -99,32 +99,32 @@ class Meter:
 
 
 def check_size(job: Job, data: bytes) -> None:
-    """The payload is the one that was asked for."""
+    """Check that the payload is the expected one."""
     if len(data) != job.scenario.size:
         raise RuntimeError(f"a payload of {len(data)} bytes, expected {job.scenario.size}")
 
 
 def percentile(values: list[float], share: float) -> float:
-    """``values`` are sorted. In microseconds, from seconds."""
+    """Return a percentile of sorted ``values`` in microseconds."""
     return values[min(len(values) - 1, int(len(values) * share))] * 1e6
 
 
 def note_latencies(meter: Meter, latencies: list[float]) -> None:
-    """What users feel, in microseconds."""
+    """Return latencies in microseconds."""
     latencies.sort()
     meter.extra["p50_us"] = percentile(latencies, 0.5)
     meter.extra["p99_us"] = percentile(latencies, 0.99)
 
 
 def resident() -> int:
-    """Bytes of memory that this process has, garbage collected."""
+    """Return the memory of this process in bytes, after a garbage collection."""
     gc.collect()
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def note_memory(meter: Meter, before: int) -> None:
-    """What each operation left behind. Where the system does not tell, nothing."""
+    """Return the memory growth per operation, or nothing if the system cannot tell."""
     if before:
         meter.extra["bytes_each"] = (resident() - before) / meter.count
 
@@ -145,11 +145,13 @@ def parse(argv: list[str] | None = None) -> Job:
     parser = argparse.ArgumentParser()
     parser.add_argument("scenario", choices=SCENARIOS, metavar="scenario")
     parser.add_argument("--url", required=True)
-    parser.add_argument("--ca", help="PEM file with the authority behind the server's certificate")
-    parser.add_argument("--size", type=int, help="bytes of payload, if not the scenario's")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long to measure, about")
-    parser.add_argument("--messages", type=int, help="exactly how many operations to measure")
-    parser.add_argument("--loop", default="", help="which event loop, or which way to be fast")
+    parser.add_argument("--ca", help="PEM file of the server's certificate authority")
+    parser.add_argument("--size", type=int, help="payload size in bytes; default: the scenario's")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="approximate length of the measurement"
+    )
+    parser.add_argument("--messages", type=int, help="exact number of operations")
+    parser.add_argument("--loop", default="", help="event loop or variant")
     options = parser.parse_args(argv)
     scenario = SCENARIOS[options.scenario]
     if options.size is not None:
@@ -158,7 +160,7 @@ def parse(argv: list[str] | None = None) -> Job:
 
 
 def run_client(run_loop: Callable[[Run, Job, Meter], None], scenarios: Scenarios) -> None:
-    """The whole of a client's process."""
+    """Run the process of a client."""
     job = parse()
     meter = Meter(job)
     answer: dict[str, object]
@@ -182,7 +184,7 @@ def run_client(run_loop: Callable[[Run, Job, Meter], None], scenarios: Scenarios
 
 
 def installed(distribution: str) -> str | None:
-    """Its version, or ``None``."""
+    """Return the installed version, or ``None``."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""How long importing a client takes, once its event loop's library is there."""
+"""Measure the import time of a client, without its event loop's library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Trio allows: a bare stream, frames made beforehand, no checks, no queues, no tasks.
+"""The limit of Trio: a bare stream, prepared frames, no checks, no queues, no tasks.
 
 ``--loop load`` reads the messages without looking at them, to show what server and load can do.
 """
@@ -53,7 +53,7 @@ async def read_until(stream: trio.abc.Stream, end: bytes) -> None:
         more = await stream.receive_some(READ)
         if not more:
             raise ConnectionError("the server closed the connection")
-        # What comes unasked is a PING, for the round-trip time; the answer is not waited for.
+        # Answer the server's PING, which measures the round-trip time.
         data = (data + more).removesuffix(b"PING\r\n")
 
 
@@ -84,11 +84,11 @@ async def publish(job: Job, meter: Meter) -> None:
 
 Handle = Callable[[list[bytes], bytes], None]
 Take = Callable[[int], Awaitable[int]]
-"""Takes so many messages at least, and returns how many more it were."""
+"""Receives at least this many messages, and returns how many more it received."""
 
 
 class Reader:
-    """Reads, finds the frames, and hands each to the one who has its number."""
+    """Reads frames, and passes each to the handler of its subscription ID."""
 
     def __init__(self, stream: trio.abc.Stream, handlers: dict[bytes, Handle]) -> None:
         self._stream = stream
@@ -101,7 +101,7 @@ class Reader:
         return -count
 
     async def read(self) -> int:
-        """Read once; returns how many messages came."""
+        """Read once, and return the number of messages."""
         more = await self._stream.receive_some(READ)
         if not more:
             raise ConnectionError("the server closed the connection")
@@ -129,7 +129,7 @@ class Reader:
 
 
 def drop_bytes(job: Job, stream: trio.abc.Stream) -> Take:
-    """Messages are counted by their length alone."""
+    """Count messages by their length only."""
     length = len(pub(feed_subject(0), job.payload)) + len("MSG  1") - len("PUB ")
     rest = 0
 
@@ -140,7 +140,7 @@ def drop_bytes(job: Job, stream: trio.abc.Stream) -> Take:
             data = await stream.receive_some(READ)
             if not data:
                 raise ConnectionError("the server closed the connection")
-            # Only what comes unasked can stand between two messages.
+            # Only a PING can stand between two messages.
             rest += len(data)
         surplus, rest = divmod(rest - wanted, length)
         return surplus
@@ -214,7 +214,7 @@ async def respond(job: Job, meter: Meter) -> None:
 
 
 class Requests:
-    """Requests from many tasks, written together by one and read by another."""
+    """Requests of many tasks, written together by one task and read by another."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream

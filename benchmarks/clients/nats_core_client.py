@@ -71,7 +71,7 @@ async def receive(job: Job, meter: Meter) -> None:
     style = job.scenario.style
     if style == "batches":
         raise Unsupported("no batches")
-    # Its callbacks come on top: the messages still have to be taken out.
+    # Callbacks are additional: messages must still be received.
     take = take_call if style == "call" else take_for
     if job.scenario.headers:
         take = take_headers

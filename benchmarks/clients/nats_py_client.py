@@ -82,7 +82,7 @@ async def receive(job: Job, meter: Meter) -> None:
 
 
 async def receive_callback(job: Job, meter: Meter) -> None:
-    """As its documentation does; it runs a task for each subscription."""
+    """As in its documentation; it runs a task per subscription."""
     scenario = job.scenario
     countdown = Countdown()
     name, value = HEADER
@@ -114,7 +114,7 @@ async def request(job: Job, meter: Meter) -> None:
 
 
 async def respond(job: Job, meter: Meter) -> None:
-    """With a callback, as its documentation does."""
+    """With a callback, as in its documentation."""
     payload = job.payload
     countdown = Countdown()
 

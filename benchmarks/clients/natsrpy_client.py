@@ -51,7 +51,7 @@ async def publish(job: Job, meter: Meter) -> None:
     payload, headers = job.payload, dict([HEADER])
     async with connect(job) as nc:
         round_trip = await make_round_trip(nc)
-        # The round trip is a message, too.
+        # The round trip is a message too.
         meter.total += 1
 
         async def plain(count: int) -> None:
@@ -116,7 +116,7 @@ async def receive_callback(job: Job, meter: Meter) -> None:
 
     count = count_headers if job.scenario.headers else count_one
     async with connect(job) as nc:
-        # It ends when nobody holds it any more.
+        # It ends when it is no longer referenced.
         sub = await nc.subscribe(feed_subject(0), count).detatch()
         await (await make_round_trip(nc))()
         await count_down(job, meter, countdown, lambda grant: nc.publish(CONTROL, grant))

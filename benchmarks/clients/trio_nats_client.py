@@ -78,7 +78,7 @@ async def take_call(job: Job, sub: Subscription, count: int) -> int:
 
 
 async def take_batches(job: Job, sub: Subscription, count: int) -> int:
-    """Returns how many messages more than asked for the last batch had."""
+    """Return how many messages the last batch had beyond the requested number."""
     batches = cast("Callable[[], AsyncIterable[list[Msg]]]", find_batches(sub))
     async for batch in batches():
         for msg in batch:
@@ -148,7 +148,7 @@ async def fan_in(job: Job, meter: Meter) -> None:
             for grant, number in job.grants(count):
                 more = trio.Event()
                 left += number
-                if left <= 0:  # they have come already
+                if left <= 0:  # they have arrived already
                     more.set()
                 if grant:
                     await nc.publish(CONTROL, grant)
