@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from sphinx.addnodes import pending_xref
 from sphinx.ext.napoleon import GoogleDocstring
 
 import trio_nats.anyio
@@ -36,8 +38,6 @@ nitpick_ignore_regex = [
     # In a docstring of Trio's.
     ("py:class", "ReceiveChannel"),
 ]
-# "ConnectionLostError" is that of trio_nats, not that of trio_nats.anyio, which derives from it.
-suppress_warnings = ["ref.python"]
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3/", "inventories/python.inv"),
     "trio": ("https://trio.readthedocs.io/en/stable/", "inventories/trio.inv"),
@@ -92,12 +92,24 @@ def hide_constructor(app, what, name, obj, options, signature, return_annotation
     return None
 
 
+def look_up_exactly(app, doctree):
+    """Resolve names in the module and class that they are written in.
+
+    For annotations and the fields of docstrings, Sphinx takes any name that ends so: for ``bytes``
+    also ``PendingLimits.bytes``, and for ``ConnectionLostError`` also that of another module.
+    """
+    for node in doctree.findall(pending_xref):
+        if node.get("refdomain") == "py":
+            node.attributes.pop("refspecific", None)
+
+
 def find_public_name(app, env, node, contnode):
     """Let ``Msg``, ``Msg.respond`` and ``trio_nats.message.Msg`` lead to the same section."""
-    if node.get("refdomain") != "py":
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or hasattr(builtins, target):
         return None
     # What has a base apart is for users the class that has it all.
-    parts = node.get("reftarget", "").replace("BaseConnection", "Connection").split(".")
+    parts = target.replace("BaseConnection", "Connection").split(".")
     if TYPE_VARIABLE.fullmatch(parts[-1]):
         return contnode
     domain = env.domains["py"]
@@ -105,7 +117,8 @@ def find_public_name(app, env, node, contnode):
         tail = ".".join(parts[-size:])
         names = [f"{module}.{tail}" for module in PUBLIC_MODULES]
         names += [name for name in domain.objects if name.endswith(f".{tail}")]
-        for name in names:
+        # Outside of trio_nats.anyio, "ConnectionLostError" is not the one of that module.
+        for name in sorted(names, key=lambda name: name.startswith("trio_nats.anyio.")):
             if name in domain.objects:
                 return domain.resolve_xref(
                     env, node["refdoc"], app.builder, "obj", name, node, contnode
@@ -116,5 +129,6 @@ def find_public_name(app, env, node, contnode):
 def setup(app):
     app.connect("autodoc-process-docstring", read_google_style)
     app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("doctree-read", look_up_exactly)
     # Before intersphinx, which would look for it in the documentation of others.
     app.connect("missing-reference", find_public_name, priority=400)
