@@ -4,6 +4,11 @@ A public name, and each of its methods and properties, has a docstring. That of 
 has a ``:param x:`` for each parameter, or "The parameters are those of" another one. That of a
 class documents the arguments of its constructor so, or below each field. That of an asynchronous
 method says what happens if it is cancelled.
+
+What a function or method returns is documented with ``:returns:``, and what it raises with
+``:raises X:``, for X or a base of it; see :mod:`tests.support.raised_errors`. It may also say that
+it "raises what :meth:`x` raises", and the docstring of its class may name an error that all methods
+share.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +28,7 @@ import pytest
 
 import trio_nats
 from tests.support.public_objects import has_public_constructor, public_objects
+from tests.support.raised_errors import raised_errors
 
 # Modules whose docstrings do not hold yet.
 EXEMPT = frozenset({})
@@ -61,6 +67,17 @@ def own_doc(cls: type, name: str) -> str | None:
     return None
 
 
+def class_docs(cls: type) -> str:
+    """The docstrings of the public classes that have the methods of a class.
+
+    With those of the classes that they refer to, as in "raise those of :class:`JetStream`".
+    """
+    classes = {one.__name__: one for one in PUBLIC.values() if inspect.isclass(one)}
+    docs = " ".join(str(one.__doc__) for one in classes.values() if cls in one.__mro__)
+    others = re.findall(r"(?:those|methods)\s+of\s+:class:`(\w+)`", docs)
+    return docs + " ".join(str(classes[name].__doc__) for name in others)
+
+
 def parameters(function: object) -> list[str]:
     signature = inspect.signature(function)  # type: ignore[arg-type]
     return [name for name in signature.parameters if not name.startswith("_")]
@@ -85,6 +102,26 @@ def missing_in_function(label: str, function: object, doc: str | None) -> Iterat
             yield f"{label} has no :param {name}:"
     if is_async(function) and "cancelled" not in doc:
         yield f"{label} does not say what happens if it is cancelled"
+    if returns_value(function) and ":returns:" not in doc and not elsewhere:
+        yield f"{label} has no :returns:"
+
+
+def returns_value(function: object) -> bool:
+    function = inspect.unwrap(function)  # type: ignore[arg-type]
+    annotation = inspect.signature(function).return_annotation
+    return annotation not in ("None", "NoReturn")
+
+
+def missing_errors(label: str, raised: Iterable[type], doc: str, shared: str) -> Iterator[str]:
+    """Errors that are neither in a docstring nor in those of the classes that share a method."""
+    documented = set(re.findall(r":raises ~?(?:\w+\.)*(\w+):", doc))
+    documented |= set(re.findall(r":exc:`~?(?:\w+\.)*(\w+)`", shared))
+    text = " ".join(doc.split())
+    elsewhere = re.search(r"[Rr]aises? (also )?(what|the (errors|exceptions) of)", text)
+    for error in raised:
+        names = {base.__name__ for base in error.__mro__} - {"Exception", "BaseException"}
+        if not elsewhere and not names & documented:
+            yield f"{label} has no :raises {error.__name__}:"
 
 
 def documented_fields(cls: type, tree: ast.Module) -> set[str]:
@@ -132,19 +169,29 @@ def missing(module: ModuleType) -> Iterator[str]:
             continue
         if not inspect.isclass(value):
             yield from missing_in_function(node.name, value, value.__doc__)
+            raised = raised_errors(value, None)
+            yield from missing_errors(node.name, raised, value.__doc__ or "", "")
             continue
         if not value.__doc__ or "__doc__" not in vars(value):
             yield f"{node.name} has no docstring"
             continue
         if id(value) in PUBLIC:
             yield from missing_in_constructor(value, tree)
+            if has_public_constructor(value) and not issubclass(value, Exception):
+                for name in vars(value).keys() & {"__init__", "__post_init__"}:
+                    raised = raised_errors(vars(value)[name], value)
+                    yield from missing_errors(node.name, raised, value.__doc__, "")
+        shared = class_docs(value)
         for name, member in vars(value).items():
             if name.startswith("_"):
                 continue
             label = f"{node.name}.{name}"
             member = getattr(member, "__func__", member)
             if inspect.isfunction(member):
-                yield from missing_in_function(label, member, own_doc(value, name))
+                doc = own_doc(value, name)
+                yield from missing_in_function(label, member, doc)
+                raised = raised_errors(member, value)
+                yield from missing_errors(label, raised, doc or "", shared)
             elif isinstance(member, property) and not own_doc(value, name):
                 yield f"{label} has no docstring"
 

@@ -34,9 +34,10 @@ class Encoder(Protocol[T_contra]):
     """Encodes values as payloads."""
 
     def encode(self, value: T_contra, /) -> Payload:
-        """Return the payload. An exception becomes an :exc:`EncodeError`.
+        """Encode a value. An exception becomes an :exc:`EncodeError`.
 
         :param value: the value to encode.
+        :returns: the payload.
         """
         ...
 
@@ -45,9 +46,10 @@ class Decoder(Protocol[T_co]):
     """Decodes payloads into values."""
 
     def decode(self, data: bytes, /) -> T_co:
-        """Return the value. An exception becomes a :exc:`DecodeError`.
+        """Decode a payload. An exception becomes a :exc:`DecodeError`.
 
         :param data: the payload.
+        :returns: the value.
         """
         ...
 
@@ -64,9 +66,10 @@ class BytesCodec:
     """
 
     def encode(self, value: bytes | bytearray | memoryview, /) -> bytes:
-        """Return the value as ``bytes``.
+        """Turn a bytes-like object into ``bytes``.
 
         :param value: any bytes-like object.
+        :returns: its bytes.
         :raises TypeError: if it is not bytes-like.
         """
         if not isinstance(value, (bytes, bytearray, memoryview)):
@@ -77,6 +80,7 @@ class BytesCodec:
         """Return the payload itself.
 
         :param data: the payload.
+        :returns: the payload.
         """
         return data
 
@@ -92,9 +96,10 @@ class TextCodec:
     """
 
     def encode(self, value: str, /) -> bytes:
-        """Return the text as UTF-8.
+        """Encode a text.
 
         :param value: the text.
+        :returns: the text as UTF-8.
         :raises TypeError: if it is not a ``str``.
         """
         if not isinstance(value, str):
@@ -102,9 +107,10 @@ class TextCodec:
         return value.encode()
 
     def decode(self, data: bytes, /) -> str:
-        """Return the decoded text.
+        """Decode a text.
 
         :param data: the payload.
+        :returns: the text.
         :raises UnicodeDecodeError: if it is not valid UTF-8.
         """
         return data.decode()
@@ -130,16 +136,18 @@ class _MsgspecCodec(Generic[T]):
             raise ConfigurationError(f"{self!r}: {error}") from error
 
     def encode(self, value: T, /) -> bytes:
-        """Return the encoded value.
+        """Encode a value.
 
         :param value: the value to encode.
+        :returns: the payload.
         """
         return self._encode(value)
 
     def decode(self, data: bytes, /) -> T:
-        """Return the decoded value, validated against the type.
+        """Decode a payload, and validate the value against the type.
 
         :param data: the payload.
+        :returns: the value.
         """
         return self._decode(data)
 

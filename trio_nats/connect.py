@@ -139,7 +139,9 @@ def open_nats(
         and credentials that would exceed it are refused at the call. Default: 4096.
     :param websocket: headers and compression for ``ws://`` and ``wss://`` servers, see
         :class:`WebSocketOptions`.
+    :returns: a context manager that gives the connection.
     :raises ConfigurationError: at the call, if an option is invalid or the context does not exist.
+    :raises InvalidSubjectError: at the call, if ``inbox_prefix`` is not allowed.
     :raises CredentialsError: on entering, if ``auth`` cannot be used.
     :raises ConnectError: on entering, if no server could be connected to; it has an entry for each
         attempt.

@@ -186,7 +186,7 @@ class BaseConnection:
         Nothing is sent until other tasks get to run, so a loop that publishes many messages should
         have a checkpoint now and then.
 
-        The parameters are those of :meth:`publish`, which also lists further errors.
+        The parameters are those of :meth:`publish`. It also raises what :meth:`publish` raises.
 
         :raises OutboxFullError: if ``outbox_size`` bytes are waiting to be sent. It is a
             :exc:`trio.WouldBlock`.

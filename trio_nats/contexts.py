@@ -137,6 +137,7 @@ class Context:
 
         A token may be combined with another kind, and both are sent.
 
+        :returns: the credentials, or ``None``.
         :raises ConfigurationError: if there is more than one other kind, or if another program
             would be needed to read them.
         :raises CredentialsError: if the credentials are malformed.
@@ -173,6 +174,7 @@ class Context:
     def tls(self) -> TLSOptions | None:
         """Return the TLS options of the context, or ``None`` if it has none.
 
+        :returns: the options, or ``None``.
         :raises ConfigurationError: if it names a Windows certificate store, which is not supported,
             or if options contradict each other.
         """
@@ -303,8 +305,9 @@ def load_context(context: ContextLike | None = None) -> Context:
 
 
 def list_contexts() -> list[str]:
-    """Return the names of all contexts, sorted. Empty files are left out.
+    """List all contexts. Empty files are left out.
 
+    :returns: their names, sorted.
     :raises ConfigurationError: if the directory of contexts cannot be read.
     """
     try:

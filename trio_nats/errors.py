@@ -156,9 +156,10 @@ class ConnectError(NatsError, OSError):
         super().__init__(text)
 
     def errors(self, kind: type[_E]) -> Iterator[_E]:
-        """Yield the errors of the attempts that are instances of a class, in order.
+        """Iterate over the errors of the attempts that are instances of a class, in order.
 
-        :param kind: the class of exceptions to yield, subclasses included.
+        :param kind: the class of exceptions, subclasses included.
+        :returns: an iterator over the errors.
         """
         for attempt in self.attempts:
             if isinstance(attempt.error, kind):

@@ -77,26 +77,34 @@ class Headers(MutableMapping[str, str]):
         self._append((_check_name(name), _check_value(name, value)))
 
     def get_all(self, name: str) -> list[str]:
-        """Return all values of a name in order; an empty list if there are none.
+        """Return all values of a name.
 
         :param name: the name, in its exact case.
+        :returns: the values in order; an empty list if there are none.
         """
         return [self._value(place) for place in self._places().get(name, ())]
 
     def get_ignoring_case(self, name: str) -> str | None:
-        """Return the first value of a name in any case, or ``None``.
+        """Return the first value of a name in any case.
 
         :param name: the name, in any case.
+        :returns: the value, or ``None`` if there is none.
         """
         wanted = name.lower()
         return next((value for key, value in self.pairs() if key.lower() == wanted), None)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return all (name, value) pairs, in the order in which they were received or added."""
+        """Return all headers.
+
+        :returns: (name, value) pairs, in the order in which they were received or added.
+        """
         return [pair for pair in self._pairs if pair is not None]
 
     def copy(self) -> Headers:
-        """Return an independent copy."""
+        """Copy the headers.
+
+        :returns: an independent copy.
+        """
         return Headers(self)
 
     def clear(self) -> None:
@@ -104,8 +112,9 @@ class Headers(MutableMapping[str, str]):
         self._pairs, self._index, self._holes, self._start = [], None, 0, 0
 
     def popitem(self) -> tuple[str, str]:
-        """Remove the last name with all its values; return it and its first value.
+        """Remove the last name with all its values.
 
+        :returns: the name and its first value.
         :raises KeyError: if there are no headers.
         """
         places = self._places()

@@ -261,7 +261,10 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         return construct(Replies, self._host, replies, self)
 
     def new_inbox(self) -> str:
-        """Return a new unique subject, to subscribe to and to publish with as ``reply``."""
+        """Return a new unique subject, to subscribe to and to publish with as ``reply``.
+
+        :returns: the subject, which begins with the connection's ``inbox_prefix``.
+        """
         return self._trio.new_inbox()
 
     # --- the connection itself -------------------------------------------------------------------
@@ -297,6 +300,7 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
 
         :param buffer: number of events that may wait to be received. If there are more, the oldest
             are dropped. Default: 256.
+        :returns: the events, to be entered with ``async with``.
         """
         return construct(Events, self._host, self._trio.events(buffer=buffer))
 

@@ -68,6 +68,7 @@ class _ReceiveStream(ObjectReceiveStream[_T_co], NeedsAsyncWith, Generic[_T_co])
     async def receive(self) -> _T_co:
         """Wait for the next item. If cancelled, it stays for the next task that receives.
 
+        :returns: the item.
         :raises anyio.EndOfStream: if there will be no more; this ends an ``async for``.
         :raises anyio.ClosedResourceError: if this stream or the connection is closed.
         """
@@ -87,6 +88,7 @@ class _MessageStream(_ReceiveStream[Msg]):
     async def receive(self) -> Msg:
         """Wait for the next message. If cancelled, it stays for the next task that receives.
 
+        :returns: the message.
         :raises anyio.EndOfStream: if there will be no more; this ends an ``async for``.
         :raises anyio.ClosedResourceError: if this stream or the connection is closed.
         :raises ConnectionLostError: if the connection is gone for good.

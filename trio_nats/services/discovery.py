@@ -90,6 +90,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
 
         :param name: the name of a service. Default: all services.
         :param id: the ID of an instance, together with ``name``. Default: all instances.
+        :returns: the identity of each instance, and its round-trip time.
         """
         answers = await self._ask("PING", name, id, ServicePing)
         return [msgspec.structs.replace(one, rtt=rtt) for one, rtt in answers]
@@ -101,6 +102,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
 
         :param name: the name of a service. Default: all services.
         :param id: the ID of an instance, together with ``name``. Default: all instances.
+        :returns: the description of each instance.
         """
         return [one for one, _ in await self._ask("INFO", name, id, ServiceInfo)]
 
@@ -111,6 +113,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
 
         :param name: the name of a service. Default: all services.
         :param id: the ID of an instance, together with ``name``. Default: all instances.
+        :returns: the statistics of each instance.
         """
         return [one for one, _ in await self._ask("STATS", name, id, ServiceStats)]
 

@@ -120,7 +120,10 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         return self._under_way
 
     def info(self) -> EndpointInfo:
-        """Return its part of the answer to an INFO request."""
+        """Describe the endpoint.
+
+        :returns: its part of the answer to an INFO request.
+        """
         return EndpointInfo(
             name=self._name,
             subject=self.subject,
@@ -132,6 +135,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         """Return its statistics.
 
         :param data: the value of ``data`` in them. Default: none.
+        :returns: its part of the answer to a STATS request.
         """
         requests = self._requests
         return EndpointStats(

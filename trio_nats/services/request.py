@@ -24,6 +24,7 @@ def service_error(reply: Msg) -> ServiceError | None:
     """Return the error in the reply of a service, or ``None`` if it is not an error.
 
     :param reply: a reply, such as a :class:`Msg`.
+    :returns: the error, or ``None``.
     """
     headers = reply.headers
     description, code = headers.get(_ERROR), headers.get(_CODE)
@@ -42,6 +43,7 @@ def check_reply(reply: Msg) -> Msg:
     b'3'
 
     :param reply: a reply, such as a :class:`Msg`.
+    :returns: the reply itself.
     :raises ServiceError: if the reply is an error.
     """
     error = service_error(reply)

@@ -156,7 +156,10 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         return self._stopped.is_set()
 
     def info(self) -> ServiceInfo:
-        """Return the answer to an INFO request."""
+        """Describe the service and its endpoints.
+
+        :returns: the answer to an INFO request.
+        """
         return ServiceInfo(
             name=self._name,
             id=self._id,
@@ -167,7 +170,10 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         )
 
     def stats(self) -> ServiceStats:
-        """Return the answer to a STATS request."""
+        """Return the statistics of all endpoints.
+
+        :returns: the answer to a STATS request.
+        """
         return ServiceStats(
             name=self._name,
             id=self._id,

@@ -150,6 +150,7 @@ class NatsCluster(NeedsAsyncWith):
 
         :param changes: options that differ from those of the other servers.
         :returns: the server.
+        :raises ConfigurationError: if options contradict each other, or ``cluster`` is among them.
         :raises ServerStartError: as on entering.
         :raises ServerWaitError: as on entering; the server is part of the cluster nevertheless.
         :raises RuntimeError: outside of the ``async with`` block.

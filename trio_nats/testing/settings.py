@@ -83,6 +83,8 @@ class ServerWebSocket:
     :param port: the port to listen on. Default: a free one.
     :param tls: TLS settings for ``wss://``. Default: none, for ``ws://``.
     :param compression: whether to accept compression. Default: false.
+    :raises ConfigurationError: if ``port`` is out of range, or ``tls`` has ``allow_non_tls`` or
+        ``handshake_first``.
     """
 
     port: int | None = None
@@ -106,6 +108,7 @@ class ServerCluster:
     :param port: the port for routes from other servers. Default: a free one.
     :param routes: URLs of other servers, such as ``"nats://127.0.0.1:6222"``. The server's own URL
         may be among them.
+    :raises ConfigurationError: if ``port`` is out of range.
     """
 
     name: str

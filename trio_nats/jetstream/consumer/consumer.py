@@ -265,6 +265,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :param min_ack_pending: receive only if at least this number of messages is unacknowledged.
         :param priority: from 0 to 9; lower numbers are served first.
         :returns: the message.
+        :raises ConfigurationError: if an argument is invalid, or this is a push consumer.
         :raises RequestTimeoutError: if no message arrived within ``timeout``.
         :raises ConsumerDeletedError: if the consumer was deleted.
         :raises PullError: if the server refuses for another reason.
@@ -317,6 +318,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :param min_ack_pending: receive only if at least this number of messages is unacknowledged.
         :param priority: from 0 to 9; lower numbers are served first.
         :returns: the messages.
+        :raises ConfigurationError: if an argument is invalid, or this is a push consumer.
         :raises RequestTimeoutError: if there is no connection to request them over.
         :raises ConsumerDeletedError: if the consumer was deleted.
         :raises PullError: if the server refuses for another reason.

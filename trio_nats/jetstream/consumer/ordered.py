@@ -263,6 +263,9 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
         :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
         :param no_wait: return what is available at the moment. Default: false.
         :returns: the messages.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises RequestTimeoutError: if no message arrived, and there is no connection.
+        :raises StreamNotFoundError: if the stream does not exist.
         """
         check_flag("no_wait", no_wait)
         if max_messages is not None:
