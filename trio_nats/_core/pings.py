@@ -1,9 +1,9 @@
 """PINGs, and how a session notices that its server is gone.
 
 Theory of operation. PONGs carry no data, so the oldest unanswered PING is the one that a PONG
-answers. :class:`Pings` keeps them in order. Two things use them: whoever needs to know that the
-server has processed everything sent so far (``flush``, draining, a handover), and
-:func:`ping_until_unresponsive`, which finds a dead connection that TCP has not reported.
+answers. :class:`Pings` keeps them in order. They serve two purposes. ``flush``, draining and a
+handover wait for a PONG, because the server sends it when it has processed everything before the
+PING. :func:`ping_until_unresponsive` detects a dead connection that TCP has not reported.
 
 That loop sends a PING at every interval and gives up after ``max_pings_out`` in a row without a
 sign of the peer. A PONG is not the only sign. A server that is busy sending, or that has yet to

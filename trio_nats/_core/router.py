@@ -110,9 +110,9 @@ class Router:
         sink = self.sinks.pop(sid, None)
         if sink is not None:
             key = (sink._raw_subject, sink._raw_queue)
-            alike = self._by_subject[key]
-            del alike[sid]
-            if not alike:
+            sids = self._by_subject[key]
+            del sids[sid]
+            if not sids:
                 del self._by_subject[key]
             self.unstall(sink)
         return sink

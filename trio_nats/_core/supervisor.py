@@ -214,8 +214,8 @@ class Supervisor(MoveCallbacks):
 
     def _note_lost(self, session: Session) -> None:
         server, peer, reason = session.connection.server, session.connection.peer, session.reason
-        lived = trio.current_time() - self._session_began
-        self.pool.lost(server, peer, soon=lived < self.settings.reconnect.max_wait)
+        lasted = trio.current_time() - self._session_began
+        self.pool.lost(server, peer, soon=lasted < self.settings.reconnect.max_wait)
         if peer is not None:
             self._history.addresses.failed(server, peer)
         self.outbox.remove_commands()

@@ -134,13 +134,13 @@ async def probe(
     :param only_tls: stop after the handshake, without waiting for INFO inside TLS.
     :param info_timeout: maximum number of seconds to wait for INFO.
     """
-    nobody = replace(server, user=None, password=None, token=None)
-    connector = _Probe(nobody, replace(settings, auth=None), _NoPublisher(), ConnectHistory())
+    anonymous = replace(server, user=None, password=None, token=None)
+    connector = _Probe(anonymous, replace(settings, auth=None), _NoPublisher(), ConnectHistory())
     connector.only_tls, connector.info_timeout = only_tls, info_timeout
     connection: ServerConnection | None = None
     error: Exception | None = None
     try:
-        connection = await run_connector(connector, nobody, settings)
+        connection = await run_connector(connector, anonymous, settings)
         await trio.aclose_forcefully(connection.stream)
     except AttemptFailed as failed:
         error = failed.attempt.error
