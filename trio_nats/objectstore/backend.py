@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 import trio
 
 from ..errors import RequestTimeoutError
+from ..jetstream.consumer.consume import Messages
 from ..jetstream.consumer.message import JetStreamMsg
-from ..jetstream.consumer.messages import Messages
 from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import (
     JetStreamNotEnabledError,

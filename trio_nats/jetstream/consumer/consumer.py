@@ -22,11 +22,11 @@ from ..errors import (
 )
 from ..json_codec import Answer, time_to_wire
 from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
+from .consume import ConsumerMessages, Messages
 from .fetch import Fetch
 from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
 from .message_source import MessageSource
-from .messages import ConsumerMessages, Messages
 from .options import (
     Pin,
     PullOptions,

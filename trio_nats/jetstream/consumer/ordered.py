@@ -29,10 +29,10 @@ from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from ..api import API
 from .config import ConsumerConfig
+from .consume import Messages
 from .fetch import Fetch
 from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
-from .messages import Messages
 from .options import ConsumeOptions, PullOptions, consume_options
 from .ordered_state import OrderedState, passes, pause
 from .pull import Broken, PullSubscription

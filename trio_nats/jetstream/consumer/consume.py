@@ -1,4 +1,4 @@
-"""Channels of messages, as returned by ``consume``."""
+"""The channels of messages that ``consume()`` returns."""
 
 from __future__ import annotations
 
