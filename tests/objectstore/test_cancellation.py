@@ -54,7 +54,7 @@ async def test_putting(nats_server: NatsServer) -> None:
                 await store.put("x", OLD)
 
                 async def operation() -> None:
-                    await store.put(ObjectMeta("x", chunk_size=2), pieces())
+                    await store.put(ObjectMeta("x", chunk_size=4), pieces())
 
                 return operation
 
@@ -71,7 +71,7 @@ async def test_getting(nats_server: NatsServer, tmp_path: Path) -> None:
     target = tmp_path / "target"
     async with connected(nats_server) as (store, _, nc):
         await settle(nc)
-        await store.put(ObjectMeta("x", chunk_size=2), NEW)
+        await store.put(ObjectMeta("x", chunk_size=4), NEW)
         async with no_leaks():
             before = all_tasks()
 

@@ -219,12 +219,13 @@ def test_what_only_resembles_a_signal_is_refused(wire: bytes) -> None:
     assert refusal(wire).startswith("the server sent malformed data: ")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("first", [byte for byte in range(256) if byte not in b"MHPI+-"])
-def test_no_frame_begins_with_any_other_byte(first: int) -> None:
-    text = refusal(bytes([first]))
-    assert text == f"the server sent malformed data: {excerpt(bytes([first]))}"
-    assert text.isprintable()
+def test_no_frame_begins_with_any_other_byte() -> None:
+    for number in range(256):
+        first = bytes([number])
+        if first not in b"MHPI+-":
+            text = refusal(first)
+            assert text == f"the server sent malformed data: {excerpt(first)}"
+            assert text.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -566,9 +567,8 @@ class CountingParser(Parser):
         return self.parsed + self.buffer.searched
 
 
-@pytest.mark.slow
-def test_an_info_of_a_mebibyte_byte_by_byte_is_not_scanned_over_and_over() -> None:
-    wire = padded(b'INFO {"port":1', b"}", 1024 * 1024) + b"\r\n"
+def test_a_long_info_byte_by_byte_is_not_scanned_over_and_over() -> None:
+    wire = padded(b'INFO {"port":1', b"}", 64 * 1024) + b"\r\n"
     parser = CountingParser(ProtocolLimits())
     events = [event for byte in one_by_one(wire) for event in feed(parser, byte)]
     assert events == [ServerInfo(port=1)]

@@ -43,7 +43,7 @@ from trio_nats.events import Reconnected
 from trio_nats.jetstream import AckPolicy, StorageType
 from trio_nats.testing import NatsServer, ServerTLS
 
-CYCLES = int(os.environ.get("TRIO_NATS_CYCLES", "25"))
+CYCLES = int(os.environ.get("TRIO_NATS_CYCLES", "10"))
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc"),

@@ -185,17 +185,18 @@ async def test_messages_that_came_before_are_handed_out() -> None:
         consumer = await stream.create_consumer()
         await nc.jetstream().publish("s", b"x")
         came: list[bytes] = []
+        fetched = trio.Event()
 
         async def fetch() -> None:
-            came.extend([msg.data for msg in await consumer.fetch(2, timeout=2)])
+            came.extend([msg.data for msg in await consumer.fetch(2, timeout=0.5)])
+            fetched.set()
 
         before = nc.stats.in_messages
         nursery.start_soon(fetch)
         while nc.stats.in_messages == before:
             await trio.lowlevel.checkpoint()
         await server.kill()
-        while not came:
-            await trio.lowlevel.checkpoint()
+        await fetched.wait()
         assert came == [b"x"]
 
 

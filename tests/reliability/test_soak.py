@@ -17,6 +17,6 @@ SEED = int(os.environ.get("TRIO_NATS_SOAK_SEED", "20"))
 
 @TCP_AND_WSS
 async def test_chaos(transport: Transport) -> None:
-    report = await soak(1.5, SEED, transport)
+    report = await soak(0.8, SEED, transport)
     print(report)
     assert not report.faults, f"TRIO_NATS_SOAK_SEED={SEED}: {report.faults}"

@@ -550,7 +550,7 @@ def test_nothing_takes_time_for_each_pair_of_headers(name: str, *, repeated: boo
         return Counted.looks + lines
 
     # Twice as many headers: twice as many looks, and lines of Python. Four times were quadratic.
-    assert looks(800) < 2.5 * looks(400) + 100
+    assert looks(200) < 2.5 * looks(100) + 100
 
 
 def _lines_of(run: Callable[[], object]) -> int:

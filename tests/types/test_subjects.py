@@ -127,15 +127,15 @@ def test_what_is_not_a_str(check: Check, value: object) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_very_long_subjects(check: Check) -> None:
-    good = ".".join(["token"] * 200_000)
+    good = ".".join(["token"] * 40_000)
     passed = check(good)
     assert len(passed) == len(good)
     for bad in (
         good + " ",
         good + ".",
         good + ".\ud800",
-        "a" * 10**6 + "*",
-        "\u20ac" * 10**6 + " ",
+        "a" * 200_000 + "*",
+        "\u20ac" * 200_000 + " ",
     ):
         with pytest.raises(InvalidSubjectError) as caught:
             check(bad)
