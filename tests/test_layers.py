@@ -328,6 +328,74 @@ def may_import_private_names(text: str) -> bool:
     return any(re.search(r"\b_", names) for names in imported)
 
 
+# What tests have to know beyond the public API they ask this module, so that a change of the
+# implementation touches one file of the tests.
+KNOWS_INTERNALS = "internals.py"
+
+
+def test_tests_use_no_private_attributes(package_tree) -> None:
+    private = private_definitions(package_tree)
+    found = [
+        complaint
+        for path in sorted(Path(__file__).parent.rglob("*.py"))
+        if path.name != KNOWS_INTERNALS
+        for complaint in private_uses(path, private)
+    ]
+    assert not found, "\n".join(found)
+
+
+def private_definitions(package_tree: Package) -> set[str]:
+    """The private names of everything that the package's modules and classes define."""
+    return {
+        name
+        for module in package_tree.modules.values()
+        for name in definitions(ast.parse(module.path.read_text("utf-8")))
+        if is_private(name)
+    }
+
+
+def definitions(tree: ast.AST) -> Iterator[str]:
+    """What a module or class defines: names, methods, and attributes of ``self``."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
+
+
+def private_uses(path: Path, private: set[str]) -> Iterator[str]:
+    """Where a test uses an attribute that the package keeps private, or replaces one.
+
+    What the test module's own classes define is no such attribute.
+    """
+    tree = ast.parse(path.read_text("utf-8"))
+    own = [definitions(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    private = private.difference(*own)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="super"))):
+                continue
+            case ast.Attribute(attr=name) if name in private:
+                text = ast.unparse(node)
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr") | ast.Attribute(attr="setattr"),
+                args=[_, ast.Constant(value=str(name)), *_],
+            ) if name in private:
+                text = ast.unparse(node)
+            case ast.Call(
+                func=ast.Attribute(attr="setattr"), args=[ast.Constant(value=str(name)), *_]
+            ) if name.startswith("trio_nats."):
+                text = ast.unparse(node)
+            case _:
+                continue
+        yield f"{path.name}:{node.lineno}: {text}: ask tests/support/{KNOWS_INTERNALS}"
+
+
 # --- the checker itself ------------------------------------------------------------------------
 
 
@@ -526,3 +594,26 @@ def test_a_package_that_keeps_the_rules_has_no_violations(tmp_path) -> None:
 )
 def test_a_layer_violation_is_found(tmp_path, files, expected) -> None:
     assert complaints(build(tmp_path, **files)) == [expected]
+
+
+def test_a_test_that_uses_a_private_attribute_is_found(tmp_path) -> None:
+    core = "_LIMIT = 1\nclass Core:\n    def __init__(self):\n        self._box = []"
+    private = private_definitions(build(tmp_path, core=core))
+    path = tmp_path / "test_core.py"
+    path.write_text(
+        "class Own:\n    def __init__(self):\n        self._box = 1\n"
+        "def test_own(own):\n    assert own._box == 1\n",
+        "utf-8",
+    )
+    assert list(private_uses(path, private)) == []
+    path.write_text(
+        "def test_core(core, patch):\n    assert core._box == []\n    core._other\n"
+        "    patch.setattr(module, '_LIMIT', 2)\n    patch.setattr('trio_nats.core.Core', 3)\n",
+        "utf-8",
+    )
+    ask = "ask tests/support/internals.py"
+    assert sorted(private_uses(path, private)) == [
+        f"test_core.py:2: core._box: {ask}",
+        f"test_core.py:4: patch.setattr(module, '_LIMIT', 2): {ask}",
+        f"test_core.py:5: patch.setattr('trio_nats.core.Core', 3): {ask}",
+    ]

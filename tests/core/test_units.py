@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from tests.core.helpers import frames_of
+from tests.support.internals import push
 from trio_nats import Msg, PermissionsViolationError
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.pings import Pings
@@ -59,7 +60,7 @@ def test_pongs_belong_to_pings_in_order() -> None:
 
 async def push_later(slot: ReplySlot, msg: Msg) -> None:
     await trio.testing.wait_all_tasks_blocked()
-    slot._push(msg)
+    push(slot, msg)
 
 
 async def test_a_reply_slot_can_be_unwrapped_and_sent() -> None:

@@ -16,6 +16,7 @@ import trio
 from trio_nats import Connection, Msg, Replies, Subscription
 from trio_nats._core import session
 from trio_nats._core.outbox import Chunk, Outbox
+from trio_nats._core.request_mux import ReplySlot
 from trio_nats._core.router import Router, Unconfirmed
 from trio_nats.events import Event
 
@@ -96,7 +97,7 @@ def largest_read() -> int:
 # --- subscriptions --------------------------------------------------------------------------------
 
 
-def push(sink: Subscription | Replies, *messages: Msg) -> None:
+def push(sink: Subscription | Replies | ReplySlot, *messages: Msg) -> None:
     """Hand messages to a subscription or to replies, as a session does if they came together."""
     if len(messages) == 1:
         sink._push(messages[0])

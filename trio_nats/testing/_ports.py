@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from .errors import ServerStartError
@@ -23,7 +23,7 @@ _TAKEN = re.compile(
 _PORTS = range(12_000, 32_000)
 
 
-def free_port(host: str) -> int:
+def free_port(host: str, ports: Sequence[int] = _PORTS) -> int:
     """Return a free port on ``host``. Another process may take it before it is used.
 
     :raises ServerStartError: if ``host`` is not an address of this machine.
@@ -33,7 +33,7 @@ def free_port(host: str) -> int:
     # Random, so that concurrent test processes rarely choose the same port. SystemRandom, because
     # test suites often seed the random module.
     chance = random.SystemRandom()
-    for port in chain((chance.choice(_PORTS) for _ in range(100)), (0,)):
+    for port in chain((chance.choice(ports) for _ in range(100)), (0,)):
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             try:
                 sock.bind((host, port))
