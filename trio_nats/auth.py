@@ -337,7 +337,7 @@ AuthCallback: TypeAlias = Callable[[Server], Auth | Awaitable[Auth | None] | Non
 for none. A synchronous callback must not block."""
 
 AuthLike: TypeAlias = Auth | AuthCallback
-"""What ``auth=`` accepts."""
+"""The types that ``auth=`` accepts."""
 
 
 def is_callback(auth: object) -> TypeGuard[AuthCallback]:

@@ -21,7 +21,7 @@ __all__ += ["Payload", "TextCodec", "as_bytes", "check_codec", "check_payload", 
 __all__ += ["encode", "encoded"]
 
 Payload: TypeAlias = bytes | bytearray | memoryview | str
-"""What may be sent as a payload: anything bytes-like, or text, which is sent as UTF-8."""
+"""A payload to send: anything bytes-like, or text, which is sent as UTF-8."""
 
 _HINT = "; to send other objects pass a codec, such as codec=JSONCodec(YourType)"
 

@@ -52,7 +52,7 @@ _HINTS = {
     "tls": "; to demand TLS, use a tls:// URL or TLSOptions(mode=TLSMode.REQUIRE)",
     "reconnect": "; to give up when the connection is lost, use ReconnectPolicy(max_attempts=0)",
 }
-"""What a bool may have been meant to say, for the error about it."""
+"""Hints for a bool that is passed in place of an option group."""
 
 _T = TypeVar("_T")
 _C = TypeVar("_C")

@@ -47,10 +47,10 @@ UnverifiedServers: TypeAlias = Literal["dialled_name", "own_name", "ignore"]
 """Which certificate to accept from a server that was named only in plaintext, ahead of TLS."""
 
 PlaintextAuth: TypeAlias = Literal["warn", "refuse", "allow"]
-"""What to do before a replayable secret crosses the network unencrypted."""
+"""Whether to warn, refuse or continue before a replayable secret is sent unencrypted."""
 
 FullPolicy: TypeAlias = Literal["drop_newest", "drop_oldest", "wait"]
-"""What to do with a message for a subscription that has reached its limits."""
+"""Which message to drop when a subscription has reached its limits, or whether to wait."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -175,7 +175,7 @@ class TLSOptions:
     """The name to send as SNI and to expect in the server's certificate. Default: the URL's
     host."""
     unverified_servers: UnverifiedServers = "dialled_name"
-    """What to do with other servers of the cluster that were named in plaintext only, as
+    """Which certificate to accept from servers of the cluster that were named in plaintext only, as
     nats-server before 2.12 does unless ``handshake_first`` is set. Anyone on the network path
     may have named them, so they are used over TLS only and must show a certificate for the name
     that you connected to (``"dialled_name"``). ``"own_name"`` accepts a certificate for their
@@ -291,7 +291,7 @@ class TLSOptions:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A server that may be tried next, as shown to :attr:`ReconnectPolicy.pick`."""
+    """A server that may be tried next, as passed to :attr:`ReconnectPolicy.pick`."""
 
     server: Server
     """The server."""
@@ -300,7 +300,7 @@ class Candidate:
 
 
 Picked: TypeAlias = Server | tuple[Server, float] | None
-"""What ``ReconnectPolicy.pick`` may return."""
+"""The types that ``ReconnectPolicy.pick`` may return."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,7 +373,7 @@ class ReconnectPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class PendingLimits:
-    """How much may wait in one subscription, and what happens beyond that.
+    """Limits of the messages that wait in one subscription, and what to do when they are reached.
 
     :raises ConfigurationError: if a value is out of range.
     :raises TypeError: if a value has a wrong type.

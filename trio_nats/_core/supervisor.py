@@ -470,7 +470,7 @@ class Supervisor(MoveCallbacks):
         self._changed.unpark_all()
 
     async def light_checkpoint(self) -> None:
-        """A checkpoint that yields every 32nd time only, for operations made in large numbers."""
+        """Execute a checkpoint that only yields every 32nd time, for frequent operations."""
         self._light_checkpoints = (self._light_checkpoints + 1) & 31
         if self._light_checkpoints:
             await trio.lowlevel.checkpoint_if_cancelled()

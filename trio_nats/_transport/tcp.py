@@ -18,7 +18,7 @@ _CLOSED = (errno.EBADF, errno.ENOTSOCK)
 
 
 class TCPStream(trio.abc.Stream):
-    """A :class:`trio.SocketStream` that counts bytes that prove that the peer is alive."""
+    """Wraps a :class:`trio.SocketStream`, and counts the bytes that prove the peer alive."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream: trio.SocketStream = stream
