@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from trio import current_time
 from trio.lowlevel import checkpoint_if_cancelled, wait_task_rescheduled
 
 from ._constructors import construct
+from ._core.outbox import Outbox
 from ._core.request_mux import ReplySlot, new_inbox, no_reply
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
@@ -62,6 +64,10 @@ class BaseConnection:
         self._pub_lines = core.pub_lines
         self._known_pub_lines = core.pub_lines.known
         self._thread = core.thread
+        # Only this thread finds the outbox here. That takes publish() less time than to compare
+        # the thread's number.
+        self._in_thread = threading.local()
+        self._in_thread.outbox = core.outbox
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -119,27 +125,51 @@ class BaseConnection:
         :raises ConfigurationError: if there are headers and the server does not support any.
         :raises OutboxFullError: instead of waiting, with ``when_outbox_full="raise"``.
         """
-        outbox = self._outbox
-        if get_ident() != self._thread:
+        try:
+            outbox: Outbox = self._in_thread.outbox
+        except AttributeError:
             self._core.check_run()
+            raise
         if reply is None and headers is None and codec is None and type(payload) is bytes:
             # A fast path for most messages. The other branch does the same, but slower.
             try:
                 head, size = self._known_pub_lines[subject][len(payload)]
             except (KeyError, TypeError):  # TypeError: unhashable, so not a subject
                 head, size = self._pub_lines.learn(subject, len(payload))
+            if outbox.size < outbox.fast_path_limit:
+                await checkpoint_if_cancelled()
+                outbox.open_chunk += (head, payload, CRLF)
+                outbox.size += size
+                return
             frame = head, payload, CRLF
         else:
             raw_reply = None if reply is None else check_subject(reply)
-            frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
-            size = len(frame[0]) + len(frame[1]) + 2
+            raw_subject = self._pub_lines.subject(subject)
+            data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
+            frame = self._frame(raw_subject, data, raw_reply, headers)
+            if outbox.size < outbox.fast_path_limit:
+                await checkpoint_if_cancelled()
+                outbox.open_chunk += frame
+                outbox.size += len(frame[0]) + len(frame[1]) + 2
+                return
+        await self._send(frame)
+
+    async def _send(self, frame: Frame) -> None:
+        """Append a frame that was just made to the outbox, once there is space."""
+        outbox = self._outbox
         if outbox.size < outbox.fast_path_limit:
             await checkpoint_if_cancelled()
             outbox.open_chunk += frame
-            outbox.size += size
+            outbox.size += len(frame[0]) + len(frame[1]) + 2
         else:
             await self._space_for(frame, self._core.info)
             outbox.append(frame)
+
+    async def _respond(self, reply: bytes, payload: Payload, headers: HeadersLike | None) -> None:
+        """Publish to a reply subject as received, which :meth:`Msg.respond` has checked."""
+        if get_ident() != self._thread:
+            self._core.check_run()
+        await self._send(self._frame(reply, payload, None, headers))
 
     async def _space_for(self, frame: Frame, info: ServerInfo) -> None:
         """Wait until there is space in the outbox for ``frame``.
@@ -194,7 +224,8 @@ class BaseConnection:
         if get_ident() != self._thread:
             self._core.check_run()
         raw_reply = None if reply is None else check_subject(reply)
-        frame = self._frame(subject, encoded(codec, payload), raw_reply, headers)
+        raw_subject = self._pub_lines.subject(subject)
+        frame = self._frame(raw_subject, encoded(codec, payload), raw_reply, headers)
         outbox = self._outbox
         if outbox.size >= outbox.fast_path_limit:
             self._core.check_open()
@@ -202,25 +233,24 @@ class BaseConnection:
         outbox.append(frame)
 
     def _frame(
-        self, subject: str, payload: Payload, reply: bytes | None, headers: HeadersLike | None
+        self, subject: bytes, payload: Payload, reply: bytes | None, headers: HeadersLike | None
     ) -> Frame:
         lines = self._pub_lines
-        raw_subject = lines.subject(subject)
         data = payload if type(payload) is bytes else as_bytes(payload)
         if headers is None:
-            frame = commands.pub(raw_subject, reply, data)
+            frame = commands.pub(subject, reply, data)
             if len(frame[0]) + len(data) > lines.unchecked_size:
-                lines.check(len(data), len(frame[0]) - 6, raw_subject, reply)
+                lines.check(len(data), len(frame[0]) - 6, subject, reply)
             return frame
         block = encode_headers(headers)
         if not self._core.info.headers and self._core.session is not None:
             raise ConfigurationError(
                 "the server does not support message headers; leave them out, or upgrade it"
             )
-        frame = commands.hpub(raw_subject, reply, block, data)
+        frame = commands.hpub(subject, reply, block, data)
         if len(frame[0]) + len(data) > lines.unchecked_size:
             size = len(block)
-            lines.check(size + len(data), len(frame[0]) - size - 7, raw_subject, reply)
+            lines.check(size + len(data), len(frame[0]) - size - 7, subject, reply)
         return frame
 
     async def _checkpoint(self) -> None:
@@ -329,7 +359,7 @@ class BaseConnection:
         data = payload if type(payload) is bytes and codec is None else encoded(codec, payload)
         core.check_usable()
         token, reply = requests.new_token()
-        frame = self._frame(subject, data, reply, headers)
+        frame = self._frame(self._pub_lines.subject(subject), data, reply, headers)
         deadline = current_time() + seconds
         if self._outbox.has_space():
             await checkpoint_if_cancelled()
@@ -435,7 +465,7 @@ class BaseConnection:
         data = encoded(codec, payload)
         self._core.check_run()
         token, reply = self._core.requests.new_token()
-        frame = self._frame(subject, data, reply, headers)
+        frame = self._frame(self._pub_lines.subject(subject), data, reply, headers)
         return construct(
             Replies,
             self._core,

@@ -206,7 +206,7 @@ HeadersLike: TypeAlias = Headers | Mapping[str, str | Sequence[str]] | Iterable[
 def encode_headers(headers: HeadersLike) -> bytes:
     """Return the wire format, from the version line to the empty line at the end."""
     if type(headers) is dict:
-        # The fast path for a plain dict of valid strings.
+        # The fast path for a plain dict of common names and printable values.
         text = _VERSION_TEXT
         for name, value in headers.items():
             if (
@@ -214,10 +214,7 @@ def encode_headers(headers: HeadersLike) -> bytes:
                 or type(value) is not str
                 or not value.isprintable()
                 or not name.isascii()
-                or not name.isprintable()
-                or not name
-                or " " in name
-                or ":" in name
+                or not name.replace("-", "_").isidentifier()
             ):
                 break
             text += f"\r\n{name}: {value.strip(' ')}"

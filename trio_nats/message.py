@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import string
 from typing import Protocol, TypeVar, overload
 
 import msgspec
@@ -18,21 +19,19 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("trio_nats.subscription")
 
+_SUBJECT = re.compile(rb"[^\x00-\x20\x7f.*>]+(?:\.[^\x00-\x20\x7f.*>]+)*")
 # The JetStream API, including that of a domain, and requests to the server. $JS.ACK and $JS.FC do
 # not match, because these are the reply subjects of messages from streams.
 _COMMAND = re.compile(rb"\$(?:JS\.(?:(?!(?:ACK|FC)\.)[^.]+\.)?API|SYS\.REQ)\.")
+_DOLLAR, _DOT = b"$."
+_PLAIN = (string.ascii_letters + string.digits + "$._-").encode()
 
 
-class Publisher(Protocol):
+class Responder(Protocol):
     """The connection that a message was received from. Responses are published through it."""
 
-    async def publish(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        reply: str | None = None,
-        headers: HeadersLike | None = None,
+    async def _respond(
+        self, reply: bytes, payload: Payload, headers: HeadersLike | None
     ) -> None: ...
 
     async def _checkpoint(self) -> None: ...
@@ -61,7 +60,7 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
     """The payload."""
     raw_headers: bytes | None = None
     """The header block, as received, or ``None``."""
-    _origin: Publisher | None = None
+    _origin: Responder | None = None
     _headers: Headers | None = None
 
     @classmethod
@@ -173,20 +172,19 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
             return False
         if origin is None:
             raise ValueError("cannot respond: this message was not received from a connection")
-        try:
-            subject = reply.decode()
-            if subject[0] == "$" and is_command(reply):
-                raise InvalidSubjectError("the response would be a command")
-            await origin.publish(subject, data, headers=headers)
-        except (InvalidSubjectError, UnicodeDecodeError):
-            _logger.info(
-                "not responding to a message on %a: cannot publish to its reply subject %a",
-                self.raw_subject[:80],
-                reply[:80],
-            )
-            await origin._checkpoint()
-            return False
-        return True
+        if can_respond_to(reply):
+            try:
+                await origin._respond(reply, data, headers)
+                return True
+            except InvalidSubjectError:  # longer than the server allows
+                pass
+        _logger.info(
+            "not responding to a message on %a: cannot publish to its reply subject %a",
+            self.raw_subject[:80],
+            reply[:80],
+        )
+        await origin._checkpoint()
+        return False
 
     def __repr__(self) -> str:
         data = self.data if len(self.data) <= 64 else self.data[:61] + b"..."
@@ -196,9 +194,23 @@ class Msg(msgspec.Struct, gc=False, eq=False, weakref=False):
         )
 
 
-def is_command(reply: bytes) -> bool:
-    """Return whether a message published to this reply subject is a command to the server."""
-    return _COMMAND.match(reply) is not None
+def can_respond_to(reply: bytes) -> bool:
+    """Return whether a reply subject can be published to without being a command to the server."""
+    if reply.translate(None, _PLAIN):
+        # Regular expressions take longer; most reply subjects are plain.
+        if not (_SUBJECT.fullmatch(reply) and _is_utf8(reply)):
+            return False
+    elif reply[0] == _DOT or reply[-1] == _DOT or b".." in reply:
+        return False
+    return reply[0] != _DOLLAR or _COMMAND.match(reply) is None
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _shorten(pairs: list[tuple[str, str]]) -> str:
@@ -206,7 +218,7 @@ def _shorten(pairs: list[tuple[str, str]]) -> str:
     return shown if len(pairs) <= 8 and len(shown) <= 500 else f"{shown[:500]}... ({len(pairs)})"
 
 
-def respond_through(msg: Msg, origin: Publisher) -> Msg:
+def respond_through(msg: Msg, origin: Responder) -> Msg:
     """Make a message respond through ``origin``, and return it."""
     msg._origin = origin
     return msg

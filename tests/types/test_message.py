@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trio_nats.codecs import Payload
-from trio_nats.errors import InvalidHeaderError
+from trio_nats.errors import InvalidHeaderError, InvalidSubjectError
 from trio_nats.headers import Headers, HeadersLike, Status
 from trio_nats.message import Msg
-from trio_nats.subjects import check_subject
 
 
 class Recorder:
@@ -16,18 +15,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.checkpoints = 0
-        self.sent: list[tuple[str, Payload, str | None, HeadersLike | None]] = []
+        self.sent: list[tuple[bytes, Payload, HeadersLike | None]] = []
 
-    async def publish(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        reply: str | None = None,
-        headers: HeadersLike | None = None,
-    ) -> None:
-        check_subject(subject)
-        self.sent.append((subject, payload, reply, headers))
+    async def _respond(self, reply: bytes, payload: Payload, headers: HeadersLike | None) -> None:
+        if len(reply) > 4000:
+            raise InvalidSubjectError("too long")
+        self.sent.append((reply, payload, headers))
 
     async def _checkpoint(self) -> None:
         self.checkpoints += 1
@@ -118,9 +111,9 @@ async def test_respond_publishes_to_the_reply_subject() -> None:
     assert await msg.respond(b"bytes") is True
     assert await msg.respond("text", headers={"K": "v"}) is True
     assert origin.sent == [
-        ("r.1", b"", None, None),
-        ("r.1", b"bytes", None, None),
-        ("r.1", "text", None, {"K": "v"}),
+        (b"r.1", b"", None),
+        (b"r.1", b"bytes", None),
+        (b"r.1", "text", {"K": "v"}),
     ]
 
 
@@ -133,6 +126,11 @@ async def test_respond_publishes_to_the_reply_subject() -> None:
         b">",
         b"a..b",
         b".a",
+        b"a.",
+        b".",
+        b"a b",
+        b"a\xe9..b",
+        b"a" * 4001,
         b"a\rb",
         b"a\x00",
         b"\xff",
@@ -161,13 +159,16 @@ async def test_responding_without_a_reply_subject_does_nothing(reply: bytes | No
         "_R_.x",
         "$KV.API.x",
         "$JS.API",
+        "a-b_c.9",
+        "a~b",
+        "a.\xe9\u4e2d.b",
         "JS.API.x",
     ],
 )
 async def test_subjects_of_the_system_that_can_be_answered(reply: str) -> None:
     origin = Recorder()
     assert await Msg(b"a", b"1", reply.encode(), b"", None, origin).respond() is True
-    assert origin.sent == [(reply, b"", None, None)]
+    assert origin.sent == [(reply.encode(), b"", None)]
 
 
 async def test_respond_to_a_message_that_was_never_received() -> None:

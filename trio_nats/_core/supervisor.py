@@ -55,7 +55,7 @@ from ..events import (
     ServerError,
     ServersDiscovered,
 )
-from ..message import Publisher
+from ..message import Responder
 from ..server_info import ServerInfo
 from ..servers import Server
 from .event_hub import EventHub
@@ -81,7 +81,7 @@ _MAX_EVENT_SUBJECTS = 16
 class Supervisor(MoveCallbacks):
     """The state of a connection, and the background tasks that connect and reconnect."""
 
-    def __init__(self, settings: Settings, origin: Publisher) -> None:
+    def __init__(self, settings: Settings, origin: Responder) -> None:
         self.settings: Settings = settings
         self._origin = origin
         self.pool: ServerPool = ServerPool(settings.servers, randomize=settings.randomize)

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import msgspec
 
 from ..errors import ProtocolError
-from ..message import Msg, Publisher
+from ..message import Msg, Responder
 from ..options import ProtocolLimits
 from ..server_info import ServerInfo
 from .info import decode_info
@@ -74,7 +74,7 @@ class Parser:
     frame of the largest size allowed plus the piece just fed.
     """
 
-    def __init__(self, limits: ProtocolLimits, origin: Publisher | None = None) -> None:
+    def __init__(self, limits: ProtocolLimits, origin: Responder | None = None) -> None:
         self._limits = limits
         self._origin = origin
         self._pending = bytearray()
@@ -272,7 +272,7 @@ class Parser:
 
 def _add_same_line(
     burst: Burst,
-    origin: Publisher | None,
+    origin: Responder | None,
     data: bytes,
     start: int,
     line: bytes,

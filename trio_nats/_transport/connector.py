@@ -38,7 +38,7 @@ from ..errors import (
     ServerReportedError,
     TLSConfigurationError,
 )
-from ..message import Publisher
+from ..message import Responder
 from ..options import (
     PlaintextAuth,
     ProtocolLimits,
@@ -148,11 +148,11 @@ class AttemptFailed(Exception):
 
 
 async def open_server_connection(
-    server: Server, settings: ConnectorSettings, origin: Publisher, history: ConnectHistory
+    server: Server, settings: ConnectorSettings, origin: Responder, history: ConnectHistory
 ) -> ServerConnection:
     """Connect to a server.
 
-    :param origin: the publisher that :meth:`Msg.respond` of received messages uses.
+    :param origin: the connection that received messages respond through.
     :param history: updated with the result.
     :raises AttemptFailed: if any step fails.
     """
@@ -202,7 +202,7 @@ class Connector:
         self,
         server: Server,
         settings: ConnectorSettings,
-        origin: Publisher,
+        origin: Responder,
         history: ConnectHistory,
     ) -> None:
         self._server = server

@@ -19,7 +19,7 @@ from ..auth import Answer
 from ..codecs import Payload
 from ..errors import ConnectPhase, NoInfoError
 from ..headers import HeadersLike
-from ..message import Publisher
+from ..message import Responder
 from ..server_info import ServerInfo
 from ..servers import Server
 from .connector import (
@@ -135,7 +135,7 @@ async def probe(
     :param info_timeout: maximum number of seconds to wait for INFO.
     """
     anonymous = replace(server, user=None, password=None, token=None)
-    connector = _Probe(anonymous, replace(settings, auth=None), _NoPublisher(), ConnectHistory())
+    connector = _Probe(anonymous, replace(settings, auth=None), _NoResponder(), ConnectHistory())
     connector.only_tls, connector.info_timeout = only_tls, info_timeout
     connection: ServerConnection | None = None
     error: Exception | None = None
@@ -156,17 +156,10 @@ async def probe(
     )
 
 
-class _NoPublisher:
-    """A publisher that is never used, because no messages arrive before CONNECT."""
+class _NoResponder:
+    """A connection that is never responded through, because no messages arrive before CONNECT."""
 
-    async def publish(
-        self,
-        subject: str,
-        payload: Payload = b"",
-        *,
-        reply: str | None = None,
-        headers: HeadersLike | None = None,
-    ) -> None:
+    async def _respond(self, reply: bytes, payload: Payload, headers: HeadersLike | None) -> None:
         raise NotImplementedError
 
     async def _checkpoint(self) -> None:
@@ -180,7 +173,7 @@ class _Probe(Connector):
         self,
         server: Server,
         settings: ConnectorSettings,
-        origin: Publisher,
+        origin: Responder,
         history: ConnectHistory,
     ) -> None:
         super().__init__(server, settings, origin, history)

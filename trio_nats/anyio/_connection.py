@@ -105,6 +105,9 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         except TRIO_ERRORS as error:
             raise translated(error) from error.__cause__
 
+    async def _respond(self, reply: bytes, payload: Payload, headers: HeadersLike | None) -> None:
+        await self.publish(reply.decode(), payload, headers=headers)
+
     async def _checkpoint(self) -> None:
         await anyio.lowlevel.checkpoint()
 
@@ -130,9 +133,9 @@ class Connection(metaclass=NoPublicConstructor, use="trio_nats.anyio.open_nats()
         :returns: the stream.
         """
         if codec is None:
-            plain: Publisher[Payload] = construct(Publisher, self, subject, headers)
+            plain: Publisher[Payload] = construct(Publisher, self.publish, subject, headers)
             return plain
-        return construct(Publisher, self, subject, headers, codec)
+        return construct(Publisher, self.publish, subject, headers, codec)
 
     def subscribe(
         self,

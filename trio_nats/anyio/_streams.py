@@ -16,12 +16,11 @@ import trio_nats
 from trio_nats import Encoder, HeadersLike, Msg
 from trio_nats.codecs import as_bytes, encoded
 from trio_nats.events import Event
-from trio_nats.message import Publisher as Origin
-from trio_nats.message import respond_through
+from trio_nats.message import Responder, respond_through
 
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
-from ._backend import Host
+from ._backend import Host, Publish
 from ._errors import TRIO_ERRORS, translated
 
 __all__ = ["Events", "Publisher", "Replies", "Subscription"]
@@ -81,7 +80,9 @@ class _ReceiveStream(ObjectReceiveStream[_T_co], NeedsAsyncWith, Generic[_T_co])
 class _MessageStream(_ReceiveStream[Msg]):
     """A stream of messages whose :meth:`Msg.respond` uses the anyio connection."""
 
-    def __init__(self, host: Host, channel: trio.abc.ReceiveChannel[Msg], origin: Origin) -> None:
+    def __init__(
+        self, host: Host, channel: trio.abc.ReceiveChannel[Msg], origin: Responder
+    ) -> None:
         super().__init__(host, channel)
         self._origin = origin
 
@@ -119,7 +120,7 @@ class Subscription(_MessageStream, metaclass=NoPublicConstructor, use="nc.subscr
 
     _async_with = "nc.subscribe(...) as sub"
 
-    def __init__(self, host: Host, subscription: trio_nats.Subscription, origin: Origin) -> None:
+    def __init__(self, host: Host, subscription: trio_nats.Subscription, origin: Responder) -> None:
         super().__init__(host, subscription, origin)
         self._subscription = subscription
 
@@ -172,7 +173,7 @@ class Replies(_MessageStream, metaclass=NoPublicConstructor, use="nc.request_man
 
     _async_with = "nc.request_many(...) as replies"
 
-    def __init__(self, host: Host, replies: trio_nats.Replies, origin: Origin) -> None:
+    def __init__(self, host: Host, replies: trio_nats.Replies, origin: Responder) -> None:
         super().__init__(host, replies, origin)
         self._replies = replies
 
@@ -214,12 +215,12 @@ class Publisher(
 
     def __init__(
         self,
-        origin: Origin,
+        publish: Publish,
         subject: str,
         headers: HeadersLike | None,
         codec: Encoder[_T_contra] | None = None,
     ) -> None:
-        self._origin = origin
+        self._publish = publish
         self._headers = headers
         self._codec = codec
         self._closed = False
@@ -238,7 +239,7 @@ class Publisher(
             await anyio.lowlevel.checkpoint()
             raise anyio.ClosedResourceError("this publisher is closed")
         payload = as_bytes(encoded(self._codec, item), "item")
-        await self._origin.publish(self.subject, payload, headers=self._headers)
+        await self._publish(self.subject, payload, headers=self._headers)
 
     async def aclose(self) -> None:
         """Close the stream, without waiting until the server has received anything.

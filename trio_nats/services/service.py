@@ -21,7 +21,7 @@ from .._constructors import NoPublicConstructor
 from .._nursery import open_nursery
 from ..connection_base import BaseConnection
 from ..errors import ConnectionLostError, NatsError, fresh
-from ..message import Msg, is_command
+from ..message import Msg, can_respond_to
 from ..options import check_callable, check_seconds
 from ..subscription import Subscription
 from .endpoint import Endpoint
@@ -412,7 +412,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
                 continue
 
     def _refuse(self, msg: Msg) -> None:
-        if msg.reply is None or is_command(msg.raw_reply or b""):
+        if msg.reply is None or not can_respond_to(msg.raw_reply or b""):
             return
         try:
             self.nc.publish_nowait(
