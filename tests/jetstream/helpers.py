@@ -17,6 +17,7 @@ from trio_nats.testing import NatsServer
 __all__ = [
     "HANG_TIMEOUT",
     "MEMORY",
+    "REQUIRED",
     "connected",
     "error",
     "fake_api",
@@ -24,6 +25,17 @@ __all__ = [
     "relayed",
 ]
 
+
+REQUIRED: dict[str, Any] = {
+    "retention": "limits",
+    "max_consumers": -1,
+    "max_msgs": -1,
+    "max_bytes": -1,
+    "max_age": 0,
+    "storage": "file",
+    "num_replicas": 1,
+}
+"""What is always sent for a stream."""
 
 MEMORY = StorageType.MEMORY
 

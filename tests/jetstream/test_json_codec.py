@@ -11,14 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.jetstream.helpers import REQUIRED
 from trio_nats import ConfigurationError
 from trio_nats.jetstream import (
     AckPolicy,
+    ClusterInfo,
     ConsumerConfig,
     ConsumerInfo,
     DeliverPolicy,
+    DesiredClusterInfo,
+    DesiredClusterOrigin,
+    DesiredClusterStatus,
+    PeerInfo,
     Placement,
     RetentionPolicy,
+    SourceError,
+    SourceInfo,
     StreamConfig,
     StreamInfo,
     StreamSource,
@@ -119,6 +127,7 @@ def test_what_is_sent_for_a_stream() -> None:
         discard_new_per_subject=True,
     )
     assert msgspec.json.decode(json_codec.encode(config)) == {
+        **REQUIRED,
         "name": "S",
         "subjects": ["s.>"],
         "max_age": 1_500_000_000,
@@ -138,7 +147,11 @@ def test_what_is_sent_for_a_stream() -> None:
 
 def test_what_is_sent_for_a_consumer() -> None:
     """The acknowledging is always said: the server's own default is not ours."""
-    assert msgspec.json.decode(json_codec.encode(ConsumerConfig())) == {"ack_policy": "explicit"}
+    assert msgspec.json.decode(json_codec.encode(ConsumerConfig())) == {
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "replay_policy": "instant",
+    }
     config = ConsumerConfig(
         durable_name="c",
         ack_policy=AckPolicy.ALL,
@@ -150,6 +163,7 @@ def test_what_is_sent_for_a_consumer() -> None:
         "durable_name": "c",
         "ack_policy": "all",
         "deliver_policy": "last",
+        "replay_policy": "instant",
         "backoff": [1_000_000_000, 2_500_000_000],
         "max_waiting": 0,
     }
@@ -168,6 +182,7 @@ def test_what_a_newer_server_says() -> None:
     assert isinstance(info.config.retention, RetentionPolicy)
     assert list(RetentionPolicy) == ["limits", "interest", "workqueue"]
     assert msgspec.json.decode(json_codec.encode(info.config)) == {
+        **REQUIRED,
         "name": "S",
         "retention": "forever",
         "storage": "memory",
@@ -184,6 +199,43 @@ def test_null_fields_have_their_defaults() -> None:
     }
     info = json_codec.from_wire(raw, StreamInfo)
     assert info == StreamInfo(config=StreamConfig(name="S"))
+
+
+def test_what_goes_wrong_and_what_never_happened() -> None:
+    raw = {
+        "config": {"name": "S"},
+        "mirror": {
+            "name": "NO",
+            "lag": 0,
+            "active": -1,
+            "error": {"code": 404, "err_code": 10059, "description": "stream not found"},
+        },
+        "sources": [{"name": "A", "active": 250_000_000}],
+        "cluster": {
+            "replicas": [{"name": "n", "active": -1, "pending": True}],
+            "desired": {
+                "name": "C",
+                "replicas": [{"name": "m"}],
+                "origin": {"replicas": 3, "placement": {"cluster": "D"}, "retention": "interest"},
+                "status": {"description": "waiting", "type": "quorum", "err": "no"},
+            },
+        },
+    }
+    info = json_codec.from_wire(raw, StreamInfo)
+    error = SourceError(code=404, err_code=10059, description="stream not found")
+    assert info.mirror == SourceInfo(name="NO", active=None, error=error)
+    assert info.sources[0].active == 0.25
+    assert info.cluster == ClusterInfo(
+        replicas=[PeerInfo(name="n", active=None, pending=True)],
+        desired=DesiredClusterInfo(
+            name="C",
+            replicas=[PeerInfo(name="m")],
+            origin=DesiredClusterOrigin(
+                replicas=3, placement=Placement(cluster="D"), retention=RetentionPolicy.INTEREST
+            ),
+            status=DesiredClusterStatus(description="waiting", type="quorum", err="no"),
+        ),
+    )
 
 
 def test_seconds_everywhere() -> None:
@@ -274,7 +326,11 @@ def test_values_that_cannot_be_sent(config, kind, text) -> None:
 
 def test_enums_may_be_given_as_text() -> None:
     sent = json_codec.encode(StreamConfig(name="S", retention="interest"))  # type: ignore[arg-type]
-    assert msgspec.json.decode(sent) == {"name": "S", "retention": "interest"}
+    assert msgspec.json.decode(sent) == {
+        **REQUIRED,
+        "name": "S",
+        "retention": "interest",
+    }
 
 
 class Inner(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,14 +6,16 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
-from tests.jetstream.helpers import MEMORY, connected, error, fake_api, filled
+from tests.jetstream.helpers import MEMORY, REQUIRED, connected, error, fake_api, filled
 from trio_nats import ConfigurationError, InvalidSubjectError, Msg
 from trio_nats._constructors import construct
 from trio_nats.jetstream import (
     Compression,
     ConsumerLimits,
     DiscardPolicy,
+    ErrorCode,
     JetStreamAPIError,
     JetStreamError,
     MessageNotFoundError,
@@ -320,6 +322,7 @@ async def test_fields_of_newer_servers_are_sent_back(nats_server: NatsServer) ->
     transform = new(src="a.>", dest="b.>")
     source = new(name="A", subject_transforms=[transform], external=new(api="a.b"))
     config = new(
+        **REQUIRED,
         name="KV_B",
         subjects=["$KV.B.>"],
         max_msgs_per_subject=2,
@@ -330,12 +333,12 @@ async def test_fields_of_newer_servers_are_sent_back(nats_server: NatsServer) ->
         consumer_limits=new(max_ack_pending=5),
         extra="is the name of a field of ours",
     )
-    consumer = new(name="C", ack_policy="explicit")
+    consumer = new(name="C", deliver_policy="all", ack_policy="explicit", replay_policy="instant")
 
     def answer(msg: Msg) -> dict[str, Any]:
         kept = consumer if ".CONSUMER." in msg.subject else config
         if msg.subject.endswith(("OBJ_o", "TASK")):
-            kept = new(name=msg.subject.rpartition(".")[2], max_msgs_per_subject=2)
+            kept = new(**REQUIRED, name=msg.subject.rpartition(".")[2], max_msgs_per_subject=2)
         return {"config": kept, "stream_name": "S", "name": "C"}
 
     async with connected(nats_server) as (_, nc), fake_api(nc, answer) as asked:
@@ -359,5 +362,14 @@ async def test_fields_of_newer_servers_are_sent_back(nats_server: NatsServer) ->
         await js.update_object_store((await store.status()).config, description="d")
         await store.seal()
         updates = [sent for subject, sent in asked if subject == "STREAM.UPDATE.OBJ_o"]
-        base = {**new(name="OBJ_o"), "max_msgs_per_subject": 2}
+        base = {**new(**REQUIRED, name="OBJ_o"), "max_msgs_per_subject": 2}
         assert updates == [{**base, "description": "d"}] * 2 + [{**base, "sealed": True}]
+
+
+async def test_a_mirror_of_a_stream_that_does_not_exist(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream("M", mirror=StreamSource(name="NO"), storage=MEMORY)
+        while (mirror := (await stream.refresh()).mirror) is None or mirror.error is None:
+            await trio.lowlevel.checkpoint()
+        assert (mirror.name, mirror.active, mirror.error.code) == ("NO", None, 404)
+        assert mirror.error.err_code == ErrorCode.STREAM_NOT_FOUND

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import msgspec
 
@@ -32,6 +32,7 @@ __all__ = ["BaseJetStream"]
 
 
 class _ListRequest(msgspec.Struct, frozen=True, kw_only=True):
+    ALWAYS: ClassVar[tuple[str, ...]] = ("offset",)
     offset: int = 0
     subject: str = ""
 

@@ -12,12 +12,22 @@ from datetime import datetime
 import msgspec
 
 from .json_codec import Seconds
-from .stream_config import ExternalStream, StreamConfig, SubjectTransform
+from .stream_config import (
+    ExternalStream,
+    Placement,
+    RetentionPolicy,
+    StreamConfig,
+    SubjectTransform,
+)
 
 __all__ = [
     "ClusterInfo",
+    "DesiredClusterInfo",
+    "DesiredClusterOrigin",
+    "DesiredClusterStatus",
     "LostMessages",
     "PeerInfo",
+    "SourceError",
     "SourceInfo",
     "StreamAlternate",
     "StreamInfo",
@@ -34,12 +44,49 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the replica is up to date."""
     offline: bool = False
     """Whether the leader considers the server offline."""
-    active: Seconds = 0.0
-    """Seconds since the leader last heard from it."""
+    active: Seconds | None = None
+    """Seconds since the leader last heard from it; ``None`` if it never has."""
     lag: int = 0
     """How many operations the replica is behind."""
     peer: str = ""
     """The id of the server in the RAFT group."""
+    pending: bool = False
+    """Whether the server was chosen to hold a replica, but has not joined the RAFT group yet."""
+
+
+class DesiredClusterOrigin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream or a consumer had before it was moved."""
+
+    replicas: int = 0
+    """The number of replicas."""
+    placement: Placement | None = None
+    """The servers that could hold it."""
+    retention: RetentionPolicy | None = None
+    """The retention of a stream, which remains in force until the move is done."""
+
+
+class DesiredClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the leader is doing to move a stream or a consumer."""
+
+    description: str = ""
+    """What it is doing, or waiting for."""
+    type: str = ""
+    """What must change for the move to advance, such as ``"catchup"`` or ``"quorum"``."""
+    err: str = ""
+    """The failure behind it, if there is one that persists."""
+
+
+class DesiredClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the replicas of a stream or a consumer are being moved."""
+
+    name: str = ""
+    """The name of the cluster."""
+    replicas: Sequence[PeerInfo] = ()
+    """The servers."""
+    origin: DesiredClusterOrigin | None = None
+    """What it had before."""
+    status: DesiredClusterStatus | None = None
+    """What the leader is doing to that end."""
 
 
 class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +106,8 @@ class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the replication traffic is in the system account."""
     traffic_account: str = ""
     """The account that carries the replication traffic."""
+    desired: DesiredClusterInfo | None = None
+    """Where the replicas are being moved; ``None`` if they are not, or the server does not say."""
 
 
 class LostMessages(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +146,17 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
     """Number of consumers."""
 
 
+class SourceError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a mirror or a source does not work."""
+
+    code: int = 0
+    """A number like an HTTP status."""
+    err_code: int = 0
+    """The number of the error; see :class:`ErrorCode`."""
+    description: str = ""
+    """The text of the server."""
+
+
 class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The progress of a mirror, or of a source, of a stream."""
 
@@ -108,10 +168,12 @@ class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How the subjects are changed."""
     lag: int = 0
     """How many messages are still to be copied."""
-    active: Seconds = 0.0
-    """Seconds since the last sign of activity; negative if there was none yet."""
+    active: Seconds | None = None
+    """Seconds since the last sign of activity; ``None`` if there was none yet."""
     external: ExternalStream | None = None
     """Set if the stream belongs to another domain or account."""
+    error: SourceError | None = None
+    """Why nothing is copied, such as a stream that does not exist; ``None`` if all is well."""
 
 
 class StreamAlternate(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,6 +57,8 @@ Seconds: TypeAlias = Annotated[float, NANOSECONDS]
 EXTRA = "extra"
 """The name of the field that keeps unknown fields."""
 MAX_NANOSECONDS = 2**63 - 1
+NEVER = -1
+"""What servers write for the time since something that never happened."""
 _FINER = re.compile(r"(\.[0-9]{6})[0-9]+")
 _BILLION = Decimal(1_000_000_000)
 
@@ -263,7 +265,7 @@ def _read(raw: object, hint: object) -> object:
         return time_from_wire(raw)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated and NANOSECONDS in arguments:
-        return seconds(raw)
+        return None if raw == NEVER else seconds(raw)
     if origin is Sequence and isinstance(raw, list):
         return [_read(one, arguments[0]) for one in cast("list[object]", raw)]
     if origin is Mapping and isinstance(raw, dict):

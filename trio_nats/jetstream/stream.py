@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import msgspec
 
@@ -41,6 +41,7 @@ __all__ = ["DEFAULT_BATCH", "Stream", "StreamConsumers", "current_subjects"]
 
 
 class _PageRequest(msgspec.Struct, frozen=True, kw_only=True):
+    ALWAYS: ClassVar[tuple[str, ...]] = ("offset",)
     offset: int = 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import msgspec
 
@@ -87,6 +87,9 @@ class PersistMode(Choice):
 class SubjectTransform(msgspec.Struct, frozen=True, kw_only=True):
     """A change of the subjects under which messages are stored (ADR-36)."""
 
+    ALWAYS: ClassVar[tuple[str, ...]] = ("src",)
+    """Fields that are sent even with their default."""
+
     src: str = ""
     """The subjects to change, with or without wildcards; empty for all."""
     dest: str
@@ -116,8 +119,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     tags: Sequence[str] = ()
     """Tags that the servers must have."""
     preferred: str = ""
-    """The name of the server that should become the leader. Only requests to elect a leader use it.
-    """
+    """The name of the server that should become the leader. Only requests to elect a leader use it;
+    servers refuse a stream that has it."""
     extra: Mapping[str, Any] = {}
     """Fields that this version does not know, as a newer server sent them. They are sent back."""
 
@@ -145,6 +148,9 @@ class ExternalStream(msgspec.Struct, frozen=True, kw_only=True):
 
 class StreamConsumerSource(msgspec.Struct, frozen=True, kw_only=True):
     """A durable consumer through which a stream is copied (server 2.14 or later)."""
+
+    ALWAYS: ClassVar[tuple[str, ...]] = ("name", "deliver_subject")
+    """Fields that are sent even with their default."""
 
     name: str = ""
     """The name of the consumer."""
@@ -188,6 +194,17 @@ class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of a stream. Sizes are in bytes, durations in seconds."""
+
+    ALWAYS: ClassVar[tuple[str, ...]] = (
+        "retention",
+        "max_consumers",
+        "max_msgs",
+        "max_bytes",
+        "max_age",
+        "storage",
+        "num_replicas",
+    )
+    """Fields that are sent even with their default, as the schema of the API requires."""
 
     name: str
     """The name of the stream: up to 255 characters without spaces and any of ``. * > / \\``."""

@@ -95,7 +95,13 @@ async def test_requests_for_consumers() -> None:
             ]
             assert asked[0][1] == {
                 "stream_name": "S",
-                "config": {"name": "c", "ack_policy": "explicit", "filter_subject": "a.b"},
+                "config": {
+                    "name": "c",
+                    "deliver_policy": "all",
+                    "ack_policy": "explicit",
+                    "replay_policy": "instant",
+                    "filter_subject": "a.b",
+                },
                 "action": "create",
             }
             assert asked[2][1]["action"] == "update"

@@ -96,8 +96,8 @@ async def test_a_time_to_live_that_is_not_allowed(nats_server: NatsServer) -> No
 async def test_a_counter(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await js.create_stream("C", subjects=["c"], allow_msg_counter=True, storage=MEMORY)
-        assert (await js.publish("c", headers={"Nats-Incr": "+5"})).val == "5"
-        assert (await js.publish("c", headers={"Nats-Incr": "-7"})).val == "-2"
+        assert (await js.publish("c", headers={"Nats-Incr": "+5"})).val == 5
+        assert (await js.publish("c", headers={"Nats-Incr": "-7"})).val == -2
 
 
 async def test_own_headers_beside_arguments(nats_server: NatsServer) -> None:

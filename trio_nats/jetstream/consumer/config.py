@@ -58,8 +58,9 @@ class AckPolicy(Choice):
     NONE = "none"
     """No message: a delivery counts as acknowledged."""
     FLOW_CONTROL = "flow_control"
-    """The reply to a flow control message acknowledges all messages before it. Servers use this for
-    consumers that they make themselves (server 2.14 or later)."""
+    """The reply to a flow control message acknowledges all messages before it. It needs a push
+    consumer with ``flow_control`` and an ``idle_heartbeat`` of 1 s. Servers use it to copy streams
+    (server 2.14 or later)."""
 
 
 class ReplayPolicy(Choice):
@@ -90,8 +91,13 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``None`` stands for the default of the server.
     """
 
-    ALWAYS: ClassVar[tuple[str, ...]] = ("ack_policy",)
-    """Fields that are sent even with their default, because that of the server is different."""
+    ALWAYS: ClassVar[tuple[str, ...]] = (
+        "deliver_policy",
+        "ack_policy",
+        "replay_policy",
+    )
+    """Fields that are sent even with their default: the schema of the API requires it, or the
+    default of the server is different."""
 
     name: str = ""
     """Name of the consumer. Default: a generated one."""

@@ -39,16 +39,17 @@ class PubAck(msgspec.Struct, frozen=True, kw_only=True):
     and nothing was stored."""
     domain: str = ""
     """The JetStream domain."""
-    val: str | None = None
-    """The new value of a counter, a whole number in decimal digits (ADR-49); ``None`` if the
-    subject is not a counter."""
+    val: int | None = None
+    """The new value of a counter, of any size (ADR-49); ``None`` if the subject is not a counter.
+    """
     batch: str = ""
     """The id of the batch that was committed with the message (ADR-50)."""
     count: int = 0
     """Number of messages in that batch."""
 
 
-_decode = msgspec.json.Decoder(PubAck).decode
+# Not strict, because the server writes the value of a counter as a string.
+_decode = msgspec.json.Decoder(PubAck, strict=False).decode
 
 
 def read_ack(msg: Msg, subject: str) -> PubAck:
