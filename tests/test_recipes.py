@@ -204,6 +204,7 @@ async def test_graceful_stop(
         await nc.request("jobs")
 
 
+@pytest.mark.slow
 async def test_health(recipes: Any, nc: Connection, nats_server: NatsServer) -> None:
     assert await recipes.healthy(nc)
     await nats_server.kill()

@@ -113,9 +113,10 @@ class Running:
     def kill(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def finish(self) -> int:
+    def finish(self, *, close_stdin: bool = True) -> int:
         """Wait for its end; the exit code."""
-        self._stdin.close()
+        if close_stdin:
+            self._stdin.close()
         deadline = time.monotonic() + HANG_TIMEOUT
         while self._read(deadline - time.monotonic()):
             pass

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
 
+from tests.cli.helpers import cli
 from trio_nats import __version__
 
 pytestmark = pytest.mark.slow
 
 
-def run(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "trio_nats", *args],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "120", **environment},
-        timeout=60,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def output() -> str:
-    done = run("demo")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = cli("demo", COLUMNS="120")
+    assert done.exit_code == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -62,21 +51,32 @@ def test_messages(output: str) -> None:
 
 
 def test_version() -> None:
-    assert run("--version").stdout.strip() == __version__
+    command = [sys.executable, "-m", "trio_nats", "--version"]
+    assert subprocess.check_output(command, text=True).strip() == __version__
 
 
 def test_help_names_the_commands() -> None:
-    done = run()
-    assert "demo" in done.stdout + done.stderr
+    assert "demo" in cli().stdout
 
 
 @pytest.mark.parametrize(
-    ("missing", "extra"), [("typer", "cli"), ("rich", "cli"), ("trustme", "demo")]
+    ("missing", "extra"), [("rich.console", "cli"), ("trustme", "demo")], ids=["rich", "trustme"]
 )
-def test_without_the_extra_it_says_what_to_install(missing: str, extra: str) -> None:
-    program = f"import sys; sys.modules[{missing!r}] = None; from trio_nats.cli import main; main()"
+def test_without_the_extra_it_says_what_to_install(
+    missing: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("commands.demo", "throwaway_certificates"):
+        monkeypatch.delitem(sys.modules, f"trio_nats.cli.{name}", raising=False)
+    done = cli("demo")
+    assert done.exit_code == 1
+    assert f"pip install 'trio-nats[{extra}]'" in done.stderr
+
+
+def test_without_typer_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['typer'] = None; from trio_nats.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "demo"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert f"pip install 'trio-nats[{extra}]'" in done.stderr
+    assert "pip install 'trio-nats[cli]'" in done.stderr

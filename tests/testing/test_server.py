@@ -201,6 +201,7 @@ async def test_cancelling_the_start_ends_the_process(program, tmp_path) -> None:
     assert not exists(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.slow
 @posix_only
 async def test_a_server_that_is_never_ready(program, tmp_path) -> None:
     stand_in = program("print('half-way', flush=True); time.sleep(60)")
