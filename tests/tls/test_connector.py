@@ -164,28 +164,37 @@ async def test_errors_are_not_groups() -> None:
     assert str(caught.value) == f"cannot connect to {attempt.server} [dial]: {attempt.error}"
 
 
-BAD_OPTIONS: dict[str, tuple[dict[str, object], str]] = {
-    "scheme": ({"servers": "http://h"}, "unknown scheme"),
-    "port": ({"servers": "h:0"}, "1 to 65535"),
-    "host": ({"servers": "nats://:4222"}, "host is missing"),
-    "mixed": ({"servers": "nats://a,ws://b"}, "cannot be mixed"),
-    "websocket": ({"websocket": {}}, "websocket must be a WebSocketOptions, not dict"),
-    "timeout": ({"connect_timeout": -1}, "connect_timeout must be more than zero"),
-    "ping": ({"ping_interval": 0}, "ping_interval must be more than zero"),
-    "closing": ({"close_timeout": float("nan")}, "close_timeout must be a number of seconds"),
-    "prefix": ({"inbox_prefix": "a b"}, "inbox prefix 'a b' is not allowed"),
-    "prefix wildcard": ({"inbox_prefix": "a.*"}, "wildcards"),
-    "name": ({"name": 5}, "name must be a str"),
-    "unprintable name": ({"name": "a\r\nb"}, "printable characters only"),
-    "auth": ({"auth": "password"}, "auth must be an Auth"),
-    "plaintext": ({"plaintext_auth": "maybe"}, "plaintext_auth must be one of"),
-    "pending": ({"outbox_size": 0}, "outbox_size must be at least 1"),
-    "full": ({"when_outbox_full": "panic"}, "when_outbox_full must be one of"),
-    "tls": ({"tls": "require"}, "tls must be a TLSOptions, not str"),
-    "limits": ({"limits": {}}, "limits must be a ProtocolLimits, not dict"),
-    "echo": ({"echo": "no"}, "echo must be True or False"),
+BAD_OPTIONS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
+    "scheme": ({"servers": "http://h"}, ConfigurationError, "unknown scheme"),
+    "port": ({"servers": "h:0"}, ConfigurationError, "1 to 65535"),
+    "host": ({"servers": "nats://:4222"}, ConfigurationError, "host is missing"),
+    "mixed": ({"servers": "nats://a,ws://b"}, ConfigurationError, "cannot be mixed"),
+    "websocket": ({"websocket": {}}, TypeError, "websocket must be a WebSocketOptions, not dict"),
+    "timeout": (
+        {"connect_timeout": -1},
+        ConfigurationError,
+        "connect_timeout must be more than zero",
+    ),
+    "ping": ({"ping_interval": 0}, ConfigurationError, "ping_interval must be more than zero"),
+    "closing": (
+        {"close_timeout": float("nan")},
+        ConfigurationError,
+        "close_timeout must be a number of seconds",
+    ),
+    "prefix": ({"inbox_prefix": "a b"}, InvalidSubjectError, "inbox prefix 'a b' is not allowed"),
+    "prefix wildcard": ({"inbox_prefix": "a.*"}, InvalidSubjectError, "wildcards"),
+    "name": ({"name": 5}, TypeError, "name must be a str"),
+    "unprintable name": ({"name": "a\r\nb"}, ConfigurationError, "printable characters only"),
+    "auth": ({"auth": "password"}, TypeError, "auth must be an Auth"),
+    "plaintext": ({"plaintext_auth": "maybe"}, ConfigurationError, "plaintext_auth must be one of"),
+    "pending": ({"outbox_size": 0}, ConfigurationError, "outbox_size must be at least 1"),
+    "full": ({"when_outbox_full": "panic"}, ConfigurationError, "when_outbox_full must be one of"),
+    "tls": ({"tls": "require"}, TypeError, "tls must be a TLSOptions, not str"),
+    "limits": ({"limits": {}}, TypeError, "limits must be a ProtocolLimits, not dict"),
+    "echo": ({"echo": "no"}, TypeError, "echo must be True or False"),
     "floor": (
         {"servers": "tls://h", "tls": TLSOptions(mode=TLSMode.DISABLE)},
+        TLSConfigurationError,
         "a tls:// URL asks for TLS",
     ),
 }
@@ -193,8 +202,8 @@ BAD_OPTIONS: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_bad_options_are_refused_at_the_call(case: str) -> None:
-    options, words = BAD_OPTIONS[case]
-    with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError)) as caught:
+    options, kind, words = BAD_OPTIONS[case]
+    with pytest.raises(kind) as caught:
         open_nats(**options)  # type: ignore[arg-type]  # that is the point
     assert words in str(caught.value)
 

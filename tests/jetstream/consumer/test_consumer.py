@@ -198,25 +198,39 @@ async def test_a_push_consumer_cannot_be_pulled(nats_server: NatsServer) -> None
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "match"),
+    ("config", "options", "kind", "match"),
     [
-        (5, {}, "config must be a ConsumerConfig or a name, not int"),
-        ("a.b", {}, "consumer name"),
-        ("c", {"ack_wait": -1}, "ack_wait"),
-        ("c", {"nonsense": 1}, "nonsense"),
-        ("c", {"durable_name": "d"}, "the same"),
-        ("c", {"filter_subject": "a..b"}, "filter_subject"),
-        ("c", {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE}, "opt_start_seq"),
-        ("c", {"filter_subjects": ["a.>", "a.b"]}, r"'a\.b' is covered by 'a\.>'; leave one"),
-        ("c", {"filter_subjects": ["a.b", "c", "a.b"]}, "must not overlap"),
+        (5, {}, TypeError, "config must be a ConsumerConfig or a name, not int"),
+        ("a.b", {}, ConfigurationError, "consumer name"),
+        ("c", {"ack_wait": -1}, ConfigurationError, "ack_wait"),
+        ("c", {"nonsense": 1}, TypeError, "nonsense"),
+        ("c", {"durable_name": "d"}, ConfigurationError, "the same"),
+        ("c", {"filter_subject": "a..b"}, InvalidSubjectError, "filter_subject"),
+        (
+            "c",
+            {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE},
+            ConfigurationError,
+            "opt_start_seq",
+        ),
+        (
+            "c",
+            {"filter_subjects": ["a.>", "a.b"]},
+            ConfigurationError,
+            r"'a\.b' is covered by 'a\.>'; leave one",
+        ),
+        ("c", {"filter_subjects": ["a.b", "c", "a.b"]}, ConfigurationError, "must not overlap"),
     ],
 )
 async def test_invalid_consumer_options(
-    nats_server: NatsServer, config: object, options: dict[str, object], match: str
+    nats_server: NatsServer,
+    config: object,
+    options: dict[str, object],
+    kind: type[Exception],
+    match: str,
 ) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
-        with pytest.raises((ConfigurationError, InvalidSubjectError, TypeError), match=match):
+        with pytest.raises(kind, match=match):
             await stream.create_consumer(config, **options)
         assert [name async for name in stream.consumer_names()] == []
 
