@@ -99,7 +99,7 @@ def _statements(module: str) -> tuple[Path, list[ast.stmt]]:
 
 
 def _class(path: str, cls: type) -> Iterator[str]:
-    hidden = ("object", "Generic", "NeedsAsyncWith")
+    hidden = ("object", "Generic", "NeedsAsyncFor", "NeedsAsyncWith")
     bases = [_name(base) for base in cls.__bases__ if base.__name__ not in hidden]
     made = f" made with {_fields(cls)}" if is_dataclass(cls) or _is_struct(cls) else ""
     yield f"{path} class({', '.join(bases)}){made}"

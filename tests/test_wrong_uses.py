@@ -119,6 +119,27 @@ async def check_wrong_uses(use: str, made: Any) -> None:
             raise AssertionError("received")
 
 
+async def test_what_is_used_with_async_for() -> None:
+    async with NatsServer(jetstream=True) as server, open_nats(server.url) as nc:
+        js = nc.jetstream()
+        kv = await js.create_key_value("a")
+        stream = await js.create_stream("a")
+        async with kv.watch() as watcher, nc.subscribe("a") as sub:
+            iterators: list[Any] = [
+                js.streams(),
+                js.key_value_store_names(),
+                stream.consumers(),
+                stream.get_msgs(),
+                watcher.initial(),
+                sub.iter_batches(),
+            ]
+            for iterator in iterators:
+                with pytest.raises(TypeError, match="cannot be awaited; use 'async for"):
+                    await iterator
+                with pytest.raises(TypeError, match=r"use 'async for .*, not 'for'"):
+                    list(iterator)
+
+
 @pytest.mark.parametrize(
     ("call", "make"),
     [

@@ -1,18 +1,18 @@
-"""Objects that are used with ``async with``, and that explain other ways of using them."""
+"""Objects that explain wrong ways of using them.
+
+Of ``await nc.subscribe("a")``, Python itself says only that a Subscription cannot be awaited. The
+methods that explain it are hidden from type checkers, which report the wrong uses themselves.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-__all__ = ["NeedsAsyncWith"]
+__all__ = ["NeedsAsyncFor", "NeedsAsyncWith"]
 
 
 class NeedsAsyncWith:
-    """The last base of a class whose objects are used with ``async with``.
-
-    Of ``await nc.subscribe("a")``, Python itself says only that a Subscription cannot be awaited.
-    The methods are hidden from type checkers, which report the wrong uses themselves.
-    """
+    """The last base of a class whose objects are used with ``async with``."""
 
     __slots__ = ()
 
@@ -40,3 +40,17 @@ class NeedsAsyncWith:
         def _wrong_use(self, what: str) -> TypeError:
             call = self._async_with.partition("(")[0]
             return TypeError(f"{call}() {what}; use 'async with {self._async_with}:'")
+
+
+class NeedsAsyncFor:
+    """The last base of an asynchronous iterator that a function returns, such as a listing."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> NoReturn:
+            raise TypeError("an iterator cannot be awaited; use 'async for item in ...:'")
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError("use 'async for item in ...:', not 'for'")

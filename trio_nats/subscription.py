@@ -14,7 +14,7 @@ import outcome
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from ._async_with import NeedsAsyncWith
+from ._async_with import NeedsAsyncFor, NeedsAsyncWith
 from ._constructors import NoPublicConstructor
 from ._core.pending import PendingQueue, pending_size
 from ._core.supervisor import Supervisor
@@ -406,7 +406,7 @@ class Subscription(
             raise StopAsyncIteration from None
 
 
-class _Batches(AsyncIterator[list[Msg]]):
+class _Batches(AsyncIterator[list[Msg]], NeedsAsyncFor):
     """An iterator rather than an async generator, which would have to be closed."""
 
     def __init__(self, sub: Subscription, max_messages: int | None) -> None:

@@ -9,6 +9,7 @@ from typing import Generic, NoReturn, TypeVar, cast
 import msgspec
 import trio
 
+from .._async_with import NeedsAsyncFor
 from .._constructors import NoPublicConstructor, construct
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NoRespondersError
@@ -207,6 +208,7 @@ class API:
 
 class PageIterator(
     AsyncIterator[T_co],
+    NeedsAsyncFor,
     Generic[T_co],
     metaclass=NoPublicConstructor,
     use="a method that returns a listing, such as js.streams()",

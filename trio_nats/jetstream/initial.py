@@ -28,6 +28,7 @@ from typing import TypeVar
 
 import trio
 
+from .._async_with import NeedsAsyncFor
 from ..errors import NatsError
 from .consumer.message import JetStreamMsg
 from .consumer.ordered import OrderedConsumer, OrderedMessages
@@ -46,7 +47,7 @@ FEW = 4
 """How many missing subjects are listed one by one."""
 
 
-class InitialIterator(AsyncIterator[T]):
+class InitialIterator(AsyncIterator[T], NeedsAsyncFor):
     """Iterate until a watcher has caught up.
 
     It is not an async generator, because you would have to close that.
