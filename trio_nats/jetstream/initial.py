@@ -77,10 +77,17 @@ class WatchedMessages:
     :param filters: the subjects that it reads.
     :param since: the sequence number at which it begins; subjects without a later message then do
         not count. 0 if it begins with all subjects.
+    :param use: how the watcher is used, for errors; see :class:`NeedsAsyncWith`.
     """
 
     def __init__(
-        self, stream: Stream, consumer: OrderedConsumer, filters: Sequence[str], *, since: int
+        self,
+        stream: Stream,
+        consumer: OrderedConsumer,
+        filters: Sequence[str],
+        *,
+        since: int,
+        use: str,
     ) -> None:
         self._stream = stream
         self._consumer = consumer
@@ -88,6 +95,7 @@ class WatchedMessages:
         self._since = bool(since)
         messages = consumer.consume()
         assert isinstance(messages, OrderedMessages)
+        messages._async_with = use
         self._messages = messages
         self.caught_up = trio.Event()
         self._silence = FIRST_SILENCE

@@ -88,7 +88,11 @@ class KeyWatcher(
         self._plan = plan
         self._codec = codec
         self._messages = WatchedMessages(
-            plan.stream, plan.consumer, plan.filters, since=plan.resume_from
+            plan.stream,
+            plan.consumer,
+            plan.filters,
+            since=plan.resume_from,
+            use=self._async_with,
         )
         self._caught_up = self._messages.caught_up
 

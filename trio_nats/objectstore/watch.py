@@ -79,7 +79,7 @@ class ObjectWatcher(
             deliver_policy=self._policy,
             inactive_threshold=FORGOTTEN_AFTER,
         )
-        messages = WatchedMessages(stream, consumer, [subject], since=0)
+        messages = WatchedMessages(stream, consumer, [subject], since=0, use=self._async_with)
         with store_errors(self._backend.bucket):
             await messages.enter(updates_only=self._policy == DeliverPolicy.NEW)
         self._messages, self._caught_up = messages, messages.caught_up

@@ -71,7 +71,8 @@ class Messages(
         """
         await trio.lowlevel.checkpoint()
         if self._state != "not entered":
-            raise RuntimeError("a channel of messages can be entered only once; consume again")
+            call = self._async_with.partition("(")[0]
+            raise RuntimeError(f"this channel can be entered only once; call {call}() again")
         self._state = "open"
         self._nursery = await self._manager.__aenter__()
         try:
