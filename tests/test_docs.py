@@ -76,7 +76,7 @@ def test_code_blocks_are_found() -> None:
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_fragments_use_what_there_is(block: Block) -> None:
+def test_documentation_fragments_use_existing_names(block: Block) -> None:
     """Syntax, imported names, arguments and attributes; without running what may never end."""
     faults = []
     things = PAGE_THINGS.get(block.page.stem, THINGS)

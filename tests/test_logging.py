@@ -42,7 +42,7 @@ def test_no_log_record_refers_to_an_exception_or_a_connection(module: Path) -> N
     assert _held(module.read_text(encoding="utf-8")) == []
 
 
-def test_the_rule_finds_what_it_is_about() -> None:
+def test_the_rule_finds_violations() -> None:
     source = (
         "try:\n    pass\nexcept E as error:\n    _logger.info('%s %r %s', error, self, str(error))"
     )

@@ -242,7 +242,7 @@ async def test_draining(backend: str, nats_server: NatsServer) -> None:
     await run(backend, main)
 
 
-async def test_what_a_closed_connection_says(backend: str, nats_server: NatsServer) -> None:
+async def test_errors_of_a_closed_connection(backend: str, nats_server: NatsServer) -> None:
     async def main(_: Home) -> None:
         async with open_nats(nats_server.url) as nc:
             subs = [nc.subscribe("x") for _ in range(2)]

@@ -122,7 +122,7 @@ async def test_publishing(backend: str, nats_server: NatsServer) -> None:
     await on_stage(backend, nats_server, main)
 
 
-async def test_publishing_where_it_waits(backend: str, nats_server: NatsServer) -> None:
+async def test_publishing_with_waiting(backend: str, nats_server: NatsServer) -> None:
     async def main(stage: Stage) -> None:
         async def publish() -> None:
             for _ in range(4):

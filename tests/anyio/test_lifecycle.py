@@ -367,7 +367,7 @@ async def test_another_trio_run_in_the_thread(nats_server: NatsServer) -> None:
     await trio.to_thread.run_sync(asyncio.run, main())
 
 
-async def test_a_crash_of_trio(nats_server: NatsServer) -> None:
+async def test_a_trio_internal_error(nats_server: NatsServer) -> None:
     """What Trio takes for a crash of its own ends the waiting, and the loop is told."""
 
     async def main() -> None:
@@ -516,7 +516,7 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals itself")
-async def test_interrupting_a_loop_that_is_stuck(nats_server: NatsServer) -> None:
+async def test_interrupting_an_infinite_loop(nats_server: NatsServer) -> None:
     said = await printed(STUCK, nats_server.url)
     assert said.splitlines() == ["put off", "the way out", "delivered", "True"]
 

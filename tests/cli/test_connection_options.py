@@ -168,7 +168,7 @@ def test_the_selected_context(probe: Probe) -> None:
     assert probe.options("--no-context").servers is None
 
 
-def test_a_context_by_its_file(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_by_file_name(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     path = probe.context("one", url="nats://one")
     assert probe.options("--context", str(path)).servers == "nats://one"
     monkeypatch.chdir(path.parent)

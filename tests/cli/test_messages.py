@@ -60,7 +60,7 @@ def test_pub(url: str) -> None:
     assert msg.headers.pairs() == [("K", "v:w"), ("k", "2")]
 
 
-def test_pub_says_so_on_stderr(url: str) -> None:
+def test_pub_reports_on_stderr(url: str) -> None:
     done = cli("pub", "a", "hello", "-s", url)
     assert (done.stdout, done.stderr) == ("", 'Published 5 bytes to "a"\n')
     done = cli("pub", "a", "hello", "-s", url, "--count", "3")
@@ -95,7 +95,7 @@ def test_pub_with_a_pause(url: str) -> None:
     assert len(received(url, "a", "x", "--count", 2, "--sleep", "1ms", count=2)) == 2
 
 
-def test_pub_of_more_than_a_message_may_hold(url: str) -> None:
+def test_pub_of_more_than_max_payload(url: str) -> None:
     done = cli("pub", "a", "-s", url, input=b"x" * 2_000_000)
     assert done.exit_code == 1
     assert "max_payload" in done.stderr

@@ -72,7 +72,7 @@ def test_random_has_a_length_between() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{{", "{{}}", '{{"a": 1}}', "{ {Count} }", "{{a.b}}", "}}{{"])
-def test_other_braces_stay(text: str) -> None:
+def test_other_braces_are_unchanged(text: str) -> None:
     assert Template(text).fill_text(1) == text
 
 
@@ -81,7 +81,7 @@ def test_values_that_are_not_text_are_unchanged() -> None:
     assert Template(given).fill(1) == b"\xff1"
 
 
-def test_what_is_filled_in_is_not_filled_in_again() -> None:
+def test_filled_in_text_is_not_filled_in_again() -> None:
     template = Template("{{Request}}", more=["Request"])
     assert template.fill(1, Request=b"{{Count}}\\1") == b"{{Count}}\\1"
 

@@ -58,7 +58,7 @@ def test_errors_become_a_line_and_a_code(
 @pytest.mark.parametrize(
     ("error", "code", "words"), [(NatsError("in"), 1, "trio-nats: in"), (typer.Exit(7), 7, "")]
 )
-def test_a_failure_in_a_task_of_a_command(
+def test_an_error_in_a_background_task_of_a_command(
     error: Exception, code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def fail() -> None:
@@ -81,7 +81,7 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-def test_what_failed_is_said_even_if_other_tasks_were_cancelled(
+def test_failures_are_reported_although_other_tasks_were_cancelled(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def main(program: Program) -> None:
@@ -190,7 +190,7 @@ def test_a_signal_while_reading_stdin(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away(url: str) -> None:
+def test_a_closed_output_pipe(url: str) -> None:
     head = subprocess.Popen(
         ["head", "-n", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -209,7 +209,7 @@ def test_a_reader_that_goes_away(url: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("args", [["rtt", "1"], ["rtt", "1", "--json"]])
-def test_a_reader_that_was_never_there(url: str, args: list[str]) -> None:
+def test_an_output_pipe_without_a_reader(url: str, args: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
     with running(*args, stdout=write, interpreter=True, NATS_URL=url) as process:
@@ -252,7 +252,7 @@ async def test_a_signal_while_there_is_no_server(nats_server: NatsServer, args: 
         await trio.to_thread.run_sync(go_on)
 
 
-async def test_nothing_is_waited_for_that_needs_a_server_which_is_gone(
+async def test_operations_that_need_a_lost_server_do_not_wait(
     nats_server: NatsServer,
 ) -> None:
     async with open_nats(nats_server.url) as nc, trio.open_nursery() as nursery:
@@ -275,7 +275,7 @@ async def test_nothing_is_waited_for_that_needs_a_server_which_is_gone(
 
 
 @pytest.mark.slow
-async def test_what_happens_to_the_connection_is_said(nats_server: NatsServer) -> None:
+async def test_connection_events_are_printed(nats_server: NatsServer) -> None:
     with running("sub", "x", "-s", nats_server.url) as sub:
         await trio.to_thread.run_sync(sub.said, '"x"')
         await nats_server.restart()
@@ -319,7 +319,7 @@ def test_help_without_a_command(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize("args", [["nonsense"], ["context", "nonsense"], ["pub"]])
-def test_a_command_line_that_is_wrong(args: list[str]) -> None:
+def test_an_invalid_command_line(args: list[str]) -> None:
     done = cli(*args)
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1

@@ -42,7 +42,7 @@ async def test_order_is_kept_across_tasks_and_chunks() -> None:
             assert await all_of(sub) == called
 
 
-async def test_a_full_outbox_refuses_if_told_to() -> None:
+async def test_a_full_outbox_can_raise() -> None:
     async with scripted(outbox_size=1_500_000, when_outbox_full="raise") as (nc, peer):
         count = await fill(nc, 1_500_000, each=500_000)
         with pytest.raises(

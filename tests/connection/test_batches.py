@@ -146,7 +146,7 @@ async def test_a_consumer_that_takes_batches_lets_others_run() -> None:
 
 
 @pytest.mark.parametrize("most", [None, 2])
-async def test_a_full_subscription_is_no_longer_full_once_a_batch_was_taken(
+async def test_receiving_a_batch_makes_space_in_a_full_subscription(
     most: int | None,
 ) -> None:
     limits = PendingLimits(messages=4, when_full="wait")

@@ -204,7 +204,7 @@ async def test_a_full_event_listener_drops_the_oldest_events() -> None:
         assert texts == [f"no. {number}" for number in range(200)]
 
 
-async def test_a_listener_is_gone_when_it_is_closed_or_forgotten() -> None:
+async def test_a_closed_or_collected_listener_is_removed() -> None:
     async with scripted() as (nc, peer):
         async with nc.events(buffer=1), nc.events(buffer=1) as events:
             assert event_listeners(nc) == 2

@@ -31,7 +31,7 @@ async def test_flush_waits_for_the_server_to_have_everything() -> None:
         assert 0 < await nc.rtt(timeout=5) < 10
 
 
-async def test_a_late_pong_does_not_answer_the_next_flush() -> None:
+async def test_a_late_pong_does_not_end_the_next_flush() -> None:
     async with scripted() as (nc, peer):
         for use in (nc.flush, nc.rtt):
             async with trio.open_nursery() as given_up:
@@ -66,7 +66,7 @@ async def test_giving_up_waiting() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "1", True, float("nan")])
-async def test_timeouts_that_cannot_be_meant(timeout: Any) -> None:
+async def test_invalid_timeouts(timeout: Any) -> None:
     kind = TypeError if timeout == "1" or timeout is True else ConfigurationError
     async with scripted() as (nc, _):
         for use in (nc.flush, nc.rtt, nc.drain):
@@ -113,7 +113,7 @@ async def test_the_numbers_add_up(transport: Transport) -> None:
         assert nc.stats.pending_bytes == nc.stats.pending_messages == 0
 
 
-async def test_messages_count_even_if_nonsense_follows_them_at_once() -> None:
+async def test_messages_before_garbage_are_delivered() -> None:
     async with scripted() as (nc, peer), nc.subscribe("a") as sub:
         await peer.expect_line(b"SUB a 1")
         await peer.send(msg("a", 1, b"x") + b"nonsense\r\n")

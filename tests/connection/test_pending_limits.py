@@ -123,7 +123,7 @@ async def test_exactly_the_limit_is_not_too_much() -> None:
         assert (sub.pending, sub.dropped, slow(events)) == ((2, 4), 0, [])
 
 
-async def test_one_message_above_the_limit_in_bytes() -> None:
+async def test_a_message_larger_than_the_byte_limit() -> None:
     small = 4
     async with (
         scripted() as (nc, peer),
@@ -140,7 +140,7 @@ async def test_one_message_above_the_limit_in_bytes() -> None:
         assert newest.pending == oldest.pending == (0, 0)
 
 
-async def test_an_episode_ends_when_half_is_free() -> None:
+async def test_a_slow_consumer_episode_ends_at_half_the_limit() -> None:
     async with (
         scripted() as (nc, peer),
         nc.events() as events,
@@ -159,7 +159,7 @@ async def test_an_episode_ends_when_half_is_free() -> None:
         assert slow(events) == [SlowConsumer("a", 4, 4, 7)]
 
 
-async def test_the_connections_limits_apply_unless_overridden() -> None:
+async def test_the_limits_of_the_connection_are_the_default() -> None:
     async with (
         scripted(pending_limits=limits(1, "drop_newest")) as (nc, peer),
         nc.subscribe("a") as one,

@@ -282,7 +282,7 @@ async def test_the_subscriptions_that_are_too_many_are_told() -> None:
                 pass
 
 
-async def test_a_server_that_allows_fewer_tells_those_that_are_too_many() -> None:
+async def test_subscriptions_beyond_the_limit_get_an_error() -> None:
     async with served("max_subscriptions: 3", reconnect=QUICK) as (nc, server):
         async with AsyncExitStack() as stack:
             subs = [

@@ -102,7 +102,7 @@ async def test_no_responders_after_a_reply_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("options", [{"timeout": 0.2}, {"timeout": 100, "stall": 0.2}])
-async def test_time_ends_them(options: dict[str, Any]) -> None:
+async def test_the_timeout_ends_them(options: dict[str, Any]) -> None:
     async with asked(**options) as (nc, peer, replies, inbox):
         await peer.send(msg(inbox, 1, b"1") + msg(inbox, 1, b"2"))
         await barrier(peer)
@@ -204,7 +204,7 @@ async def test_closing_the_connection_wakes_all_who_wait() -> None:
 @pytest.mark.parametrize(
     ("how", "error"), [("lost", ConnectionLostError), ("closed", trio.ClosedResourceError)]
 )
-async def test_the_end_of_the_connection_ends_them_behind_what_came(
+async def test_the_end_of_the_connection_follows_received_messages(
     how: str, error: type[Exception]
 ) -> None:
     async with asked(timeout=100) as (nc, peer, replies, inbox):
@@ -308,7 +308,7 @@ async def test_waiting_for_room_loses_nothing() -> None:
         ({"pending_limits": 5}, TypeError),
     ],
 )
-async def test_options_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception]) -> None:
+async def test_invalid_options(options: dict[str, Any], kind: type[Exception]) -> None:
     async with scripted() as (nc, _):
         with pytest.raises(kind, match=next(iter(options))):
             nc.request_many("svc", **options)

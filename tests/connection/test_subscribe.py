@@ -399,7 +399,7 @@ async def test_closing_wakes_all_who_wait() -> None:
         assert names.count("waiter") == 1
 
 
-async def test_the_end_wakes_all_who_wait() -> None:
+async def test_the_end_wakes_all_waiting_tasks() -> None:
     got: list[bytes] = []
 
     async def work() -> None:

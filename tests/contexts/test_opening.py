@@ -54,7 +54,9 @@ async def test_user_and_password(nats_server: NatsServer, folder: Path) -> None:
 
 
 @pytest.mark.nats_server(token="t")
-async def test_what_is_given_explicitly_wins(nats_server: NatsServer, folder: Path) -> None:
+async def test_explicit_arguments_override_the_context(
+    nats_server: NatsServer, folder: Path
+) -> None:
     write(folder, url="nats://127.0.0.1:1", token="wrong")
     with pytest.raises(ConnectError) as caught:
         async with open_nats(nats_server.url, context="one"):

@@ -355,7 +355,7 @@ async def test_cancelling_an_operation(make: Make, encrypted: bool, silent: bool
             stage.nursery.cancel_scope.cancel()
 
 
-async def test_what_raises_rather_than_wait_for_room() -> None:
+async def test_calls_that_raise_instead_of_waiting_for_space() -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with staged(False, True, "raise") as stage:
             nc = stage.nc

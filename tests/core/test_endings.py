@@ -65,7 +65,7 @@ async def test_a_second_close_waits_for_the_first() -> None:
 
 
 @ALL_BUT_WSS
-async def test_nothing_is_published_any_more_while_it_closes_although_the_writer_is_busy() -> None:
+async def test_nothing_is_published_while_closing() -> None:
     async with scripted(close_timeout=100) as (nc, _), trio.open_nursery() as nursery:
         await trio.testing.wait_all_tasks_blocked()
         count = await fill(nc, 100_000)

@@ -123,7 +123,7 @@ async def test_received_messages_count_as_a_sign_of_life(clock: trio.testing.Moc
                 assert trio.current_time() - heard <= 3 * INTERVAL
 
 
-async def test_only_what_the_kernel_had_no_room_for_shows_that_the_peer_reads() -> None:
+async def test_only_a_blocked_write_shows_that_the_peer_reads() -> None:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     async with listener:
         port = listener.socket.getsockname()[1]

@@ -189,7 +189,7 @@ async def test_an_error_in_a_cancelled_inner_scope_propagates() -> None:
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 @in_a_run
-async def test_what_ends_the_program_comes_first(
+async def test_exceptions_that_end_the_program_take_precedence(
     kind: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(kind, match="tasks"):

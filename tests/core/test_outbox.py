@@ -116,7 +116,7 @@ async def test_too_many_pongs_are_a_flood() -> None:
 # --- a wire that breaks ---------------------------------------------------------------------------
 
 
-async def test_commands_are_forgotten_with_the_wire_they_were_for() -> None:
+async def test_commands_of_a_lost_connection_are_dropped() -> None:
     box = outbox()
     big = pub(70 * KIB)
     for frame in (b"SUB a 1\r\n", pub(50), b"PING\r\n", big, b"HPUB a 0 0\r\n", b"UNSUB 1\r\n"):
@@ -283,7 +283,7 @@ async def test_waiting_publishers_continue_once_there_is_space() -> None:
         assert entered == 4
 
 
-async def test_room_is_given_back_by_what_is_written_lost_or_forgotten() -> None:
+async def test_written_lost_and_dropped_messages_free_space() -> None:
     for give_back in ("written", "lost", "forgotten", "closed"):
         box = outbox(10)
         put(box, pub(20) if give_back != "forgotten" else b"SUB something 1\r\n")
@@ -325,7 +325,7 @@ async def test_raising_is_a_checkpoint_too() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(seed: int) -> None:
+async def test_no_message_is_lost_repeated_or_reordered(seed: int) -> None:
     """The size is right at all times, and messages come out once and in order."""
     chance = random.Random(seed)
     box = outbox()

@@ -1,4 +1,4 @@
-"""Many refusals at once: which subscriptions and requests they hit, and what finding that costs."""
+"""Many permission errors at once: which subscriptions and requests they affect, and the cost."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parts() -> tuple[Router, RequestMux]:
     return router, RequestMux(router, "_INBOX")
 
 
-def test_a_forbidden_subscription_is_found_without_looking_at_all() -> None:
+def test_a_forbidden_subscription_is_found_by_its_number() -> None:
     router, _ = parts()
     looks = Looks()
     sinks = [Watched(f"s.{number}", looks) for number in range(MANY)]

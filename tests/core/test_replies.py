@@ -217,7 +217,9 @@ async def test_the_sentinel_wakes_the_others_who_wait(
     assert trio.current_time() == pytest.approx(begun)
 
 
-async def test_no_more_than_was_asked_for(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_batch_has_at_most_the_requested_number(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with alone(stop_after=2) as replies:
         for data in (b"", b"1", b"2", b"3"):  # without data it is a reply like any other
             push(replies, reply(data))

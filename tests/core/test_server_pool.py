@@ -75,7 +75,7 @@ def test_seeds_stay_and_members_come_and_go(seed: int) -> None:
         "\ud800:4222",
     ],
 )
-def test_an_address_that_cannot_be_used_spoils_no_other(address: str) -> None:
+def test_an_unusable_address_does_not_affect_others(address: str) -> None:
     servers = pool("nats://seed:1")
     new = servers.discover(gossip(address, "good:2"), servers.servers[0], "nats")
     assert urls_of(new) == ["nats://good:2"]
@@ -128,7 +128,7 @@ def test_the_scheme_in_use_is_handed_on() -> None:
     assert new.url == "tls://b:2"
 
 
-def test_a_server_given_up_comes_back_when_it_is_named_again() -> None:
+def test_a_removed_server_returns_when_it_is_announced_again() -> None:
     servers = pool("nats://a:1,nats://b:2")
     a, b = servers.servers
     servers.failed(b, OSError("no"))
@@ -240,7 +240,7 @@ def _discovered(text: str) -> list[Server]:
 # --- servers named in plaintext, ahead of TLS ----------------------------------------------------
 
 
-def test_unverified_servers_are_addresses_that_have_to_show_a_name() -> None:
+def test_unverified_servers_must_present_a_certificate_for_the_name() -> None:
     servers = pool("nats://u:p@seed:1")
     (seed,) = servers.servers
     new = servers.discover_unverified(gossip("a:1", "10.0.0.1:2", "seed:1"), seed, "seed")

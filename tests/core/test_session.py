@@ -48,7 +48,7 @@ async def test_a_server_that_answers_late_is_kept() -> None:
         assert nc.state == "open"
 
 
-async def test_flushes_without_an_answer_are_no_reason_to_give_up() -> None:
+async def test_unanswered_flushes_do_not_end_the_connection() -> None:
     async with scripted(ping_interval=100, max_pings_out=1) as (nc, peer):
         async with trio.open_nursery() as nursery:
             for _ in range(50):

@@ -1,4 +1,4 @@
-"""The parts of the core that have rules of their own, one by one."""
+"""Unit tests of single parts of the core."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_discovering() -> None:
     assert len(servers.servers) == 4
 
 
-def test_addresses_are_checked_against_the_name_of_who_named_them() -> None:
+def test_addresses_are_checked_against_the_name_of_the_announcing_server() -> None:
     servers = pool("tls://cluster.example")
     seed = servers.servers[0]
     found = servers.discover(info("10.0.0.1:4222", "[fd00::1]:4222", "b.example:4222"), seed, "tls")

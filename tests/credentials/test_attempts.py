@@ -194,7 +194,7 @@ async def test_files_are_read_again_at_every_attempt(tmp_path: Path) -> None:
             assert [fields["jwt"] for fields in sent] == [USER.jwt, OTHER.jwt]
 
 
-async def test_a_file_that_is_gone_for_a_while(tmp_path: Path) -> None:
+async def test_a_file_that_is_missing_for_a_while(tmp_path: Path) -> None:
     file = tmp_path / "user.creds"
     file.write_text(USER.creds)
 

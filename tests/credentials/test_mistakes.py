@@ -77,7 +77,7 @@ def assert_nowhere(secret: str, texts: list[str]) -> None:
         assert repr(secret)[1:-1] not in text
 
 
-def test_this_module_finds_what_is_only_hidden() -> None:
+def test_these_checks_find_suppressed_exceptions() -> None:
     try:
         try:
             b"hidden away\xff".decode()
@@ -208,7 +208,7 @@ async def test_a_path_with_unusual_characters(make: Any, name: str, tmp_path: Pa
     ],
     ids=["NKey of nothing", "NKey of both", "Credentials of nothing", "Credentials of both"],
 )
-def test_one_source_and_no_other_is_asked_for_at_once(make: Any, given: dict[str, str]) -> None:
+def test_exactly_one_source_must_be_given(make: Any, given: dict[str, str]) -> None:
     with pytest.raises(CredentialsError, match="exactly one"):
         make(**given)
 
@@ -237,7 +237,7 @@ def test_a_checked_value_cannot_change(auth: Auth, name: str) -> None:
         setattr(auth, name, "other")
 
 
-async def test_spaces_before_the_dashes_of_a_marker() -> None:
+async def test_spaces_before_a_marker() -> None:
     text = USER.creds.replace("JWT-----\n", "JWT  -----\n").replace("SEED-----\n", "SEED -----\n")
     assert text != USER.creds
     answer = await prepare(Credentials(text=text))
@@ -329,7 +329,7 @@ async def test_a_file_damaged_while_in_use(
 
 @pytest.mark.parametrize("by_callback", [False, True])
 @pytest.mark.parametrize("make", [NKey, Credentials])
-async def test_a_file_that_does_not_answer_uses_up_connect_timeout(
+async def test_a_hanging_file_is_limited_by_connect_timeout(
     make: Any, by_callback: bool, tmp_path: Path
 ) -> None:
     async with hanging_file(tmp_path / "user.creds") as file, ScriptedServer(sessions()) as server:

@@ -50,7 +50,7 @@ async def second_attempt(urls: str, tls: TLSOptions | None, **options: object) -
     return caught.value.attempts[1]
 
 
-async def test_one_tls_url_speaks_for_all() -> None:
+async def test_one_tls_url_applies_to_all() -> None:
     """Even where certificates are the system's, so that nothing else asks for TLS."""
     async with ScriptedServer(unreachable) as first, ScriptedServer(no_tls()) as second:
         attempt = await second_attempt(mixed(first, second), None)

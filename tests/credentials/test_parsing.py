@@ -240,12 +240,12 @@ def test_invalid_jwts(kind: str) -> None:
 
 
 @pytest.mark.parametrize("expires", [-1, 1, -(10**18), 10**18, 2**63 - 1])
-def test_whatever_time_a_jwt_expires_at_a_refusal_can_be_explained(expires: int) -> None:
+def test_any_expiry_of_a_jwt_can_be_explained(expires: int) -> None:
     answer = Answer(method="JWT", jwt=jwt_for(USER.key, exp=expires))
     assert ("expired" in answer.refusal_hint()) is (expires < 10**9)
 
 
-def test_a_seed_has_to_belong_to_the_jwt() -> None:
+def test_a_seed_must_belong_to_the_jwt() -> None:
     with pytest.raises(CredentialsError) as caught:
         JWT(USER.jwt, seed=OTHER.seed)
     assert OTHER.key.public in str(caught.value)

@@ -386,7 +386,7 @@ async def test_auth_callout_sees_what_was_sent() -> None:
     assert seen[0]["name"] == "the caller"
 
 
-async def test_auth_callout_may_take_its_time() -> None:
+async def test_a_slow_auth_callout() -> None:
     asked, go = trio.Event(), trio.Event()
 
     async def decide(fields: dict[str, Any]) -> str | None:

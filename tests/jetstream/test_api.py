@@ -269,7 +269,7 @@ async def test_pages_without_end() -> None:
     assert pages == 100_000
 
 
-async def test_an_error_on_the_way_can_be_gone_on_from(nats_server: NatsServer) -> None:
+async def test_a_listing_can_continue_after_an_error(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc:
         good = pages_of(["a", "b", "c"], 2)
         fail = [False, True, False]

@@ -67,7 +67,7 @@ def taken_in(sub: Subscription) -> int:
     ("block", "reply"),
     [(FLOW_CONTROL, "secret.1"), (FLOW_CONTROL, "$JS.FC.S.other.abcd"), (STALLED, "")],
 )
-async def test_flow_control_is_answered_at_the_consumers_own_subject_only(
+async def test_flow_control_is_answered_only_on_the_consumers_subject(
     nats_server: NatsServer, block: bytes, reply: str
 ) -> None:
     async with connected(nats_server) as (js, nc), raw_client(nats_server) as raw:

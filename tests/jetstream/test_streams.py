@@ -127,7 +127,7 @@ async def test_updated(nats_server: NatsServer) -> None:
         assert list(stream.info.config.subjects) == ["s"]
 
 
-async def test_somebody_else_creates_it_first(nats_server: NatsServer) -> None:
+async def test_another_client_creates_it_first(nats_server: NatsServer) -> None:
     answers = [error(10059, 404), error(10058), {"config": {"name": "S"}}]
     async with connected(nats_server) as (_, nc):
         async with fake_api(nc, lambda msg: answers.pop(0)) as asked:

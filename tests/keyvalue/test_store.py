@@ -112,7 +112,7 @@ async def test_create_what_was_deleted(nats_server: NatsServer, how: str) -> Non
             await kv.create("a", "3")
 
 
-async def test_create_where_a_replica_is_behind(nats_server: NatsServer) -> None:
+async def test_create_with_a_replica_that_lags(nats_server: NatsServer) -> None:
     """What it says is compared with what the leader said."""
     asked: list[str] = []
 
@@ -314,7 +314,7 @@ async def test_purge_deletes_spares_what_a_wildcard_would_match(
         assert [brief(entry)[1] for entry in await kv.history("a.b")] == ["1", "2"]
 
 
-async def test_a_bucket_that_is_gone(nats_server: NatsServer) -> None:
+async def test_a_deleted_bucket(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         kv = await bucket(js)
         await js.delete_key_value("B")

@@ -136,7 +136,7 @@ async def test_another_task_waits_until_it_is_caught_up(nats_server: NatsServer)
             nursery.cancel_scope.cancel()
 
 
-async def test_deletions_that_are_left_out_count(nats_server: NatsServer) -> None:
+async def test_skipped_deletion_markers_count(nats_server: NatsServer) -> None:
     """Even if the last thing that is there is one."""
     async with connected(nats_server) as (js, _):
         kv = await filled(js)

@@ -204,7 +204,7 @@ async def test_the_connection_is_lost_for_good_while_putting(nats_server: NatsSe
                 await nc.aclose()
 
 
-async def test_chunks_that_are_still_on_their_way(nats_server: NatsServer) -> None:
+async def test_chunks_in_flight_when_an_upload_fails(nats_server: NatsServer) -> None:
     """They are deleted too, though the server might be asked for that before it stores them."""
 
     async def many() -> AsyncIterator[bytes]:
@@ -228,9 +228,9 @@ async def test_the_last_acknowledgement_is_lost(
         await store.put("x", OLD)
         store_it = ObjectBackend.store
 
-        async def lost(desk: ObjectBackend, info: ObjectInfo, expected: int) -> ObjectInfo:
+        async def lost(backend: ObjectBackend, info: ObjectInfo, expected: int) -> ObjectInfo:
             if stored:
-                await store_it(desk, info, expected)
+                await store_it(backend, info, expected)
             raise error
 
         with monkeypatch.context() as patch:

@@ -178,7 +178,7 @@ def test_digests_and_names() -> None:
 
 
 @pytest.mark.parametrize("token", ["mine.eA==", "eB=="])
-async def test_metadata_of_another_object_under_a_subject_of_ones_own(
+async def test_metadata_of_another_object_on_the_subject(
     nats_server: NatsServer, token: str
 ) -> None:
     """A publisher to some subjects of a store cannot change other objects' metadata."""

@@ -36,7 +36,7 @@ async def test_a_file_keeps_its_mode(nats_server: NatsServer, tmp_path: Path, bi
 
 
 @posix
-async def test_a_secret_file_is_secret_while_it_comes(
+async def test_a_downloaded_file_is_private_from_the_start(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
     target = tmp_path / "target"

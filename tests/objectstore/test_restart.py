@@ -19,7 +19,7 @@ QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 
 
 @pytest.mark.slow
-async def test_reading_goes_on(nats_server: NatsServer) -> None:
+async def test_reading_continues(nats_server: NatsServer) -> None:
     data = bytes(range(256)) * 64 * KIB  # more than is on the way at a time
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=QUICK) as nc:

@@ -372,7 +372,7 @@ async def test_links_that_lead_nowhere(nats_server: NatsServer) -> None:
             await store.get_bytes("l")
 
 
-def test_what_is_known_is_plain() -> None:
+def test_object_info_has_defaults() -> None:
     info = ObjectInfo(bucket="b", name="n")
     assert (info.size, info.deleted, info.link, info.timestamp) == (0, False, None, None)
     assert info == replace(info)

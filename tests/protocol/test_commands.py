@@ -296,7 +296,7 @@ def test_invalid_messages_are_not_cached() -> None:
     assert heads.known == {}
 
 
-def test_a_new_limit_forgets_what_the_old_one_allowed() -> None:
+def test_a_new_limit_clears_the_cache() -> None:
     heads = commands.PubLineCache(100, 4096)
     heads.learn("a", 100)
     heads.max_payload = 100

@@ -525,7 +525,7 @@ def test_a_size_beyond_the_limit_is_refused_before_its_payload_comes() -> None:
     ],
 )
 @pytest.mark.parametrize("filler", [b"x", b"\n", b"\r", b" "])
-def test_an_endless_line_is_given_up_in_time(first: bytes, limit: int, filler: bytes) -> None:
+def test_an_endless_line_is_rejected_in_time(first: bytes, limit: int, filler: bytes) -> None:
     parser = Parser(LIMITS)
     line = (first + filler * (limit + 1))[: limit + 2]
     for byte in one_by_one(line[:-1]):

@@ -184,7 +184,7 @@ cuts = st.lists(st.integers(0, 1500), max_size=20)
 
 
 @given(streams)
-def test_a_stream_means_what_was_encoded(stream: list[Frame]) -> None:
+def test_parsing_returns_what_was_encoded(stream: list[Frame]) -> None:
     wire = b"".join(wire for wire, _ in stream)
     expected = [meant for _, meant in stream]
     assert meanings([wire]) == expected

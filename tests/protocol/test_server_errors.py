@@ -152,7 +152,7 @@ escaped = st.lists(st.sampled_from(PARTS), max_size=8).map(
 
 @pytest.mark.slow
 @given(escaped)
-def test_what_is_found_in_any_text_can_be_encoded(text: str) -> None:
+def test_text_from_any_peer_can_be_encoded(text: str) -> None:
     error = server_error(text)
     if isinstance(error, PermissionsViolationError):
         assert error.subject.encode()

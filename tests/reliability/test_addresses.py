@@ -46,7 +46,7 @@ def resolving(*servers: NatsServer | ScriptedServer) -> Iterator[Names]:
     yield names
 
 
-async def mute(peer: Peer) -> None:
+async def unresponsive(peer: Peer) -> None:
     """Accept the connection, and say nothing."""
     await trio.sleep_forever()
 
@@ -72,7 +72,7 @@ async def test_in_the_order_given_the_first_address_is_used() -> None:
 
 
 async def test_an_unresponsive_address_is_skipped_at_the_first_connection() -> None:
-    async with ScriptedServer(mute) as bad, NatsServer(name="good") as good:
+    async with ScriptedServer(unresponsive) as bad, NatsServer(name="good") as good:
         with resolving(bad, good):
             async with open_nats(URL, randomize=False, connect_timeout=0.5) as nc:
                 assert nc.server_info.server_name == "good"
@@ -98,7 +98,7 @@ class DeadPort(trio.abc.SocketFactory):
 
 
 async def test_an_unreachable_address_does_not_use_up_the_time_of_others() -> None:
-    async with ScriptedServer(mute) as dead, NatsServer(name="good") as good:
+    async with ScriptedServer(unresponsive) as dead, NatsServer(name="good") as good:
         with resolving(dead, good):
             trio.socket.set_custom_socket_factory(DeadPort(dead.port))
             async with open_nats(URL, randomize=False, connect_timeout=1000) as nc:
@@ -106,7 +106,7 @@ async def test_an_unreachable_address_does_not_use_up_the_time_of_others() -> No
 
 
 async def test_if_no_address_responds_each_is_reported() -> None:
-    async with ScriptedServer(mute) as one, ScriptedServer(mute) as two:
+    async with ScriptedServer(unresponsive) as one, ScriptedServer(unresponsive) as two:
         with resolving(one, two):
             with trio.fail_after(HANG_TIMEOUT), pytest.raises(ConnectError) as caught:
                 async with open_nats(URL, randomize=False, connect_timeout=0.05):
@@ -120,7 +120,7 @@ async def test_the_address_that_was_lost_is_the_last_to_be_tried() -> None:
     async def drop(peer: Peer) -> None:
         await read_line(peer, b"SUB")
 
-    async with ScriptedServer(session(drop), mute) as bad, NatsServer() as good:
+    async with ScriptedServer(session(drop), unresponsive) as bad, NatsServer() as good:
         with resolving(bad, good):
             async with open_nats(URL, randomize=False, connect_timeout=1000) as nc:
                 async with nc.events() as events, nc.subscribe("a"):
@@ -175,7 +175,7 @@ async def test_a_server_known_by_name_and_by_address_is_one() -> None:
             await read_line(peer, b"SUB")
             await peer.send(info_line(connect_urls=urls))
 
-        async with ScriptedServer(session(drop), mute) as server:
+        async with ScriptedServer(session(drop), unresponsive) as server:
             with resolving(server):
                 async with (
                     open_nats(URL, randomize=False, connect_timeout=1000) as nc,
@@ -227,7 +227,7 @@ def test_the_family_that_the_system_prefers_stays_first() -> None:
     assert all(sorted(order) == sorted(hosts(known)) for order in orders)
 
 
-def test_only_addresses_that_a_name_still_has_are_remembered() -> None:
+def test_addresses_that_a_name_no_longer_has_are_forgotten() -> None:
     history = AddressHistory(randomize=False)
     for number in range(100):
         history.in_order(SERVER, addresses(f"10.0.0.{number}", "10.0.1.1"))

@@ -54,14 +54,14 @@ class Attempts:
         self.waits.append(round(trio.current_time() - self._last, 6))
         self.hosts.append(server.host)
         self._last = trio.current_time()
-        if len(self.waits) == self._most:
+        if len(self.waits) == self._limit:
             self._enough.cancel()
         error = self.errors.get(server.host, self.error)
         raise AttemptFailed(ConnectAttempt(server.url, "dial", error))
 
-    async def make(self, most: int) -> None:
-        """Let ``most`` attempts happen, or fewer where none are left."""
-        self._most = len(self.waits) + most
+    async def make(self, limit: int) -> None:
+        """Let ``limit`` attempts happen, or fewer where none are left."""
+        self._limit = len(self.waits) + limit
         self._last = trio.current_time()
         with trio.CancelScope() as self._enough:
             await self._redialer.until_connected(ServerInfo(server_name="last"))
@@ -277,7 +277,7 @@ async def test_new_servers_start_without_failures(autojump_clock: trio.testing.M
     assert attempts.waits[5:] == pytest.approx([0, 1])
 
 
-async def test_credentials_that_come_too_late_are_not_refused(
+async def test_late_credentials_are_not_reported_as_rejected(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     attempts = Attempts(ReconnectPolicy())

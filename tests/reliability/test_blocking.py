@@ -65,7 +65,7 @@ async def test_an_address_needs_no_thread() -> None:
 
 
 @pytest.mark.slow
-async def test_what_is_too_long_for_a_name_is_not_looked_up() -> None:
+async def test_names_that_are_too_long_are_not_resolved() -> None:
     async with busy_threads():
         for host in ("\u0660" * 100_000, "a" * 255, "\xe9" * 255):
             with pytest.raises(UnicodeError):
@@ -76,9 +76,7 @@ async def test_what_is_too_long_for_a_name_is_not_looked_up() -> None:
 
 
 @pytest.mark.parametrize("make", [NKey, Credentials])
-async def test_a_file_that_hangs_takes_one_thread_however_often_it_is_tried(
-    make: Any, tmp_path: Path
-) -> None:
+async def test_a_hanging_file_uses_one_thread_for_all_attempts(make: Any, tmp_path: Path) -> None:
     operator = Operator()
     path = tmp_path / "user.creds"
     path.write_text(operator.user("alice").creds)

@@ -145,7 +145,7 @@ async def test_servers_that_join_and_leave_are_known_and_forgotten() -> None:
             assert [server.port for server in nc.servers if server.discovered] == [cluster[1].port]
 
 
-async def test_a_discovered_server_takes_over_when_the_only_seed_is_gone() -> None:
+async def test_a_discovered_server_is_used_when_the_only_seed_is_down() -> None:
     async with NatsCluster(2) as cluster:
         async with open_nats(cluster[0].url, reconnect=QUICK) as nc, nc.events() as events:
             await eventually(lambda: len(nc.servers) == 2)
@@ -163,7 +163,7 @@ async def test_the_server_just_lost_is_the_last_to_be_tried() -> None:
             assert isinstance(await anext(events), Reconnected)
 
 
-async def test_discovered_addresses_are_verified_under_the_name_of_who_named_them() -> None:
+async def test_discovered_addresses_are_verified_under_the_announcing_servers_name() -> None:
     certs = certificates()
     good = ServerTLS(certs.server_dns_only.cert_file, certs.server_dns_only.key_file)
     async with NatsCluster(2, tls=good) as cluster:

@@ -102,7 +102,7 @@ async def test_each_call_names_what_is_too_long(nats_server: NatsServer) -> None
         assert nc.stats.out_messages == 1
 
 
-async def test_requests_of_a_hostile_peer_do_not_disturb_the_others(
+async def test_requests_of_a_hostile_peer_do_not_affect_others(
     nats_server: NatsServer,
 ) -> None:
     """Each names a reply subject that the answer would be too long with."""
@@ -212,7 +212,7 @@ async def test_credentials_from_a_callable_that_are_too_long(nats_server: NatsSe
 # --- a server that takes less than we were told ---------------------------------------------------
 
 
-async def test_a_subscription_that_is_too_long_for_the_server_is_told_so(
+async def test_a_subject_that_is_too_long_for_the_server_is_an_error(
     nats_server_factory: Callable[..., Any],
 ) -> None:
     server = await nats_server_factory(config="max_control_line: 1024")

@@ -124,7 +124,7 @@ async def test_credentials_refused_twice_in_the_same_words_end_the_connection(
 
 @pytest.mark.slow
 @ALL_BUT_WSS
-async def test_a_secret_that_reaches_the_server_late_is_waited_for(transport: Transport) -> None:
+async def test_a_late_credential_rotation_is_retried(transport: Transport) -> None:
     policy = replace(QUICK, refused_credentials_timeout=3)
     async with transport.server(user="u", password="old") as server:
         auth = UserPassword("u", "old")

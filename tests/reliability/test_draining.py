@@ -63,7 +63,7 @@ async def test_draining_a_subscription_takes_no_longer_than_it_may(transport: Tr
 
 
 @ALL_BUT_WSS
-async def test_a_cancelled_drain_has_unsubscribed(transport: Transport) -> None:
+async def test_a_cancelled_drain_is_still_unsubscribed(transport: Transport) -> None:
     unsubscribed = trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -159,7 +159,7 @@ async def test_slow_workers_answer_everything_when_their_subscription_is_drained
 
 
 @ALL_BUT_WSS
-async def test_a_drained_connection_answers_all_it_was_asked(transport: Transport) -> None:
+async def test_a_drained_connection_answers_all_requests(transport: Transport) -> None:
     count = 500
     async with transport.server() as server, transport.open(server) as asker:
         async with asker.subscribe("answers") as answers:

@@ -294,7 +294,7 @@ async def test_closing_between_two_servers_waits_until_the_old_one_has_everythin
                 closing.set()
 
 
-async def test_a_server_found_too_late_is_not_moved_to() -> None:
+async def test_a_server_found_after_the_deadline_is_not_used() -> None:
     """The old server is lost, and replaced, while the next one is still being dialled."""
     dialled, replaced, let_in = trio.Event(), trio.Event(), trio.Event()
 

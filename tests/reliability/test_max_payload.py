@@ -44,7 +44,7 @@ async def test_the_limit_of_the_account_holds_from_the_first_message_on() -> Non
 
 
 @ALL_TRANSPORTS
-async def test_info_behind_the_first_pong_is_used_however_it_is_cut(transport: Transport) -> None:
+async def test_info_after_the_first_pong_is_used(transport: Transport) -> None:
     line = info_line(max_payload=1000, server_name="newest")
     for cut in (0, 1, 5, 40, len(line) - 1, len(line)):
 
@@ -101,7 +101,7 @@ async def test_info_that_comes_while_moving_is_used_at_once() -> None:
 # --- another server's -----------------------------------------------------------------------------
 
 
-async def test_what_the_next_server_does_not_take_harms_nobody_else() -> None:
+async def test_messages_too_large_for_the_next_server_do_not_affect_others() -> None:
     async with NatsServer() as first, NatsServer(config="max_payload: 1000") as second:
         servers = [first.url, second.url]
         async with (
@@ -131,7 +131,7 @@ async def test_what_the_next_server_does_not_take_harms_nobody_else() -> None:
             assert stats.outbox_bytes == 0
 
 
-async def test_headers_that_the_next_server_does_not_know_harm_nobody_else() -> None:
+async def test_headers_unsupported_by_the_next_server_do_not_affect_others() -> None:
     async def old(peer: Peer) -> None:
         await peer.send_info(headers=None)
         await peer.accept_connect()

@@ -54,7 +54,7 @@ from trio_nats.testing import NatsCluster, NatsServer, ServerTLS
 
 @pytest.mark.slow
 @ALL_BUT_WSS
-async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
+async def test_a_move_on_a_single_server_loses_and_repeats_nothing(
     transport: Transport,
 ) -> None:
     plain, grouped = Ledger(), Ledger()
@@ -97,7 +97,7 @@ async def test_on_a_single_server_nothing_is_missed_and_nothing_comes_twice(
 
 
 @ALL_TRANSPORTS
-async def test_no_loss_is_announced_and_the_state_stays_open(transport: Transport) -> None:
+async def test_a_move_reports_no_loss_and_stays_open(transport: Transport) -> None:
     async with transport.scripted(session()) as server, transport.open(server) as nc:
         async with nc.events() as events:
             with trio.fail_after(HANG_TIMEOUT):
@@ -228,7 +228,7 @@ async def nobody_there(folder: Path) -> AsyncIterator[tuple[Connection, Rotation
         (nobody_there, OSError),
     ],
 )
-async def test_a_rotation_that_goes_wrong_leaves_the_connection_as_it_was(
+async def test_a_failed_rotation_keeps_the_connection(
     situation: Callable[[Path], AbstractAsyncContextManager[tuple[Connection, Rotation]]],
     reason: type[Exception],
     tmp_path: Path,
@@ -349,7 +349,7 @@ async def test_a_reconnect_during_a_failing_move_makes_its_own_attempt() -> None
         assert nc.stats.reconnects == 1
 
 
-async def test_losing_the_connection_while_moving_is_not_a_failed_move() -> None:
+async def test_a_lost_connection_during_a_move_is_not_a_failed_move() -> None:
     dialled, go_on = trio.Event(), trio.Event()
 
     async def refuse(peer: Peer) -> None:
@@ -375,11 +375,11 @@ async def test_losing_the_connection_while_moving_is_not_a_failed_move() -> None
 async def test_closing_ends_the_wait_for_a_move() -> None:
     dialled = trio.Event()
 
-    async def mute(peer: Peer) -> None:
+    async def unresponsive(peer: Peer) -> None:
         dialled.set()
         await trio.sleep_forever()
 
-    async with ScriptedServer(session(), mute) as server:
+    async with ScriptedServer(session(), unresponsive) as server:
         async with open_nats(server.url) as nc, trio.open_nursery() as nursery:
 
             async def move() -> None:

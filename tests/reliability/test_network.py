@@ -136,7 +136,7 @@ async def test_publishing_over_a_wire_that_is_cut_never_leaves_half_a_message(
 
 
 @ALL_TRANSPORTS
-async def test_one_byte_at_a_time_both_ways(transport: Transport) -> None:
+async def test_one_byte_at_a_time_in_both_directions(transport: Transport) -> None:
     drops = Plan(up=Way(chunk=1), down=Way(chunk=1))
     async with transport.server() as server:
         async with (
@@ -211,7 +211,7 @@ async def test_a_refused_connection_is_tried_until_it_is_accepted() -> None:
         await until(events, Reconnected)
 
 
-async def test_a_peer_that_never_reads_holds_up_publishers_and_is_given_up() -> None:
+async def test_a_peer_that_never_reads_blocks_publishers_until_it_is_disconnected() -> None:
     go_on = trio.Event()
 
     async def deaf(peer: Peer) -> None:

@@ -167,7 +167,7 @@ async def test_flush_and_rtt_wait_over_a_reconnect(operation: str) -> None:
             assert frames_of(await server.peer(1)) == [b"CONNECT", b"PING", b"PING", b"PING"]
 
 
-async def test_many_flushes_at_once_are_no_sign_of_a_dead_server() -> None:
+async def test_many_concurrent_flushes_do_not_end_the_connection() -> None:
     answer = trio.Event()
 
     async def slow(peer: Peer) -> None:
@@ -196,7 +196,7 @@ def server_tls() -> ServerTLS:
     return ServerTLS(certs.server.cert_file, certs.server.key_file)
 
 
-async def test_a_server_that_comes_back_with_tls_is_taken_up_on_it_and_held_to_it() -> None:
+async def test_a_server_that_returns_with_tls_must_keep_using_it() -> None:
     tls = TLSOptions(mode=TLSMode.PREFER, ca_file=certificates().ca_file)
     async with NatsServer() as server:
         url = f"nats://127.0.0.1:{server.port}"

@@ -393,7 +393,9 @@ async def test_a_lost_connection_ends_the_block(nats_server: NatsServer) -> None
                     await trio.sleep_forever()
 
 
-async def test_what_the_body_raises_wins_over_a_lost_connection(nats_server: NatsServer) -> None:
+async def test_an_exception_of_the_body_takes_precedence_over_a_lost_connection(
+    nats_server: NatsServer,
+) -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_server.url, reconnect=NO_RECONNECT) as nc:
             with pytest.raises(Oops):
@@ -418,7 +420,7 @@ async def test_closing_or_draining_the_connection_stops_the_service(
             assert nc.state == "closed"
 
 
-async def test_a_handler_that_the_connection_is_closed_under(
+async def test_closing_the_connection_during_a_handler(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "trio_nats.services")

@@ -41,7 +41,7 @@ async def settled(service: Service) -> None:
 # --- answers -------------------------------------------------------------------------------------
 
 
-async def test_what_is_returned_is_the_answer(nats_server: NatsServer) -> None:
+async def test_the_return_value_is_the_reply(nats_server: NatsServer) -> None:
     async with running(nats_server) as (_, client):
         reply = await client.request("reverse", b"abc")
         assert reply.data == b"cba"
@@ -369,7 +369,7 @@ async def test_an_undecodable_request_is_answered_with_400(
     assert "JSONCodec(list[int]) cannot decode the message on 'sum'" in record.getMessage()
 
 
-async def test_a_handler_may_answer_itself_what_it_cannot_decode(nats_server: NatsServer) -> None:
+async def test_a_handler_may_answer_an_undecodable_request_itself(nats_server: NatsServer) -> None:
     async def handler(request: ServiceRequest) -> str:
         try:
             return str(request.decode(JSONCodec(int)))
@@ -384,7 +384,7 @@ async def test_a_handler_may_answer_itself_what_it_cannot_decode(nats_server: Na
         assert endpoint.stats().num_errors == 0
 
 
-async def test_what_a_handler_fails_to_decode_itself_is_its_own_fault(
+async def test_a_decode_error_of_the_handler_itself_is_a_500(
     nats_server: NatsServer,
 ) -> None:
     async def handler(request: ServiceRequest) -> bytes:
@@ -448,7 +448,7 @@ async def test_one_at_a_time_is_in_order(nats_server: NatsServer) -> None:
         assert seen == [b"%d" % number for number in range(101)]
 
 
-async def test_a_handler_that_hangs_leaves_room_for_others(nats_server: NatsServer) -> None:
+async def test_a_hanging_handler_does_not_block_others(nats_server: NatsServer) -> None:
     async def handler(request: ServiceRequest) -> bytes:
         if request.data == b"hang":
             await trio.sleep_forever()

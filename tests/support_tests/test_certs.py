@@ -79,7 +79,7 @@ def test_a_bad_server_is_refused_for_what_is_wrong(
     assert reason in refusal(server_context(server), client)
 
 
-def test_other_names_and_authorities_are_good_in_their_place() -> None:
+def test_other_names_and_authorities_are_valid_for_their_use() -> None:
     ours = client_context(CERTS.ca_file)
     handshake(server_context(CERTS.server_other_host), ours, OTHER_HOST)
     handshake(server_context(CERTS.server_dns_only), ours)

@@ -99,7 +99,7 @@ async def test_cutting_what_goes_up(at: int) -> None:
             await (await proxy.link(0)).closed.wait()
 
 
-async def test_a_cut_that_resets() -> None:
+async def test_cutting_with_a_reset() -> None:
     plan = Plan(up=Way(cut_after=3), reset=True)
     with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(sink) as server, ChaosProxy(server.port, [plan]) as proxy:

@@ -48,7 +48,7 @@ async def test_every_suspension_is_visited(count: int) -> None:
     assert reached == first
 
 
-async def test_what_never_suspends_is_cancelled_before_it_begins() -> None:
+async def test_an_operation_that_never_suspends_is_cancelled_first() -> None:
     done = []
 
     async def operation() -> None:
@@ -170,7 +170,7 @@ async def test_a_task_that_runs_a_function_of_trios_is_named_too() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_system_task_of_trios_is_no_leak() -> None:
+async def test_a_system_task_of_trio_is_not_a_leak() -> None:
     async with no_leaks():
         task = trio.lowlevel.spawn_system_task(trio.sleep, 0.01)
         assert task.name.startswith("trio.")

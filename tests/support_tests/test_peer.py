@@ -117,7 +117,7 @@ async def upgrading(peer: Peer) -> None:
     await peer.serve()
 
 
-async def test_what_came_before_tls_is_told_apart() -> None:
+async def test_data_before_tls_is_recorded_separately() -> None:
     async with ScriptedServer(upgrading) as server, await dial(server) as stream:
         await read_until(stream, b"\r\n")
         secure = tls(stream)
@@ -132,7 +132,7 @@ async def test_what_came_before_tls_is_told_apart() -> None:
         assert [kind for kind, _ in peer.happenings if "tls" in kind] == ["tls-begun", "tls-done"]
 
 
-async def test_a_client_that_speaks_before_tls_is_caught() -> None:
+async def test_a_client_that_sends_plaintext_before_tls_is_detected() -> None:
     async def script(peer: Peer) -> None:
         await peer.send_info(tls_required=True)
         await peer.expect_line(b"CONNECT")
@@ -242,7 +242,7 @@ def test_tls_records_are_told_from_plaintext() -> None:
 # --- endings --------------------------------------------------------------------------------------
 
 
-async def test_the_client_going_away_is_no_failure() -> None:
+async def test_a_client_that_disconnects_is_not_a_failure() -> None:
     async def script(peer: Peer) -> None:
         await peer.expect_line(b"CONNECT")
 

@@ -16,7 +16,7 @@ def test_reports_can_be_encoded(request: pytest.FixtureRequest) -> None:
     assert data["sections"] == [("log", r"\udfff")]
 
 
-def test_what_can_be_encoded_stays_as_it_is() -> None:
+def test_encodable_text_is_unchanged() -> None:
     value = {"a": ["é\n\\", ("\U0001f600", 1, None, True)]}
     assert encodable(value) == value
     assert encodable({"\ud800": 1}) == {r"\ud800": 1}

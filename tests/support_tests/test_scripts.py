@@ -203,7 +203,7 @@ async def test_injected_bytes_come_in_one_segment_with_info() -> None:
                 assert await stream.receive_some() == info_line(tls_required=True) + extra
 
 
-async def test_an_endless_info_has_no_end() -> None:
+async def test_the_endless_info_script_never_stops() -> None:
     async with ScriptedServer(scripts.endless_info()) as server:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             count = 0

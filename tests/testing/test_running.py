@@ -71,7 +71,7 @@ async def test_a_paused_server_can_be_stopped_in_order_and_restarted() -> None:
         assert await answers(server)
 
 
-async def test_what_needs_a_running_server_says_so() -> None:
+async def test_operations_that_need_a_running_server_say_so() -> None:
     async with NatsServer() as server:
         await server.stop()
         with pytest.raises(RuntimeError, match="not running"):

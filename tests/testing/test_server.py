@@ -290,7 +290,7 @@ def test_chosen_ports_are_not_those_the_system_hands_out() -> None:
     assert all(12_000 <= _ports.free_port("127.0.0.1") < 32_000 for _ in range(50))
 
 
-def test_the_last_resort_is_a_port_from_the_system(occupied) -> None:
+def test_the_system_chooses_a_port_as_a_last_resort(occupied) -> None:
     assert _ports.free_port("127.0.0.1", [occupied]) not in (0, occupied)
 
 
@@ -396,7 +396,7 @@ async def test_restart_with_changes() -> None:
             assert "auth_required" not in await client.info()
 
 
-async def test_a_restart_that_fails_can_be_put_right() -> None:
+async def test_a_failed_restart_can_be_repeated() -> None:
     async with NatsServer() as server:
         with pytest.raises(ServerStartError):
             await server.restart(config="nonsense {")
@@ -405,7 +405,7 @@ async def test_a_restart_that_fails_can_be_put_right() -> None:
         assert await answers(server)
 
 
-async def test_what_does_nothing_is_a_checkpoint_still() -> None:
+async def test_operations_that_do_nothing_are_checkpoints() -> None:
     async with NatsServer() as server:
         with trio.testing.assert_checkpoints():
             await server.start()

@@ -106,7 +106,7 @@ async def test_a_plain_handshake_failure(
 
 
 @pytest.mark.parametrize("code", [40, 80])
-async def test_where_tls_is_optional_the_way_out_is_named(code: int) -> None:
+async def test_errors_with_optional_tls_name_the_alternative(code: int) -> None:
     error = await refused(fatal(code), shown=True, tls_available=True)
     assert type(error) is TLSHandshakeError
     assert "The server's INFO offers TLS without requiring it" in str(error)
@@ -121,7 +121,7 @@ async def test_where_tls_is_optional_the_way_out_is_named(code: int) -> None:
         (b"\x16\x03\x03\x00\x04abcd", "failed: "),
     ],
 )
-async def test_what_looks_like_tls_only_at_first(answer: bytes, words: str) -> None:
+async def test_data_that_begins_like_tls(answer: bytes, words: str) -> None:
     error = await refused(answer, shown=False, tls_required=True)
     assert type(error) is TLSHandshakeError
     assert words in str(error)

@@ -227,7 +227,7 @@ async def test_configure_overrides_everything() -> None:
         assert (await connect(server.port, TLSOptions(configure=configure))).version == "TLSv1.2"
 
 
-async def test_a_configure_that_raises() -> None:
+async def test_a_configure_function_that_raises() -> None:
     def configure(context: ssl.SSLContext) -> None:
         raise KeyError("mislaid")
 

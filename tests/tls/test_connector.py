@@ -94,7 +94,7 @@ async def _every_server_is_tried(refused: int) -> None:
         assert f"\n  - {attempt.server} [{attempt.phase}]: {attempt.error}" in str(caught.value)
 
 
-async def test_the_last_of_many_will_do(nats_server: NatsServer) -> None:
+async def test_the_last_server_of_many_is_used(nats_server: NatsServer) -> None:
     with closed_ports(1) as [refused]:
         async with ScriptedServer(says(b"no\r\n")) as bad:
             urls = [f"127.0.0.1:{refused}", f"tls://127.0.0.1:{nats_server.port}", bad.url]

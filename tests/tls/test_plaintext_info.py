@@ -250,7 +250,7 @@ async def test_an_info_injected_before_a_tls_first_handshake() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("said", "most"), [(10, 1024 * 1024), (8 * 1024 * 1024, 8 * 1024 * 1024)])
-async def test_a_limit_is_believed_only_where_it_is_the_larger_one(said: int, most: int) -> None:
+async def test_a_smaller_max_payload_in_plaintext_is_ignored(said: int, most: int) -> None:
     """A smaller one would have us refuse messages that the server takes; a larger is its affair."""
     async with ScriptedServer(upgraded(max_payload=said)) as server:
         with trio.fail_after(HANG_TIMEOUT):
@@ -334,7 +334,7 @@ async def tampered(
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["after INFO", "TLS first"])
-async def test_an_nkey_user_does_not_become_the_guest(first: bool) -> None:
+async def test_an_nkey_user_is_not_the_default_user(first: bool) -> None:
     async with tampered(without_login, first=first) as (server, port):
         attempt = await failure(port, NKey(seed=KEY.seed))
         assert isinstance(attempt.error, CredentialsError)

@@ -70,7 +70,7 @@ async def test_a_probe_sends_no_credentials(kind: str, mode: TLSMode) -> None:
         assert word not in peer.raw_bytes
 
 
-async def test_nobody_is_asked_for_credentials() -> None:
+async def test_no_prompt_for_credentials() -> None:
     def never(server: object) -> None:
         raise AssertionError("asked for credentials that are not to be sent")
 

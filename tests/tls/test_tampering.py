@@ -111,7 +111,7 @@ async def test_a_truncated_refusal_is_still_reported() -> None:
 
 
 @pytest.mark.parametrize("mode", [TLSMode.PREFER, TLSMode.REQUIRE])
-async def test_plaintext_info_moves_nobody(mode: TLSMode) -> None:
+async def test_plaintext_info_does_not_cause_a_move(mode: TLSMode) -> None:
     """Neither other servers it names nor a lame duck, who would have us look for some."""
 
     async def script(peer: Peer) -> None:
@@ -275,7 +275,7 @@ async def test_any_kind_of_tls_is_accepted_later(later: Script) -> None:
         assert is_only_tls_records(server.peers[1].raw_bytes)
 
 
-async def test_a_plaintext_connection_may_become_encrypted() -> None:
+async def test_a_plaintext_connection_may_reconnect_with_tls() -> None:
     async def plain(peer: Peer) -> None:
         await peer.send_info()
         await peer.accept_connect()

@@ -112,7 +112,7 @@ def test_once_encrypted_the_opportunistic_modes_require(mode: TLSMode) -> None:
         ("nats", PREFER, False, False, "(mode PREFER)"),
     ],
 )
-def test_where_a_demand_for_tls_comes_from(
+def test_reasons_that_require_tls(
     scheme: Scheme, mode: TLSMode, material: bool, sticky: bool, expected: str
 ) -> None:
     assert tls_requirement_reason(scheme, mode, material, sticky) == expected
@@ -128,9 +128,7 @@ def tls(mode: TLSMode, material: bool) -> TLSOptions:
 @pytest.mark.parametrize("mode", TLSMode)
 @pytest.mark.parametrize("material", [False, True])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_open_nats_refuses_what_cannot_be_meant(
-    scheme: Scheme, mode: TLSMode, material: bool
-) -> None:
+def test_open_nats_rejects_invalid_arguments(scheme: Scheme, mode: TLSMode, material: bool) -> None:
     expected = [*FRESH[mode], FRESH[mode][-1]][COLUMNS.index((scheme, material))]
     if expected.startswith("!"):
         with pytest.raises(TLSConfigurationError) as caught:
@@ -140,12 +138,12 @@ def test_open_nats_refuses_what_cannot_be_meant(
         open_nats(f"{scheme}://h", tls=tls(mode, material))
 
 
-def test_one_bad_address_among_good_ones_is_enough() -> None:
+def test_one_invalid_url_is_an_error() -> None:
     with pytest.raises(TLSConfigurationError, match="a tls:// URL asks for TLS"):
         open_nats("nats://a,nats://b,tls://c", tls=TLSOptions(mode=DISABLE))
 
 
-def test_a_servers_secrets_are_not_in_the_refusal() -> None:
+def test_errors_do_not_contain_secrets_of_the_url() -> None:
     with pytest.raises(ConfigurationError) as caught:
         plaintext = parse_server("ws://joe:verysecret@h/path?key=alsosecret")
         check_server(plaintext, TLSOptions(mode=TLSMode.REQUIRE))

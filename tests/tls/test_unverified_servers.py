@@ -132,6 +132,6 @@ async def test_unverified_servers_can_be_ignored(tls: TLSOptions) -> None:
                 assert [known.host for known in nc.servers] == ["localhost"]
 
 
-def test_the_choice_is_one_of_three() -> None:
+def test_an_invalid_choice_for_unverified_servers() -> None:
     with pytest.raises(TLSConfigurationError, match="unverified_servers"):
         TLSOptions(unverified_servers="both")  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def test_it_reads_as_a_mapping_of_first_values() -> None:
         headers["a"]
 
 
-def test_assigning_replaces_every_value_where_the_first_one_was() -> None:
+def test_assigning_replaces_all_values_at_the_first_position() -> None:
     headers = Headers([("x", "0"), ("A", "1"), ("b", "2"), ("A", "3"), ("a", "4"), ("A", "5")])
     headers["A"] = "new"
     assert headers.pairs() == [("x", "0"), ("A", "new"), ("b", "2"), ("a", "4")]

@@ -28,7 +28,7 @@ HARMFUL = [*map(chr, range(32)), *map(chr, range(127, 160)), *BIDI, *HIDDEN, "\u
 
 
 @pytest.mark.parametrize("character", HARMFUL, ids=ascii)
-def test_what_does_harm_is_escaped(character: str) -> None:
+def test_harmful_characters_are_escaped(character: str) -> None:
     assert has_unprintable(character)
     shown = printable(f"a{character}b")
     assert shown.isascii()

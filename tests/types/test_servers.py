@@ -209,7 +209,7 @@ def test_refused(text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     "text", ["ws://h/a\r\nX-Evil: 1", "ws://h/a b", "wss://h/?a\nb", "ws://h/\0"]
 )
-def test_a_websocket_path_cannot_hold_what_would_end_the_request_line(text: str) -> None:
+def test_a_websocket_path_cannot_end_the_request_line(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_servers(text)
 

@@ -149,7 +149,7 @@ async def test_behind_a_proxy_that_terminates_tls() -> None:
         assert proxy.to_server.startswith(b"GET /nats HTTP/1.1\r\n")
 
 
-async def test_the_servers_say_in_which_origins_they_trust() -> None:
+async def test_a_server_may_reject_an_origin() -> None:
     config = {"websocket": {"same_origin": True}}
     async with NatsServer(config=config, websocket=ServerWebSocket()) as server:
         attempt = await failure(

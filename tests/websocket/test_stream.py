@@ -74,7 +74,7 @@ async def test_a_message_of_any_size(size: int) -> None:
     assert got == payload[:size] + b"end"
 
 
-async def test_no_more_than_asked_for() -> None:
+async def test_receive_some_returns_at_most_max_bytes() -> None:
     near, far = memory_stream_pair()
     stream = over(near)
     await far.send_all(frame(BINARY, b"abcdef") + frame(BINARY, b"ghi"))
@@ -400,7 +400,7 @@ class Gate(trio.abc.Stream):
         await self._transport.aclose()
 
 
-async def test_an_answer_does_not_get_into_a_frame_that_is_being_written() -> None:
+async def test_a_pong_is_not_written_into_a_frame() -> None:
     near, far = memory_stream_pair()
     gate = Gate(near)
     stream = over(gate)
@@ -415,7 +415,7 @@ async def test_an_answer_does_not_get_into_a_frame_that_is_being_written() -> No
     assert sent(far) == [(FIN | BINARY, b"a whole frame"), (FIN | PONG, b"?")]
 
 
-async def test_a_frame_does_not_get_into_an_answer_that_is_being_written() -> None:
+async def test_a_frame_is_not_written_into_a_pong() -> None:
     near, far = memory_stream_pair()
     gate = Gate(near)
     stream = over(gate)
@@ -429,7 +429,7 @@ async def test_a_frame_does_not_get_into_an_answer_that_is_being_written() -> No
     assert sent(far) == [(FIN | PONG, b"?"), (FIN | BINARY, b"a whole frame")]
 
 
-async def test_what_came_with_a_ping_is_read_although_the_answer_cannot_be_sent() -> None:
+async def test_data_after_a_ping_is_read_although_the_pong_cannot_be_sent() -> None:
     near, far = memory_stream_pair()
     stream = over(near)
     await far.send_all(frame(PING) + frame(BINARY, b"-ERR 'why'\r\n"))
@@ -476,7 +476,7 @@ async def test_the_servers_close_is_returned_and_told(said: bytes, words: str) -
     assert len(sent(far)) == 1
 
 
-async def test_an_end_in_the_middle_of_a_message() -> None:
+async def test_a_connection_that_ends_within_a_message() -> None:
     near, far = memory_stream_pair()
     stream = over(near)
     assert isinstance(far, trio.StapledStream)

@@ -281,7 +281,7 @@ async def test_compression_on_other_terms(terms: bytes, complaint: str) -> None:
     assert complaint in str(attempt.error)
 
 
-async def test_a_refusal_whose_body_does_not_come(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_rejection_without_its_body(autojump_clock: trio.abc.Clock) -> None:
     async def script(peer: Peer) -> None:
         await peer.receive_request()
         await peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 1000\r\n\r\nwait for")
@@ -437,7 +437,7 @@ CALLABLES = {
 
 
 @pytest.mark.parametrize("case", CALLABLES)
-async def test_a_callable_that_gives_no_headers(case: str) -> None:
+async def test_a_callable_that_returns_no_headers(case: str) -> None:
     source, words = CALLABLES[case]
     async with ScriptedServer(stall_at_once()) as server:
         options = WebSocketOptions(headers=source)  # type: ignore[arg-type]  # that is the point
@@ -460,7 +460,7 @@ async def test_a_callable_that_never_returns(autojump_clock: trio.abc.Clock) -> 
     assert "the headers for the upgrade were not ready within 5 s" in str(attempt.error)
 
 
-async def test_nobody_else_is_told_the_headers(nats_server: NatsServer) -> None:
+async def test_headers_are_used_for_websocket_urls_only(nats_server: NatsServer) -> None:
     def headers(server: Server) -> dict[str, str]:
         raise AssertionError("asked for a nats:// URL")
 

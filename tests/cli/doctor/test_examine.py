@@ -94,7 +94,7 @@ async def test_the_client_certificate_is_not_sent_when_tls_is_off() -> None:
     assert sum(shown for shown, _ in seen) == 0
 
 
-async def test_what_depends_on_a_certificate_that_is_not_shown() -> None:
+async def test_results_that_depend_on_an_unsent_certificate() -> None:
     server = CERTS.server
     block = ServerTLS(server.cert_file, server.key_file, ca_file=CERTS.ca_file, verify=True)
     async with NatsServer(tls=block) as real:
@@ -105,7 +105,7 @@ async def test_what_depends_on_a_certificate_that_is_not_shown() -> None:
     assert outcomes[TLSMode.DISABLE] == "fails"
 
 
-async def test_the_query_of_a_url_is_not_shown_to_strangers() -> None:
+async def test_the_query_of_a_url_is_not_sent_to_unverified_peers() -> None:
     """The path of the URL may be a secret."""
     heard: list[bytes] = []
 

@@ -119,7 +119,7 @@ async def _take_advice(report: Report) -> str:
 
 
 @pytest.mark.parametrize("name", CURED)
-def test_the_advice_is_good(examined: dict[str, Any], name: str) -> None:
+def test_following_the_advice_connects(examined: dict[str, Any], name: str) -> None:
     assert examined[f"cured {name}"] == "connects"
 
 

@@ -77,7 +77,7 @@ async def test_a_slow_receiver_only_delays_the_next_pull() -> None:
         ("408 Interest Expired", 4),
     ],
 )
-async def test_a_pull_that_is_over_is_followed_by_another(line: str, left: int | None) -> None:
+async def test_a_finished_pull_is_followed_by_another(line: str, left: int | None) -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, _),
@@ -167,7 +167,9 @@ async def test_another_leader_is_asked(line: str) -> None:
         "599 What is that",
     ],
 )
-async def test_a_refusal_is_asked_again_later(line: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_rejected_pull_is_retried_later(
+    line: str, caplog: pytest.LogCaptureFixture
+) -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, _),
@@ -330,7 +332,7 @@ async def test_delays_begin_anew_after_messages(caplog: pytest.LogCaptureFixture
     assert waits == ["0.25", "0.5", "0.25"]
 
 
-async def test_no_more_than_asked_for_are_taken() -> None:
+async def test_no_more_than_the_requested_number_are_received() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, nc):
         async with consumer.consume(stop_after=2) as messages:
@@ -346,7 +348,7 @@ async def test_no_more_than_asked_for_are_taken() -> None:
         assert [data for _, data in puller.answers] == [b"-NAK", b"-NAK"]
 
 
-async def test_many_wait_for_few() -> None:
+async def test_many_receivers_and_few_messages() -> None:
     puller = Puller()
     ended = []
 
@@ -385,7 +387,7 @@ async def test_leaving_early_returns_unreceived_messages() -> None:
         assert "closed" in repr(messages)
 
 
-async def test_what_needs_no_answer_is_kept_for_the_next_call() -> None:
+async def test_messages_without_acks_are_kept_for_the_next_call() -> None:
     puller = Puller()
     config = ConsumerConfig(ack_policy=AckPolicy.NONE)
     async with pulled_from(puller, config) as (consumer, nc):

@@ -78,7 +78,7 @@ async def test_bytes(nats_server: NatsServer) -> None:
         assert len(await consumer.fetch(max_bytes=10_000, timeout=0.1)) == 2
 
 
-async def test_a_consumer_that_is_gone(nats_server: NatsServer) -> None:
+async def test_a_deleted_consumer(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 0)
         consumer = await stream.create_consumer("c")
@@ -119,7 +119,7 @@ async def test_a_restart_while_it_waits(tmp_path: object) -> None:
         await came[0].double_ack()
 
 
-async def test_lost_pulls_are_made_anew() -> None:
+async def test_lost_pulls_are_sent_again() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
 
@@ -139,7 +139,7 @@ async def test_lost_pulls_are_made_anew() -> None:
 
 
 @pytest.mark.slow
-async def test_a_server_that_stops_is_asked_until_the_time_is_over() -> None:
+async def test_pulls_are_repeated_until_the_timeout() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
 
@@ -275,7 +275,7 @@ async def test_cancelled_whenever_it_may_be(nats_server: NatsServer) -> None:
         await cancel_at_each_checkpoint(make, check)
 
 
-async def test_cancelled_what_needs_no_answer_is_kept_for_the_next_call() -> None:
+async def test_a_cancelled_fetch_without_acks_keeps_messages_for_the_next_call() -> None:
     puller = Puller()
     config = ConsumerConfig(ack_policy=AckPolicy.NONE)
     async with pulled_from(puller, config) as (consumer, nc):

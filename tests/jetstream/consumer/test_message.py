@@ -60,7 +60,7 @@ async def test_a_message_is_answered_once() -> None:
                     await second()
 
 
-async def test_what_needs_no_answer_gets_none(nats_server: NatsServer) -> None:
+async def test_acknowledging_with_ack_policy_none_is_an_error(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
         consumer = await stream.create_consumer("c", ack_policy=AckPolicy.NONE)
@@ -70,7 +70,7 @@ async def test_what_needs_no_answer_gets_none(nats_server: NatsServer) -> None:
                 await answer()
 
 
-async def test_what_came_without_a_reply_subject() -> None:
+async def test_acknowledging_without_a_reply_subject() -> None:
     msg = JetStreamMsg(Msg.new("s.1", b"x"), AckContext(None, "s", "c", acks=True))
     assert msg.reply == ""
     with pytest.raises(AckError, match="no reply subject"):
@@ -120,7 +120,7 @@ async def test_delivered_again_at_once_later_or_not_at_all(nats_server: NatsServ
         assert (await consumer.refresh()).num_ack_pending == 0
 
 
-async def test_cancelled_nothing_was_sent_and_it_can_be_sent_again(
+async def test_a_cancelled_acknowledgement_can_be_repeated(
     nats_server: NatsServer,
 ) -> None:
     async with connected(nats_server) as (js, _):

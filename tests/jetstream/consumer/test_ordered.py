@@ -125,7 +125,7 @@ async def test_nothing_new_is_missed_even_before_the_first_message(
             assert ordered.name != gone
 
 
-async def test_its_consumer_is_deleted_again_and_again(nats_server: NatsServer) -> None:
+async def test_a_consumer_that_is_deleted_repeatedly(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 30)
         ordered = stream.ordered_consumer()
@@ -145,7 +145,7 @@ async def test_its_consumer_is_deleted_again_and_again(nats_server: NatsServer) 
             await stream.delete_consumer(ordered.name)
 
 
-async def test_its_first_consumer_is_deleted_before_there_is_a_message(
+async def test_the_first_consumer_is_deleted_before_a_message_arrives(
     nats_server: NatsServer,
 ) -> None:
     """In a cluster, the first pull request may also come before the consumer is known."""
@@ -226,7 +226,7 @@ async def test_one_task_at_a_time(nats_server: NatsServer) -> None:
         assert int((await ordered.next()).data) == 0
 
 
-async def test_cancelled_nothing_is_skipped_nor_repeated(nats_server: NatsServer) -> None:
+async def test_a_cancelled_receive_skips_and_repeats_nothing(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await js.create_stream("S", subjects=["s"], storage=MEMORY)
         for number in range(500):
@@ -475,7 +475,7 @@ async def test_a_message_is_lost_while_fetching() -> None:
         assert found == sorted(set(found))
 
 
-async def test_consumers_that_are_gone_at_once_are_not_made_without_end(
+async def test_consumers_that_vanish_at_once_are_not_created_forever(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     keeper = Keeper()
@@ -490,7 +490,7 @@ async def test_consumers_that_are_gone_at_once_are_not_made_without_end(
     assert caplog.text.count("trying again in 0.25 s") == 1
 
 
-async def test_closed_while_another_consumer_is_made() -> None:
+async def test_closing_while_a_consumer_is_created() -> None:
     keeper = Keeper()
     with trio.fail_after(HANG_TIMEOUT):
         async with (

@@ -84,7 +84,7 @@ def test_a_false_pending_count() -> None:
     assert flow_control.pending == 0
 
 
-def test_a_new_generation_waits_for_what_waits_and_asks_for_the_rest() -> None:
+def test_a_new_generation_pulls_what_is_not_queued() -> None:
     flow_control = PullFlowControl(10)
     ask(flow_control)
     flow_control.start_generation(3, 0)

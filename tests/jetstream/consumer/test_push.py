@@ -62,7 +62,7 @@ async def test_flow_control(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.slow
-async def test_a_group_shares_the_work(nats_server: NatsServer) -> None:
+async def test_a_priority_group_shares_the_work(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 0)
         consumer = await stream.create_consumer("c", deliver_subject="here", deliver_group="g")
@@ -120,7 +120,7 @@ async def test_receiving_continues_after_a_restart() -> None:
             await msg.double_ack()
 
 
-async def test_a_stalled_consumer_is_told_once() -> None:
+async def test_a_stalled_consumer_is_reported_once() -> None:
     """It says so in heartbeats, until it has heard."""
     puller = Puller()
     config = ConsumerConfig(deliver_subject="_INBOX.here", flow_control=True, idle_heartbeat=5.0)

@@ -162,7 +162,7 @@ async def test_no_stream(nats_server: NatsServer) -> None:
         assert caught.value.subject == "other"
 
 
-async def test_a_stream_that_is_there_in_a_moment(nats_server: NatsServer) -> None:
+async def test_a_stream_that_is_created_meanwhile(nats_server: NatsServer) -> None:
     """As one that changes its leader is."""
     async with connected(nats_server) as (js, nc):
         acks: list[PubAck] = []
@@ -189,7 +189,7 @@ async def test_the_number_of_attempts(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"+OK", b"{}", b'{"stream": 5}', b"\xff", b"[" * 99_999])
-async def test_somebody_else_replies(nats_server: NatsServer, answer: bytes) -> None:
+async def test_another_client_replies(nats_server: NatsServer, answer: bytes) -> None:
     async with connected(nats_server) as (js, nc):
         async with nc.subscribe("other") as sub, trio.open_nursery() as nursery:
 
@@ -203,7 +203,7 @@ async def test_somebody_else_replies(nats_server: NatsServer, answer: bytes) -> 
             nursery.cancel_scope.cancel()
 
 
-async def test_nobody_acknowledges(nats_server: NatsServer) -> None:
+async def test_no_acknowledgement(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await js.create_stream("S", subjects=["s"], no_ack=True, storage=MEMORY)
         with pytest.raises(RequestTimeoutError):

@@ -250,7 +250,7 @@ async def test_what_comes_to_its_inbox_is_bounded(nats_server: NatsServer) -> No
 
 
 @pytest.mark.parametrize("answer", [b"", b"+OK", b'{"error": 5}'])
-async def test_somebody_else_replies(nats_server: NatsServer, answer: bytes) -> None:
+async def test_another_client_replies(nats_server: NatsServer, answer: bytes) -> None:
     async with connected(nats_server) as (js, nc), nc.subscribe("other") as sub:
         async with js.publisher() as publisher:
             ack = await publisher.publish("other")

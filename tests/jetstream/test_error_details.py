@@ -1,4 +1,4 @@
-"""What JetStream refuses is told with its name, and with what differs."""
+"""Errors of JetStream name the stream, consumer or bucket, and the difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What newcomers write, and what they are told."""
+"""Common mistakes of new users, and the errors that explain them."""
 
 from __future__ import annotations
 

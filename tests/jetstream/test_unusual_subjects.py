@@ -1,4 +1,4 @@
-"""Stored messages whose subjects hold bytes that no client of ours would publish to."""
+"""Stored messages whose subjects contain bytes that this client would not publish to."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_getting_many(nats_server: NatsServer) -> None:
         b"\r\n",
     ],
 )
-async def test_a_message_with_the_headers_of_a_refusal(
+async def test_messages_with_error_like_headers_are_not_hidden(
     nats_server: NatsServer, block: bytes
 ) -> None:
     """Neither it nor those behind it are hidden."""

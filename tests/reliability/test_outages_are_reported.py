@@ -1,4 +1,4 @@
-"""A connection that is lost can be seen without any preparation, and so can what comes of it."""
+"""Lost connections and their consequences are reported in logs, errors and states."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_lost_and_back(nats_server: NatsServer, caplog: pytest.LogCaptureF
     assert caplog.records[-1].levelno == logging.INFO
 
 
-async def test_attempts_are_told_at_first_and_then_rarely(
+async def test_attempts_are_logged_less_often_over_time(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "trio_nats.reconnect")
@@ -101,7 +101,7 @@ async def test_the_end_is_reported(
     assert "gone for good" in caplog.text
 
 
-async def test_a_first_connection_that_cannot_be_made_is_raised_and_not_told(
+async def test_a_failed_first_connection_raises_without_events(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(OSError, match="cannot connect"):
