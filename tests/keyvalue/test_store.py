@@ -377,3 +377,35 @@ async def test_keys_that_are_too_long_for_a_line(nats_server: NatsServer) -> Non
             with pytest.raises(InvalidKeyError, match=r"^key 'k+'\.\.\. is too long: "):
                 await call
         assert nc.stats.reconnects == 0
+
+
+async def test_the_least_ttl_of_a_value(nats_server: NatsServer) -> None:
+    """With a history, the server would keep the value as long as a marker."""
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js, history=2, limit_marker_ttl=60)
+        with pytest.raises(ConfigurationError, match="must be at least 60 s, the bucket's limit_m"):
+            await kv.create("a", b"1", ttl=59)
+        assert (await kv.get("b", revision=await kv.create("b", b"1", ttl=60))).value == b"1"
+        other = await bucket(js, "C", limit_marker_ttl=60)
+        entry = await other.get("a", revision=await other.create("a", b"1", ttl=1))
+        assert entry.headers["Nats-TTL"] == "1"
+
+
+async def test_creating_while_others_delete(nats_server: NatsServer) -> None:
+    """A key that has no value can be created, however often it is deleted meanwhile."""
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+
+                @nursery.start_soon
+                async def delete() -> None:
+                    while True:
+                        await kv.delete("a")
+                        for _ in range(5):  # leaves some time
+                            await js.account_info()
+
+            for number in range(100):
+                await kv.delete("a")
+                await kv.create("a", str(number))
+            nursery.cancel_scope.cancel()

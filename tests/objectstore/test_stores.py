@@ -14,6 +14,7 @@ from trio_nats import ConfigurationError
 from trio_nats.headers import Headers
 from trio_nats.jetstream import JetStream, JetStreamAPIError, StorageType
 from trio_nats.objectstore import (
+    InvalidObjectMetaError,
     ObjectExistsError,
     ObjectInfo,
     ObjectLink,
@@ -376,3 +377,57 @@ def test_object_info_has_defaults() -> None:
     info = ObjectInfo(bucket="b", name="n")
     assert (info.size, info.deleted, info.link, info.timestamp) == (0, False, None, None)
     assert info == replace(info)
+
+
+async def test_a_link_of_node(nats_server: NatsServer) -> None:
+    """It has no nuid, and needs none."""
+    async with connected(nats_server) as (store, js, _):
+        target = await store.put("film", b"1")
+        link = {"name": "link", "bucket": "b", "options": {"link": {"bucket": "b", "name": "film"}}}
+        await plant(js, "$O.b.M.bGluaw==", link)
+        info = await store.info("link")
+        assert (info.nuid, info.link) == ("", ObjectLink("b", "film"))
+        assert await store.get_bytes("link") == b"1"
+        assert [info.name for info in await store.list()] == ["film", "link"]
+        async with store.watch() as watcher:
+            assert [info.name async for info in watcher.initial()] == ["film", "link"]
+        await store.update_meta("link", ObjectMeta("link", description="d"))
+        assert (await store.info("link")).description == "d"
+        await plant(js, "$O.b.M.bGluaw==", link)
+        assert (await store.add_link("link", target)).nuid
+        await plant(js, "$O.b.M.bGluaw==", link)
+        await store.delete("link")
+        assert [info.name for info in await store.list()] == ["film"]
+        await plant(js, "$O.b.M.bGluaw==", link)
+        await store.put("link", b"2")
+        assert await store.get_bytes("link") == b"2"
+        await plant(js, "$O.b.M.bGluaw==", {**link, "nuid": "*"})
+        with pytest.raises(InvalidObjectMetaError, match="nuid"):
+            await store.info("link")
+
+
+async def test_a_name_in_latin_1(nats_server: NatsServer) -> None:
+    """Node encodes names so."""
+    async with connected(nats_server) as (store, js, _):
+        subject = "$O.b.M.6Q=="
+        await plant(js, subject, {"name": "é", "bucket": "b", "nuid": "n"})
+        assert [info.name for info in await store.list()] == ["é"]
+        assert await store.get_bytes("é") == b""
+        await store.put("é", b"1")
+        assert (await stored_meta(js, subject))["size"] == 1
+        assert await store.get_bytes("é") == b"1"
+        await store.delete("é")
+        assert await store.list() == []
+        await store.put("é", b"2")
+        # Where both are, that in UTF-8 is the one that is found, and listed.
+        mine = meta_subject("b", "é")
+        await plant(js, mine, {"nuid": "mine"})
+        await plant(js, subject, {"nuid": "n"})
+        assert [info.nuid for info in await store.list()] == ["mine"]
+        assert (await store.info("é")).nuid == "mine"
+        await store.delete("é")
+        assert (await stored_meta(js, mine))["deleted"]
+        with pytest.raises(ObjectNotFoundError):
+            await store.info("ü")
+        with pytest.raises(ObjectNotFoundError):
+            await store.info("€")

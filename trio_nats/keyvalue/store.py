@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 DEFAULT_PREFIX = "$JS.API"
 DEFAULT_AGE = 30 * 60.0
-CREATE_ATTEMPTS = 3
+CREATE_ATTEMPTS = 100
 _ROLLUP = {"Nats-Rollup": "sub"}
 
 
@@ -281,30 +281,47 @@ class KeyValue(
             ``limit_marker_ttl``. Default: the ``ttl`` of the bucket.
         :returns: the new revision.
         :raises KeyExistsError: if the key has a value; a :exc:`WrongLastSequenceError`.
+        :raises WrongLastSequenceError: if others deleted the key during each of 100 attempts.
+        :raises ConfigurationError: if ``ttl`` is less than ``limit_marker_ttl`` and the bucket has
+            a history above 1, in which the server would raise it (ADR-43).
         :raises EncodeError: if the codec cannot encode the value.
         """
         check_key(key)
+        config = self._stream.info.config
+        least = config.subject_delete_marker_ttl
+        if ttl is not None and ttl < least and config.max_msgs_per_subject != 1:
+            raise ConfigurationError(
+                f"ttl of create() must be at least {least:g} s, the bucket's limit_marker_ttl, "
+                f"not {ttl!r}: with a history above 1 the server would raise it"
+            )
         data = self._encoded(value)
-        expected, left = 0, CREATE_ATTEMPTS
-        while True:
+        expected = 0
+        refused: WrongLastSequenceError | None = None
+        for _ in range(CREATE_ATTEMPTS):
             try:
                 return await self._store(key, data, expect=expected, ttl=ttl)
             except WrongLastSequenceError as error:
                 refused = error
-            left -= 1
             entry = await self._get(key)
             last = refused.last_sequence
             if last is None or entry is None or entry.revision < last:
                 # The replica that answered is, or may be, behind the leader.
                 entry = await self._get(key, direct=False)
-            if (entry is not None and not entry.is_deleted) or not left:
+            if entry is not None and not entry.is_deleted:
                 raise KeyExistsError(
                     refused.code,
                     refused.err_code,
                     f"key {key!r} of bucket {self._name!r} already has a value: "
                     f"{refused.description}",
                 )
+            # Others may delete the key again and again; each time there is a new marker.
             expected = 0 if entry is None else entry.revision
+        assert refused is not None
+        raise described(
+            refused,
+            f"key {key!r} of bucket {self._name!r} was deleted by others during each of "
+            f"{CREATE_ATTEMPTS} attempts to create it: {refused.description}",
+        )
 
     @overload
     async def update(
@@ -371,7 +388,8 @@ class KeyValue(
         :param key: the key.
         :param revision: purge only if this is the latest revision of the key. Default: always.
         :param ttl: seconds until the deletion marker expires, at least 1; the bucket must have
-            ``limit_marker_ttl``. Default: the ``ttl`` of the bucket.
+            ``limit_marker_ttl``. With a history above 1, the server raises it to that. Default: the
+            ``ttl`` of the bucket.
         :returns: the revision of the deletion marker.
         :raises WrongLastSequenceError: if ``revision`` is not the latest one.
         """

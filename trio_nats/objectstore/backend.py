@@ -20,10 +20,11 @@ from ..jetstream.errors import (
     NoStreamResponseError,
     StreamNotFoundError,
 )
+from ..jetstream.get.stored_message import StoredMsg
 from ..jetstream.stream import Stream
 from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
 from .info import ObjectInfo, read_info, write_info
-from .names import bucket_of, check_object_name, meta_subject
+from .names import bucket_of, check_object_name, latin_subject, meta_subject
 
 __all__ = ["FORGOTTEN_AFTER", "ObjectBackend", "next_or_none", "store_errors"]
 
@@ -52,6 +53,7 @@ class ObjectBackend:
         self.js = js
         self.stream = stream
         self.bucket: str = bucket_of(stream.name)
+        self._latin: set[str] = set()  # names found under their subject in Latin-1
 
     @property
     def max_payload(self) -> int:
@@ -63,19 +65,40 @@ class ObjectBackend:
 
         :param leader: ask the leader, because a replica may be behind it.
         """
-        subject = meta_subject(self.bucket, check_object_name(name))
-        try:
-            with store_errors(self.bucket):
-                msg = await self.stream.get_msg(last_for=subject, direct=False if leader else None)
-        except MessageNotFoundError:
-            raise ObjectNotFoundError(
-                f"object store {self.bucket!r} has no object {name[:80]!r}"
-            ) from None
+        check_object_name(name)
+        self._latin.discard(name)
+        direct = False if leader else None
+        with store_errors(self.bucket):
+            try:
+                msg = await self.stream.get_msg(
+                    last_for=meta_subject(self.bucket, name), direct=direct
+                )
+            except MessageNotFoundError:
+                msg = await self._info_of_latin(name, direct)
         return read_info(self.bucket, name, msg.data, seq=msg.seq, timestamp=msg.timestamp)
+
+    async def _info_of_latin(self, name: str, direct: bool | None) -> StoredMsg:
+        """Return the metadata that a client stored which encodes names in Latin-1."""
+        subject = latin_subject(self.bucket, name)
+        try:
+            if subject is not None:
+                msg = await self.stream.get_msg(last_for=subject, direct=direct)
+                self._latin.add(name)
+                return msg
+        except MessageNotFoundError:
+            pass
+        raise ObjectNotFoundError(
+            f"object store {self.bucket!r} has no object {name[:80]!r}"
+        ) from None
+
+    def meta_subject(self, name: str) -> str:
+        """The subject under which the metadata of an object was found, or is to be stored."""
+        subject = latin_subject(self.bucket, name) if name in self._latin else None
+        return subject or meta_subject(self.bucket, name)
 
     async def last_seq(self, name: str) -> int:
         """Return the sequence number of an object's metadata, valid or not; 0 if there is none."""
-        subject = meta_subject(self.bucket, name)
+        subject = self.meta_subject(name)
         try:
             return (await self.stream.get_msg(last_for=subject, direct=False)).seq
         except MessageNotFoundError:
@@ -99,7 +122,7 @@ class ObjectBackend:
         """
         with store_errors(self.bucket):
             ack = await self.js.publish(
-                meta_subject(self.bucket, info.name),
+                self.meta_subject(info.name),
                 write_info(info),
                 headers=ROLLUP,
                 expect_last_subject_seq=expected,

@@ -62,7 +62,8 @@ class ObjectInfo:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     """Key-value pairs given by the user."""
     nuid: str = ""
-    """Unique ID of this upload; a new object with the same name has another."""
+    """Unique ID of this upload; a new object with the same name has another. Links of some clients
+    have none."""
     size: int = 0
     """Size in bytes."""
     chunks: int = 0
@@ -149,7 +150,7 @@ def write_info(info: ObjectInfo) -> bytes:
         headers={name: headers.get_all(name) for name in headers} or None,
         options=options,
         bucket=info.bucket,
-        nuid=info.nuid,
+        nuid=info.nuid or None,
         size=info.size,
         chunks=info.chunks,
         digest=info.digest or None,
@@ -210,7 +211,8 @@ def _fault(info: ObjectInfo) -> str:
         return f"size and chunks must be at least 0, not {info.size} and {info.chunks}"
     if info.size and not info.chunks:
         return f"an object of {info.size} bytes must have chunks"
-    if not is_nuid(info.nuid):
+    # A link has no chunks; some clients give it no nuid.
+    if (info.nuid or info.link is None) and not is_nuid(info.nuid):
         # It becomes part of a subject. With wildcards that would match the chunks of other objects.
         return f"nuid must be one subject token, not {info.nuid[:80]!a}"
     return ""

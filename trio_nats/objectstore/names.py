@@ -19,6 +19,7 @@ __all__ = [
     "chunk_subject",
     "digest_text",
     "is_nuid",
+    "latin_subject",
     "meta_subject",
     "name_in",
     "read_digest",
@@ -97,9 +98,22 @@ def chunk_subject(bucket: str, nuid: str) -> str:
     return f"$O.{bucket}.C.{nuid}"
 
 
-def meta_subject(bucket: str, name: str) -> str:
+def meta_subject(bucket: str, name: str, encoding: str = "utf-8") -> str:
     """The subject of an object's metadata."""
-    return f"$O.{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+    return f"$O.{bucket}.M.{base64.urlsafe_b64encode(name.encode(encoding)).decode()}"
+
+
+def latin_subject(bucket: str, name: str) -> str | None:
+    """The subject of an object's metadata as some clients spell it; ``None`` if it is the same.
+
+    Node encodes names in Latin-1. It cannot store objects with other names.
+    """
+    if name.isascii():
+        return None
+    try:
+        return meta_subject(bucket, name, "latin-1")
+    except UnicodeEncodeError:
+        return None
 
 
 def name_in(bucket: str, subject: str) -> str:
@@ -109,10 +123,14 @@ def name_in(bucket: str, subject: str) -> str:
         several ways in base 64; objects are looked up under only one of them.
     """
     token = subject.rpartition(".")[2]
-    name = base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    raw = base64.b64decode(token, altchars=b"-_", validate=True)
+    try:
+        name, encoding = raw.decode(), "utf-8"
+    except UnicodeDecodeError:
+        name, encoding = raw.decode("latin-1"), "latin-1"
     if not name:
         raise ValueError("the name of an object must not be empty")
-    if subject != meta_subject(bucket, name):
+    if subject != meta_subject(bucket, name, encoding):
         raise ValueError(f"{subject[:200]!a} is not the subject of object {name[:80]!a}")
     return name
 

@@ -30,7 +30,7 @@ from .errors import (
     ObjectNotFoundError,
 )
 from .info import ObjectInfo, ObjectLink, ObjectMeta, check_meta
-from .names import check_object_name, chunk_subject, meta_subject
+from .names import check_object_name, chunk_subject
 from .reader import DEFAULT_MAX_SIZE, ObjectReader
 from .upload import put
 from .watch import ObjectWatcher, list_objects
@@ -357,7 +357,7 @@ class ObjectStore(
             else:
                 break
         if new.name != name:
-            await self._backend.purge(meta_subject(self.name, name), up_to=old.seq)
+            await self._backend.purge(self._backend.meta_subject(name), up_to=old.seq)
         return new
 
     async def _present(self, name: str) -> ObjectInfo:

@@ -17,7 +17,7 @@ from ..jetstream.initial import InitialIterator, WatchedMessages
 from .backend import FORGOTTEN_AFTER, ObjectBackend, store_errors
 from .errors import DamagedObjectError
 from .info import ObjectInfo, read_info
-from .names import all_meta, name_in
+from .names import all_meta, meta_subject, name_in
 
 __all__ = ["ObjectWatcher", "list_objects"]
 
@@ -62,6 +62,7 @@ class ObjectWatcher(
         self._ignore_deletes = ignore_deletes
         self._messages: WatchedMessages | None = None
         self._caught_up = trio.Event()
+        self._subject = ""  # of the last message returned
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -163,6 +164,7 @@ class ObjectWatcher(
     def _read(self, msg: JetStreamMsg) -> ObjectInfo | None:
         """Return the metadata in a message; ``None`` if it is invalid or filtered out."""
         metadata = msg.metadata
+        self._subject = msg.subject
         try:
             info = read_info(
                 self._backend.bucket,
@@ -185,10 +187,15 @@ class ObjectWatcher(
 async def list_objects(backend: ObjectBackend, *, show_deleted: bool) -> list[ObjectInfo]:
     """Return the current objects, the latest last."""
     found: dict[str, ObjectInfo] = {}
+    names: dict[str, str] = {}  # the subject of each
     async with construct(
         ObjectWatcher, backend, DeliverPolicy.LAST_PER_SUBJECT, ignore_deletes=False
     ) as watcher:
         async for info in watcher.initial():
+            subject = meta_subject(backend.bucket, info.name)
+            if watcher._subject != subject and names.get(info.name) == subject:
+                continue  # the other spelling of the name is not looked up
+            names[info.name] = watcher._subject
             found.pop(info.name, None)
             found[info.name] = info
     return [info for info in found.values() if show_deleted or not info.deleted]
