@@ -253,6 +253,11 @@ class BaseConnection:
             lines.check(size + len(data), len(frame[0]) - size - 7, subject, reply)
         return frame
 
+    @staticmethod
+    def _literal(subject: str) -> str:
+        """Return a subject to publish to in which wildcards are ordinary tokens."""
+        return commands.LiteralSubject(subject)
+
     async def _checkpoint(self) -> None:
         """Execute a checkpoint for :meth:`Msg.respond`, if it sends no response."""
         await trio.lowlevel.checkpoint()

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from ..errors import InvalidSubjectError, MaxPayloadError
-from ..subjects import check_subject
+from ..subjects import check_filter, check_subject
 
 __all__ = ["CRLF", "MAX_CONTROL_LINE", "PING", "PONG", "Frame", "PubLineCache"]
 __all__ += ["check_sub", "connect", "connect_fault", "hpub", "pub", "sub", "too_long", "unsub"]
@@ -84,6 +84,15 @@ Frame: TypeAlias = tuple[bytes, bytes, bytes]
 """A message to be published: its control line and headers, its payload, and the line end."""
 
 
+class LiteralSubject(str):
+    """A subject to publish to in which wildcards are ordinary tokens.
+
+    Only the API of JetStream takes such a subject: the one that creates a consumer has its filter.
+    """
+
+    __slots__ = ()
+
+
 class PubLineCache:
     """Caches control lines of PUB, and sizes of whole frames, by subject and payload size.
 
@@ -137,6 +146,8 @@ class PubLineCache:
         try:
             return self._subjects[subject]
         except (KeyError, TypeError):  # TypeError: unhashable, so not a subject
+            if isinstance(subject, LiteralSubject):
+                return check_filter(subject)
             raw = check_subject(subject)
         if len(raw) > _MAX_REMEMBERED_LENGTH:
             return raw

@@ -117,6 +117,10 @@ class API:
             DEFAULT_TIMEOUT if timeout is None else check_seconds("timeout", timeout)
         )
         """Seconds to wait for an answer, unless a call is given another timeout."""
+        self.ordered_push: bool = domain is None and self.prefix != DEFAULT_PREFIX
+        """Whether ordered consumers try to be push consumers."""
+        self.ordered_flow_control: bool = True
+        """Whether replies to flow control reach the server, as far as is known."""
 
     def seconds(self, timeout: float | None) -> float:
         """Return ``timeout``, or the default for ``None``."""
@@ -150,7 +154,8 @@ class API:
         :raises JetStreamError: if the answer is malformed.
         :raises RequestTimeoutError: if no answer comes in time.
         """
-        subject = self.subject(suffix)
+        # The filter of a consumer may be the end of the subject, and have wildcards.
+        subject = self.nc._literal(self.subject(suffix))
         try:
             msg = await self.nc.request(
                 subject,

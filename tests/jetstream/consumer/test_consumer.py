@@ -89,7 +89,7 @@ async def test_requests_for_consumers() -> None:
             subjects = [subject for subject, _ in asked]
             assert subjects == [
                 "CONSUMER.CREATE.S.c.a.b",
-                "CONSUMER.CREATE.S.c",
+                "CONSUMER.CREATE.S.c.a.*",
                 "CONSUMER.CREATE.S.c",
                 "CONSUMER.CREATE.S.c",
             ]

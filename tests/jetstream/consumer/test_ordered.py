@@ -358,7 +358,9 @@ def check_recreated(keeper: Keeper) -> None:
     assert second == first[:-1] + "2"
     assert keeper.created[0] == {
         "name": first,
+        "deliver_policy": "all",
         "ack_policy": "none",
+        "replay_policy": "instant",
         "mem_storage": True,
         "num_replicas": 1,
         "inactive_threshold": 300 * 10**9,

@@ -63,9 +63,8 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     if not (config.name or config.durable_name):
         config = msgspec.structs.replace(config, name=new_name())
     suffix = f"CONSUMER.CREATE.{stream}.{config.name or config.durable_name}"
-    # With the filter in the subject, permissions can restrict it. Subjects to publish to must not
-    # have wildcards.
-    if config.filter_subject and not {"*", ">"} & {*config.filter_subject.split(".")}:
+    # With the filter in the subject, permissions can restrict it.
+    if config.filter_subject:
         suffix = f"{suffix}.{config.filter_subject}"
     request = _CreateRequest(stream_name=stream, config=config, action=action)
     name, level = config.name or config.durable_name, _level(config)

@@ -15,7 +15,7 @@ from ...message import Msg
 from ...subscription import Subscription
 from .message import AckContext, JetStreamMsg
 
-__all__ = ["LONGEST_CLOSE", "NO_CONNECTION", "MessageSource", "nak_all_nowait"]
+__all__ = ["LONGEST_CLOSE", "NO_CONNECTION", "Broken", "MessageSource", "nak_all_nowait"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
@@ -23,6 +23,17 @@ NO_CONNECTION = (NatsError, trio.ClosedResourceError)
 """What a connection raises if it is closed or lost."""
 LONGEST_CLOSE = 2.0
 """Seconds to wait, after unsubscribing, for messages on their way."""
+
+
+class Broken(Exception):
+    """Messages for an ordered consumer may have been lost.
+
+    ``gone`` tells whether that is because the consumer does not exist any more.
+    """
+
+    def __init__(self, why: str, gone: bool) -> None:
+        super().__init__(why, gone)
+        self.gone = gone
 
 
 class MessageSource(ABC):
@@ -43,12 +54,19 @@ class MessageSource(ABC):
         self._kept = kept
         self._failure: Exception | None = None
         self._stopping = False
+        self.last_seq: int | None = None
+        """Number of the last delivery that was received; kept for ordered consumers."""
         self._closed: trio.Event | None = None  # set once closing has finished
 
     @property
     def waiting(self) -> int:
         """Number of messages, and statuses, that wait to be received."""
         return self._sub.pending[0]
+
+    @property
+    @abstractmethod
+    def has_delivered(self) -> bool:
+        """Whether a message has been received."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -13,7 +13,12 @@ up.
 
 :class:`~.ordered_state.OrderedState` has the position and creates the consumers. ``next`` and
 ``fetch`` make single pull requests to the present one; ``consume`` has a
-:class:`~.pull.PullSubscription` for each, which raises :exc:`~.pull.Broken` for a loss.
+:class:`~.pull.PullSubscription` for each, which raises :exc:`~.message_source.Broken` for a loss.
+
+An account that imports the API of another one as ADR-19 tells gets a single answer to each
+request, so of a pull request only the first message. With a ``prefix`` of its own, each is
+therefore a push consumer, if the server then knows of somebody who listens to its deliver subject.
+If replies to flow control do not arrive there either, it does without.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from dataclasses import replace
 import trio
 
 from ..._constructors import NoPublicConstructor, construct
-from ...errors import NatsError, RequestTimeoutError, timed_out
+from ...errors import NatsError, PermissionsViolationError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from ..api import API
 from .config import ConsumerConfig
@@ -33,10 +38,12 @@ from .consume import Messages
 from .fetch import Fetch
 from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
+from .message_source import Broken
 from .options import ConsumeOptions, PullOptions, consume_options
 from .ordered_state import OrderedState, passes, pause
-from .pull import Broken, PullSubscription
+from .pull import PullSubscription, message_size, too_large_error
 from .pull_flow_control import LARGEST_BATCH
+from .push import PushSubscription
 
 __all__ = ["OrderedConsumer", "OrderedMessages"]
 
@@ -53,10 +60,11 @@ class OrderedMessages(Messages):
         self._api = owner.api
         self._options = options
         self._left = options.stop_after
-        self._source: PullSubscription | None = None
+        self._source: PullSubscription | PushSubscription | None = None
         self._use = owner.use()
         self._in_use = False
         self._receiving = False
+        self._was_forbidden = False  # to send a pull request
         self._barren = 0  # consumers in a row that were deleted before they delivered anything
 
     @property
@@ -89,8 +97,18 @@ class OrderedMessages(Messages):
             try:
                 msg = await source.receive()
             except Broken as error:
-                if error.gone and not source.flow_control.taken_in_all:
+                if error.gone and not source.has_delivered:
                     self._barren += 1
+                if isinstance(source, PushSubscription) and source.is_stalled:
+                    self._api.ordered_flow_control = False
+                await self._discard()
+                continue
+            except PermissionsViolationError:
+                # The user may lack the permission for pull requests, as other clients do not send
+                # any for this.
+                if self._was_forbidden or isinstance(source, PushSubscription):
+                    raise
+                self._was_forbidden = self._api.ordered_push = True
                 await self._discard()
                 continue
             match self._owner.follows(msg):
@@ -129,6 +147,44 @@ class OrderedMessages(Messages):
                 waits += 1
 
     async def _begin(self) -> None:
+        if self._api.ordered_push:
+            source = await self._push()
+            if source is not None:
+                await self._use_source(source)
+                return
+            self._api.ordered_push = False
+        await self._use_source(await self._pull())
+
+    async def _push(self) -> PushSubscription | None:
+        """Create a push consumer. Return ``None`` if its messages would not arrive here."""
+        owner, nc = self._owner, self._api.nc
+        config = ConsumerConfig(
+            deliver_subject=nc.new_inbox(),
+            flow_control=self._api.ordered_flow_control,
+            idle_heartbeat=HEARTBEAT,
+        )
+        context = AckContext(nc, owner.stream, owner.next_name, acks=False)
+        source = PushSubscription(
+            nc, owner.next_name, config, context, deque(), owner.nothing, fragile=True
+        )
+        await source.open()
+        try:
+            name = await owner.ensure(config)
+            if owner.info is not None and owner.info.push_bound:
+                return source
+            for seconds in LOOKS:  # in a cluster, it may take a moment
+                await trio.sleep(seconds)
+                suffix = f"CONSUMER.INFO.{owner.stream}.{name}"
+                if (await self._api.request(suffix, None, ConsumerInfo)).push_bound:
+                    return source
+        except BaseException:
+            await source.close()
+            raise
+        owner.forget()
+        await source.close()
+        return None
+
+    async def _pull(self) -> PullSubscription:
         name = await self._owner.ensure()
         source = PullSubscription(
             self._api,
@@ -140,6 +196,9 @@ class OrderedMessages(Messages):
             fragile=True,
         )
         await source.open()
+        return source
+
+    async def _use_source(self, source: PullSubscription | PushSubscription) -> None:
         if self._state == "open":
             assert self._nursery is not None
             self._nursery.start_soon(source.keep)
@@ -182,6 +241,8 @@ class OrderedMessages(Messages):
 
 
 DEFAULT_BATCH = 100
+LOOKS = (0.05, 0.2)
+"""Seconds before the server is asked again whether it knows of the subscription."""
 HEARTBEAT = 5.0
 
 
@@ -292,6 +353,8 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
     async def _fetch(
         self, batch: int, max_bytes: int, timeout: float, *, no_wait: bool
     ) -> list[JetStreamMsg]:
+        if self._api.ordered_push:
+            return await self._fetch_pushed(batch, max_bytes, timeout, no_wait=no_wait)
         with self._consumers.use():
             deadline = trio.current_time() + timeout
             waits = 0
@@ -311,6 +374,33 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
                     if came or sound:
                         return came
             return []
+
+    async def _fetch_pushed(
+        self, batch: int, max_bytes: int, timeout: float, *, no_wait: bool
+    ) -> list[JetStreamMsg]:
+        """Receive from a push consumer that exists for the duration of the call."""
+        owner, before = self._consumers, self._consumers.next_seq
+        came: list[JetStreamMsg] = []
+        size = 0
+        try:
+            with trio.move_on_after(timeout):
+                async with self.consume(stop_after=batch) as messages:
+                    if no_wait and owner.info is not None and not owner.info.num_pending:
+                        return []
+                    async for msg in messages:
+                        size += message_size(msg.raw)
+                        if max_bytes and size > max_bytes:
+                            owner.next_seq = msg.metadata.stream_seq  # for the next call
+                            break
+                        came.append(msg)
+                        if no_wait and not msg.metadata.pending:
+                            break
+        except BaseException:
+            owner.next_seq = before
+            raise
+        if size and not came:
+            raise too_large_error(self._api.nc, owner.prefix, max_bytes)
+        return came
 
     async def _fetch_once(
         self, batch: int, max_bytes: int, deadline: float, *, no_wait: bool

@@ -73,17 +73,30 @@ class OrderedState:
     def __repr__(self) -> str:
         return f"<OrderedConsumer {self.prefix!r} of stream {self.stream!r}>"
 
-    async def ensure(self) -> str:
+    @property
+    def next_name(self) -> str:
+        """The name of the next consumer."""
+        return f"{self.prefix}_{self._unique}_{self._serial + 1}"
+
+    async def ensure(self, push: ConsumerConfig | None = None) -> str:
         """Return the name of the present consumer; create one if there is none.
 
-        If cancelled, a consumer that may have been created is deleted.
+        With ``push``, create a push consumer that delivers as that configuration tells. If
+        cancelled, a consumer that may have been created is deleted.
 
         :raises StreamNotFoundError: if the stream does not exist, or was created again.
         """
         if self.name is None:
             await trio.lowlevel.checkpoint_if_cancelled()
-            self._serial += 1
             config = self._next_config()
+            self._serial += 1
+            if push is not None:
+                config = msgspec.structs.replace(
+                    config,
+                    deliver_subject=push.deliver_subject,
+                    flow_control=push.flow_control,
+                    idle_heartbeat=push.idle_heartbeat,
+                )
             created = False
             try:
                 info = await self._create(config)
@@ -174,7 +187,7 @@ class OrderedState:
     def _next_config(self) -> ConsumerConfig:
         config = msgspec.structs.replace(
             self._config,
-            name=f"{self.prefix}_{self._unique}_{self._serial}",
+            name=self.next_name,
             ack_policy=AckPolicy.NONE,
             mem_storage=True,
             num_replicas=1,
@@ -190,6 +203,9 @@ class OrderedState:
         if config.deliver_policy == DeliverPolicy.LAST_PER_SUBJECT and unfiltered:
             return msgspec.structs.replace(config, filter_subject=">")
         return config
+
+    async def nothing(self) -> None:
+        """Do nothing: a consumer that is lost is replaced without asking for it."""
 
     def forget(self) -> None:
         """Give up the present consumer: ask the server to delete it, without waiting."""

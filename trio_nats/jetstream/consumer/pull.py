@@ -40,12 +40,12 @@ from ..errors import (
     StreamNotFoundError,
 )
 from .message import AckContext, JetStreamMsg
-from .message_source import NO_CONNECTION, MessageSource
+from .message_source import NO_CONNECTION, Broken, MessageSource
 from .options import ConsumeOptions, PullOptions
 from .pull_flow_control import PullFlowControl
 from .pull_status import TOO_LARGE, PullOutcome, PullStatus, read_status
 
-__all__ = ["Broken", "PullSubscription", "message_size", "note_pin", "too_large_error"]
+__all__ = ["PullSubscription", "message_size", "note_pin", "too_large_error"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
@@ -63,17 +63,6 @@ PROOF = 9
 """Bytes of the proof in the reply subject of a pull request."""
 ABSENT_ENOUGH = 3
 """After this many answers that there are no responders, check whether the consumer exists."""
-
-
-class Broken(Exception):
-    """Messages for an ordered consumer may have been lost.
-
-    ``gone`` tells whether that is because the consumer does not exist any more.
-    """
-
-    def __init__(self, why: str, gone: bool) -> None:
-        super().__init__(why, gone)
-        self.gone = gone
 
 
 class PullSubscription(MessageSource):
@@ -118,8 +107,6 @@ class PullSubscription(MessageSource):
         self._heard_at = math.inf
         self._heard = 0  # messages and statuses taken out at that time
         self._statuses = 0
-        self.last_seq: int | None = None
-        """Number of the last delivery that was received; kept for ordered consumers."""
         self.flow_control: PullFlowControl = PullFlowControl(
             options.limit,
             by_bytes=options.by_bytes,
@@ -128,6 +115,11 @@ class PullSubscription(MessageSource):
             largest_batch=options.largest_batch,
             prefetch=options.prefetch,
         )
+
+    @property
+    def has_delivered(self) -> bool:
+        """Whether a message has been received."""
+        return bool(self.flow_control.taken_in_all)
 
     # --- beginning and end -----------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from ...message import Msg
 from ..errors import ConsumerDeletedError, ConsumerNotFoundError, StreamNotFoundError
 from .config import ConsumerConfig
 from .message import AckContext, JetStreamMsg
-from .message_source import NO_CONNECTION, MessageSource
-from .pull_status import read_status
+from .message_source import NO_CONNECTION, Broken, MessageSource
+from .pull_status import PullOutcome, read_status
 
 __all__ = ["PushSubscription"]
 
@@ -29,7 +29,11 @@ QUIET = 30.0
 
 
 class PushSubscription(MessageSource):
-    """Subscribes to the deliver subject, and replies to flow control."""
+    """Subscribes to the deliver subject, and replies to flow control.
+
+    With ``fragile``, it raises :exc:`~.message_source.Broken` as soon as a message may have been
+    lost, for ordered consumers.
+    """
 
     def __init__(
         self,
@@ -39,6 +43,8 @@ class PushSubscription(MessageSource):
         ack_context: AckContext,
         kept: deque[JetStreamMsg],
         is_there: Callable[[], Awaitable[object]],
+        *,
+        fragile: bool = False,
     ) -> None:
         sub = nc.subscribe(config.deliver_subject, queue=config.deliver_group or None)
         super().__init__(sub, ack_context, kept)
@@ -46,8 +52,20 @@ class PushSubscription(MessageSource):
         self._consumer = consumer
         self._heartbeat = config.idle_heartbeat
         self._is_there = is_there
+        self._fragile = fragile
+        self._delivered = False
+        self.is_stalled: bool = False
+        """Whether the server goes on asking for a reply to flow control that was sent."""
         self._heard = 0
         self._stalled: str | None = None
+
+    @property
+    def has_delivered(self) -> bool:
+        """Whether a message has been received."""
+        return self._delivered
+
+    def _patience(self) -> float:
+        return 0.0 if self._fragile else super()._patience()
 
     async def open(self) -> None:
         """Subscribe. If cancelled, nothing has happened."""
@@ -68,22 +86,44 @@ class PushSubscription(MessageSource):
             self._heard += 1
             if msg.data or read_status(msg) is None:
                 if is_ack(msg.raw_reply):
+                    self._delivered = True
                     return JetStreamMsg(msg, self._ack_context)
                 self._log_stray(msg)
             else:
                 self._on_status(msg)
+                if self._fragile:
+                    await self._check(msg)
+
+    async def _check(self, msg: Msg) -> None:
+        """Check that a status gives no sign of a loss."""
+        status = read_status(msg)
+        if status is not None and status.outcome is PullOutcome.ABSENT:
+            self.is_stalled = True  # nobody receives the replies to flow control
+        elif status is not None and (status.last_consumer_seq or 0) > (self.last_seq or 0):
+            await self._break("a message that was delivered did not arrive")
+        if self.is_stalled:
+            await self._break("replies to flow control do not arrive")
+
+    async def _break(self, why: str) -> None:
+        _logger.info("consumer %r: %s", self._consumer, why)
+        await self._fail(Broken(why, gone=False))
 
     def _on_status(self, msg: Msg) -> None:
         """Reply to flow control: all messages before the status have been taken out."""
         wanted = msg.reply or msg.headers.get("Nats-Consumer-Stalled")
+        if wanted is None:
+            return
         # A stalled consumer repeats this with each heartbeat; one reply is enough.
-        if wanted is None or (wanted == self._stalled and msg.raw_reply is None):
+        if wanted == self._stalled and msg.raw_reply is None:
+            self.is_stalled = True
             return
         if not self._ack_context.replies.is_flow_control(wanted):
             self._log_stray(msg)
             return
         try:
-            self._nc.publish_nowait(wanted)
+            # The server reports at the reply subject if nobody receives it, as happens if an
+            # account does not import these subjects.
+            self._nc.publish_nowait(wanted, reply=self._sub.subject if self._fragile else None)
         except OutboxFullError:
             return  # The next heartbeat repeats the request.
         except NO_CONNECTION as error:
@@ -105,6 +145,8 @@ class PushSubscription(MessageSource):
                         while not isinstance(await events.receive(), Reconnected):
                             pass
                     if not nap.cancelled_caught:
+                        if self._fragile:
+                            await self._break("reconnected")
                         await self._ask_whether_there()
                     now = trio.current_time()
                     is_open = self._nc.state is ConnectionState.OPEN
@@ -116,8 +158,10 @@ class PushSubscription(MessageSource):
                             _logger.warning(
                                 "consumer %r: no heartbeat for %g s", self._consumer, longest
                             )
+                        if self._fragile:
+                            await self._break("no heartbeat")
                         await self._ask_whether_there()
-        except (*NO_CONNECTION, trio.EndOfChannel):
+        except (Broken, *NO_CONNECTION, trio.EndOfChannel):
             return  # `receive` raises it.
 
     async def _ask_whether_there(self) -> None:

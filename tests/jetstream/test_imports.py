@@ -1,0 +1,277 @@
+"""JetStream of another account, imported as ADR-19 tells, and users with few permissions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY
+from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from trio_nats import UserPassword, open_nats
+from trio_nats.events import ServerError
+from trio_nats.jetstream import AckPolicy, JetStream
+from trio_nats.testing import NatsServer
+
+PERMISSIONS = Path(__file__).parents[2] / "docs" / "permissions.md"
+
+ACCOUNTS = """
+jetstream: enabled
+accounts: {{
+    A: {{
+        users: [ {{user: a, password: a}} ]
+        jetstream: enabled
+        exports: [
+            {{service: '$JS.API.>' {response} }}
+            {{service: '$KV.>'}}
+            {{stream: 'forI.>' }}
+        ]
+    }},
+    I: {{
+        users: [ {{user: i, password: i}} ]
+        imports: [
+            {{service: {{account: A, subject: '$JS.API.>'}}, to: 'fromA.>' }}
+            {{service: {{account: A, subject: '$KV.>'}}, to: 'fromA.$KV.>' }}
+            {{stream: {{ subject: 'forI.>', account: 'A' }} }}
+        ]
+    }}
+}}
+"""
+
+
+@asynccontextmanager
+async def imported(response: str = "", inbox: str = "forI") -> AsyncIterator[list[JetStream]]:
+    """JetStream of the account that has it, and of the one that imports it."""
+    config = ACCOUNTS.format(response=response)
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            NatsServer(config=config) as server,
+            open_nats(server.url, auth=UserPassword("a", "a")) as a,
+            open_nats(server.url, auth=UserPassword("i", "i"), inbox_prefix=inbox) as i,
+        ):
+            yield [a.jetstream(), i.jetstream(prefix="fromA")]
+
+
+# The second cannot be pushed to, because inboxes are not imported, but it has all answers.
+@pytest.mark.parametrize(("response", "inbox"), [("", "forI"), (", response: stream", "_INBOX")])
+async def test_stores_are_read_through_an_import(response: str, inbox: str) -> None:
+    async with imported(response, inbox) as (here, there):
+        kv = await here.create_key_value("B", storage=MEMORY, history=2)
+        for number in range(30):
+            await kv.put(f"k{number}", str(number))
+        store = await here.create_object_store("O", storage=MEMORY)
+        await store.put("o", bytes(5_000_000))  # more than is sent without flow control
+        other = await there.key_value("B")
+        assert len(await other.keys()) == 30
+        assert len(await other.history("k3")) == 1
+        async with other.watch() as watcher:
+            assert len([entry async for entry in watcher.initial()]) == 30
+            await other.put("k5", b"new")
+            assert (await watcher.receive()).value == b"new"
+        async with (await there.object_store("O")).get("o") as reader:
+            assert len(await reader.read_all()) == 5_000_000
+        for name in ("KV_B", "OBJ_O"):
+            stream = await here.stream(name)
+            await trio.testing.wait_all_tasks_blocked()
+            while [one async for one in stream.consumer_names()]:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_an_ordered_consumer_through_an_import() -> None:
+    async with imported() as (here, there):
+        await here.create_stream("S", subjects=["s"], storage=MEMORY)
+        for number in range(10):
+            await here.publish("s", str(number))
+        ordered = (await there.stream("S")).ordered_consumer()
+        assert (await ordered.next()).data == b"0"
+        assert [msg.data for msg in await ordered.fetch(3)] == [b"1", b"2", b"3"]
+        size = len("s4") + 100
+        assert [msg.data for msg in await ordered.fetch(max_bytes=size, no_wait=True)] == [b"4"]
+        with trio.move_on_after(0):
+            await ordered.fetch(3)
+        assert len(await ordered.fetch(no_wait=True)) == 5
+        assert await ordered.fetch(no_wait=True) == []
+        await here.publish("s", "10")
+        async with ordered.consume() as messages:
+            assert (await messages.receive()).data == b"10"
+            assert ordered.name is not None
+            await (await here.stream("S")).delete_consumer(ordered.name)
+
+
+async def test_cancelled_through_an_import_nothing_is_left_behind() -> None:
+    async with imported() as (here, there):
+        kv = await here.create_key_value("B", storage=MEMORY)
+        await kv.put("k", b"v")
+        other = await there.key_value("B")
+        stream = await here.stream("KV_B")
+        nc = there.connection
+        found: list[str] = []
+
+        async def make() -> Operation:
+            async def operation() -> None:
+                found[:] = await other.keys()
+
+            return operation
+
+        async def check() -> None:
+            assert nc.stats.subscriptions == 0
+            await nc.flush()
+            while [one async for one in stream.consumer_names()]:
+                await trio.lowlevel.checkpoint()
+
+        assert await cancel_at_each_checkpoint(make, check) >= 3
+        assert found == ["k"]
+
+
+# --- permissions ---------------------------------------------------------------------------------
+
+
+def rows() -> dict[str, tuple[list[str], list[str]]]:
+    """The subjects of each line of the table: to publish to, to subscribe to."""
+    found = {}
+    for line in PERMISSIONS.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and len(cells) == 3 and "`" in cells[1]:
+            publish, subscribe = (re.findall(r"`([^`]+)`", cell) for cell in cells[1:])
+            found[re.sub("`", "", cells[0])] = publish, subscribe
+    return found
+
+
+async def publish(js: JetStream) -> None:
+    await js.publish("orders.new", b"x")
+
+
+async def get_message(js: JetStream) -> None:
+    assert (await (await js.stream("S")).get_msg(1)).data == b"1"
+
+
+async def pull(js: JetStream) -> None:
+    consumer = (await js.stream("S")).bind_consumer("c")
+    await (await consumer.next()).double_ack()
+    assert len(await consumer.fetch(1)) == 1
+    async with consumer.consume() as messages:
+        await (await messages.receive()).ack()
+
+
+async def push(js: JetStream) -> None:
+    consumer = await (await js.stream("S")).consumer("p")
+    async with consumer.consume() as messages:
+        await (await messages.receive()).double_ack()
+
+
+async def ordered(js: JetStream) -> None:
+    consumer = (await js.stream("S")).ordered_consumer(filter_subjects=["orders.*"])
+    assert len(await consumer.fetch(4)) == 4
+    async with consumer.consume() as messages:
+        assert (await messages.receive()).data == b"5"
+
+
+async def ordered_push(js: JetStream) -> None:
+    consumer = (await js.stream("S")).ordered_consumer(filter_subjects=["orders.*"])
+    async with consumer.consume() as messages:
+        for number in range(1, 6):
+            assert (await messages.receive()).data == b"%d" % number
+
+
+async def read_keys(js: JetStream) -> None:
+    assert (await (await js.key_value("B")).get("k")).value == b"v"
+
+
+async def watch_keys(js: JetStream) -> None:
+    kv = await js.key_value("B")
+    assert await kv.keys() == ["k"]
+    assert len(await kv.history("k")) == 1
+    async with kv.watch("k") as watcher:
+        assert (await watcher.receive()).value == b"v"
+
+
+async def write_keys(js: JetStream) -> None:
+    kv = await js.key_value("B")
+    await kv.put("l", b"x")
+    await kv.delete("l")
+
+
+async def get_object(js: JetStream) -> None:
+    async with (await js.object_store("O")).get("o") as reader:
+        assert await reader.read_all() == b"object"
+
+
+USES: dict[str, Callable[[JetStream], Awaitable[None]]] = {
+    "publish": publish,
+    "get a message": get_message,
+    "pull consumer": pull,
+    "push consumer": push,
+    "ordered consumer": ordered,
+    "ordered consumer, without pull requests": ordered_push,
+    "read a key": read_keys,
+    "keys, history, watch": watch_keys,
+    "write a key": write_keys,
+    "get an object": get_object,
+}
+
+
+def test_each_line_of_the_table_is_tried() -> None:
+    assert list(rows()) == list(USES)
+
+
+@pytest.mark.parametrize("name", USES)
+async def test_the_permissions_of_the_table_are_enough(name: str) -> None:
+    allowed, subscribed = rows()[name]
+
+    def quoted(subjects: list[str]) -> str:
+        return ", ".join(f"'{one}'" for one in subjects)
+
+    config = f"""
+    authorization {{ users: [
+        {{user: a, password: a}}
+        {{user: u, password: u, permissions: {{
+            publish: [{quoted(allowed)}], subscribe: [{quoted(subscribed)}] }} }}
+    ] }}
+    """
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            NatsServer(jetstream=True, config=config) as server,
+            open_nats(server.url, auth=UserPassword("a", "a")) as admin,
+        ):
+            js = admin.jetstream()
+            stream = await js.create_stream(
+                "S", subjects=["orders.*"], storage=MEMORY, allow_direct=True
+            )
+            for number in range(1, 6):
+                await js.publish("orders.new", str(number))
+            await stream.create_consumer("c", durable_name="c")
+            await stream.create_consumer(
+                "p",
+                durable_name="p",
+                deliver_subject="deliver.p",
+                idle_heartbeat=5.0,
+                flow_control=True,
+                ack_policy=AckPolicy.EXPLICIT,
+            )
+            await (await js.create_key_value("B", storage=MEMORY)).put("k", b"v")
+            await (await js.create_object_store("O", storage=MEMORY)).put("o", b"object")
+            forbidden: list[str] = []
+            async with (
+                open_nats(server.url, auth=UserPassword("u", "u")) as nc,
+                nc.events() as events,
+                trio.open_nursery() as nursery,
+            ):
+
+                @nursery.start_soon
+                async def note() -> None:
+                    async for event in events:
+                        if isinstance(event, ServerError):
+                            forbidden.append(str(event.error))
+
+                await USES[name](nc.jetstream())
+                await nc.flush()
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            if name == "ordered consumer, without pull requests":
+                forbidden = [one for one in forbidden if "CONSUMER.MSG.NEXT" not in one]
+            assert forbidden == []
