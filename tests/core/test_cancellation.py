@@ -15,7 +15,7 @@ from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.internals import emit, event_listeners, open_requests, subscriptions
 from tests.support.leaks import all_tasks, open_sockets
 from tests.support.timeouts import HANG_TIMEOUT
-from tests.transports import ALL_BUT_WSS, TCP, Transport
+from tests.transports import TCP, TLS, WS, Transport
 from trio_nats import Connection, NoRespondersError, Replies, Subscription, open_nats
 from trio_nats.events import LameDuck
 
@@ -155,7 +155,6 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
     return operation
 
 
-@ALL_BUT_WSS
 @pytest.mark.parametrize(
     ("make", "least"),
     [
@@ -173,7 +172,20 @@ async def drain(stage: Stage, _: Subscription) -> Operation:
         (drain, 3),
     ],
 )
-async def test_cancelling_an_operation(make: Make, least: int, transport: Transport) -> None:
+async def test_cancelling_an_operation(make: Make, least: int) -> None:
+    await cancel_operation(make, least, TCP)
+
+
+# The outbox is between the operations and the transport: a few show that it makes no difference.
+@pytest.mark.parametrize("transport", [TLS, WS], ids=["tls", "ws"])
+@pytest.mark.parametrize(("make", "least"), [(publish, 1), (request, 3), (drain, 3)])
+async def test_cancelling_an_operation_over_other_transports(
+    make: Make, least: int, transport: Transport
+) -> None:
+    await cancel_operation(make, least, transport)
+
+
+async def cancel_operation(make: Make, least: int, transport: Transport) -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with staged(transport) as stage:
             nc, witness = stage.nc, stage.witness
@@ -239,8 +251,11 @@ async def test_a_reply_that_was_not_received_is_left() -> None:
             nursery.cancel_scope.cancel()
 
 
-@ALL_BUT_WSS
-@pytest.mark.parametrize("drained", [False, True], ids=["left", "drained"])
+@pytest.mark.parametrize(
+    ("transport", "drained"),
+    [(TCP, False), (TCP, True), (TLS, False), (WS, True)],
+    ids=["tcp-left", "tcp-drained", "tls-left", "ws-drained"],
+)
 async def test_cancelling_a_whole_lifetime(transport: Transport, drained: bool) -> None:
     """Opening, using and leaving, cancelled at each suspension of any task it consists of."""
     with trio.fail_after(HANG_TIMEOUT):

@@ -60,10 +60,12 @@ async def test_what_a_publisher_chooses(
     block = HEADERS if headers else None
     expected: list[Fields] = []
     relayed = b""
+    # Both kinds of messages have the same arguments, which the sizes stand behind.
+    shapes = SHAPES[2:] if headers else SHAPES
     with trio.fail_after(HANG_TIMEOUT):
         async with raw_connection(nats_server) as receiver, raw_connection(nats_server) as usual:
             await receiver.until_pong(b"SUB fuzz.> 1\r\n")
-            for shape, byte in product(SHAPES, BYTES):
+            for shape, byte in product(shapes, BYTES):
                 value = shape.replace(b"%b", byte)
                 payload = b"payload %02x" % byte[0]
                 subject, reply = (value, b"r") if place == "subject" else (b"fuzz.a", value)
@@ -82,7 +84,7 @@ async def test_what_a_publisher_chooses(
                     expected.append((words[0], b"1", words[1], block, payload))
                 relayed += got
     assert parsed(relayed) == expected
-    assert len(expected) > 250 * len(SHAPES)
+    assert len(expected) > 250 * len(shapes)
 
 
 @pytest.mark.slow
@@ -118,7 +120,7 @@ async def test_only_the_subscription_it_is_for_gets_it(
             nc.subscribe("private") as private,
         ):
             await nc.flush()
-            for shape, byte in product(SHAPES, BYTES):
+            for shape, byte in product(SHAPES[2:] if headers else SHAPES, BYTES):
                 if byte in b"\t\n *>.":
                     continue
                 value = shape.replace(b"%b", byte)
