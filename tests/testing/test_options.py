@@ -371,6 +371,15 @@ def test_more_options_that_contradict_each_other() -> None:
         ServerCluster("c", 0)
     with pytest.raises(TypeError, match="port must be a whole number, not '4222'"):
         NatsServer(port="4222")
+    for options, text in (
+        ({"tls": True}, "tls must be a ServerTLS, not bool"),
+        ({"websocket": ServerWebSocket}, "websocket must be an instance of ServerWebSocket"),
+        ({"cluster": "c"}, "cluster must be a ServerCluster, not str"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            NatsServer(**options)
+    with pytest.raises(TypeError, match="tls must be an instance of ServerTLS"):
+        ServerWebSocket(tls=ServerTLS)
     with pytest.raises(TypeError, match="prot"):
         NatsServer(prot=4222)
 

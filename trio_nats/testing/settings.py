@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, TypedDict
 
 from .._tracebacks import hides_secrets
 from ..errors import ConfigurationError
+from ..options import check_instance
 
 __all__ = [
     "ConfigValue",
@@ -46,6 +47,11 @@ def _check_port(port: int | None) -> None:
         raise ConfigurationError(
             f"port must be between 1 and 65535, or None for a free port, not {port}"
         )
+
+
+def _check_group(name: str, value: object, kind: type) -> None:
+    if value is not None:
+        check_instance(name, value, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,7 @@ class ServerWebSocket:
 
     def __post_init__(self) -> None:
         _check_port(self.port)
+        _check_group("tls", self.tls, ServerTLS)
         if self.tls is not None and (self.tls.allow_non_tls or self.tls.handshake_first):
             raise ConfigurationError(
                 "a WebSocket listener supports neither allow_non_tls nor handshake_first"
@@ -167,6 +174,9 @@ class ServerSettings:
         if self.token is not None and self.user is not None:
             raise ConfigurationError("token cannot be combined with user and password")
         _check_port(self.port)
+        _check_group("tls", self.tls, ServerTLS)
+        _check_group("websocket", self.websocket, ServerWebSocket)
+        _check_group("cluster", self.cluster, ServerCluster)
         if isinstance(self.config, Mapping):
             for key in self.config:
                 if key.lower() in _RESERVED:
