@@ -94,6 +94,7 @@ async def test_no_responders_after_a_reply_is_ignored() -> None:
             await other.flush()
             async with nc.request_many("svc", b"?", stop_after=2) as replies:
                 await (await requests.receive()).respond(b"1")
+                await other.flush()
                 request = await others.receive()
                 forged = b"HPUB %b 16 16\r\n%b\r\n" % (request.raw_reply or b"", NO_RESPONDERS)
                 await raw.until_pong(forged)

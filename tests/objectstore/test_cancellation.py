@@ -10,12 +10,12 @@ import trio
 
 from tests.objectstore.helpers import HANG_TIMEOUT, connected, stored_chunks
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import failing_metadata
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection
 from trio_nats.errors import RequestTimeoutError
 from trio_nats.jetstream import JetStream, JetStreamError, StorageType
-from trio_nats.objectstore import ObjectInfo, ObjectMeta, ObjectStore
-from trio_nats.objectstore.backend import ObjectBackend
+from trio_nats.objectstore import ObjectMeta, ObjectStore
 from trio_nats.testing import NatsServer
 
 pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
@@ -227,20 +227,12 @@ async def test_chunks_in_flight_when_an_upload_fails(nats_server: NatsServer) ->
 @pytest.mark.parametrize("error", [RequestTimeoutError("late"), JetStreamError("what?")])
 @pytest.mark.parametrize("stored", [True, False])
 async def test_the_last_acknowledgement_is_lost(
-    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, error: Exception, stored: bool
+    nats_server: NatsServer, error: Exception, stored: bool
 ) -> None:
     """The object is there with all its chunks, or is what it was."""
     async with connected(nats_server) as (store, js, _):
         await store.put("x", OLD)
-        store_it = ObjectBackend.store
-
-        async def lost(backend: ObjectBackend, info: ObjectInfo, expected: int) -> ObjectInfo:
-            if stored:
-                await store_it(backend, info, expected)
-            raise error
-
-        with monkeypatch.context() as patch:
-            patch.setattr(ObjectBackend, "store", lost)
+        with failing_metadata(error, stored=stored):
             if stored and isinstance(error, RequestTimeoutError):
                 await store.put("x", NEW)
                 assert await whole(store, js) == NEW

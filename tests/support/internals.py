@@ -1,7 +1,7 @@
-"""What tests have to know about a connection that its public interface does not tell.
+"""What tests know and change of the implementation, beyond the public interface.
 
-No other test looks at private attributes of what users get, see ``tests/test_layers.py``. So a
-change of the implementation changes this module only.
+No other module of the tests uses private attributes of the package, see ``tests/test_layers.py``.
+So renaming one changes a single file. Unit tests may construct internal classes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trio_nats.events import Event
 if TYPE_CHECKING:  # they need packages that the connection does not
     from trio_nats._transport.websocket import WebSocketStream
     from trio_nats.jetstream import Publisher
+    from trio_nats.objectstore import ObjectInfo
 
 __all__ = [
     "chunks_of",
@@ -30,6 +31,7 @@ __all__ = [
     "end",
     "event_listeners",
     "failing",
+    "failing_metadata",
     "farewell",
     "has_session",
     "has_waiters",
@@ -102,6 +104,7 @@ def push(sink: Subscription | Replies | ReplySlot, *messages: Msg) -> None:
     if len(messages) == 1:
         sink._push(messages[0])
     else:
+        assert isinstance(sink, Subscription)
         sizes = [len(msg.data) + len(msg.raw_headers or b"") for msg in messages]
         sink._push_burst(list(messages), sum(sizes))
 
@@ -128,7 +131,7 @@ def failing(sub: Subscription, error: Exception) -> Iterator[None]:
     def fail(_: object) -> None:
         raise error
 
-    sub._push = fail  # type: ignore[method-assign]
+    sub._push = fail  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -213,3 +216,22 @@ def farewell() -> float:
     from trio_nats._transport import websocket
 
     return websocket._CLOSE_TIMEOUT
+
+
+@contextmanager
+def failing_metadata(error: Exception, *, stored: bool) -> Iterator[None]:
+    """Raise ``error`` whenever an object's metadata is stored, or after it has been ``stored``."""
+    from trio_nats.objectstore.backend import ObjectBackend
+
+    store = ObjectBackend.store
+
+    async def fail(backend: ObjectBackend, info: ObjectInfo, expected: int) -> ObjectInfo:
+        if stored:
+            await store(backend, info, expected)
+        raise error
+
+    ObjectBackend.store = fail  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ObjectBackend.store = store  # type: ignore[method-assign]
