@@ -22,9 +22,10 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 EXTRAS = "server,pkcs12,ws,anyio,cli,demo"
 # Minimum coverage in percent by the arguments after ``--``: for all tests, and for the fast ones.
 COVERAGE_FLOORS = {(): 95, ("-m", "not slow"): 88}
-# May be more than the number of cores, because tests mostly wait for servers and networks.
+# May be more than the number of cores, because tests often wait for servers and networks. With more
+# than four on two cores, the processes need more time to start than the waiting leaves.
 # "worksteal" keeps the tests of a module, which share servers, together.
-IN_PARALLEL = ("-n", "3", "--dist", "worksteal")
+IN_PARALLEL = ("-n", str(max(4, os.cpu_count() or 1)), "--dist", "worksteal")
 
 # Many containers set it. Without bytecode, every process that a test starts compiles its imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

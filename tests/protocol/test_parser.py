@@ -153,25 +153,20 @@ def test_a_run_of_alike_lines_cut_anywhere(line: bytes) -> None:
 
 
 async def test_messages_answer_through_the_origin_they_were_given() -> None:
-    sent: list[tuple[str, Payload]] = []
+    sent: list[tuple[bytes, Payload]] = []
 
     class Recorder:
-        async def publish(
-            self,
-            subject: str,
-            payload: Payload = b"",
-            *,
-            reply: str | None = None,
-            headers: HeadersLike | None = None,
+        async def _respond(
+            self, reply: bytes, payload: Payload, headers: HeadersLike | None
         ) -> None:
-            sent.append((subject, payload))
+            sent.append((reply, payload))
 
     parser = Parser(LIMITS, Recorder())
     wire = b"MSG a 1 plain 0\r\n\r\nHMSG a 1 rich 12 12\r\nNATS/1.0\r\n\r\n\r\n"
     for event in feed(parser, wire):
         assert isinstance(event, Msg)
         await event.respond(b"yes")
-    assert sent == [("plain", b"yes"), ("rich", b"yes")]
+    assert sent == [(b"plain", b"yes"), (b"rich", b"yes")]
 
 
 def test_a_large_payload_in_many_pieces() -> None:
