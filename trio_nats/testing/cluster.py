@@ -23,7 +23,9 @@ from .settings import ServerCluster, ServerOptions, ServerSettings
 __all__ = ["NatsCluster"]
 
 _ATTEMPTS = 5
-_POLL_INTERVAL = 0.02
+# Between two looks at all servers. They grow longer, because an election takes seconds.
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.1
 
 
 @hides_secrets
@@ -179,12 +181,14 @@ class NatsCluster(NeedsAsyncWith):
         """
         deadline = time.monotonic() + timeout
         missing: str | None = "an answer on every monitoring port"
+        pause = _FIRST_PAUSE
         while (left := deadline - time.monotonic()) > 0:
             with trio.move_on_after(left):
                 missing = await self._missing()
                 if missing is None:
                     return
-                await trio.sleep(_POLL_INTERVAL)
+                await trio.sleep(pause)
+                pause = min(pause * 1.2, _LONGEST_PAUSE)
         logs = "".join(server.log for server in self._servers)
         raise ServerWaitError(f"the cluster still lacks {missing} after {timeout:g} s", logs)
 
