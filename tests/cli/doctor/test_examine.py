@@ -105,6 +105,7 @@ async def test_results_that_depend_on_an_unsent_certificate() -> None:
     assert outcomes[TLSMode.DISABLE] == "fails"
 
 
+@pytest.mark.slow
 async def test_the_query_of_a_url_is_not_sent_to_unverified_peers() -> None:
     """The path of the URL may be a secret."""
     heard: list[bytes] = []
