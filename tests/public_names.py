@@ -200,6 +200,11 @@ class _Attributes(ast.NodeVisitor):
         self._inside = 0
         self.generic_visit(_definition(cls.__module__, cls.__name__))
 
+    def visit(self, node: ast.AST) -> None:
+        # Expressions assign nothing, and most of the syntax is in them.
+        if not isinstance(node, ast.expr):
+            super().visit(node)
+
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         pass
 

@@ -112,8 +112,9 @@ class Package:
         self.imports = [i for module in self.modules.values() for i in self._imports(module)]
 
     def _imports(self, module: Module) -> Iterator[Import]:
-        deferred = set(deferred_nodes(module))
-        for node in nodes(module.path):
+        imports = [n for n in nodes(module.path) if isinstance(n, ast.Import | ast.ImportFrom)]
+        deferred = set(deferred_nodes(module)) if any(n.col_offset for n in imports) else set()
+        for node in imports:
             later = node in deferred
             if isinstance(node, ast.Import):
                 for alias in node.names:
