@@ -10,9 +10,15 @@ import pytest
 import trio
 
 from tests.objectstore.helpers import connected, plant, stored_chunks, stored_meta, subjects
-from trio_nats import ConfigurationError
+from tests.support.timeouts import HANG_TIMEOUT
+from trio_nats import ConfigurationError, Subscription, UserPassword, open_nats
 from trio_nats.headers import Headers
-from trio_nats.jetstream import JetStream, JetStreamAPIError, StorageType
+from trio_nats.jetstream import (
+    JetStream,
+    JetStreamAPIError,
+    JetStreamNotEnabledError,
+    StorageType,
+)
 from trio_nats.objectstore import (
     InvalidObjectMetaError,
     ObjectExistsError,
@@ -22,11 +28,13 @@ from trio_nats.objectstore import (
     ObjectMeta,
     ObjectNotFoundError,
     ObjectStoreConfig,
+    ObjectStoreError,
     ObjectStoreExistsError,
     ObjectStoreNotFoundError,
 )
 from trio_nats.objectstore.names import meta_subject
 from trio_nats.testing import NatsServer
+from trio_nats.testing._ports import free_port
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
 
@@ -431,3 +439,112 @@ async def test_a_name_in_latin_1(nats_server: NatsServer) -> None:
             await store.info("ü")
         with pytest.raises(ObjectNotFoundError):
             await store.info("€")
+
+
+async def test_in_a_domain() -> None:
+    """Behind a leaf node: what is stored goes to the store of that domain, and no other."""
+    port = free_port("127.0.0.1")
+    hub = {"jetstream": {"domain": "hub"}, "leafnodes": {"host": "127.0.0.1", "port": port}}
+    remotes = [{"urls": [f"nats-leaf://127.0.0.1:{port}"]}]
+    leaf = {"jetstream": {"domain": "leaf"}, "leafnodes": {"remotes": remotes}}
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            NatsServer(jetstream=True, config=hub, name="hub") as server,
+            NatsServer(jetstream=True, config=leaf, name="leaf") as behind,
+            open_nats(server.url) as at_the_hub,
+            open_nats(behind.url) as nc,
+        ):
+            far = await at_the_hub.jetstream().create_object_store("b")
+            while True:
+                try:
+                    store = await nc.jetstream(domain="hub").object_store("b")
+                    break
+                except JetStreamNotEnabledError:  # the leaf is not connected yet
+                    await trio.sleep(0.01)
+            await store.put("a", b"1" * 300_000)
+            assert await store.get_bytes("a") == await far.get_bytes("a") == b"1" * 300_000
+            await store.delete("a")
+            assert await store.list() == await far.list() == []
+            await store.put("c", b"2")
+
+            # A store of the same name would store it, too.
+            near = await nc.jetstream().create_object_store("b")
+            store = await nc.jetstream(domain="hub").object_store("b")
+            assert await store.get_bytes("c") == b"2"
+            for change in (store.put("a", b"3"), store.delete("c")):
+                with pytest.raises(ObjectStoreError, match="the one of the same name in domain 'l"):
+                    await change
+            assert await near.list() == []
+            assert [info.name for info in await far.list()] == ["c"]
+            own = await nc.jetstream(domain="leaf").object_store("b")
+            assert own.name == "b"
+
+
+IMPORTING = {
+    "accounts": {
+        "A": {
+            "jetstream": True,
+            "users": [{"user": "a", "password": "a"}],
+            "exports": [
+                {"service": "$JS.API.>", "response_type": "stream"},
+                {"service": "$O.>"},
+            ],
+        },
+        "B": {
+            "users": [{"user": "b", "password": "b"}],
+            "imports": [
+                *(
+                    {"service": {"account": "A", "subject": f"$JS.API.{of}"}, "to": f"of.a.{of}"}
+                    for of in ("STREAM.>", "CONSUMER.>", "DIRECT.>")
+                ),
+                {"service": {"account": "A", "subject": "$O.>"}, "to": "of.a.$O.>"},
+            ],
+        },
+        "C": {
+            "users": [{"user": "c", "password": "c"}],
+            "imports": [
+                {"service": {"account": "A", "subject": f"$JS.API.{of}"}, "to": f"of.a.{of}"}
+                for of in ("STREAM.>", "CONSUMER.>", "DIRECT.>")
+            ],
+        },
+    }
+}
+
+
+async def test_of_another_account() -> None:
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            NatsServer(jetstream=True, config=IMPORTING) as server,
+            open_nats(server.url, auth=UserPassword("a", "a")) as of_a,
+            open_nats(server.url, auth=UserPassword("b", "b")) as of_b,
+            open_nats(server.url, auth=UserPassword("c", "c")) as of_c,
+        ):
+            theirs = await of_a.jetstream().create_object_store("b", storage=StorageType.MEMORY)
+            store = await of_b.jetstream(prefix="of.a").object_store("b")
+            await store.put("x", b"1")
+            assert await theirs.get_bytes("x") == await store.get_bytes("x") == b"1"
+            await store.put("x", b"2")
+            await store.delete("x")
+            assert await theirs.list() == []
+            # This account imports no such subjects.
+            other = await of_c.jetstream(prefix="of.a").object_store("b")
+            assert await other.list() == []
+            with pytest.raises(ObjectStoreError, match=r"import '\$O\.b\.>' as 'of\.a\.\$O\.b\.>'"):
+                await other.put("x", b"3")
+
+
+async def test_an_acknowledgement_of_another_store(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (store, js, nc):
+        await store.put("x", b"1")
+        await js.update_stream((await js.stream("OBJ_b")).info.config, subjects=["elsewhere"])
+
+        async def answer(sub: Subscription) -> None:
+            async for msg in sub:
+                await msg.respond(b'{"stream": "OBJ_b", "seq": 9, "domain": "far"}')
+
+        async with nc.subscribe("$O.b.>") as sub, trio.open_nursery() as nursery:
+            nursery.start_soon(answer, sub)
+            for change in (store.delete("x"), store.put("x", b"2")):
+                with pytest.raises(ObjectStoreError, match="'OBJ_b' in domain 'far': give"):
+                    await change
+            nursery.cancel_scope.cancel()

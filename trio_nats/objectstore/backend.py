@@ -11,20 +11,29 @@ from datetime import UTC, datetime
 import trio
 
 from ..errors import RequestTimeoutError
+from ..jetstream.api import API, DEFAULT_PREFIX
 from ..jetstream.consumer.consume import Messages
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import (
+    JetStreamAPIError,
     JetStreamNotEnabledError,
     MessageNotFoundError,
     NoStreamResponseError,
     StreamNotFoundError,
 )
 from ..jetstream.get.stored_message import StoredMsg
+from ..jetstream.info import StreamInfo
+from ..jetstream.publish.ack import PubAck
 from ..jetstream.stream import Stream
-from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
+from .errors import (
+    InvalidObjectMetaError,
+    ObjectNotFoundError,
+    ObjectStoreError,
+    ObjectStoreNotFoundError,
+)
 from .info import ObjectInfo, read_info, write_info
-from .names import bucket_of, check_object_name, latin_subject, meta_subject
+from .names import bucket_of, check_object_name, chunk_subject, latin_subject, meta_subject
 
 __all__ = ["FORGOTTEN_AFTER", "ObjectBackend", "next_or_none", "store_errors"]
 
@@ -43,7 +52,15 @@ def store_errors(bucket: str) -> Generator[None, None, None]:
     try:
         yield
     except (StreamNotFoundError, NoStreamResponseError) as error:
-        raise ObjectStoreNotFoundError(f"object store {bucket!r} does not exist") from error
+        raise _not_found(bucket) from error
+
+
+def _not_found(bucket: str) -> ObjectStoreNotFoundError:
+    return ObjectStoreNotFoundError(f"object store {bucket!r} does not exist")
+
+
+def _domain(domain: str) -> str:
+    return f"domain {domain!r}" if domain else "no domain"
 
 
 class ObjectBackend:
@@ -53,6 +70,7 @@ class ObjectBackend:
         self.js = js
         self.stream = stream
         self.bucket: str = bucket_of(stream.name)
+        self._publish_prefix: str | None = None
         self._latin: set[str] = set()  # names found under their subject in Latin-1
 
     @property
@@ -120,14 +138,94 @@ class ObjectBackend:
 
         :raises WrongLastSequenceError: if the metadata has been replaced.
         """
-        with store_errors(self.bucket):
+        prefix = await self.publish_prefix()
+        with self.publish_errors():
             ack = await self.js.publish(
-                self.meta_subject(info.name),
+                prefix + self.meta_subject(info.name),
                 write_info(info),
                 headers=ROLLUP,
                 expect_last_subject_seq=expected,
             )
+        await self.check_ack(ack)
         return replace(info, seq=ack.seq, timestamp=datetime.now(UTC))
+
+    async def publish_prefix(self) -> str:
+        """Return what to put in front of the subjects of the store to publish to them.
+
+        Subjects are imported below the prefix of the API, as those of key-value buckets are. If
+        these are not, as for other domains, the subjects themselves are used, unless another store
+        of that name would store the messages, too.
+
+        :raises ObjectStoreError: if another store would.
+        """
+        if self._publish_prefix is None:
+            self._publish_prefix = await self._find_publish_prefix()
+        return self._publish_prefix
+
+    async def _find_publish_prefix(self) -> str:
+        if self.js.prefix == DEFAULT_PREFIX:
+            return ""
+        prefix = f"{self.js.prefix}."
+        try:
+            # No stream has this name, so nothing is stored, but a stream that is there answers.
+            await self.js.publish(
+                prefix + chunk_subject(self.bucket, "x"),
+                expect_stream=f"not_{self.stream.name}"[:255],
+                attempts=1,
+            )
+        except NoStreamResponseError:
+            pass
+        except JetStreamAPIError:
+            return prefix
+        except RequestTimeoutError as error:
+            raise ObjectStoreError(f"{error}; {self._advice()}") from error
+        info = self.stream.info
+        try:
+            api = API(self.js.connection, timeout=self.js.timeout)
+            near = await api.request(f"STREAM.INFO.{self.stream.name}", None, StreamInfo)
+        except JetStreamAPIError:
+            return ""  # there is none
+        if (near.domain, near.created) != (info.domain, info.created):
+            raise ObjectStoreError(
+                f"object store {self.bucket!r} behind the prefix {self.js.prefix!r} cannot be "
+                f"changed: the one of the same name in {_domain(near.domain)} would store the "
+                f"messages, too; import '$O.{self.bucket}.>' as '{prefix}$O.{self.bucket}.>', or "
+                "give the stores different names"
+            )
+        return ""
+
+    async def check_ack(self, ack: PubAck) -> None:
+        """Check that it was this store that has stored a message.
+
+        :raises ObjectStoreError: if it was another one.
+        """
+        if ack.domain and not self.stream.info.domain:
+            with store_errors(self.bucket):
+                await self.stream.refresh()  # the answer to its creation has no domain
+        domain = self.stream.info.domain
+        if (ack.stream, ack.domain) != (self.stream.name, domain):
+            raise ObjectStoreError(
+                f"a message for object store {self.bucket!r} in {_domain(domain)} was stored in "
+                f"stream {ack.stream!r} in {_domain(ack.domain)}: give the stores different names"
+            )
+
+    @contextmanager
+    def publish_errors(self) -> Generator[None, None, None]:
+        """Report why nobody stores what is published."""
+        try:
+            yield
+        except NoStreamResponseError as error:
+            if self.js.prefix == DEFAULT_PREFIX:
+                raise _not_found(self.bucket) from error
+            raise ObjectStoreError(
+                f"nobody stores what is published to {error.subject!r}; {self._advice()}"
+            ) from error
+
+    def _advice(self) -> str:
+        return (
+            f"import '$O.{self.bucket}.>' as '{self.js.prefix}.$O.{self.bucket}.>', or check "
+            "whether the server of the store is reachable"
+        )
 
     async def purge(self, subject: str, *, up_to: int | None = None) -> None:
         """Delete the messages of a subject, all or up to and including a sequence number."""

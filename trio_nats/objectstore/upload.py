@@ -14,7 +14,7 @@ from ..headers import Headers
 from ..jetstream.consumer.consumer import new_name
 from ..jetstream.errors import ErrorCode, JetStreamAPIError, WrongLastSequenceError
 from ..jetstream.publish.publisher import PendingAck
-from .backend import ObjectBackend, store_errors
+from .backend import ObjectBackend
 from .chunking import Chunks, ObjectSource, chunks_of
 from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
 from .info import DEFAULT_CHUNK_SIZE, ObjectInfo, ObjectMeta
@@ -45,6 +45,7 @@ async def put(backend: ObjectBackend, meta: ObjectMeta, source: ObjectSource) ->
     )
     # Before any chunk is sent, this checks that the store exists.
     old, expected = await backend.before(meta.name)
+    await backend.publish_prefix()
     chunks: Chunks | None = None
     try:
         async with cut as chunks:
@@ -72,21 +73,21 @@ def _chunk_size(backend: ObjectBackend, meta: ObjectMeta) -> int:
 
 
 async def _upload(backend: ObjectBackend, info: ObjectInfo, chunks: Chunks) -> ObjectInfo:
-    subject = chunk_subject(backend.bucket, info.nuid)
+    subject = await backend.publish_prefix() + chunk_subject(backend.bucket, info.nuid)
     digest, size = hashlib.sha256(), 0
     assert info.chunk_size is not None
     pending = min(max(2, UNACKNOWLEDGED // info.chunk_size), MOST_PENDING)
     acks: deque[PendingAck] = deque()
-    with store_errors(backend.bucket):
+    with backend.publish_errors():
         async with backend.js.publisher(max_pending=pending) as publisher:
             while chunk := await chunks.next():
                 digest.update(chunk)
                 size += len(chunk)
                 acks.append(await publisher.publish(subject, chunk))
                 while acks and acks[0].done:
-                    await acks.popleft()  # raises if the chunk was refused
+                    await backend.check_ack(await acks.popleft())  # raises if it was refused
             for ack in acks:
-                await ack
+                await backend.check_ack(await ack)
     return replace(info, chunks=chunks.count, size=size, digest=digest_text(digest.digest()))
 
 
@@ -138,7 +139,8 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
         try:
             # Messages are stored in order: when this one is stored, all chunks are. A purge request
             # could overtake them.
-            await backend.js.publish(subject, b"", attempts=1)
+            prefix = await backend.publish_prefix()
+            await backend.js.publish(prefix + subject, b"", attempts=1)
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.debug("%s", str(error))
         try:
