@@ -107,6 +107,9 @@ async def relayed(
 
 async def pass_on(nc: Connection, subject: str, request: Msg) -> None:
     """Have the server reply to a request that was relayed."""
+    if subject.startswith("CONSUMER.CREATE."):
+        # Without the filter, which may be a wildcard and is in the data too.
+        subject = ".".join(subject.split(".")[:4])
     # What is published to buckets bears the prefix as well.
     subject = subject if subject.startswith("$") else f"$JS.API.{subject}"
     await nc.publish(subject, request.data, headers=request.headers, reply=request.reply)

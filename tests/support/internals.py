@@ -41,6 +41,7 @@ __all__ = [
     "is_torn",
     "largest_read",
     "let_publish",
+    "looking_after",
     "nursery_of",
     "open_requests",
     "outbox_of",
@@ -235,3 +236,16 @@ def failing_metadata(error: Exception, *, stored: bool) -> Iterator[None]:
         yield
     finally:
         ObjectBackend.store = store  # type: ignore[method-assign]
+
+
+@contextmanager
+def looking_after(seconds: float) -> Iterator[None]:
+    """Look a chunk up that has not come for ``seconds``."""
+    from trio_nats.objectstore import backend
+
+    before = backend.FIRST_LOOK
+    backend.FIRST_LOOK = seconds
+    try:
+        yield
+    finally:
+        backend.FIRST_LOOK = before
