@@ -3,8 +3,8 @@
 Theory of operation: all pull requests of a subscription are answered at one inbox, each at a reply
 subject of its own. There is no task between the connection and the user. :meth:`~PullSubscription.
 receive` takes a message out of the subscription, counts it, and sends the next pull request when
-:class:`~.flow_control.PullFlowControl` says that one is due. So a user who receives slowly requests
-slowly. Statuses arrive among the messages, and are handled when they are taken out.
+:class:`~.pull_flow_control.PullFlowControl` says that one is due. So a user who receives slowly
+requests slowly. Statuses arrive among the messages, and are handled when they are taken out.
 
 One task, :meth:`~PullSubscription.keep`, handles what is not a message: it requests again after a
 reconnect, after a pause, and after two intervals without a heartbeat.
