@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"subscription", "replies", "connection_base", "connection", "connect"}),
     frozenset({"jetstream", "keyvalue", "objectstore", "services"}),
     frozenset({"__init__"}),
-    frozenset({"__main__", "anyio", "cli", "telemetry", "testing"}),
+    frozenset({"__main__", "anyio", "cli", "testing"}),
 )
 LAYER_OF = {component: layer for layer, components in enumerate(LAYERS) for component in components}
 

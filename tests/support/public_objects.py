@@ -22,7 +22,6 @@ PUBLIC_MODULES = tuple(
         "trio_nats.objectstore",
         "trio_nats.services",
         "trio_nats.subjects",
-        "trio_nats.telemetry",
         "trio_nats.testing",
     )
     if find_spec(name) is not None
