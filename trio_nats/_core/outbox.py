@@ -47,9 +47,9 @@ _MAX_PONGS = 1024
 without reading the answers has to be stopped."""
 
 Chunk: TypeAlias = list[bytes]
-"""Frames of three pieces each: a message as :func:`.commands.pub` splits it, or a command and two
-empty pieces. Nothing is cheaper to append to than a list, and payloads are copied only once, when
-they are written."""
+"""Frames of three pieces each: a message as :func:`._protocol.commands.pub` splits it, or a
+command and two empty pieces. Nothing is cheaper to append to than a list, and payloads are copied
+only once, when they are written."""
 
 
 class Outbox:
