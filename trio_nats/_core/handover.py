@@ -1,6 +1,8 @@
 """Move a live connection to another server without a gap: make before break.
 
-Theory of operation. A move has these steps:
+Theory of operation. Two callers request a move from :class:`Mover`: the supervisor, when the server
+announces lame duck mode (:meth:`.supervisor.Supervisor.on_info`), and the user, by
+:meth:`.BaseConnection.reconnect`. A move has these steps:
 
 1. Connect to another server (:class:`Mover`). Nothing changes until that has succeeded.
 2. Stop writing to the old server, send it a PING and wait for the PONG. The old server has then
