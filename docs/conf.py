@@ -33,8 +33,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Parts of annotations that autodoc takes apart at a comma.
     ("py:.*", r".*\[.*|.* \| .*"),
-    # A protocol for the type checker: a message, typed or not.
-    ("py:class", r".*\._Reply"),
+    # A protocol for the type checker, in a field that is not documented.
+    ("py:class", r".*\.message\.Responder"),
     # In a docstring of Trio's.
     ("py:class", "ReceiveChannel"),
 ]

@@ -104,6 +104,7 @@ class Fetch:
         finally:
             if not (self.clean and self._inboxes.keep(inbox)):
                 patience = 0.0 if self.clean else LONGEST_CLOSE
+                left: list[Msg] = []
                 with trio.CancelScope(shield=True):
                     left = await inbox.sub._close_collecting(patience)
                 self._take_left(left)
