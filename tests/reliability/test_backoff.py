@@ -99,7 +99,7 @@ async def test_a_server_that_is_back_is_tried_soon_also_after_a_long_outage(
 ) -> None:
     """By default within about a second in the median, and never later than ``max_wait``."""
     late = []
-    for _ in range(300):
+    for _ in range(150):
         attempts = Attempts(ReconnectPolicy())
         while sum(attempts.waits) < 10:
             await attempts.make(1)

@@ -34,7 +34,7 @@ def node_of(cluster: NatsCluster, nc: Connection) -> NatsServer:
 
 @asynccontextmanager
 async def load_of(
-    cluster: NatsCluster, on: NatsServer
+    cluster: NatsCluster, on: NatsServer, *, pause: float = 0.001
 ) -> AsyncIterator[tuple[Connection, Connection, Load, Ledger, Ledger]]:
     """A publisher and a subscriber that both begin on one server, plain and in a queue group."""
     plain, grouped = Ledger(), Ledger()
@@ -49,7 +49,7 @@ async def load_of(
         nursery.start_soon(plain.keep, everything)
         nursery.start_soon(grouped.keep, share)
         await sub.flush(timeout=HANG_TIMEOUT)
-        async with publishing(pub, "p", "plain", "grouped") as load:
+        async with publishing(pub, "p", "plain", "grouped", pause=pause) as load:
             yield pub, sub, load, plain, grouped
         await pub.publish("plain", f"p {load.sent}")
         await pub.flush(timeout=HANG_TIMEOUT)
@@ -87,7 +87,7 @@ async def test_each_server_is_killed_in_turn_under_load() -> None:
 async def test_a_rolling_lame_duck_restart_misses_nothing_and_repeats_nothing() -> None:
     async with (
         NatsCluster(3, config=LAME_DUCK) as cluster,
-        load_of(cluster, cluster[0]) as (pub, sub, load, plain, grouped),
+        load_of(cluster, cluster[0], pause=0.005) as (pub, sub, load, plain, grouped),
     ):
         for node in list(cluster):
             theirs = [nc for nc in (pub, sub) if nc.connected_url == node.url]

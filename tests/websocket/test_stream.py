@@ -304,7 +304,7 @@ async def test_a_huge_frame_takes_no_memory() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fragments", [1, 7])
 async def test_a_decompression_bomb_takes_no_memory(fragments: int) -> None:
-    size = 50_000_000
+    size = 10_000_000
     bomb = deflated(bytes(size))
     assert len(bomb) < size / 900
     step = len(bomb) // fragments + 1
