@@ -58,7 +58,7 @@ REAL_FILES = {
     "server.pem": self_signed().cert_file,
 }
 EXPECTED = Path(__file__).parent / "expected"
-AT_ONCE = 12
+AT_ONCE = 6
 """Some are silent for seconds, so they are examined concurrently."""
 
 
