@@ -15,8 +15,8 @@ from ..codecs import Decoder
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.consumer.ordered import OrderedConsumer
 from ..jetstream.errors import StreamNotFoundError
-from ..jetstream.initial import InitialIterator, WatchedMessages
 from ..jetstream.stream import Stream
+from ..jetstream.watched_messages import InitialIterator, WatchedMessages
 from .entry import Entry
 from .errors import BucketNotFoundError
 

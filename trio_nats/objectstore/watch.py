@@ -13,7 +13,7 @@ from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor, construct
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
-from ..jetstream.initial import InitialIterator, WatchedMessages
+from ..jetstream.watched_messages import InitialIterator, WatchedMessages
 from .backend import FORGOTTEN_AFTER, ObjectBackend, store_errors
 from .errors import DamagedObjectError
 from .info import ObjectInfo, read_info
