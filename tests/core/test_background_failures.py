@@ -12,8 +12,8 @@ from tests.support.internals import nursery_of
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Server, UserPassword, open_nats
 from trio_nats._constructors import construct
-from trio_nats.jetstream.consumer.consume import Messages
 from trio_nats.jetstream.consumer.message import JetStreamMsg
+from trio_nats.jetstream.consumer.message_channel import Messages
 from trio_nats.testing import NatsServer
 
 

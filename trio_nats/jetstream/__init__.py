@@ -17,10 +17,10 @@ from .consumer.config import (
     PriorityPolicy,
     ReplayPolicy,
 )
-from .consumer.consume import Messages
 from .consumer.consumer import Consumer, PauseState
 from .consumer.info import ConsumerInfo, PriorityGroupState, SequenceInfo
 from .consumer.message import JetStreamMsg, MsgMetadata
+from .consumer.message_channel import Messages
 from .consumer.ordered import OrderedConsumer
 from .context import JetStream
 from .errors import (

@@ -12,8 +12,8 @@ import trio
 
 from ..errors import RequestTimeoutError
 from ..jetstream.api import API, DEFAULT_PREFIX
-from ..jetstream.consumer.consume import Messages
 from ..jetstream.consumer.message import JetStreamMsg
+from ..jetstream.consumer.message_channel import Messages
 from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import (
     JetStreamAPIError,

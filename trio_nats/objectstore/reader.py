@@ -11,7 +11,7 @@ import trio
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
 from ..errors import fresh
-from ..jetstream.consumer.consume import Messages
+from ..jetstream.consumer.message_channel import Messages
 from ..options import check_count
 from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, store_errors
 from .errors import (

@@ -1,4 +1,9 @@
-"""Pull and push consumers (ADR-37)."""
+"""Pull and push consumers (ADR-37).
+
+:meth:`Consumer.consume` returns a channel (:mod:`.message_channel`) whose messages come from
+:mod:`.pull` or :mod:`.push`. :meth:`Consumer.next` and :meth:`Consumer.fetch` make single pull
+requests (:mod:`.fetch`).
+"""
 
 from __future__ import annotations
 
@@ -22,10 +27,10 @@ from ..errors import (
 )
 from ..json_codec import Answer, time_to_wire
 from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
-from .consume import ConsumerMessages, Messages
 from .fetch import Fetch
 from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
+from .message_channel import ConsumerMessages, Messages
 from .message_source import MessageSource
 from .options import (
     Pin,

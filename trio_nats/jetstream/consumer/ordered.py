@@ -34,10 +34,10 @@ from ...errors import NatsError, PermissionsViolationError, RequestTimeoutError,
 from ...options import check_count, check_flag
 from ..api import API
 from .config import ConsumerConfig
-from .consume import Messages
 from .fetch import Fetch
 from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
+from .message_channel import Messages
 from .message_source import Broken
 from .options import ConsumeOptions, PullOptions, consume_options
 from .ordered_state import OrderedState, passes, pause

@@ -1,5 +1,8 @@
 """The pull requests of ``consume``, and the messages that answer them (ADR-13, 37).
 
+The user receives from a channel (:mod:`.message_channel`) that ``Consumer.consume`` returns; this
+is the source of its messages.
+
 Theory of operation: all pull requests of a subscription are answered at one inbox, each at a reply
 subject of its own. There is no task between the connection and the user. :meth:`~PullSubscription.
 receive` takes a message out of the subscription, counts it, and sends the next pull request when

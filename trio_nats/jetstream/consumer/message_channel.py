@@ -1,4 +1,9 @@
-"""The channels of messages that ``consume()`` returns."""
+"""The channels of messages that ``consume()`` returns.
+
+A channel has the life cycle (enter, drain, leave), and a :class:`~.message_source.MessageSource`
+has the messages: :mod:`.pull` for pull consumers, :mod:`.push` for push consumers. The channel of
+an ordered consumer is in :mod:`.ordered`.
+"""
 
 from __future__ import annotations
 
