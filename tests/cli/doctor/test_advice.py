@@ -13,6 +13,7 @@ from trio_nats import TLSMode, TLSOptions
 from trio_nats._transport.tls_info import CertificateInfo
 from trio_nats.cli.doctor.advice import advise
 from trio_nats.cli.doctor.finding import Finding
+from trio_nats.cli.doctor.formatting import amount, duration, ends, listing, size
 from trio_nats.cli.doctor.report import (
     Asked,
     Certificates,
@@ -27,7 +28,6 @@ from trio_nats.cli.doctor.report import (
     Web,
 )
 from trio_nats.cli.doctor.steps import walk
-from trio_nats.cli.doctor.wording import amount, duration, ends, listing, size
 from trio_nats.server_info import ServerInfo
 
 NOW = datetime.datetime(2026, 6, 15, 12, tzinfo=datetime.UTC)
@@ -386,10 +386,10 @@ def test_code_is_code(finding: Finding) -> None:
     assert max(map(len, finding.line.splitlines())) <= 88
 
 
-# --- wording -------------------------------------------------------------------------------------
+# --- formatting ----------------------------------------------------------------------------------
 
 
-def test_wording() -> None:
+def test_formatting() -> None:
     assert listing([]) == ""
     assert listing(["a"]) == "a"
     assert listing(["a", "b"]) == "a and b"

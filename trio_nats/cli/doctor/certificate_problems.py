@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from ..._transport.tls_info import CertificateInfo
 from ...servers import is_ip_address
 from .finding import Finding, problem
+from .formatting import ends, listing
+from .open_nats_call import Call
 from .report import Certificates, Report
-from .wording import Call, ends, listing
 
 __all__ = ["certificate_problems"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .finding import Finding, problem
+from .formatting import short
+from .open_nats_call import Call, url_with
 from .report import Report
-from .wording import Call, short, url_with
 
 __all__ = ["closed", "login_refused", "secret_in_plaintext", "server_said", "unusable"]
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 from . import login_problems, tls_problems
 from .finding import Finding, problem
+from .formatting import listing
+from .open_nats_call import Call, url_with
 from .report import Report
 from .tls_problems import certificates
-from .wording import Call, listing, url_with
 from .wrong_peer import wrong_peer
 
 __all__ = ["problems"]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from statistics import median
 
 from ...server_info import ServerInfo
+from .formatting import duration, ends, listing, short, size
 from .report import Report
 from .step import Status, Step, capital, not_reached
 from .tls_steps import certificate, client_certificate, encryption, mode, own_reason
-from .wording import duration, ends, listing, short, size
 
 __all__ = ["Status", "Step", "walk"]
 

@@ -9,9 +9,10 @@ from ...options import TLSMode
 from ...servers import Scheme
 from .certificate_problems import certificate_problems
 from .finding import Finding, problem
+from .formatting import ends
 from .modes import OLD_TLS, version_is_too_old
+from .open_nats_call import Call, url_with
 from .report import Report
-from .wording import Call, ends, url_with
 
 __all__ = [
     "certificates",

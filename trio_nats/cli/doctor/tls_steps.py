@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ..._transport.tls_info import CertificateInfo
 from ...options import TLSMode
+from .formatting import ends, ends_soon, listing
 from .modes import reason
+from .open_nats_call import given_material
 from .report import Report
 from .step import Status, Step, capital, not_reached
 from .warnings import outcome, stays_here
-from .wording import ends, ends_soon, given_material, listing
 
 __all__ = ["certificate", "client_certificate", "encryption", "mode", "own_reason"]
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from ...options import TLSMode
 from ...servers import is_loopback
 from .finding import Finding, Severity
+from .formatting import ends, ends_soon, listing
+from .open_nats_call import Call, given_material, url_with
 from .report import Outcome, Report
-from .wording import Call, ends, ends_soon, given_material, listing, url_with
 
 __all__ = ["warnings"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from ...servers import Scheme
 from .finding import Finding, problem
+from .open_nats_call import Call, url_with
 from .report import Report
-from .wording import Call, url_with
 
 __all__ = ["wrong_peer"]
 
