@@ -1,4 +1,4 @@
-"""The current entries of a watched store: find out when a watcher has delivered them all.
+"""The messages of a watcher of a bucket or object store, and when it has caught up.
 
 Theory of operation: a watcher reads from an ordered consumer that begins with the last message of
 each subject. While others write, such a message may be replaced before the consumer has read it;
