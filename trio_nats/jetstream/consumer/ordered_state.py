@@ -168,15 +168,12 @@ class OrderedState:
         if self.api.nc.state is not ConnectionState.OPEN:
             self._delete_nowait(name)
             return
-        # In a cluster, the consumer may not be known to the server that is asked to delete it.
-        is_clustered = bool(self.api.nc.server_info.cluster)
+        # Servers do not handle requests in turn: this one may overtake the one that creates it.
         with trio.move_on_after(UNDO_TIMEOUT, shield=True):
             while True:
                 try:
                     await delete_consumer(self.api, self.stream, name)
                 except ConsumerNotFoundError:
-                    if not is_clustered:
-                        return
                     await trio.sleep(UNDO_WAIT)
                 except (NatsError, trio.ClosedResourceError) as failure:
                     _logger.debug("consumer %r could not be deleted: %s", name, str(failure))
