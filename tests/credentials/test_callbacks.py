@@ -57,7 +57,8 @@ async def test_a_callback_that_returns_an_invalid_value(value: Any) -> None:
             (attempt,) = caught.value.attempts
             assert attempt.phase == "auth"
             assert isinstance(attempt.error, CredentialsError)
-            assert type(value).__name__ in str(attempt.error)
+            kind = value if isinstance(value, type) else type(value)
+            assert kind.__name__ in str(attempt.error)
         assert server.peers == []
 
 
@@ -96,7 +97,7 @@ async def test_a_callback_may_fail_occasionally() -> None:
 
 async def test_a_class_is_not_accepted_as_credentials() -> None:
     async with ScriptedServer(sessions()) as server:
-        with pytest.raises(ConnectError, match="auth callback raised TypeError"):
+        with pytest.raises(TypeError, match="not the class itself"):
             async with open_nats(server.url, auth=UserPassword):  # type: ignore[arg-type]
                 pass
         assert server.peers == []
