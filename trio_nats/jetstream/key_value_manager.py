@@ -1,16 +1,27 @@
-"""Key-value buckets: the part of :class:`~trio_nats.jetstream.JetStream` for them (ADR-8)."""
+"""Create, open, update, list and delete key-value buckets (ADR-8): a part of :class:`JetStream`.
+
+The methods import :mod:`trio_nats.keyvalue` when they are called, so a program without buckets does
+not load it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar, Unpack, cast, overload
 
-from ..codecs import Codec
+import msgspec
+
+from .._constructors import construct
+from ..codecs import Codec, check_codec
+from . import json_codec
+from .api import PageIterator, select
 from .context_base import BaseJetStream
+from .errors import APILevelError, ErrorCode, StreamNameInUseError
+from .stream_config import StreamConfig, with_changes
+from .validation import whole_config
 
 if TYPE_CHECKING:
     from ..keyvalue.config import KeyValueConfig, KeyValueOptions, KeyValueStatus
     from ..keyvalue.store import KeyValue
-    from .api import PageIterator
 
 __all__ = ["KeyValueManager"]
 
@@ -38,9 +49,16 @@ class KeyValueManager(BaseJetStream):
         :raises ~trio_nats.keyvalue.BucketNotFoundError: if the bucket does not exist.
         :raises ~trio_nats.keyvalue.NotABucketError: if the stream of that name is not a bucket.
         """
-        from ..keyvalue import manager
+        from ..keyvalue.config import existing_config, stream_of
+        from ..keyvalue.store import KeyValue
+        from ..keyvalue.validation import check_bucket
+        from ..keyvalue.watch import bucket_errors
 
-        return await manager.open_bucket(self, bucket, _codec(codec))
+        checked = _codec(codec)
+        with bucket_errors(check_bucket(bucket)):
+            stream = await self.stream(stream_of(bucket))
+        existing_config(stream.info.config)
+        return construct(KeyValue, self, stream, checked)
 
     @overload
     async def create_key_value(
@@ -77,9 +95,31 @@ class KeyValueManager(BaseJetStream):
             configuration. The error lists the differences.
         :raises APILevelError: if the server is too old for ``limit_marker_ttl``.
         """
-        from ..keyvalue import manager
+        from ..keyvalue.config import KeyValueConfig, bucket_config, bucket_of, existing_config
+        from ..keyvalue.errors import BucketExistsError
+        from ..keyvalue.store import KeyValue
+        from ..keyvalue.watch import bucket_errors
 
-        return await manager.create(self, config, options, _codec(codec))
+        checked = _codec(codec)
+        wanted = await _wanted(self, whole_config(KeyValueConfig, config, options))
+        try:
+            return construct(KeyValue, self, await self.create_stream(wanted), checked)
+        except StreamNameInUseError as error:
+            refused = error
+        bucket = bucket_of(wanted.name)
+        with bucket_errors(bucket):
+            stream = await self.stream(wanted.name)
+        present = existing_config(stream.info.config)
+        # Other clients give the stream other settings that are not those of a bucket.
+        what = json_codec.differences(bucket_config(wanted), present)
+        if not what:
+            return construct(KeyValue, self, stream, checked)
+        raise BucketExistsError(
+            refused.code,
+            refused.err_code,
+            f"bucket {bucket!r} already exists with a different configuration: {what}. Update it, "
+            "or use another name",
+        )
 
     @overload
     async def update_key_value(
@@ -115,9 +155,27 @@ class KeyValueManager(BaseJetStream):
         :raises ~trio_nats.keyvalue.BucketNotFoundError: if the bucket does not exist.
         :raises APILevelError: if the server is too old for ``limit_marker_ttl``.
         """
-        from ..keyvalue import manager
+        from ..keyvalue.config import (
+            MAX_HISTORY,
+            KeyValueConfig,
+            bucket_of,
+            existing_config,
+            stream_config,
+        )
+        from ..keyvalue.store import KeyValue
+        from ..keyvalue.watch import bucket_errors
 
-        return await manager.update(self, config, options, _codec(codec))
+        checked = _codec(codec)
+        wanted = await _wanted(self, whole_config(KeyValueConfig, config, options))
+        with bucket_errors(bucket_of(wanted.name)):
+            present = (await self.stream(wanted.name)).info.config
+            before = existing_config(present)
+            if isinstance(config, str):
+                # Only what is given changes.
+                wanted = await _wanted(self, msgspec.structs.replace(before, **options))
+            before = msgspec.structs.replace(before, history=min(before.history, MAX_HISTORY))
+            changed = with_changes(present, stream_config(before), wanted)
+            return construct(KeyValue, self, await self.update_stream(changed), checked)
 
     @overload
     async def create_or_update_key_value(
@@ -150,9 +208,17 @@ class KeyValueManager(BaseJetStream):
         :returns: the bucket.
         :raises APILevelError: if the server is too old for ``limit_marker_ttl``.
         """
-        from ..keyvalue import manager
+        from ..keyvalue.errors import BucketExistsError, BucketNotFoundError
 
-        return await manager.create_or_update(self, config, options, _codec(codec))
+        checked = _codec(codec)
+        try:
+            return await self.update_key_value(config, codec=checked, **options)
+        except BucketNotFoundError:
+            pass
+        try:
+            return await self.create_key_value(config, codec=checked, **options)
+        except BucketExistsError:  # another client has just created it
+            return await self.update_key_value(config, codec=checked, **options)
 
     async def delete_key_value(self, bucket: str) -> None:
         """Delete a bucket with all its keys.
@@ -162,18 +228,24 @@ class KeyValueManager(BaseJetStream):
         :param bucket: the name of the bucket.
         :raises ~trio_nats.keyvalue.BucketNotFoundError: if the bucket does not exist.
         """
-        from ..keyvalue import manager
+        from ..keyvalue.config import stream_of
+        from ..keyvalue.validation import check_bucket
+        from ..keyvalue.watch import bucket_errors
 
-        await manager.delete(self, bucket)
+        with bucket_errors(check_bucket(bucket)):
+            await self.delete_stream(stream_of(bucket))
 
     def key_value_store_names(self) -> PageIterator[str]:
         """List the names of the buckets: ``async for name in js.key_value_store_names():``.
 
         :returns: an iterator over the names; see :class:`PageIterator`.
         """
-        from ..keyvalue import manager
+        from ..keyvalue.config import STREAM_PREFIX, bucket_of
 
-        return manager.names(self)
+        return select(
+            self.stream_names(),
+            lambda name: bucket_of(name) if name.startswith(STREAM_PREFIX) else None,
+        )
 
     def key_value_stores(self) -> PageIterator[KeyValueStatus]:
         """List the buckets: ``async for status in js.key_value_stores():``.
@@ -182,13 +254,36 @@ class KeyValueManager(BaseJetStream):
 
         :returns: an iterator over their status; see :class:`PageIterator`.
         """
-        from ..keyvalue import manager
+        from ..keyvalue.config import STREAM_PREFIX, status_of
 
-        return manager.statuses(self)
+        return select(
+            self.streams(),
+            lambda info: status_of(info) if info.config.name.startswith(STREAM_PREFIX) else None,
+        )
+
+
+async def _wanted(js: BaseJetStream, config: KeyValueConfig) -> StreamConfig:
+    """Return the configuration of a bucket's stream, if the server is new enough for it."""
+    from ..keyvalue.config import stream_config
+
+    wanted = stream_config(config)
+    if wanted.allow_msg_ttl:
+        # Older servers would silently ignore it (ADR-8, 48).
+        level = (await js.account_info()).api.level
+        if level < 1:
+            raise APILevelError(
+                412,
+                ErrorCode.REQUIRED_API_LEVEL,
+                f"limit_marker_ttl needs server 2.11 or later (API level 1); the level is {level}",
+            )
+    return wanted
 
 
 def _codec(codec: Codec[T] | None) -> Codec[T]:
-    """Return ``codec``, or that for bytes. The overloads keep the types right."""
-    from ..keyvalue import store
+    """Check ``codec``, and return it or that for bytes. The overloads keep the types right."""
+    from ..keyvalue.store import RAW
 
-    return cast("Codec[T]", store.RAW) if codec is None else codec
+    if codec is None:
+        return cast("Codec[T]", RAW)
+    check_codec(codec, "encode", "decode")
+    return codec

@@ -1,11 +1,23 @@
-"""Object stores: the part of :class:`~trio_nats.jetstream.JetStream` for them (ADR-20)."""
+"""Create, open, update, list and delete object stores (ADR-20): a part of :class:`JetStream`.
+
+The methods import :mod:`trio_nats.objectstore` when they are called, so a program without object
+stores does not load it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from .api import PageIterator
+import msgspec
+
+from .._constructors import construct
+from . import json_codec
+from .api import PageIterator, select
 from .context_base import BaseJetStream
+from .errors import StreamNameInUseError
+from .info import StreamInfo
+from .stream_config import with_changes
+from .validation import whole_config
 
 if TYPE_CHECKING:
     from ..objectstore.config import ObjectStoreConfig, ObjectStoreOptions, ObjectStoreStatus
@@ -33,9 +45,28 @@ class ObjectStoreManager(BaseJetStream):
         :raises ~trio_nats.objectstore.ObjectStoreExistsError: if the store exists with another
             configuration. The error lists the differences.
         """
-        from ..objectstore import manager
+        from ..objectstore.backend import store_errors
+        from ..objectstore.config import ObjectStoreConfig, status_of, stream_config
+        from ..objectstore.errors import ObjectStoreExistsError
+        from ..objectstore.store import ObjectStore
 
-        return await manager.create(self, config, options)
+        whole = whole_config(ObjectStoreConfig, config, options)
+        wanted = stream_config(whole)
+        try:
+            return construct(ObjectStore, self, await self.create_stream(wanted))
+        except StreamNameInUseError as error:
+            refused = error
+        with store_errors(whole.bucket):
+            stream = await self.stream(wanted.name)
+        present = status_of(stream.info).config
+        # Other clients give the stream other settings that are not those of a store.
+        what = json_codec.differences(status_of(StreamInfo(config=wanted)).config, present)
+        if not what:
+            return construct(ObjectStore, self, stream)
+        raise ObjectStoreExistsError(
+            f"object store {whole.bucket!r} already exists with a different configuration: {what}. "
+            "Update it, or use another name"
+        ) from refused
 
     async def update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
@@ -52,9 +83,20 @@ class ObjectStoreManager(BaseJetStream):
         :returns: the object store.
         :raises ~trio_nats.objectstore.ObjectStoreNotFoundError: if the store does not exist.
         """
-        from ..objectstore import manager
+        from ..objectstore.backend import store_errors
+        from ..objectstore.config import ObjectStoreConfig, status_of, stream_config
+        from ..objectstore.store import ObjectStore
 
-        return await manager.update(self, config, options)
+        whole = whole_config(ObjectStoreConfig, config, options)
+        wanted = stream_config(whole)
+        with store_errors(whole.bucket):
+            info = (await self.stream(wanted.name)).info
+            before = status_of(info).config
+            if isinstance(config, str):
+                # Only what is given changes.
+                wanted = stream_config(msgspec.structs.replace(before, **options))
+            changed = with_changes(info.config, stream_config(before), wanted)
+            return construct(ObjectStore, self, await self.update_stream(changed))
 
     async def create_or_update_object_store(
         self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
@@ -68,9 +110,16 @@ class ObjectStoreManager(BaseJetStream):
             those of ``config``.
         :returns: the object store.
         """
-        from ..objectstore import manager
+        from ..objectstore.errors import ObjectStoreExistsError, ObjectStoreNotFoundError
 
-        return await manager.create_or_update(self, config, options)
+        try:
+            return await self.update_object_store(config, **options)
+        except ObjectStoreNotFoundError:
+            pass
+        try:
+            return await self.create_object_store(config, **options)
+        except ObjectStoreExistsError:  # another client has just created it
+            return await self.update_object_store(config, **options)
 
     async def object_store(self, bucket: str) -> ObjectStore:
         """Open an object store.
@@ -81,9 +130,12 @@ class ObjectStoreManager(BaseJetStream):
         :returns: the object store.
         :raises ~trio_nats.objectstore.ObjectStoreNotFoundError: if the store does not exist.
         """
-        from ..objectstore import manager
+        from ..objectstore.backend import store_errors
+        from ..objectstore.names import check_bucket, stream_name
+        from ..objectstore.store import ObjectStore
 
-        return await manager.open_bucket(self, bucket)
+        with store_errors(check_bucket(bucket)):
+            return construct(ObjectStore, self, await self.stream(stream_name(bucket)))
 
     async def delete_object_store(self, bucket: str) -> None:
         """Delete an object store with all its objects.
@@ -93,24 +145,33 @@ class ObjectStoreManager(BaseJetStream):
         :param bucket: the name of the bucket.
         :raises ~trio_nats.objectstore.ObjectStoreNotFoundError: if the store does not exist.
         """
-        from ..objectstore import manager
+        from ..objectstore.backend import store_errors
+        from ..objectstore.names import check_bucket, stream_name
 
-        await manager.delete(self, bucket)
+        with store_errors(check_bucket(bucket)):
+            await self.delete_stream(stream_name(bucket))
 
     def object_store_names(self) -> PageIterator[str]:
         """List the names of the object stores: ``async for name in js.object_store_names():``.
 
         :returns: an iterator over the names; see :class:`PageIterator`.
         """
-        from ..objectstore import manager
+        from ..objectstore.names import STREAM_PREFIX, all_chunks, bucket_of
 
-        return manager.names(self)
+        return select(
+            self.stream_names(subject=all_chunks("*")),
+            lambda name: bucket_of(name) if name.startswith(STREAM_PREFIX) else None,
+        )
 
     def object_stores(self) -> PageIterator[ObjectStoreStatus]:
         """List the object stores: ``async for status in js.object_stores():``.
 
         :returns: an iterator over their status; see :class:`PageIterator`.
         """
-        from ..objectstore import manager
+        from ..objectstore.config import status_of
+        from ..objectstore.names import STREAM_PREFIX, all_chunks
 
-        return manager.statuses(self)
+        return select(
+            self.streams(subject=all_chunks("*")),
+            lambda info: status_of(info) if info.config.name.startswith(STREAM_PREFIX) else None,
+        )

@@ -22,6 +22,7 @@ from ..jetstream.stream_config import (
     SubjectTransform,
 )
 from ..options import check_count, check_flag, check_seconds
+from .errors import NotABucketError
 from .validation import ALL_KEYS, check_bucket
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "KeyValueStatus",
     "bucket_config",
     "bucket_of",
+    "existing_config",
+    "status_of",
     "stream_config",
     "stream_of",
     "subjects_of",
@@ -266,3 +269,22 @@ def bucket_config(stream: StreamConfig) -> KeyValueConfig:
         metadata=stream.metadata,
         limit_marker_ttl=stream.subject_delete_marker_ttl,
     )
+
+
+def existing_config(stream: StreamConfig) -> KeyValueConfig:
+    """Return the configuration of an existing bucket.
+
+    :raises NotABucketError: if the stream is not one.
+    """
+    history = stream.max_msgs_per_subject
+    if history < 1:
+        raise NotABucketError(
+            f"stream {stream.name!r} is not a key-value bucket: max_msgs_per_subject must be at "
+            f"least 1, not {history}"
+        )
+    return bucket_config(stream)
+
+
+def status_of(info: StreamInfo) -> KeyValueStatus:
+    """Return the status of the bucket that a stream stores."""
+    return KeyValueStatus(config=bucket_config(info.config), stream_info=info)

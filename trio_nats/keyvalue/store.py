@@ -21,7 +21,7 @@ from ..jetstream.errors import (
 from ..jetstream.get.stored_message import StoredMsg
 from ..jetstream.stream import Stream
 from ..options import check_count, check_flag, check_seconds
-from .config import KeyValueStatus, bucket_config, bucket_of, subjects_of
+from .config import KeyValueStatus, bucket_of, status_of, subjects_of
 from .entry import OPERATION, Entry, Operation, deleted_error
 from .errors import KeyExistsError, KeyNotFoundError
 from .validation import ALL_KEYS, check_filters, check_key, is_key, key_errors
@@ -98,7 +98,7 @@ class KeyValue(
         """
         with bucket_errors(self._name):
             info = await self._stream.refresh()
-        return KeyValueStatus(config=bucket_config(info.config), stream_info=info)
+        return status_of(info)
 
     # --- reading ---------------------------------------------------------------------------------
 
