@@ -1,4 +1,4 @@
-"""Read the source of an object in chunks of equal size."""
+"""The size of chunks, and reading the source of an object in chunks of that size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,28 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import trio
 
-__all__ = ["AsyncReadable", "Chunks", "ObjectSource", "Readable", "chunks_of"]
+from ..errors import ConfigurationError
+
+__all__ = ["AsyncReadable", "Chunks", "ObjectSource", "Readable", "chunk_size", "chunks_of"]
+
+DEFAULT_CHUNK_SIZE = 128 * 1024
+
+
+def chunk_size(wanted: int | None, max_payload: int) -> int:
+    """Return the size of chunks in bytes.
+
+    :param wanted: the size that the user wants; ``None`` for the default.
+    :param max_payload: the largest message that the server accepts.
+    :raises ConfigurationError: if ``wanted`` is larger.
+    """
+    if wanted is None:
+        return min(DEFAULT_CHUNK_SIZE, max_payload)
+    if wanted > max_payload:
+        raise ConfigurationError(
+            f"chunk_size must be at most {max_payload:,} bytes, the server's max_payload, not "
+            f"{wanted:,}"
+        )
+    return wanted
 
 
 @runtime_checkable

@@ -17,7 +17,6 @@ from .names import check_object_name, is_nuid
 
 __all__ = ["ObjectInfo", "ObjectLink", "ObjectMeta", "check_meta", "read_info", "write_info"]
 
-DEFAULT_CHUNK_SIZE = 128 * 1024
 _LARGEST = 2**63 - 1
 
 

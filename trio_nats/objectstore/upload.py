@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import trio
 
-from ..errors import ConfigurationError, NatsError, RequestTimeoutError
+from ..errors import NatsError, RequestTimeoutError
 from ..headers import Headers
 from ..jetstream.consumer.consumer import new_name
 from ..jetstream.errors import ErrorCode, JetStreamAPIError, WrongLastSequenceError
 from ..jetstream.publish.publisher import PendingAck
 from .backend import ObjectBackend
-from .chunking import Chunks, ObjectSource, chunks_of
+from .chunking import Chunks, ObjectSource, chunk_size, chunks_of
 from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
-from .info import DEFAULT_CHUNK_SIZE, ObjectInfo, ObjectMeta
+from .info import ObjectInfo, ObjectMeta
 from .names import chunk_subject, digest_text
 
 __all__ = ["put", "replace_meta"]
@@ -32,7 +32,7 @@ MAX_RACES = 100
 
 async def put(backend: ObjectBackend, meta: ObjectMeta, source: ObjectSource) -> ObjectInfo:
     """Store an object. If this fails or is cancelled, delete the chunks that were uploaded."""
-    size = _chunk_size(backend, meta)
+    size = chunk_size(meta.chunk_size, backend.max_payload)
     cut = chunks_of(source, size)
     info = ObjectInfo(
         bucket=backend.bucket,
@@ -58,18 +58,6 @@ async def put(backend: ObjectBackend, meta: ObjectMeta, source: ObjectSource) ->
             await _clean_up(backend, info)
         raise
     return info
-
-
-def _chunk_size(backend: ObjectBackend, meta: ObjectMeta) -> int:
-    largest = backend.max_payload
-    if meta.chunk_size is None:
-        return min(DEFAULT_CHUNK_SIZE, largest)
-    if meta.chunk_size > largest:
-        raise ConfigurationError(
-            f"chunk_size must be at most {largest:,} bytes, the server's max_payload, not "
-            f"{meta.chunk_size:,}"
-        )
-    return meta.chunk_size
 
 
 async def _upload(backend: ObjectBackend, info: ObjectInfo, chunks: Chunks) -> ObjectInfo:
