@@ -1,7 +1,8 @@
-"""A hundred cells: mode x scheme x material x kind of server, against a peer that records bytes.
+"""The truth table of the TLS modes by scheme and material, against a peer that records bytes.
 
-The columns are the kinds of server as measured on a real one. What is asserted beyond the outcome
-is what the peer saw: in a mode that promises TLS, nothing of ours but TLS records, ever.
+The columns are the kinds of server as measured on a real one; ``test_modes_real_servers`` connects
+to these. What is asserted beyond the outcome is what the peer saw: in a mode that promises TLS,
+nothing of ours but TLS records, ever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The truth table of the TLS modes, each cell against the real server."""
+"""The truth table of the TLS modes, each cell against a real server."""
 
 from __future__ import annotations
 
