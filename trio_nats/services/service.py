@@ -1,4 +1,4 @@
-"""A service, its lifetime and its answers to discovery (ADR-32).
+"""A service and its lifetime (ADR-32). It answers discovery requests with :mod:`.monitoring`.
 
 It is built on the public interface of a connection. :meth:`Connection.add_service` imports it when
 it is first used.
@@ -27,9 +27,9 @@ from ..subscription import Subscription
 from .endpoint import Endpoint
 from .errors import ServiceError
 from .group import ServiceGroup, checked_queue
+from .monitoring import Monitor, create_monitors
 from .schemas import (
     DEFAULT_QUEUE,
-    PREFIX,
     EndpointStats,
     ServiceInfo,
     ServicePing,
@@ -38,8 +38,6 @@ from .schemas import (
     check_metadata,
     check_name,
     check_version,
-    encode_stats,
-    monitoring_subject,
     new_id,
 )
 
@@ -47,9 +45,6 @@ __all__ = ["DEFAULT_CLOSE_TIMEOUT", "Service", "StatsHandler"]
 
 StatsHandler: TypeAlias = Callable[[Endpoint], object]
 """Returns the ``data`` for an endpoint's statistics: a ``dict``, or ``None`` for no data."""
-
-_Monitoring = list[tuple[Subscription, Callable[[], bytes]]]
-"""The subscriptions for discovery, each with a function that returns the answer."""
 
 DEFAULT_CLOSE_TIMEOUT = 5.0
 
@@ -183,6 +178,14 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             started=self._started,
         )
 
+    def _ping(self) -> ServicePing:
+        return ServicePing(
+            name=self._name,
+            id=self._id,
+            version=self._version,
+            metadata=dict(self._metadata),
+        )
+
     def _stats_of(self, endpoint: Endpoint) -> EndpointStats:
         data: object = None
         if self._stats_handler is not None:
@@ -219,16 +222,12 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         if self._entered:
             raise RuntimeError("a service can be entered only once; add it again")
         self._entered = True
-        monitoring: _Monitoring = [
-            (self.nc.subscribe(monitoring_subject(PREFIX, verb, *whose)), answer)
-            for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats))
-            for whose in ((None, None), (self._name, None), (self._name, self._id))
-        ]
+        monitors = create_monitors(self.nc, self._ping(), self.info, self.stats)
         try:
             for endpoint in self._endpoints:
                 await self._subscribe(endpoint._sub)
-            for sub, _ in monitoring:
-                await self._subscribe(sub)
+            for monitor in monitors:
+                await self._subscribe(monitor.sub)
         except BaseException:
             await self._close_all()
             raise
@@ -236,7 +235,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         self._manager = open_nursery()
         self._nursery = await self._manager.__aenter__()
         try:
-            await self._nursery.start(self._run, monitoring)
+            await self._nursery.start(self._run, monitors)
         except BaseException as error:
             await self._manager.__aexit__(type(error), error, error.__traceback__)
             await self._close_all()
@@ -310,7 +309,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             self._body.cancel()
         self.stop()
 
-    async def _run(self, monitoring: _Monitoring, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _run(self, monitors: list[Monitor], *, task_status: trio.TaskStatus[None]) -> None:
         """Run all tasks of the service until it stops."""
         try:
             async with open_nursery() as self._work:
@@ -321,8 +320,8 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
                     work.start_soon(
                         self._serve if subscribed else self._subscribe_and_serve, endpoint
                     )
-                for sub, answer in monitoring:
-                    work.start_soon(self._monitor, sub, answer)
+                for monitor in monitors:
+                    work.start_soon(self._monitor, monitor)
                 task_status.started()
                 try:
                     await self._stop.wait()
@@ -398,6 +397,14 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             return False
         return True
 
+    async def _monitor(self, monitor: Monitor) -> None:
+        try:
+            await monitor.run()
+        except trio.ClosedResourceError:
+            self.stop()
+        except ConnectionLostError as error:
+            self._fail(error)
+
     def _refuse_late(self, msg: Msg) -> None:
         """Answer with an error if the handler was cancelled because of ``close_timeout``."""
         if self._work is not None and self._work.cancel_scope.cancel_called:
@@ -420,45 +427,6 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             )
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.debug("service %r: error 503 could not be sent: %s", self._name, str(error))
-
-    # --- monitoring ------------------------------------------------------------------------------
-
-    async def _monitor(self, sub: Subscription, answer: Callable[[], bytes]) -> None:
-        try:
-            async for msg in sub:
-                if msg.reply is not None:
-                    await self._answer(msg, answer)
-        except trio.ClosedResourceError:
-            self.stop()
-        except ConnectionLostError as error:
-            self._fail(error)
-        except NatsError as error:
-            # The server forbids this subscription. Endpoints still work.
-            _logger.warning(
-                "service %r cannot answer discovery on %r: %s", self._name, sub.subject, str(error)
-            )
-
-    async def _answer(self, msg: Msg, answer: Callable[[], bytes]) -> None:
-        try:
-            await msg.respond(answer())
-        except NatsError as error:
-            _logger.warning("service %r: no answer on %r: %s", self._name, msg.subject, str(error))
-
-    def _ping(self) -> bytes:
-        return msgspec.json.encode(
-            ServicePing(
-                name=self._name,
-                id=self._id,
-                version=self._version,
-                metadata=dict(self._metadata),
-            )
-        )
-
-    def _info(self) -> bytes:
-        return msgspec.json.encode(self.info())
-
-    def _stats(self) -> bytes:
-        return encode_stats(self.stats())
 
 
 def _as_object(data: object) -> dict[str, object] | None:
