@@ -41,9 +41,15 @@ class Names:
             for statement in ast.parse(path.read_text("utf-8")).body:
                 self.names |= {f"{module}.{name}" for name in defined(statement)}
                 if isinstance(statement, ast.ClassDef):
-                    self._add_class(module, statement)
+                    self._add_class(statement)
+        self.ends: set[str] = {
+            ".".join(parts[i:])
+            for parts in (name.split(".") for name in self.names)
+            for i in range(len(parts))
+        }
+        """All names, whole or without some of their first parts."""
 
-    def _add_class(self, module: str, node: ast.ClassDef) -> None:
+    def _add_class(self, node: ast.ClassDef) -> None:
         members = {name for statement in node.body for name in defined(statement)}
         members |= {
             one.attr
@@ -65,7 +71,7 @@ class Names:
 
     def has(self, name: str) -> bool:
         """Whether a whole name, or the end of one, is known."""
-        if any(f".{one}".endswith(f".{name}") for one in self.names):
+        if name in self.ends:
             return True
         owner, _, member = name.rpartition(".")
         cls = owner.rpartition(".")[2]
@@ -90,7 +96,7 @@ def defined(statement: ast.stmt) -> Iterator[str]:
 
 def unknown_roles(path: Path, names: Names) -> Iterator[str]:
     text = path.read_text("utf-8")
-    classes = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    classes = re.findall(r"^class (\w+)", text, re.M)
     here = set().union(*map(names.members_of, classes))
     for role in ROLE.finditer(text):
         name = re.sub(r"\s+#?\s*", "", role[1]).lstrip("~.!").removesuffix("()")
