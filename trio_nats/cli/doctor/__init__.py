@@ -1,7 +1,8 @@
 """``trio-nats doctor``: find out why a connection fails, and how to fix it.
 
 ``examine`` gathers facts, ``steps`` and ``advice`` turn them into words, ``render`` and ``as_json``
-into output.
+into output. The texts of findings are in the ``*problems`` modules, ``wrong_peer`` and
+``warnings``.
 """
 
 from __future__ import annotations
