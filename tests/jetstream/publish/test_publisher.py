@@ -190,7 +190,7 @@ async def test_timeouts_in_order(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await unanswered(js)
         await filled(js, 0)
-        async with js.publisher(timeout=0.05) as publisher:
+        async with js.publisher(timeout=0.5) as publisher:
             acks = []
             for number in range(50):
                 acks.append(await publisher.publish("u" if number % 2 else "s.a"))
