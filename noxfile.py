@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 EXTRAS = "server,pkcs12,ws,anyio,cli,demo"
 # Minimum coverage in percent by the arguments after ``--``: for all tests, and for the fast ones.
-COVERAGE_FLOORS = {(): 95, ("-m", "not slow"): 88}
+COVERAGE_FLOORS = {(): 97, ("-m", "not slow"): 90}
 # May be more than the number of cores, because tests often wait for servers and networks. With more
 # than four on two cores, the processes need more time to start than the waiting leaves.
 # "worksteal" keeps the tests of a module, which share servers, together.

@@ -118,6 +118,7 @@ def unknown_files(path: Path) -> Iterator[str]:
             yield f"{path.name}: {name}"
 
 
+@pytest.mark.slow
 def test_roles_name_what_exists() -> None:
     names = Names(PACKAGE)
     found = [one for path in sorted(PACKAGE.rglob("*.py")) for one in unknown_roles(path, names)]

@@ -175,7 +175,7 @@ class BaseConnection:
         """Wait until there is space in the outbox for ``frame``.
 
         :param info: the INFO that ``frame`` was checked against. If the server has changed
-            meanwhile, it is checked again.
+            since, it is checked again.
         """
         core = self._core
         await core.outbox.wait_for_space()

@@ -195,7 +195,7 @@ def observed(url: str, subject: str, count: int) -> Iterator[list[Msg]]:
 
 @contextmanager
 def repeated(url: str, subject: str, data: bytes, headers: HeadersLike) -> Iterator[None]:
-    """Publish a message repeatedly during the block, for subscribers that start meanwhile."""
+    """Publish a message repeatedly during the block, for subscribers that start during it."""
     stopped = threading.Event()
 
     async def publish() -> None:

@@ -391,8 +391,9 @@ async def test_the_least_ttl_of_a_value(nats_server: NatsServer) -> None:
         assert entry.headers["Nats-TTL"] == "1"
 
 
+@pytest.mark.slow
 async def test_creating_while_others_delete(nats_server: NatsServer) -> None:
-    """A key that has no value can be created, however often it is deleted meanwhile."""
+    """A key that has no value can be created, however often others delete it."""
     async with connected(nats_server) as (js, _):
         kv = await bucket(js)
         async with trio.open_nursery() as nursery:

@@ -532,6 +532,7 @@ async def test_a_subscription_that_has_stopped_the_reading_misses_nothing(echo: 
         assert sub.dropped == 0
 
 
+@pytest.mark.slow
 async def test_a_slow_handler_that_publishes_does_not_keep_the_move_from_its_end() -> None:
     """Without echo nothing is published before the old server has sent all it has."""
     limits = PendingLimits(messages=10, when_full="wait")

@@ -183,7 +183,7 @@ class Mover:
 
         The current server is left only when another one can replace it. For a move ``by_user``,
         the replacement may be a new connection to the same server. If the connection is lost
-        meanwhile, reconnecting completes the move.
+        by then, reconnecting completes the move.
         """
         move = self._next = self._next or Move()
         move.by_user = move.by_user or by_user
@@ -282,7 +282,7 @@ class Mover:
         for server in self._pool.successors(current, peer, include_current=include_current):
             connection = await self._reconnector.once(server, attempts)
             if old is not self._callbacks.session:
-                # It was lost meanwhile, and its loss is already being dealt with.
+                # It was lost in between, and its loss is already being dealt with.
                 if connection is not None:
                     await trio.aclose_forcefully(connection.stream)
                 return
@@ -435,7 +435,7 @@ class Handover:
         self.old: Session = old
         self._router = router
         self._limits = limits
-        # The connection's own outbox collects messages meanwhile. These two carry commands only.
+        # Messages wait in the connection's own outbox. These two carry commands only.
         self._old_outbox = Outbox(limits.max_held, "wait", lambda: None)
         self._new_outbox: Outbox | None = None
         self._duplicates = DuplicateFilter(_MAX_LAG)

@@ -89,7 +89,7 @@ class Reconnector:
     async def _if_wanted(
         self, server: Server, connection: ServerConnection
     ) -> ServerConnection | None:
-        """Close ``connection`` and return ``None`` if the server was removed meanwhile."""
+        """Close ``connection`` and return ``None`` if the server has been removed."""
         if server in self._pool.servers:
             return connection
         await trio.aclose_forcefully(connection.stream)

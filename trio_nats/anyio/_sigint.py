@@ -54,7 +54,7 @@ class SigintDeferral:
                 signal.signal(signal.SIGINT, self._on_sigint)
 
     def remove(self) -> None:
-        """Restore the previous handler, unless another one was installed meanwhile."""
+        """Restore the previous handler, unless another one has been installed."""
         if self._is_installed():
             self._previous = self._handler_to_restore()
             signal.signal(signal.SIGINT, self._previous)
@@ -86,7 +86,7 @@ class SigintDeferral:
         """Return the handler to restore: the previous one, or the default.
 
         ``asyncio.Runner.run`` restores the default when it ends, but only if its own handler is
-        installed. If it has ended meanwhile, its handler must not be installed again.
+        installed. If it has ended by then, its handler must not be installed again.
         """
         before = self._previous
         if isinstance(before, partial) and isinstance(

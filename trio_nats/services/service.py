@@ -366,7 +366,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         self._check_adding()
         if self._work is not None:
             await self._subscribe(endpoint._sub)
-            if self.stopping:  # stopped meanwhile; all open subscriptions are being drained
+            if self.stopping:  # stopped since; all open subscriptions are being drained
                 await endpoint._sub.aclose()
                 self._check_adding()
             self._work.start_soon(self._serve, endpoint)

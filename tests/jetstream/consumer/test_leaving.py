@@ -32,6 +32,7 @@ async def all_of(stream: Stream, count: int) -> Counter[int]:
     return came
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pull", "push"])
 async def test_messages_go_back_once(nats_server: NatsServer, kind: str) -> None:
     """They are returned after the interest has ended, so none is delivered to the old inbox."""
@@ -57,6 +58,7 @@ async def test_messages_go_back_once(nats_server: NatsServer, kind: str) -> None
                     await msg.ack()
 
 
+@pytest.mark.slow
 async def test_a_cancelled_fetch_returns_messages_once(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 400)
@@ -70,6 +72,7 @@ async def test_a_cancelled_fetch_returns_messages_once(nats_server: NatsServer) 
         assert set((await all_of(stream, 400)).values()) == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_deliver", [1, 2, 5])
 async def test_few_deliveries_are_not_spent_on_messages_nobody_received(
     nats_server: NatsServer, max_deliver: int

@@ -79,7 +79,7 @@ async def test_a_stream_that_was_created_again_is_noticed(
         with pytest.raises(StreamNotFoundError, match="deleted and created again"):
             await ordered.fetch(5)
         assert [name async for name in stream.consumer_names()] == []
-        # Another one begins anew.
+        # Another one starts again.
         assert len(await stream.ordered_consumer().fetch(30, no_wait=True)) == count
 
 

@@ -204,6 +204,7 @@ async def test_the_last_ones_are_of_one_moment(nats_server: NatsServer) -> None:
         assert await seqs(paged) == [5, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [255, 256, 257, 512, 513])
 async def test_the_last_ones_at_the_end_of_a_batch(nats_server: NatsServer, count: int) -> None:
     """Servers 2.11 count one too few in the status that ends a batch."""
@@ -226,7 +227,7 @@ REMOVED = "404 Message Not Found"
 @pytest.mark.parametrize(
     ("answers", "expected", "requests"),
     [
-        # The first batch breaks off: it is requested anew, of another moment.
+        # The first batch breaks off: it is requested again, as of a later moment.
         ([([1], REMOVED), ([2, 3], EOB)], [2, 3], [(None, None)] * 2),
         ([([], REMOVED), ([1, 3], EOB)], [1, 3], [(None, None)] * 2),
         # A later one breaks off: it is continued.

@@ -159,7 +159,7 @@ class OrderedState:
                 ErrorCode.STREAM_NOT_FOUND,
                 f"stream {self.stream!r} was deleted and created again, or has lost messages: the "
                 f"last message that was read has number {self._reached:,}, and the stream now has "
-                f"{info.state.last_seq:,}; begin anew with another ordered consumer",
+                f"{info.state.last_seq:,}; start again with another ordered consumer",
             )
         self._created = info.created
 

@@ -287,7 +287,7 @@ class PullSubscription(MessageSource):
         self._nap.deadline = min(self._nap.deadline, self._wait_until)
 
     def _note_progress(self) -> None:
-        """Let delays begin anew if messages have come since the last one."""
+        """Reset the delays if messages have come since the last one."""
         taken = self.flow_control.taken_in_all
         if taken != self._taken:
             self._taken = taken
