@@ -264,17 +264,17 @@ class Subscription(
         if get_ident() != self._thread:
             self._core.check_run()
         queue = self._queue
-        if queue:
-            if self._before_yield:
-                self._before_yield -= 1
-                await checkpoint_if_cancelled()
-            else:
-                await self._yield()
-        if queue:  # another task may have received it
+        if queue and self._before_yield:
+            self._before_yield -= 1
+            await checkpoint_if_cancelled()
             msg = queue.popleft()
             if self._bytes_exact:
                 self._uncount(msg)
             return msg
+        if queue:
+            await self._yield()
+            if queue:  # another task may have received it
+                return self._pop()
         return await self._wait()
 
     async def _yield(self) -> None:

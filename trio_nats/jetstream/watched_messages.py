@@ -97,7 +97,7 @@ class WatchedMessages:
         assert isinstance(messages, OrderedMessages)
         messages._async_with = use
         self._messages = messages
-        self.caught_up = trio.Event()
+        self.caught_up: trio.Event = trio.Event()
         self._silence = FIRST_SILENCE
         self._receiving = False
         self._held: JetStreamMsg | None = None  # received, but not yet returned
