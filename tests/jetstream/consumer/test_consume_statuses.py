@@ -315,6 +315,22 @@ async def test_a_message_larger_than_any_request_is_an_error() -> None:
 
 
 @pytest.mark.slow
+async def test_other_refusals_do_not_count_as_a_message_that_is_too_large() -> None:
+    puller = Puller(api={"CONSUMER.INFO.S.C": {"stream_name": "S", "name": "C", "config": {}}})
+    async with (
+        pulled_from(puller) as (consumer, _),
+        consumer.consume(max_bytes=1000) as messages,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(receive_n, messages, 1)
+        for _ in range(3):
+            await puller.say(await puller.pull(), "503")
+        too_large = {"pending_messages": 1_000_000, "pending_bytes": 1000}
+        await puller.say(await puller.pull(), "409 Message Size Exceeds MaxBytes", **too_large)
+        await puller.deliver(await puller.pull())
+
+
+@pytest.mark.slow
 async def test_delays_begin_anew_after_messages(caplog: pytest.LogCaptureFixture) -> None:
     puller = Puller()
     async with (

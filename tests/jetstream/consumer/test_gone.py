@@ -91,7 +91,7 @@ async def test_a_slow_receiver_keeps_its_ephemeral_consumer(
 ) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 3)
-        consumer = await stream.create_consumer("c", ack_policy=policy, inactive_threshold=0.2)
+        consumer = await stream.create_consumer("c", ack_policy=policy, inactive_threshold=1.6)
         async with consumer.consume(max_messages=3, threshold=1) as messages:
             for number in range(4):
                 msg = await messages.receive()

@@ -132,6 +132,33 @@ async def test_receiving_continues_after_a_restart() -> None:
             await js.publish("s", "x")
 
 
+async def test_the_log_says_once_that_nothing_is_requested_in_advance(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "trio_nats.jetstream")
+    async with pulled_from(Puller(), ConsumerConfig(max_deliver=1)) as (consumer, _):
+        for _ in range(2):
+            consumer.consume()
+    assert caplog.text.count("because of max_deliver=1; pass prefetch=True") == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [ConsumerConfig(inactive_threshold=1e-9), ConsumerConfig(max_expires=1e-9)],
+    ids=["inactive_threshold", "max_expires"],
+)
+def test_tiny_times_of_a_server_do_not_keep_the_program_busy(config: ConsumerConfig) -> None:
+    from trio_nats.jetstream.consumer.options import PullOptions, consume_options
+
+    given = dict.fromkeys(
+        ("max_messages", "max_bytes", "threshold", "stop_after", "expires", "heartbeat")
+    )
+    options = consume_options(config, PullOptions(), **given)  # type: ignore[arg-type]
+    assert options.check_interval >= 0.5
+    assert options.keep_alive is not None
+    assert options.keep_alive >= 0.5
+
+
 def test_consumers_without_prefetching() -> None:
     from trio_nats.jetstream.consumer.options import PullOptions, consume_options
 
@@ -142,9 +169,12 @@ def test_consumers_without_prefetching() -> None:
         config = ConsumerConfig(max_deliver=max_deliver)
         return consume_options(config, PullOptions(), **{**given, **options}).prefetch  # type: ignore[arg-type]
 
-    assert [prefetched(most) for most in (-1, 0, 1, 5, 6)] == [True, True, False, False, True]
+    assert [prefetched(most) for most in (-1, 0, 1, 2, 3)] == [True, True, False, False, True]
     assert prefetched(1, prefetch=True)
     assert not prefetched(-1, prefetch=False)
-    assert not prefetched(1, max_bytes=1000)
+    assert prefetched(1, max_messages=10)
+    assert prefetched(1, max_bytes=1000)
+    assert prefetched(1, threshold=10)
+    assert not prefetched(1, expires=30)
     with pytest.raises(ConfigurationError, match="leave out max_bytes and threshold"):
         prefetched(-1, prefetch=False, max_bytes=1000)

@@ -12,6 +12,8 @@ from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks
 from trio_nats import ConfigurationError
 from trio_nats.jetstream import AckPolicy, ConsumerConfig, ConsumerDeletedError, Messages
+from trio_nats.jetstream.consumer.message_channel import ConsumerMessages
+from trio_nats.jetstream.consumer.push import PushSubscription
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -154,6 +156,41 @@ async def test_a_stalled_consumer_is_reported_once() -> None:
             ("$JS.FC.S.C.1", b""),
             ("$JS.FC._.hash.S.C.2", b""),
         ]
+        nursery.cancel_scope.cancel()
+
+
+async def test_heartbeats_from_before_the_reply_do_not_count_as_stalled() -> None:
+    """A slow receiver takes them out after it has replied."""
+    puller = Puller()
+    config = ConsumerConfig(deliver_subject="_INBOX.here", flow_control=True, idle_heartbeat=5.0)
+    async with (
+        pulled_from(puller, config) as (consumer, nc),
+        consumer.consume() as messages,
+        trio.open_nursery() as nursery,
+    ):
+        assert isinstance(messages, ConsumerMessages)
+        source = messages._source
+        assert isinstance(source, PushSubscription)
+        await nc.flush()
+        sid = next(iter(puller.subscriptions))
+        (peer,) = puller.peers
+
+        async def repeat(count: int) -> None:
+            block = b"NATS/1.0 100 Idle Heartbeat\r\nNats-Consumer-Stalled: $JS.FC.S.C.1\r\n\r\n"
+            head = b"HMSG _INBOX.here %b %d %d\r\n" % (sid, len(block), len(block))
+            await peer.send((head + block + b"\r\n") * count)
+
+        await repeat(3)
+        while messages.waiting < 3:
+            await nc.flush()
+        nursery.start_soon(messages.receive)
+        while messages.waiting:
+            await nc.flush()
+        assert await puller.until(1) == [("$JS.FC.S.C.1", b"")]
+        assert not source.is_stalled
+        await repeat(1)
+        while not source.is_stalled:
+            await nc.flush()
         nursery.cancel_scope.cancel()
 
 

@@ -7,6 +7,7 @@ requests (:mod:`.fetch`).
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections import deque
 from datetime import datetime
@@ -56,6 +57,9 @@ __all__ = [
 ]
 
 
+_logger = logging.getLogger("trio_nats.jetstream")
+
+
 class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream_name: str
     config: ConsumerConfig
@@ -78,7 +82,7 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     except ConsumerNameInUseError as error:
         raise described(error, await _what_differs(api, stream, config)) from None
     except JetStreamAPIError as error:
-        # Servers before 2.11 do not check the level; they do not know the values either.
+        # Servers before 2.11 ignore the level header and reject the new values as invalid JSON.
         if level and error.err_code == ErrorCode.INVALID_JSON:
             raise APILevelError(
                 error.code,
@@ -156,6 +160,7 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         self._info = info
         self._pins: dict[str, Pin] = {}
         self._kept: deque[JetStreamMsg] = deque()
+        self._has_logged_prefetch = False
         config = self._config
         acks = config is None or config.ack_policy != AckPolicy.NONE
         self._ack_context = AckContext(api.nc, stream, name, acks=acks)
@@ -258,8 +263,9 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
     ) -> JetStreamMsg:
         """Wait for the next message.
 
-        If cancelled, no message is lost; a message that is on its way is delivered again. Also
-        raises the exceptions of :meth:`Connection.publish`.
+        If cancelled, no message is lost; a message that is on its way is delivered again, and
+        cancelling may take up to two seconds to wait for it. Also raises the exceptions of
+        :meth:`Connection.publish`.
 
         :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
         :param heartbeat: seconds after which the server confirms that it is still there. Default: 5
@@ -306,9 +312,10 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         The list is empty if the server has no messages. To process messages while others are still
         to come, use :meth:`consume` with ``stop_after``. An error is raised only if no message has
         arrived; otherwise the next call raises it. If cancelled, messages that have arrived are
-        returned to the server and delivered again at once. Those that it would not deliver again
-        (with ``AckPolicy.NONE``, or after the last delivery by ``max_deliver``) are kept for the
-        next call of this object.
+        returned to the server and delivered again at once. Messages that the server will not
+        deliver again (``AckPolicy.NONE``, or ``max_deliver`` reached) are kept for the next call on
+        the same :class:`Consumer`. Cancelling may take up to two seconds, to wait for messages on
+        their way.
 
         :param max_messages: maximum number of messages. Default: 100, or any number with
             ``max_bytes``.
@@ -436,8 +443,10 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :param priority: from 0 to 9; lower numbers are served first.
         :param prefetch: whether to request messages in advance. Otherwise a message is requested
             when a task waits for it, which costs a round trip for each message; ``max_bytes`` and
-            ``threshold`` do not apply. Default: true, but false for a consumer with a
-            ``max_deliver`` from 1 to 5, because a message that was requested in advance and then
+            ``threshold`` do not apply. If receiving is then cancelled, the request stays open for
+            up to ``expires``, and its message waits for the next call. Default: true, but false
+            for a consumer with a ``max_deliver`` of 1 or 2 unless ``max_messages``, ``max_bytes``
+            or ``threshold`` is given, because a message that was requested in advance and then
             returned has used up a delivery.
         :returns: a channel of the messages; see :class:`Messages`.
         :raises ConfigurationError: if the arguments contradict each other or the consumer.
@@ -462,22 +471,31 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
                 self._api.nc, self._name, config, self._ack_context, self._kept, self.refresh
             )
         else:
+            options = consume_options(
+                config,
+                self._pull_options(group, min_pending, min_ack_pending, priority),
+                max_messages=max_messages,
+                max_bytes=max_bytes,
+                threshold=threshold,
+                stop_after=stop_after,
+                expires=expires,
+                heartbeat=heartbeat,
+                prefetch=prefetch,
+            )
+            if prefetch is None and not options.prefetch and not self._has_logged_prefetch:
+                self._has_logged_prefetch = True
+                _logger.info(
+                    "consumer %r: requesting no messages in advance, because of max_deliver=%d; "
+                    "pass prefetch=True to change this",
+                    self._name,
+                    self._ack_context.max_deliver,
+                )
             source = PullSubscription(
                 self._api,
                 self._stream,
                 self._name,
                 self._ack_context,
-                consume_options(
-                    config,
-                    self._pull_options(group, min_pending, min_ack_pending, priority),
-                    max_messages=max_messages,
-                    max_bytes=max_bytes,
-                    threshold=threshold,
-                    stop_after=stop_after,
-                    expires=expires,
-                    heartbeat=heartbeat,
-                    prefetch=prefetch,
-                ),
+                options,
                 self._kept,
                 is_there=self.refresh,
             )

@@ -80,8 +80,9 @@ class Fetch:
     async def run(self) -> list[JetStreamMsg]:
         """Return the messages that arrive in time.
 
-        If cancelled, messages that have arrived are returned to the server, or kept for the next
-        call if the consumer has ``AckPolicy.NONE``.
+        If cancelled, messages that have arrived are returned to the server. Those that it would not
+        deliver again (``AckPolicy.NONE``, or ``max_deliver`` reached) are kept for the next call.
+        Cancelling may take up to two seconds, to wait for messages on their way.
         """
         while self._kept and not self.complete:
             self._add(self._kept.popleft())
@@ -103,10 +104,10 @@ class Fetch:
             self.clean = self._is_over() and not self._repeated
         finally:
             if not (self.clean and self._inboxes.keep(inbox)):
-                patience = 0.0 if self.clean else LONGEST_CLOSE
+                timeout = 0.0 if self.clean else LONGEST_CLOSE
                 left: list[Msg] = []
                 with trio.CancelScope(shield=True):
-                    left = await inbox.sub._close_collecting(patience)
+                    left = await inbox.sub._close_collecting(timeout)
                 self._take_left(left)
 
     def _take_left(self, left: list[Msg]) -> None:
@@ -116,6 +117,7 @@ class Fetch:
                 self._kept.extend(nak_all_nowait(left[index:], self._ack_context))
                 return
             if self._ack_context.replies.is_ack(msg.raw_reply):
+                note_pin(msg, self._pull_options)
                 self._add(JetStreamMsg(msg, self._ack_context))
 
     async def _collect(self, inbox: Inbox) -> None:

@@ -35,9 +35,9 @@ class Messages(
     even if cancelled. The task that entered it must leave it. Messages that arrived but were not
     received are returned to the server and delivered again at once. Leaving waits for those still
     on their way, for at most two seconds; later ones are delivered again after ``ack_wait``.
-    Messages that the server would not deliver again are kept for the next call of the
-    :class:`Consumer`: all of a consumer with ``AckPolicy.NONE``, and those whose last delivery by
-    ``max_deliver`` it was.
+    Messages that the server will not deliver again (``AckPolicy.NONE``, or ``max_deliver`` reached)
+    are kept for the next call on the same :class:`Consumer`. The ``max_deliver`` of a consumer from
+    :meth:`Stream.bind_consumer` is unknown, so its last deliveries are not kept.
 
     Several tasks may receive from it at the same time, as a pool of workers; each message goes to
     exactly one of them.

@@ -100,7 +100,8 @@ class MessageSource(ABC):
     async def close(self) -> None:
         """Unsubscribe, and return messages that were not received to the server.
 
-        Harmless when repeated. If cancelled, it is done all the same.
+        Harmless when repeated. If cancelled, it is done all the same; it may take up to two
+        seconds, to wait for messages on their way.
         """
         self._stopping = True
         with trio.CancelScope(shield=True):
@@ -111,12 +112,12 @@ class MessageSource(ABC):
             try:
                 # The interest must end first: otherwise messages that are returned are delivered
                 # to this subscription again.
-                left = await self._sub._close_collecting(self._patience())
+                left = await self._sub._close_collecting(self._close_timeout())
                 self._kept.extend(nak_all_nowait(left, self._ack_context))
             finally:
                 self._closed.set()
 
-    def _patience(self) -> float:
+    def _close_timeout(self) -> float:
         """Return how many seconds to wait for messages on their way when it is closed."""
         return LONGEST_CLOSE
 
@@ -152,4 +153,11 @@ def nak_all_nowait(messages: Iterable[Msg], ack_context: AckContext) -> list[Jet
                     kept.append(one)
             except NO_CONNECTION as error:
                 _logger.debug("%s could not be returned to the server: %s", repr(one), str(error))
+    if kept and ack_context.acks:
+        _logger.warning(
+            "consumer %r: the server will not deliver %d messages again that were not received "
+            "(max_deliver); keeping them for the next call on the same Consumer",
+            ack_context.consumer,
+            len(kept),
+        )
     return kept

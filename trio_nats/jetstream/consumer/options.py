@@ -12,6 +12,7 @@ from .config import ConsumerConfig, PriorityPolicy
 from .pull_flow_control import LARGEST_BATCH, PullRequest
 
 __all__ = [
+    "LEAST_INTERVAL",
     "ConsumeOptions",
     "PullOptions",
     "check_heartbeat",
@@ -23,13 +24,15 @@ __all__ = [
 DEFAULT_MESSAGES = 500
 DEFAULT_EXPIRES = 30.0
 LEAST_EXPIRES = 1.0
+LEAST_INTERVAL = 0.5
+"""Minimum number of seconds between checks whose interval depends on what the server sent."""
 LONGEST_HEARTBEAT = 30.0
 MAX_PRIORITY = 9
 DEFAULT_INACTIVE_THRESHOLD = 5.0
-"""That of servers for ephemeral consumers."""
-FEW_DELIVERIES = 5
-"""Up to this ``max_deliver``, request messages only when a task waits for one. A message that is
-requested in advance and returned has used up a delivery."""
+"""The server's default for ephemeral consumers, in seconds."""
+FEW_DELIVERIES = 2
+"""Up to this ``max_deliver``, request messages by default only when a task waits for one. A message
+that is requested in advance and returned has used up a delivery."""
 
 
 @dataclass(slots=True)
@@ -87,6 +90,8 @@ class ConsumeOptions:
     largest_batch: int
     pull_options: PullOptions
     prefetch: bool = True
+    check_interval: float = LONGEST_HEARTBEAT / 2
+    """Seconds between checks for missing heartbeats."""
     keep_alive: float | None = None
     """Seconds without a pull request after which to keep the server from deleting the consumer."""
 
@@ -185,7 +190,8 @@ def consume_options(
     if max_messages is not None and max_bytes is not None:
         raise ConfigurationError("give max_messages or max_bytes, not both")
     if prefetch is None:
-        prefetch = config is None or not 0 < config.max_deliver <= FEW_DELIVERIES
+        few = config is not None and 0 < config.max_deliver <= FEW_DELIVERIES
+        prefetch = not (few and max_messages is max_bytes is threshold is None)
     else:
         check_flag("prefetch", prefetch)
         if not (prefetch or max_bytes is threshold is None):
@@ -218,15 +224,19 @@ def consume_options(
             f"not {expires:g} s"
         )
     nanoseconds("expires", expires)
+    heartbeat = check_heartbeat(
+        heartbeat, expires, lambda seconds: min(seconds / 2, default_heartbeat)
+    )
+    # Check twice in each interval. A shorter ``expires`` can only be the server's max_expires.
+    least = LEAST_INTERVAL if expires < LEAST_EXPIRES else 0.0
     return ConsumeOptions(
         limit=limit,
         by_bytes=by_bytes,
         threshold=threshold,
         stop_after=stop_after,
         expires=expires,
-        heartbeat=check_heartbeat(
-            heartbeat, expires, lambda seconds: min(seconds / 2, default_heartbeat)
-        ),
+        heartbeat=heartbeat,
+        check_interval=max(heartbeat / 2, least),
         largest_batch=config.max_batch if config is not None else 0,
         pull_options=pull_options,
         prefetch=prefetch,
@@ -240,4 +250,5 @@ def _keep_alive(config: ConsumerConfig | None) -> float | None:
     threshold = config.inactive_threshold
     if not threshold and not config.durable_name:
         threshold = DEFAULT_INACTIVE_THRESHOLD
-    return threshold / 3 if threshold else None
+    # The threshold comes from the server: a tiny one must not keep this program busy.
+    return max(threshold / 3, LEAST_INTERVAL) if threshold else None

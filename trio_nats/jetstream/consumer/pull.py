@@ -59,12 +59,12 @@ SLACK_BYTES = 1024 * 1024
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
-TOO_LARGE_ENOUGH = 4
+MAX_TOO_LARGE_REFUSALS = 4
 """After this many refusals of a message that is too large, give up."""
 MAX_PIN_ID = 256
 PROOF = 9
 """Bytes of the proof in the reply subject of a pull request."""
-ABSENT_ENOUGH = 3
+MAX_NO_RESPONDERS = 3
 """After this many answers that there are no responders, check whether the consumer exists."""
 
 
@@ -105,6 +105,7 @@ class PullSubscription(MessageSource):
         self._wait_until: float | None = None  # send no pull request before
         self._waits = 0
         self._absent = 0
+        self._too_large = 0  # refusals in a row of a message that never fits
         self._taken = 0  # messages taken at the last delay
         self._asked_at = -math.inf
         self._heard_at = math.inf
@@ -148,19 +149,23 @@ class PullSubscription(MessageSource):
             with trio.CancelScope(shield=True):
                 await self._events.aclose()
 
-    def _patience(self) -> float:
+    def _close_timeout(self) -> float:
         # An ordered consumer drops its messages, and without a pull request nothing can come.
-        return 0.0 if self._fragile or not self.flow_control.pending else super()._patience()
+        return 0.0 if self._fragile or not self.flow_control.pending else super()._close_timeout()
 
     @property
     def receiver(self) -> Callable[[], Awaitable[JetStreamMsg]]:
         """The method to receive with."""
-        return self.receive if self._options.prefetch else self.receive_wanted
+        return self.receive if self._options.prefetch else self.receive_without_prefetch
 
     # --- the user's side -------------------------------------------------------------------------
 
-    async def receive_wanted(self) -> JetStreamMsg:
-        """Do the same as :meth:`receive`, requesting a message only now."""
+    async def receive_without_prefetch(self) -> JetStreamMsg:
+        """Do the same as :meth:`receive`, requesting a message only now.
+
+        If cancelled, the request stays open for up to ``expires``: its message waits for the next
+        call, and must be acknowledged within ``ack_wait``.
+        """
         flow_control = self.flow_control
         assert flow_control.wanted is not None
         flow_control.wanted += 1
@@ -244,8 +249,8 @@ class PullSubscription(MessageSource):
     def _keep_alive(self, now: float) -> None:
         """Keep the server from deleting a consumer whose messages are received slowly.
 
-        It deletes a consumer that got no pull request for its ``inactive_threshold``. This sends
-        one that no message fits into, and that nobody listens to.
+        It deletes a consumer that got no pull request for its ``inactive_threshold``. This sends a
+        ``no_wait`` request with ``max_bytes=1``, replied to at an unused inbox.
         """
         longest = self._options.keep_alive
         if longest is None or now - self._asked_at < longest or self._stopping:
@@ -291,7 +296,10 @@ class PullSubscription(MessageSource):
         taken = self.flow_control.taken_in_all
         if taken != self._taken:
             self._taken = taken
-            self._waits = self._absent = 0
+            self._reset_delays()
+
+    def _reset_delays(self) -> None:
+        self._waits = self._absent = self._too_large = 0
 
     def _back_off(self, status: PullStatus) -> None:
         self._note_progress()
@@ -321,7 +329,7 @@ class PullSubscription(MessageSource):
                 await self._break("the consumer does not exist any more", gone=True)
             await self._fail(failure_of(status, self._consumer))
         elif outcome is PullOutcome.ALIVE:
-            self._waits = self._absent = 0
+            self._reset_delays()
             if self._fragile and (status.last_consumer_seq or 0) > (self.last_seq or 0):
                 await self._break("a message that was delivered did not arrive")
         elif not flow_control.is_current(number):
@@ -329,14 +337,15 @@ class PullSubscription(MessageSource):
         elif outcome in (PullOutcome.DONE, PullOutcome.TOO_LARGE):
             too_large = outcome is PullOutcome.TOO_LARGE
             left = status.pending_messages, status.pending_bytes
-            fits_never = flow_control.ended(number, *left, too_large=too_large) and too_large
-            if fits_never and not flow_control.held:
+            never_fits = flow_control.ended(number, *left, too_large=too_large) and too_large
+            if never_fits and not flow_control.held:
                 self._back_off(status)
                 # Another client may accept it, so try a few times.
-                if self._waits >= TOO_LARGE_ENOUGH:
+                self._too_large += 1
+                if self._too_large >= MAX_TOO_LARGE_REFUSALS:
                     await self._fail(too_large_error(self._nc, self._consumer, self._options.limit))
             elif not too_large:
-                self._waits = self._absent = 0
+                self._reset_delays()
         elif outcome is PullOutcome.LOST:
             await self._lost(status.description)
         elif outcome is PullOutcome.UNPINNED:
@@ -374,19 +383,20 @@ class PullSubscription(MessageSource):
         assert events is not None
         try:
             while True:
-                with trio.CancelScope(deadline=self._next_look()) as self._nap:
+                with trio.CancelScope(deadline=self._next_check()) as self._nap:
                     await self._on_event(await events.receive())
                 if self._nap.cancelled_caught:
-                    await self._look()
+                    await self._check_health()
         except (Broken, *NO_CONNECTION, trio.EndOfChannel):
             return  # `receive` raises it.
 
-    def _next_look(self) -> float:
-        # Look twice in each interval; two intervals without a heartbeat are too long.
-        look = trio.current_time() + self._options.heartbeat / 2
+    def _next_check(self) -> float:
+        # Two intervals of heartbeats without one are too long.
+        seconds = self._options.check_interval
         if self._options.keep_alive is not None:
-            look = min(look, trio.current_time() + self._options.keep_alive)
-        return look if self._wait_until is None else min(look, self._wait_until)
+            seconds = min(seconds, self._options.keep_alive)
+        check = trio.current_time() + seconds
+        return check if self._wait_until is None else min(check, self._wait_until)
 
     async def _on_event(self, event: Event) -> None:
         if isinstance(event, Reconnected):
@@ -397,11 +407,11 @@ class PullSubscription(MessageSource):
             if error.operation == "publish" and error.subject == self._subject:
                 await self._fail(error)
 
-    async def _look(self) -> None:
+    async def _check_health(self) -> None:
         now = trio.current_time()
         self._keep_alive(now)
         if self._wait_until is not None and now >= self._wait_until:
-            if self._absent >= ABSENT_ENOUGH:
+            if self._absent >= MAX_NO_RESPONDERS:
                 await self._ask_whether_there()
             self._wait_until = None
             self.ask()

@@ -16,6 +16,7 @@ from ..errors import ConsumerDeletedError, ConsumerNotFoundError, StreamNotFound
 from .config import ConsumerConfig
 from .message import AckContext, JetStreamMsg
 from .message_source import NO_CONNECTION, Broken, MessageSource
+from .options import LEAST_INTERVAL
 from .pull_status import PullOutcome, read_status
 
 __all__ = ["PushSubscription"]
@@ -24,7 +25,7 @@ _logger = logging.getLogger("trio_nats.jetstream")
 
 SILENCE = 3
 """Number of intervals without a heartbeat that count as silence (ADR-15)."""
-QUIET = 30.0
+SILENCE_WITHOUT_HEARTBEATS = 30.0
 """Seconds of silence after which to ask for a consumer that sends no heartbeats."""
 
 
@@ -58,14 +59,15 @@ class PushSubscription(MessageSource):
         """Whether the server goes on asking for a reply to flow control that was sent."""
         self._heard = 0
         self._stalled: str | None = None
+        self._sent_before_reply = 0  # what `_heard` is once all that had arrived is taken out
 
     @property
     def has_delivered(self) -> bool:
         """Whether a message has been received."""
         return self._delivered
 
-    def _patience(self) -> float:
-        return 0.0 if self._fragile else super()._patience()
+    def _close_timeout(self) -> float:
+        return 0.0 if self._fragile else super()._close_timeout()
 
     async def open(self) -> None:
         """Subscribe. If cancelled, nothing has happened."""
@@ -115,7 +117,9 @@ class PushSubscription(MessageSource):
             return
         # A stalled consumer repeats this with each heartbeat; one reply is enough.
         if wanted == self._stalled and msg.raw_reply is None:
-            self.is_stalled = True
+            # Those that had arrived before the reply was sent prove nothing.
+            if self._heard > self._sent_before_reply:
+                self.is_stalled = True
             return
         if not self._ack_context.replies.is_flow_control(wanted):
             self._log_stray(msg)
@@ -132,16 +136,17 @@ class PushSubscription(MessageSource):
             )
             return
         self._stalled = wanted
+        self._sent_before_reply = self._heard + self.waiting
 
     @trio.lowlevel.enable_ki_protection
     async def keep(self) -> None:
         """Ask for the consumer after a reconnect and when there is silence, until cancelled."""
-        longest = SILENCE * self._heartbeat if self._heartbeat else QUIET
+        longest = SILENCE * self._heartbeat if self._heartbeat else SILENCE_WITHOUT_HEARTBEATS
         seen, since = -1, trio.current_time()
         try:
             async with self._nc.events() as events:
                 while not self._stopping:
-                    with trio.move_on_after(longest / 6) as nap:
+                    with trio.move_on_after(max(longest / 6, LEAST_INTERVAL)) as nap:
                         while not isinstance(await events.receive(), Reconnected):
                             pass
                     if not nap.cancelled_caught:
