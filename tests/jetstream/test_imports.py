@@ -15,7 +15,7 @@ from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats import UserPassword, open_nats
 from trio_nats.events import ServerError
-from trio_nats.jetstream import AckPolicy, JetStream
+from trio_nats.jetstream import AckPolicy, DeliverPolicy, JetStream
 from trio_nats.testing import NatsServer
 
 PERMISSIONS = Path(__file__).parents[2] / "docs" / "permissions.md"
@@ -101,6 +101,64 @@ async def test_an_ordered_consumer_through_an_import() -> None:
             assert (await messages.receive()).data == b"10"
             assert ordered.name is not None
             await (await here.stream("S")).delete_consumer(ordered.name)
+
+
+async def test_a_cancelled_fetch_through_an_import_loses_nothing() -> None:
+    async with imported() as (here, there):
+        await here.create_stream("S", subjects=["s"], storage=MEMORY)
+        await here.publish("s", "old")
+        ordered = (await there.stream("S")).ordered_consumer(deliver_policy=DeliverPolicy.NEW)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ordered.fetch, 2)
+            while ordered.info is None:
+                await trio.lowlevel.checkpoint()
+            await here.publish("s", "new")
+            while ordered.next_seq != 3:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert [msg.data for msg in await ordered.fetch(1)] == [b"new"]
+
+
+async def test_a_refused_fetch_through_an_import_moves_nobody_back() -> None:
+    async with imported() as (here, there):
+        await here.create_stream("S", subjects=["s"], storage=MEMORY)
+        for number in range(10):
+            await here.publish("s", str(number))
+        ordered = (await there.stream("S")).ordered_consumer()
+
+        async def fetch() -> None:
+            with pytest.raises(trio.BusyResourceError):
+                await ordered.fetch(1)
+
+        async with ordered.consume() as messages, trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(fetch)
+                assert (await messages.receive()).data == b"%d" % number
+                assert ordered.next_seq == number + 2
+        assert ordered.next_seq == 11
+
+
+async def test_a_stream_that_may_not_be_pulled_from_changes_nothing_for_others() -> None:
+    config = """
+    authorization { users: [ {user: u, password: u, permissions: {
+        publish: {deny: ["$JS.API.CONSUMER.MSG.NEXT.A.>"]} }} ] }
+    """
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            NatsServer(jetstream=True, config=config) as server,
+            open_nats(server.url, auth=UserPassword("u", "u")) as nc,
+        ):
+            js = nc.jetstream()
+            pushed: dict[str, bool] = {}
+            for name in ("A", "B"):
+                stream = await js.create_stream(name, subjects=[name], storage=MEMORY)
+                await js.publish(name, name)
+                ordered = stream.ordered_consumer()
+                async with ordered.consume() as messages:
+                    assert (await messages.receive()).data == name.encode()
+                    assert ordered.info is not None
+                    pushed[name] = bool(ordered.info.config.deliver_subject)
+            assert pushed == {"A": True, "B": False}
 
 
 async def test_cancelled_through_an_import_nothing_is_left_behind() -> None:

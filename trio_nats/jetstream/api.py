@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar, cast
 
 import msgspec
@@ -39,6 +40,7 @@ __all__ = [
     "API",
     "DEFAULT_PREFIX",
     "DEFAULT_TIMEOUT",
+    "OrderedMode",
     "Page",
     "PageIterator",
     "api_error",
@@ -91,6 +93,20 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Maximum number of items on a page."""
 
 
+MAX_ORDERED_MODES = 1000
+"""Maximum number of streams whose :class:`OrderedMode` is kept."""
+
+
+@dataclass(slots=True)
+class OrderedMode:
+    """How ordered consumers of a stream receive messages. It depends on the user's permissions."""
+
+    push: bool
+    """Whether to try a push consumer."""
+    flow_control: bool = True
+    """Whether replies to flow control reach the server, as far as is known."""
+
+
 class API:
     """The JetStream API over a connection."""
 
@@ -107,6 +123,7 @@ class API:
             raise ConfigurationError("give domain or prefix, not both")
         self.nc = nc
         self.inboxes: InboxPool = InboxPool(nc) if inboxes is None else inboxes
+        self._has_domain = domain is not None
         if domain is not None:
             prefix = f"$JS.{check_name('domain', domain)}.API"
         elif prefix is None:
@@ -117,14 +134,21 @@ class API:
             DEFAULT_TIMEOUT if timeout is None else check_seconds("timeout", timeout)
         )
         """Seconds to wait for an answer, unless a call is given another timeout."""
-        self.ordered_push: bool = domain is None and self.prefix != DEFAULT_PREFIX
-        """Whether ordered consumers try to be push consumers."""
-        self.ordered_flow_control: bool = True
-        """Whether replies to flow control reach the server, as far as is known."""
+        self._ordered_modes: dict[str, OrderedMode] = {}
 
     def seconds(self, timeout: float | None) -> float:
         """Return ``timeout``, or the default for ``None``."""
         return self.timeout if timeout is None else check_seconds("timeout", timeout)
+
+    def ordered_mode(self, stream: str) -> OrderedMode:
+        """Return how ordered consumers of a stream receive messages, as learned by earlier ones."""
+        mode = self._ordered_modes.get(stream)
+        if mode is None:
+            if len(self._ordered_modes) >= MAX_ORDERED_MODES:
+                self._ordered_modes.clear()
+            push = self.prefix != DEFAULT_PREFIX and not self._has_domain
+            mode = self._ordered_modes[stream] = OrderedMode(push)
+        return mode
 
     def subject(self, suffix: str) -> str:
         """Return the subject of a request."""

@@ -271,7 +271,13 @@ class StreamConsumers:
         )
         prefix = new_name() if name_prefix is None else check_name("consumer", name_prefix)
         check_consumer(config)
-        return construct(OrderedConsumer, self._api, self._name, prefix, config)
+        return construct(
+            OrderedConsumer, self._api, self._name, prefix, config, self._known_creation()
+        )
+
+    def _known_creation(self) -> datetime | None:
+        """Return when the stream was created, if that is known."""
+        return None
 
 
 MAX_LISTINGS = 10
@@ -325,6 +331,9 @@ class Stream(
     def __init__(self, api: API, info: StreamInfo) -> None:
         super().__init__(api, info.config.name)
         self._info = info
+
+    def _known_creation(self) -> datetime | None:
+        return self._info.created
 
     @property
     def info(self) -> StreamInfo:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
@@ -12,6 +15,7 @@ from tests.jetstream.scripted_server import QUICK
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats import open_nats
 from trio_nats.jetstream import (
+    ConsumerConfig,
     ConsumerLimits,
     ConsumerNotFoundError,
     DeliverPolicy,
@@ -20,6 +24,8 @@ from trio_nats.jetstream import (
     Stream,
     StreamNotFoundError,
 )
+from trio_nats.jetstream.api import OrderedMode
+from trio_nats.jetstream.consumer.ordered_state import OrderedState
 from trio_nats.keyvalue import BucketNotFoundError
 from trio_nats.testing import NatsServer
 
@@ -72,11 +78,11 @@ async def test_a_stream_that_was_created_again_is_noticed(
             assert await numbers(messages, 10) == list(range(10))
             stream = await again(js, count)
             for _ in range(2):
-                with pytest.raises(StreamNotFoundError, match="deleted and created again"):
+                with pytest.raises(StreamNotFoundError, match="was created again at"):
                     await messages.receive()
-        with pytest.raises(StreamNotFoundError, match="deleted and created again"):
+        with pytest.raises(StreamNotFoundError, match="was created again at"):
             await ordered.next()
-        with pytest.raises(StreamNotFoundError, match="deleted and created again"):
+        with pytest.raises(StreamNotFoundError, match="was created again at"):
             await ordered.fetch(5)
         assert [name async for name in stream.consumer_names()] == []
         # Another one starts again.
@@ -201,3 +207,22 @@ async def test_consumer_limits_of_the_stream_are_respected(nats_server: NatsServ
         assert ordered.info is not None
         assert ordered.info.config.inactive_threshold == 20.0
         assert HANG_TIMEOUT
+
+
+def test_clocks_that_differ_are_not_another_stream() -> None:
+    """Servers of a cluster stamp the stream and the consumer with clocks of their own."""
+    api = cast(Any, SimpleNamespace(ordered_mode=lambda stream: OrderedMode(push=False)))
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    late = began + timedelta(milliseconds=20)
+
+    def is_new(created: datetime, *, supposed: datetime | None, asked: datetime | None) -> bool:
+        state = OrderedState(api, "S", "c", ConsumerConfig(), supposed)
+        state._since, state._created = began, asked
+        return state._is_after_beginning(created)
+
+    assert not is_new(late, supposed=None, asked=None)
+    assert is_new(late + timedelta(seconds=20), supposed=None, asked=None)
+    assert not is_new(late, supposed=late, asked=None)
+    assert is_new(late, supposed=began - timedelta(seconds=1), asked=None)
+    assert not is_new(late, supposed=None, asked=late)
+    assert is_new(late, supposed=None, asked=began)

@@ -15,10 +15,10 @@ up.
 ``fetch`` make single pull requests to the present one; ``consume`` has a
 :class:`~.pull.PullSubscription` for each, which raises :exc:`~.message_source.Broken` for a loss.
 
-An account that imports the API of another one as ADR-19 tells gets a single answer to each
-request, so of a pull request only the first message. With a ``prefix`` of its own, each is
-therefore a push consumer, if the server then knows of somebody who listens to its deliver subject.
-If replies to flow control do not arrive there either, it does without.
+A service import (ADR-19) passes on one reply per request, so a pull request would deliver only one
+message. With a custom ``prefix``, push consumers are used instead, if the server sees interest in
+the deliver subject (``push_bound``). If flow-control replies do not reach the server, flow control
+is switched off. What was learned is kept for each stream, see :class:`~..api.OrderedMode`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import replace
+from datetime import datetime
 
 import trio
 
@@ -64,8 +65,8 @@ class OrderedMessages(Messages):
         self._use = owner.use()
         self._in_use = False
         self._receiving = False
-        self._was_forbidden = False  # to send a pull request
-        self._barren = 0  # consumers in a row that were deleted before they delivered anything
+        self._pull_forbidden = False  # to send a pull request
+        self._deleted_unused = 0  # consumers in a row that were deleted before their first message
 
     @property
     def waiting(self) -> int:
@@ -98,22 +99,27 @@ class OrderedMessages(Messages):
                 msg = await source.receive()
             except Broken as error:
                 if error.gone and not source.has_delivered:
-                    self._barren += 1
+                    self._deleted_unused += 1
                 if isinstance(source, PushSubscription) and source.is_stalled:
-                    self._api.ordered_flow_control = False
+                    self._owner.mode.flow_control = False
+                    _logger.info("%s: continuing without flow control", repr(self._owner))
                 await self._discard()
                 continue
             except PermissionsViolationError:
                 # The user may lack the permission for pull requests, as other clients do not send
                 # any for this.
-                if self._was_forbidden or isinstance(source, PushSubscription):
+                if self._pull_forbidden or isinstance(source, PushSubscription):
                     raise
-                self._was_forbidden = self._api.ordered_push = True
+                self._pull_forbidden = self._owner.mode.push = True
+                _logger.info(
+                    "%s: pull requests are not permitted; trying a push consumer",
+                    repr(self._owner),
+                )
                 await self._discard()
                 continue
             match self._owner.follows(msg):
                 case True:
-                    self._barren = 0
+                    self._deleted_unused = 0
                     if self._left is not None:
                         self._left -= 1
                     source.last_seq = (source.last_seq or 0) + 1
@@ -127,8 +133,8 @@ class OrderedMessages(Messages):
 
     async def _renew(self) -> None:
         """Create the next consumer, retrying until this succeeds."""
-        if self._barren > 1:
-            seconds = pause(self._barren - 2)
+        if self._deleted_unused > 1:
+            seconds = pause(self._deleted_unused - 2)
             _logger.warning(
                 "%s: consumers are deleted as soon as they are created; trying again in %g s",
                 repr(self._owner),
@@ -147,12 +153,16 @@ class OrderedMessages(Messages):
                 waits += 1
 
     async def _begin(self) -> None:
-        if self._api.ordered_push:
+        if self._owner.mode.push:
             source = await self._push()
             if source is not None:
                 await self._use_source(source)
                 return
-            self._api.ordered_push = False
+            self._owner.mode.push = False
+            _logger.info(
+                "%s: the server sees no interest in the deliver subject; sending pull requests",
+                repr(self._owner),
+            )
         await self._use_source(await self._pull())
 
     async def _push(self) -> PushSubscription | None:
@@ -160,24 +170,25 @@ class OrderedMessages(Messages):
         owner, nc = self._owner, self._api.nc
         config = ConsumerConfig(
             deliver_subject=nc.new_inbox(),
-            flow_control=self._api.ordered_flow_control,
+            flow_control=owner.mode.flow_control,
             idle_heartbeat=HEARTBEAT,
         )
         context = AckContext(nc, owner.stream, owner.next_name, acks=False)
         source = PushSubscription(
-            nc, owner.next_name, config, context, deque(), owner.nothing, fragile=True
+            nc, owner.next_name, config, context, deque(), owner.skip_check, fragile=True
         )
         await source.open()
         try:
             name = await owner.ensure(config)
             if owner.info is not None and owner.info.push_bound:
                 return source
-            for seconds in LOOKS:  # in a cluster, it may take a moment
+            for seconds in PUSH_BOUND_RETRY_DELAYS:  # in a cluster, it may take a moment
                 await trio.sleep(seconds)
                 suffix = f"CONSUMER.INFO.{owner.stream}.{name}"
                 if (await self._api.request(suffix, None, ConsumerInfo)).push_bound:
                     return source
         except BaseException:
+            owner.forget()  # It delivers to an inbox that nobody listens to any more.
             await source.close()
             raise
         owner.forget()
@@ -241,7 +252,7 @@ class OrderedMessages(Messages):
 
 
 DEFAULT_BATCH = 100
-LOOKS = (0.05, 0.2)
+PUSH_BOUND_RETRY_DELAYS = (0.05, 0.2)
 """Seconds before the server is asked again whether it knows of the subscription."""
 HEARTBEAT = 5.0
 
@@ -260,9 +271,16 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
     not the last of their subject may arrive too, still in order.
     """
 
-    def __init__(self, api: API, stream: str, prefix: str, config: ConsumerConfig) -> None:
+    def __init__(
+        self,
+        api: API,
+        stream: str,
+        prefix: str,
+        config: ConsumerConfig,
+        created: datetime | None = None,
+    ) -> None:
         self._api = api
-        self._consumers = OrderedState(api, stream, prefix, config)
+        self._consumers = OrderedState(api, stream, prefix, config, created)
 
     @property
     def stream_name(self) -> str:
@@ -292,7 +310,9 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
     async def next(self, *, timeout: float | None = None) -> JetStreamMsg:
         """Wait for the next message. If cancelled, no message is lost.
 
-        Also raises the exceptions of :meth:`Stream.create_consumer` and :meth:`Consumer.next`.
+        With a ``prefix``, each call creates a push consumer that sends all it has, so use
+        :meth:`consume` there. Cancelling may take up to two seconds, to wait for messages on their
+        way. Also raises the exceptions of :meth:`Stream.create_consumer` and :meth:`Consumer.next`.
 
         :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
         :returns: the message.
@@ -316,7 +336,9 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
         """Receive several messages, as :meth:`Consumer.fetch` does.
 
         If messages were lost on the way, the list may be shorter, and the next call continues. It
-        is empty if the server has no messages. If cancelled, no message is lost.
+        is empty if the server has no messages. If cancelled, no message is lost; cancelling may
+        take up to two seconds, to wait for messages on their way. With a ``prefix``, each call
+        creates a push consumer that sends all it has, so use :meth:`consume` there.
 
         :param max_messages: maximum number of messages. Default: 100, or any number with
             ``max_bytes``.
@@ -353,7 +375,7 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
     async def _fetch(
         self, batch: int, max_bytes: int, timeout: float, *, no_wait: bool
     ) -> list[JetStreamMsg]:
-        if self._api.ordered_push:
+        if self._consumers.mode.push:
             return await self._fetch_pushed(batch, max_bytes, timeout, no_wait=no_wait)
         with self._consumers.use():
             deadline = trio.current_time() + timeout
@@ -379,7 +401,8 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
         self, batch: int, max_bytes: int, timeout: float, *, no_wait: bool
     ) -> list[JetStreamMsg]:
         """Receive from a push consumer that exists for the duration of the call."""
-        owner, before = self._consumers, self._consumers.next_seq
+        owner = self._consumers
+        first: int | None = None  # sequence number of the first message of this call
         came: list[JetStreamMsg] = []
         size = 0
         try:
@@ -388,6 +411,8 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
                     if no_wait and owner.info is not None and not owner.info.num_pending:
                         return []
                     async for msg in messages:
+                        if first is None:
+                            first = msg.metadata.stream_seq
                         size += message_size(msg.raw)
                         if max_bytes and size > max_bytes:
                             owner.next_seq = msg.metadata.stream_seq  # for the next call
@@ -396,7 +421,9 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
                         if no_wait and not msg.metadata.pending:
                             break
         except BaseException:
-            owner.next_seq = before
+            # The next call returns these messages, unless another task has continued since.
+            if first is not None and not owner.is_busy:
+                owner.next_seq = first
             raise
         if size and not came:
             raise too_large_error(self._api.nc, owner.prefix, max_bytes)

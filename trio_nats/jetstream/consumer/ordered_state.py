@@ -6,14 +6,14 @@ import logging
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import trio
 
 from ...errors import NatsError, NoRespondersError, RequestTimeoutError
 from ...events import ConnectionState
-from ..api import API
+from ..api import API, OrderedMode
 from ..errors import (
     ConsumerDeletedError,
     ConsumerNotFoundError,
@@ -39,6 +39,8 @@ UNAVAILABLE = 503
 GONE = (404, 409, 503)
 UNIQUE = 6
 """Bytes of the random part of the names of consumers."""
+CLOCK_SKEW = timedelta(seconds=10)
+"""The clocks of two servers of a cluster are expected to differ by less."""
 CHECK_TIMEOUT = 2.0
 """Seconds to wait for the state of the stream."""
 UNDO_TIMEOUT = 1.0
@@ -49,7 +51,14 @@ UNDO_WAIT = 0.05
 class OrderedState:
     """The position in the stream, and the present consumer on the server, if any."""
 
-    def __init__(self, api: API, stream: str, prefix: str, config: ConsumerConfig) -> None:
+    def __init__(
+        self,
+        api: API,
+        stream: str,
+        prefix: str,
+        config: ConsumerConfig,
+        created: datetime | None = None,
+    ) -> None:
         self.api = api
         self.stream = stream
         self.prefix = prefix
@@ -59,13 +68,15 @@ class OrderedState:
         """Its information from when it was created."""
         self.next_seq: int | None = None
         """Where the next consumer begins in the stream; ``None``: as configured."""
+        self.mode: OrderedMode = api.ordered_mode(stream)
         self._config = config
         # Two programs may use the same prefix, or the consumer of an earlier one may be left. The
         # position of such a consumer means nothing here.
         self._unique = secrets.token_hex(UNIQUE)
         self._serial = 0
         self._since: datetime | None = None  # when the first consumer was created
-        self._created: datetime | None = None  # when the stream was created
+        self._supposed = created  # when the stream was created, as asked earlier
+        self._created: datetime | None = None  # the same, asked since the first consumer exists
         self._reached = 0  # a sequence number that the stream has reached
         self._consumer_seq = 0  # number of deliveries received from the present consumer
         self._busy = False
@@ -150,18 +161,33 @@ class OrderedState:
         except NatsError as error:  # the user may lack the permission, for example
             _logger.debug("%s could not be checked: %s", repr(self), str(error))
             return
-        # The first time, compare with when the first consumer was created, by the same servers.
-        latest = self._created or self._since
-        is_new = info.created is not None and latest is not None and info.created > latest
-        if is_new or info.state.last_seq < self._reached:
+        why = ""
+        if info.created is not None and self._is_after_beginning(info.created):
+            why = (
+                f"was created again at {info.created.isoformat()}, after this consumer began; make "
+                "a new ordered consumer"
+            )
+        elif info.state.last_seq < self._reached:
+            why = (
+                f"ends at {info.state.last_seq}, but message {self._reached} was already read: it "
+                "has lost messages; make a new ordered consumer"
+            )
+        if why:
             raise StreamNotFoundError(
-                404,
-                ErrorCode.STREAM_NOT_FOUND,
-                f"stream {self.stream!r} was deleted and created again, or has lost messages: the "
-                f"last message that was read has number {self._reached:,}, and the stream now has "
-                f"{info.state.last_seq:,}; start again with another ordered consumer",
+                404, ErrorCode.STREAM_NOT_FOUND, f"stream {self.stream!r} {why}"
             )
         self._created = info.created
+
+    def _is_after_beginning(self, created: datetime) -> bool:
+        """Whether a stream was created after the first consumer."""
+        if self._created is not None:
+            return created > self._created
+        if self._since is None:
+            return False
+        # Another server may have created the consumer, and its clock may be late. A stream with
+        # the time that was known before is certainly the same.
+        tolerance = CLOCK_SKEW if self._supposed is None else timedelta()
+        return created != self._supposed and created > self._since + tolerance
 
     async def _undo(self, name: str) -> None:
         """Delete a consumer that was or may have been created. If cancelled, it goes on."""
@@ -201,7 +227,7 @@ class OrderedState:
             return msgspec.structs.replace(config, filter_subject=">")
         return config
 
-    async def nothing(self) -> None:
+    async def skip_check(self) -> None:
         """Do nothing: a consumer that is lost is replaced without asking for it."""
 
     def forget(self) -> None:
@@ -246,6 +272,11 @@ class OrderedState:
         self.next_seq = metadata.stream_seq + 1
         self._reached = metadata.stream_seq
         return True
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a task is using it."""
+        return self._busy
 
     @contextmanager
     def use(self) -> Generator[None, None, None]:
