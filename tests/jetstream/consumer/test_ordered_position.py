@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 
-from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled
+from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled, pass_on, relayed
 from tests.jetstream.scripted_server import QUICK
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
-from trio_nats import open_nats
+from trio_nats import Msg, open_nats
 from trio_nats.jetstream import (
     ConsumerConfig,
     ConsumerLimits,
@@ -25,6 +26,7 @@ from trio_nats.jetstream import (
     StreamNotFoundError,
 )
 from trio_nats.jetstream.api import OrderedMode
+from trio_nats.jetstream.consumer.ordered import OrderedMessages
 from trio_nats.jetstream.consumer.ordered_state import OrderedState
 from trio_nats.keyvalue import BucketNotFoundError
 from trio_nats.testing import NatsServer
@@ -226,3 +228,40 @@ def test_clocks_that_differ_are_not_another_stream() -> None:
     assert is_new(late, supposed=began - timedelta(seconds=1), asked=None)
     assert not is_new(late, supposed=None, asked=late)
     assert is_new(late, supposed=None, asked=began)
+
+
+async def test_cancelled_while_it_asks_for_the_interest_it_is_pushed_to_again(
+    nats_server: NatsServer,
+) -> None:
+    async with connected(nats_server) as (real, nc):
+        await filled(real, 1)
+        asked = trio.Event()
+        is_late = False  # whether the server sees the interest in the deliver subject late
+
+        async def relay(subject: str, request: Msg) -> None:
+            if is_late and subject.startswith("CONSUMER.CREATE."):
+                target = ".".join(["$JS.API", *subject.split(".")[:4]])
+                info = msgspec.json.decode((await nc.request(target, request.data)).data)
+                info["push_bound"] = False
+                await request.respond(msgspec.json.encode(info))
+            elif is_late and subject.startswith("CONSUMER.INFO."):
+                asked.set()
+            else:
+                await pass_on(nc, subject, request)
+
+        async with relayed(nc, relay) as js:
+            ordered = (await js.stream("S")).ordered_consumer()
+            async with ordered.consume() as messages:
+                assert await numbers(messages, 1) == [0]
+                assert isinstance(messages, OrderedMessages)
+                await messages.restart()
+                is_late = True
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(messages.receive)
+                    await asked.wait()
+                    nursery.cancel_scope.cancel()
+                is_late = False
+                await real.publish("s.1", "1")
+                assert await numbers(messages, 1) == [1]
+                assert ordered.info is not None
+                assert ordered.info.config.deliver_subject
