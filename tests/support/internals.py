@@ -22,7 +22,8 @@ from trio_nats.events import Event
 
 if TYPE_CHECKING:  # they need packages that the connection does not
     from trio_nats._transport.websocket import WebSocketStream
-    from trio_nats.jetstream import Publisher
+    from trio_nats.jetstream import Messages, Publisher
+    from trio_nats.jetstream.consumer.message_source import MessageSource
     from trio_nats.objectstore import ObjectInfo
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "quiesced",
     "set_handover_limits",
     "socket_of",
+    "source_of",
     "stalled",
     "state_waiters",
     "subscriptions",
@@ -249,3 +251,11 @@ def looking_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         backend.FIRST_LOOK = before
+
+
+def source_of(messages: Messages) -> MessageSource:
+    """Where the messages of a consumer's channel come from."""
+    from trio_nats.jetstream.consumer.message_channel import ConsumerMessages
+
+    assert isinstance(messages, ConsumerMessages)
+    return messages._source

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,7 +14,6 @@ from tests.jetstream.scripted_server import QUICK
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats import Msg, open_nats
 from trio_nats.jetstream import (
-    ConsumerConfig,
     ConsumerLimits,
     ConsumerNotFoundError,
     DeliverPolicy,
@@ -25,9 +22,8 @@ from trio_nats.jetstream import (
     Stream,
     StreamNotFoundError,
 )
-from trio_nats.jetstream.api import OrderedMode
 from trio_nats.jetstream.consumer.ordered import OrderedMessages
-from trio_nats.jetstream.consumer.ordered_state import OrderedState
+from trio_nats.jetstream.consumer.ordered_state import is_another_stream
 from trio_nats.keyvalue import BucketNotFoundError
 from trio_nats.testing import NatsServer
 
@@ -213,21 +209,14 @@ async def test_consumer_limits_of_the_stream_are_respected(nats_server: NatsServ
 
 def test_clocks_that_differ_are_not_another_stream() -> None:
     """Servers of a cluster stamp the stream and the consumer with clocks of their own."""
-    api = cast(Any, SimpleNamespace(ordered_mode=lambda stream: OrderedMode(push=False)))
     began = datetime(2026, 1, 1, tzinfo=UTC)
     late = began + timedelta(milliseconds=20)
-
-    def is_new(created: datetime, *, supposed: datetime | None, asked: datetime | None) -> bool:
-        state = OrderedState(api, "S", "c", ConsumerConfig(), supposed)
-        state._since, state._created = began, asked
-        return state._is_after_beginning(created)
-
-    assert not is_new(late, supposed=None, asked=None)
-    assert is_new(late + timedelta(seconds=20), supposed=None, asked=None)
-    assert not is_new(late, supposed=late, asked=None)
-    assert is_new(late, supposed=began - timedelta(seconds=1), asked=None)
-    assert not is_new(late, supposed=None, asked=late)
-    assert is_new(late, supposed=None, asked=began)
+    assert not is_another_stream(late, None, None, began)
+    assert is_another_stream(late + timedelta(seconds=20), None, None, began)
+    assert not is_another_stream(late, None, late, began)
+    assert is_another_stream(late, None, began - timedelta(seconds=1), began)
+    assert not is_another_stream(late, late, None, began)
+    assert is_another_stream(late, began, None, began)
 
 
 async def test_cancelled_while_it_asks_for_the_interest_it_is_pushed_to_again(

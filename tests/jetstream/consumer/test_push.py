@@ -9,10 +9,10 @@ import trio.testing
 from tests.jetstream.helpers import MEMORY, connected, filled
 from tests.jetstream.scripted_server import QUICK, Puller, pulled_from
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.internals import source_of
 from tests.support.leaks import all_tasks
 from trio_nats import ConfigurationError
 from trio_nats.jetstream import AckPolicy, ConsumerConfig, ConsumerDeletedError, Messages
-from trio_nats.jetstream.consumer.message_channel import ConsumerMessages
 from trio_nats.jetstream.consumer.push import PushSubscription
 from trio_nats.testing import NatsServer
 
@@ -168,8 +168,7 @@ async def test_heartbeats_from_before_the_reply_do_not_count_as_stalled() -> Non
         consumer.consume() as messages,
         trio.open_nursery() as nursery,
     ):
-        assert isinstance(messages, ConsumerMessages)
-        source = messages._source
+        source = source_of(messages)
         assert isinstance(source, PushSubscription)
         await nc.flush()
         sid = next(iter(puller.subscriptions))

@@ -29,7 +29,7 @@ from .info import ConsumerInfo
 from .message import JetStreamMsg
 from .pull_status import TOO_LARGE
 
-__all__ = ["OrderedState", "passes", "pause"]
+__all__ = ["OrderedState", "is_another_stream", "passes", "pause"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
@@ -162,7 +162,9 @@ class OrderedState:
             _logger.debug("%s could not be checked: %s", repr(self), str(error))
             return
         why = ""
-        if info.created is not None and self._is_after_beginning(info.created):
+        if info.created is not None and is_another_stream(
+            info.created, self._created, self._supposed, self._since
+        ):
             why = (
                 f"was created again at {info.created.isoformat()}, after this consumer began; make "
                 "a new ordered consumer"
@@ -177,17 +179,6 @@ class OrderedState:
                 404, ErrorCode.STREAM_NOT_FOUND, f"stream {self.stream!r} {why}"
             )
         self._created = info.created
-
-    def _is_after_beginning(self, created: datetime) -> bool:
-        """Whether a stream was created after the first consumer."""
-        if self._created is not None:
-            return created > self._created
-        if self._since is None:
-            return False
-        # Another server may have created the consumer, and its clock may be late. A stream with
-        # the time that was known before is certainly the same.
-        tolerance = CLOCK_SKEW if self._supposed is None else timedelta()
-        return created != self._supposed and created > self._since + tolerance
 
     async def _undo(self, name: str) -> None:
         """Delete a consumer that was or may have been created. If cancelled, it goes on."""
@@ -290,6 +281,26 @@ class OrderedState:
             yield
         finally:
             self._busy = False
+
+
+def is_another_stream(
+    created: datetime, before: datetime | None, supposed: datetime | None, began: datetime | None
+) -> bool:
+    """Whether a stream is not the one that an ordered consumer began with.
+
+    :param created: when the stream was created.
+    :param before: the same, as asked since the first consumer exists.
+    :param supposed: the same, as asked earlier, so that it may be out of date.
+    :param began: when the first consumer was created.
+    """
+    if before is not None:
+        return created > before
+    if began is None:
+        return False
+    # Another server may have created the consumer, and its clock may be late. A stream with the
+    # time that was known before is certainly the same.
+    tolerance = CLOCK_SKEW if supposed is None else timedelta()
+    return created != supposed and created > began + tolerance
 
 
 def passes(error: BaseException) -> bool:
