@@ -30,8 +30,9 @@ from trio_nats.jetstream import (
     StreamSource,
     SubjectTransform,
 )
+from trio_nats.jetstream import stream as stream_module
 from trio_nats.jetstream.api import API
-from trio_nats.jetstream.stream import current_subjects
+from trio_nats.jetstream.stream import ListingError, current_subjects
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -311,6 +312,36 @@ async def test_current_subjects(nats_server: NatsServer, pages: Any, expected: A
         else:
             assert await current_subjects(stream, ">") == (expected, 7)
         assert not left
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "text"),
+    [
+        ("MAX_LISTING_PAGES", 3, "take more than 3 pages"),
+        ("MAX_LISTED_SUBJECTS", 5, "too many subjects"),
+        ("MAX_LISTED_CHARACTERS", 30, "too many subjects"),
+    ],
+)
+async def test_current_subjects_without_an_end(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, text: str
+) -> None:
+    """A part of the subjects is never returned as if it was all of them."""
+    monkeypatch.setattr(stream_module, limit, value)
+    asked = 0
+
+    def answer(msg: Msg) -> dict[str, Any]:
+        nonlocal asked
+        found = {f"s{asked:03}": 1, f"s{asked + 1:03}": 1}
+        asked += 1
+        return {"total": 10**9, "state": {"last_seq": 7, "subjects": found}}
+
+    async with connected(nats_server) as (_, nc), fake_api(nc, answer):
+        stream = construct(
+            Stream, API(nc, prefix="fake"), StreamInfo(config=StreamConfig(name="S"))
+        )
+        with pytest.raises(ListingError, match=text):
+            await current_subjects(stream, ">")
+        assert asked < 10
 
 
 async def test_fields_of_newer_servers_are_sent_back(nats_server: NatsServer) -> None:

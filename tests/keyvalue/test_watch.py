@@ -13,7 +13,8 @@ from tests.jetstream.scripted_server import QUICK
 from tests.keyvalue.helpers import brief, bucket, initial
 from tests.support.proxies import PlainProxy
 from trio_nats import ConfigurationError, DecodeError, RequestTimeoutError, open_nats
-from trio_nats.jetstream import JetStreamError, NoStreamResponseError
+from trio_nats.jetstream import JetStreamError, NoStreamResponseError, watched_messages
+from trio_nats.jetstream.stream import ListingError, Stream
 from trio_nats.keyvalue import BucketNotFoundError, InvalidKeyError, KeyValue
 from trio_nats.testing import NatsServer
 
@@ -218,6 +219,48 @@ async def test_keys_while_they_are_overwritten(nats_server: NatsServer) -> None:
                 assert set(await kv.keys()) == names
                 assert await kv.keys("k.7") == ["k.7"]
             nursery.cancel_scope.cancel()
+
+
+async def test_a_check_that_fails_is_not_repeated_for_each_message(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def current_subjects(stream: Stream, subject: str) -> tuple[set[str], int]:
+        nonlocal asked
+        asked += 1
+        raise JetStreamError("no answer")
+
+    asked = 0
+    monkeypatch.setattr(watched_messages, "current_subjects", current_subjects)
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        await kv.put("a", "0")
+        async with kv.watch("a") as watch:
+            for number in range(1, 200):
+                await kv.put("a", str(number))
+                await watch.receive()
+            assert not watch.is_caught_up
+        # The delay doubles each time, up to half a minute.
+        assert 1 <= asked < 10
+
+
+async def test_subjects_that_cannot_be_listed_end_the_watch(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def current_subjects(stream: Stream, subject: str) -> tuple[set[str], int]:
+        nonlocal asked
+        asked += 1
+        raise ListingError("the subjects changed")
+
+    asked = 0
+    monkeypatch.setattr(watched_messages, "current_subjects", current_subjects)
+    monkeypatch.setattr(watched_messages, "LONGEST_SILENCE", 0.01)
+    monkeypatch.setattr(watched_messages, "FIRST_SILENCE", 0.01)
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        await kv.put("a", "1")
+        with pytest.raises(JetStreamError, match="the subjects changed"):
+            await kv.keys("a")
+    assert asked == watched_messages.MAX_FAILED_LISTINGS
 
 
 async def test_messages_that_are_not_keys_are_skipped(nats_server: NatsServer) -> None:

@@ -37,7 +37,7 @@ from .info import StreamInfo
 from .json_codec import Answer
 from .validation import check_filter, check_filters, check_name, whole_config
 
-__all__ = ["DEFAULT_BATCH", "Stream", "StreamConsumers", "current_subjects"]
+__all__ = ["DEFAULT_BATCH", "ListingError", "Stream", "StreamConsumers", "current_subjects"]
 
 
 class _PageRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,6 +282,8 @@ class StreamConsumers:
 
 MAX_LISTINGS = 10
 MAX_LISTING_PAGES = 10_000
+MAX_LISTED_SUBJECTS = 10_000_000
+MAX_LISTED_CHARACTERS = 1024 * 1024 * 1024
 DEFAULT_BATCH = 256
 DEFAULT_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH = 1_000
@@ -587,28 +589,36 @@ def _which(
     )
 
 
-async def current_subjects(stream: Stream, filter: str) -> tuple[set[str], int]:
+class ListingError(JetStreamError):
+    """The subjects of a stream cannot be listed: they change all the time, or are too many."""
+
+
+async def current_subjects(stream: Stream, subject: str) -> tuple[set[str], int]:
     """Return the subjects of stored messages, and the last sequence number before they were listed.
 
     Every subject is included that has messages all the time. The server counts the subjects in
     alphabetical order, so each page begins with the last subject of the page before: if it has
     moved, there is a new listing.
 
-    :raises JetStreamError: if the subjects change all the time.
+    :param subject: a filter for the subjects; may have wildcards.
+    :raises ListingError: if the subjects change all the time, or are too many.
     """
     for _ in range(MAX_LISTINGS):
         found: set[str] = set()
-        offset, moved, last_seq, before = 0, False, 0, ""
+        offset, moved, last_seq, before, characters = 0, False, 0, "", 0
         for _ in range(MAX_LISTING_PAGES):
             page = await stream._api.request(
                 f"STREAM.INFO.{stream.name}",
-                _InfoRequest(subjects_filter=filter, offset=offset),
+                _InfoRequest(subjects_filter=subject, offset=offset),
                 _SubjectsPage,
             )
             names = sorted(page.state.subjects)
             last_seq = last_seq or page.state.last_seq
             moved = bool(before) and names[:1] != [before]
             found.update(names)
+            characters += sum(map(len, names))
+            if len(found) > MAX_LISTED_SUBJECTS or characters > MAX_LISTED_CHARACTERS:
+                raise ListingError(f"stream {stream.name!r} has too many subjects to list them")
             if moved or not names or offset + len(names) >= page.total:
                 break
             moved = len(names) == 1
@@ -616,8 +626,12 @@ async def current_subjects(stream: Stream, filter: str) -> tuple[set[str], int]:
                 break  # this page and the next one do not overlap
             before = names[-1]
             offset += len(names) - 1
+        else:
+            raise ListingError(
+                f"the subjects of stream {stream.name!r} take more than {MAX_LISTING_PAGES:,} pages"
+            )
         if not moved:
             return found, last_seq
-    raise JetStreamError(
+    raise ListingError(
         f"the subjects of stream {stream.name!r} changed during each of {MAX_LISTINGS} listings"
     )

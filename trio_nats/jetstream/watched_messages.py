@@ -7,22 +7,26 @@ server counted when it created the consumer, nor the number that it still has ("
 that each subject was represented: both also count replacements, and replaced messages are missing.
 They only say when it is worth asking.
 
-The proof is one of two. If the last sequence number of the stream, requested after a message was
-received, is that of the message, then there was nothing more at that moment. Otherwise the leader
-lists the subjects that have messages, and each of them must have been received: the entry that was
-current, or a later one. Until then the watcher goes on reading. If it has passed all that was
-stored when the subjects were listed, those still missing are listed again, because they may have
-been removed.
+Either of two checks proves it. If the last sequence number of the stream, requested after a message
+was received, is that of the message, then there was nothing more at that moment. Otherwise the
+leader lists the subjects that have messages, and each of them must have been received: the entry
+that was current, or a later one. Until then the watcher goes on reading. If it has passed all that
+was stored when the subjects were listed, those still missing are listed again, because they may
+have been removed.
 
 Servers keep a list of the messages to begin with. For each that was removed they wait until
-something else happens, such as a new message, before they look at the next one. So a watcher that
-waits for a message in vain, or that has caught up before the end of that list, continues with a new
+something else happens, such as a new message, before they look at the next one. A watcher that
+receives nothing for a while, or that catches up before the end of that list, creates a new
 consumer, which has no such list.
+
+If a check fails, the next one is made after a delay, which doubles with each failure. Until then
+messages are returned without one.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -32,8 +36,8 @@ from .._async_with import NeedsAsyncFor
 from ..errors import NatsError
 from .consumer.message import JetStreamMsg
 from .consumer.ordered import OrderedConsumer, OrderedMessages
-from .errors import MessageNotFoundError
-from .stream import Stream, current_subjects
+from .errors import JetStreamError, MessageNotFoundError
+from .stream import ListingError, Stream, current_subjects
 
 __all__ = ["InitialIterator", "WatchedMessages"]
 
@@ -43,7 +47,9 @@ T = TypeVar("T")
 
 FIRST_SILENCE = 0.5
 LONGEST_SILENCE = 30.0
-FEW = 4
+MAX_FAILED_LISTINGS = 10
+"""How many times the subjects cannot be listed until receiving fails."""
+MAX_SINGLE_LISTINGS = 4
 """How many missing subjects are listed one by one."""
 
 
@@ -99,6 +105,10 @@ class WatchedMessages:
         self._messages = messages
         self.caught_up: trio.Event = trio.Event()
         self._silence = FIRST_SILENCE
+        self._longest_wait = 0.0  # the longest time that a message took to arrive
+        self._retry_delay = FIRST_SILENCE  # after the next check that fails
+        self._next_check = -math.inf  # no check before this time
+        self._failed_listings = 0
         self._receiving = False
         self._held: JetStreamMsg | None = None  # received, but not yet returned
         self._seen: set[str] = set()  # subjects received, until they are compared with a list
@@ -154,9 +164,12 @@ class WatchedMessages:
         if self.caught_up.is_set() and self._held is None:
             return await self._next_change()
         if self._held is None:
+            began = trio.current_time()
             with trio.move_on_after(self._silence):
                 self._held = await self._messages.receive()
-                self._silence = FIRST_SILENCE
+                # On a slow link the data of a message is still arriving during a silence.
+                self._longest_wait = max(self._longest_wait, trio.current_time() - began)
+                self._silence = max(FIRST_SILENCE, min(2 * self._longest_wait, LONGEST_SILENCE))
                 self._saw(self._held)
         if self._held is None:
             # A pending message may have been removed, which the server does not report. The wait
@@ -187,9 +200,9 @@ class WatchedMessages:
             return
         self._missing.discard(msg.subject)
         if not self._missing:
-            self._set()
+            self._mark_caught_up()
 
-    def _set(self) -> None:
+    def _mark_caught_up(self) -> None:
         self.caught_up.set()
         self._seen.clear()
 
@@ -204,25 +217,37 @@ class WatchedMessages:
         )
 
     async def _check(self) -> bool:
-        """Ask the server whether it has more than was received; return whether it answered."""
+        """Ask the server whether it has more than was received; return whether it answered.
+
+        :raises JetStreamError: if the subjects could not be listed several times in succession.
+        """
+        if trio.current_time() < self._next_check:
+            return False
         try:
             await self._ask()
         except (NatsError, trio.ClosedResourceError) as error:
             # It is asked again later. If the reason remains, receiving raises it.
             _logger.debug("%s: %s", repr(self._messages), str(error))
+            if isinstance(error, ListingError):
+                self._failed_listings += 1
+                if self._failed_listings >= MAX_FAILED_LISTINGS:
+                    raise JetStreamError(str(error)) from error
+            self._next_check = trio.current_time() + self._retry_delay
+            self._retry_delay = min(2 * self._retry_delay, LONGEST_SILENCE)
             return False
+        self._retry_delay, self._failed_listings = FIRST_SILENCE, 0
         return True
 
     async def _ask(self) -> None:
         if self._missing is None and (self._since or self._has_wildcards()):
             state = (await self._stream.refresh()).state
             if not state.messages or self._position >= state.last_seq:
-                self._set()
+                self._mark_caught_up()
                 return
             if self._since:
                 await self._ask_since(state.last_seq)
                 return
-        if self._missing is not None and len(self._missing) <= FEW:
+        if self._missing is not None and len(self._missing) <= MAX_SINGLE_LISTINGS:
             filters: Sequence[str] = list(self._missing)
         else:
             filters = self._filters
@@ -238,7 +263,7 @@ class WatchedMessages:
         self._end = max(end, self._position + 1)
         self._may_stall = self._position > 0
         if not self._missing:
-            self._set()
+            self._mark_caught_up()
 
     def _has_wildcards(self) -> bool:
         return any(one.endswith(">") or "*" in one for one in self._filters)
@@ -253,4 +278,4 @@ class WatchedMessages:
                 continue
             if msg.seq <= self._end:
                 return
-        self._set()
+        self._mark_caught_up()
