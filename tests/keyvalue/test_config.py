@@ -239,6 +239,19 @@ async def test_a_bucket_of_another_client(nats_server: NatsServer) -> None:
         )
 
 
+async def test_updating_a_bucket_with_a_longer_history(nats_server: NatsServer) -> None:
+    """Longer than a bucket of this package may have; it stays."""
+    async with connected(nats_server) as (js, _):
+        await js.create_key_value("B", storage=MEMORY)
+        longer = await configured(js)
+        await js.update_stream(longer, max_msgs_per_subject=100)
+        await js.update_key_value("B", ttl=200)
+        changed = await configured(js)
+        assert (changed.max_age, changed.max_msgs_per_subject) == (200, 100)
+        await js.update_key_value("B", history=5)
+        assert (await configured(js)).max_msgs_per_subject == 5
+
+
 async def configured(js: JetStream) -> StreamConfig:
     """The configuration of the bucket's stream, without what the server adds."""
     return msgspec.structs.replace((await js.stream("KV_B")).info.config, metadata=None)

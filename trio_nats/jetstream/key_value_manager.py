@@ -142,9 +142,11 @@ class KeyValueManager(BaseJetStream):
     ) -> KeyValue[T] | KeyValue[bytes]:
         """Change the configuration of a bucket: ``await js.update_key_value("users", history=5)``.
 
-        With the name of the bucket, the settings that you do not give stay as they are. With a
-        configuration, all of its settings replace those of the bucket. Settings of the stream that
-        are not those of a bucket stay, too. If cancelled, the bucket may have been updated.
+        Pass a name to change single settings. Pass a
+        :class:`~trio_nats.keyvalue.KeyValueConfig` to replace all of them. Settings of the stream
+        that are not those of a bucket stay. The present settings are read first: a change that
+        another client makes in the meantime may be undone. If cancelled, the bucket may have been
+        updated.
 
         :param config: a configuration, or the name of the bucket.
         :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
@@ -166,14 +168,17 @@ class KeyValueManager(BaseJetStream):
         from ..keyvalue.watch import bucket_errors
 
         checked = _codec(codec)
-        wanted = await _wanted(self, whole_config(KeyValueConfig, config, options))
-        with bucket_errors(bucket_of(wanted.name)):
-            present = (await self.stream(wanted.name)).info.config
+        whole = whole_config(KeyValueConfig, config, options)
+        name = stream_config(whole).name
+        with bucket_errors(bucket_of(name)):
+            present = (await self.stream(name)).info.config
             before = existing_config(present)
-            if isinstance(config, str):
-                # Only what is given changes.
-                wanted = await _wanted(self, msgspec.structs.replace(before, **options))
+            # Other clients allow a longer history, which stays unless another one is given.
             before = msgspec.structs.replace(before, history=min(before.history, MAX_HISTORY))
+            if isinstance(config, str):
+                # Begin with the present settings, so that those not given are kept.
+                whole = msgspec.structs.replace(before, **options)
+            wanted = await _wanted(self, whole)
             changed = with_changes(present, stream_config(before), wanted)
             return construct(KeyValue, self, await self.update_stream(changed), checked)
 

@@ -73,9 +73,11 @@ class ObjectStoreManager(BaseJetStream):
     ) -> ObjectStore:
         """Change the configuration of an object store, such as its ``ttl``.
 
-        With the name of the store, the settings that you do not give stay as they are. With a
-        configuration, all of its settings replace those of the store. Settings of the stream that
-        are not those of a store stay, too. If cancelled, the store may have been updated.
+        Pass a name to change single settings. Pass an
+        :class:`~trio_nats.objectstore.ObjectStoreConfig` to replace all of them. Settings of the
+        stream that are not those of a store stay. The present settings are read first: a change
+        that another client makes in the meantime may be undone. If cancelled, the store may have
+        been updated.
 
         :param config: a configuration, or the name of the bucket.
         :param options: fields of :class:`~trio_nats.objectstore.ObjectStoreConfig`; they override
@@ -93,7 +95,7 @@ class ObjectStoreManager(BaseJetStream):
             info = (await self.stream(wanted.name)).info
             before = status_of(info).config
             if isinstance(config, str):
-                # Only what is given changes.
+                # Begin with the present settings, so that those not given are kept.
                 wanted = stream_config(msgspec.structs.replace(before, **options))
             changed = with_changes(info.config, stream_config(before), wanted)
             return construct(ObjectStore, self, await self.update_stream(changed))
