@@ -385,6 +385,10 @@ async def test_the_least_ttl_of_a_value(nats_server: NatsServer) -> None:
         kv = await bucket(js, history=2, limit_marker_ttl=60)
         with pytest.raises(ConfigurationError, match="must be at least 60 s, the bucket's limit_m"):
             await kv.create("a", b"1", ttl=59)
+        with pytest.raises(TypeError, match="ttl must be a number of seconds, not '5'"):
+            await kv.create("a", b"1", ttl="5")  # type: ignore[call-overload]
+        with pytest.raises(ConfigurationError, match="ttl must be a number of seconds, not nan"):
+            await kv.create("a", b"1", ttl=math.nan)
         assert (await kv.get("b", revision=await kv.create("b", b"1", ttl=60))).value == b"1"
         other = await bucket(js, "C", limit_marker_ttl=60)
         entry = await other.get("a", revision=await other.create("a", b"1", ttl=1))

@@ -289,6 +289,8 @@ class KeyValue(
         check_key(key)
         config = self._stream.info.config
         least = config.subject_delete_marker_ttl
+        if ttl is not None:
+            check_seconds("ttl", ttl)
         if ttl is not None and ttl < least and config.max_msgs_per_subject != 1:
             raise ConfigurationError(
                 f"ttl of create() must be at least {least:g} s, the bucket's limit_marker_ttl, "
