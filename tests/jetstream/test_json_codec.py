@@ -22,6 +22,7 @@ from trio_nats.jetstream import (
     DesiredClusterInfo,
     DesiredClusterOrigin,
     DesiredClusterStatus,
+    ExternalStream,
     PeerInfo,
     Placement,
     RetentionPolicy,
@@ -347,3 +348,28 @@ def test_seconds_inside_of_mappings_and_names_that_differ() -> None:
     assert json_codec.from_wire(raw, Outer) == Outer(
         each_of={"a": Inner(), "b": Inner(for_long=1.0)}, some_of=[Inner()]
     )
+
+
+def test_fields_of_newer_servers_are_no_difference() -> None:
+    """Wherever they are in a configuration."""
+    asked = StreamConfig(
+        name="S",
+        placement=Placement(cluster="c", tags=("t",)),
+        sources=[StreamSource(name="A", external=ExternalStream(api="a.b"))],
+    )
+    told = StreamConfig(
+        name="S",
+        placement=Placement(cluster="c", tags=["t"], extra={"new": 1}),
+        sources=[
+            StreamSource(
+                name="A", external=ExternalStream(api="a.b", extra={"new": 1}), extra={"new": 1}
+            )
+        ],
+    )
+    assert json_codec.differences(asked, told) == ""
+    other = StreamConfig(
+        name="S",
+        placement=Placement(cluster="c", tags=("t",)),
+        sources=[StreamSource(name="A", external=ExternalStream(api="a.c"))],
+    )
+    assert json_codec.differences(asked, other).startswith("sources is ")

@@ -208,7 +208,16 @@ def _comparable(value: object) -> object:
     if isinstance(value, dict):  # the server adds its own metadata
         metadata = cast("dict[str, object]", value)
         return {key: one for key, one in metadata.items() if not key.startswith("_nats.")}
-    return list(cast("Sequence[object]", value)) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, msgspec.Struct):
+        changes: dict[str, object] = {}
+        for field in msgspec.structs.fields(value):
+            # Newer servers add fields that are unknown to this version.
+            given: object = getattr(value, field.name)
+            changes[field.name] = {} if field.name == EXTRA else _comparable(given)
+        return msgspec.structs.replace(value, **changes)
+    if isinstance(value, (list, tuple)):
+        return [_comparable(one) for one in cast("Sequence[object]", value)]
+    return value
 
 
 def to_wire(value: msgspec.Struct) -> dict[str, object]:
