@@ -16,6 +16,8 @@ from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats import UserPassword, open_nats
 from trio_nats.events import ServerError
 from trio_nats.jetstream import AckPolicy, DeliverPolicy, JetStream
+from trio_nats.keyvalue import KeyExistsError
+from trio_nats.objectstore import DamagedObjectError
 from trio_nats.testing import NatsServer
 
 PERMISSIONS = Path(__file__).parents[2] / "docs" / "permissions.md"
@@ -212,7 +214,12 @@ async def get_message(js: JetStream) -> None:
     assert (await (await js.stream("S")).get_msg(1)).data == b"1"
 
 
+async def get_message_of_leader(js: JetStream) -> None:
+    assert (await (await js.stream("S")).get_msg(1, direct=False)).data == b"1"
+
+
 async def pull(js: JetStream) -> None:
+    assert (await (await js.stream("S")).consumer("c")).name == "c"
     consumer = (await js.stream("S")).bind_consumer("c")
     await (await consumer.next()).double_ack()
     assert len(await consumer.fetch(1)) == 1
@@ -246,7 +253,7 @@ async def read_keys(js: JetStream) -> None:
 
 async def watch_keys(js: JetStream) -> None:
     kv = await js.key_value("B")
-    assert await kv.keys() == ["k"]
+    assert await kv.keys() == ["k", "z"]
     assert len(await kv.history("k")) == 1
     async with kv.watch("k") as watcher:
         assert (await watcher.receive()).value == b"v"
@@ -258,22 +265,52 @@ async def write_keys(js: JetStream) -> None:
     await kv.delete("l")
 
 
+async def resume_watch(js: JetStream) -> None:
+    kv = await js.key_value("B")
+    async with kv.watch("k", resume_from=1) as watcher:
+        assert [entry.value async for entry in watcher.initial()] == [b"v"]
+
+
+async def create_keys(js: JetStream) -> None:
+    kv = await js.key_value("B")
+    await kv.create("new", b"x")
+    with pytest.raises(KeyExistsError):
+        await kv.create("k", b"x")
+    await kv.delete("k")
+    await kv.create("k", b"x")
+
+
 async def get_object(js: JetStream) -> None:
-    async with (await js.object_store("O")).get("o") as reader:
+    store = await js.object_store("O")
+    async with store.get("o") as reader:
         assert await reader.read_all() == b"object"
+    async with store.get("incomplete") as reader:
+        with pytest.raises(DamagedObjectError):
+            await reader.read_all()
+
+
+async def put_object(js: JetStream) -> None:
+    store = await js.object_store("O")
+    await store.put("p", b"1")
+    await store.put("p", b"2")
+    await store.delete("p")
 
 
 USES: dict[str, Callable[[JetStream], Awaitable[None]]] = {
     "publish": publish,
     "get a message": get_message,
+    "get a message, without allow_direct": get_message_of_leader,
     "pull consumer": pull,
     "push consumer": push,
     "ordered consumer": ordered,
     "ordered consumer, without pull requests": ordered_push,
     "read a key": read_keys,
     "keys, history, watch": watch_keys,
+    "watch with resume_from": resume_watch,
     "write a key": write_keys,
+    "create a key": create_keys,
     "get an object": get_object,
+    "put, delete an object": put_object,
 }
 
 
@@ -315,8 +352,13 @@ async def test_the_permissions_of_the_table_are_enough(name: str) -> None:
                 flow_control=True,
                 ack_policy=AckPolicy.EXPLICIT,
             )
-            await (await js.create_key_value("B", storage=MEMORY)).put("k", b"v")
-            await (await js.create_object_store("O", storage=MEMORY)).put("o", b"object")
+            kv = await js.create_key_value("B", storage=MEMORY)
+            for key in ("k", "z"):
+                await kv.put(key, b"v")
+            store = await js.create_object_store("O", storage=MEMORY)
+            await store.put("o", b"object")
+            nuid = (await store.put("incomplete", b"object")).nuid
+            await (await js.stream("OBJ_O")).purge(subject=f"$O.O.C.{nuid}")
             forbidden: list[str] = []
             async with (
                 open_nats(server.url, auth=UserPassword("u", "u")) as nc,
