@@ -11,13 +11,14 @@ import trio
 
 from tests.objectstore.helpers import connected, plant, stored_chunks, stored_meta, subjects
 from tests.support.timeouts import HANG_TIMEOUT
-from trio_nats import ConfigurationError, Subscription, UserPassword, open_nats
+from trio_nats import ConfigurationError, RequestTimeoutError, Subscription, UserPassword, open_nats
 from trio_nats.headers import Headers
 from trio_nats.jetstream import (
     JetStream,
     JetStreamAPIError,
     JetStreamNotEnabledError,
     StorageType,
+    StreamNotFoundError,
 )
 from trio_nats.objectstore import (
     InvalidObjectMetaError,
@@ -32,7 +33,8 @@ from trio_nats.objectstore import (
     ObjectStoreExistsError,
     ObjectStoreNotFoundError,
 )
-from trio_nats.objectstore.names import meta_subject
+from trio_nats.objectstore import backend as backend_module
+from trio_nats.objectstore.names import latin_subject, meta_subject
 from trio_nats.testing import NatsServer
 from trio_nats.testing._ports import free_port
 
@@ -441,6 +443,33 @@ async def test_a_name_in_latin_1(nats_server: NatsServer) -> None:
             await store.info("€")
 
 
+async def test_the_spelling_of_a_name_is_kept_while_it_is_looked_up(
+    nats_server: NatsServer,
+) -> None:
+    async with connected(nats_server) as (_, js, _):
+        await plant(js, latin_subject("b", "é") or "", {"nuid": "n"})
+        backend = backend_module.ObjectBackend(js, await js.stream("OBJ_b"))
+        await backend.info("é")
+        found = backend.meta_subject("é")
+        with trio.move_on_after(0):
+            await backend.info("é")  # begun, and not finished
+        assert backend.meta_subject("é") == found == latin_subject("b", "é")
+
+
+async def test_only_some_spellings_are_remembered(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "MAX_LATIN_NAMES", 2)
+    async with connected(nats_server) as (_, js, _):
+        backend = backend_module.ObjectBackend(js, await js.stream("OBJ_b"))
+        for name in ("è", "é", "ê"):
+            await plant(js, latin_subject("b", name) or "", {"nuid": "n"})
+            await backend.info(name)
+        assert backend.meta_subject("è") == meta_subject("b", "è")
+        for name in ("é", "ê"):
+            assert backend.meta_subject(name) == latin_subject("b", name)
+
+
 async def test_in_a_domain() -> None:
     """Behind a leaf node: what is stored goes to the store of that domain, and no other."""
     port = free_port("127.0.0.1")
@@ -531,6 +560,42 @@ async def test_of_another_account() -> None:
             assert await other.list() == []
             with pytest.raises(ObjectStoreError, match=r"import '\$O\.b\.>' as 'of\.a\.\$O\.b\.>'"):
                 await other.put("x", b"3")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            JetStreamAPIError(503, 10008, "no leader"),
+            "cannot find out whether .* no leader.* import",
+        ),
+        (RequestTimeoutError("no answer"), "cannot find out .* no answer.* import"),
+        (StreamNotFoundError(404, 10059, "not found"), "no stream stores messages published to"),
+    ],
+)
+async def test_whether_there_is_another_store_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+) -> None:
+    """Only an answer that there is none allows changes."""
+
+    class Local:
+        def __init__(self, *_args: object, **_options: object) -> None:
+            pass
+
+        async def request(self, *_args: object) -> None:
+            raise error
+
+    monkeypatch.setattr(backend_module, "API", Local)
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            NatsServer(jetstream=True, config=IMPORTING) as server,
+            open_nats(server.url, auth=UserPassword("a", "a")) as of_a,
+            open_nats(server.url, auth=UserPassword("c", "c")) as of_c,
+        ):
+            await of_a.jetstream().create_object_store("b", storage=StorageType.MEMORY)
+            store = await of_c.jetstream(prefix="of.a").object_store("b")
+            with pytest.raises(ObjectStoreError, match=text):
+                await store.put("x", b"1")
 
 
 async def test_an_acknowledgement_of_another_store(nats_server: NatsServer) -> None:

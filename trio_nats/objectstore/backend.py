@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import trio
 
-from ..errors import RequestTimeoutError
+from ..errors import PermissionsViolationError, RequestTimeoutError
 from ..jetstream.api import API, DEFAULT_PREFIX
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.consumer.message_channel import Messages
@@ -42,6 +42,7 @@ _logger = logging.getLogger("trio_nats.objectstore")
 ROLLUP = {"Nats-Rollup": "sub"}
 FIRST_LOOK = 0.25
 LONGEST_LOOK = 5.0
+MAX_LATIN_NAMES = 4096
 FORGOTTEN_AFTER = 60.0
 """Seconds until the server deletes an unused consumer, such as one whose creation was cancelled."""
 
@@ -71,7 +72,7 @@ class ObjectBackend:
         self.stream = stream
         self.bucket: str = bucket_of(stream.name)
         self._publish_prefix: str | None = None
-        self._latin: set[str] = set()  # names found under their subject in Latin-1
+        self._latin: dict[str, None] = {}  # names found under their subject in Latin-1
 
     @property
     def max_payload(self) -> int:
@@ -84,7 +85,6 @@ class ObjectBackend:
         :param leader: ask the leader, because a replica may be behind it.
         """
         check_object_name(name)
-        self._latin.discard(name)
         direct = False if leader else None
         with store_errors(self.bucket):
             try:
@@ -93,6 +93,8 @@ class ObjectBackend:
                 )
             except MessageNotFoundError:
                 msg = await self._info_of_latin(name, direct)
+            else:
+                self._latin.pop(name, None)
         return read_info(self.bucket, name, msg.data, seq=msg.seq, timestamp=msg.timestamp)
 
     async def _info_of_latin(self, name: str, direct: bool | None) -> StoredMsg:
@@ -101,10 +103,14 @@ class ObjectBackend:
         try:
             if subject is not None:
                 msg = await self.stream.get_msg(last_for=subject, direct=direct)
-                self._latin.add(name)
+                self._latin.pop(name, None)
+                self._latin[name] = None
+                if len(self._latin) > MAX_LATIN_NAMES:
+                    del self._latin[next(iter(self._latin))]  # the one looked up first
                 return msg
         except MessageNotFoundError:
             pass
+        self._latin.pop(name, None)
         raise ObjectNotFoundError(
             f"object store {self.bucket!r} has no object {name[:80]!r}"
         ) from None
@@ -182,15 +188,20 @@ class ObjectBackend:
         info = self.stream.info
         try:
             api = API(self.js.connection, timeout=self.js.timeout)
-            near = await api.request(f"STREAM.INFO.{self.stream.name}", None, StreamInfo)
-        except JetStreamAPIError:
+            local_info = await api.request(f"STREAM.INFO.{self.stream.name}", None, StreamInfo)
+        except (StreamNotFoundError, JetStreamNotEnabledError):
             return ""  # there is none
-        if (near.domain, near.created) != (info.domain, info.created):
+        except (JetStreamAPIError, RequestTimeoutError, PermissionsViolationError) as error:
+            raise ObjectStoreError(
+                f"cannot find out whether a store of the same name would store messages for object "
+                f"store {self.bucket!r}, too: {error}; {self._advice()}"
+            ) from error
+        if (local_info.domain, local_info.created) != (info.domain, info.created):
             raise ObjectStoreError(
                 f"object store {self.bucket!r} behind the prefix {self.js.prefix!r} cannot be "
-                f"changed: the one of the same name in {_domain(near.domain)} would store the "
-                f"messages, too; import '$O.{self.bucket}.>' as '{prefix}$O.{self.bucket}.>', or "
-                "give the stores different names"
+                f"changed: the one of the same name in {_domain(local_info.domain)} would store "
+                f"the messages, too; import '$O.{self.bucket}.>' as '{prefix}$O.{self.bucket}.>', "
+                "or give the stores different names"
             )
         return ""
 
@@ -211,14 +222,14 @@ class ObjectBackend:
 
     @contextmanager
     def publish_errors(self) -> Generator[None, None, None]:
-        """Report why nobody stores what is published."""
+        """Report why no stream stores what is published."""
         try:
             yield
         except NoStreamResponseError as error:
             if self.js.prefix == DEFAULT_PREFIX:
                 raise _not_found(self.bucket) from error
             raise ObjectStoreError(
-                f"nobody stores what is published to {error.subject!r}; {self._advice()}"
+                f"no stream stores messages published to {error.subject!r}; {self._advice()}"
             ) from error
 
     def _advice(self) -> str:
@@ -240,9 +251,9 @@ async def next_or_none(
 
     If no message arrives for a while, look it up in the stream: it may have been deleted.
     """
-    patience = FIRST_LOOK
+    timeout = FIRST_LOOK
     while True:
-        with trio.move_on_after(patience):
+        with trio.move_on_after(timeout):
             return await messages.receive()
         try:
             await stream.get_msg(after + 1, next_for=subject, direct=False)
@@ -252,4 +263,4 @@ async def next_or_none(
             _logger.debug(
                 "%s: %s", repr(messages), str(error)
             )  # the server returns, or receiving fails
-        patience = min(2 * patience, LONGEST_LOOK)
+        timeout = min(2 * timeout, LONGEST_LOOK)

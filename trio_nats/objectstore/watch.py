@@ -155,7 +155,7 @@ class ObjectWatcher(
                 return info
 
     async def _step(self) -> ObjectInfo | None:
-        """Return the next object; ``None`` if it is filtered out or there is none any more."""
+        """Return the next object; ``None`` if it is filtered out or none arrived for a while."""
         messages = self._entered()
         with store_errors(self._backend.bucket):
             msg = await messages.receive()
