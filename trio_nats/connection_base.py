@@ -128,8 +128,7 @@ class BaseConnection:
         try:
             outbox: Outbox = self._in_thread.outbox
         except AttributeError:
-            self._core.check_run()
-            raise
+            raise self._core.wrong_run() from None
         if reply is None and headers is None and codec is None and type(payload) is bytes:
             # A fast path for most messages. The other branch does the same, but slower.
             try:

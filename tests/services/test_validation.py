@@ -102,6 +102,14 @@ class Handlers:
         return b""
 
 
+async def test_an_endpoint_needs_a_name(nc: Connection) -> None:
+    """Without parentheses the handler would be taken for the name, and never called."""
+    service = adder(nc)
+    endpoint: Any = service.endpoint
+    with pytest.raises(TypeError, match=r'needs a name, such as @service.endpoint\("reverse"\)'):
+        endpoint(reverse)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "kind", "text"),

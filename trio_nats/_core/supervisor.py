@@ -532,10 +532,14 @@ class Supervisor(MoveCallbacks):
         except RuntimeError:  # no run at all
             token = None
         if token is not self._token:
-            raise RuntimeError(
-                "this NATS connection belongs to another trio.run(); open one in each, or use "
-                "trio.from_thread to come back to it"
-            )
+            raise self.wrong_run()
+
+    def wrong_run(self) -> RuntimeError:
+        """Return the exception that :meth:`check_run` raises."""
+        return RuntimeError(
+            "this NATS connection belongs to another trio.run(); open one in each, or use "
+            "trio.from_thread to come back to it"
+        )
 
     def begin_draining(self) -> None:
         """Refuse new subscriptions from now on."""

@@ -109,7 +109,10 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         :raises ConfigurationError: if an argument is invalid.
         :raises InvalidSubjectError: if a subject or queue group is not allowed.
         :raises trio.ClosedResourceError: if the service or the connection is closing.
+        :raises TypeError: if ``name`` is missing.
         """
+        if callable(name):
+            raise TypeError('endpoint() needs a name, such as @service.endpoint("reverse")')
 
         def decorate(handler: H) -> H:
             self._host._adopt(

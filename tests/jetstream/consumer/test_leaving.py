@@ -11,7 +11,7 @@ import trio
 from tests.jetstream.helpers import connected, filled
 from tests.jetstream.scripted_server import Puller, pulled_from
 from tests.support.peer import Peer
-from trio_nats.jetstream import Consumer, ConsumerInfo, Stream
+from trio_nats.jetstream import AckPolicy, Consumer, ConsumerInfo, Messages, Stream
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -118,6 +118,54 @@ async def test_the_last_delivery_is_kept_for_the_next_call(
                 assert msg.data == b"%d" % number
                 await msg.double_ack()
         assert (await consumer.refresh()).num_ack_pending == 0
+
+
+async def test_what_is_kept_does_not_grow(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 100)
+        consumer = await stream.create_consumer("c", ack_policy=AckPolicy.NONE)
+        received = []
+        for _ in range(20):
+            async with consumer.consume(max_messages=10) as messages:
+                received.append((await messages.receive()).data)
+        assert received == [b"%d" % number for number in range(20)]
+        assert (await consumer.refresh()).delivered.consumer_seq <= 30
+
+
+async def test_kept_messages_are_shared_by_all_tasks(nats_server: NatsServer) -> None:
+    """One is kept for two tasks; the other task requests its message. Then ``stop_after`` holds."""
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 1)
+        consumer = await stream.create_consumer("c", max_deliver=1)
+
+        async def keep(count: int) -> None:
+            async with consumer.consume(prefetch=True) as messages:
+                while messages.waiting < count:
+                    await nc.flush()
+
+        received = []
+
+        async def receive(messages: Messages) -> None:
+            try:
+                received.append((await messages.receive()).data)
+            except trio.EndOfChannel:
+                received.append(b"end")
+
+        await keep(1)
+        await js.publish("s.1", "1")
+        async with consumer.consume() as messages, trio.open_nursery() as nursery:
+            nursery.start_soon(receive, messages)
+            nursery.start_soon(receive, messages)
+        assert sorted(received) == [b"0", b"1"]
+
+        received.clear()
+        for number in range(2):
+            await js.publish("s.1", f"{number}")
+        await keep(2)
+        async with consumer.consume(stop_after=1) as messages, trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(receive, messages)
+        assert sorted(received) == [b"0", b"end", b"end"]
 
 
 class Watching(Puller):

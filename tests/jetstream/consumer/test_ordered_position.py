@@ -23,7 +23,7 @@ from trio_nats.jetstream import (
     StreamNotFoundError,
 )
 from trio_nats.jetstream.consumer.ordered import OrderedMessages
-from trio_nats.jetstream.consumer.ordered_state import is_another_stream
+from trio_nats.jetstream.consumer.ordered_state import is_another_stream, pause
 from trio_nats.keyvalue import BucketNotFoundError
 from trio_nats.testing import NatsServer
 
@@ -254,3 +254,7 @@ async def test_cancelled_while_it_asks_for_the_interest_it_is_pushed_to_again(
                 assert await numbers(messages, 1) == [1]
                 assert ordered.info is not None
                 assert ordered.info.config.deliver_subject
+
+
+def test_delays_stay_finite() -> None:
+    assert [pause(waits) for waits in (0, 1, 5, 2000)] == [0.25, 0.5, 8.0, 8.0]

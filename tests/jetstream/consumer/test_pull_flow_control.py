@@ -41,6 +41,19 @@ def test_more_is_asked_for_below_the_threshold() -> None:
     assert flow_control.pending == 10
 
 
+def test_many_single_pulls_that_fail_leave_nothing_pending() -> None:
+    flow_control = PullFlowControl(500, prefetch=False)
+    flow_control.wanted = 100
+    pulls = []
+    for wanted in range(1, 101):
+        flow_control.wanted = wanted
+        pulls += ask(flow_control)
+    assert [pull.batch for pull in pulls] == [1] * 100
+    for pull in pulls:
+        flow_control.withdraw(pull.number)
+    assert flow_control.pending == 0
+
+
 def test_a_given_threshold() -> None:
     flow_control = PullFlowControl(10, threshold=10)
     ask(flow_control)

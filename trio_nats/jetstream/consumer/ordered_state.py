@@ -314,4 +314,4 @@ def passes(error: BaseException) -> bool:
 
 def pause(waits: int) -> float:
     """Return the seconds to wait before the next try, after a number of earlier waits."""
-    return min(FIRST_WAIT * 2.0**waits, LONGEST_WAIT)
+    return min(FIRST_WAIT * 2.0 ** min(waits, 8), LONGEST_WAIT)  # 2**1024 is no float

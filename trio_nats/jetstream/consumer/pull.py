@@ -107,6 +107,7 @@ class PullSubscription(MessageSource):
         self._absent = 0
         self._too_large = 0  # refusals in a row of a message that never fits
         self._taken = 0  # messages taken at the last delay
+        self._is_first = False  # whether the first pull request is still to be sent
         self._asked_at = -math.inf
         self._heard_at = math.inf
         self._heard = 0  # messages and statuses taken out at that time
@@ -137,7 +138,10 @@ class PullSubscription(MessageSource):
         await self._sub.__aenter__()
         self._events = self._nc.events()
         self._heard_at = trio.current_time()
-        self.ask()
+        # Messages that an earlier call has left come first, or more and more would be left.
+        self._is_first = bool(self._kept)
+        if not self._is_first:
+            self.ask()
 
     async def close(self) -> None:
         """Unsubscribe, and return messages that were not received to the server.
@@ -184,6 +188,9 @@ class PullSubscription(MessageSource):
         flow_control, is_ack = self.flow_control, self._ack_context.replies.is_ack
         if self._kept and self._closed is None:
             return await self._take_kept()
+        if self._is_first:
+            self._is_first = False
+            self.ask()
         while True:
             try:
                 msg = await self._sub.receive()
@@ -206,7 +213,9 @@ class PullSubscription(MessageSource):
     async def _take_kept(self) -> JetStreamMsg:
         """Return a message that an earlier call has left."""
         await trio.lowlevel.checkpoint()
-        if not self._kept:  # another task was quicker
+        if not self._kept or self._closed is not None:  # another task was quicker
+            if self.flow_control.wanted is not None:
+                self.ask()
             return await self.receive()
         msg = self._kept.popleft()
         if self.flow_control.left is not None:
@@ -303,7 +312,7 @@ class PullSubscription(MessageSource):
 
     def _back_off(self, status: PullStatus) -> None:
         self._note_progress()
-        seconds = min(FIRST_WAIT * 2**self._waits, LONGEST_WAIT)
+        seconds = min(FIRST_WAIT * 2 ** min(self._waits, 8), LONGEST_WAIT)  # 2**1024 is no float
         self._waits += 1
         _logger.warning(
             "consumer %r: %d %s; requesting again in %g s",

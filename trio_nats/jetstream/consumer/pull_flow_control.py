@@ -182,6 +182,8 @@ class PullFlowControl:
         told = size if self.by_bytes else messages
         amount = self._amounts.pop(number, None)
         rest = amount if told is None else told
+        if rest is None and self.wanted is not None:
+            rest = 1  # It is no longer remembered. Without prefetch most ask for one message.
         if rest is not None:
             self._pending = max(0, self._pending - rest)
         # A smaller request would end the same way, so wait until the whole limit is free.
