@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -83,8 +85,24 @@ async def scripted(
     options = {"close_timeout": 0, "reconnect": NO_RECONNECT} | transport.options | options
     with trio.fail_after(HANG_TIMEOUT):
         async with ScriptedServer(script) as server:
+            let_jump = stop_jumping()
             async with open_nats(transport.through(server.port), **options) as nc:
-                yield nc, await server.peer(0)
+                peer = await server.peer(0)
+                let_jump()
+                yield nc, peer
+
+
+def stop_jumping() -> Callable[[], None]:
+    """Keep a mocked clock from jumping until the function that this returns is called.
+
+    While certificates are loaded in a thread, no task runs, so the clock would jump.
+    """
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, trio.testing.MockClock):
+        return lambda: None
+    threshold = clock.autojump_threshold
+    clock.autojump_threshold = math.inf
+    return partial(setattr, clock, "autojump_threshold", threshold)
 
 
 @asynccontextmanager
