@@ -576,7 +576,7 @@ async def test_of_another_account() -> None:
 async def test_whether_there_is_another_store_is_not_known(
     monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
 ) -> None:
-    """Only an answer that there is none allows changes."""
+    """Changes are allowed only once it is known that there is no local store."""
 
     class Local:
         def __init__(self, *_args: object, **_options: object) -> None:

@@ -190,7 +190,7 @@ class ObjectBackend:
             api = API(self.js.connection, timeout=self.js.timeout)
             local_info = await api.request(f"STREAM.INFO.{self.stream.name}", None, StreamInfo)
         except (StreamNotFoundError, JetStreamNotEnabledError):
-            return ""  # there is none
+            return ""  # no local store would store the messages
         except (JetStreamAPIError, RequestTimeoutError, PermissionsViolationError) as error:
             raise ObjectStoreError(
                 f"cannot find out whether a store of the same name would store messages for object "

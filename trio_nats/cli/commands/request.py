@@ -63,7 +63,7 @@ def request(
 ) -> None:
     """Send a request and show the reply, or several.
 
-    Waits --timeout for the first reply. The exit code is 1 if there is none, or no responder.
+    Waits --timeout for the first reply. The exit code is 1 if none arrives, or if nobody responds.
     """
 
     async def main(program: Program) -> None:

@@ -90,7 +90,7 @@ class OrderedState:
         return f"{self.prefix}_{self._unique}_{self._serial + 1}"
 
     async def ensure(self, push: ConsumerConfig | None = None) -> str:
-        """Return the name of the present consumer; create one if there is none.
+        """Return the name of the current consumer. Creates a consumer first if necessary.
 
         With ``push``, create a push consumer that delivers as that configuration tells. If
         cancelled, a consumer that may have been created is deleted.
