@@ -110,7 +110,7 @@ class BaseJetStream(Publishing):
         """
         whole = whole_config(StreamConfig, config, options)
         try:
-            return await self._put("CREATE", whole)
+            return await self._put("STREAM.CREATE", whole)
         except StreamNameInUseError as error:
             raise described(error, await self._what_differs(whole)) from None
 
@@ -129,12 +129,12 @@ class BaseJetStream(Publishing):
         :raises StreamNotFoundError: if the stream does not exist.
         :raises APILevelError: if the server is too old for some of the settings.
         """
-        return await self._put("UPDATE", whole_config(StreamConfig, config, options))
+        return await self._put("STREAM.UPDATE", whole_config(StreamConfig, config, options))
 
     async def _put(self, verb: str, config: StreamConfig) -> Stream:
         check_stream(config)
         info = await self._api.request(
-            f"STREAM.{verb}.{config.name}", config, StreamInfo, level=required_level(config)
+            f"{verb}.{config.name}", config, StreamInfo, level=required_level(config)
         )
         if missing := left_out(config, info.config):
             raise APILevelError(
@@ -169,13 +169,13 @@ class BaseJetStream(Publishing):
         """
         whole = whole_config(StreamConfig, config, options)
         try:
-            return await self._put("UPDATE", whole)
+            return await self._put("STREAM.UPDATE", whole)
         except StreamNotFoundError:
             pass
         try:
-            return await self._put("CREATE", whole)
+            return await self._put("STREAM.CREATE", whole)
         except StreamNameInUseError:  # another client has just created it
-            return await self._put("UPDATE", whole)
+            return await self._put("STREAM.UPDATE", whole)
 
     async def stream(self, name: str) -> Stream:
         """Get a stream.

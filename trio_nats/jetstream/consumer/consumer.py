@@ -26,7 +26,7 @@ from ..errors import (
     JetStreamAPIError,
     described,
 )
-from ..json_codec import Answer, time_to_wire
+from ..json_codec import Answer, Seconds, time_to_wire
 from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
 from .fetch import Fetch
 from .info import ConsumerInfo
@@ -132,6 +132,8 @@ class PauseState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is paused."""
     pause_until: datetime | None = None
     """When it resumes."""
+    pause_remaining: Seconds = 0.0
+    """Seconds until then."""
 
 
 class _PauseRequest(msgspec.Struct, frozen=True, kw_only=True):
