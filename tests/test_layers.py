@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {"codecs", "headers", "message", "events", "options", "server_info", "servers", "subjects"}
     ),
     frozenset({"_protocol"}),
-    frozenset({"_nursery", "_subject_tokens"}),
+    frozenset({"_event_hub", "_nursery", "_subject_tokens"}),
     frozenset({"_blocking", "auth", "contexts", "_transport"}),
     frozenset({"_core"}),
     frozenset({"subscription", "replies", "connection_base", "connection", "connect"}),

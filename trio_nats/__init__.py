@@ -15,6 +15,7 @@ __version__ = "0.1.0.dev0"
 
 from . import errors, events
 from ._core.stats import Statistics
+from ._event_hub import EventChannel
 from ._public_modules import set_public_module
 from ._transport.tls_info import CertificateInfo, TLSInfo
 from .auth import (
@@ -125,6 +126,7 @@ __all__ = [
     "Decoder",
     "EncodeError",
     "Encoder",
+    "EventChannel",
     "Headers",
     "HeadersLike",
     "InvalidHeaderError",

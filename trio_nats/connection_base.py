@@ -20,6 +20,7 @@ from ._core.outbox import Outbox
 from ._core.request_mux import ReplySlot, new_inbox, no_reply
 from ._core.stats import Statistics
 from ._core.supervisor import Supervisor
+from ._event_hub import EventChannel
 from ._protocol import commands
 from ._protocol.commands import CRLF, Frame
 from ._tracebacks import takes_secrets
@@ -561,12 +562,12 @@ class BaseConnection:
             if await session.pings.round_trip():
                 return time.perf_counter() - begun
 
-    def events(self, *, buffer: int = 256) -> trio.abc.ReceiveChannel[Event]:
+    def events(self, *, buffer: int = 256) -> EventChannel[Event]:
         """Listen to the events of the connection from now on; see :mod:`trio_nats.events`.
 
         Use it as ``async with nc.events() as events:``. A slow listener does not delay the
-        connection: once ``buffer`` events are waiting, the oldest is dropped. The channel ends
-        after :class:`~trio_nats.events.Closed`.
+        connection: once ``buffer`` events are waiting, the oldest is dropped, and counted in
+        ``dropped``. The channel ends after :class:`~trio_nats.events.Closed`.
 
         :param buffer: number of events that may wait to be received. Default: 256.
         :returns: a channel of events.

@@ -24,8 +24,13 @@ from tests.support.internals import event_listeners
 from tests.support.peer import Peer, info_line
 from tests.support.scripts import session
 from tests.transports import ALL_BUT_WSS, Transport
-from trio_nats import ConfigurationError, ConnectionLostError, PendingLimits, ReconnectPolicy
-from trio_nats._core.event_hub import EventListener
+from trio_nats import (
+    ConfigurationError,
+    ConnectionLostError,
+    EventChannel,
+    PendingLimits,
+    ReconnectPolicy,
+)
 from trio_nats.events import (
     Closed,
     Connected,
@@ -153,7 +158,7 @@ async def test_servers_that_info_names(transport: Transport) -> None:
         # 10.9.8.7 has left the cluster; what the user named stays.
         assert {server.host for server in nc.servers} == {"127.0.0.1", "fd00::7", "10.9.8.9"}
         assert nc.server_info.server_name == "renamed"
-        assert isinstance(events, EventListener)
+        assert isinstance(events, EventChannel)
         with pytest.raises(trio.WouldBlock):
             events.receive_nowait()
 
@@ -199,6 +204,7 @@ async def test_a_full_event_listener_drops_the_oldest_events() -> None:
         assert await rest(one) == [Closed(None)]
         found = await rest(many)
         assert await rest(three) == found[-3:]
+        assert [events.dropped for events in (one, three, many)] == [200, 198, 0]
         assert len(found) == 201
         texts = [event.error.message for event in found if isinstance(event, ServerError)]
         assert texts == [f"no. {number}" for number in range(200)]

@@ -22,8 +22,7 @@ from tests.connection.helpers import (
 )
 from tests.support.internals import largest_read, push, stalled
 from tests.support.timeouts import HANG_TIMEOUT
-from trio_nats import Connection, Msg, PendingLimits, Subscription
-from trio_nats._core.event_hub import EventListener
+from trio_nats import Connection, EventChannel, Msg, PendingLimits, Subscription
 from trio_nats.events import Event, SlowConsumer
 from trio_nats.options import FullPolicy
 
@@ -41,7 +40,7 @@ def frames(*data: bytes) -> bytes:
 
 def slow(events: trio.abc.ReceiveChannel[Event]) -> list[SlowConsumer]:
     """The SlowConsumer events so far."""
-    assert isinstance(events, EventListener)
+    assert isinstance(events, EventChannel)
     found = []
     while True:
         try:

@@ -25,12 +25,12 @@ from tests.support.internals import open_requests
 from tests.transports import TCP_AND_WSS
 from trio_nats import (
     Connection,
+    EventChannel,
     PermissionsViolationError,
     ServerReportedError,
     Subscription,
     UserPassword,
 )
-from trio_nats._core.event_hub import EventListener
 from trio_nats.events import Reconnected, ServerError
 
 pytestmark = TCP_AND_WSS
@@ -91,7 +91,7 @@ async def test_the_server_forbids_one_subscription(text: str, denied: int | None
             assert isinstance(event.error, PermissionsViolationError)
             assert event.error.message == text
         # Otherwise the subscription knows, so there is no event.
-        assert isinstance(events, EventListener)
+        assert isinstance(events, EventChannel)
         with pytest.raises(trio.WouldBlock):
             events.receive_nowait()
 

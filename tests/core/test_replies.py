@@ -13,10 +13,10 @@ from tests.connection.helpers import all_of, receive_n
 from tests.support.internals import end, push
 from trio_nats import Msg, PendingLimits, Replies, empty_sentinel
 from trio_nats._constructors import construct
-from trio_nats._core.event_hub import EventHub
 from trio_nats._core.outbox import Outbox
 from trio_nats._core.router import Router
 from trio_nats._core.stats import Counters
+from trio_nats._event_hub import EventHub
 from trio_nats.events import SlowConsumer
 from trio_nats.options import FullPolicy
 

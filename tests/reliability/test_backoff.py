@@ -22,9 +22,9 @@ from trio_nats import (
     ServerInfo,
     open_nats,
 )
-from trio_nats._core.event_hub import EventHub
 from trio_nats._core.reconnect import Reconnector
 from trio_nats._core.server_pool import ServerPool
+from trio_nats._event_hub import EventHub
 from trio_nats._protocol.server_errors import server_error
 from trio_nats._transport.connector import AttemptFailed, ServerConnection
 from trio_nats.errors import AuthorizationError, ConnectAttempt, WebSocketError

@@ -35,13 +35,13 @@ from trio_nats import (
     Connection,
     ConnectionState,
     Credentials,
+    EventChannel,
     PendingLimits,
     Server,
     TLSOptions,
     UserPassword,
     open_nats,
 )
-from trio_nats._core.event_hub import EventListener
 from trio_nats.errors import (
     AuthorizationError,
     CredentialsError,
@@ -468,7 +468,7 @@ async def test_reconnecting_while_disconnected_returns_once_connected(transport:
             assert not any(isinstance(event, Connected) for event in await drained(events))
 
 
-async def drained(events: EventListener) -> list[object]:
+async def drained(events: EventChannel) -> list[object]:
     """What waits in a channel."""
     found = []
     await trio.lowlevel.checkpoint()

@@ -20,9 +20,9 @@ from trio_nats import (
     ServerInfo,
     open_nats,
 )
-from trio_nats._core.event_hub import EventHub
 from trio_nats._core.reconnect import Reconnector
 from trio_nats._core.server_pool import ServerPool
+from trio_nats._event_hub import EventHub
 from trio_nats._transport.connector import AttemptFailed
 from trio_nats.events import Reconnected, ReconnectFailed
 from trio_nats.jetstream import StreamConfig, UnacknowledgedError

@@ -15,10 +15,10 @@ from typing import Protocol
 
 import trio
 
-from ..events import SlowConsumer
+from .._event_hub import EventHub
+from ..events import Event, SlowConsumer
 from ..message import Msg
 from ..options import PendingLimits
-from .event_hub import EventHub
 from .router import Router
 from .stats import Counters
 
@@ -33,7 +33,7 @@ class PendingOwner(Protocol):
     @property
     def counters(self) -> Counters: ...
     @property
-    def event_hub(self) -> EventHub: ...
+    def event_hub(self) -> EventHub[Event]: ...
     @property
     def router(self) -> Router: ...
     @property

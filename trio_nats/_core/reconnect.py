@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from .._event_hub import EventHub
 from .._transport.connector import AttemptFailed, ServerConnection
 from ..errors import AuthorizationError, ConnectAttempt, ConnectError, WebSocketError
-from ..events import ReconnectFailed
+from ..events import Event, ReconnectFailed
 from ..options import Candidate, ReconnectPolicy
 from ..server_info import ServerInfo
 from ..servers import Server
-from .event_hub import EventHub
 from .server_pool import ServerPool
 
 __all__ = ["Reconnector", "connect_error"]
@@ -48,7 +48,7 @@ class Reconnector:
         self,
         pool: ServerPool,
         policy: ReconnectPolicy,
-        event_hub: EventHub,
+        event_hub: EventHub[Event],
         open_one: Callable[[Server], Awaitable[ServerConnection]],
     ) -> None:
         self._pool = pool

@@ -26,6 +26,7 @@ from threading import get_ident
 import trio
 from trio.lowlevel import current_trio_token
 
+from .._event_hub import EventHub
 from .._nursery import open_nursery
 from .._protocol.commands import PubLineCache
 from .._protocol.server_errors import is_too_long
@@ -49,6 +50,7 @@ from ..events import (
     Connected,
     ConnectionState,
     Disconnected,
+    Event,
     LameDuck,
     MessagesDiscarded,
     Reconnected,
@@ -58,7 +60,6 @@ from ..events import (
 from ..message import Responder
 from ..server_info import ServerInfo
 from ..servers import Server
-from .event_hub import EventHub
 from .handover import MoveCallbacks, Mover
 from .outbox import Outbox
 from .pings import Ping
@@ -92,7 +93,7 @@ class Supervisor(MoveCallbacks):
         self.requests: RequestMux = RequestMux(
             self.router, settings.inbox_prefix, lambda: self.disconnected_for
         )
-        self.event_hub: EventHub = EventHub(self.check_run)
+        self.event_hub: EventHub[Event] = EventHub(self.check_run)
         self.counters: Counters = Counters()
         self.state: ConnectionState = ConnectionState.CONNECTING
         self.info: ServerInfo = ServerInfo()
