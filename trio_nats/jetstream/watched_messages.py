@@ -33,10 +33,12 @@ from typing import TypeVar
 import trio
 
 from .._async_with import NeedsAsyncFor
+from .._event_hub import EventChannel
 from ..errors import NatsError
 from .consumer.message import JetStreamMsg
 from .consumer.ordered import OrderedConsumer, OrderedMessages
 from .errors import JetStreamError, MessageNotFoundError
+from .events import ConsumerEvent
 from .stream import ListingError, Stream, current_subjects
 
 __all__ = ["InitialIterator", "WatchedMessages"]
@@ -142,6 +144,10 @@ class WatchedMessages:
         """Stop. If cancelled, it has stopped all the same."""
         self._held = None
         await self._messages.aclose()
+
+    def events(self, buffer: int) -> EventChannel[ConsumerEvent]:
+        """Listen to the events of the ordered consumer."""
+        return self._messages.events(buffer=buffer)
 
     def check_run(self) -> None:
         """Raise if another thread or another run of Trio uses it."""

@@ -11,10 +11,12 @@ import trio
 
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor, construct
+from .._event_hub import EventChannel
 from ..codecs import Decoder
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.consumer.ordered import OrderedConsumer
 from ..jetstream.errors import StreamNotFoundError
+from ..jetstream.events import ConsumerEvent
 from ..jetstream.stream import Stream
 from ..jetstream.watched_messages import InitialIterator, WatchedMessages
 from .entry import Entry
@@ -123,6 +125,15 @@ class KeyWatcher(
         If cancelled, the watcher is closed all the same.
         """
         await self._messages.aclose()
+
+    def events(self, *, buffer: int = 256) -> EventChannel[ConsumerEvent]:
+        """Listen to the events of the consumer that it reads from; see :meth:`Messages.events`.
+
+        :param buffer: number of events that may wait to be received. Default: 256.
+        :returns: a channel of events.
+        :raises ConfigurationError: if ``buffer`` is less than 1.
+        """
+        return self._messages.events(buffer)
 
     # --- receiving -------------------------------------------------------------------------------
 

@@ -11,8 +11,10 @@ import trio
 
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor, construct
+from .._event_hub import EventChannel
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
+from ..jetstream.events import ConsumerEvent
 from ..jetstream.watched_messages import InitialIterator, WatchedMessages
 from .backend import FORGOTTEN_AFTER, ObjectBackend, store_errors
 from .errors import DamagedObjectError
@@ -107,6 +109,16 @@ class ObjectWatcher(
         if self._messages is None:
             raise self._not_entered_error("this watcher")
         return self._messages
+
+    def events(self, *, buffer: int = 256) -> EventChannel[ConsumerEvent]:
+        """Listen to the events of the consumer that it reads from; see :meth:`Messages.events`.
+
+        :param buffer: number of events that may wait to be received. Default: 256.
+        :returns: a channel of events.
+        :raises ConfigurationError: if ``buffer`` is less than 1.
+        :raises RuntimeError: if the watcher has not been entered.
+        """
+        return self._entered().events(buffer)
 
     # --- receiving -------------------------------------------------------------------------------
 

@@ -174,10 +174,11 @@ _DONE = {ACK: "ack", NAK: "nak", TERM: "term"}
 class AckContext:
     """What the messages of a consumer need for their acknowledgements."""
 
-    __slots__ = ("acks", "consumer", "max_deliver", "nc", "replies")
+    __slots__ = ("acks", "consumer", "max_deliver", "nc", "replies", "stream")
 
     def __init__(self, nc: BaseConnection, stream: str, consumer: str, *, acks: bool) -> None:
         self.nc: BaseConnection = nc
+        self.stream: str = stream
         self.consumer: str = consumer
         self.replies: ReplySubjects = ReplySubjects(stream, consumer)
         """Recognizes the reply subjects of the consumer."""

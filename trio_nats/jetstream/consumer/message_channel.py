@@ -16,7 +16,10 @@ import trio
 
 from ..._async_with import NeedsAsyncWith
 from ..._constructors import NoPublicConstructor
+from ..._event_hub import EventChannel, EventHub
 from ..._nursery import open_nursery
+from ...options import check_count
+from ..events import ConsumerEvent
 from .message import JetStreamMsg
 from .message_source import MessageSource
 
@@ -66,6 +69,7 @@ class Messages(
         self._nursery: trio.Nursery | None = None
         self._state = "not entered"
         self._drained = trio.Event()
+        self._hub: EventHub[ConsumerEvent] = EventHub(check_run, "messages.events() as events")
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -100,6 +104,7 @@ class Messages(
 
     async def _end(self, exc: BaseException | None) -> None:
         self._state = "closed"
+        self._hub.close()
         assert self._nursery is not None
         with trio.CancelScope(shield=True):
             await self._close()
@@ -114,6 +119,7 @@ class Messages(
         self._check_run()
         self._check_entered()
         self._state = "closed"
+        self._hub.close()
         await self._close()
         await trio.lowlevel.checkpoint()
 
@@ -135,6 +141,23 @@ class Messages(
             await self._drained.wait()
         else:
             await trio.lowlevel.checkpoint()
+
+    def events(self, *, buffer: int = 256) -> EventChannel[ConsumerEvent]:
+        """Listen to the events of the consumer from now on; see :mod:`trio_nats.jetstream.events`.
+
+        Use it as ``async with messages.events() as events:``. A slow listener does not delay the
+        messages: once ``buffer`` events are waiting, the oldest is dropped, and counted in
+        ``dropped``. The channel ends with the messages: when receiving raises
+        :exc:`trio.EndOfChannel`, and when the block of the messages is left.
+
+        The server reports among the messages, so most events come only while a task receives.
+
+        :param buffer: number of events that may wait to be received. Default: 256.
+        :returns: a channel of events.
+        :raises ConfigurationError: if ``buffer`` is less than 1.
+        """
+        self._check_run()
+        return self._hub.listen(check_count("buffer", buffer, 1))
 
     async def _run_drain(self) -> None:
         try:
@@ -177,6 +200,7 @@ class ConsumerMessages(Messages):
     def __init__(self, name: str, source: MessageSource, check_run: Callable[[], None]) -> None:
         super().__init__(name, check_run)
         self._source = source
+        source.hub = self._hub
         # Once entered, this is the method of the source, which saves a call for each message.
         self._receive: Callable[[], Awaitable[JetStreamMsg]] = self._not_entered
 
@@ -187,7 +211,11 @@ class ConsumerMessages(Messages):
 
     async def receive(self) -> JetStreamMsg:
         """Wait for the next message. If cancelled, no message is lost."""
-        return await self._receive()
+        try:
+            return await self._receive()
+        except trio.EndOfChannel:
+            self._hub.close()
+            raise
 
     async def _not_entered(self) -> JetStreamMsg:
         self._check_entered()
@@ -197,6 +225,7 @@ class ConsumerMessages(Messages):
         try:
             return await self._receive()
         except trio.EndOfChannel:
+            self._hub.close()
             raise StopAsyncIteration from None
 
     async def _open(self, nursery: trio.Nursery) -> None:

@@ -6,18 +6,22 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NoReturn
+from typing import Concatenate, NoReturn, ParamSpec
 
 import trio
 
+from ..._event_hub import EventHub
 from ...errors import NatsError, fresh
 from ...message import Msg
 from ...subscription import Subscription
+from ..events import ConsumerEvent
 from .message import AckContext, JetStreamMsg
 
 __all__ = ["LONGEST_CLOSE", "NO_CONNECTION", "Broken", "MessageSource", "nak_all_nowait"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
+
+P = ParamSpec("P")
 
 NO_CONNECTION = (NatsError, trio.ClosedResourceError)
 """What a connection raises if it is closed or lost."""
@@ -33,6 +37,7 @@ class Broken(Exception):
 
     def __init__(self, why: str, gone: bool) -> None:
         super().__init__(why, gone)
+        self.why = why
         self.gone = gone
 
 
@@ -57,6 +62,8 @@ class MessageSource(ABC):
         self.last_seq: int | None = None
         """Number of the last delivery that was received; kept for ordered consumers."""
         self._closed: trio.Event | None = None  # set once closing has finished
+        self.hub: EventHub[ConsumerEvent] | None = None
+        """Where the channel's listeners are."""
 
     @property
     def waiting(self) -> int:
@@ -124,6 +131,17 @@ class MessageSource(ABC):
     def _why_closed(self, error: trio.ClosedResourceError) -> Exception:
         """Return the reason why the subscription was closed: the failure, or ``error``."""
         return error if self._failure is None else fresh(self._failure)
+
+    def _emit(
+        self,
+        kind: Callable[Concatenate[str, str, P], ConsumerEvent],
+        *arguments: P.args,
+        **more: P.kwargs,
+    ) -> None:
+        """Pass an event to the listeners; do nothing if there are none."""
+        if self.hub:
+            context = self._ack_context
+            self.hub.emit(kind(context.stream, context.consumer, *arguments, **more))
 
     def _log_stray(self, msg: Msg) -> None:
         """Log a message that does not come from the consumer. It is dropped."""

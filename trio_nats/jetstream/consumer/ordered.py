@@ -34,6 +34,7 @@ from ..._constructors import NoPublicConstructor, construct
 from ...errors import NatsError, PermissionsViolationError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from ..api import API
+from ..events import ConsumerRecreated, RecreateFailed
 from .config import ConsumerConfig
 from .fetch import Fetch
 from .info import ConsumerInfo
@@ -65,6 +66,7 @@ class OrderedMessages(Messages):
         self._use = owner.use()
         self._in_use = False
         self._receiving = False
+        self._discarded_because = ""
         self._pull_forbidden = False  # to send a pull request
         self._deleted_unused = 0  # consumers in a row that were deleted before their first message
 
@@ -81,6 +83,9 @@ class OrderedMessages(Messages):
         self._receiving = True
         try:
             return await self._next()
+        except trio.EndOfChannel:
+            self._hub.close()
+            raise
         finally:
             self._receiving = False
 
@@ -103,7 +108,7 @@ class OrderedMessages(Messages):
                 if isinstance(source, PushSubscription) and source.is_stalled:
                     self._owner.mode.flow_control = False
                     _logger.info("%s: continuing without flow control", repr(self._owner))
-                await self._discard()
+                await self._discard(error.why)
                 continue
             except PermissionsViolationError:
                 # The user may lack the permission for pull requests, as other clients do not send
@@ -115,7 +120,7 @@ class OrderedMessages(Messages):
                     "%s: pull requests are not permitted; trying a push consumer",
                     repr(self._owner),
                 )
-                await self._discard()
+                await self._discard("pull requests are not permitted")
                 continue
             match self._owner.follows(msg):
                 case True:
@@ -125,7 +130,7 @@ class OrderedMessages(Messages):
                     source.last_seq = (source.last_seq or 0) + 1
                     return msg
                 case False:
-                    await self._discard()
+                    await self._discard("a message is missing")
                 case None:
                     continue
         await trio.lowlevel.checkpoint()
@@ -149,8 +154,18 @@ class OrderedMessages(Messages):
                 if not passes(error):
                     raise
                 _logger.warning("%s: %s; trying again", repr(self._owner), str(error))
-                await trio.sleep(pause(waits))
+                seconds = pause(waits)
+                self._hub.emit(RecreateFailed(self._owner.stream, error, seconds))
+                await trio.sleep(seconds)
                 waits += 1
+            else:
+                self._note_renewed()
+
+    def _note_renewed(self) -> None:
+        owner = self._owner
+        if self._hub and owner.name is not None:
+            reason, next_seq = self._discarded_because, owner.next_seq
+            self._hub.emit(ConsumerRecreated(owner.stream, owner.name, reason, next_seq))
 
     async def _begin(self) -> None:
         if self._owner.mode.push:
@@ -212,6 +227,7 @@ class OrderedMessages(Messages):
     async def _use_source(self, source: PullSubscription | PushSubscription) -> None:
         if self._state == "open":
             assert self._nursery is not None
+            source.hub = self._hub
             self._nursery.start_soon(source.keep)
             self._source = source
         else:
@@ -221,10 +237,11 @@ class OrderedMessages(Messages):
 
     async def restart(self) -> None:
         """Continue with a new consumer, after the last message that was returned."""
-        await self._discard()
+        await self._discard("it may wait for messages that were removed")
 
-    async def _discard(self) -> None:
+    async def _discard(self, why: str = "") -> None:
         """Give up the present consumer; its messages do not follow on those returned."""
+        self._discarded_because = why
         source, self._source = self._source, None
         self._owner.forget()
         if source is not None:

@@ -29,7 +29,7 @@ from hashlib import blake2b
 
 import trio
 
-from ..._printable import MAX_TEXT, printable
+from ..._printable import printable
 from ...connection_base import BaseConnection
 from ...errors import NatsError, OutboxFullError, PermissionsViolationError
 from ...events import ConnectionState, Event, Reconnected, ServerError
@@ -42,6 +42,7 @@ from ..errors import (
     PullError,
     StreamNotFoundError,
 )
+from ..events import HeartbeatsMissed, LeaderChanged, PullRefused, Unpinned
 from .message import AckContext, JetStreamMsg
 from .message_source import NO_CONNECTION, Broken, MessageSource
 from .options import ConsumeOptions, PullOptions
@@ -314,13 +315,15 @@ class PullSubscription(MessageSource):
         self._note_progress()
         seconds = min(FIRST_WAIT * 2 ** min(self._waits, 8), LONGEST_WAIT)  # 2**1024 is no float
         self._waits += 1
+        description = printable(status.description)
         _logger.warning(
             "consumer %r: %d %s; requesting again in %g s",
             self._consumer,
             status.code,
-            printable(status.description, MAX_TEXT),
+            description,
             seconds,
         )
+        self._emit(PullRefused, status.code, description, seconds)
         self._wait(seconds)
 
     # --- statuses --------------------------------------------------------------------------------
@@ -356,11 +359,14 @@ class PullSubscription(MessageSource):
             elif not too_large:
                 self._reset_delays()
         elif outcome is PullOutcome.LOST:
-            await self._lost(status.description)
+            description = printable(status.description)
+            self._emit(LeaderChanged, description)
+            await self._lost(description)
         elif outcome is PullOutcome.UNPINNED:
             if self._options.pull_options.pin is not None:
                 self._options.pull_options.pin.id = ""
             _logger.info("consumer %r: another client was pinned", self._consumer)
+            self._emit(Unpinned, self._options.pull_options.group)
             self._start_over()
         else:
             flow_control.withdraw(number)
@@ -440,6 +446,7 @@ class PullSubscription(MessageSource):
                 self._consumer,
                 now - self._heard_at,
             )
+            self._emit(HeartbeatsMissed, now - self._heard_at)
             await self._lost("no heartbeat")
 
     async def _ask_whether_there(self) -> None:

@@ -13,6 +13,7 @@ from ...errors import NatsError, OutboxFullError
 from ...events import ConnectionState, Reconnected
 from ...message import Msg
 from ..errors import ConsumerDeletedError, ConsumerNotFoundError, StreamNotFoundError
+from ..events import FlowControlStalled, HeartbeatsMissed
 from .config import ConsumerConfig
 from .message import AckContext, JetStreamMsg
 from .message_source import NO_CONNECTION, Broken, MessageSource
@@ -118,8 +119,9 @@ class PushSubscription(MessageSource):
         # A stalled consumer repeats this with each heartbeat; one reply is enough.
         if wanted == self._stalled and msg.raw_reply is None:
             # Those that had arrived before the reply was sent prove nothing.
-            if self._heard > self._sent_before_reply:
+            if self._heard > self._sent_before_reply and not self.is_stalled:
                 self.is_stalled = True
+                self._emit(FlowControlStalled)
             return
         if not self._ack_context.replies.is_flow_control(wanted):
             self._log_stray(msg)
@@ -163,6 +165,7 @@ class PushSubscription(MessageSource):
                             _logger.warning(
                                 "consumer %r: no heartbeat for %g s", self._consumer, longest
                             )
+                            self._emit(HeartbeatsMissed, longest)
                         if self._fragile:
                             await self._break("no heartbeat")
                         await self._ask_whether_there()
