@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar, cast
 
@@ -44,6 +44,7 @@ __all__ = [
     "Page",
     "PageIterator",
     "api_error",
+    "check_level",
     "read_answer",
     "select",
 ]
@@ -55,6 +56,7 @@ MAX_PAGES = 100_000
 MAX_DESCRIPTION = 2_000
 
 LEVEL_HEADER = "Nats-Required-Api-Level"
+LEVEL_METADATA = "_nats.level"
 
 R = TypeVar("R", bound=msgspec.Struct)
 S = TypeVar("S")
@@ -293,6 +295,23 @@ def _named(error: JetStreamAPIError, suffix: str) -> str:
             return f"stream {stream!r} not found"
         case _:
             return error.description
+
+
+def check_level(metadata: Mapping[str, str] | None, level: int, what: str) -> None:
+    """Check the API level that a server reports in the metadata of a stream or consumer (ADR-44).
+
+    For requests that older servers do not answer at all.
+
+    :raises APILevelError: if the level is lower.
+    """
+    told = (metadata or {}).get(LEVEL_METADATA, "0")
+    present = int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
+    if present < level:
+        raise APILevelError(
+            412,
+            ErrorCode.REQUIRED_API_LEVEL,
+            f"{what} needs a server of API level {level}; the level is {present}",
+        )
 
 
 def read_answer(data: bytes, kind: type[R], subject: str) -> R:

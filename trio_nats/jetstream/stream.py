@@ -11,7 +11,7 @@ import msgspec
 from .._constructors import NoPublicConstructor, construct
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import check_count
-from .api import API, Page, PageIterator
+from .api import API, Page, PageIterator, check_level
 from .consumer.config import (
     ConsumerConfig,
     ConsumerOptions,
@@ -35,6 +35,7 @@ from .get.direct_get import Batches, direct_get, not_allowed
 from .get.stored_message import MsgAnswer, MsgRequest, StoredMsg, from_answer
 from .info import StreamInfo
 from .json_codec import Answer
+from .stream_config import Placement, StepDownRequest
 from .validation import check_filter, check_filters, check_name, whole_config
 
 __all__ = ["DEFAULT_BATCH", "ListingError", "Stream", "StreamConsumers", "current_subjects"]
@@ -320,6 +321,10 @@ class _DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):
     no_erase: bool = False
 
 
+class _PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
+    peer: str
+
+
 class Stream(
     StreamConsumers, metaclass=NoPublicConstructor, use="js.stream() or js.create_stream()"
 ):
@@ -406,6 +411,71 @@ class Stream(
         """
         request = _DeleteRequest(seq=check_count("seq", seq, 1), no_erase=not secure)
         await self._api.request(f"STREAM.MSG.DELETE.{self.name}", request, Answer)
+
+    async def seal(self) -> None:
+        """Seal the stream: nothing can be stored or deleted any more. This cannot be undone.
+
+        If cancelled, the stream may have been sealed.
+        """
+        config = msgspec.structs.replace((await self.refresh()).config, sealed=True)
+        self._info = await self._api.request(f"STREAM.UPDATE.{self.name}", config, StreamInfo)
+
+    # --- in a cluster ----------------------------------------------------------------------------
+
+    async def step_down(self, *, placement: Placement | None = None) -> None:
+        """Have another server of a cluster become the leader of the stream.
+
+        If cancelled, it may have been done.
+
+        :param placement: which server, by ``preferred`` or by ``tags`` (server 2.11 or later).
+            Default: any.
+        :raises JetStreamAPIError: if the server is not in a cluster, or there is no such server.
+        :raises APILevelError: if the server is too old for ``placement``.
+        """
+        if placement is not None:
+            check_level((await self.refresh()).config.metadata, 1, "placement of a leader")
+        await self._api.request(
+            f"STREAM.LEADER.STEPDOWN.{self.name}", StepDownRequest(placement=placement), Answer
+        )
+
+    async def remove_peer(self, peer: str) -> None:
+        """Move a replica from a server that is gone for good to another server.
+
+        If cancelled, it may have been done.
+
+        :param peer: the name of the server, or its id, such as :attr:`PeerInfo.peer`.
+        :raises JetStreamAPIError: if the server is not in a cluster, does not hold a replica, or
+            there is no other server to take its place.
+        """
+        await self._api.request(f"STREAM.PEER.REMOVE.{self.name}", _peer(peer), Answer)
+
+    async def evacuate_peer(self, peer: str) -> None:
+        """Move a replica from a server that still runs to another server (server 2.15 or later).
+
+        ``info.cluster.desired`` shows the progress. If cancelled, it may have been started.
+
+        :param peer: the name of the server, or its id, such as :attr:`PeerInfo.peer`.
+        :raises JetStreamAPIError: as for :meth:`remove_peer`.
+        :raises APILevelError: if the server is too old.
+        """
+        request = _peer(peer)
+        check_level((await self.refresh()).config.metadata, 5, "evacuate_peer")
+        await self._api.request(f"STREAM.PEER.EVACUATE.{self.name}", request, Answer, level=5)
+
+    async def cancel_move(self) -> StreamInfo:
+        """Undo a change of replicas, placement or retention under way (server 2.15 or later).
+
+        If cancelled, it may have been done.
+
+        :returns: the new :attr:`info`.
+        :raises JetStreamAPIError: if no change is under way, or the server is not in a cluster.
+        :raises APILevelError: if the server is too old.
+        """
+        check_level((await self.refresh()).config.metadata, 5, "cancel_move")
+        self._info = await self._api.request(
+            f"STREAM.CANCEL_MOVE.{self.name}", None, StreamInfo, level=5
+        )
+        return self._info
 
     # --- getting messages ------------------------------------------------------------------------
 
@@ -566,6 +636,14 @@ class Stream(
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r}>"
+
+
+def _peer(peer: str) -> _PeerRequest:
+    if not isinstance(peer, str):
+        raise TypeError(f"peer must be the name or id of a server, not {type(peer).__name__}")
+    if not peer:
+        raise ConfigurationError("peer must not be empty")
+    return _PeerRequest(peer=peer)
 
 
 def _which(

@@ -22,6 +22,7 @@ __all__ = [
     "Placement",
     "RePublish",
     "RetentionPolicy",
+    "StepDownRequest",
     "StorageType",
     "StreamConfig",
     "StreamConsumerSource",
@@ -289,6 +290,12 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Allow fast batches (ADR-50; server 2.14 or later)."""
     extra: Mapping[str, Any] = {}
     """Fields that this version does not know, as a newer server sent them. They are sent back."""
+
+
+class StepDownRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for another leader of a stream or a consumer."""
+
+    placement: Placement | None = None
 
 
 class StreamOptions(TypedDict, total=False):

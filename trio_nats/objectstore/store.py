@@ -161,9 +161,8 @@ class ObjectStore(
         :returns: the new status.
         """
         with store_errors(self.name):
-            info = await self._backend.stream.refresh()
-            stream = await self._backend.js.update_stream(info.config, sealed=True)
-            return status_of(stream.info)
+            await self._backend.stream.seal()
+            return status_of(self._backend.stream.info)
 
     # --- whole objects ---------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from ..._constructors import NoPublicConstructor, construct
 from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
-from ..api import API
+from ..api import API, check_level
 from ..errors import (
     APILevelError,
     ConsumerNameInUseError,
@@ -27,6 +27,7 @@ from ..errors import (
     described,
 )
 from ..json_codec import Answer, Seconds, time_to_wire
+from ..stream_config import Placement, StepDownRequest
 from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
 from .fetch import Fetch
 from .info import ConsumerInfo
@@ -144,6 +145,14 @@ class _UnpinRequest(msgspec.Struct, frozen=True, kw_only=True):
     group: str
 
 
+class _ResetRequest(msgspec.Struct, frozen=True, kw_only=True):
+    seq: int
+
+
+class _ResetAnswer(ConsumerInfo, frozen=True, kw_only=True):
+    reset_seq: int = 0
+
+
 class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.create_consumer()"):
     """A pull or push consumer, as returned by :meth:`Stream.create_consumer` and the like.
 
@@ -250,6 +259,48 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :raises APILevelError: if the server is older than 2.11.
         """
         await unpin_consumer(self._api, self._stream, self._name, group)
+
+    async def reset(self, seq: int | None = None) -> int:
+        """Deliver messages of the stream again, or skip some (ADR-60; server 2.14 or later).
+
+        Delivery begins again as if the consumer was new, and counts from 1. Messages that were
+        delivered and not acknowledged are delivered again. If cancelled, the consumer may have been
+        reset.
+
+        :param seq: the sequence number in the stream to continue with. Needs
+            ``DeliverPolicy.ALL``, or ``BY_START_SEQUENCE`` or ``BY_START_TIME`` and a message that
+            is not before that start. Default: the first message that is not acknowledged.
+        :returns: the sequence number that delivery continues with.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises ConfigurationError: if ``seq`` is less than 1.
+        :raises JetStreamAPIError: if the consumer cannot be reset to ``seq``.
+        :raises APILevelError: if the server is too old.
+        """
+        request = None if seq is None else _ResetRequest(seq=check_count("seq", seq, 1))
+        # Without the consumer, or on an older server, nobody would answer.
+        check_level((await self.refresh()).config.metadata, 4, "resetting a consumer")
+        suffix = f"CONSUMER.RESET.{self._stream}.{self._name}"
+        answer = await self._api.request(suffix, request, _ResetAnswer, level=4)
+        fields = {name: getattr(answer, name) for name in ConsumerInfo.__struct_fields__}
+        self._info = ConsumerInfo(**fields)
+        self._kept.clear()  # they are delivered again
+        return answer.reset_seq
+
+    async def step_down(self, *, placement: Placement | None = None) -> None:
+        """Have another server of a cluster become the leader of the consumer.
+
+        If cancelled, it may have been done.
+
+        :param placement: which server, by ``preferred`` or by ``tags`` (server 2.11 or later).
+            Default: any.
+        :raises ConsumerNotFoundError: if the consumer does not exist.
+        :raises JetStreamAPIError: if the server is not in a cluster, or there is no such server.
+        :raises APILevelError: if the server is too old for ``placement``.
+        """
+        if placement is not None:
+            check_level((await self.refresh()).config.metadata, 1, "placement of a leader")
+        suffix = f"CONSUMER.LEADER.STEPDOWN.{self._stream}.{self._name}"
+        await self._api.request(suffix, StepDownRequest(placement=placement), Answer)
 
     # --- one message, or several -----------------------------------------------------------------
 
