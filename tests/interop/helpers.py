@@ -1,0 +1,213 @@
+"""Programs that use NATS clients, told by the tests what to do.
+
+Each runs for a whole module, because it takes long to start. It reads requests from its standard
+input, one JSON object a line, handles one after another, and writes one line in reply to each. All
+of them know the same operations and reply in the same form, so the tests can compare the replies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import pytest
+import trio
+
+from trio_nats.jetstream import StreamConfig
+from trio_nats.testing import NatsServer
+
+__all__ = [
+    "CLIENTS",
+    "OTHERS",
+    "PAIRS",
+    "Client",
+    "Clients",
+    "RemoteError",
+    "differing",
+    "running_server",
+]
+
+HERE = Path(__file__).parent
+PACKAGES = HERE / "node"
+CLIENTS = ("trio_nats", "nats_py", "node")
+OTHERS = CLIENTS[1:]
+PAIRS = [pytest.param(*pair, id="-".join(pair)) for pair in itertools.product(CLIENTS, repeat=2)]
+"""Parameters ``writer`` and ``reader``: each client with each, itself included."""
+
+
+class RemoteError(Exception):
+    """An operation of a client has failed."""
+
+
+class Client:
+    """A running program."""
+
+    def __init__(self, name: str, argv: list[str | Path], url: str) -> None:
+        self.name = name
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [*argv, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def send(self, operation: str, *args: Any, **options: Any) -> None:
+        """Request an operation; :meth:`result` waits for it."""
+        assert self._process.stdin is not None
+        request = {"op": operation, "args": args, "options": options}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def result(self) -> Any:
+        """Wait for the oldest operation that was requested."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise RuntimeError(f"{self.name} has ended:\n{self._log.read()}")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise RemoteError(f"{self.name}: {reply['error']}")
+        return reply["result"]
+
+    def __call__(self, operation: str, *args: Any, **options: Any) -> Any:
+        """Carry out an operation, and return its result."""
+        self.send(operation, *args, **options)
+        return self.result()
+
+    def watched(self, name: str, last: str, **fields: Any) -> list[dict[str, Any]]:
+        """Return what a watcher has seen up to the key or object ``last``, and stop it."""
+        wanted = {"key": last, **fields}
+        found = self("watched_until", name, wanted)
+        ends = [number for number, one in enumerate(found) if wanted.items() <= one.items()]
+        return found[: ends[0] + 1]
+
+    def close(self) -> None:
+        with self._process, self._log:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+
+class Clients:
+    """The clients that a module uses, each started when it is first needed."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._running: dict[str, Client] = {}
+
+    def __getitem__(self, name: str) -> Client:
+        if name not in self._running:
+            argv = node_argv() if name == "node" else [sys.executable, HERE / f"{name}_client.py"]
+            self._running[name] = Client(name, argv, self.url)
+        return self._running[name]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for client in self._running.values():
+            client.close()
+
+
+def node_argv() -> list[str | Path]:
+    """Return how to run the Node client; skip the test if that is not possible."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("interoperability with Node is not tested: there is no node or npm")
+    fault = install_packages(npm)
+    if fault:
+        pytest.skip(f"interoperability with Node is not tested: npm cannot install: {fault}")
+    return [node, PACKAGES / "client.mjs"]
+
+
+def install_packages(npm: str) -> str:
+    """Install the packages of the Node client, once for each checkout; return what went wrong."""
+    wanted = (PACKAGES / "package.json").read_bytes()
+    target = PACKAGES / "node_modules"
+    stamp = target / "package.json"  # as it was when they were installed
+    if stamp.exists() and stamp.read_bytes() == wanted:
+        return ""
+    # Several processes may do this at the same time; the first is as good as the last.
+    with tempfile.TemporaryDirectory(dir=PACKAGES, prefix=".installing-") as folder:
+        Path(folder, "package.json").write_bytes(wanted)
+        argv = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
+        try:
+            done = subprocess.run(
+                argv, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+        if done.returncode:
+            return done.stderr[-500:]
+        Path(folder, "node_modules", "package.json").write_bytes(wanted)
+        if target.exists() and not (stamp.exists() and stamp.read_bytes() == wanted):
+            shutil.rmtree(target)
+        try:
+            os.rename(Path(folder, "node_modules"), target)
+        except OSError:
+            if not stamp.exists():
+                raise
+    return ""
+
+
+@contextmanager
+def running_server() -> Iterator[NatsServer]:
+    """A server for many tests, which outlives their Trio runs. A thread runs it."""
+    started, stop = threading.Event(), threading.Event()
+    server = NatsServer(jetstream=True)
+    failed: list[BaseException] = []
+
+    async def serve() -> None:
+        async with server:
+            started.set()
+            await trio.to_thread.run_sync(stop.wait)
+
+    def run() -> None:
+        try:
+            trio.run(serve)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    started.wait()
+    try:
+        if not failed:
+            yield server
+    finally:
+        stop.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def differing(before: StreamConfig, after: StreamConfig) -> dict[str, Any]:
+    """Return the settings of ``after`` that are not those of ``before``."""
+    old, new = msgspec.structs.asdict(before), msgspec.structs.asdict(after)
+    for config in (old, new):  # the server notes there which version it needs
+        config["metadata"] = {
+            name: value
+            for name, value in (config["metadata"] or {}).items()
+            if not name.startswith("_nats.")
+        }
+    return {name: value for name, value in new.items() if value != old[name]}
