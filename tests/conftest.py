@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.support.server_versions import server_version, version_tuple
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -55,6 +57,13 @@ def pytest_collection_finish() -> None:
     # Freeze all objects so far, which live until the end, to speed up gc.collect() in tests.
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("requires_server"):
+        (version,) = marker.args
+        if server_version() < version_tuple(version):
+            pytest.skip(f"nats-server must be {version} or later")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -202,15 +202,18 @@ async def test_the_required_api_level_is_sent(nats_server: NatsServer) -> None:
         levels: list[str | None] = []
 
         def answer(msg):
+            if msg.subject == "fake.INFO":
+                return {"api": {"level": 2}}
             levels.append(msg.headers.get("Nats-Required-Api-Level"))
             return error(10185, 412)
 
         js = nc.jetstream(prefix="fake")
-        async with fake_api(nc, answer):
+        async with fake_api(nc, answer) as asked:
             for options in ({}, {"allow_msg_ttl": True}, {"allow_atomic": True}):
                 with pytest.raises(APILevelError):
                     await js.create_stream("S", **options)
         assert levels == [None, "1", "2"]
+        assert [suffix for suffix, _ in asked].count("INFO") == 1
 
 
 # --- pages ---------------------------------------------------------------------------------------

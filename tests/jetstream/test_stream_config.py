@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import msgspec
 import pytest
 
 from tests.jetstream.helpers import connected, fake_api
-from trio_nats import ConfigurationError, InvalidSubjectError
+from trio_nats import ConfigurationError, InvalidSubjectError, Msg
 from trio_nats.jetstream import (
     APILevelError,
     ConsumerConfig,
@@ -24,7 +25,8 @@ from trio_nats.jetstream import (
     StreamSource,
 )
 from trio_nats.jetstream.consumer.config import check_consumer
-from trio_nats.jetstream.stream_config import check_stream, required_level
+from trio_nats.jetstream.features import level_of
+from trio_nats.jetstream.stream_config import check_stream, features_of
 from trio_nats.testing import NatsServer
 
 
@@ -149,13 +151,16 @@ async def test_the_required_api_level_matches_the_server(
         stream = await js.create_stream("S", **options)
         assert stream.info.config.metadata is not None
         needed = int(stream.info.config.metadata["_nats.req.level"])
-        assert required_level(StreamConfig(name="S", **options)) == needed
+        assert level_of(features_of(StreamConfig(name="S", **options))) == needed
 
 
 def test_the_level_of_durable_sourcing() -> None:
     source = StreamSource(name="O", consumer=StreamConsumerSource(name="c"))
-    assert required_level(StreamConfig(name="S", mirror=source)) == 4
-    assert required_level(StreamConfig(name="S", sources=[SOURCE, source])) == 4
+    for config in (
+        StreamConfig(name="S", mirror=source),
+        StreamConfig(name="S", sources=[SOURCE, source]),
+    ):
+        assert level_of(features_of(config)) == 4
 
 
 def test_a_stream_of_another_domain() -> None:
@@ -171,15 +176,24 @@ def test_a_stream_of_another_domain() -> None:
         {"subject_delete_marker_ttl": 1.0},
         {"allow_atomic": True},
         {"persist_mode": PersistMode.ASYNC},
+        {"mirror": StreamSource(name="O", consumer=StreamConsumerSource(name="c"))},
     ],
     ids=str,
 )
-async def test_an_old_server_leaves_something_out(nats_server: NatsServer, options: Any) -> None:
-    """Without a word, which is ours to say."""
+async def test_a_setting_is_left_out_without_an_error(
+    nats_server: NatsServer, options: Any
+) -> None:
+    """By a server that is older than the one that has told its API level."""
+    (feature,) = features_of(StreamConfig(name="S", **options))
+
+    def answer(msg: Msg) -> dict[str, Any]:
+        told = {"api": {"level": 4}} if msg.subject == "fake.INFO" else {"config": {"name": "S"}}
+        return cast("dict[str, Any]", told)
+
     async with connected(nats_server) as (_, nc):
-        async with fake_api(nc, lambda msg: {"config": {"name": "S"}}):
+        async with fake_api(nc, answer):
             js = nc.jetstream(prefix="fake")
-            (name,) = options
-            with pytest.raises(APILevelError, match=f"the server is too old for {name}; stream"):
+            text = rf"for {re.escape(feature)}; stream 'S' exists now without"
+            with pytest.raises(APILevelError, match=text):
                 await js.create_stream("S", **options)
             assert (await js.create_stream("S", persist_mode=PersistMode.DEFAULT)).name == "S"

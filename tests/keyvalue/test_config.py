@@ -281,7 +281,10 @@ async def test_markers_need_a_server_that_knows_them(nats_server: NatsServer) ->
             return {"api": {}}
 
         async with fake_api(nc, answer):
-            with pytest.raises(APILevelError, match=r"needs server 2\.11 or later"):
+            with pytest.raises(
+                APILevelError,
+                match=r"must be 2\.11 or later for limit_marker_ttl, but this one is older",
+            ):
                 await nc.jetstream(prefix="fake").create_key_value("B", limit_marker_ttl=5)
 
 

@@ -1,16 +1,11 @@
-"""Servers of several versions: each is connected to over TLS, with a cluster that it names.
+"""What is different over TLS with a server before 2.12.
 
-Before 2.12 a server with ordinary TLS says its INFO in plaintext only, ahead of the handshake; from
-then on it says it again inside. ``nox -s old-servers`` runs this with old ones, whose paths come in
-``NATS_OLD_SERVERS``; without it there is just the one that all other tests use.
+It says its INFO in plaintext only, ahead of the handshake; later ones say it again inside. ``nox -s
+servers`` runs this with servers of several versions.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +13,7 @@ import trio
 
 from tests.support.certs import certificates
 from tests.support.jwts import Key
+from tests.support.server_versions import server_version
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import (
     AuthLike,
@@ -30,7 +26,7 @@ from trio_nats import (
     open_nats,
 )
 from trio_nats.events import Event, Reconnected
-from trio_nats.testing import NatsCluster, NatsServer, ServerTLS, find_server_binary
+from trio_nats.testing import NatsCluster, NatsServer, ServerTLS
 
 CERTS = certificates()
 KEY = Key("user")
@@ -44,23 +40,12 @@ LOGINS: dict[str, AuthLike] = {
     "password": UserPassword("joe", "pw"),
     "NKey": NKey(seed=KEY.seed),
 }
-BINARIES = [path for path in os.environ.get("NATS_OLD_SERVERS", "").split(os.pathsep) if path]
 
 
-def version_of(binary: Path) -> tuple[int, ...]:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    return tuple(int(part) for part in said.rpartition("v")[2].strip().split("."))
-
-
-@pytest.fixture(params=BINARIES or [None], ids=lambda path: Path(path).parts[-3] if path else "")
-def binary(request: pytest.FixtureRequest) -> Path:
-    return Path(request.param or find_server_binary())
-
-
-def check_info(nc: Connection, binary: Path) -> None:
+def check_info(nc: Connection) -> None:
     """What is known of the server: what it said inside TLS, and that is little before 2.12."""
-    if version_of(binary) >= (2, 12):
-        assert nc.server_info.version == ".".join(map(str, version_of(binary)))
+    if server_version() >= (2, 12):
+        assert nc.server_info.version == ".".join(map(str, server_version()))
         assert nc.server_info.remote_account == "$G"
     else:
         assert nc.server_info == ServerInfo(headers=True)
@@ -74,13 +59,13 @@ async def reconnected(events: trio.abc.ReceiveChannel[Event]) -> None:
 
 
 @pytest.mark.parametrize("auth", LOGINS.values(), ids=LOGINS)
-async def test_failover_with_one_seed(binary: Path, auth: AuthLike) -> None:
-    async with NatsCluster(2, binary=binary, tls=TLS, config=CONFIG) as cluster:
+async def test_failover_with_one_seed(auth: AuthLike) -> None:
+    async with NatsCluster(2, tls=TLS, config=CONFIG) as cluster:
         with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(
                 f"tls://localhost:{cluster[0].port}", tls=TRUSTING, auth=auth, reconnect=OFTEN
             ) as nc:
-                check_info(nc, binary)
+                check_info(nc)
                 async with nc.subscribe("a") as sub, nc.events() as events:
                     await cluster[0].kill()
                     await reconnected(events)
@@ -89,7 +74,7 @@ async def test_failover_with_one_seed(binary: Path, auth: AuthLike) -> None:
                 assert nc.connected_url == f"tls://127.0.0.1:{cluster[1].port}"
                 assert nc.tls_info is not None
                 assert nc.tls_info.verified_name == "localhost"
-                check_info(nc, binary)
+                check_info(nc)
                 # And back, to where the second one names its cluster in turn.
                 await cluster[0].start()
                 await cluster.wait_until_ready()
@@ -100,9 +85,9 @@ async def test_failover_with_one_seed(binary: Path, auth: AuthLike) -> None:
                 assert nc.connected_url.endswith(f":{cluster[0].port}")
 
 
-async def test_lame_duck_over_tls(binary: Path) -> None:
+async def test_lame_duck_over_tls() -> None:
     """It is said inside TLS on every version, and so believed."""
-    async with NatsCluster(2, binary=binary, tls=TLS, config=CONFIG) as cluster:
+    async with NatsCluster(2, tls=TLS, config=CONFIG) as cluster:
         with trio.fail_after(HANG_TIMEOUT):
             url = f"tls://localhost:{cluster[0].port}"
             auth = UserPassword("joe", "pw")
@@ -116,10 +101,10 @@ async def test_lame_duck_over_tls(binary: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["after INFO", "TLS first"])
-async def test_the_largest_message(binary: Path, first: bool) -> None:
+async def test_the_largest_message(first: bool) -> None:
     tls = ServerTLS(CERTS.server.cert_file, CERTS.server.key_file, handshake_first=first)
     config = {"max_payload": 2 * 1024 * 1024}
-    async with NatsServer(binary=binary, tls=tls, config=config) as server:
+    async with NatsServer(tls=tls, config=config) as server:
         with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(f"tls://localhost:{server.port}", tls=TRUSTING) as nc:
                 async with nc.subscribe("a") as sub:
@@ -128,9 +113,9 @@ async def test_the_largest_message(binary: Path, first: bool) -> None:
                 assert nc.stats.reconnects == 0
 
 
-async def test_a_fetch_across_a_reconnect(binary: Path) -> None:
+async def test_a_fetch_across_a_reconnect() -> None:
     """A pull does not outlive its connection, which nothing the server says tells apart."""
-    async with NatsServer(binary=binary, tls=TLS, jetstream=True) as server:
+    async with NatsServer(tls=TLS, jetstream=True) as server:
         with trio.fail_after(HANG_TIMEOUT):
             url = f"tls://localhost:{server.port}"
             async with open_nats(url, tls=TRUSTING, reconnect=OFTEN) as nc:
@@ -147,8 +132,3 @@ async def test_a_fetch_across_a_reconnect(binary: Path) -> None:
                     await nc.flush()
                     await nc.reconnect()
                     await js.publish("s", b"late")
-
-
-def test_the_versions_differ() -> None:
-    assert len({version_of(Path(path)) for path in BINARIES}) == len(BINARIES)
-    assert shutil.which(find_server_binary())

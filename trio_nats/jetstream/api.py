@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar, cast
 
@@ -13,9 +14,10 @@ import trio
 from .._async_with import NeedsAsyncFor
 from .._constructors import NoPublicConstructor, construct
 from ..connection_base import BaseConnection
-from ..errors import ConfigurationError, NoRespondersError
+from ..errors import ConfigurationError, NoRespondersError, PermissionsViolationError
 from ..options import check_seconds
 from . import json_codec
+from .account import AccountInfo
 from .consumer.inboxes import InboxPool
 from .errors import (
     APILevelError,
@@ -34,6 +36,7 @@ from .errors import (
     WrongLastSequenceError,
     described,
 )
+from .features import level_of, too_old
 from .validation import check_name, check_subject
 
 __all__ = [
@@ -44,7 +47,6 @@ __all__ = [
     "Page",
     "PageIterator",
     "api_error",
-    "check_level",
     "read_answer",
     "select",
 ]
@@ -56,7 +58,6 @@ MAX_PAGES = 100_000
 MAX_DESCRIPTION = 2_000
 
 LEVEL_HEADER = "Nats-Required-Api-Level"
-LEVEL_METADATA = "_nats.level"
 
 R = TypeVar("R", bound=msgspec.Struct)
 S = TypeVar("S")
@@ -136,6 +137,7 @@ class API:
             DEFAULT_TIMEOUT if timeout is None else check_seconds("timeout", timeout)
         )
         """Seconds to wait for an answer, unless a call is given another timeout."""
+        self._level: float = 0
         self._ordered_modes: dict[str, OrderedMode] = {}
 
     def seconds(self, timeout: float | None) -> float:
@@ -163,7 +165,7 @@ class API:
         kind: type[R],
         timeout: float | None = None,
         *,
-        level: int = 0,
+        needs: Sequence[str] = (),
     ) -> R:
         """Send a request and return its answer.
 
@@ -173,8 +175,9 @@ class API:
         :param payload: the request, or ``None`` for an empty one.
         :param kind: the type of the answer.
         :param timeout: seconds to wait for the answer. Default: :attr:`timeout`.
-        :param level: the API level that the server must have (ADR-44). Default: any.
+        :param needs: the :data:`~.features.FEATURES` that the server must have. Default: none.
         :returns: the answer.
+        :raises APILevelError: if the server does not have them.
         :raises JetStreamAPIError: or the subclass for the reason, if the answer is an error.
         :raises JetStreamNotEnabledError: if nobody answers.
         :raises JetStreamError: if the answer is malformed.
@@ -182,12 +185,14 @@ class API:
         """
         # The filter of a consumer may be the end of the subject, and have wildcards.
         subject = self.nc._literal(self.subject(suffix))
+        if needs:
+            await self.require(*needs)
         try:
             msg = await self.nc.request(
                 subject,
                 b"" if payload is None else json_codec.encode(payload),
                 timeout=self.seconds(timeout),
-                headers={LEVEL_HEADER: str(level)} if level else None,
+                headers={LEVEL_HEADER: str(level_of(needs))} if needs else None,
             )
         except NoRespondersError:
             self.not_there(subject)
@@ -195,6 +200,38 @@ class API:
             return read_answer(msg.data, kind, subject)
         except (StreamNotFoundError, ConsumerNotFoundError) as error:
             raise described(error, _named(error, suffix)) from None
+        except APILevelError as error:
+            raise (too_old(needs) if needs else error) from None
+
+    async def require(self, *features: str) -> None:
+        """Check that the server has features, which may take a request.
+
+        Servers before 2.12 ignore the level that a request requires, and all servers ignore
+        settings and headers that they do not know. Without this check, the features would be
+        silently missing.
+
+        If cancelled, nothing changes.
+
+        :param features: some of :data:`~.features.FEATURES`.
+        :raises APILevelError: if the server does not have all of them.
+        """
+        level = level_of(features)
+        info = self.nc.server_info
+        # The server of another domain, or behind a prefix, may have another version.
+        if self.prefix in (DEFAULT_PREFIX, f"$JS.{info.domain}.API"):
+            self._level = max(self._level, info.api_lvl)
+        if level <= self._level:
+            return
+        try:
+            found = (await self.request("INFO", None, AccountInfo)).api.level
+        except PermissionsViolationError:
+            self._level = math.inf  # no way to know it; do not ask again
+            return
+        except JetStreamNotEnabledError:
+            return  # the request itself will say so, unless only INFO is not imported
+        self._level = max(self._level, found)
+        if found < level:
+            raise too_old(features, found)
 
     def not_there(self, subject: str) -> NoReturn:
         """Raise the error for a request that nobody answers."""
@@ -295,23 +332,6 @@ def _named(error: JetStreamAPIError, suffix: str) -> str:
             return f"stream {stream!r} not found"
         case _:
             return error.description
-
-
-def check_level(metadata: Mapping[str, str] | None, level: int, what: str) -> None:
-    """Check the API level that a server reports in the metadata of a stream or consumer (ADR-44).
-
-    For requests that older servers do not answer at all.
-
-    :raises APILevelError: if the level is lower.
-    """
-    told = (metadata or {}).get(LEVEL_METADATA, "0")
-    present = int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
-    if present < level:
-        raise APILevelError(
-            412,
-            ErrorCode.REQUIRED_API_LEVEL,
-            f"{what} needs a server of API level {level}; the level is {present}",
-        )
 
 
 def read_answer(data: bytes, kind: type[R], subject: str) -> R:

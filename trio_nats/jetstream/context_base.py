@@ -14,18 +14,13 @@ from . import json_codec
 from .account import AccountInfo
 from .api import API, Page, PageIterator
 from .consumer.inboxes import InboxPool
-from .errors import (
-    APILevelError,
-    ErrorCode,
-    StreamNameInUseError,
-    StreamNotFoundError,
-    described,
-)
+from .errors import ErrorCode, StreamNameInUseError, StreamNotFoundError, described
+from .features import too_old
 from .info import StreamInfo
 from .json_codec import Answer
 from .publish.publish import Publishing
 from .stream import Stream
-from .stream_config import StreamConfig, StreamOptions, check_stream, left_out, required_level
+from .stream_config import StreamConfig, StreamOptions, check_stream, features_of, left_out
 from .validation import check_filter, check_name, whole_config
 
 __all__ = ["BaseJetStream"]
@@ -105,8 +100,8 @@ class BaseJetStream(Publishing):
         :returns: the stream.
         :raises StreamNameInUseError: if the stream exists with another configuration. The error
             lists the differences.
-        :raises APILevelError: if the server is too old for some of the settings. A server before
-            2.12 has created the stream without them.
+        :raises APILevelError: if the server is too old for some of the settings. Nothing has been
+            created, unless the error says so.
         """
         whole = whole_config(StreamConfig, config, options)
         try:
@@ -134,15 +129,10 @@ class BaseJetStream(Publishing):
     async def _put(self, verb: str, config: StreamConfig) -> Stream:
         check_stream(config)
         info = await self._api.request(
-            f"{verb}.{config.name}", config, StreamInfo, level=required_level(config)
+            f"{verb}.{config.name}", config, StreamInfo, needs=features_of(config)
         )
         if missing := left_out(config, info.config):
-            raise APILevelError(
-                412,
-                ErrorCode.REQUIRED_API_LEVEL,
-                f"the server is too old for {', '.join(missing)}; stream {config.name!r} exists "
-                "now without",
-            )
+            raise too_old(missing, more=f"stream {config.name!r} exists now without")
         return construct(Stream, self._api, info)
 
     async def _what_differs(self, config: StreamConfig) -> str:

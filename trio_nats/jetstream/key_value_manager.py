@@ -15,7 +15,7 @@ from ..codecs import Codec, check_codec
 from . import json_codec
 from .api import PageIterator, select
 from .context_base import BaseJetStream
-from .errors import APILevelError, ErrorCode, StreamNameInUseError
+from .errors import StreamNameInUseError
 from .stream_config import StreamConfig, with_changes
 from .validation import whole_config
 
@@ -101,7 +101,7 @@ class KeyValueManager(BaseJetStream):
         from ..keyvalue.watch import bucket_errors
 
         checked = _codec(codec)
-        wanted = await _wanted(self, whole_config(KeyValueConfig, config, options))
+        wanted = await self._wanted(whole_config(KeyValueConfig, config, options))
         try:
             return construct(KeyValue, self, await self.create_stream(wanted), checked)
         except StreamNameInUseError as error:
@@ -178,7 +178,7 @@ class KeyValueManager(BaseJetStream):
             if isinstance(config, str):
                 # Begin with the present settings, so that those not given are kept.
                 whole = msgspec.structs.replace(before, **options)
-            wanted = await _wanted(self, whole)
+            wanted = await self._wanted(whole)
             changed = with_changes(present, stream_config(before), wanted)
             return construct(KeyValue, self, await self.update_stream(changed), checked)
 
@@ -266,22 +266,13 @@ class KeyValueManager(BaseJetStream):
             lambda info: status_of(info) if info.config.name.startswith(STREAM_PREFIX) else None,
         )
 
+    async def _wanted(self, config: KeyValueConfig) -> StreamConfig:
+        """Return the configuration of a bucket's stream, if the server is new enough for it."""
+        from ..keyvalue.config import stream_config
 
-async def _wanted(js: BaseJetStream, config: KeyValueConfig) -> StreamConfig:
-    """Return the configuration of a bucket's stream, if the server is new enough for it."""
-    from ..keyvalue.config import stream_config
-
-    wanted = stream_config(config)
-    if wanted.allow_msg_ttl:
-        # Older servers would silently ignore it (ADR-8, 48).
-        level = (await js.account_info()).api.level
-        if level < 1:
-            raise APILevelError(
-                412,
-                ErrorCode.REQUIRED_API_LEVEL,
-                f"limit_marker_ttl needs server 2.11 or later (API level 1); the level is {level}",
-            )
-    return wanted
+        if config.limit_marker_ttl:
+            await self._api.require("limit_marker_ttl")
+        return stream_config(config)
 
 
 def _codec(codec: Codec[T] | None) -> Codec[T]:

@@ -11,7 +11,7 @@ import msgspec
 from .._constructors import NoPublicConstructor, construct
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import check_count
-from .api import API, Page, PageIterator, check_level
+from .api import API, Page, PageIterator
 from .consumer.config import (
     ConsumerConfig,
     ConsumerOptions,
@@ -432,11 +432,9 @@ class Stream(
         :raises JetStreamAPIError: if the server is not in a cluster, or there is no such server.
         :raises APILevelError: if the server is too old for ``placement``.
         """
-        if placement is not None:
-            check_level((await self.refresh()).config.metadata, 1, "placement of a leader")
-        await self._api.request(
-            f"STREAM.LEADER.STEPDOWN.{self.name}", StepDownRequest(placement=placement), Answer
-        )
+        suffix = f"STREAM.LEADER.STEPDOWN.{self.name}"
+        needs = () if placement is None else ("step_down(placement=)",)
+        await self._api.request(suffix, StepDownRequest(placement=placement), Answer, needs=needs)
 
     async def remove_peer(self, peer: str) -> None:
         """Move a replica from a server that is gone for good to another server.
@@ -458,9 +456,8 @@ class Stream(
         :raises JetStreamAPIError: as for :meth:`remove_peer`.
         :raises APILevelError: if the server is too old.
         """
-        request = _peer(peer)
-        check_level((await self.refresh()).config.metadata, 5, "evacuate_peer")
-        await self._api.request(f"STREAM.PEER.EVACUATE.{self.name}", request, Answer, level=5)
+        suffix = f"STREAM.PEER.EVACUATE.{self.name}"
+        await self._api.request(suffix, _peer(peer), Answer, needs=["evacuate_peer()"])
 
     async def cancel_move(self) -> StreamInfo:
         """Undo a change of replicas, placement or retention under way (server 2.15 or later).
@@ -471,9 +468,8 @@ class Stream(
         :raises JetStreamAPIError: if no change is under way, or the server is not in a cluster.
         :raises APILevelError: if the server is too old.
         """
-        check_level((await self.refresh()).config.metadata, 5, "cancel_move")
         self._info = await self._api.request(
-            f"STREAM.CANCEL_MOVE.{self.name}", None, StreamInfo, level=5
+            f"STREAM.CANCEL_MOVE.{self.name}", None, StreamInfo, needs=["cancel_move()"]
         )
         return self._info
 
@@ -512,6 +508,7 @@ class Stream(
             :meth:`Connection.jetstream`.
         :returns: the message.
         :raises MessageNotFoundError: if there is no such message.
+        :raises APILevelError: if the server is too old for ``start_time``.
         :raises JetStreamError: if ``direct`` is ``True`` and the stream does not have
             ``allow_direct``.
         """
@@ -520,6 +517,8 @@ class Stream(
             if subject is not None:
                 check_filter(name, subject)
         seconds = self._api.seconds(timeout)
+        if start_time is not None:
+            await self._api.require("get_msg(start_time=)")
         if direct or (direct is None and self._info.config.allow_direct):
             try:
                 return await direct_get(self._api, self.name, request, seconds)

@@ -30,8 +30,8 @@ __all__ = [
     "StreamSource",
     "SubjectTransform",
     "check_stream",
+    "features_of",
     "left_out",
-    "required_level",
     "with_changes",
 ]
 
@@ -374,7 +374,7 @@ def _check_source(what: str, source: StreamSource) -> None:
         check_subject(f"{what}: external.api", source.external.api)
 
 
-# Settings that need an API level, because older servers do not know them.
+# Settings that older servers do not know, and that are named like their feature.
 _NEWER = (
     "allow_msg_ttl",
     "subject_delete_marker_ttl",
@@ -400,23 +400,17 @@ def with_changes(present: StreamConfig, before: StreamConfig, after: StreamConfi
     return changed
 
 
+def features_of(config: StreamConfig) -> list[str]:
+    """Return the :data:`~.features.FEATURES` that the configuration needs."""
+    needed = [name for name in _NEWER if getattr(config, name)]
+    if config.persist_mode == PersistMode.ASYNC:
+        needed.append("PersistMode.ASYNC")
+    if any(source.consumer for source in (*config.sources, config.mirror) if source is not None):
+        needed.append("StreamSource(consumer=)")
+    return needed
+
+
 def left_out(asked: StreamConfig, told: StreamConfig) -> list[str]:
-    """Return the settings that the server ignored. Servers before 2.12 do so without an error."""
-    missing = [name for name in _NEWER if getattr(asked, name) and not getattr(told, name)]
-    if asked.persist_mode == PersistMode.ASYNC != told.persist_mode:
-        missing.append("persist_mode")
-    return missing
-
-
-def required_level(config: StreamConfig) -> int:
-    """Return the API level that the configuration needs (ADR-44); 0 if any server will do."""
-    newest = config.allow_batched or any(
-        source.consumer for source in (*config.sources, config.mirror) if source is not None
-    )
-    if newest:
-        return 4
-    if config.allow_msg_counter or config.allow_atomic or config.allow_msg_schedules:
-        return 2
-    if config.persist_mode not in (None, PersistMode.DEFAULT):
-        return 2
-    return int(config.allow_msg_ttl or config.subject_delete_marker_ttl > 0)
+    """Return the features that the server ignored, as servers before 2.12 do without an error."""
+    there = features_of(told)
+    return [feature for feature in features_of(asked) if feature not in there]

@@ -360,7 +360,7 @@ async def test_a_batch_that_is_interrupted(nats_server: NatsServer) -> None:
         ({}, "malformed answer"),
         ({"Nats-Sequence": "x"}, "malformed answer"),
         ({"Nats-Time-Stamp": "now"}, "malformed answer"),
-        ({"Nats-Num-Pending": None}, "server 2.11 or later"),
+        ({"Nats-Num-Pending": None}, r"must be 2\.11 or later for get_msgs\(\)"),
         ({"Nats-Num-Pending": "5"}, "sent more messages than requested"),
     ],
 )

@@ -28,6 +28,7 @@ __all__ = [
     "PriorityPolicy",
     "ReplayPolicy",
     "check_consumer",
+    "features_of",
 ]
 
 
@@ -249,3 +250,17 @@ def _check_start(config: ConsumerConfig) -> None:
         raise ConfigurationError(
             "opt_start_time and DeliverPolicy.BY_START_TIME go together: give both or neither"
         )
+
+
+def features_of(config: ConsumerConfig) -> list[str]:
+    """Return the :data:`~..features.FEATURES` that the configuration needs."""
+    needed: list[str] = []
+    if config.pause_until is not None:
+        needed.append("pause_until")
+    if config.priority_groups or config.priority_policy != PriorityPolicy.NONE:
+        needed.append("priority_groups")
+    if config.priority_policy == PriorityPolicy.PRIORITIZED:
+        needed.append("PriorityPolicy.PRIORITIZED")
+    if config.ack_policy == AckPolicy.FLOW_CONTROL:
+        needed.append("AckPolicy.FLOW_CONTROL")
+    return needed

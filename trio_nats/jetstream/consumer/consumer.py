@@ -18,17 +18,17 @@ from ..._constructors import NoPublicConstructor, construct
 from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
-from ..api import API, check_level
+from ..api import API
 from ..errors import (
-    APILevelError,
     ConsumerNameInUseError,
     ErrorCode,
     JetStreamAPIError,
     described,
 )
+from ..features import too_old
 from ..json_codec import Answer, Seconds, time_to_wire
 from ..stream_config import Placement, StepDownRequest
-from .config import AckPolicy, ConsumerConfig, PriorityPolicy, check_consumer
+from .config import AckPolicy, ConsumerConfig, check_consumer, features_of
 from .fetch import Fetch
 from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
@@ -77,21 +77,18 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     if config.filter_subject:
         suffix = f"{suffix}.{config.filter_subject}"
     request = _CreateRequest(stream_name=stream, config=config, action=action)
-    name, level = config.name or config.durable_name, _level(config)
+    needs = features_of(config)
     try:
-        info = await api.request(suffix, request, ConsumerInfo, level=level)
+        info = await api.request(suffix, request, ConsumerInfo, needs=needs)
     except ConsumerNameInUseError as error:
         raise described(error, await _what_differs(api, stream, config)) from None
     except JetStreamAPIError as error:
-        # Servers before 2.11 ignore the level header and reject the new values as invalid JSON.
-        if level and error.err_code == ErrorCode.INVALID_JSON:
-            raise APILevelError(
-                error.code,
-                ErrorCode.REQUIRED_API_LEVEL,
-                f"the configuration of consumer {name!r} needs a server of API level {level}: "
-                f"{error.description}",
-            ) from None
+        # Servers that do not know a value reject it as invalid JSON, before they check the level.
+        if needs and error.err_code == ErrorCode.INVALID_JSON:
+            raise too_old(needs, more=f"it says {error.description!r}") from None
         raise
+    if missing := [feature for feature in needs if feature not in features_of(info.config)]:
+        raise too_old(missing, more=f"consumer {info.name!r} exists now without")
     return construct(Consumer, api, stream, info.name, info)
 
 
@@ -105,15 +102,6 @@ async def _what_differs(api: API, stream: str, config: ConsumerConfig) -> str:
     if what := json_codec.differences(config, info.config):
         text += f": {what}"
     return f"{text}. Update it, or use another name"
-
-
-def _level(config: ConsumerConfig) -> int:
-    """Return the API level that the configuration needs (ADR-44); 0 if any server will do."""
-    if config.ack_policy == AckPolicy.FLOW_CONTROL:
-        return 4
-    if config.priority_policy == PriorityPolicy.PRIORITIZED:
-        return 2
-    return int(bool(config.priority_groups) or config.pause_until is not None)
 
 
 def new_name() -> str:
@@ -277,10 +265,9 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :raises APILevelError: if the server is too old.
         """
         request = None if seq is None else _ResetRequest(seq=check_count("seq", seq, 1))
-        # Without the consumer, or on an older server, nobody would answer.
-        check_level((await self.refresh()).config.metadata, 4, "resetting a consumer")
+        await self.refresh()  # without the consumer, nobody would answer
         suffix = f"CONSUMER.RESET.{self._stream}.{self._name}"
-        answer = await self._api.request(suffix, request, _ResetAnswer, level=4)
+        answer = await self._api.request(suffix, request, _ResetAnswer, needs=["reset()"])
         fields = {name: getattr(answer, name) for name in ConsumerInfo.__struct_fields__}
         self._info = ConsumerInfo(**fields)
         self._kept.clear()  # they are delivered again
@@ -297,10 +284,9 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :raises JetStreamAPIError: if the server is not in a cluster, or there is no such server.
         :raises APILevelError: if the server is too old for ``placement``.
         """
-        if placement is not None:
-            check_level((await self.refresh()).config.metadata, 1, "placement of a leader")
         suffix = f"CONSUMER.LEADER.STEPDOWN.{self._stream}.{self._name}"
-        await self._api.request(suffix, StepDownRequest(placement=placement), Answer)
+        needs = () if placement is None else ("step_down(placement=)",)
+        await self._api.request(suffix, StepDownRequest(placement=placement), Answer, needs=needs)
 
     # --- one message, or several -----------------------------------------------------------------
 
@@ -585,11 +571,13 @@ async def pause_consumer(api: API, stream: str, name: str, until: datetime | Non
             raise TypeError(f"until must be a datetime, not {type(until).__name__}")
         time_to_wire("until", until)  # raises if it has no time zone
     suffix = f"CONSUMER.PAUSE.{stream}.{name}"
-    return await api.request(suffix, _PauseRequest(pause_until=until), PauseState, level=1)
+    return await api.request(
+        suffix, _PauseRequest(pause_until=until), PauseState, needs=["pause()"]
+    )
 
 
 async def unpin_consumer(api: API, stream: str, name: str, group: str) -> None:
     """Unpin the pinned client of a priority group."""
     check_group(group)
     suffix = f"CONSUMER.UNPIN.{stream}.{name}"
-    await api.request(suffix, _UnpinRequest(group=group), Answer, level=1)
+    await api.request(suffix, _UnpinRequest(group=group), Answer, needs=["unpin()"])

@@ -14,7 +14,8 @@ from ...options import PendingLimits, ProtocolLimits
 from ...replies import Replies
 from .. import json_codec
 from ..api import API, PageIterator
-from ..errors import JetStreamError, MessageNotFoundError
+from ..errors import JetStreamAPIError, JetStreamError, MessageNotFoundError
+from ..features import too_old
 from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in, refusal
 
 __all__ = ["Batches", "direct_get", "not_allowed"]
@@ -23,6 +24,8 @@ OVERHEAD = 5 * 1024
 """Maximum bytes of the headers that the server adds to each message of a direct get."""
 LARGEST = ProtocolLimits().payload
 MAX_RESTARTS = 100
+EMPTY = "Empty Request"
+"""What servers before 2.11 say to a request of which they know no field."""
 NONE_FOUND = "No Results"
 """What the server says if no subject has a message; otherwise one of them has been removed."""
 
@@ -135,9 +138,11 @@ class Batches:
                     assert status is not None
                     is_removed = bool(request.multi_last) and status.description != NONE_FOUND
                     return found, None, int(is_removed)
+                except JetStreamAPIError as error:
+                    raise self._too_old() if error.description == EMPTY else error from None
                 told = number_in(msg, PENDING)
                 if told is None:
-                    raise JetStreamError("batches of direct gets need server 2.11 or later")
+                    raise self._too_old()
                 pending = told
 
     async def _receive(self, replies: Replies) -> Msg:
@@ -153,6 +158,9 @@ class Batches:
             f"{self._seconds:g} s",
             self._api.nc.disconnected_for,
         )
+
+    def _too_old(self) -> JetStreamError:
+        return too_old(["get_last_msgs()" if self._request.multi_last else "get_msgs()"])
 
     def _too_much(self) -> JetStreamError:
         return JetStreamError(

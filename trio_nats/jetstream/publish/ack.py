@@ -10,12 +10,12 @@ from ...errors import ConfigurationError
 from ...headers import Headers, HeadersLike
 from ...message import Msg
 from ...options import check_count, check_seconds
-from ..api import read_answer
+from ..api import API, read_answer
 from ..errors import JetStreamError, NoStreamResponseError
 from ..json_codec import Answer
 from ..validation import check_name
 
-__all__ = ["PubAck", "publish_headers", "read_ack"]
+__all__ = ["PubAck", "check_server", "publish_headers", "read_ack"]
 
 MSG_ID = "Nats-Msg-Id"
 EXPECTED_STREAM = "Nats-Expected-Stream"
@@ -112,6 +112,17 @@ def publish_headers(
     for name, value in own.items():
         together[name] = value
     return together
+
+
+async def check_server(api: API, expect_last_subject: str | None, ttl: float | None) -> None:
+    """Check that the server knows the headers for these arguments, which others would ignore.
+
+    :raises APILevelError: if the server is too old.
+    """
+    if expect_last_subject is not None:
+        await api.require("expect_last_subject")
+    if ttl is not None:
+        await api.require("ttl of a message")
 
 
 def _check_id(name: str, value: str) -> str:

@@ -12,6 +12,7 @@ from ...errors import ConfigurationError, NoRespondersError
 from ...headers import Headers, HeadersLike
 from ..api import API
 from ..errors import JetStreamError, NoStreamResponseError
+from ..features import too_old
 from ..validation import check_subject
 from .ack import PubAck, publish_headers, read_ack
 
@@ -45,6 +46,7 @@ class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
     """
 
     def __init__(self, api: API, *, timeout: float | None) -> None:
+        self._api = api
         self._nc = api.nc
         self._timeout = api.seconds(timeout)
         self._id = api.nc.new_inbox().rpartition(".")[2]
@@ -128,8 +130,8 @@ class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
         :raises NoStreamResponseError: if no stream stores the subject of an earlier message. The
             batch has failed, as it has after the next three errors.
         :raises JetStreamAPIError: if the server refused an earlier message.
-        :raises JetStreamError: if the server does not know batches, or the batch has been committed
-            or has failed before.
+        :raises APILevelError: if the server is older than 2.12.
+        :raises JetStreamError: if the batch has been committed or has failed before.
         :raises RequestTimeoutError: if the server did not answer in time.
         :raises trio.BusyResourceError: if another task is using the batch.
         """
@@ -154,6 +156,7 @@ class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
             if self._held is not None:
                 await self._send(self._held)
             else:
+                await self._api.require("atomic_batch()")
                 await trio.lowlevel.checkpoint()
             self._held = (subject, data, own)
         finally:
@@ -219,9 +222,9 @@ class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
         if msg.data or msg.raw_headers is not None:
             ack = read_ack(msg, subject)
             if not commit:
-                raise JetStreamError(
-                    f"the server does not know batches, which need version 2.12 or later; the "
-                    f"first message, to {subject!r}, was stored by itself"
+                raise too_old(
+                    ["atomic_batch()"],
+                    more=f"the first message, to {subject!r}, was stored by itself",
                 )
         self._over = over
         self._sent += 1

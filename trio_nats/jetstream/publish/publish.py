@@ -13,7 +13,7 @@ from ...headers import HeadersLike
 from ...options import check_count, check_seconds
 from ..api import API
 from ..errors import NoStreamResponseError
-from .ack import PubAck, publish_headers, read_ack
+from .ack import PubAck, check_server, publish_headers, read_ack
 from .atomic_batch import AtomicBatch
 from .publisher import DEFAULT_PENDING, Publisher
 
@@ -122,6 +122,8 @@ class Publishing:
             not hold.
         :raises WrongLastMsgIdError: if ``expect_last_msg_id`` does not hold.
         :raises StreamMismatchError: if ``expect_stream`` does not hold.
+        :raises APILevelError: if the server is too old for ``ttl`` or ``expect_last_subject``
+            (server 2.11 or later).
         :raises JetStreamAPIError: if the stream refused the message for another reason.
         :raises JetStreamError: if the reply did not come from a stream.
         :raises RequestTimeoutError: if no acknowledgement came in time. The message may have been
@@ -143,6 +145,7 @@ class Publishing:
         left = check_count("attempts", attempts, 1)
         check_seconds("retry_wait", retry_wait, zero=True)
         data = encoded(codec, payload)
+        await check_server(self._api, expect_last_subject, ttl)
         while True:
             try:
                 msg = await self._api.nc.request(subject, data, timeout=seconds, headers=own)

@@ -26,7 +26,7 @@ from ...message import Msg
 from ...options import PendingLimits, check_count
 from ..api import API
 from ..errors import UnacknowledgedError
-from .ack import PubAck, publish_headers, read_ack
+from .ack import PubAck, check_server, publish_headers, read_ack
 
 __all__ = ["DEFAULT_PENDING", "PendingAck", "Publisher"]
 
@@ -130,6 +130,7 @@ class Publisher(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.publisher
     _async_with = "js.publisher() as publisher"
 
     def __init__(self, api: API, *, max_pending: int, timeout: float | None) -> None:
+        self._api = api
         self._nc = api.nc
         self._max_pending = check_count("max_pending", max_pending, 1)
         self._timeout = api.seconds(timeout)
@@ -224,6 +225,8 @@ class Publisher(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.publisher
         :param codec: encodes ``payload``; see :mod:`trio_nats.codecs`.
         :returns: the pending acknowledgement; await it, or leave the block.
         :raises ConfigurationError: if an argument is invalid.
+        :raises APILevelError: if the server is too old for ``ttl`` or ``expect_last_subject``
+            (server 2.11 or later).
         :raises UnacknowledgedError: after 1,000 failures that nobody has asked for.
         :raises ConnectionLostError: if the connection has ended.
         :raises trio.ClosedResourceError: if the publisher or the connection is closed.
@@ -241,6 +244,7 @@ class Publisher(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.publisher
         )
         self._nc._check_run()
         data = encoded(codec, payload)
+        await check_server(self._api, expect_last_subject, ttl)
         self._check_open()
         try:
             self._room.acquire_nowait()
