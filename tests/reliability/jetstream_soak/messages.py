@@ -1,0 +1,255 @@
+"""Publishers and consumers of the JetStream soak, and what must hold of their messages."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from tests.reliability.jetstream_soak.report import Report
+from tests.reliability.soak import opened, sealed
+from trio_nats import NatsError
+from trio_nats.jetstream import (
+    Consumer,
+    JetStream,
+    JetStreamMsg,
+    Messages,
+    NoStreamResponseError,
+    PubAck,
+    Stream,
+)
+
+__all__ = [
+    "STREAM",
+    "Consumed",
+    "Ledger",
+    "consume",
+    "consume_in_order",
+    "fetch",
+    "publish_one_by_one",
+    "publish_pipelined",
+    "read",
+]
+
+STREAM = "SOAK"
+TIMEOUT = 2.0
+RETRY = 0.1
+GIVEN_UP = 0.03
+"""The share of single messages that are not published again when their outcome is unknown."""
+
+
+# --- publishing ---------------------------------------------------------------------------------
+
+
+class Ledger:
+    """The fate of each message."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.acknowledged: dict[str, int] = {}
+        self.unknown: set[str] = set()
+        self.started = 0
+
+    def payload(self, name: str, dice: random.Random) -> bytes:
+        self.started += 1
+        return sealed(f"{name} {'x' * dice.randrange(200)}")
+
+    def note(self, name: str, ack: PubAck) -> None:
+        self.acknowledged[name] = ack.seq
+        if ack.duplicate:
+            self._report.counts["acknowledgements of duplicates"] += 1
+        if ack.stream != STREAM:
+            self._report.violation(f"{name} was stored in {ack.stream}")
+
+    def judge(self, stored: Mapping[int, str]) -> None:
+        """Compare what was acknowledged with all that is stored."""
+        report, copies = self._report, Counter(stored.values())
+        for name, seq in self.acknowledged.items():
+            if copies[name] != 1:
+                report.violation(f"{name} was acknowledged at {seq}, but is stored {copies[name]}x")
+            elif stored.get(seq) != name:
+                report.violation(f"{name} was acknowledged at {seq}, where {stored.get(seq)} is")
+        for name in copies.keys() - self.acknowledged.keys():
+            if name not in self.unknown:
+                report.violation(f"{name} is stored, but was not published")
+            elif copies[name] > 1:
+                report.violation(f"{name}, whose outcome is unknown, is stored {copies[name]}x")
+        report.counts["acknowledged, and stored exactly once"] = sum(
+            copies[name] == 1 for name in self.acknowledged
+        )
+        report.counts["outcome unknown"] = len(self.unknown)
+        report.counts["outcome unknown, stored once"] = len(self.unknown & copies.keys())
+
+
+def read(msg: JetStreamMsg | bytes) -> str | None:
+    """Return the name of a message, unless it is damaged."""
+    text = opened(msg if isinstance(msg, bytes) else msg.data)
+    return None if text is None else text.partition(" ")[0]
+
+
+async def publish_one_by_one(
+    js: JetStream, who: str, ledger: Ledger, report: Report, stop: trio.Event, pause: float
+) -> None:
+    dice = random.Random(who)
+    while not stop.is_set():
+        name = f"{who}-{ledger.started}"
+        await _publish(js, who, name, ledger.payload(name, dice), ledger, report, dice)
+        await trio.sleep(pause)
+
+
+async def _publish(
+    js: JetStream,
+    who: str,
+    name: str,
+    payload: bytes,
+    ledger: Ledger,
+    report: Report,
+    dice: random.Random | None = None,
+) -> None:
+    """Publish a message until it is acknowledged; give a few up whose outcome is unknown."""
+    while True:
+        try:
+            ack = await js.publish(f"soak.{who}", payload, msg_id=name, timeout=TIMEOUT)
+        except NatsError as error:
+            report.error("publish", error)
+            unknown = not isinstance(error, NoStreamResponseError)
+            if unknown and dice is not None and dice.random() < GIVEN_UP:
+                ledger.unknown.add(name)
+                return
+            await trio.sleep(RETRY)
+        else:
+            ledger.note(name, ack)
+            return
+
+
+async def publish_pipelined(
+    js: JetStream,
+    who: str,
+    ledger: Ledger,
+    report: Report,
+    stop: trio.Event,
+    batch: int,
+    pause: float,
+) -> None:
+    dice = random.Random(who)
+    while not stop.is_set():
+        failed: dict[str, bytes] = {}
+        acks = []
+        async with js.publisher(max_pending=100, timeout=TIMEOUT) as publisher:
+            for _ in range(batch):
+                name = f"{who}-{ledger.started}"
+                payload = ledger.payload(name, dice)
+                ack = await publisher.publish(f"soak.{who}", payload, msg_id=name)
+                acks.append((name, payload, ack))
+            for name, payload, ack in acks:
+                try:
+                    ledger.note(name, await ack)
+                except NatsError as error:
+                    report.error("publisher", error)
+                    failed[name] = payload
+        for name, payload in failed.items():
+            await _publish(js, who, name, payload, ledger, report)
+        await trio.sleep(pause)
+
+
+# --- consuming ----------------------------------------------------------------------------------
+
+
+class Consumed:
+    """What one consumer has received."""
+
+    def __init__(self, who: str, report: Report, *, ordered: bool = False) -> None:
+        self.who, self.ordered = who, ordered
+        self._report = report
+        self.names: dict[int, str] = {}
+        self.deliveries = 0
+        self.last = 0
+
+    def note(self, msg: JetStreamMsg) -> None:
+        name, seq = read(msg), msg.metadata.stream_seq
+        self.deliveries += 1
+        if name is None:
+            self._report.violation(f"{self.who} received a damaged message {seq}")
+        elif self.names.setdefault(seq, name) != name:
+            self._report.violation(f"{self.who} received {self.names[seq]} and {name} as {seq}")
+        if self.ordered and seq <= self.last:
+            self._report.violation(f"{self.who} received {seq} after {self.last}")
+        self.last = max(self.last, seq)
+
+    def judge(self, stored: Mapping[int, str]) -> None:
+        missing = stored.keys() - self.names.keys()
+        if missing:
+            self._report.violation(
+                f"{self.who} never received {len(missing)}: {sorted(missing)[:5]}"
+            )
+        other = [seq for seq, name in self.names.items() if stored.get(seq) != name]
+        if other:
+            self._report.violation(
+                f"{self.who} received {len(other)} that are not stored so: {sorted(other)[:5]}"
+            )
+        counts = self._report.counts
+        counts[f"{self.who}: messages"] = len(self.names)
+        if not self.ordered:
+            counts[f"{self.who}: deliveries beyond the first"] = self.deliveries - len(self.names)
+
+
+async def consume(
+    consumer: Consumer, consumed: Consumed, report: Report, stop: trio.Event, leave: bool
+) -> None:
+    """Consume and acknowledge; now and then leave, and come back."""
+    dice = random.Random(consumed.who)
+    most = 300 if consumed.who == "pull" else None
+    while True:
+        patience = dice.uniform(2, 15) if leave and not stop.is_set() else math.inf
+        with trio.move_on_after(patience):
+            async with (
+                consumer.consume(max_messages=most) as messages,
+                trio.open_nursery() as nursery,
+            ):
+                for _ in range(2):
+                    nursery.start_soon(_work, messages, consumed, report, dice)
+        report.counts[f"{consumed.who}: times it left"] += 1
+
+
+async def _work(
+    messages: Messages, consumed: Consumed, report: Report, dice: random.Random
+) -> None:
+    async for msg in messages:
+        consumed.note(msg)
+        try:
+            if dice.random() < 0.02:
+                await msg.double_ack(timeout=1)
+            else:
+                await msg.ack()
+        except NatsError as error:
+            report.error("acknowledge", error)
+
+
+async def fetch(consumer: Consumer, consumed: Consumed, report: Report) -> None:
+    """Fetch and acknowledge."""
+    dice = random.Random(consumed.who)
+    while True:
+        try:
+            if dice.random() < 0.2:
+                msgs = [await consumer.next(timeout=1)]
+            else:
+                msgs = await consumer.fetch(dice.randrange(1, 400), timeout=1)
+            for msg in msgs:
+                consumed.note(msg)
+                await msg.ack()
+        except NatsError as error:
+            report.error("fetch", error)
+            await trio.sleep(RETRY)
+
+
+async def consume_in_order(
+    stream: Stream, consumed: Consumed, subjects: Sequence[str], threshold: float
+) -> None:
+    """Read in order, from the beginning or from where an earlier call failed to begin."""
+    consumer = stream.ordered_consumer(filter_subjects=subjects, inactive_threshold=threshold)
+    async with consumer.consume() as messages:
+        async for msg in messages:
+            consumed.note(msg)

@@ -1,0 +1,467 @@
+"""One run of the JetStream soak: the load, the faults, and the judgement."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+import trio
+
+from tests.reliability.jetstream_soak import messages, stores
+from tests.reliability.jetstream_soak.faults import (
+    SERVER_FAULTS,
+    WIRE_FAULTS,
+    Nemesis,
+    Wires,
+    schedule,
+)
+from tests.reliability.jetstream_soak.messages import STREAM, Consumed, Ledger
+from tests.reliability.jetstream_soak.report import Report
+from tests.reliability.jetstream_soak.stores import BUCKET, OBJECTS, Counters, Objects, Watched
+from tests.reliability.soak import left_over, more_than
+from tests.support.chaos import ChaosProxy
+from tests.support.internals import open_requests, subscriptions
+from tests.support.timeouts import HANG_TIMEOUT
+from tests.transports import TLS
+from trio_nats import (
+    Connection,
+    NoRespondersError,
+    ReconnectPolicy,
+    RequestTimeoutError,
+    open_nats,
+)
+from trio_nats.jetstream import (
+    Consumer,
+    ConsumerLimits,
+    JetStream,
+    JetStreamNotEnabledError,
+    Stream,
+)
+from trio_nats.testing import NatsCluster, NatsServer
+
+__all__ = ["Settings", "soak"]
+
+RECONNECT = ReconnectPolicy(wait=0.02, max_wait=0.3, retry_on_initial_connect=True)
+CLIENTS = (
+    *("single 0", "single 1", "pipelined", "pull", "push", "fetch", "ordered"),
+    *("counter 0", "counter 1", "watch", "put", "get", "serve 0", "serve 1", "ask"),
+)
+DURABLE = {"pull", "push", "fetch"}
+WINDOW = 3600.0
+"""Seconds within which the stream recognizes message ids: longer than a run."""
+ACK_WAIT = 5.0
+FILTER = "soak.p0"
+SPARE_INBOXES = 17
+TEMPORARY = (RequestTimeoutError, NoRespondersError, JetStreamNotEnabledError)
+"""What may happen before a consumer or watcher has begun."""
+
+T = TypeVar("T")
+Work: TypeAlias = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How hard the soak tries."""
+
+    seconds: float
+    """How long there are faults."""
+    pause: float
+    """Seconds between two operations of each task."""
+    batch: int
+    """How many messages a pipelined publisher publishes at once."""
+    gap: tuple[float, float]
+    """Seconds between two faults of servers, at least and at most."""
+    threshold: float
+    """Seconds until servers delete consumers of lost connections."""
+    patience: float
+    """Seconds until all must have come to rest, once the faults have ended."""
+
+
+@dataclass
+class Client:
+    nc: Connection
+    js: JetStream
+    proxies: list[ChaosProxy]
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, seed: int | str, settings: Settings, show: Callable[[str], None]) -> None:
+        self.report = Report(seed, show)
+        self._seed, self._settings, self._show = seed, settings, show
+        self._clients: dict[str, Client] = {}
+        self._stop = trio.Event()
+        self._ledger = Ledger(self.report)
+        self._counters = Counters(self.report)
+        self._objects = Objects(self.report)
+        self._known_objects: dict[str, str] = {}
+        self._consumed = [Consumed(who, self.report) for who in sorted(DURABLE)]
+        self._ordered = Consumed("ordered", self.report, ordered=True)
+        self._filtered = Consumed("ordered, with a filter", self.report, ordered=True)
+        self._watched = [Watched("watcher 0"), Watched("watcher 1")]
+
+    async def run(self) -> None:
+        """Run; raises :exc:`trio.TooSlowError` if something hangs."""
+        settings = self._settings
+        limit = settings.seconds * 1.5 + 4 * settings.patience + 60
+        async with (
+            NatsCluster(
+                3,
+                jetstream=True,
+                name="soak",
+                config={"ping_interval": "2s", "ping_max": 2},
+                start_timeout=60,
+                **TLS.server_options,
+            ) as cluster,
+            self._connect("judge", [server.port for server in cluster]) as judge,
+        ):
+            with trio.fail_after(limit):
+                js = judge.jetstream(timeout=10)
+                await self._create(js)
+                async with _all_entered(
+                    {who: self._client(who, cluster) for who in CLIENTS}
+                ) as self._clients:
+                    await self._under_load(cluster, judge, js)
+                    await self._check_clients()
+                await self._check_servers(cluster, js)
+
+    # --- preparing -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _connect(self, who: str, ports: Sequence[int]) -> AsyncIterator[Connection]:
+        async with open_nats(
+            [TLS.through(port) for port in ports],
+            **TLS.options,
+            name=who,
+            reconnect=RECONNECT,
+            ignore_discovered=True,
+            ping_interval=1,
+            connect_timeout=2,
+            close_timeout=2,
+        ) as nc:
+            yield nc
+
+    @asynccontextmanager
+    async def _client(self, who: str, cluster: NatsCluster) -> AsyncIterator[Client]:
+        proxies = {
+            str(number): ChaosProxy(server.port, Wires(f"{self._seed}/{who}/{number}"))
+            for number, server in enumerate(cluster)
+        }
+        async with (
+            _all_entered(proxies),
+            self._connect(who, [proxy.port for proxy in proxies.values()]) as nc,
+        ):
+            yield Client(nc, nc.jetstream(timeout=2), list(proxies.values()))
+
+    async def _create(self, js: JetStream) -> None:
+        """Create streams with three replicas, and durable consumers."""
+        stream = await js.create_stream(
+            STREAM, subjects=["soak.>"], num_replicas=3, allow_direct=True, duplicate_window=WINDOW
+        )
+        await js.create_key_value(BUCKET, num_replicas=3, history=64)
+        await js.create_object_store(OBJECTS, num_replicas=3)
+        for name in (f"KV_{BUCKET}", f"OBJ_{OBJECTS}"):
+            config = (await js.stream(name)).info.config
+            limits = ConsumerLimits(inactive_threshold=self._settings.threshold)
+            await js.update_stream(config, consumer_limits=limits)
+        for name in sorted(DURABLE - {"push"}):
+            await stream.create_consumer(durable_name=name, ack_wait=ACK_WAIT)
+        self._inbox = js.connection.new_inbox()
+        await stream.create_consumer(
+            durable_name="push",
+            ack_wait=ACK_WAIT,
+            deliver_subject=self._inbox,
+            idle_heartbeat=1,
+            flow_control=True,
+        )
+
+    # --- the load --------------------------------------------------------------------------------
+
+    async def _under_load(self, cluster: NatsCluster, judge: Connection, js: JetStream) -> None:
+        report, settings = self.report, self._settings
+        wires = [client.proxies for client in self._clients.values()]
+        streams = [STREAM, f"KV_{BUCKET}", f"OBJ_{OBJECTS}"]
+        nemesis = Nemesis(cluster, judge, wires, streams, self._show)
+        servers = schedule(self._seed, settings.seconds, SERVER_FAULTS, settings.gap)
+        connections = schedule(self._seed, settings.seconds, WIRE_FAULTS, (0.5, 2.0))
+        began = trio.current_time()
+        async with trio.open_nursery() as consumers:
+            for who, work in self._consumers().items():
+                consumers.start_soon(self._keep, who, work)
+            consumers.start_soon(self._progress, nemesis)
+            async with trio.open_nursery() as producers:
+                for who, work in self._producers().items():
+                    producers.start_soon(self._keep, who, work)
+                async with trio.open_nursery() as faults:
+                    faults.start_soon(nemesis.run, servers, nemesis.disturb_servers)
+                    faults.start_soon(nemesis.run, connections, nemesis.disturb_wires)
+                    await trio.sleep(settings.seconds)
+                nemesis.calm()
+                self._show("faults are over")
+                await cluster.wait_until_ready(timeout=settings.patience)
+                self._stop.set()
+            self._show("nothing more is written")
+            report.counts["seconds under load"] = round(trio.current_time() - began)
+            report.counts["server kills"] = nemesis.kills
+            for kind, count in sorted(nemesis.done.items()):
+                report.counts[f"faults: {kind}"] = count
+            await self._judge(cluster, js)
+            consumers.cancel_scope.cancel()
+        clients = self._clients.values()
+        report.counts["reconnects"] = sum(client.nc.stats.reconnects for client in clients)
+        report.counts["connections through proxies"] = sum(
+            len(proxy.links) for client in clients for proxy in client.proxies
+        )
+
+    async def _keep(self, who: str, work: Work) -> None:
+        """Do some work until it ends by itself. It must not end by an error."""
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                for one in _leaves(error):
+                    if isinstance(one, TEMPORARY):
+                        self.report.error(f"{who} ended", one)
+                    else:
+                        self.report.violation(f"{who} ended: {one!r}")
+                await trio.sleep(0.2)
+            else:
+                return
+
+    def _producers(self) -> dict[str, Work]:
+        """The tasks that end when they are told to stop."""
+        report, stop, pause = self.report, self._stop, self._settings.pause
+        clients = self._clients
+        found: dict[str, Work] = {}
+        for number in range(8):
+            who = f"single {number % 2}"
+            found[f"{who} {number}"] = partial(
+                messages.publish_one_by_one,
+                *(clients[who].js, f"s{number}", self._ledger, report, stop, pause),
+            )
+        for number in range(2):
+            found[f"pipelined {number}"] = partial(
+                messages.publish_pipelined,
+                *(clients["pipelined"].js, f"p{number}", self._ledger, report, stop),
+                *(self._settings.batch, 4 * pause),
+            )
+        for number in range(4):
+            who = f"counter {number % 2}"
+            found[f"{who} {number}"] = partial(self._increment, who, f"c{number}")
+        found["keys"] = self._list_keys
+        for number in range(2):
+            found[f"put {number}"] = partial(self._put, f"o{number}")
+            found[f"get {number}"] = partial(self._get, f"r{number}")
+        for number in range(3):
+            found[f"ask {number}"] = partial(
+                stores.ask, clients["ask"].nc, f"a{number}", report, stop, pause
+            )
+        return found
+
+    def _consumers(self) -> dict[str, Work]:
+        """The tasks that go on until they are cancelled."""
+        clients = self._clients
+        found: dict[str, Work] = {
+            f"consume {consumed.who}": partial(self._consume, consumed)
+            for consumed in self._consumed
+        }
+        found["ordered"] = partial(self._in_order, self._ordered, [])
+        found["ordered, filtered"] = partial(self._in_order, self._filtered, [FILTER])
+        for watched in self._watched:
+            found[watched.who] = partial(self._watch, watched)
+        found["watch objects"] = self._watch_objects
+        for who in ("serve 0", "serve 1"):
+            found[who] = partial(stores.serve, clients[who].nc, who)
+        return found
+
+    async def _increment(self, client: str, who: str) -> None:
+        kv = await self._clients[client].js.key_value(BUCKET)
+        pause = 4 * self._settings.pause
+        await stores.increment(kv, who, self._counters, self.report, self._stop, pause)
+
+    async def _list_keys(self) -> None:
+        kv = await self._clients["watch"].js.key_value(BUCKET)
+        await stores.list_keys(kv, self._counters, self.report, self._stop)
+
+    async def _put(self, who: str) -> None:
+        store = await self._clients["put"].js.object_store(OBJECTS)
+        pause = 10 * self._settings.pause
+        await stores.put_objects(store, who, self._objects, self.report, self._stop, pause)
+
+    async def _get(self, who: str) -> None:
+        store = await self._clients["get"].js.object_store(OBJECTS)
+        pause = 5 * self._settings.pause
+        await stores.read_objects(store, who, self._objects, self.report, self._stop, pause)
+
+    async def _consume(self, consumed: Consumed) -> None:
+        stream = await self._clients[consumed.who].js.stream(STREAM)
+        consumer = await stream.consumer(consumed.who)
+        if consumed.who == "fetch":
+            await messages.fetch(consumer, consumed, self.report)
+        else:
+            leave = consumed.who == "pull"
+            await messages.consume(consumer, consumed, self.report, self._stop, leave)
+
+    async def _in_order(self, consumed: Consumed, subjects: Sequence[str]) -> None:
+        stream = await self._clients["ordered"].js.stream(STREAM)
+        await messages.consume_in_order(stream, consumed, subjects, self._settings.threshold)
+
+    async def _watch(self, watched: Watched) -> None:
+        kv = await self._clients["watch"].js.key_value(BUCKET)
+        await stores.watch_keys(kv, watched, self.report)
+
+    async def _watch_objects(self) -> None:
+        store = await self._clients["get"].js.object_store(OBJECTS)
+        await stores.watch_objects(store, self._known_objects)
+
+    async def _progress(self, nemesis: Nemesis) -> None:
+        while True:
+            await trio.sleep(20)
+            self._show(
+                f"{len(self._ledger.acknowledged):,} acknowledged, {nemesis.kills} kills, "
+                f"{self._counters.confirmed.total():,} increments"
+            )
+
+    # --- judging ---------------------------------------------------------------------------------
+
+    async def _judge(self, cluster: NatsCluster, js: JetStream) -> None:
+        report = self.report
+        stored = await self._read_all(await js.stream(STREAM))
+        report.counts["messages stored"] = len(stored)
+        self._ledger.judge(stored)
+        filtered = {
+            seq: name for seq, name in stored.items() if name.startswith(FILTER.split(".")[1])
+        }
+        expected = [(one, stored) for one in (*self._consumed, self._ordered)]
+        expected.append((self._filtered, filtered))
+        await self._settle(
+            "messages", lambda: all(wanted.keys() <= one.names.keys() for one, wanted in expected)
+        )
+        for one, wanted in expected:
+            one.judge(wanted)
+        stream = await js.stream(STREAM)
+        for name in sorted(DURABLE):
+            await self._check_durable(await stream.consumer(name))
+        truth = await self._counters.judge(await js.key_value(BUCKET))
+        for watched in self._watched:
+            await self._settle(watched.who, partial(_same, watched.values, truth))
+            if watched.values != truth:
+                report.violation(f"{watched.who} ends with {watched.values}, not {truth}")
+        objects = await self._objects.judge(await js.object_store(OBJECTS))
+        await self._settle("objects", lambda: self._known_objects == objects)
+        if self._known_objects != objects:
+            report.violation(f"the watcher ends with {self._known_objects}, not {objects}")
+        report.counts["chunks of no object"] = await stores.unused_chunks(js, objects)
+
+    async def _read_all(self, stream: Stream) -> dict[int, str]:
+        """Read the whole stream, once nothing more is stored."""
+        stored: dict[int, str] = {}
+        while True:
+            async for msg in stream.get_msgs(max(stored, default=0) + 1, max_messages=1_000):
+                name = messages.read(msg.data)
+                if name is None:
+                    self.report.violation(f"message {msg.seq} is damaged")
+                stored[msg.seq] = name or "?"
+            await trio.sleep(1)  # for what is still on its way from a server that was frozen
+            state = (await stream.refresh()).state
+            if state.last_seq == max(stored, default=0):
+                if state.messages != len(stored):
+                    self.report.violation(f"{state.messages} are stored, {len(stored)} were read")
+                return stored
+
+    async def _settle(self, what: str, done: Callable[[], bool]) -> None:
+        with trio.move_on_after(self._settings.patience):
+            while not done():  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            return
+        self.report.violation(f"{what}: not complete after {self._settings.patience:g} s")
+
+    async def _check_durable(self, consumer: Consumer) -> None:
+        """What was acknowledged must not be pending, once what got lost was delivered again."""
+        with trio.move_on_after(self._settings.patience):
+            while True:
+                info = await consumer.refresh()
+                if not info.num_pending and not info.num_ack_pending:
+                    return
+                await trio.sleep(0.2)
+        self.report.violation(
+            f"{consumer.name}: {info.num_pending} pending, {info.num_ack_pending} not acknowledged"
+        )
+
+    # --- leftovers -------------------------------------------------------------------------------
+
+    async def _check_clients(self) -> None:
+        """Nothing may be left of the work but the inboxes that are kept for the next requests."""
+        for who, client in self._clients.items():
+            await client.nc.flush()
+            left = subscriptions(client.nc)
+            if left > (SPARE_INBOXES if who == "fetch" else 1):
+                self.report.violation(f"{who}: {left} subscriptions are left")
+            if requests := open_requests(client.nc):
+                self.report.violation(f"{who}: {requests} requests are left")
+
+    async def _check_servers(self, cluster: NatsCluster, js: JetStream) -> None:
+        names = (STREAM, f"KV_{BUCKET}", f"OBJ_{OBJECTS}")
+        found: dict[str, set[str]] = {}
+        connections, first = 0, True
+        with trio.move_on_after(self._settings.threshold + self._settings.patience) as limit:
+            while True:
+                streams = [await js.stream(name) for name in names]
+                found = {
+                    stream.name: {name async for name in stream.consumer_names()} - DURABLE
+                    for stream in streams
+                }
+                if first:
+                    self.report.counts["consumers left to their inactive_threshold"] = sum(
+                        map(len, found.values())
+                    )
+                    first = False
+                connections = sum([await _connections(server) for server in cluster])
+                if connections == 1 and not any(found.values()):
+                    break
+                await trio.sleep(0.2)
+        if limit.cancelled_caught:
+            self.report.violation(f"left on the servers: {found}, {connections - 1} connections")
+
+
+@asynccontextmanager
+async def _all_entered(
+    managers: Mapping[str, AbstractAsyncContextManager[T]],
+) -> AsyncIterator[dict[str, T]]:
+    async with AsyncExitStack() as stack:
+        yield {name: await stack.enter_async_context(manager) for name, manager in managers.items()}
+
+
+async def _connections(server: NatsServer) -> int:
+    count = (await server.monitor("connz"))["num_connections"]
+    assert isinstance(count, int)
+    return count
+
+
+def _same(left: object, right: object) -> bool:
+    return left == right
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in _leaves(one)]
+    return [error]
+
+
+async def soak(seed: int | str, settings: Settings, show: Callable[[str], None]) -> Report:
+    """One run; :attr:`Report.violations` is empty if all is well."""
+    before = left_over()
+    run = Soak(seed, settings, show)
+    await run.run()
+    report = run.report
+    del run
+    with trio.move_on_after(HANG_TIMEOUT):
+        while more_than(before):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    if grown := more_than(before):
+        report.violation(f"left over: {grown}")
+    return report
