@@ -411,8 +411,8 @@ async def test_auth_callout_that_never_answers_uses_up_connect_timeout() -> None
         await trio.sleep_forever()
 
     async with callout(decide) as server:
-        with pytest.raises(ConnectError, match=r"no answer to CONNECT within 0\.5 s") as caught:
-            async with open_nats(server.url, auth=Token("x"), connect_timeout=0.5):
+        with pytest.raises(ConnectError, match=r"no answer to CONNECT within 2 s") as caught:
+            async with open_nats(server.url, auth=Token("x"), connect_timeout=2):
                 pass
         (attempt,) = caught.value.attempts
         assert isinstance(attempt.error, ConnectTimeoutError)

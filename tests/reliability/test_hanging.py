@@ -121,7 +121,7 @@ async def test_the_next_server_has_its_turn(phase: str) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(recover)
-            async with open_nats([url, url.replace("some", "other")], connect_timeout=0.5) as nc:
+            async with open_nats([url, url.replace("some", "other")], connect_timeout=3) as nc:
                 await nc.flush()
 
 

@@ -180,7 +180,7 @@ async def test_a_half_open_connection_is_detected_by_missing_pongs(transport: Tr
             **transport.options,
             ping_interval=0.05,
             reconnect=QUICK,
-            connect_timeout=0.3,
+            connect_timeout=2,
         ) as nc,
         nc.subscribe("a") as sub,
         nc.events() as events,

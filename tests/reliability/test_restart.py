@@ -137,7 +137,7 @@ async def test_thousands_of_subscriptions_are_restored() -> None:
 async def test_a_paused_server_is_detected_and_reconnected_to() -> None:
     async with (
         NatsServer() as server,
-        open_nats(server.url, ping_interval=0.05, connect_timeout=0.2, reconnect=QUICK) as nc,
+        open_nats(server.url, ping_interval=0.05, connect_timeout=2, reconnect=QUICK) as nc,
         nc.events() as events,
         nc.subscribe("a") as sub,
     ):
