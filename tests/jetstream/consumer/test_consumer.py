@@ -73,6 +73,21 @@ async def test_a_name_is_generated(nats_server: NatsServer) -> None:
         assert len(one.name) == 22
 
 
+async def test_an_ephemeral_consumer_is_created_twice(nats_server: NatsServer) -> None:
+    """Servers compare what they were told with what they made of it, with their defaults."""
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 0)
+        for _ in range(2):
+            consumer = await stream.create_consumer("c")
+            assert consumer.info is not None
+            assert consumer.info.config.inactive_threshold == 5
+        with pytest.raises(ConsumerNameInUseError, match="description is '', not 'x'"):
+            await stream.create_consumer("c", description="x")
+        await stream.create_consumer("d", inactive_threshold=9)
+        with pytest.raises(ConsumerNameInUseError, match=r"inactive_threshold is 9\.0, not None"):
+            await stream.create_consumer("d")
+
+
 async def test_requests_for_consumers() -> None:
     async with NatsServer() as server, connected(server) as (_, nc):
         info = {"stream_name": "S", "name": "c", "config": {"ack_policy": "explicit"}}

@@ -60,6 +60,9 @@ __all__ = [
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
+EPHEMERAL_THRESHOLD = 5.0
+"""The ``inactive_threshold`` that servers give an ephemeral consumer by default."""
+
 
 class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream_name: str
@@ -81,7 +84,17 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     try:
         info = await api.request(suffix, request, ConsumerInfo, needs=needs)
     except ConsumerNameInUseError as error:
-        raise described(error, await _what_differs(api, stream, config)) from None
+        present = await _present_info(api, stream, config.name or config.durable_name)
+        if (
+            action == "create"
+            and config.inactive_threshold is None
+            and present is not None
+            and present.config.inactive_threshold == EPHEMERAL_THRESHOLD
+        ):
+            # Servers compare the configurations before they fill in this default.
+            config = msgspec.structs.replace(config, inactive_threshold=EPHEMERAL_THRESHOLD)
+            return await put_consumer(api, stream, action, config)
+        raise described(error, _what_differs(stream, config, present)) from None
     except JetStreamAPIError as error:
         # Servers that do not know a value reject it as invalid JSON, before they check the level.
         if needs and error.err_code == ErrorCode.INVALID_JSON:
@@ -92,14 +105,18 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     return construct(Consumer, api, stream, info.name, info)
 
 
-async def _what_differs(api: API, stream: str, config: ConsumerConfig) -> str:
+async def _present_info(api: API, stream: str, name: str) -> ConsumerInfo | None:
+    try:
+        return await api.request(f"CONSUMER.INFO.{stream}.{name}", None, ConsumerInfo)
+    except NatsError:
+        return None
+
+
+def _what_differs(stream: str, config: ConsumerConfig, present: ConsumerInfo | None) -> str:
     name = config.name or config.durable_name
     text = f"consumer {name!r} of stream {stream!r} exists already, with another configuration"
-    try:
-        info = await api.request(f"CONSUMER.INFO.{stream}.{name}", None, ConsumerInfo)
-    except NatsError:
-        return text
-    if what := json_codec.differences(config, info.config):
+    what = "" if present is None else json_codec.differences(config, present.config)
+    if what:
         text += f": {what}"
     return f"{text}. Update it, or use another name"
 
