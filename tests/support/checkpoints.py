@@ -4,6 +4,8 @@ An operation can be cancelled only before it begins and while it is suspended, s
 many points. At each suspension there are two cases. *Waiting*: the awaited event has not happened,
 and Trio cancels the wait. *Woken*: the event has happened, but the operation has not run yet; then
 the cancellation is delivered at its next checkpoint, if there is one.
+
+Other things than cancellations can be done at each suspension too, such as closing the connection.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import trio
 
 from tests.support.timeouts import HANG_TIMEOUT
 
-__all__ = ["Operation", "cancel_at_each_checkpoint"]
+__all__ = ["Operation", "cancel_at_each_checkpoint", "strike_at_each_checkpoint"]
 
 Operation: TypeAlias = Callable[[], Awaitable[object]]
+Strike: TypeAlias = Callable[[], object]
 
 
 async def cancel_at_each_checkpoint(
@@ -41,7 +44,7 @@ async def cancel_at_each_checkpoint(
     for woken in (False, True):
         for number in range(1, limit + 1):
             scope = trio.CancelScope()
-            injector = _Injector(scope, number, woken=woken, background=background)
+            injector = _Injector(scope.cancel, number, woken=woken, background=background)
             await _run(await make_operation(), scope, injector)
             await check_after()
             if not injector.struck:
@@ -50,6 +53,27 @@ async def cancel_at_each_checkpoint(
         else:
             raise AssertionError(f"still suspended for the {limit}th time")
     return visited
+
+
+async def strike_at_each_checkpoint(
+    make_operation: Callable[[], Awaitable[tuple[Operation, Strike]]],
+    check_after: Callable[[], Awaitable[object]],
+    *,
+    limit: int = 1000,
+) -> int:
+    """Run an operation repeatedly, and do something at its first, second, ... last suspension.
+
+    ``make_operation`` prepares a new one, and what is to be called. Otherwise it is as in
+    :func:`cancel_at_each_checkpoint`, without tasks that were woken.
+    """
+    for number in range(1, limit + 1):
+        operation, strike = await make_operation()
+        injector = _Injector(strike, number, woken=False, background=False)
+        await _run(operation, trio.CancelScope(), injector)
+        await check_after()
+        if not injector.struck:
+            return number - 1
+    raise AssertionError(f"still suspended for the {limit}th time")
 
 
 async def _run(operation: Operation, scope: trio.CancelScope, injector: _Injector | None) -> None:
@@ -65,12 +89,10 @@ async def _run(operation: Operation, scope: trio.CancelScope, injector: _Injecto
 
 
 class _Injector(trio.abc.Instrument):
-    """Cancels ``scope`` at the ``number``-th suspension of the task that makes it."""
+    """Calls ``strike`` at the ``number``-th suspension of the task that creates it."""
 
-    def __init__(
-        self, scope: trio.CancelScope, number: int, *, woken: bool, background: bool
-    ) -> None:
-        self._scope = scope
+    def __init__(self, strike: Strike, number: int, *, woken: bool, background: bool) -> None:
+        self._do = strike
         self._left = number
         self._woken = woken
         self._background = background
@@ -98,7 +120,7 @@ class _Injector(trio.abc.Instrument):
         self._left -= 1
         if self._left == 0:
             self.struck = True
-            self._scope.cancel()
+            self._do()
 
     def _counts(self, task: trio.lowlevel.Task) -> bool:
         if task is self._task or not self._background:

@@ -51,6 +51,7 @@ __all__ = [
     "set_handover_limits",
     "socket_of",
     "source_of",
+    "spare_inboxes",
     "stalled",
     "state_waiters",
     "subscriptions",
@@ -259,3 +260,9 @@ def source_of(messages: Messages) -> MessageSource:
 
     assert isinstance(messages, ConsumerMessages)
     return messages._source
+
+
+def spare_inboxes(nc: Connection) -> int:
+    """How many subscriptions are kept for the next pull requests of ``next`` and ``fetch``."""
+    pool = nc._inboxes
+    return 0 if pool is None else len(pool._spare)

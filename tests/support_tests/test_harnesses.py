@@ -7,7 +7,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.checkpoints import (
+    Operation,
+    cancel_at_each_checkpoint,
+    strike_at_each_checkpoint,
+)
 from tests.support.leaks import all_tasks, no_leaks
 
 # --- cancelling at each checkpoint ----------------------------------------------------------------
@@ -118,6 +122,20 @@ async def test_tasks_of_the_operation_count_when_asked_to() -> None:
     alone = await cancel_at_each_checkpoint(fresh(operation), nothing)
     together = await cancel_at_each_checkpoint(fresh(operation), nothing, background=True)
     assert together >= alone + 3
+
+
+async def test_something_else_is_done_at_each_suspension() -> None:
+    struck = []
+
+    async def operation() -> None:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+
+    async def make() -> tuple[Operation, Callable[[], object]]:
+        return operation, lambda: struck.append(True)
+
+    assert await strike_at_each_checkpoint(make, nothing) == 3
+    assert len(struck) == 3
 
 
 async def test_an_endless_operation_is_given_up() -> None:
