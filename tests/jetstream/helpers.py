@@ -22,6 +22,7 @@ __all__ = [
     "error",
     "fake_api",
     "filled",
+    "pass_on",
     "relayed",
 ]
 
@@ -88,7 +89,7 @@ async def fake_api(
 
 @asynccontextmanager
 async def relayed(
-    nc: Connection, relay: Callable[[str, Msg], Awaitable[None]]
+    nc: Connection, relay: Callable[[str, Msg], Awaitable[None]], *, timeout: float | None = None
 ) -> AsyncIterator[JetStream]:
     """JetStream whose requests go to ``relay``, which replies or calls :func:`pass_on`.
 
@@ -101,7 +102,7 @@ async def relayed(
 
     async with nc.subscribe("relay.>") as sub, trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        yield nc.jetstream(prefix="relay")
+        yield nc.jetstream(prefix="relay", timeout=timeout)
         nursery.cancel_scope.cancel()
 
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from tests.objectstore.helpers import HANG_TIMEOUT, KIB, stored_chunks
-from trio_nats import ReconnectPolicy, open_nats
-from trio_nats.errors import NatsError
+from tests.jetstream.helpers import pass_on, relayed
+from tests.objectstore.helpers import HANG_TIMEOUT, KIB, connected, stored_chunks
+from trio_nats import Msg, ReconnectPolicy, open_nats
+from trio_nats.errors import NatsError, RequestTimeoutError
 from trio_nats.objectstore import ObjectMeta
 from trio_nats.testing import NatsServer
 
@@ -67,3 +68,31 @@ async def test_an_object_is_stored_completely_or_not_at_all(nats_server: NatsSer
                 info = old
             assert await store.get_bytes("x") == (b"old" if info is old else b"x" * 20)
             assert await stored_chunks(js) == {info.nuid: info.chunks}
+
+
+@pytest.mark.parametrize("exists", [True, False])
+async def test_metadata_that_arrives_late_is_not_stored(
+    nats_server: NatsServer, exists: bool
+) -> None:
+    """As when a server was frozen that had received it. Its chunks have been deleted by then."""
+    late: list[tuple[str, Msg]] = []
+
+    async def relay(subject: str, request: Msg) -> None:
+        if subject.startswith("$O.b.M.") and not late:
+            late.append((subject, request))
+        else:
+            await pass_on(nc, subject, request)
+
+    async with connected(nats_server) as (store, js, nc):
+        old = await store.put("x", b"old") if exists else None
+        async with relayed(nc, relay, timeout=1) as relayed_js:
+            relayed_store = await relayed_js.object_store("b")
+            with pytest.raises(RequestTimeoutError):
+                await relayed_store.put("x", b"new")
+        [(subject, request)] = late
+        await nc.request(subject, request.data, headers=request.headers)
+        assert await stored_chunks(js) == ({} if old is None else {old.nuid: old.chunks})
+        if old is None:
+            assert await store.list() == []
+        else:
+            assert await store.get_bytes("x") == b"old"

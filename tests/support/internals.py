@@ -224,12 +224,13 @@ def farewell() -> float:
 
 @contextmanager
 def failing_metadata(error: Exception, *, stored: bool) -> Iterator[None]:
-    """Raise ``error`` whenever an object's metadata is stored, or after it has been ``stored``."""
+    """Raise ``error`` the first time an object's metadata is stored, before or after that."""
     from trio_nats.objectstore.backend import ObjectBackend
 
     store = ObjectBackend.store
 
     async def fail(backend: ObjectBackend, info: ObjectInfo, expected: int) -> ObjectInfo:
+        ObjectBackend.store = store  # type: ignore[method-assign]
         if stored:
             await store(backend, info, expected)
         raise error

@@ -16,7 +16,7 @@ from ..jetstream.errors import ErrorCode, JetStreamAPIError, WrongLastSequenceEr
 from ..jetstream.publish.publisher import PendingAck
 from .backend import ObjectBackend
 from .chunking import Chunks, ObjectSource, chunk_size, chunks_of
-from .errors import InvalidObjectMetaError, ObjectNotFoundError, ObjectStoreNotFoundError
+from .errors import ObjectStoreNotFoundError
 from .info import ObjectInfo, ObjectMeta
 from .names import chunk_subject, digest_text
 
@@ -47,15 +47,18 @@ async def put(backend: ObjectBackend, meta: ObjectMeta, source: ObjectSource) ->
     old, expected = await backend.before(meta.name)
     await backend.publish_prefix()
     chunks: Chunks | None = None
+    uploaded = False
     try:
         async with cut as chunks:
             info = await _upload(backend, info, chunks)
+        uploaded = True
         # After a cancellation here it would be unknown which chunks to delete.
         with trio.CancelScope(shield=True):
             info = await replace_meta(backend, info, old, expected)
-    except BaseException:
+    except BaseException as error:
         if chunks is not None and chunks.count:
-            await _clean_up(backend, info)
+            refused = isinstance(error, (JetStreamAPIError, ObjectStoreNotFoundError))
+            await _clean_up(backend, info, may_be_stored=uploaded and not refused)
         raise
     return info
 
@@ -93,9 +96,12 @@ async def replace_meta(
         except WrongLastSequenceError:
             old, expected = await backend.before(info.name)
             continue
-        except RequestTimeoutError:
+        except RequestTimeoutError as error:
             # The message may have been stored, and only the acknowledgement lost.
-            found, seq = await backend.before(info.name)
+            try:
+                found, seq = await backend.before(info.name)
+            except NatsError:
+                raise error from None  # another one would mean that the message was refused
             if found is None or found.nuid != info.nuid or seq == expected:
                 raise
             stored = found
@@ -120,8 +126,11 @@ async def _purge_replaced(backend: ObjectBackend, old: ObjectInfo) -> None:
         )
 
 
-async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
-    """Delete the uploaded chunks, unless the object was stored after all."""
+async def _clean_up(backend: ObjectBackend, info: ObjectInfo, *, may_be_stored: bool) -> None:
+    """Delete the uploaded chunks, unless the object was stored after all.
+
+    :param may_be_stored: whether the metadata was sent, and not refused.
+    """
     subject = chunk_subject(backend.bucket, info.nuid)
     with trio.move_on_after(backend.js.timeout, shield=True) as scope:
         try:
@@ -132,11 +141,8 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.debug("%s", str(error))
         try:
-            try:
-                if (await backend.info(info.name, leader=True)).nuid == info.nuid:
-                    return
-            except (ObjectNotFoundError, InvalidObjectMetaError):
-                pass
+            if may_be_stored and await _is_stored(backend, info):
+                return
             await backend.purge(subject)
         except ObjectStoreNotFoundError:
             pass
@@ -147,3 +153,23 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo) -> None:
             _logger.warning("chunks %r may be left behind: %s", subject, str(error))
     if scope.cancelled_caught:
         _logger.warning("chunks %r may be left behind: the server did not answer in time", subject)
+
+
+async def _is_stored(backend: ObjectBackend, info: ObjectInfo) -> bool:
+    """Return whether the metadata was stored. If not, it never will be.
+
+    It may still be on its way, such as in a server that is frozen, and without its chunks the
+    object would be damaged. The stream refuses it once its subject has another last message, so
+    store the present metadata again, or that of a deleted object.
+    """
+    while True:
+        found, seq = await backend.before(info.name)
+        if found is not None and found.nuid == info.nuid:
+            return True
+        if found is None:
+            found = replace(info, nuid=new_name(), deleted=True, size=0, chunks=0, digest="")
+        try:
+            await backend.store(found, seq)
+        except WrongLastSequenceError:
+            continue
+        return False
