@@ -124,13 +124,21 @@ def time_from_wire(value: object) -> datetime | None:
 # --- whole structs -------------------------------------------------------------------------------
 
 
-@cache
+@cache  # msgspec.structs.fields() evaluates all annotations, which takes longer than a request
 def _fields(kind: type[msgspec.Struct]) -> Mapping[str, tuple[str, object]]:
     """Return the name on the wire and the type of each field."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: (field.encode_name, hints[field.name]) for field in msgspec.structs.fields(kind)
     }
+
+
+@cache
+def _omitted(kind: type[msgspec.Struct]) -> Mapping[str, object]:
+    """Return the defaults of the fields that are not sent when they have them."""
+    always = cast("Sequence[str]", getattr(kind, "ALWAYS", ()))
+    fields = msgspec.structs.fields(kind)
+    return {field.name: field.default for field in fields if field.name not in always}
 
 
 def _bare(hint: object) -> object:
@@ -192,15 +200,15 @@ def differences(asked: msgspec.Struct, told: msgspec.Struct) -> str:
     """Describe how ``told`` differs from ``asked``; return an empty text if it does not."""
     found: list[str] = []
     defaults: list[str] = []
-    for field in msgspec.structs.fields(type(asked)):
-        if field.name in ("name", "durable_name", EXTRA):
+    for name in _fields(type(asked)):
+        if name in ("name", "durable_name", EXTRA):
             continue
-        wanted, present = (_comparable(getattr(one, field.name)) for one in (asked, told))
-        if wanted == present or (field.name == "metadata" and not wanted and not present):
+        wanted, present = (_comparable(getattr(one, name)) for one in (asked, told))
+        if wanted == present or (name == "metadata" and not wanted and not present):
             continue
         # The server may have filled in a default for None.
         where = defaults if wanted is None else found
-        where.append(f"{field.name} is {present!r:.80}, not {wanted!r:.80}")
+        where.append(f"{name} is {present!r:.80}, not {wanted!r:.80}")
     return "; ".join(found or defaults)
 
 
@@ -210,10 +218,9 @@ def _comparable(value: object) -> object:
         return {key: one for key, one in metadata.items() if not key.startswith("_nats.")}
     if isinstance(value, msgspec.Struct):
         changes: dict[str, object] = {}
-        for field in msgspec.structs.fields(value):
+        for name in _fields(type(value)):
             # Newer servers add fields that are unknown to this version.
-            given: object = getattr(value, field.name)
-            changes[field.name] = {} if field.name == EXTRA else _comparable(given)
+            changes[name] = {} if name == EXTRA else _comparable(getattr(value, name))
         return msgspec.structs.replace(value, **changes)
     if isinstance(value, (list, tuple)):
         return [_comparable(one) for one in cast("Sequence[object]", value)]
@@ -222,12 +229,11 @@ def _comparable(value: object) -> object:
 
 def to_wire(value: msgspec.Struct) -> dict[str, object]:
     """Return the fields to send: not ``None`` and not the default, unless named in ``ALWAYS``."""
-    always = cast("Sequence[str]", getattr(value, "ALWAYS", ()))
-    defaults = {field.name: field.default for field in msgspec.structs.fields(value)}
+    omitted = _omitted(type(value))
     wire: dict[str, object] = {}
     for name, (key, hint) in _fields(type(value)).items():
         one: object = getattr(value, name)
-        if name == EXTRA or one is None or (name not in always and one == defaults[name]):
+        if name == EXTRA or one is None or (name in omitted and one == omitted[name]):
             continue
         wire[key] = _written(name, one, _bare(hint))
     extra = cast("Mapping[str, object]", getattr(value, EXTRA, {}))

@@ -43,11 +43,12 @@ async def direct_get(api: API, stream: str, request: MsgRequest, seconds: float)
 
     :raises NoRespondersError: if no replica answers.
     """
-    subject, payload = api.subject(f"DIRECT.GET.{stream}"), json_codec.encode(request)
-    literal = not {"*", ">"} & {*request.last_by_subj.split(".")}
-    if request.last_by_subj and literal:
+    subject, payload = api.subject(f"DIRECT.GET.{stream}"), b""
+    if request.last_by_subj and not {"*", ">"} & {*request.last_by_subj.split(".")}:
         # With the subject in the request, permissions can restrict it.
-        subject, payload = f"{subject}.{request.last_by_subj}", b""
+        subject = f"{subject}.{request.last_by_subj}"
+    else:
+        payload = json_codec.encode(request)
     return from_direct(await api.nc.request(subject, payload, timeout=seconds))
 
 
