@@ -698,7 +698,8 @@ class BaseConnection:
 
         You can publish and respond until all messages have been received from the subscriptions,
         which then end. You cannot subscribe any more. If another task is already draining the
-        connection, this waits as well. Closing the connection ends the drain.
+        connection, this waits as well. Closing the connection ends the drain. Services stop, and
+        their requests are waited for until they have been handled.
 
         It cannot wait for the task that calls it. If messages are left in a subscription that only
         this task receives from, or if this task handles a request of a service, it returns once the

@@ -79,8 +79,10 @@ class Subscription(
         self._before_yield = 0
         self._receivers: WeakSet[trio.lowlevel.Task] | None = None
         self._thread = core.thread
-        self._helpers: Set[trio.lowlevel.Task] = frozenset()
+        self._helpers: Set[trio.lowlevel.Task] | None = None
         """Tasks that handle messages on behalf of the receiving task, which may wait for them."""
+        self._in_hand = 0
+        """Number of received messages that draining the connection waits for."""
         self._ended: Exception | None = None
 
     # --- properties ------------------------------------------------------------------------------
@@ -182,8 +184,35 @@ class Subscription(
         return alive == {task}
 
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
-        """Whether ``task`` handles messages on behalf of the task that receives them."""
-        return task in self._helpers
+        """Whether ``task`` handles messages on behalf of the task that receives them.
+
+        So do the tasks that such a task has started, because it waits for them.
+        """
+        one: trio.lowlevel.Task | None = task
+        while one is not None and self._helpers:
+            if one in self._helpers:
+                return True
+            one = None if one.parent_nursery is None else one.parent_nursery.parent_task
+        return False
+
+    @property
+    def _has_helpers(self) -> bool:
+        return self._helpers is not None
+
+    def _is_empty(self) -> bool:
+        return not self._queue and not self._in_hand
+
+    async def _wait_empty(self) -> None:
+        """Wait until all messages have been received, and none is in hand."""
+        await super()._wait_empty()
+        if self._in_hand and self._core.state is not ConnectionState.CLOSED:
+            await self._empty_waiters.park()
+
+    def _put_down(self) -> None:
+        """Count a message in hand as handled."""
+        self._in_hand -= 1
+        if self._is_empty():
+            self._wake_waiters()
 
     def _leave(self, error: Exception) -> None:
         if self._sid is not None:

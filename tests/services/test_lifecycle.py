@@ -433,7 +433,7 @@ async def test_closing_the_connection_during_a_handler(
                 await nc.aclose()
                 gate.open()
             assert gate.finished == [b"x"]
-    assert "endpoint 'gate': no connection to send the answer on" in caplog.text
+    assert "endpoint 'gate': no connection to send the response on" in caplog.text
 
 
 # --- reconnecting --------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ async def test_an_answer_that_is_too_large(
         with pytest.raises(TimeoutError):
             await client.request("$SRV.INFO", timeout=0.05)
         assert (await ask(client, "PING"))["id"] == service.id
-    assert "no answer on '$SRV.INFO'" in caplog.text
+    assert "no response on '$SRV.INFO'" in caplog.text
 
 
 async def test_instances_have_ids_of_their_own(nats_server: NatsServer) -> None:
@@ -199,5 +199,5 @@ async def test_a_service_without_discovery_permission_still_serves(
     warnings = [r.message for r in caplog.records if r.name == "trio_nats.services"]
     assert len(warnings) == 9
     assert any(
-        "service 'adder' cannot answer discovery on '$SRV.PING': " in one for one in warnings
+        "service 'adder' cannot respond to discovery on '$SRV.PING': " in one for one in warnings
     )

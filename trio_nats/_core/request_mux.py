@@ -210,9 +210,14 @@ class RequestMux:
         """See :class:`~.router.Sink`. No replies are queued here."""
         return False
 
-    def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+    @property
+    def _has_helpers(self) -> bool:
         """See :class:`~.router.Sink`."""
         return False
+
+    def _is_empty(self) -> bool:
+        """See :class:`~.router.Sink`. No replies are queued here."""
+        return True
 
     async def _wait_empty(self) -> None:
         """See :class:`~.router.Sink`. No replies are queued here."""

@@ -39,15 +39,20 @@ class Sink(Protocol):
         """Number and size of the messages that are waiting to be received."""
         ...
 
+    @property
+    def _has_helpers(self) -> bool:
+        """Whether background tasks receive and handle its messages, so that none is left."""
+        ...
+
+    def _is_empty(self) -> bool:
+        """Whether all messages have been received, and those in hand have been handled."""
+        ...
+
     async def _wait_empty(self) -> None:
-        """Wait until all messages have been received."""
+        """Wait until :meth:`_is_empty`."""
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
         """Whether no other task can receive a message while ``task`` waits."""
-        ...
-
-    def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
-        """Whether ``task`` processes messages for the task that receives them."""
         ...
 
     def _wake_waiters(self) -> None:

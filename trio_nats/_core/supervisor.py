@@ -22,6 +22,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Collection
 from threading import get_ident
+from weakref import WeakSet
 
 import trio
 from trio.lowlevel import current_trio_token
@@ -113,6 +114,8 @@ class Supervisor(MoveCallbacks):
         self._nursery: trio.Nursery | None = None
         self._drained: list[Sink] = []
         """Subscriptions that are being drained. The router has already removed some of them."""
+        self._drained_alone: WeakSet[Sink] = WeakSet()
+        """Subscriptions that were drained, and whose messages background tasks may still handle."""
         self._light_checkpoints = 0
         self._line_too_long = False
         self._restored_ping: Ping | None = None
@@ -441,6 +444,8 @@ class Supervisor(MoveCallbacks):
                 self.router.remove(sid)
                 if sink is not None:
                     sink._end(trio.EndOfChannel())
+                    if sink._has_helpers:
+                        self._drained_alone.add(sink)
 
     async def drain_all(self) -> bool:
         """:meth:`drain` all subscriptions, and wait until their messages have been received.
@@ -452,14 +457,14 @@ class Supervisor(MoveCallbacks):
         """
         task = trio.lowlevel.current_task()
         sinks = {sid: sink for sid, sink in self.router.sinks.items() if sink is not self.requests}
-        self._drained += sinks.values()
+        self._drained += {*sinks.values(), *self._drained_alone}
         await self.drain(sinks)
         left = False
         for sink in self._drained:
             if self.state is ConnectionState.CLOSED:  # closed while waiting
                 return False
             if sink._waits_for(task):
-                left = left or sink.pending[0] > 0 or sink._is_handled_by(task)
+                left = left or not sink._is_empty()
             else:
                 await sink._wait_empty()
         return left

@@ -1,31 +1,41 @@
-"""An endpoint, which handles each request in a task, up to a maximum at a time."""
+"""An endpoint, which handles each request in a task, up to a maximum at a time.
+
+Theory of operation. The service runs :meth:`Endpoint._serve` in a task of its own, with a nursery
+for the handlers. Stopping drains the subscription: once the server has processed the UNSUB,
+receiving ends with :exc:`trio.EndOfChannel`, and the nursery waits for the handlers that are left.
+If ``close_timeout`` or a cancellation ends this earlier, the handlers are cancelled, and each
+request that is left gets error 503. Sending that error waits for nothing.
+"""
 
 from __future__ import annotations
 
 import inspect
 import logging
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import trio
 
 from .._constructors import NoPublicConstructor, construct
+from .._nursery import open_nursery
 from ..codecs import Payload
+from ..connection_base import BaseConnection
 from ..errors import ConnectionLostError, NatsError
-from ..message import Msg
+from ..message import Msg, can_respond_to
 from ..options import type_name
 from ..subscription import Subscription
 from .errors import ServiceError
 from .request import ServiceRequest
 from .schemas import EndpointInfo, EndpointStats
 
-__all__ = ["Endpoint", "Handler", "check_handler"]
+__all__ = ["Endpoint", "EndpointOwner", "Handler", "check_handler"]
 
 Handler: TypeAlias = Callable[[ServiceRequest], Awaitable[Payload | None]]
-"""Handles a request: an async function that returns the answer, see :class:`ServiceRequest`."""
+"""Handles a request: an async function that returns the response, see :class:`ServiceRequest`."""
 
 MAX_LAST_ERROR = 1024
 """Maximum length of the last error in statistics."""
@@ -36,9 +46,28 @@ _logger = logging.getLogger("trio_nats.services")
 _NO_CONNECTION = (trio.ClosedResourceError, ConnectionLostError)
 
 
+class EndpointOwner(Protocol):
+    """The service, as endpoints use it."""
+
+    nc: BaseConnection
+
+    @property
+    def close_timeout(self) -> float:
+        """Seconds that an endpoint has to respond to pending requests when it is stopped."""
+        ...
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        """Called when an endpoint that was removed has stopped."""
+        ...
+
+    def _end_with(self, error: Exception) -> None:
+        """Called when the subscription of an endpoint has ended although it was not stopped."""
+        ...
+
+
 def check_handler(handler: object) -> None:
     """Raise :exc:`TypeError` if ``handler`` is certainly not an async function."""
-    what = "handler must be an async function that returns the answer, or responds itself; not "
+    what = "handler must be an async function that returns the response, or responds itself; not "
     if not callable(handler):
         raise TypeError(f"{what}{type_name(handler)}")
     function: Callable[..., object] = handler
@@ -69,22 +98,34 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
 
     def __init__(
         self,
+        owner: EndpointOwner,
         name: str,
+        prefix: str,
         sub: Subscription,
         metadata: Mapping[str, str],
         concurrency: int,
         handler: Handler,
     ) -> None:
+        self._owner = owner
         self._sub = sub
         """The subscription that its requests arrive on."""
         self._name = name
+        self._prefix = prefix
+        """The prefix of its group."""
         self._metadata = metadata
         self._concurrency = concurrency
         self._handler = handler
-        self._under_way = 0
         self._handlers: set[trio.lowlevel.Task] = set()
         sub._helpers = self._handlers
         self._capacity = trio.lowlevel.ParkingLot()
+        self._has_task = False
+        """Whether the service has started a task that subscribes it and calls :meth:`_serve`."""
+        self._nursery: trio.Nursery | None = None
+        """The nursery of the handlers, as long as requests are received."""
+        self._removed = False
+        self._stopping = False
+        self._deadline = math.inf
+        self._stopped = trio.Event()
         self.reset()
 
     # --- properties ------------------------------------------------------------------------------
@@ -117,12 +158,22 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
     @property
     def under_way(self) -> int:
         """Number of requests that are being handled now."""
-        return self._under_way
+        return self._sub._in_hand
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it accepts no more requests, by :meth:`stop` or because the service stops."""
+        return self._stopping
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has stopped, and has responded to all requests."""
+        return self._stopped.is_set()
 
     def info(self) -> EndpointInfo:
         """Describe the endpoint.
 
-        :returns: its part of the answer to an INFO request.
+        :returns: its part of the response to INFO.
         """
         return EndpointInfo(
             name=self._name,
@@ -135,7 +186,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         """Return its statistics.
 
         :param data: the value of ``data`` in them. Default: none.
-        :returns: its part of the answer to a STATS request.
+        :returns: its part of the response to STATS.
         """
         requests = self._requests
         return EndpointStats(
@@ -157,25 +208,91 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
 
     def __repr__(self) -> str:
         queue = f", queue={self.queue!r}" if self.queue else ""
-        return f"<Endpoint {self._name!r} on {self.subject!r}{queue}, {self._under_way} under way>"
+        state = ", stopped" if self.stopped else ", stopping" if self.stopping else ""
+        where = f"{self._name!r} on {self.subject!r}{queue}"
+        return f"<Endpoint {where}, {self.under_way} under way{state}>"
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Remove the endpoint from its service: it accepts no more requests.
+
+        Discovery no longer shows it, and the server is told to send no more requests. Those that it
+        has already sent are still handled, for at most the ``close_timeout`` of the service;
+        requests that are left then get error 503. Other endpoints go on, also those with the same
+        name or subject.
+
+        Returns at once, so handlers may call it; :meth:`aclose` waits. You may call it repeatedly.
+        """
+        self._owner.nc._check_run()
+        if self._removed:
+            return
+        self._removed = True
+        self._begin_stop(trio.current_time() + self._owner.close_timeout)
+
+    async def aclose(self) -> None:
+        """:meth:`stop`, and wait until all requests have been responded to.
+
+        A handler of this endpoint that calls it waits for itself, until ``close_timeout`` is over.
+        You may call it repeatedly. If cancelled, the endpoint goes on stopping.
+        """
+        self.stop()
+        await self._stopped.wait()
+
+    def _begin_stop(self, deadline: float = math.inf) -> None:
+        """Stop receiving requests; after the deadline, stop handling them."""
+        self._stopping = True
+        self._deadline = min(self._deadline, deadline)
+        if self._nursery is not None:
+            self._nursery.cancel_scope.deadline = self._deadline
+            self._nursery.start_soon(self._sub.drain)
+        elif not self._has_task:
+            self._end()
+
+    def _end(self) -> None:
+        """Note that it has stopped, or that it will not be started."""
+        self._stopping = True
+        self._stopped.set()
+        if self._removed:
+            self._owner._forget(self)
 
     # --- its requests ----------------------------------------------------------------------------
 
-    async def _serve(self, nursery: trio.Nursery, refuse: Callable[[Msg], None]) -> None:
-        """Start a task for each request, until the subscription ends, which raises.
+    async def _serve(self) -> None:
+        """Handle requests until the subscription ends, and all of them have been handled."""
+        try:
+            async with open_nursery() as nursery:
+                self._nursery = nursery
+                if self._stopping:  # since it was subscribed
+                    self._begin_stop()
+                try:
+                    await self._receive(nursery)
+                except (trio.EndOfChannel, trio.ClosedResourceError, NatsError) as error:
+                    if not self._stopping:
+                        self._owner._end_with(error)
+                finally:
+                    self._nursery = None
+            if nursery.cancel_scope.cancelled_caught:
+                _logger.warning(
+                    "endpoint %r: requests were still pending after %g s",
+                    self._name,
+                    self._owner.close_timeout,
+                )
+        finally:
+            self._refuse_waiting()
 
-        ``refuse`` is called with requests that are cancelled.
-        """
+    async def _receive(self, nursery: trio.Nursery) -> None:
+        """Start a task for each request, until the subscription ends, which raises."""
         name = f"endpoint {self._name!r} on {self.subject!r}"
         while True:
-            while self._under_way >= self._concurrency:
+            while self.under_way >= self._concurrency:
                 await self._capacity.park()
             # One task per request, because handlers must not share context variables.
             msg = await self._sub.receive()
-            self._under_way += 1
-            nursery.start_soon(self._handle, msg, refuse, name=name)
+            self._sub._in_hand += 1
+            nursery.start_soon(self._handle, msg, name=name)
 
-    async def _handle(self, msg: Msg, refuse: Callable[[Msg], None]) -> None:
+    async def _handle(self, msg: Msg) -> None:
         request = construct(ServiceRequest, msg)
         task = trio.lowlevel.current_task()
         self._handlers.add(task)
@@ -184,17 +301,17 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         try:
             await self._call(request)
         except trio.Cancelled:
-            refuse(msg)
+            self._refuse(msg)
             raise
         except Exception as error:
-            await self._answer_error(request, error)
+            await self._respond_error(request, error)
         else:
             if request._failure is not None:
                 self._count(request._failure)
         finally:
             self._nanoseconds += time.perf_counter_ns() - begun
-            self._under_way -= 1
             self._handlers.discard(task)
+            self._sub._put_down()
             self._capacity.unpark()
 
     async def _call(self, request: ServiceRequest) -> None:
@@ -205,18 +322,18 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
             raise TypeError(
                 f"the handler of endpoint {self._name!r} must be async; it returned {kind}"
             )
-        answer = await result
-        if answer is None:
+        response = await result
+        if response is None:
             return
-        if not isinstance(answer, (bytes, bytearray, memoryview, str)):
+        if not isinstance(response, (bytes, bytearray, memoryview, str)):
             raise TypeError(
                 f"the handler of endpoint {self._name!r} must return bytes-like, str or None, not "
-                f"{type(answer).__name__}; to send other objects, await request.respond(value, "
+                f"{type(response).__name__}; to send other objects, await request.respond(value, "
                 "codec=...)"
             )
-        await request.respond(answer)
+        await request.respond(response)
 
-    async def _answer_error(self, request: ServiceRequest, error: Exception) -> None:
+    async def _respond_error(self, request: ServiceRequest, error: Exception) -> None:
         cause = _unwrapped(error)
         if isinstance(cause, ServiceError):
             failure = cause
@@ -234,20 +351,40 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
             await _send(request, failure)
         except _NO_CONNECTION as lost:
             _logger.debug(
-                "endpoint %r: no connection to send the answer on: %s", self._name, str(lost)
+                "endpoint %r: no connection to send the response on: %s", self._name, str(lost)
             )
         except NatsError as problem:
             # It is most likely too large, so send a short one instead.
             _logger.warning("endpoint %r: an error could not be sent: %s", self._name, str(problem))
-            await self._answer_error_briefly(request, type(problem).__name__)
+            await self._respond_error_briefly(request, type(problem).__name__)
 
-    async def _answer_error_briefly(self, request: ServiceRequest, text: str) -> None:
+    async def _respond_error_briefly(self, request: ServiceRequest, text: str) -> None:
         try:
             await _send(request, ServiceError(500, text))
         except (NatsError, trio.ClosedResourceError) as problem:
             _logger.debug(
                 "endpoint %r: a short error could not be sent either: %s", self._name, str(problem)
             )
+
+    def _refuse_waiting(self) -> None:
+        """Respond to the requests that no handler has received."""
+        try:
+            while True:
+                self._refuse(self._sub.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError, NatsError):
+            pass
+
+    def _refuse(self, msg: Msg) -> None:
+        """Respond that the request is not handled, without waiting."""
+        if msg.reply is None or not can_respond_to(msg.raw_reply or b""):
+            return
+        what = "endpoint" if self._removed else "service"
+        try:
+            self._owner.nc.publish_nowait(
+                msg.reply, headers=ServiceError(503, f"the {what} has stopped").headers
+            )
+        except (NatsError, trio.ClosedResourceError) as error:
+            _logger.debug("endpoint %r: error 503 could not be sent: %s", self._name, str(error))
 
     def _count(self, failure: ServiceError) -> None:
         self._errors += 1

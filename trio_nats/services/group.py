@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from types import EllipsisType
 from typing import Protocol, TypeVar
 
+import trio
+
 from .._constructors import NoPublicConstructor, construct
-from ..connection_base import BaseConnection
 from ..errors import ConfigurationError
 from ..options import PendingLimits, check_count
 from ..subjects import check_filter, check_queue
-from .endpoint import Endpoint, Handler, check_handler
+from .endpoint import Endpoint, EndpointOwner, Handler, check_handler
 from .schemas import PREFIX, check_metadata, check_name
 
 __all__ = ["DEFAULT_CONCURRENCY", "Host", "ServiceGroup"]
@@ -21,16 +22,16 @@ H = TypeVar("H", bound=Handler)
 DEFAULT_CONCURRENCY = 16
 
 
-class Host(Protocol):
+class Host(EndpointOwner, Protocol):
     """The service, as groups use it."""
 
-    nc: BaseConnection
+    _endpoints: list[Endpoint]
 
     def _adopt(self, endpoint: Endpoint) -> None:
         """Add the endpoint now, and subscribe soon."""
         ...
 
-    async def _start(self, endpoint: Endpoint) -> None:
+    async def _add(self, endpoint: Endpoint) -> None:
         """Add the endpoint and subscribe."""
         ...
 
@@ -38,6 +39,9 @@ class Host(Protocol):
 class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
     """Endpoints whose subjects share a prefix; made by :meth:`group`. The service itself is one,
     too.
+
+    A group is nothing but its prefix: groups of a service with the same prefix have the same
+    endpoints.
     """
 
     def __init__(self, host: Host, prefix: str, queue: str | None) -> None:
@@ -54,6 +58,19 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
     def queue(self) -> str | None:
         """The default queue group of its endpoints, or ``None``."""
         return self._queue
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The endpoints that were added to it and to groups within it, and not stopped since.
+
+        Those that stopped with the service are still listed.
+        """
+        return tuple(endpoint for endpoint in self._members() if not endpoint._removed)
+
+    def _members(self) -> list[Endpoint]:
+        """Return its endpoints, including those that are stopping."""
+        begin = f"{self._prefix}." if self._prefix else ""
+        return [one for one in self._host._endpoints if f"{one._prefix}.".startswith(begin)]
 
     def group(self, name: str, *, queue: str | EllipsisType | None = ...) -> ServiceGroup:
         """Make a group within this one.
@@ -133,14 +150,15 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         concurrency: int = DEFAULT_CONCURRENCY,
         pending_limits: PendingLimits | None = None,
     ) -> Endpoint:
-        """Add an endpoint: call ``handler`` with each request to a subject. It cannot be removed.
+        """Add an endpoint: call ``handler`` with each request to a subject.
 
         Returns once it is subscribed. If the service is not entered yet, entering subscribes. If
-        cancelled, nothing is added.
+        cancelled, nothing is added. :meth:`Endpoint.stop` removes it.
 
-        :param name: letters, digits, ``-`` and ``_``. Several endpoints may share a name.
+        :param name: letters, digits, ``-`` and ``_``. Several endpoints may share a name, and even
+            a subject; those that share a queue group too receive a part of the requests each.
         :param handler: an async function that is called with a :class:`ServiceRequest`. What it
-            returns is the answer, unless it is ``None``. An exception is answered with an error:
+            returns is the response, unless it is ``None``. If it raises, the response is an error:
             :exc:`ServiceError` as it is; a :exc:`DecodeError` of :meth:`ServiceRequest.decode` with
             code 400; any other exception is logged, and the name of its type is sent with code 500.
         :param subject: the rest of the subject after the group's prefix; wildcards are allowed.
@@ -158,8 +176,28 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         :raises trio.ClosedResourceError: if the service or the connection is closing.
         """
         endpoint = self._made(name, handler, subject, queue, metadata, concurrency, pending_limits)
-        await self._host._start(endpoint)
+        await self._host._add(endpoint)
         return endpoint
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """:meth:`Endpoint.stop` all its endpoints, including those of groups within it.
+
+        You may add others afterwards.
+        """
+        for endpoint in self.endpoints:
+            endpoint.stop()
+
+    async def aclose(self) -> None:
+        """:meth:`stop`, and wait until all its endpoints have stopped.
+
+        If cancelled, they go on stopping.
+        """
+        self.stop()
+        await trio.lowlevel.checkpoint()
+        for endpoint in self._members():
+            await endpoint.aclose()
 
     def _made(
         self,
@@ -180,7 +218,16 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
             whole, queue=self._checked_queue(queue), pending_limits=pending_limits
         )
         check_count("concurrency", concurrency, 1)
-        return construct(Endpoint, name, sub, check_metadata(metadata), concurrency, handler)
+        return construct(
+            Endpoint,
+            self._host,
+            name,
+            self._prefix,
+            sub,
+            check_metadata(metadata),
+            concurrency,
+            handler,
+        )
 
     def _subject(self, rest: str) -> str:
         whole = ".".join(filter(None, (self._prefix, rest)))

@@ -1,4 +1,4 @@
-"""Answer discovery requests: PING, INFO and STATS on ``$SRV`` (ADR-32).
+"""Respond to discovery requests: PING, INFO and STATS on ``$SRV`` (ADR-32).
 
 The asking side is in :mod:`.discovery`.
 """
@@ -29,46 +29,54 @@ _logger = logging.getLogger("trio_nats.services")
 
 
 class Monitor:
-    """Answers the requests on one subject.
+    """Responds to the requests on one subject.
 
     :param service: the name of the service, for the log.
     :param sub: the subscription, which the caller enters and closes.
-    :param answer: returns the answer to a request.
+    :param response: returns the response to a request.
     """
 
-    def __init__(self, service: str, sub: Subscription, answer: Callable[[], bytes]) -> None:
+    def __init__(self, service: str, sub: Subscription, response: Callable[[], bytes]) -> None:
         self.sub = sub
+        sub._helpers = frozenset()
         self._service = service
-        self._answer = answer
+        self._response = response
 
     async def run(self) -> None:
-        """Answer requests until the subscription has been drained.
+        """Respond to requests.
 
-        It also returns if the server forbids the subscription: endpoints still work.
+        It returns if the server forbids the subscription: endpoints still work.
 
         :raises ConnectionLostError: if the connection is gone for good.
         :raises trio.ClosedResourceError: if the connection or the subscription is closed.
+        :raises trio.EndOfChannel: if the connection or the subscription has been drained.
         """
-        try:
-            async for msg in self.sub:
-                if msg.reply is not None:
+        while True:
+            try:
+                msg = await self.sub.receive()
+            except ConnectionLostError:
+                raise
+            except NatsError as error:
+                _logger.warning(
+                    "service %r cannot respond to discovery on %r: %s",
+                    self._service,
+                    self.sub.subject,
+                    str(error),
+                )
+                return
+            if msg.reply is not None:
+                self.sub._in_hand += 1
+                try:
                     await self._respond(msg)
-        except ConnectionLostError:
-            raise
-        except NatsError as error:
-            _logger.warning(
-                "service %r cannot answer discovery on %r: %s",
-                self._service,
-                self.sub.subject,
-                str(error),
-            )
+                finally:
+                    self.sub._put_down()
 
     async def _respond(self, msg: Msg) -> None:
         try:
-            await msg.respond(self._answer())
+            await msg.respond(self._response())
         except NatsError as error:
             _logger.warning(
-                "service %r: no answer on %r: %s", self._service, msg.subject, str(error)
+                "service %r: no response on %r: %s", self._service, msg.subject, str(error)
             )
 
 
@@ -80,13 +88,13 @@ def create_monitors(
 ) -> list[Monitor]:
     """Return monitors for all subjects: of all services, of this one, and of this instance."""
     encoded_ping = msgspec.json.encode(ping)
-    answers: dict[str, Callable[[], bytes]] = {
+    responses: dict[str, Callable[[], bytes]] = {
         "PING": lambda: encoded_ping,
         "INFO": lambda: msgspec.json.encode(info()),
         "STATS": lambda: encode_stats(stats()),
     }
     return [
-        Monitor(ping.name, nc.subscribe(monitoring_subject(PREFIX, verb, *whose)), answer)
-        for verb, answer in answers.items()
+        Monitor(ping.name, nc.subscribe(monitoring_subject(PREFIX, verb, *whose)), response)
+        for verb, response in responses.items()
         for whose in ((None, None), (ping.name, None), (ping.name, ping.id))
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -21,11 +21,8 @@ from .._constructors import NoPublicConstructor
 from .._nursery import open_nursery
 from ..connection_base import BaseConnection
 from ..errors import ConnectionLostError, NatsError, fresh
-from ..message import Msg, can_respond_to
 from ..options import check_callable, check_seconds
-from ..subscription import Subscription
 from .endpoint import Endpoint
-from .errors import ServiceError
 from .group import ServiceGroup, checked_queue
 from .monitoring import Monitor, create_monitors
 from .schemas import (
@@ -57,13 +54,13 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
     Entering the block subscribes the endpoints and answers discovery requests. From then on
     requests are handled in background tasks that end with the block. Leaving the block normally
     stops the service: it accepts no more requests, and finishes those that it has within
-    ``close_timeout`` seconds; requests that are left then are answered with error 503. Leaving it
-    by an exception ends everything at once.
+    ``close_timeout`` seconds; requests that are left then get error 503. Leaving it by an exception
+    ends everything at once; requests that have arrived get error 503.
 
     If the connection is lost for good, or if the server forbids an endpoint's subscription, the
     service stops, the body of the block is cancelled, and the block raises
     :exc:`ConnectionLostError` or :exc:`PermissionsViolationError`. If you close or drain the
-    connection, the service just stops.
+    connection, the service just stops; draining waits for its requests.
     """
 
     _async_with = "nc.add_service(...) as service"
@@ -94,7 +91,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         self._id = new_id()
         self._started = datetime.now(UTC)
         self._endpoints: list[Endpoint] = []
-        self._open: list[Subscription] = []
+        """All that have not stopped, and those that stopped with the service."""
         self._entered = False
         self._work: trio.Nursery | None = None
         self._stop = trio.Event()
@@ -131,9 +128,9 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         return self._metadata
 
     @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """All endpoints, including those of its groups."""
-        return tuple(self._endpoints)
+    def close_timeout(self) -> float:
+        """Seconds that pending requests have to finish when the service or an endpoint stops."""
+        return self._close_timeout
 
     @property
     def started(self) -> datetime:
@@ -161,7 +158,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             version=self._version,
             metadata=dict(self._metadata),
             description=self._description,
-            endpoints=[endpoint.info() for endpoint in self._endpoints],
+            endpoints=[endpoint.info() for endpoint in self.endpoints],
         )
 
     def stats(self) -> ServiceStats:
@@ -174,7 +171,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             id=self._id,
             version=self._version,
             metadata=dict(self._metadata),
-            endpoints=[self._stats_of(endpoint) for endpoint in self._endpoints],
+            endpoints=[self._stats_of(endpoint) for endpoint in self.endpoints],
             started=self._started,
         )
 
@@ -199,7 +196,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
 
     def reset(self) -> None:
         """Reset all statistics to zero."""
-        for endpoint in self._endpoints:
+        for endpoint in self.endpoints:
             endpoint.reset()
         self._started = datetime.now(UTC)
 
@@ -222,23 +219,12 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         if self._entered:
             raise RuntimeError("a service can be entered only once; add it again")
         self._entered = True
-        monitors = create_monitors(self.nc, self._ping(), self.info, self.stats)
-        try:
-            for endpoint in self._endpoints:
-                await self._subscribe(endpoint._sub)
-            for monitor in monitors:
-                await self._subscribe(monitor.sub)
-        except BaseException:
-            await self._close_all()
-            raise
-        self._started = datetime.now(UTC)
         self._manager = open_nursery()
         self._nursery = await self._manager.__aenter__()
         try:
-            await self._nursery.start(self._run, monitors)
+            await self._nursery.start(self._run)
         except BaseException as error:
             await self._manager.__aexit__(type(error), error, error.__traceback__)
-            await self._close_all()
             raise
         self._body.__enter__()
         return self
@@ -268,8 +254,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
     def stop(self) -> None:
         """Accept no more requests. The service has stopped once the pending ones are finished.
 
-        Returns at once, so handlers may call it; :meth:`wait_stopped` waits. You may call it
-        repeatedly.
+        Returns at once, so handlers may call it; :meth:`aclose` waits. You may call it repeatedly.
         """
         self.nc._check_run()
         self._stop.set()
@@ -309,19 +294,18 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             self._body.cancel()
         self.stop()
 
-    async def _run(self, monitors: list[Monitor], *, task_status: trio.TaskStatus[None]) -> None:
+    async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run all tasks of the service until it stops."""
+        monitors = create_monitors(self.nc, self._ping(), self.info, self.stats)
         try:
-            async with open_nursery() as self._work:
-                work = self._work
-                for endpoint in self._endpoints:
-                    # False if it was added while the others were being subscribed.
-                    subscribed = endpoint._sub in self._open
-                    work.start_soon(
-                        self._serve if subscribed else self._subscribe_and_serve, endpoint
-                    )
+            async with open_nursery() as work:
+                self._work = work
+                for endpoint in [*self._endpoints]:
+                    await self._start(endpoint)
                 for monitor in monitors:
+                    await monitor.sub.__aenter__()
                     work.start_soon(self._monitor, monitor)
+                self._started = datetime.now(UTC)
                 task_status.started()
                 try:
                     await self._stop.wait()
@@ -329,26 +313,19 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
                     # Also if cancelled: no task can be started in a nursery that is closing.
                     self.stop()
                 work.cancel_scope.deadline = trio.current_time() + self._close_timeout
-                for sub in self._open:
-                    work.start_soon(sub.drain)
+                for endpoint in [*self._endpoints]:
+                    endpoint._begin_stop()
+                for monitor in monitors:
+                    work.start_soon(monitor.sub.drain)
             if work.cancel_scope.cancelled_caught:
                 seconds = self._close_timeout
                 _logger.warning(
                     "service %r: requests were still pending after %g s", self._name, seconds
                 )
-                self._refuse_waiting()
         finally:
-            await self._close_all()
+            for endpoint in [*self._endpoints]:
+                endpoint._end()
             self._stopped.set()
-
-    async def _subscribe(self, sub: Subscription) -> None:
-        await sub.__aenter__()
-        self._open.append(sub)
-
-    async def _close_all(self) -> None:
-        with trio.CancelScope(shield=True):
-            for sub in self._open:
-                await sub.aclose()
 
     # --- endpoints -------------------------------------------------------------------------------
 
@@ -357,19 +334,16 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         self._check_adding()
         self._endpoints.append(endpoint)
         if self._work is not None:
-            self._work.start_soon(self._subscribe_and_serve, endpoint)
+            endpoint._has_task = True
+            self._work.start_soon(self._start_or_end, endpoint)
 
-    async def _start(self, endpoint: Endpoint) -> None:
+    async def _add(self, endpoint: Endpoint) -> None:
         """See :meth:`ServiceGroup.add_endpoint`."""
         self.nc._check_run()
         await trio.lowlevel.checkpoint()  # Checkpoint before any change to the service.
         self._check_adding()
-        if self._work is not None:
-            await self._subscribe(endpoint._sub)
-            if self.stopping:  # stopped since; all open subscriptions are being drained
-                await endpoint._sub.aclose()
-                self._check_adding()
-            self._work.start_soon(self._serve, endpoint)
+        if self._work is not None and not await self._start(endpoint):
+            self._check_adding()
         self._endpoints.append(endpoint)
 
     def _check_adding(self) -> None:
@@ -377,56 +351,52 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         if self.stopping:
             raise trio.ClosedResourceError(f"service {self._name!r} is stopping")
 
-    async def _subscribe_and_serve(self, endpoint: Endpoint) -> None:
-        if await self._run_until_closed(self._subscribe, endpoint._sub) and not self.stopping:
-            await self._serve(endpoint)
+    async def _start(self, endpoint: Endpoint) -> bool:
+        """Subscribe, and serve in the background; return false if it was stopped before that."""
+        assert self._work is not None
+        if not endpoint.stopping:
+            await endpoint._sub.__aenter__()
+        if self.stopping or endpoint.stopping:
+            endpoint._end()
+            await endpoint._sub.aclose()
+            return False
+        endpoint._has_task = True
+        self._work.start_soon(self._serve, endpoint)
+        return True
+
+    async def _start_or_end(self, endpoint: Endpoint) -> None:
+        try:
+            await self._start(endpoint)
+        except (trio.ClosedResourceError, NatsError) as error:
+            self._end_with(error)
 
     async def _serve(self, endpoint: Endpoint) -> None:
-        assert self._work is not None
-        await self._run_until_closed(endpoint._serve, self._work, self._refuse_late)
-
-    async def _run_until_closed(self, do: Callable[..., Awaitable[None]], *args: object) -> bool:
-        """Run ``do``; return false if the connection or the subscription ended instead."""
+        """Run an endpoint that has been subscribed."""
         try:
-            await do(*args)
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            self.stop()  # The subscription or the connection was drained or closed.
-            return False
-        except NatsError as error:
+            await endpoint._serve()
+        finally:
+            endpoint._end()
+            await endpoint._sub.aclose()
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        """See :class:`EndpointOwner`."""
+        if endpoint in self._endpoints:
+            self._endpoints.remove(endpoint)
+
+    def _end_with(self, error: Exception) -> None:
+        """Stop because a subscription has ended."""
+        if isinstance(error, NatsError):
             self._fail(error)
-            return False
-        return True
+        else:
+            self.stop()  # The subscription or the connection was drained or closed.
 
     async def _monitor(self, monitor: Monitor) -> None:
         try:
             await monitor.run()
-        except trio.ClosedResourceError:
-            self.stop()
-        except ConnectionLostError as error:
-            self._fail(error)
-
-    def _refuse_late(self, msg: Msg) -> None:
-        """Answer with an error if the handler was cancelled because of ``close_timeout``."""
-        if self._work is not None and self._work.cancel_scope.cancel_called:
-            self._refuse(msg)
-
-    def _refuse_waiting(self) -> None:
-        for endpoint in self._endpoints:
-            try:
-                while True:
-                    self._refuse(endpoint._sub.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError, NatsError):
-                continue
-
-    def _refuse(self, msg: Msg) -> None:
-        if msg.reply is None or not can_respond_to(msg.raw_reply or b""):
-            return
-        try:
-            self.nc.publish_nowait(
-                msg.reply, headers=ServiceError(503, "the service has stopped").headers
-            )
-        except (NatsError, trio.ClosedResourceError) as error:
-            _logger.debug("service %r: error 503 could not be sent: %s", self._name, str(error))
+        except (trio.EndOfChannel, trio.ClosedResourceError, ConnectionLostError) as error:
+            self._end_with(error)
+        finally:
+            await monitor.sub.aclose()
 
 
 def _as_object(data: object) -> dict[str, object] | None:
