@@ -136,8 +136,6 @@ class Operations:
         self, bucket: str, name: str, size: int, *, chunk: int | None = None, **meta: Any
     ) -> None:
         store = await self.js.object_store(bucket)
-        if "headers" in meta:
-            meta["headers"] = {header: [value] for header, value in meta["headers"].items()}
         if chunk is not None:
             meta["options"] = api.ObjectMetaOptions(max_chunk_size=chunk)
         await store.put(name, content(size), api.ObjectMeta(**meta))
@@ -312,7 +310,10 @@ def info_dict(info: api.ObjectInfo) -> dict[str, Any]:
         "bucket": info.bucket,
         "name": info.name,
         "description": info.description or "",
-        "headers": {name: values[0] for name, values in (info.headers or {}).items()},
+        "headers": {
+            name: values if isinstance(values, str) else values[0]
+            for name, values in (info.headers or {}).items()
+        },
         "size": info.size or 0,
         "chunks": info.chunks or 0,
         "chunk_size": options.max_chunk_size,

@@ -160,6 +160,12 @@ def test_headers_that_cannot_be_are_left_out() -> None:
     assert info.headers.pairs() == [("good", "1")]
 
 
+def test_headers_with_a_single_value() -> None:
+    data = msgspec.json.encode({"nuid": "n", "headers": {"a": "one", "b": ["two"], "c": "3\n"}})
+    info = read_info("b", "n", data, seq=1, timestamp=None)
+    assert info.headers.pairs() == [("a", "one"), ("b", "two")]
+
+
 def test_digests_and_names() -> None:
     digest = bytes(range(224, 256))
     text = digest_text(digest)

@@ -95,7 +95,7 @@ class _Wire(msgspec.Struct, kw_only=True, omit_defaults=True):
     name: str | None = None
     description: str | None = None
     metadata: dict[str, str] | None = None
-    headers: dict[str, list[str]] | None = None
+    headers: dict[str, list[str] | str] | None = None
     options: _Options | None = None
     bucket: str | None = None
     nuid: str | None = None
@@ -217,11 +217,14 @@ def _fault(info: ObjectInfo) -> str:
     return ""
 
 
-def _headers(raw: Mapping[str, list[str]]) -> Headers:
-    """Return the valid headers; other clients may have stored invalid ones."""
+def _headers(raw: Mapping[str, list[str] | str]) -> Headers:
+    """Return the valid headers; other clients may have stored invalid ones.
+
+    nats-py stores a single value as text instead of a list, if it is given so.
+    """
     headers = Headers()
     for name, values in raw.items():
-        for value in values:
+        for value in [values] if isinstance(values, str) else values:
             try:
                 headers.add(name, value)
             except InvalidHeaderError:
