@@ -7,6 +7,7 @@ of them know the same operations and reply in the same form, so the tests can co
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -75,7 +76,11 @@ class Client:
     def result(self) -> Any:
         """Wait for the oldest operation that was requested."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        try:
+            line = self._process.stdout.readline()
+        except BaseException:  # it hangs; the next test needs another
+            self._process.kill()
+            raise
         if not line:
             self._log.seek(0)
             raise RuntimeError(f"{self.name} has ended:\n{self._log.read()}")
@@ -96,10 +101,15 @@ class Client:
         ends = [number for number, one in enumerate(found) if wanted.items() <= one.items()]
         return found[: ends[0] + 1]
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
         with self._process, self._log:
             assert self._process.stdin is not None
-            self._process.stdin.close()
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
@@ -114,7 +124,7 @@ class Clients:
         self._running: dict[str, Client] = {}
 
     def __getitem__(self, name: str) -> Client:
-        if name not in self._running:
+        if name not in self._running or not self._running[name].is_running:
             argv = node_argv() if name == "node" else [sys.executable, HERE / f"{name}_client.py"]
             self._running[name] = Client(name, argv, self.url)
         return self._running[name]

@@ -239,8 +239,12 @@ class Operations:
         async def fail(request: Request) -> None:
             raise ServiceError("418", "I am a teapot")
 
+        async def crash(request: Request) -> None:
+            raise ValueError("secret")
+
         await group.add_endpoint(name="echo", handler=echo, metadata={"kind": "loud"})
         await group.add_endpoint(name="fail", handler=fail, queue_group="other")
+        await group.add_endpoint(name="crash", handler=crash)
         await self.nc.flush()
         return self.service.id
 

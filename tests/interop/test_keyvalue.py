@@ -8,6 +8,7 @@ import pytest
 
 from tests.interop.helpers import CLIENTS, OTHERS, PAIRS, Clients, RemoteError, differing
 from trio_nats import open_nats
+from trio_nats.jetstream import StreamSource
 
 pytestmark = pytest.mark.slow
 
@@ -176,6 +177,34 @@ def test_all_watch_while_all_write(clients: Clients, bucket: str) -> None:
             assert present == (seen[-1] if seen[-1]["operation"] == "PUT" else None)
 
 
+async def test_mirrors_and_sources(clients: Clients, bucket: str) -> None:
+    """The others look for the keys of a mirror under its own name, and find none."""
+    node = clients["node"]
+    mirror, sourced = f"{bucket}_mirror", f"{bucket}_sourced"
+    node("kv_create_bucket", bucket)
+    node("kv_put", bucket, "a", "1")
+    node("kv_create_bucket", mirror, mirror={"name": bucket})
+    node("kv_create_bucket", sourced, sources=[{"name": bucket}])
+    async with open_nats(clients.url) as nc:
+        js = nc.jetstream()
+        for name in (mirror, sourced):
+            kv = await js.key_value(name)
+            async with kv.watch() as watcher:
+                seen = await watcher.receive()  # it may take a while to get there
+            assert (seen.key, seen.value) == ("a", b"1")
+            assert (await kv.get("a")).value == b"1"
+            assert await kv.keys() == ["a"]
+        await (await js.key_value(mirror)).put("b", b"2")
+        assert node("kv_get", bucket, "b") == entry("b", "PUT", "2", 2)
+        await js.create_key_value(mirror, mirror=StreamSource(name=bucket))
+        await js.create_key_value(sourced, sources=[StreamSource(name=bucket)])
+    for client in (node, clients["nats_py"]):
+        assert client("kv_get", sourced, "a")["value"] == "1"
+        assert client("kv_get", mirror, "a") is None
+        with pytest.raises(RemoteError, match=r"JetStreamNotEnabled|NoStreamResponse"):
+            client("kv_put", mirror, "c", "3")
+
+
 # --- the settings of buckets ---------------------------------------------------------------------
 
 SETTINGS = {"history": 3, "ttl": 3600, "description": "for all", "max_bytes": 2**20}
@@ -230,6 +259,17 @@ async def test_updates_change_only_what_they_are_told(
         "marker_ttl": 60,
         "memory": False,
     }
+
+
+@pytest.mark.parametrize(("maker", "writer"), PAIRS)
+def test_a_ttl_without_markers(clients: Clients, bucket: str, maker: str, writer: str) -> None:
+    """All buckets of nats-py allow it."""
+    clients[maker]("kv_create_bucket", bucket)
+    if maker == "nats_py":
+        assert clients[writer]("kv_create", bucket, "a", "v", ttl=60) == 1
+    else:
+        with pytest.raises(RemoteError, match=r"(?i)ttl is (disabled|not enabled)"):
+            clients[writer]("kv_create", bucket, "a", "v", ttl=60)
 
 
 def test_others_create_buckets_again(clients: Clients, bucket: str) -> None:

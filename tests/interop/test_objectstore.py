@@ -243,6 +243,27 @@ async def test_change_links_of_node(clients: Clients, bucket: str) -> None:
         assert [one.name for one in await store.list()] == ["film", "book"]
 
 
+def test_what_others_lose_when_they_describe_objects(clients: Clients, bucket: str) -> None:
+    """nats-py the metadata, Node the size of the chunks; the content stays."""
+    ours = clients["trio_nats"]
+    ours("obj_create_bucket", bucket)
+    for other in OTHERS:
+        ours("obj_put", bucket, other, 300, chunk=100, metadata={"owner": "me"})
+        clients[other]("obj_update", bucket, other, other, "described")
+        assert ours("obj_get", bucket, other) == stored(300)
+    found = {other: ours("obj_info", bucket, other) for other in OTHERS}
+    assert [(one["metadata"], one["chunk_size"]) for one in found.values()] == [
+        ({}, 100),
+        ({}, None),
+    ]
+    ours("obj_put", bucket, "ours", 300, chunk=100, metadata={"owner": "me"})
+    ours("obj_update", bucket, "ours", "ours", "described")
+    info = ours("obj_info", bucket, "ours")
+    assert (info["metadata"], info["chunk_size"]) == ({"owner": "me"}, 100)
+    with pytest.raises(RemoteError, match="ObjectAlreadyExists"):  # of any object
+        clients["nats_py"]("obj_update", bucket, "ours", "free", "renamed")
+
+
 async def test_node_breaks_links_that_it_describes(clients: Clients, bucket: str) -> None:
     """It forgets where they lead. What is left can be replaced."""
     node = clients["node"]
@@ -296,11 +317,13 @@ def test_all_watch_while_all_write(clients: Clients, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"description": "for all", "ttl": 3600}], ids=["", "some"])
-@pytest.mark.parametrize("maker", OTHERS)
+@pytest.mark.parametrize("maker", [*OTHERS, "node batched"])
 async def test_open_create_and_update_stores_of_others(
     clients: Clients, bucket: str, maker: str, options: dict[str, Any]
 ) -> None:
-    clients[maker]("obj_create_bucket", bucket, **options)
+    maker, _, batched = maker.partition(" ")
+    own = {"allowBatched": True} if batched else {}  # a setting of the stream
+    clients[maker]("obj_create_bucket", bucket, **options, **own)
     clients[maker]("obj_put", bucket, "film", 10)
     clients["trio_nats"]("obj_create_bucket", bucket, **options)
     with pytest.raises(RemoteError, match=r"ttl is (0|3600)\.0, not 60"):
@@ -308,6 +331,7 @@ async def test_open_create_and_update_stores_of_others(
     async with open_nats(clients.url) as nc:
         js = nc.jetstream()
         before = (await js.stream(f"OBJ_{bucket}")).info.config
+        assert before.allow_batched is bool(batched)
         store = await js.update_object_store(bucket, description="changed")
         after = (await store.status()).stream_info.config
         assert differing(before, after) == {"description": "changed"}

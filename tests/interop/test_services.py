@@ -6,9 +6,10 @@ import json
 from datetime import datetime
 from typing import Any
 
+import nats.micro.service
 import pytest
 
-from tests.interop.helpers import CLIENTS, PAIRS, Clients
+from tests.interop.helpers import CLIENTS, PAIRS, Clients, RemoteError
 from trio_nats import open_nats
 from trio_nats.services import ServiceError, check_reply
 
@@ -35,6 +36,7 @@ def test_discovery_and_calls(clients: Clients, bucket: str, server: str, caller:
         "endpoints": [
             ["echo", f"{group}.echo", "q", {"kind": "loud"}],
             ["fail", f"{group}.fail", "other", {}],
+            ["crash", f"{group}.crash", "q", {}],
         ],
     }
     for text in ("", "zwölf €"):
@@ -44,11 +46,21 @@ def test_discovery_and_calls(clients: Clients, bucket: str, server: str, caller:
     # The others send no data with an error that is raised.
     data = "short and stout" if server == "trio_nats" else ""
     assert reply == {"data": data, "seen_by": None, "error": [418, "I am a teapot"]}
+    # The others send what the exception says.
+    said = {"trio_nats": "ValueError", "nats_py": "ValueError('secret')", "node": "secret"}
+    reply = call("svc_call", f"{group}.crash", "x")
+    assert reply == {"data": "", "seen_by": None, "error": [500, said[server]]}
     assert call("svc_stats", bucket) == [
         ["echo", f"{group}.echo", "q", 2, 0],
         ["fail", f"{group}.fail", "other", 1, 1],
+        ["crash", f"{group}.crash", "q", 1, 1],
     ]
     serve("svc_stop")
+    if caller == "trio_nats":
+        assert call("svc_ping", bucket) == []
+    else:
+        with pytest.raises(RemoteError, match="NoResponders"):
+            call("svc_ping", bucket)
 
 
 async def test_instances_of_all_clients(clients: Clients, bucket: str) -> None:
@@ -102,6 +114,11 @@ async def test_answers_have_the_fields_of_the_others(clients: Clients, bucket: s
     for name, text in started.items():
         assert text.endswith("Z"), name
         assert datetime.fromisoformat(text).tzinfo is not None, name
+    # nats-py's own class for the answer cannot do without the data.
+    with pytest.raises(KeyError, match="data"):
+        nats.micro.service.ServiceStats.from_dict(asked["trio_nats", "STATS"])
+    nats.micro.service.ServiceInfo.from_dict(asked["trio_nats", "INFO"])
+    nats.micro.service.ServicePing.from_dict(asked["trio_nats", "PING"])
 
 
 def fields(value: Any, path: str = "") -> set[tuple[str, str]]:

@@ -234,8 +234,12 @@ class Operations:
         async def fail(request: ServiceRequest) -> bytes:
             raise ServiceError(418, "I am a teapot", b"short and stout")
 
+        async def crash(request: ServiceRequest) -> bytes:
+            raise ValueError("secret")
+
         await group.add_endpoint("echo", echo, metadata={"kind": "loud"})
         await group.add_endpoint("fail", fail, queue="other")
+        await group.add_endpoint("crash", crash)
 
         async def run(*, task_status: trio.TaskStatus[Service]) -> None:
             async with service:

@@ -112,13 +112,9 @@ const operations = {
 
   // --- keys and values --------------------------------------------------------------------------
 
-  async kv_create_bucket(bucket, { history, ttl, marker_ttl, description, max_bytes }) {
-    const options = { history, description, max_bytes };
+  async kv_create_bucket(bucket, { ttl, marker_ttl, ...options }) {
     if (ttl !== undefined) options.ttl = ttl * 1000;
     if (marker_ttl !== undefined) options.markerTTL = marker_ttl * 1000;
-    for (const name of Object.keys(options)) {
-      if (options[name] === undefined) delete options[name];
-    }
     await kvm.create(bucket, options);
     return await operations.kv_settings(bucket);
   },
@@ -321,6 +317,9 @@ const operations = {
       handler: () => {
         throw new ServiceError(418, "I am a teapot");
       },
+    });
+    group.addEndpoint("crash", () => {
+      throw new Error("secret");
     });
     await nc.flush();
     return service.info().id;
