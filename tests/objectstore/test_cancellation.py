@@ -242,3 +242,24 @@ async def test_the_last_acknowledgement_is_lost(
         assert await store.get_bytes("x") == (NEW if stored else OLD)
         if not stored:
             assert await whole(store, js) == OLD
+
+
+@pytest.mark.parametrize("error", [RequestTimeoutError("late"), JetStreamError("what?")])
+@pytest.mark.parametrize("stored", [True, False])
+async def test_the_acknowledgement_of_a_deletion_is_lost(
+    nats_server: NatsServer, error: Exception, stored: bool
+) -> None:
+    """Either the object is whole or its chunks are deleted, at the latest by another call."""
+    async with connected(nats_server) as (store, js, _):
+        await store.put("x", OLD)
+        with failing_metadata(error, stored=stored):
+            if stored and isinstance(error, RequestTimeoutError):
+                await store.delete("x")
+            else:
+                with pytest.raises(type(error)):
+                    await store.delete("x")
+                if not stored:
+                    assert await whole(store, js) == OLD
+                await store.delete("x")
+        assert await stored_chunks(js) == {}
+        assert await store.list() == []

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 import trio
 
 from .._constructors import NoPublicConstructor, construct
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RequestTimeoutError
 from ..headers import Headers
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.consumer import new_name
@@ -378,17 +378,16 @@ class ObjectStore(
         return seq
 
     async def delete(self, name: str) -> None:
-        """Delete an object or link. Does nothing if it was deleted before.
+        """Delete an object or link, unless it was deleted before.
 
         The metadata is kept as that of a deleted object; see ``show_deleted`` of :meth:`info`. If
-        cancelled, the object was deleted completely or not at all.
+        cancelled, the object was deleted completely or not at all. After an error, call it again:
+        that also deletes what is left of an object that was deleted incompletely.
 
         :param name: name of the object.
         :raises ObjectNotFoundError: if the store never had an object with this name.
         """
         old = await self._backend.info(name, leader=True)
-        if old.deleted:
-            return
         with trio.CancelScope(shield=True):
             while not old.deleted:
                 gone = replace(old, deleted=True, size=0, chunks=0, digest="")
@@ -396,10 +395,16 @@ class ObjectStore(
                     await self._backend.store(gone, old.seq)
                 except WrongLastSequenceError:
                     old = await self._backend.info(name, leader=True)
-                    continue
-                if old.link is None:
-                    await self._backend.purge(chunk_subject(self.name, old.nuid))
-                return
+                except RequestTimeoutError:
+                    # It may have been stored, and only the acknowledgement lost.
+                    old = await self._backend.info(name, leader=True)
+                    if not old.deleted:
+                        raise
+                else:
+                    break
+            # An earlier call may have ended before this.
+            if old.link is None and old.nuid:
+                await self._backend.purge(chunk_subject(self.name, old.nuid))
 
     # --- links -----------------------------------------------------------------------------------
 
