@@ -192,6 +192,8 @@ async def test_a_request_without_responders() -> None:
         (b"NATS/1.0 503\r\n\r\n", b"", False),
         (b"NATS/1.0 503 No Responders\r\nNats-Subject: svc\r\n\r\n", b"", False),
         (b"NATS/1.0 503\r\n\r\n", b"a service said so", True),
+        # A stored message: servers before 2.12 keep the status line of its publisher.
+        (b"NATS/1.0 503\r\nNats-Stream: S\r\nNats-Sequence: 1\r\n\r\n", b"", True),
         (b"NATS/1.0 404\r\n\r\n", b"", True),
         (b"NATS/1.0\r\nStatus: 503\r\n\r\n", b"", True),
     ],

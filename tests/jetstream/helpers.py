@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import trio
 
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, Msg, open_nats
-from trio_nats.jetstream import JetStream, StorageType, Stream
+from trio_nats.jetstream import JetStream, MessageNotFoundError, StorageType, StoredMsg, Stream
 from trio_nats.testing import NatsServer
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "filled",
     "pass_on",
     "relayed",
+    "stored",
 ]
 
 
@@ -59,6 +61,16 @@ async def filled(js: JetStream, count: int = 6, **options: Any) -> Stream:
     for number in range(count):
         await js.publish(f"s.{number % 3}", str(number))
     return stream
+
+
+async def stored(stream: Stream) -> list[StoredMsg]:
+    """All messages, one by one, which every server can do."""
+    state = (await stream.refresh()).state
+    found = []
+    for seq in range(state.first_seq, state.last_seq + 1):
+        with contextlib.suppress(MessageNotFoundError):
+            found.append(await stream.get_msg(seq))
+    return found
 
 
 def error(err_code: int, code: int = 400, description: str = "told so") -> dict[str, Any]:

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.nats_server(jetstream=True)
 QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 
 
+@pytest.mark.requires_server("2.11")
 async def test_a_publisher_over_a_restart(nats_server: NatsServer) -> None:
     """What was acknowledged is there, in order; the rest is told of; and it goes on afterwards."""
     with trio.fail_after(HANG_TIMEOUT):

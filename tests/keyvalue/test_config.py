@@ -45,6 +45,7 @@ async def raw_config(nc: Any, name: str) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.requires_server("2.11")
 async def test_the_stream_of_the_adr(nats_server: NatsServer) -> None:
     """The example of ADR-8, as far as one server can have it."""
     async with connected(nats_server) as (js, nc):
@@ -214,6 +215,7 @@ OF_NATS_PY: dict[str, Any] = {
 """How that client configures the stream of a bucket."""
 
 
+@pytest.mark.requires_server("2.11")
 async def test_a_bucket_of_another_client(nats_server: NatsServer) -> None:
     """Only what is a setting of a bucket is compared, and changed."""
     async with connected(nats_server) as (js, _):
@@ -257,6 +259,7 @@ async def configured(js: JetStream) -> StreamConfig:
     return msgspec.structs.replace((await js.stream("KV_B")).info.config, metadata=None)
 
 
+@pytest.mark.requires_server("2.11")
 async def test_status(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         kv = await js.create_key_value(

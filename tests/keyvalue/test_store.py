@@ -204,6 +204,7 @@ async def test_keys(nats_server: NatsServer) -> None:
             await kv.keys("b.>.c")
 
 
+@pytest.mark.requires_server("2.11")
 async def test_what_the_server_says_of_ttl(nats_server: NatsServer) -> None:
     """What it does with it is its business; what it is told can be read in the message."""
     async with connected(nats_server) as (js, _):
@@ -379,6 +380,7 @@ async def test_keys_that_are_too_long_for_a_line(nats_server: NatsServer) -> Non
         assert nc.stats.reconnects == 0
 
 
+@pytest.mark.requires_server("2.11")
 async def test_the_least_ttl_of_a_value(nats_server: NatsServer) -> None:
     """With a history, the server would keep the value as long as a marker."""
     async with connected(nats_server) as (js, _):

@@ -92,6 +92,7 @@ def test_filters_that_overlap(narrow: str, wide: str) -> None:
     assert repr(wide) in str(caught.value)
 
 
+@pytest.mark.requires_server("2.12")
 @pytest.mark.nats_server(jetstream=True)
 async def test_the_server_agrees_on_what_overlaps(nats_server: NatsServer) -> None:
     """What is not refused here is not refused there, and the other way round."""

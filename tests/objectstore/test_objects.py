@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.jetstream.helpers import stored
 from tests.objectstore.helpers import KIB, connected, plant, stored_chunks, stored_meta
 from trio_nats import ConfigurationError
 from trio_nats.errors import InvalidHeaderError
@@ -86,7 +87,7 @@ async def test_what_is_stored_is_as_the_adr_has_it(nats_server: NatsServer) -> N
             "digest": digest(b"12345678"),
         }
         stream = await js.stream("OBJ_b")
-        chunks = [m async for m in stream.get_msgs(next_for=f"$O.b.C.{put.nuid}")]
+        chunks = [m for m in await stored(stream) if m.subject == f"$O.b.C.{put.nuid}"]
         assert [m.data for m in chunks] == [b"123", b"456", b"78"]
         assert not any(m.headers for m in chunks)
         info = await store.info("a name/ü")

@@ -105,9 +105,18 @@ class ReplySlot(outcome.Outcome[Msg]):
 
 
 def is_no_responders(msg: Msg) -> bool:
-    """Return whether a message is the server's status 503: nobody is subscribed."""
+    """Return whether a message is the server's status 503: nobody is subscribed.
+
+    It has one header line or none. A stored message may have that status line as well, if its
+    publisher wrote it, but it comes with several lines about where it is stored.
+    """
     raw = msg.raw_headers
-    return raw is not None and raw.startswith(b"NATS/1.0 503") and not msg.data
+    return (
+        raw is not None
+        and raw.startswith(b"NATS/1.0 503")
+        and not msg.data
+        and raw.count(b"\r\n") <= 3
+    )
 
 
 def no_reply(subject: str, seconds: float, disconnected_for: float | None) -> RequestTimeoutError:

@@ -185,12 +185,13 @@ class API:
         """
         # The filter of a consumer may be the end of the subject, and have wildcards.
         subject = self.nc._literal(self.subject(suffix))
+        data = b"" if payload is None else json_codec.encode(payload)
         if needs:
             await self.require(*needs)
         try:
             msg = await self.nc.request(
                 subject,
-                b"" if payload is None else json_codec.encode(payload),
+                data,
                 timeout=self.seconds(timeout),
                 headers={LEVEL_HEADER: str(level_of(needs))} if needs else None,
             )

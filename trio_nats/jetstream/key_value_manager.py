@@ -270,9 +270,10 @@ class KeyValueManager(BaseJetStream):
         """Return the configuration of a bucket's stream, if the server is new enough for it."""
         from ..keyvalue.config import stream_config
 
-        if config.limit_marker_ttl:
+        wanted = stream_config(config)
+        if wanted.allow_msg_ttl:
             await self._api.require("limit_marker_ttl")
-        return stream_config(config)
+        return wanted
 
 
 def _codec(codec: Codec[T] | None) -> Codec[T]:

@@ -34,7 +34,7 @@ from .errors import JetStreamError
 from .get.direct_get import Batches, direct_get, not_allowed
 from .get.stored_message import MsgAnswer, MsgRequest, StoredMsg, from_answer
 from .info import StreamInfo
-from .json_codec import Answer
+from .json_codec import Answer, time_to_wire
 from .stream_config import Placement, StepDownRequest
 from .validation import check_filter, check_filters, check_name, whole_config
 
@@ -385,7 +385,9 @@ class Stream(
 
         :param subject: delete only messages of this subject, with or without wildcards.
         :param seq: delete only messages before this sequence number.
-        :param keep: keep this number of the last messages. Cannot be combined with ``seq``.
+        :param keep: keep this number of the last messages. Cannot be combined with ``seq``. Without
+            ``subject``, servers before 2.14 also count messages of streams in memory that were
+            deleted before, so they keep fewer.
         :returns: the number of messages that were deleted.
         """
         if subject is not None:
@@ -518,6 +520,7 @@ class Stream(
                 check_filter(name, subject)
         seconds = self._api.seconds(timeout)
         if start_time is not None:
+            time_to_wire("start_time", start_time)  # raises if it has no time zone
             await self._api.require("get_msg(start_time=)")
         if direct or (direct is None and self._info.config.allow_direct):
             try:

@@ -124,6 +124,7 @@ async def test_requests_for_consumers() -> None:
             assert "action" not in asked[3][1]
 
 
+@pytest.mark.requires_server("2.11")
 async def test_pausing(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
@@ -149,6 +150,7 @@ async def test_pausing(nats_server: NatsServer) -> None:
                 await consumer.pause(wrong)
 
 
+@pytest.mark.requires_server("2.11")
 async def test_pinned_and_unpinned(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js)
@@ -172,6 +174,7 @@ async def test_pinned_and_unpinned(nats_server: NatsServer) -> None:
             await consumer.unpin("")
 
 
+@pytest.mark.requires_server("2.12")
 async def test_overflow_and_priorities(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 3)

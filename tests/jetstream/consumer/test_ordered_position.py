@@ -111,6 +111,7 @@ async def test_a_stream_that_was_created_again_while_disconnected_is_noticed() -
                 await watcher.receive()
 
 
+@pytest.mark.requires_server("2.11")
 async def test_a_start_that_lies_ahead_is_no_other_stream(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 2)

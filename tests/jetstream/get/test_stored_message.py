@@ -10,6 +10,7 @@ import trio
 
 from tests.jetstream.helpers import MEMORY, connected, fake_api, filled
 from tests.support.raw import raw_connection
+from tests.support.server_versions import server_version
 from trio_nats import (
     ConfigurationError,
     DecodeError,
@@ -57,14 +58,12 @@ async def test_getting_a_message_by_sequence_or_subject(
         assert third.timestamp is not None
         assert third.timestamp.tzinfo is UTC
         assert timedelta() <= datetime.now(UTC) - third.timestamp < timedelta(minutes=1)
-        assert (await get(start_time=third.timestamp)).seq == 3
-        assert (await get(start_time=third.timestamp, next_for="s.0")).seq == 4
-        for which in (
-            {"seq": 99},
-            {"last_for": "s.9"},
-            {"seq": 6, "next_for": "s.1"},
-            {"start_time": datetime.now(UTC) + timedelta(hours=1)},
-        ):
+        missing = [{"seq": 99}, {"last_for": "s.9"}, {"seq": 6, "next_for": "s.1"}]
+        if server_version() >= (2, 11):
+            assert (await get(start_time=third.timestamp)).seq == 3
+            assert (await get(start_time=third.timestamp, next_for="s.0")).seq == 4
+            missing.append({"start_time": datetime.now(UTC) + timedelta(hours=1)})
+        for which in missing:
             with pytest.raises(MessageNotFoundError):
                 await stream.get_msg(**which, direct=direct)
 
@@ -152,6 +151,7 @@ async def seqs(paged) -> list[int]:
     return [msg.seq async for msg in paged]
 
 
+@pytest.mark.requires_server("2.11")
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 3, 6, 7, 256])
 async def test_many(nats_server: NatsServer, batch: int) -> None:
@@ -174,6 +174,7 @@ async def test_many(nats_server: NatsServer, batch: int) -> None:
         assert (msg.seq, msg.data, msg.subject, msg.headers.pairs()) == (2, b"1", "s.1", [])
 
 
+@pytest.mark.requires_server("2.11")
 @pytest.mark.parametrize("batch", [1, 2, 256])
 async def test_the_last_ones(nats_server: NatsServer, batch: int) -> None:
     async with connected(nats_server) as (js, _):
@@ -193,6 +194,7 @@ async def test_the_last_ones(nats_server: NatsServer, batch: int) -> None:
         assert await seqs(stream.get_last_msgs(["t"], max_messages=batch)) == []
 
 
+@pytest.mark.requires_server("2.11")
 async def test_the_last_ones_are_of_one_moment(nats_server: NatsServer) -> None:
     """What is stored after the first batch does not come in a later one."""
     async with connected(nats_server) as (js, _):
@@ -204,6 +206,7 @@ async def test_the_last_ones_are_of_one_moment(nats_server: NatsServer) -> None:
         assert await seqs(paged) == [5, 6]
 
 
+@pytest.mark.requires_server("2.11")
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [255, 256, 257, 512, 513])
 async def test_the_last_ones_at_the_end_of_a_batch(nats_server: NatsServer, count: int) -> None:
@@ -301,6 +304,7 @@ async def test_the_last_ones_while_all_is_removed(nats_server: NatsServer) -> No
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.requires_server("2.11")
 async def test_too_many_subjects(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await js.create_stream("S", subjects=["s.>"], allow_direct=True, storage=MEMORY)
@@ -417,6 +421,7 @@ async def test_a_batch_has_no_more_bytes_than_were_asked_for(nats_server: NatsSe
         assert asked == [50_000, 50_000]
 
 
+@pytest.mark.requires_server("2.11")
 async def test_large_messages_come_in_batches_of_some_megabytes(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 0)

@@ -23,7 +23,7 @@ from trio_nats.jetstream import (
 )
 from trio_nats.testing import NatsServer
 
-pytestmark = pytest.mark.nats_server(jetstream=True)
+pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.requires_server("2.12")]
 
 
 @pytest.mark.slow

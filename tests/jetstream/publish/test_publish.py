@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.jetstream.helpers import MEMORY, connected, filled
+from tests.jetstream.helpers import MEMORY, connected, filled, stored
 from trio_nats import (
     ConfigurationError,
     EncodeError,
@@ -41,7 +41,7 @@ async def test_stored(nats_server: NatsServer) -> None:
         assert await js.publish("s.a") == PubAck(stream="S", seq=3)
         codec = JSONCodec(dict[str, int])
         assert await js.publish("s.a", {"a": 1}, codec=codec) == PubAck(stream="S", seq=4)
-        messages = [(m.data, m.headers.pairs()) async for m in stream.get_msgs()]
+        messages = [(m.data, m.headers.pairs()) for m in await stored(stream)]
         assert messages == [(b"x", []), (b"text", [("A", "1")]), (b"", []), (b'{"a":1}', [])]
 
 
@@ -60,7 +60,7 @@ async def test_what_is_expected(nats_server: NatsServer) -> None:
         await js.publish("s.a", expect_last_seq=0, expect_last_subject_seq=0, msg_id="a")
         await js.publish("s.b", expect_last_seq=1, expect_last_subject_seq=0, expect_stream="S")
         await js.publish("s.a", expect_last_subject_seq=1)
-        await js.publish("s.c", expect_last_subject_seq=3, expect_last_subject="s.a", msg_id="c")
+        await js.publish("s.c", expect_last_subject_seq=0, msg_id="c")
         await js.publish("s.c", expect_last_msg_id="c")
         with pytest.raises(WrongLastSequenceError) as caught:
             await js.publish("s.a", expect_last_seq=1)
@@ -75,6 +75,17 @@ async def test_what_is_expected(nats_server: NatsServer) -> None:
         assert (await js.publish("s.a")).seq == 6
 
 
+@pytest.mark.requires_server("2.11")
+async def test_another_subject_is_expected(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        await filled(js)
+        await js.publish("s.0", expect_last_subject_seq=5, expect_last_subject="s.1")
+        with pytest.raises(WrongLastSequenceError) as caught:
+            await js.publish("s.0", expect_last_subject_seq=7, expect_last_subject="s.1")
+        assert caught.value.last_sequence == 5
+
+
+@pytest.mark.requires_server("2.11")
 @pytest.mark.parametrize(
     ("ttl", "header"),
     [(1, "1"), (2.0, "2"), (1.5, "1500ms"), (90.0001, "90001ms"), (math.inf, "never")],
@@ -86,6 +97,7 @@ async def test_a_time_to_live(nats_server: NatsServer, ttl: float, header: str) 
         assert (await stream.get_msg(ack.seq)).headers.pairs() == [("Nats-TTL", header)]
 
 
+@pytest.mark.requires_server("2.11")
 async def test_a_time_to_live_that_is_not_allowed(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await filled(js, 0)
@@ -93,6 +105,7 @@ async def test_a_time_to_live_that_is_not_allowed(nats_server: NatsServer) -> No
             await js.publish("s.a", ttl=1)
 
 
+@pytest.mark.requires_server("2.12")
 async def test_a_counter(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await js.create_stream("C", subjects=["c"], allow_msg_counter=True, storage=MEMORY)
