@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from tests.cli.helpers import HANG_TIMEOUT, cli, lines
+from tests.cli.helpers import HANG_TIMEOUT, cli, lines, running
 from trio_nats import open_nats
 from trio_nats.services import Endpoint, ServiceError, ServiceRequest
 
@@ -77,7 +78,7 @@ def test_ls(url: str) -> None:
         assert sorted(row[2] for row in found) == ids
         assert sorted(row[1] for row in found) == ["1.0.0", "1.1.0"]
         assert sorted(row[3] for row in found) == ["", r"adds \x1b[31mall"]
-        assert cli("micro", "ls", "adder", "-s", url, *QUICK).stdout == done.stdout
+        assert cli("micro", "list", "adder", "-s", url, *QUICK).stdout == done.stdout
         as_json = json.loads(cli("service", "ls", "--json", "-s", url, *QUICK).stdout)
         assert [one["id"] for one in as_json] == ids
         assert as_json[0]["endpoints"][0]["subject"] == "math.sum"
@@ -142,16 +143,16 @@ def test_info(url: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("ls",), 1, "no services answered"),
-        (("ping", "adder"), 1, "no service adder answered"),
-        (("stats", "adder"), 1, "no service adder answered"),
-        (("info", "adder", "x"), 1, "no service adder x answered"),
+        (("ls",), 1, "no services responded"),
+        (("ping", "adder"), 1, "no service adder responded"),
+        (("stats", "adder"), 1, "no service adder responded"),
+        (("info", "adder", "x"), 1, "no service adder x responded"),
         (("info", "a.b"), 2, "service name 'a.b' is not allowed"),
         (("info", "adder", "-e", "("), 2, "--endpoint must be a regular expression, not '('"),
         (("info",), 2, "Missing argument"),
     ],
 )
-def test_no_services_or_malformed_answers(
+def test_no_services_or_wrong_arguments(
     url: str, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     done = cli("service", *arguments, "-s", url)
@@ -159,8 +160,65 @@ def test_no_services_or_malformed_answers(
     assert said in done.stderr
 
 
+@pytest.mark.slow
+def test_serve(url: str) -> None:
+    with running("service", "serve", "trial", "-H", "Color: red", "-s", url) as service:
+        service.said('Listening on "trial.echo" as trial')
+        done = cli("request", "trial.echo", "hello\x1b", "-H", "Size: 1", "-s", url)
+        assert done.exit_code == 0, done.stderr
+        assert [line for line in lines(done.stdout) if line][-3:] == [
+            "Size: 1",
+            "Color: red",
+            "hello\x1b",
+        ]
+        (info,) = json.loads(cli("service", "ls", "trial", "-j", "-s", url, *QUICK).stdout)
+        assert [one["subject"] for one in info["endpoints"]] == ["trial.echo"]
+        (stats,) = json.loads(cli("service", "stats", "trial", info["id"], "-j", "-s", url).stdout)
+        assert stats["endpoints"][0]["data"] == {"total_payload": 6}
+        service.kill(signal.SIGINT)
+        assert service.finish() == 130
+        service.output_file.seek(0)
+        assert b"[#1] Received" in service.output_file.read()
+    assert cli("service", "ping", "-s", url).exit_code == 1
+    done = cli("service", "serve", "a.b", "-s", url)
+    assert (done.exit_code, "service name 'a.b'" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_info_about_endpoints_that_share_a_name(url: str) -> None:
+    """Each is shown with its own numbers."""
+    ready, over = threading.Event(), trio.Event()
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def work(request: ServiceRequest) -> bytes:
+        return b""
+
+    async def serve() -> None:
+        def place(endpoint: Endpoint) -> object:
+            return {"place": service.endpoints.index(endpoint)}
+
+        tokens.append(trio.lowlevel.current_trio_token())
+        async with (
+            open_nats(url) as nc,
+            nc.add_service("adder", version="1.0.0", stats_handler=place) as service,
+        ):
+            for queue in ("q", "q", "x", "q"):
+                await service.add_endpoint("sum", work, queue=queue)
+            await nc.flush()
+            ready.set()
+            await over.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        server = pool.submit(trio.run, serve)
+        assert ready.wait(HANG_TIMEOUT)
+        done = cli("service", "i", "adder", "-s", url, *QUICK)
+        tokens[0].run_sync_soon(over.set)
+        server.result()
+    assert re.findall(r'{"place": (\d)}', done.stdout) == ["0", "1", "2", "3"]
+
+
 def test_help() -> None:
     done = cli("service")
     assert done.exit_code == 0
-    for command in ("ls", "ping", "stats", "info"):
+    for command in ("ls", "ping", "stats", "info", "serve"):
         assert command in done.stdout

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.services.helpers import HANG_TIMEOUT, adder, ask, reverse, running
+from tests.services.helpers import HANG_TIMEOUT, adder, ask, error_of, reverse, running
 from trio_nats import NoRespondersError, open_nats
 from trio_nats.services import Endpoint
 from trio_nats.testing import NatsServer
@@ -158,15 +158,16 @@ async def test_questions_without_reply(nats_server: NatsServer) -> None:
             assert (await ask(client, verb))["id"] == service.id
 
 
-async def test_an_answer_that_is_too_large(
+async def test_a_response_that_is_too_large(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(nats_server) as (service, client):
         for _ in range(10):
             await service.add_endpoint("large", reverse, metadata={"a": "x" * 130_000})
-        with pytest.raises(TimeoutError):
-            await client.request("$SRV.INFO", timeout=0.05)
+        reply = await client.request("$SRV.INFO")
+        assert error_of(reply) == ("500", "the response is too large", b"")
         assert (await ask(client, "PING"))["id"] == service.id
+        assert await client.services(stall=0.05).info() == []
     assert "no response on '$SRV.INFO'" in caplog.text
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+from datetime import UTC
 from typing import TypeVar
 
 import msgspec
@@ -28,13 +30,18 @@ __all__ = ["DEFAULT_STALL", "MAX_INSTANCES", "Services"]
 
 DEFAULT_STALL = 0.3
 MAX_INSTANCES = 10_000
-"""Maximum number of answers to accept: a peer may never stop answering."""
+"""Maximum number of responses to accept: a peer may never stop sending them."""
 MAX_BYTES = 64 * 1024 * 1024
-"""Maximum size of all answers together, in bytes."""
+"""Maximum size of all responses together, in bytes."""
+MAX_DEPTH = 32
+"""Maximum depth of nested lists and objects in the ``data`` of an endpoint's statistics."""
 
 S = TypeVar("S", bound=ServiceIdentity)
 
 _logger = logging.getLogger("trio_nats.services")
+
+_ID = re.compile(r"[^\x00-\x20\x7f.*>]+")
+_NUMBERS = ("num_requests", "num_errors", "processing_time", "average_processing_time")
 
 # Fields that older services, or those in other languages, may omit or set to null.
 _WHOLE: dict[str, object] = {"metadata": {}, "description": "", "endpoints": []}
@@ -53,10 +60,11 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
     """Discovers services; made by :meth:`Connection.services`.
 
     Each method asks all instances of all services, or of those with a name, or one instance by its
-    ID. It returns their answers sorted by name and ID, an empty list if there are none. As the
+    ID. It returns their responses sorted by name and ID, an empty list if there are none. As the
     number of instances is not known, it waits until ``stall`` seconds have passed since the last
-    answer, at most ``timeout`` seconds; for one instance, until it has answered. At most 10,000
-    answers or 64 MiB are accepted, and malformed ones are ignored.
+    response, at most ``timeout`` seconds; for one instance, until it has responded. At most 10,000
+    responses or 64 MiB are accepted. Malformed ones, and those of services that were not asked, are
+    ignored.
 
     The methods raise :exc:`ConfigurationError` for an invalid name or ID, and what
     :meth:`Connection.request_many` raises, except :exc:`NoRespondersError`.
@@ -84,21 +92,21 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
         return self._prefix
 
     async def ping(self, name: str | None = None, id: str | None = None) -> list[ServicePing]:
-        """Ask which instances are running, and how long each takes to answer.
+        """Ask which instances are running, and how long each takes to respond.
 
-        If cancelled, the answers are lost.
+        If cancelled, the responses are lost.
 
         :param name: the name of a service. Default: all services.
         :param id: the ID of an instance, together with ``name``. Default: all instances.
         :returns: the identity of each instance, and its round-trip time.
         """
-        answers = await self._ask("PING", name, id, ServicePing)
-        return [msgspec.structs.replace(one, rtt=rtt) for one, rtt in answers]
+        responses = await self._ask("PING", name, id, ServicePing)
+        return [msgspec.structs.replace(one, rtt=rtt) for one, rtt in responses]
 
     async def info(self, name: str | None = None, id: str | None = None) -> list[ServiceInfo]:
         """Ask for descriptions of services and their endpoints.
 
-        If cancelled, the answers are lost.
+        If cancelled, the responses are lost.
 
         :param name: the name of a service. Default: all services.
         :param id: the ID of an instance, together with ``name``. Default: all instances.
@@ -109,7 +117,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
     async def stats(self, name: str | None = None, id: str | None = None) -> list[ServiceStats]:
         """Ask for statistics of services.
 
-        If cancelled, the answers are lost.
+        If cancelled, the responses are lost.
 
         :param name: the name of a service. Default: all services.
         :param id: the ID of an instance, together with ``name``. Default: all instances.
@@ -120,7 +128,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
     async def _ask(
         self, verb: str, name: str | None, id: str | None, kind: type[S]
     ) -> list[tuple[S, float]]:
-        """Return the answers, and how many seconds each has taken."""
+        """Return the responses, and how many seconds each has taken."""
         if name is not None:
             check_name("service", name)
         if id is not None:
@@ -142,7 +150,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
             monitoring_subject(self._prefix, verb, name, id),
             timeout=self._timeout,
             stall=self._stall,
-            stop_after=MAX_INSTANCES if id is None else 1,
+            stop_after=MAX_INSTANCES,
             pending_limits=PendingLimits(messages=MAX_INSTANCES, bytes=MAX_BYTES),
         ) as replies:
             try:
@@ -151,13 +159,17 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
                     size += len(msg.data)
                     if size > MAX_BYTES:
                         _logger.warning(
-                            "more than %d bytes of answers to %s; the rest is ignored",
+                            "more than %d bytes of responses to %s; the rest is ignored",
                             MAX_BYTES,
                             verb,
                         )
                         break
-                    if (one := _read(msg.data, kind)) is not None:
-                        found.append((one, took))
+                    one = _read(msg.data, kind)
+                    if one is None or name not in (None, one.name) or id not in (None, one.id):
+                        continue
+                    found.append((one, took))
+                    if id is not None:
+                        break
             except NoRespondersError:
                 pass
         return sorted(found, key=lambda pair: (pair[0].name, pair[0].id))
@@ -167,7 +179,7 @@ class Services(metaclass=NoPublicConstructor, use="nc.services()"):
 
 
 def _read(data: bytes, kind: type[S]) -> S | None:
-    """Decode an answer; return ``None`` if it is malformed. Anyone may have sent it."""
+    """Decode a response; return ``None`` if it is malformed. Anyone may have sent it."""
     try:
         raw = msgspec.json.decode(data)
         if not isinstance(raw, dict) or raw.get("type") is None:
@@ -176,13 +188,43 @@ def _read(data: bytes, kind: type[S]) -> S | None:
         parts = whole["endpoints"]
         if isinstance(parts, list):
             whole["endpoints"] = [
-                with_seconds(_complete(_PART, part)) if isinstance(part, dict) else part
-                for part in parts
+                _read_part(part) if isinstance(part, dict) else part for part in parts
             ]
-        return msgspec.convert(whole, kind)
+        one = msgspec.convert(whole, kind)
+        if not _ID.fullmatch(one.id):
+            raise ValueError(f"invalid id {one.id[:80]!a}")
+        check_name("service", one.name)
+        if isinstance(one, ServiceStats):
+            if one.started.tzinfo is None:
+                raise ValueError("started has no time zone")
+            one = msgspec.structs.replace(one, started=one.started.astimezone(UTC))
     except (ValueError, OverflowError, RecursionError) as error:
-        _logger.debug("ignored a malformed answer to discovery: %s", str(error))
+        _logger.debug("ignored a malformed response to discovery: %s", str(error))
         return None
+    return one
+
+
+def _read_part(part: dict[str, object]) -> dict[str, object]:
+    """Return what a response says about one endpoint, in the types of this package."""
+    part = _complete(_PART, part)
+    for name in _NUMBERS:
+        number = part[name]
+        if isinstance(number, (int, float)) and not -(2**63) <= number < 2**63:
+            raise ValueError(f"{name} is out of range")
+    if not _is_shallow(part.get("data"), MAX_DEPTH):
+        part["data"] = None
+    return with_seconds(part)
+
+
+def _is_shallow(value: object, levels: int) -> bool:
+    """Whether lists and objects in ``value`` are nested at most that deep."""
+    if not isinstance(value, (list, dict)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    # Most values are no containers, and are not worth a call.
+    return levels > 0 and all(
+        _is_shallow(one, levels - 1) for one in inner if isinstance(one, (list, dict))
+    )
 
 
 def _complete(defaults: dict[str, object], raw: dict[str, object]) -> dict[str, object]:

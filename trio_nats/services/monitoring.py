@@ -11,9 +11,10 @@ from collections.abc import Callable
 import msgspec
 
 from ..connection_base import BaseConnection
-from ..errors import ConnectionLostError, NatsError
+from ..errors import ConnectionLostError, MaxPayloadError, NatsError
 from ..message import Msg
 from ..subscription import Subscription
+from .errors import ServiceError
 from .schemas import (
     PREFIX,
     ServiceInfo,
@@ -73,11 +74,17 @@ class Monitor:
 
     async def _respond(self, msg: Msg) -> None:
         try:
-            await msg.respond(self._response())
+            try:
+                await msg.respond(self._response())
+            except MaxPayloadError as error:
+                self._warn(msg, error)
+                failure = ServiceError(500, "the response is too large")
+                await msg.respond(headers=failure.headers)
         except NatsError as error:
-            _logger.warning(
-                "service %r: no response on %r: %s", self._service, msg.subject, str(error)
-            )
+            self._warn(msg, error)
+
+    def _warn(self, msg: Msg, error: NatsError) -> None:
+        _logger.warning("service %r: no response on %r: %s", self._service, msg.subject, str(error))
 
 
 def create_monitors(

@@ -1,4 +1,4 @@
-"""``trio-nats service``: find services and show their statistics."""
+"""``trio-nats service``: find services, show their statistics, and run one for trials."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import msgspec
+import trio
 import typer
 
+import trio_nats
 from trio_nats import ConfigurationError, Connection
+from trio_nats._nursery import open_nursery
 from trio_nats._printable import printable, printable_lines
 from trio_nats.services import (
     EndpointStats,
+    Service,
     ServiceInfo,
     ServicePing,
+    ServiceRequest,
     Services,
     ServiceStats,
 )
 
-from ..connection_options import ConnectionOptions, connected, connects
+from ..connection_options import ConnectionOptions, connected, connects, leave_if_lost
 from ..durations import parse_wait
-from ..output import print_table
+from ..output import Output, message_text, print_table
+from ..payloads import HeaderOption
+from ..reply_templates import header_templates, headers_of
 from ..runner import Commands, Program, note, run
 
 __all__ = ["services"]
@@ -31,7 +38,7 @@ __all__ = ["services"]
 S = TypeVar("S")
 
 services: typer.Typer = typer.Typer(
-    cls=Commands, help="Find services and read their statistics.", rich_markup_mode="markdown"
+    cls=Commands, help="Find services, read their statistics, run one.", rich_markup_mode="markdown"
 )
 
 NameArgument = Annotated[str | None, typer.Argument(help="Only instances of this service.")]
@@ -44,7 +51,7 @@ StallOption = Annotated[
         "--reply-timeout",
         parser=parse_wait,
         metavar="DURATION",
-        help="Time to wait after each answer for another one.",
+        help="Time to wait after each response for another one.",
     ),
 ]
 
@@ -53,13 +60,15 @@ StallOption = Annotated[
 def root(typer_context: typer.Context) -> None:
     """Find services and show their statistics.
 
-    Shows all that answer within --timeout. The exit code is 1 if none does.
+    Shows all that respond within --timeout. The exit code is 1 if none does.
     """
     if typer_context.invoked_subcommand is None:
         typer.echo(typer_context.get_help())
 
 
 @services.command("ls")
+@services.command("list", hidden=True)
+@services.command("l", hidden=True)
 @connects
 def list_all(
     options: ConnectionOptions,
@@ -89,7 +98,7 @@ def ping(
     stall: StallOption = 0.3,
     as_json: JSONOption = False,
 ) -> None:
-    """Ping services, and show how long each took to answer."""
+    """Ping services, and show how long each took to respond."""
 
     async def main(program: Program) -> None:
         async with connected(program, options) as nc:
@@ -104,6 +113,7 @@ def ping(
 
 
 @services.command("info")
+@services.command("i", hidden=True)
 @connects
 def info(
     options: ConnectionOptions,
@@ -159,6 +169,59 @@ def stats(
     run(main, debug=options.debug)
 
 
+@services.command("serve")
+@connects
+def serve(
+    options: ConnectionOptions,
+    name: Annotated[str, typer.Argument(help="The name of the service.")],
+    header: HeaderOption = None,
+) -> None:
+    """Run a service for trials until Ctrl-C. It responds to requests that have arrived by then.
+
+    Its endpoint `echo` has the subject NAME.echo, and responds with the request and its headers. If
+    you start the command twice, the two instances share the requests.
+    """
+
+    async def main(program: Program) -> None:
+        headers = header_templates(header or (), enabled=False)
+        output = Output()
+        number = size = 0
+
+        async def echo(request: ServiceRequest) -> None:
+            nonlocal number, size
+            number += 1
+            size += len(request.data)
+            more = [*request.headers.pairs(), *headers_of(headers, number).pairs()]
+            await output.write(message_text(output, request.raw, f"[#{number}] Received"))
+            await request.respond(request.data, headers=more or None)
+
+        async with connected(program, options) as nc:
+            service = nc.add_service(
+                name,
+                version="1.0.0",
+                description="for trials: responds with the request",
+                metadata={"client": f"trio-nats {trio_nats.__version__}"},
+                stats_handler=lambda endpoint: {"total_payload": size},
+            )
+            # One at a time, so that the output is in order.
+            endpoint = await service.group(name).add_endpoint("echo", echo, concurrency=1)
+            async with service, open_nursery() as nursery:
+                await nc.flush()
+                note(f'Listening on "{endpoint.subject}" as {name} {service.id}')
+                nursery.start_soon(_stop_when_stopped, program, nc, service)
+                await service.wait_stopped()
+                nursery.cancel_scope.cancel()
+
+    run(main, debug=options.debug)
+
+
+async def _stop_when_stopped(program: Program, nc: Connection, service: Service) -> None:
+    with program.until_stopped():
+        await trio.sleep_forever()
+    await leave_if_lost(program, nc)
+    service.stop()
+
+
 # --- asking --------------------------------------------------------------------------------------
 
 
@@ -170,7 +233,7 @@ def _some(found: list[S], *whose: str | None) -> list[S]:
     """Return ``found``, or end the program if it is empty."""
     if not found:
         which = " ".join(filter(None, whose))
-        note(f"no service {which} answered" if which else "no services answered", style="red")
+        note(f"no service {which} responded" if which else "no services responded", style="red")
         raise typer.Exit(1)
     return found
 
@@ -267,6 +330,7 @@ def _print_info(one: ServiceInfo, stats: ServiceStats) -> None:
         started=f"{stats.started:%Y-%m-%d %H:%M:%S} UTC ({_ago(stats.started)} ago)",
     )
     print("\nEndpoints:")
+    left = list(stats.endpoints)
     for endpoint in one.endpoints:
         print()
         _print_pairs(
@@ -276,9 +340,15 @@ def _print_info(one: ServiceInfo, stats: ServiceStats) -> None:
             group=endpoint.queue_group,
             metadata=_metadata(endpoint.metadata),
         )
-        for numbers in stats.endpoints:
-            if (numbers.name, numbers.subject) == (endpoint.name, endpoint.subject):
+        # Several may have the same name and subject; they are in the same order.
+        for numbers in left:
+            if (numbers.name, numbers.subject, numbers.queue_group) == (
+                endpoint.name,
+                endpoint.subject,
+                endpoint.queue_group,
+            ):
                 _print_numbers(numbers)
+                left.remove(numbers)
                 break
 
 
