@@ -35,7 +35,7 @@ from trio_nats.testing import NatsServer
 )
 def test_the_keywords_are_the_fields(config: type[msgspec.Struct], options: type) -> None:
     fields = get_type_hints(config)
-    del fields["name"], fields["extra"]
+    del fields["extra"]
     fields.pop("ALWAYS", None)
     assert get_type_hints(options) == fields
 

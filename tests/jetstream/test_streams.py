@@ -131,15 +131,26 @@ async def test_updated(nats_server: NatsServer) -> None:
 
 
 async def test_another_client_creates_it_first(nats_server: NatsServer) -> None:
-    answers = [error(10059, 404), error(10058), {"config": {"name": "S"}}]
+    there = {"config": {"name": "S", "max_msgs": 5}}
+    answers = [error(10059, 404), error(10058), there]
     async with connected(nats_server) as (_, nc):
         async with fake_api(nc, lambda msg: answers.pop(0)) as asked:
-            await nc.jetstream(prefix="fake").create_or_update_stream("S")
+            await nc.jetstream(prefix="fake").create_or_update_stream(StreamConfig(name="S"))
+            assert [what for what, _ in asked] == [
+                "STREAM.UPDATE.S",
+                "STREAM.CREATE.S",
+                "STREAM.UPDATE.S",
+            ]
+            asked.clear()
+            answers[:] = [error(10059, 404), error(10058), there, there]
+            await nc.jetstream(prefix="fake").create_or_update_stream("S", max_bytes=7)
         assert [what for what, _ in asked] == [
-            "STREAM.UPDATE.S",
+            "STREAM.INFO.S",
             "STREAM.CREATE.S",
+            "STREAM.INFO.S",
             "STREAM.UPDATE.S",
         ]
+        assert asked[-1][1] == {**REQUIRED, "name": "S", "max_msgs": 5, "max_bytes": 7}
 
 
 async def test_found_and_deleted(nats_server: NatsServer) -> None:

@@ -20,7 +20,14 @@ from .info import StreamInfo
 from .json_codec import Answer
 from .publish.publish import Publishing
 from .stream import Stream
-from .stream_config import StreamConfig, StreamOptions, check_stream, features_of, left_out
+from .stream_config import (
+    StreamConfig,
+    StreamOptions,
+    check_stream,
+    features_of,
+    left_out,
+    with_options,
+)
 from .validation import check_filter, check_name, whole_config
 
 __all__ = ["BaseJetStream"]
@@ -88,14 +95,14 @@ class BaseJetStream(Publishing):
     # --- streams ---------------------------------------------------------------------------------
 
     async def create_stream(
-        self, config: StreamConfig | str, **options: Unpack[StreamOptions]
+        self, config: StreamConfig | str | None = None, **options: Unpack[StreamOptions]
     ) -> Stream:
         """Create a stream: ``await js.create_stream("ORDERS", subjects=["orders.>"])``.
 
         If the stream exists already with the same configuration, return it. If cancelled, the
         stream may have been created.
 
-        :param config: a configuration, or the name.
+        :param config: a configuration, or the name. Default: the ``name`` in ``options``.
         :param options: fields of :class:`StreamConfig`; they override those of ``config``.
         :returns: the stream.
         :raises StreamNameInUseError: if the stream exists with another configuration. The error
@@ -110,21 +117,24 @@ class BaseJetStream(Publishing):
             raise described(error, await self._what_differs(whole)) from None
 
     async def update_stream(
-        self, config: StreamConfig | str, **options: Unpack[StreamOptions]
+        self, config: StreamConfig | str | None = None, **options: Unpack[StreamOptions]
     ) -> Stream:
-        """Replace the configuration of a stream. Settings not given get their defaults.
+        """Change the configuration of a stream: ``await js.update_stream("ORDERS", max_msgs=10)``.
 
-        To change single settings, start from the present configuration:
-        ``await js.update_stream(stream.info.config, max_msgs=10)``. If cancelled, the stream may
-        have been updated.
+        Pass a name to change single settings. Pass a :class:`StreamConfig` to replace all of them.
+        With a name the present settings are read first: a change that another client makes in the
+        meantime may be undone. If cancelled, the stream may have been updated.
 
-        :param config: a configuration, or the name.
+        :param config: a configuration, or the name. Default: the ``name`` in ``options``.
         :param options: fields of :class:`StreamConfig`; they override those of ``config``.
         :returns: the stream.
         :raises StreamNotFoundError: if the stream does not exist.
         :raises APILevelError: if the server is too old for some of the settings.
         """
-        return await self._put("STREAM.UPDATE", whole_config(StreamConfig, config, options))
+        whole = whole_config(StreamConfig, config, options)
+        if not isinstance(config, StreamConfig):
+            whole = with_options((await self.stream(whole.name)).info.config, options)
+        return await self._put("STREAM.UPDATE", whole)
 
     async def _put(self, verb: str, config: StreamConfig) -> Stream:
         check_stream(config)
@@ -146,26 +156,25 @@ class BaseJetStream(Publishing):
         return f"{text}. Update it, or use another name"
 
     async def create_or_update_stream(
-        self, config: StreamConfig | str, **options: Unpack[StreamOptions]
+        self, config: StreamConfig | str | None = None, **options: Unpack[StreamOptions]
     ) -> Stream:
-        """Create a stream, or replace its configuration if it exists.
+        """Create a stream, or update it if it exists, as :meth:`update_stream` does.
 
         If cancelled, the stream may have been created or updated.
 
-        :param config: a configuration, or the name.
+        :param config: a configuration, or the name. Default: the ``name`` in ``options``.
         :param options: fields of :class:`StreamConfig`; they override those of ``config``.
         :returns: the stream.
         :raises APILevelError: if the server is too old for some of the settings.
         """
-        whole = whole_config(StreamConfig, config, options)
         try:
-            return await self._put("STREAM.UPDATE", whole)
+            return await self.update_stream(config, **options)
         except StreamNotFoundError:
             pass
         try:
-            return await self._put("STREAM.CREATE", whole)
+            return await self._put("STREAM.CREATE", whole_config(StreamConfig, config, options))
         except StreamNameInUseError:  # another client has just created it
-            return await self._put("STREAM.UPDATE", whole)
+            return await self.update_stream(config, **options)
 
     async def stream(self, name: str) -> Stream:
         """Get a stream.

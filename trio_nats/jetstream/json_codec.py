@@ -196,20 +196,29 @@ def _check_type(name: str, value: object, hint: object) -> None:
         raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
 
 
-def differences(asked: msgspec.Struct, told: msgspec.Struct) -> str:
-    """Describe how ``told`` differs from ``asked``; return an empty text if it does not."""
+def differences(
+    asked: msgspec.Struct, told: msgspec.Struct, defaults: Mapping[str, object] = {}
+) -> str:
+    """Describe how ``told`` differs from ``asked``; return an empty text if it does not.
+
+    :param asked: a configuration.
+    :param told: the present configuration, as the server reports it.
+    :param defaults: what servers usually fill in for fields without a value.
+    """
     found: list[str] = []
-    defaults: list[str] = []
+    filled: list[str] = []
     for name in _fields(type(asked)):
-        if name in ("name", "durable_name", EXTRA):
+        if name in ("name", EXTRA):
             continue
         wanted, present = (_comparable(getattr(one, name)) for one in (asked, told))
         if wanted == present or (name == "metadata" and not wanted and not present):
             continue
+        if not wanted and present == defaults.get(name):
+            continue
         # The server may have filled in a default for None.
-        where = defaults if wanted is None else found
+        where = filled if wanted is None else found
         where.append(f"{name} is {present!r:.80}, not {wanted!r:.80}")
-    return "; ".join(found or defaults)
+    return "; ".join(found or filled)
 
 
 def _comparable(value: object) -> object:

@@ -62,19 +62,19 @@ class KeyValueManager(BaseJetStream):
 
     @overload
     async def create_key_value(
-        self, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
+        self, config: KeyValueConfig | str | None = None, **options: Unpack[KeyValueOptions]
     ) -> KeyValue[bytes]: ...
     @overload
     async def create_key_value(
         self,
-        config: KeyValueConfig | str,
+        config: KeyValueConfig | str | None = None,
         *,
         codec: Codec[T],
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T]: ...
     async def create_key_value(
         self,
-        config: KeyValueConfig | str,
+        config: KeyValueConfig | str | None = None,
         *,
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
@@ -85,7 +85,8 @@ class KeyValueManager(BaseJetStream):
         that are not those of a bucket may differ, as other clients set them. If cancelled, the
         bucket may have been created.
 
-        :param config: a configuration, or the name of the bucket.
+        :param config: a configuration, or the name of the bucket. Default: the ``bucket`` in
+            ``options``.
         :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
             bytes.
         :param options: fields of :class:`~trio_nats.keyvalue.KeyValueConfig`; they override those
@@ -123,19 +124,19 @@ class KeyValueManager(BaseJetStream):
 
     @overload
     async def update_key_value(
-        self, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
+        self, config: KeyValueConfig | str | None = None, **options: Unpack[KeyValueOptions]
     ) -> KeyValue[bytes]: ...
     @overload
     async def update_key_value(
         self,
-        config: KeyValueConfig | str,
+        config: KeyValueConfig | str | None = None,
         *,
         codec: Codec[T],
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T]: ...
     async def update_key_value(
         self,
-        config: KeyValueConfig | str,
+        config: KeyValueConfig | str | None = None,
         *,
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
@@ -148,7 +149,8 @@ class KeyValueManager(BaseJetStream):
         another client makes in the meantime may be undone. If cancelled, the bucket may have been
         updated.
 
-        :param config: a configuration, or the name of the bucket.
+        :param config: a configuration, or the name of the bucket. Default: the ``bucket`` in
+            ``options``.
         :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
             bytes.
         :param options: fields of :class:`~trio_nats.keyvalue.KeyValueConfig`; they override those
@@ -175,7 +177,7 @@ class KeyValueManager(BaseJetStream):
             before = existing_config(present)
             # Other clients allow a longer history, which stays unless another one is given.
             before = msgspec.structs.replace(before, history=min(before.history, MAX_HISTORY))
-            if isinstance(config, str):
+            if not isinstance(config, KeyValueConfig):
                 # Begin with the present settings, so that those not given are kept.
                 whole = msgspec.structs.replace(before, **options)
             wanted = await self._wanted(whole)
@@ -184,19 +186,19 @@ class KeyValueManager(BaseJetStream):
 
     @overload
     async def create_or_update_key_value(
-        self, config: KeyValueConfig | str, **options: Unpack[KeyValueOptions]
+        self, config: KeyValueConfig | str | None = None, **options: Unpack[KeyValueOptions]
     ) -> KeyValue[bytes]: ...
     @overload
     async def create_or_update_key_value(
         self,
-        config: KeyValueConfig | str,
+        config: KeyValueConfig | str | None = None,
         *,
         codec: Codec[T],
         **options: Unpack[KeyValueOptions],
     ) -> KeyValue[T]: ...
     async def create_or_update_key_value(
         self,
-        config: KeyValueConfig | str,
+        config: KeyValueConfig | str | None = None,
         *,
         codec: Codec[T] | None = None,
         **options: Unpack[KeyValueOptions],
@@ -205,7 +207,8 @@ class KeyValueManager(BaseJetStream):
 
         If cancelled, the bucket may have been created or updated.
 
-        :param config: a configuration, or the name of the bucket.
+        :param config: a configuration, or the name of the bucket. Default: the ``bucket`` in
+            ``options``.
         :param codec: encodes and decodes values; see :mod:`trio_nats.codecs`. Default: values are
             bytes.
         :param options: fields of :class:`~trio_nats.keyvalue.KeyValueConfig`; they override those

@@ -30,7 +30,7 @@ class ObjectStoreManager(BaseJetStream):
     """The part of :class:`~trio_nats.jetstream.JetStream` that manages object stores."""
 
     async def create_object_store(
-        self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
+        self, config: ObjectStoreConfig | str | None = None, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
         """Create an object store: ``await js.create_object_store("films", max_bytes=2**40)``.
 
@@ -38,7 +38,8 @@ class ObjectStoreManager(BaseJetStream):
         that are not those of a store may differ, as other clients set them. If cancelled, the store
         may have been created.
 
-        :param config: a configuration, or the name of the bucket.
+        :param config: a configuration, or the name of the bucket. Default: the ``bucket`` in
+            ``options``.
         :param options: fields of :class:`~trio_nats.objectstore.ObjectStoreConfig`; they override
             those of ``config``.
         :returns: the object store.
@@ -69,7 +70,7 @@ class ObjectStoreManager(BaseJetStream):
         ) from refused
 
     async def update_object_store(
-        self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
+        self, config: ObjectStoreConfig | str | None = None, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
         """Change the configuration of an object store, such as its ``ttl``.
 
@@ -79,7 +80,8 @@ class ObjectStoreManager(BaseJetStream):
         that another client makes in the meantime may be undone. If cancelled, the store may have
         been updated.
 
-        :param config: a configuration, or the name of the bucket.
+        :param config: a configuration, or the name of the bucket. Default: the ``bucket`` in
+            ``options``.
         :param options: fields of :class:`~trio_nats.objectstore.ObjectStoreConfig`; they override
             those of ``config``.
         :returns: the object store.
@@ -94,20 +96,21 @@ class ObjectStoreManager(BaseJetStream):
         with store_errors(whole.bucket):
             info = (await self.stream(wanted.name)).info
             before = status_of(info).config
-            if isinstance(config, str):
+            if not isinstance(config, ObjectStoreConfig):
                 # Begin with the present settings, so that those not given are kept.
                 wanted = stream_config(msgspec.structs.replace(before, **options))
             changed = with_changes(info.config, stream_config(before), wanted)
             return construct(ObjectStore, self, await self.update_stream(changed))
 
     async def create_or_update_object_store(
-        self, config: ObjectStoreConfig | str, **options: Unpack[ObjectStoreOptions]
+        self, config: ObjectStoreConfig | str | None = None, **options: Unpack[ObjectStoreOptions]
     ) -> ObjectStore:
         """Create an object store, or update it if it exists, as :meth:`update_object_store` does.
 
         If cancelled, the store may have been created or updated.
 
-        :param config: a configuration, or the name of the bucket.
+        :param config: a configuration, or the name of the bucket. Default: the ``bucket`` in
+            ``options``.
         :param options: fields of :class:`~trio_nats.objectstore.ObjectStoreConfig`; they override
             those of ``config``.
         :returns: the object store.

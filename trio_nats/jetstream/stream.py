@@ -18,6 +18,7 @@ from .consumer.config import (
     DeliverPolicy,
     ReplayPolicy,
     check_consumer,
+    with_options,
 )
 from .consumer.consumer import (
     Consumer,
@@ -30,7 +31,7 @@ from .consumer.consumer import (
 )
 from .consumer.info import ConsumerInfo
 from .consumer.ordered import OrderedConsumer
-from .errors import JetStreamError
+from .errors import ConsumerNameInUseError, ConsumerNotFoundError, JetStreamError
 from .get.direct_get import Batches, direct_get, not_allowed
 from .get.stored_message import MsgAnswer, MsgRequest, StoredMsg, from_answer
 from .info import StreamInfo
@@ -54,6 +55,10 @@ class _Names(Page, frozen=True, kw_only=True):
     consumers: Sequence[str] = ()
 
 
+def _whole(config: ConsumerConfig | str | None, options: ConsumerOptions) -> ConsumerConfig:
+    return whole_config(ConsumerConfig, config, options, named="durable_name")
+
+
 class StreamConsumers:
     """The part of :class:`~trio_nats.jetstream.Stream` that manages consumers."""
 
@@ -75,8 +80,8 @@ class StreamConsumers:
         is ephemeral, and the server deletes it after ``inactive_threshold``. If the consumer exists
         already with the same configuration, return it. If cancelled, it may have been created.
 
-        :param config: a configuration, or the name of the consumer. Default: ``durable_name``,
-            or a random name.
+        :param config: a configuration, or the name of a durable consumer. Default: ``durable_name``
+            or ``name`` in ``options``, or a random name.
         :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
         :returns: the consumer.
         :raises ConsumerNameInUseError: if the consumer exists with another configuration. The error
@@ -84,45 +89,60 @@ class StreamConsumers:
         :raises StreamNotFoundError: if the stream does not exist any more.
         :raises APILevelError: if the server is too old for some of the settings.
         """
-        return await self._put("create", config, options)
+        if config is None and "name" not in options:
+            options = {"durable_name": "", **options}  # needs no name
+        return await put_consumer(self._api, self._name, "create", _whole(config, options))
 
     async def update_consumer(
-        self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
+        self, config: ConsumerConfig | str | None = None, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
-        """Replace the configuration of a consumer. Settings not given get their defaults.
+        """Change the configuration of a consumer, such as its ``max_ack_pending``.
 
-        To change single settings, start from the present configuration:
-        ``await stream.update_consumer(consumer.info.config, max_ack_pending=10)``. If cancelled,
-        the consumer may have been updated.
+        Pass a name to change single settings. Pass a :class:`ConsumerConfig` to replace all of
+        them. With a name the present settings are read first: a change that another client makes in
+        the meantime may be undone. If cancelled, the consumer may have been updated.
 
-        :param config: a configuration, or the name.
+        :param config: a configuration, or the name. Default: ``durable_name`` or ``name`` in
+            ``options``.
         :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
         :returns: the consumer.
         :raises ConsumerNotFoundError: if the consumer does not exist.
         :raises APILevelError: if the server is too old for some of the settings.
         """
-        return await self._put("update", config, options)
+        whole = _whole(config, options)
+        if not isinstance(config, ConsumerConfig):
+            name = whole.name or whole.durable_name
+            present = (await self.consumer(name)).info
+            assert present is not None
+            whole = with_options(present.config, options)
+            if not whole.durable_name:
+                whole = msgspec.structs.replace(whole, name=name)
+        return await put_consumer(self._api, self._name, "update", whole)
 
     async def create_or_update_consumer(
-        self, config: ConsumerConfig | str, **options: Unpack[ConsumerOptions]
+        self, config: ConsumerConfig | str | None = None, **options: Unpack[ConsumerOptions]
     ) -> Consumer:
-        """Create a consumer, or replace its configuration if it exists.
+        """Create a consumer, or update it if it exists, as :meth:`update_consumer` does.
 
         If cancelled, the consumer may have been created or updated.
 
-        :param config: a configuration, or the name.
+        :param config: a configuration, or the name; a new consumer of that name is durable.
+            Default: ``durable_name`` or ``name`` in ``options``.
         :param options: fields of :class:`ConsumerConfig`; they override those of ``config``.
         :returns: the consumer.
         :raises StreamNotFoundError: if the stream does not exist any more.
         :raises APILevelError: if the server is too old for some of the settings.
         """
-        return await self._put("", config, options)
-
-    async def _put(
-        self, action: str, config: ConsumerConfig | str | None, options: ConsumerOptions
-    ) -> Consumer:
-        whole = whole_config(ConsumerConfig, "" if config is None else config, options)
-        return await put_consumer(self._api, self._name, action, whole)
+        if isinstance(config, ConsumerConfig):
+            return await put_consumer(self._api, self._name, "", _whole(config, options))
+        try:
+            return await self.update_consumer(config, **options)
+        except ConsumerNotFoundError:
+            pass
+        try:
+            return await self.create_consumer(config, **options)
+        except ConsumerNameInUseError:  # another client has just created it
+            return await self.update_consumer(config, **options)
 
     async def consumer(self, name: str) -> Consumer:
         """Get a consumer.

@@ -33,6 +33,7 @@ __all__ = [
     "features_of",
     "left_out",
     "with_changes",
+    "with_options",
 ]
 
 
@@ -299,8 +300,9 @@ class StepDownRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamOptions(TypedDict, total=False):
-    """The fields of :class:`StreamConfig`, except ``name`` and ``extra``, as keywords."""
+    """The fields of :class:`StreamConfig`, except ``extra``, as keywords."""
 
+    name: str
     description: str
     subjects: Sequence[str]
     retention: RetentionPolicy
@@ -393,9 +395,20 @@ def with_changes(present: StreamConfig, before: StreamConfig, after: StreamConfi
         if getattr(before, name) != getattr(after, name)
     }
     changes.pop("duplicate_window", None)
-    changed = msgspec.structs.replace(present, **changes)
+    return with_options(present, changes)
+
+
+def with_options(present: StreamConfig, options: Mapping[str, object]) -> StreamConfig:
+    """Return ``present`` with other values for some fields."""
+    changed = msgspec.structs.replace(present, **options)
     window = changed.duplicate_window
-    if changed.max_age and window is not None and window > changed.max_age:
+    if (
+        "duplicate_window" not in options
+        and changed.max_age
+        and window is not None
+        and window > changed.max_age
+    ):
+        # Servers refuse a longer window, which nobody asked for.
         return msgspec.structs.replace(changed, duplicate_window=changed.max_age)
     return changed
 

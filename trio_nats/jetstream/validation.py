@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TypeVar
 
 import msgspec
@@ -112,20 +113,42 @@ def _named(name: str) -> Generator[None, None, None]:
         raise type(error)(f"{name}: {error}") from None
 
 
-def whole_config(kind: type[S], config: S | str, options: Mapping[str, object]) -> S:
+def whole_config(
+    kind: type[S], config: S | str | None, options: Mapping[str, object], *, named: str = ""
+) -> S:
     """Return ``config``, updated with ``options``.
 
     :param kind: the type; its first field is the name.
-    :param config: a configuration, or the name.
-    :param options: other fields; they override those of ``config``.
+    :param config: a configuration, or the name. ``None`` if the name is in ``options``.
+    :param options: fields; they override those of ``config``.
+    :param named: the field that the name is for. Default: the first one.
     :returns: the configuration.
     :raises TypeError: if ``kind`` has no such field, or ``config`` is of another type.
     """
-    if not isinstance(config, str):
+    first = kind.__struct_fields__[0]
+    named = named or first
+    if config is None and not options.keys() & {first, named}:
+        raise TypeError(
+            f"config must be a {kind.__name__} or a name, not None; pass the name as the first "
+            f"argument or as {named}="
+        )
+    if config is not None and not isinstance(config, str):
         check_instance("config", config, kind, f"a {kind.__name__} or a name")
+    for name in options:
+        if name not in kind.__struct_fields__:
+            close = get_close_matches(name, kind.__struct_fields__, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{kind.__name__} has no field {name!r}{hint}")
     try:
+        if config is None:
+            return kind(**options)
         if isinstance(config, str):
-            return kind(**{kind.__struct_fields__[0]: config}, **options)
+            for name in (first, named):
+                if options.get(name, config) != config:
+                    raise ConfigurationError(
+                        f"give one name, not both {config!r} and {name}={options[name]!r}"
+                    )
+            return kind(**{named: config, **options})
         return msgspec.structs.replace(config, **options)
     except TypeError as error:
         raise TypeError(f"{kind.__name__}: {error}") from None

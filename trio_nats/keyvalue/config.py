@@ -87,8 +87,9 @@ class KeyValueConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyValueOptions(TypedDict, total=False):
-    """The fields of :class:`KeyValueConfig`, except ``bucket``, as keywords."""
+    """The fields of :class:`KeyValueConfig` as keywords."""
 
+    bucket: str
     description: str
     max_value_size: int
     history: int

@@ -53,8 +53,9 @@ class ObjectStoreConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObjectStoreOptions(TypedDict, total=False):
-    """The fields of :class:`ObjectStoreConfig`, except ``bucket``, as keywords."""
+    """The fields of :class:`ObjectStoreConfig` as keywords."""
 
+    bucket: str
     description: str
     metadata: Mapping[str, str] | None
     ttl: float

@@ -73,21 +73,6 @@ async def test_a_name_is_generated(nats_server: NatsServer) -> None:
         assert len(one.name) == 22
 
 
-async def test_an_ephemeral_consumer_is_created_twice(nats_server: NatsServer) -> None:
-    """Servers compare what they were told with what they made of it, with their defaults."""
-    async with connected(nats_server) as (js, _):
-        stream = await filled(js, 0)
-        for _ in range(2):
-            consumer = await stream.create_consumer("c")
-            assert consumer.info is not None
-            assert consumer.info.config.inactive_threshold == 5
-        with pytest.raises(ConsumerNameInUseError, match="description is '', not 'x'"):
-            await stream.create_consumer("c", description="x")
-        await stream.create_consumer("d", inactive_threshold=9)
-        with pytest.raises(ConsumerNameInUseError, match=r"inactive_threshold is 9\.0, not None"):
-            await stream.create_consumer("d")
-
-
 async def test_requests_for_consumers() -> None:
     async with NatsServer() as server, connected(server) as (_, nc):
         info = {"stream_name": "S", "name": "c", "config": {"ack_policy": "explicit"}}
@@ -100,7 +85,9 @@ async def test_requests_for_consumers() -> None:
             await stream.create_consumer("c", filter_subject="a.b")
             await stream.create_consumer("c", filter_subject="a.*")
             await stream.update_consumer(ConsumerConfig(durable_name="c"), ack_wait=1)
-            await stream.create_or_update_consumer("c", filter_subjects=["a", "b"])
+            await stream.create_or_update_consumer(
+                ConsumerConfig(name="c"), filter_subjects=["a", "b"]
+            )
             subjects = [subject for subject, _ in asked]
             assert subjects == [
                 "CONSUMER.CREATE.S.c.a.b",
@@ -111,7 +98,7 @@ async def test_requests_for_consumers() -> None:
             assert asked[0][1] == {
                 "stream_name": "S",
                 "config": {
-                    "name": "c",
+                    "durable_name": "c",
                     "deliver_policy": "all",
                     "ack_policy": "explicit",
                     "replay_policy": "instant",
@@ -222,7 +209,8 @@ async def test_a_push_consumer_cannot_be_pulled(nats_server: NatsServer) -> None
         ("a.b", {}, ConfigurationError, "consumer name"),
         ("c", {"ack_wait": -1}, ConfigurationError, "ack_wait"),
         ("c", {"nonsense": 1}, TypeError, "nonsense"),
-        ("c", {"durable_name": "d"}, ConfigurationError, "the same"),
+        ("c", {"durable_name": "d"}, ConfigurationError, "one name, not both 'c' and durable_n"),
+        (None, {"name": "c", "durable_name": "d"}, ConfigurationError, "must be the same"),
         ("c", {"filter_subject": "a..b"}, InvalidSubjectError, "filter_subject"),
         (
             "c",

@@ -29,6 +29,7 @@ __all__ = [
     "ReplayPolicy",
     "check_consumer",
     "features_of",
+    "with_options",
 ]
 
 
@@ -178,8 +179,9 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConsumerOptions(TypedDict, total=False):
-    """The fields of :class:`ConsumerConfig`, except ``name`` and ``extra``, as keywords."""
+    """The fields of :class:`ConsumerConfig`, except ``extra``, as keywords."""
 
+    name: str
     durable_name: str
     description: str
     deliver_policy: DeliverPolicy
@@ -212,6 +214,17 @@ class ConsumerOptions(TypedDict, total=False):
     deliver_group: str
     flow_control: bool
     idle_heartbeat: float
+
+
+def with_options(present: ConsumerConfig, options: Mapping[str, object]) -> ConsumerConfig:
+    """Return ``present`` with other values for some fields. Its name stays."""
+    changes = {key: one for key, one in options.items() if key not in ("name", "durable_name")}
+    # One filter replaces several, and the other way round.
+    if changes.get("filter_subject"):
+        changes.setdefault("filter_subjects", ())
+    if changes.get("filter_subjects"):
+        changes.setdefault("filter_subject", "")
+    return msgspec.structs.replace(present, **changes)
 
 
 def check_consumer(config: ConsumerConfig) -> ConsumerConfig:

@@ -60,9 +60,6 @@ __all__ = [
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
-EPHEMERAL_THRESHOLD = 5.0
-"""The ``inactive_threshold`` that servers give an ephemeral consumer by default."""
-
 
 class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream_name: str
@@ -70,11 +67,37 @@ class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     action: str = ""
 
 
+SERVER_DEFAULTS = {
+    "ack_wait": 30.0,
+    "inactive_threshold": 5.0,
+    "max_ack_pending": 1000,
+    "max_waiting": 512,
+    "priority_timeout": 120.0,
+}
+"""What servers fill in for fields that are not set."""
+FILLED_IN_LATE = ("inactive_threshold", "priority_timeout")
+"""Fields that servers do not fill in before they compare the configurations of two consumers."""
+
+
 async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfig) -> Consumer:
     """Create or update a consumer: ``action`` is one of these, or empty for either."""
     check_consumer(config)
     if not (config.name or config.durable_name):
         config = msgspec.structs.replace(config, name=new_name())
+    try:
+        info = await _put(api, stream, action, config)
+    except ConsumerNameInUseError as error:
+        present = await _present_config(api, stream, config)
+        if (same := _filled_in(config, present)) is None:
+            raise described(error, _what_differs(stream, config, present)) from None
+        try:
+            info = await _put(api, stream, action, same)
+        except ConsumerNameInUseError:
+            raise described(error, _what_differs(stream, config, present)) from None
+    return construct(Consumer, api, stream, info.name, info)
+
+
+async def _put(api: API, stream: str, action: str, config: ConsumerConfig) -> ConsumerInfo:
     suffix = f"CONSUMER.CREATE.{stream}.{config.name or config.durable_name}"
     # With the filter in the subject, permissions can restrict it.
     if config.filter_subject:
@@ -83,18 +106,6 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     needs = features_of(config)
     try:
         info = await api.request(suffix, request, ConsumerInfo, needs=needs)
-    except ConsumerNameInUseError as error:
-        present = await _present_info(api, stream, config.name or config.durable_name)
-        if (
-            action == "create"
-            and config.inactive_threshold is None
-            and present is not None
-            and present.config.inactive_threshold == EPHEMERAL_THRESHOLD
-        ):
-            # Servers compare the configurations before they fill in this default.
-            config = msgspec.structs.replace(config, inactive_threshold=EPHEMERAL_THRESHOLD)
-            return await put_consumer(api, stream, action, config)
-        raise described(error, _what_differs(stream, config, present)) from None
     except JetStreamAPIError as error:
         # Servers that do not know a value reject it as invalid JSON, before they check the level.
         if needs and error.err_code == ErrorCode.INVALID_JSON:
@@ -102,20 +113,32 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
         raise
     if missing := [feature for feature in needs if feature not in features_of(info.config)]:
         raise too_old(missing, more=f"consumer {info.name!r} exists now without")
-    return construct(Consumer, api, stream, info.name, info)
+    return info
 
 
-async def _present_info(api: API, stream: str, name: str) -> ConsumerInfo | None:
+async def _present_config(api: API, stream: str, config: ConsumerConfig) -> ConsumerConfig | None:
+    """Return the configuration of the consumer that has the name, or ``None`` if it is unknown."""
+    suffix = f"CONSUMER.INFO.{stream}.{config.name or config.durable_name}"
     try:
-        return await api.request(f"CONSUMER.INFO.{stream}.{name}", None, ConsumerInfo)
+        return (await api.request(suffix, None, ConsumerInfo)).config
     except NatsError:
         return None
 
 
-def _what_differs(stream: str, config: ConsumerConfig, present: ConsumerInfo | None) -> str:
+def _filled_in(config: ConsumerConfig, present: ConsumerConfig | None) -> ConsumerConfig | None:
+    """Return ``config`` with defaults that the server filled in late, or ``None``."""
+    changes = {
+        name: SERVER_DEFAULTS[name]
+        for name in FILLED_IN_LATE
+        if not getattr(config, name) and getattr(present, name, None) == SERVER_DEFAULTS[name]
+    }
+    return msgspec.structs.replace(config, **changes) if changes else None
+
+
+def _what_differs(stream: str, config: ConsumerConfig, present: ConsumerConfig | None) -> str:
     name = config.name or config.durable_name
     text = f"consumer {name!r} of stream {stream!r} exists already, with another configuration"
-    what = "" if present is None else json_codec.differences(config, present.config)
+    what = present and json_codec.differences(config, present, SERVER_DEFAULTS)
     if what:
         text += f": {what}"
     return f"{text}. Update it, or use another name"
