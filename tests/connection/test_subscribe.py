@@ -23,15 +23,18 @@ from tests.connection.helpers import (
     served,
     taking_turns,
 )
+from tests.support.internals import push
 from tests.support.raw import raw_connection
 from tests.transports import ALL_BUT_WSS
 from trio_nats import (
     ConfigurationError,
     Connection,
     InvalidSubjectError,
+    PendingLimits,
     RequestTimeoutError,
     Subscription,
 )
+from trio_nats.options import FullPolicy
 
 pytestmark = ALL_BUT_WSS
 
@@ -428,6 +431,28 @@ async def test_draining_keeps_what_was_sent_until_then() -> None:
             assert await all_of(sub) == [b"late"]
         await sub.aclose()
         await nothing_was_sent(nc, peer)  # to unsubscribe once is enough
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest", "wait"])
+async def test_draining_keeps_a_bounded_amount(policy: FullPolicy) -> None:
+    """A server that goes on sending, instead of confirming the end, does not fill the memory."""
+    size = 1024 * 1024
+    most = 1000 + PendingLimits().bytes
+    limits = PendingLimits(bytes=1000, when_full=policy)
+    async with scripted() as (nc, peer), nc.subscribe("a", pending_limits=limits) as sub:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sub.drain)
+            await peer.expect_line(b"SUB a 1")
+            await peer.expect_line(b"UNSUB 1")
+            await peer.expect_line(b"PING")
+            await peer.send(msg("a", 1, b"x" * size))
+            while not sub.pending[0]:
+                await trio.lowlevel.checkpoint()
+            received = await sub.receive()
+            push(sub, *[received] * (2 * most // size))
+            assert most - size < sub.pending[1] <= most
+            await peer.send(b"PONG\r\n")  # it is read although the subscription is full
+        assert len(await all_of(sub)) == most // size
 
 
 async def test_draining_gives_up() -> None:

@@ -32,7 +32,7 @@ class Channel:
     def _wake_waiters(self) -> None:
         pass
 
-    def _lift_limits(self) -> None:
+    def _end_stalls(self) -> None:
         pass
 
     def _push(self, msg: Msg) -> None:

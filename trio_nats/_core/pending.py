@@ -9,7 +9,6 @@ message is subtracted from then on, until half of the space is free again.
 from __future__ import annotations
 
 import logging
-import sys
 from collections import deque
 from typing import Protocol
 
@@ -53,6 +52,7 @@ class PendingQueue:
         self._bytes = 0
         self._full = False
         self._bytes_exact = False
+        self._may_stall = True
         self._empty_waiters = trio.lowlevel.ParkingLot()
         self._dropped = 0
 
@@ -76,9 +76,15 @@ class PendingQueue:
         """Make :meth:`_wait_empty` return even if messages are left."""
         self._empty_waiters.unpark_all()
 
-    def _lift_limits(self) -> None:
-        """Accept all further messages, because the subscription is about to end."""
-        self._max_messages = self._max_bytes = sys.maxsize
+    def _end_stalls(self) -> None:
+        """Stop reading no more, because the subscription is about to end.
+
+        Instead, as much as the default limits allow is accepted in addition.
+        """
+        spare = PendingLimits()
+        self._may_stall = False
+        self._max_messages = self._limits.messages + spare.messages
+        self._max_bytes = self._limits.bytes + spare.bytes
         self._owner.router.unstall(self)
 
     async def _wait_empty(self) -> None:
@@ -119,7 +125,7 @@ class PendingQueue:
         policy = self._limits.when_full
         first = not self._full
         self._full = self._bytes_exact = True
-        if policy == "wait" and self._owner.router.stall(self):
+        if policy == "wait" and self._may_stall and self._owner.router.stall(self):
             self._queue.append(msg)
             self._bytes += size
         elif policy == "drop_oldest":

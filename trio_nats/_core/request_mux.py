@@ -212,7 +212,7 @@ class RequestMux:
     def _wake_waiters(self) -> None:
         """See :class:`~.router.Sink`. No task ever waits."""
 
-    def _lift_limits(self) -> None:
+    def _end_stalls(self) -> None:
         """See :class:`~.router.Sink`. There are no limits."""
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:

@@ -58,8 +58,8 @@ class Sink(Protocol):
     def _wake_waiters(self) -> None:
         """Make :meth:`_wait_empty` return even if messages are left."""
 
-    def _lift_limits(self) -> None:
-        """Accept all further messages, because the subscription is about to end."""
+    def _end_stalls(self) -> None:
+        """Stop reading no more if it is full, because the subscription is about to end."""
 
     def _push(self, msg: Msg) -> None:
         """Accept a message. Must not fail."""

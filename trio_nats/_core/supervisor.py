@@ -427,7 +427,7 @@ class Supervisor(MoveCallbacks):
                 self.router.quiesce(sid)
                 if sid in self.router.sinks:
                     # A full subscription must not stop reading, because the PONG has to be read.
-                    self.router.sinks[sid]._lift_limits()
+                    self.router.sinks[sid]._end_stalls()
             session = self.session
             if session is not None and self.router.live:
                 while not await session.pings.round_trip():
