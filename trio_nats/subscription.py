@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from inspect import CORO_CLOSED, getcoroutinestate
 from threading import get_ident
 from typing import Self
@@ -131,7 +131,8 @@ class Subscription(
         """Unsubscribe, but keep messages that the server has already sent.
 
         Returns once no more messages can arrive. The remaining ones can still be received; then the
-        subscription ends with :exc:`trio.EndOfChannel`.
+        subscription ends with :exc:`trio.EndOfChannel`. Until then it holds at most what
+        ``pending_limits`` allow and, in addition, what the default limits allow.
 
         If cancelled, or if the time is over, it is unsubscribed all the same.
 
@@ -153,13 +154,17 @@ class Subscription(
                 self._core.disconnected_for,
             )
 
-    async def _close_collecting(self, timeout: float) -> list[Msg]:
+    async def _close_collecting(
+        self, timeout: float, finish: Callable[[list[Msg]], Awaitable[bool]] | None = None
+    ) -> list[Msg]:
         """Unsubscribe, and return messages that were not received, also those on their way.
 
         Receiving ends at once, with :exc:`trio.ClosedResourceError`. May be called again. If
         cancelled, it is unsubscribed all the same.
 
         :param timeout: seconds to wait for messages on their way.
+        :param finish: awaited before the interest ends. It gets the list of messages, to which it
+            can add those from :meth:`_take`, and returns whether more may arrive.
         """
         closed = trio.ClosedResourceError("this subscription is closed")
         sid = self._sid
@@ -169,7 +174,8 @@ class Subscription(
         try:
             if sid is not None and is_open:
                 with trio.move_on_after(timeout):
-                    await self._core.drain([sid])
+                    if finish is None or await finish(left):
+                        await self._core.drain([sid])
         finally:
             left += self._take(sys.maxsize)
             self._leave(closed)

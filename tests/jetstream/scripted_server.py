@@ -33,6 +33,11 @@ class Pulled(msgspec.Struct):
         size: int = self.request["batch"]
         return size
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether any server refuses it, so that the client just waits for the answer."""
+        return bool(self.request.get("no_wait") and self.request.get("idle_heartbeat"))
+
 
 class Puller:
     """The script of a server for one consumer, ``C`` of stream ``S``."""
@@ -47,8 +52,12 @@ class Puller:
         """Answers of the API, by the suffix of the subject."""
         self.subscriptions: dict[bytes, bytes] = {}
         self.peers: list[Peer] = []
+        self.silent = False
+        """Whether it answers nothing any more."""
         self.before_unsub: Callable[[], Awaitable[None]] | None = None
         """Called once, before the next UNSUB is processed."""
+        self.before_refusal: Callable[[], Awaitable[None]] | None = None
+        """Called once, before the next request that is refused."""
         self._send: trio.MemorySendChannel[Pulled]
         self._send, self._pulls = trio.open_memory_channel[Pulled](1000)
         self._heard = trio.lowlevel.ParkingLot()
@@ -61,7 +70,10 @@ class Puller:
         while await peer.peek():
             line = await peer.expect_line()
             operation, *arguments = line.split()
-            if operation == b"PING":
+            if self.silent and operation in (b"PING", b"PUB"):
+                if operation == b"PUB":
+                    await peer.receive_exactly(int(arguments[-1]) + 2)
+            elif operation == b"PING":
                 await peer.send(b"PONG\r\n")
             elif operation == b"SUB":
                 self.subscriptions[arguments[-1]] = arguments[0]
@@ -80,7 +92,11 @@ class Puller:
 
     async def _published(self, peer: Peer, subject: str, reply: str, data: bytes) -> None:
         if subject == "$JS.API.CONSUMER.MSG.NEXT.S." + self.consumer:
-            self._send.send_nowait(Pulled(reply, msgspec.json.decode(data), peer))
+            pull = Pulled(reply, msgspec.json.decode(data), peer)
+            if pull.is_refused:
+                await self.refuse(pull)
+            else:
+                self._send.send_nowait(pull)
             return
         self.answers.append((subject, data))
         for suffix, answer in self.api.items():
@@ -144,6 +160,13 @@ class Puller:
             len(data),
             data,
         )
+
+    async def refuse(self, pull: Pulled) -> None:
+        """Answer a request that every server refuses, after all that was delivered."""
+        if self.before_refusal is not None:
+            before, self.before_refusal = self.before_refusal, None
+            await before()
+        await self.say(pull, "400 Bad Request - heartbeat value too large")
 
     async def say(self, pull: Pulled, line: str, **headers: object) -> None:
         """A status."""

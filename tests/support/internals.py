@@ -22,7 +22,7 @@ from trio_nats.events import Event
 
 if TYPE_CHECKING:  # they need packages that the connection does not
     from trio_nats._transport.websocket import WebSocketStream
-    from trio_nats.jetstream import Messages, Publisher
+    from trio_nats.jetstream import Consumer, Messages, Publisher
     from trio_nats.jetstream.consumer.message_source import MessageSource
     from trio_nats.objectstore import ObjectInfo
 
@@ -40,6 +40,7 @@ __all__ = [
     "is_moving",
     "is_overlapping",
     "is_torn",
+    "kept_by",
     "largest_read",
     "let_publish",
     "looking_after",
@@ -267,3 +268,8 @@ def spare_inboxes(nc: Connection) -> int:
     """How many subscriptions are kept for the next pull requests of ``next`` and ``fetch``."""
     pool = nc._inboxes
     return 0 if pool is None else len(pool._spare)
+
+
+def kept_by(consumer: Consumer) -> int:
+    """Return how many messages are kept for the next call."""
+    return len(consumer._kept)

@@ -322,3 +322,29 @@ async def test_without_an_answer_it_ends_in_time() -> None:
                 await consumer.next(timeout=0.05)
 
         await puller.pull()
+
+
+async def test_a_timeout_is_kept_if_the_server_is_silent(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    """It waits for a sign of the server, and for messages on their way, for a second in all."""
+    puller = Puller()
+    async with pulled_from(puller) as (consumer, _), trio.open_nursery() as nursery:
+        ended = trio.Event()
+
+        @nursery.start_soon
+        async def receive() -> None:
+            with pytest.raises(RequestTimeoutError):
+                await consumer.next(timeout=0.2)
+            ended.set()
+
+        await puller.pull()
+        puller.silent = True
+        try:
+            for seconds in (0.2, 0.5, 0.5):
+                assert not ended.is_set()
+                mock_clock.jump(seconds)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            assert ended.is_set()
+        finally:
+            mock_clock.rate = 1  # to close the connection

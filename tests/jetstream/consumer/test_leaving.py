@@ -9,9 +9,21 @@ import pytest
 import trio
 
 from tests.jetstream.helpers import connected, filled
-from tests.jetstream.scripted_server import Puller, pulled_from
+from tests.jetstream.scripted_server import Pulled, Puller, pulled_from
+from tests.support.internals import kept_by
 from tests.support.peer import Peer
-from trio_nats.jetstream import AckPolicy, Consumer, ConsumerInfo, Messages, Stream
+from tests.support.timeouts import HANG_TIMEOUT
+from trio_nats import PendingLimits, ReconnectPolicy
+from trio_nats.events import ConnectionState
+from trio_nats.jetstream import (
+    AckPolicy,
+    Consumer,
+    ConsumerConfig,
+    ConsumerInfo,
+    Messages,
+    PullError,
+    Stream,
+)
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -168,15 +180,60 @@ async def test_kept_messages_are_shared_by_all_tasks(nats_server: NatsServer) ->
         assert sorted(received) == [b"0", b"end", b"end"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["fetch", "consume", "drain"])
+@pytest.mark.parametrize("policy", [AckPolicy.NONE, AckPolicy.EXPLICIT])
+async def test_leaving_while_messages_are_being_sent(
+    nats_server: NatsServer, by: str, policy: AckPolicy
+) -> None:
+    """What the server has counted as delivered, but not sent when we leave, still comes.
+
+    Without acknowledgements, or with a ``max_deliver`` of 1, it would never be delivered again.
+    """
+    batch, rounds = 500, 30
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 0)
+        for number in range(batch * rounds):
+            nc.publish_nowait("s.1", b"%d" % number)
+        acks = policy != AckPolicy.NONE
+        consumer = await stream.create_consumer(
+            "c", ack_policy=policy, max_deliver=1 if acks else -1, max_ack_pending=-1
+        )
+        came: list[bytes] = []
+        while (await consumer.refresh()).num_pending:
+            before = nc.stats.in_messages
+            async with trio.open_nursery() as nursery:
+                if by == "fetch":
+                    nursery.start_soon(consumer.fetch, batch)
+                    while nc.stats.in_messages == before:
+                        await trio.lowlevel.checkpoint()
+                    nursery.cancel_scope.cancel()
+                else:
+                    async with consumer.consume(max_messages=batch) as messages:
+                        while nc.stats.in_messages == before:
+                            await trio.lowlevel.checkpoint()
+                        if by == "drain":
+                            await messages.drain()
+                            came += [msg.data async for msg in messages]
+            if kept_by(consumer):
+                came += [msg.data for msg in await consumer.fetch(kept_by(consumer))]
+        assert came == [b"%d" % number for number in range(batch * rounds)]
+
+
 class Watching(Puller):
     """Notes which messages were returned before the interest had ended."""
 
     def __init__(self) -> None:
         super().__init__()
         self.early = 0
+        self.last: Pulled
+
+    async def pull(self) -> Pulled:
+        self.last = await super().pull()
+        return self.last
 
     async def _published(self, peer: Peer, subject: str, reply: str, data: bytes) -> None:
-        self.early += data == b"-NAK" and bool(self.subscriptions)
+        self.early += data == b"-NAK" and self.is_subscribed(self.last)
         await super()._published(peer, subject, reply, data)
 
 
@@ -206,6 +263,63 @@ async def test_messages_on_their_way_go_back_too() -> None:
         assert await puller.until(3) == [
             (f"$JS.ACK.S.C.1.{n}.{n}.1700000000000000000.0", b"-NAK") for n in (1, 2, 3)
         ]
+
+
+@pytest.mark.parametrize("by", ["fetch", "consume"])
+async def test_what_was_requested_arrives_before_the_interest_ends(by: str) -> None:
+    """Another answer of the server proves that no more messages are on their way."""
+    puller = Puller()
+    config = ConsumerConfig(ack_policy=AckPolicy.NONE)
+    async with pulled_from(puller, config) as (consumer, nc):
+        async with trio.open_nursery() as nursery:
+            if by == "fetch":
+                nursery.start_soon(consumer.fetch, 9)
+                pull = await puller.pull()
+                subscriptions = nc.stats.subscriptions
+
+                async def deliver() -> None:
+                    assert nc.stats.subscriptions == subscriptions
+                    await puller.deliver(pull, 3)
+                    puller.before_refusal = partial(puller.deliver, pull, 2)
+
+                puller.before_refusal = deliver
+                nursery.cancel_scope.cancel()
+            else:
+                async with consumer.consume(max_messages=9):
+                    pull = await puller.pull()
+                    puller.before_refusal = partial(puller.deliver, pull, 5)
+        assert not puller.is_subscribed(pull)
+        came = await consumer.fetch(5)
+        assert [msg.metadata.stream_seq for msg in came] == [1, 2, 3, 4, 5]
+        assert puller.no_pull()
+
+
+async def test_nothing_is_waited_for_without_a_connection() -> None:
+    puller = Puller()
+    slow = ReconnectPolicy(wait=HANG_TIMEOUT, max_wait=HANG_TIMEOUT)
+    async with pulled_from(puller, reconnect=slow) as (consumer, nc):
+        async with consumer.consume(max_messages=9):
+            pull = await puller.pull()
+            pull.peer.close()
+            while nc.state is not ConnectionState.RECONNECTING:
+                await trio.lowlevel.checkpoint()
+        assert nc.stats.outbox_bytes == 0
+
+
+async def test_nothing_is_waited_for_if_all_has_arrived() -> None:
+    puller = Puller()
+    async with pulled_from(puller) as (consumer, nc):
+        puller.before_refusal = partial(pytest.fail, "it asked")
+        async with consumer.consume(max_messages=3) as messages:
+            await puller.deliver(await puller.pull(), 3)
+            while messages.waiting < 3:
+                await nc.flush()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consumer.fetch, 5)
+            pull = await puller.pull()
+            await puller.deliver(pull, 3)
+            await puller.say(pull, "408 Request Timeout", pending_messages=2)
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.slow
@@ -251,3 +365,41 @@ async def test_a_cancelled_fetch_keeps_last_deliveries(nats_server: NatsServer) 
             nursery.cancel_scope.cancel()
         came = await consumer.fetch(10)
         assert [msg.data for msg in came] == [b"%d" % number for number in range(10)]
+
+
+async def test_kept_messages_respect_max_bytes(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 0)
+        for size in (10, 10, 400, 10):
+            await js.publish("s.1", b"x" * size)
+        consumer = await stream.create_consumer("c", max_deliver=1, ack_wait=600)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consumer.fetch, 20)
+            while (await info_of(consumer)).num_ack_pending < 4:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert [len(msg.data) for msg in await consumer.fetch(max_bytes=300)] == [10, 10]
+        with pytest.raises(PullError, match=r"larger than max_bytes of 300 bytes"):
+            await consumer.fetch(max_bytes=300)
+        assert [len(msg.data) for msg in await consumer.fetch(max_bytes=1000, timeout=1)] == [
+            400,
+            10,
+        ]
+
+
+async def test_push_consumers_keep_a_bounded_number(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = PendingLimits(messages=10)
+    async with connected(nats_server, pending_limits=limits) as (js, nc):
+        stream = await filled(js, 0)
+        consumer = await stream.create_consumer(
+            "c", deliver_subject="here", ack_policy=AckPolicy.NONE
+        )
+        for _ in range(3):
+            async with consumer.consume() as messages:
+                while messages.waiting < 6:
+                    await js.publish("s.1", "x")
+                    await nc.flush()
+        assert kept_by(consumer) == 10
+        assert "dropped" in caplog.text

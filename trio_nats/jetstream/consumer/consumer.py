@@ -342,11 +342,12 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
     ) -> JetStreamMsg:
         """Wait for the next message.
 
-        If cancelled, no message is lost; a message that is on its way is delivered again, and
+        If cancelled, a message that is on its way goes where those of :meth:`fetch` go, and
         cancelling may take up to two seconds to wait for it. Also raises the exceptions of
         :meth:`Connection.publish`.
 
-        :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
+        :param timeout: seconds to wait, and up to one more if the server is silent. Default: the
+            timeout of :meth:`Connection.jetstream`.
         :param heartbeat: seconds after which the server confirms that it is still there. Default: 5
             for a timeout of 10 seconds or more, otherwise none.
         :param group: the priority group.
@@ -399,7 +400,8 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :param max_messages: maximum number of messages. Default: 100, or any number with
             ``max_bytes``.
         :param max_bytes: maximum size of all messages in bytes. Default: no limit.
-        :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
+        :param timeout: seconds to wait, and up to one more if the server is silent. Default: the
+            timeout of :meth:`Connection.jetstream`.
         :param no_wait: return what is available at the moment. Default: false.
         :param heartbeat: seconds after which the server confirms that it is still there. Default: 5
             for a timeout of 10 seconds or more, otherwise none.

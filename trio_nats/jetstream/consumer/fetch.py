@@ -9,6 +9,7 @@ nobody is interested.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 
 import trio
@@ -18,9 +19,9 @@ from ...message import Msg
 from ..api import API
 from .inboxes import Inbox
 from .message import AckContext, JetStreamMsg
-from .message_source import LONGEST_CLOSE, nak_all_nowait
+from .message_source import LONGEST_CLOSE, message_size, nak_all_nowait
 from .options import PullOptions
-from .pull import failure_of, message_size, note_pin, too_large_error
+from .pull import failure_of, note_pin, too_large_error, wait_until_quiet
 from .pull_status import PullOutcome, PullStatus, read_status
 
 __all__ = ["Fetch"]
@@ -31,8 +32,9 @@ LOOK = 0.5
 """Seconds between checks whether the connection was replaced since the request was sent."""
 PAUSE = 0.1
 """Seconds before a pull request that the server has given up is repeated."""
-GRACE = 1.0
-"""Seconds to wait, after the time is over, for the server to report it."""
+GRACE = 0.5
+"""Seconds to wait, after the time is over, for the server to report it. If it does not, messages on
+their way are waited for as long again."""
 
 
 class Fetch:
@@ -43,7 +45,7 @@ class Fetch:
         api: API,
         subject: str,
         ack_context: AckContext,
-        kept: deque[JetStreamMsg],
+        kept: deque[JetStreamMsg] | None,
         pull_options: PullOptions,
         *,
         batch: int,
@@ -84,41 +86,84 @@ class Fetch:
         deliver again (``AckPolicy.NONE``, or ``max_deliver`` reached) are kept for the next call.
         Cancelling may take up to two seconds, to wait for messages on their way.
         """
-        while self._kept and not self.complete:
-            self._add(self._kept.popleft())
+        self._take_kept()
         try:
             if self.complete:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._ask()
         except BaseException:
-            kept = nak_all_nowait([msg.raw for msg in self._came], self._ack_context)
-            self._kept.extendleft(reversed(kept))
+            if self._kept is not None:
+                kept = nak_all_nowait([msg.raw for msg in self._came], self._ack_context)
+                self._kept.extendleft(reversed(kept))
             raise
         return self._came
 
+    def _take_kept(self) -> None:
+        """Take messages that an earlier call has left, as far as they fit.
+
+        :raises PullError: if the first one is larger than ``max_bytes``.
+        """
+        kept = self._kept
+        while kept and not self.complete:
+            if self._max_bytes and self._bytes + message_size(kept[0].raw) > self._max_bytes:
+                if not self._came:
+                    raise too_large_error(self._nc, self._ack_context.consumer, self._max_bytes)
+                self.complete = True  # The next call returns it, so that the order is kept.
+                return
+            self._add(kept.popleft())
+
     async def _ask(self) -> None:
         inbox = await self._inboxes.take()
+        timeout = LONGEST_CLOSE
         try:
             await self._collect(inbox)
             self.clean = self._is_over() and not self._repeated
+            timeout = 0.0 if self.clean else GRACE
         finally:
             if not (self.clean and self._inboxes.keep(inbox)):
-                timeout = 0.0 if self.clean else LONGEST_CLOSE
-                left: list[Msg] = []
-                with trio.CancelScope(shield=True):
-                    left = await inbox.sub._close_collecting(timeout)
-                self._take_left(left)
+                # An ordered consumer requests again what it has not returned.
+                await self._leave(inbox, 0.0 if self._kept is None else timeout)
 
-    def _take_left(self, left: list[Msg]) -> None:
-        """Take what arrived after the end: as much as was requested, the rest goes back."""
-        for index, msg in enumerate(left):
-            if self.complete:
-                self._kept.extend(nak_all_nowait(left[index:], self._ack_context))
-                return
+    async def _leave(self, inbox: Inbox, timeout: float) -> None:
+        """Close the inbox, and take what arrives until then: the rest of what was requested."""
+        excess: list[Msg] = []
+        is_over = self._is_over()
+
+        async def finish(left: list[Msg]) -> bool:
+            def count() -> int | None:
+                nonlocal is_over
+                left.extend(inbox.sub._take(sys.maxsize))
+                came = len(left)
+                is_over = self._take_left(left, excess) or is_over
+                left.clear()
+                return None if is_over and not self._repeated else came
+
+            await wait_until_quiet(self._nc, self._subject, count)
+            return not is_over or self._repeated
+
+        with trio.CancelScope(shield=True):
+            left = await inbox.sub._close_collecting(timeout, finish)
+        self._take_left(left, excess)
+        if self._kept is not None:  # Only now, or they would be delivered to this inbox again.
+            self._kept.extend(nak_all_nowait(excess, self._ack_context))
+
+    def _take_left(self, left: list[Msg], excess: list[Msg]) -> bool:
+        """Take what was requested; add the rest to ``excess``. Return whether the request is over.
+
+        It is repeated no more, so it does not matter how it ended.
+        """
+        ended = False
+        for msg in left:
             if self._ack_context.replies.is_ack(msg.raw_reply):
-                note_pin(msg, self._pull_options)
-                self._add(JetStreamMsg(msg, self._ack_context))
+                if self.complete:
+                    excess.append(msg)
+                else:
+                    note_pin(msg, self._pull_options)
+                    self._add(JetStreamMsg(msg, self._ack_context))
+            elif (status := read_status(msg)) is not None and status.subject == self._reply:
+                ended = ended or status.outcome is not PullOutcome.ALIVE
+        return ended or self.complete
 
     async def _collect(self, inbox: Inbox) -> None:
         deadline = trio.current_time() + self._timeout

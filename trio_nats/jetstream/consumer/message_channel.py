@@ -35,12 +35,12 @@ class Messages(
     """The messages of a consumer, as a Trio channel; made by ``consume``.
 
     Use it with ``async with``: entering subscribes and requests messages; leaving unsubscribes,
-    even if cancelled. The task that entered it must leave it. Messages that arrived but were not
-    received are returned to the server and delivered again at once. Leaving waits for those still
-    on their way, for at most two seconds; later ones are delivered again after ``ack_wait``.
-    Messages that the server will not deliver again (``AckPolicy.NONE``, or ``max_deliver`` reached)
-    are kept for the next call on the same :class:`Consumer`. The ``max_deliver`` of a consumer from
-    :meth:`Stream.bind_consumer` is unknown, so its last deliveries are not kept.
+    even if cancelled. The task that entered it must leave it. Leaving waits until no more of the
+    requested messages come: a round trip or two, and at most two seconds. Those that were not
+    received are returned to the server and delivered again at once. Messages that the server will
+    not deliver again (``AckPolicy.NONE``, or ``max_deliver`` reached) are kept for the next call on
+    the same :class:`Consumer`. The ``max_deliver`` of a consumer from :meth:`Stream.bind_consumer`
+    is unknown, so its last deliveries are not kept.
 
     Several tasks may receive from it at the same time, as a pool of workers; each message goes to
     exactly one of them.
@@ -127,8 +127,8 @@ class Messages(
         """Unsubscribe, but keep the messages that have arrived.
 
         You can receive them as before, and then the channel ends. Returns once the server has
-        confirmed that nothing more will come, so it waits for a connection if there is none.
-        Harmless when repeated. If cancelled, draining goes on in the background.
+        confirmed that nothing more will come; without a connection, at once. Harmless when
+        repeated. If cancelled, draining goes on in the background.
         """
         self._check_run()
         self._check_entered()

@@ -17,7 +17,14 @@ from ...subscription import Subscription
 from ..events import ConsumerEvent
 from .message import AckContext, JetStreamMsg
 
-__all__ = ["LONGEST_CLOSE", "NO_CONNECTION", "Broken", "MessageSource", "nak_all_nowait"]
+__all__ = [
+    "LONGEST_CLOSE",
+    "NO_CONNECTION",
+    "Broken",
+    "MessageSource",
+    "message_size",
+    "nak_all_nowait",
+]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
@@ -119,10 +126,35 @@ class MessageSource(ABC):
             try:
                 # The interest must end first: otherwise messages that are returned are delivered
                 # to this subscription again.
-                left = await self._sub._close_collecting(self._close_timeout())
-                self._kept.extend(nak_all_nowait(left, self._ack_context))
+                left = await self._sub._close_collecting(
+                    self._close_timeout(), self._finish_requests
+                )
+                self._keep(nak_all_nowait(left, self._ack_context))
             finally:
                 self._closed.set()
+
+    def _keep(self, messages: list[JetStreamMsg]) -> None:
+        """Keep messages for the next call, as many as may wait in one subscription.
+
+        Pull requests never exceed that, but a push consumer sends more at each use.
+        """
+        limits = self._sub._limits
+        size = sum(message_size(msg.raw) for msg in self._kept)
+        for kept, msg in enumerate(messages):
+            size += message_size(msg.raw)
+            if len(self._kept) >= limits.messages or size > limits.bytes:
+                _logger.warning(
+                    "consumer %r: dropped %d messages, because %d are kept for the next call",
+                    self._ack_context.consumer,
+                    len(messages) - kept,
+                    len(self._kept),
+                )
+                return
+            self._kept.append(msg)
+
+    async def _finish_requests(self, left: list[Msg]) -> bool:
+        """Wait for what was requested, adding it to ``left``. Return whether more may arrive."""
+        return True
 
     def _close_timeout(self) -> float:
         """Return how many seconds to wait for messages on their way when it is closed."""
@@ -179,3 +211,9 @@ def nak_all_nowait(messages: Iterable[Msg], ack_context: AckContext) -> list[Jet
             len(kept),
         )
     return kept
+
+
+def message_size(msg: Msg) -> int:
+    """Return the size in bytes of a message, as the server counts ``max_bytes`` (ADR-37)."""
+    size = len(msg.data) + len(msg.raw_subject) + len(msg.raw_reply or b"")
+    return size if msg.raw_headers is None else size + len(msg.raw_headers)

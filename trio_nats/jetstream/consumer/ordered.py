@@ -40,10 +40,10 @@ from .fetch import Fetch
 from .info import ConsumerInfo
 from .message import AckContext, JetStreamMsg
 from .message_channel import Messages
-from .message_source import Broken
+from .message_source import Broken, message_size
 from .options import ConsumeOptions, PullOptions, consume_options
 from .ordered_state import OrderedState, passes, pause
-from .pull import PullSubscription, message_size, too_large_error
+from .pull import PullSubscription, too_large_error
 from .pull_flow_control import LARGEST_BATCH
 from .push import PushSubscription
 
@@ -328,8 +328,8 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
         """Wait for the next message. If cancelled, no message is lost.
 
         With a ``prefix``, each call creates a push consumer that sends all it has, so use
-        :meth:`consume` there. Cancelling may take up to two seconds, to wait for messages on their
-        way. Also raises the exceptions of :meth:`Stream.create_consumer` and :meth:`Consumer.next`.
+        :meth:`consume` there. Also raises the exceptions of :meth:`Stream.create_consumer` and
+        :meth:`Consumer.next`.
 
         :param timeout: seconds to wait. Default: the timeout of :meth:`Connection.jetstream`.
         :returns: the message.
@@ -353,9 +353,8 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
         """Receive several messages, as :meth:`Consumer.fetch` does.
 
         If messages were lost on the way, the list may be shorter, and the next call continues. It
-        is empty if the server has no messages. If cancelled, no message is lost; cancelling may
-        take up to two seconds, to wait for messages on their way. With a ``prefix``, each call
-        creates a push consumer that sends all it has, so use :meth:`consume` there.
+        is empty if the server has no messages. If cancelled, no message is lost. With a ``prefix``,
+        each call creates a push consumer that sends all it has, so use :meth:`consume` there.
 
         :param max_messages: maximum number of messages. Default: 100, or any number with
             ``max_bytes``.
@@ -459,7 +458,7 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
             self._api,
             self._api.subject(f"CONSUMER.MSG.NEXT.{self.stream_name}.{name}"),
             AckContext(self._api.nc, self.stream_name, name, acks=False),
-            deque(),
+            None,
             PullOptions(),
             batch=batch,
             max_bytes=max_bytes,

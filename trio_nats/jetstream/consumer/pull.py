@@ -12,6 +12,14 @@ requests slowly. Statuses arrive among the messages, and are handled when they a
 One task, :meth:`~PullSubscription.keep`, handles what is not a message: it requests again after a
 reconnect, after a pause, and after two intervals without a heartbeat.
 
+Leaving must not lose what the server has counted as delivered: it drops messages that have not
+been written to the connection yet when the interest ends, and they have used up a delivery, which
+may have been the only one. A pull request cannot be withdrawn either. So
+:func:`wait_until_quiet` first waits until no more messages come, by requests that the server
+answers after all that it has delivered so far. Usually all requests are fulfilled then. Otherwise
+they wait for new messages; one that is stored in just the microseconds in which the server handles
+the UNSUB may still be dropped.
+
 Anybody who can publish to the inbox could forge statuses. Therefore each reply subject contains a
 proof, a keyed hash of the number of the pull request, and statuses without it are ignored.
 Messages are recognized by their reply subjects, see :class:`~.message.ReplySubjects`.
@@ -44,12 +52,18 @@ from ..errors import (
 )
 from ..events import HeartbeatsMissed, LeaderChanged, PullRefused, Unpinned
 from .message import AckContext, JetStreamMsg
-from .message_source import NO_CONNECTION, Broken, MessageSource
+from .message_source import LONGEST_CLOSE, NO_CONNECTION, Broken, MessageSource, message_size
 from .options import ConsumeOptions, PullOptions
-from .pull_flow_control import PullFlowControl
+from .pull_flow_control import PullFlowControl, PullRequest
 from .pull_status import TOO_LARGE, PullOutcome, PullStatus, read_status
 
-__all__ = ["PullSubscription", "message_size", "note_pin", "too_large_error"]
+__all__ = [
+    "PullSubscription",
+    "failure_of",
+    "note_pin",
+    "too_large_error",
+    "wait_until_quiet",
+]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
@@ -57,6 +71,8 @@ CONFLICT = 409
 SLACK_MESSAGES = 1000
 """Room for statuses, which wait among the messages."""
 SLACK_BYTES = 1024 * 1024
+LEAST_MESSAGE = 40
+"""Bytes that a message has at least, because of its subjects."""
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
@@ -67,6 +83,9 @@ PROOF = 9
 """Bytes of the proof in the reply subject of a pull request."""
 MAX_NO_RESPONDERS = 3
 """After this many answers that there are no responders, check whether the consumer exists."""
+REFUSED_REQUEST = PullRequest(batch=1, max_bytes=1, no_wait=True, idle_heartbeat=1).encode()
+"""A request that no message can satisfy. Every server refuses it at once, with status 400, because
+of a heartbeat that does not fit; so it changes nothing, not even if a client has to be pinned."""
 
 
 class PullSubscription(MessageSource):
@@ -157,6 +176,54 @@ class PullSubscription(MessageSource):
     def _close_timeout(self) -> float:
         # An ordered consumer drops its messages, and without a pull request nothing can come.
         return 0.0 if self._fragile or not self.flow_control.pending else super()._close_timeout()
+
+    async def drain(self) -> None:
+        """Unsubscribe, keeping what has arrived. Receiving ends after that."""
+        self.stop_asking()
+        flow_control = self.flow_control
+        seen = 0
+
+        def count() -> int | None:
+            nonlocal seen
+            before, seen = seen, flow_control.taken_in_all + self._statuses + self.waiting
+            return abs(seen - before) if flow_control.pending else None
+
+        with trio.move_on_after(LONGEST_CLOSE):
+            await wait_until_quiet(self._nc, self._subject, count)
+        await super().drain()
+
+    async def _finish_requests(self, left: list[Msg]) -> bool:
+        counted = 0
+
+        def count() -> int | None:
+            nonlocal counted
+            left.extend(self._sub._take(sys.maxsize))
+            new = left[counted:]
+            counted = len(left)
+            for msg in new:
+                self._count(msg)
+            return len(new) if self.flow_control.pending else None
+
+        await wait_until_quiet(self._nc, self._subject, count)
+        return bool(self.flow_control.pending)
+
+    def _count(self, msg: Msg) -> None:
+        """Count a message or status that will not be received any more."""
+        flow_control = self.flow_control
+        status = None if msg.data else read_status(msg)
+        if status is None:
+            if self._ack_context.replies.is_ack(msg.raw_reply):
+                flow_control.taken(message_size(msg) if flow_control.by_bytes else 0)
+            return
+        number = self._number_of(status)
+        if number is None or status.outcome is PullOutcome.ALIVE:
+            return
+        if status.outcome in (PullOutcome.DONE, PullOutcome.TOO_LARGE):
+            flow_control.ended(number, status.pending_messages, status.pending_bytes)
+        elif status.outcome in (PullOutcome.FATAL, PullOutcome.LOST, PullOutcome.UNPINNED):
+            flow_control.start_generation(0, 0)
+        else:
+            flow_control.withdraw(number)
 
     @property
     def receiver(self) -> Callable[[], Awaitable[JetStreamMsg]]:
@@ -462,6 +529,26 @@ class PullSubscription(MessageSource):
             _logger.debug("consumer %r: %s", self._consumer, str(error))
 
 
+async def wait_until_quiet(
+    nc: BaseConnection, subject: str, count: Callable[[], int | None]
+) -> None:
+    """Wait until the messages that were requested have arrived, or no more come.
+
+    :param subject: the subject of pull requests. The consumer handles them in turn, and what it
+        sends to this client arrives in the same order, whatever the subjects.
+    :param count: returns the number of messages that have arrived since it was last called, or
+        ``None`` if no request is left.
+    """
+    more = count() is not None
+    while more and nc.state is ConnectionState.OPEN:
+        try:
+            await nc.request(subject, REFUSED_REQUEST, timeout=LONGEST_CLOSE)
+        except NO_CONNECTION as error:
+            _logger.debug("%s: %s", subject, str(error))
+            return
+        more = bool(count())
+
+
 def _pending_limits_for(options: ConsumeOptions, largest: int) -> PendingLimits:
     """Return the limits of the subscription: twice what is requested, plus room for statuses.
 
@@ -471,7 +558,8 @@ def _pending_limits_for(options: ConsumeOptions, largest: int) -> PendingLimits:
     """
     most = 2 * options.limit
     if options.by_bytes:
-        return PendingLimits(messages=sys.maxsize, bytes=most + SLACK_BYTES)
+        messages = most // LEAST_MESSAGE + SLACK_MESSAGES
+        return PendingLimits(messages=messages, bytes=most + SLACK_BYTES)
     size = max(PendingLimits().bytes, most * largest)
     return PendingLimits(messages=most + SLACK_MESSAGES, bytes=size)
 
@@ -504,9 +592,3 @@ def note_pin(msg: Msg, pull_options: PullOptions) -> None:
         ids = msg.headers.get_all("Nats-Pin-Id")
         if ids and len(ids[-1]) <= MAX_PIN_ID:
             pin.id = ids[-1]
-
-
-def message_size(msg: Msg) -> int:
-    """Return the size in bytes of a message, as the server counts ``max_bytes`` (ADR-37)."""
-    size = len(msg.data) + len(msg.raw_subject) + len(msg.raw_reply or b"")
-    return size if msg.raw_headers is None else size + len(msg.raw_headers)
