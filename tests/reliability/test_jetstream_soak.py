@@ -19,7 +19,13 @@ pytestmark = [
 SEED = int(os.environ.get("TRIO_NATS_SOAK_SEED", "20"))
 
 SHORT = Settings(
-    seconds=6, pause=0.1, batch=50, gap=(0.5, 1.5), threshold=3, patience=HANG_TIMEOUT / 2
+    seconds=6,
+    pause=0.1,
+    batch=50,
+    gap=(0.5, 1.5),
+    threshold=3,
+    patience=HANG_TIMEOUT / 2,
+    forgotten=None,
 )
 
 

@@ -46,6 +46,7 @@ def main() -> None:
         gap=(3.0, 8.0) if arguments.seconds >= 60 else (0.5, 3.0),
         threshold=20.0,
         patience=arguments.patience,
+        forgotten=300.0,
     )
     show(f"seed {arguments.seed}")
     logging.disable(logging.CRITICAL)

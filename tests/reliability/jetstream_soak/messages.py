@@ -60,7 +60,7 @@ class Ledger:
     def note(self, name: str, ack: PubAck) -> None:
         self.acknowledged[name] = ack.seq
         if ack.duplicate:
-            self._report.counts["acknowledgements of duplicates"] += 1
+            self._report.counts["messages: acknowledged as duplicates"] += 1
         if ack.stream != STREAM:
             self._report.violation(f"{name} was stored in {ack.stream}")
 
@@ -77,11 +77,11 @@ class Ledger:
                 report.violation(f"{name} is stored, but was not published")
             elif copies[name] > 1:
                 report.violation(f"{name}, whose outcome is unknown, is stored {copies[name]}x")
-        report.counts["acknowledged, and stored exactly once"] = sum(
+        report.counts["messages: acknowledged, and stored exactly once"] = sum(
             copies[name] == 1 for name in self.acknowledged
         )
-        report.counts["outcome unknown"] = len(self.unknown)
-        report.counts["outcome unknown, stored once"] = len(self.unknown & copies.keys())
+        report.counts["messages: outcome unknown"] = len(self.unknown)
+        report.counts["messages: outcome unknown, stored once"] = len(self.unknown & copies.keys())
 
 
 def read(msg: JetStreamMsg | bytes) -> str | None:
@@ -191,9 +191,9 @@ class Consumed:
                 f"{self.who} received {len(other)} that are not stored so: {sorted(other)[:5]}"
             )
         counts = self._report.counts
-        counts[f"{self.who}: messages"] = len(self.names)
+        counts[f"consumer {self.who}: received"] = len(self.names)
         if not self.ordered:
-            counts[f"{self.who}: deliveries beyond the first"] = self.deliveries - len(self.names)
+            counts[f"consumer {self.who}: received again"] = self.deliveries - len(self.names)
 
 
 async def consume(
@@ -211,7 +211,7 @@ async def consume(
             ):
                 for _ in range(2):
                     nursery.start_soon(_work, messages, consumed, report, dice)
-        report.counts[f"{consumed.who}: times it left"] += 1
+        report.counts[f"consumer {consumed.who}: left and came back"] += 1
 
 
 async def _work(

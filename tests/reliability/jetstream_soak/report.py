@@ -38,7 +38,7 @@ class Report:
         self.errors[f"{what}: {type(error).__name__}{code}"] += 1
 
     def __str__(self) -> str:
-        counts = "\n".join(f"  {value:>9,} {name}" for name, value in self.counts.items())
+        counts = "\n".join(f"  {value:>9,} {name}" for name, value in sorted(self.counts.items()))
         errors = "\n".join(f"  {value:>9,} {name}" for name, value in sorted(self.errors.items()))
         return (
             f"seed {self.seed}\n{counts}\nerrors that were retried or counted as unknown\n{errors}"

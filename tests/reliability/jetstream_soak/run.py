@@ -78,6 +78,10 @@ class Settings:
     """Seconds until servers delete consumers of lost connections."""
     patience: float
     """Seconds until all must have come to rest, once the faults have ended."""
+    forgotten: float | None
+    """Seconds until servers must have deleted those consumers; ``None`` does not wait for that. A
+    server that cannot, because there is no leader, tries again after up to a minute, and after
+    another failure two minutes later."""
 
 
 @dataclass
@@ -107,7 +111,7 @@ class Soak:
     async def run(self) -> None:
         """Run; raises :exc:`trio.TooSlowError` if something hangs."""
         settings = self._settings
-        limit = settings.seconds * 1.5 + 4 * settings.patience + 60
+        limit = settings.seconds * 1.5 + 4 * settings.patience + (settings.forgotten or 0) + 60
         async with (
             NatsCluster(
                 3,
@@ -205,15 +209,17 @@ class Soak:
                 await cluster.wait_until_ready(timeout=settings.patience)
                 self._stop.set()
             self._show("nothing more is written")
-            report.counts["seconds under load"] = round(trio.current_time() - began)
-            report.counts["server kills"] = nemesis.kills
+            report.counts["time: seconds under load"] = round(trio.current_time() - began)
+            report.counts["faults: servers killed"] = nemesis.kills
             for kind, count in sorted(nemesis.done.items()):
                 report.counts[f"faults: {kind}"] = count
             await self._judge(cluster, js)
             consumers.cancel_scope.cancel()
         clients = self._clients.values()
-        report.counts["reconnects"] = sum(client.nc.stats.reconnects for client in clients)
-        report.counts["connections through proxies"] = sum(
+        report.counts["connections: made again"] = sum(
+            client.nc.stats.reconnects for client in clients
+        )
+        report.counts["connections: through proxies"] = sum(
             len(proxy.links) for client in clients for proxy in client.proxies
         )
 
@@ -331,7 +337,7 @@ class Soak:
     async def _judge(self, cluster: NatsCluster, js: JetStream) -> None:
         report = self.report
         stored = await self._read_all(await js.stream(STREAM))
-        report.counts["messages stored"] = len(stored)
+        report.counts["messages: stored"] = len(stored)
         self._ledger.judge(stored)
         filtered = {
             seq: name for seq, name in stored.items() if name.startswith(FILTER.split(".")[1])
@@ -355,7 +361,7 @@ class Soak:
         await self._settle("objects", lambda: self._known_objects == objects)
         if self._known_objects != objects:
             report.violation(f"the watcher ends with {self._known_objects}, not {objects}")
-        report.counts["chunks of no object"] = await stores.unused_chunks(js, objects)
+        report.counts["objects: chunks of none"] = await stores.unused_chunks(js, objects)
 
     async def _read_all(self, stream: Stream) -> dict[int, str]:
         """Read the whole stream, once nothing more is stored."""
@@ -405,27 +411,35 @@ class Soak:
                 self.report.violation(f"{who}: {requests} requests are left")
 
     async def _check_servers(self, cluster: NatsCluster, js: JetStream) -> None:
-        names = (STREAM, f"KV_{BUCKET}", f"OBJ_{OBJECTS}")
-        found: dict[str, set[str]] = {}
-        connections, first = 0, True
-        with trio.move_on_after(self._settings.threshold + self._settings.patience) as limit:
-            while True:
-                streams = [await js.stream(name) for name in names]
-                found = {
-                    stream.name: {name async for name in stream.consumer_names()} - DURABLE
-                    for stream in streams
-                }
-                if first:
-                    self.report.counts["consumers left to their inactive_threshold"] = sum(
-                        map(len, found.values())
-                    )
-                    first = False
-                connections = sum([await _connections(server) for server in cluster])
-                if connections == 1 and not any(found.values()):
-                    break
+        """Nothing may be left but the durable consumers, and the connection that asks."""
+        report, forgotten = self.report, self._settings.forgotten
+        connections = 0
+        with trio.move_on_after(self._settings.patience):
+            while (connections := sum([await _connections(one) for one in cluster])) > 1:  # noqa: ASYNC110
                 await trio.sleep(0.2)
-        if limit.cancelled_caught:
-            self.report.violation(f"left on the servers: {found}, {connections - 1} connections")
+        if connections > 1:
+            report.violation(f"{connections - 1} connections are left")
+        left = await self._ephemeral(js)
+        report.counts["servers: consumers left to their inactive_threshold"] = len(left)
+        # One is left if the request to delete it is lost with a connection or a leader.
+        if (
+            len(left)
+            > report.counts["connections: made again"] + report.counts["faults: servers killed"]
+        ):
+            report.violation(f"consumers are left without a reason: {left}")
+        if forgotten is not None:
+            with trio.move_on_after(forgotten):
+                while left := await self._ephemeral(js):  # noqa: ASYNC110
+                    await trio.sleep(1)
+            if left:
+                report.violation(f"consumers are left after {forgotten:g} s: {left}")
+
+    async def _ephemeral(self, js: JetStream) -> set[str]:
+        streams = [await js.stream(name) for name in (STREAM, f"KV_{BUCKET}", f"OBJ_{OBJECTS}")]
+        names = {
+            f"{stream.name}.{name}" for stream in streams async for name in stream.consumer_names()
+        }
+        return names - {f"{STREAM}.{name}" for name in DURABLE}
 
 
 @asynccontextmanager

@@ -71,10 +71,10 @@ class Counters:
                     f"{unknown} whose outcome is unknown"
                 )
             truth[key] = (numbers[-1], history[-1].revision)
-        report.counts["increments confirmed"] = self.confirmed.total()
-        report.counts["increments with an unknown outcome"] = self.unknown.total()
-        report.counts["increments that lost a race"] = self.lost_races
-        report.counts["sum of the counters"] = sum(value for value, _ in truth.values())
+        report.counts["counters: increments confirmed"] = self.confirmed.total()
+        report.counts["counters: increments with an unknown outcome"] = self.unknown.total()
+        report.counts["counters: increments that lost a race"] = self.lost_races
+        report.counts["counters: sum"] = sum(value for value, _ in truth.values())
         return truth
 
 
@@ -132,14 +132,14 @@ async def watch_keys(kv: KeyValue[bytes], watched: Watched, report: Report) -> N
     async with kv.watch() as watcher:
         async for entry in watcher:
             value, before = int(entry.value), watched.values.get(entry.key, (0, 0))
-            report.counts["changes watched"] += 1
+            report.counts["watchers: changes"] += 1
             if value <= before[0] or entry.revision <= before[1]:
                 report.violation(
                     f"{watched.who} saw {entry.key} change from {before} to "
                     f"{(value, entry.revision)}"
                 )
             if value > before[0] + 1:
-                report.counts["changes that watchers saw only the last of"] += 1
+                report.counts["watchers: changes that followed on one not seen"] += 1
             watched.values[entry.key] = (value, entry.revision)
 
 
@@ -154,7 +154,7 @@ async def list_keys(
         except NatsError as error:
             report.error("keys", error)
         else:
-            report.counts["lists of keys"] += 1
+            report.counts["keys: lists, all complete"] += 1
             if sorted(keys) != KEYS:
                 report.violation(f"keys() returned {keys}")
         await trio.sleep(RETRY)
@@ -229,10 +229,10 @@ async def put_objects(
             objects.possible[name] = {0}
         except NatsError as error:
             report.error("put" if version else "delete", error)
-            report.counts["objects written with an unknown outcome"] += 1
+            report.counts["objects: outcome unknown"] += 1
         else:
             objects.possible[name] = {version}
-            report.counts["objects put" if version else "objects deleted"] += 1
+            report.counts["objects: put" if version else "objects: deleted"] += 1
         await trio.sleep(pause)
 
 
@@ -249,14 +249,14 @@ async def read_objects(
         try:
             data = await store.get_bytes(name)
         except (ObjectNotFoundError, ObjectChangedError) as error:
-            report.counts[f"objects not read: {type(error).__name__}"] += 1
+            report.counts[f"objects: not read, {type(error).__name__}"] += 1
         except DamagedObjectError as error:
             report.violation(f"{name}: {type(error).__name__}: {error}")
         except NatsError as error:
             report.error("get", error)
         else:
             objects.check(name, data, final=False)
-            report.counts["objects read whole"] += 1
+            report.counts["objects: read whole"] += 1
 
 
 async def watch_objects(store: ObjectStore, known: dict[str, str]) -> None:
@@ -308,7 +308,7 @@ async def ask(nc: Connection, who: str, report: Report, stop: trio.Event, pause:
         except (NatsError, ServiceError) as error:
             report.error("request", error)
         else:
-            report.counts["requests answered"] += 1
+            report.counts["requests: answered"] += 1
             if reply.data != question:
                 report.violation(f"{question!r} was answered by {reply.data!r}")
         await trio.sleep(pause)
