@@ -94,6 +94,8 @@ class ErrorCode(enum.IntEnum):
     """The consumer to update does not exist; see :exc:`ConsumerNotFoundError`."""
     CONSUMER_INACTIVE_THRESHOLD_EXCESS = 10153
     """The consumer's ``inactive_threshold`` exceeds the ``consumer_limits`` of the stream."""
+    DUPLICATE_MESSAGE_CONFLICT = 10158
+    """A message with the same ``msg_id`` is being stored at the moment; publish it again later."""
     WRONG_LAST_SEQUENCE_UNKNOWN = 10164
     """Like ``WRONG_LAST_SEQUENCE``, but the server does not tell the right number."""
     REQUIRED_API_LEVEL = 10185

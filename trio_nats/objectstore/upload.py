@@ -28,6 +28,7 @@ UNACKNOWLEDGED = 4 * 1024 * 1024
 """Maximum number of bytes that are sent and not yet acknowledged."""
 MOST_PENDING = 256
 MAX_RACES = 100
+UNAVAILABLE = 503
 
 
 async def put(backend: ObjectBackend, meta: ObjectMeta, source: ObjectSource) -> ObjectInfo:
@@ -57,8 +58,7 @@ async def put(backend: ObjectBackend, meta: ObjectMeta, source: ObjectSource) ->
             info = await replace_meta(backend, info, old, expected)
     except BaseException as error:
         if chunks is not None and chunks.count:
-            refused = isinstance(error, (JetStreamAPIError, ObjectStoreNotFoundError))
-            await _clean_up(backend, info, may_be_stored=uploaded and not refused)
+            await _clean_up(backend, info, error if uploaded else None)
         raise
     return info
 
@@ -126,10 +126,12 @@ async def _purge_replaced(backend: ObjectBackend, old: ObjectInfo) -> None:
         )
 
 
-async def _clean_up(backend: ObjectBackend, info: ObjectInfo, *, may_be_stored: bool) -> None:
+async def _clean_up(
+    backend: ObjectBackend, info: ObjectInfo, failure: BaseException | None
+) -> None:
     """Delete the uploaded chunks, unless the object was stored after all.
 
-    :param may_be_stored: whether the metadata was sent, and not refused.
+    :param failure: why the metadata could not be stored; ``None`` if it was not sent.
     """
     subject = chunk_subject(backend.bucket, info.nuid)
     with trio.move_on_after(backend.js.timeout, shield=True) as scope:
@@ -141,7 +143,7 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo, *, may_be_stored: 
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.debug("%s", str(error))
         try:
-            if may_be_stored and await _is_stored(backend, info):
+            if failure is not None and await _is_stored(backend, info, failure):
                 return
             await backend.purge(subject)
         except ObjectStoreNotFoundError:
@@ -155,17 +157,22 @@ async def _clean_up(backend: ObjectBackend, info: ObjectInfo, *, may_be_stored: 
         _logger.warning("chunks %r may be left behind: the server did not answer in time", subject)
 
 
-async def _is_stored(backend: ObjectBackend, info: ObjectInfo) -> bool:
+async def _is_stored(backend: ObjectBackend, info: ObjectInfo, failure: BaseException) -> bool:
     """Return whether the metadata was stored. If not, it never will be.
 
-    It may still be on its way, such as in a server that is frozen, and without its chunks the
-    object would be damaged. The stream refuses it once its subject has another last message, so
-    store the present metadata again, or that of a deleted object.
+    Unless it was refused, it may still be on its way, such as in a server that is frozen, and
+    without its chunks the object would be damaged. The stream refuses it once its subject has
+    another last message, so store the present metadata again, or that of a deleted object.
     """
+    refused = isinstance(failure, ObjectStoreNotFoundError) or (
+        isinstance(failure, JetStreamAPIError) and failure.code != UNAVAILABLE
+    )
     while True:
         found, seq = await backend.before(info.name)
         if found is not None and found.nuid == info.nuid:
             return True
+        if refused:
+            return False
         if found is None:
             found = replace(info, nuid=new_name(), deleted=True, size=0, chunks=0, digest="")
         try:
