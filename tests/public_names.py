@@ -30,6 +30,7 @@ PACKAGES = (
     "trio_nats.errors",
     "trio_nats.events",
     "trio_nats.jetstream",
+    "trio_nats.jetstream.advisories",
     "trio_nats.jetstream.events",
     "trio_nats.keyvalue",
     "trio_nats.objectstore",

@@ -12,6 +12,7 @@ import trio
 
 from ._async_with import NeedsAsyncWith
 from ._constructors import NoPublicConstructor, construct
+from .errors import fresh
 
 __all__ = ["EventChannel", "EventHub"]
 
@@ -47,7 +48,7 @@ class EventChannel(
         self._check_run = check_run
         self._events: deque[E] = deque(maxlen=buffer)
         self._waiters: dict[trio.lowlevel.Task, None] = {}
-        self._ended: type[Exception] | None = None
+        self._ended: Exception | None = None
         self._dropped = 0
 
     @property
@@ -99,7 +100,7 @@ class EventChannel(
         if self._events:
             return self._events.popleft()
         if self._ended is not None:
-            raise self._ended
+            raise fresh(self._ended)
         raise trio.WouldBlock
 
     async def aclose(self) -> None:
@@ -111,15 +112,15 @@ class EventChannel(
             self._check_run()
         self._listeners.discard(self)
         self._events.clear()
-        self._end(trio.ClosedResourceError)
+        self._end(trio.ClosedResourceError("this channel of events is closed"))
         await trio.lowlevel.checkpoint()
 
-    def _end(self, error: type[Exception]) -> None:
+    def _end(self, error: Exception) -> None:
         """End the channel. Receiving raises ``error`` once no event is left."""
         self._ended = error
         waiters, self._waiters = self._waiters, {}
         for task in waiters:
-            trio.lowlevel.reschedule(task, outcome.Error(error()))
+            trio.lowlevel.reschedule(task, outcome.Error(fresh(error)))
 
 
 class EventHub(Generic[E]):
@@ -149,7 +150,7 @@ class EventHub(Generic[E]):
         """Return a channel of the events from now on. It ends with the hub."""
         listener = construct(EventChannel, self._listeners, buffer, self._check_run, self._use)
         if self._closed:
-            listener._end(trio.EndOfChannel)
+            listener._end(trio.EndOfChannel())
         else:
             self._listeners.add(listener)
         return listener
@@ -159,9 +160,12 @@ class EventHub(Generic[E]):
         for listener in self._listeners:
             listener._push(event)
 
-    def close(self) -> None:
-        """End all listeners. Waiting events can still be received."""
+    def close(self, error: Exception | None = None) -> None:
+        """End all listeners. Waiting events can still be received.
+
+        :param error: raised after the last event. Default: :exc:`trio.EndOfChannel`.
+        """
         self._closed = True
         for listener in self._listeners:
-            listener._end(trio.EndOfChannel)
+            listener._end(error or trio.EndOfChannel())
         self._listeners.clear()

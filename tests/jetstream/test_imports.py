@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats import UserPassword, open_nats
 from trio_nats.events import ServerError
 from trio_nats.jetstream import AckPolicy, DeliverPolicy, JetStream
+from trio_nats.jetstream.advisories import ConsumerPauseAdvisory, StreamActionAdvisory
 from trio_nats.keyvalue import KeyExistsError
 from trio_nats.objectstore import DamagedObjectError
 from trio_nats.testing import NatsServer
@@ -233,6 +235,19 @@ async def push(js: JetStream) -> None:
         await (await messages.receive()).double_ack()
 
 
+async def advisories_of_stream(js: JetStream) -> None:
+    async with (await js.stream("S")).advisories() as advisories:
+        missing = {StreamActionAdvisory, ConsumerPauseAdvisory}
+        while missing:
+            missing.discard(type(await advisories.receive()))
+
+
+async def advisories_of_consumer(js: JetStream) -> None:
+    consumer = (await js.stream("S")).bind_consumer("c")
+    async with consumer.advisories() as advisories:
+        assert isinstance(await advisories.receive(), ConsumerPauseAdvisory)
+
+
 async def ordered(js: JetStream) -> None:
     consumer = (await js.stream("S")).ordered_consumer(filter_subjects=["orders.*"])
     assert len(await consumer.fetch(4)) == 4
@@ -302,6 +317,8 @@ USES: dict[str, Callable[[JetStream], Awaitable[None]]] = {
     "get a message, without allow_direct": get_message_of_leader,
     "pull consumer": pull,
     "push consumer": push,
+    "advisories of a stream": advisories_of_stream,
+    "advisories of a consumer": advisories_of_consumer,
     "ordered consumer": ordered,
     "ordered consumer, without pull requests": ordered_push,
     "read a key": read_keys,
@@ -371,6 +388,15 @@ async def test_the_permissions_of_the_table_are_enough(name: str) -> None:
                     async for event in events:
                         if isinstance(event, ServerError):
                             forbidden.append(str(event.error))
+
+                if name.startswith("advisories"):
+
+                    @nursery.start_soon
+                    async def change() -> None:
+                        while True:
+                            soon = datetime.now(UTC) + timedelta(seconds=1)
+                            await stream.pause_consumer("c", soon)
+                            await js.update_stream(stream.info.config)
 
                 await USES[name](nc.jetstream())
                 await nc.flush()

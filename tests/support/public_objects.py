@@ -18,6 +18,7 @@ PUBLIC_MODULES = tuple(
         "trio_nats.errors",
         "trio_nats.events",
         "trio_nats.jetstream",
+        "trio_nats.jetstream.advisories",
         "trio_nats.jetstream.events",
         "trio_nats.keyvalue",
         "trio_nats.objectstore",

@@ -11,6 +11,7 @@ import msgspec
 from .._constructors import NoPublicConstructor, construct
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import check_count
+from .advisories import Advisory, AdvisoryListener, listen_to_advisories
 from .api import API, Page, PageIterator
 from .consumer.config import (
     ConsumerConfig,
@@ -379,6 +380,42 @@ class Stream(
         request = _InfoRequest(deleted_details=True) if deleted_details else None
         self._info = await self._api.request(f"STREAM.INFO.{self.name}", request, StreamInfo)
         return self._info
+
+    def advisories(
+        self,
+        *kinds: type[Advisory],
+        queue: str | None = None,
+        buffer: int = 256,
+        prefix: str | None = None,
+    ) -> AdvisoryListener:
+        """Listen to advisories: ``async with stream.advisories() as advisories:``.
+
+        An advisory is what a server reports about the stream or one of its consumers, for example a
+        message that is not delivered any more; see :mod:`trio_nats.jetstream.advisories`. The block
+        gives a channel of them, which holds the last ``buffer`` ones. What is reported while nobody
+        listens, or while there is no connection, is lost.
+
+        :param kinds: listen to these only, such as ``MaxDeliverAdvisory``; ``ConsumerAdvisory``
+            stands for all of its consumers. Default: listen to all.
+        :param queue: the queue group, in which only one listener receives each advisory. Default:
+            none.
+        :param buffer: number of advisories that may wait to be received; with more the oldest is
+            dropped, and counted in ``dropped``. Default: 256.
+        :param prefix: what your account imports the ``$JS.EVENT.ADVISORY`` of another one as.
+            Default: ``$JS.EVENT.ADVISORY``.
+        :returns: an asynchronous context manager; see :class:`AdvisoryListener`.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if ``queue`` or ``prefix`` is not allowed.
+        """
+        return listen_to_advisories(
+            self._api.nc,
+            kinds,
+            stream=self.name,
+            consumer=None,
+            queue=queue,
+            buffer=buffer,
+            prefix=prefix,
+        )
 
     def subjects(self, filter: str = ">") -> PageIterator[tuple[str, int]]:
         """List the subjects of the stored messages: ``async for subject, count in ...``.

@@ -18,6 +18,7 @@ from ..._constructors import NoPublicConstructor, construct
 from ...errors import NatsError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from .. import json_codec
+from ..advisories import Advisory, AdvisoryListener, listen_to_advisories
 from ..api import API
 from ..errors import (
     ConsumerNameInUseError,
@@ -327,6 +328,34 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         suffix = f"CONSUMER.LEADER.STEPDOWN.{self._stream}.{self._name}"
         needs = () if placement is None else ("step_down(placement=)",)
         await self._api.request(suffix, StepDownRequest(placement=placement), Answer, needs=needs)
+
+    def advisories(
+        self,
+        *kinds: type[Advisory],
+        queue: str | None = None,
+        buffer: int = 256,
+        prefix: str | None = None,
+    ) -> AdvisoryListener:
+        """Listen to advisories of the consumer; see :meth:`Stream.advisories`.
+
+        .. code-block:: python
+
+            async with consumer.advisories(MaxDeliverAdvisory) as advisories:
+                async for advisory in advisories:
+                    ...
+
+        The parameters are those of :meth:`Stream.advisories`; ``kinds`` must be advisories of
+        consumers.
+        """
+        return listen_to_advisories(
+            self._api.nc,
+            kinds,
+            stream=self._stream,
+            consumer=self._name,
+            queue=queue,
+            buffer=buffer,
+            prefix=prefix,
+        )
 
     # --- one message, or several -----------------------------------------------------------------
 
