@@ -24,6 +24,7 @@ from tests.support.pages import ROOT, Block, blocks
 from tests.support.proxies import TLSTerminatingProxy
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, Msg, NoRespondersError, TLSOptions, open_nats
+from trio_nats.jetstream import JetStreamMsg, StorageType
 from trio_nats.testing import NatsServer, ServerTLS
 
 CODE = list(blocks(ROOT / "docs" / "recipes.md", "python"))
@@ -202,6 +203,77 @@ async def test_graceful_stop(
             signal.raise_signal(signal.SIGTERM)
     with pytest.raises(NoRespondersError):
         await nc.request("jobs")
+
+
+@pytest.mark.nats_server(jetstream=True)
+async def test_work_that_takes_long(
+    recipes: Any, nc: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each message is delivered once, and the server hears of the slow one meanwhile."""
+    js = nc.jetstream()
+    stream = await js.create_stream("S", subjects=["s"], storage=StorageType.MEMORY)
+    consumer = await stream.create_consumer("c")
+    for data in (b"slow", b"bad", b"last"):
+        await js.publish("s", data)
+    stop = trio.Event()
+    handled: list[bytes] = []
+
+    async def handle(msg: JetStreamMsg) -> None:
+        handled.append(msg.data)
+        if msg.data == b"slow":
+            for _ in range(3):
+                assert (await acks.receive()).data == b"+WPI"
+        elif msg.data == b"bad":
+            raise ValueError("oh no")
+        else:
+            stop.set()
+
+    async with nc.subscribe("$JS.ACK.S.c.>") as acks:
+        await recipes.work_slowly(consumer, handle, stop, every=0.01)
+    assert handled == [b"slow", b"bad", b"last"]
+    assert "cannot handle" in caplog.text
+    info = await consumer.refresh()
+    assert (info.num_ack_pending, info.num_waiting) == (1, 0)  # the bad one comes again later
+
+
+@pytest.mark.nats_server(jetstream=True)
+async def test_dead_letters(recipes: Any, nc: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    js = nc.jetstream()
+    stream = await js.create_stream("S", subjects=["s.*"], storage=StorageType.MEMORY)
+    reports = await recipes.open_dead_letters(js, "S")
+
+    async def publish(*numbers: int) -> None:
+        for number in numbers:
+            headers = {"Nats-Expected-Last-Sequence": str(number), "Kind": ["a", "b"]}
+            await js.publish(f"s.{number}", b"x", headers=headers)
+
+    await publish(0)
+    consumer = await stream.create_consumer("c", max_deliver=2)
+    for _ in range(2):
+        await (await consumer.next()).nak()
+    await publish(1, 2, 3)
+    for msg in await consumer.fetch(2):
+        await msg.term(reason="ugly")
+    await (await consumer.next()).ack()
+    await stream.delete_msg(3)
+    await nc.publish("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.c", b"garbage")
+    dead = await js.stream("DEAD")
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(recipes.collect_dead_letters, js, stream, reports)
+        ordered = dead.ordered_consumer()
+        async with ordered.consume(stop_after=2) as messages:
+            found = {msg.subject: msg async for msg in messages}
+        assert set(found) == {"dead.s.0", "dead.s.1"}
+        headers = found["dead.s.0"].headers
+        assert headers.get_all("Kind") == ["a", "b"]
+        assert headers["Dead-Consumer"] == "c"
+        while (await reports.refresh()).num_pending or reports.info.num_ack_pending:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert "message 3 is not stored any more" in caplog.text
+    assert "malformed advisory" in caplog.text
+    assert (await dead.refresh()).state.messages == 2
 
 
 @pytest.mark.slow
