@@ -2,7 +2,7 @@
 
 Try it with ``trio-nats request inventory.count apples``, ``trio-nats service ls`` and
 ``trio-nats service stats inventory``. Start it twice to share the work between two instances. On
-SIGTERM or SIGINT it accepts no more requests, answers those it has, and exits.
+SIGTERM or SIGINT it accepts no more requests, responds to those that it has, and exits.
 """
 
 import signal

@@ -97,9 +97,9 @@ class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()
 
         :param prefix: prefix of the discovery subjects, if those of another account are imported
             under another name. Default: ``$SRV``.
-        :param timeout: seconds to wait for answers in all. Default: the connection's
+        :param timeout: seconds to wait for responses in all. Default: the connection's
             ``request_timeout``.
-        :param stall: seconds without another answer after which all are assumed to have arrived.
+        :param stall: seconds without another response after which all are assumed to have arrived.
             Default: 0.3.
         :returns: an object to ask with; see :class:`~trio_nats.services.Services`.
         :raises ConfigurationError: if ``timeout`` or ``stall`` is out of range.

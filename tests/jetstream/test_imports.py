@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import trio
@@ -14,6 +12,7 @@ import trio.testing
 
 from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
+from tests.support.permissions import permissions, quoted
 from trio_nats import UserPassword, open_nats
 from trio_nats.events import ServerError
 from trio_nats.jetstream import AckPolicy, DeliverPolicy, JetStream
@@ -21,8 +20,6 @@ from trio_nats.jetstream.advisories import ConsumerPauseAdvisory, StreamActionAd
 from trio_nats.keyvalue import KeyExistsError
 from trio_nats.objectstore import DamagedObjectError
 from trio_nats.testing import NatsServer
-
-PERMISSIONS = Path(__file__).parents[2] / "docs" / "permissions.md"
 
 ACCOUNTS = """
 jetstream: enabled
@@ -197,15 +194,7 @@ async def test_cancelled_through_an_import_nothing_is_left_behind() -> None:
 # --- permissions ---------------------------------------------------------------------------------
 
 
-def rows() -> dict[str, tuple[list[str], list[str]]]:
-    """The subjects of each line of the table: to publish to, to subscribe to."""
-    found = {}
-    for line in PERMISSIONS.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| ") and len(cells) == 3 and "`" in cells[1]:
-            publish, subscribe = (re.findall(r"`([^`]+)`", cell) for cell in cells[1:])
-            found[re.sub("`", "", cells[0])] = publish, subscribe
-    return found
+ROWS = permissions("JetStream and its stores")
 
 
 async def publish(js: JetStream) -> None:
@@ -332,15 +321,12 @@ USES: dict[str, Callable[[JetStream], Awaitable[None]]] = {
 
 
 def test_each_line_of_the_table_is_tried() -> None:
-    assert list(rows()) == list(USES)
+    assert list(ROWS) == list(USES)
 
 
 @pytest.mark.parametrize("name", USES)
 async def test_the_permissions_of_the_table_are_enough(name: str) -> None:
-    allowed, subscribed = rows()[name]
-
-    def quoted(subjects: list[str]) -> str:
-        return ", ".join(f"'{one}'" for one in subjects)
+    allowed, subscribed = ROWS[name]
 
     config = f"""
     authorization {{ users: [

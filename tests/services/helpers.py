@@ -57,11 +57,11 @@ async def running(server: NatsServer, **options: Any) -> AsyncIterator[tuple[Ser
 
 
 async def ask(nc: Connection, verb: str, *whose: str) -> dict[str, Any]:
-    """Return the answer of the only service, decoded from JSON."""
+    """Return the response of the only service, decoded from JSON."""
     reply = await nc.request(".".join(["$SRV", verb, *whose]))
     assert reply.raw_headers is None
-    answer: dict[str, Any] = msgspec.json.decode(reply.data)
-    return answer
+    response: dict[str, Any] = msgspec.json.decode(reply.data)
+    return response
 
 
 def error_of(reply: Msg) -> tuple[str | None, str | None, bytes]:

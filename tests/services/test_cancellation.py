@@ -97,10 +97,10 @@ async def test_adding_an_endpoint(nats_server: NatsServer) -> None:
             there = added[-1] in [endpoint.name for endpoint in service.endpoints]
             try:
                 assert (await client.request(added[-1], b"ab")).data == b"ba"
-                answered = True
+                responded = True
             except NoRespondersError:
-                answered = False
-            assert there == answered
+                responded = False
+            assert there == responded
 
         assert await cancel_at_each_checkpoint(make, check) >= 1
         assert len(service.endpoints) > 1
@@ -123,7 +123,7 @@ async def test_waiting_for_the_end(nats_server: NatsServer) -> None:
         assert await cancel_at_each_checkpoint(make, check) == 1
 
 
-async def test_answering(nats_server: NatsServer) -> None:
+async def test_responding(nats_server: NatsServer) -> None:
     """A handler that cancels its own reply has sent all of it or nothing."""
     async with running(nats_server) as (service, client):
         scopes: list[trio.CancelScope] = []

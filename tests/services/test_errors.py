@@ -28,7 +28,8 @@ def test_service_error() -> None:
     [
         ("404", "x", TypeError, "must be a number"),
         (True, "x", TypeError, "must be a number"),
-        (-1, "x", ConfigurationError, "must be a number"),
+        (-1, "x", ConfigurationError, "must be a number from 0 to 999999999, not -1"),
+        (10**9, "x", ConfigurationError, "must be a number from 0 to"),
         (404, b"x", TypeError, "description of a ServiceError must be a str, not bytes"),
     ],
 )

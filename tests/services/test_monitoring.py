@@ -145,7 +145,7 @@ async def test_data_of_the_stats_handler(
     }
 
 
-async def test_local_info_and_stats_match_the_answers(nats_server: NatsServer) -> None:
+async def test_local_info_and_stats_match_the_responses(nats_server: NatsServer) -> None:
     async with running(nats_server, metadata=METADATA) as (service, client):
         assert await ask(client, "INFO") == msgspec.to_builtins(service.info())
         assert await ask(client, "STATS") == msgspec.to_builtins(service.stats())

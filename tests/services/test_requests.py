@@ -38,7 +38,7 @@ async def settled(service: Service) -> None:
     assert [endpoint.under_way for endpoint in service.endpoints if endpoint.under_way] == []
 
 
-# --- answers -------------------------------------------------------------------------------------
+# --- responses -----------------------------------------------------------------------------------
 
 
 async def test_the_return_value_is_the_reply(nats_server: NatsServer) -> None:
@@ -80,7 +80,7 @@ async def test_responding_with_headers(nats_server: NatsServer) -> None:
         assert (reply.data, reply.headers.pairs()) == (b"x", [("A", "b")])
 
 
-async def test_answering_more_than_once(nats_server: NatsServer) -> None:
+async def test_responding_more_than_once(nats_server: NatsServer) -> None:
     async def count(request: ServiceRequest) -> bytes:
         await request.respond(b"1")
         await request.respond(b"2")
@@ -99,7 +99,7 @@ async def test_answering_more_than_once(nats_server: NatsServer) -> None:
         assert endpoint.stats().num_errors == 0
 
 
-async def test_never_answering(nats_server: NatsServer) -> None:
+async def test_never_responding(nats_server: NatsServer) -> None:
     """The handler may have forwarded the request, so no reply is sent."""
     keeper, kept = trio.open_memory_channel[ServiceRequest](10)
 
@@ -124,7 +124,7 @@ async def test_requests_without_reply(nats_server: NatsServer) -> None:
     """They are handled like others, and their replies are dropped."""
     seer, seen = trio.open_memory_channel[bytes](10)
 
-    async def answer(request: ServiceRequest) -> bytes:
+    async def respond_always(request: ServiceRequest) -> bytes:
         assert request.reply is None
         await request.respond(b"x")
         await request.respond_error(400, "no")
@@ -134,10 +134,10 @@ async def test_requests_without_reply(nats_server: NatsServer) -> None:
         return b"y"
 
     async with running(nats_server) as (service, client):
-        endpoint = await service.add_endpoint("answer", answer)
+        endpoint = await service.add_endpoint("any", respond_always)
         await service.nc.flush()
         for data in (b"1", b"2", b"3"):
-            await client.publish("answer", data)
+            await client.publish("any", data)
         assert {await seen.receive() for _ in range(3)} == {b"1", b"2", b"3"}
         await settled(service)
         assert endpoint.stats().num_requests == 3
@@ -160,7 +160,7 @@ async def fail(service: Service, client: Any, error: BaseException | None, **opt
     return reply
 
 
-async def test_an_exception_is_answered_by_its_type_alone(
+async def test_the_response_to_an_exception_is_its_type_alone(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(nats_server) as (service, client):
@@ -180,7 +180,7 @@ async def test_an_exception_is_answered_by_its_type_alone(
     assert record.exc_info[0] is ValueError
 
 
-async def test_a_service_error_is_answered_as_it_is(
+async def test_a_service_error_is_sent_as_it_is(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(nats_server) as (service, client):
@@ -241,7 +241,7 @@ async def test_an_error_that_is_too_large(
     assert "could not be sent" in caplog.text
 
 
-async def test_an_answer_that_cannot_be_sent(
+async def test_a_response_that_cannot_be_sent(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def large(request: ServiceRequest) -> bytes:
@@ -278,7 +278,7 @@ async def test_a_handler_that_is_not_async(
     assert "the handler of endpoint 'plain' must be async; it returned bytes" in caplog.text
 
 
-async def test_a_reply_subject_that_nobody_can_answer_to(nats_server: NatsServer) -> None:
+async def test_a_reply_subject_that_nobody_can_publish_to(nats_server: NatsServer) -> None:
     """A client must not be able to stop the service."""
     async with running(nats_server) as (service, _):
         stream = await trio.open_tcp_stream("127.0.0.1", nats_server.port)
@@ -350,7 +350,7 @@ async def test_values(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-async def test_an_undecodable_request_is_answered_with_400(
+async def test_the_response_to_an_undecodable_request_is_400(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture, nested: bool
 ) -> None:
     async def add(request: ServiceRequest) -> None:
@@ -369,7 +369,9 @@ async def test_an_undecodable_request_is_answered_with_400(
     assert "JSONCodec(list[int]) cannot decode the message on 'sum'" in record.getMessage()
 
 
-async def test_a_handler_may_answer_an_undecodable_request_itself(nats_server: NatsServer) -> None:
+async def test_a_handler_may_respond_to_an_undecodable_request_itself(
+    nats_server: NatsServer,
+) -> None:
     async def handler(request: ServiceRequest) -> str:
         try:
             return str(request.decode(JSONCodec(int)))

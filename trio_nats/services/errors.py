@@ -1,4 +1,4 @@
-"""The error that services answer with."""
+"""The error that services respond with."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from .._printable import MAX_TEXT, printable
 from ..codecs import check_payload
 from ..errors import ConfigurationError, NatsError
 
-__all__ = [
-    "ServiceError",
-]
+__all__ = ["MAX_CODE", "ServiceError"]
+
+MAX_CODE = 999_999_999
+"""A code must be safe to parse as a number in any language (ADR-32)."""
 
 
 class ServiceError(NatsError):
-    """An error as the answer of a service (ADR-32).
+    """An error as the response of a service (ADR-32).
 
     Raise it in the handler of an endpoint to send it; :func:`check_reply` raises it on the client.
-    ``code`` is a number, by convention that of an HTTP status, and 0 if the answer has none;
-    ``description`` is a text for people; ``data`` is the payload of the answer.
+    ``code`` is a number, by convention that of an HTTP status, and 0 if the response has none;
+    ``description`` is a text for people; ``data`` is the payload of the response.
     """
 
     def __init__(self, code: int, description: str, data: bytes = b"") -> None:
         if isinstance(code, bool) or not isinstance(code, int):
             raise TypeError(f"the code of a ServiceError must be a number, not {code!r}")
-        if code < 0:
+        if not 0 <= code <= MAX_CODE:
             raise ConfigurationError(
-                f"the code of a ServiceError must be a number of at least 0, not {code!r}"
+                f"the code of a ServiceError must be a number from 0 to {MAX_CODE}, not {code}"
             )
         if not isinstance(description, str):
             kind = type(description).__name__
@@ -40,7 +41,7 @@ class ServiceError(NatsError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that mark an answer as an error. The description is put on one line."""
+        """The headers that mark a response as an error. The description is put on one line."""
         text = self.description.encode("utf-8", "replace").decode()
         for separator in "\r\n\0":
             text = text.replace(separator, " ")

@@ -9,7 +9,7 @@ from ..codecs import Decoder, Encoder, Payload, check_payload, encoded
 from ..errors import DecodeError
 from ..headers import Headers, HeadersLike
 from ..message import Msg
-from .errors import ServiceError
+from .errors import MAX_CODE, ServiceError
 
 __all__ = ["ServiceRequest", "check_reply", "service_error"]
 
@@ -17,7 +17,6 @@ T = TypeVar("T")
 
 _ERROR = "Nats-Service-Error"
 _CODE = "Nats-Service-Error-Code"
-_MAX_DIGITS = 9
 
 
 def service_error(reply: Msg) -> ServiceError | None:
@@ -31,7 +30,7 @@ def service_error(reply: Msg) -> ServiceError | None:
     if description is None and code is None:
         return None
     text = (code or "").strip()
-    readable = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    readable = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_CODE))
     return ServiceError(int(text) if readable else 0, description or "", reply.data)
 
 
@@ -57,8 +56,8 @@ class ServiceRequest(
 ):
     """A request to an endpoint, as passed to its handler.
 
-    The handler answers by returning a payload. It may also call :meth:`respond`, any number of
-    times for clients that use ``request_many``, and return ``None``. To answer with an error, it
+    The handler responds by returning a payload. It may also call :meth:`respond`, any number of
+    times for clients that use ``request_many``, and return ``None``. To respond with an error, it
     calls :meth:`respond_error` or raises :exc:`ServiceError`.
     """
 
@@ -88,7 +87,7 @@ class ServiceRequest(
 
     @property
     def reply(self) -> str | None:
-        """The subject for answers, or ``None`` if the client expects no answer."""
+        """The reply subject, or ``None`` if the client expects no response."""
         return self.raw.reply
 
     def decode(self, codec: Decoder[T]) -> T:
@@ -97,7 +96,7 @@ class ServiceRequest(
         :param codec: the codec, such as ``JSONCodec(Order)``; see :mod:`trio_nats.codecs`.
         :returns: the value. Each call decodes it again.
         :raises DecodeError: if the codec cannot decode the payload. If the handler does not catch
-            it, the answer is error 400.
+            it, the response is error 400.
         """
         try:
             return self.raw.decode(codec)
@@ -120,15 +119,15 @@ class ServiceRequest(
         codec: Encoder[T] | None = None,
         headers: HeadersLike | None = None,
     ) -> bool:
-        """Send an answer, if the client wants one; see :meth:`Msg.respond`.
+        """Send a response, if the client wants one; see :meth:`Msg.respond`.
 
-        Raises what :meth:`Msg.respond` raises. If cancelled, the whole answer was sent or none of
-        it.
+        Raises what :meth:`Msg.respond` raises. If cancelled, the whole response was sent or none
+        of it.
 
-        :param payload: the answer: bytes-like or text, or with ``codec`` a value that it encodes.
+        :param payload: the response: bytes-like or text, or with ``codec`` a value that it encodes.
         :param codec: the codec for ``payload``; see :mod:`trio_nats.codecs`.
-        :param headers: headers of the answer.
-        :returns: whether an answer was sent.
+        :param headers: headers of the response.
+        :returns: whether a response was sent.
         """
         return await self.raw.respond(encoded(codec, payload), headers=headers)
 
@@ -140,16 +139,16 @@ class ServiceRequest(
         *,
         headers: HeadersLike | None = None,
     ) -> bool:
-        """Send an error as the answer, if the client wants one. It counts as an error in the
+        """Send an error as the response, if the client wants one. It counts as an error in the
         statistics.
 
-        Otherwise like :meth:`respond`. If cancelled, the whole answer was sent or none of it.
+        Otherwise like :meth:`respond`. If cancelled, the whole response was sent or none of it.
 
         :param code: a number, by convention that of an HTTP status.
         :param description: a text for people.
-        :param data: the payload of the answer. Default: empty.
-        :param headers: headers of the answer.
-        :returns: whether an answer was sent.
+        :param data: the payload of the response. Default: empty.
+        :param headers: headers of the response.
+        :returns: whether a response was sent.
         :raises ConfigurationError: if ``code`` or ``description`` is invalid.
         """
         failure = ServiceError(code, description)

@@ -65,10 +65,10 @@ class ServiceIdentity(msgspec.Struct, frozen=True, kw_only=True):
 class ServicePing(
     ServiceIdentity, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag=PING
 ):
-    """The answer to PING."""
+    """The response to PING."""
 
     rtt: float = 0.0
-    """Seconds from the request to this answer. Measured by the client, not sent."""
+    """Seconds from the request to this response. Measured by the client, not sent."""
 
 
 class EndpointInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     num_requests: int
     """Number of requests received."""
     num_errors: int
-    """Number of requests answered with an error."""
+    """Number of requests that were responded to with an error."""
     processing_time: float
     """Seconds spent in the handler, by all requests together."""
     average_processing_time: float
@@ -126,12 +126,12 @@ class ServiceStats(ServiceIdentity, frozen=True, kw_only=True, tag_field="type",
 
 
 def encode_stats(stats: ServiceStats) -> bytes:
-    """Encode the answer to STATS, in which times are whole nanoseconds."""
-    answer = msgspec.to_builtins(stats)
-    for endpoint in answer["endpoints"]:
+    """Encode the response to STATS, in which times are whole nanoseconds."""
+    response = msgspec.to_builtins(stats)
+    for endpoint in response["endpoints"]:
         for name in _TIMES:
             endpoint[name] = round(endpoint[name] * 10**9)
-    return msgspec.json.encode(answer)
+    return msgspec.json.encode(response)
 
 
 def with_seconds(endpoint: dict[str, object]) -> dict[str, object]:

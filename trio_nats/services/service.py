@@ -1,4 +1,4 @@
-"""A service and its lifetime (ADR-32). It answers discovery requests with :mod:`.monitoring`.
+"""A service and its lifetime (ADR-32). Discovery requests are in :mod:`.monitoring`.
 
 It is built on the public interface of a connection. :meth:`Connection.add_service` imports it when
 it is first used.
@@ -51,7 +51,7 @@ _logger = logging.getLogger("trio_nats.services")
 class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="nc.add_service()"):
     """A service, made by :meth:`Connection.add_service` and used with ``async with``.
 
-    Entering the block subscribes the endpoints and answers discovery requests. From then on
+    Entering the block subscribes the endpoints and makes the service discoverable. From then on
     requests are handled in background tasks that end with the block. Leaving the block normally
     stops the service: it accepts no more requests, and finishes those that it has within
     ``close_timeout`` seconds; requests that are left then get error 503. Leaving it by an exception
@@ -150,7 +150,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
     def info(self) -> ServiceInfo:
         """Describe the service and its endpoints.
 
-        :returns: the answer to an INFO request.
+        :returns: the response to INFO.
         """
         return ServiceInfo(
             name=self._name,
@@ -164,7 +164,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
     def stats(self) -> ServiceStats:
         """Return the statistics of all endpoints.
 
-        :returns: the answer to a STATS request.
+        :returns: the response to STATS.
         """
         return ServiceStats(
             name=self._name,
@@ -188,7 +188,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         if self._stats_handler is not None:
             try:
                 # Convert it to JSON now, so that an invalid value affects only this endpoint. The
-                # nats command ignores the whole answer if data is not an object.
+                # nats command ignores the whole response if data is not an object.
                 data = _as_object(self._stats_handler(endpoint))
             except Exception:
                 _logger.exception("service %r: no data from its stats_handler", self._name)
