@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from tests.jetstream.helpers import MEMORY, connected
+from tests.jetstream.helpers import MEMORY, connected, filled
 from trio_nats.jetstream import (
     ConsumerConfig,
     ConsumerNameInUseError,
     ConsumerNotFoundError,
+    ErrorCode,
     JetStream,
+    JetStreamAPIError,
+    MessageNotFoundError,
+    NoStreamResponseError,
     StreamConfig,
     StreamNameInUseError,
     StreamNotFoundError,
@@ -105,3 +111,64 @@ async def test_one_string_for_a_list(nats_server: NatsServer) -> None:
             stream.ordered_consumer(filter_subjects="x")
         with pytest.raises(TypeError, match=r"filter_subjects must be a list .* not int$"):
             stream.ordered_consumer(filter_subjects=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_messages(nats_server: NatsServer, direct: bool) -> None:
+    since = datetime(2200, 1, 1, tzinfo=UTC)
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        expected: list[tuple[dict[str, Any], str]] = [
+            ({"seq": 99}, "99"),
+            ({"last_for": "s.x"}, "of 's.x'"),
+            ({"next_for": "s.*.x"}, "of 's.*.x'"),
+            ({"next_for": "s.*", "seq": 7}, "of 's.*' from sequence number 7 on"),
+            ({"start_time": since}, "stored at 2200-01-01T00:00:00+00:00 or later"),
+        ]
+        for options, text in expected:
+            with pytest.raises(MessageNotFoundError) as caught:
+                await stream.get_msg(**options, direct=direct)
+            assert (
+                str(caught.value) == f"stream 'S' has no message {text} (code 404, err_code 10037)"
+            )
+
+
+async def test_overlapping_subjects(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        await js.create_stream("S", subjects=["a.>", "b"], storage=MEMORY)
+        await js.create_stream("T", subjects=["c"], storage=MEMORY)
+        for call in (js.create_stream, js.update_stream):
+            with pytest.raises(JetStreamAPIError) as caught:
+                await call("T", subjects=["c", "a.*"], storage=MEMORY)
+            assert caught.value.err_code == ErrorCode.STREAM_SUBJECT_OVERLAP
+        with pytest.raises(JetStreamAPIError, match=r"^stream 'b' cannot store 'b': stream 'S'"):
+            await js.create_stream("b", storage=MEMORY)
+
+
+async def test_what_the_stream_does_not_allow(nats_server: NatsServer) -> None:
+    """The error says which setting does."""
+    async with connected(nats_server) as (js, _):
+        await js.create_stream("S", subjects=["s"], storage=MEMORY)
+        kv = await js.create_key_value("B", storage=MEMORY)
+        batch = js.atomic_batch()
+        await batch.add("s", b"")
+        settings: dict[Callable[[], Awaitable[object]], str] = {
+            lambda: js.publish("s", ttl=5): "allow_msg_ttl of the stream, or limit_marker_ttl of",
+            lambda: kv.create("a", b"", ttl=5): "limit_marker_ttl of the bucket",
+            lambda: js.publish("s", headers={"Nats-Incr": "1"}): "allow_msg_counter",
+            batch.commit: "allow_atomic",
+            lambda: js.publish("s", headers={"Nats-Schedule": "@every 1h"}): "allow_msg_schedules",
+        }
+        for call, setting in settings.items():
+            with pytest.raises(JetStreamAPIError, match=rf"is disabled; .*{setting}") as caught:
+                await call()
+            assert caught.value.err_code in list(ErrorCode)
+
+
+async def test_no_stream(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        with pytest.raises(NoStreamResponseError) as caught:
+            await js.publish("s", attempts=1)
+        assert str(caught.value).startswith("no stream stores 's': create a stream with")
+        assert str(caught.value) in repr(caught.value)
+        assert caught.value.subject == "s"

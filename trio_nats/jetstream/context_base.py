@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import ClassVar, Unpack
 
 import msgspec
@@ -14,7 +15,13 @@ from . import json_codec
 from .account import AccountInfo
 from .api import API, Page, PageIterator
 from .consumer.inboxes import InboxPool
-from .errors import ErrorCode, StreamNameInUseError, StreamNotFoundError, described
+from .errors import (
+    ErrorCode,
+    JetStreamAPIError,
+    StreamNameInUseError,
+    StreamNotFoundError,
+    described,
+)
 from .features import too_old
 from .info import StreamInfo
 from .json_codec import Answer
@@ -138,12 +145,27 @@ class BaseJetStream(Publishing):
 
     async def _put(self, verb: str, config: StreamConfig) -> Stream:
         check_stream(config)
-        info = await self._api.request(
-            f"{verb}.{config.name}", config, StreamInfo, needs=features_of(config)
-        )
+        try:
+            info = await self._api.request(
+                f"{verb}.{config.name}", config, StreamInfo, needs=features_of(config)
+            )
+        except JetStreamAPIError as error:
+            if error.err_code == ErrorCode.STREAM_SUBJECT_OVERLAP:
+                raise described(error, await self._what_overlaps(config)) from None
+            raise
         if missing := left_out(config, info.config):
             raise too_old(missing, more=f"stream {config.name!r} exists now without")
         return construct(Stream, self._api, info)
+
+    async def _what_overlaps(self, config: StreamConfig) -> str:
+        subjects = config.subjects or [config.name]
+        text = f"stream {config.name!r} cannot store {', '.join(map(repr, subjects)):.500}"
+        with suppress(NatsError):
+            for subject in subjects:
+                async for name in self.stream_names(subject=subject):
+                    if name != config.name:
+                        return f"{text}: stream {name!r} stores {subject!r}, or a part of it"
+        return f"{text}: another stream stores some of these subjects"
 
     async def _what_differs(self, config: StreamConfig) -> str:
         text = f"stream {config.name!r} exists already, with another configuration"

@@ -75,6 +75,8 @@ class ErrorCode(enum.IntEnum):
     """The stream does not exist; see :exc:`StreamNotFoundError`."""
     STREAM_MISMATCH = 10060
     """Another stream would store the message; see :exc:`StreamMismatchError`."""
+    STREAM_SUBJECT_OVERLAP = 10065
+    """Another stream stores some of the subjects already."""
     WRONG_LAST_MSG_ID = 10070
     """See :exc:`WrongLastMsgIdError`."""
     WRONG_LAST_SEQUENCE = 10071
@@ -98,8 +100,27 @@ class ErrorCode(enum.IntEnum):
     """A message with the same ``msg_id`` is being stored at the moment; publish it again later."""
     WRONG_LAST_SEQUENCE_UNKNOWN = 10164
     """Like ``WRONG_LAST_SEQUENCE``, but the server does not tell the right number."""
+    MESSAGE_TTL_DISABLED = 10166
+    """The stream has no ``allow_msg_ttl``."""
+    MESSAGE_COUNTER_DISABLED = 10168
+    """The stream has no ``allow_msg_counter``."""
+    ATOMIC_PUBLISH_DISABLED = 10174
+    """The stream has no ``allow_atomic``."""
     REQUIRED_API_LEVEL = 10185
     """The server is too old; see :exc:`APILevelError`."""
+    MESSAGE_SCHEDULES_DISABLED = 10188
+    """The stream has no ``allow_msg_schedules``."""
+
+
+_HINTS: dict[int, str] = {
+    ErrorCode.MESSAGE_TTL_DISABLED: (
+        "set allow_msg_ttl of the stream, or limit_marker_ttl of the bucket"
+    ),
+    ErrorCode.MESSAGE_COUNTER_DISABLED: "create a stream with allow_msg_counter",
+    ErrorCode.ATOMIC_PUBLISH_DISABLED: "set allow_atomic of the stream",
+    ErrorCode.MESSAGE_SCHEDULES_DISABLED: "set allow_msg_schedules of the stream",
+}
+"""What to do, where the text of the server does not say it."""
 
 
 class JetStreamError(NatsError):
@@ -120,9 +141,10 @@ class JetStreamAPIError(JetStreamError):
         self.description = description
 
     def __str__(self) -> str:
-        return (
-            f"{printable(self.description, MAX_TEXT)} (code {self.code}, err_code {self.err_code})"
-        )
+        text = printable(self.description, MAX_TEXT)
+        if hint := _HINTS.get(self.err_code):
+            text += f"; {hint}"
+        return f"{text} (code {self.code}, err_code {self.err_code})"
 
 
 def described(error: E, description: str) -> E:
@@ -204,11 +226,13 @@ class UnacknowledgedError(JetStreamError):
 class NoStreamResponseError(JetStreamError, NoRespondersError):
     """No stream stores the subject that a message was published to. Nothing was stored."""
 
-    def __str__(self) -> str:
-        return (
-            f"no stream stores {self.subject!r}: create a stream with that subject, or check "
-            "whether JetStream is enabled"
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        text = (
+            f"no stream stores {subject!r}: create a stream with that subject, or check whether "
+            "JetStream is enabled"
         )
+        self.args = (text,)
 
 
 class AckError(JetStreamError, RuntimeError):

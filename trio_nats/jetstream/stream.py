@@ -32,9 +32,20 @@ from .consumer.consumer import (
 )
 from .consumer.info import ConsumerInfo
 from .consumer.ordered import OrderedConsumer
-from .errors import ConsumerNameInUseError, ConsumerNotFoundError, JetStreamError
+from .errors import (
+    ConsumerNameInUseError,
+    ConsumerNotFoundError,
+    JetStreamError,
+    MessageNotFoundError,
+)
 from .get.direct_get import Batches, direct_get, not_allowed
-from .get.stored_message import MsgAnswer, MsgRequest, StoredMsg, from_answer
+from .get.stored_message import (
+    MsgAnswer,
+    MsgRequest,
+    StoredMsg,
+    from_answer,
+    message_missing,
+)
 from .info import StreamInfo
 from .json_codec import Answer, time_to_wire
 from .stream_config import Placement, StepDownRequest
@@ -466,10 +477,13 @@ class Stream(
 
         :param seq: the sequence number of the message.
         :param secure: whether to overwrite the data in the store, which takes longer.
-        :raises JetStreamAPIError: if the message does not exist.
+        :raises MessageNotFoundError: if the message does not exist.
         """
         request = _DeleteRequest(seq=check_count("seq", seq, 1), no_erase=not secure)
-        await self._api.request(f"STREAM.MSG.DELETE.{self.name}", request, Answer)
+        try:
+            await self._api.request(f"STREAM.MSG.DELETE.{self.name}", request, Answer)
+        except MessageNotFoundError as error:
+            raise message_missing(error, self.name, MsgRequest(seq=seq)) from None
 
     async def seal(self) -> None:
         """Seal the stream: nothing can be stored or deleted any more. This cannot be undone.
@@ -579,6 +593,12 @@ class Stream(
         if start_time is not None:
             time_to_wire("start_time", start_time)  # raises if it has no time zone
             await self._api.require("get_msg(start_time=)")
+        try:
+            return await self._get(request, seconds, direct=direct)
+        except MessageNotFoundError as error:
+            raise message_missing(error, self.name, request) from None
+
+    async def _get(self, request: MsgRequest, seconds: float, *, direct: bool | None) -> StoredMsg:
         if direct or (direct is None and self._info.config.allow_direct):
             try:
                 return await direct_get(self._api, self.name, request, seconds)

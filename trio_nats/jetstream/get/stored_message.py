@@ -11,7 +11,13 @@ import msgspec
 from ...codecs import Decoder, decode_error
 from ...headers import Headers, Status, decode_headers
 from ...message import Msg
-from ..errors import ErrorCode, JetStreamAPIError, JetStreamError, MessageNotFoundError
+from ..errors import (
+    ErrorCode,
+    JetStreamAPIError,
+    JetStreamError,
+    MessageNotFoundError,
+    described,
+)
 from ..json_codec import time_from_wire
 
 __all__ = [
@@ -20,6 +26,7 @@ __all__ = [
     "StoredMsg",
     "from_answer",
     "from_direct",
+    "message_missing",
     "number_in",
     "refusal",
 ]
@@ -72,6 +79,21 @@ class MsgRequest(msgspec.Struct, frozen=True, kw_only=True):
     multi_last: Sequence[str] = ()
     up_to_seq: int = 0
     up_to_time: datetime | None = None
+
+
+def message_missing(
+    error: MessageNotFoundError, stream: str, request: MsgRequest
+) -> MessageNotFoundError:
+    """Return the error with what was asked for in its text."""
+    subject = request.last_by_subj or request.next_by_subj
+    text = f"stream {stream!r} has no message"
+    if subject:
+        text += f" of {subject!r}"
+    if request.start_time is not None:
+        text += f" stored at {request.start_time.isoformat()} or later"
+    elif request.seq > 1 or not subject:
+        text += f" from sequence number {request.seq} on" if subject else f" {request.seq}"
+    return described(error, text)
 
 
 class _Raw(msgspec.Struct, frozen=True, kw_only=True):
