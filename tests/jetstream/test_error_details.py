@@ -137,9 +137,11 @@ async def test_overlapping_subjects(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         await js.create_stream("S", subjects=["a.>", "b"], storage=MEMORY)
         await js.create_stream("T", subjects=["c"], storage=MEMORY)
-        for call in (js.create_stream, js.update_stream):
-            with pytest.raises(JetStreamAPIError) as caught:
-                await call("T", subjects=["c", "a.*"], storage=MEMORY)
+        for call, name in ((js.create_stream, "U"), (js.update_stream, "T")):
+            with pytest.raises(
+                JetStreamAPIError, match=rf"^stream '{name}' cannot store 'd', 'a\.\*': stream 'S'"
+            ) as caught:
+                await call(name, subjects=["d", "a.*"], storage=MEMORY)
             assert caught.value.err_code == ErrorCode.STREAM_SUBJECT_OVERLAP
         with pytest.raises(JetStreamAPIError, match=r"^stream 'b' cannot store 'b': stream 'S'"):
             await js.create_stream("b", storage=MEMORY)

@@ -136,8 +136,47 @@ def test_sources() -> None:
     ]
     external = ExternalStream.in_domain("hub")
     assert source(name="B", external=external) == StreamSource(name="KV_B", external=external)
-    with pytest.raises(ConfigurationError, match="must begin with"):
-        source(name="A", filter_subject="a.>")
+    with pytest.raises(ConfigurationError, match=r"must be keys, .* or begin with '\$KV\.A\.'"):
+        source(name="A", filter_subject="$KV.C.>")
+
+
+@pytest.mark.parametrize(
+    ("keys", "copied_as"),
+    [
+        ("NEW.>", ">"),  # the example of ADR-57
+        ("NEW.EU.>", ">"),
+        ("NEW.*", "{{wildcard(1)}}"),
+        ("NEW.*.x.*", "{{wildcard(1)}}.x.{{wildcard(2)}}"),
+        ("NEW.1", "NEW.1"),
+        (">", ">"),
+    ],
+)
+def test_sources_with_a_filter_of_keys(keys: str, copied_as: str) -> None:
+    """The part that all keys begin with is left out."""
+    transform = SubjectTransform(src=f"$KV.ORDERS.{keys}", dest=f"$KV.NEW_ORDERS.{copied_as}")
+    for name in ("ORDERS", "KV_ORDERS"):
+        for subject in (keys, f"$KV.ORDERS.{keys}"):
+            source = StreamSource(name=name, filter_subject=subject)
+            config = stream_config(KeyValueConfig(bucket="NEW_ORDERS", sources=[source]))
+            expected = StreamSource(name="KV_ORDERS", subject_transforms=[transform])
+            assert list(config.sources) == [expected]
+            mirror = stream_config(KeyValueConfig(bucket="M", mirror=source)).mirror
+            assert mirror == StreamSource(name="KV_ORDERS", filter_subject=f"$KV.ORDERS.{keys}")
+
+
+async def test_keys_of_a_source_with_a_filter(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        orders = await js.create_key_value("ORDERS", storage=MEMORY)
+        for key in ("NEW.1", "NEW.EU.2", "OLD.3"):
+            await orders.put(key, key)
+        new = StreamSource(name="ORDERS", filter_subject="NEW.>")
+        config = KeyValueConfig(bucket="NEW_ORDERS", storage=MEMORY, sources=[new])
+        copied = await js.create_key_value(config)
+        await js.create_key_value("M", storage=MEMORY, mirror=new)
+        await eventually(js, "NEW_ORDERS", ["1", "EU.2"])
+        await eventually(js, "M", ["NEW.1", "NEW.EU.2"])
+        assert (await copied.get("1")).value == b"NEW.1"
+        await js.create_key_value(config)  # the same again
 
 
 @pytest.mark.parametrize(
@@ -308,13 +347,13 @@ async def test_mirrored_and_sourced(nats_server: NatsServer) -> None:
         revision = await mirror.put("x.b", "2")  # goes to the origin
         assert (await origin.get("x.b")).revision == revision
         await eventually(js, "M", ["x.a", "x.b", "y.a"])
-        await eventually(js, "S", ["x.a", "x.b"])
+        await eventually(js, "S", ["a", "b"])
         await eventually(js, "T", ["x.a", "x.b", "y.a"])
         entry = await mirror.get("x.b")
         assert (entry.bucket, entry.key, entry.value) == ("M", "x.b", b"2")
         assert len(await mirror.history("x.b")) == 1
         sourced = await js.key_value("S")
-        assert (await sourced.get("x.b")).value == b"2"
+        assert (await sourced.get("b")).value == b"2"
         await sourced.put("own", "1")
         assert "own" not in await origin.keys()
 

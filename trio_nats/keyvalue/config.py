@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import dropwhile
 from typing import TypedDict
 
 import msgspec
@@ -74,8 +75,9 @@ class KeyValueConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The bucket to copy, by its name or that of its stream. Cannot be combined with ``sources``.
     Default: none."""
     sources: Sequence[StreamSource] = ()
-    """Buckets whose keys are copied into this one, by their names or those of their streams. A
-    source with ``subject_transforms`` can be any stream, by its full name. Default: none."""
+    """Buckets whose keys are copied into this one, by their names or those of their streams. With
+    ``filter_subject="new.>"``, key ``new.1`` is copied as ``1`` (ADR-57). A source with
+    ``subject_transforms`` can be any stream, by its full name. Default: none."""
     compression: bool = False
     """Whether to compress the files. Default: no."""
     metadata: Mapping[str, str] | None = None
@@ -225,26 +227,38 @@ def stream_config(config: KeyValueConfig) -> StreamConfig:
 
 
 def _of_bucket(source: StreamSource) -> StreamSource:
-    """Replace the name of a bucket by that of its stream."""
-    return msgspec.structs.replace(source, name=stream_of(bucket_of(source.name)))
+    """Replace the name of a bucket by that of its stream, and a filter of keys by one of subjects.
+
+    :raises ConfigurationError: if the filter has subjects of another bucket.
+    """
+    bucket, keys = bucket_of(source.name), source.filter_subject
+    if keys and not keys.startswith(subjects_of(bucket)):
+        if keys.startswith("$"):  # no key does
+            raise ConfigurationError(
+                f"filter_subject of {bucket!r} must be keys, such as 'new.>', or begin with "
+                f"{subjects_of(bucket)!r}, not be {keys[:80]!r}"
+            )
+        keys = subjects_of(bucket) + keys
+    return msgspec.structs.replace(source, name=stream_of(bucket), filter_subject=keys)
 
 
 def _source(bucket: str, source: StreamSource) -> StreamSource:
-    """Map the keys of a source to keys of ``bucket``."""
+    """Map the keys of a source to keys of ``bucket`` (ADR-57).
+
+    What a filter begins with, up to its first wildcard, is left out of the keys.
+    """
     if source.subject_transforms:
         return source
     source = _of_bucket(source)
     origin = bucket_of(source.name)
-    if origin == bucket:
+    if origin == bucket and not source.filter_subject:
         return source
     src = source.filter_subject or subjects_of(origin) + ALL_KEYS
-    if not src.startswith(subjects_of(origin)):
-        raise ConfigurationError(
-            f"filter_subject of the source {origin!r} must begin with {subjects_of(origin)!r}, "
-            f"not be {src[:80]!r}"
-        )
+    tokens = src.removeprefix(subjects_of(origin)).split(".")
+    if {"*", ">"} & {*tokens}:
+        tokens = list(dropwhile(lambda token: token not in ("*", ">"), tokens))
     dest, wildcards = subjects_of(bucket).rstrip("."), 0
-    for token in src.removeprefix(subjects_of(origin)).split("."):
+    for token in tokens:
         wildcards += token == "*"
         dest += f".{{{{wildcard({wildcards})}}}}" if token == "*" else f".{token}"
     transforms = [SubjectTransform(src=src, dest=dest)]
