@@ -91,8 +91,15 @@ def read(msg: JetStreamMsg | bytes) -> str | None:
 
 
 async def publish_one_by_one(
-    js: JetStream, who: str, ledger: Ledger, report: Report, stop: trio.Event, pause: float
+    js: JetStream,
+    who: str,
+    ledger: Ledger,
+    report: Report,
+    stop: trio.Event,
+    pause: float,
+    began: trio.Event,
 ) -> None:
+    began.set()
     dice = random.Random(who)
     while not stop.is_set():
         name = f"{who}-{ledger.started}"
@@ -133,7 +140,9 @@ async def publish_pipelined(
     stop: trio.Event,
     batch: int,
     pause: float,
+    began: trio.Event,
 ) -> None:
+    began.set()
     dice = random.Random(who)
     while not stop.is_set():
         failed: dict[str, bytes] = {}
@@ -197,7 +206,12 @@ class Consumed:
 
 
 async def consume(
-    consumer: Consumer, consumed: Consumed, report: Report, stop: trio.Event, leave: bool
+    consumer: Consumer,
+    consumed: Consumed,
+    report: Report,
+    stop: trio.Event,
+    leave: bool,
+    began: trio.Event,
 ) -> None:
     """Consume and acknowledge; now and then leave, and come back."""
     dice = random.Random(consumed.who)
@@ -209,6 +223,7 @@ async def consume(
                 consumer.consume(max_messages=most) as messages,
                 trio.open_nursery() as nursery,
             ):
+                began.set()
                 for _ in range(2):
                     nursery.start_soon(_work, messages, consumed, report, dice)
         report.counts[f"consumer {consumed.who}: left and came back"] += 1
@@ -228,8 +243,9 @@ async def _work(
             report.error("acknowledge", error)
 
 
-async def fetch(consumer: Consumer, consumed: Consumed, report: Report) -> None:
+async def fetch(consumer: Consumer, consumed: Consumed, report: Report, began: trio.Event) -> None:
     """Fetch and acknowledge."""
+    began.set()
     dice = random.Random(consumed.who)
     while True:
         try:
@@ -246,10 +262,11 @@ async def fetch(consumer: Consumer, consumed: Consumed, report: Report) -> None:
 
 
 async def consume_in_order(
-    stream: Stream, consumed: Consumed, subjects: Sequence[str], threshold: float
+    stream: Stream, consumed: Consumed, subjects: Sequence[str], threshold: float, began: trio.Event
 ) -> None:
     """Read in order, from the beginning or from where an earlier call failed to begin."""
     consumer = stream.ordered_consumer(filter_subjects=subjects, inactive_threshold=threshold)
     async with consumer.consume() as messages:
+        began.set()
         async for msg in messages:
             consumed.note(msg)

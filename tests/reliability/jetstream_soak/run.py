@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -28,17 +29,16 @@ from tests.support.timeouts import HANG_TIMEOUT
 from tests.transports import TLS
 from trio_nats import (
     Connection,
+    NatsError,
     NoRespondersError,
     ReconnectPolicy,
     RequestTimeoutError,
     open_nats,
 )
 from trio_nats.jetstream import (
-    Consumer,
     ConsumerLimits,
     JetStream,
     JetStreamNotEnabledError,
-    Stream,
 )
 from trio_nats.testing import NatsCluster, NatsServer
 
@@ -58,8 +58,10 @@ SPARE_INBOXES = 17
 TEMPORARY = (RequestTimeoutError, NoRespondersError, JetStreamNotEnabledError)
 """What may happen before a consumer or watcher has begun."""
 
+_ALARM = re.compile(r"\[(WRN|ERR|FTL)\]")
+
 T = TypeVar("T")
-Work: TypeAlias = Callable[[], Awaitable[None]]
+Work: TypeAlias = Callable[[trio.Event], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,10 @@ class Soak:
                     await self._under_load(cluster, judge, js)
                     await self._check_clients()
                 await self._check_servers(cluster, js)
+            if self.report.violations:
+                for server in cluster:
+                    lines = [line for line in server.log.splitlines() if _ALARM.search(line)]
+                    self._show("\n".join([f"{server.settings.name}:", *lines[-30:]]))
 
     # --- preparing -------------------------------------------------------------------------------
 
@@ -213,7 +219,7 @@ class Soak:
             report.counts["faults: servers killed"] = nemesis.kills
             for kind, count in sorted(nemesis.done.items()):
                 report.counts[f"faults: {kind}"] = count
-            await self._judge(cluster, js)
+            await self._judge(js)
             consumers.cancel_scope.cancel()
         clients = self._clients.values()
         report.counts["connections: made again"] = sum(
@@ -224,14 +230,15 @@ class Soak:
         )
 
     async def _keep(self, who: str, work: Work) -> None:
-        """Do some work until it ends by itself. It must not end by an error."""
+        """Do some work until it ends by itself. Once it has begun, it must not end by an error."""
         while True:
+            began = trio.Event()
             try:
-                await work()
+                await work(began)
             except Exception as error:
                 for one in _leaves(error):
-                    if isinstance(one, TEMPORARY):
-                        self.report.error(f"{who} ended", one)
+                    if isinstance(one, TEMPORARY) and not began.is_set():
+                        self.report.error(f"{who} could not begin", one)
                     else:
                         self.report.violation(f"{who} ended: {one!r}")
                 await trio.sleep(0.2)
@@ -284,45 +291,47 @@ class Soak:
             found[who] = partial(stores.serve, clients[who].nc, who)
         return found
 
-    async def _increment(self, client: str, who: str) -> None:
+    async def _increment(self, client: str, who: str, began: trio.Event) -> None:
         kv = await self._clients[client].js.key_value(BUCKET)
         pause = 4 * self._settings.pause
-        await stores.increment(kv, who, self._counters, self.report, self._stop, pause)
+        await stores.increment(kv, who, self._counters, self.report, self._stop, pause, began)
 
-    async def _list_keys(self) -> None:
+    async def _list_keys(self, began: trio.Event) -> None:
         kv = await self._clients["watch"].js.key_value(BUCKET)
-        await stores.list_keys(kv, self._counters, self.report, self._stop)
+        await stores.list_keys(kv, self._counters, self.report, self._stop, began)
 
-    async def _put(self, who: str) -> None:
+    async def _put(self, who: str, began: trio.Event) -> None:
         store = await self._clients["put"].js.object_store(OBJECTS)
         pause = 10 * self._settings.pause
-        await stores.put_objects(store, who, self._objects, self.report, self._stop, pause)
+        await stores.put_objects(store, who, self._objects, self.report, self._stop, pause, began)
 
-    async def _get(self, who: str) -> None:
+    async def _get(self, who: str, began: trio.Event) -> None:
         store = await self._clients["get"].js.object_store(OBJECTS)
         pause = 5 * self._settings.pause
-        await stores.read_objects(store, who, self._objects, self.report, self._stop, pause)
+        await stores.read_objects(store, who, self._objects, self.report, self._stop, pause, began)
 
-    async def _consume(self, consumed: Consumed) -> None:
+    async def _consume(self, consumed: Consumed, began: trio.Event) -> None:
         stream = await self._clients[consumed.who].js.stream(STREAM)
         consumer = await stream.consumer(consumed.who)
         if consumed.who == "fetch":
-            await messages.fetch(consumer, consumed, self.report)
+            await messages.fetch(consumer, consumed, self.report, began)
         else:
             leave = consumed.who == "pull"
-            await messages.consume(consumer, consumed, self.report, self._stop, leave)
+            await messages.consume(consumer, consumed, self.report, self._stop, leave, began)
 
-    async def _in_order(self, consumed: Consumed, subjects: Sequence[str]) -> None:
+    async def _in_order(
+        self, consumed: Consumed, subjects: Sequence[str], began: trio.Event
+    ) -> None:
         stream = await self._clients["ordered"].js.stream(STREAM)
-        await messages.consume_in_order(stream, consumed, subjects, self._settings.threshold)
+        await messages.consume_in_order(stream, consumed, subjects, self._settings.threshold, began)
 
-    async def _watch(self, watched: Watched) -> None:
+    async def _watch(self, watched: Watched, began: trio.Event) -> None:
         kv = await self._clients["watch"].js.key_value(BUCKET)
-        await stores.watch_keys(kv, watched, self.report)
+        await stores.watch_keys(kv, watched, self.report, began)
 
-    async def _watch_objects(self) -> None:
+    async def _watch_objects(self, began: trio.Event) -> None:
         store = await self._clients["get"].js.object_store(OBJECTS)
-        await stores.watch_objects(store, self._known_objects)
+        await stores.watch_objects(store, self._known_objects, began)
 
     async def _progress(self, nemesis: Nemesis) -> None:
         while True:
@@ -334,9 +343,10 @@ class Soak:
 
     # --- judging ---------------------------------------------------------------------------------
 
-    async def _judge(self, cluster: NatsCluster, js: JetStream) -> None:
+    async def _judge(self, js: JetStream) -> None:
         report = self.report
-        stored = await self._read_all(await js.stream(STREAM))
+        stored: dict[int, str] = {}
+        await self._ask(partial(self._read_all, js, stored))
         report.counts["messages: stored"] = len(stored)
         self._ledger.judge(stored)
         filtered = {
@@ -349,23 +359,35 @@ class Soak:
         )
         for one, wanted in expected:
             one.judge(wanted)
-        stream = await js.stream(STREAM)
         for name in sorted(DURABLE):
-            await self._check_durable(await stream.consumer(name))
-        truth = await self._counters.judge(await js.key_value(BUCKET))
+            await self._ask(partial(self._check_durable, js, name))
+        truth = await self._ask(partial(self._counters.judge, js))
         for watched in self._watched:
             await self._settle(watched.who, partial(_same, watched.values, truth))
             if watched.values != truth:
                 report.violation(f"{watched.who} ends with {watched.values}, not {truth}")
-        objects = await self._objects.judge(await js.object_store(OBJECTS))
+        objects = await self._ask(partial(self._objects.judge, js))
         await self._settle("objects", lambda: self._known_objects == objects)
         if self._known_objects != objects:
             report.violation(f"the watcher ends with {self._known_objects}, not {objects}")
-        report.counts["objects: chunks of none"] = await stores.unused_chunks(js, objects)
+        unused = await self._ask(partial(stores.unused_chunks, js, objects))
+        report.counts["objects: chunks of none"] = unused
 
-    async def _read_all(self, stream: Stream) -> dict[int, str]:
+    async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the servers, which may be busy, until they answer."""
+        deadline = trio.current_time() + self._settings.patience
+        while True:
+            try:
+                return await ask()
+            except NatsError as error:
+                if trio.current_time() > deadline:
+                    raise
+                self.report.error("judge", error)
+                await trio.sleep(0.5)
+
+    async def _read_all(self, js: JetStream, stored: dict[int, str]) -> None:
         """Read the whole stream, once nothing more is stored."""
-        stored: dict[int, str] = {}
+        stream = await js.stream(STREAM)
         while True:
             async for msg in stream.get_msgs(max(stored, default=0) + 1, max_messages=1_000):
                 name = messages.read(msg.data)
@@ -377,7 +399,7 @@ class Soak:
             if state.last_seq == max(stored, default=0):
                 if state.messages != len(stored):
                     self.report.violation(f"{state.messages} are stored, {len(stored)} were read")
-                return stored
+                return
 
     async def _settle(self, what: str, done: Callable[[], bool]) -> None:
         with trio.move_on_after(self._settings.patience):
@@ -386,17 +408,16 @@ class Soak:
             return
         self.report.violation(f"{what}: not complete after {self._settings.patience:g} s")
 
-    async def _check_durable(self, consumer: Consumer) -> None:
+    async def _check_durable(self, js: JetStream, name: str) -> None:
         """What was acknowledged must not be pending, once what got lost was delivered again."""
+        consumer = await (await js.stream(STREAM)).consumer(name)
         with trio.move_on_after(self._settings.patience):
             while True:
                 info = await consumer.refresh()
                 if not info.num_pending and not info.num_ack_pending:
                     return
                 await trio.sleep(0.2)
-        self.report.violation(
-            f"{consumer.name}: {info.num_pending} pending, {info.num_ack_pending} not acknowledged"
-        )
+        self.report.violation(f"{name} is not at rest: {consumer.info}")
 
     # --- leftovers -------------------------------------------------------------------------------
 
@@ -419,7 +440,7 @@ class Soak:
                 await trio.sleep(0.2)
         if connections > 1:
             report.violation(f"{connections - 1} connections are left")
-        left = await self._ephemeral(js)
+        left = await self._ask(partial(self._ephemeral, js))
         report.counts["servers: consumers left to their inactive_threshold"] = len(left)
         # One is left if the request to delete it is lost with a connection or a leader.
         if (
@@ -429,7 +450,7 @@ class Soak:
             report.violation(f"consumers are left without a reason: {left}")
         if forgotten is not None:
             with trio.move_on_after(forgotten):
-                while left := await self._ephemeral(js):  # noqa: ASYNC110
+                while left := await self._ask(partial(self._ephemeral, js)):  # noqa: ASYNC110
                     await trio.sleep(1)
             if left:
                 report.violation(f"consumers are left after {forgotten:g} s: {left}")

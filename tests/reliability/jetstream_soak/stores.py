@@ -56,9 +56,10 @@ class Counters:
         self.complete = trio.Event()
         """Set when all keys have a value."""
 
-    async def judge(self, kv: KeyValue[bytes]) -> dict[str, tuple[int, int]]:
+    async def judge(self, js: JetStream) -> dict[str, tuple[int, int]]:
         """Check the counters, and return the value and revision of each."""
         report, truth = self._report, {}
+        kv = await js.key_value(BUCKET)
         for key in KEYS:
             history = await kv.history(key)
             numbers = [int(entry.value) for entry in history]
@@ -85,8 +86,10 @@ async def increment(
     report: Report,
     stop: trio.Event,
     pause: float,
+    began: trio.Event,
 ) -> None:
     """Increment all counters, by compare-and-set."""
+    began.set()
     dice = random.Random(who)
     while not stop.is_set() or not counters.complete.is_set():
         key = dice.choice(KEYS)
@@ -127,9 +130,12 @@ class Watched:
         self.values: dict[str, tuple[int, int]] = {}
 
 
-async def watch_keys(kv: KeyValue[bytes], watched: Watched, report: Report) -> None:
+async def watch_keys(
+    kv: KeyValue[bytes], watched: Watched, report: Report, began: trio.Event
+) -> None:
     """Follow all counters."""
     async with kv.watch() as watcher:
+        began.set()
         async for entry in watcher:
             value, before = int(entry.value), watched.values.get(entry.key, (0, 0))
             report.counts["watchers: changes"] += 1
@@ -144,9 +150,10 @@ async def watch_keys(kv: KeyValue[bytes], watched: Watched, report: Report) -> N
 
 
 async def list_keys(
-    kv: KeyValue[bytes], counters: Counters, report: Report, stop: trio.Event
+    kv: KeyValue[bytes], counters: Counters, report: Report, stop: trio.Event, began: trio.Event
 ) -> None:
     """List the keys. All of them have a value, so none may be missing."""
+    began.set()
     await counters.complete.wait()
     while not stop.is_set():
         try:
@@ -189,9 +196,10 @@ class Objects:
                 f"{name} has version {version}, not one of {self.possible[name]}"
             )
 
-    async def judge(self, store: ObjectStore) -> dict[str, str]:
+    async def judge(self, js: JetStream) -> dict[str, str]:
         """Check the objects, and return the NUID of each that exists."""
         truth, report = {}, self._report
+        store = await js.object_store(OBJECTS)
         for name in self.started:
             try:
                 data = await store.get_bytes(name)
@@ -207,9 +215,16 @@ class Objects:
 
 
 async def put_objects(
-    store: ObjectStore, who: str, objects: Objects, report: Report, stop: trio.Event, pause: float
+    store: ObjectStore,
+    who: str,
+    objects: Objects,
+    report: Report,
+    stop: trio.Event,
+    pause: float,
+    began: trio.Event,
 ) -> None:
     """Put and delete objects that nobody else writes."""
+    began.set()
     dice = random.Random(who)
     while not stop.is_set():
         name = f"{who}.{dice.randrange(3)}"
@@ -237,9 +252,16 @@ async def put_objects(
 
 
 async def read_objects(
-    store: ObjectStore, who: str, objects: Objects, report: Report, stop: trio.Event, pause: float
+    store: ObjectStore,
+    who: str,
+    objects: Objects,
+    report: Report,
+    stop: trio.Event,
+    pause: float,
+    began: trio.Event,
 ) -> None:
     """Read objects: each is whole, absent, or was replaced on the way."""
+    began.set()
     dice = random.Random(who)
     while not stop.is_set():
         await trio.sleep(pause)
@@ -259,9 +281,10 @@ async def read_objects(
             report.counts["objects: read whole"] += 1
 
 
-async def watch_objects(store: ObjectStore, known: dict[str, str]) -> None:
+async def watch_objects(store: ObjectStore, known: dict[str, str], began: trio.Event) -> None:
     """Follow all objects."""
     async with store.watch() as watcher:
+        began.set()
         async for info in watcher:
             if info.deleted:
                 known.pop(info.name, None)
@@ -284,8 +307,9 @@ async def unused_chunks(js: JetStream, truth: dict[str, str]) -> int:
 # --- services -----------------------------------------------------------------------------------
 
 
-async def serve(nc: Connection, who: str) -> None:
+async def serve(nc: Connection, who: str, began: trio.Event) -> None:
     """Answer each request with its own text."""
+    began.set()
     dice = random.Random(who)
     async with nc.add_service("echo", version="1.0.0") as service:
 
@@ -297,8 +321,11 @@ async def serve(nc: Connection, who: str) -> None:
         await service.wait_stopped()
 
 
-async def ask(nc: Connection, who: str, report: Report, stop: trio.Event, pause: float) -> None:
+async def ask(
+    nc: Connection, who: str, report: Report, stop: trio.Event, pause: float, began: trio.Event
+) -> None:
     """Each request gets its own answer, or an error."""
+    began.set()
     number = 0
     while not stop.is_set():
         number += 1
