@@ -48,7 +48,8 @@ class Puller:
         self.consumer = "C"
         self.answers: list[tuple[str, bytes]] = []
         """What else was published: acknowledgements, and requests to the API."""
-        self.api = api or {}
+        known = {"CONSUMER.INFO.S.C": {"stream_name": "S", "name": "C", "config": {}}}
+        self.api = known | (api or {})
         """Answers of the API, by the suffix of the subject."""
         self.subscriptions: dict[bytes, bytes] = {}
         self.peers: list[Peer] = []
@@ -100,7 +101,8 @@ class Puller:
             return
         self.answers.append((subject, data))
         for suffix, answer in self.api.items():
-            if subject.startswith(f"$JS.API.{suffix}") and reply:
+            known = [one.decode().removesuffix("*") for one in self.subscriptions.values()]
+            if subject.startswith(f"$JS.API.{suffix}") and reply.startswith(tuple(known)):
                 found = answer(subject, data) if callable(answer) else answer
                 payload = msgspec.json.encode(found)
                 sid = self.sid_of(reply)

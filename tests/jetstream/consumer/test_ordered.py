@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,8 +17,9 @@ from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled
 from tests.jetstream.scripted_server import QUICK, Pulled, Puller
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks
-from tests.support.peer import ScriptedServer
-from trio_nats import ConfigurationError, RequestTimeoutError, open_nats
+from tests.support.peer import Peer, ScriptedServer
+from trio_nats import ConfigurationError, ReconnectPolicy, RequestTimeoutError, open_nats
+from trio_nats.events import ConnectionState
 from trio_nats.jetstream import (
     AckError,
     DeliverPolicy,
@@ -515,3 +518,73 @@ async def test_closing_while_a_consumer_is_created() -> None:
             await nc.flush()
             assert ordered.name is None
             assert nc.stats.subscriptions == 0
+
+
+class Holding(Keeper):
+    """Answers a request to create a consumer later, if the test wants it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.api["CONSUMER.DELETE.S."] = {"success": True}
+        self.hold = False
+        self.held: list[Callable[[], Awaitable[None]]] = []
+
+    async def _published(self, peer: Peer, subject: str, reply: str, data: bytes) -> None:
+        if self.hold and "CONSUMER.CREATE" in subject:
+            self.hold = False
+            self.held.append(partial(super()._published, peer, subject, reply, data))
+        else:
+            await super()._published(peer, subject, reply, data)
+
+
+async def test_a_channel_closed_while_it_creates_a_consumer_leaves_the_next_alone() -> None:
+    keeper = Holding()
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            ScriptedServer(keeper) as server,
+            open_nats(f"nats://127.0.0.1:{server.port}", reconnect=QUICK) as nc,
+        ):
+            ordered = StreamConsumers(API(nc), "S").ordered_consumer(name_prefix="p")
+            async with ordered.consume() as messages, trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def wait() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await messages.receive()
+
+                pull = await keeper.pull()
+                keeper.hold = True
+                await keeper.say(pull, "409 Consumer Deleted")
+                while not keeper.held:
+                    await trio.lowlevel.checkpoint()
+                await messages.aclose()
+            async with ordered.consume() as messages:
+                pull = await keeper.pull()
+                present = keeper.consumer
+                await keeper.held[0]()
+                await nc.flush()
+                keeper.consumer, keeper.sequence = present, 0
+                await keeper.deliver(pull)
+                assert (await messages.receive()).metadata.stream_seq == 1
+                deleted = [subject for subject, _ in keeper.answers if "DELETE" in subject]
+                assert f"$JS.API.CONSUMER.DELETE.S.{present}" not in deleted
+
+
+async def test_no_consumer_is_created_once_its_creation_was_cancelled() -> None:
+    """Not even if there was no connection, and there is one later."""
+    keeper = Keeper()
+    away = ReconnectPolicy(wait=HANG_TIMEOUT, max_wait=HANG_TIMEOUT)
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            ScriptedServer(keeper) as server,
+            open_nats(f"nats://127.0.0.1:{server.port}", reconnect=away) as nc,
+        ):
+            ordered = StreamConsumers(API(nc), "S").ordered_consumer(name_prefix="p")
+            keeper.peers[0].abort()
+            while nc.state is not ConnectionState.RECONNECTING:
+                await trio.lowlevel.checkpoint()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ordered.next)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            assert nc.stats.outbox_bytes == 0

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 
@@ -66,6 +67,9 @@ class OrderedMessages(Messages):
         self._use = owner.use()
         self._in_use = False
         self._receiving = False
+        # Closing waits until no consumer is being created, or the next channel would meet it.
+        self._creating = trio.Lock()
+        self._creation = trio.CancelScope()
         self._discarded_because = ""
         self._pull_forbidden = False  # to send a pull request
         self._deleted_unused = 0  # consumers in a row that were deleted before their first message
@@ -98,7 +102,7 @@ class OrderedMessages(Messages):
                     raise trio.ClosedResourceError("this channel of messages is closed")
                 if self._state == "draining":
                     raise trio.EndOfChannel
-                await self._renew()
+                await self._create(self._renew)
                 continue
             try:
                 msg = await source.receive()
@@ -135,6 +139,13 @@ class OrderedMessages(Messages):
                     continue
         await trio.lowlevel.checkpoint()
         raise trio.EndOfChannel
+
+    async def _create(self, create: Callable[[], Awaitable[None]]) -> None:
+        """Create a consumer, until the channel is closed."""
+        async with self._creating:
+            with trio.CancelScope() as self._creation:
+                if self._state != "closed":
+                    await create()
 
     async def _renew(self) -> None:
         """Create the next consumer, retrying until this succeeds."""
@@ -251,13 +262,16 @@ class OrderedMessages(Messages):
         self._use.__enter__()
         self._in_use = True
         self._owner.forget()  # An earlier pull request may still be waiting.
-        await self._begin()
+        await self._create(self._begin)
 
     async def _close(self) -> None:
-        if self._in_use:
-            self._in_use = False
-            self._use.__exit__(None, None, None)
-            await self._discard()
+        self._creation.cancel()
+        with trio.CancelScope(shield=True):
+            async with self._creating:
+                if self._in_use:
+                    self._in_use = False
+                    self._use.__exit__(None, None, None)
+                    await self._discard()
 
     def _stop_asking(self) -> None:
         if self._source is not None:

@@ -99,6 +99,10 @@ class OrderedState:
         """
         if self.name is None:
             await trio.lowlevel.checkpoint_if_cancelled()
+            if self.api.nc.state is not ConnectionState.OPEN:
+                # A request that waits for the connection would be sent even if this is cancelled,
+                # and the server may handle the one that deletes the consumer first.
+                await self.api.nc.flush(timeout=self.api.timeout)
             config = self._next_config()
             self._serial += 1
             if push is not None:

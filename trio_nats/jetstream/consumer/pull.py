@@ -68,6 +68,8 @@ __all__ = [
 _logger = logging.getLogger("trio_nats.jetstream")
 
 CONFLICT = 409
+LOOKUP_TIMEOUT = 1.0
+"""Seconds to wait for the state of a consumer that does not answer."""
 SLACK_MESSAGES = 1000
 """Room for statuses, which wait among the messages."""
 SLACK_BYTES = 1024 * 1024
@@ -81,8 +83,6 @@ MAX_TOO_LARGE_REFUSALS = 4
 MAX_PIN_ID = 256
 PROOF = 9
 """Bytes of the proof in the reply subject of a pull request."""
-MAX_NO_RESPONDERS = 3
-"""After this many answers that there are no responders, check whether the consumer exists."""
 REFUSED_REQUEST = PullRequest(batch=1, max_bytes=1, no_wait=True, idle_heartbeat=1).encode()
 """A request that no message can satisfy. Every server refuses it at once, with status 400, because
 of a heartbeat that does not fit; so it changes nothing, not even if a client has to be pinned."""
@@ -493,7 +493,7 @@ class PullSubscription(MessageSource):
         now = trio.current_time()
         self._keep_alive(now)
         if self._wait_until is not None and now >= self._wait_until:
-            if self._absent >= MAX_NO_RESPONDERS:
+            if self._absent:
                 await self._ask_whether_there()
             self._wait_until = None
             self.ask()
@@ -520,7 +520,8 @@ class PullSubscription(MessageSource):
         if self._is_there is None:
             return
         try:
-            await self._is_there()
+            with trio.move_on_after(LOOKUP_TIMEOUT):
+                await self._is_there()
         except ConsumerNotFoundError as error:
             await self._fail(ConsumerDeletedError(error.code, error.description, self._consumer))
         except StreamNotFoundError as error:
