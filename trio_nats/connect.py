@@ -104,7 +104,7 @@ def open_nats(
         precedence over credentials in the URL.
     :param context: a context of the ``nats`` command line: its name, the absolute path of its file,
         or a :class:`Context`. It is read at the call, and provides ``servers``, ``tls``, ``auth``
-        and ``inbox_prefix`` unless they are given here, and the domain or prefix for
+        and ``inbox_prefix`` unless they are given here, and the domain and prefixes for
         :meth:`Connection.jetstream`.
     :param name: a name for the connection, shown by the server's monitoring.
     :param connect_timeout: seconds for one attempt on one address of a server, from name resolution
@@ -146,10 +146,11 @@ def open_nats(
     :raises ConnectError: on entering, if no server could be connected to; it has an entry for each
         attempt.
     """
-    domain = prefix = None
+    domain = prefix = event_prefix = None
     if context is not None:
         found = load_context(context)
         domain, prefix = found.jetstream_domain or None, found.jetstream_api_prefix or None
+        event_prefix = found.jetstream_event_prefix or None
         found.check_supported()
         servers = found.servers if servers is None else servers
         tls = found.tls() if tls is None else tls
@@ -209,6 +210,7 @@ def open_nats(
             jetstream_domain=domain,
             # As in jsm.go, the domain takes precedence.
             jetstream_prefix=prefix if domain is None else None,
+            jetstream_event_prefix=event_prefix,
         )
     )
 

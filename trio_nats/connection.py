@@ -115,6 +115,7 @@ class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()
         domain: str | None = None,
         prefix: str | None = None,
         timeout: float | None = None,
+        event_prefix: str | None = None,
     ) -> JetStream:
         """Use JetStream over this connection.
 
@@ -126,19 +127,27 @@ class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()
         :param prefix: prefix of the subjects of the JetStream API, if the API of another account is
             imported under another name. Cannot be combined with ``domain``. Default: ``$JS.API``.
         :param timeout: seconds to wait for each answer of the API. Default: 5.
+        :param event_prefix: prefix of the subjects of advisories, if those of another account are
+            imported under another name. Default: that of the ``context``, or ``$JS.EVENT``.
         :returns: the JetStream context; see :class:`~trio_nats.jetstream.JetStream`.
         :raises ConfigurationError: if ``domain`` and ``prefix`` are both given, ``domain`` is not a
             valid name, or ``timeout`` is out of range.
-        :raises InvalidSubjectError: if ``prefix`` is not allowed.
+        :raises InvalidSubjectError: if ``prefix`` or ``event_prefix`` is not allowed.
         """
         from .jetstream import JetStream
         from .jetstream.consumer.inboxes import InboxPool
 
         if self._inboxes is None:
             self._inboxes = InboxPool(self)
+        settings = self._core.settings
         if domain is None and prefix is None:
-            settings = self._core.settings
             domain, prefix = settings.jetstream_domain, settings.jetstream_prefix
         return construct(
-            JetStream, self, self._inboxes, domain=domain, prefix=prefix, timeout=timeout
+            JetStream,
+            self,
+            self._inboxes,
+            domain=domain,
+            prefix=prefix,
+            timeout=timeout,
+            event_prefix=settings.jetstream_event_prefix if event_prefix is None else event_prefix,
         )

@@ -113,6 +113,14 @@ async def test_the_jetstream_prefix_of_a_context(
         assert nc.jetstream(prefix="y").prefix == "y"
 
 
+async def test_the_event_prefix_of_a_context(nats_server: NatsServer, folder: Path) -> None:
+    for given, expected in (("", "$JS.EVENT"), ("acc.events", "acc.events")):
+        write(folder, url=nats_server.url, jetstream_event_prefix=given)
+        async with open_nats(context="one") as nc:
+            assert nc.jetstream(domain="x").event_prefix == expected
+            assert nc.jetstream(event_prefix="y").event_prefix == "y"
+
+
 async def test_jetstream_in_the_domain_of_a_context(folder: Path) -> None:
     async with NatsServer(jetstream=True, config={"jetstream": {"domain": "hub"}}) as server:
         write(folder, url=server.url, jetstream_domain="hub")

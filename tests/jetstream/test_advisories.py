@@ -255,7 +255,7 @@ async def test_the_advisories_of_another_account_are_imported() -> None:
             users: [ {user: i, password: i} ]
             imports: [
                 {service: {account: A, subject: '$JS.API.>'}, to: 'fromA.>'}
-                {stream: {account: A, subject: '$JS.EVENT.ADVISORY.>'}, to: 'fromA.EVENT.>'}
+                {stream: {account: A, subject: '$JS.EVENT.ADVISORY.>'}, to: 'fromA.E.ADVISORY.>'}
             ]
         }
         J: {
@@ -274,10 +274,11 @@ async def test_the_advisories_of_another_account_are_imported() -> None:
         open_nats(server.url, auth=UserPassword("j", "j")) as j,
     ):
         await filled(a.jetstream(), 0)
-        there = await i.jetstream(prefix="fromA").stream("S")
+        js = i.jetstream(prefix="fromA", event_prefix="fromA.E")
+        there = await js.stream("S")
         same = await j.jetstream().stream("S")
         async with (
-            there.advisories(prefix="fromA.EVENT") as channel,
+            there.advisories() as channel,
             same.advisories() as unchanged,
         ):
             for nc in (i, j):
@@ -525,7 +526,6 @@ WRONG: Sequence[tuple[dict[str, Any], Sequence[Any], type[Exception], str]] = [
     ({"buffer": 0}, [], ConfigurationError, "buffer must be"),
     ({"buffer": "1"}, [], TypeError, "buffer"),
     ({"queue": "a b"}, [], InvalidSubjectError, "queue"),
-    ({"prefix": "a.*"}, [], InvalidSubjectError, "prefix"),
 ]
 
 
@@ -541,3 +541,9 @@ async def test_wrong_arguments(
         consumer = (await filled(js, 0)).bind_consumer("c")
         with pytest.raises(error, match=text):
             consumer.advisories(*kinds, **options)
+
+
+async def test_wrong_prefixes(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (_, nc):
+        with pytest.raises(InvalidSubjectError, match="event_prefix"):
+            nc.jetstream(event_prefix="a.*")

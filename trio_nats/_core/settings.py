@@ -41,6 +41,7 @@ class Settings:
     jetstream_domain: str | None = None
     """The domain of the NATS context, the default of :meth:`Connection.jetstream`."""
     jetstream_prefix: str | None = None
+    jetstream_event_prefix: str | None = None
 
     def ping_interval_of(self, server: Server) -> float:
         """Return the seconds between PINGs to ``server``."""

@@ -31,10 +31,10 @@ from ..message import Msg
 from ..options import check_count
 from ..subscription import Subscription
 from . import json_codec
+from .api import API
 from .errors import JetStreamError
 from .info import PeerInfo, StreamState
 from .json_codec import Choice
-from .validation import check_subject
 
 __all__ = [
     "Advisory",
@@ -64,7 +64,6 @@ __all__ = [
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
-PREFIX = "$JS.EVENT.ADVISORY"
 TYPES = "io.nats.jetstream.advisory.v1."
 MAX_SIZE = 256 * 1024
 """Maximum size of an advisory in bytes. The largest of a server list the replicas of a stream."""
@@ -510,14 +509,13 @@ class AdvisoryListener(
 
 
 def listen_to_advisories(
-    nc: BaseConnection,
+    api: API,
     kinds: Sequence[type[Advisory]],
     *,
     stream: str,
     consumer: str | None,
     queue: str | None,
     buffer: int,
-    prefix: str | None,
 ) -> AdvisoryListener:
     """Listen to the advisories of a stream and its consumers, or of one consumer."""
     top: type[Advisory] = Advisory if consumer is None else ConsumerAdvisory
@@ -529,21 +527,20 @@ def listen_to_advisories(
                 f"a kind must be {top.__name__} or a class derived from it, which tells the "
                 f"subjects, not {kind.__name__}"
             )
-    prefix = PREFIX if prefix is None else check_subject("prefix", prefix)
     wanted = dict.fromkeys(name for kind in kinds or (top,) for name in kind.SUBJECTS)
     subscriptions: list[Subscription] = []
     for name in wanted:
         area = name.partition(".")[0]
         if f"{area}.*" in wanted and name != f"{area}.*":
             continue  # it is covered
-        subject = f"{prefix}.{name}.{stream}"
+        subject = f"{api.event_prefix}.ADVISORY.{name}.{stream}"
         if area == "CONSUMER":
             subject += f".{consumer or '*'}"
-        subscriptions.append(nc.subscribe(subject, queue=queue))
+        subscriptions.append(api.nc.subscribe(subject, queue=queue))
     check_count("buffer", buffer, 1)
     if consumer is None:
         of, use = f"stream {stream!r}", "stream.advisories(...) as advisories"
     else:
         of = f"consumer {consumer!r} of stream {stream!r}"
         use = "consumer.advisories(...) as advisories"
-    return construct(AdvisoryListener, nc, of, stream, consumer, subscriptions, buffer, use)
+    return construct(AdvisoryListener, api.nc, of, stream, consumer, subscriptions, buffer, use)

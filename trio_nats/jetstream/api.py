@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 DEFAULT_PREFIX = "$JS.API"
+DEFAULT_EVENT_PREFIX = "$JS.EVENT"
 DEFAULT_TIMEOUT = 5.0
 MAX_PAGES = 100_000
 """Maximum number of pages, in case a server's listing never ends."""
@@ -121,6 +122,7 @@ class API:
         domain: str | None = None,
         prefix: str | None = None,
         timeout: float | None = None,
+        event_prefix: str | None = None,
     ) -> None:
         if domain is not None and prefix is not None:
             raise ConfigurationError("give domain or prefix, not both")
@@ -133,6 +135,9 @@ class API:
             prefix = DEFAULT_PREFIX
         self.prefix: str = check_subject("prefix", prefix)
         """The prefix of the subjects of requests."""
+        event_prefix = DEFAULT_EVENT_PREFIX if event_prefix is None else event_prefix
+        self.event_prefix: str = check_subject("event_prefix", event_prefix)
+        """The prefix of the subjects of advisories."""
         self.timeout: float = (
             DEFAULT_TIMEOUT if timeout is None else check_seconds("timeout", timeout)
         )

@@ -72,8 +72,12 @@ class BaseJetStream(Publishing):
         domain: str | None = None,
         prefix: str | None = None,
         timeout: float | None = None,
+        event_prefix: str | None = None,
     ) -> None:
-        super().__init__(API(nc, inboxes, domain=domain, prefix=prefix, timeout=timeout))
+        api = API(
+            nc, inboxes, domain=domain, prefix=prefix, timeout=timeout, event_prefix=event_prefix
+        )
+        super().__init__(api)
 
     @property
     def connection(self) -> BaseConnection:
@@ -84,6 +88,11 @@ class BaseJetStream(Publishing):
     def prefix(self) -> str:
         """The prefix of the subjects of the JetStream API, such as ``$JS.API``."""
         return self._api.prefix
+
+    @property
+    def event_prefix(self) -> str:
+        """The prefix of the subjects of advisories, such as ``$JS.EVENT``."""
+        return self._api.event_prefix
 
     @property
     def timeout(self) -> float:

@@ -397,7 +397,6 @@ class Stream(
         *kinds: type[Advisory],
         queue: str | None = None,
         buffer: int = 256,
-        prefix: str | None = None,
     ) -> AdvisoryListener:
         """Listen to advisories: ``async with stream.advisories() as advisories:``.
 
@@ -412,20 +411,17 @@ class Stream(
             none.
         :param buffer: number of advisories that may wait to be received; with more the oldest is
             dropped, and counted in ``dropped``. Default: 256.
-        :param prefix: what your account imports the ``$JS.EVENT.ADVISORY`` of another one as.
-            Default: ``$JS.EVENT.ADVISORY``.
         :returns: an asynchronous context manager; see :class:`AdvisoryListener`.
         :raises ConfigurationError: if an argument is invalid.
-        :raises InvalidSubjectError: if ``queue`` or ``prefix`` is not allowed.
+        :raises InvalidSubjectError: if ``queue`` is not allowed.
         """
         return listen_to_advisories(
-            self._api.nc,
+            self._api,
             kinds,
             stream=self.name,
             consumer=None,
             queue=queue,
             buffer=buffer,
-            prefix=prefix,
         )
 
     def subjects(self, filter: str = ">") -> PageIterator[tuple[str, int]]:

@@ -334,7 +334,6 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         *kinds: type[Advisory],
         queue: str | None = None,
         buffer: int = 256,
-        prefix: str | None = None,
     ) -> AdvisoryListener:
         """Listen to advisories of the consumer; see :meth:`Stream.advisories`.
 
@@ -348,13 +347,12 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         consumers.
         """
         return listen_to_advisories(
-            self._api.nc,
+            self._api,
             kinds,
             stream=self._stream,
             consumer=self._name,
             queue=queue,
             buffer=buffer,
-            prefix=prefix,
         )
 
     # --- one message, or several -----------------------------------------------------------------
