@@ -9,6 +9,7 @@ import trio_nats
 from ._extras import explain_missing
 from .commands.bench import bench
 from .commands.context import contexts
+from .commands.events import events
 from .commands.pub import pub
 from .commands.reply import reply
 from .commands.request import request
@@ -56,6 +57,7 @@ app.command("sub")(sub)
 app.command("request")(request)
 app.command("reply")(reply)
 app.command("rtt")(rtt)
+app.command("events")(events)
 app.command("bench")(bench)
 app.command("server")(server)
 app.command("doctor")(doctor)
