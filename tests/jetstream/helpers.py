@@ -5,14 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import trio
 
+from tests.support.server_versions import server_version
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, Msg, open_nats
-from trio_nats.jetstream import JetStream, MessageNotFoundError, StorageType, StoredMsg, Stream
+from trio_nats.jetstream import (
+    JetStream,
+    JetStreamAPIError,
+    MessageNotFoundError,
+    StorageType,
+    StoredMsg,
+    Stream,
+)
 from trio_nats.testing import NatsServer
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "fake_api",
     "filled",
     "pass_on",
+    "placed",
     "relayed",
     "stored",
 ]
@@ -42,6 +51,7 @@ REQUIRED: dict[str, Any] = {
 
 MEMORY = StorageType.MEMORY
 
+T = TypeVar("T")
 Answer = bytes | dict[str, Any]
 
 
@@ -61,6 +71,23 @@ async def filled(js: JetStream, count: int = 6, **options: Any) -> Stream:
     for number in range(count):
         await js.publish(f"s.{number % 3}", str(number))
     return stream
+
+
+NO_SUITABLE_PEERS = 10005
+
+
+async def placed(create: Callable[[], Awaitable[T]]) -> T:
+    """The result of ``create``, which needs replicas in a cluster that has just been started.
+
+    Servers before 2.11 take up to a second to tell each other what they have room for.
+    """
+    while True:
+        try:
+            return await create()
+        except JetStreamAPIError as failure:
+            if failure.err_code != NO_SUITABLE_PEERS or server_version() >= (2, 11):
+                raise
+            await trio.sleep(0.05)
 
 
 async def stored(stream: Stream) -> list[StoredMsg]:

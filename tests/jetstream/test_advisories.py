@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import MEMORY, connected, filled
+from tests.jetstream.helpers import MEMORY, connected, filled, placed
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks
 from trio_nats import (
@@ -170,7 +170,9 @@ async def test_pins_batches_and_backups(nats_server: NatsServer) -> None:
 async def test_leaders(nats_cluster: NatsCluster) -> None:
     async with open_nats(nats_cluster.urls) as nc:
         js = nc.jetstream(timeout=10)
-        stream = await js.create_stream("S", subjects=["s"], num_replicas=3, storage=MEMORY)
+        stream = await placed(
+            lambda: js.create_stream("S", subjects=["s"], num_replicas=3, storage=MEMORY)
+        )
         async with stream.advisories() as channel:
             await nc.flush()
             await stream.create_consumer("c", durable_name="c")

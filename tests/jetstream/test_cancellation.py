@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.jetstream.helpers import HANG_TIMEOUT, connected, filled
+from tests.jetstream.helpers import HANG_TIMEOUT, connected, filled, stored
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.internals import open_requests
 from tests.support.leaks import all_tasks, no_leaks
@@ -52,8 +52,8 @@ async def test_a_publisher(nats_server: NatsServer) -> None:
             async def check() -> None:
                 assert all_tasks() == before
                 await sound(nc)
-                stored = [int(m.data) async for m in stream.get_msgs(max_messages=10)]
-                assert stored == list(range(len(stored)))
+                numbers = [int(m.data) for m in await stored(stream)]
+                assert numbers == list(range(len(numbers)))
 
             assert await cancel_at_each_checkpoint(make, check, background=True) >= 8
 
@@ -80,6 +80,7 @@ async def test_a_publisher_with_failures(nats_server: NatsServer) -> None:
         assert await cancel_at_each_checkpoint(make, check) >= 3
 
 
+@pytest.mark.requires_server("2.11")
 async def test_publishing_and_asking(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await filled(js)
@@ -99,6 +100,7 @@ async def test_publishing_and_asking(nats_server: NatsServer) -> None:
         assert await cancel_at_each_checkpoint(make, lambda: sound(nc)) >= 10
 
 
+@pytest.mark.requires_server("2.11")
 async def test_getting_many_goes_on(nats_server: NatsServer) -> None:
     """Nothing is missed and nothing comes twice."""
     async with connected(nats_server) as (js, nc):
@@ -126,6 +128,7 @@ async def test_getting_many_goes_on(nats_server: NatsServer) -> None:
         assert await cancel_at_each_checkpoint(make, check) >= 7
 
 
+@pytest.mark.requires_server("2.12")
 async def test_an_atomic_batch(nats_server: NatsServer) -> None:
     """All or nothing, whenever it stops; and if it can go on, it is all there."""
     async with connected(nats_server) as (js, nc):
@@ -147,9 +150,9 @@ async def test_an_atomic_batch(nats_server: NatsServer) -> None:
 
         async def check() -> None:
             await sound(nc)
-            stored = [int(m.data) async for m in stream.get_msgs()]
-            assert stored in ([], [0, 1, 2, 3])
-            if not stored and len(batch):
+            numbers = [int(m.data) for m in await stored(stream)]
+            assert numbers in ([], [0, 1, 2, 3])
+            if not numbers and len(batch):
                 count = len(batch)
                 try:
                     assert (await batch.commit()).count == count

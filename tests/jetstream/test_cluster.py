@@ -7,6 +7,7 @@ import contextlib
 import pytest
 import trio
 
+from tests.jetstream.helpers import placed
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ReconnectPolicy, RequestTimeoutError, open_nats
 from trio_nats.jetstream import JetStreamAPIError, JetStreamError, Placement, StorageType
@@ -26,8 +27,10 @@ async def test_another_leader(nats_cluster: NatsCluster) -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_cluster.urls, reconnect=QUICK) as nc:
             js = nc.jetstream(timeout=10)
-            stream = await js.create_stream(
-                "S", subjects=["s"], num_replicas=3, storage=StorageType.MEMORY, allow_direct=True
+            stream = await placed(
+                lambda: js.create_stream(
+                    "S", subjects=["s"], num_replicas=3, storage=MEMORY, allow_direct=True
+                )
             )
             cluster = stream.info.cluster
             assert cluster is not None
@@ -57,6 +60,7 @@ async def test_another_leader(nats_cluster: NatsCluster) -> None:
             assert stored == acknowledged == list(range(30))
 
 
+@pytest.mark.requires_server("2.15")
 @pytest.mark.nats_cluster(3, jetstream=True)
 async def test_administration(nats_cluster: NatsCluster) -> None:
     """Leaders step down, and replicas move to other servers."""

@@ -200,6 +200,7 @@ async def test_a_seen_reply_subject_does_not_help_to_forge_answers(
                 await js.publish("s.1", b"x")
 
 
+@pytest.mark.requires_server("2.14")
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["two", "one"])
 async def test_both_forms_of_the_server(form: str) -> None:

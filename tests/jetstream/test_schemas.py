@@ -371,6 +371,7 @@ def check_one(name: str, data: bytes, what: str) -> Iterator[str]:
         yield f"{what}: {path} is unknown"
 
 
+@pytest.mark.requires_server("2.15")
 @pytest.mark.nats_server(jetstream=True)
 async def test_all_requests_and_answers(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):

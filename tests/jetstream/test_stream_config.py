@@ -127,6 +127,7 @@ def test_consumers_that_cannot_be(options: Any, kind: type[Exception], text: str
         check_consumer(ConsumerConfig(**options))
 
 
+@pytest.mark.requires_server("2.14")
 @pytest.mark.slow
 @pytest.mark.nats_server(jetstream=True)
 @pytest.mark.parametrize(

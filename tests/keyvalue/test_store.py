@@ -230,6 +230,7 @@ async def test_what_the_server_says_of_ttl(nats_server: NatsServer) -> None:
             await kv.create("x", "1", ttl=0.5)
 
 
+@pytest.mark.requires_server("2.11")
 @pytest.mark.slow
 async def test_expired_entries(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled
+from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled, stored
 from tests.support.internals import inbox_limits
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import (
@@ -52,8 +52,7 @@ async def test_the_order_is_kept(nats_server: NatsServer, max_pending: int) -> N
         assert most <= max_pending
         assert most == max_pending or max_pending > 7
         assert [(await ack).seq for ack in acks] == list(range(1, 301))
-        stored = [int(msg.data) async for msg in stream.get_msgs()]
-        assert stored == list(range(300))
+        assert [int(msg.data) for msg in await stored(stream)] == list(range(300))
         assert nc.stats.subscriptions == 0
 
 
