@@ -21,6 +21,7 @@ __all__ = [
     "LeaderChanged",
     "PullRefused",
     "RecreateFailed",
+    "StreamReplaced",
     "Unpinned",
 ]
 
@@ -125,6 +126,20 @@ class RecreateFailed:
     """Seconds until the next attempt."""
 
 
+@dataclass(frozen=True, slots=True)
+class StreamReplaced:
+    """The stream of an ordered consumer was deleted and created again, or has lost messages.
+
+    Emitted only with ``on_stream_replaced="restart"``: it begins again with the messages of the new
+    stream, whose sequence numbers mean something else.
+    """
+
+    stream: str
+    """The name of the stream."""
+    reason: str
+    """How this was noticed."""
+
+
 ConsumerEvent: TypeAlias = (
     HeartbeatsMissed
     | LeaderChanged
@@ -133,5 +148,6 @@ ConsumerEvent: TypeAlias = (
     | FlowControlStalled
     | ConsumerRecreated
     | RecreateFailed
+    | StreamReplaced
 )
 """Any event of a consumer."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar, Unpack
+from typing import ClassVar, Literal, Unpack
 
 import msgspec
 
 from .._constructors import NoPublicConstructor, construct
 from ..errors import ConfigurationError, NoRespondersError
-from ..options import check_count
+from ..options import check_choice, check_count
 from .advisories import Advisory, AdvisoryListener, listen_to_advisories
 from .api import API, Page, PageIterator
 from .consumer.config import (
@@ -265,6 +265,7 @@ class StreamConsumers:
         inactive_threshold: float = 300.0,
         name_prefix: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        on_stream_replaced: Literal["raise", "restart"] = "raise",
     ) -> OrderedConsumer:
         """Read the stream in order, without acknowledgements; see :class:`OrderedConsumer`.
 
@@ -285,11 +286,18 @@ class StreamConsumers:
         :param name_prefix: the beginning of the names of the consumers; a random part and a number
             follow. Default: a random name.
         :param metadata: the metadata of the consumers.
+        :param on_stream_replaced: what to do if the stream was deleted and created again, or has
+            lost messages that were already read. ``"raise"`` raises :exc:`StreamNotFoundError`.
+            ``"restart"`` begins again: with the last message of each subject for
+            ``DeliverPolicy.LAST_PER_SUBJECT``, at the start time for ``BY_START_TIME``, and with
+            the first message otherwise. While the stream is missing, it waits. Default:
+            ``"raise"``.
         :returns: the ordered consumer.
         :raises ConfigurationError: if an argument is invalid.
         :raises InvalidSubjectError: if a subject is not valid.
         """
         check_filters("filter_subjects", filter_subjects)
+        check_choice("on_stream_replaced", on_stream_replaced, ("raise", "restart"))
         single = len(filter_subjects) == 1
         config = ConsumerConfig(
             filter_subject=filter_subjects[0] if single else "",
@@ -305,7 +313,13 @@ class StreamConsumers:
         prefix = new_name() if name_prefix is None else check_name("consumer", name_prefix)
         check_consumer(config)
         return construct(
-            OrderedConsumer, self._api, self._name, prefix, config, self._known_creation()
+            OrderedConsumer,
+            self._api,
+            self._name,
+            prefix,
+            config,
+            self._known_creation(),
+            restart=on_stream_replaced == "restart",
         )
 
     def _known_creation(self) -> datetime | None:

@@ -117,6 +117,7 @@ class WatchedMessages:
         self._missing: set[str] | None = None  # subjects of the list that were not received yet
         self._position = max(0, since - 1)  # sequence number of the last message received
         self._end = 0  # sequence number up to which to read before asking again
+        self._replacements = 0  # how often the stream was replaced, and it began again
         self._may_stall = False  # whether the consumer may wait for messages that were removed
 
     async def enter(self, *, updates_only: bool) -> None:
@@ -195,10 +196,22 @@ class WatchedMessages:
                 await self._messages.restart()
             self._may_stall = False
         msg = await self._messages.receive()
+        self._note_replacement()
         self._position = msg.metadata.stream_seq
         return msg
 
+    def _note_replacement(self) -> None:
+        """Forget what is known about a stream that was replaced since."""
+        replacements = self._messages._owner.replacements
+        if replacements != self._replacements:
+            self._replacements = replacements
+            self._seen.clear()
+            self._missing = None
+            self._position = self._end = 0
+            self._since = self._may_stall = False
+
     def _saw(self, msg: JetStreamMsg) -> None:
+        self._note_replacement()
         self._position = max(self._position, msg.metadata.stream_seq)
         if self._missing is None:
             if not self._since:
@@ -245,6 +258,7 @@ class WatchedMessages:
         return True
 
     async def _ask(self) -> None:
+        self._note_replacement()
         if self._missing is None and (self._since or self._has_wildcards()):
             state = (await self._stream.refresh()).state
             if not state.messages or self._position >= state.last_seq:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Generic, TypeVar, cast, overload
+from typing import Generic, Literal, TypeVar, cast, overload
 
 from .._constructors import NoPublicConstructor, construct
 from ..codecs import Codec, Payload, check_payload, encode
@@ -20,7 +20,7 @@ from ..jetstream.errors import (
 )
 from ..jetstream.get.stored_message import StoredMsg
 from ..jetstream.stream import Stream
-from ..options import check_count, check_flag, check_seconds
+from ..options import check_choice, check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_of, status_of, subjects_of
 from .entry import OPERATION, Entry, Operation, deleted_error
 from .errors import KeyExistsError, KeyNotFoundError
@@ -193,6 +193,7 @@ class KeyValue(
         ignore_deletes: bool = False,
         meta_only: bool = False,
         resume_from: int | None = None,
+        on_bucket_replaced: Literal["raise", "restart"] = "raise",
     ) -> KeyWatcher[T]:
         """Watch keys: ``async with kv.watch("a.>") as watcher:``.
 
@@ -208,6 +209,10 @@ class KeyValue(
         :param meta_only: do not receive the values; :attr:`Entry.size` is their size. Default: no.
         :param resume_from: start with all entries from this revision on, usually the one after the
             last that you have seen. Default: none.
+        :param on_bucket_replaced: what to do if the bucket was deleted and created again.
+            ``"raise"`` raises :exc:`BucketNotFoundError`. ``"restart"`` begins again with the
+            entries of the new bucket, waiting while there is none; keys that only the old one had
+            are not reported as deleted. Default: ``"raise"``.
         :returns: the watcher, to be entered with ``async with``.
         :raises InvalidKeyError: if a key filter is invalid.
         :raises ConfigurationError: if the options cannot be combined.
@@ -219,6 +224,7 @@ class KeyValue(
             ("meta_only", meta_only),
         ):
             check_flag(name, flag)
+        check_choice("on_bucket_replaced", on_bucket_replaced, ("raise", "restart"))
         if include_history + updates_only + (resume_from is not None) > 1:
             raise ConfigurationError(
                 "include_history, updates_only and resume_from cannot be combined; give one"
@@ -236,6 +242,7 @@ class KeyValue(
             deliver_policy=policy,
             opt_start_seq=resume_from or 0,
             headers_only=meta_only,
+            on_stream_replaced=on_bucket_replaced,
         )
         plan = Plan(
             self._name,

@@ -12,7 +12,7 @@ import trio
 from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled, pass_on, relayed
 from tests.jetstream.scripted_server import QUICK
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
-from trio_nats import Msg, open_nats
+from trio_nats import ConfigurationError, Msg, open_nats
 from trio_nats.jetstream import (
     ConsumerLimits,
     ConsumerNotFoundError,
@@ -24,6 +24,7 @@ from trio_nats.jetstream import (
 )
 from trio_nats.jetstream.consumer.ordered import OrderedMessages
 from trio_nats.jetstream.consumer.ordered_state import is_another_stream, pause
+from trio_nats.jetstream.events import RecreateFailed, StreamReplaced
 from trio_nats.keyvalue import BucketNotFoundError
 from trio_nats.testing import NatsServer
 
@@ -109,6 +110,95 @@ async def test_a_stream_that_was_created_again_while_disconnected_is_noticed() -
                 await messages.receive()
             with pytest.raises(BucketNotFoundError):
                 await watcher.receive()
+
+
+@pytest.mark.parametrize("count", [3, 30])
+async def test_it_begins_again_with_a_stream_that_was_created_again(
+    nats_server: NatsServer, count: int
+) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 10)
+        ordered = stream.ordered_consumer(on_stream_replaced="restart")
+        async with (
+            ordered.consume(expires=1, heartbeat=0.1) as messages,
+            messages.events() as events,
+        ):
+            assert await numbers(messages, 10) == list(range(10))
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def read() -> None:
+                    assert await numbers(messages, count) == list(range(count))
+                    assert ordered.next_seq == count + 1
+
+                await js.delete_stream("S")
+                # It waits for the stream.
+                while not isinstance(event := await events.receive(), RecreateFailed):
+                    pass
+                assert isinstance(event.error, StreamNotFoundError)
+                await filled(js, count)
+            while not isinstance(replaced := await events.receive(), StreamReplaced):
+                pass
+            assert replaced.stream == "S"
+            assert replaced.reason.startswith("was created again at")
+        await again(js, 2)
+        assert [msg.data for msg in await ordered.fetch(2)] == [b"0", b"1"]
+        await again(js, 1)
+        assert (await ordered.next()).data == b"0"
+
+
+async def test_a_new_start_follows_the_deliver_policy(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        for policy, expected in (
+            (DeliverPolicy.NEW, [0, 1, 2, 3, 4, 5]),
+            (DeliverPolicy.LAST_PER_SUBJECT, [3, 4, 5]),
+        ):
+            stream = await filled(js, 10)
+            ordered = stream.ordered_consumer(deliver_policy=policy, on_stream_replaced="restart")
+            async with ordered.consume(expires=1, heartbeat=0.1) as messages:
+                await js.publish("s.0", "10")
+                while (await messages.receive()).data != b"10":
+                    pass
+                await again(js, 6)
+                assert await numbers(messages, len(expected)) == expected
+            await js.delete_stream("S")
+
+
+@pytest.mark.parametrize("caught_up", [False, True])
+async def test_a_watcher_begins_again_with_a_bucket_that_was_created_again(
+    nats_server: NatsServer, caught_up: bool
+) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await js.create_key_value("B", storage=MEMORY)
+        for number in range(10):
+            await kv.put(f"old.{number}", "0")
+        async with kv.watch(on_bucket_replaced="restart") as watcher:
+            for _ in range(10 if caught_up else 5):
+                await watcher.receive()
+            assert watcher.is_caught_up == caught_up
+            await js.delete_key_value("B")
+            kv = await js.create_key_value("B", storage=MEMORY)
+            for key in ("new.1", "old.9", "new.2"):
+                await kv.put(key, "1")
+            new = []
+            while len(new) < 3:
+                entry = await watcher.receive()
+                if entry.value == b"1":
+                    new.append((entry.key, entry.revision))
+            assert new == [("new.1", 1), ("old.9", 2), ("new.2", 3)]
+            assert [entry async for entry in watcher.initial()] == []
+            await kv.put("new.3", "1")
+            assert (await watcher.receive()).revision == 4
+
+
+async def test_what_to_do_with_another_stream_is_checked(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 0)
+        with pytest.raises(ConfigurationError, match="on_stream_replaced must be"):
+            stream.ordered_consumer(on_stream_replaced="ignore")  # type: ignore[arg-type]
+        kv = await js.create_key_value("B", storage=MEMORY)
+        with pytest.raises(ConfigurationError, match="on_bucket_replaced must be"):
+            kv.watch(on_bucket_replaced="ignore")  # type: ignore[arg-type]
 
 
 @pytest.mark.requires_server("2.11")

@@ -35,7 +35,7 @@ from ..._constructors import NoPublicConstructor, construct
 from ...errors import NatsError, PermissionsViolationError, RequestTimeoutError, timed_out
 from ...options import check_count, check_flag
 from ..api import API
-from ..events import ConsumerRecreated, RecreateFailed
+from ..events import ConsumerRecreated, RecreateFailed, StreamReplaced
 from .config import ConsumerConfig
 from .fetch import Fetch
 from .info import ConsumerInfo
@@ -43,7 +43,7 @@ from .message import AckContext, JetStreamMsg
 from .message_channel import Messages
 from .message_source import Broken, message_size
 from .options import ConsumeOptions, PullOptions, consume_options
-from .ordered_state import OrderedState, passes, pause
+from .ordered_state import OrderedState, pause
 from .pull import PullSubscription, too_large_error
 from .pull_flow_control import LARGEST_BATCH
 from .push import PushSubscription
@@ -65,6 +65,7 @@ class OrderedMessages(Messages):
         self._left = options.stop_after
         self._source: PullSubscription | PushSubscription | None = None
         self._use = owner.use()
+        self._replacements = owner.replacements
         self._in_use = False
         self._receiving = False
         # Closing waits until no consumer is being created, or the next channel would meet it.
@@ -162,7 +163,7 @@ class OrderedMessages(Messages):
             try:
                 await self._begin()
             except NatsError as error:
-                if not passes(error):
+                if not self._owner.passes(error):
                     raise
                 _logger.warning("%s: %s; trying again", repr(self._owner), str(error))
                 seconds = pause(waits)
@@ -174,6 +175,9 @@ class OrderedMessages(Messages):
 
     def _note_renewed(self) -> None:
         owner = self._owner
+        if self._replacements != owner.replacements:
+            self._replacements = owner.replacements
+            self._hub.emit(StreamReplaced(owner.stream, owner.replaced_because))
         if self._hub and owner.name is not None:
             reason, next_seq = self._discarded_because, owner.next_seq
             self._hub.emit(ConsumerRecreated(owner.stream, owner.name, reason, next_seq))
@@ -294,9 +298,10 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
     It never skips a message, nor returns one twice. Whenever something may have been missed (a gap,
     silence, another connection, a consumer that was deleted), a new ephemeral consumer in the
     server's memory continues after the last message that was returned. If the stream was deleted
-    and created again, :exc:`StreamNotFoundError` is raised. Nothing is acknowledged. :meth:`next`,
-    :meth:`fetch` and :meth:`consume` share one position. It is for one task at a time; a second
-    one gets :exc:`trio.BusyResourceError`.
+    and created again, :exc:`StreamNotFoundError` is raised, or it begins again, as
+    ``on_stream_replaced`` of :meth:`Stream.ordered_consumer` tells. Nothing is acknowledged.
+    :meth:`next`, :meth:`fetch` and :meth:`consume` share one position. It is for one task at a
+    time; a second one gets :exc:`trio.BusyResourceError`.
 
     If ``DeliverPolicy.LAST_PER_SUBJECT`` is interrupted before it has caught up, messages that are
     not the last of their subject may arrive too, still in order.
@@ -309,9 +314,11 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
         prefix: str,
         config: ConsumerConfig,
         created: datetime | None = None,
+        *,
+        restart: bool = False,
     ) -> None:
         self._api = api
-        self._consumers = OrderedState(api, stream, prefix, config, created)
+        self._consumers = OrderedState(api, stream, prefix, config, created, restart=restart)
 
     @property
     def stream_name(self) -> str:
@@ -417,7 +424,7 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
                     )
                 except BaseException as error:
                     self._consumers.forget()
-                    if not passes(error):
+                    if not self._consumers.passes(error):
                         raise
                     with trio.move_on_at(deadline):
                         await trio.sleep(pause(waits))

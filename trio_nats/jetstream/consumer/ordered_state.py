@@ -58,6 +58,8 @@ class OrderedState:
         prefix: str,
         config: ConsumerConfig,
         created: datetime | None = None,
+        *,
+        restart: bool = False,
     ) -> None:
         self.api = api
         self.stream = stream
@@ -69,6 +71,11 @@ class OrderedState:
         self.next_seq: int | None = None
         """Where the next consumer begins in the stream; ``None``: as configured."""
         self.mode: OrderedMode = api.ordered_mode(stream)
+        self.replacements: int = 0
+        """How often the stream was replaced, so that it began again."""
+        self.replaced_because: str = ""
+        """How the last replacement was noticed."""
+        self._restart = restart
         self._config = config
         # Two programs may use the same prefix, or the consumer of an earlier one may be left. The
         # position of such a consumer means nothing here.
@@ -95,7 +102,8 @@ class OrderedState:
         With ``push``, create a push consumer that delivers as that configuration tells. If
         cancelled, a consumer that may have been created is deleted.
 
-        :raises StreamNotFoundError: if the stream does not exist, or was created again.
+        :raises StreamNotFoundError: if the stream does not exist, or was created again, unless it
+            is to begin again then.
         """
         if self.name is None:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -103,27 +111,10 @@ class OrderedState:
                 # A request that waits for the connection would be sent even if this is cancelled,
                 # and the server may handle the one that deletes the consumer first.
                 await self.api.nc.flush(timeout=self.api.timeout)
-            config = self._next_config()
+            name = self.next_name
             self._serial += 1
-            if push is not None:
-                config = msgspec.structs.replace(
-                    config,
-                    deliver_subject=push.deliver_subject,
-                    flow_control=push.flow_control,
-                    idle_heartbeat=push.idle_heartbeat,
-                )
-            created = False
-            try:
-                info = await self._create(config)
-                created = True
-                if self._since is not None:
-                    await self._check_stream()
-            except BaseException as error:
-                if created or not isinstance(error, NatsError):
-                    await self._undo(config.name)
-                elif isinstance(error, RequestTimeoutError):
-                    self._delete_nowait(config.name)
-                raise
+            while (info := await self._create_checked(name, push)) is None:
+                pass  # The position was reset.
             self.name, self.info, self._consumer_seq = info.name, info, 0
             if self._since is None:
                 self._since = info.created
@@ -136,6 +127,62 @@ class OrderedState:
                 if policy != DeliverPolicy.BY_START_SEQUENCE:
                     self._reached = info.delivered.stream_seq
         return self.name
+
+    async def _create_checked(self, name: str, push: ConsumerConfig | None) -> ConsumerInfo | None:
+        """Create a consumer. Return ``None`` if the position is to be reset, and has been."""
+        config = self._next_config(name)
+        if push is not None:
+            config = msgspec.structs.replace(
+                config,
+                deliver_subject=push.deliver_subject,
+                flow_control=push.flow_control,
+                idle_heartbeat=push.idle_heartbeat,
+            )
+        created = False
+        try:
+            info = await self._create(config)
+            created = True
+            stream = None if self._since is None else await self._stream_info()
+            why = "" if stream is None else self._why_replaced(stream)
+            if stream is None or not why:
+                return info
+            if not self._restart:
+                raise StreamNotFoundError(
+                    404,
+                    ErrorCode.STREAM_NOT_FOUND,
+                    f"stream {self.stream!r} {why}; make a new ordered consumer",
+                )
+        except BaseException as error:
+            if created or not isinstance(error, NatsError):
+                await self._undo(name)
+            elif isinstance(error, RequestTimeoutError):
+                self._delete_nowait(name)
+            raise
+        await self._undo(name)
+        self._begin_again(stream, why)
+        return None
+
+    def _begin_again(self, stream: StreamInfo, why: str) -> None:
+        """Begin with the first message of a stream that was replaced."""
+        _logger.info("%s: the stream %s; beginning again", repr(self), why)
+        self.replacements += 1
+        self.replaced_because = why
+        self.next_seq = self._since = self._created = None
+        self._supposed, self._reached = stream.created, 0
+        if self._config.deliver_policy not in (
+            DeliverPolicy.LAST_PER_SUBJECT,
+            DeliverPolicy.BY_START_TIME,
+        ):
+            # All of it is new, and sequence numbers mean something else.
+            self._config = msgspec.structs.replace(
+                self._config, deliver_policy=DeliverPolicy.ALL, opt_start_seq=0
+            )
+
+    def passes(self, error: BaseException) -> bool:
+        """Whether an error is temporary, as a missing stream is if it is to begin again."""
+        has_begun = self._since is not None or self.replacements > 0
+        waits = self._restart and has_begun and isinstance(error, StreamNotFoundError)
+        return waits or passes(error)
 
     async def _create(self, config: ConsumerConfig) -> ConsumerInfo:
         try:
@@ -150,39 +197,38 @@ class OrderedState:
         assert consumer.info is not None
         return consumer.info
 
-    async def _check_stream(self) -> None:
-        """Check that the stream is the one of the earlier consumers.
+    async def _stream_info(self) -> StreamInfo | None:
+        """Ask for the stream; return ``None`` if the server does not answer.
 
-        The position is meaningless in another stream of that name: its messages have lower numbers,
-        so a consumer would wait, perhaps for ever, for the number to come.
+        :raises StreamNotFoundError: if it does not exist.
         """
         try:
-            info = await self.api.request(
+            return await self.api.request(
                 f"STREAM.INFO.{self.stream}", None, StreamInfo, min(self.api.timeout, CHECK_TIMEOUT)
             )
         except StreamNotFoundError:
             raise
         except NatsError as error:  # the user may lack the permission, for example
             _logger.debug("%s could not be checked: %s", repr(self), str(error))
-            return
-        why = ""
+            return None
+
+    def _why_replaced(self, info: StreamInfo) -> str:
+        """Return why the stream is not the one of the earlier consumers; empty if it is.
+
+        The position is meaningless in another stream of that name: its messages have lower numbers,
+        so a consumer would wait, perhaps for ever, for the number to come.
+        """
         if info.created is not None and is_another_stream(
             info.created, self._created, self._supposed, self._since
         ):
-            why = (
-                f"was created again at {info.created.isoformat()}, after this consumer began; make "
-                "a new ordered consumer"
-            )
-        elif info.state.last_seq < self._reached:
-            why = (
+            return f"was created again at {info.created.isoformat()}, after this consumer began"
+        if info.state.last_seq < self._reached:
+            return (
                 f"ends at {info.state.last_seq}, but message {self._reached} was already read: it "
-                "has lost messages; make a new ordered consumer"
-            )
-        if why:
-            raise StreamNotFoundError(
-                404, ErrorCode.STREAM_NOT_FOUND, f"stream {self.stream!r} {why}"
+                "has lost messages"
             )
         self._created = info.created
+        return ""
 
     async def _undo(self, name: str) -> None:
         """Delete a consumer that was or may have been created. If cancelled, it goes on."""
@@ -202,10 +248,10 @@ class OrderedState:
                 else:
                     return
 
-    def _next_config(self) -> ConsumerConfig:
+    def _next_config(self, name: str) -> ConsumerConfig:
         config = msgspec.structs.replace(
             self._config,
-            name=self.next_name,
+            name=name,
             ack_policy=AckPolicy.NONE,
             mem_storage=True,
             num_replicas=1,
