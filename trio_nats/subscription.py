@@ -208,9 +208,9 @@ class Subscription(
     def _is_empty(self) -> bool:
         return not self._queue and not self._in_hand
 
-    async def _wait_empty(self) -> None:
-        """Wait until all messages have been received, and none is in hand."""
-        await super()._wait_empty()
+    async def _wait_put_down(self) -> None:
+        """After :meth:`_wait_empty`, wait until no message is in hand."""
+        await trio.lowlevel.checkpoint()
         if self._in_hand and self._core.state is not ConnectionState.CLOSED:
             await self._empty_waiters.park()
 

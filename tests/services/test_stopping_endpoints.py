@@ -152,6 +152,44 @@ async def test_no_request_is_lost_while_another_instance_takes_over(
             over.set()
 
 
+@pytest.mark.slow
+async def test_replacing_an_endpoint_again_and_again(nats_server: NatsServer) -> None:
+    """Each request is handled once: a new one is subscribed before an old one stops."""
+    handled: list[bytes] = []
+    published = 0
+
+    async def handle(request: ServiceRequest) -> bytes:
+        handled.append(request.data)
+        await trio.lowlevel.checkpoint()
+        return request.data
+
+    async def publish() -> None:
+        nonlocal published
+        while not over.is_set():
+            await client.publish("work", b"%d" % published, reply="replies")
+            published += 1
+            await trio.lowlevel.checkpoint()
+
+    over = trio.Event()
+    async with running(nats_server) as (service, client), client.subscribe("replies") as replies:
+        old = await service.add_endpoint("work", handle)
+        await service.nc.flush()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            for _ in range(50):
+                new = await service.add_endpoint("work", handle)
+                await service.nc.flush()
+                await old.aclose()
+                old = new
+            over.set()
+        found = sorted([int((await replies.receive()).data) for _ in range(published)])
+        assert found == [*range(published)] == sorted(map(int, handled))
+        await client.flush()
+        with pytest.raises(trio.WouldBlock):
+            replies.receive_nowait()
+        assert service.nc.stats.subscriptions == 11
+
+
 async def test_a_handler_may_stop_its_endpoint(nats_server: NatsServer) -> None:
     async with running(nats_server) as (service, client):
 
@@ -296,6 +334,17 @@ async def test_stopping_before_the_service_is_entered(nats_server: NatsServer) -
             await nc.flush()
             assert not await has_responders(nc, "early")
             assert await has_responders(nc, "kept")
+
+
+async def test_entering_a_service_that_was_stopped(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url) as nc:
+        service = adder(nc)
+        endpoint = await service.add_endpoint("early", reverse)
+        service.stop()
+        async with service:
+            await service.wait_stopped()
+            assert (endpoint.stopped, service.endpoints) == (True, (endpoint,))
+        assert nc.stats.subscriptions == 0
 
 
 async def test_stopping_while_the_service_is_entered(nats_server: NatsServer) -> None:
@@ -543,6 +592,31 @@ async def test_a_handler_that_drains_the_connection_does_not_wait_for_itself(
         assert (await client.request("drain")).data == b"drained"
         await service.wait_stopped()
     assert not caplog.records
+
+
+async def test_handlers_that_drain_do_not_wait_for_each_other(nats_server: NatsServer) -> None:
+    waiting = 0
+    drained: list[str] = []
+    both = trio.Event()
+
+    async def drain(request: ServiceRequest) -> bytes:
+        nonlocal waiting
+        waiting += 1
+        if waiting == 2:
+            both.set()
+        await both.wait()
+        await service.nc.drain()
+        drained.append(request.subject)
+        return b"drained"
+
+    async with running(nats_server, close_timeout=1000) as (service, client):
+        for name in ("one", "two"):
+            await service.add_endpoint(name, drain)
+        await service.nc.flush()
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two"):
+                nursery.start_soon(client.request, name)
+        assert sorted(drained) == ["one", "two"]
 
 
 async def test_discovery_requests_are_responded_to_while_draining(nats_server: NatsServer) -> None:

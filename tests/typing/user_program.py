@@ -141,6 +141,8 @@ async def offer(nc: Connection) -> None:
         reply = await nc.request("words.split", b"a b")
         assert_type(check_reply(reply).decode(words), list[str])
         assert_type(service_error(reply), ServiceError | None)
+        await endpoint.aclose()
+        assert_type(service.group("words").endpoints, tuple[Endpoint, ...])
         for stats in await nc.services().stats("text"):
             assert_type(stats.endpoints, list[trio_nats.services.EndpointStats])
         assert_type(await nc.services(prefix="x").ping(), list[ServicePing])

@@ -228,8 +228,16 @@ class RequestMux:
         """See :class:`~.router.Sink`. No replies are queued here."""
         return True
 
+    def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+        """See :class:`~.router.Sink`."""
+        return False
+
     async def _wait_empty(self) -> None:
         """See :class:`~.router.Sink`. No replies are queued here."""
+        await trio.lowlevel.checkpoint()
+
+    async def _wait_put_down(self) -> None:
+        """See :class:`~.router.Sink`."""
         await trio.lowlevel.checkpoint()
 
     def close(self, token: bytes) -> None:

@@ -48,8 +48,15 @@ class Sink(Protocol):
         """Whether all messages have been received, and those in hand have been handled."""
         ...
 
+    def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
+        """Whether ``task`` handles messages on behalf of the task that receives them."""
+        ...
+
     async def _wait_empty(self) -> None:
-        """Wait until :meth:`_is_empty`."""
+        """Wait until all messages have been received."""
+
+    async def _wait_put_down(self) -> None:
+        """After :meth:`_wait_empty`, wait until no message is in hand."""
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
         """Whether no other task can receive a message while ``task`` waits."""

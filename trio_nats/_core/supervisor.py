@@ -460,6 +460,9 @@ class Supervisor(MoveCallbacks):
         self._drained += {*sinks.values(), *self._drained_alone}
         await self.drain(sinks)
         left = False
+        # A task that handles a message is not waited for below, so it need not wait for others that
+        # do, which may be waiting here as well.
+        handles = any(sink._is_handled_by(task) for sink in self._drained)
         for sink in self._drained:
             if self.state is ConnectionState.CLOSED:  # closed while waiting
                 return False
@@ -467,6 +470,8 @@ class Supervisor(MoveCallbacks):
                 left = left or not sink._is_empty()
             else:
                 await sink._wait_empty()
+                if not handles:
+                    await sink._wait_put_down()
         return left
 
     # --- state -----------------------------------------------------------------------------------
