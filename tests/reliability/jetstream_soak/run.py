@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeGuard, TypeVar
 
 import trio
 
@@ -38,7 +38,7 @@ from trio_nats import (
 from trio_nats.jetstream import (
     ConsumerLimits,
     JetStream,
-    JetStreamNotEnabledError,
+    JetStreamAPIError,
 )
 from trio_nats.testing import NatsCluster, NatsServer
 
@@ -55,8 +55,7 @@ WINDOW = 3600.0
 ACK_WAIT = 5.0
 FILTER = "soak.p0"
 SPARE_INBOXES = 17
-TEMPORARY = (RequestTimeoutError, NoRespondersError, JetStreamNotEnabledError)
-"""What may happen before a consumer or watcher has begun."""
+UNAVAILABLE = 503
 
 _ALARM = re.compile(r"\[(WRN|ERR|FTL)\]")
 
@@ -180,11 +179,10 @@ class Soak:
             await js.update_stream(config, consumer_limits=limits)
         for name in sorted(DURABLE - {"push"}):
             await stream.create_consumer(durable_name=name, ack_wait=ACK_WAIT)
-        self._inbox = js.connection.new_inbox()
         await stream.create_consumer(
             durable_name="push",
             ack_wait=ACK_WAIT,
-            deliver_subject=self._inbox,
+            deliver_subject=js.connection.new_inbox(),
             idle_heartbeat=1,
             flow_control=True,
         )
@@ -237,7 +235,7 @@ class Soak:
                 await work(began)
             except Exception as error:
                 for one in _leaves(error):
-                    if isinstance(one, TEMPORARY) and not began.is_set():
+                    if _is_temporary(one) and not began.is_set():
                         self.report.error(f"{who} could not begin", one)
                     else:
                         self.report.violation(f"{who} ended: {one!r}")
@@ -479,6 +477,13 @@ async def _connections(server: NatsServer) -> int:
 
 def _same(left: object, right: object) -> bool:
     return left == right
+
+
+def _is_temporary(error: BaseException) -> TypeGuard[NatsError]:
+    """Whether it may happen before a consumer or watcher has begun."""
+    if isinstance(error, JetStreamAPIError):
+        return error.code == UNAVAILABLE
+    return isinstance(error, (RequestTimeoutError, NoRespondersError))
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
