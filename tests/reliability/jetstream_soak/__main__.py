@@ -6,7 +6,7 @@ delayed, half-open or fed with garbage. Everybody writes and reads all the time,
 after errors. When the faults are over:
 
 * what was acknowledged is stored exactly once, where the acknowledgement says, and what was not, at
-  most once;
+  most once; batches are stored completely or not at all;
 * pull and push consumers have received every message, ordered ones exactly once and in order;
 * counters incremented by compare-and-set have the value of the confirmed increments, plus at most
   those whose outcome is unknown; watchers end with the truth; lists of keys were complete;

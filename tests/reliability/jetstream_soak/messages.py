@@ -13,6 +13,7 @@ from tests.reliability.jetstream_soak.report import Report
 from tests.reliability.soak import opened, sealed
 from trio_nats import NatsError
 from trio_nats.jetstream import (
+    AtomicBatch,
     Consumer,
     JetStream,
     JetStreamMsg,
@@ -29,6 +30,7 @@ __all__ = [
     "consume",
     "consume_in_order",
     "fetch",
+    "publish_batches",
     "publish_one_by_one",
     "publish_pipelined",
     "read",
@@ -51,6 +53,7 @@ class Ledger:
         self._report = report
         self.acknowledged: dict[str, int] = {}
         self.unknown: set[str] = set()
+        self.unknown_batches: list[list[str]] = []
         self.started = 0
 
     def payload(self, name: str, dice: random.Random) -> bytes:
@@ -77,6 +80,9 @@ class Ledger:
                 report.violation(f"{name} is stored, but was not published")
             elif copies[name] > 1:
                 report.violation(f"{name}, whose outcome is unknown, is stored {copies[name]}x")
+        for batch in self.unknown_batches:
+            if 0 < sum(copies[name] for name in batch) < len(batch):
+                report.violation(f"of the atomic batch {batch}, only a part is stored")
         report.counts["messages: acknowledged, and stored exactly once"] = sum(
             copies[name] == 1 for name in self.acknowledged
         )
@@ -162,6 +168,44 @@ async def publish_pipelined(
         for name, payload in failed.items():
             await _publish(js, who, name, payload, ledger, report)
         await trio.sleep(pause)
+
+
+async def publish_batches(
+    js: JetStream,
+    who: str,
+    ledger: Ledger,
+    report: Report,
+    stop: trio.Event,
+    pause: float,
+    began: trio.Event,
+) -> None:
+    """Publish atomic batches, each of them once."""
+    began.set()
+    dice = random.Random(who)
+    while not stop.is_set():
+        batch, names = js.atomic_batch(timeout=TIMEOUT), list[str]()
+        try:
+            for _ in range(dice.randrange(2, 8)):
+                names.append(f"{who}-{ledger.started}")
+                await batch.add(f"soak.{who}", ledger.payload(names[-1], dice))
+        except NatsError as error:
+            report.error("add to batch", error)
+        else:
+            await _commit(batch, names, ledger, report)
+        await trio.sleep(pause)
+
+
+async def _commit(batch: AtomicBatch, names: list[str], ledger: Ledger, report: Report) -> None:
+    try:
+        ack = await batch.commit()
+    except NatsError as error:
+        report.error("commit batch", error)
+        ledger.unknown.update(names)
+        ledger.unknown_batches.append(names)
+    else:
+        report.counts["messages: batches acknowledged"] += 1
+        first = ack.seq - len(names) + 1
+        ledger.acknowledged.update(zip(names, range(first, ack.seq + 1), strict=True))
 
 
 # --- consuming ----------------------------------------------------------------------------------

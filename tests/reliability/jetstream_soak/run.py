@@ -169,7 +169,12 @@ class Soak:
     async def _create(self, js: JetStream) -> None:
         """Create streams with three replicas, and durable consumers."""
         stream = await js.create_stream(
-            STREAM, subjects=["soak.>"], num_replicas=3, allow_direct=True, duplicate_window=WINDOW
+            STREAM,
+            subjects=["soak.>"],
+            num_replicas=3,
+            allow_direct=True,
+            allow_atomic=True,
+            duplicate_window=WINDOW,
         )
         await js.create_key_value(BUCKET, num_replicas=3, history=64)
         await js.create_object_store(OBJECTS, num_replicas=3)
@@ -260,6 +265,10 @@ class Soak:
                 *(clients["pipelined"].js, f"p{number}", self._ledger, report, stop),
                 *(self._settings.batch, 4 * pause),
             )
+        found["batches"] = partial(
+            messages.publish_batches,
+            *(clients["pipelined"].js, "b", self._ledger, report, stop, 4 * pause),
+        )
         for number in range(4):
             who = f"counter {number % 2}"
             found[f"{who} {number}"] = partial(self._increment, who, f"c{number}")
