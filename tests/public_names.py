@@ -150,7 +150,11 @@ def _member(path: str, member: object) -> Iterator[str]:
 def _function(path: str, function: types.FunctionType, prefix: str = "") -> Iterator[str]:
     inner = inspect.unwrap(function)
     kind = "async def" if inspect.iscoroutinefunction(inner) else "def"
-    for one in get_overloads(inner) or [function]:
+    # They are registered under the name in the source, which may be that of a private base class.
+    source = types.SimpleNamespace(
+        __module__=inner.__module__, __qualname__=inner.__code__.co_qualname
+    )
+    for one in get_overloads(source) or [function]:  # type: ignore[arg-type]
         yield f"{path} {prefix}{kind} {_signature(inspect.signature(one))}"
 
 

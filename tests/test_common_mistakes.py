@@ -157,6 +157,25 @@ async def test_what_is_used_with_async_with_in_anyio(
             await make(nc)
 
 
+async def test_a_missing_argument() -> None:
+    """The error names the class that the user knows, not the one that has the method."""
+    async with NatsServer(jetstream=True) as server, open_nats(server.url) as opened:
+        nc: Any = opened
+        js: Any = nc.jetstream()
+        stream: Any = await js.create_stream("a")
+        calls: dict[str, Callable[[], object]] = {
+            "Connection.publish": nc.publish,
+            "JetStream.publish": js.publish,
+            "JetStream.stream": js.stream,
+            "JetStream.key_value": js.key_value,
+            "JetStream.delete_object_store": js.delete_object_store,
+            "Stream.consumer": stream.consumer,
+        }
+        for name, call in calls.items():
+            with pytest.raises(TypeError, match=rf"^{name}\(\) missing 1 required positional argu"):
+                call()
+
+
 @pytest.mark.parametrize("payload", [{"a": 1}, [1], 5, None])
 async def test_a_payload_of_another_type(payload: Any, nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import types
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import ForwardRef
@@ -22,6 +23,8 @@ def set_public_module(module: str, names: Sequence[str], namespace: Mapping[str,
     :param names: its public names.
     :param namespace: its ``globals()``.
     """
+    classes = [value for name in names if isinstance(value := namespace[name], type)]
+    _name_methods(module, classes)
     for name in names:
         value = namespace[name]
         if not isinstance(value, (type, types.FunctionType)):
@@ -32,6 +35,25 @@ def set_public_module(module: str, names: Sequence[str], namespace: Mapping[str,
             DEFINED_IN[value] = value.__module__
             _bind_annotations(value)
         value.__module__ = module
+
+
+def _name_methods(module: str, classes: Sequence[type]) -> None:
+    """Name methods after the public class that inherits them from a private part of it.
+
+    Python's error for a missing argument, and its warning about a coroutine that was not awaited,
+    then name a class that users know.
+    """
+    heirs = Counter(base for cls in classes for base in cls.__mro__[1:])
+    for cls in classes:
+        for base in cls.__mro__[1:]:
+            if (
+                heirs[base] == 1
+                and base not in classes
+                and base.__module__.startswith(f"{module}.")
+            ):
+                for name, value in vars(base).items():
+                    if isinstance(value, types.FunctionType):
+                        value.__qualname__ = f"{cls.__qualname__}.{name}"
 
 
 def _bind_annotations(cls: type) -> None:
