@@ -157,6 +157,24 @@ async def test_what_is_used_with_async_with_in_anyio(
             await make(nc)
 
 
+async def test_names_of_nats_py() -> None:
+    async with NatsServer(jetstream=True) as server, open_nats(server.url) as opened:
+        nc: Any = opened
+        js: Any = nc.jetstream()
+        calls: list[tuple[Any, str, str]] = [
+            (nc, "close", r"use the end of the 'async with' block, or nc\.aclose\(\)"),
+            (nc, "is_connected", r"use nc\.state"),
+            (js, "pull_subscribe", r"use stream\.create_consumer\(\) and consumer\.fetch\(\)"),
+            (js, "add_stream", r"use js\.create_stream\(\)"),
+        ]
+        for owner, name, instead in calls:
+            text = rf"has no attribute '{name}'; {instead}.* \(see 'Coming from nats-py'"
+            with pytest.raises(AttributeError, match=text):
+                getattr(owner, name)
+            with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+                owner.nonsense  # noqa: B018
+
+
 async def test_a_missing_argument() -> None:
     """The error names the class that the user knows, not the one that has the method."""
     async with NatsServer(jetstream=True) as server, open_nats(server.url) as opened:

@@ -21,7 +21,8 @@ import trio_nats
 # It may import from its own layer and those below it, except as BUILT_ON_TOP and EDGES say.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"errors", "_async_with", "_constructors", "_printable", "_public_modules", "_tracebacks"}
+        {"errors", "_async_with", "_constructors", "_other_names", "_printable"}
+        | {"_public_modules", "_tracebacks"}
     ),
     frozenset(
         {"codecs", "headers", "message", "events", "options", "server_info", "servers", "subjects"}
@@ -43,7 +44,9 @@ SANS_IO = VALUE_TYPES | LAYERS[2]
 BUILT_ON_TOP = LAYERS[7]
 EDGES = LAYERS[9]
 # Private, but for every layer above it.
-SHARED = LAYERS[3] | {"_async_with", "_constructors", "_printable", "_public_modules"}
+SHARED = (
+    LAYERS[3] | {"_async_with", "_constructors", "_other_names", "_printable"} | {"_public_modules"}
+)
 
 # What a method of the connection opens, ``nc.add_service()`` say, or one of JetStream: the one way
 # up there is, and only inside of the method, or for type checkers, so that a connection works, and

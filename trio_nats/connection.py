@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ._constructors import NoPublicConstructor, construct
 from ._core.supervisor import Supervisor
+from ._other_names import no_attribute
 from .connection_base import BaseConnection
 
 if TYPE_CHECKING:
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     from .services import Service, Services, StatsHandler
 
 __all__ = ["Connection"]
+
+_OF_NATS_PY = {
+    "close": "the end of the 'async with' block, or nc.aclose()",
+    "force_reconnect": "nc.reconnect()",
+    "is_closed": "nc.state",
+    "is_connected": "nc.state",
+    "is_reconnecting": "nc.state",
+    "jsm": "nc.jetstream()",
+    "last_error": "nc.failure, or nc.events()",
+    "max_payload": "nc.server_info.max_payload",
+}
 
 
 class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()"):
@@ -29,6 +41,11 @@ class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()
     def __init__(self, core_of: Callable[[Connection], Supervisor]) -> None:
         super().__init__(core_of(self))
         self._inboxes: InboxPool | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name, _OF_NATS_PY)
 
     # --- built on top, and imported only when used -----------------------------------------------
 

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NoReturn
+
 from .._constructors import NoPublicConstructor
+from .._other_names import no_attribute
 from .key_value_manager import KeyValueManager
 from .object_store_manager import ObjectStoreManager
 
 __all__ = ["JetStream"]
+
+_OF_NATS_PY = {
+    "add_consumer": "stream.create_consumer()",
+    "add_stream": "js.create_stream()",
+    "consumer_info": "(await stream.consumer(name)).info",
+    "consumers_info": "stream.consumers()",
+    "delete_consumer": "stream.delete_consumer()",
+    "delete_msg": "stream.delete_msg()",
+    "find_stream_name_by_subject": "js.stream_name_by_subject()",
+    "get_last_msg": "stream.get_msg(last_for=subject)",
+    "get_msg": "stream.get_msg()",
+    "publish_async": "js.publisher()",
+    "pull_subscribe": "stream.create_consumer() and consumer.fetch() or consumer.consume()",
+    "purge_stream": "stream.purge()",
+    "stream_info": "(await js.stream(name)).info",
+    "streams_info": "js.streams()",
+    "subscribe": "stream.create_consumer() and consumer.consume(), or stream.ordered_consumer()",
+}
 
 
 class JetStream(
@@ -29,3 +50,8 @@ class JetStream(
 
     If cancelled, a request that changes something may still have been carried out.
     """
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name, _OF_NATS_PY)
