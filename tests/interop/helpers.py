@@ -8,6 +8,7 @@ of them know the same operations and reply in the same form, so the tests can co
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -16,35 +17,40 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 import pytest
 import trio
+from _pytest.mark import ParameterSet
 
 from trio_nats.jetstream import StreamConfig
 from trio_nats.testing import NatsServer
 
 __all__ = [
     "CLIENTS",
-    "OTHERS",
-    "PAIRS",
+    "KEY_VALUE_CLIENTS",
     "Client",
     "Clients",
     "RemoteError",
     "differing",
+    "pairs",
     "running_server",
 ]
 
 HERE = Path(__file__).parent
 PACKAGES = HERE / "node"
 CLIENTS = ("trio_nats", "nats_py", "node")
-OTHERS = CLIENTS[1:]
-PAIRS = [pytest.param(*pair, id="-".join(pair)) for pair in itertools.product(CLIENTS, repeat=2)]
-"""Parameters ``writer`` and ``reader``: each client with each, itself included."""
+KEY_VALUE_CLIENTS = (*CLIENTS, "nats_key_value")
+
+
+def pairs(clients: Sequence[str]) -> list[ParameterSet]:
+    """Parameters ``writer`` and ``reader``: each client with each, itself included."""
+    return [pytest.param(*pair, id="-".join(pair)) for pair in itertools.product(clients, repeat=2)]
 
 
 class RemoteError(Exception):
@@ -117,7 +123,10 @@ class Client:
 
 
 class Clients:
-    """The clients that a module uses, each started when it is first needed."""
+    """The clients that a module uses, each started when it is first needed.
+
+    A test that needs one that is not there is skipped.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -125,9 +134,15 @@ class Clients:
 
     def __getitem__(self, name: str) -> Client:
         if name not in self._running or not self._running[name].is_running:
-            argv = node_argv() if name == "node" else [sys.executable, HERE / f"{name}_client.py"]
-            self._running[name] = Client(name, argv, self.url)
+            fault = missing(name)
+            if fault:
+                pytest.skip(fault)
+            self._running[name] = Client(name, program(name), self.url)
         return self._running[name]
+
+    def present(self, names: Sequence[str] = CLIENTS) -> list[Client]:
+        """Those of ``names`` that are there, for tests that make sense without the others."""
+        return [self[name] for name in names if not missing(name)]
 
     def __enter__(self) -> Self:
         return self
@@ -137,15 +152,25 @@ class Clients:
             client.close()
 
 
-def node_argv() -> list[str | Path]:
-    """Return how to run the Node client; skip the test if that is not possible."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("interoperability with Node is not tested: there is no node or npm")
-    fault = install_packages(npm)
-    if fault:
-        pytest.skip(f"interoperability with Node is not tested: npm cannot install: {fault}")
-    return [node, PACKAGES / "client.mjs"]
+def program(name: str) -> list[str | Path]:
+    """Return how to run a client."""
+    if name == "node":
+        return [shutil.which("node") or "node", PACKAGES / "client.mjs"]
+    return [sys.executable, HERE / f"{name}_client.py"]
+
+
+@functools.cache
+def missing(name: str) -> str:
+    """Return why a client cannot be tested; empty if it can."""
+    if name == "node":
+        npm = shutil.which("npm")
+        if shutil.which("node") is None or npm is None:
+            return "interoperability with Node is not tested: there is no node or npm"
+        if fault := install_packages(npm):
+            return f"interoperability with Node is not tested: npm cannot install: {fault}"
+    if name == "nats_key_value" and find_spec("nats.key_value") is None:
+        return "interoperability with nats-key-value is not tested: it needs Python 3.13"
+    return ""
 
 
 def install_packages(npm: str) -> str:

@@ -127,6 +127,24 @@ class Operations:
             else:
                 await kv.put(key, f"{writer} {number}".encode())
 
+    async def kv_count(self, bucket: str, key: str, times: int) -> None:
+        """Increment a number again and again, while others do the same."""
+        while times:
+            entry = await self.kv_get(bucket, key)
+            if entry is None:
+                revision = await self.kv_create(bucket, key, "1")
+            else:
+                value = str(int(entry["value"]) + 1)
+                revision = await self.kv_update(bucket, key, value, entry["revision"])
+            times -= revision is not None
+
+    async def kv_claim(self, bucket: str, key: str, times: int) -> None:
+        """Create and delete a key again and again, while others do the same."""
+        while times:
+            if await self.kv_create(bucket, key, "claimed") is not None:
+                await self.kv_delete(bucket, key)
+                times -= 1
+
     # --- objects ---------------------------------------------------------------------------------
 
     async def obj_create_bucket(self, bucket: str, **options: Any) -> None:

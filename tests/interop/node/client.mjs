@@ -186,6 +186,24 @@ const operations = {
     }
   },
 
+  async kv_count(bucket, key, times) {
+    while (times > 0) {
+      const entry = await operations.kv_get(bucket, key, {});
+      const revision = entry === null
+        ? await operations.kv_create(bucket, key, "1", {})
+        : await operations.kv_update(bucket, key, `${Number(entry.value) + 1}`, entry.revision);
+      if (revision !== null) times -= 1;
+    }
+  },
+
+  async kv_claim(bucket, key, times) {
+    while (times > 0) {
+      if ((await operations.kv_create(bucket, key, "claimed", {})) === null) continue;
+      await operations.kv_delete(bucket, key);
+      times -= 1;
+    }
+  },
+
   // --- objects ----------------------------------------------------------------------------------
 
   async obj_create_bucket(bucket, options) {
