@@ -38,6 +38,7 @@ __all__ = [
     "Clients",
     "RemoteError",
     "differing",
+    "missing",
     "pairs",
     "running_server",
 ]

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import nats
@@ -106,13 +107,10 @@ class Operations:
 
     async def kv_history(self, bucket: str, key: str) -> list[dict[str, Any]]:
         kv = await self.js.key_value(bucket)
-        return [entry_dict(entry) for entry in await kv.history(key)]
+        return [entry_dict(entry) for entry in await until_found(lambda: kv.history(key))]
 
     async def kv_keys(self, bucket: str) -> list[str]:
-        try:
-            return sorted(await (await self.js.key_value(bucket)).keys())
-        except errors.NoKeysError:
-            return []
+        return sorted(await until_found((await self.js.key_value(bucket)).keys))
 
     async def kv_watch(self, name: str, bucket: str, keys: str = ">", **options: bool) -> None:
         kv = await self.js.key_value(bucket)
@@ -310,6 +308,17 @@ class Operations:
         if "Nats-Service-Error-Code" in headers:
             error = [int(headers["Nats-Service-Error-Code"]), headers["Nats-Service-Error"]]
         return {"data": reply.data.decode(), "seen_by": headers.get("Seen-By"), "error": error}
+
+
+async def until_found(read: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
+    """Read keys or entries, which are there.
+
+    nats-py sometimes finds none: if the server's answer that nothing is pending overtakes what it
+    has already delivered.
+    """
+    while True:
+        with contextlib.suppress(errors.NoKeysError):
+            return await read()
 
 
 def content(size: int) -> bytes:

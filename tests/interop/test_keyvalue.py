@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.interop.helpers import KEY_VALUE_CLIENTS, Clients, RemoteError, differing, pairs
+from tests.interop.helpers import (
+    KEY_VALUE_CLIENTS,
+    Client,
+    Clients,
+    RemoteError,
+    differing,
+    pairs,
+)
 from trio_nats import open_nats
 from trio_nats.jetstream import StreamSource
 
@@ -195,12 +202,12 @@ def test_all_change_the_same_keys(clients: Clients, bucket: str) -> None:
     assert numbers == [str(number) for number in range(1, len(running) * times + 1)]
     claims = [one["operation"] for one in seen if one["key"] == "kv_claim"]
     assert claims == ["PUT", "DEL"] * len(running) * times
-    assert all(client("kv_keys", bucket) == ["end", "kv_count"] for client in running)
+    for client in running:
+        assert client("kv_keys", bucket) == ["end", "kv_count"], client.name
 
 
-async def test_mirrors_and_sources(clients: Clients, bucket: str) -> None:
+async def test_mirrors_and_sources(clients: Clients, node: Client, bucket: str) -> None:
     """The others look for the keys of a mirror under its own name, and find none."""
-    node = clients["node"]
     mirror, sourced = f"{bucket}_mirror", f"{bucket}_sourced"
     node("kv_create_bucket", bucket)
     node("kv_put", bucket, "a", "1")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.helpers import CLIENTS, Clients, RemoteError, differing, pairs
+from tests.interop.helpers import CLIENTS, Client, Clients, RemoteError, differing, pairs
 from trio_nats import open_nats
 from trio_nats.objectstore import ObjectLink, ObjectMeta
 
@@ -212,9 +212,8 @@ def test_links(clients: Clients, bucket: str, writer: str, reader: str) -> None:
     assert write("obj_list", bucket) == ["far link", "film"]
 
 
-async def test_change_links_of_node(clients: Clients, bucket: str) -> None:
+async def test_change_links_of_node(clients: Clients, node: Client, bucket: str) -> None:
     """They have no nuid."""
-    node = clients["node"]
     node("obj_create_bucket", bucket)
     node("obj_put", bucket, "film", 10)
     node("obj_put", bucket, "book", 11)
@@ -262,9 +261,10 @@ def test_what_others_lose_when_they_describe_objects(clients: Clients, bucket: s
         clients["nats_py"]("obj_update", bucket, "ours", "free", "renamed")
 
 
-async def test_node_breaks_links_that_it_describes(clients: Clients, bucket: str) -> None:
+async def test_node_breaks_links_that_it_describes(
+    clients: Clients, node: Client, bucket: str
+) -> None:
     """It forgets where they lead. What is left can be replaced."""
-    node = clients["node"]
     node("obj_create_bucket", bucket)
     node("obj_put", bucket, "film", 10)
     node("obj_link", bucket, "link", bucket, "film")
