@@ -142,6 +142,7 @@ class Fetch:
             await wait_until_quiet(self._nc, self._subject, count)
             return not is_over or self._repeated
 
+        left: list[Msg] = []
         with trio.CancelScope(shield=True):
             left = await inbox.sub._close_collecting(timeout, finish)
         self._take_left(left, excess)
