@@ -27,10 +27,12 @@ __all__ = [
     "HANG_TIMEOUT",
     "MEMORY",
     "REQUIRED",
+    "Heard",
     "connected",
     "error",
     "fake_api",
     "filled",
+    "heard",
     "pass_on",
     "placed",
     "relayed",
@@ -98,6 +100,30 @@ async def stored(stream: Stream) -> list[StoredMsg]:
         with contextlib.suppress(MessageNotFoundError):
             found.append(await stream.get_msg(seq))
     return found
+
+
+class Heard(msgspec.Struct):
+    """A request or a message with a reply subject, and the first reply."""
+
+    msg: Msg
+    answer: Msg | None = None
+
+
+@asynccontextmanager
+async def heard(server: NatsServer) -> AsyncIterator[dict[str, Heard]]:
+    """Listen to all requests and their replies, until the block is left."""
+    found: dict[str, Heard] = {}
+    async with connected(server) as (_, nc), nc.subscribe(">") as sub:
+        await nc.flush()
+        yield found
+        await nc.flush()
+        messages = [await sub.receive() for _ in range(sub.pending[0])]
+        for msg in messages:
+            if msg.reply is not None and not msg.reply.startswith("$"):
+                found[msg.reply] = Heard(msg)
+        for msg in messages:
+            if msg.subject in found and found[msg.subject].answer is None:
+                found[msg.subject].answer = msg
 
 
 def error(err_code: int, code: int = 400, description: str = "told so") -> dict[str, Any]:

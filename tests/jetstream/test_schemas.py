@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -18,7 +17,7 @@ import msgspec
 import pytest
 
 import trio_nats.jetstream
-from tests.jetstream.helpers import MEMORY, connected
+from tests.jetstream.helpers import MEMORY, Heard, connected, heard
 from tests.support.schemas import (
     needs_schemas,
     read_schema,
@@ -27,7 +26,6 @@ from tests.support.schemas import (
     unknown_fields,
     violations,
 )
-from trio_nats import Msg
 from trio_nats.jetstream import (
     AccountInfo,
     AckPolicy,
@@ -137,6 +135,7 @@ def requests_in_the_source() -> set[str]:
     return {
         subject
         for path in source.rglob("*.py")
+        if path.name != "advisories.py"  # which has names of another kind
         for subject in quoted.findall(path.read_text("utf-8"))
     }
 
@@ -144,30 +143,6 @@ def requests_in_the_source() -> set[str]:
 def verb_of(subject: str) -> str:
     """The part of the subject of a request before names, which are in lower case here."""
     return ".".join(takewhile(str.isupper, subject.removeprefix(PREFIX).split(".")))
-
-
-class Heard(msgspec.Struct):
-    """A request or a message with a reply subject, and the first reply."""
-
-    msg: Msg
-    answer: Msg | None = None
-
-
-@asynccontextmanager
-async def heard(server: NatsServer) -> AsyncIterator[dict[str, Heard]]:
-    """Listen to all requests and their replies, until the block is left."""
-    found: dict[str, Heard] = {}
-    async with connected(server) as (_, nc), nc.subscribe(">") as sub:
-        await nc.flush()
-        yield found
-        await nc.flush()
-        messages = [await sub.receive() for _ in range(sub.pending[0])]
-        for msg in messages:
-            if msg.reply is not None and not msg.reply.startswith("$"):
-                found[msg.reply] = Heard(msg)
-        for msg in messages:
-            if msg.subject in found and found[msg.subject].answer is None:
-                found[msg.subject].answer = msg
 
 
 async def use_streams(js: JetStream) -> Stream:
@@ -346,18 +321,18 @@ async def use_stores(js: JetStream) -> None:
 def check(found: dict[str, Heard]) -> Iterator[str]:
     """Compare what was heard with the schemas; yield what differs."""
     names = schemas_of_requests()
-    for heard in found.values():
-        verb = verb_of(heard.msg.subject)
-        is_request = heard.msg.subject.startswith(PREFIX)
+    for one in found.values():
+        verb = verb_of(one.msg.subject)
+        is_request = one.msg.subject.startswith(PREFIX)
         if verb in NOT_IN_THE_API:
             continue
         if is_request:
             name = names["STREAM.MSG.GET" if verb == DIRECT else verb]
-            if heard.msg.data:
-                yield from check_one(f"{name}_request", heard.msg.data, "sent")
-        if heard.answer is not None and verb not in (DIRECT, "CONSUMER.MSG.NEXT"):
+            if one.msg.data:
+                yield from check_one(f"{name}_request", one.msg.data, "sent")
+        if one.answer is not None and verb not in (DIRECT, "CONSUMER.MSG.NEXT"):
             name = f"{name}_response" if is_request else f"{FOLDER}/pub_ack_response"
-            yield from check_one(name, heard.answer.data, "received")
+            yield from check_one(name, one.answer.data, "received")
 
 
 def check_one(name: str, data: bytes, what: str) -> Iterator[str]:
