@@ -151,7 +151,7 @@ STREAMS = Group(
 
 
 async def with_a_target(stage: Stage) -> None:
-    stage.stream = await filled(stage.js, 0, allow_atomic=True)
+    stage.stream = await filled(stage.js, 0, allow_atomic=True, allow_batched=True)
 
 
 async def empty(stage: Stage) -> None:
@@ -196,6 +196,13 @@ async def batch(stage: Stage) -> None:
     assert (await batch.commit()).count == 4
 
 
+async def fast_batch(stage: Stage) -> None:
+    async with stage.js.fast_batch(ack_every=2, max_pending_acks=1) as batch:
+        for n in range(5):
+            await batch.add("s.a", f"{n}", msg_id=f"{stage.number}-{n}")
+        assert (await batch.commit()).count == 5
+
+
 PUBLISHING = Group(
     with_a_target,
     (
@@ -225,6 +232,23 @@ PUBLISHING = Group(
             done=(JetStreamAPIError,),  # its messages are duplicates
             changes=True,
             needs_cleanup=True,
+        ),
+        Call(
+            "JetStream.fast_batch FastBatch.__aenter__ FastBatch.__aexit__ FastBatch.add "
+            "FastBatch.commit",
+            fast_batch,
+            before=empty,
+            check=nothing_out_of_order,
+            changes=True,
+            whole=False,
+            needs_cleanup=True,
+        ),
+        failing(
+            "FastBatch.__aexit__",
+            lambda s: s.js.fast_batch(),
+            lambda batch: batch.add("s.a"),
+            before=empty,
+            idempotent=False,
         ),
     ),
 )

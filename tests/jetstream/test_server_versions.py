@@ -54,6 +54,14 @@ def uses(js: JetStream, stream: Stream) -> dict[str, Callable[[], Awaitable[obje
         await batch.add("n.1")
         assert (await batch.commit()).count == 1
 
+    async def fast_batch() -> None:
+        if "NEW" not in [name async for name in js.stream_names()]:
+            level = (await js.account_info()).api.level
+            options = {"allow_batched": True} if level >= level_of(["allow_batched"]) else {}
+            await js.create_stream("NEW", subjects=["n.*"], storage=MEMORY, **options)
+        async with js.fast_batch() as batch:
+            await batch.add("n.1")
+
     async def unpin() -> None:
         options: dict[str, Any] = {
             "priority_groups": ["g"],
@@ -118,6 +126,7 @@ def uses(js: JetStream, stream: Stream) -> dict[str, Callable[[], Awaitable[obje
             **groups, priority_policy=PriorityPolicy.PRIORITIZED
         ),
         "allow_batched": creating(allow_batched=True),
+        "fast_batch()": fast_batch,
         "StreamSource(consumer=)": creating(sources=[source]),
         "AckPolicy.FLOW_CONTROL": consuming(ack_policy=AckPolicy.FLOW_CONTROL, **flow),
         "reset()": consumer.reset,

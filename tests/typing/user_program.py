@@ -247,6 +247,9 @@ async def streams(nc: Connection) -> None:
     batch = js.atomic_batch()
     await batch.add("s.a", 5, codec=JSONCodec(int))
     assert_type(await batch.commit(), PubAck)
+    async with js.fast_batch(allow_gaps=True, ack_every=50) as fast:
+        assert_type(await fast.add("s.a", 5, codec=JSONCodec(int)), int)
+    assert_type(fast.ack, PubAck | None)
     try:
         await js.stream("T")
     except JetStreamAPIError as error:

@@ -30,6 +30,7 @@ from .errors import (
     ConsumerNameInUseError,
     ConsumerNotFoundError,
     ErrorCode,
+    FastBatchError,
     JetStreamAPIError,
     JetStreamError,
     JetStreamNotEnabledError,
@@ -60,6 +61,7 @@ from .info import (
 )
 from .publish.ack import PubAck
 from .publish.atomic_batch import AtomicBatch
+from .publish.fast_batch import FastBatch
 from .publish.publisher import PendingAck, Publisher
 from .stream import Stream
 from .stream_config import (
@@ -104,6 +106,8 @@ __all__ = [
     "DiscardPolicy",
     "ErrorCode",
     "ExternalStream",
+    "FastBatch",
+    "FastBatchError",
     "JetStream",
     "JetStreamAPIError",
     "JetStreamError",

@@ -16,6 +16,7 @@ __all__ = [
     "ConsumerNameInUseError",
     "ConsumerNotFoundError",
     "ErrorCode",
+    "FastBatchError",
     "JetStreamAPIError",
     "JetStreamError",
     "JetStreamNotEnabledError",
@@ -221,6 +222,25 @@ class UnacknowledgedError(JetStreamError):
         messages = "a message was" if self.count == 1 else f"{self.count:,} messages were"
         first = f"; first: {self.errors[0]}" if self.errors else ""
         return f"{messages} not acknowledged{first}"
+
+
+class FastBatchError(JetStreamError):
+    """A fast batch ended before all of its messages were stored.
+
+    ``stored`` is the number of its messages, from the first one on, that are stored. ``number`` is
+    that of the message that was refused, or ``None`` if messages were lost. ``reason`` is why; it
+    is also the ``__cause__``.
+    """
+
+    def __init__(self, stored: int, number: int | None, reason: NatsError) -> None:
+        super().__init__(stored, number, reason)
+        self.stored = stored
+        self.number = number
+        self.reason = reason
+
+    def __str__(self) -> str:
+        which = "" if self.number is None else f"message {self.number:,} was refused: "
+        return f"the batch ended early, {self.stored:,} messages are stored; {which}{self.reason}"
 
 
 class NoStreamResponseError(JetStreamError, NoRespondersError):

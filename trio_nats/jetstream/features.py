@@ -33,6 +33,7 @@ FEATURES: Mapping[str, int] = {
     "PersistMode.ASYNC": 2,
     "PriorityPolicy.PRIORITIZED": 2,
     "allow_batched": 4,
+    "fast_batch()": 4,
     "StreamSource(consumer=)": 4,
     "AckPolicy.FLOW_CONTROL": 4,
     "reset()": 4,

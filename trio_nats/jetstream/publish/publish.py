@@ -15,6 +15,7 @@ from ..api import API
 from ..errors import NoStreamResponseError
 from .ack import PubAck, check_server, publish_headers, read_ack
 from .atomic_batch import AtomicBatch
+from .fast_batch import DEFAULT_ACK_EVERY, DEFAULT_PENDING_ACKS, FastBatch
 from .publisher import DEFAULT_PENDING, Publisher
 
 __all__ = ["Publishing"]
@@ -182,3 +183,36 @@ class Publishing:
         :raises ConfigurationError: if ``timeout`` is invalid.
         """
         return construct(AtomicBatch, self._api, timeout=timeout)
+
+    def fast_batch(
+        self,
+        *,
+        allow_gaps: bool = False,
+        ack_every: int = DEFAULT_ACK_EVERY,
+        max_pending_acks: int = DEFAULT_PENDING_ACKS,
+        timeout: float | None = None,
+    ) -> FastBatch:
+        """Publish many messages to one stream: ``async with js.fast_batch() as batch:``.
+
+        The stream sets the pace. A :meth:`publisher` is for messages whose acknowledgements matter
+        one by one, or that go to several streams.
+
+        :param allow_gaps: whether to go on when messages are lost or refused. Default: ``False``;
+            the batch ends there.
+        :param ack_every: maximum number of messages per acknowledgement, at most 10,000. The stream
+            may acknowledge more often, to slow down publishers. Default: 100.
+        :param max_pending_acks: number of missing acknowledgements at which
+            :meth:`FastBatch.add` waits. Default: 2; 3 may be faster if the server is far away.
+        :param timeout: seconds without a reply of the stream after which the batch fails. Default:
+            the timeout of :meth:`Connection.jetstream`.
+        :returns: an empty batch, to be used in an ``async with`` block.
+        :raises ConfigurationError: if an argument is invalid.
+        """
+        return construct(
+            FastBatch,
+            self._api,
+            allow_gaps=allow_gaps,
+            ack_every=ack_every,
+            max_pending_acks=max_pending_acks,
+            timeout=timeout,
+        )
