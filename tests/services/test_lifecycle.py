@@ -223,6 +223,43 @@ async def test_requests_left_after_close_timeout_get_an_error(
     assert "service 'adder': requests were still pending after 0.05 s" in caplog.text
 
 
+@pytest.mark.parametrize(("tasks", "failing"), [(2, False), (2, True), (1, True)])
+async def test_what_a_cancelled_handler_raises_does_not_matter(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture, tasks: int, failing: bool
+) -> None:
+    """Such as groups of a nursery, or errors while it cleans up."""
+    arrived = [trio.Event() for _ in range(tasks)]
+    replies: list[Msg] = []
+
+    async def work(number: int) -> None:
+        try:
+            arrived[number].set()
+            await trio.sleep_forever()
+        finally:
+            if failing and number == 0:
+                raise ValueError("cleaning up")
+
+    async def handler(request: ServiceRequest) -> None:
+        if tasks == 1:
+            await work(0)
+        async with trio.open_nursery() as inner:
+            for number in range(tasks):
+                inner.start_soon(work, number)
+
+    async def request() -> None:
+        replies.append(await client.request("work"))
+
+    async with open_nats(nats_server.url) as client, trio.open_nursery() as nursery:
+        async with running(nats_server, close_timeout=0.05) as (service, _):
+            await service.add_endpoint("work", handler)
+            await service.nc.flush()
+            nursery.start_soon(request)
+            for event in arrived:
+                await event.wait()
+    assert [error_of(reply)[0] for reply in replies] == ["503"]
+    assert ("the handler of a request failed" in caplog.text) == failing
+
+
 async def test_adding_to_a_service_that_is_stopping(nats_server: NatsServer) -> None:
     async with running(nats_server) as (service, _):
         service.stop()

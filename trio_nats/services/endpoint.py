@@ -299,20 +299,37 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         self._requests += 1
         begun = time.perf_counter_ns()
         try:
-            await self._call(request)
-        except trio.Cancelled:
+            await self._respond(request)
+        except BaseException as error:
             self._refuse(msg)
+            if isinstance(error, BaseExceptionGroup):
+                self._raise_without_failures(error)
             raise
-        except Exception as error:
-            await self._respond_error(request, error)
-        else:
-            if request._failure is not None:
-                self._count(request._failure)
         finally:
             self._nanoseconds += time.perf_counter_ns() - begun
             self._handlers.discard(task)
             self._sub._put_down()
             self._capacity.unpark()
+
+    async def _respond(self, request: ServiceRequest) -> None:
+        """Call the handler, and respond with what it returns or raises."""
+        try:
+            await self._call(request)
+        except Exception as error:
+            await self._respond_error(request, error)
+        else:
+            if request._failure is not None:
+                self._count(request._failure)
+
+    def _raise_without_failures(self, group: BaseExceptionGroup) -> None:
+        """Log the failures of tasks that the handler had started, and raise the rest."""
+        failures, rest = group.split(Exception)
+        if failures is not None and rest is not None:
+            self._log_failure(failures)
+            raise rest from None
+
+    def _log_failure(self, error: BaseException) -> None:
+        _logger.error("endpoint %r: the handler of a request failed", self._name, exc_info=error)
 
     async def _call(self, request: ServiceRequest) -> None:
         """Run the handler, and send what it returns."""
@@ -343,9 +360,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         else:
             # Send only the type of the exception, because its text may contain internal details.
             failure = ServiceError(500, type(error).__name__)
-            _logger.error(
-                "endpoint %r: the handler of a request failed", self._name, exc_info=error
-            )
+            self._log_failure(error)
         self._count(failure)
         try:
             await _send(request, failure)
