@@ -11,7 +11,7 @@ from tests.jetstream.helpers import pass_on, relayed
 from tests.objectstore.helpers import HANG_TIMEOUT, KIB, connected, stored_chunks
 from trio_nats import Msg, ReconnectPolicy, open_nats
 from trio_nats.errors import NatsError, RequestTimeoutError
-from trio_nats.objectstore import ObjectMeta
+from trio_nats.objectstore import ObjectMeta, ObjectStoreError, ObjectStoreNotFoundError
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -96,3 +96,18 @@ async def test_metadata_that_arrives_late_is_not_stored(
             assert await store.list() == []
         else:
             assert await store.get_bytes("x") == b"old"
+
+
+async def test_no_stream_stores_the_chunks(nats_server: NatsServer) -> None:
+    """As while a cluster elects a leader, so it must not be reported as a store that is missing."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        await js.delete_object_store("b")
+        yield b"x"
+
+    async with connected(nats_server) as (store, js, _):
+        with pytest.raises(ObjectStoreError, match="deleted, or has no leader") as caught:
+            await store.put("x", pieces())
+        assert not isinstance(caught.value, ObjectStoreNotFoundError)
+        with pytest.raises(ObjectStoreNotFoundError):
+            await store.put("x", b"x")

@@ -52,7 +52,7 @@ def store_errors(bucket: str) -> Generator[None, None, None]:
     """Report a stream that does not exist as an object store that does not exist."""
     try:
         yield
-    except (StreamNotFoundError, NoStreamResponseError) as error:
+    except StreamNotFoundError as error:
         raise _not_found(bucket) from error
 
 
@@ -226,10 +226,11 @@ class ObjectBackend:
         try:
             yield
         except NoStreamResponseError as error:
-            if self.js.prefix == DEFAULT_PREFIX:
-                raise _not_found(self.bucket) from error
+            why = f"object store {self.bucket!r} was deleted, or has no leader at the moment"
+            if self.js.prefix != DEFAULT_PREFIX:
+                why = self._advice()
             raise ObjectStoreError(
-                f"no stream stores messages published to {error.subject!r}; {self._advice()}"
+                f"no stream stores messages published to {error.subject!r}; {why}"
             ) from error
 
     def _advice(self) -> str:

@@ -164,9 +164,7 @@ async def _is_stored(backend: ObjectBackend, info: ObjectInfo, failure: BaseExce
     without its chunks the object would be damaged. The stream refuses it once its subject has
     another last message, so store the present metadata again, or that of a deleted object.
     """
-    refused = isinstance(failure, ObjectStoreNotFoundError) or (
-        isinstance(failure, JetStreamAPIError) and failure.code != UNAVAILABLE
-    )
+    refused = isinstance(failure, JetStreamAPIError) and failure.code != UNAVAILABLE
     while True:
         found, seq = await backend.before(info.name)
         if found is not None and found.nuid == info.nuid:
