@@ -21,9 +21,13 @@ async def answered(stage: Stage) -> None:
 async def run_service(stage: Stage) -> None:
     async with adder(stage.nc) as service:
         await service.add_endpoint("reverse", reverse)
-        await service.group("g").add_endpoint("other", reverse)
+        group = service.group("g")
+        await group.add_endpoint("other", reverse)
+        endpoint = await service.add_endpoint("third", reverse)
         await stage.nc.flush()
         await answered(stage)
+        await endpoint.aclose()
+        await group.aclose()
         await service.aclose()
         await service.wait_stopped()
 
@@ -54,7 +58,7 @@ SERVICES = Group(
     (
         Call(
             "Service.__aenter__ Service.__aexit__ Service.add_endpoint ServiceGroup.add_endpoint "
-            "Service.aclose Service.wait_stopped",
+            "ServiceGroup.aclose Endpoint.aclose Service.aclose Service.wait_stopped",
             run_service,
             needs_cleanup=True,
         ),
