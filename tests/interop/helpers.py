@@ -49,9 +49,12 @@ CLIENTS = ("trio_nats", "nats_py", "node")
 KEY_VALUE_CLIENTS = (*CLIENTS, "nats_key_value")
 
 
-def pairs(clients: Sequence[str]) -> list[ParameterSet]:
-    """Parameters ``writer`` and ``reader``: each client with each, itself included."""
-    return [pytest.param(*pair, id="-".join(pair)) for pair in itertools.product(clients, repeat=2)]
+def pairs(*more: str) -> list[ParameterSet]:
+    """Parameters for two clients: each with each, itself included, and ``more`` with this one."""
+    found = [*itertools.product(CLIENTS, repeat=2)]
+    for name in more:
+        found += [(CLIENTS[0], name), (name, CLIENTS[0])]
+    return [pytest.param(*pair, id="-".join(pair)) for pair in found]
 
 
 class RemoteError(Exception):
@@ -184,7 +187,8 @@ def install_packages(npm: str) -> str:
     # Several processes may do this at the same time; the first is as good as the last.
     with tempfile.TemporaryDirectory(dir=PACKAGES, prefix=".installing-") as folder:
         Path(folder, "package.json").write_bytes(wanted)
-        argv = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
+        options = "package-lock=false audit=false fund=false ignore-scripts fetch-retries=0"
+        argv = [npm, "install", *(f"--{option}" for option in options.split())]
         try:
             done = subprocess.run(
                 argv, cwd=folder, capture_output=True, text=True, timeout=60, check=False
@@ -192,7 +196,8 @@ def install_packages(npm: str) -> str:
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
         if done.returncode:
-            return done.stderr[-500:]
+            lines = done.stderr.splitlines()
+            return next((line for line in lines if line.startswith("npm error")), str(lines[-1:]))
         Path(folder, "node_modules", "package.json").write_bytes(wanted)
         if target.exists() and not (stamp.exists() and stamp.read_bytes() == wanted):
             shutil.rmtree(target)

@@ -26,7 +26,7 @@ def entry(key: str, operation: str, value: str, revision: int) -> dict[str, Any]
     return {"key": key, "operation": operation, "value": value, "revision": revision}
 
 
-@pytest.mark.parametrize(("writer", "reader"), pairs(KEY_VALUE_CLIENTS))
+@pytest.mark.parametrize(("writer", "reader"), pairs("nats_key_value"))
 def test_values_and_tombstones(clients: Clients, bucket: str, writer: str, reader: str) -> None:
     write, read = clients[writer], clients[reader]
     write("kv_create_bucket", bucket, history=5)
@@ -107,7 +107,7 @@ def test_expiry_and_limit_markers(clients: Clients, bucket: str, writer: str) ->
         clients["trio_nats"]("kv_purge", bucket, "short")
 
 
-@pytest.mark.parametrize(("writer", "reader"), pairs(KEY_VALUE_CLIENTS))
+@pytest.mark.parametrize(("writer", "reader"), pairs("nats_key_value"))
 def test_watch_options(clients: Clients, bucket: str, writer: str, reader: str) -> None:
     write, read = clients[writer], clients[reader]
     write("kv_create_bucket", bucket, history=3)
@@ -289,7 +289,7 @@ async def test_updates_change_only_what_they_are_told(
     }
 
 
-@pytest.mark.parametrize(("maker", "writer"), pairs(KEY_VALUE_CLIENTS))
+@pytest.mark.parametrize(("maker", "writer"), pairs("nats_key_value"))
 def test_a_ttl_without_markers(clients: Clients, bucket: str, maker: str, writer: str) -> None:
     """All buckets of nats-py allow it."""
     clients[maker]("kv_create_bucket", bucket)

@@ -9,7 +9,7 @@ from typing import Any
 import nats.micro.service
 import pytest
 
-from tests.interop.helpers import CLIENTS, Clients, RemoteError, pairs
+from tests.interop.helpers import Clients, RemoteError, pairs
 from trio_nats import open_nats
 from trio_nats.services import ServiceError, check_reply
 
@@ -22,7 +22,7 @@ SERVICE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("server", "caller"), pairs(CLIENTS))
+@pytest.mark.parametrize(("server", "caller"), pairs())
 def test_discovery_and_calls(clients: Clients, bucket: str, server: str, caller: str) -> None:
     serve, call = clients[server], clients[caller]
     id = serve("svc_start", bucket, **SERVICE)

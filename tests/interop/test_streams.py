@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.helpers import CLIENTS, Client, Clients, pairs
+from tests.interop.helpers import Client, Clients, pairs
 from trio_nats import open_nats
 from trio_nats.jetstream import AckPolicy, ErrorCode
 
@@ -18,7 +18,7 @@ async def make_stream(clients: Clients, name: str) -> None:
         await nc.jetstream().create_stream(name, subjects=[f"{name}.>"])
 
 
-@pytest.mark.parametrize(("writer", "reader"), pairs(CLIENTS))
+@pytest.mark.parametrize(("writer", "reader"), pairs())
 async def test_ids_and_expectations(
     clients: Clients, bucket: str, writer: str, reader: str
 ) -> None:
@@ -51,7 +51,7 @@ async def test_ids_and_expectations(
     assert write("js_publish", subject, "three", expect_last_seq=2)["seq"] == 3
 
 
-@pytest.mark.parametrize(("writer", "reader"), pairs(CLIENTS))
+@pytest.mark.parametrize(("writer", "reader"), pairs())
 async def test_headers_and_acknowledgements(
     clients: Clients, bucket: str, writer: str, reader: str
 ) -> None:

@@ -144,9 +144,8 @@ const operations = {
     return await unlessRefused((await kvm.open(bucket)).update(key, value, revision));
   },
 
-  async kv_get(bucket, key, { revision, direct }) {
-    const kv = await kvm.open(bucket, { allow_direct: direct ?? false });
-    const entry = await kv.get(key, revision ? { revision } : undefined);
+  async kv_get(bucket, key, { revision }) {
+    const entry = await (await kvm.open(bucket)).get(key, revision ? { revision } : undefined);
     return entry === null || entry.operation !== "PUT" ? null : entryDict(entry);
   },
 
