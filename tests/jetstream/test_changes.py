@@ -206,8 +206,8 @@ async def test_names_are_needed(nats_server: NatsServer) -> None:
             text = rf"^config must be a {kind.__name__} or a name, not None; .* as {named}=$"
             with pytest.raises(TypeError, match=text):
                 await call(description="d")
-            text = rf"^{kind.__name__} has no field 'descripton'; did you mean 'description'\?$"
+            text = rf"^{kind.__name__} has no field 'descriptions'; did you mean 'description'\?$"
             with pytest.raises(TypeError, match=text):
-                await call("S", descripton="d")
+                await call("S", descriptions="d")
         with pytest.raises(TypeError, match=r"^StreamConfig has no field 'colour'$"):
             await js.create_stream("S", colour="red")  # type: ignore[call-arg]
