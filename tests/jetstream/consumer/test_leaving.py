@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -21,9 +23,11 @@ from trio_nats.jetstream import (
     ConsumerConfig,
     ConsumerInfo,
     Messages,
+    PriorityPolicy,
     PullError,
     Stream,
 )
+from trio_nats.jetstream.consumer.pull import REFUSED_REQUEST
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -220,6 +224,80 @@ async def test_leaving_while_messages_are_being_sent(
         assert came == [b"%d" % number for number in range(batch * rounds)]
 
 
+NEEDS_2_11 = pytest.mark.requires_server("2.11")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_ack_pending": 1},
+        {"max_batch": 1, "max_expires": 1.0},
+        pytest.param(
+            {"priority_policy": PriorityPolicy.PINNED_CLIENT, "priority_groups": ["g"]},
+            marks=NEEDS_2_11,
+        ),
+        pytest.param({"pause_until": datetime.now(UTC) + timedelta(days=1)}, marks=NEEDS_2_11),
+    ],
+    ids=["plain", "max_ack_pending", "limits", "pinned", "paused"],
+)
+async def test_the_answer_that_is_waited_for(
+    nats_server: NatsServer, options: dict[str, Any]
+) -> None:
+    """The server gives it at once, whatever the consumer is waiting for, and nothing changes."""
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 2)
+        consumer = await stream.create_consumer("c", **options)
+        if "max_ack_pending" in options:
+            await consumer.next()
+        answer = await nc.request("$JS.API.CONSUMER.MSG.NEXT.S.c", REFUSED_REQUEST)
+        assert answer.status == (400, "Bad Request - heartbeat value too large")
+        info = await consumer.refresh()
+        assert info.num_waiting == 0
+        assert [group.pinned_client_id for group in info.priority_groups] in ([], [""])
+
+
+@pytest.mark.slow
+async def test_leaving_does_not_disturb_other_tasks(nats_server: NatsServer) -> None:
+    """Each message is handed out once, however often tasks with the same consumer leave."""
+    count = 2000
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 0)
+        for number in range(count):
+            nc.publish_nowait("s.1", b"%d" % number)
+        consumer = await stream.create_consumer("c", ack_policy=AckPolicy.NONE)
+        came: Counter[bytes] = Counter()
+
+        async def consume(each: int) -> None:
+            while came.total() < count:
+                async with consumer.consume(max_messages=50) as messages:
+                    for _ in range(each):
+                        with trio.move_on_after(0.2):  # others may receive the last ones
+                            came[(await messages.receive()).data] += 1
+
+        async def fetch() -> None:
+            while came.total() < count:
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as nursery:
+
+                        @nursery.start_soon
+                        async def receive() -> None:
+                            for msg in await consumer.fetch(50, timeout=0.2):
+                                came[msg.data] += 1
+
+                        before = nc.stats.in_messages
+                        while nc.stats.in_messages == before and came.total() < count:
+                            await trio.lowlevel.checkpoint()
+                        scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consume, 3)
+            nursery.start_soon(consume, 40)
+            nursery.start_soon(fetch)
+        assert set(came.values()) == {1}
+        assert len(came) == count
+
+
 class Watching(Puller):
     """Notes which messages were returned before the interest had ended."""
 
@@ -365,6 +443,18 @@ async def test_a_cancelled_fetch_keeps_last_deliveries(nats_server: NatsServer) 
             nursery.cancel_scope.cancel()
         came = await consumer.fetch(10)
         assert [msg.data for msg in came] == [b"%d" % number for number in range(10)]
+
+
+async def test_a_bound_consumer_learns_what_is_to_be_kept(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 5)
+        await stream.create_consumer("c", ack_policy=AckPolicy.NONE)
+        consumer = stream.bind_consumer("c")
+        await consumer.refresh()
+        async with consumer.consume() as messages:
+            while messages.waiting < 5:
+                await nc.flush()
+        assert [msg.data for msg in await consumer.fetch(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_kept_messages_respect_max_bytes(nats_server: NatsServer) -> None:

@@ -202,10 +202,9 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         self._kept: deque[JetStreamMsg] = deque()
         self._has_logged_prefetch = False
         config = self._config
-        acks = config is None or config.ack_policy != AckPolicy.NONE
-        self._ack_context = AckContext(api.nc, stream, name, acks=acks)
+        self._ack_context = AckContext(api.nc, stream, name, acks=True)
         if config is not None:
-            self._ack_context.max_deliver = config.max_deliver
+            self._note_config(config)
 
     @property
     def name(self) -> str:
@@ -241,8 +240,12 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         """
         suffix = f"CONSUMER.INFO.{self._stream}.{self._name}"
         self._info = await self._api.request(suffix, None, ConsumerInfo)
-        self._ack_context.max_deliver = self._info.config.max_deliver
+        self._note_config(self._info.config)
         return self._info
+
+    def _note_config(self, config: ConsumerConfig) -> None:
+        self._ack_context.acks = config.ack_policy != AckPolicy.NONE
+        self._ack_context.max_deliver = config.max_deliver
 
     async def delete(self) -> None:
         """Delete the consumer.

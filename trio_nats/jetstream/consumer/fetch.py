@@ -128,6 +128,7 @@ class Fetch:
     async def _leave(self, inbox: Inbox, timeout: float) -> None:
         """Close the inbox, and take what arrives until then: the rest of what was requested."""
         excess: list[Msg] = []
+        left: list[Msg] = []
         is_over = self._is_over()
 
         async def finish(left: list[Msg]) -> bool:
