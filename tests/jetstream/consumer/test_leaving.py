@@ -27,6 +27,7 @@ from trio_nats.jetstream import (
     PullError,
     Stream,
 )
+from trio_nats.jetstream.consumer import inboxes
 from trio_nats.jetstream.consumer.pull import REFUSED_REQUEST
 from trio_nats.testing import NatsServer
 
@@ -370,6 +371,39 @@ async def test_what_was_requested_arrives_before_the_interest_ends(by: str) -> N
         came = await consumer.fetch(5)
         assert [msg.metadata.stream_seq for msg in came] == [1, 2, 3, 4, 5]
         assert puller.no_pull()
+
+
+@pytest.mark.parametrize("by", ["fetch", "consume"])
+async def test_a_flood_is_not_waited_for(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that always sends more than was requested does not fill the memory."""
+    puller = Puller()
+    floods = 0
+    sender = "C"
+
+    async def flood() -> None:
+        nonlocal floods
+        floods += 1
+        puller.before_refusal = flood
+        puller.consumer = sender
+        await puller.deliver(pull, 1500)
+        puller.consumer = "C"
+
+    puller.before_refusal = flood
+    monkeypatch.setattr(inboxes, "PendingLimits", partial(PendingLimits, messages=1010))
+    async with (
+        pulled_from(puller) as (consumer, _),
+        trio.open_nursery() as nursery,
+    ):
+        if by == "fetch":
+            nursery.start_soon(consumer.fetch, 5)
+            await puller.say(await puller.pull(), "409 Leadership Change")
+            pull = await puller.pull()  # The first request may be alive after all.
+            nursery.cancel_scope.cancel()
+        else:
+            async with consumer.consume(max_messages=5):
+                pull = await puller.pull()
+                sender = "another"  # Its messages do not fulfil the request.
+    assert floods == 2
 
 
 async def test_nothing_is_waited_for_without_a_connection() -> None:

@@ -19,7 +19,7 @@ from ...message import Msg
 from ..api import API
 from .inboxes import Inbox
 from .message import AckContext, JetStreamMsg
-from .message_source import LONGEST_CLOSE, message_size, nak_all_nowait
+from .message_source import LONGEST_CLOSE, exceeds, message_size, nak_all_nowait
 from .options import PullOptions
 from .pull import failure_of, note_pin, too_large_error, wait_until_quiet
 from .pull_status import PullOutcome, PullStatus, read_status
@@ -128,7 +128,7 @@ class Fetch:
     async def _leave(self, inbox: Inbox, timeout: float) -> None:
         """Close the inbox, and take what arrives until then: the rest of what was requested."""
         excess: list[Msg] = []
-        left: list[Msg] = []
+        room = inbox.sub._limits
         is_over = self._is_over()
 
         async def finish(left: list[Msg]) -> bool:
@@ -138,6 +138,8 @@ class Fetch:
                 came = len(left)
                 is_over = self._take_left(left, excess) or is_over
                 left.clear()
+                if exceeds(room, excess):  # A server that behaves sends no such amount.
+                    return None
                 return None if is_over and not self._repeated else came
 
             await wait_until_quiet(self._nc, self._subject, count)

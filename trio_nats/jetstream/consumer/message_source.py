@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Concatenate, NoReturn, ParamSpec
 
 import trio
@@ -13,6 +13,7 @@ import trio
 from ..._event_hub import EventHub
 from ...errors import NatsError, fresh
 from ...message import Msg
+from ...options import PendingLimits
 from ...subscription import Subscription
 from ..events import ConsumerEvent
 from .message import AckContext, JetStreamMsg
@@ -22,6 +23,7 @@ __all__ = [
     "NO_CONNECTION",
     "Broken",
     "MessageSource",
+    "exceeds",
     "message_size",
     "nak_all_nowait",
 ]
@@ -217,3 +219,8 @@ def message_size(msg: Msg) -> int:
     """Return the size in bytes of a message, as the server counts ``max_bytes`` (ADR-37)."""
     size = len(msg.data) + len(msg.raw_subject) + len(msg.raw_reply or b"")
     return size if msg.raw_headers is None else size + len(msg.raw_headers)
+
+
+def exceeds(limits: PendingLimits, messages: Sequence[Msg]) -> bool:
+    """Whether there are more messages than may wait in one subscription."""
+    return len(messages) > limits.messages or sum(map(message_size, messages)) > limits.bytes

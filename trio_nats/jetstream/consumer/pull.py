@@ -52,7 +52,14 @@ from ..errors import (
 )
 from ..events import HeartbeatsMissed, LeaderChanged, PullRefused, Unpinned
 from .message import AckContext, JetStreamMsg
-from .message_source import LONGEST_CLOSE, NO_CONNECTION, Broken, MessageSource, message_size
+from .message_source import (
+    LONGEST_CLOSE,
+    NO_CONNECTION,
+    Broken,
+    MessageSource,
+    exceeds,
+    message_size,
+)
 from .options import ConsumeOptions, PullOptions
 from .pull_flow_control import PullFlowControl, PullRequest
 from .pull_status import TOO_LARGE, PullOutcome, PullStatus, read_status
@@ -202,6 +209,8 @@ class PullSubscription(MessageSource):
             counted = len(left)
             for msg in new:
                 self._count(msg)
+            if exceeds(self._sub._limits, left):  # A server that behaves sends no such amount.
+                return None
             return len(new) if self.flow_control.pending else None
 
         await wait_until_quiet(self._nc, self._subject, count)
