@@ -30,6 +30,7 @@ from trio_nats.jetstream import (
     JetStreamError,
     JetStreamNotEnabledError,
     PriorityPolicy,
+    StorageType,
     advisories,
 )
 from trio_nats.jetstream.advisories import (
@@ -77,6 +78,7 @@ async def until(channel: EventChannel[Advisory], kind: type[Advisory]) -> Any:
 # --- from real servers ---------------------------------------------------------------------------
 
 
+@pytest.mark.requires_server("2.11")  # pauses consumers
 async def test_the_life_of_a_stream_and_its_consumer(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 1)
@@ -131,9 +133,10 @@ async def test_the_life_of_a_stream_and_its_consumer(nats_server: NatsServer) ->
         ]
 
 
-async def test_pins_batches_and_backups(nats_server: NatsServer) -> None:
-    async with connected(nats_server) as (js, nc):
-        stream = await filled(js, 2, allow_atomic=True)
+@pytest.mark.requires_server("2.11")
+async def test_pins(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 2)
         async with stream.advisories() as channel:
             consumer = await stream.create_consumer(
                 "c",
@@ -147,11 +150,24 @@ async def test_pins_batches_and_backups(nats_server: NatsServer) -> None:
             await consumer.unpin("g")
             unpinned = await until(channel, ConsumerGroupUnpinnedAdvisory)
             assert (unpinned.group, unpinned.reason) == ("g", "admin")
+
+
+@pytest.mark.requires_server("2.12")
+async def test_an_abandoned_batch(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 0, allow_atomic=True)
+        async with stream.advisories() as channel:
             for number in (1, 3):
                 headers = {"Nats-Batch-Id": "b1", "Nats-Batch-Sequence": str(number)}
                 await nc.publish("s.1", b"x", headers=headers)
             abandoned = await until(channel, StreamBatchAbandonedAdvisory)
             assert (abandoned.batch, abandoned.reason) == ("b1", "incomplete")
+
+
+async def test_a_backup(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc):
+        stream = await filled(js, 2, storage=StorageType.FILE)
+        async with stream.advisories() as channel:
             inbox = nc.new_inbox()
             async with nc.subscribe(inbox) as sub:
                 request = msgspec.json.encode({"deliver_subject": inbox})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
@@ -16,7 +15,7 @@ from tests.support.permissions import permissions, quoted
 from trio_nats import UserPassword, open_nats
 from trio_nats.events import ServerError
 from trio_nats.jetstream import AckPolicy, DeliverPolicy, JetStream
-from trio_nats.jetstream.advisories import ConsumerPauseAdvisory, StreamActionAdvisory
+from trio_nats.jetstream.advisories import ConsumerActionAdvisory, StreamActionAdvisory
 from trio_nats.keyvalue import KeyExistsError
 from trio_nats.objectstore import DamagedObjectError
 from trio_nats.testing import NatsServer
@@ -226,7 +225,7 @@ async def push(js: JetStream) -> None:
 
 async def advisories_of_stream(js: JetStream) -> None:
     async with (await js.stream("S")).advisories() as advisories:
-        missing = {StreamActionAdvisory, ConsumerPauseAdvisory}
+        missing = {StreamActionAdvisory, ConsumerActionAdvisory}
         while missing:
             missing.discard(type(await advisories.receive()))
 
@@ -234,7 +233,7 @@ async def advisories_of_stream(js: JetStream) -> None:
 async def advisories_of_consumer(js: JetStream) -> None:
     consumer = (await js.stream("S")).bind_consumer("c")
     async with consumer.advisories() as advisories:
-        assert isinstance(await advisories.receive(), ConsumerPauseAdvisory)
+        assert isinstance(await advisories.receive(), ConsumerActionAdvisory)
 
 
 async def ordered(js: JetStream) -> None:
@@ -380,8 +379,8 @@ async def test_the_permissions_of_the_table_are_enough(name: str) -> None:
                     @nursery.start_soon
                     async def change() -> None:
                         while True:
-                            soon = datetime.now(UTC) + timedelta(seconds=1)
-                            await stream.pause_consumer("c", soon)
+                            await stream.delete_consumer("c")
+                            await stream.create_consumer("c", durable_name="c")
                             await js.update_stream(stream.info.config)
 
                 await USES[name](nc.jetstream())
