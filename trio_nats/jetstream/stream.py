@@ -11,6 +11,7 @@ import msgspec
 from .._constructors import NoPublicConstructor, construct
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import check_choice, check_count
+from . import json_codec
 from .advisories import Advisory, AdvisoryListener, listen_to_advisories
 from .api import API, Page, PageIterator
 from .consumer.config import (
@@ -479,6 +480,15 @@ class Stream(
         )
         answer = await self._api.request(f"STREAM.PURGE.{self.name}", request, _PurgeAnswer)
         return answer.purged
+
+    def _purge_nowait(self, subject: str) -> None:
+        """Ask the server to delete the messages of a subject, without waiting for its answer."""
+        nc = self._api.nc
+        nc.publish_nowait(
+            self._api.subject(f"STREAM.PURGE.{self.name}"),
+            json_codec.encode(_PurgeRequest(filter=subject)),
+            reply=nc.new_inbox(),
+        )
 
     async def delete_msg(self, seq: int, *, secure: bool = False) -> None:
         """Delete a message.

@@ -174,7 +174,8 @@ class ObjectStore(
 
         It also raises what reading ``source`` raises. If cancelled or on an error, the uploaded
         chunks are deleted first, and an existing object stays as it was. The deletion takes at most
-        the timeout of the :class:`JetStream` object.
+        the timeout of the :class:`JetStream` object; if there is no connection for so long, the
+        server is asked for it after the reconnect.
 
         :param meta: the name of the object, or more metadata.
         :param source: bytes-like, a binary file, the path of one, or an async iterable of bytes. A

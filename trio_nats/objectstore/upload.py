@@ -14,7 +14,7 @@ from ..headers import Headers
 from ..jetstream.consumer.consumer import new_name
 from ..jetstream.errors import ErrorCode, JetStreamAPIError, WrongLastSequenceError
 from ..jetstream.publish.publisher import PendingAck
-from .backend import ObjectBackend
+from .backend import ROLLUP, ObjectBackend
 from .chunking import Chunks, ObjectSource, chunk_size, chunks_of
 from .errors import ObjectStoreNotFoundError
 from .info import ObjectInfo, ObjectMeta
@@ -118,8 +118,12 @@ async def _purge_replaced(backend: ObjectBackend, old: ObjectInfo) -> None:
     """Delete the chunks of a replaced object. A failure does not affect the new object."""
     if old.deleted or old.link is not None:
         return
+    subject = chunk_subject(backend.bucket, old.nuid)
     try:
-        await backend.purge(chunk_subject(backend.bucket, old.nuid))
+        try:
+            await backend.purge(subject)
+        except RequestTimeoutError:
+            backend.stream._purge_nowait(subject)  # for when the server can be reached
     except (NatsError, trio.ClosedResourceError) as error:
         _logger.warning(
             "chunks of the replaced object %r may be left behind: %s", old.name, str(error)
@@ -134,27 +138,59 @@ async def _clean_up(
     :param failure: why the metadata could not be stored; ``None`` if it was not sent.
     """
     subject = chunk_subject(backend.bucket, info.nuid)
-    with trio.move_on_after(backend.js.timeout, shield=True) as scope:
+    why, is_silent = "the server did not answer in time", True
+    with trio.move_on_after(backend.js.timeout, shield=True):
         try:
-            # Messages are stored in order: when this one is stored, all chunks are. A purge request
-            # could overtake them.
-            prefix = await backend.publish_prefix()
-            await backend.js.publish(prefix + subject, b"", attempts=1)
+            await _delete_chunks(backend, info, subject, failure)
         except (NatsError, trio.ClosedResourceError) as error:
-            _logger.debug("%s", str(error))
-        try:
-            if failure is not None and await _is_stored(backend, info, failure):
-                return
-            await backend.purge(subject)
-        except ObjectStoreNotFoundError:
-            pass
-        except JetStreamAPIError as error:
-            if error.err_code != ErrorCode.STREAM_SEALED:  # nothing was stored
-                _logger.warning("chunks %r may be left behind: %s", subject, str(error))
-        except (NatsError, trio.ClosedResourceError) as error:
-            _logger.warning("chunks %r may be left behind: %s", subject, str(error))
-    if scope.cancelled_caught:
-        _logger.warning("chunks %r may be left behind: the server did not answer in time", subject)
+            why, is_silent = str(error), isinstance(error, RequestTimeoutError)
+        else:
+            return
+    later = is_silent and failure is None and await _delete_chunks_later(backend, subject)
+    if not later:
+        _logger.warning("chunks %r may be left behind: %s", subject, why)
+
+
+async def _delete_chunks(
+    backend: ObjectBackend, info: ObjectInfo, subject: str, failure: BaseException | None
+) -> None:
+    try:
+        if failure is None:
+            await _wait_for_chunks(backend, subject)
+        elif await _is_stored(backend, info, failure):
+            return
+        await backend.purge(subject)
+    except ObjectStoreNotFoundError:
+        pass
+    except JetStreamAPIError as error:
+        if error.err_code != ErrorCode.STREAM_SEALED:  # nothing was stored
+            raise
+
+
+async def _wait_for_chunks(backend: ObjectBackend, subject: str) -> None:
+    """Wait until all chunks that were sent are stored: a purge request could overtake them."""
+    prefix = await backend.publish_prefix()
+    try:
+        # Messages are stored in order: when this one is stored, all chunks are.
+        await backend.js.publish(prefix + subject, b"", attempts=1)
+    except (NatsError, trio.ClosedResourceError) as error:
+        _logger.debug("%s", str(error))
+
+
+async def _delete_chunks_later(backend: ObjectBackend, subject: str) -> bool:
+    """Ask the server to delete chunks as soon as it can be reached. Return whether it is asked.
+
+    Chunks may still wait to be sent. A purge request could overtake them in the server, so it
+    follows a message without content that replaces them, and that may itself be left.
+    """
+    prefix = await backend.publish_prefix()  # It is known by now, so this does not wait.
+    try:
+        backend.js.connection.publish_nowait(prefix + subject, headers=ROLLUP)
+        backend.stream._purge_nowait(subject)
+    except (NatsError, trio.ClosedResourceError) as error:
+        _logger.debug("%s", str(error))
+        return False
+    return True
 
 
 async def _is_stored(backend: ObjectBackend, info: ObjectInfo, failure: BaseException) -> bool:
