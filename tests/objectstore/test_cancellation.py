@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.objectstore.helpers import HANG_TIMEOUT, connected, stored_chunks
+from tests.objectstore.helpers import HANG_TIMEOUT, connected, plant, stored_chunks
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.internals import failing_metadata
 from tests.support.leaks import all_tasks, no_leaks
 from trio_nats import Connection
 from trio_nats.errors import RequestTimeoutError
 from trio_nats.jetstream import JetStream, JetStreamError, StorageType
-from trio_nats.objectstore import ObjectMeta, ObjectStore
+from trio_nats.objectstore import ObjectExistsError, ObjectMeta, ObjectStore
+from trio_nats.objectstore.info import write_info
+from trio_nats.objectstore.names import meta_subject
 from trio_nats.testing import NatsServer
 
 pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
@@ -263,3 +266,18 @@ async def test_the_acknowledgement_of_a_deletion_is_lost(
                 await store.delete("x")
         assert await stored_chunks(js) == {}
         assert await store.list() == []
+
+
+async def test_a_renaming_that_was_interrupted_is_repeated(nats_server: NatsServer) -> None:
+    """The object has both names then; deleting one of them would delete its chunks."""
+    async with connected(nats_server) as (store, js, _):
+        info = await store.put("x", NEW)
+        await plant(js, meta_subject("b", "y"), write_info(replace(info, name="y")))
+        with pytest.raises(ObjectExistsError):
+            await store.add_link("y", info)
+        assert (await store.update_meta("x", ObjectMeta("y"))).nuid == info.nuid
+        assert [one.name for one in await store.list()] == ["y"]
+        assert await whole(store, js, name="y") == NEW
+        await store.put("z", OLD)
+        with pytest.raises(ObjectExistsError):
+            await store.update_meta("y", ObjectMeta("z"))

@@ -324,7 +324,8 @@ class ObjectStore(
     async def update_meta(self, name: str, meta: ObjectMeta) -> ObjectInfo:
         """Replace the name, description, headers and metadata of an object or link.
 
-        If cancelled, the metadata was replaced completely or not at all.
+        If cancelled, the metadata was replaced completely or not at all. After an error, an object
+        that was to be renamed may have both names: call it again, and do not delete either.
 
         :param name: name of the object.
         :param meta: the new metadata, which replaces all of the old; ``chunk_size`` is ignored. A
@@ -349,7 +350,7 @@ class ObjectStore(
                 headers=Headers(meta.headers),
                 metadata=meta.metadata,
             )
-            expected = old.seq if new.name == name else await self._free(new.name)
+            expected = old.seq if new.name == name else await self._free(new.name, nuid=old.nuid)
             try:
                 new = await self._backend.store(new, expected)
             except WrongLastSequenceError:
@@ -366,17 +367,21 @@ class ObjectStore(
             raise self._deleted(name)
         return info
 
-    async def _free(self, name: str, *, links: bool = False) -> int:
+    async def _free(self, name: str, *, links: bool = False, nuid: str = "") -> int:
         """Return the sequence number to expect when storing under a name that must be free.
 
         :param links: allow replacing a link.
+        :param nuid: allow replacing the object with this NUID, whose renaming was interrupted.
         """
         before, seq = await self._backend.before(name)
-        if seq and (before is None or not (before.deleted or (links and before.link is not None))):
-            raise ObjectExistsError(
-                f"object {name[:80]!r} already exists in object store {self.name!r}"
-            )
-        return seq
+        if not seq or (before is not None and before.deleted):
+            return seq
+        is_link = before is not None and before.link is not None
+        if (links and is_link) or (nuid and before is not None and before.nuid == nuid):
+            return seq
+        raise ObjectExistsError(
+            f"object {name[:80]!r} already exists in object store {self.name!r}"
+        )
 
     async def delete(self, name: str) -> None:
         """Delete an object or link, unless it was deleted before.
