@@ -41,12 +41,14 @@ from .errors import JetStreamError, MessageNotFoundError
 from .events import ConsumerEvent
 from .stream import ListingError, Stream, current_subjects
 
-__all__ = ["InitialIterator", "WatchedMessages"]
+__all__ = ["FORGOTTEN_AFTER", "InitialIterator", "WatchedMessages"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
 T = TypeVar("T")
 
+FORGOTTEN_AFTER = 60.0
+"""Seconds until the server deletes an unused consumer, such as one whose deletion was lost."""
 FIRST_SILENCE = 0.5
 LONGEST_SILENCE = 30.0
 MAX_FAILED_LISTINGS = 10

@@ -35,7 +35,7 @@ from .errors import (
 from .info import ObjectInfo, read_info, write_info
 from .names import bucket_of, check_object_name, chunk_subject, latin_subject, meta_subject
 
-__all__ = ["FORGOTTEN_AFTER", "ObjectBackend", "next_or_none", "store_errors"]
+__all__ = ["ObjectBackend", "next_or_none", "store_errors"]
 
 _logger = logging.getLogger("trio_nats.objectstore")
 
@@ -43,8 +43,6 @@ ROLLUP = {"Nats-Rollup": "sub"}
 FIRST_LOOK = 0.25
 LONGEST_LOOK = 5.0
 MAX_LATIN_NAMES = 4096
-FORGOTTEN_AFTER = 60.0
-"""Seconds until the server deletes an unused consumer, such as one whose creation was cancelled."""
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
 from ..errors import fresh
 from ..jetstream.consumer.message_channel import Messages
+from ..jetstream.watched_messages import FORGOTTEN_AFTER
 from ..options import check_count
-from .backend import FORGOTTEN_AFTER, ObjectBackend, next_or_none, store_errors
+from .backend import ObjectBackend, next_or_none, store_errors
 from .errors import (
     DamagedObjectError,
     DigestMismatchError,

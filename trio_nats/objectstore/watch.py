@@ -15,8 +15,8 @@ from .._event_hub import EventChannel
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.events import ConsumerEvent
-from ..jetstream.watched_messages import InitialIterator, WatchedMessages
-from .backend import FORGOTTEN_AFTER, ObjectBackend, store_errors
+from ..jetstream.watched_messages import FORGOTTEN_AFTER, InitialIterator, WatchedMessages
+from .backend import ObjectBackend, store_errors
 from .errors import DamagedObjectError
 from .info import ObjectInfo, read_info
 from .names import all_meta, meta_subject, name_in
