@@ -182,6 +182,14 @@ def fuzz(session: nox.Session) -> None:
     session.run("pytest", *IN_PARALLEL, *thorough, *session.posargs)
 
 
+@nox.session
+def cancellation(session: nox.Session) -> None:
+    """Break the connection at every checkpoint of the calls of JetStream, stores and services."""
+    install_for_tests(session)
+    thorough = ("--every-checkpoint", "--timeout-scale=10")
+    session.run("pytest", *IN_PARALLEL, *thorough, "tests/cancellation", *session.posargs)
+
+
 @nox.session(python=PYTHONS)
 def soak(session: nox.Session) -> None:
     """Run a soak test with random network faults: ``nox -s soak -- --seconds 600 --seed 7``."""

@@ -22,6 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         help="multiply the time after which a test counts as hanging (default: 1, a minute)",
     )
+    parser.addoption(
+        "--every-checkpoint",
+        action="store_true",
+        help="break connections at every checkpoint of a call, instead of at some",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

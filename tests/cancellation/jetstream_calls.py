@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from tests.cancellation.stage import MEMORY, Call, Group, Stage, Step, failing, nothing
-from tests.jetstream.helpers import filled
+from tests.jetstream.helpers import HANG_TIMEOUT, filled
 from trio_nats.jetstream import (
     AckError,
     ConsumerNotFoundError,
     JetStreamAPIError,
+    Messages,
     PriorityPolicy,
     StreamNotFoundError,
     UnacknowledgedError,
@@ -270,14 +271,16 @@ async def without_consumers(stage: Stage) -> None:
 async def with_consumer(stage: Stage) -> None:
     """A consumer that has delivered nothing yet; what is lost stays so for an hour."""
     await without_consumers(stage)
-    stage.consumer = await stage.stream.create_consumer("c", durable_name="c", ack_wait=3600)
+    stage.consumer = await stage.stream.create_consumer(
+        "c", durable_name="c", ack_wait=stage.ack_wait
+    )
 
 
 async def with_single_deliveries(stage: Stage) -> None:
     """A consumer that delivers nothing twice."""
     await without_consumers(stage)
     stage.consumer = await stage.stream.create_consumer(
-        "c", durable_name="c", ack_wait=3600, max_deliver=1
+        "c", durable_name="c", ack_wait=stage.ack_wait, max_deliver=1
     )
 
 
@@ -318,67 +321,85 @@ async def no_pull_waits(stage: Stage) -> None:
     """Pull requests are gone, and so are messages that nobody has received."""
     await stage.nc.flush()
     info = await stage.consumer.refresh()
-    while info.num_waiting:
+    while info.num_waiting and not stage.has_outages:
         info = await stage.consumer.refresh()
 
 
+async def receive(stage: Stage, messages: Messages) -> None:
+    msg = await messages.receive()
+    stage.got.append(msg.metadata.stream_seq)
+    await msg.ack()
+
+
+async def receive_rest(stage: Stage, messages: Messages) -> None:
+    """Together with what earlier calls have received, it is everything."""
+    while len({*stage.got}) < 6:
+        await receive(stage, messages)
+
+
 async def fetch(stage: Stage) -> None:
-    """What a cancelled call has received is received by the next one."""
-    if not stage.got:
-        stage.got += [msg.metadata.stream_seq for msg in await stage.consumer.fetch(6)]
-    assert {*stage.got} == {*range(1, 7)}
+    while len({*stage.got}) < 6:
+        msgs = await stage.consumer.fetch(6 - len({*stage.got}), timeout=HANG_TIMEOUT)
+        stage.got += [msg.metadata.stream_seq for msg in msgs]
+        for msg in msgs:
+            await msg.ack()
 
 
 async def next_six(stage: Stage) -> None:
-    while len(stage.got) < 6:
-        msg = await stage.consumer.next()
+    while len({*stage.got}) < 6:
+        msg = await stage.consumer.next(timeout=HANG_TIMEOUT)
         stage.got.append(msg.metadata.stream_seq)
         await msg.ack()
-    assert {*stage.got} == {*range(1, 7)}
 
 
 async def consume(stage: Stage) -> None:
-    """Together with what earlier calls have received, it is everything, and nothing twice."""
     async with stage.consumer.consume() as messages:
-        while len(stage.got) < 6:
-            msg = await messages.receive()
-            stage.got.append(msg.metadata.stream_seq)
-            await msg.ack()
-    assert {*stage.got} == {*range(1, 7)}
+        await receive_rest(stage, messages)
 
 
 async def consume_on_demand(stage: Stage) -> None:
     async with stage.consumer.consume(prefetch=False) as messages:
-        while len(stage.got) < 6:
-            msg = await messages.receive()
-            stage.got.append(msg.metadata.stream_seq)
-            await msg.ack()
-    assert {*stage.got} == {*range(1, 7)}
+        await receive_rest(stage, messages)
+
+
+async def consume_with_events(stage: Stage) -> None:
+    async with stage.consumer.consume() as messages, messages.events():
+        await receive_rest(stage, messages)
+
+
+async def listen_to_stream(stage: Stage) -> None:
+    async with stage.stream.advisories() as advisories:
+        await stage.consumer.resume()
+        await stage.consumer.pause(LATER)
+        await advisories.receive()
+
+
+async def listen_to_consumer(stage: Stage) -> None:
+    async with stage.consumer.advisories() as advisories:
+        await stage.consumer.resume()
+        await stage.consumer.pause(LATER)
+        await advisories.receive()
 
 
 async def consume_and_close(stage: Stage) -> None:
-    messages = stage.consumer.consume()
-    async with messages:
-        if len(stage.got) < 6:
-            stage.got.append((await messages.receive()).metadata.stream_seq)
+    async with stage.consumer.consume() as messages:
+        if not stage.got:
+            await receive(stage, messages)
         await messages.aclose()
     async with stage.consumer.consume() as messages:
-        while len(stage.got) < 6:
-            stage.got.append((await messages.receive()).metadata.stream_seq)
-    assert {*stage.got} == {*range(1, 7)}
+        await receive_rest(stage, messages)
 
 
 async def consume_and_drain(stage: Stage) -> None:
     async with stage.consumer.consume() as messages:
-        if len(stage.got) < 6:
-            stage.got.append((await messages.receive()).metadata.stream_seq)
+        if not stage.got:
+            await receive(stage, messages)
         await messages.drain()
         async for msg in messages:
             stage.got.append(msg.metadata.stream_seq)
+            await msg.ack()
     async with stage.consumer.consume() as messages:
-        while len(stage.got) < 6:
-            stage.got.append((await messages.receive()).metadata.stream_seq)
-    assert {*stage.got} == {*range(1, 7)}
+        await receive_rest(stage, messages)
 
 
 async def ordered_fetch(stage: Stage) -> None:
@@ -493,6 +514,7 @@ CONSUMERS = Group(
             before=with_single_deliveries,
             check=no_pull_waits,
             needs_cleanup=True,
+            survives_outages=False,
         ),
         Call(
             "Consumer.next",
@@ -514,7 +536,21 @@ CONSUMERS = Group(
             before=with_single_deliveries,
             check=no_pull_waits,
             needs_cleanup=True,
+            survives_outages=False,
         ),
+        Call(
+            "Messages.events",
+            consume_with_events,
+            before=with_consumer,
+            check=no_pull_waits,
+            needs_cleanup=True,
+        ),
+        Call(
+            "Stream.advisories AdvisoryListener.__aenter__ AdvisoryListener.__aexit__",
+            listen_to_stream,
+            before=with_consumer,
+        ),
+        Call("Consumer.advisories", listen_to_consumer, before=with_consumer),
         Call(
             "Messages.aclose",
             consume_and_close,

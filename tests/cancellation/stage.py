@@ -17,12 +17,23 @@ from tests.support.leaks import all_tasks
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import Connection, open_nats
 from trio_nats.errors import NatsError
-from trio_nats.jetstream import Consumer, JetStream, StorageType, Stream
+from trio_nats.jetstream import Consumer, ConsumerNotFoundError, JetStream, StorageType, Stream
 from trio_nats.keyvalue import KeyValue
 from trio_nats.objectstore import ObjectStore
 from trio_nats.testing import NatsServer
 
-__all__ = ["MEMORY", "Call", "Group", "Stage", "State", "Step", "failing", "nothing", "staged"]
+__all__ = [
+    "MEMORY",
+    "PATIENCE",
+    "Call",
+    "Group",
+    "Stage",
+    "State",
+    "Step",
+    "failing",
+    "nothing",
+    "staged",
+]
 
 MEMORY = StorageType.MEMORY
 PATIENCE = HANG_TIMEOUT / 4
@@ -64,6 +75,12 @@ class Stage:
     """What the call is a method of, if it is made for each run."""
     got: list[int] = field(default_factory=list)
     """What was received so far in this run."""
+    ack_wait: float = 3600.0
+    """Seconds after which a message that was lost is delivered again."""
+    has_outages: bool = False
+    """Whether the connection is lost during calls."""
+    warned: bool = False
+    """Whether the call has logged that it may leave something behind."""
     completed: bool = False
     """Whether the call has ended in spite of its cancellation."""
 
@@ -112,20 +129,39 @@ class Stage:
             for one in page["streams"] or []
         }
 
-    async def wait_for(self, *states: State) -> None:
-        """Wait until the server has one of these states. Not all deletions are waited for."""
+    async def wait_for(self, *states: State, messages: bool = True) -> None:
+        """Wait until the server has one of these states. Not all deletions are waited for.
+
+        :param messages: whether to compare the numbers of messages.
+        """
         found: State = {}
         with trio.move_on_after(PATIENCE):
             while True:
                 found = await self.state()
-                if found in states:
-                    return
+                for wanted in states:
+                    if messages and found == wanted:
+                        return
+                    if not messages and _without_messages(found) == _without_messages(wanted):
+                        return
         raise AssertionError(f"the server has {found}; expected: {' or '.join(map(str, states))}")
+
+    async def expire(self, longest: float) -> None:
+        """Delete the consumers that the server deletes when they are unused for so long."""
+        async for name in self.witness.stream_names():
+            stream = await self.witness.stream(name)
+            async for info in stream.consumers():
+                if (info.config.inactive_threshold or longest + 1) <= longest:
+                    with suppress(ConsumerNotFoundError):
+                        await stream.delete_consumer(info.name)
 
     async def clear(self) -> None:
         """Delete everything."""
         async for name in self.witness.stream_names():
             await self.witness.delete_stream(name)
+
+
+def _without_messages(state: State) -> State:
+    return {name: one._replace(messages=0) for name, one in state.items()}
 
 
 Step = Callable[[Stage], Awaitable[object]]
@@ -158,6 +194,8 @@ class Call:
     """Whether suspensions of tasks that it starts count too."""
     needs_cleanup: bool = False
     """Whether it has something to undo when it is cancelled."""
+    survives_outages: bool = True
+    """Whether nothing is lost if the connection is lost, too."""
 
     def __str__(self) -> str:
         return self.names

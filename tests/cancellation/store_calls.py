@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from tests.cancellation.stage import MEMORY, Call, Group, Stage, failing
+from tests.cancellation.stage import MEMORY, PATIENCE, Call, Group, Stage, failing
 from trio_nats.jetstream import WrongLastSequenceError
 from trio_nats.keyvalue import BucketNotFoundError, KeyExistsError
 from trio_nats.objectstore import ObjectMeta, ObjectNotFoundError, ObjectStoreNotFoundError
 
-__all__ = ["BUCKETS", "KEYS", "OBJECTS", "STORES"]
+__all__ = ["BUCKETS", "KEYS", "OBJECTS", "STORES", "nothing_is_half"]
 
 
 # --- buckets --------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ async def put(stage: Stage) -> None:
 
 
 async def watch(stage: Stage) -> None:
-    async with stage.kv.watch() as watcher:
+    async with stage.kv.watch() as watcher, watcher.events():
         assert [entry.key async for entry in watcher.initial()] == ["a", "b", "c"]
         await watcher.caught_up()
 
@@ -137,7 +137,7 @@ KEYS = Group(
         Call("KeyValue.keys", keys, needs_cleanup=True),
         Call(
             "KeyValue.watch KeyWatcher.__aenter__ KeyWatcher.__aexit__ KeyWatcher.initial "
-            "KeyWatcher.caught_up",
+            "KeyWatcher.caught_up KeyWatcher.events",
             watch,
             needs_cleanup=True,
         ),
@@ -252,11 +252,19 @@ async def some_objects(stage: Stage) -> None:
 
 async def nothing_is_half(stage: Stage) -> None:
     """All chunks are those of an object, and each object is whole."""
+    stream = await stage.witness.stream("OBJ_O")
     infos = await stage.store.list(show_deleted=True)
     expected = {f"$O.O.C.{info.nuid}": info.chunks for info in infos if info.chunks}
-    stream = await stage.witness.stream("OBJ_O")
-    found = {subject: count async for subject, count in stream.subjects("$O.O.C.>")}
-    assert found == expected
+    found: dict[str, int] = {}
+    with trio.move_on_after(PATIENCE):
+        while found != expected and not stage.warned:
+            found = {name: count async for name, count in stream.subjects("$O.O.C.>")}
+            if stage.has_outages:
+                # What replaces chunks without waiting for an answer may be left itself.
+                for name in found.keys() - expected.keys():
+                    if (await stream.get_msg(last_for=name)).data == b"" and found[name] == 1:
+                        del found[name]
+    assert stage.warned or found == expected, f"the chunks are {found}, expected: {expected}"
     for info in infos:
         if not info.deleted and info.link is None:
             assert await stage.store.get_bytes(info.name) in (OLD, NEW)
@@ -323,7 +331,7 @@ async def no_part_is_left(stage: Stage) -> None:
 
 
 async def watch_objects(stage: Stage) -> None:
-    async with stage.store.watch() as watcher:
+    async with stage.store.watch() as watcher, watcher.events():
         assert [info.name async for info in watcher.initial()] == ["x"]
         await watcher.caught_up()
 
@@ -353,7 +361,7 @@ OBJECTS = Group(
         Call("ObjectStore.list", list_objects, needs_cleanup=True),
         Call(
             "ObjectStore.watch ObjectWatcher.__aenter__ ObjectWatcher.__aexit__ "
-            "ObjectWatcher.initial ObjectWatcher.caught_up",
+            "ObjectWatcher.initial ObjectWatcher.caught_up ObjectWatcher.events",
             watch_objects,
             needs_cleanup=True,
         ),

@@ -7,20 +7,22 @@ import inspect
 from collections.abc import Iterator
 
 from tests.cancellation.calls import EXEMPT, GROUPS
+from tests.support.public_objects import PUBLIC_MODULES
 
 PACKAGES = ("jetstream", "keyvalue", "objectstore", "services")
 ASYNC_METHODS = ("__aenter__", "__aexit__", "__anext__", "__await__")
 RETURNED = ("AsyncIterator", "Awaitable", "AsyncGenerator", "AbstractAsyncContextManager")
 
 
-def classes() -> dict[str, type]:
-    """The public classes of the four packages."""
+def classes(*packages: str) -> dict[str, type]:
+    """The public classes of some packages, or of all."""
     found = {}
-    for package in PACKAGES:
-        module = importlib.import_module(f"trio_nats.{package}")
-        for name in module.__all__:
-            if inspect.isclass(one := getattr(module, name)):
-                found[name] = one
+    for path in PUBLIC_MODULES:
+        if not packages or path.split(".")[1:2] in [[package] for package in packages]:
+            module = importlib.import_module(path)
+            for name in module.__all__:
+                if inspect.isclass(one := getattr(module, name)):
+                    found[name] = one
     return found
 
 
@@ -31,9 +33,8 @@ def is_asynchronous(cls: type) -> bool:
 
 def cancellable() -> Iterator[str]:
     """Yield what can be cancelled, or returns something that can be."""
-    known = classes()
-    returned = {*RETURNED, *(name for name, cls in known.items() if is_asynchronous(cls))}
-    for name, cls in known.items():
+    returned = {*RETURNED, *(name for name, cls in classes().items() if is_asynchronous(cls))}
+    for name, cls in classes(*PACKAGES).items():
         for attribute in dir(cls):
             function = inspect.getattr_static(cls, attribute)
             if isinstance(function, (classmethod, staticmethod)):

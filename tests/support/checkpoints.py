@@ -17,7 +17,7 @@ import trio
 
 from tests.support.timeouts import HANG_TIMEOUT
 
-__all__ = ["Operation", "cancel_at_each_checkpoint", "strike_at_each_checkpoint"]
+__all__ = ["Operation", "Strike", "cancel_at_each_checkpoint", "strike_at_each_checkpoint"]
 
 Operation: TypeAlias = Callable[[], Awaitable[object]]
 Strike: TypeAlias = Callable[[], object]
@@ -60,19 +60,22 @@ async def strike_at_each_checkpoint(
     check_after: Callable[[], Awaitable[object]],
     *,
     limit: int = 1000,
-) -> int:
+    first: int = 1,
+    step: int = 1,
+) -> None:
     """Run an operation repeatedly, and do something at its first, second, ... last suspension.
 
     ``make_operation`` prepares a new one, and what is to be called. Otherwise it is as in
-    :func:`cancel_at_each_checkpoint`, without tasks that were woken.
+    :func:`cancel_at_each_checkpoint`, without tasks that were woken. With ``step``, only some
+    suspensions are visited, from ``first`` on.
     """
-    for number in range(1, limit + 1):
+    for number in range(first, limit + first, step):
         operation, strike = await make_operation()
         injector = _Injector(strike, number, woken=False, background=False)
         await _run(operation, trio.CancelScope(), injector)
         await check_after()
         if not injector.struck:
-            return number - 1
+            return
     raise AssertionError(f"still suspended for the {limit}th time")
 
 
