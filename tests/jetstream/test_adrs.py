@@ -20,7 +20,7 @@ from trio_nats.jetstream import (
 )
 from trio_nats.testing import NatsServer
 
-pytestmark = pytest.mark.nats_server(jetstream=True)
+pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.requires_server("2.12")]
 
 API = "$JS.API."
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)

@@ -48,8 +48,11 @@ def config_of(consumer: Consumer) -> ConsumerConfig:
         {"inactive_threshold": 20},
         {"ack_policy": AckPolicy.NONE},
         {"deliver_subject": "a.b", "flow_control": True, "idle_heartbeat": 5.0},
-        {"pause_until": LATER},
-        {"priority_groups": ["g"], "priority_policy": PriorityPolicy.PINNED_CLIENT},
+        pytest.param({"pause_until": LATER}, marks=pytest.mark.requires_server("2.11")),
+        pytest.param(
+            {"priority_groups": ["g"], "priority_policy": PriorityPolicy.PINNED_CLIENT},
+            marks=pytest.mark.requires_server("2.11"),
+        ),
         {"max_ack_pending": -1, "metadata": {"a": "b"}},
     ],
     ids=str,

@@ -113,6 +113,7 @@ async def test_one_string_for_a_list(nats_server: NatsServer) -> None:
             stream.ordered_consumer(filter_subjects=5)  # type: ignore[arg-type]
 
 
+@pytest.mark.requires_server("2.11")
 @pytest.mark.parametrize("direct", [False, True])
 async def test_messages(nats_server: NatsServer, direct: bool) -> None:
     since = datetime(2200, 1, 1, tzinfo=UTC)
@@ -147,6 +148,7 @@ async def test_overlapping_subjects(nats_server: NatsServer) -> None:
             await js.create_stream("b", storage=MEMORY)
 
 
+@pytest.mark.requires_server("2.12")
 async def test_what_the_stream_does_not_allow(nats_server: NatsServer) -> None:
     """The error says which setting does."""
     async with connected(nats_server) as (js, _):
