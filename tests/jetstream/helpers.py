@@ -81,13 +81,13 @@ NO_SUITABLE_PEERS = 10005
 async def placed(create: Callable[[], Awaitable[T]]) -> T:
     """The result of ``create``, which needs replicas in a cluster that has just been started.
 
-    Servers before 2.11 take up to a second to tell each other what they have room for.
+    Servers before 2.12 take up to a second to tell each other what they have room for.
     """
     while True:
         try:
             return await create()
         except JetStreamAPIError as failure:
-            if failure.err_code != NO_SUITABLE_PEERS or server_version() >= (2, 11):
+            if failure.err_code != NO_SUITABLE_PEERS or server_version() >= (2, 12):
                 raise
             await trio.sleep(0.05)
 
