@@ -283,6 +283,18 @@ async def create_keys(js: JetStream) -> None:
     await kv.create("k", b"x")
 
 
+async def purge_deletes(js: JetStream) -> None:
+    kv = await js.key_value("B")
+    assert await kv.purge_deletes(older_than=0) == 1
+
+
+async def list_objects(js: JetStream) -> None:
+    store = await js.object_store("O")
+    assert [info.name for info in await store.list()] == ["o", "incomplete"]
+    async with store.watch() as watcher:
+        assert (await watcher.receive()).name == "o"
+
+
 async def get_object(js: JetStream) -> None:
     store = await js.object_store("O")
     async with store.get("o") as reader:
@@ -314,6 +326,8 @@ USES: dict[str, Callable[[JetStream], Awaitable[None]]] = {
     "watch with resume_from": resume_watch,
     "write a key": write_keys,
     "create a key": create_keys,
+    "remove deleted keys (purge_deletes)": purge_deletes,
+    "list, watch objects": list_objects,
     "get an object": get_object,
     "put, delete an object": put_object,
 }
@@ -357,6 +371,7 @@ async def test_the_permissions_of_the_table_are_enough(name: str) -> None:
             kv = await js.create_key_value("B", storage=MEMORY)
             for key in ("k", "z"):
                 await kv.put(key, b"v")
+            await kv.delete("gone")
             store = await js.create_object_store("O", storage=MEMORY)
             await store.put("o", b"object")
             nuid = (await store.put("incomplete", b"object")).nuid
