@@ -284,6 +284,19 @@ async def with_single_deliveries(stage: Stage) -> None:
     )
 
 
+async def with_push_consumer(stage: Stage) -> None:
+    """Messages on their way when the subscription ends are delivered again after ``ack_wait``."""
+    await without_consumers(stage)
+    stage.consumer = await stage.stream.create_consumer(
+        "c",
+        durable_name="c",
+        ack_wait=1,
+        deliver_subject="here",
+        idle_heartbeat=5,
+        flow_control=True,
+    )
+
+
 async def with_pinned_consumer(stage: Stage) -> None:
     await without_consumers(stage)
     stage.consumer = await stage.stream.create_consumer(
@@ -538,6 +551,7 @@ CONSUMERS = Group(
             needs_cleanup=True,
             survives_outages=False,
         ),
+        Call("Consumer.consume", consume, before=with_push_consumer, needs_cleanup=True),
         Call(
             "Messages.events",
             consume_with_events,
