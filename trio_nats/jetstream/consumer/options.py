@@ -32,7 +32,8 @@ DEFAULT_INACTIVE_THRESHOLD = 5.0
 """The server's default for ephemeral consumers, in seconds."""
 FEW_DELIVERIES = 2
 """Up to this ``max_deliver``, request messages by default only when a task waits for one. A message
-that is requested in advance and returned has used up a delivery."""
+that is requested in advance and not received has used up a delivery. If that was the last one, it
+is kept, but only as long as the program runs."""
 
 
 @dataclass(slots=True)
