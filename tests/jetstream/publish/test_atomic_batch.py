@@ -7,12 +7,14 @@ import trio
 import trio.testing
 
 from tests.jetstream.helpers import connected, filled
+from tests.support.proxies import PlainProxy
 from trio_nats import (
     ConfigurationError,
     InvalidHeaderError,
     InvalidSubjectError,
     JSONCodec,
     RequestTimeoutError,
+    open_nats,
 )
 from trio_nats.jetstream import (
     APILevelError,
@@ -182,3 +184,28 @@ async def test_one_task_at_a_time(nats_server: NatsServer) -> None:
             with pytest.raises(trio.BusyResourceError):
                 await batch.add("silent")
             nursery.cancel_scope.cancel()
+
+
+async def test_cancelled_batches_do_not_count_as_unfinished(nats_server: NatsServer) -> None:
+    """A stream has room for 50 of them. The answers come late, so each is cancelled before."""
+    async with PlainProxy(nats_server.port) as proxy:
+        async with open_nats(f"nats://127.0.0.1:{proxy.port}") as nc:
+            js = nc.jetstream()
+            stream = await filled(js, 0, allow_atomic=True)
+            proxy.swallow = True
+            for _ in range(60):
+                batch = js.atomic_batch()
+                await batch.add("s.a")
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(batch.add, "s.b")
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.cancel_scope.cancel()
+                with pytest.raises(JetStreamError, match="has failed"):
+                    await batch.commit()
+            proxy.swallow = False
+            await nc.flush()
+            batch = js.atomic_batch()
+            await batch.add("s.a")
+            await batch.add("s.b")
+            assert (await batch.commit()).count == 2
+            assert (await stream.refresh()).state.messages == 2

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TypeVar, overload
 
 import trio
 
 from ..._constructors import NoPublicConstructor
 from ...codecs import Encoder, Payload, as_bytes, encoded
-from ...errors import ConfigurationError, NoRespondersError
+from ...errors import ConfigurationError, NatsError, NoRespondersError
 from ...headers import Headers, HeadersLike
 from ..api import API
 from ..errors import JetStreamError, NoStreamResponseError
 from ..features import too_old
 from ..validation import check_subject
-from .ack import PubAck, publish_headers, read_ack
+from .ack import EXPECTED_STREAM, PubAck, publish_headers, read_ack
 
 __all__ = ["AtomicBatch"]
+
+_logger = logging.getLogger("trio_nats.jetstream")
 
 BATCH_ID = "Nats-Batch-Id"
 BATCH_SEQUENCE = "Nats-Batch-Sequence"
@@ -218,6 +221,9 @@ class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
             msg = await self._nc.request(subject, data, timeout=self._timeout, headers=numbered)
         except NoRespondersError:
             raise NoStreamResponseError(subject) from None
+        except BaseException:
+            self._abandon(subject)
+            raise
         ack = None
         if msg.data or msg.raw_headers is not None:
             ack = read_ack(msg, subject)
@@ -229,6 +235,17 @@ class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
         self._over = over
         self._sent += 1
         return ack
+
+    def _abandon(self, subject: str) -> None:
+        """Have the server forget the batch, because it holds only 50 unfinished ones of a stream.
+
+        It does so when a message is missing. A server that does not know batches refuses this one.
+        """
+        headers = {BATCH_ID: self._id, BATCH_SEQUENCE: str(self._sent + 3), EXPECTED_STREAM: "."}
+        try:
+            self._nc.publish_nowait(subject, headers=headers)
+        except (NatsError, trio.ClosedResourceError) as error:
+            _logger.debug("%s could not be abandoned: %s", repr(self), str(error))
 
     def _numbered(self, headers: HeadersLike | None) -> Headers:
         numbered = Headers(() if headers is None else headers)
