@@ -9,7 +9,11 @@ from tests.cancellation.stage import Call, Stage, staged
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats.testing import NatsServer
 
-pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.nats_server(jetstream=True),
+    pytest.mark.requires_server("2.14"),
+    pytest.mark.slow,
+]
 
 
 @pytest.mark.parametrize("group", GROUPS)

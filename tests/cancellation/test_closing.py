@@ -15,9 +15,13 @@ from tests.support.checkpoints import Operation, Strike, strike_at_each_checkpoi
 from tests.support.leaks import no_leaks
 from trio_nats.testing import NatsServer
 
-pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.nats_server(jetstream=True),
+    pytest.mark.requires_server("2.14"),
+    pytest.mark.slow,
+]
 
-STEP = 4
+STEP = 6
 
 
 @pytest.mark.parametrize("group", [name for name, calls in CALLS.items() if calls])

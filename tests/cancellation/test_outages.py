@@ -21,14 +21,18 @@ from trio_nats.errors import NatsError
 from trio_nats.events import ConnectionState
 from trio_nats.testing import NatsServer
 
-pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.nats_server(jetstream=True),
+    pytest.mark.requires_server("2.14"),
+    pytest.mark.slow,
+]
 
 QUICK = ReconnectPolicy(wait=0.001, max_wait=0.01)
 TIMEOUT = 0.5
 LOST = (NatsError, trio.ClosedResourceError, trio.BrokenResourceError)
 EXPIRES = 300.0
 """Seconds after which the server deletes a consumer whose deletion was lost with the connection."""
-STEP = {"cut": 3, "frozen": 5}
+STEP = {"cut": 4, "frozen": 6}
 """Cleaning up over a frozen connection takes time, so not every suspension is visited each time."""
 LEFT = "may be left behind"
 

@@ -81,26 +81,6 @@ async def test_a_publisher_with_failures(nats_server: NatsServer) -> None:
 
 
 @pytest.mark.requires_server("2.11")
-async def test_publishing_and_asking(nats_server: NatsServer) -> None:
-    async with connected(nats_server) as (js, nc):
-        stream = await filled(js)
-        await settle(nc)
-
-        async def make() -> Operation:
-            async def operation() -> None:
-                await js.publish("s.a", b"x")
-                await stream.refresh()
-                await stream.get_msg(1)
-                await stream.get_msg(1, direct=False)
-                [msg async for msg in stream.get_msgs(max_messages=3, stop_after=6)]
-                [msg async for msg in stream.get_last_msgs(["s.0", "s.1"], max_messages=1)]
-
-            return operation
-
-        assert await cancel_at_each_checkpoint(make, lambda: sound(nc)) >= 10
-
-
-@pytest.mark.requires_server("2.11")
 async def test_getting_many_goes_on(nats_server: NatsServer) -> None:
     """Nothing is missed and nothing comes twice."""
     async with connected(nats_server) as (js, nc):

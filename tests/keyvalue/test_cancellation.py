@@ -10,30 +10,9 @@ from tests.jetstream.test_cancellation import settle, sound
 from tests.keyvalue.helpers import brief, bucket
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks
-from trio_nats.keyvalue import KeyExistsError
 from trio_nats.testing import NatsServer
 
 pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.slow]
-
-
-async def test_reading_and_writing(nats_server: NatsServer) -> None:
-    async with connected(nats_server) as (js, nc):
-        kv = await bucket(js, history=3)
-        await settle(nc)
-
-        async def make() -> Operation:
-            async def operation() -> None:
-                await kv.delete("a")
-                await kv.create("a", "1")
-                with pytest.raises(KeyExistsError):
-                    await kv.create("a", "2")
-                await kv.update("a", "2", (await kv.get("a")).revision)
-                await kv.status()
-
-            return operation
-
-        assert await cancel_at_each_checkpoint(make, lambda: sound(nc)) >= 8
-        assert (await kv.get("a")).value == b"2"
 
 
 async def test_watching(nats_server: NatsServer) -> None:

@@ -126,28 +126,6 @@ async def test_a_cancelled_read_loses_nothing(nats_server: NatsServer) -> None:
         assert b"".join(found) == bytes(range(200))
 
 
-async def test_listing_and_watching(nats_server: NatsServer) -> None:
-    async with connected(nats_server) as (store, _, nc):
-        await settle(nc)
-        await store.put("x", b"")
-        async with no_leaks():
-            before = all_tasks()
-
-            async def make() -> Operation:
-                async def operation() -> None:
-                    assert len(await store.list()) == 1
-                    async with store.watch() as watcher:
-                        await watcher.receive()
-
-                return operation
-
-            async def check() -> None:
-                assert all_tasks() == before
-                assert nc.stats.subscriptions == 0
-
-            assert await cancel_at_each_checkpoint(make, check) >= 6
-
-
 async def test_no_consumer_is_left(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (store, js, nc):
         await store.put(ObjectMeta("x", chunk_size=2), NEW)

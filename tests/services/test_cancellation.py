@@ -10,7 +10,7 @@ from tests.services.helpers import HANG_TIMEOUT, adder, reverse, running
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.internals import open_requests
 from tests.support.leaks import all_tasks, no_leaks
-from trio_nats import Connection, NoRespondersError, RequestTimeoutError, open_nats
+from trio_nats import Connection, NoRespondersError, open_nats
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.slow
@@ -139,25 +139,3 @@ async def test_responding(nats_server: NatsServer) -> None:
         await service.nc.flush()
         assert (await client.request("cancel")).data == b"whole"
         assert scopes[0].cancelled_caught
-
-
-async def test_asking(nats_server: NatsServer) -> None:
-    async with running(nats_server) as (service, client):
-        services = client.services(stall=0.01)
-        await services.ping()
-
-        async def make() -> Operation:
-            async def operation() -> None:
-                (found,) = await services.ping("adder", service.id)
-                assert found.id == service.id
-                try:
-                    await services.stats()
-                except RequestTimeoutError:
-                    raise AssertionError from None
-
-            return operation
-
-        async def check() -> None:
-            await sound(client)
-
-        assert await cancel_at_each_checkpoint(make, check) >= 3

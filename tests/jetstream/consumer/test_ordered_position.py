@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -11,11 +10,9 @@ import trio
 
 from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled, pass_on, relayed
 from tests.jetstream.scripted_server import QUICK
-from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats import ConfigurationError, Msg, open_nats
 from trio_nats.jetstream import (
     ConsumerLimits,
-    ConsumerNotFoundError,
     DeliverPolicy,
     JetStream,
     Messages,
@@ -230,61 +227,6 @@ async def test_a_purge_is_no_other_stream(nats_server: NatsServer) -> None:
             while found[-1] != 10:  # those that had arrived before the purge
                 found += await numbers(messages, 1)
             assert found == [*range(5, 5 + len(found) - 1), 10]
-
-
-@pytest.mark.slow
-async def test_cancelled_it_leaves_no_consumer_behind(nats_server: NatsServer) -> None:
-    async with connected(nats_server) as (js, nc):
-        stream = await filled(js, 6)
-        kv = await js.create_key_value("B", storage=MEMORY, history=3)
-        store = await js.create_object_store("O", storage=MEMORY)
-        await store.put("o", b"x" * 1000)
-        await kv.put("k", b"1")
-        await kv.put("k", b"2")
-        streams = [stream, await js.stream("KV_B"), await js.stream("OBJ_O")]
-
-        async def watch() -> None:
-            async with kv.watch() as watcher:
-                await watcher.receive()
-
-        async def fetch() -> None:
-            await stream.ordered_consumer().fetch(2)
-
-        async def consume() -> None:
-            async with stream.ordered_consumer().consume() as messages:
-                await messages.receive()
-
-        async def get() -> None:
-            async with store.get("o") as reader:
-                await reader.read_all()
-
-        async def check() -> None:
-            await nc.flush()
-            # Requests to delete them are not waited for, but none may stay.
-            while [name for one in streams async for name in one.consumer_names()]:
-                await trio.lowlevel.checkpoint()
-
-        for use in (kv.keys, lambda: kv.history("k"), watch, consume, get, store.list):
-
-            async def make(use: Operation = use) -> Operation:
-                return use  # type: ignore[return-value]
-
-            assert await cancel_at_each_checkpoint(make, check) >= 2
-
-        # A fetch keeps its consumer for the next one, so only what a cancelled one leaves counts.
-        async def making() -> Operation:
-            return fetch
-
-        async def checking() -> None:
-            await nc.flush()
-            left = [info async for info in stream.consumers()]
-            while not all(info.delivered.consumer_seq for info in left):
-                left = [info async for info in stream.consumers()]
-            for info in left:
-                with contextlib.suppress(ConsumerNotFoundError):  # it may be going
-                    await stream.delete_consumer(info.name)
-
-        await cancel_at_each_checkpoint(making, checking)
 
 
 async def test_consumer_limits_of_the_stream_are_respected(nats_server: NatsServer) -> None:
