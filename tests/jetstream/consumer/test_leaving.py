@@ -200,6 +200,8 @@ async def test_leaving_while_messages_are_being_sent(
         stream = await filled(js, 0)
         for number in range(batch * rounds):
             nc.publish_nowait("s.1", b"%d" % number)
+        while (await stream.refresh()).state.messages < batch * rounds:
+            pass  # or the consumer might have caught up before all are stored
         acks = policy != AckPolicy.NONE
         consumer = await stream.create_consumer(
             "c", ack_policy=policy, max_deliver=1 if acks else -1, max_ack_pending=-1
