@@ -198,10 +198,10 @@ async def test_leaving_while_messages_are_being_sent(
     batch, rounds = 500, 30
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 0)
-        for number in range(batch * rounds):
-            nc.publish_nowait("s.1", b"%d" % number)
-        while (await stream.refresh()).state.messages < batch * rounds:
-            pass  # or the consumer might have caught up before all are stored
+        # A stream drops messages if 10,000 wait to be stored.
+        async with js.publisher(max_pending=1000) as publisher:
+            for number in range(batch * rounds):
+                await publisher.publish("s.1", b"%d" % number)
         acks = policy != AckPolicy.NONE
         consumer = await stream.create_consumer(
             "c", ack_policy=policy, max_deliver=1 if acks else -1, max_ack_pending=-1
