@@ -55,12 +55,12 @@ def uses(js: JetStream, stream: Stream) -> dict[str, Callable[[], Awaitable[obje
         assert (await batch.commit()).count == 1
 
     async def fast_batch() -> None:
-        if "NEW" not in [name async for name in js.stream_names()]:
-            level = (await js.account_info()).api.level
-            options = {"allow_batched": True} if level >= level_of(["allow_batched"]) else {}
-            await js.create_stream("NEW", subjects=["n.*"], storage=MEMORY, **options)
+        subject = "s.1"
+        if (await js.account_info()).api.level >= FEATURES["allow_batched"]:
+            await js.create_stream("NEW", subjects=["n.*"], storage=MEMORY, allow_batched=True)
+            subject = "n.1"
         async with js.fast_batch() as batch:
-            await batch.add("n.1")
+            await batch.add(subject)
 
     async def unpin() -> None:
         options: dict[str, Any] = {
