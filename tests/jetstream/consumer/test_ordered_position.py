@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import msgspec
 import pytest
@@ -211,6 +212,35 @@ async def test_a_start_that_lies_ahead_is_no_other_stream(nats_server: NatsServe
             for number in range(2, 5):
                 await js.publish("s.0", str(number))
             assert await numbers(messages, 2) == [3, 4]
+
+
+@pytest.mark.parametrize("mode", ["raise", "restart"])
+async def test_a_leader_that_is_behind_is_no_other_stream(
+    nats_server: NatsServer, mode: Literal["raise", "restart"]
+) -> None:
+    """One that was frozen answers with what it has, until it hears of its successor."""
+    stale: list[int] = []
+
+    async def relay(subject: str, request: Msg) -> None:
+        if subject == "STREAM.INFO.S" and stale:
+            info = msgspec.json.decode((await nc.request("$JS.API.STREAM.INFO.S")).data)
+            info["state"]["last_seq"] = stale.pop()
+            info["cluster"] = {"leader": "a", "replicas": [{"name": "b", "current": True}]}
+            await request.respond(msgspec.json.encode(info))
+        else:
+            await pass_on(nc, subject, request)
+
+    async with connected(nats_server) as (real, nc):
+        await filled(real, 5)
+        async with relayed(nc, relay) as js:
+            ordered = (await js.stream("S")).ordered_consumer(on_stream_replaced=mode)
+            async with ordered.consume() as messages:
+                assert isinstance(messages, OrderedMessages)
+                assert await numbers(messages, 4) == [0, 1, 2, 3]
+                stale += [3, 2]
+                await messages.restart()
+                assert await numbers(messages, 1) == [4]
+                assert not stale
 
 
 async def test_a_purge_is_no_other_stream(nats_server: NatsServer) -> None:

@@ -46,6 +46,9 @@ CHECK_TIMEOUT = 2.0
 UNDO_TIMEOUT = 1.0
 """Seconds to wait until a consumer is deleted whose creation was cancelled."""
 UNDO_WAIT = 0.05
+MAX_BEHIND = 30.0
+"""Seconds after which a leader that lacks messages must have heard of its successor. Servers step
+down after ten seconds without the others."""
 
 
 class OrderedState:
@@ -85,6 +88,7 @@ class OrderedState:
         self._supposed = created  # when the stream was created, as asked earlier
         self._created: datetime | None = None  # the same, asked since the first consumer exists
         self._reached = 0  # a sequence number that the stream has reached
+        self._behind_since: float | None = None  # when the stream was first seen not to reach it
         self._consumer_seq = 0  # number of deliveries received from the present consumer
         self._busy = False
 
@@ -168,7 +172,7 @@ class OrderedState:
         self.replacements += 1
         self.replaced_because = why
         self.next_seq = self._since = self._created = None
-        self._supposed, self._reached = stream.created, 0
+        self._supposed, self._reached, self._behind_since = stream.created, 0, None
         if self._config.deliver_policy not in (
             DeliverPolicy.LAST_PER_SUBJECT,
             DeliverPolicy.BY_START_TIME,
@@ -223,12 +227,31 @@ class OrderedState:
         ):
             return f"was created again at {info.created.isoformat()}, after this consumer began"
         if info.state.last_seq < self._reached:
-            return (
-                f"ends at {info.state.last_seq}, but message {self._reached} was already read: it "
-                "has lost messages"
-            )
-        self._created = info.created
+            why = f"ends at {info.state.last_seq}, but message {self._reached} was already read"
+            if (
+                info.cluster is not None
+                and info.cluster.replicas
+                and not self._is_behind_for_long()
+            ):
+                raise JetStreamAPIError(
+                    UNAVAILABLE,
+                    ErrorCode.CLUSTER_NOT_AVAILABLE,
+                    f"stream {self.stream!r} {why}: its leader is behind, or it has lost messages",
+                )
+            return f"{why}: it has lost messages"
+        self._created, self._behind_since = info.created, None
         return ""
+
+    def _is_behind_for_long(self) -> bool:
+        """Whether the stream has lacked messages for longer than a leader may be out of date.
+
+        A leader that was frozen or cut off from the others answers with what it has, until it hears
+        of its successor.
+        """
+        now = trio.current_time()
+        if self._behind_since is None:
+            self._behind_since = now
+        return now - self._behind_since > MAX_BEHIND
 
     async def _undo(self, name: str) -> None:
         """Delete a consumer that was or may have been created. If cancelled, it goes on."""
