@@ -243,6 +243,25 @@ async def test_a_leader_that_is_behind_is_no_other_stream(
                 assert not stale
 
 
+async def test_messages_from_before_a_reset_are_not_taken_for_new_ones(
+    nats_server: NatsServer,
+) -> None:
+    """A push consumer delivers at once, so also before it is known to begin in the wrong place."""
+
+    async def relay(subject: str, request: Msg) -> None:
+        await pass_on(nc, subject, request)
+
+    async with connected(nats_server) as (real, nc):
+        await filled(real, 6)
+        async with relayed(nc, relay) as js:
+            stream = await js.stream("S")
+            ordered = stream.ordered_consumer(on_stream_replaced="restart")
+            assert len(await ordered.fetch(3)) == 3
+            await again(real, 6)
+            found = [int(msg.data) for msg in await ordered.fetch(6)]
+            assert found == [0, 1, 2, 3, 4, 5]
+
+
 async def test_a_purge_is_no_other_stream(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 10)

@@ -210,6 +210,8 @@ class OrderedMessages(Messages):
         await source.open()
         try:
             name = await owner.ensure(config)
+            # It is another one than expected if the position was reset.
+            source.belong_to(name, AckContext(nc, owner.stream, name, acks=False))
             if owner.info is not None and owner.info.push_bound:
                 return source
             for seconds in PUSH_BOUND_RETRY_DELAYS:  # in a cluster, it may take a moment

@@ -115,10 +115,11 @@ class OrderedState:
                 # A request that waits for the connection would be sent even if this is cancelled,
                 # and the server may handle the one that deletes the consumer first.
                 await self.api.nc.flush(timeout=self.api.timeout)
-            name = self.next_name
-            self._serial += 1
-            while (info := await self._create_checked(name, push)) is None:
-                pass  # The position was reset.
+            info = None
+            while info is None:  # Each has another name, by which its messages can be told apart.
+                name = self.next_name
+                self._serial += 1
+                info = await self._create_checked(name, push)
             self.name, self.info, self._consumer_seq = info.name, info, 0
             if self._since is None:
                 self._since = info.created

@@ -74,6 +74,10 @@ class PushSubscription(MessageSource):
         """Subscribe. If cancelled, nothing has happened."""
         await self._sub.__aenter__()
 
+    def belong_to(self, consumer: str, ack_context: AckContext) -> None:
+        """Receive messages of another consumer, which delivers to the same subject."""
+        self._consumer, self._ack_context = consumer, ack_context
+
     async def receive(self) -> JetStreamMsg:
         """Wait for the next message. If cancelled, no message is lost."""
         if self._kept and self._closed is None:
