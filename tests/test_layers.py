@@ -21,7 +21,7 @@ import trio_nats
 # It may import from its own layer and those below it, except as BUILT_ON_TOP and EDGES say.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"errors", "_async_with", "_constructors", "_other_names", "_printable"}
+        {"errors", "_async_with", "_constructors", "_nats_py_names", "_printable"}
         | {"_public_modules", "_tracebacks"}
     ),
     frozenset(
@@ -45,7 +45,9 @@ BUILT_ON_TOP = LAYERS[7]
 EDGES = LAYERS[9]
 # Private, but for every layer above it.
 SHARED = (
-    LAYERS[3] | {"_async_with", "_constructors", "_other_names", "_printable"} | {"_public_modules"}
+    LAYERS[3]
+    | {"_async_with", "_constructors", "_nats_py_names", "_printable"}
+    | {"_public_modules"}
 )
 
 # What a method of the connection opens, ``nc.add_service()`` say, or one of JetStream: the one way

@@ -26,15 +26,15 @@ class EventChannel(
     metaclass=NoPublicConstructor,
     use="nc.events()",
 ):
-    """A Trio channel of events, returned by ``events()``, that never delays what it reports.
+    """A Trio channel of events, returned by ``events()``. A slow reader delays nothing.
 
-    Once its buffer is full, the oldest event is dropped for each new one, and counted in
-    :attr:`dropped`. Several tasks may receive; each event goes to one of them. Use it with ``async
-    with``. One that is dropped without being closed is removed as well.
+    Use it with ``async with``. Once its buffer is full, the oldest event is dropped for each new
+    one, and counted in :attr:`dropped`. Several tasks may receive; each event goes to one of them.
+    If you delete the channel without closing it, it stops listening as well.
     """
 
-    # It is not a memory channel, because the sending end of one that was dropped without being
-    # closed would stay in the hub until the next event.
+    # Not a memory channel: if one is deleted without being closed, its sending end stays in the hub
+    # until the next event.
 
     def __init__(
         self,
@@ -126,10 +126,11 @@ class EventChannel(
 class EventHub(Generic[E]):
     """Passes every event to every open listener.
 
-    Listeners are held weakly, so one that is dropped without being closed is removed as well.
+    Listeners are held weakly, so one that is deleted without being closed is removed as well.
 
-    :param check_run: raises if it is called in another thread or another run of Trio.
-    :param use: how listeners are used, for errors; see :class:`~._async_with.NeedsAsyncWith`.
+    :param check_run: raises if it is called in another thread or another run of Trio. Default: no
+        check.
+    :param use: how listeners are used, for error texts; see :class:`~._async_with.NeedsAsyncWith`.
     """
 
     def __init__(
@@ -147,7 +148,10 @@ class EventHub(Generic[E]):
         return len(self._listeners)
 
     def listen(self, buffer: int) -> EventChannel[E]:
-        """Return a channel of the events from now on. It ends with the hub."""
+        """Return a channel of the events from now on. It ends when the hub is closed.
+
+        :param buffer: number of events that may wait to be received.
+        """
         listener = construct(EventChannel, self._listeners, buffer, self._check_run, self._use)
         if self._closed:
             listener._end(trio.EndOfChannel())

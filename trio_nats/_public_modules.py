@@ -38,16 +38,16 @@ def set_public_module(module: str, names: Sequence[str], namespace: Mapping[str,
 
 
 def _name_methods(module: str, classes: Sequence[type]) -> None:
-    """Name methods after the public class that inherits them from a private part of it.
+    """Name methods of a private base class after the only public class that inherits them.
 
     Python's error for a missing argument, and its warning about a coroutine that was not awaited,
     then name a class that users know.
     """
-    heirs = Counter(base for cls in classes for base in cls.__mro__[1:])
+    subclasses = Counter(base for cls in classes for base in cls.__mro__[1:])
     for cls in classes:
         for base in cls.__mro__[1:]:
             if (
-                heirs[base] == 1
+                subclasses[base] == 1
                 and base not in classes
                 and base.__module__.startswith(f"{module}.")
             ):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ._constructors import NoPublicConstructor, construct
 from ._core.supervisor import Supervisor
-from ._other_names import no_attribute
+from ._nats_py_names import attribute_error
 from .connection_base import BaseConnection
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-_OF_NATS_PY = {
+_NATS_PY_NAMES = {
     "close": "the end of the 'async with' block, or nc.aclose()",
     "force_reconnect": "nc.reconnect()",
     "is_closed": "nc.state",
@@ -45,7 +45,7 @@ class Connection(BaseConnection, metaclass=NoPublicConstructor, use="open_nats()
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise no_attribute(self, name, _OF_NATS_PY)
+            raise attribute_error(self, name, _NATS_PY_NAMES)
 
     # --- built on top, and imported only when used -----------------------------------------------
 

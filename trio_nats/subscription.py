@@ -81,8 +81,8 @@ class Subscription(
         self._thread = core.thread
         self._helpers: Set[trio.lowlevel.Task] | None = None
         """Tasks that handle messages on behalf of the receiving task, which may wait for them."""
-        self._in_hand = 0
-        """Number of received messages that draining the connection waits for."""
+        self._being_handled = 0
+        """Number of received messages that are being handled, for which draining waits."""
         self._ended: Exception | None = None
 
     # --- properties ------------------------------------------------------------------------------
@@ -163,8 +163,8 @@ class Subscription(
         cancelled, it is unsubscribed all the same.
 
         :param timeout: seconds to wait for messages on their way.
-        :param finish: awaited before the interest ends. It gets the list of messages, to which it
-            can add those from :meth:`_take`, and returns whether more may arrive.
+        :param finish: awaited before the interest ends. It gets the list of messages, can add those
+            from :meth:`_take` to it, and returns whether more may arrive. Default: none.
         """
         closed = trio.ClosedResourceError("this subscription is closed")
         sid = self._sid
@@ -192,13 +192,14 @@ class Subscription(
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
         """Whether ``task`` handles messages on behalf of the task that receives them.
 
-        So do the tasks that such a task has started, because it waits for them.
+        This includes tasks that such a task has started, because it waits for them.
         """
-        one: trio.lowlevel.Task | None = task
-        while one is not None and self._helpers:
-            if one in self._helpers:
+        current: trio.lowlevel.Task | None = task
+        while current is not None and self._helpers:
+            if current in self._helpers:
                 return True
-            one = None if one.parent_nursery is None else one.parent_nursery.parent_task
+            nursery = current.parent_nursery
+            current = None if nursery is None else nursery.parent_task
         return False
 
     @property
@@ -206,17 +207,17 @@ class Subscription(
         return self._helpers is not None
 
     def _is_empty(self) -> bool:
-        return not self._queue and not self._in_hand
+        return not self._queue and not self._being_handled
 
-    async def _wait_put_down(self) -> None:
-        """After :meth:`_wait_empty`, wait until no message is in hand."""
+    async def _wait_handled(self) -> None:
+        """After :meth:`_wait_empty`, wait until no message is being handled."""
         await trio.lowlevel.checkpoint()
-        if self._in_hand and self._core.state is not ConnectionState.CLOSED:
+        if self._being_handled and self._core.state is not ConnectionState.CLOSED:
             await self._empty_waiters.park()
 
-    def _put_down(self) -> None:
-        """Count a message in hand as handled."""
-        self._in_hand -= 1
+    def _note_handled(self) -> None:
+        """Count a message that was being handled as handled."""
+        self._being_handled -= 1
         if self._is_empty():
             self._wake_waiters()
 

@@ -365,7 +365,7 @@ MALFORMED: dict[str, bytes] = {
 }
 
 
-async def test_what_is_no_advisory_is_skipped(
+async def test_malformed_advisories_are_ignored(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "trio_nats.jetstream")
@@ -385,7 +385,7 @@ async def test_what_is_no_advisory_is_skipped(
         stream_seq=7,
         deliveries=3,
     )
-    said = [one for one in caplog.records if "skipped" in one.getMessage()]
+    said = [one for one in caplog.records if "ignored" in one.getMessage()]
     assert [one.levelname for one in said] == ["WARNING"] + ["DEBUG"] * (len(MALFORMED) - 1)
     for record in said:
         assert record.getMessage().isprintable()
@@ -537,10 +537,10 @@ async def test_cancelled_it_leaves_nothing_behind(nats_server: NatsServer) -> No
 
 
 WRONG: Sequence[tuple[dict[str, Any], Sequence[Any], type[Exception], str]] = [
-    ({}, [str], TypeError, "must be a class of advisories"),
-    ({}, [GOOD], TypeError, "must be a class of advisories"),
+    ({}, [str], TypeError, "must be subclasses of Advisory"),
+    ({}, [GOOD], TypeError, "must be subclasses of Advisory"),
     ({}, [UnknownAdvisory], ConfigurationError, "not UnknownAdvisory"),
-    ({}, [StreamActionAdvisory], ConfigurationError, "must be ConsumerAdvisory or a class derived"),
+    ({}, [StreamActionAdvisory], ConfigurationError, "must be ConsumerAdvisory or subclasses"),
     ({"buffer": 0}, [], ConfigurationError, "buffer must be"),
     ({"buffer": "1"}, [], TypeError, "buffer"),
     ({"queue": "a b"}, [], InvalidSubjectError, "queue"),

@@ -28,7 +28,7 @@ from trio_nats.jetstream import (
     StreamConsumerSource,
     StreamSource,
 )
-from trio_nats.jetstream.features import FEATURES, level_of, too_old, version_of
+from trio_nats.jetstream.features import FEATURES, api_level_error, level_of, version_of
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -245,7 +245,9 @@ async def test_a_consumer_is_created_without_a_setting(nats_server: NatsServer) 
 
     async with connected(nats_server) as (_, nc), fake_api(nc, answer):
         stream = await nc.jetstream(prefix="fake").stream("S")
-        with pytest.raises(APILevelError, match="for pause_until; consumer 'c' exists now without"):
+        with pytest.raises(
+            APILevelError, match="for pause_until; consumer 'c' exists now without it"
+        ):
             await stream.create_consumer("c", pause_until=SOON)
 
 
@@ -258,7 +260,7 @@ async def test_a_consumer_is_created_without_a_setting(nats_server: NatsServer) 
     ],
 )
 def test_what_is_said(level: int | None, text: str) -> None:
-    error = too_old(["allow_atomic", "allow_msg_ttl"], level)
+    error = api_level_error(["allow_atomic", "allow_msg_ttl"], level)
     assert str(error).startswith(f"nats-server must be {text}")
 
 

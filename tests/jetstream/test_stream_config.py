@@ -194,7 +194,7 @@ async def test_a_setting_is_left_out_without_an_error(
     async with connected(nats_server) as (_, nc):
         async with fake_api(nc, answer):
             js = nc.jetstream(prefix="fake")
-            text = rf"for {re.escape(feature)}; stream 'S' exists now without"
+            text = rf"for {re.escape(feature)}; stream 'S' exists now without it"
             with pytest.raises(APILevelError, match=text):
                 await js.create_stream("S", **options)
             assert (await js.create_stream("S", persist_mode=PersistMode.DEFAULT)).name == "S"

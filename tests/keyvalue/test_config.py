@@ -136,7 +136,7 @@ def test_sources() -> None:
     ]
     external = ExternalStream.in_domain("hub")
     assert source(name="B", external=external) == StreamSource(name="KV_B", external=external)
-    with pytest.raises(ConfigurationError, match=r"must be keys, .* or begin with '\$KV\.A\.'"):
+    with pytest.raises(ConfigurationError, match=r"must be a filter of keys, .* '\$KV\.A\.'"):
         source(name="A", filter_subject="$KV.C.>")
 
 

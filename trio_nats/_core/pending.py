@@ -77,9 +77,9 @@ class PendingQueue:
         self._empty_waiters.unpark_all()
 
     def _end_stalls(self) -> None:
-        """Stop reading no more, because the subscription is about to end.
+        """Never again stop reading when it is full, because the subscription is about to end.
 
-        Instead, as much as the default limits allow is accepted in addition.
+        Instead, raise the limits by the default limits.
         """
         spare = PendingLimits()
         self._may_stall = False

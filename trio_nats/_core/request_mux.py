@@ -107,8 +107,8 @@ class ReplySlot(outcome.Outcome[Msg]):
 def is_no_responders(msg: Msg) -> bool:
     """Return whether a message is the server's status 503: nobody is subscribed.
 
-    It has one header line or none. A stored message may have that status line as well, if its
-    publisher wrote it, but it comes with several lines about where it is stored.
+    It has one header line or none. A publisher may have written the same status line into a stored
+    message, but that one arrives with several lines about where it is stored.
     """
     raw = msg.raw_headers
     return (
@@ -236,7 +236,7 @@ class RequestMux:
         """See :class:`~.router.Sink`. No replies are queued here."""
         await trio.lowlevel.checkpoint()
 
-    async def _wait_put_down(self) -> None:
+    async def _wait_handled(self) -> None:
         """See :class:`~.router.Sink`."""
         await trio.lowlevel.checkpoint()
 

@@ -41,11 +41,11 @@ class Sink(Protocol):
 
     @property
     def _has_helpers(self) -> bool:
-        """Whether background tasks receive and handle its messages, so that none is left."""
+        """Whether background tasks receive and handle its messages."""
         ...
 
     def _is_empty(self) -> bool:
-        """Whether all messages have been received, and those in hand have been handled."""
+        """Whether no message is waiting or being handled."""
         ...
 
     def _is_handled_by(self, task: trio.lowlevel.Task) -> bool:
@@ -55,8 +55,8 @@ class Sink(Protocol):
     async def _wait_empty(self) -> None:
         """Wait until all messages have been received."""
 
-    async def _wait_put_down(self) -> None:
-        """After :meth:`_wait_empty`, wait until no message is in hand."""
+    async def _wait_handled(self) -> None:
+        """After :meth:`_wait_empty`, wait until no message is being handled."""
 
     def _waits_for(self, task: trio.lowlevel.Task) -> bool:
         """Whether no other task can receive a message while ``task`` waits."""
@@ -66,7 +66,7 @@ class Sink(Protocol):
         """Make :meth:`_wait_empty` return even if messages are left."""
 
     def _end_stalls(self) -> None:
-        """Stop reading no more if it is full, because the subscription is about to end."""
+        """Never again stop reading when it is full, because the subscription is about to end."""
 
     def _push(self, msg: Msg) -> None:
         """Accept a message. Must not fail."""

@@ -115,7 +115,7 @@ class Supervisor(MoveCallbacks):
         self._drained: list[Sink] = []
         """Subscriptions that are being drained. The router has already removed some of them."""
         self._drained_alone: WeakSet[Sink] = WeakSet()
-        """Subscriptions that were drained, and whose messages background tasks may still handle."""
+        """Subscriptions that have been drained, while tasks may still handle their messages."""
         self._light_checkpoints = 0
         self._line_too_long = False
         self._restored_ping: Ping | None = None
@@ -460,8 +460,7 @@ class Supervisor(MoveCallbacks):
         self._drained += {*sinks.values(), *self._drained_alone}
         await self.drain(sinks)
         left = False
-        # A task that handles a message is not waited for below, so it need not wait for others that
-        # do, which may be waiting here as well.
+        # Tasks that handle messages may call this, too. They must not wait for one another.
         handles = any(sink._is_handled_by(task) for sink in self._drained)
         for sink in self._drained:
             if self.state is ConnectionState.CLOSED:  # closed while waiting
@@ -471,7 +470,7 @@ class Supervisor(MoveCallbacks):
             else:
                 await sink._wait_empty()
                 if not handles:
-                    await sink._wait_put_down()
+                    await sink._wait_handled()
         return left
 
     # --- state -----------------------------------------------------------------------------------

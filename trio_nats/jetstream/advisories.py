@@ -1,9 +1,8 @@
-"""Advisories: what servers report about a stream and its consumers.
+"""Advisories: messages in which servers report events of a stream and its consumers.
 
-:meth:`Stream.advisories` and :meth:`Consumer.advisories` listen to them. A server publishes each
-once, on a subject like ``$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.<stream>.<consumer>``, if
-somebody listens. To lose none, store these subjects in a stream, and read the messages of its
-consumers with :func:`decode_advisory`.
+Listen to them with :meth:`Stream.advisories` and :meth:`Consumer.advisories`. Each is published
+once, on a subject such as ``$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.<stream>.<consumer>``. To
+lose none, store these subjects in a stream, and decode its messages with :func:`decode_advisory`.
 
 Anybody with the permission to publish to such a subject can forge an advisory.
 """
@@ -66,7 +65,7 @@ _logger = logging.getLogger("trio_nats.jetstream")
 
 TYPES = "io.nats.jetstream.advisory.v1."
 MAX_SIZE = 256 * 1024
-"""Maximum size of an advisory in bytes. The largest of a server list the replicas of a stream."""
+"""Maximum size of an advisory in bytes. The largest ones list the replicas of a stream."""
 MAX_SHOWN = 200
 
 
@@ -82,9 +81,11 @@ class AdvisoryAction(Choice):
 
 
 class Advisory(msgspec.Struct, frozen=True, kw_only=True):
-    """Any advisory, of a stream or one of its consumers."""
+    """Base class of all advisories, of a stream or of one of its consumers."""
 
+    # The tokens of its subjects between "$JS.EVENT.ADVISORY" and the name of the stream.
     SUBJECTS: ClassVar[Sequence[str]] = ("STREAM.*", "CONSUMER.*")
+    # The last token of its type.
     TYPE: ClassVar[str] = ""
 
     type: str = ""
@@ -99,11 +100,11 @@ class Advisory(msgspec.Struct, frozen=True, kw_only=True):
     """The JetStream domain; empty if there is none. A leaf node and its hub may have streams of the
     same name, and a listener then receives the advisories of both."""
     account: str = ""
-    """The account, if the server tells."""
+    """The account; empty if the server does not send it."""
 
 
 class ConsumerAdvisory(Advisory, frozen=True, kw_only=True):
-    """Any advisory of a consumer."""
+    """Base class of advisories of a consumer."""
 
     SUBJECTS: ClassVar[Sequence[str]] = ("CONSUMER.*",)
 
@@ -132,7 +133,7 @@ class MaxDeliverAdvisory(ConsumerAdvisory, frozen=True, kw_only=True):
 
 
 class NakAdvisory(ConsumerAdvisory, frozen=True, kw_only=True):
-    """A message was acknowledged negatively, so it is delivered again."""
+    """A message was acknowledged negatively (``-NAK``), so it is delivered again."""
 
     SUBJECTS: ClassVar[Sequence[str]] = ("CONSUMER.MSG_NAKED",)
     TYPE: ClassVar[str] = "nak"
@@ -148,7 +149,7 @@ class NakAdvisory(ConsumerAdvisory, frozen=True, kw_only=True):
 class TerminatedAdvisory(ConsumerAdvisory, frozen=True, kw_only=True):
     """A message was terminated with :meth:`JetStreamMsg.term`, and is not delivered again.
 
-    A stream with another retention than ``LIMITS`` has removed it, as if it was acknowledged.
+    A stream with another retention than ``LIMITS`` removes it, as if it was acknowledged.
     """
 
     SUBJECTS: ClassVar[Sequence[str]] = ("CONSUMER.MSG_TERMINATED",)
@@ -161,7 +162,7 @@ class TerminatedAdvisory(ConsumerAdvisory, frozen=True, kw_only=True):
     deliveries: int = 0
     """How often it was delivered."""
     reason: str = ""
-    """What the program that terminated it said."""
+    """The ``reason`` given to :meth:`JetStreamMsg.term`; empty if there is none."""
 
 
 # --- consumers -----------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ class StreamQuorumLostAdvisory(Advisory, frozen=True, kw_only=True):
 
 
 class StreamBatchAbandonedAdvisory(Advisory, frozen=True, kw_only=True):
-    """A batch that was to be stored atomically was given up; nothing of it is stored (ADR-50)."""
+    """An atomic batch was abandoned; none of its messages is stored (ADR-50)."""
 
     SUBJECTS: ClassVar[Sequence[str]] = ("STREAM.BATCH_ABANDONED",)
     TYPE: ClassVar[str] = "stream_batch_abandoned"
@@ -328,16 +329,16 @@ class RestoreCompleteAdvisory(Advisory, frozen=True, kw_only=True):
 
 
 class UnknownAdvisory(Advisory, frozen=True, kw_only=True):
-    """An advisory that this version does not know."""
+    """An advisory of a type that this version does not know."""
 
     SUBJECTS: ClassVar[Sequence[str]] = ()
 
     stream: str = ""
-    """The name of the stream, if the server tells."""
+    """The name of the stream; empty if the server does not send it."""
     consumer: str = ""
-    """The name of the consumer, if the server tells."""
+    """The name of the consumer; empty if the server does not send it."""
     data: Mapping[str, object] = {}
-    """All that the server sent."""
+    """All fields that the server sent."""
 
 
 _BY_TYPE: dict[str, type[Advisory]] = {
@@ -372,7 +373,7 @@ def decode_advisory(data: bytes) -> Advisory:
     :raises JetStreamError: if it is malformed, or larger than 256 KiB.
     """
     if len(data) > MAX_SIZE:
-        raise JetStreamError(f"an advisory has at most {MAX_SIZE:,} bytes, not {len(data):,}")
+        raise JetStreamError(f"an advisory must have at most {MAX_SIZE:,} bytes, not {len(data):,}")
     try:
         raw = json_codec.decode(data)
         name = raw.get("type")
@@ -407,7 +408,7 @@ class AdvisoryListener(
     def __init__(
         self,
         nc: BaseConnection,
-        of: str,
+        source: str,
         stream: str,
         consumer: str | None,
         subscriptions: Sequence[Subscription],
@@ -415,7 +416,7 @@ class AdvisoryListener(
         use: str,
     ) -> None:
         self._async_with = use
-        self._of = of
+        self._source = source
         self._stream = stream
         self._consumer = consumer
         self._subscriptions = subscriptions
@@ -446,7 +447,7 @@ class AdvisoryListener(
             raise
         self._open = len(self._subscriptions)
         for sub in self._subscriptions:
-            self._nursery.start_soon(self._pass_on, sub)
+            self._nursery.start_soon(self._forward, sub)
         return self._channel
 
     @trio.lowlevel.enable_ki_protection
@@ -469,17 +470,17 @@ class AdvisoryListener(
             await self._channel.aclose()
 
     @trio.lowlevel.enable_ki_protection
-    async def _pass_on(self, sub: Subscription) -> None:
+    async def _forward(self, sub: Subscription) -> None:
         try:
             async for msg in sub:
-                self._take(msg)
+                self._handle(msg)
         except Exception as error:  # raised where the user receives
             self._hub.close(error)
         self._open -= 1
         if not self._open:
             self._hub.close()
 
-    def _take(self, msg: Msg) -> None:
+    def _handle(self, msg: Msg) -> None:
         try:
             advisory = decode_advisory(msg.data)
         except JetStreamError as error:
@@ -493,19 +494,19 @@ class AdvisoryListener(
         else:
             self._hub.emit(advisory)
 
-    def _skip(self, msg: Msg, why: str) -> None:
+    def _skip(self, msg: Msg, reason: str) -> None:
         level = logging.DEBUG if self._has_warned else logging.WARNING
         self._has_warned = True
         _logger.log(
             level,
-            "%s: skipped what came on %s: %s",
-            self._of,
+            "%s: ignored an advisory on %s: %s",
+            self._source,
             printable(msg.subject, MAX_SHOWN),
-            printable(why, MAX_SHOWN),
+            printable(reason, MAX_SHOWN),
         )
 
     def __repr__(self) -> str:
-        return f"<AdvisoryListener of {self._of}>"
+        return f"<AdvisoryListener of {self._source}>"
 
 
 def listen_to_advisories(
@@ -521,26 +522,26 @@ def listen_to_advisories(
     top: type[Advisory] = Advisory if consumer is None else ConsumerAdvisory
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Advisory)):
-            raise TypeError(f"a kind must be a class of advisories, not {kind!r:.80}")
+            raise TypeError(f"kinds must be subclasses of Advisory, not {kind!r:.80}")
         if not kind.SUBJECTS or not issubclass(kind, top):
             raise ConfigurationError(
-                f"a kind must be {top.__name__} or a class derived from it, which tells the "
-                f"subjects, not {kind.__name__}"
+                f"kinds must be {top.__name__} or subclasses of it that have subjects, not "
+                f"{kind.__name__}"
             )
-    wanted = dict.fromkeys(name for kind in kinds or (top,) for name in kind.SUBJECTS)
+    names = dict.fromkeys(name for kind in kinds or (top,) for name in kind.SUBJECTS)
     subscriptions: list[Subscription] = []
-    for name in wanted:
+    for name in names:
         area = name.partition(".")[0]
-        if f"{area}.*" in wanted and name != f"{area}.*":
-            continue  # it is covered
+        if f"{area}.*" in names and name != f"{area}.*":
+            continue  # The wildcard covers it.
         subject = f"{api.event_prefix}.ADVISORY.{name}.{stream}"
         if area == "CONSUMER":
             subject += f".{consumer or '*'}"
         subscriptions.append(api.nc.subscribe(subject, queue=queue))
     check_count("buffer", buffer, 1)
     if consumer is None:
-        of, use = f"stream {stream!r}", "stream.advisories(...) as advisories"
+        source, use = f"stream {stream!r}", "stream.advisories(...) as advisories"
     else:
-        of = f"consumer {consumer!r} of stream {stream!r}"
+        source = f"consumer {consumer!r} of stream {stream!r}"
         use = "consumer.advisories(...) as advisories"
-    return construct(AdvisoryListener, api.nc, of, stream, consumer, subscriptions, buffer, use)
+    return construct(AdvisoryListener, api.nc, source, stream, consumer, subscriptions, buffer, use)

@@ -36,7 +36,7 @@ from .errors import (
     WrongLastSequenceError,
     described,
 )
-from .features import level_of, too_old
+from .features import api_level_error, level_of
 from .validation import check_name, check_subject
 
 __all__ = [
@@ -170,7 +170,7 @@ class API:
         kind: type[R],
         timeout: float | None = None,
         *,
-        needs: Sequence[str] = (),
+        features: Sequence[str] = (),
     ) -> R:
         """Send a request and return its answer.
 
@@ -180,7 +180,7 @@ class API:
         :param payload: the request, or ``None`` for an empty one.
         :param kind: the type of the answer.
         :param timeout: seconds to wait for the answer. Default: :attr:`timeout`.
-        :param needs: the :data:`~.features.FEATURES` that the server must have. Default: none.
+        :param features: the :data:`~.features.FEATURES` that the server must have. Default: none.
         :returns: the answer.
         :raises APILevelError: if the server does not have them.
         :raises JetStreamAPIError: or the subclass for the reason, if the answer is an error.
@@ -191,14 +191,14 @@ class API:
         # The filter of a consumer may be the end of the subject, and have wildcards.
         subject = self.nc._literal(self.subject(suffix))
         data = b"" if payload is None else json_codec.encode(payload)
-        if needs:
-            await self.require(*needs)
+        if features:
+            await self.require(*features)
         try:
             msg = await self.nc.request(
                 subject,
                 data,
                 timeout=self.seconds(timeout),
-                headers={LEVEL_HEADER: str(level_of(needs))} if needs else None,
+                headers={LEVEL_HEADER: str(level_of(features))} if features else None,
             )
         except NoRespondersError:
             self.not_there(subject)
@@ -207,10 +207,10 @@ class API:
         except (StreamNotFoundError, ConsumerNotFoundError) as error:
             raise described(error, _named(error, suffix)) from None
         except APILevelError as error:
-            raise (too_old(needs) if needs else error) from None
+            raise (api_level_error(features) if features else error) from None
 
     async def require(self, *features: str) -> None:
-        """Check that the server has features, which may take a request.
+        """Check that the server has features. This may take a request.
 
         Servers before 2.12 ignore the level that a request requires, and all servers ignore
         settings and headers that they do not know. Without this check, the features would be
@@ -231,13 +231,13 @@ class API:
         try:
             found = (await self.request("INFO", None, AccountInfo)).api.level
         except PermissionsViolationError:
-            self._level = math.inf  # no way to know it; do not ask again
+            self._level = math.inf  # It cannot be known; do not ask again.
             return
         except JetStreamNotEnabledError:
-            return  # the request itself will say so, unless only INFO is not imported
+            return  # The request itself fails too, unless only INFO is not imported.
         self._level = max(self._level, found)
         if found < level:
-            raise too_old(features, found)
+            raise api_level_error(features, found)
 
     def not_there(self, subject: str) -> NoReturn:
         """Raise the error for a request that nobody answers."""

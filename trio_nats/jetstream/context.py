@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from .._constructors import NoPublicConstructor
-from .._other_names import no_attribute
+from .._nats_py_names import attribute_error
 from .key_value_manager import KeyValueManager
 from .object_store_manager import ObjectStoreManager
 
 __all__ = ["JetStream"]
 
-_OF_NATS_PY = {
+_NATS_PY_NAMES = {
     "add_consumer": "stream.create_consumer()",
     "add_stream": "js.create_stream()",
     "consumer_info": "(await stream.consumer(name)).info",
@@ -54,4 +54,4 @@ class JetStream(
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise no_attribute(self, name, _OF_NATS_PY)
+            raise attribute_error(self, name, _NATS_PY_NAMES)

@@ -22,7 +22,7 @@ from .errors import (
     StreamNotFoundError,
     described,
 )
-from .features import too_old
+from .features import api_level_error
 from .info import StreamInfo
 from .json_codec import Answer
 from .publish.publish import Publishing
@@ -124,13 +124,13 @@ class BaseJetStream(Publishing):
         :raises StreamNameInUseError: if the stream exists with another configuration. The error
             lists the differences.
         :raises APILevelError: if the server is too old for some of the settings. Nothing has been
-            created, unless the error says so.
+            created, unless the error states it.
         """
         whole = whole_config(StreamConfig, config, options)
         try:
             return await self._put("STREAM.CREATE", whole)
         except StreamNameInUseError as error:
-            raise described(error, await self._what_differs(whole)) from None
+            raise described(error, await self._describe_differences(whole)) from None
 
     async def update_stream(
         self, config: StreamConfig | str | None = None, **options: Unpack[StreamOptions]
@@ -156,17 +156,17 @@ class BaseJetStream(Publishing):
         check_stream(config)
         try:
             info = await self._api.request(
-                f"{verb}.{config.name}", config, StreamInfo, needs=features_of(config)
+                f"{verb}.{config.name}", config, StreamInfo, features=features_of(config)
             )
         except JetStreamAPIError as error:
             if error.err_code == ErrorCode.STREAM_SUBJECT_OVERLAP:
-                raise described(error, await self._what_overlaps(config)) from None
+                raise described(error, await self._describe_overlap(config)) from None
             raise
         if missing := left_out(config, info.config):
-            raise too_old(missing, more=f"stream {config.name!r} exists now without")
+            raise api_level_error(missing, detail=f"stream {config.name!r} exists now without it")
         return construct(Stream, self._api, info)
 
-    async def _what_overlaps(self, config: StreamConfig) -> str:
+    async def _describe_overlap(self, config: StreamConfig) -> str:
         subjects = config.subjects or [config.name]
         text = f"stream {config.name!r} cannot store {', '.join(map(repr, subjects)):.500}"
         with suppress(NatsError):
@@ -176,14 +176,14 @@ class BaseJetStream(Publishing):
                         return f"{text}: stream {name!r} stores {subject!r}, or a part of it"
         return f"{text}: another stream stores some of these subjects"
 
-    async def _what_differs(self, config: StreamConfig) -> str:
+    async def _describe_differences(self, config: StreamConfig) -> str:
         text = f"stream {config.name!r} exists already, with another configuration"
         try:
             info = await self._api.request(f"STREAM.INFO.{config.name}", None, StreamInfo)
         except NatsError:
             return text
-        if what := json_codec.differences(config, info.config):
-            text += f": {what}"
+        if found := json_codec.differences(config, info.config):
+            text += f": {found}"
         return f"{text}. Update it, or use another name"
 
     async def create_or_update_stream(

@@ -121,7 +121,7 @@ _HINTS: dict[int, str] = {
     ErrorCode.ATOMIC_PUBLISH_DISABLED: "set allow_atomic of the stream",
     ErrorCode.MESSAGE_SCHEDULES_DISABLED: "set allow_msg_schedules of the stream",
 }
-"""What to do, where the text of the server does not say it."""
+"""What to do about errors whose text from the server does not contain it."""
 
 
 class JetStreamError(NatsError):

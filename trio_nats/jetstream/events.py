@@ -1,9 +1,8 @@
 """Events of a consumer, as yielded by :meth:`Messages.events`.
 
-They tell what ``consume`` handles by itself: it requests messages again, or an ordered consumer is
-created again. What ends it is raised by receiving. The loss of a connection is an event of the
-connection, see :mod:`trio_nats.events`. Descriptions come from the server; control characters in
-them are escaped.
+They report what ``consume`` handles by itself, such as a refused pull request. An error that ends
+it is raised where you receive messages. The loss of a connection is an event of the connection; see
+:mod:`trio_nats.events`. Descriptions come from the server; control characters in them are escaped.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ __all__ = [
 class HeartbeatsMissed:
     """The server sent neither messages nor heartbeats for at least two intervals.
 
-    For a push consumer these are three intervals. Messages are requested again; for a push consumer
-    the server is asked whether it still exists.
+    A pull consumer requests messages again. A push consumer waits for three intervals, and asks the
+    server whether it still exists.
     """
 
     stream: str
@@ -44,7 +43,10 @@ class HeartbeatsMissed:
 
 @dataclass(frozen=True, slots=True)
 class LeaderChanged:
-    """The consumer moved to another server, which has no pull requests. They are sent again."""
+    """The consumer moved to another server, which does not know the pull requests.
+
+    They are sent again.
+    """
 
     stream: str
     """The name of the stream."""
@@ -86,8 +88,8 @@ class Unpinned:
 class FlowControlStalled:
     """Replies to the flow control of a push consumer do not reach the server.
 
-    It sends nothing but heartbeats any more. The user may lack the permission to publish to
-    ``$JS.FC.>``, or its account does not import that. Emitted once.
+    So the server sends only heartbeats. The user may lack the permission to publish to
+    ``$JS.FC.>``, or the account does not import it. Emitted once.
     """
 
     stream: str
@@ -109,9 +111,9 @@ class ConsumerRecreated:
     consumer: str
     """The name of the new consumer."""
     reason: str
-    """Why the last one was given up."""
+    """Why the previous consumer was given up."""
     next_seq: int | None
-    """The sequence number from which it continues; ``None`` if it starts as at first."""
+    """The sequence number from which it continues; ``None`` if it begins as configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,8 @@ class RecreateFailed:
 class StreamReplaced:
     """The stream of an ordered consumer was deleted and created again, or has lost messages.
 
-    Emitted only with ``on_stream_replaced="restart"``: it begins again with the messages of the new
-    stream, whose sequence numbers mean something else.
+    Emitted only with ``on_stream_replaced="restart"``. The ordered consumer begins again with the
+    messages of the new stream, which has sequence numbers of its own.
     """
 
     stream: str

@@ -1,7 +1,7 @@
 """Features that need a newer server, and their API levels (ADR-44).
 
-:data:`FEATURES` is the only list of them. Requests are checked against it, errors are made from it,
-and a test compares it with the table of versions in the documentation.
+:data:`FEATURES` is the only list of them. Requests are checked against it, and errors are
+made from it. A test compares it with the table in ``docs/compatibility.md``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from .errors import APILevelError, ErrorCode
 
-__all__ = ["FEATURES", "level_of", "too_old", "version_of"]
+__all__ = ["FEATURES", "api_level_error", "level_of", "version_of"]
 
 FEATURES: Mapping[str, int] = {
     "allow_msg_ttl": 1,
@@ -40,7 +40,7 @@ FEATURES: Mapping[str, int] = {
     "evacuate_peer()": 5,
     "cancel_move()": 5,
 }
-"""The API level that each feature needs, as users write it. Without a level, any server will do."""
+"""The API level that each feature needs. A feature is named as users write it."""
 
 _VERSIONS = {1: "2.11", 2: "2.12", 3: "2.12.5", 4: "2.14", 5: "2.15"}
 """The first version of each API level."""
@@ -52,21 +52,25 @@ def version_of(level: int) -> str:
 
 
 def level_of(features: Iterable[str]) -> int:
-    """Return the API level that all these features need; 0 if there are none."""
+    """Return the lowest API level that has all these features; 0 if there are none."""
     return max((FEATURES[feature] for feature in features), default=0)
 
 
-def too_old(features: Iterable[str], level: int | None = None, more: str = "") -> APILevelError:
+def api_level_error(
+    features: Iterable[str], level: int | None = None, detail: str = ""
+) -> APILevelError:
     """Return the error for features that the server does not have.
 
-    :param features: what is asked for.
+    :param features: some of :data:`FEATURES`. Those that the server has are left out.
     :param level: the API level of the server. Default: unknown.
-    :param more: what else there is to say.
+    :param detail: a clause to add to the text. Default: none.
     """
-    lacking = [feature for feature in features if level is None or FEATURES[feature] > level]
-    text = f"nats-server must be {version_of(level_of(lacking))} or later for {', '.join(lacking)}"
+    missing = [feature for feature in features if level is None or FEATURES[feature] > level]
+    text = f"nats-server must be {version_of(level_of(missing))} or later for {', '.join(missing)}"
     if level is not None:
         text += f", but this one is older than {version_of(level + 1)} (API level {level})"
     return APILevelError(
-        412, ErrorCode.REQUIRED_API_LEVEL, f"{text}{more and '; '}{more}; upgrade it, or do without"
+        412,
+        ErrorCode.REQUIRED_API_LEVEL,
+        f"{text}{detail and '; '}{detail}; upgrade it, or do without",
     )

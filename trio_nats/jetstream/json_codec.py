@@ -197,27 +197,27 @@ def _check_type(name: str, value: object, hint: object) -> None:
 
 
 def differences(
-    asked: msgspec.Struct, told: msgspec.Struct, defaults: Mapping[str, object] = {}
+    wanted: msgspec.Struct, present: msgspec.Struct, defaults: Mapping[str, object] = {}
 ) -> str:
-    """Describe how ``told`` differs from ``asked``; return an empty text if it does not.
+    """Describe how ``present`` differs from ``wanted``; return an empty text if it does not.
 
-    :param asked: a configuration.
-    :param told: the present configuration, as the server reports it.
-    :param defaults: what servers usually fill in for fields without a value.
+    :param wanted: a configuration.
+    :param present: the present configuration, as the server reports it.
+    :param defaults: the values that servers usually fill in for fields without one. Default: none.
     """
     found: list[str] = []
     filled: list[str] = []
-    for name in _fields(type(asked)):
+    for name in _fields(type(wanted)):
         if name in ("name", EXTRA):
             continue
-        wanted, present = (_comparable(getattr(one, name)) for one in (asked, told))
-        if wanted == present or (name == "metadata" and not wanted and not present):
+        new, old = (_comparable(getattr(config, name)) for config in (wanted, present))
+        if new == old or (name == "metadata" and not new and not old):
             continue
-        if not wanted and present == defaults.get(name):
+        if not new and old == defaults.get(name):
             continue
         # The server may have filled in a default for None.
-        where = filled if wanted is None else found
-        where.append(f"{name} is {present!r:.80}, not {wanted!r:.80}")
+        where = filled if new is None else found
+        where.append(f"{name} is {old!r:.80}, not {new!r:.80}")
     return "; ".join(found or filled)
 
 

@@ -45,7 +45,7 @@ from .get.stored_message import (
     MsgRequest,
     StoredMsg,
     from_answer,
-    message_missing,
+    message_not_found,
 )
 from .info import StreamInfo
 from .json_codec import Answer, time_to_wire
@@ -103,7 +103,7 @@ class StreamConsumers:
         :raises APILevelError: if the server is too old for some of the settings.
         """
         if config is None and "name" not in options:
-            options = {"durable_name": "", **options}  # needs no name
+            options = {"durable_name": "", **options}  # A random name is chosen later.
         return await put_consumer(self._api, self._name, "create", _whole(config, options))
 
     async def update_consumer(
@@ -415,17 +415,16 @@ class Stream(
     ) -> AdvisoryListener:
         """Listen to advisories: ``async with stream.advisories() as advisories:``.
 
-        An advisory is what a server reports about the stream or one of its consumers, for example a
-        message that is not delivered any more; see :mod:`trio_nats.jetstream.advisories`. The block
-        gives a channel of them, which holds the last ``buffer`` ones. What is reported while nobody
-        listens, or while there is no connection, is lost.
+        Servers publish advisories about the stream and its consumers, for example when a message
+        has been delivered ``max_deliver`` times; see :mod:`trio_nats.jetstream.advisories`. The
+        block gives a channel of them. Advisories that are published while nobody listens, or while
+        there is no connection, are lost.
 
         :param kinds: listen to these only, such as ``MaxDeliverAdvisory``; ``ConsumerAdvisory``
-            stands for all of its consumers. Default: listen to all.
-        :param queue: the queue group, in which only one listener receives each advisory. Default:
-            none.
-        :param buffer: number of advisories that may wait to be received; with more the oldest is
-            dropped, and counted in ``dropped``. Default: 256.
+            stands for all advisories of consumers. Default: listen to all.
+        :param queue: a queue group; each advisory goes to one of its listeners. Default: none.
+        :param buffer: number of advisories that may wait to be received. Once it is reached, the
+            oldest is dropped for each new one, and counted in ``dropped``. Default: 256.
         :returns: an asynchronous context manager; see :class:`AdvisoryListener`.
         :raises ConfigurationError: if an argument is invalid.
         :raises InvalidSubjectError: if ``queue`` is not allowed.
@@ -503,7 +502,7 @@ class Stream(
         try:
             await self._api.request(f"STREAM.MSG.DELETE.{self.name}", request, Answer)
         except MessageNotFoundError as error:
-            raise message_missing(error, self.name, MsgRequest(seq=seq)) from None
+            raise message_not_found(error, self.name, MsgRequest(seq=seq)) from None
 
     async def seal(self) -> None:
         """Seal the stream: nothing can be stored or deleted any more. This cannot be undone.
@@ -526,8 +525,10 @@ class Stream(
         :raises APILevelError: if the server is too old for ``placement``.
         """
         suffix = f"STREAM.LEADER.STEPDOWN.{self.name}"
-        needs = () if placement is None else ("step_down(placement=)",)
-        await self._api.request(suffix, StepDownRequest(placement=placement), Answer, needs=needs)
+        features = () if placement is None else ("step_down(placement=)",)
+        await self._api.request(
+            suffix, StepDownRequest(placement=placement), Answer, features=features
+        )
 
     async def remove_peer(self, peer: str) -> None:
         """Move a replica from a server that is gone for good to another server.
@@ -550,7 +551,7 @@ class Stream(
         :raises APILevelError: if the server is too old.
         """
         suffix = f"STREAM.PEER.EVACUATE.{self.name}"
-        await self._api.request(suffix, _peer(peer), Answer, needs=["evacuate_peer()"])
+        await self._api.request(suffix, _peer(peer), Answer, features=["evacuate_peer()"])
 
     async def cancel_move(self) -> StreamInfo:
         """Undo a change of replicas, placement or retention under way (server 2.15 or later).
@@ -562,7 +563,7 @@ class Stream(
         :raises APILevelError: if the server is too old.
         """
         self._info = await self._api.request(
-            f"STREAM.CANCEL_MOVE.{self.name}", None, StreamInfo, needs=["cancel_move()"]
+            f"STREAM.CANCEL_MOVE.{self.name}", None, StreamInfo, features=["cancel_move()"]
         )
         return self._info
 
@@ -616,7 +617,7 @@ class Stream(
         try:
             return await self._get(request, seconds, direct=direct)
         except MessageNotFoundError as error:
-            raise message_missing(error, self.name, request) from None
+            raise message_not_found(error, self.name, request) from None
 
     async def _get(self, request: MsgRequest, seconds: float, *, direct: bool | None) -> StoredMsg:
         if direct or (direct is None and self._info.config.allow_direct):

@@ -376,7 +376,7 @@ def _check_source(what: str, source: StreamSource) -> None:
         check_subject(f"{what}: external.api", source.external.api)
 
 
-# Settings that older servers do not know, and that are named like their feature.
+# Settings that older servers do not know. Each is named like its feature.
 _NEWER = (
     "allow_msg_ttl",
     "subject_delete_marker_ttl",
@@ -408,7 +408,7 @@ def with_options(present: StreamConfig, options: Mapping[str, object]) -> Stream
         and window is not None
         and window > changed.max_age
     ):
-        # Servers refuse a longer window, which nobody asked for.
+        # Servers refuse a window longer than max_age, and this one was not asked for.
         return msgspec.structs.replace(changed, duplicate_window=changed.max_age)
     return changed
 
@@ -423,7 +423,7 @@ def features_of(config: StreamConfig) -> list[str]:
     return needed
 
 
-def left_out(asked: StreamConfig, told: StreamConfig) -> list[str]:
-    """Return the features that the server ignored, as servers before 2.12 do without an error."""
-    there = features_of(told)
-    return [feature for feature in features_of(asked) if feature not in there]
+def left_out(wanted: StreamConfig, present: StreamConfig) -> list[str]:
+    """Return the features that the server ignored. Servers before 2.12 do so without an error."""
+    found = features_of(present)
+    return [feature for feature in features_of(wanted) if feature not in found]

@@ -41,14 +41,17 @@ from .errors import JetStreamError, MessageNotFoundError
 from .events import ConsumerEvent
 from .stream import ListingError, Stream, current_subjects
 
-__all__ = ["FORGOTTEN_AFTER", "InitialIterator", "WatchedMessages"]
+__all__ = ["INACTIVE_THRESHOLD", "InitialIterator", "WatchedMessages"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
 T = TypeVar("T")
 
-FORGOTTEN_AFTER = 60.0
-"""Seconds until the server deletes an unused consumer, such as one whose deletion was lost."""
+INACTIVE_THRESHOLD = 60.0
+"""Seconds until the server deletes an unused consumer, such as one whose deletion was lost.
+
+The ``inactive_threshold`` of watchers and object readers.
+"""
 FIRST_SILENCE = 0.5
 LONGEST_SILENCE = 30.0
 MAX_FAILED_LISTINGS = 10
@@ -119,7 +122,7 @@ class WatchedMessages:
         self._missing: set[str] | None = None  # subjects of the list that were not received yet
         self._position = max(0, since - 1)  # sequence number of the last message received
         self._end = 0  # sequence number up to which to read before asking again
-        self._replacements = 0  # how often the stream was replaced, and it began again
+        self._replacements = 0  # how often it restarted because the stream was replaced
         self._may_stall = False  # whether the consumer may wait for messages that were removed
 
     async def enter(self, *, updates_only: bool) -> None:

@@ -233,10 +233,10 @@ def _of_bucket(source: StreamSource) -> StreamSource:
     """
     bucket, keys = bucket_of(source.name), source.filter_subject
     if keys and not keys.startswith(subjects_of(bucket)):
-        if keys.startswith("$"):  # no key does
+        if keys.startswith("$"):  # A key cannot begin with "$".
             raise ConfigurationError(
-                f"filter_subject of {bucket!r} must be keys, such as 'new.>', or begin with "
-                f"{subjects_of(bucket)!r}, not be {keys[:80]!r}"
+                f"filter_subject of {bucket!r} must be a filter of keys, such as 'new.>', or "
+                f"begin with {subjects_of(bucket)!r}, not be {keys[:80]!r}"
             )
         keys = subjects_of(bucket) + keys
     return msgspec.structs.replace(source, name=stream_of(bucket), filter_subject=keys)
@@ -245,7 +245,7 @@ def _of_bucket(source: StreamSource) -> StreamSource:
 def _source(bucket: str, source: StreamSource) -> StreamSource:
     """Map the keys of a source to keys of ``bucket`` (ADR-57).
 
-    What a filter begins with, up to its first wildcard, is left out of the keys.
+    The tokens of a filter before its first wildcard are removed from the keys.
     """
     if source.subject_transforms:
         return source

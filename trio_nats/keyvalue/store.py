@@ -20,7 +20,7 @@ from ..jetstream.errors import (
 )
 from ..jetstream.get.stored_message import StoredMsg
 from ..jetstream.stream import Stream
-from ..jetstream.watched_messages import FORGOTTEN_AFTER
+from ..jetstream.watched_messages import INACTIVE_THRESHOLD
 from ..options import check_choice, check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_of, status_of, subjects_of
 from .entry import OPERATION, Entry, Operation, deleted_error
@@ -244,7 +244,7 @@ class KeyValue(
             opt_start_seq=resume_from or 0,
             headers_only=meta_only,
             on_stream_replaced=on_bucket_replaced,
-            inactive_threshold=FORGOTTEN_AFTER,
+            inactive_threshold=INACTIVE_THRESHOLD,
         )
         plan = Plan(
             self._name,

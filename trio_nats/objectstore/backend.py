@@ -224,11 +224,11 @@ class ObjectBackend:
         try:
             yield
         except NoStreamResponseError as error:
-            why = f"object store {self.bucket!r} was deleted, or has no leader at the moment"
+            reason = f"object store {self.bucket!r} was deleted, or has no leader at the moment"
             if self.js.prefix != DEFAULT_PREFIX:
-                why = self._advice()
+                reason = self._advice()
             raise ObjectStoreError(
-                f"no stream stores messages published to {error.subject!r}; {why}"
+                f"no stream stores messages published to {error.subject!r}; {reason}"
             ) from error
 
     def _advice(self) -> str:

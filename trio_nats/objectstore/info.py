@@ -220,7 +220,7 @@ def _fault(info: ObjectInfo) -> str:
 def _headers(raw: Mapping[str, list[str] | str]) -> Headers:
     """Return the valid headers; other clients may have stored invalid ones.
 
-    nats-py stores a single value as text instead of a list, if it is given so.
+    nats-py stores a single value as text instead of a list if the user passes text.
     """
     headers = Headers()
     for name, values in raw.items():

@@ -12,7 +12,7 @@ from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
 from ..errors import fresh
 from ..jetstream.consumer.message_channel import Messages
-from ..jetstream.watched_messages import FORGOTTEN_AFTER
+from ..jetstream.watched_messages import INACTIVE_THRESHOLD
 from ..options import check_count
 from .backend import ObjectBackend, next_or_none, store_errors
 from .errors import (
@@ -146,7 +146,7 @@ class ObjectReader(
         # The server may have had a larger max_payload when the object was stored.
         largest = max(self._backend.max_payload, min(info.chunk_size or 0, info.size))
         consumer = self._backend.stream.ordered_consumer(
-            filter_subjects=[self._subject], inactive_threshold=FORGOTTEN_AFTER
+            filter_subjects=[self._subject], inactive_threshold=INACTIVE_THRESHOLD
         )
         return consumer.consume(
             max_bytes=max(ON_THE_WAY, 2 * (largest + HEADROOM)), stop_after=info.chunks

@@ -101,7 +101,7 @@ async def replace_meta(
             try:
                 found, seq = await backend.before(info.name)
             except NatsError:
-                raise error from None  # another one would mean that the message was refused
+                raise error from None  # Other errors mean that the message was refused.
             if found is None or found.nuid != info.nuid or seq == expected:
                 raise
             stored = found
@@ -123,7 +123,7 @@ async def _purge_replaced(backend: ObjectBackend, old: ObjectInfo) -> None:
         try:
             await backend.purge(subject)
         except RequestTimeoutError:
-            backend.stream._purge_nowait(subject)  # for when the server can be reached
+            backend.stream._purge_nowait(subject)  # Sent once the server can be reached.
     except (NatsError, trio.ClosedResourceError) as error:
         _logger.warning(
             "chunks of the replaced object %r may be left behind: %s", old.name, str(error)
@@ -135,20 +135,20 @@ async def _clean_up(
 ) -> None:
     """Delete the uploaded chunks, unless the object was stored after all.
 
-    :param failure: why the metadata could not be stored; ``None`` if it was not sent.
+    :param failure: the error of storing the metadata; ``None`` if it was not sent.
     """
     subject = chunk_subject(backend.bucket, info.nuid)
-    why, is_silent = "the server did not answer in time", True
+    reason, is_silent = "the server did not answer in time", True
     with trio.move_on_after(backend.js.timeout, shield=True):
         try:
             await _delete_chunks(backend, info, subject, failure)
         except (NatsError, trio.ClosedResourceError) as error:
-            why, is_silent = str(error), isinstance(error, RequestTimeoutError)
+            reason, is_silent = str(error), isinstance(error, RequestTimeoutError)
         else:
             return
     later = is_silent and failure is None and await _delete_chunks_later(backend, subject)
     if not later:
-        _logger.warning("chunks %r may be left behind: %s", subject, why)
+        _logger.warning("chunks %r may be left behind: %s", subject, reason)
 
 
 async def _delete_chunks(
@@ -168,7 +168,7 @@ async def _delete_chunks(
 
 
 async def _wait_for_chunks(backend: ObjectBackend, subject: str) -> None:
-    """Wait until all chunks that were sent are stored: a purge request could overtake them."""
+    """Wait until all chunks that were sent are stored; a purge request could overtake them."""
     prefix = await backend.publish_prefix()
     try:
         # Messages are stored in order: when this one is stored, all chunks are.
@@ -178,10 +178,12 @@ async def _wait_for_chunks(backend: ObjectBackend, subject: str) -> None:
 
 
 async def _delete_chunks_later(backend: ObjectBackend, subject: str) -> bool:
-    """Ask the server to delete chunks as soon as it can be reached. Return whether it is asked.
+    """Queue a request to delete chunks, for when the server can be reached.
 
-    Chunks may still wait to be sent. A purge request could overtake them in the server, so it
-    follows a message without content that replaces them, and that may itself be left.
+    Chunks may still wait to be sent, and a purge request could overtake them in the server. So an
+    empty rollup message, which replaces them, is sent before it. That message may be left over.
+
+    :returns: whether the request was queued.
     """
     prefix = await backend.publish_prefix()  # It is known by now, so this does not wait.
     try:
@@ -194,11 +196,12 @@ async def _delete_chunks_later(backend: ObjectBackend, subject: str) -> bool:
 
 
 async def _is_stored(backend: ObjectBackend, info: ObjectInfo, failure: BaseException) -> bool:
-    """Return whether the metadata was stored. If not, it never will be.
+    """Return whether the metadata was stored. If not, make sure that it will not be.
 
-    Unless it was refused, it may still be on its way, such as in a server that is frozen, and
-    without its chunks the object would be damaged. The stream refuses it once its subject has
-    another last message, so store the present metadata again, or that of a deleted object.
+    Unless it was refused, it may still be on its way, for example in a frozen server. Stored after
+    its chunks have been deleted, it would be a damaged object. The stream refuses it once its
+    subject has another last message. So store the present metadata again, or that of a deleted
+    object.
     """
     refused = isinstance(failure, JetStreamAPIError) and failure.code != UNAVAILABLE
     while True:

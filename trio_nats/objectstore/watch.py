@@ -15,7 +15,7 @@ from .._event_hub import EventChannel
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.consumer.message import JetStreamMsg
 from ..jetstream.events import ConsumerEvent
-from ..jetstream.watched_messages import FORGOTTEN_AFTER, InitialIterator, WatchedMessages
+from ..jetstream.watched_messages import INACTIVE_THRESHOLD, InitialIterator, WatchedMessages
 from .backend import ObjectBackend, store_errors
 from .errors import DamagedObjectError
 from .info import ObjectInfo, read_info
@@ -80,7 +80,7 @@ class ObjectWatcher(
         consumer = stream.ordered_consumer(
             filter_subjects=[subject],
             deliver_policy=self._policy,
-            inactive_threshold=FORGOTTEN_AFTER,
+            inactive_threshold=INACTIVE_THRESHOLD,
         )
         messages = WatchedMessages(stream, consumer, [subject], since=0, use=self._async_with)
         with store_errors(self._backend.bucket):

@@ -205,7 +205,7 @@ def _read(data: bytes, kind: type[S]) -> S | None:
 
 
 def _read_part(part: dict[str, object]) -> dict[str, object]:
-    """Return what a response says about one endpoint, in the types of this package."""
+    """Convert the part of a response that describes one endpoint to the types of this package."""
     part = _complete(_PART, part)
     for name in _NUMBERS:
         number = part[name]
@@ -217,11 +217,11 @@ def _read_part(part: dict[str, object]) -> dict[str, object]:
 
 
 def _is_shallow(value: object, levels: int) -> bool:
-    """Whether lists and objects in ``value`` are nested at most that deep."""
+    """Whether lists and objects in ``value`` are nested at most ``levels`` deep."""
     if not isinstance(value, (list, dict)):
         return True
     inner = value.values() if isinstance(value, dict) else value
-    # Most values are no containers, and are not worth a call.
+    # Most values are no containers; skip the call for them.
     return levels > 0 and all(
         _is_shallow(one, levels - 1) for one in inner if isinstance(one, (list, dict))
     )

@@ -2,9 +2,9 @@
 
 Theory of operation. The service runs :meth:`Endpoint._serve` in a task of its own, with a nursery
 for the handlers. Stopping drains the subscription: once the server has processed the UNSUB,
-receiving ends with :exc:`trio.EndOfChannel`, and the nursery waits for the handlers that are left.
-If ``close_timeout`` or a cancellation ends this earlier, the handlers are cancelled, and each
-request that is left gets error 503. Sending that error waits for nothing.
+receiving ends with :exc:`trio.EndOfChannel`, and the nursery waits for the remaining handlers. If
+``close_timeout`` or a cancellation ends this earlier, the handlers are cancelled, and each
+remaining request gets error 503, which is sent without waiting.
 """
 
 from __future__ import annotations
@@ -56,28 +56,30 @@ class EndpointOwner(Protocol):
         """Seconds that an endpoint has to respond to pending requests when it is stopped."""
         ...
 
-    def _forget(self, endpoint: Endpoint) -> None:
-        """Called when an endpoint that was removed has stopped."""
+    def _remove(self, endpoint: Endpoint) -> None:
+        """Forget an endpoint that was removed and has stopped."""
         ...
 
-    def _end_with(self, error: Exception) -> None:
-        """Called when the subscription of an endpoint has ended although it was not stopped."""
+    def _subscription_ended(self, error: Exception) -> None:
+        """Stop the service, because a subscription ended although its endpoint was not stopped."""
         ...
 
 
 def check_handler(handler: object) -> None:
     """Raise :exc:`TypeError` if ``handler`` is certainly not an async function."""
-    what = "handler must be an async function that returns the response, or responds itself; not "
+    expected = (
+        "handler must be an async function that returns the response, or responds itself; not "
+    )
     if not callable(handler):
-        raise TypeError(f"{what}{type_name(handler)}")
+        raise TypeError(f"{expected}{type_name(handler)}")
     function: Callable[..., object] = handler
     while isinstance(function, partial):
         function = function.func
     function = inspect.unwrap(getattr(function, "__func__", function))
     if inspect.isasyncgenfunction(function):
-        raise TypeError(f"{what}the async generator {function.__name__}(), which yields")
+        raise TypeError(f"{expected}the async generator {function.__name__}(), which yields")
     if _is_plain(function):
-        raise TypeError(f"{what}the plain function {function.__name__}(); write 'async def'")
+        raise TypeError(f"{expected}the plain function {function.__name__}(); write 'async def'")
 
 
 def _is_plain(function: object) -> bool:
@@ -158,11 +160,11 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
     @property
     def under_way(self) -> int:
         """Number of requests that are being handled now."""
-        return self._sub._in_hand
+        return self._sub._being_handled
 
     @property
     def stopping(self) -> bool:
-        """Whether it accepts no more requests, by :meth:`stop` or because the service stops."""
+        """Whether it accepts no more requests: :meth:`stop` was called, or the service stops."""
         return self._stopping
 
     @property
@@ -217,9 +219,9 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
     def stop(self) -> None:
         """Remove the endpoint from its service: it accepts no more requests.
 
-        Discovery no longer shows it, and the server is told to send no more requests. Those that it
-        has already sent are still handled, for at most the ``close_timeout`` of the service;
-        requests that are left then get error 503. Other endpoints go on, also those with the same
+        Discovery no longer shows it, and its subscription ends. Requests that the server has
+        already sent are still handled, for at most the ``close_timeout`` of the service; requests
+        that are left then get error 503. Other endpoints continue, including those with the same
         name or subject.
 
         Returns at once, so handlers may call it; :meth:`aclose` waits. You may call it repeatedly.
@@ -234,7 +236,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         """:meth:`stop`, and wait until all requests have been responded to.
 
         A handler of this endpoint that calls it waits for itself, until ``close_timeout`` is over.
-        You may call it repeatedly. If cancelled, the endpoint goes on stopping.
+        You may call it repeatedly. If cancelled, the endpoint continues to stop.
         """
         self.stop()
         await self._stopped.wait()
@@ -247,14 +249,14 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
             self._nursery.cancel_scope.deadline = self._deadline
             self._nursery.start_soon(self._sub.drain)
         elif not self._has_task:
-            self._end()
+            self._mark_stopped()
 
-    def _end(self) -> None:
-        """Note that it has stopped, or that it will not be started."""
+    def _mark_stopped(self) -> None:
+        """Mark it as stopped, also if it was never started."""
         self._stopping = True
         self._stopped.set()
         if self._removed:
-            self._owner._forget(self)
+            self._owner._remove(self)
 
     # --- its requests ----------------------------------------------------------------------------
 
@@ -263,13 +265,13 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         try:
             async with open_nursery() as nursery:
                 self._nursery = nursery
-                if self._stopping:  # since it was subscribed
+                if self._stopping:  # It was stopped since it was subscribed.
                     self._begin_stop()
                 try:
                     await self._receive(nursery)
                 except (trio.EndOfChannel, trio.ClosedResourceError, NatsError) as error:
                     if not self._stopping:
-                        self._owner._end_with(error)
+                        self._owner._subscription_ended(error)
                 finally:
                     self._nursery = None
             if nursery.cancel_scope.cancelled_caught:
@@ -289,7 +291,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
                 await self._capacity.park()
             # One task per request, because handlers must not share context variables.
             msg = await self._sub.receive()
-            self._sub._in_hand += 1
+            self._sub._being_handled += 1
             nursery.start_soon(self._handle, msg, name=name)
 
     async def _handle(self, msg: Msg) -> None:
@@ -308,7 +310,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         finally:
             self._nanoseconds += time.perf_counter_ns() - begun
             self._handlers.discard(task)
-            self._sub._put_down()
+            self._sub._note_handled()
             self._capacity.unpark()
 
     async def _respond(self, request: ServiceRequest) -> None:
@@ -322,7 +324,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
                 self._count(request._failure)
 
     def _raise_without_failures(self, group: BaseExceptionGroup) -> None:
-        """Log the failures of tasks that the handler had started, and raise the rest."""
+        """Log the exceptions in the group, and raise the rest, such as cancellations."""
         failures, rest = group.split(Exception)
         if failures is not None and rest is not None:
             self._log_failure(failures)
@@ -382,7 +384,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
             )
 
     def _refuse_waiting(self) -> None:
-        """Respond to the requests that no handler has received."""
+        """Respond with error 503 to the requests that no handler has received."""
         try:
             while True:
                 self._refuse(self._sub.receive_nowait())
@@ -390,13 +392,13 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
             pass
 
     def _refuse(self, msg: Msg) -> None:
-        """Respond that the request is not handled, without waiting."""
+        """Respond with error 503, without waiting."""
         if msg.reply is None or not can_respond_to(msg.raw_reply or b""):
             return
-        what = "endpoint" if self._removed else "service"
+        stopped = "endpoint" if self._removed else "service"
         try:
             self._owner.nc.publish_nowait(
-                msg.reply, headers=ServiceError(503, f"the {what} has stopped").headers
+                msg.reply, headers=ServiceError(503, f"the {stopped} has stopped").headers
             )
         except (NatsError, trio.ClosedResourceError) as error:
             _logger.debug("endpoint %r: error 503 could not be sent: %s", self._name, str(error))

@@ -40,8 +40,7 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
     """Endpoints whose subjects share a prefix; made by :meth:`group`. The service itself is one,
     too.
 
-    A group is nothing but its prefix: groups of a service with the same prefix have the same
-    endpoints.
+    Groups of a service with the same prefix have the same endpoints.
     """
 
     def __init__(self, host: Host, prefix: str, queue: str | None) -> None:
@@ -61,16 +60,17 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """The endpoints that were added to it and to groups within it, and not stopped since.
+        """The endpoints that were added to it and to groups within it, except removed ones.
 
-        Those that stopped with the service are still listed.
+        Endpoints that stopped with the service are still listed.
         """
         return tuple(endpoint for endpoint in self._members() if not endpoint._removed)
 
     def _members(self) -> list[Endpoint]:
         """Return its endpoints, including those that are stopping."""
-        begin = f"{self._prefix}." if self._prefix else ""
-        return [one for one in self._host._endpoints if f"{one._prefix}.".startswith(begin)]
+        prefix = f"{self._prefix}." if self._prefix else ""
+        endpoints = self._host._endpoints
+        return [endpoint for endpoint in endpoints if f"{endpoint._prefix}.".startswith(prefix)]
 
     def group(self, name: str, *, queue: str | EllipsisType | None = ...) -> ServiceGroup:
         """Make a group within this one.
@@ -156,7 +156,7 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         cancelled, nothing is added. :meth:`Endpoint.stop` removes it.
 
         :param name: letters, digits, ``-`` and ``_``. Several endpoints may share a name, and even
-            a subject; those that share a queue group too receive a part of the requests each.
+            a subject; with the same queue group as well, each request goes to one of them.
         :param handler: an async function that is called with a :class:`ServiceRequest`. What it
             returns is the response, unless it is ``None``. If it raises, the response is an error:
             :exc:`ServiceError` as it is; a :exc:`DecodeError` of :meth:`ServiceRequest.decode` with
@@ -192,7 +192,7 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
     async def aclose(self) -> None:
         """:meth:`stop`, and wait until all its endpoints have stopped.
 
-        If cancelled, they go on stopping.
+        If cancelled, they continue to stop.
         """
         self.stop()
         await trio.lowlevel.checkpoint()

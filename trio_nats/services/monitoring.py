@@ -46,7 +46,7 @@ class Monitor:
     async def run(self) -> None:
         """Respond to requests.
 
-        It returns if the server forbids the subscription: endpoints still work.
+        Return if the server forbids the subscription: endpoints work without it.
 
         :raises ConnectionLostError: if the connection is gone for good.
         :raises trio.ClosedResourceError: if the connection or the subscription is closed.
@@ -66,11 +66,11 @@ class Monitor:
                 )
                 return
             if msg.reply is not None:
-                self.sub._in_hand += 1
+                self.sub._being_handled += 1
                 try:
                     await self._respond(msg)
                 finally:
-                    self.sub._put_down()
+                    self.sub._note_handled()
 
     async def _respond(self, msg: Msg) -> None:
         try:

@@ -91,7 +91,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         self._id = new_id()
         self._started = datetime.now(UTC)
         self._endpoints: list[Endpoint] = []
-        """All that have not stopped, and those that stopped with the service."""
+        """All endpoints, except those that were removed and have stopped."""
         self._entered = False
         self._work: trio.Nursery | None = None
         self._stop = trio.Event()
@@ -324,7 +324,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
                 )
         finally:
             for endpoint in [*self._endpoints]:
-                endpoint._end()
+                endpoint._mark_stopped()
             self._stopped.set()
 
     # --- endpoints -------------------------------------------------------------------------------
@@ -352,12 +352,12 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
             raise trio.ClosedResourceError(f"service {self._name!r} is stopping")
 
     async def _start(self, endpoint: Endpoint) -> bool:
-        """Subscribe, and serve in the background; return false if it was stopped before that."""
+        """Subscribe, and serve in the background. Return false if it was stopped before that."""
         assert self._work is not None
         if not endpoint.stopping:
             await endpoint._sub.__aenter__()
         if self.stopping or endpoint.stopping:
-            endpoint._end()
+            endpoint._mark_stopped()
             await endpoint._sub.aclose()
             return False
         endpoint._has_task = True
@@ -368,22 +368,22 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         try:
             await self._start(endpoint)
         except (trio.ClosedResourceError, NatsError) as error:
-            self._end_with(error)
+            self._subscription_ended(error)
 
     async def _serve(self, endpoint: Endpoint) -> None:
         """Run an endpoint that has been subscribed."""
         try:
             await endpoint._serve()
         finally:
-            endpoint._end()
+            endpoint._mark_stopped()
             await endpoint._sub.aclose()
 
-    def _forget(self, endpoint: Endpoint) -> None:
+    def _remove(self, endpoint: Endpoint) -> None:
         """See :class:`EndpointOwner`."""
         if endpoint in self._endpoints:
             self._endpoints.remove(endpoint)
 
-    def _end_with(self, error: Exception) -> None:
+    def _subscription_ended(self, error: Exception) -> None:
         """Stop because a subscription has ended."""
         if isinstance(error, NatsError):
             self._fail(error)
@@ -394,7 +394,7 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
         try:
             await monitor.run()
         except (trio.EndOfChannel, trio.ClosedResourceError, ConnectionLostError) as error:
-            self._end_with(error)
+            self._subscription_ended(error)
         finally:
             await monitor.sub.aclose()
 

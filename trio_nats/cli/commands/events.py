@@ -1,4 +1,4 @@
-"""``trio-nats events``: show what servers report about a stream or a consumer."""
+"""``trio-nats events``: show advisories of a stream or a consumer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..output import Output
 from ..runner import Program, note, run
 
 if TYPE_CHECKING:
-    # Otherwise imported when it is used, because no other command needs it.
+    # Imported when it is used, because no other command needs it.
     from trio_nats.jetstream.advisories import Advisory, AdvisoryListener
 
 __all__ = ["events"]
@@ -72,8 +72,8 @@ def events(
             left = math.inf if count is None else count
             async with listener as channel:
                 await nc.flush()
-                of = stream if consumer is None else f"{stream} > {consumer}"
-                note(f"Listening to advisories of {of}")
+                source = stream if consumer is None else f"{stream} > {consumer}"
+                note(f"Listening to advisories of {source}")
                 output, dropped = Output(), 0
                 with program.until_stopped() as scope:
                     while left > 0:
@@ -118,8 +118,8 @@ def _as_text(advisory: Advisory) -> str:
     when = advisory.timestamp
     kind = type(advisory).TYPE or advisory.type.rpartition(".")[2]
     consumer = getattr(advisory, "consumer", "")
-    of = f"{advisory.stream} > {consumer}" if consumer else advisory.stream
-    words = [f"{when:%Y-%m-%d %H:%M:%S}" if when else "-", kind, of]
+    source = f"{advisory.stream} > {consumer}" if consumer else advisory.stream
+    words = [f"{when:%Y-%m-%d %H:%M:%S}" if when else "-", kind, source]
     fields = msgspec.to_builtins(advisory)
     words += [
         f"{name}={_value(value)}"

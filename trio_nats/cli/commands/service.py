@@ -203,7 +203,7 @@ def serve(
                 metadata={"client": f"trio-nats {trio_nats.__version__}"},
                 stats_handler=lambda endpoint: {"total_payload": size},
             )
-            # One at a time, so that the output is in order.
+            # Handle one request at a time, so that the output is in order.
             endpoint = await service.group(name).add_endpoint("echo", echo, concurrency=1)
             async with service, open_nursery() as nursery:
                 await nc.flush()
@@ -330,7 +330,7 @@ def _print_info(one: ServiceInfo, stats: ServiceStats) -> None:
         started=f"{stats.started:%Y-%m-%d %H:%M:%S} UTC ({_ago(stats.started)} ago)",
     )
     print("\nEndpoints:")
-    left = list(stats.endpoints)
+    remaining = list(stats.endpoints)
     for endpoint in one.endpoints:
         print()
         _print_pairs(
@@ -340,15 +340,15 @@ def _print_info(one: ServiceInfo, stats: ServiceStats) -> None:
             group=endpoint.queue_group,
             metadata=_metadata(endpoint.metadata),
         )
-        # Several may have the same name and subject; they are in the same order.
-        for numbers in left:
+        # Several may have the same name and subject. Both lists are in the same order.
+        for numbers in remaining:
             if (numbers.name, numbers.subject, numbers.queue_group) == (
                 endpoint.name,
                 endpoint.subject,
                 endpoint.queue_group,
             ):
                 _print_numbers(numbers)
-                left.remove(numbers)
+                remaining.remove(numbers)
                 break
 
 

@@ -26,7 +26,7 @@ from ..errors import (
     JetStreamAPIError,
     described,
 )
-from ..features import too_old
+from ..features import api_level_error
 from ..json_codec import Answer, Seconds, time_to_wire
 from ..stream_config import Placement, StepDownRequest
 from .config import AckPolicy, ConsumerConfig, check_consumer, features_of
@@ -75,13 +75,16 @@ SERVER_DEFAULTS = {
     "max_waiting": 512,
     "priority_timeout": 120.0,
 }
-"""What servers fill in for fields that are not set."""
+"""The values that servers fill in for fields that are not set."""
 FILLED_IN_LATE = ("inactive_threshold", "priority_timeout")
 """Fields that servers do not fill in before they compare the configurations of two consumers."""
 
 
 async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfig) -> Consumer:
-    """Create or update a consumer: ``action`` is one of these, or empty for either."""
+    """Create or update a consumer.
+
+    :param action: ``"create"``, ``"update"``, or empty for either.
+    """
     check_consumer(config)
     if not (config.name or config.durable_name):
         config = msgspec.structs.replace(config, name=new_name())
@@ -90,11 +93,11 @@ async def put_consumer(api: API, stream: str, action: str, config: ConsumerConfi
     except ConsumerNameInUseError as error:
         present = await _present_config(api, stream, config)
         if (same := _filled_in(config, present)) is None:
-            raise described(error, _what_differs(stream, config, present)) from None
+            raise described(error, _describe_differences(stream, config, present)) from None
         try:
             info = await _put(api, stream, action, same)
         except ConsumerNameInUseError:
-            raise described(error, _what_differs(stream, config, present)) from None
+            raise described(error, _describe_differences(stream, config, present)) from None
     return construct(Consumer, api, stream, info.name, info)
 
 
@@ -104,16 +107,16 @@ async def _put(api: API, stream: str, action: str, config: ConsumerConfig) -> Co
     if config.filter_subject:
         suffix = f"{suffix}.{config.filter_subject}"
     request = _CreateRequest(stream_name=stream, config=config, action=action)
-    needs = features_of(config)
+    features = features_of(config)
     try:
-        info = await api.request(suffix, request, ConsumerInfo, needs=needs)
+        info = await api.request(suffix, request, ConsumerInfo, features=features)
     except JetStreamAPIError as error:
         # Servers that do not know a value reject it as invalid JSON, before they check the level.
-        if needs and error.err_code == ErrorCode.INVALID_JSON:
-            raise too_old(needs, more=f"it says {error.description!r}") from None
+        if features and error.err_code == ErrorCode.INVALID_JSON:
+            raise api_level_error(features, detail=f"it answered {error.description!r}") from None
         raise
-    if missing := [feature for feature in needs if feature not in features_of(info.config)]:
-        raise too_old(missing, more=f"consumer {info.name!r} exists now without")
+    if missing := [feature for feature in features if feature not in features_of(info.config)]:
+        raise api_level_error(missing, detail=f"consumer {info.name!r} exists now without it")
     return info
 
 
@@ -127,7 +130,7 @@ async def _present_config(api: API, stream: str, config: ConsumerConfig) -> Cons
 
 
 def _filled_in(config: ConsumerConfig, present: ConsumerConfig | None) -> ConsumerConfig | None:
-    """Return ``config`` with defaults that the server filled in late, or ``None``."""
+    """Return ``config`` with the defaults that the server filled in late; ``None`` if none."""
     changes = {
         name: SERVER_DEFAULTS[name]
         for name in FILLED_IN_LATE
@@ -136,12 +139,13 @@ def _filled_in(config: ConsumerConfig, present: ConsumerConfig | None) -> Consum
     return msgspec.structs.replace(config, **changes) if changes else None
 
 
-def _what_differs(stream: str, config: ConsumerConfig, present: ConsumerConfig | None) -> str:
+def _describe_differences(
+    stream: str, config: ConsumerConfig, present: ConsumerConfig | None
+) -> str:
     name = config.name or config.durable_name
     text = f"consumer {name!r} of stream {stream!r} exists already, with another configuration"
-    what = present and json_codec.differences(config, present, SERVER_DEFAULTS)
-    if what:
-        text += f": {what}"
+    if present and (found := json_codec.differences(config, present, SERVER_DEFAULTS)):
+        text += f": {found}"
     return f"{text}. Update it, or use another name"
 
 
@@ -295,9 +299,8 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
     async def reset(self, seq: int | None = None) -> int:
         """Deliver messages of the stream again, or skip some (ADR-60; server 2.14 or later).
 
-        Delivery begins again as if the consumer was new, and counts from 1. Messages that were
-        delivered and not acknowledged are delivered again. If cancelled, the consumer may have been
-        reset.
+        The consumer starts over: deliveries are counted from 1, and messages that were delivered
+        and not acknowledged are delivered again. If cancelled, the consumer may have been reset.
 
         :param seq: the sequence number in the stream to continue with. Needs
             ``DeliverPolicy.ALL``, or ``BY_START_SEQUENCE`` or ``BY_START_TIME`` and a message that
@@ -309,12 +312,12 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :raises APILevelError: if the server is too old.
         """
         request = None if seq is None else _ResetRequest(seq=check_count("seq", seq, 1))
-        await self.refresh()  # without the consumer, nobody would answer
+        await self.refresh()  # Nobody answers a reset of a consumer that does not exist.
         suffix = f"CONSUMER.RESET.{self._stream}.{self._name}"
-        answer = await self._api.request(suffix, request, _ResetAnswer, needs=["reset()"])
+        answer = await self._api.request(suffix, request, _ResetAnswer, features=["reset()"])
         fields = {name: getattr(answer, name) for name in ConsumerInfo.__struct_fields__}
         self._info = ConsumerInfo(**fields)
-        self._kept.clear()  # they are delivered again
+        self._kept.clear()  # The server delivers them again.
         return answer.reset_seq
 
     async def step_down(self, *, placement: Placement | None = None) -> None:
@@ -329,8 +332,10 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
         :raises APILevelError: if the server is too old for ``placement``.
         """
         suffix = f"CONSUMER.LEADER.STEPDOWN.{self._stream}.{self._name}"
-        needs = () if placement is None else ("step_down(placement=)",)
-        await self._api.request(suffix, StepDownRequest(placement=placement), Answer, needs=needs)
+        features = () if placement is None else ("step_down(placement=)",)
+        await self._api.request(
+            suffix, StepDownRequest(placement=placement), Answer, features=features
+        )
 
     def advisories(
         self,
@@ -346,8 +351,14 @@ class Consumer(metaclass=NoPublicConstructor, use="stream.consumer() or stream.c
                 async for advisory in advisories:
                     ...
 
-        The parameters are those of :meth:`Stream.advisories`; ``kinds`` must be advisories of
-        consumers.
+        :param kinds: listen to these advisories of consumers only, such as ``MaxDeliverAdvisory``.
+            Default: listen to all.
+        :param queue: a queue group; each advisory goes to one of its listeners. Default: none.
+        :param buffer: number of advisories that may wait to be received. Once it is reached, the
+            oldest is dropped for each new one, and counted in ``dropped``. Default: 256.
+        :returns: an asynchronous context manager; see :class:`AdvisoryListener`.
+        :raises ConfigurationError: if an argument is invalid.
+        :raises InvalidSubjectError: if ``queue`` is not allowed.
         """
         return listen_to_advisories(
             self._api,
@@ -644,7 +655,7 @@ async def pause_consumer(api: API, stream: str, name: str, until: datetime | Non
         time_to_wire("until", until)  # raises if it has no time zone
     suffix = f"CONSUMER.PAUSE.{stream}.{name}"
     return await api.request(
-        suffix, _PauseRequest(pause_until=until), PauseState, needs=["pause()"]
+        suffix, _PauseRequest(pause_until=until), PauseState, features=["pause()"]
     )
 
 
@@ -652,4 +663,4 @@ async def unpin_consumer(api: API, stream: str, name: str, group: str) -> None:
     """Unpin the pinned client of a priority group."""
     check_group(group)
     suffix = f"CONSUMER.UNPIN.{stream}.{name}"
-    await api.request(suffix, _UnpinRequest(group=group), Answer, needs=["unpin()"])
+    await api.request(suffix, _UnpinRequest(group=group), Answer, features=["unpin()"])

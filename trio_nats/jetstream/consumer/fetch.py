@@ -21,7 +21,7 @@ from .inboxes import Inbox
 from .message import AckContext, JetStreamMsg
 from .message_source import LONGEST_CLOSE, exceeds, message_size, nak_all_nowait
 from .options import PullOptions
-from .pull import failure_of, note_pin, too_large_error, wait_until_quiet
+from .pull import failure_of, note_pin, too_large_error, wait_for_requested
 from .pull_status import PullOutcome, PullStatus, read_status
 
 __all__ = ["Fetch"]
@@ -33,8 +33,8 @@ LOOK = 0.5
 PAUSE = 0.1
 """Seconds before a pull request that the server has given up is repeated."""
 GRACE = 0.5
-"""Seconds to wait, after the time is over, for the server to report it. If it does not, messages on
-their way are waited for as long again."""
+"""Seconds to wait for the server's report after the time is over. Without one, wait as long again
+for messages on their way."""
 
 
 class Fetch:
@@ -100,7 +100,7 @@ class Fetch:
         return self._came
 
     def _take_kept(self) -> None:
-        """Take messages that an earlier call has left, as far as they fit.
+        """Take messages that an earlier call has left, up to the limits.
 
         :raises PullError: if the first one is larger than ``max_bytes``.
         """
@@ -122,13 +122,13 @@ class Fetch:
             timeout = 0.0 if self.clean else GRACE
         finally:
             if not (self.clean and self._inboxes.keep(inbox)):
-                # An ordered consumer requests again what it has not returned.
+                # An ordered consumer requests again the messages that it has not returned.
                 await self._leave(inbox, 0.0 if self._kept is None else timeout)
 
     async def _leave(self, inbox: Inbox, timeout: float) -> None:
-        """Close the inbox, and take what arrives until then: the rest of what was requested."""
+        """Close the inbox, and take the requested messages that arrive until then."""
         excess: list[Msg] = []
-        room = inbox.sub._limits
+        limits = inbox.sub._limits
         is_over = self._is_over()
 
         async def finish(left: list[Msg]) -> bool:
@@ -138,24 +138,24 @@ class Fetch:
                 came = len(left)
                 is_over = self._take_left(left, excess) or is_over
                 left.clear()
-                if exceeds(room, excess):  # A server that behaves sends no such amount.
+                if exceeds(limits, excess):  # Only a misbehaving server sends so many.
                     return None
                 return None if is_over and not self._repeated else came
 
-            await wait_until_quiet(self._nc, self._subject, count)
+            await wait_for_requested(self._nc, self._subject, count)
             return not is_over or self._repeated
 
         left: list[Msg] = []
         with trio.CancelScope(shield=True):
             left = await inbox.sub._close_collecting(timeout, finish)
         self._take_left(left, excess)
-        if self._kept is not None:  # Only now, or they would be delivered to this inbox again.
+        if self._kept is not None:  # Before the interest has ended, they would come back here.
             self._kept.extend(nak_all_nowait(excess, self._ack_context))
 
     def _take_left(self, left: list[Msg], excess: list[Msg]) -> bool:
-        """Take what was requested; add the rest to ``excess``. Return whether the request is over.
+        """Take requested messages; add others to ``excess``. Return whether the request is over.
 
-        It is repeated no more, so it does not matter how it ended.
+        It is not repeated, so it does not matter how it ended.
         """
         ended = False
         for msg in left:

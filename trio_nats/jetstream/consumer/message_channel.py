@@ -150,7 +150,8 @@ class Messages(
         ``dropped``. The channel ends with the messages: when receiving raises
         :exc:`trio.EndOfChannel`, and when the block of the messages is left.
 
-        The server reports among the messages, so most events come only while a task receives.
+        Status messages arrive among the others, so most events are emitted only while a task
+        receives.
 
         :param buffer: number of events that may wait to be received. Default: 256.
         :returns: a channel of events.

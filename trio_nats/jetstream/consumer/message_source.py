@@ -41,12 +41,13 @@ LONGEST_CLOSE = 2.0
 class Broken(Exception):
     """Messages for an ordered consumer may have been lost.
 
-    ``gone`` tells whether that is because the consumer does not exist any more.
+    :param reason: a text for people.
+    :param gone: whether the consumer does not exist any more.
     """
 
-    def __init__(self, why: str, gone: bool) -> None:
-        super().__init__(why, gone)
-        self.why = why
+    def __init__(self, reason: str, gone: bool) -> None:
+        super().__init__(reason, gone)
+        self.reason = reason
         self.gone = gone
 
 
@@ -72,7 +73,7 @@ class MessageSource(ABC):
         """Number of the last delivery that was received; kept for ordered consumers."""
         self._closed: trio.Event | None = None  # set once closing has finished
         self.hub: EventHub[ConsumerEvent] | None = None
-        """Where the channel's listeners are."""
+        """The listeners of the channel's events; set by the channel."""
 
     @property
     def waiting(self) -> int:
@@ -136,9 +137,9 @@ class MessageSource(ABC):
                 self._closed.set()
 
     def _keep(self, messages: list[JetStreamMsg]) -> None:
-        """Keep messages for the next call, as many as may wait in one subscription.
+        """Keep messages for the next call, at most as many as may wait in one subscription.
 
-        Pull requests never exceed that, but a push consumer sends more at each use.
+        Pull requests never exceed that. A push consumer could add as many at each use.
         """
         limits = self._sub._limits
         size = sum(message_size(msg.raw) for msg in self._kept)
@@ -155,7 +156,7 @@ class MessageSource(ABC):
             self._kept.append(msg)
 
     async def _finish_requests(self, left: list[Msg]) -> bool:
-        """Wait for what was requested, adding it to ``left``. Return whether more may arrive."""
+        """Wait for requested messages, and add them to ``left``. Return whether more may arrive."""
         return True
 
     def _close_timeout(self) -> float:
@@ -169,13 +170,13 @@ class MessageSource(ABC):
     def _emit(
         self,
         kind: Callable[Concatenate[str, str, P], ConsumerEvent],
-        *arguments: P.args,
-        **more: P.kwargs,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> None:
         """Pass an event to the listeners; do nothing if there are none."""
         if self.hub:
             context = self._ack_context
-            self.hub.emit(kind(context.stream, context.consumer, *arguments, **more))
+            self.hub.emit(kind(context.stream, context.consumer, *args, **kwargs))
 
     def _log_stray(self, msg: Msg) -> None:
         """Log a message that does not come from the consumer. It is dropped."""

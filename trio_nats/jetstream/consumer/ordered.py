@@ -68,10 +68,10 @@ class OrderedMessages(Messages):
         self._replacements = owner.replacements
         self._in_use = False
         self._receiving = False
-        # Closing waits until no consumer is being created, or the next channel would meet it.
+        # Closing waits until no consumer is being created, so that the next channel meets none.
         self._creating = trio.Lock()
         self._creation = trio.CancelScope()
-        self._discarded_because = ""
+        self._discard_reason = ""
         self._pull_forbidden = False  # to send a pull request
         self._deleted_unused = 0  # consumers in a row that were deleted before their first message
 
@@ -113,7 +113,7 @@ class OrderedMessages(Messages):
                 if isinstance(source, PushSubscription) and source.is_stalled:
                     self._owner.mode.flow_control = False
                     _logger.info("%s: continuing without flow control", repr(self._owner))
-                await self._discard(error.why)
+                await self._discard(error.reason)
                 continue
             except PermissionsViolationError:
                 # The user may lack the permission for pull requests, as other clients do not send
@@ -142,7 +142,7 @@ class OrderedMessages(Messages):
         raise trio.EndOfChannel
 
     async def _create(self, create: Callable[[], Awaitable[None]]) -> None:
-        """Create a consumer, until the channel is closed."""
+        """Create a consumer; give up when the channel is closed."""
         async with self._creating:
             with trio.CancelScope() as self._creation:
                 if self._state != "closed":
@@ -163,7 +163,7 @@ class OrderedMessages(Messages):
             try:
                 await self._begin()
             except NatsError as error:
-                if not self._owner.passes(error):
+                if not self._owner.is_temporary(error):
                     raise
                 _logger.warning("%s: %s; trying again", repr(self._owner), str(error))
                 seconds = pause(waits)
@@ -177,9 +177,9 @@ class OrderedMessages(Messages):
         owner = self._owner
         if self._replacements != owner.replacements:
             self._replacements = owner.replacements
-            self._hub.emit(StreamReplaced(owner.stream, owner.replaced_because))
+            self._hub.emit(StreamReplaced(owner.stream, owner.replace_reason))
         if self._hub and owner.name is not None:
-            reason, next_seq = self._discarded_because, owner.next_seq
+            reason, next_seq = self._discard_reason, owner.next_seq
             self._hub.emit(ConsumerRecreated(owner.stream, owner.name, reason, next_seq))
 
     async def _begin(self) -> None:
@@ -256,9 +256,9 @@ class OrderedMessages(Messages):
         """Continue with a new consumer, after the last message that was returned."""
         await self._discard("it may wait for messages that were removed")
 
-    async def _discard(self, why: str = "") -> None:
+    async def _discard(self, reason: str = "") -> None:
         """Give up the present consumer; its messages do not follow on those returned."""
-        self._discarded_because = why
+        self._discard_reason = reason
         source, self._source = self._source, None
         self._owner.forget()
         if source is not None:
@@ -300,10 +300,10 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
     It never skips a message, nor returns one twice. Whenever something may have been missed (a gap,
     silence, another connection, a consumer that was deleted), a new ephemeral consumer in the
     server's memory continues after the last message that was returned. If the stream was deleted
-    and created again, :exc:`StreamNotFoundError` is raised, or it begins again, as
-    ``on_stream_replaced`` of :meth:`Stream.ordered_consumer` tells. Nothing is acknowledged.
-    :meth:`next`, :meth:`fetch` and :meth:`consume` share one position. It is for one task at a
-    time; a second one gets :exc:`trio.BusyResourceError`.
+    and created again, it raises :exc:`StreamNotFoundError` or begins again, depending on
+    ``on_stream_replaced`` of :meth:`Stream.ordered_consumer`. Nothing is acknowledged.
+    :meth:`next`, :meth:`fetch` and :meth:`consume` share one position. Only one task at a time can
+    use it; a second one gets :exc:`trio.BusyResourceError`.
 
     If ``DeliverPolicy.LAST_PER_SUBJECT`` is interrupted before it has caught up, messages that are
     not the last of their subject may arrive too, still in order.
@@ -426,7 +426,7 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
                     )
                 except BaseException as error:
                     self._consumers.forget()
-                    if not self._consumers.passes(error):
+                    if not self._consumers.is_temporary(error):
                         raise
                     with trio.move_on_at(deadline):
                         await trio.sleep(pause(waits))

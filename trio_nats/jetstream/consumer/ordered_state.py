@@ -29,7 +29,7 @@ from .info import ConsumerInfo
 from .message import JetStreamMsg
 from .pull_status import TOO_LARGE
 
-__all__ = ["OrderedState", "is_another_stream", "passes", "pause"]
+__all__ = ["OrderedState", "is_another_stream", "is_temporary", "pause"]
 
 _logger = logging.getLogger("trio_nats.jetstream")
 
@@ -75,8 +75,8 @@ class OrderedState:
         """Where the next consumer begins in the stream; ``None``: as configured."""
         self.mode: OrderedMode = api.ordered_mode(stream)
         self.replacements: int = 0
-        """How often the stream was replaced, so that it began again."""
-        self.replaced_because: str = ""
+        """How often it restarted because the stream was replaced."""
+        self.replace_reason: str = ""
         """How the last replacement was noticed."""
         self._restart = restart
         self._config = config
@@ -106,8 +106,8 @@ class OrderedState:
         With ``push``, create a push consumer that delivers as that configuration tells. If
         cancelled, a consumer that may have been created is deleted.
 
-        :raises StreamNotFoundError: if the stream does not exist, or was created again, unless it
-            is to begin again then.
+        :raises StreamNotFoundError: if the stream does not exist. Also if it was replaced, unless
+            ``restart`` was given.
         """
         if self.name is None:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -134,7 +134,7 @@ class OrderedState:
         return self.name
 
     async def _create_checked(self, name: str, push: ConsumerConfig | None) -> ConsumerInfo | None:
-        """Create a consumer. Return ``None`` if the position is to be reset, and has been."""
+        """Create a consumer. Return ``None`` if the stream was replaced; the position is reset."""
         config = self._next_config(name)
         if push is not None:
             config = msgspec.structs.replace(
@@ -148,14 +148,14 @@ class OrderedState:
             info = await self._create(config)
             created = True
             stream = None if self._since is None else await self._stream_info()
-            why = "" if stream is None else self._why_replaced(stream)
-            if stream is None or not why:
+            reason = "" if stream is None else self._replaced_reason(stream)
+            if stream is None or not reason:
                 return info
             if not self._restart:
                 raise StreamNotFoundError(
                     404,
                     ErrorCode.STREAM_NOT_FOUND,
-                    f"stream {self.stream!r} {why}; make a new ordered consumer",
+                    f"stream {self.stream!r} {reason}; make a new ordered consumer",
                 )
         except BaseException as error:
             if created or not isinstance(error, NatsError):
@@ -164,30 +164,30 @@ class OrderedState:
                 self._delete_nowait(name)
             raise
         await self._undo(name)
-        self._begin_again(stream, why)
+        self._reset_position(stream, reason)
         return None
 
-    def _begin_again(self, stream: StreamInfo, why: str) -> None:
+    def _reset_position(self, stream: StreamInfo, reason: str) -> None:
         """Begin with the first message of a stream that was replaced."""
-        _logger.info("%s: the stream %s; beginning again", repr(self), why)
+        _logger.info("%s: the stream %s; beginning again", repr(self), reason)
         self.replacements += 1
-        self.replaced_because = why
+        self.replace_reason = reason
         self.next_seq = self._since = self._created = None
         self._supposed, self._reached, self._behind_since = stream.created, 0, None
         if self._config.deliver_policy not in (
             DeliverPolicy.LAST_PER_SUBJECT,
             DeliverPolicy.BY_START_TIME,
         ):
-            # All of it is new, and sequence numbers mean something else.
+            # All messages are new, and the old sequence numbers mean nothing in this stream.
             self._config = msgspec.structs.replace(
                 self._config, deliver_policy=DeliverPolicy.ALL, opt_start_seq=0
             )
 
-    def passes(self, error: BaseException) -> bool:
-        """Whether an error is temporary, as a missing stream is if it is to begin again."""
+    def is_temporary(self, error: BaseException) -> bool:
+        """Whether to try again after an error. With ``restart``, wait for a missing stream."""
         has_begun = self._since is not None or self.replacements > 0
         waits = self._restart and has_begun and isinstance(error, StreamNotFoundError)
-        return waits or passes(error)
+        return waits or is_temporary(error)
 
     async def _create(self, config: ConsumerConfig) -> ConsumerInfo:
         try:
@@ -217,7 +217,7 @@ class OrderedState:
             _logger.debug("%s could not be checked: %s", repr(self), str(error))
             return None
 
-    def _why_replaced(self, info: StreamInfo) -> str:
+    def _replaced_reason(self, info: StreamInfo) -> str:
         """Return why the stream is not the one of the earlier consumers; empty if it is.
 
         The position is meaningless in another stream of that name: its messages have lower numbers,
@@ -377,7 +377,7 @@ def is_another_stream(
     return created != supposed and created > began + tolerance
 
 
-def passes(error: BaseException) -> bool:
+def is_temporary(error: BaseException) -> bool:
     """Whether an error is temporary, so that it is worth trying again."""
     if isinstance(error, (ConsumerDeletedError, NoRespondersError, RequestTimeoutError)):
         return True

@@ -12,13 +12,13 @@ requests slowly. Statuses arrive among the messages, and are handled when they a
 One task, :meth:`~PullSubscription.keep`, handles what is not a message: it requests again after a
 reconnect, after a pause, and after two intervals without a heartbeat.
 
-Leaving must not lose what the server has counted as delivered: it drops messages that have not
-been written to the connection yet when the interest ends, and they have used up a delivery, which
-may have been the only one. A pull request cannot be withdrawn either. So
-:func:`wait_until_quiet` first waits until no more messages come, by requests that the server
-answers after all that it has delivered so far. Usually all requests are fulfilled then. Otherwise
-they wait for new messages; one that is stored in just the microseconds in which the server handles
-the UNSUB may still be dropped.
+Leaving must not lose messages that the server has counted as delivered. When the interest ends, the
+server drops those that it has not written to the connection yet. Each of them has used up a
+delivery, which may have been its only one. A pull request cannot be withdrawn either. So
+:func:`wait_for_requested` waits before the UNSUB until no more messages arrive. It sends requests
+that the server answers only after all messages that it has delivered so far. Usually all pull
+requests are fulfilled then. Otherwise they wait for new messages. A message may still be dropped if
+it is stored in the microseconds in which the server handles the UNSUB.
 
 Anybody who can publish to the inbox could forge statuses. Therefore each reply subject contains a
 proof, a keyed hash of the number of the pull request, and statuses without it are ignored.
@@ -69,7 +69,7 @@ __all__ = [
     "failure_of",
     "note_pin",
     "too_large_error",
-    "wait_until_quiet",
+    "wait_for_requested",
 ]
 
 _logger = logging.getLogger("trio_nats.jetstream")
@@ -81,7 +81,7 @@ SLACK_MESSAGES = 1000
 """Room for statuses, which wait among the messages."""
 SLACK_BYTES = 1024 * 1024
 LEAST_MESSAGE = 40
-"""Bytes that a message has at least, because of its subjects."""
+"""Minimum size of a message in bytes: its subjects."""
 FIRST_WAIT = 0.25
 LONGEST_WAIT = 8.0
 RETRY_WHEN_FULL = 0.1
@@ -91,8 +91,8 @@ MAX_PIN_ID = 256
 PROOF = 9
 """Bytes of the proof in the reply subject of a pull request."""
 REFUSED_REQUEST = PullRequest(batch=1, max_bytes=1, no_wait=True, idle_heartbeat=1).encode()
-"""A request that no message can satisfy. Every server refuses it at once, with status 400, because
-of a heartbeat that does not fit; so it changes nothing, not even if a client has to be pinned."""
+"""A pull request that every server refuses at once with status 400, because its heartbeat is too
+long. So it changes nothing, and pins no client."""
 
 
 class PullSubscription(MessageSource):
@@ -196,7 +196,7 @@ class PullSubscription(MessageSource):
             return abs(seen - before) if flow_control.pending else None
 
         with trio.move_on_after(LONGEST_CLOSE):
-            await wait_until_quiet(self._nc, self._subject, count)
+            await wait_for_requested(self._nc, self._subject, count)
         await super().drain()
 
     async def _finish_requests(self, left: list[Msg]) -> bool:
@@ -209,15 +209,15 @@ class PullSubscription(MessageSource):
             counted = len(left)
             for msg in new:
                 self._count(msg)
-            if exceeds(self._sub._limits, left):  # A server that behaves sends no such amount.
+            if exceeds(self._sub._limits, left):  # Only a misbehaving server sends so many.
                 return None
             return len(new) if self.flow_control.pending else None
 
-        await wait_until_quiet(self._nc, self._subject, count)
+        await wait_for_requested(self._nc, self._subject, count)
         return bool(self.flow_control.pending)
 
     def _count(self, msg: Msg) -> None:
-        """Count a message or status that will not be received any more."""
+        """Count a message or status that the user does not receive."""
         flow_control = self.flow_control
         status = None if msg.data else read_status(msg)
         if status is None:
@@ -454,16 +454,16 @@ class PullSubscription(MessageSource):
             self._back_off(status)
         self.ask()
 
-    async def _lost(self, why: str) -> None:
+    async def _lost(self, reason: str) -> None:
         if self._fragile:
-            await self._break(why)
+            await self._break(reason)
         else:
-            _logger.info("consumer %r: %s; requesting again", self._consumer, why)
+            _logger.info("consumer %r: %s; requesting again", self._consumer, reason)
             self._start_over()
 
-    async def _break(self, why: str, *, gone: bool = False) -> None:
-        _logger.info("consumer %r: %s", self._consumer, why)
-        await self._fail(Broken(why, gone))
+    async def _break(self, reason: str, *, gone: bool = False) -> None:
+        _logger.info("consumer %r: %s", self._consumer, reason)
+        await self._fail(Broken(reason, gone))
 
     # --- the task --------------------------------------------------------------------------------
 
@@ -539,13 +539,15 @@ class PullSubscription(MessageSource):
             _logger.debug("consumer %r: %s", self._consumer, str(error))
 
 
-async def wait_until_quiet(
+async def wait_for_requested(
     nc: BaseConnection, subject: str, count: Callable[[], int | None]
 ) -> None:
-    """Wait until the messages that were requested have arrived, or no more come.
+    """Wait until all requested messages have arrived, or until no more arrive.
 
-    :param subject: the subject of pull requests. The consumer handles them in turn, and what it
-        sends to this client arrives in the same order, whatever the subjects.
+    If cancelled, nothing changes.
+
+    :param subject: the subject of pull requests. The consumer handles them one after another, and
+        its messages to this client arrive in the order in which it sends them.
     :param count: returns the number of messages that have arrived since it was last called, or
         ``None`` if no request is left.
     """

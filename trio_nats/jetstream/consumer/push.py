@@ -111,9 +111,9 @@ class PushSubscription(MessageSource):
         if self.is_stalled:
             await self._break("replies to flow control do not arrive")
 
-    async def _break(self, why: str) -> None:
-        _logger.info("consumer %r: %s", self._consumer, why)
-        await self._fail(Broken(why, gone=False))
+    async def _break(self, reason: str) -> None:
+        _logger.info("consumer %r: %s", self._consumer, reason)
+        await self._fail(Broken(reason, gone=False))
 
     def _on_status(self, msg: Msg) -> None:
         """Reply to flow control: all messages before the status have been taken out."""

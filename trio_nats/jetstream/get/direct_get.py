@@ -15,7 +15,7 @@ from ...replies import Replies
 from .. import json_codec
 from ..api import API, PageIterator
 from ..errors import JetStreamAPIError, JetStreamError, MessageNotFoundError
-from ..features import too_old
+from ..features import api_level_error
 from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in, refusal
 
 __all__ = ["Batches", "direct_get", "not_allowed"]
@@ -25,7 +25,7 @@ OVERHEAD = 5 * 1024
 LARGEST = ProtocolLimits().payload
 MAX_RESTARTS = 100
 EMPTY = "Empty Request"
-"""What servers before 2.11 say to a request of which they know no field."""
+"""The answer of servers before 2.11 to a request of which they know no field."""
 NONE_FOUND = "No Results"
 """What the server says if no subject has a message; otherwise one of them has been removed."""
 
@@ -161,7 +161,7 @@ class Batches:
         )
 
     def _too_old(self) -> JetStreamError:
-        return too_old(["get_last_msgs()" if self._request.multi_last else "get_msgs()"])
+        return api_level_error(["get_last_msgs()" if self._request.multi_last else "get_msgs()"])
 
     def _too_much(self) -> JetStreamError:
         return JetStreamError(

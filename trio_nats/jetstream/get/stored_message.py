@@ -26,7 +26,7 @@ __all__ = [
     "StoredMsg",
     "from_answer",
     "from_direct",
-    "message_missing",
+    "message_not_found",
     "number_in",
     "refusal",
 ]
@@ -81,10 +81,10 @@ class MsgRequest(msgspec.Struct, frozen=True, kw_only=True):
     up_to_time: datetime | None = None
 
 
-def message_missing(
+def message_not_found(
     error: MessageNotFoundError, stream: str, request: MsgRequest
 ) -> MessageNotFoundError:
-    """Return the error with what was asked for in its text."""
+    """Return the error with a text that names the message that was requested."""
     subject = request.last_by_subj or request.next_by_subj
     text = f"stream {stream!r} has no message"
     if subject:

@@ -13,7 +13,7 @@ from ...errors import ConfigurationError, NatsError, NoRespondersError
 from ...headers import Headers, HeadersLike
 from ..api import API
 from ..errors import JetStreamError, NoStreamResponseError
-from ..features import too_old
+from ..features import api_level_error
 from ..validation import check_subject
 from .ack import EXPECTED_STREAM, PubAck, publish_headers, read_ack
 
@@ -228,9 +228,9 @@ class AtomicBatch(metaclass=NoPublicConstructor, use="js.atomic_batch()"):
         if msg.data or msg.raw_headers is not None:
             ack = read_ack(msg, subject)
             if not commit:
-                raise too_old(
+                raise api_level_error(
                     ["atomic_batch()"],
-                    more=f"the first message, to {subject!r}, was stored by itself",
+                    detail=f"the first message, to {subject!r}, was stored by itself",
                 )
         self._over = over
         self._sent += 1

@@ -1,11 +1,11 @@
-"""Fast batches: many messages that a stream stores at the pace that it can keep up with (ADR-50).
+"""Fast batches: many messages, published at the pace at which the stream stores them (ADR-50).
 
-Each message has a reply subject below one inbox. It ends with the number of the message, an
-operation, and ``$FI``, so a message needs no headers. The stream acknowledges every n-th message,
-and says in each acknowledgement what n is from now on; the publisher waits when as many as
-``max_pending_acks`` of them are missing. An acknowledgement covers all messages before it, so those
-that were lost need not be repeated. A ping asks for the last one, and for what was lost; it also
-keeps the server from abandoning the batch.
+Theory of operation. The reply subjects of all messages of a batch are below one inbox. Each ends
+with the number of the message, an operation, and ``$FI``, so a message needs no headers. The stream
+acknowledges every n-th message. Each acknowledgement contains the next n, by which the stream slows
+down publishers. The publisher waits while ``max_pending_acks`` acknowledgements are missing. An
+acknowledgement covers all messages before it, so a lost one need not be repeated. A ping requests
+the last acknowledgement and the gaps again, and keeps the server from abandoning the batch.
 
 A stream ends a batch with an ordinary acknowledgement, which has the number of messages: after a
 commit, or as soon as a message is lost or refused, unless gaps are allowed.
@@ -30,7 +30,7 @@ from ...message import Msg
 from ...options import PendingLimits, check_count, check_flag
 from ..api import API, api_error
 from ..errors import FastBatchError, JetStreamError, NoStreamResponseError
-from ..features import too_old
+from ..features import api_level_error
 from .ack import PubAck, check_server, publish_headers
 
 __all__ = ["DEFAULT_ACK_EVERY", "DEFAULT_PENDING_ACKS", "FastBatch"]
@@ -40,14 +40,14 @@ DEFAULT_PENDING_ACKS = 2
 MAX_ACK_EVERY = 10_000
 SPARE_REPLIES = 1_000
 REPLY_SIZE = 4 * 1024
-"""Maximum bytes of an acknowledgement or an error."""
+"""Maximum size of an acknowledgement or an error, in bytes."""
 MAX_ERRORS = 100
-"""How many refusals :attr:`FastBatch.errors` holds."""
+"""Maximum number of refusals in :attr:`FastBatch.errors`."""
 PING_AFTER = 3.0
-"""Send a ping after this many seconds of silence. Servers abandon a batch after 10."""
+"""Seconds of silence after which to send a ping. Servers abandon a batch after 10."""
 
 START, APPEND, COMMIT, PING = 0, 1, 3, 4
-"""The operations; 2 would commit together with a last message."""
+"""The operations. Another one, 2, commits together with a last message."""
 
 P = TypeVar("P")
 
@@ -70,7 +70,7 @@ _decode = msgspec.json.Decoder(_Reply).decode
 
 
 class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batch()"):
-    """Many messages that a stream stores at the pace that it can keep up with (ADR-50).
+    """Many messages, published at the pace at which the stream stores them (ADR-50).
 
     Made by :meth:`JetStream.fast_batch`.
 
@@ -110,10 +110,10 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         self._timeout = api.seconds(timeout)
         inbox = api.nc.new_inbox()
         self._id = inbox.rpartition(".")[2]
-        self._head = f"{inbox}.{ack_every}.{'ok' if allow_gaps else 'fail'}"
-        most = 2 * ack_every * max_pending_acks + SPARE_REPLIES
+        self._reply_prefix = f"{inbox}.{ack_every}.{'ok' if allow_gaps else 'fail'}"
+        limit = 2 * ack_every * max_pending_acks + SPARE_REPLIES
         self._sub = api.nc.subscribe(
-            f"{inbox}.>", pending_limits=PendingLimits(messages=most, bytes=most * REPLY_SIZE)
+            f"{inbox}.>", pending_limits=PendingLimits(messages=limit, bytes=limit * REPLY_SIZE)
         )
         self._subject = ""
         self._sent = 0
@@ -133,7 +133,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
 
     @property
     def id(self) -> str:
-        """The id of the batch, as the server knows it."""
+        """The id of the batch, which the server sends in the acknowledgement."""
         return self._id
 
     @property
@@ -214,7 +214,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         ttl: float | None = None,
         codec: Encoder[P] | None = None,
     ) -> int:
-        """Publish a message. Waits while the stream is ``max_pending_acks`` behind.
+        """Publish a message. Wait while ``max_pending_acks`` acknowledgements are missing.
 
         If cancelled, the message is not published.
 
@@ -262,10 +262,10 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
                 await self._api.require("fast_batch()")
             await check_server(self._api, expect_last_subject, ttl)
             if self._outcome is not None or self._is_full():
-                await self._until(lambda: not self._is_full())
+                await self._wait_until(lambda: not self._is_full())
             number = self._sent + 1
             operation = APPEND if self._sent else START
-            reply = f"{self._head}.{number}.{operation}.$FI"
+            reply = f"{self._reply_prefix}.{number}.{operation}.$FI"
             await self._nc.publish(subject, data, reply=reply, headers=own)
             if not self._sent:
                 self._heard_at = trio.current_time()
@@ -295,11 +295,11 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
             if not self._sent:
                 raise ConfigurationError("the batch must have messages: call add() before commit()")
             self._over = "was being committed"
-            # If the stream refuses the first message, nobody would answer the next one.
-            await self._until(lambda: self._every > 0)
+            # If the stream refuses the first message, it does not answer the commit.
+            await self._wait_until(lambda: self._every > 0)
             self._committing = True
             await self._send(COMMIT, self._sent + 1)
-            await self._until(lambda: False)
+            await self._wait_until(lambda: False)
         finally:
             self._busy = False
         assert isinstance(self._outcome, PubAck)
@@ -316,12 +316,12 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         self._busy = True
 
     def _is_full(self) -> bool:
-        """Whether to wait for an acknowledgement, that of the first message in any case."""
+        """Whether to wait for an acknowledgement; always after the first message."""
         if self._failure is not None:
             return True
         return self._sent >= self._acked + max(1, self._every * self._max_pending_acks)
 
-    async def _until(self, is_ready: Callable[[], bool]) -> None:
+    async def _wait_until(self, is_ready: Callable[[], bool]) -> None:
         """Wait until ``is_ready`` or until the batch has ended; raise if it has failed."""
         while self._outcome is None and not is_ready():
             self._changed = trio.Event()
@@ -334,7 +334,9 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
 
     async def _send(self, operation: int, number: int) -> None:
         """Publish an empty message that is not stored."""
-        await self._nc.publish(self._subject, reply=f"{self._head}.{number}.{operation}.$FI")
+        await self._nc.publish(
+            self._subject, reply=f"{self._reply_prefix}.{number}.{operation}.$FI"
+        )
 
     # --- entering and leaving --------------------------------------------------------------------
 
@@ -342,8 +344,8 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
     async def __aenter__(self) -> Self:
         """Subscribe for acknowledgements. If cancelled, nothing has happened.
 
-        :raises trio.ClosedResourceError: if the connection is closed.
-        :raises ConnectionLostError: if the connection was lost.
+        :raises trio.ClosedResourceError: if the connection is closed or draining.
+        :raises ConnectionLostError: if the connection was lost for good.
         """
         if self._entered:
             raise RuntimeError("a batch can be entered only once; make another")
@@ -352,7 +354,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         self._manager = open_nursery(self._close)
         self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._receive)
-        self._nursery.start_soon(self._keep)
+        self._nursery.start_soon(self._keep_alive)
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -387,10 +389,10 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
             self._end(trio.ClosedResourceError("this NATS connection is draining"))
         except (NatsError, trio.ClosedResourceError) as error:
             self._end(error)
-        # Without interest, the server sends no more errors for what is on its way.
+        # Otherwise the server would send an error for each message that is still on its way.
         await self._sub.aclose()
 
-    async def _keep(self) -> None:
+    async def _keep_alive(self) -> None:
         """Send a ping after some silence, and give up after more."""
         pause = min(PING_AFTER, self._timeout / 5)
         while self._outcome is None:
@@ -407,7 +409,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
                     )
                 )
                 return
-            if self._every:  # a ping before the first reply could begin another batch
+            if self._every:  # A ping before the first reply could begin another batch.
                 with trio.move_on_after(pause):
                     await self._send(PING, self._sent)
 
@@ -420,7 +422,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         try:
             reply = _decode(msg.data)
         except (ValueError, RecursionError):
-            return  # a subscriber that is no stream
+            return  # It comes from a subscriber that is no stream.
         self._heard_at = trio.current_time()
         match reply.type:
             case "ack":
@@ -438,12 +440,11 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
 
     def _note_lost(self, first: int, following: int) -> None:
         self._lost += following - first
-        what = (
-            f"message {first:,} was"
-            if following == first + 1
-            else (f"messages {first:,} to {following - 1:,} were")
-        )
-        self._note_failure(None, JetStreamError(f"{what} lost on the way"))
+        if following == first + 1:
+            text = f"message {first:,} was lost on the way"
+        else:
+            text = f"messages {first:,} to {following - 1:,} were lost on the way"
+        self._note_failure(None, JetStreamError(text))
 
     def _note_refused(self, number: int, error: NatsError) -> None:
         self._refused += 1
@@ -453,7 +454,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
 
     def _note_failure(self, number: int | None, error: NatsError) -> None:
         if not self._allow_gaps and self._failure is None:
-            self._failure = number, error  # the acknowledgement follows, and ends the batch
+            self._failure = number, error  # The last acknowledgement follows, and ends the batch.
 
     def _finish(self, reply: _Reply) -> None:
         if reply.error is not None:
@@ -469,13 +470,16 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
                     count=reply.count,
                 )
             else:
-                number, reason = self._failure or (None, JetStreamError("the stream ended it"))
+                number, reason = self._failure or (
+                    None,
+                    JetStreamError("the stream gave no reason"),
+                )
                 error = FastBatchError(self._acked, number, reason)
                 error.__cause__ = reason
                 self._end(error)
         elif not self._every and reply.stream and reply.seq:
-            more = f"the first message, to {self._subject!r}, was stored by itself"
-            self._end(too_old(["fast_batch()"], more=more))
+            detail = f"the first message, to {self._subject!r}, was stored by itself"
+            self._end(api_level_error(["fast_batch()"], detail=detail))
 
     def _end(self, error: Exception) -> None:
         if self._outcome is None:

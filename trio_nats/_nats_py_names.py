@@ -1,18 +1,18 @@
-"""Errors for attributes that have another name in nats-py."""
+"""Errors for attributes that exist in nats-py under another name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["no_attribute"]
+__all__ = ["attribute_error"]
 
 
-def no_attribute(owner: object, name: str, names: Mapping[str, str]) -> AttributeError:
+def attribute_error(owner: object, name: str, names: Mapping[str, str]) -> AttributeError:
     """Return the error for an attribute that does not exist.
 
-    :param owner: the object that was asked for it.
+    :param owner: the object without the attribute.
     :param name: the attribute.
-    :param names: what to use instead of the attributes that nats-py has.
+    :param names: attributes of nats-py, and what to use instead of each.
     """
     text = f"{type(owner).__name__!r} object has no attribute {name!r}"
     if instead := names.get(name):
