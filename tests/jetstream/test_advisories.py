@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -111,12 +112,13 @@ async def test_the_life_of_a_stream_and_its_consumer(nats_server: NatsServer) ->
             for one in came
             if isinstance(one, (NakAdvisory, MaxDeliverAdvisory, TerminatedAdvisory))
         ]
-        assert of_messages == [
-            (NakAdvisory, 1, 1),
-            (NakAdvisory, 1, 2),
-            (MaxDeliverAdvisory, 1, 2),
-            (TerminatedAdvisory, 2, 1),
-        ]
+        # Acknowledgements and pull requests are handled by different tasks of the server.
+        assert Counter(of_messages) == {
+            (NakAdvisory, 1, 1): 1,
+            (NakAdvisory, 1, 2): 1,
+            (MaxDeliverAdvisory, 1, 2): 1,
+            (TerminatedAdvisory, 2, 1): 1,
+        }
         assert [one.reason for one in came if isinstance(one, TerminatedAdvisory)] == ["not today"]
         pauses = [one for one in came if isinstance(one, ConsumerPauseAdvisory)]
         assert [one.paused for one in pauses] == [True, False]
