@@ -89,10 +89,15 @@ async def leaves_nothing(cycle: Callable[[], Awaitable[None]], cycles: int) -> N
     try:
         for _ in range(5):
             await cycle()
-        memory = allocated()
-        for _ in range(cycles):
-            await cycle()
-        grown = allocated() - memory
+        # Caches may grow now and then; what leaks grows in each round.
+        most = 150 * cycles + 4_000
+        for _ in range(4):
+            memory = allocated()
+            for _ in range(cycles):
+                await cycle()
+            grown = allocated() - memory
+            if grown < most:
+                break
     finally:
         tracemalloc.stop()
     # Threads that resolved a name or read a certificate go away in their own time.
@@ -100,7 +105,7 @@ async def leaves_nothing(cycle: Callable[[], Awaitable[None]], cycles: int) -> N
     await eventually(lambda: descriptors() <= descriptors_before)
     assert alive() <= alive_before
     # Trio keeps the deadlines of scopes that were left for a while: 120 bytes for each sleep.
-    assert grown < 150 * cycles + 4_000, f"{grown} bytes more after {cycles} cycles"
+    assert grown < most, f"{grown} bytes more after {cycles} cycles"
 
 
 @pytest.mark.parametrize("transport", [TCP, WS], ids=["tcp", "ws"])

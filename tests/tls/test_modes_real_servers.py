@@ -98,7 +98,7 @@ async def outcome_of(url: str, tls: TLSOptions, timeout: float = 5) -> str | Exc
 async def test_mode_and_server(kind: str, mode: TLSMode, expected: Outcome) -> None:
     async with serving(kind) as port:
         # The real server closes silent connections after two seconds; no need to wait for that.
-        timeout = 0.3 if expected is NOINFO else 5
+        timeout = 1.5 if expected is NOINFO else 5
         url = f"nats://localhost:{port}"
         seen = await outcome_of(url, tls_options(mode, kind), timeout)
         while kind.startswith("first: ") and mode is TLSMode.IMPLICIT and isinstance(seen, SPOKE):

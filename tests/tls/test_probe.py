@@ -62,7 +62,7 @@ async def test_a_probe_sends_no_credentials(kind: str, mode: TLSMode) -> None:
     script = SERVER_KINDS[kind](server_context(CERTS.server))
     tls = TLSOptions(mode=mode, ca_file=None if mode is TLSMode.DISABLE else CERTS.ca_file)
     async with ScriptedServer(script) as server:
-        await probed(server.port, tls, seconds=0.2)
+        await probed(server.port, tls, seconds=2)
         peer = await server.peer()
         with trio.fail_after(HANG_TIMEOUT):
             await peer.finished.wait()
@@ -123,7 +123,7 @@ async def test_only_the_handshake() -> None:
     """A WebSocket server says nothing inside TLS before it is asked to."""
 
     async with ScriptedServer(_tls_and_silence) as server:
-        whole = await probed(server.port, seconds=0.5)
+        whole = await probed(server.port, seconds=2)
         only = await probed(server.port, only_tls=True)
     assert isinstance(whole.error, NoInfoError)
     assert whole.tls is not None

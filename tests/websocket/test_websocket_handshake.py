@@ -489,7 +489,7 @@ async def test_headers_and_queries_are_not_shown(caplog: pytest.LogCaptureFixtur
         for script in scripts:
             async with ScriptedServer(script) as server:
                 url = f"ws://127.0.0.1:{server.port}/?token=s3cret-q"
-                attempt = await failure(url, websocket=options, connect_timeout=0.3)
+                attempt = await failure(url, websocket=options, connect_timeout=1)
                 assert isinstance(attempt.error, NatsError)
                 shown = "".join(
                     traceback.TracebackException.from_exception(
