@@ -51,14 +51,13 @@ THINGS: dict[str, type] = {
     "nats_server": NatsServer,
 }
 
-PAGE_THINGS: dict[str, dict[str, type]] = {
-    "jetstream": {
-        "nc": trio_nats.Connection,
-        "js": JetStream,
-        "stream": Stream,
-        "consumer": Consumer,
-    },
+JETSTREAM_THINGS: dict[str, type] = {
+    "nc": trio_nats.Connection,
+    "js": JetStream,
+    "stream": Stream,
+    "consumer": Consumer,
 }
+PAGE_THINGS = {"jetstream": JETSTREAM_THINGS, "consumers": JETSTREAM_THINGS}
 
 
 def parsed(block: Block) -> ast.Module:
