@@ -12,15 +12,25 @@ import trio
 import trio.testing
 
 from tests.jetstream.helpers import MEMORY, connected, filled
-from trio_nats import ConfigurationError, InvalidSubjectError, JSONCodec, Msg, RequestTimeoutError
+from trio_nats import (
+    ConfigurationError,
+    InvalidSubjectError,
+    JSONCodec,
+    Msg,
+    OutboxFullError,
+    ReconnectPolicy,
+    RequestTimeoutError,
+)
 from trio_nats.jetstream import (
     APILevelError,
+    DiscardPolicy,
     FastBatch,
     FastBatchError,
     JetStream,
     JetStreamAPIError,
     JetStreamError,
     NoStreamResponseError,
+    StorageType,
     Stream,
     WrongLastSequenceError,
 )
@@ -30,8 +40,10 @@ pytestmark = pytest.mark.nats_server(jetstream=True)
 
 
 @asynccontextmanager
-async def batching(server: NatsServer, **options: Any) -> AsyncIterator[tuple[JetStream, Stream]]:
-    async with connected(server) as (js, _):
+async def batching(
+    server: NatsServer, reconnect: ReconnectPolicy | None = None, **options: Any
+) -> AsyncIterator[tuple[JetStream, Stream]]:
+    async with connected(server, reconnect=reconnect or ReconnectPolicy()) as (js, _):
         yield js, await filled(js, 0, **{"allow_batched": True, **options})
 
 
@@ -316,3 +328,174 @@ async def test_many_batches_at_once_each_keep_their_order(nats_server: NatsServe
             found = [msg.data async for msg in stream.get_msgs(next_for=f"s.{name}")]
             assert found == [b"%d" % number for number in range(200)]
         assert (await stream.refresh()).config.storage == MEMORY
+
+
+@pytest.mark.parametrize(
+    ("options", "refused", "count"),
+    [
+        ({}, {"expect_last_seq": 999}, 0),
+        ({"max_msgs": 3, "discard": DiscardPolicy.NEW}, {}, 3),
+    ],
+)
+async def test_with_gaps_allowed_nothing_but_refusals_is_no_end(
+    nats_server: NatsServer, options: dict[str, Any], refused: dict[str, Any], count: int
+) -> None:
+    """The stream acknowledges none of them."""
+    async with batching(nats_server, **options) as (js, stream):
+        async with js.fast_batch(allow_gaps=True, ack_every=4, max_pending_acks=2) as batch:
+            for _ in range(30):
+                await batch.add("s.a", **refused)
+        assert batch.ack is not None
+        assert (batch.ack.count, batch.refused) == (30, 30 - count)
+        assert (await stream.refresh()).state.messages == count
+
+
+async def test_refusals_that_were_lost_do_not_block_it(nats_server: NatsServer) -> None:
+    """With gaps allowed, the answer to a ping shows that all messages before it were handled."""
+    async with connected(nats_server) as (js, nc), nc.subscribe("slow") as sub:
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                async for msg in sub:
+                    operation = (msg.reply or "").split(".")[-2]
+                    if operation in ("0", "4"):
+                        await msg.respond(b'{"type": "ack", "seq": 0, "msgs": 1}')
+                    elif operation == "3":
+                        answer = {"stream": "S", "seq": 0, "batch": batch.id, "count": 3}
+                        await msg.respond(json.dumps(answer))
+
+            async with js.fast_batch(
+                allow_gaps=True, timeout=0.2, max_pending_acks=1, ack_every=1
+            ) as batch:
+                nursery.start_soon(answer)
+                for _ in range(3):
+                    await batch.add("slow")
+            nursery.cancel_scope.cancel()
+        assert batch.ack is not None
+
+
+async def test_a_commit_that_was_lost_is_repeated(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, nc), nc.subscribe("slow") as sub:
+        async with trio.open_nursery() as nursery:
+
+            async def lose_a_commit() -> None:
+                commits = 0
+                async for msg in sub:
+                    *_, number, operation, _ = (msg.reply or "").split(".")
+                    commits += operation == "3"
+                    if commits == 2:
+                        assert number == "2"
+                        answer = {"stream": "S", "seq": 9, "batch": batch.id, "count": 1}
+                        await msg.respond(json.dumps(answer))
+                    elif operation != "3":
+                        await msg.respond(b'{"type": "ack", "seq": 0, "msgs": 1}')
+
+            async with js.fast_batch(timeout=1) as batch:
+                nursery.start_soon(lose_a_commit)
+                await batch.add("slow")
+            nursery.cancel_scope.cancel()
+        assert batch.ack is not None
+
+
+@pytest.mark.parametrize("commit", [False, True])
+async def test_answers_without_progress_are_not_waited_for(
+    nats_server: NatsServer, commit: bool
+) -> None:
+    async with connected(nats_server) as (js, nc), nc.subscribe("stuck") as sub:
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                async for msg in sub:
+                    await msg.respond(b'{"type": "ack", "seq": 0, "msgs": 1}')
+
+            nursery.start_soon(answer)
+            with pytest.raises(RequestTimeoutError, match="not acknowledged within"):
+                async with js.fast_batch(timeout=0.5, max_pending_acks=1) as batch:
+                    await batch.add("stuck")
+                    if not commit:
+                        await batch.add("stuck")
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_subject_without_a_stream_is_named(nats_server: NatsServer) -> None:
+    """It need not be that of the last message."""
+    async with batching(nats_server) as (js, _):
+        with pytest.raises(NoStreamResponseError, match="'other'"):
+            async with js.fast_batch() as batch:
+                for subject in ("s.a", "other", "s.b", "s.c"):
+                    await batch.add(subject)
+
+
+async def test_a_last_message_that_goes_elsewhere(nats_server: NatsServer) -> None:
+    """The commit goes to the stream nevertheless."""
+    async with connected(nats_server) as (js, nc), nc.subscribe("plain"):
+        stream = await filled(js, 0, allow_batched=True)
+        async with js.fast_batch(allow_gaps=True) as batch:
+            await batch.add("s.a", "1")
+            await batch.add("plain", "2")
+        assert batch.ack is not None
+        assert (batch.ack.count, batch.lost) == (2, 1)
+        assert await stored(stream) == [b"1"]
+
+
+async def test_errors_about_messages_that_were_not_sent(nats_server: NatsServer) -> None:
+    """Forged; the batch goes on."""
+    async with (
+        batching(nats_server) as (js, _),
+        connected(nats_server) as (_, other),
+        other.subscribe("s.a") as sub,
+    ):
+        await other.flush()
+        async with js.fast_batch() as batch:
+            await batch.add("s.a")
+            reply = (await sub.receive()).reply
+            for seq in (-1, 0, 2, 10**4000):
+                await js.connection.publish(reply, b'{"type": "err", "seq": %d}' % seq)
+            await js.connection.flush()
+        assert batch.ack is not None
+        assert batch.refused == 0
+
+
+async def test_a_server_that_was_restarted_has_forgotten_the_batch(nats_server: NatsServer) -> None:
+    async with batching(
+        nats_server, storage=StorageType.FILE, reconnect=ReconnectPolicy(wait=0.01)
+    ) as (js, _):
+        # Or the server is there, and the stream is not yet.
+        expected = (FastBatchError, JetStreamAPIError, NoStreamResponseError)
+        with pytest.raises(expected, match=r"forgotten|ID unknown|no stream"):
+            async with js.fast_batch(ack_every=1, max_pending_acks=1) as batch:
+                await batch.add("s.a")
+                await batch.add("s.a")
+                await nats_server.restart()
+                await batch.add("s.a")
+        assert batch.lost == 0
+        assert batch.ack is None
+
+
+async def test_a_first_message_that_was_stored_is_not_lost(nats_server: NatsServer) -> None:
+    """A server that has forgotten the batch takes a ping for the beginning of another."""
+    async with connected(nats_server) as (js, nc), nc.subscribe("s") as sub:
+        with pytest.raises(FastBatchError, match="the server has forgotten the batch"):
+            async with js.fast_batch() as batch:
+                await batch.add("s")
+                msg = await respond(sub, b'{"type": "ack", "seq": 0, "msgs": 1}')
+                await msg.respond(b'{"type": "gap", "last_seq": 1, "seq": 2}')
+                await nc.flush()
+        assert batch.lost == 0
+
+
+async def test_a_ping_that_finds_no_room_harms_nobody(nats_server: NatsServer) -> None:
+    async with connected(
+        nats_server, when_outbox_full="raise", outbox_size=100_000, close_timeout=0.01
+    ) as (js, nc):
+        async with nc.subscribe("slow") as sub:
+            with pytest.raises(RequestTimeoutError, match="not acknowledged within"):
+                async with js.fast_batch(timeout=0.2, max_pending_acks=1, ack_every=1) as batch:
+                    await batch.add("slow")
+                    await respond(sub, b'{"type": "ack", "seq": 1, "msgs": 1}')
+                    await batch.add("slow")  # waits for the answer to the first one
+                    await nats_server.stop()
+                    with pytest.raises(OutboxFullError):
+                        while True:
+                            await nc.publish("x", bytes(1000))
+                    await batch.add("slow")

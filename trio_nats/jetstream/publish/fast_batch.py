@@ -7,12 +7,18 @@ down publishers. The publisher waits while ``max_pending_acks`` acknowledgements
 acknowledgement covers all messages before it, so a lost one need not be repeated. A ping requests
 the last acknowledgement and the gaps again, and keeps the server from abandoning the batch.
 
+A stream does not acknowledge a message that it refuses. If gaps are allowed, the error lets the
+publisher go on, and so does the answer to a ping, which shows that nothing before it is on its way.
+
 A stream ends a batch with an ordinary acknowledgement, which has the number of messages: after a
 commit, or as soon as a message is lost or refused, unless gaps are allowed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
@@ -41,6 +47,8 @@ MAX_ACK_EVERY = 10_000
 SPARE_REPLIES = 1_000
 REPLY_SIZE = 4 * 1024
 """Maximum size of an acknowledgement or an error, in bytes."""
+MAX_SUBJECTS = 100_000
+"""Maximum number of subjects to keep, of messages that no stream may have stored."""
 MAX_ERRORS = 100
 """Maximum number of refusals in :attr:`FastBatch.errors`."""
 PING_AFTER = 3.0
@@ -115,15 +123,19 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         self._sub = api.nc.subscribe(
             f"{inbox}.>", pending_limits=PendingLimits(messages=limit, bytes=limit * REPLY_SIZE)
         )
-        self._subject = ""
+        self._subject = ""  # of the first message, so that the stream gets pings and the commit
+        self._subjects: deque[str] = deque(maxlen=min(ack_every * max_pending_acks, MAX_SUBJECTS))
         self._sent = 0
         self._acked = 0
+        self._handled = 0  # the last message that the stream has dealt with, as far as is known
         self._every = 0  # unknown before the first reply
         self._lost = 0
+        self._lost_until = 1
         self._refused = 0
         self._errors: list[NatsError] = []
         self._failure: tuple[int | None, NatsError] | None = None
         self._heard_at = 0.0
+        self._waiting_since = math.inf
         self._outcome: PubAck | Exception | None = None
         self._changed = trio.Event()
         self._entered = False
@@ -269,7 +281,9 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
             await self._nc.publish(subject, data, reply=reply, headers=own)
             if not self._sent:
                 self._heard_at = trio.current_time()
-            self._sent, self._subject = number, subject
+                self._subject = subject
+            self._sent = number
+            self._subjects.append(subject)
             return number
         finally:
             self._busy = False
@@ -319,13 +333,20 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         """Whether to wait for an acknowledgement; always after the first message."""
         if self._failure is not None:
             return True
-        return self._sent >= self._acked + max(1, self._every * self._max_pending_acks)
+        return self._sent >= self._handled + max(1, self._every * self._max_pending_acks)
 
     async def _wait_until(self, is_ready: Callable[[], bool]) -> None:
         """Wait until ``is_ready`` or until the batch has ended; raise if it has failed."""
-        while self._outcome is None and not is_ready():
-            self._changed = trio.Event()
-            await self._changed.wait()
+        self._waiting_since = trio.current_time()
+        try:
+            while self._outcome is None and not is_ready():
+                before = self._acked, self._handled
+                self._changed = trio.Event()
+                await self._changed.wait()
+                if (self._acked, self._handled) != before:
+                    self._waiting_since = trio.current_time()
+        finally:
+            self._waiting_since = math.inf
         if self._outcome is not None:
             is_stored = isinstance(self._outcome, PubAck)
             self._over = "has been committed" if is_stored else "has failed"
@@ -397,10 +418,11 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         pause = min(PING_AFTER, self._timeout / 5)
         while self._outcome is None:
             await trio.sleep(pause)
-            silence = trio.current_time() - self._heard_at
-            if not self._sent or silence < pause:
+            now = trio.current_time()
+            if not self._sent:
                 continue
-            if silence >= self._timeout:
+            # A stream that answers pings but gets no further must not be waited for either.
+            if now - min(self._heard_at, self._waiting_since) >= self._timeout:
                 self._end(
                     timed_out(
                         f"the batch was not acknowledged within {self._timeout:g} s; "
@@ -409,15 +431,23 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
                     )
                 )
                 return
-            if self._every:  # A ping before the first reply could begin another batch.
-                with trio.move_on_after(pause):
-                    await self._send(PING, self._sent)
+            # A ping before the first reply could begin another batch.
+            if self._every and now - self._heard_at >= pause:
+                # A full outbox may have room later. Anything else that fails ends the receiver.
+                with (
+                    trio.move_on_after(pause),
+                    contextlib.suppress(NatsError, trio.ClosedResourceError),
+                ):
+                    if self._committing:  # A stream that is committing already ignores it.
+                        await self._send(COMMIT, self._sent + 1)
+                    else:
+                        await self._send(PING, self._sent)
 
     def _handle(self, msg: Msg) -> None:
         if self._outcome is not None:
             return
         if (status := msg.status) is not None and status.code == 503:
-            self._end(NoStreamResponseError(self._subject))
+            self._end(NoStreamResponseError(self._subject_of(msg)))
             return
         try:
             reply = _decode(msg.data)
@@ -429,17 +459,45 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
                 if 0 <= reply.seq <= self._sent and reply.msgs > 0:
                     self._acked = max(self._acked, reply.seq)
                     self._every = min(reply.msgs, self._ack_every)
+                    number, operation = self._answered(msg)
+                    self._note_handled(number if operation == PING and self._allow_gaps else 0)
             case "gap":
-                if 0 < reply.last_seq < reply.seq <= self._sent + 1:
+                if self._lost_until <= reply.last_seq < reply.seq <= self._sent + 1:
                     self._note_lost(reply.last_seq, reply.seq)
             case "err":
-                self._note_refused(reply.seq, api_error(reply.error))
+                if 0 < reply.seq <= self._sent:
+                    self._note_handled(reply.seq)
+                    self._note_refused(reply.seq, api_error(reply.error))
             case None:
                 self._finish(reply)
         self._changed.set()
 
+    def _answered(self, msg: Msg) -> tuple[int, int]:
+        """Return the number and the operation of the message that was replied to."""
+        try:
+            number, operation = (int(token) for token in msg.subject.split(".")[-3:-1])
+        except ValueError:
+            return 0, APPEND
+        return (number if 0 < number <= self._sent else 0), operation
+
+    def _subject_of(self, msg: Msg) -> str:
+        number, operation = self._answered(msg)
+        index = number - 1 - self._sent
+        if operation not in (START, APPEND) or not -len(self._subjects) <= index < 0:
+            return self._subject
+        return self._subjects[index]
+
+    def _note_handled(self, number: int) -> None:
+        self._handled = max(self._handled, self._acked, number)
+
     def _note_lost(self, first: int, following: int) -> None:
+        if first == 1 and self._every:
+            # It has the first message, so a ping has begun another batch.
+            reason = JetStreamError("the server has forgotten the batch")
+            self._end(self._ended_early(None, reason))
+            return
         self._lost += following - first
+        self._lost_until = following
         if following == first + 1:
             text = f"message {first:,} was lost on the way"
         else:
@@ -470,16 +528,16 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
                     count=reply.count,
                 )
             else:
-                number, reason = self._failure or (
-                    None,
-                    JetStreamError("the stream gave no reason"),
-                )
-                error = FastBatchError(self._acked, number, reason)
-                error.__cause__ = reason
-                self._end(error)
+                failure = self._failure or (None, JetStreamError("the stream gave no reason"))
+                self._end(self._ended_early(*failure))
         elif not self._every and reply.stream and reply.seq:
             detail = f"the first message, to {self._subject!r}, was stored by itself"
             self._end(api_level_error(["fast_batch()"], detail=detail))
+
+    def _ended_early(self, number: int | None, reason: NatsError) -> FastBatchError:
+        error = FastBatchError(self._acked, number, reason)
+        error.__cause__ = reason
+        return error
 
     def _end(self, error: Exception) -> None:
         if self._outcome is None:
