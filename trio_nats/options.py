@@ -14,6 +14,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import MappingProxyType, NoneType
 from typing import Literal, TypeAlias, cast
 
@@ -58,7 +59,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     """Return ``value`` if it is a positive number of seconds (or zero, with ``zero``)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+        more = "; call its total_seconds()" if isinstance(value, timedelta) else ""
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}{more}")
     if value != value:
         raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
     if value < 0 or (value == 0 and not zero):

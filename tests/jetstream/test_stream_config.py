@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_type_hints
 
 import msgspec
@@ -51,7 +51,34 @@ SOURCE = StreamSource(name="O")
         ({"name": ""}, ConfigurationError, "stream name '' is not allowed"),
         ({"name": "x" * 256}, ConfigurationError, "must be 1 to 255 characters"),
         ({"name": "\ud800"}, ConfigurationError, "stream name|StreamConfig"),
-        ({"name": 5}, TypeError, "StreamConfig: Expected `str`, got `int`"),
+        ({"name": 5}, TypeError, "StreamConfig: name must be a str, not 5"),
+        ({"max_msgs": "1"}, TypeError, "StreamConfig: max_msgs must be a whole number, not '1'"),
+        ({"max_msgs": None}, TypeError, "max_msgs must be a whole number, not None"),
+        (
+            {"max_age": timedelta(days=1)},
+            TypeError,
+            r"max_age must be a number of seconds, not datetime.timedelta\(.*total_seconds\(\)",
+        ),
+        ({"no_ack": 1}, TypeError, "no_ack must be True or False, not 1"),
+        (
+            {"metadata": {"a": 1}},
+            TypeError,
+            "metadata must be a mapping of str to str, not {'a': 1}",
+        ),
+        ({"retention": 5}, TypeError, "retention must be one of 'limits', .*, not 5"),
+        ({"subjects": 5}, TypeError, "subjects must be a list, not 5"),
+        ({"subjects": [5]}, TypeError, "subjects must be a str, not 5"),
+        (
+            {"mirror": "O"},
+            TypeError,
+            r"mirror must be a StreamSource, not str 'O'; use StreamSource\(name='O'\)",
+        ),
+        ({"sources": ["O"]}, TypeError, r"sources must be .*; use StreamSource\(name='O'\)"),
+        (
+            {"mirror": StreamSource(name="O", opt_start_seq="1")},  # type: ignore[arg-type]
+            TypeError,
+            "StreamConfig: mirror.opt_start_seq must be a whole number, not '1'",
+        ),
         ({"subjects": "s"}, TypeError, "subjects"),
         ({"subjects": ["a b"]}, InvalidSubjectError, "subjects: subject 'a b' is not allowed"),
         ({"subjects": [">.a"]}, InvalidSubjectError, "subjects: subject '>.a' is not allowed"),
@@ -118,7 +145,17 @@ def test_streams_that_cannot_be(options: Any, kind: type[Exception], text: str) 
             ConfigurationError,
             "opt_start_time and .* go together",
         ),
-        ({"max_deliver": "x"}, TypeError, "ConsumerConfig: Expected `int`"),
+        ({"max_deliver": "x"}, TypeError, "ConsumerConfig: max_deliver must be a whole number"),
+        ({"ack_wait": timedelta(seconds=5)}, TypeError, "ack_wait must be a number of seconds"),
+        (
+            {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": datetime(2030, 1, 1)},
+            ConfigurationError,
+            "^ConsumerConfig: opt_start_time must have a time zone",
+        ),
+        ({"ack_wait": 1e12}, ConfigurationError, "^ConsumerConfig: ack_wait must be at most 292 y"),
+        ({"ack_wait": -1}, ConfigurationError, "^ConsumerConfig: ack_wait must be zero or more"),
+        ({"backoff": 1}, TypeError, "backoff must be a list, not 1"),
+        ({"backoff": [timedelta(1)]}, TypeError, "backoff must be a number of seconds"),
         ({"metadata": {"": ""}}, ConfigurationError, "must not be empty"),
     ],
 )

@@ -13,7 +13,7 @@ import enum
 import re
 import types
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import cache
 from typing import (
@@ -150,50 +150,68 @@ def _bare(hint: object) -> object:
 
 def check_types(value: msgspec.Struct) -> None:
     """Check the types of all fields, which msgspec does not do when a struct is made."""
-    kind = type(value)
-    for name, (_, hint) in _fields(kind).items():
+    _check_fields(f"{type(value).__name__}: ", value)
+
+
+def _check_fields(prefix: str, value: msgspec.Struct) -> None:
+    for name, (_, hint) in _fields(type(value)).items():
         given = getattr(value, name)
+        what = f"{prefix}{name}"
         if get_origin(_bare(hint)) is Sequence and isinstance(given, str):
-            raise TypeError(
-                f"{kind.__name__}: {name} must be a list, not a str; write {name}=[{given!r}]"
-            )
+            raise TypeError(f"{what} must be a list, not a str; write {name}=[{given!r}]")
         for one in given if isinstance(given, (list, tuple)) else (given,):
             if isinstance(one, type):
                 raise TypeError(
-                    f"{kind.__name__}: {name} must have an instance, not {type_name(one)}; use "
-                    f"{one.__name__}(...)"
+                    f"{what} must have an instance, not {type_name(one)}; use {one.__name__}(...)"
                 )
-    try:
-        msgspec.convert(msgspec.to_builtins(value), kind)
-    except (TypeError, msgspec.ValidationError) as error:
-        raise TypeError(f"{kind.__name__}: {error}") from None
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise ConfigurationError(f"{kind.__name__}: {error}") from None
-    for name, (_, hint) in _fields(kind).items():
-        _check_type(f"{kind.__name__}: {name}", getattr(value, name), _bare(hint))
+        if given is not None or hint is _bare(hint):
+            _check_type(what, given, _bare(hint))
 
 
-def _check_type(name: str, value: object, hint: object) -> None:
-    """Check structs and enumerations, for which the same JSON is not enough."""
-    if value is None:
-        return
-    if get_origin(hint) is Sequence:
-        for one in cast("Sequence[object]", value):
-            _check_type(name, one, get_args(hint)[0])
-    elif isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        if not isinstance(value, hint):
+def _check_type(what: str, value: object, hint: object) -> None:
+    kind = hint if isinstance(hint, type) else object
+    if issubclass(kind, msgspec.Struct):
+        if not isinstance(value, kind):
+            more = ""
+            if isinstance(value, str) and "name" in kind.__struct_fields__:
+                more = f"; use {kind.__name__}(name={value!r:.80})"
             raise TypeError(
-                f"{name} must be a {hint.__name__}, not {type(value).__name__} {value!r:.80}"
+                f"{what} must be a {kind.__name__}, not {type(value).__name__} {value!r:.80}{more}"
             )
-        check_types(value)
-    elif (
-        isinstance(hint, type)
-        and issubclass(hint, Choice)
-        and not isinstance(value, hint)
-        and value not in list(hint)
-    ):
-        known = ", ".join(repr(str(one)) for one in hint)
-        raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
+        _check_fields(f"{what}.", value)
+        return
+    if get_origin(hint) is Sequence and isinstance(value, (list, tuple)):
+        for one in cast("Sequence[object]", value):
+            _check_type(what, one, get_args(hint)[0])
+        return
+    try:
+        msgspec.convert(msgspec.to_builtins(value), hint)
+    except (TypeError, msgspec.ValidationError):
+        more = "; call its total_seconds()" if isinstance(value, timedelta) else ""
+        raise TypeError(f"{what} must be {_expected(hint)}, not {value!r:.80}{more}") from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ConfigurationError(f"{what}: {error}") from None
+    if isinstance(value, datetime):
+        time_to_wire(what, value)
+    elif hint == Seconds:
+        nanoseconds(what, cast("float", value))
+    # Unknown values are kept if a server has sent them.
+    if issubclass(kind, Choice) and not isinstance(value, kind) and value not in list(kind):
+        raise ConfigurationError(f"{what} must be {_expected(kind)}, not {value!r}")
+
+
+def _expected(hint: object) -> str:
+    """Describe the values of a type."""
+    if get_origin(hint) is Sequence:
+        return "a list"
+    if get_origin(hint) is Mapping:
+        return "a mapping of str to str"
+    if isinstance(hint, type) and issubclass(hint, Choice):
+        return f"one of {', '.join(repr(str(one)) for one in hint)}"
+    if hint == Seconds:
+        return "a number of seconds"
+    names = {int: "a whole number", bool: "True or False"}
+    return names.get(cast("type", hint)) or f"a {getattr(hint, '__name__', hint)}"
 
 
 def differences(
