@@ -11,15 +11,18 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import MEMORY, connected, filled
+from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled
 from trio_nats import (
     ConfigurationError,
     InvalidSubjectError,
     JSONCodec,
     Msg,
     OutboxFullError,
+    PermissionsViolationError,
     ReconnectPolicy,
     RequestTimeoutError,
+    UserPassword,
+    open_nats,
 )
 from trio_nats.jetstream import (
     APILevelError,
@@ -499,3 +502,40 @@ async def test_a_ping_that_finds_no_room_harms_nobody(nats_server: NatsServer) -
                         while True:
                             await nc.publish("x", bytes(1000))
                     await batch.add("slow")
+
+
+@pytest.mark.nats_server(
+    jetstream=True,
+    config={
+        "authorization": {
+            "users": [
+                {"user": "u", "password": "p", "permissions": {"publish": ["$JS.API.>", "s.>"]}}
+            ]
+        }
+    },
+)
+async def test_a_subject_that_is_not_permitted(nats_server: NatsServer) -> None:
+    async with open_nats(nats_server.url, auth=UserPassword("u", "p")) as nc:
+        js = nc.jetstream()
+        stream = await js.create_stream(
+            "S",
+            subjects=["s.>", "denied"],
+            storage=MEMORY,
+            allow_batched=True,
+            allow_direct=True,
+        )
+        with (
+            trio.fail_after(HANG_TIMEOUT),
+            pytest.raises(PermissionsViolationError, match="denied"),
+        ):
+            async with js.fast_batch(timeout=10 * HANG_TIMEOUT) as batch:
+                await batch.add("denied")
+                await batch.add("s.a")
+        # Once the batch has begun, the stream tells how many are stored.
+        with trio.fail_after(HANG_TIMEOUT), pytest.raises(FastBatchError) as caught:
+            async with js.fast_batch(timeout=10 * HANG_TIMEOUT) as batch:
+                await batch.add("s.a", b"1")
+                await batch.add("denied")
+                await batch.add("s.a", b"2")
+        assert caught.value.stored == 1
+        assert await stored(stream) == [b"1"]

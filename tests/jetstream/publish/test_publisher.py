@@ -15,8 +15,10 @@ from trio_nats import (
     ConnectionState,
     InvalidSubjectError,
     JSONCodec,
+    PermissionsViolationError,
     ReconnectPolicy,
     RequestTimeoutError,
+    UserPassword,
     open_nats,
 )
 from trio_nats.jetstream import (
@@ -476,3 +478,28 @@ async def test_closed_while_it_waits_to_be_written(nats_server: NatsServer) -> N
                 with trio.move_on_after(0):
                     await nc.aclose()
             assert len(raised) == 1
+
+
+@pytest.mark.nats_server(
+    jetstream=True,
+    config={
+        "authorization": {
+            "users": [
+                {"user": "u", "password": "p", "permissions": {"publish": ["$JS.API.>", "s.>"]}}
+            ]
+        }
+    },
+)
+async def test_a_subject_that_is_not_permitted(nats_server: NatsServer) -> None:
+    """The failure comes at once, and only to the messages of that subject."""
+    async with open_nats(nats_server.url, auth=UserPassword("u", "p")) as nc:
+        js = nc.jetstream()
+        await js.create_stream("S", subjects=["s.>", "denied"], storage=MEMORY)
+        with trio.fail_after(HANG_TIMEOUT):
+            async with js.publisher(timeout=10 * HANG_TIMEOUT) as publisher:
+                first = await publisher.publish("s.a")
+                denied = await publisher.publish("denied")
+                last = await publisher.publish("s.b")
+                with pytest.raises(PermissionsViolationError, match="denied"):
+                    await denied
+                assert [(await first).seq, (await last).seq] == [1, 2]

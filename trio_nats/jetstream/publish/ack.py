@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 
-from ...errors import ConfigurationError
+from ..._event_hub import EventChannel
+from ...errors import ConfigurationError, PermissionsViolationError
+from ...events import Event, ServerError
 from ...headers import Headers, HeadersLike
 from ...message import Msg
 from ...options import check_count, check_seconds
@@ -15,7 +18,7 @@ from ..errors import JetStreamError, NoStreamResponseError
 from ..json_codec import Answer
 from ..validation import check_name
 
-__all__ = ["PubAck", "check_server", "publish_headers", "read_ack"]
+__all__ = ["PubAck", "check_server", "publish_headers", "read_ack", "report_denied"]
 
 MSG_ID = "Nats-Msg-Id"
 EXPECTED_STREAM = "Nats-Expected-Stream"
@@ -140,3 +143,19 @@ def _ttl(ttl: float) -> str:
     if ttl < MIN_TTL:
         raise ConfigurationError(f"ttl must be at least 1 second, not {ttl!r}")
     return f"{math.ceil(ttl)}" if ttl == int(ttl) else f"{math.ceil(ttl * 1000)}ms"
+
+
+async def report_denied(
+    events: EventChannel[Event], denied: Callable[[PermissionsViolationError], None]
+) -> None:
+    """Call ``denied`` when the server does not permit publishing to a subject, until cancelled.
+
+    Nobody replies to such a message, so waiting for its acknowledgement would take the whole
+    timeout, and then tell that it may have been stored.
+    """
+    async with events:
+        async for event in events:
+            if isinstance(event, ServerError):
+                error = event.error
+                if isinstance(error, PermissionsViolationError) and error.operation == "publish":
+                    denied(error)

@@ -30,14 +30,20 @@ from ..._async_with import NeedsAsyncWith
 from ..._constructors import NoPublicConstructor
 from ..._nursery import open_nursery
 from ...codecs import Encoder, Payload, encoded
-from ...errors import ConfigurationError, NatsError, fresh, timed_out
+from ...errors import (
+    ConfigurationError,
+    NatsError,
+    PermissionsViolationError,
+    fresh,
+    timed_out,
+)
 from ...headers import HeadersLike
 from ...message import Msg
 from ...options import PendingLimits, check_count, check_flag
 from ..api import API, api_error
 from ..errors import FastBatchError, JetStreamError, NoStreamResponseError
 from ..features import api_level_error
-from .ack import PubAck, check_server, publish_headers
+from .ack import PubAck, check_server, publish_headers, report_denied
 
 __all__ = ["DEFAULT_ACK_EVERY", "DEFAULT_PENDING_ACKS", "FastBatch"]
 
@@ -247,6 +253,8 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         :raises FastBatchError: if an earlier message was lost or refused. The batch has ended, as
             it has after the next five errors.
         :raises NoStreamResponseError: if no stream stores the subject of an earlier message.
+        :raises PermissionsViolationError: if the user is not allowed to publish to the subject of
+            the first message.
         :raises JetStreamAPIError: if the stream refused the batch.
         :raises APILevelError: if the server is older than 2.14.
         :raises RequestTimeoutError: if the stream did not acknowledge in time. Messages after
@@ -297,6 +305,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         :raises ConfigurationError: if the batch has no messages; add some and commit again.
         :raises FastBatchError: if a message was lost or refused.
         :raises NoStreamResponseError: if no stream stores the subject.
+        :raises PermissionsViolationError: if the user is not allowed to publish to it.
         :raises JetStreamAPIError: if the stream refused the batch.
         :raises JetStreamError: if the batch has been committed or has failed before.
         :raises RequestTimeoutError: if the stream did not acknowledge in time. Messages after
@@ -376,6 +385,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._receive)
         self._nursery.start_soon(self._keep_alive)
+        self._nursery.start_soon(report_denied, self._nc.events(), self._denied)
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -489,6 +499,11 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
 
     def _note_handled(self, number: int) -> None:
         self._handled = max(self._handled, self._acked, number)
+
+    def _denied(self, error: PermissionsViolationError) -> None:
+        # Once a batch has begun, the stream reports what is missing.
+        if not self._every and error.subject == self._subject:
+            self._end(error)
 
     def _note_lost(self, first: int, following: int) -> None:
         if first == 1 and self._every:

@@ -20,13 +20,13 @@ from ..._constructors import NoPublicConstructor, construct
 from ..._nursery import open_nursery
 from ..._subject_tokens import random_tokens
 from ...codecs import Encoder, Payload, encoded
-from ...errors import NatsError, fresh, timed_out
+from ...errors import NatsError, PermissionsViolationError, fresh, timed_out
 from ...headers import HeadersLike
 from ...message import Msg
 from ...options import PendingLimits, check_count
 from ..api import API
 from ..errors import UnacknowledgedError
-from .ack import PubAck, check_server, publish_headers, read_ack
+from .ack import PubAck, check_server, publish_headers, read_ack, report_denied
 
 __all__ = ["DEFAULT_PENDING", "PendingAck", "Publisher"]
 
@@ -71,6 +71,7 @@ class PendingAck(metaclass=NoPublicConstructor, use="publisher.publish()"):
 
         :returns: the acknowledgement.
         :raises NoStreamResponseError: if no stream stores the subject.
+        :raises PermissionsViolationError: if the user is not allowed to publish to the subject.
         :raises JetStreamAPIError: or the subclass for the reason, if the stream refused the
             message; see :meth:`JetStream.publish`.
         :raises JetStreamError: if the reply did not come from a stream.
@@ -298,6 +299,7 @@ class Publisher(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.publisher
         self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._receive)
         self._nursery.start_soon(self._expire)
+        self._nursery.start_soon(report_denied, self._nc.events(), self._denied)
         return self
 
     @trio.lowlevel.enable_ki_protection
@@ -402,6 +404,13 @@ class Publisher(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.publisher
                     self._nc.disconnected_for,
                 ),
             )
+
+    def _denied(self, error: PermissionsViolationError) -> None:
+        """Fail the pending acknowledgements of a subject that the user may not publish to."""
+        for token, ack in list(self._pending.items()):
+            if ack.subject == error.subject:
+                del self._pending[token]
+                self._settle(ack, fresh(error))
 
     def _end(self, error: Exception) -> None:
         """Fail all pending acknowledgements, and those to come, with ``error``."""
