@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tests.cancellation.environment import Group
 from tests.cancellation.jetstream_calls import CONSUMERS, PUBLISHING, STREAMS
 from tests.cancellation.service_calls import SERVICES
-from tests.cancellation.stage import Group
 from tests.cancellation.store_calls import BUCKETS, KEYS, OBJECTS, STORES
 
 __all__ = ["EXEMPT", "GROUPS"]
@@ -23,4 +23,4 @@ GROUPS: dict[str, Group] = {
 EXEMPT = {
     "AsyncReadable.read": "a protocol, which users implement",
 }
-"""What is not cancelled, and why."""
+"""Public calls that are not cancelled, and why."""

@@ -6,7 +6,15 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
-from tests.cancellation.stage import MEMORY, Call, Group, Stage, Step, failing, nothing
+from tests.cancellation.environment import (
+    MEMORY,
+    Action,
+    Call,
+    Environment,
+    Group,
+    failing_block,
+    no_action,
+)
 from tests.jetstream.helpers import HANG_TIMEOUT, filled
 from trio_nats.jetstream import (
     AckError,
@@ -26,68 +34,70 @@ LATER = datetime.now(UTC) + timedelta(days=1)
 # --- streams --------------------------------------------------------------------------------------
 
 
-async def with_streams(stage: Stage) -> None:
-    stage.stream = await filled(stage.js, 6)
+async def with_streams(env: Environment) -> None:
+    env.stream = await filled(env.js, 6)
 
 
-async def without_x(stage: Stage) -> None:
-    if "X" in await stage.state():
-        await stage.witness.delete_stream("X")
+async def without_x(env: Environment) -> None:
+    if "X" in await env.state():
+        await env.observer.delete_stream("X")
 
 
-async def with_x(stage: Stage) -> None:
-    await stage.witness.create_or_update_stream("X", subjects=["x"], storage=MEMORY)
+async def with_x(env: Environment) -> None:
+    await env.observer.create_or_update_stream("X", subjects=["x"], storage=MEMORY)
 
 
-async def refill(stage: Stage) -> None:
+async def refill(env: Environment) -> None:
     """Store the messages again, with the same numbers."""
-    await stage.witness.delete_stream("S")
-    await filled(stage.witness, 6)
+    await env.observer.delete_stream("S")
+    await filled(env.observer, 6)
 
 
-async def with_new_x(stage: Stage) -> None:
-    await without_x(stage)
-    await with_x(stage)
-    stage.it = await stage.js.stream("X")
+async def with_new_x(env: Environment) -> None:
+    await without_x(env)
+    await with_x(env)
+    env.target = await env.js.stream("X")
 
 
-def refused(names: str, call: Callable[[Stage], Awaitable[object]], before: Step = nothing) -> Call:
+def refused(
+    names: str, call: Callable[[Environment], Awaitable[object]], before: Action = no_action
+) -> Call:
     """Return a call for clusters, which a single server refuses."""
 
-    async def run(stage: Stage) -> None:
+    async def run(env: Environment) -> None:
         with contextlib.suppress(JetStreamAPIError):
-            await call(stage)
+            await call(env)
 
     return Call(names, run, before)
 
 
-async def list_streams(stage: Stage) -> None:
-    assert [info.config.name async for info in stage.js.streams()] == ["S"]
+async def list_streams(env: Environment) -> None:
+    assert [info.config.name async for info in env.js.streams()] == ["S"]
 
 
-async def list_stream_names(stage: Stage) -> None:
-    assert [name async for name in stage.js.stream_names(subject="s.0")] == ["S"]
+async def list_stream_names(env: Environment) -> None:
+    assert [name async for name in env.js.stream_names(subject="s.0")] == ["S"]
 
 
-async def list_subjects(stage: Stage) -> None:
-    assert len([pair async for pair in stage.stream.subjects()]) == 3
+async def list_subjects(env: Environment) -> None:
+    assert len([pair async for pair in env.stream.subjects()]) == 3
 
 
-async def get_msgs(stage: Stage) -> None:
+async def get_msgs(env: Environment) -> None:
     """In several batches; the iterator goes on where it was cancelled."""
-    if stage.it is None:
-        stage.it = stage.stream.get_msgs(max_messages=2)
-    async for msg in stage.it:
-        stage.got.append(msg.seq)
-    assert stage.got == [1, 2, 3, 4, 5, 6]
+    if env.target is None:
+        env.target = env.stream.get_msgs(max_messages=2)
+    async for msg in env.target:
+        env.received.append(msg.seq)
+    assert env.received == [1, 2, 3, 4, 5, 6]
 
 
-async def begin_again(stage: Stage) -> None:
-    stage.it = None
+async def begin_again(env: Environment) -> None:
+    env.target = None
 
 
-async def get_last_msgs(stage: Stage) -> None:
-    msgs = stage.stream.get_last_msgs(["s.0", "s.1"], max_messages=1)
+async def get_last_msgs(env: Environment) -> None:
+    msgs = env.stream.get_last_msgs(["s.0", "s.1"], max_messages=1)
     assert [msg.seq async for msg in msgs] == [4, 5]
 
 
@@ -122,7 +132,7 @@ STREAMS = Group(
             "JetStream.delete_stream",
             lambda s: s.js.delete_stream("X"),
             before=with_x,
-            done=(StreamNotFoundError,),
+            repeat_errors=(StreamNotFoundError,),
             changes=True,
         ),
         Call("Stream.refresh", lambda s: s.stream.refresh()),
@@ -131,7 +141,7 @@ STREAMS = Group(
         Call("Stream.get_msg", lambda s: s.stream.get_msg(2, direct=False)),
         Call("Stream.get_msgs", get_msgs, before=begin_again),
         Call("Stream.get_last_msgs", get_last_msgs),
-        Call("Stream.seal", lambda s: s.it.seal(), before=with_new_x, changes=True),
+        Call("Stream.seal", lambda s: s.target.seal(), before=with_new_x, changes=True),
         refused("Stream.step_down", lambda s: s.stream.step_down()),
         refused("Stream.remove_peer", lambda s: s.stream.remove_peer("p")),
         refused("Stream.evacuate_peer", lambda s: s.stream.evacuate_peer("p")),
@@ -141,7 +151,7 @@ STREAMS = Group(
             "Stream.delete_msg",
             lambda s: s.stream.delete_msg(3),
             before=refill,
-            done=(JetStreamAPIError,),
+            repeat_errors=(JetStreamAPIError,),
             changes=True,
         ),
     ),
@@ -151,56 +161,56 @@ STREAMS = Group(
 # --- publishing -----------------------------------------------------------------------------------
 
 
-async def with_a_target(stage: Stage) -> None:
-    stage.stream = await filled(stage.js, 0, allow_atomic=True, allow_batched=True)
+async def with_a_target(env: Environment) -> None:
+    env.stream = await filled(env.js, 0, allow_atomic=True, allow_batched=True)
 
 
-async def empty(stage: Stage) -> None:
+async def empty(env: Environment) -> None:
     """Messages are stored again only if they bear another id."""
-    stage.number += 1
-    await stage.stream.purge()
+    env.number += 1
+    await env.stream.purge()
 
 
-async def publish(stage: Stage) -> None:
-    await stage.js.publish("s.a", b"x", msg_id=f"{stage.number}")
+async def publish(env: Environment) -> None:
+    await env.js.publish("s.a", b"x", msg_id=f"{env.number}")
 
 
-async def publish_many(stage: Stage) -> None:
-    async with stage.js.publisher(max_pending=2) as publisher:
+async def publish_many(env: Environment) -> None:
+    async with env.js.publisher(max_pending=2) as publisher:
         acks = [
-            await publisher.publish("s.a", f"{n}", msg_id=f"{stage.number}-{n}") for n in range(5)
+            await publisher.publish("s.a", f"{n}", msg_id=f"{env.number}-{n}") for n in range(5)
         ]
         await acks[0]
         await acks[4].wait()
 
 
-async def publish_and_close(stage: Stage) -> None:
+async def publish_and_close(env: Environment) -> None:
     try:
-        async with stage.js.publisher() as publisher:
-            await publisher.publish("s.a", b"x", msg_id=f"{stage.number}")
+        async with env.js.publisher() as publisher:
+            await publisher.publish("s.a", b"x", msg_id=f"{env.number}")
             await publisher.aclose()
     except UnacknowledgedError:
         pass  # aclose() was cancelled
 
 
-async def nothing_out_of_order(stage: Stage) -> None:
+async def nothing_out_of_order(env: Environment) -> None:
     """What is stored of five messages is the beginning."""
-    await stage.nc.flush()
-    stored = [int(msg.data) async for msg in stage.stream.get_msgs()]
+    await env.nc.flush()
+    stored = [int(msg.data) async for msg in env.stream.get_msgs()]
     assert stored == list(range(len(stored)))
 
 
-async def batch(stage: Stage) -> None:
-    batch = stage.js.atomic_batch()
+async def batch(env: Environment) -> None:
+    batch = env.js.atomic_batch()
     for n in range(4):
-        await batch.add("s.a", f"{n}", msg_id=f"{stage.number}-{n}")
+        await batch.add("s.a", f"{n}", msg_id=f"{env.number}-{n}")
     assert (await batch.commit()).count == 4
 
 
-async def fast_batch(stage: Stage) -> None:
-    async with stage.js.fast_batch(ack_every=2, max_pending_acks=1) as batch:
+async def fast_batch(env: Environment) -> None:
+    async with env.js.fast_batch(ack_every=2, max_pending_acks=1) as batch:
         for n in range(5):
-            await batch.add("s.a", f"{n}", msg_id=f"{stage.number}-{n}")
+            await batch.add("s.a", f"{n}", msg_id=f"{env.number}-{n}")
         assert (await batch.commit()).count == 5
 
 
@@ -215,10 +225,10 @@ PUBLISHING = Group(
             before=empty,
             check=nothing_out_of_order,
             changes=True,
-            whole=False,
+            atomic=False,
             needs_cleanup=True,
         ),
-        failing(
+        failing_block(
             "Publisher.__aexit__",
             lambda s: s.js.publisher(),
             lambda publisher: publisher.publish("s.a"),
@@ -230,7 +240,7 @@ PUBLISHING = Group(
             "AtomicBatch.add AtomicBatch.commit",
             batch,
             before=empty,
-            done=(JetStreamAPIError,),  # its messages are duplicates
+            repeat_errors=(JetStreamAPIError,),  # its messages are duplicates
             changes=True,
             needs_cleanup=True,
         ),
@@ -241,10 +251,10 @@ PUBLISHING = Group(
             before=empty,
             check=nothing_out_of_order,
             changes=True,
-            whole=False,
+            atomic=False,
             needs_cleanup=True,
         ),
-        failing(
+        failing_block(
             "FastBatch.__aexit__",
             lambda s: s.js.fast_batch(),
             lambda batch: batch.add("s.a"),
@@ -258,36 +268,34 @@ PUBLISHING = Group(
 # --- consumers ------------------------------------------------------------------------------------
 
 
-async def with_messages(stage: Stage) -> None:
-    stage.stream = await filled(stage.js, 6)
+async def with_messages(env: Environment) -> None:
+    env.stream = await filled(env.js, 6)
 
 
-async def without_consumers(stage: Stage) -> None:
-    stream = await stage.witness.stream("S")
+async def without_consumers(env: Environment) -> None:
+    stream = await env.observer.stream("S")
     async for name in stream.consumer_names():
         await stream.delete_consumer(name)
 
 
-async def with_consumer(stage: Stage) -> None:
+async def with_consumer(env: Environment) -> None:
     """A consumer that has delivered nothing yet; what is lost stays so for an hour."""
-    await without_consumers(stage)
-    stage.consumer = await stage.stream.create_consumer(
-        "c", durable_name="c", ack_wait=stage.ack_wait
-    )
+    await without_consumers(env)
+    env.consumer = await env.stream.create_consumer("c", durable_name="c", ack_wait=env.ack_wait)
 
 
-async def with_single_deliveries(stage: Stage) -> None:
+async def with_single_deliveries(env: Environment) -> None:
     """A consumer that delivers nothing twice."""
-    await without_consumers(stage)
-    stage.consumer = await stage.stream.create_consumer(
-        "c", durable_name="c", ack_wait=stage.ack_wait, max_deliver=1
+    await without_consumers(env)
+    env.consumer = await env.stream.create_consumer(
+        "c", durable_name="c", ack_wait=env.ack_wait, max_deliver=1
     )
 
 
-async def with_push_consumer(stage: Stage) -> None:
+async def with_push_consumer(env: Environment) -> None:
     """Messages on their way when the subscription ends are delivered again after ``ack_wait``."""
-    await without_consumers(stage)
-    stage.consumer = await stage.stream.create_consumer(
+    await without_consumers(env)
+    env.consumer = await env.stream.create_consumer(
         "c",
         durable_name="c",
         ack_wait=1,
@@ -297,9 +305,9 @@ async def with_push_consumer(stage: Stage) -> None:
     )
 
 
-async def with_pinned_consumer(stage: Stage) -> None:
-    await without_consumers(stage)
-    stage.consumer = await stage.stream.create_consumer(
+async def with_pinned_consumer(env: Environment) -> None:
+    await without_consumers(env)
+    env.consumer = await env.stream.create_consumer(
         "c",
         durable_name="c",
         priority_groups=["g"],
@@ -308,152 +316,152 @@ async def with_pinned_consumer(stage: Stage) -> None:
     )
 
 
-async def with_ordered_consumer(stage: Stage) -> None:
-    await without_consumers(stage)
-    stage.it = stage.stream.ordered_consumer()
+async def with_ordered_consumer(env: Environment) -> None:
+    await without_consumers(env)
+    env.target = env.stream.ordered_consumer()
 
 
-async def with_message(stage: Stage) -> None:
-    await with_consumer(stage)
-    stage.it = await stage.consumer.next()
+async def with_message(env: Environment) -> None:
+    await with_consumer(env)
+    env.target = await env.consumer.next()
 
 
-async def answered_or_not(stage: Stage) -> None:
-    assert stage.it.answered == stage.completed
+async def answered_or_not(env: Environment) -> None:
+    assert env.target.answered == env.completed
 
 
-async def list_consumers(stage: Stage) -> None:
-    assert [info.name async for info in stage.stream.consumers()] == ["c"]
+async def list_consumers(env: Environment) -> None:
+    assert [info.name async for info in env.stream.consumers()] == ["c"]
 
 
-async def list_consumer_names(stage: Stage) -> None:
-    assert [name async for name in stage.stream.consumer_names()] == ["c"]
+async def list_consumer_names(env: Environment) -> None:
+    assert [name async for name in env.stream.consumer_names()] == ["c"]
 
 
-async def no_pull_waits(stage: Stage) -> None:
+async def no_pull_waits(env: Environment) -> None:
     """Pull requests are gone, and so are messages that nobody has received."""
-    await stage.nc.flush()
-    info = await stage.consumer.refresh()
-    while info.num_waiting and not stage.has_outages:
-        info = await stage.consumer.refresh()
+    await env.nc.flush()
+    info = await env.consumer.refresh()
+    while info.num_waiting and not env.has_outages:
+        info = await env.consumer.refresh()
 
 
-async def receive(stage: Stage, messages: Messages) -> None:
+async def receive(env: Environment, messages: Messages) -> None:
     msg = await messages.receive()
-    stage.got.append(msg.metadata.stream_seq)
+    env.received.append(msg.metadata.stream_seq)
     await msg.ack()
 
 
-async def receive_rest(stage: Stage, messages: Messages) -> None:
+async def receive_rest(env: Environment, messages: Messages) -> None:
     """Together with what earlier calls have received, it is everything."""
-    while len({*stage.got}) < 6:
-        await receive(stage, messages)
+    while len({*env.received}) < 6:
+        await receive(env, messages)
 
 
-async def fetch(stage: Stage) -> None:
-    while len({*stage.got}) < 6:
-        msgs = await stage.consumer.fetch(6 - len({*stage.got}), timeout=HANG_TIMEOUT)
-        stage.got += [msg.metadata.stream_seq for msg in msgs]
+async def fetch(env: Environment) -> None:
+    while len({*env.received}) < 6:
+        msgs = await env.consumer.fetch(6 - len({*env.received}), timeout=HANG_TIMEOUT)
+        env.received += [msg.metadata.stream_seq for msg in msgs]
         for msg in msgs:
             await msg.ack()
 
 
-async def next_six(stage: Stage) -> None:
-    while len({*stage.got}) < 6:
-        msg = await stage.consumer.next(timeout=HANG_TIMEOUT)
-        stage.got.append(msg.metadata.stream_seq)
+async def next_six(env: Environment) -> None:
+    while len({*env.received}) < 6:
+        msg = await env.consumer.next(timeout=HANG_TIMEOUT)
+        env.received.append(msg.metadata.stream_seq)
         await msg.ack()
 
 
-async def consume(stage: Stage) -> None:
-    async with stage.consumer.consume() as messages:
-        await receive_rest(stage, messages)
+async def consume(env: Environment) -> None:
+    async with env.consumer.consume() as messages:
+        await receive_rest(env, messages)
 
 
-async def consume_on_demand(stage: Stage) -> None:
-    async with stage.consumer.consume(prefetch=False) as messages:
-        await receive_rest(stage, messages)
+async def consume_on_demand(env: Environment) -> None:
+    async with env.consumer.consume(prefetch=False) as messages:
+        await receive_rest(env, messages)
 
 
-async def consume_with_events(stage: Stage) -> None:
-    async with stage.consumer.consume() as messages, messages.events():
-        await receive_rest(stage, messages)
+async def consume_with_events(env: Environment) -> None:
+    async with env.consumer.consume() as messages, messages.events():
+        await receive_rest(env, messages)
 
 
-async def listen_to_stream(stage: Stage) -> None:
-    async with stage.stream.advisories() as advisories:
-        await stage.consumer.resume()
-        await stage.consumer.pause(LATER)
+async def listen_to_stream(env: Environment) -> None:
+    async with env.stream.advisories() as advisories:
+        await env.consumer.resume()
+        await env.consumer.pause(LATER)
         await advisories.receive()
 
 
-async def listen_to_consumer(stage: Stage) -> None:
-    async with stage.consumer.advisories() as advisories:
-        await stage.consumer.resume()
-        await stage.consumer.pause(LATER)
+async def listen_to_consumer(env: Environment) -> None:
+    async with env.consumer.advisories() as advisories:
+        await env.consumer.resume()
+        await env.consumer.pause(LATER)
         await advisories.receive()
 
 
-async def consume_and_close(stage: Stage) -> None:
-    async with stage.consumer.consume() as messages:
-        if not stage.got:
-            await receive(stage, messages)
+async def consume_and_close(env: Environment) -> None:
+    async with env.consumer.consume() as messages:
+        if not env.received:
+            await receive(env, messages)
         await messages.aclose()
-    async with stage.consumer.consume() as messages:
-        await receive_rest(stage, messages)
+    async with env.consumer.consume() as messages:
+        await receive_rest(env, messages)
 
 
-async def consume_and_drain(stage: Stage) -> None:
-    async with stage.consumer.consume() as messages:
-        if not stage.got:
-            await receive(stage, messages)
+async def consume_and_drain(env: Environment) -> None:
+    async with env.consumer.consume() as messages:
+        if not env.received:
+            await receive(env, messages)
         await messages.drain()
         async for msg in messages:
-            stage.got.append(msg.metadata.stream_seq)
+            env.received.append(msg.metadata.stream_seq)
             await msg.ack()
-    async with stage.consumer.consume() as messages:
-        await receive_rest(stage, messages)
+    async with env.consumer.consume() as messages:
+        await receive_rest(env, messages)
 
 
-async def ordered_fetch(stage: Stage) -> None:
-    while len(stage.got) < 6:
-        stage.got += [msg.metadata.stream_seq for msg in await stage.it.fetch(3)]
-    assert stage.got == [1, 2, 3, 4, 5, 6]
+async def ordered_fetch(env: Environment) -> None:
+    while len(env.received) < 6:
+        env.received += [msg.metadata.stream_seq for msg in await env.target.fetch(3)]
+    assert env.received == [1, 2, 3, 4, 5, 6]
 
 
-async def ordered_next(stage: Stage) -> None:
-    while len(stage.got) < 6:
-        stage.got.append((await stage.it.next()).metadata.stream_seq)
-    assert stage.got == [1, 2, 3, 4, 5, 6]
+async def ordered_next(env: Environment) -> None:
+    while len(env.received) < 6:
+        env.received.append((await env.target.next()).metadata.stream_seq)
+    assert env.received == [1, 2, 3, 4, 5, 6]
 
 
-async def ordered_consume(stage: Stage) -> None:
-    async with stage.it.consume() as messages:
-        while len(stage.got) < 6:
-            stage.got.append((await messages.receive()).metadata.stream_seq)
-    assert stage.got == [1, 2, 3, 4, 5, 6]
+async def ordered_consume(env: Environment) -> None:
+    async with env.target.consume() as messages:
+        while len(env.received) < 6:
+            env.received.append((await messages.receive()).metadata.stream_seq)
+    assert env.received == [1, 2, 3, 4, 5, 6]
 
 
-async def ordered_iterate(stage: Stage) -> None:
-    if len(stage.got) < 6:
-        async with stage.it.consume(stop_after=6 - len(stage.got)) as messages:
+async def ordered_iterate(env: Environment) -> None:
+    if len(env.received) < 6:
+        async with env.target.consume(stop_after=6 - len(env.received)) as messages:
             async for msg in messages:
-                stage.got.append(msg.metadata.stream_seq)
-    assert stage.got == [1, 2, 3, 4, 5, 6]
+                env.received.append(msg.metadata.stream_seq)
+    assert env.received == [1, 2, 3, 4, 5, 6]
 
 
-async def at_most_one_consumer(stage: Stage) -> None:
+async def at_most_one_consumer(env: Environment) -> None:
     """It is kept for the next call, unless the call was cancelled."""
-    await stage.nc.flush()
-    name = stage.it.name
-    while {one async for one in stage.stream.consumer_names()} != {name} - {None}:
+    await env.nc.flush()
+    name = env.target.name
+    while {one async for one in env.stream.consumer_names()} != {name} - {None}:
         pass
 
 
-async def expires(stage: Stage) -> None:
+async def expires(env: Environment) -> None:
     """Nobody knows the name of the consumer, so the server has to delete it."""
-    await stage.nc.flush()
-    async for info in stage.stream.consumers():
+    await env.nc.flush()
+    async for info in env.stream.consumers():
         assert info.config.inactive_threshold == 5
 
 
@@ -491,7 +499,7 @@ CONSUMERS = Group(
             "Stream.delete_consumer",
             lambda s: s.stream.delete_consumer("c"),
             before=with_consumer,
-            done=(ConsumerNotFoundError,),
+            repeat_errors=(ConsumerNotFoundError,),
             changes=True,
         ),
         Call(
@@ -510,7 +518,7 @@ CONSUMERS = Group(
             "Consumer.delete",
             lambda s: s.consumer.delete(),
             before=with_consumer,
-            done=(ConsumerNotFoundError,),
+            repeat_errors=(ConsumerNotFoundError,),
             changes=True,
         ),
         Call("Consumer.pause", lambda s: s.consumer.pause(LATER), before=with_consumer),
@@ -607,29 +615,29 @@ CONSUMERS = Group(
             before=with_ordered_consumer,
             needs_cleanup=True,
         ),
-        failing(
+        failing_block(
             "Messages.__aexit__",
             lambda s: s.consumer.consume(),
             lambda messages: messages.receive(),
             before=with_consumer,
             check=no_pull_waits,
         ),
-        failing(
+        failing_block(
             "Messages.__aexit__",
-            lambda s: s.it.consume(),
+            lambda s: s.target.consume(),
             lambda messages: messages.receive(),
             before=with_ordered_consumer,
         ),
         *(
             Call(
                 f"JetStreamMsg.{name}",
-                lambda s, name=name: getattr(s.it, name)(),
+                lambda s, name=name: getattr(s.target, name)(),
                 before=with_message,
                 check=answered_or_not,
-                done=(AckError,),
+                repeat_errors=(AckError,),
             )
             for name in ("ack", "double_ack", "nak", "term")
         ),
-        Call("JetStreamMsg.in_progress", lambda s: s.it.in_progress(), before=with_message),
+        Call("JetStreamMsg.in_progress", lambda s: s.target.in_progress(), before=with_message),
     ),
 )

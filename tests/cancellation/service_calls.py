@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-from tests.cancellation.stage import Call, Group, Stage, failing
+from tests.cancellation.environment import Call, Environment, Group, failing_block
 from tests.services.helpers import adder, reverse
 from trio_nats.services import ServiceRequest
 
 __all__ = ["SERVICES"]
 
 
-async def with_service(stage: Stage) -> None:
+async def with_service(env: Environment) -> None:
     """Nothing: services are entered by the task that leaves them."""
 
 
-async def answered(stage: Stage) -> None:
-    connection = stage.witness.connection
+async def answered(env: Environment) -> None:
+    connection = env.observer.connection
     assert (await connection.request("reverse", b"ab")).data == b"ba"
 
 
-async def run_service(stage: Stage) -> None:
-    async with adder(stage.nc) as service:
+async def run_service(env: Environment) -> None:
+    async with adder(env.nc) as service:
         await service.add_endpoint("reverse", reverse)
         group = service.group("g")
         await group.add_endpoint("other", reverse)
         endpoint = await service.add_endpoint("third", reverse)
-        await stage.nc.flush()
-        await answered(stage)
+        await env.nc.flush()
+        await answered(env)
         await endpoint.aclose()
         await group.aclose()
         await service.aclose()
         await service.wait_stopped()
 
 
-async def respond(stage: Stage) -> None:
+async def respond(env: Environment) -> None:
     """The handler's task does it; if it is cancelled, the service refuses the request."""
 
     async def handle(request: ServiceRequest) -> None:
         await request.respond(b"1")
         await request.respond_error(400, "words")
 
-    async with adder(stage.nc) as service:
+    async with adder(env.nc) as service:
         await service.add_endpoint("handle", handle)
-        async with stage.nc.request_many("handle", stop_after=2) as replies:
+        async with env.nc.request_many("handle", stop_after=2) as replies:
             found = [msg.data async for msg in replies]
         assert found == [b"1", b""]
 
 
-async def ask(stage: Stage) -> None:
-    services = stage.nc.services(stall=0.01)
+async def ask(env: Environment) -> None:
+    services = env.nc.services(stall=0.01)
     assert await services.ping("nobody") == []
     assert await services.info("nobody") == []
     assert await services.stats("nobody") == []
@@ -68,7 +68,7 @@ SERVICES = Group(
             background=True,
             needs_cleanup=True,
         ),
-        failing(
+        failing_block(
             "Service.__aexit__",
             lambda s: adder(s.nc),
             lambda service: service.add_endpoint("reverse", reverse),

@@ -7,32 +7,39 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from tests.cancellation.stage import MEMORY, PATIENCE, Call, Group, Stage, failing
+from tests.cancellation.environment import (
+    MEMORY,
+    SETTLE_TIMEOUT,
+    Call,
+    Environment,
+    Group,
+    failing_block,
+)
 from trio_nats.jetstream import WrongLastSequenceError
 from trio_nats.keyvalue import BucketNotFoundError, KeyExistsError
 from trio_nats.objectstore import ObjectMeta, ObjectNotFoundError, ObjectStoreNotFoundError
 
-__all__ = ["BUCKETS", "KEYS", "OBJECTS", "STORES", "nothing_is_half"]
+__all__ = ["BUCKETS", "KEYS", "OBJECTS", "STORES", "no_partial_objects"]
 
 
 # --- buckets --------------------------------------------------------------------------------------
 
 
-async def without_anything(stage: Stage) -> None:
+async def without_anything(env: Environment) -> None:
     """There is nothing yet."""
 
 
-async def with_bucket(stage: Stage) -> None:
-    await stage.clear()
-    await stage.witness.create_key_value("B", storage=MEMORY)
+async def with_bucket(env: Environment) -> None:
+    await env.clear()
+    await env.observer.create_key_value("B", storage=MEMORY)
 
 
-async def list_buckets(stage: Stage) -> None:
-    assert [status.bucket async for status in stage.js.key_value_stores()] == ["B"]
+async def list_buckets(env: Environment) -> None:
+    assert [status.bucket async for status in env.js.key_value_stores()] == ["B"]
 
 
-async def list_bucket_names(stage: Stage) -> None:
-    assert [name async for name in stage.js.key_value_store_names()] == ["B"]
+async def list_bucket_names(env: Environment) -> None:
+    assert [name async for name in env.js.key_value_store_names()] == ["B"]
 
 
 BUCKETS = Group(
@@ -41,13 +48,13 @@ BUCKETS = Group(
         Call(
             "JetStream.create_key_value",
             lambda s: s.js.create_key_value("B", storage=MEMORY),
-            before=Stage.clear,
+            before=Environment.clear,
             changes=True,
         ),
         Call(
             "JetStream.create_or_update_key_value",
             lambda s: s.js.create_or_update_key_value("B", storage=MEMORY),
-            before=Stage.clear,
+            before=Environment.clear,
             changes=True,
         ),
         Call(
@@ -69,7 +76,7 @@ BUCKETS = Group(
             "JetStream.delete_key_value",
             lambda s: s.js.delete_key_value("B"),
             before=with_bucket,
-            done=(BucketNotFoundError,),
+            repeat_errors=(BucketNotFoundError,),
             changes=True,
         ),
     ),
@@ -79,35 +86,35 @@ BUCKETS = Group(
 # --- keys -----------------------------------------------------------------------------------------
 
 
-async def with_keys(stage: Stage) -> None:
-    stage.kv = await stage.js.create_key_value("B", storage=MEMORY, history=2)
-    await some_keys(stage)
+async def with_keys(env: Environment) -> None:
+    env.kv = await env.js.create_key_value("B", storage=MEMORY, history=2)
+    await some_keys(env)
 
 
-async def some_keys(stage: Stage) -> None:
+async def some_keys(env: Environment) -> None:
     """A key with a history, one with a single value, and one that was deleted."""
-    await (await stage.witness.stream("KV_B")).purge()
-    await stage.kv.put("a", "1")
-    stage.number = await stage.kv.put("a", "2")
-    await stage.kv.put("b", "1")
-    await stage.kv.put("c", "1")
-    await stage.kv.delete("c")
+    await (await env.observer.stream("KV_B")).purge()
+    await env.kv.put("a", "1")
+    env.number = await env.kv.put("a", "2")
+    await env.kv.put("b", "1")
+    await env.kv.put("c", "1")
+    await env.kv.delete("c")
 
 
-async def put(stage: Stage) -> None:
+async def put(env: Environment) -> None:
     """Together with the entry before, the latest one is always as many."""
-    await stage.kv.put("a", "3")
-    assert (await stage.kv.get("a")).value == b"3"
+    await env.kv.put("a", "3")
+    assert (await env.kv.get("a")).value == b"3"
 
 
-async def watch(stage: Stage) -> None:
-    async with stage.kv.watch() as watcher, watcher.events():
+async def watch(env: Environment) -> None:
+    async with env.kv.watch() as watcher, watcher.events():
         assert [entry.key async for entry in watcher.initial()] == ["a", "b", "c"]
         await watcher.caught_up()
 
 
-async def watch_changes(stage: Stage) -> None:
-    async with stage.kv.watch(include_history=True) as watcher:
+async def watch_changes(env: Environment) -> None:
+    async with env.kv.watch(include_history=True) as watcher:
         assert (await watcher.receive()).value == b"1"
         async for entry in watcher:
             assert entry.value == b"2"
@@ -115,17 +122,17 @@ async def watch_changes(stage: Stage) -> None:
         await watcher.aclose()
 
 
-async def keys(stage: Stage) -> None:
-    assert await stage.kv.keys() == ["a", "b"]
+async def keys(env: Environment) -> None:
+    assert await env.kv.keys() == ["a", "b"]
 
 
-async def history(stage: Stage) -> None:
-    assert [entry.value for entry in await stage.kv.history("a")] == [b"1", b"2"]
+async def history(env: Environment) -> None:
+    assert [entry.value for entry in await env.kv.history("a")] == [b"1", b"2"]
 
 
-async def no_value_is_lost(stage: Stage) -> None:
-    assert (await stage.kv.get("a")).value == b"2"
-    assert (await stage.kv.get("b")).value == b"1"
+async def no_value_is_lost(env: Environment) -> None:
+    assert (await env.kv.get("a")).value == b"2"
+    assert (await env.kv.get("b")).value == b"1"
 
 
 KEYS = Group(
@@ -146,26 +153,28 @@ KEYS = Group(
             watch_changes,
             needs_cleanup=True,
         ),
-        failing("KeyWatcher.__aexit__", lambda s: s.kv.watch(), lambda watcher: watcher.receive()),
+        failing_block(
+            "KeyWatcher.__aexit__", lambda s: s.kv.watch(), lambda watcher: watcher.receive()
+        ),
         Call("KeyValue.put", put, before=some_keys),
         Call(
             "KeyValue.update",
             lambda s: s.kv.update("a", "3", s.number),
             before=some_keys,
-            done=(WrongLastSequenceError,),
+            repeat_errors=(WrongLastSequenceError,),
         ),
         Call(
             "KeyValue.create",
             lambda s: s.kv.create("d", "1"),
             before=some_keys,
-            done=(KeyExistsError,),
+            repeat_errors=(KeyExistsError,),
             changes=True,
         ),
         Call(
             "KeyValue.create",  # after a deletion, which takes more than one request
             lambda s: s.kv.create("c", "1"),
             before=some_keys,
-            done=(KeyExistsError,),
+            repeat_errors=(KeyExistsError,),
         ),
         Call("KeyValue.delete", lambda s: s.kv.delete("a"), before=some_keys),
         Call("KeyValue.purge", lambda s: s.kv.purge("a"), before=some_keys, changes=True),
@@ -184,17 +193,17 @@ KEYS = Group(
 # --- object stores --------------------------------------------------------------------------------
 
 
-async def with_store(stage: Stage) -> None:
-    await stage.clear()
-    stage.store = await stage.js.create_object_store("O", storage=MEMORY)
+async def with_store(env: Environment) -> None:
+    await env.clear()
+    env.store = await env.js.create_object_store("O", storage=MEMORY)
 
 
-async def list_stores(stage: Stage) -> None:
-    assert [status.bucket async for status in stage.js.object_stores()] == ["O"]
+async def list_stores(env: Environment) -> None:
+    assert [status.bucket async for status in env.js.object_stores()] == ["O"]
 
 
-async def list_store_names(stage: Stage) -> None:
-    assert [name async for name in stage.js.object_store_names()] == ["O"]
+async def list_store_names(env: Environment) -> None:
+    assert [name async for name in env.js.object_store_names()] == ["O"]
 
 
 STORES = Group(
@@ -203,13 +212,13 @@ STORES = Group(
         Call(
             "JetStream.create_object_store",
             lambda s: s.js.create_object_store("O", storage=MEMORY),
-            before=Stage.clear,
+            before=Environment.clear,
             changes=True,
         ),
         Call(
             "JetStream.create_or_update_object_store",
             lambda s: s.js.create_or_update_object_store("O", storage=MEMORY),
-            before=Stage.clear,
+            before=Environment.clear,
             changes=True,
         ),
         Call(
@@ -233,7 +242,7 @@ STORES = Group(
             "JetStream.delete_object_store",
             lambda s: s.js.delete_object_store("O"),
             before=with_store,
-            done=(ObjectStoreNotFoundError,),
+            repeat_errors=(ObjectStoreNotFoundError,),
             changes=True,
         ),
     ),
@@ -245,29 +254,29 @@ STORES = Group(
 OLD, NEW = b"old", b"1234567"
 
 
-async def some_objects(stage: Stage) -> None:
-    await with_store(stage)
-    await stage.store.put("x", OLD)
+async def some_objects(env: Environment) -> None:
+    await with_store(env)
+    await env.store.put("x", OLD)
 
 
-async def nothing_is_half(stage: Stage) -> None:
+async def no_partial_objects(env: Environment) -> None:
     """All chunks are those of an object, and each object is whole."""
-    stream = await stage.witness.stream("OBJ_O")
-    infos = await stage.store.list(show_deleted=True)
+    stream = await env.observer.stream("OBJ_O")
+    infos = await env.store.list(show_deleted=True)
     expected = {f"$O.O.C.{info.nuid}": info.chunks for info in infos if info.chunks}
     found: dict[str, int] = {}
-    with trio.move_on_after(PATIENCE):
-        while found != expected and not stage.warned:
+    with trio.move_on_after(SETTLE_TIMEOUT):
+        while found != expected and not env.warned:
             found = {name: count async for name, count in stream.subjects("$O.O.C.>")}
-            if stage.has_outages:
+            if env.has_outages:
                 # What replaces chunks without waiting for an answer may be left itself.
                 for name in found.keys() - expected.keys():
                     if (await stream.get_msg(last_for=name)).data == b"" and found[name] == 1:
                         del found[name]
-    assert stage.warned or found == expected, f"the chunks are {found}, expected: {expected}"
+    assert env.warned or found == expected, f"the chunks are {found}, expected: {expected}"
     for info in infos:
         if not info.deleted and info.link is None:
-            assert await stage.store.get_bytes(info.name) in (OLD, NEW)
+            assert await env.store.get_bytes(info.name) in (OLD, NEW)
 
 
 async def pieces() -> AsyncIterator[bytes]:
@@ -276,11 +285,11 @@ async def pieces() -> AsyncIterator[bytes]:
         yield NEW[position : position + 2]
 
 
-async def put_object(stage: Stage) -> None:
-    await stage.store.put(ObjectMeta("x", chunk_size=2), pieces())
+async def put_object(env: Environment) -> None:
+    await env.store.put(ObjectMeta("x", chunk_size=2), pieces())
 
 
-async def put_half_an_object(stage: Stage) -> None:
+async def put_half_an_object(env: Environment) -> None:
     """The source fails, and the cleanup is cancelled."""
 
     async def half() -> AsyncIterator[bytes]:
@@ -288,70 +297,70 @@ async def put_half_an_object(stage: Stage) -> None:
         raise ZeroDivisionError
 
     with contextlib.suppress(ZeroDivisionError):
-        await stage.store.put(ObjectMeta("x", chunk_size=2), half())
-    assert await stage.store.get_bytes("x") == OLD
+        await env.store.put(ObjectMeta("x", chunk_size=2), half())
+    assert await env.store.get_bytes("x") == OLD
 
 
-async def put_new_object(stage: Stage) -> None:
-    await stage.store.put(ObjectMeta("y", chunk_size=2), NEW)
+async def put_new_object(env: Environment) -> None:
+    await env.store.put(ObjectMeta("y", chunk_size=2), NEW)
 
 
-async def put_file(stage: Stage) -> None:
-    path = stage.folder / "source"
+async def put_file(env: Environment) -> None:
+    path = env.folder / "source"
     with trio.CancelScope(shield=True):
         await path.write_bytes(NEW)
-    await stage.store.put_file(path, "x")
+    await env.store.put_file(path, "x")
 
 
-async def get(stage: Stage) -> None:
-    async with stage.store.get("x") as reader:
+async def get(env: Environment) -> None:
+    async with env.store.get("x") as reader:
         assert await reader.receive() == OLD
         async for _ in reader:
             raise AssertionError
         await reader.aclose()
 
 
-async def read_all(stage: Stage) -> None:
-    async with stage.store.get("x") as reader:
+async def read_all(env: Environment) -> None:
+    async with env.store.get("x") as reader:
         assert await reader.read_all() == OLD
 
 
-async def get_bytes(stage: Stage) -> None:
-    assert await stage.store.get_bytes("x") == OLD
+async def get_bytes(env: Environment) -> None:
+    assert await env.store.get_bytes("x") == OLD
 
 
-async def get_file(stage: Stage) -> None:
-    await stage.store.get_file("x", stage.folder / "target")
-    assert await (stage.folder / "target").read_bytes() == OLD
+async def get_file(env: Environment) -> None:
+    await env.store.get_file("x", env.folder / "target")
+    assert await (env.folder / "target").read_bytes() == OLD
 
 
-async def no_part_is_left(stage: Stage) -> None:
-    names = {path.name for path in await stage.folder.iterdir()}
+async def no_part_is_left(env: Environment) -> None:
+    names = {path.name for path in await env.folder.iterdir()}
     assert names <= {"source", "target"}
 
 
-async def watch_objects(stage: Stage) -> None:
-    async with stage.store.watch() as watcher, watcher.events():
+async def watch_objects(env: Environment) -> None:
+    async with env.store.watch() as watcher, watcher.events():
         assert [info.name async for info in watcher.initial()] == ["x"]
         await watcher.caught_up()
 
 
-async def watch_object_changes(stage: Stage) -> None:
-    async with stage.store.watch() as watcher:
+async def watch_object_changes(env: Environment) -> None:
+    async with env.store.watch() as watcher:
         assert (await watcher.receive()).name == "x"
         await watcher.aclose()
-    async with stage.store.watch() as watcher:
+    async with env.store.watch() as watcher:
         async for info in watcher:
             assert info.name == "x"
             break
 
 
-async def list_objects(stage: Stage) -> None:
-    assert [info.name for info in await stage.store.list()] == ["x"]
+async def list_objects(env: Environment) -> None:
+    assert [info.name for info in await env.store.list()] == ["x"]
 
 
-async def add_link(stage: Stage) -> None:
-    await stage.store.add_link("l", await stage.store.info("x"))
+async def add_link(env: Environment) -> None:
+    await env.store.add_link("l", await env.store.info("x"))
 
 
 OBJECTS = Group(
@@ -376,8 +385,8 @@ OBJECTS = Group(
             get,
             needs_cleanup=True,
         ),
-        failing("ObjectReader.__aexit__", lambda s: s.store.get("x"), lambda r: r.receive()),
-        failing("ObjectWatcher.__aexit__", lambda s: s.store.watch(), lambda w: w.receive()),
+        failing_block("ObjectReader.__aexit__", lambda s: s.store.get("x"), lambda r: r.receive()),
+        failing_block("ObjectWatcher.__aexit__", lambda s: s.store.watch(), lambda w: w.receive()),
         Call("ObjectReader.read_all", read_all, needs_cleanup=True),
         Call("ObjectStore.get_bytes", get_bytes, needs_cleanup=True),
         Call("ObjectStore.get_file", get_file, check=no_part_is_left, needs_cleanup=True),
@@ -385,7 +394,7 @@ OBJECTS = Group(
             "ObjectStore.put",
             put_object,
             before=some_objects,
-            check=nothing_is_half,
+            check=no_partial_objects,
             changes=True,
             needs_cleanup=True,
         ),
@@ -393,7 +402,7 @@ OBJECTS = Group(
             "ObjectStore.put",
             put_new_object,
             before=some_objects,
-            check=nothing_is_half,
+            check=no_partial_objects,
             changes=True,
             needs_cleanup=True,
         ),
@@ -401,36 +410,36 @@ OBJECTS = Group(
             "ObjectStore.put",
             put_half_an_object,
             before=some_objects,
-            check=nothing_is_half,
+            check=no_partial_objects,
             needs_cleanup=True,
         ),
         Call(
             "ObjectStore.put_file",
             put_file,
             before=some_objects,
-            check=nothing_is_half,
+            check=no_partial_objects,
             needs_cleanup=True,
         ),
         Call(
             "ObjectStore.update_meta",
             lambda s: s.store.update_meta("x", ObjectMeta("x", "words")),
             before=some_objects,
-            check=nothing_is_half,
+            check=no_partial_objects,
             needs_cleanup=True,
         ),
         Call(
             "ObjectStore.update_meta",
             lambda s: s.store.update_meta("x", ObjectMeta("y")),
             before=some_objects,
-            check=nothing_is_half,
-            done=(ObjectNotFoundError,),
+            check=no_partial_objects,
+            repeat_errors=(ObjectNotFoundError,),
             needs_cleanup=True,
         ),
         Call(
             "ObjectStore.delete",
             lambda s: s.store.delete("x"),
             before=some_objects,
-            check=nothing_is_half,
+            check=no_partial_objects,
             changes=True,
             needs_cleanup=True,
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cancellation.calls import GROUPS
-from tests.cancellation.stage import Call, Stage, staged
+from tests.cancellation.environment import Call, Environment, environment
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats.testing import NatsServer
 
@@ -18,49 +18,49 @@ pytestmark = [
 
 @pytest.mark.parametrize("group", GROUPS)
 async def test_cancelled_at_each_checkpoint(nats_server: NatsServer, group: str) -> None:
-    async with staged(nats_server, GROUPS[group]) as stage:
+    async with environment(nats_server, GROUPS[group]) as env:
         visited = 0
         for call in GROUPS[group].calls:
             try:
-                visited += await cancel(stage, call)
+                visited += await cancel(env, call)
             except BaseException as error:
                 error.add_note(f"while cancelling {call}")
                 raise
-        await stage.check_subscriptions()
+        await env.check_subscriptions()
         assert visited > len(GROUPS[group].calls)
 
 
-async def cancel(stage: Stage, call: Call) -> int:
-    """Cancel a call at each checkpoint. Return at how many."""
-    await call.before(stage)
-    before = await stage.state()
-    stage.note()
-    await call.run(stage)
-    await stage.nc.flush()
-    after = await stage.state() if call.idempotent and call.changes else before
+async def cancel(env: Environment, call: Call) -> int:
+    """Cancel a call at each checkpoint. Return the number of checkpoints."""
+    await call.before(env)
+    before = await env.state()
+    env.take_snapshot()
+    await call.run(env)
+    await env.nc.flush()
+    after = await env.state() if call.idempotent and call.changes else before
 
     async def make() -> Operation:
-        await call.before(stage)
-        await stage.wait_for(before)
-        stage.note()
+        await call.before(env)
+        await env.wait_for(before)
+        env.take_snapshot()
 
         async def operation() -> None:
-            await call.run(stage)
-            stage.completed = True
+            await call.run(env)
+            env.completed = True
 
         return operation
 
     async def check() -> None:
-        await stage.check_client()
-        await call.check(stage)
-        if call.idempotent and call.whole:
-            await stage.wait_for(before, after)
+        await env.check_client()
+        await call.check(env)
+        if call.idempotent and call.atomic:
+            await env.wait_for(before, after)
         try:
-            await call.run(stage)
-        except call.done:
+            await call.run(env)
+        except call.repeat_errors:
             pass
-        await stage.check_client()
+        await env.check_client()
         if call.idempotent:
-            await stage.wait_for(after)
+            await env.wait_for(after)
 
     return await cancel_at_each_checkpoint(make, check, background=call.background)

@@ -1,4 +1,4 @@
-"""Calls whose connection is closed while they run end, and what they leave behind expires."""
+"""Calls end if their connection is closed, and what they leave on the server expires."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from tests.cancellation.calls import GROUPS
-from tests.cancellation.stage import Call, Stage, State, staged
-from tests.cancellation.store_calls import nothing_is_half
+from tests.cancellation.environment import Call, Environment, State, environment
+from tests.cancellation.store_calls import no_partial_objects
 from tests.cancellation.test_outages import CALLS, EXPIRES, LEFT, LOST
-from tests.support.checkpoints import Operation, Strike, strike_at_each_checkpoint
+from tests.support.checkpoints import Disturb, Operation, disturb_at_each_checkpoint
 from tests.support.leaks import no_leaks
 from trio_nats.testing import NatsServer
 
@@ -51,41 +51,41 @@ async def close(
 ) -> None:
     """Close the connection at suspensions of a call."""
     stack = AsyncExitStack()
-    stage: Stage
+    env: Environment
     before: State = {}
 
-    async def make() -> tuple[Operation, Strike]:
-        nonlocal stage, before
+    async def make() -> tuple[Operation, Disturb]:
+        nonlocal env, before
         nursery = await stack.enter_async_context(trio.open_nursery())
-        stage = await stack.enter_async_context(staged(server, GROUPS[group]))
-        stage.has_outages, stage.ack_wait = True, 1.0
-        await call.before(stage)
-        before = await stage.state()
+        env = await stack.enter_async_context(environment(server, GROUPS[group]))
+        env.has_outages, env.ack_wait = True, 1.0
+        await call.before(env)
+        before = await env.state()
         caplog.clear()
-        struck = trio.Event()
+        disturbed = trio.Event()
 
         async def close_connection() -> None:
-            await struck.wait()
-            await stage.nc.aclose()
+            await disturbed.wait()
+            await env.nc.aclose()
 
         nursery.start_soon(close_connection)
 
         async def operation() -> None:
             try:
                 with suppress(*LOST):
-                    await call.run(stage)
+                    await call.run(env)
             finally:
-                struck.set()
+                disturbed.set()
 
-        return operation, struck.set
+        return operation, disturbed.set
 
     async def check() -> None:
-        stage.warned = LEFT in caplog.text
-        await stage.expire(EXPIRES)
-        await stage.wait_for(before, messages=False)
-        if call.check is nothing_is_half:
-            stage.store = await stage.witness.object_store("O")
-            await nothing_is_half(stage)
+        env.warned = LEFT in caplog.text
+        await env.expire(EXPIRES)
+        await env.wait_for(before, messages=False)
+        if call.check is no_partial_objects:
+            env.store = await env.observer.object_store("O")
+            await no_partial_objects(env)
         await stack.aclose()
 
-    await strike_at_each_checkpoint(make, check, first=first, step=step)
+    await disturb_at_each_checkpoint(make, check, first=first, step=step)

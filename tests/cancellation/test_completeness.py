@@ -1,4 +1,4 @@
-"""Every public call that can be cancelled has a place in the list of those that are."""
+"""Every public call that can be cancelled is in the lists of calls."""
 
 from __future__ import annotations
 

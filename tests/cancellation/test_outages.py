@@ -1,7 +1,7 @@
 """Calls that are cancelled while there is no connection.
 
-The cleanup has nobody to clean up with, so it must end nevertheless. What it could not do is done
-after the reconnect, or the server lets it expire.
+Their cleanup cannot reach the server, and must end nevertheless. What is left over is deleted after
+the reconnect, or expires on the server.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from tests.cancellation.calls import GROUPS
-from tests.cancellation.stage import Call, Stage, staged
-from tests.cancellation.store_calls import nothing_is_half
-from tests.support.checkpoints import Operation, Strike, strike_at_each_checkpoint
+from tests.cancellation.environment import Call, Environment, environment
+from tests.cancellation.store_calls import no_partial_objects
+from tests.support.checkpoints import Disturb, Operation, disturb_at_each_checkpoint
 from tests.support.proxies import PlainProxy
 from trio_nats import ReconnectPolicy
 from trio_nats.errors import NatsError
@@ -55,27 +55,27 @@ async def test_cancelled_without_a_connection(
     async with (
         PlainProxy(nats_server.port) as proxy,
         trio.open_nursery() as nursery,
-        staged(
+        environment(
             nats_server,
             GROUPS[group],
             url=f"nats://127.0.0.1:{proxy.port}",
             reconnect=QUICK,
             api_timeout=TIMEOUT,
-        ) as stage,
+        ) as env,
     ):
-        stage.has_outages, stage.ack_wait = True, 1.0
+        env.has_outages, env.ack_wait = True, 1.0
         for number, call in enumerate(CALLS[group]):
             first = number % step + 1
             try:
-                await cancel(stage, call, proxy, nursery, fault, caplog, first, step)
+                await cancel(env, call, proxy, nursery, fault, caplog, first, step)
             except BaseException as error:
                 error.add_note(f"while cancelling {call}")
                 raise
-        await stage.check_subscriptions()
+        await env.check_subscriptions()
 
 
 async def cancel(
-    stage: Stage,
+    env: Environment,
     call: Call,
     proxy: PlainProxy,
     nursery: trio.Nursery,
@@ -85,55 +85,55 @@ async def cancel(
     step: int,
 ) -> None:
     """Break the connection at each suspension of a call, and cancel it then."""
-    await call.before(stage)
-    before = await stage.state()
-    stage.note()
-    await call.run(stage)
-    await stage.nc.flush()
-    after = await stage.state() if call.idempotent and call.changes else before
-    scope, struck, done = trio.CancelScope(), trio.Event(), trio.Event()
+    await call.before(env)
+    before = await env.state()
+    env.take_snapshot()
+    await call.run(env)
+    await env.nc.flush()
+    after = await env.state() if call.idempotent and call.changes else before
+    scope, disturbed, done = trio.CancelScope(), trio.Event(), trio.Event()
 
     async def break_and_cancel() -> None:
-        await struck.wait()
+        await disturbed.wait()
         if fault == "frozen":
             proxy.swallow = True
         else:
             proxy.refuse()
             proxy.cut()
-            await stage.nc.wait_for_state(ConnectionState.RECONNECTING)
+            await env.nc.wait_for_state(ConnectionState.RECONNECTING)
         scope.cancel()
         done.set()
 
-    async def make() -> tuple[Operation, Strike]:
-        nonlocal scope, struck, done
-        await call.before(stage)
-        await stage.wait_for(before)
+    async def make() -> tuple[Operation, Disturb]:
+        nonlocal scope, disturbed, done
+        await call.before(env)
+        await env.wait_for(before)
         caplog.clear()
-        scope, struck, done = trio.CancelScope(), trio.Event(), trio.Event()
+        scope, disturbed, done = trio.CancelScope(), trio.Event(), trio.Event()
         nursery.start_soon(break_and_cancel)
-        stage.note()
+        env.take_snapshot()
 
         async def operation() -> None:
             with scope, suppress(*LOST):
-                await call.run(stage)
-                stage.completed = True
+                await call.run(env)
+                env.completed = True
 
-        return operation, struck.set
+        return operation, disturbed.set
 
     async def check() -> None:
-        struck.set()  # if there were fewer suspensions, after the end
+        disturbed.set()  # if there were fewer suspensions, after the end
         await done.wait()
         proxy.swallow = False
         proxy.accept()
-        await stage.nc.wait_for_state(ConnectionState.OPEN)
-        await stage.nc.flush()
-        stage.warned = LEFT in caplog.text
-        await call.check(stage)
-        with suppress(*call.done):
-            await call.run(stage)
-        await stage.check_client()
-        if call.idempotent and call.whole:
-            await stage.expire(EXPIRES)
-            await stage.wait_for(after, messages=call.check is not nothing_is_half)
+        await env.nc.wait_for_state(ConnectionState.OPEN)
+        await env.nc.flush()
+        env.warned = LEFT in caplog.text
+        await call.check(env)
+        with suppress(*call.repeat_errors):
+            await call.run(env)
+        await env.check_client()
+        if call.idempotent and call.atomic:
+            await env.expire(EXPIRES)
+            await env.wait_for(after, messages=call.check is not no_partial_objects)
 
-    await strike_at_each_checkpoint(make, check, first=first, step=step)
+    await disturb_at_each_checkpoint(make, check, first=first, step=step)

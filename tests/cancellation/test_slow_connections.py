@@ -1,4 +1,4 @@
-"""Calls that are cancelled at some moment while every answer takes its time."""
+"""Calls that are cancelled at random times over a slow connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.cancellation.calls import GROUPS
-from tests.cancellation.stage import Call, Stage, staged
+from tests.cancellation.environment import Call, Environment, environment
 from tests.cancellation.test_outages import CALLS
 from tests.support.proxies import PlainProxy
 from trio_nats.testing import NatsServer
@@ -30,35 +30,35 @@ async def test_cancelled_over_a_slow_connection(
     times = 50 if request.config.getoption("--every-checkpoint") else TIMES
     async with PlainProxy(nats_server.port) as proxy:
         url = f"nats://127.0.0.1:{proxy.port}"
-        async with staged(nats_server, GROUPS[group], url=url) as stage:
+        async with environment(nats_server, GROUPS[group], url=url) as env:
             proxy.delay = DELAY
             for call in CALLS[group]:
                 seconds = random.Random(f"{call}").random
                 try:
                     for _ in range(times):
-                        await cancel(stage, call, seconds() * 20 * DELAY)
+                        await cancel(env, call, seconds() * 20 * DELAY)
                 except BaseException as error:
                     error.add_note(f"while cancelling {call}")
                     raise
-            await stage.check_subscriptions()
+            await env.check_subscriptions()
 
 
-async def cancel(stage: Stage, call: Call, seconds: float) -> None:
+async def cancel(env: Environment, call: Call, seconds: float) -> None:
     """Cancel a call after some seconds, and repeat it."""
-    await call.before(stage)
-    before = await stage.state()
-    stage.note()
+    await call.before(env)
+    before = await env.state()
+    env.take_snapshot()
     with trio.move_on_after(seconds):
-        await call.run(stage)
-        stage.completed = True
-    await stage.check_client()
-    await call.check(stage)
+        await call.run(env)
+        env.completed = True
+    await env.check_client()
+    await call.check(env)
     if call.idempotent and not call.changes:
-        await stage.wait_for(before)
+        await env.wait_for(before)
     try:
-        await call.run(stage)
-    except call.done:
+        await call.run(env)
+    except call.repeat_errors:
         pass
-    await stage.check_client()
+    await env.check_client()
     if call.idempotent and not call.changes:
-        await stage.wait_for(before)
+        await env.wait_for(before)

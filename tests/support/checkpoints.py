@@ -5,7 +5,8 @@ many points. At each suspension there are two cases. *Waiting*: the awaited even
 and Trio cancels the wait. *Woken*: the event has happened, but the operation has not run yet; then
 the cancellation is delivered at its next checkpoint, if there is one.
 
-Other things than cancellations can be done at each suspension too, such as closing the connection.
+:func:`disturb_at_each_checkpoint` does something else at each suspension, such as closing the
+connection.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import trio
 
 from tests.support.timeouts import HANG_TIMEOUT
 
-__all__ = ["Operation", "Strike", "cancel_at_each_checkpoint", "strike_at_each_checkpoint"]
+__all__ = ["Disturb", "Operation", "cancel_at_each_checkpoint", "disturb_at_each_checkpoint"]
 
 Operation: TypeAlias = Callable[[], Awaitable[object]]
-Strike: TypeAlias = Callable[[], object]
+Disturb: TypeAlias = Callable[[], object]
 
 
 async def cancel_at_each_checkpoint(
@@ -47,7 +48,7 @@ async def cancel_at_each_checkpoint(
             injector = _Injector(scope.cancel, number, woken=woken, background=background)
             await _run(await make_operation(), scope, injector)
             await check_after()
-            if not injector.struck:
+            if not injector.disturbed:
                 break
             visited += not woken
         else:
@@ -55,26 +56,30 @@ async def cancel_at_each_checkpoint(
     return visited
 
 
-async def strike_at_each_checkpoint(
-    make_operation: Callable[[], Awaitable[tuple[Operation, Strike]]],
+async def disturb_at_each_checkpoint(
+    make_operation: Callable[[], Awaitable[tuple[Operation, Disturb]]],
     check_after: Callable[[], Awaitable[object]],
     *,
     limit: int = 1000,
     first: int = 1,
     step: int = 1,
 ) -> None:
-    """Run an operation repeatedly, and do something at its first, second, ... last suspension.
+    """Run an operation repeatedly, and call a function at its first, second, ... last suspension.
 
-    ``make_operation`` prepares a new one, and what is to be called. Otherwise it is as in
-    :func:`cancel_at_each_checkpoint`, without tasks that were woken. With ``step``, only some
-    suspensions are visited, from ``first`` on.
+    Like :func:`cancel_at_each_checkpoint`, but without the case *woken*.
+
+    :param make_operation: returns a new operation, and the function to call.
+    :param check_after: called after each run.
+    :param limit: fail if the operation is still suspended after so many runs.
+    :param first: the first suspension to visit.
+    :param step: visit every ``step``-th suspension only.
     """
     for number in range(first, limit + first, step):
-        operation, strike = await make_operation()
-        injector = _Injector(strike, number, woken=False, background=False)
+        operation, disturb = await make_operation()
+        injector = _Injector(disturb, number, woken=False, background=False)
         await _run(operation, trio.CancelScope(), injector)
         await check_after()
-        if not injector.struck:
+        if not injector.disturbed:
             return
     raise AssertionError(f"still suspended for the {limit}th time")
 
@@ -92,16 +97,16 @@ async def _run(operation: Operation, scope: trio.CancelScope, injector: _Injecto
 
 
 class _Injector(trio.abc.Instrument):
-    """Calls ``strike`` at the ``number``-th suspension of the task that creates it."""
+    """Calls ``disturb`` at the ``number``-th suspension of the task that creates it."""
 
-    def __init__(self, strike: Strike, number: int, *, woken: bool, background: bool) -> None:
-        self._do = strike
+    def __init__(self, disturb: Disturb, number: int, *, woken: bool, background: bool) -> None:
+        self._disturb = disturb
         self._left = number
         self._woken = woken
         self._background = background
         self._task = trio.lowlevel.current_task()
         self._suspended: set[trio.lowlevel.Task] = set()
-        self.struck = False
+        self.disturbed = False
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         # Called once the task is suspended and can be woken by a cancellation.
@@ -122,8 +127,8 @@ class _Injector(trio.abc.Instrument):
     def _strike(self) -> None:
         self._left -= 1
         if self._left == 0:
-            self.struck = True
-            self._do()
+            self.disturbed = True
+            self._disturb()
 
     def _counts(self, task: trio.lowlevel.Task) -> bool:
         if task is self._task or not self._background:

@@ -10,7 +10,7 @@ import trio
 from tests.support.checkpoints import (
     Operation,
     cancel_at_each_checkpoint,
-    strike_at_each_checkpoint,
+    disturb_at_each_checkpoint,
 )
 from tests.support.leaks import all_tasks, no_leaks
 
@@ -60,7 +60,7 @@ async def test_an_operation_that_never_suspends_is_cancelled_first() -> None:
         done.append(True)
 
     assert await cancel_at_each_checkpoint(fresh(operation), nothing) == 0
-    # Cancelled in the first run; the other two had nothing to strike at.
+    # Cancelled in the first run; the other two had nothing to disturb at.
     assert done == [True, True]
 
 
@@ -125,19 +125,19 @@ async def test_tasks_of_the_operation_count_when_asked_to() -> None:
 
 
 async def test_something_else_is_done_at_each_suspension() -> None:
-    struck = []
+    disturbed = []
 
     async def operation() -> None:
         for _ in range(3):
             await trio.lowlevel.checkpoint()
 
     async def make() -> tuple[Operation, Callable[[], object]]:
-        return operation, lambda: struck.append(True)
+        return operation, lambda: disturbed.append(True)
 
-    await strike_at_each_checkpoint(make, nothing)
-    assert len(struck) == 3
-    await strike_at_each_checkpoint(make, nothing, first=2, step=2)
-    assert len(struck) == 4
+    await disturb_at_each_checkpoint(make, nothing)
+    assert len(disturbed) == 3
+    await disturb_at_each_checkpoint(make, nothing, first=2, step=2)
+    assert len(disturbed) == 4
 
 
 async def test_an_endless_operation_is_given_up() -> None:

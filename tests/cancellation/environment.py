@@ -1,4 +1,4 @@
-"""Where calls are cancelled: a connection of theirs, and another one that looks at the server."""
+"""The environment of cancelled calls: a server, their connection, and one that checks it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from trio_nats.testing import NatsServer
 
 __all__ = [
     "MEMORY",
-    "PATIENCE",
+    "SETTLE_TIMEOUT",
+    "Action",
     "Call",
+    "Environment",
     "Group",
-    "Stage",
     "State",
-    "Step",
-    "failing",
-    "nothing",
-    "staged",
+    "environment",
+    "failing_block",
+    "no_action",
 ]
 
 MEMORY = StorageType.MEMORY
-PATIENCE = HANG_TIMEOUT / 4
-"""Seconds until what was to change on the server counts as unchanged."""
+SETTLE_TIMEOUT = HANG_TIMEOUT / 4
+"""Seconds to wait for an expected state of the server."""
 
 
 class StreamState(NamedTuple):
-    """What is compared of a stream."""
+    """The properties of a stream that are compared."""
 
     messages: int
     consumers: int
@@ -52,29 +52,29 @@ State = dict[str, StreamState]
 
 
 @dataclass
-class Stage:
-    """What calls are made with."""
+class Environment:
+    """A server, a connection whose calls are cancelled, and the objects that calls use."""
 
     server: NatsServer
     nc: Connection
     js: JetStream
-    witness: JetStream
+    observer: JetStream
     """JetStream over a connection whose calls are not cancelled."""
     folder: trio.Path
     """An empty folder."""
     tasks: Counter[str] = field(default_factory=Counter)
     subs: int = 0
     number: int = 0
-    """Another one for each run."""
+    """A number that calls may use, such as a revision."""
 
     stream: Stream = None  # type: ignore[assignment]
     consumer: Consumer = None  # type: ignore[assignment]
     kv: KeyValue[bytes] = None  # type: ignore[assignment]
     store: ObjectStore = None  # type: ignore[assignment]
-    it: Any = None
-    """What the call is a method of, if it is made for each run."""
-    got: list[int] = field(default_factory=list)
-    """What was received so far in this run."""
+    target: Any = None
+    """The object whose method is called, if it is created for each run."""
+    received: list[int] = field(default_factory=list)
+    """Numbers of the messages received so far in this run."""
     ack_wait: float = 3600.0
     """Seconds after which a message that was lost is delivered again."""
     has_outages: bool = False
@@ -82,15 +82,15 @@ class Stage:
     warned: bool = False
     """Whether the call has logged that it may leave something behind."""
     completed: bool = False
-    """Whether the call has ended in spite of its cancellation."""
+    """Whether the call has ended normally in spite of the cancellation."""
 
     # --- the client ------------------------------------------------------------------------------
 
-    def note(self) -> None:
-        """Remember what there is before a call."""
+    def take_snapshot(self) -> None:
+        """Remember tasks and subscriptions before a call."""
         self.tasks = all_tasks()
         self.subs = self._subscriptions()
-        self.got.clear()
+        self.received.clear()
         self.completed = False
 
     def _subscriptions(self) -> int:
@@ -116,8 +116,8 @@ class Stage:
     # --- the server ------------------------------------------------------------------------------
 
     async def state(self) -> State:
-        """What the server has."""
-        reply = await self.witness.connection.request("$JS.API.STREAM.LIST", b'{"offset":0}')
+        """Return the streams of the server."""
+        reply = await self.observer.connection.request("$JS.API.STREAM.LIST", b'{"offset":0}')
         page = msgspec.json.decode(reply.data)
         assert page["total"] <= page["limit"]
         return {
@@ -130,12 +130,12 @@ class Stage:
         }
 
     async def wait_for(self, *states: State, messages: bool = True) -> None:
-        """Wait until the server has one of these states. Not all deletions are waited for.
+        """Wait until the server has one of these states. It carries out some deletions later.
 
         :param messages: whether to compare the numbers of messages.
         """
         found: State = {}
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(SETTLE_TIMEOUT):
             while True:
                 found = await self.state()
                 for wanted in states:
@@ -146,9 +146,9 @@ class Stage:
         raise AssertionError(f"the server has {found}; expected: {' or '.join(map(str, states))}")
 
     async def expire(self, longest: float) -> None:
-        """Delete the consumers that the server deletes when they are unused for so long."""
-        async for name in self.witness.stream_names():
-            stream = await self.witness.stream(name)
+        """Delete consumers whose ``inactive_threshold`` is at most so many seconds."""
+        async for name in self.observer.stream_names():
+            stream = await self.observer.stream(name)
             async for info in stream.consumers():
                 if (info.config.inactive_threshold or longest + 1) <= longest:
                     with suppress(ConsumerNotFoundError):
@@ -156,62 +156,62 @@ class Stage:
 
     async def clear(self) -> None:
         """Delete everything."""
-        async for name in self.witness.stream_names():
-            await self.witness.delete_stream(name)
+        async for name in self.observer.stream_names():
+            await self.observer.delete_stream(name)
 
 
 def _without_messages(state: State) -> State:
     return {name: one._replace(messages=0) for name, one in state.items()}
 
 
-Step = Callable[[Stage], Awaitable[object]]
+Action = Callable[[Environment], Awaitable[object]]
 
 
-async def nothing(stage: Stage) -> None:
-    """What a call needs that needs nothing."""
+async def no_action(env: Environment) -> None:
+    """Do nothing, for calls that need no preparation."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call, and what is expected of it when it is cancelled."""
+    """A call, and what is expected when it is cancelled."""
 
     names: str
-    """The public names that it calls, with spaces between them."""
-    run: Step
-    before: Step = nothing
+    """The public names that it calls, separated by spaces."""
+    run: Action
+    before: Action = no_action
     """Called before each run, and is not cancelled."""
-    check: Step = nothing
+    check: Action = no_action
     """Called after each run that was cancelled, before the call is repeated."""
-    done: tuple[type[Exception], ...] = ()
-    """What the repeated call may raise, because the cancelled one was carried out."""
+    repeat_errors: tuple[type[Exception], ...] = ()
+    """Exceptions that the repeated call may raise because the cancelled one was carried out."""
     changes: bool = False
     """Whether it changes what the server has."""
-    whole: bool = True
+    atomic: bool = True
     """Whether the server carries out all of it or nothing, even if the connection is lost."""
     idempotent: bool = True
     """Whether the call, repeated, leaves the server as a single one does."""
     background: bool = False
-    """Whether suspensions of tasks that it starts count too."""
+    """Whether to cancel at suspensions of tasks that it starts, too."""
     needs_cleanup: bool = False
     """Whether it has something to undo when it is cancelled."""
     survives_outages: bool = True
-    """Whether nothing is lost if the connection is lost, too."""
+    """Whether nothing is lost even if the connection is lost at the same time."""
 
     def __str__(self) -> str:
         return self.names
 
 
-def failing(
+def failing_block(
     names: str,
-    enter: Callable[[Stage], AbstractAsyncContextManager[Any]],
+    enter: Callable[[Environment], AbstractAsyncContextManager[Any]],
     use: Callable[[Any], Awaitable[object]],
     **options: Any,
 ) -> Call:
-    """Return a call whose block is left by an exception, which its cleanup has to deal with."""
+    """Return a call whose ``async with`` block is left by an exception."""
 
-    async def run(stage: Stage) -> None:
+    async def run(env: Environment) -> None:
         try:
-            async with enter(stage) as entered:
+            async with enter(env) as entered:
                 await use(entered)
                 raise ZeroDivisionError
         except ZeroDivisionError:
@@ -221,25 +221,25 @@ def failing(
 
 
 class Group(NamedTuple):
-    """Calls that need the same things."""
+    """Calls that need the same preparation."""
 
-    set_up: Step
+    set_up: Action
     calls: tuple[Call, ...]
 
 
 @asynccontextmanager
-async def staged(
+async def environment(
     server: NatsServer, group: Group, *, url: str = "", **options: Any
-) -> AsyncIterator[Stage]:
-    """Everything that the calls of a group need."""
+) -> AsyncIterator[Environment]:
+    """Prepare the environment for the calls of a group."""
     timeout = options.pop("api_timeout", None)
-    async with open_nats(server.url) as witness, open_nats(url or server.url, **options) as nc:
+    async with open_nats(server.url) as observer, open_nats(url or server.url, **options) as nc:
         with tempfile.TemporaryDirectory() as folder:
             js = nc.jetstream(timeout=timeout)
-            stage = Stage(server, nc, js, witness.jetstream(), trio.Path(folder))
-            await stage.clear()
-            await group.set_up(stage)
+            env = Environment(server, nc, js, observer.jetstream(), trio.Path(folder))
+            await env.clear()
+            await group.set_up(env)
             # The first request makes the subscription for replies.
             with suppress(NatsError):
                 await nc.request("nobody", timeout=1)
-            yield stage
+            yield env
