@@ -1,4 +1,4 @@
-"""The JetStream soak, for a few seconds. ``nox -s soak-jetstream`` is the real thing."""
+"""The JetStream soak, for a few seconds. ``nox -s soak-jetstream`` runs it for longer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="freezes servers by signals"),
 ]
 
-# Use another seed where somebody looks at what it finds.
+# Set another seed to search for more; one seed keeps the suite repeatable.
 SEED = int(os.environ.get("TRIO_NATS_SOAK_SEED", "20"))
 
 SHORT = Settings(
@@ -24,8 +24,8 @@ SHORT = Settings(
     batch=50,
     gap=(0.5, 1.5),
     threshold=3,
-    patience=HANG_TIMEOUT / 2,
-    forgotten=None,
+    settle_timeout=HANG_TIMEOUT / 2,
+    expiry_timeout=None,
 )
 
 

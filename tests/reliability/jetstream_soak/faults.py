@@ -1,8 +1,8 @@
-"""The faults of the JetStream soak: what happens when, to which server or connection.
+"""The faults of the JetStream soak: their schedule, and how they are carried out.
 
 A seed determines everything but the exact moment at which bytes pass. :func:`schedule` lists the
-faults; :class:`Nemesis` carries them out. On top of that, :class:`Wires` gives some connections a
-random plan of their own.
+faults; :class:`FaultInjector` carries them out. In addition, :class:`ConnectionPlans` gives some
+connections a random plan of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.chaos import ChaosProxy, Plan, RandomPlans, Way
 from trio_nats import Connection, NatsError
 from trio_nats.testing import NatsCluster, NatsServer
 
-__all__ = ["Fault", "Nemesis", "Wires", "schedule"]
+__all__ = ["ConnectionPlans", "Fault", "FaultInjector", "schedule"]
 
 CLEAN = 0.7
 """The share of connections without a plan of their own."""
@@ -32,7 +32,7 @@ SERVER_FAULTS = {
     "freeze": 15,
     "step down": 20,
 }
-WIRE_FAULTS = {
+CONNECTION_FAULTS = {
     "cut": 20,
     "reset": 15,
     "cut all": 5,
@@ -53,7 +53,7 @@ class Fault:
     target: int
     """A server, a stream, or a connection."""
     seconds: float
-    """How long it lasts."""
+    """Seconds that it lasts."""
     number: int
     """The byte at which garbage begins."""
 
@@ -78,7 +78,7 @@ def schedule(
     return faults
 
 
-class Wires:
+class ConnectionPlans:
     """The plans of the connections through one proxy: most of them clean, until disturbed."""
 
     def __init__(self, seed: int | str) -> None:
@@ -90,11 +90,11 @@ class Wires:
         return Plan() if clean else self._random(number)
 
 
-class Nemesis:
-    """Carries out the faults, and ends them.
+class FaultInjector:
+    """Carries out faults, and ends them.
 
     :param nc: a connection that nothing disturbs but the servers' faults.
-    :param wires: the proxies of each client, one for each server.
+    :param client_proxies: the proxies of each client, one for each server.
     :param streams: names of the streams whose leader is killed or made to step down.
     """
 
@@ -102,11 +102,11 @@ class Nemesis:
         self,
         cluster: NatsCluster,
         nc: Connection,
-        wires: Sequence[Sequence[ChaosProxy]],
+        client_proxies: Sequence[Sequence[ChaosProxy]],
         streams: Sequence[str],
         show: Callable[[str], None],
     ) -> None:
-        self._cluster, self._nc, self._wires = cluster, nc, wires
+        self._cluster, self._nc, self._client_proxies = cluster, nc, client_proxies
         self._streams, self._show = streams, show
         self.done: Counter[str] = Counter()
 
@@ -159,14 +159,14 @@ class Nemesis:
 
     # --- connections -----------------------------------------------------------------------------
 
-    async def disturb_wires(self, fault: Fault) -> None:
-        client = self._wires[fault.target % len(self._wires)]
+    async def disturb_connections(self, fault: Fault) -> None:
+        client = self._client_proxies[fault.target % len(self._client_proxies)]
         match fault.kind:
             case "cut" | "reset":
                 for proxy in client:
                     proxy.cut(reset=fault.kind == "reset")
             case "cut all":
-                for proxies in self._wires:
+                for proxies in self._client_proxies:
                     for proxy in proxies:
                         proxy.cut(reset=fault.number % 2 == 0)
             case "half-open":
@@ -201,9 +201,9 @@ class Nemesis:
             proxy.plans = plans
             proxy.cut()
 
-    def calm(self) -> None:
-        """From now on connections are good."""
-        for proxies in self._wires:
+    def restore(self) -> None:
+        """End all faults of connections."""
+        for proxies in self._client_proxies:
             for proxy in proxies:
                 proxy.plans = ()
                 proxy.swallow = False

@@ -1,4 +1,4 @@
-"""Publishers and consumers of the JetStream soak, and what must hold of their messages."""
+"""Publishers and consumers of the JetStream soak, and the checks of their messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trio_nats.jetstream import (
 __all__ = [
     "STREAM",
     "Consumed",
-    "Ledger",
+    "PublishedMessages",
     "consume",
     "consume_in_order",
     "fetch",
@@ -46,8 +46,8 @@ GIVEN_UP = 0.03
 # --- publishing ---------------------------------------------------------------------------------
 
 
-class Ledger:
-    """The fate of each message."""
+class PublishedMessages:
+    """The outcome of each published message."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -67,7 +67,7 @@ class Ledger:
         if ack.stream != STREAM:
             self._report.violation(f"{name} was stored in {ack.stream}")
 
-    def judge(self, stored: Mapping[int, str]) -> None:
+    def verify(self, stored: Mapping[int, str]) -> None:
         """Compare what was acknowledged with all that is stored."""
         report, copies = self._report, Counter(stored.values())
         for name, seq in self.acknowledged.items():
@@ -99,7 +99,7 @@ def read(msg: JetStreamMsg | bytes) -> str | None:
 async def publish_one_by_one(
     js: JetStream,
     who: str,
-    ledger: Ledger,
+    published: PublishedMessages,
     report: Report,
     stop: trio.Event,
     pause: float,
@@ -108,8 +108,8 @@ async def publish_one_by_one(
     began.set()
     dice = random.Random(who)
     while not stop.is_set():
-        name = f"{who}-{ledger.started}"
-        await _publish(js, who, name, ledger.payload(name, dice), ledger, report, dice)
+        name = f"{who}-{published.started}"
+        await _publish(js, who, name, published.payload(name, dice), published, report, dice)
         await trio.sleep(pause)
 
 
@@ -118,7 +118,7 @@ async def _publish(
     who: str,
     name: str,
     payload: bytes,
-    ledger: Ledger,
+    published: PublishedMessages,
     report: Report,
     dice: random.Random | None = None,
 ) -> None:
@@ -130,18 +130,18 @@ async def _publish(
             report.error("publish", error)
             unknown = not isinstance(error, NoStreamResponseError)
             if unknown and dice is not None and dice.random() < GIVEN_UP:
-                ledger.unknown.add(name)
+                published.unknown.add(name)
                 return
             await trio.sleep(RETRY)
         else:
-            ledger.note(name, ack)
+            published.note(name, ack)
             return
 
 
 async def publish_pipelined(
     js: JetStream,
     who: str,
-    ledger: Ledger,
+    published: PublishedMessages,
     report: Report,
     stop: trio.Event,
     batch: int,
@@ -155,25 +155,25 @@ async def publish_pipelined(
         acks = []
         async with js.publisher(max_pending=100, timeout=TIMEOUT) as publisher:
             for _ in range(batch):
-                name = f"{who}-{ledger.started}"
-                payload = ledger.payload(name, dice)
+                name = f"{who}-{published.started}"
+                payload = published.payload(name, dice)
                 ack = await publisher.publish(f"soak.{who}", payload, msg_id=name)
                 acks.append((name, payload, ack))
             for name, payload, ack in acks:
                 try:
-                    ledger.note(name, await ack)
+                    published.note(name, await ack)
                 except NatsError as error:
                     report.error("publisher", error)
                     failed[name] = payload
         for name, payload in failed.items():
-            await _publish(js, who, name, payload, ledger, report)
+            await _publish(js, who, name, payload, published, report)
         await trio.sleep(pause)
 
 
 async def publish_batches(
     js: JetStream,
     who: str,
-    ledger: Ledger,
+    published: PublishedMessages,
     report: Report,
     stop: trio.Event,
     pause: float,
@@ -186,26 +186,28 @@ async def publish_batches(
         batch, names = js.atomic_batch(timeout=TIMEOUT), list[str]()
         try:
             for _ in range(dice.randrange(2, 8)):
-                names.append(f"{who}-{ledger.started}")
-                await batch.add(f"soak.{who}", ledger.payload(names[-1], dice))
+                names.append(f"{who}-{published.started}")
+                await batch.add(f"soak.{who}", published.payload(names[-1], dice))
         except NatsError as error:
             report.error("add to batch", error)
         else:
-            await _commit(batch, names, ledger, report)
+            await _commit(batch, names, published, report)
         await trio.sleep(pause)
 
 
-async def _commit(batch: AtomicBatch, names: list[str], ledger: Ledger, report: Report) -> None:
+async def _commit(
+    batch: AtomicBatch, names: list[str], published: PublishedMessages, report: Report
+) -> None:
     try:
         ack = await batch.commit()
     except NatsError as error:
         report.error("commit batch", error)
-        ledger.unknown.update(names)
-        ledger.unknown_batches.append(names)
+        published.unknown.update(names)
+        published.unknown_batches.append(names)
     else:
         report.counts["messages: batches acknowledged"] += 1
         first = ack.seq - len(names) + 1
-        ledger.acknowledged.update(zip(names, range(first, ack.seq + 1), strict=True))
+        published.acknowledged.update(zip(names, range(first, ack.seq + 1), strict=True))
 
 
 # --- consuming ----------------------------------------------------------------------------------
@@ -232,7 +234,7 @@ class Consumed:
             self._report.violation(f"{self.who} received {seq} after {self.last}")
         self.last = max(self.last, seq)
 
-    def judge(self, stored: Mapping[int, str]) -> None:
+    def verify(self, stored: Mapping[int, str]) -> None:
         missing = stored.keys() - self.names.keys()
         if missing:
             self._report.violation(
@@ -261,8 +263,8 @@ async def consume(
     dice = random.Random(consumed.who)
     most = 300 if consumed.who == "pull" else None
     while True:
-        patience = dice.uniform(2, 15) if leave and not stop.is_set() else math.inf
-        with trio.move_on_after(patience):
+        seconds = dice.uniform(2, 15) if leave and not stop.is_set() else math.inf
+        with trio.move_on_after(seconds):
             async with (
                 consumer.consume(max_messages=most) as messages,
                 trio.open_nursery() as nursery,

@@ -1,4 +1,4 @@
-"""What the JetStream soak counts, and what it finds wrong."""
+"""The report of a JetStream soak: counts, errors and violations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_VIOLATIONS = 100
 
 @dataclass
 class Report:
-    """Numbers for the curious, and violations in words."""
+    """What happened in a run."""
 
     seed: int | str
     show: Callable[[str], None]
@@ -26,16 +26,17 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
     def violation(self, text: str) -> None:
+        """Note something that must not happen, and show it."""
         if text not in self.violations and len(self.violations) < MAX_VIOLATIONS:
             self.violations.append(text)
             self.show(f"  VIOLATION: {text}")
 
-    def error(self, what: str, error: Exception) -> None:
+    def error(self, operation: str, error: Exception) -> None:
         """Count an error of the connection, or of JetStream."""
         if not isinstance(error, NatsError):
             raise error
         code = f" {error.err_code}" if isinstance(error, JetStreamAPIError) else ""
-        self.errors[f"{what}: {type(error).__name__}{code}"] += 1
+        self.errors[f"{operation}: {type(error).__name__}{code}"] += 1
 
     def __str__(self) -> str:
         counts = "\n".join(f"  {value:>9,} {name}" for name, value in sorted(self.counts.items()))

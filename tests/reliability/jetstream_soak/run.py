@@ -1,4 +1,4 @@
-"""One run of the JetStream soak: the load, the faults, and the judgement."""
+"""One run of the JetStream soak: the load, the faults, and the final checks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import trio
 
 from tests.reliability.jetstream_soak import messages, stores
 from tests.reliability.jetstream_soak.faults import (
+    CONNECTION_FAULTS,
     SERVER_FAULTS,
-    WIRE_FAULTS,
-    Nemesis,
-    Wires,
+    ConnectionPlans,
+    FaultInjector,
     schedule,
 )
-from tests.reliability.jetstream_soak.messages import STREAM, Consumed, Ledger
+from tests.reliability.jetstream_soak.messages import STREAM, Consumed, PublishedMessages
 from tests.reliability.jetstream_soak.report import Report
 from tests.reliability.jetstream_soak.stores import BUCKET, OBJECTS, Counters, Objects, Watched
 from tests.reliability.soak import left_over, more_than
@@ -65,24 +65,24 @@ Work: TypeAlias = Callable[[trio.Event], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Settings:
-    """How hard the soak tries."""
+    """Duration and load of a run."""
 
     seconds: float
-    """How long there are faults."""
+    """Seconds with faults."""
     pause: float
     """Seconds between two operations of each task."""
     batch: int
-    """How many messages a pipelined publisher publishes at once."""
+    """Number of messages that a pipelined publisher publishes at once."""
     gap: tuple[float, float]
-    """Seconds between two faults of servers, at least and at most."""
+    """Minimum and maximum of the seconds between two faults of servers."""
     threshold: float
     """Seconds until servers delete consumers of lost connections."""
-    patience: float
-    """Seconds until all must have come to rest, once the faults have ended."""
-    forgotten: float | None
-    """Seconds until servers must have deleted those consumers; ``None`` does not wait for that. A
-    server that cannot, because there is no leader, tries again after up to a minute, and after
-    another failure two minutes later."""
+    settle_timeout: float
+    """Seconds to wait for an expected state after the faults."""
+    expiry_timeout: float | None
+    """Seconds until servers must have deleted those consumers; ``None`` to not wait for that. A
+    server that cannot delete one, because there is no leader, tries again after up to a minute,
+    and two minutes after another failure."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Soak:
         self._seed, self._settings, self._show = seed, settings, show
         self._clients: dict[str, Client] = {}
         self._stop = trio.Event()
-        self._ledger = Ledger(self.report)
+        self._published = PublishedMessages(self.report)
         self._counters = Counters(self.report)
         self._objects = Objects(self.report)
         self._known_objects: dict[str, str] = {}
@@ -112,7 +112,12 @@ class Soak:
     async def run(self) -> None:
         """Run; raises :exc:`trio.TooSlowError` if something hangs."""
         settings = self._settings
-        limit = settings.seconds * 1.5 + 4 * settings.patience + (settings.forgotten or 0) + 60
+        limit = (
+            settings.seconds * 1.5
+            + 4 * settings.settle_timeout
+            + (settings.expiry_timeout or 0)
+            + 60
+        )
         async with (
             NatsCluster(
                 3,
@@ -122,15 +127,15 @@ class Soak:
                 start_timeout=60,
                 **TLS.server_options,
             ) as cluster,
-            self._connect("judge", [server.port for server in cluster]) as judge,
+            self._connect("checker", [server.port for server in cluster]) as checker,
         ):
             with trio.fail_after(limit):
-                js = judge.jetstream(timeout=10)
+                js = checker.jetstream(timeout=10)
                 await self._create(js)
                 async with _all_entered(
                     {who: self._client(who, cluster) for who in CLIENTS}
                 ) as self._clients:
-                    await self._under_load(cluster, judge, js)
+                    await self._under_load(cluster, checker, js)
                     await self._check_clients()
                 await self._check_servers(cluster, js)
             if self.report.violations:
@@ -157,7 +162,7 @@ class Soak:
     @asynccontextmanager
     async def _client(self, who: str, cluster: NatsCluster) -> AsyncIterator[Client]:
         proxies = {
-            str(number): ChaosProxy(server.port, Wires(f"{self._seed}/{who}/{number}"))
+            str(number): ChaosProxy(server.port, ConnectionPlans(f"{self._seed}/{who}/{number}"))
             for number, server in enumerate(cluster)
         }
         async with (
@@ -194,35 +199,35 @@ class Soak:
 
     # --- the load --------------------------------------------------------------------------------
 
-    async def _under_load(self, cluster: NatsCluster, judge: Connection, js: JetStream) -> None:
+    async def _under_load(self, cluster: NatsCluster, checker: Connection, js: JetStream) -> None:
         report, settings = self.report, self._settings
-        wires = [client.proxies for client in self._clients.values()]
+        client_proxies = [client.proxies for client in self._clients.values()]
         streams = [STREAM, f"KV_{BUCKET}", f"OBJ_{OBJECTS}"]
-        nemesis = Nemesis(cluster, judge, wires, streams, self._show)
+        injector = FaultInjector(cluster, checker, client_proxies, streams, self._show)
         servers = schedule(self._seed, settings.seconds, SERVER_FAULTS, settings.gap)
-        connections = schedule(self._seed, settings.seconds, WIRE_FAULTS, (0.5, 2.0))
+        connections = schedule(self._seed, settings.seconds, CONNECTION_FAULTS, (0.5, 2.0))
         began = trio.current_time()
         async with trio.open_nursery() as consumers:
             for who, work in self._consumers().items():
                 consumers.start_soon(self._keep, who, work)
-            consumers.start_soon(self._progress, nemesis)
+            consumers.start_soon(self._progress, injector)
             async with trio.open_nursery() as producers:
                 for who, work in self._producers().items():
                     producers.start_soon(self._keep, who, work)
                 async with trio.open_nursery() as faults:
-                    faults.start_soon(nemesis.run, servers, nemesis.disturb_servers)
-                    faults.start_soon(nemesis.run, connections, nemesis.disturb_wires)
+                    faults.start_soon(injector.run, servers, injector.disturb_servers)
+                    faults.start_soon(injector.run, connections, injector.disturb_connections)
                     await trio.sleep(settings.seconds)
-                nemesis.calm()
+                injector.restore()
                 self._show("faults are over")
-                await cluster.wait_until_ready(timeout=settings.patience)
+                await cluster.wait_until_ready(timeout=settings.settle_timeout)
                 self._stop.set()
             self._show("nothing more is written")
             report.counts["time: seconds under load"] = round(trio.current_time() - began)
-            report.counts["faults: servers killed"] = nemesis.kills
-            for kind, count in sorted(nemesis.done.items()):
+            report.counts["faults: servers killed"] = injector.kills
+            for kind, count in sorted(injector.done.items()):
                 report.counts[f"faults: {kind}"] = count
-            await self._judge(js)
+            await self._verify(js)
             consumers.cancel_scope.cancel()
         clients = self._clients.values()
         report.counts["connections: made again"] = sum(
@@ -233,7 +238,7 @@ class Soak:
         )
 
     async def _keep(self, who: str, work: Work) -> None:
-        """Do some work until it ends by itself. Once it has begun, it must not end by an error."""
+        """Run a task; start it again if it cannot begin. Once it has begun, it must not fail."""
         while True:
             began = trio.Event()
             try:
@@ -249,7 +254,7 @@ class Soak:
                 return
 
     def _producers(self) -> dict[str, Work]:
-        """The tasks that end when they are told to stop."""
+        """Return the tasks that end after ``self._stop``."""
         report, stop, pause = self.report, self._stop, self._settings.pause
         clients = self._clients
         found: dict[str, Work] = {}
@@ -257,17 +262,17 @@ class Soak:
             who = f"single {number % 2}"
             found[f"{who} {number}"] = partial(
                 messages.publish_one_by_one,
-                *(clients[who].js, f"s{number}", self._ledger, report, stop, pause),
+                *(clients[who].js, f"s{number}", self._published, report, stop, pause),
             )
         for number in range(2):
             found[f"pipelined {number}"] = partial(
                 messages.publish_pipelined,
-                *(clients["pipelined"].js, f"p{number}", self._ledger, report, stop),
+                *(clients["pipelined"].js, f"p{number}", self._published, report, stop),
                 *(self._settings.batch, 4 * pause),
             )
         found["batches"] = partial(
             messages.publish_batches,
-            *(clients["pipelined"].js, "b", self._ledger, report, stop, 4 * pause),
+            *(clients["pipelined"].js, "b", self._published, report, stop, 4 * pause),
         )
         for number in range(4):
             who = f"counter {number % 2}"
@@ -283,7 +288,7 @@ class Soak:
         return found
 
     def _consumers(self) -> dict[str, Work]:
-        """The tasks that go on until they are cancelled."""
+        """Return the tasks that run until they are cancelled."""
         clients = self._clients
         found: dict[str, Work] = {
             f"consume {consumed.who}": partial(self._consume, consumed)
@@ -340,22 +345,22 @@ class Soak:
         store = await self._clients["get"].js.object_store(OBJECTS)
         await stores.watch_objects(store, self._known_objects, began)
 
-    async def _progress(self, nemesis: Nemesis) -> None:
+    async def _progress(self, injector: FaultInjector) -> None:
         while True:
             await trio.sleep(20)
             self._show(
-                f"{len(self._ledger.acknowledged):,} acknowledged, {nemesis.kills} kills, "
+                f"{len(self._published.acknowledged):,} acknowledged, {injector.kills} kills, "
                 f"{self._counters.confirmed.total():,} increments"
             )
 
-    # --- judging ---------------------------------------------------------------------------------
+    # --- final checks ----------------------------------------------------------------------------
 
-    async def _judge(self, js: JetStream) -> None:
+    async def _verify(self, js: JetStream) -> None:
         report = self.report
         stored: dict[int, str] = {}
         await self._ask(partial(self._read_all, js, stored))
         report.counts["messages: stored"] = len(stored)
-        self._ledger.judge(stored)
+        self._published.verify(stored)
         filtered = {
             seq: name for seq, name in stored.items() if name.startswith(FILTER.split(".")[1])
         }
@@ -365,15 +370,15 @@ class Soak:
             "messages", lambda: all(wanted.keys() <= one.names.keys() for one, wanted in expected)
         )
         for one, wanted in expected:
-            one.judge(wanted)
+            one.verify(wanted)
         for name in sorted(DURABLE):
             await self._ask(partial(self._check_durable, js, name))
-        truth = await self._ask(partial(self._counters.judge, js))
+        actual = await self._ask(partial(self._counters.verify, js))
         for watched in self._watched:
-            await self._settle(watched.who, partial(_same, watched.values, truth))
-            if watched.values != truth:
-                report.violation(f"{watched.who} ends with {watched.values}, not {truth}")
-        objects = await self._ask(partial(self._objects.judge, js))
+            await self._settle(watched.who, partial(_same, watched.values, actual))
+            if watched.values != actual:
+                report.violation(f"{watched.who} ends with {watched.values}, not {actual}")
+        objects = await self._ask(partial(self._objects.verify, js))
         await self._settle("objects", lambda: self._known_objects == objects)
         if self._known_objects != objects:
             report.violation(f"the watcher ends with {self._known_objects}, not {objects}")
@@ -382,14 +387,14 @@ class Soak:
 
     async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the servers, which may be busy, until they answer."""
-        deadline = trio.current_time() + self._settings.patience
+        deadline = trio.current_time() + self._settings.settle_timeout
         while True:
             try:
                 return await ask()
             except NatsError as error:
                 if trio.current_time() > deadline:
                     raise
-                self.report.error("judge", error)
+                self.report.error("checker", error)
                 await trio.sleep(0.5)
 
     async def _read_all(self, js: JetStream, stored: dict[int, str]) -> None:
@@ -408,17 +413,17 @@ class Soak:
                     self.report.violation(f"{state.messages} are stored, {len(stored)} were read")
                 return
 
-    async def _settle(self, what: str, done: Callable[[], bool]) -> None:
-        with trio.move_on_after(self._settings.patience):
+    async def _settle(self, name: str, done: Callable[[], bool]) -> None:
+        with trio.move_on_after(self._settings.settle_timeout):
             while not done():  # noqa: ASYNC110
                 await trio.sleep(0.05)
             return
-        self.report.violation(f"{what}: not complete after {self._settings.patience:g} s")
+        self.report.violation(f"{name}: not complete after {self._settings.settle_timeout:g} s")
 
     async def _check_durable(self, js: JetStream, name: str) -> None:
-        """What was acknowledged must not be pending, once what got lost was delivered again."""
+        """Wait until no message is pending, because all lost ones were delivered again."""
         consumer = await (await js.stream(STREAM)).consumer(name)
-        with trio.move_on_after(self._settings.patience):
+        with trio.move_on_after(self._settings.settle_timeout):
             while True:
                 info = await consumer.refresh()
                 if not info.num_pending and not info.num_ack_pending:
@@ -429,7 +434,7 @@ class Soak:
     # --- leftovers -------------------------------------------------------------------------------
 
     async def _check_clients(self) -> None:
-        """Nothing may be left of the work but the inboxes that are kept for the next requests."""
+        """Check that only inboxes for further requests are left."""
         for who, client in self._clients.items():
             await client.nc.flush()
             left = subscriptions(client.nc)
@@ -439,10 +444,10 @@ class Soak:
                 self.report.violation(f"{who}: {requests} requests are left")
 
     async def _check_servers(self, cluster: NatsCluster, js: JetStream) -> None:
-        """Nothing may be left but the durable consumers, and the connection that asks."""
-        report, forgotten = self.report, self._settings.forgotten
+        """Check that only durable consumers and the connection of the check are left."""
+        report, expiry_timeout = self.report, self._settings.expiry_timeout
         connections = 0
-        with trio.move_on_after(self._settings.patience):
+        with trio.move_on_after(self._settings.settle_timeout):
             while (connections := sum([await _connections(one) for one in cluster])) > 1:  # noqa: ASYNC110
                 await trio.sleep(0.2)
         if connections > 1:
@@ -455,12 +460,12 @@ class Soak:
             > report.counts["connections: made again"] + report.counts["faults: servers killed"]
         ):
             report.violation(f"consumers are left without a reason: {left}")
-        if forgotten is not None:
-            with trio.move_on_after(forgotten):
+        if expiry_timeout is not None:
+            with trio.move_on_after(expiry_timeout):
                 while left := await self._ask(partial(self._ephemeral, js)):  # noqa: ASYNC110
                     await trio.sleep(1)
             if left:
-                report.violation(f"consumers are left after {forgotten:g} s: {left}")
+                report.violation(f"consumers are left after {expiry_timeout:g} s: {left}")
 
     async def _ephemeral(self, js: JetStream) -> set[str]:
         streams = [await js.stream(name) for name in (STREAM, f"KV_{BUCKET}", f"OBJ_{OBJECTS}")]
@@ -489,7 +494,7 @@ def _same(left: object, right: object) -> bool:
 
 
 def _is_temporary(error: BaseException) -> TypeGuard[NatsError]:
-    """Whether it may happen before a consumer or watcher has begun."""
+    """Whether an error may happen before a consumer or watcher has begun."""
     if isinstance(error, JetStreamAPIError):
         return error.code == UNAVAILABLE
     return isinstance(error, (RequestTimeoutError, NoRespondersError))
@@ -502,7 +507,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 async def soak(seed: int | str, settings: Settings, show: Callable[[str], None]) -> Report:
-    """One run; :attr:`Report.violations` is empty if all is well."""
+    """Run the soak. :attr:`Report.violations` must be empty."""
     before = left_over()
     run = Soak(seed, settings, show)
     await run.run()

@@ -56,9 +56,9 @@ class Counters:
         self.complete = trio.Event()
         """Set when all keys have a value."""
 
-    async def judge(self, js: JetStream) -> dict[str, tuple[int, int]]:
+    async def verify(self, js: JetStream) -> dict[str, tuple[int, int]]:
         """Check the counters, and return the value and revision of each."""
-        report, truth = self._report, {}
+        report, actual = self._report, {}
         kv = await js.key_value(BUCKET)
         for key in KEYS:
             history = await kv.history(key)
@@ -71,12 +71,12 @@ class Counters:
                     f"{key} is {numbers[-1]} after {confirmed} confirmed increments and "
                     f"{unknown} whose outcome is unknown"
                 )
-            truth[key] = (numbers[-1], history[-1].revision)
+            actual[key] = (numbers[-1], history[-1].revision)
         report.counts["counters: increments confirmed"] = self.confirmed.total()
         report.counts["counters: increments with an unknown outcome"] = self.unknown.total()
         report.counts["counters: increments that lost a race"] = self.lost_races
-        report.counts["counters: sum"] = sum(value for value, _ in truth.values())
-        return truth
+        report.counts["counters: sum"] = sum(value for value, _ in actual.values())
+        return actual
 
 
 async def increment(
@@ -123,7 +123,7 @@ async def increment(
 
 
 class Watched:
-    """What a watcher believes."""
+    """The last value and revision of each key that a watcher has seen."""
 
     def __init__(self, who: str) -> None:
         self.who = who
@@ -171,19 +171,19 @@ async def list_keys(
 
 
 def contents(name: str, version: int) -> bytes:
-    """Return what ``version`` of an object contains."""
+    """Return the content of a version of an object."""
     dice = random.Random(f"{name}/{version}")
     size = dice.choice((0, 100, 100_000, 300_000))
     return f"{name}/{version}/".encode() + dice.randbytes(size)
 
 
 class Objects:
-    """The fate of each version of each object. Version 0 means that it does not exist."""
+    """The outcome of each write of an object. Version 0 means that it does not exist."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self.possible: defaultdict[str, set[int]] = defaultdict(lambda: {0})
-        """What an object may be now."""
+        """The versions that an object may have now."""
         self.started: Counter[str] = Counter()
 
     def check(self, name: str, data: bytes, *, final: bool) -> None:
@@ -196,14 +196,14 @@ class Objects:
                 f"{name} has version {version}, not one of {self.possible[name]}"
             )
 
-    async def judge(self, js: JetStream) -> dict[str, str]:
+    async def verify(self, js: JetStream) -> dict[str, str]:
         """Check the objects, and return the NUID of each that exists."""
-        truth, report = {}, self._report
+        actual, report = {}, self._report
         store = await js.object_store(OBJECTS)
         for name in self.started:
             try:
                 data = await store.get_bytes(name)
-                truth[name] = (await store.info(name)).nuid
+                actual[name] = (await store.info(name)).nuid
             except ObjectNotFoundError:
                 if 0 not in self.possible[name]:
                     report.violation(f"{name} is absent, not one of {self.possible[name]}")
@@ -211,7 +211,7 @@ class Objects:
                 report.violation(f"{name}: {error}")
             else:
                 self.check(name, data, final=True)
-        return truth
+        return actual
 
 
 async def put_objects(
@@ -292,14 +292,14 @@ async def watch_objects(store: ObjectStore, known: dict[str, str], began: trio.E
                 known[info.name] = info.nuid
 
 
-async def unused_chunks(js: JetStream, truth: dict[str, str]) -> int:
+async def unused_chunks(js: JetStream, actual: dict[str, str]) -> int:
     """Count chunks that belong to no object."""
     stream = await js.stream(f"OBJ_{OBJECTS}")
     return sum(
         [
             count
             async for subject, count in stream.subjects(f"$O.{OBJECTS}.C.>")
-            if subject.rpartition(".")[2] not in truth.values()
+            if subject.rpartition(".")[2] not in actual.values()
         ]
     )
 
@@ -308,7 +308,7 @@ async def unused_chunks(js: JetStream, truth: dict[str, str]) -> int:
 
 
 async def serve(nc: Connection, who: str, began: trio.Event) -> None:
-    """Answer each request with its own text."""
+    """Respond to each request with its own data."""
     began.set()
     dice = random.Random(who)
     async with nc.add_service("echo", version="1.0.0") as service:
@@ -324,7 +324,7 @@ async def serve(nc: Connection, who: str, began: trio.Event) -> None:
 async def ask(
     nc: Connection, who: str, report: Report, stop: trio.Event, pause: float, began: trio.Event
 ) -> None:
-    """Each request gets its own answer, or an error."""
+    """Send requests; each must get its own response, or an error."""
     began.set()
     number = 0
     while not stop.is_set():
