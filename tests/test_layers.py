@@ -21,7 +21,7 @@ import trio_nats
 # It may import from its own layer and those below it, except as BUILT_ON_TOP and EDGES say.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"errors", "_async_with", "_constructors", "_nats_py_names", "_printable"}
+        {"errors", "_async_with", "_constructors", "_json_depth", "_nats_py_names", "_printable"}
         | {"_public_modules", "_tracebacks"}
     ),
     frozenset(
@@ -46,7 +46,7 @@ EDGES = LAYERS[9]
 # Private, but for every layer above it.
 SHARED = (
     LAYERS[3]
-    | {"_async_with", "_constructors", "_nats_py_names", "_printable"}
+    | {"_async_with", "_constructors", "_json_depth", "_nats_py_names", "_printable"}
     | {"_public_modules"}
 )
 

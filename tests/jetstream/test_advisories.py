@@ -363,6 +363,7 @@ MALFORMED: dict[str, bytes] = {
     "unknown and wrong": msgspec.json.encode({"type": "new", "stream": 7}),
     "another stream": msgspec.json.encode({**GOOD, "stream": "S2"}),
     "large": msgspec.json.encode({**GOOD, "more": "x" * 300_000}),
+    "unknown and nested": b'{"type": "new", "a": %b1%b}' % (b"[" * 32, b"]" * 32),
     "invalid UTF-8": b'{"type": "\xff\xfe"}',
 }
 

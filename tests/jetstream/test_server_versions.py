@@ -255,6 +255,10 @@ async def test_a_consumer_is_created_without_a_setting(nats_server: NatsServer) 
     ("level", "text"),
     [
         (0, "2.12 or later for allow_atomic, allow_msg_ttl, but this one is older than 2.11 (API"),
+        (
+            -(10**30),
+            "2.12 or later for allow_atomic, allow_msg_ttl, but this one is older than 2.11",
+        ),
         (1, "2.12 or later for allow_atomic, but this one is older than 2.12 (API level 1); up"),
         (None, "2.12 or later for allow_atomic, allow_msg_ttl; upgrade it, or do without (code"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import UTC, datetime
 
@@ -130,16 +131,18 @@ async def test_data_of_the_stats_handler(
                 raise KeyError
             case "none":
                 return None
+            case "nested":
+                return functools.reduce(lambda inner, _: {"a": inner}, range(100), {})
         return [1] if endpoint.name == "no-object" else object()
 
     async with running(nats_server, stats_handler=data) as (service, client):
-        for name in ("raises", "none", "no-json", "no-object"):
+        for name in ("raises", "none", "no-json", "no-object", "nested"):
             await service.add_endpoint(name, reverse)
         endpoints = (await ask(client, "STATS"))["endpoints"]
         assert endpoints[0]["data"] == {"name": "reverse", "when": "2024-01-01T00:00:00Z"}
-        assert ["data" in endpoint for endpoint in endpoints] == [True, False, False, False, False]
+        assert ["data" in endpoint for endpoint in endpoints] == [True, *[False] * 5]
         assert service.stats().endpoints[0].data == endpoints[0]["data"]
-    assert len(caplog.records) == 6
+    assert len(caplog.records) == 8
     assert {record.message for record in caplog.records} == {
         "service 'adder': no data from its stats_handler"
     }

@@ -22,6 +22,7 @@ import trio
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor, construct
 from .._event_hub import EventChannel, EventHub
+from .._json_depth import MAX_DEPTH, is_shallow
 from .._nursery import open_nursery
 from .._printable import printable
 from ..connection_base import BaseConnection
@@ -379,6 +380,8 @@ def decode_advisory(data: bytes) -> Advisory:
         name = raw.get("type")
         kind = _BY_TYPE.get(name) if isinstance(name, str) else None
         if kind is None:
+            if not is_shallow(raw):
+                raise ValueError(f"it must have at most {MAX_DEPTH} nested levels")
             return json_codec.from_wire({**raw, "data": raw}, UnknownAdvisory)
         return json_codec.from_wire(raw, kind)
     except (ValueError, OverflowError, RecursionError) as error:

@@ -68,7 +68,9 @@ def api_level_error(
     missing = [feature for feature in features if level is None or FEATURES[feature] > level]
     text = f"nats-server must be {version_of(level_of(missing))} or later for {', '.join(missing)}"
     if level is not None:
-        text += f", but this one is older than {version_of(level + 1)} (API level {level})"
+        # Any server may send any number.
+        newer = version_of(max(level, 0) + 1)
+        text += f", but this one is older than {newer} (API level {level})"
     return APILevelError(
         412,
         ErrorCode.REQUIRED_API_LEVEL,

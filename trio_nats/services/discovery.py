@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from .._constructors import NoPublicConstructor
+from .._json_depth import is_shallow
 from ..connection_base import BaseConnection
 from ..errors import ConfigurationError, NoRespondersError
 from ..options import PendingLimits, check_seconds
@@ -33,8 +34,6 @@ MAX_INSTANCES = 10_000
 """Maximum number of responses to accept: a peer may never stop sending them."""
 MAX_BYTES = 64 * 1024 * 1024
 """Maximum size of all responses together, in bytes."""
-MAX_DEPTH = 32
-"""Maximum depth of nested lists and objects in the ``data`` of an endpoint's statistics."""
 
 S = TypeVar("S", bound=ServiceIdentity)
 
@@ -211,20 +210,9 @@ def _read_part(part: dict[str, object]) -> dict[str, object]:
         number = part[name]
         if isinstance(number, (int, float)) and not -(2**63) <= number < 2**63:
             raise ValueError(f"{name} is out of range")
-    if not _is_shallow(part.get("data"), MAX_DEPTH):
+    if not is_shallow(part.get("data")):
         part["data"] = None
     return with_seconds(part)
-
-
-def _is_shallow(value: object, levels: int) -> bool:
-    """Whether lists and objects in ``value`` are nested at most ``levels`` deep."""
-    if not isinstance(value, (list, dict)):
-        return True
-    inner = value.values() if isinstance(value, dict) else value
-    # Most values are no containers; skip the call for them.
-    return levels > 0 and all(
-        _is_shallow(one, levels - 1) for one in inner if isinstance(one, (list, dict))
-    )
 
 
 def _complete(defaults: dict[str, object], raw: dict[str, object]) -> dict[str, object]:

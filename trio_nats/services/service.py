@@ -18,6 +18,7 @@ import trio
 
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
+from .._json_depth import MAX_DEPTH, is_shallow
 from .._nursery import open_nursery
 from ..connection_base import BaseConnection
 from ..errors import ConnectionLostError, NatsError, fresh
@@ -406,4 +407,6 @@ def _as_object(data: object) -> dict[str, object] | None:
         raise TypeError(
             f"stats_handler must return a dict, a struct or None, not {type(data).__name__}"
         )
+    if not is_shallow(decoded):
+        raise ValueError(f"stats_handler must return data of at most {MAX_DEPTH} nested levels")
     return decoded
