@@ -166,6 +166,9 @@ async def test_names_of_nats_py() -> None:
             (nc, "is_connected", r"use nc\.state"),
             (js, "pull_subscribe", r"use stream\.create_consumer\(\) and consumer\.fetch\(\)"),
             (js, "add_stream", r"use js\.create_stream\(\)"),
+            (js, "create_consumer", r"use stream\.create_consumer\(\)"),
+            (await js.create_key_value("a"), "watchall", r"use kv\.watch\(\)"),
+            (nc.add_service("a", version="1.0.0"), "add_group", r"use service\.group\(\)"),
         ]
         for owner, name, instead in calls:
             text = rf"has no attribute '{name}'; {instead}.* \(see 'Coming from nats-py'"

@@ -212,5 +212,9 @@ async def test_names_are_needed(nats_server: NatsServer) -> None:
             text = rf"^{kind.__name__} has no field 'descriptions'; did you mean 'description'\?$"
             with pytest.raises(TypeError, match=text):
                 await call("S", descriptions="d")
+        with pytest.raises(TypeError, match=r"no field 'max_age'; did you mean 'ttl'\?$"):
+            await js.create_key_value("S", max_age=1)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match=r"no field 'ttl'; did you mean 'max_age'\?$"):
+            await js.create_stream("S", ttl=1)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match=r"^StreamConfig has no field 'colour'$"):
             await js.create_stream("S", colour="red")  # type: ignore[call-arg]

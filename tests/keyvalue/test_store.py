@@ -323,8 +323,11 @@ async def test_a_deleted_bucket(nats_server: NatsServer) -> None:
         for call in (kv.get("a"), kv.status(), kv.keys(), kv.history("a"), kv.purge_deletes()):
             with pytest.raises(BucketNotFoundError, match="bucket 'B' does not exist"):
                 await call
-        with pytest.raises(NoStreamResponseError):
-            await kv.put("a", "1")
+        for call in (kv.put("a", "1"), kv.delete("a")):
+            with pytest.raises(
+                NoStreamResponseError, match="nothing was stored: bucket 'B' was deleted, or has no"
+            ):
+                await call
 
 
 # --- values of a type ----------------------------------------------------------------------------

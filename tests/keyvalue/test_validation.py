@@ -105,3 +105,9 @@ async def test_the_server_agrees_on_what_overlaps(nats_server: NatsServer) -> No
             reply = await nc.request("$JS.API.CONSUMER.CREATE.S", json.dumps(request))
             refused = json.loads(reply.data).get("error", {}).get("err_code") == 10138
             assert refused == (overlap([one, other]) is not None), (one, other)
+
+
+@pytest.mark.parametrize("keys", [5, None])
+def test_filters_of_another_type(keys: Any) -> None:
+    with pytest.raises(TypeError, match="keys must be a str or a list of str, not "):
+        check_filters(keys)

@@ -191,6 +191,17 @@ async def test_aclose_waits_for_what_is_under_way(nats_server: NatsServer) -> No
         await service.aclose()
 
 
+async def test_a_service_that_was_not_entered_does_not_stop(nats_server: NatsServer) -> None:
+    """Waiting for it would take for ever."""
+    async with open_nats(nats_server.url) as nc:
+        service = nc.add_service("text", version="1.0.0")
+        with (
+            trio.fail_after(HANG_TIMEOUT),
+            pytest.raises(RuntimeError, match="has not been entered"),
+        ):
+            await service.wait_stopped()
+
+
 async def test_aclose_of_a_service_that_was_not_entered(nats_server: NatsServer) -> None:
     async with open_nats(nats_server.url) as nc:
         service = adder(nc)

@@ -14,8 +14,10 @@ __all__ = ["JetStream"]
 _NATS_PY_NAMES = {
     "add_consumer": "stream.create_consumer()",
     "add_stream": "js.create_stream()",
+    "consumer": "stream.consumer()",
     "consumer_info": "(await stream.consumer(name)).info",
     "consumers_info": "stream.consumers()",
+    "create_consumer": "stream.create_consumer()",
     "delete_consumer": "stream.delete_consumer()",
     "delete_msg": "stream.delete_msg()",
     "find_stream_name_by_subject": "js.stream_name_by_subject()",

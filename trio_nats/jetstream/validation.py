@@ -30,6 +30,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 MAX_METADATA = 128 * 1024
 """Maximum bytes of all keys and values together (ADR-33)."""
 
+_NAMES_OF_OTHERS = {"durable": "durable_name", "max_age": "ttl", "ttl": "max_age"}
+"""Names of fields in nats-py, or in another kind of configuration."""
+
 # Names must be valid as file names and as tokens of subjects.
 _NAME = re.compile(r"[^\x00-\x20\x7f.*>/\\]{1,255}")
 
@@ -136,7 +139,11 @@ def whole_config(
         check_instance("config", config, kind, f"a {kind.__name__} or a name")
     for name in options:
         if name not in kind.__struct_fields__:
-            close = get_close_matches(name, kind.__struct_fields__, 1)
+            other = _NAMES_OF_OTHERS.get(name, "")
+            if other in kind.__struct_fields__:
+                close = [other]
+            else:
+                close = get_close_matches(name, kind.__struct_fields__, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise TypeError(f"{kind.__name__} has no field {name!r}{hint}")
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Generic, Literal, NoReturn, TypeVar, cast, overload
 
 from .._constructors import NoPublicConstructor, construct
+from .._nats_py_names import attribute_error
 from ..codecs import Codec, Payload, check_payload, encode
 from ..errors import ConfigurationError
 from ..headers import HeadersLike
@@ -15,6 +17,7 @@ from ..jetstream.context_base import BaseJetStream
 from ..jetstream.errors import (
     JetStreamError,
     MessageNotFoundError,
+    NoStreamResponseError,
     WrongLastSequenceError,
     described,
 )
@@ -69,6 +72,11 @@ class KeyValue(
     :class:`JetStream` raise. If the bucket has been deleted, reading raises
     :exc:`BucketNotFoundError` and writing :exc:`NoStreamResponseError`.
     """
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise attribute_error(self, name, {"watchall": "kv.watch()"})
 
     def __init__(self, js: BaseJetStream, stream: Stream, codec: Codec[T]) -> None:
         self._js = js
@@ -370,14 +378,8 @@ class KeyValue(
                 "earlier value would come back after the new one has expired; leave ttl out"
             )
         check_count("revision", revision)
-        try:
+        with self._revision_errors(key, revision):
             return await self._store(key, self._encoded(value), expect=revision, ttl=ttl)
-        except WrongLastSequenceError as error:
-            raise described(
-                error,
-                f"the latest revision of key {key!r} of bucket {self.name!r} is not {revision}: "
-                f"{error.description}",
-            ) from None
 
     async def delete(self, key: str, *, revision: int | None = None) -> int:
         """Delete a key, but keep its history. If cancelled, it may have been deleted or not.
@@ -442,9 +444,32 @@ class KeyValue(
         self, key: str, data: Payload, *, expect: int | None = None, ttl: float | None = None
     ) -> int:
         subject = self._put_prefix + check_key(key)
-        with key_errors(key):
+        with key_errors(key), self._bucket_gone():
             ack = await self._js.publish(subject, data, expect_last_subject_seq=expect, ttl=ttl)
         return ack.seq
+
+    @contextmanager
+    def _revision_errors(self, key: str, revision: int | None) -> Generator[None, None, None]:
+        """Name the key and the revision in the error for one that is not the latest."""
+        try:
+            yield
+        except WrongLastSequenceError as error:
+            raise described(
+                error,
+                f"the latest revision of key {key!r} of bucket {self.name!r} is not {revision}: "
+                f"{error.description}",
+            ) from None
+
+    @contextmanager
+    def _bucket_gone(self) -> Generator[None, None, None]:
+        """Name the bucket in the error for a subject that no stream stores."""
+        try:
+            yield
+        except NoStreamResponseError as error:
+            if self._js.prefix == DEFAULT_PREFIX:  # otherwise an import may be missing
+                reason = f"bucket {self.name!r} was deleted, or has no leader at the moment"
+                error.args = (f"nothing was stored: {reason}",)
+            raise
 
     async def _remove(
         self, key: str, revision: int | None, headers: HeadersLike, ttl: float | None = None
@@ -452,7 +477,7 @@ class KeyValue(
         subject = self._put_prefix + check_key(key)
         if revision is not None:
             check_count("revision", revision, 1)
-        with key_errors(key):
+        with key_errors(key), self._bucket_gone(), self._revision_errors(key, revision):
             ack = await self._js.publish(
                 subject, headers=headers, expect_last_subject_seq=revision, ttl=ttl
             )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 
 from ..errors import ConfigurationError, InvalidSubjectError
 from ..jetstream.validation import overlap
+from ..options import type_name
 from .errors import InvalidKeyError
 
 __all__ = ["ALL_KEYS", "check_bucket", "check_filters", "check_key", "is_key", "key_errors"]
@@ -60,6 +61,8 @@ def key_errors(key: str) -> Generator[None, None, None]:
 
 def check_filters(keys: str | Sequence[str]) -> tuple[str, ...]:
     """Return ``keys`` as a tuple if all of them are valid; wildcards are allowed."""
+    if not isinstance(keys, Iterable):
+        raise TypeError(f"keys must be a str or a list of str, not {type_name(keys)}")
     filters = (keys,) if isinstance(keys, str) else tuple(keys)
     if not filters:
         raise InvalidKeyError(f"keys must not be empty; use {ALL_KEYS!r} for all keys")

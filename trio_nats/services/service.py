@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, Self, TypeAlias
 
 import msgspec
 import trio
@@ -19,6 +19,7 @@ import trio
 from .._async_with import NeedsAsyncWith
 from .._constructors import NoPublicConstructor
 from .._json_depth import MAX_DEPTH, is_shallow
+from .._nats_py_names import attribute_error
 from .._nursery import open_nursery
 from ..connection_base import BaseConnection
 from ..errors import ConnectionLostError, NatsError, fresh
@@ -65,6 +66,11 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
     """
 
     _async_with = "nc.add_service(...) as service"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise attribute_error(self, name, {"add_group": "service.group()"})
 
     def __init__(
         self,
@@ -282,8 +288,11 @@ class Service(ServiceGroup, NeedsAsyncWith, metaclass=NoPublicConstructor, use="
 
         :raises ConnectionLostError: if it stopped because the connection is gone for good.
         :raises PermissionsViolationError: if it stopped because an endpoint is forbidden.
+        :raises RuntimeError: if the service has not been entered.
         """
         self.nc._check_run()
+        if not self._entered:
+            raise self._not_entered_error("this service")
         await self._stopped.wait()
         if self._failure is not None:
             raise fresh(self._failure)
