@@ -18,6 +18,7 @@ from trio_nats.jetstream import (
     JetStreamAPIError,
     MessageNotFoundError,
     NoStreamResponseError,
+    StorageType,
     StreamConfig,
     StreamNameInUseError,
     StreamNotFoundError,
@@ -167,6 +168,41 @@ async def test_what_the_stream_does_not_allow(nats_server: NatsServer) -> None:
             with pytest.raises(JetStreamAPIError, match=rf"is disabled; .*{setting}") as caught:
                 await call()
             assert caught.value.err_code in list(ErrorCode)
+
+
+@pytest.mark.requires_server("2.14")
+async def test_a_stream_without_fast_batches(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        await js.create_stream("S", subjects=["s"], storage=MEMORY)
+        text = r"is disabled; set allow_batched of the stream \("
+        with pytest.raises(JetStreamAPIError, match=text) as caught:
+            async with js.fast_batch() as batch:
+                await batch.add("s")
+        assert caught.value.err_code == ErrorCode.FAST_BATCH_DISABLED
+
+
+@pytest.mark.parametrize("storage", StorageType)
+async def test_deleting_a_message_that_does_not_exist(
+    nats_server: NatsServer, storage: StorageType
+) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await js.create_stream("S", subjects=["s"], storage=storage)
+        await js.publish("s")
+        await stream.delete_msg(1)
+        for seq in (1, 2):
+            with pytest.raises(MessageNotFoundError, match=f"^stream 'S' has no message {seq} "):
+                await stream.delete_msg(seq)
+
+
+async def test_another_revision_of_a_key(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await js.create_key_value("B", storage=MEMORY)
+        for number in range(2):
+            await kv.put("a", str(number))
+        text = "the latest revision of key 'a' of bucket 'B' is not 1: wrong last sequence: 2"
+        for call in (kv.update("a", "2", 1), kv.delete("a", revision=1), kv.purge("a", revision=1)):
+            with pytest.raises(WrongLastSequenceError, match=text):
+                await call
 
 
 async def test_no_stream(nats_server: NatsServer) -> None:

@@ -244,8 +244,8 @@ class API:
         raise JetStreamNotEnabledError(
             503,
             ErrorCode.NOT_ENABLED,
-            f"nobody answers on {subject!r}: JetStream is not enabled on the server, or the prefix "
-            f"{self.prefix!r} is wrong",
+            f"nobody answers on {subject!r}: JetStream is not enabled on the server, or the domain "
+            f"or prefix {self.prefix!r} is wrong",
         ) from None
 
     def paged(

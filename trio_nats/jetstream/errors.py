@@ -111,6 +111,8 @@ class ErrorCode(enum.IntEnum):
     """The server is too old; see :exc:`APILevelError`."""
     MESSAGE_SCHEDULES_DISABLED = 10188
     """The stream has no ``allow_msg_schedules``."""
+    FAST_BATCH_DISABLED = 10205
+    """The stream has no ``allow_batched``."""
 
 
 _HINTS: dict[int, str] = {
@@ -119,6 +121,7 @@ _HINTS: dict[int, str] = {
     ),
     ErrorCode.MESSAGE_COUNTER_DISABLED: "create a stream with allow_msg_counter",
     ErrorCode.ATOMIC_PUBLISH_DISABLED: "set allow_atomic of the stream",
+    ErrorCode.FAST_BATCH_DISABLED: "set allow_batched of the stream",
     ErrorCode.MESSAGE_SCHEDULES_DISABLED: "set allow_msg_schedules of the stream",
 }
 """What to do about errors whose text from the server does not contain it."""
@@ -240,7 +243,8 @@ class FastBatchError(JetStreamError):
 
     def __str__(self) -> str:
         which = "" if self.number is None else f"message {self.number:,} was refused: "
-        return f"the batch ended early, {self.stored:,} messages are stored; {which}{self.reason}"
+        messages = "message is" if self.stored == 1 else "messages are"
+        return f"the batch ended early, {self.stored:,} {messages} stored; {which}{self.reason}"
 
 
 class NoStreamResponseError(JetStreamError, NoRespondersError):

@@ -36,6 +36,7 @@ from .consumer.ordered import OrderedConsumer
 from .errors import (
     ConsumerNameInUseError,
     ConsumerNotFoundError,
+    JetStreamAPIError,
     JetStreamError,
     MessageNotFoundError,
 )
@@ -363,6 +364,10 @@ class _PurgeAnswer(Answer, frozen=True, kw_only=True):
     purged: int = 0
 
 
+_MISSING = ("no message found", "stream store EOF")
+"""What a store of files says if a message to be deleted does not exist, or not yet."""
+
+
 class _DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     no_erase: bool = False
@@ -501,8 +506,11 @@ class Stream(
         request = _DeleteRequest(seq=check_count("seq", seq, 1), no_erase=not secure)
         try:
             await self._api.request(f"STREAM.MSG.DELETE.{self.name}", request, Answer)
-        except MessageNotFoundError as error:
-            raise message_not_found(error, self.name, MsgRequest(seq=seq)) from None
+        except JetStreamAPIError as error:
+            if not isinstance(error, MessageNotFoundError) and error.description not in _MISSING:
+                raise
+            missing = MessageNotFoundError(error.code, error.err_code, error.description)
+            raise message_not_found(missing, self.name, MsgRequest(seq=seq)) from None
 
     async def seal(self) -> None:
         """Seal the stream: nothing can be stored or deleted any more. This cannot be undone.

@@ -396,7 +396,7 @@ class PullSubscription(MessageSource):
             "consumer %r: %d %s; requesting again in %g s",
             self._consumer,
             status.code,
-            description,
+            description or "(no server has the consumer at the moment)",
             seconds,
         )
         self._emit(PullRefused, status.code, description, seconds)
