@@ -107,6 +107,8 @@ class ErrorCode(enum.IntEnum):
     """The stream has no ``allow_msg_counter``."""
     ATOMIC_PUBLISH_DISABLED = 10174
     """The stream has no ``allow_atomic``."""
+    ATOMIC_BATCH_INCOMPLETE = 10176
+    """Messages of an atomic batch did not reach the stream. Nothing was stored."""
     REQUIRED_API_LEVEL = 10185
     """The server is too old; see :exc:`APILevelError`."""
     MESSAGE_SCHEDULES_DISABLED = 10188
@@ -121,6 +123,9 @@ _HINTS: dict[int, str] = {
     ),
     ErrorCode.MESSAGE_COUNTER_DISABLED: "create a stream with allow_msg_counter",
     ErrorCode.ATOMIC_PUBLISH_DISABLED: "set allow_atomic of the stream",
+    ErrorCode.ATOMIC_BATCH_INCOMPLETE: (
+        "a message was lost on the way, was not permitted, or belongs to another stream"
+    ),
     ErrorCode.FAST_BATCH_DISABLED: "set allow_batched of the stream",
     ErrorCode.MESSAGE_SCHEDULES_DISABLED: "set allow_msg_schedules of the stream",
 }

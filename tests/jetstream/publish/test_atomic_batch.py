@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import connected, filled
+from tests.jetstream.helpers import MEMORY, connected, filled
 from tests.support.proxies import PlainProxy
 from trio_nats import (
     ConfigurationError,
@@ -109,6 +109,21 @@ async def test_a_stream_that_does_not_allow_it(nats_server: NatsServer) -> None:
         await batch.add("other")
         with pytest.raises(NoStreamResponseError):
             await batch.commit()
+
+
+async def test_a_message_that_belongs_to_another_stream(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js, 0, allow_atomic=True)
+        other = await js.create_stream("OTHER", subjects=["other"], storage=MEMORY)
+        batch = js.atomic_batch()
+        for subject in ("s.a", "other", "s.b"):
+            await batch.add(subject)
+        with pytest.raises(
+            JetStreamAPIError, match=r"incomplete; a message was lost .*another stream"
+        ):
+            await batch.commit()
+        for one in (stream, other):
+            assert (await one.refresh()).state.messages == 0
 
 
 async def test_a_server_that_does_not_know_batches(nats_server: NatsServer) -> None:

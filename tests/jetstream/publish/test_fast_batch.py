@@ -504,6 +504,7 @@ async def test_a_ping_that_finds_no_room_harms_nobody(nats_server: NatsServer) -
                     await batch.add("slow")
 
 
+@pytest.mark.requires_server("2.14")
 @pytest.mark.nats_server(
     jetstream=True,
     config={
