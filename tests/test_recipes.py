@@ -206,10 +206,10 @@ async def test_graceful_stop(
 
 
 @pytest.mark.nats_server(jetstream=True)
-async def test_work_that_takes_long(
+async def test_work_longer_than_ack_wait(
     recipes: Any, nc: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each message is delivered once, and the server hears of the slow one meanwhile."""
+    """Each message is delivered once, and the server receives `+WPI` for the slow one."""
     js = nc.jetstream()
     stream = await js.create_stream("S", subjects=["s"], storage=StorageType.MEMORY)
     consumer = await stream.create_consumer("c")
@@ -229,7 +229,7 @@ async def test_work_that_takes_long(
             stop.set()
 
     async with nc.subscribe("$JS.ACK.S.c.>") as acks:
-        await recipes.work_slowly(consumer, handle, stop, every=0)
+        await recipes.do_long_work(consumer, handle, stop, every=0)
     assert handled == [b"slow", b"bad", b"last"]
     assert "cannot handle" in caplog.text
     info = await consumer.refresh()

@@ -59,8 +59,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     """Return ``value`` if it is a positive number of seconds (or zero, with ``zero``)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        more = "; call its total_seconds()" if isinstance(value, timedelta) else ""
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}{more}")
+        hint = "; call its total_seconds()" if isinstance(value, timedelta) else ""
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}{hint}")
     if value != value:
         raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
     if value < 0 or (value == 0 and not zero):

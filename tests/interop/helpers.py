@@ -1,8 +1,8 @@
-"""Programs that use NATS clients, told by the tests what to do.
+"""Other NATS clients: programs that carry out the operations that tests request.
 
 Each runs for a whole module, because it takes long to start. It reads requests from its standard
-input, one JSON object a line, handles one after another, and writes one line in reply to each. All
-of them know the same operations and reply in the same form, so the tests can compare the replies.
+input, one JSON object per line, and writes one line in reply to each. All programs have the same
+operations and the same form of replies, so the tests can compare the replies.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Client:
         assert self._process.stdout is not None
         try:
             line = self._process.stdout.readline()
-        except BaseException:  # it hangs; the next test needs another
+        except BaseException:  # It hangs, so the next test starts another one.
             self._process.kill()
             raise
         if not line:
@@ -113,9 +113,11 @@ class Client:
 
     @property
     def is_running(self) -> bool:
+        """Whether the program has not ended."""
         return self._process.poll() is None
 
     def close(self) -> None:
+        """End the program."""
         with self._process, self._log:
             assert self._process.stdin is not None
             with contextlib.suppress(OSError):
@@ -129,7 +131,7 @@ class Client:
 class Clients:
     """The clients that a module uses, each started when it is first needed.
 
-    A test that needs one that is not there is skipped.
+    A test that needs a missing client is skipped.
     """
 
     def __init__(self, url: str) -> None:
@@ -145,7 +147,7 @@ class Clients:
         return self._running[name]
 
     def present(self, names: Sequence[str] = CLIENTS) -> list[Client]:
-        """Those of ``names`` that are there, for tests that make sense without the others."""
+        """Return the installed clients of ``names``, for tests that can do without the others."""
         return [self[name] for name in names if not missing(name)]
 
     def __enter__(self) -> Self:
@@ -165,7 +167,7 @@ def program(name: str) -> list[str | Path]:
 
 @functools.cache
 def missing(name: str) -> str:
-    """Return why a client cannot be tested; empty if it can."""
+    """Return why a client cannot be used; empty if it can."""
     if name == "node":
         npm = shutil.which("npm")
         if shutil.which("node") is None or npm is None:

@@ -24,6 +24,8 @@ from nats.key_value.errors import KeyExistsError, KeyNotFoundError
 
 
 class Operations:
+    """The operations that tests can request, by name."""
+
     def __init__(self, nc: nats.client.Client) -> None:
         self.js = nats.jetstream.new(nc)
         self.watched: dict[str, list[dict[str, Any]]] = {}

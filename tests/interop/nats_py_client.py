@@ -20,6 +20,8 @@ from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
 
 class Operations:
+    """The operations that tests can request, by name."""
+
     def __init__(self, nc: Client) -> None:
         self.nc, self.js = nc, nc.jetstream()
         self.watched: dict[str, list[Any]] = {}

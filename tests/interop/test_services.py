@@ -91,8 +91,8 @@ async def test_instances_of_all_clients(clients: Clients, bucket: str) -> None:
         client("svc_stop")
 
 
-async def test_answers_have_the_fields_of_the_others(clients: Clients, bucket: str) -> None:
-    """And those fields have the same JSON types. Some of the others leave out what is empty."""
+async def test_responses_have_the_fields_of_other_clients(clients: Clients, bucket: str) -> None:
+    """With the same JSON types. Some of the others leave out empty fields."""
     asked, running = {}, clients.present()
     async with open_nats(clients.url) as nc:
         for client in running:

@@ -20,6 +20,8 @@ from trio_nats.services import Service, ServiceError, ServiceRequest, service_er
 
 
 class Operations:
+    """The operations that tests can request, by name."""
+
     def __init__(self, nc: Connection, nursery: trio.Nursery) -> None:
         self.nc, self.js, self.nursery = nc, nc.jetstream(), nursery
         self.watched: dict[str, list[Any]] = {}

@@ -149,55 +149,58 @@ def _bare(hint: object) -> object:
 
 
 def check_types(value: msgspec.Struct) -> None:
-    """Check the types of all fields, which msgspec does not do when a struct is made."""
+    """Check the types of all fields, which msgspec does not do when a struct is made.
+
+    :raises TypeError: if a field has a wrong type.
+    :raises ConfigurationError: if a field has an impossible value.
+    """
     _check_fields(f"{type(value).__name__}: ", value)
 
 
 def _check_fields(prefix: str, value: msgspec.Struct) -> None:
     for name, (_, hint) in _fields(type(value)).items():
         given = getattr(value, name)
-        what = f"{prefix}{name}"
+        field = f"{prefix}{name}"
         if get_origin(_bare(hint)) is Sequence and isinstance(given, str):
-            raise TypeError(f"{what} must be a list, not a str; write {name}=[{given!r}]")
+            raise TypeError(f"{field} must be a list, not a str; write {name}=[{given!r}]")
         for one in given if isinstance(given, (list, tuple)) else (given,):
             if isinstance(one, type):
                 raise TypeError(
-                    f"{what} must have an instance, not {type_name(one)}; use {one.__name__}(...)"
+                    f"{field} must have an instance, not {type_name(one)}; use {one.__name__}(...)"
                 )
         if given is not None or hint is _bare(hint):
-            _check_type(what, given, _bare(hint))
+            _check_type(field, given, _bare(hint))
 
 
-def _check_type(what: str, value: object, hint: object) -> None:
+def _check_type(field: str, value: object, hint: object) -> None:
     kind = hint if isinstance(hint, type) else object
     if issubclass(kind, msgspec.Struct):
         if not isinstance(value, kind):
-            more = ""
+            advice = ""
             if isinstance(value, str) and "name" in kind.__struct_fields__:
-                more = f"; use {kind.__name__}(name={value!r:.80})"
-            raise TypeError(
-                f"{what} must be a {kind.__name__}, not {type(value).__name__} {value!r:.80}{more}"
-            )
-        _check_fields(f"{what}.", value)
+                advice = f"; use {kind.__name__}(name={value!r:.80})"
+            given = f"{type(value).__name__} {value!r:.80}"
+            raise TypeError(f"{field} must be a {kind.__name__}, not {given}{advice}")
+        _check_fields(f"{field}.", value)
         return
     if get_origin(hint) is Sequence and isinstance(value, (list, tuple)):
         for one in cast("Sequence[object]", value):
-            _check_type(what, one, get_args(hint)[0])
+            _check_type(field, one, get_args(hint)[0])
         return
     try:
         msgspec.convert(msgspec.to_builtins(value), hint)
     except (TypeError, msgspec.ValidationError):
-        more = "; call its total_seconds()" if isinstance(value, timedelta) else ""
-        raise TypeError(f"{what} must be {_expected(hint)}, not {value!r:.80}{more}") from None
+        advice = "; call its total_seconds()" if isinstance(value, timedelta) else ""
+        raise TypeError(f"{field} must be {_expected(hint)}, not {value!r:.80}{advice}") from None
     except (ValueError, OverflowError, RecursionError) as error:
-        raise ConfigurationError(f"{what}: {error}") from None
+        raise ConfigurationError(f"{field}: {error}") from None
     if isinstance(value, datetime):
-        time_to_wire(what, value)
+        time_to_wire(field, value)
     elif hint == Seconds:
-        nanoseconds(what, cast("float", value))
+        nanoseconds(field, cast("float", value))
     # Unknown values are kept if a server has sent them.
     if issubclass(kind, Choice) and not isinstance(value, kind) and value not in list(kind):
-        raise ConfigurationError(f"{what} must be {_expected(kind)}, not {value!r}")
+        raise ConfigurationError(f"{field} must be {_expected(kind)}, not {value!r}")
 
 
 def _expected(hint: object) -> str:

@@ -365,7 +365,7 @@ class _PurgeAnswer(Answer, frozen=True, kw_only=True):
 
 
 _MISSING = ("no message found", "stream store EOF")
-"""What a store of files says if a message to be deleted does not exist, or not yet."""
+"""Descriptions in the errors of a file store for a message that does not exist, or not yet."""
 
 
 class _DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,8 +30,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 MAX_METADATA = 128 * 1024
 """Maximum bytes of all keys and values together (ADR-33)."""
 
-_NAMES_OF_OTHERS = {"durable": "durable_name", "max_age": "ttl", "ttl": "max_age"}
-"""Names of fields in nats-py, or in another kind of configuration."""
+_FIELD_HINTS = {"durable": "durable_name", "max_age": "ttl", "ttl": "max_age"}
+"""Names of fields in nats-py or in another kind of configuration, and the right name here."""
 
 # Names must be valid as file names and as tokens of subjects.
 _NAME = re.compile(r"[^\x00-\x20\x7f.*>/\\]{1,255}")
@@ -139,7 +139,7 @@ def whole_config(
         check_instance("config", config, kind, f"a {kind.__name__} or a name")
     for name in options:
         if name not in kind.__struct_fields__:
-            other = _NAMES_OF_OTHERS.get(name, "")
+            other = _FIELD_HINTS.get(name, "")
             if other in kind.__struct_fields__:
                 close = [other]
             else:

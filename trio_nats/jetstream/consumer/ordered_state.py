@@ -222,13 +222,15 @@ class OrderedState:
 
         The position is meaningless in another stream of that name: its messages have lower numbers,
         so a consumer would wait, perhaps for ever, for the number to come.
+
+        :raises JetStreamAPIError: if its leader may be out of date; ask again later.
         """
         if info.created is not None and is_another_stream(
             info.created, self._created, self._supposed, self._since
         ):
             return f"was created again at {info.created.isoformat()}, after this consumer began"
         if info.state.last_seq < self._reached:
-            why = f"ends at {info.state.last_seq}, but message {self._reached} was already read"
+            reason = f"ends at {info.state.last_seq}, but message {self._reached} was already read"
             if (
                 info.cluster is not None
                 and info.cluster.replicas
@@ -237,9 +239,9 @@ class OrderedState:
                 raise JetStreamAPIError(
                     UNAVAILABLE,
                     ErrorCode.CLUSTER_NOT_AVAILABLE,
-                    f"stream {self.stream!r} {why}: its leader is behind, or it has lost messages",
+                    f"stream {self.stream!r} {reason}: its leader is behind, or it lost messages",
                 )
-            return f"{why}: it has lost messages"
+            return f"{reason}: it has lost messages"
         self._created, self._behind_since = info.created, None
         return ""
 

@@ -148,10 +148,14 @@ def _ttl(ttl: float) -> str:
 async def report_denied(
     events: EventChannel[Event], denied: Callable[[PermissionsViolationError], None]
 ) -> None:
-    """Call ``denied`` when the server does not permit publishing to a subject, until cancelled.
+    """Call a function for each error that publishing to a subject is not permitted.
 
-    Nobody replies to such a message, so waiting for its acknowledgement would take the whole
-    timeout, and then tell that it may have been stored.
+    Nobody replies to such a message. Without this, waiting for its acknowledgement would take the
+    whole timeout, and the error would say that it may have been stored. Runs until it is cancelled
+    or the connection is closed.
+
+    :param events: the events of the connection.
+    :param denied: called with each error.
     """
     async with events:
         async for event in events:

@@ -54,7 +54,7 @@ SPARE_REPLIES = 1_000
 REPLY_SIZE = 4 * 1024
 """Maximum size of an acknowledgement or an error, in bytes."""
 MAX_SUBJECTS = 100_000
-"""Maximum number of subjects to keep, of messages that no stream may have stored."""
+"""Maximum number of subjects to keep, for errors about messages that no stream stores."""
 MAX_ERRORS = 100
 """Maximum number of refusals in :attr:`FastBatch.errors`."""
 PING_AFTER = 3.0
@@ -133,7 +133,9 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         self._subjects: deque[str] = deque(maxlen=min(ack_every * max_pending_acks, MAX_SUBJECTS))
         self._sent = 0
         self._acked = 0
-        self._handled = 0  # the last message that the stream has dealt with, as far as is known
+        self._handled = (
+            0  # the last message known to be acknowledged or refused, or lost before a ping
+        )
         self._every = 0  # unknown before the first reply
         self._lost = 0
         self._lost_until = 1
@@ -431,7 +433,7 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
             now = trio.current_time()
             if not self._sent:
                 continue
-            # A stream that answers pings but gets no further must not be waited for either.
+            # Also give up a stream that answers pings but makes no progress.
             if now - min(self._heard_at, self._waiting_since) >= self._timeout:
                 self._end(
                     timed_out(
