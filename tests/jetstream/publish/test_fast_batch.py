@@ -158,7 +158,7 @@ async def test_a_gap_ends_the_batch(nats_server: NatsServer) -> None:
             await batch.add("s.a", "1")
             await batch.add("plain", "2")
             with pytest.raises(
-                FastBatchError, match=r"1 messages .*; message 2 was lost"
+                FastBatchError, match="1 message is stored; message 2 was lost"
             ) as caught:
                 for _ in range(300):
                     await batch.add("s.b")
@@ -368,7 +368,7 @@ async def test_refusals_that_were_lost_do_not_block_it(nats_server: NatsServer) 
                         await msg.respond(json.dumps(answer))
 
             async with js.fast_batch(
-                allow_gaps=True, timeout=0.2, max_pending_acks=1, ack_every=1
+                allow_gaps=True, timeout=1, max_pending_acks=1, ack_every=1
             ) as batch:
                 nursery.start_soon(answer)
                 for _ in range(3):
