@@ -36,11 +36,11 @@ def js_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.finish()
 
 
-def do(url: str, what: Callable[[Connection], Awaitable[object]]) -> None:
+def do(url: str, action: Callable[[Connection], Awaitable[object]]) -> None:
     async def main() -> None:
         with trio.fail_after(HANG_TIMEOUT):
             async with open_nats(url) as nc:
-                await what(nc)
+                await action(nc)
 
     trio.run(main)
 
@@ -105,7 +105,7 @@ def test_forged_json_is_only_ascii(js_url: str) -> None:
     assert output.strip().isprintable()
 
 
-def test_how_it_ends(js_url: str) -> None:
+def test_ends_of_the_command(js_url: str) -> None:
     done = cli("events", "S", "--wait", "10ms", "-s", js_url)
     assert (done.exit_code, done.stdout) == (0, "")
     with listening(js_url, "S") as events:
@@ -113,7 +113,7 @@ def test_how_it_ends(js_url: str) -> None:
         assert events.finish() == 130
 
 
-def test_what_can_be_wrong(js_url: str, tmp_path: Path) -> None:
+def test_invalid_arguments(js_url: str, tmp_path: Path) -> None:
     done = cli("events", "S", "--kind", "new", "-s", js_url)
     assert done.exit_code == 2
     assert "--kind must be one of " in done.stderr

@@ -435,7 +435,7 @@ async def test_draining_keeps_what_was_sent_until_then() -> None:
 
 @pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest", "wait"])
 async def test_draining_keeps_a_bounded_amount(policy: FullPolicy) -> None:
-    """A server that goes on sending, instead of confirming the end, does not fill the memory."""
+    """A server that keeps sending, and does not confirm the end, does not fill the memory."""
     size = 1024 * 1024
     most = 1000 + PendingLimits().bytes
     limits = PendingLimits(bytes=1000, when_full=policy)

@@ -27,15 +27,15 @@ __all__ = [
     "HANG_TIMEOUT",
     "MEMORY",
     "REQUIRED",
-    "Heard",
+    "RecordedRequest",
     "connected",
     "error",
     "fake_api",
     "filled",
-    "heard",
     "pass_on",
-    "placed",
+    "recorded_requests",
     "relayed",
+    "retried_placement",
     "stored",
 ]
 
@@ -78,8 +78,8 @@ async def filled(js: JetStream, count: int = 6, **options: Any) -> Stream:
 NO_SUITABLE_PEERS = 10005
 
 
-async def placed(create: Callable[[], Awaitable[T]]) -> T:
-    """The result of ``create``, which needs replicas in a cluster that has just been started.
+async def retried_placement(create: Callable[[], Awaitable[T]]) -> T:
+    """Create something with replicas in a cluster that has just been started; return it.
 
     Servers before 2.12 take up to a second to tell each other what they have room for.
     """
@@ -102,7 +102,7 @@ async def stored(stream: Stream) -> list[StoredMsg]:
     return found
 
 
-class Heard(msgspec.Struct):
+class RecordedRequest(msgspec.Struct):
     """A request or a message with a reply subject, and the first reply."""
 
     msg: Msg
@@ -110,9 +110,9 @@ class Heard(msgspec.Struct):
 
 
 @asynccontextmanager
-async def heard(server: NatsServer) -> AsyncIterator[dict[str, Heard]]:
+async def recorded_requests(server: NatsServer) -> AsyncIterator[dict[str, RecordedRequest]]:
     """Listen to all requests and their replies, until the block is left."""
-    found: dict[str, Heard] = {}
+    found: dict[str, RecordedRequest] = {}
     async with connected(server) as (_, nc), nc.subscribe(">") as sub:
         await nc.flush()
         yield found
@@ -120,7 +120,7 @@ async def heard(server: NatsServer) -> AsyncIterator[dict[str, Heard]]:
         messages = [await sub.receive() for _ in range(sub.pending[0])]
         for msg in messages:
             if msg.reply is not None and not msg.reply.startswith("$"):
-                found[msg.reply] = Heard(msg)
+                found[msg.reply] = RecordedRequest(msg)
         for msg in messages:
             if msg.subject in found and found[msg.subject].answer is None:
                 found[msg.subject].answer = msg

@@ -1,4 +1,4 @@
-"""What the ADRs say about the wire: requests, headers and acknowledgements, with a real server."""
+"""Requests, headers and acknowledgements on the wire are those of the ADRs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.jetstream.helpers import MEMORY, Heard, connected, filled, heard
+from tests.jetstream.helpers import MEMORY, RecordedRequest, connected, filled, recorded_requests
 from trio_nats.jetstream import (
     AckPolicy,
     JetStream,
@@ -32,11 +32,11 @@ async def consume_all(stream: Stream, **options: Any) -> list[Any]:
 
 async def requested(
     nats_server: NatsServer, call: Callable[[JetStream, Stream], Awaitable[object]]
-) -> list[Heard]:
-    """What is published with a reply subject while ``call`` runs; stream ``S`` has messages."""
+) -> list[RecordedRequest]:
+    """Return what is published with a reply subject while ``call`` runs; ``S`` has messages."""
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, allow_msg_ttl=True, allow_atomic=True)
-        async with heard(nats_server) as found:
+        async with recorded_requests(nats_server) as found:
             await call(js, stream)
             await nc.flush()
         return list(found.values())

@@ -1,4 +1,4 @@
-"""Advisories of streams and consumers: as real servers send them, and as nobody should."""
+"""Advisories of streams and consumers, from real servers and forged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import MEMORY, connected, filled, placed
+from tests.jetstream.helpers import MEMORY, connected, filled, retried_placement
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks
 from trio_nats import (
@@ -69,7 +69,7 @@ KINDS = [
 
 
 async def until(channel: EventChannel[Advisory], kind: type[Advisory]) -> Any:
-    """The next one of a kind."""
+    """Return the next advisory of a kind."""
     async for advisory in channel:
         if isinstance(advisory, kind):
             return advisory
@@ -188,7 +188,7 @@ async def test_a_backup(nats_server: NatsServer) -> None:
 async def test_leaders(nats_cluster: NatsCluster) -> None:
     async with open_nats(nats_cluster.urls) as nc:
         js = nc.jetstream(timeout=10)
-        stream = await placed(
+        stream = await retried_placement(
             lambda: js.create_stream("S", subjects=["s"], num_replicas=3, storage=MEMORY)
         )
         async with stream.advisories() as channel:
@@ -308,7 +308,7 @@ async def test_the_advisories_of_another_account_are_imported() -> None:
                 assert isinstance(await one.receive(), ConsumerActionAdvisory)
 
 
-async def test_those_of_a_leaf_node_arrive_at_its_hub() -> None:
+async def test_advisories_of_a_leaf_node_arrive_at_its_hub() -> None:
     port = free_port("127.0.0.1")
     hub = {"jetstream": {"domain": "hub"}, "leafnodes": {"host": "127.0.0.1", "port": port}}
     remotes = [{"urls": [f"nats-leaf://127.0.0.1:{port}"]}]
@@ -396,7 +396,7 @@ async def test_malformed_advisories_are_ignored(
         assert r"\x9b31m\u202ered" in record.getMessage()
 
 
-async def test_another_consumer_is_not_believed(nats_server: NatsServer) -> None:
+async def test_advisories_about_another_consumer_are_ignored(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         consumer = await (await filled(js, 0)).create_consumer("c")
         async with consumer.advisories() as channel:
@@ -422,7 +422,7 @@ def test_an_unknown_advisory() -> None:
 
 
 @pytest.mark.parametrize("data", list(MALFORMED.values()), ids=list(MALFORMED))
-def test_decoding_what_is_malformed(data: bytes) -> None:
+def test_decoding_malformed_advisories(data: bytes) -> None:
     if b'"S2"' in data:
         return
     with pytest.raises(JetStreamError, match=r"malformed advisory|at most 262,144 bytes"):

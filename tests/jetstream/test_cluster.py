@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import trio
 
-from tests.jetstream.helpers import placed
+from tests.jetstream.helpers import retried_placement
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ReconnectPolicy, RequestTimeoutError, open_nats
 from trio_nats.jetstream import JetStreamAPIError, JetStreamError, Placement, StorageType
@@ -27,7 +27,7 @@ async def test_another_leader(nats_cluster: NatsCluster) -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_cluster.urls, reconnect=QUICK) as nc:
             js = nc.jetstream(timeout=10)
-            stream = await placed(
+            stream = await retried_placement(
                 lambda: js.create_stream(
                     "S", subjects=["s"], num_replicas=3, storage=MEMORY, allow_direct=True
                 )

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 import trio_nats.jetstream
-from tests.jetstream.helpers import MEMORY, Heard, connected, heard
+from tests.jetstream.helpers import MEMORY, RecordedRequest, connected, recorded_requests
 from tests.support.schemas import (
     needs_schemas,
     read_schema,
@@ -318,8 +318,8 @@ async def use_stores(js: JetStream) -> None:
     await store.seal()
 
 
-def check(found: dict[str, Heard]) -> Iterator[str]:
-    """Compare what was heard with the schemas; yield what differs."""
+def check(found: dict[str, RecordedRequest]) -> Iterator[str]:
+    """Compare what was recorded_requests with the schemas; yield what differs."""
     names = schemas_of_requests()
     for one in found.values():
         verb = verb_of(one.msg.subject)
@@ -350,7 +350,7 @@ def check_one(name: str, data: bytes, what: str) -> Iterator[str]:
 @pytest.mark.nats_server(jetstream=True)
 async def test_all_requests_and_answers(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
-        async with heard(nats_server) as found:
+        async with recorded_requests(nats_server) as found:
             stream = await use_streams(js)
             await use_consumers(stream)
             await use_a_cluster(stream)

@@ -138,7 +138,7 @@ def uses(js: JetStream, stream: Stream) -> dict[str, Callable[[], Awaitable[obje
 async def test_each_feature_works_or_the_server_is_said_to_be_too_old(
     nats_server: NatsServer,
 ) -> None:
-    """Whatever is refused has left nothing on the server."""
+    """A refused feature leaves nothing on the server."""
     async with connected(nats_server) as (js, _):
         level = (await js.account_info()).api.level
         stream = await filled(js)
@@ -187,7 +187,7 @@ async def test_publishers_and_batches_check_the_server_too(nats_server: NatsServ
 
 
 @pytest.mark.requires_server("2.12")
-async def test_a_server_that_tells_its_level_is_not_asked(nats_server: NatsServer) -> None:
+async def test_a_server_that_sends_its_level_is_not_asked(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         before = (await js.account_info()).api.total
         await js.create_stream("S", subjects=["s"], allow_msg_ttl=True, storage=MEMORY)
@@ -196,8 +196,8 @@ async def test_a_server_that_tells_its_level_is_not_asked(nats_server: NatsServe
         assert nc.server_info.api_lvl >= 2
 
 
-async def test_a_level_that_cannot_be_had() -> None:
-    """The server is asked only once where it is forbidden, and the request is made anyway."""
+async def test_a_level_that_cannot_be_requested() -> None:
+    """If asking is not permitted, it is tried only once, and the request is sent anyway."""
     config = {
         "authorization": {
             "users": [
@@ -234,7 +234,7 @@ async def test_a_level_that_cannot_be_had() -> None:
 
 
 async def test_a_consumer_is_created_without_a_setting(nats_server: NatsServer) -> None:
-    """By a server that is older than the one that has told its API level."""
+    """By a server that is older than the one that has sent its API level."""
 
     def answer(msg: Msg) -> dict[str, Any]:
         if msg.subject == "fake.INFO":
@@ -263,7 +263,7 @@ async def test_a_consumer_is_created_without_a_setting(nats_server: NatsServer) 
         (None, "2.12 or later for allow_atomic, allow_msg_ttl; upgrade it, or do without (code"),
     ],
 )
-def test_what_is_said(level: int | None, text: str) -> None:
+def test_the_text_of_the_error(level: int | None, text: str) -> None:
     error = api_level_error(["allow_atomic", "allow_msg_ttl"], level)
     assert str(error).startswith(f"nats-server must be {text}")
 

@@ -221,7 +221,7 @@ def test_a_stream_of_another_domain() -> None:
 async def test_a_setting_is_left_out_without_an_error(
     nats_server: NatsServer, options: Any
 ) -> None:
-    """By a server that is older than the one that has told its API level."""
+    """By a server that is older than the one that has sent its API level."""
     (feature,) = features_of(StreamConfig(name="S", **options))
 
     def answer(msg: Msg) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.jetstream.helpers import placed
+from tests.jetstream.helpers import retried_placement
 from tests.jetstream.scripted_server import QUICK
 from tests.keyvalue.helpers import brief, bucket
 from tests.support.timeouts import HANG_TIMEOUT
@@ -28,7 +28,7 @@ async def contend() -> None:
         open_nats(cluster[0].url, reconnect=QUICK) as nc,
     ):
         await cluster.wait_until_ready()
-        kv = await placed(lambda: bucket(nc.jetstream(), num_replicas=3, history=64))
+        kv = await retried_placement(lambda: bucket(nc.jetstream(), num_replicas=3, history=64))
         won: list[int] = []
 
         async def create(number: int) -> None:

@@ -520,7 +520,7 @@ async def test_stopping_without_a_server(nats_server: NatsServer) -> None:
             assert service.stopped
 
 
-async def test_responses_that_nobody_takes(caplog: pytest.LogCaptureFixture) -> None:
+async def test_responses_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:
     """The outbox is full, because the server does not read."""
     caplog.set_level(logging.DEBUG, "trio_nats.services")
     async with scripted(outbox_size=500_000) as (nc, peer):

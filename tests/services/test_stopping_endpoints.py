@@ -34,7 +34,7 @@ async def has_responders(nc: Connection, subject: str) -> bool:
 
 
 async def names(client: Connection) -> list[str]:
-    """The endpoints that discovery shows."""
+    """Return the endpoints that discovery shows."""
     info = [one["name"] for one in (await ask(client, "INFO"))["endpoints"]]
     assert [one["name"] for one in (await ask(client, "STATS"))["endpoints"]] == info
     return info
@@ -72,7 +72,7 @@ async def test_stopping_one_endpoint(nats_server: NatsServer) -> None:
         assert await has_responders(client, "other")
 
 
-async def test_it_responds_to_what_has_arrived(nats_server: NatsServer) -> None:
+async def test_it_responds_to_requests_that_have_arrived(nats_server: NatsServer) -> None:
     replies: list[bytes] = []
 
     async def request(number: int) -> None:

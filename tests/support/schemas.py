@@ -71,7 +71,7 @@ def _validator(name: str) -> jsonschema.Draft7Validator:
 
 
 def violations(name: str, document: object) -> list[str]:
-    """What a decoded document violates, each with its path: ``$.max_age: 'x' is not ...``."""
+    """Return the violations of a document, each with its path: ``$.max_age: 'x' is not ...``."""
     return [
         f"{problem.json_path}: {problem.message}"
         for problem in _validator(name).iter_errors(document)

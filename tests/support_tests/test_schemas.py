@@ -1,4 +1,4 @@
-"""What the comparison with JSON schemas finds."""
+"""The comparison with JSON schemas finds violations and unknown fields."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ SCHEMA = {
         ({"name": "a", "parts": [{"if": 1}], "b": 1}, [], {"parts[].if", "b"}),
     ],
 )
-def test_what_is_found(tmp_path: Path, value: Any, violated: list[str], unknown: set[str]) -> None:
+def test_violations_and_unknown_fields(
+    tmp_path: Path, value: Any, violated: list[str], unknown: set[str]
+) -> None:
     (tmp_path / "one.json").write_text(json.dumps(SCHEMA))
     (name,) = schema_names(str(tmp_path))
     assert violations(name, value) == violated

@@ -1,4 +1,4 @@
-"""What ``consume`` handles by itself is told to those who listen."""
+"""Events of consumers: what ``consume`` handles by itself is emitted to listeners."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def rest(events: EventChannel[ConsumerEvent]) -> list[ConsumerEvent]:
         ("777 \x1b[31mred\u202e", PullRefused("S", "C", 777, r"\x1b[31mred\u202e", 0.25)),
     ],
 )
-async def test_statuses_are_told(line: str, event: ConsumerEvent) -> None:
+async def test_statuses_are_emitted(line: str, event: ConsumerEvent) -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, _),
@@ -81,7 +81,7 @@ async def test_ends_of_pulls_are_no_events() -> None:
             events.receive_nowait()
 
 
-async def test_an_unpinned_client_is_told() -> None:
+async def test_unpinned_is_emitted() -> None:
     puller = Puller()
     config = ConsumerConfig(
         name="C", priority_policy=PriorityPolicy.PINNED_CLIENT, priority_groups=["g"]
@@ -96,7 +96,7 @@ async def test_an_unpinned_client_is_told() -> None:
         assert await events.receive() == Unpinned("S", "C", "g")
 
 
-async def test_missed_heartbeats_are_told() -> None:
+async def test_missed_heartbeats_are_emitted() -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, _),
@@ -112,7 +112,7 @@ async def test_missed_heartbeats_are_told() -> None:
 # --- push consumers ------------------------------------------------------------------------------
 
 
-async def test_a_stalled_push_consumer_is_told_once() -> None:
+async def test_a_stalled_push_consumer_is_emitted_once() -> None:
     puller = Puller()
     config = ConsumerConfig(deliver_subject="_INBOX.here", flow_control=True, idle_heartbeat=5.0)
     async with (
@@ -136,7 +136,7 @@ async def test_a_stalled_push_consumer_is_told_once() -> None:
             events.receive_nowait()
 
 
-async def test_a_silent_push_consumer_is_told() -> None:
+async def test_a_silent_push_consumer_is_emitted() -> None:
     puller = Puller()
     config = ConsumerConfig(deliver_subject="_INBOX.here", idle_heartbeat=0.05)
     async with (
@@ -151,7 +151,7 @@ async def test_a_silent_push_consumer_is_told() -> None:
 
 
 @pytest.mark.nats_server(jetstream=True)
-async def test_a_recreated_ordered_consumer_is_told(nats_server: NatsServer) -> None:
+async def test_a_recreated_ordered_consumer_is_emitted(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, _):
         stream = await filled(js, 3)
         ordered = stream.ordered_consumer(name_prefix="o")
@@ -172,7 +172,7 @@ async def test_a_recreated_ordered_consumer_is_told(nats_server: NatsServer) -> 
 
 
 @pytest.mark.nats_server(jetstream=True)
-async def test_what_fails_meanwhile_is_told(nats_server: NatsServer) -> None:
+async def test_failures_to_recreate_are_emitted(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         await filled(js, 1)
         impatient = nc.jetstream(timeout=0.2)
@@ -233,7 +233,7 @@ ENDS = ("stop_after", "drain", "connection", "aclose", "leave")
 )
 @pytest.mark.nats_server(jetstream=True)
 async def test_events_end_with_the_messages(nats_server: NatsServer, kind: str, end: str) -> None:
-    """So a task that listens does not keep a nursery inside of the block waiting."""
+    """So a listening task does not keep a nursery within the block open."""
     async with connected(nats_server) as (js, _), open_nats(nats_server.url) as nc:
         await filled(js, 3)
         messages = await consumed(nc.jetstream(), kind, 3 if end == "stop_after" else None)
@@ -270,7 +270,7 @@ async def consumed(js: JetStream, kind: str, stop_after: int | None) -> Messages
             return consumer.consume()
 
 
-async def test_a_slow_listener_loses_the_oldest_and_knows_how_many() -> None:
+async def test_a_slow_listener_loses_the_oldest_and_counts_them() -> None:
     puller = Puller()
     async with (
         pulled_from(puller) as (consumer, _),
@@ -287,7 +287,7 @@ async def test_a_slow_listener_loses_the_oldest_and_knows_how_many() -> None:
         ]
 
 
-async def test_what_can_be_wrong() -> None:
+async def test_invalid_arguments() -> None:
     puller = Puller()
     async with pulled_from(puller) as (consumer, _), consumer.consume() as messages:
         with pytest.raises(ConfigurationError, match="buffer"):

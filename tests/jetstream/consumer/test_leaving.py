@@ -244,10 +244,10 @@ NEEDS_2_11 = pytest.mark.requires_server("2.11")
     ],
     ids=["plain", "max_ack_pending", "limits", "pinned", "paused"],
 )
-async def test_the_answer_that_is_waited_for(
+async def test_every_server_refuses_the_request_at_once(
     nats_server: NatsServer, options: dict[str, Any]
 ) -> None:
-    """The server gives it at once, whatever the consumer is waiting for, and nothing changes."""
+    """Whatever the consumer is waiting for; and nothing changes."""
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 2)
         consumer = await stream.create_consumer("c", **options)
@@ -376,7 +376,7 @@ async def test_what_was_requested_arrives_before_the_interest_ends(by: str) -> N
 
 
 @pytest.mark.parametrize("by", ["fetch", "consume"])
-async def test_a_flood_is_not_waited_for(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leaving_does_not_wait_for_a_flood(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that always sends more than was requested does not fill the memory."""
     puller = Puller()
     floods = 0
@@ -481,7 +481,7 @@ async def test_a_cancelled_fetch_keeps_last_deliveries(nats_server: NatsServer) 
         assert [msg.data for msg in came] == [b"%d" % number for number in range(10)]
 
 
-async def test_a_bound_consumer_learns_what_is_to_be_kept(nats_server: NatsServer) -> None:
+async def test_a_bound_consumer_keeps_messages_after_refresh(nats_server: NatsServer) -> None:
     async with connected(nats_server) as (js, nc):
         stream = await filled(js, 5)
         await stream.create_consumer("c", ack_policy=AckPolicy.NONE)
