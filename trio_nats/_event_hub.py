@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -46,7 +47,7 @@ class EventChannel(
         self._async_with = use
         self._listeners = listeners
         self._check_run = check_run
-        self._events: deque[E] = deque(maxlen=buffer)
+        self._events: deque[E] = deque(maxlen=min(buffer, sys.maxsize))
         self._waiters: dict[trio.lowlevel.Task, None] = {}
         self._ended: Exception | None = None
         self._dropped = 0

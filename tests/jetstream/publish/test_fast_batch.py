@@ -314,6 +314,22 @@ async def test_an_exception_leaves_the_rest(nats_server: NatsServer) -> None:
         assert holder[0].ack is None
 
 
+@pytest.mark.nats_server(
+    config={"jetstream": {"limits": {"batch": {"max_inflight_per_stream": 1}}}}
+)
+async def test_a_batch_that_was_left_takes_no_room_in_the_stream(nats_server: NatsServer) -> None:
+    async with batching(nats_server) as (js, stream):
+        for _ in range(3):
+            with pytest.raises(KeyError):
+                async with js.fast_batch() as batch:
+                    await batch.add("s.a")
+                    await batch.add("s.a")  # waits for the first reply
+                    raise KeyError
+        async with js.fast_batch() as batch:
+            await batch.add("s.a")
+        assert len(await stored(stream)) == 7
+
+
 @pytest.mark.slow
 async def test_many_batches_at_once_each_keep_their_order(nats_server: NatsServer) -> None:
     async with batching(nats_server) as (js, stream):
