@@ -99,6 +99,15 @@ async def test_a_link_is_followed_only_if_asked(nats_server: NatsServer, tmp_pat
     assert set(os.listdir(tmp_path)) == {"target", "link", "loop"}
 
 
+async def test_a_folder_that_does_not_exist(nats_server: NatsServer, tmp_path: Path) -> None:
+    """The error names it, and not a temporary file."""
+    async with connected(nats_server) as (store, _, _):
+        await store.put("n", b"new")
+        with pytest.raises(FileNotFoundError, match="the folder must exist") as caught:
+            await store.get_file("n", tmp_path / "no" / "n")
+    assert caught.value.filename == str(tmp_path / "no")
+
+
 @posix
 @pytest.mark.parametrize("follow", [False, True])
 async def test_a_path_that_is_not_a_file_is_not_replaced(

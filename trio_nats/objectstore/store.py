@@ -59,6 +59,8 @@ async def write_file(
     if follow_symlinks:
         path = trio.Path(await trio.to_thread.run_sync(os.path.realpath, path))
     replaced = await _replaced(path)
+    if not await path.parent.exists():  # opening the temporary file would name that one
+        raise FileNotFoundError(errno.ENOENT, "the folder must exist; make it", str(path.parent))
     part = path.with_name(f".{new_name()}.part")
     # The replaced file may be less accessible than new files in the folder are.
     opener = None if replaced is None else partial(os.open, mode=0o600)
