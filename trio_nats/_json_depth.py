@@ -1,7 +1,7 @@
 """Bound how deeply JSON from untrusted sources is nested.
 
-What is nested almost as deeply as the decoder allows cannot be encoded or shown again: that raises
-:exc:`RecursionError`.
+Otherwise a document that is nested almost as deeply as the decoder allows could not be encoded or
+shown: that raises :exc:`RecursionError`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def is_shallow(value: object, levels: int = MAX_DEPTH) -> bool:
     if not isinstance(value, (list, dict)):
         return True
     inner = value.values() if isinstance(value, dict) else value
-    # Most values are no containers, and are not worth a call.
+    # Most values are no containers; skip the call for them.
     return levels > 0 and all(
         is_shallow(one, levels - 1) for one in inner if isinstance(one, (list, dict))
     )

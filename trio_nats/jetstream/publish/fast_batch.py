@@ -7,8 +7,8 @@ down publishers. The publisher waits while ``max_pending_acks`` acknowledgements
 acknowledgement covers all messages before it, so a lost one need not be repeated. A ping requests
 the last acknowledgement and the gaps again, and keeps the server from abandoning the batch.
 
-A stream does not acknowledge a message that it refuses. If gaps are allowed, the error lets the
-publisher go on, and so does the answer to a ping, which shows that nothing before it is on its way.
+A stream does not acknowledge a message that it refuses. If gaps are allowed, the publisher then
+continues after the error, or after the answer to a ping, because no earlier message is on its way.
 
 A stream ends a batch with an ordinary acknowledgement, which has the number of messages: after a
 commit, or as soon as a message is lost or refused, unless gaps are allowed.
