@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -434,6 +435,18 @@ async def test_answers_without_progress_are_not_waited_for(
                     if not commit:
                         await batch.add("stuck")
             nursery.cancel_scope.cancel()
+
+
+async def test_a_program_that_is_busy_for_long(nats_server: NatsServer) -> None:
+    """Nothing is read and no ping is sent all the while, which is not the stream's silence."""
+    async with batching(nats_server) as (js, stream):
+        async with js.fast_batch(timeout=0.4) as batch:
+            await batch.add("s.a")
+            await batch.add("s.a")  # waits for the first reply
+            time.sleep(0.7)  # noqa: ASYNC251
+            await trio.testing.wait_all_tasks_blocked()
+            await batch.add("s.a")
+        assert len(await stored(stream)) == 3
 
 
 async def test_the_subject_without_a_stream_is_named(nats_server: NatsServer) -> None:

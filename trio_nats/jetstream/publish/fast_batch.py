@@ -442,10 +442,17 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
         """Send a ping after some silence, and give up after more."""
         pause = min(PING_AFTER, self._timeout / 5)
         while self._outcome is None:
+            before = trio.current_time()
             await trio.sleep(pause)
             now = trio.current_time()
             if not self._sent:
                 continue
+            late = now - before - pause
+            if late > pause:
+                # The program was busy or suspended. Replies may have arrived that were not read
+                # yet, and no ping was sent, so this does not count as silence.
+                self._heard_at += late
+                self._waiting_since += late
             # Also give up a stream that answers pings but makes no progress.
             if now - min(self._heard_at, self._waiting_since) >= self._timeout:
                 self._end(
