@@ -40,7 +40,7 @@ from trio_nats.jetstream import (
 )
 from trio_nats.testing import NatsServer
 
-pytestmark = pytest.mark.nats_server(jetstream=True)
+pytestmark = [pytest.mark.nats_server(jetstream=True), pytest.mark.requires_server("2.14")]
 
 
 @asynccontextmanager
@@ -533,7 +533,6 @@ async def test_a_ping_that_finds_no_room_harms_nobody(nats_server: NatsServer) -
                     await batch.add("slow")
 
 
-@pytest.mark.requires_server("2.14")
 @pytest.mark.nats_server(
     jetstream=True,
     config={
