@@ -98,9 +98,9 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
     The stream must have ``allow_batched``, and the server must be 2.14 or later. The messages are
     stored in the order in which you add them; those of other publishers may come between them.
     Leaving the block commits the batch, and raises if not all messages were stored. If the block is
-    left by an exception, cancellation included, the batch ends, and nothing is waited for; the
-    messages that have been sent may or may not have been stored. Only one task at a time may use a
-    batch.
+    left by an exception, cancellation included, the batch ends without waiting for the stream;
+    the messages that have been sent may or may not have been stored. Only one task at a time may
+    use a batch.
     """
 
     _async_with = "js.fast_batch() as batch"
@@ -415,10 +415,10 @@ class FastBatch(NeedsAsyncWith, metaclass=NoPublicConstructor, use="js.fast_batc
                 self._abandon()
 
     def _abandon(self) -> None:
-        """Tell the stream that nothing follows, without waiting.
+        """Commit what was sent, without waiting.
 
-        It would keep the batch for another ten seconds, and allows only so many. All messages that
-        it has are stored in any case.
+        Otherwise the stream keeps the batch for ten seconds, and its number of batches is limited.
+        All messages that the stream has received are stored in any case.
         """
         reply = f"{self._reply_prefix}.{self._sent + 1}.{COMMIT}.$FI"
         with contextlib.suppress(NatsError, trio.ClosedResourceError):
