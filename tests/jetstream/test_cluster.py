@@ -67,7 +67,9 @@ async def test_administration(nats_cluster: NatsCluster) -> None:
     with trio.fail_after(HANG_TIMEOUT):
         async with open_nats(nats_cluster.urls, reconnect=QUICK) as nc:
             js = nc.jetstream(timeout=5)
-            stream = await js.create_stream("S", subjects=["s"], num_replicas=3, storage=MEMORY)
+            stream = await retried_placement(
+                lambda: js.create_stream("S", subjects=["s"], num_replicas=3, storage=MEMORY)
+            )
             consumer = await stream.create_consumer(durable_name="C")
             for thing in (stream, consumer):
                 cluster = (await thing.refresh()).cluster

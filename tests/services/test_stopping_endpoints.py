@@ -182,7 +182,9 @@ async def test_replacing_an_endpoint_again_and_again(nats_server: NatsServer) ->
                 await old.aclose()
                 old = new
             over.set()
-        found = sorted([int((await replies.receive()).data) for _ in range(published)])
+        responses = [await replies.receive() for _ in range(published)]
+        assert [msg for msg in responses if msg.raw_headers is not None] == []  # no errors
+        found = sorted(int(msg.data) for msg in responses)
         assert found == [*range(published)] == sorted(map(int, handled))
         await client.flush()
         with pytest.raises(trio.WouldBlock):
