@@ -314,10 +314,11 @@ def test_a_command_replies(url: str) -> None:
 
 
 def test_a_failing_command_sends_an_error_reply(url: str) -> None:
+    sleep = f"sleep {600_000 + os.getpid()}"  # other runs of the tests have other numbers
     reasons = {
         "exit 1": "exit code 1",
         "yes": "more than 1,048,576 bytes",
-        "sleep 60123 & sleep 60123": "longer than 1 s",
+        f"{sleep} & {sleep}": "longer than 1 s",
     }
     command = ["--command", "sh -c {{Request}}", "--timeout", "1s"]
     with replying(url, "run", *command) as svc:
@@ -329,7 +330,7 @@ def test_a_failing_command_sends_an_error_reply(url: str) -> None:
             assert reason.encode() in svc.errors.splitlines()[-1]
         svc.kill(signal.SIGINT)
         assert svc.finish() == 130
-    left = subprocess.run(["pgrep", "-f", "^sleep 60123"], capture_output=True, check=False)
+    left = subprocess.run(["pgrep", "-f", f"^{sleep}$"], capture_output=True, check=False)
     assert left.stdout == b""
 
 
