@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import deque
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
@@ -68,7 +69,7 @@ class _CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     action: str = ""
 
 
-SERVER_DEFAULTS = {
+SERVER_DEFAULTS: Mapping[str, float] = {
     "ack_wait": 30.0,
     "inactive_threshold": 5.0,
     "max_ack_pending": 1000,
