@@ -255,14 +255,14 @@ class FastBatchError(JetStreamError):
 class NoStreamResponseError(JetStreamError, NoRespondersError):
     """No stream stores the subject that a message was published to. Nothing was stored."""
 
-    def __str__(self) -> str:
-        return (
-            f"no stream stores {self.subject!r}: create a stream with that subject, or check "
-            "whether JetStream is enabled"
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        # Replaces the text of NoRespondersError.
+        Exception.__init__(
+            self,
+            f"no stream stores {subject!r}: create a stream with that subject, or check whether "
+            "JetStream is enabled",
         )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self)!r})"
 
 
 class AckError(JetStreamError, RuntimeError):
