@@ -215,16 +215,17 @@ async def test_only_some_kinds(nats_server: NatsServer) -> None:
         ):
             assert nc.stats.subscriptions == 3 + 1 + 1 + 1
             await (await one.next()).nak()
+            assert isinstance(await of_one.receive(), NakAdvisory)
             await (await two.next()).term()
+            assert isinstance(await of_two.receive(), TerminatedAdvisory)
             await js.update_stream(stream.info.config, max_msgs=100)
             await one.delete()
-            names = {chosen: "one one", of_consumers: "one two one", of_one: "one one"}
+            names = {chosen: "one one", of_consumers: "one two one", of_one: "one"}
             for channel, consumers in names.items():
                 assert [
                     (await channel.receive()).consumer  # type: ignore[attr-defined]
                     for _ in consumers.split()
                 ] == consumers.split()
-            assert isinstance(await of_two.receive(), TerminatedAdvisory)
             await nc.flush()
             for channel in (chosen, of_consumers, of_one, of_two):
                 with pytest.raises(trio.WouldBlock):
