@@ -22,7 +22,7 @@ from trio_nats.events import Event
 
 if TYPE_CHECKING:  # they need packages that the connection does not
     from trio_nats._transport.websocket import WebSocketStream
-    from trio_nats.jetstream import Consumer, Messages, Publisher
+    from trio_nats.jetstream import Consumer, JetStreamMsg, Messages, Publisher
     from trio_nats.jetstream.consumer.message_source import MessageSource
     from trio_nats.objectstore import ObjectInfo
 
@@ -34,6 +34,7 @@ __all__ = [
     "failing",
     "failing_metadata",
     "farewell",
+    "has_decoded_metadata",
     "has_session",
     "has_waiters",
     "inbox_limits",
@@ -49,6 +50,7 @@ __all__ = [
     "outbox_of",
     "push",
     "quiesced",
+    "remembered_subjects",
     "set_handover_limits",
     "socket_of",
     "source_of",
@@ -273,3 +275,13 @@ def spare_inboxes(nc: Connection) -> int:
 def kept_by(consumer: Consumer) -> int:
     """Return how many messages are kept for the next call."""
     return len(consumer._kept)
+
+
+def remembered_subjects(nc: Connection) -> int:
+    """Return the number of subjects that the connection remembers to publish to."""
+    return len(nc._pub_lines.known) + len(nc._pub_lines._subjects)
+
+
+def has_decoded_metadata(msg: JetStreamMsg) -> bool:
+    """Whether the metadata in the reply subject of a message was decoded."""
+    return msg._metadata is not None

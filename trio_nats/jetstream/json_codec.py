@@ -84,8 +84,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 # --- single values -------------------------------------------------------------------------------
 
 
+_EXACT_SECONDS = 1e5
+"""Below this, the rounding errors of floats add up to much less than a nanosecond."""
+
+
 def nanoseconds(name: str, value: float) -> int:
     """Convert seconds to nanoseconds, without the error of binary fractions."""
+    if type(value) is float and 0 <= value < _EXACT_SECONDS:
+        return round(value * 1e9)
     if check_seconds(name, value, zero=True) != float("inf"):
         exact = Decimal(value if isinstance(value, int) else repr(float(value))) * _BILLION
         whole = int(exact.to_integral_value(ROUND_HALF_EVEN))

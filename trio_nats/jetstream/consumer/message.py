@@ -13,7 +13,7 @@ from ...codecs import Decoder
 from ...connection_base import BaseConnection
 from ...errors import ConfigurationError, InvalidSubjectError
 from ...headers import Headers
-from ...message import Msg
+from ...message import Msg, can_respond_to
 from ..errors import AckError
 from ..json_codec import nanoseconds
 
@@ -33,6 +33,13 @@ _GATEWAY = "_GR_"
 _ACK = b"$JS.ACK."
 
 _can_be_published_to = re.compile(r"[^\x00-\x20\x7f.*>]+(?:\.[^\x00-\x20\x7f.*>]+)*").fullmatch
+# Up to 19 digits are certainly below 2**64. Longer numbers, and subjects with a domain, take the
+# slower way.
+_SHORT_NUMBER = r"\.(\d{1,19})"
+_short_ack = re.compile(
+    r"\$JS\.ACK\.([^.]*)\.([^.]*)" + 5 * _SHORT_NUMBER, re.ASCII | re.DOTALL
+).fullmatch
+_short_numbers = re.compile(5 * _SHORT_NUMBER.encode()).fullmatch
 
 
 class MsgMetadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +73,19 @@ def read_metadata(reply: str) -> MsgMetadata:
 
     :raises ValueError: if it is not the reply subject of a JetStream message.
     """
+    if (match := _short_ack(reply)) is not None:
+        stream, consumer, delivered, stream_seq, consumer_seq, timestamp_ns, pending = (
+            match.groups()
+        )
+        return MsgMetadata(
+            stream=stream,
+            consumer=consumer,
+            delivered=int(delivered),
+            stream_seq=int(stream_seq),
+            consumer_seq=int(consumer_seq),
+            timestamp_ns=int(timestamp_ns),
+            pending=int(pending),
+        )
     tokens = _split(reply)
     if tokens[:2] == ["$JS", "ACK"]:
         if len(tokens) == 9:
@@ -78,13 +98,14 @@ def read_metadata(reply: str) -> MsgMetadata:
 class ReplySubjects:
     """Recognizes the reply subjects of one consumer."""
 
-    __slots__ = ("_consumer", "_dots", "_front", "_stream")
+    __slots__ = ("_consumer", "_dots", "_front", "_short_front", "_stream")
 
     def __init__(self, stream: str, consumer: str) -> None:
         self._stream = stream
         self._consumer = consumer
+        self._short_front = b"$JS.ACK.%b.%b" % (stream.encode(), consumer.encode())
         # The beginning of the last reply subject, up to the numbers.
-        self._front = b"$JS.ACK.%b.%b." % (stream.encode(), consumer.encode())
+        self._front = self._short_front + b"."
         self._dots = 8
 
     def is_ack(self, reply: bytes | None) -> bool:
@@ -95,6 +116,16 @@ class ReplySubjects:
         if reply.startswith(self._front) and reply.count(b".") == self._dots:
             return True
         return self._is_other_ack(reply)
+
+    def sequences(self, reply: bytes) -> tuple[int, int] | None:
+        """Return the sequence numbers in a reply subject of the consumer: stream and consumer.
+
+        ``None`` if it is not one, or has a form that only :func:`read_metadata` can read.
+        """
+        front = self._short_front
+        if reply.startswith(front) and (match := _short_numbers(reply, len(front))):
+            return int(match[2]), int(match[3])
+        return None
 
     def _is_other_ack(self, reply: bytes) -> bool:
         try:
@@ -272,7 +303,15 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         :raises NoRespondersError: if the consumer does not exist, or has no leader at the moment.
             You can try again.
         """
-        await self._say(ACK, ACK, confirm=True, timeout=timeout)
+        reply = self._check_unanswered().decode("utf-8", "backslashreplace")
+        self._answer = ACK
+        try:
+            await self._ack_context.nc.request(reply, ACK, timeout=timeout)
+        except InvalidSubjectError as error:
+            self._log_unanswerable(str(error))
+        except BaseException:
+            self._answer = None
+            raise
 
     async def nak(self, *, delay: float | None = None) -> None:
         """Refuse the message: it could not be handled now, and is to be delivered again.
@@ -317,10 +356,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         :raises AckError: if the message was answered already, or the consumer has
             ``AckPolicy.NONE``.
         """
-        try:
-            await self._ack_context.nc.publish(self._where(), IN_PROGRESS)
-        except InvalidSubjectError as error:
-            self._log_unanswerable(error)
+        await self._publish(self._check_unanswered(), IN_PROGRESS)
 
     def _nak_nowait(self) -> bool:
         """Refuse the message without waiting. Return whether it will be delivered again."""
@@ -340,28 +376,37 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         except ValueError:
             return False
 
-    async def _say(
-        self, kind: bytes, text: bytes, *, confirm: bool = False, timeout: float | None = None
-    ) -> None:
-        reply = self._where()
+    async def _say(self, kind: bytes, text: bytes) -> None:
+        reply = self._check_unanswered()
         # Set before sending, because another task may be about to answer too.
         self._answer = kind
         try:
-            if confirm:
-                await self._ack_context.nc.request(reply, text, timeout=timeout)
-            else:
-                await self._ack_context.nc.publish(reply, text)
-        except InvalidSubjectError as error:
-            self._log_unanswerable(error)
+            await self._publish(reply, text)
         except BaseException:
             self._answer = None
             raise
 
-    def _log_unanswerable(self, error: InvalidSubjectError) -> None:
-        """Log a reply subject that cannot be published to: forged, so not worth an exception."""
-        _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, str(error))
+    async def _publish(self, reply: bytes, text: bytes) -> None:
+        """Publish to the reply subject, unless it is forged, which is not worth an exception."""
+        nc = self._ack_context.nc
+        try:
+            # Each reply subject is used once, so that a cache of subjects would only fill up.
+            if can_respond_to(reply):
+                await nc._respond(reply, text, None)
+                return
+            self._log_unanswerable(f"cannot publish to its reply subject {reply[:200]!a}")
+        except InvalidSubjectError as error:
+            self._log_unanswerable(str(error))
+        await nc._checkpoint()
 
-    def _where(self) -> str:
+    def _log_unanswerable(self, reason: str) -> None:
+        _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, reason)
+
+    def _check_unanswered(self) -> bytes:
+        """Return the reply subject. Raise if the message must not be answered (again)."""
+        reply = self.raw.raw_reply
+        if self._answer is None and self._ack_context.acks and reply:
+            return reply
         if self._answer is not None:
             raise AckError(
                 f"the message on {self.subject!r} must be answered only once, and was "
@@ -372,12 +417,9 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
                 f"consumer {self._ack_context.consumer!r} has AckPolicy.NONE, so its messages must "
                 "not be answered; leave that out, or create it with another policy"
             )
-        reply = self.raw.reply
-        if not reply:
-            raise AckError(
-                f"the message on {self.subject!r} cannot be answered: it has no reply subject"
-            )
-        return reply
+        raise AckError(
+            f"the message on {self.subject!r} cannot be answered: it has no reply subject"
+        )
 
     def __repr__(self) -> str:
         answer = "" if self._answer is None else f", {_DONE[self._answer]}"

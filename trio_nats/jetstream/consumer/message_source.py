@@ -78,7 +78,7 @@ class MessageSource(ABC):
     @property
     def waiting(self) -> int:
         """Number of messages, and statuses, that wait to be received."""
-        return self._sub.pending[0]
+        return len(self._sub._queue)  # `pending` would count their bytes as well
 
     @property
     @abstractmethod

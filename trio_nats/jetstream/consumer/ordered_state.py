@@ -319,6 +319,32 @@ class OrderedState:
 
         If it is, the position moves on.
         """
+        found = self._sequences(msg)
+        if found is None:
+            return None
+        stream_seq, consumer_seq = found
+        if consumer_seq != self._consumer_seq + 1:
+            _logger.info(
+                "consumer %r: delivery %d came after %d; continuing from sequence %s",
+                self.name,
+                consumer_seq,
+                self._consumer_seq,
+                self.next_seq,
+            )
+            return False
+        self._consumer_seq = consumer_seq
+        self.next_seq = stream_seq + 1
+        self._reached = stream_seq
+        return True
+
+    def _sequences(self, msg: JetStreamMsg) -> tuple[int, int] | None:
+        """Return its sequence numbers: stream and consumer; ``None`` if from another consumer."""
+        context = msg._ack_context
+        if context.consumer == self.name:
+            # Decoding all metadata would take several times as long.
+            found = context.replies.sequences(msg.raw.raw_reply or b"")
+            if found is not None:
+                return found
         try:
             metadata = msg.metadata
         except ValueError as error:
@@ -326,19 +352,7 @@ class OrderedState:
             return None
         if metadata.consumer != self.name:
             return None
-        if metadata.consumer_seq != self._consumer_seq + 1:
-            _logger.info(
-                "consumer %r: delivery %d came after %d; continuing from sequence %s",
-                self.name,
-                metadata.consumer_seq,
-                self._consumer_seq,
-                self.next_seq,
-            )
-            return False
-        self._consumer_seq += 1
-        self.next_seq = metadata.stream_seq + 1
-        self._reached = metadata.stream_seq
-        return True
+        return metadata.stream_seq, metadata.consumer_seq
 
     @property
     def is_busy(self) -> bool:
