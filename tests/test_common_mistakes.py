@@ -124,7 +124,12 @@ async def test_what_is_used_with_async_for() -> None:
         js = nc.jetstream()
         kv = await js.create_key_value("a")
         stream = await js.create_stream("a")
-        async with kv.watch() as watcher, nc.subscribe("a") as sub:
+        consumer = await stream.create_consumer("a")
+        async with (
+            kv.watch() as watcher,
+            nc.subscribe("a") as sub,
+            consumer.consume() as messages,
+        ):
             iterators: list[Any] = [
                 js.streams(),
                 js.key_value_store_names(),
@@ -132,6 +137,7 @@ async def test_what_is_used_with_async_for() -> None:
                 stream.get_msgs(),
                 watcher.initial(),
                 sub.iter_batches(),
+                messages.iter_batches(),
             ]
             for iterator in iterators:
                 with pytest.raises(TypeError, match="cannot be awaited; use 'async for"):

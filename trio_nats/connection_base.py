@@ -166,9 +166,20 @@ class BaseConnection:
             outbox.append(frame)
 
     async def _respond(self, reply: bytes, payload: Payload, headers: HeadersLike | None) -> None:
-        """Publish to a reply subject as received, which :meth:`Msg.respond` has checked."""
-        if get_ident() != self._thread:
-            self._core.check_run()
+        """Publish to a reply subject as received, which the caller has checked."""
+        try:
+            outbox: Outbox = self._in_thread.outbox
+        except AttributeError:
+            raise self._core.wrong_run() from None
+        if headers is None and type(payload) is bytes and outbox.size < outbox.fast_path_limit:
+            # A fast path for most responses, and acknowledgements.
+            head = b"PUB %b %d\r\n" % (reply, len(payload))
+            size = len(head) + len(payload) + 2
+            if size <= self._pub_lines.unchecked_size:
+                await checkpoint_if_cancelled()
+                outbox.open_chunk += (head, payload, CRLF)
+                outbox.size += size
+                return
         await self._send(self._frame(reply, payload, None, headers))
 
     async def _space_for(self, frame: Frame, info: ServerInfo) -> None:

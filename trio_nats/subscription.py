@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from inspect import CORO_CLOSED, getcoroutinestate
 from threading import get_ident
-from typing import Self
+from typing import Generic, Self, TypeVar
 from weakref import WeakSet
 
 import outcome
@@ -23,7 +23,9 @@ from .events import ConnectionState
 from .message import Msg
 from .options import PendingLimits, check_count, check_seconds
 
-__all__ = ["Subscription"]
+__all__ = ["Batches", "Subscription"]
+
+T = TypeVar("T")
 
 _MESSAGES_PER_YIELD = 63
 """Number of messages that a task may receive before it yields to other tasks."""
@@ -370,7 +372,7 @@ class Subscription(
         :returns: an iterator of lists of messages, none of them empty.
         :raises ConfigurationError: if ``max_messages`` is less than 1.
         """
-        return _Batches(self, max_messages)
+        return Batches(self.receive_batch, max_messages)
 
     def receive_nowait(self) -> Msg:
         """Receive a message without waiting.
@@ -442,17 +444,24 @@ class Subscription(
             raise StopAsyncIteration from None
 
 
-class _Batches(AsyncIterator[list[Msg]], NeedsAsyncFor):
-    """An iterator rather than an async generator, which would have to be closed."""
+class Batches(AsyncIterator[list[T]], NeedsAsyncFor, Generic[T]):
+    """Iterate over what ``receive_batch`` returns, until the channel ends.
 
-    def __init__(self, sub: Subscription, max_messages: int | None) -> None:
+    It is not an async generator, because you would have to close that.
+    """
+
+    def __init__(
+        self,
+        receive_batch: Callable[[int | None], Awaitable[list[T]]],
+        max_messages: int | None,
+    ) -> None:
         if max_messages is not None:
             check_count("max_messages", max_messages, 1)
-        self._sub = sub
+        self._receive_batch = receive_batch
         self._max_messages = max_messages
 
-    async def __anext__(self) -> list[Msg]:
+    async def __anext__(self) -> list[T]:
         try:
-            return await self._sub.receive_batch(self._max_messages)
+            return await self._receive_batch(self._max_messages)
         except trio.EndOfChannel:
             raise StopAsyncIteration from None

@@ -378,6 +378,16 @@ async def consume(env: Environment) -> None:
         await receive_rest(env, messages)
 
 
+async def consume_batches(env: Environment) -> None:
+    async with env.consumer.consume() as messages:
+        batches = messages.iter_batches(2)
+        while len({*env.received}) < 6:
+            batch = await anext(batches)
+            env.received += [msg.metadata.stream_seq for msg in batch]
+            for msg in batch:
+                await msg.ack()
+
+
 async def consume_on_demand(env: Environment) -> None:
     async with env.consumer.consume(prefetch=False) as messages:
         await receive_rest(env, messages)
@@ -439,6 +449,14 @@ async def ordered_consume(env: Environment) -> None:
     async with env.target.consume() as messages:
         while len(env.received) < 6:
             env.received.append((await messages.receive()).metadata.stream_seq)
+    assert env.received == [1, 2, 3, 4, 5, 6]
+
+
+async def ordered_batches(env: Environment) -> None:
+    async with env.target.consume() as messages:
+        while len(env.received) < 6:
+            batch = await messages.receive_batch(4)
+            env.received += [msg.metadata.stream_seq for msg in batch]
     assert env.received == [1, 2, 3, 4, 5, 6]
 
 
@@ -561,6 +579,19 @@ CONSUMERS = Group(
         ),
         Call("Consumer.consume", consume, before=with_push_consumer, needs_cleanup=True),
         Call(
+            "Messages.receive_batch Messages.iter_batches",
+            consume_batches,
+            before=with_consumer,
+            check=no_pull_waits,
+            needs_cleanup=True,
+        ),
+        Call(
+            "Messages.receive_batch",
+            consume_batches,
+            before=with_push_consumer,
+            needs_cleanup=True,
+        ),
+        Call(
             "Messages.events",
             consume_with_events,
             before=with_consumer,
@@ -606,6 +637,12 @@ CONSUMERS = Group(
         Call(
             "OrderedConsumer.consume",
             ordered_consume,
+            before=with_ordered_consumer,
+            needs_cleanup=True,
+        ),
+        Call(
+            "Messages.receive_batch",
+            ordered_batches,
             before=with_ordered_consumer,
             needs_cleanup=True,
         ),

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ import trio
 from .._async_with import NeedsAsyncFor
 from .._event_hub import EventChannel
 from ..errors import NatsError
+from ..events import ConnectionState
 from .consumer.message import JetStreamMsg
 from .consumer.ordered import OrderedConsumer, OrderedMessages
 from .errors import JetStreamError, MessageNotFoundError
@@ -54,6 +56,8 @@ The ``inactive_threshold`` of watchers and object readers.
 """
 FIRST_SILENCE = 0.5
 LONGEST_SILENCE = 30.0
+BATCH = 64
+"""Number of messages to take from the consumer at once."""
 MAX_FAILED_LISTINGS = 10
 """How many times the subjects cannot be listed until receiving fails."""
 MAX_SINGLE_LISTINGS = 4
@@ -117,6 +121,7 @@ class WatchedMessages:
         self._next_check = -math.inf  # no check before this time
         self._failed_listings = 0
         self._receiving = False
+        self._batch: deque[JetStreamMsg] = deque()  # taken from the consumer, but not yet received
         self._held: JetStreamMsg | None = None  # received, but not yet returned
         self._seen: set[str] = set()  # subjects received, until they are compared with a list
         self._missing: set[str] | None = None  # subjects of the list that were not received yet
@@ -142,14 +147,19 @@ class WatchedMessages:
 
     async def leave(self, error: BaseException | None) -> None:
         """Stop, as ``__aexit__`` does."""
-        self._held = None
+        self._forget()
         of = None if error is None else type(error)
         await self._messages.__aexit__(of, error, None if error is None else error.__traceback__)
 
     async def aclose(self) -> None:
         """Stop. If cancelled, it has stopped all the same."""
-        self._held = None
+        self._forget()
         await self._messages.aclose()
+
+    def _forget(self) -> None:
+        """Drop what was not returned yet."""
+        self._held = None
+        self._batch.clear()
 
     def events(self, buffer: int) -> EventChannel[ConsumerEvent]:
         """Listen to the events of the ordered consumer."""
@@ -176,12 +186,12 @@ class WatchedMessages:
         if self.caught_up.is_set() and self._held is None:
             return await self._next_change()
         if self._held is None:
-            began = trio.current_time()
-            with trio.move_on_after(self._silence):
-                self._held = await self._messages.receive()
-                # On a slow link the data of a message is still arriving during a silence.
-                self._longest_wait = max(self._longest_wait, trio.current_time() - began)
-                self._silence = max(FIRST_SILENCE, min(2 * self._longest_wait, LONGEST_SILENCE))
+            if self._has_batch():
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await self._receive_in_time()
+            if self._batch:
+                self._held = self._batch.popleft()
                 self._saw(self._held)
         if self._held is None:
             # A pending message may have been removed, which the server does not report. The wait
@@ -195,12 +205,33 @@ class WatchedMessages:
         msg, self._held = self._held, None
         return msg
 
+    def _has_batch(self) -> bool:
+        """Whether messages were taken from the consumer, and can still be received."""
+        nc = self._messages._api.nc
+        if self._batch and nc.state is ConnectionState.CLOSED and nc.failure is None:
+            self._batch.clear()  # as subscriptions of a connection that is closed do
+        return bool(self._batch)
+
+    async def _receive_in_time(self) -> None:
+        """Receive a batch, unless there is a silence."""
+        began = trio.current_time()
+        with trio.move_on_after(self._silence):
+            self._batch.extend(await self._messages.receive_batch(BATCH))
+            # On a slow link the data of a message is still arriving during a silence.
+            self._longest_wait = max(self._longest_wait, trio.current_time() - began)
+            self._silence = max(FIRST_SILENCE, min(2 * self._longest_wait, LONGEST_SILENCE))
+
     async def _next_change(self) -> JetStreamMsg:
-        if self._may_stall and (self._messages.waiting == 0 or self._position >= self._end):
+        waiting = len(self._batch) + self._messages.waiting
+        if self._may_stall and (not waiting or self._position >= self._end):
             if self._position < self._end:
                 await self._messages.restart()
             self._may_stall = False
-        msg = await self._messages.receive()
+        if self._has_batch():
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._batch.extend(await self._messages.receive_batch(BATCH))
+        msg = self._batch.popleft()
         self._note_replacement()
         self._position = msg.metadata.stream_seq
         return msg

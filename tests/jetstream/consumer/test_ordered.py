@@ -384,6 +384,33 @@ async def test_a_message_is_lost() -> None:
     assert deleted[0] == f"$JS.API.CONSUMER.DELETE.S.{keeper.created[0]['name']}"
 
 
+async def test_a_batch_ends_before_a_message_that_is_lost() -> None:
+    keeper = Keeper()
+    came: list[list[int]] = []
+
+    async def receive(messages: Messages) -> None:
+        for _ in range(2):
+            batch = await messages.receive_batch()
+            came.append([msg.metadata.stream_seq for msg in batch])
+
+    with trio.fail_after(HANG_TIMEOUT):
+        async with (
+            ScriptedServer(keeper) as server,
+            open_nats(f"nats://127.0.0.1:{server.port}", reconnect=QUICK) as nc,
+            StreamConsumers(API(nc), "S").ordered_consumer().consume() as messages,
+        ):
+            pull = await keeper.pull()
+            await keeper.deliver(pull, 3)
+            await keeper.deliver(pull, 2, skip=1)
+            while messages.waiting < 5:
+                await nc.flush()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive, messages)
+                await keeper.deliver(await keeper.pull(), 2)
+    assert came[0] == [1, 2, 3]
+    assert came[1][0] == 4
+
+
 async def test_the_last_message_is_lost_and_a_heartbeat_tells() -> None:
     keeper = Keeper()
 

@@ -89,6 +89,35 @@ async def test_ordered_consumer_decodes_metadata_only_when_asked(nats_server: Na
         assert [msg.metadata.stream_seq for msg in came] == list(range(1, 11))
 
 
+@needs_server
+async def test_watching_enters_no_time_limit_for_entries_that_wait(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        kv = await js.create_key_value("b")
+        for number in range(500):
+            await kv.put(f"k{number}", b"")
+        async with kv.watch() as watcher:
+            with counting_scopes() as entered:
+                found = [entry.key async for entry in watcher.initial()]
+        assert found == [f"k{number}" for number in range(500)]
+        # It is also entered to ask whether the watcher has caught up.
+        assert len(entered) < 100
+
+
+@needs_server
+@pytest.mark.parametrize("closing", ["watcher", "connection"])
+async def test_a_closed_watcher_has_no_entries(nats_server: NatsServer, closing: str) -> None:
+    """Also none that it has already taken from its consumer."""
+    async with connected(nats_server) as (js, nc):
+        kv = await js.create_key_value("b")
+        for number in range(50):
+            await kv.put(f"k{number}", b"")
+        async with kv.watch() as watcher:
+            assert (await watcher.receive()).key == "k0"
+            await (watcher if closing == "watcher" else nc).aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                await watcher.receive()
+
+
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [

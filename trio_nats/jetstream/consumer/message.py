@@ -356,7 +356,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         :raises AckError: if the message was answered already, or the consumer has
             ``AckPolicy.NONE``.
         """
-        await self._publish(self._check_unanswered(), IN_PROGRESS)
+        await self._say(None, IN_PROGRESS)
 
     def _nak_nowait(self) -> bool:
         """Refuse the message without waiting. Return whether it will be delivered again."""
@@ -376,19 +376,14 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         except ValueError:
             return False
 
-    async def _say(self, kind: bytes, text: bytes) -> None:
-        reply = self._check_unanswered()
+    async def _say(self, kind: bytes | None, text: bytes) -> None:
+        """Publish to the reply subject, unless it is forged, which is not worth an exception.
+
+        :param kind: what the message is answered with; ``None`` if it is no answer.
+        """
+        reply, nc = self._check_unanswered(), self._ack_context.nc
         # Set before sending, because another task may be about to answer too.
         self._answer = kind
-        try:
-            await self._publish(reply, text)
-        except BaseException:
-            self._answer = None
-            raise
-
-    async def _publish(self, reply: bytes, text: bytes) -> None:
-        """Publish to the reply subject, unless it is forged, which is not worth an exception."""
-        nc = self._ack_context.nc
         try:
             # Each reply subject is used once, so that a cache of subjects would only fill up.
             if can_respond_to(reply):
@@ -397,6 +392,9 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             self._log_unanswerable(f"cannot publish to its reply subject {reply[:200]!a}")
         except InvalidSubjectError as error:
             self._log_unanswerable(str(error))
+        except BaseException:
+            self._answer = None
+            raise
         await nc._checkpoint()
 
     def _log_unanswerable(self, reason: str) -> None:

@@ -7,8 +7,9 @@ an ordered consumer is in :mod:`.ordered`.
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,7 @@ from ..._constructors import NoPublicConstructor
 from ..._event_hub import EventChannel, EventHub
 from ..._nursery import open_nursery
 from ...options import check_count
+from ...subscription import Batches
 from ..events import ConsumerEvent
 from .message import JetStreamMsg
 from .message_source import MessageSource
@@ -110,6 +112,43 @@ class Messages(
             await self._close()
         self._nursery.cancel_scope.cancel()
 
+    async def receive_batch(self, max_messages: int | None = None) -> list[JetStreamMsg]:
+        """Receive all waiting messages at once; wait if there are none.
+
+        This is faster than receiving many messages one by one. Messages requested in advance are
+        what can wait, so a batch has at most the ``max_messages`` of ``consume``. Acknowledge each
+        message; the acknowledgements of a batch are written together. If cancelled, no message is
+        lost.
+
+        It also raises what ``receive`` raises; see :class:`Messages`.
+
+        :param max_messages: the most messages to return. Default: no limit.
+        :returns: the messages, at least one.
+        :raises ConfigurationError: if ``max_messages`` is less than 1.
+        """
+        most = sys.maxsize if max_messages is None else check_count("max_messages", max_messages, 1)
+        first = await self.receive()
+        return [first, *await self._take_waiting(most - 1)]
+
+    def iter_batches(self, max_messages: int | None = None) -> AsyncIterator[list[JetStreamMsg]]:
+        """Iterate over batches of messages; see :meth:`receive_batch`.
+
+        The iteration ends with the channel.
+
+        .. code-block:: python
+
+            async with consumer.consume() as messages:
+                async for batch in messages.iter_batches():
+                    await store(batch)
+                    for msg in batch:
+                        await msg.ack()
+
+        :param max_messages: the most messages of a batch. Default: no limit.
+        :returns: an iterator of lists of messages, none of them empty.
+        :raises ConfigurationError: if ``max_messages`` is less than 1.
+        """
+        return Batches(self.receive_batch, max_messages)
+
     async def aclose(self) -> None:
         """Unsubscribe, and return messages that were not received to the server.
 
@@ -186,6 +225,10 @@ class Messages(
     async def _drain(self) -> None:
         """Unsubscribe, keeping what has arrived."""
 
+    @abstractmethod
+    async def _take_waiting(self, most: int) -> list[JetStreamMsg]:
+        """Take messages that wait to be received. This is no checkpoint."""
+
     @property
     @abstractmethod
     def waiting(self) -> int:
@@ -217,6 +260,9 @@ class ConsumerMessages(Messages):
         except trio.EndOfChannel:
             self._hub.close()
             raise
+
+    async def _take_waiting(self, most: int) -> list[JetStreamMsg]:
+        return await self._source.take_waiting(most)
 
     async def _not_entered(self) -> JetStreamMsg:
         self._check_entered()

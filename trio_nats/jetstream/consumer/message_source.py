@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Concatenate, NoReturn, ParamSpec
 
 import trio
@@ -97,6 +98,36 @@ class MessageSource(ABC):
     @abstractmethod
     async def receive(self) -> JetStreamMsg:
         """Wait for the next message. If cancelled, no message is lost."""
+
+    async def take_waiting(
+        self, most: int, follows: Callable[[JetStreamMsg], bool | None] | None = None
+    ) -> list[JetStreamMsg]:
+        """Take messages that wait to be received, up to what only :meth:`receive` can handle.
+
+        This is no checkpoint, and cannot be cancelled.
+
+        :param most: the most messages to take.
+        :param follows: whether a message is the next one. Default: any message is.
+        """
+        came: list[JetStreamMsg] = []
+        if self._closed is not None:
+            return came
+        while self._kept and len(came) < most:
+            came.append(self._kept.popleft())
+        kept = len(came)
+        context = self._ack_context
+        is_ack = context.replies.is_ack
+        for msg in islice(self._sub._queue, most - kept):
+            if not is_ack(msg.raw_reply):  # a status, or from elsewhere
+                break
+            one = JetStreamMsg(msg, context)
+            if follows is not None and not follows(one):
+                break
+            came.append(one)
+        taken = len(self._sub._take(len(came) - kept))
+        # However many they are, they are followed by at most one yield.
+        self._sub._before_yield -= min(taken, self._sub._before_yield)
+        return came
 
     @abstractmethod
     async def keep(self) -> None:

@@ -141,6 +141,18 @@ class OrderedMessages(Messages):
         await trio.lowlevel.checkpoint()
         raise trio.EndOfChannel
 
+    async def _take_waiting(self, most: int) -> list[JetStreamMsg]:
+        source = self._source
+        if source is None:
+            return []
+        if self._left is not None:
+            most = min(most, self._left)
+        came = await source.take_waiting(most, self._owner.follows)
+        if self._left is not None:
+            self._left -= len(came)
+        source.last_seq = (source.last_seq or 0) + len(came)
+        return came
+
     async def _create(self, create: Callable[[], Awaitable[None]]) -> None:
         """Create a consumer; give up when the channel is closed."""
         async with self._creating:

@@ -34,6 +34,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
+from itertools import islice
 
 import trio
 
@@ -300,6 +301,29 @@ class PullSubscription(MessageSource):
             if self.flow_control.left <= 0:
                 await self._finish()
         return msg
+
+    async def take_waiting(
+        self, most: int, follows: Callable[[JetStreamMsg], bool | None] | None = None
+    ) -> list[JetStreamMsg]:
+        """Take messages that wait to be received, and request more."""
+        flow_control, pull_options = self.flow_control, self._options.pull_options
+        kept = len(self._kept)
+        if flow_control.left is not None:
+            most = min(most, flow_control.left)
+        came = await super().take_waiting(most, follows)
+        kept -= len(self._kept)
+        is_due = False
+        for msg in islice(came, kept, None):
+            if pull_options.pin is not None:
+                note_pin(msg.raw, pull_options)
+            is_due = flow_control.taken(message_size(msg.raw) if flow_control.by_bytes else 0)
+        if is_due:
+            self.ask()
+        if flow_control.left is not None:
+            flow_control.left -= kept
+            if came and flow_control.left <= 0:
+                await self._finish()
+        return came
 
     async def _finish(self) -> None:
         """End after the last message of ``stop_after``, for all tasks that receive."""

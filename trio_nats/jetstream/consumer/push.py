@@ -101,6 +101,15 @@ class PushSubscription(MessageSource):
                 if self._fragile:
                     await self._check(msg)
 
+    async def take_waiting(
+        self, most: int, follows: Callable[[JetStreamMsg], bool | None] | None = None
+    ) -> list[JetStreamMsg]:
+        """Take messages that wait to be received, and count them as heard."""
+        kept = len(self._kept)
+        came = await super().take_waiting(most, follows)
+        self._heard += len(came) - (kept - len(self._kept))
+        return came
+
     async def _check(self, msg: Msg) -> None:
         """Check that a status gives no sign of a loss."""
         status = read_status(msg)
