@@ -216,7 +216,7 @@ class WatchedMessages:
         """Receive a batch, unless there is a silence."""
         began = trio.current_time()
         with trio.move_on_after(self._silence):
-            self._batch.extend(await self._messages.receive_batch(BATCH))
+            await self._receive_batch()
             # On a slow link the data of a message is still arriving during a silence.
             self._longest_wait = max(self._longest_wait, trio.current_time() - began)
             self._silence = max(FIRST_SILENCE, min(2 * self._longest_wait, LONGEST_SILENCE))
@@ -230,11 +230,14 @@ class WatchedMessages:
         if self._has_batch():
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
-            self._batch.extend(await self._messages.receive_batch(BATCH))
+            await self._receive_batch()
         msg = self._batch.popleft()
-        self._note_replacement()
         self._position = msg.metadata.stream_seq
         return msg
+
+    async def _receive_batch(self) -> None:
+        self._batch.extend(await self._messages.receive_batch(BATCH))
+        self._note_replacement()  # A batch comes from one stream.
 
     def _note_replacement(self) -> None:
         """Forget what is known about a stream that was replaced since."""
@@ -247,7 +250,6 @@ class WatchedMessages:
             self._since = self._may_stall = False
 
     def _saw(self, msg: JetStreamMsg) -> None:
-        self._note_replacement()
         self._position = max(self._position, msg.metadata.stream_seq)
         if self._missing is None:
             if not self._since:

@@ -143,6 +143,31 @@ def test_sequences_of_a_reply_subject(reply: bytes, expected: tuple[int, int] | 
     assert ReplySubjects("S", "C").sequences(reply) == expected
 
 
+@pytest.mark.parametrize(
+    ("reply", "can_answer"),
+    [
+        (b"$JS.ACK.S.C.1.22.3.4.5", True),
+        (b"$JS.ACK.S.C.1.22.3.4.5.6", True),
+        (b"$JS.ACK.hub.hash.S.C.1.22.3.4.5", True),
+        (b"$JS.ACK.S.C.1.*.3.4.5", False),
+        (b"$JS.ACK.S.C.1.22.3.4.>", False),
+        (b"$JS.ACK.S.C.1.22.3.4.5\r\nPUB x 0", False),
+        (b"$JS.ACK.S.C.1..3.4.5", False),
+        (b"$JS.API.STREAM.DELETE.S", False),
+    ],
+)
+def test_reply_subjects_that_can_be_answered(reply: bytes, can_answer: bool) -> None:
+    assert ReplySubjects("S", "C").can_answer(reply) == can_answer
+
+
+@pytest.mark.parametrize("name", ["*", ">", "a b", "a\r\nPUB x 0", ""])
+def test_names_with_which_nothing_can_be_answered(name: str) -> None:
+    """A server may report any name."""
+    for stream, consumer in ((name, "C"), ("S", name)):
+        reply = f"$JS.ACK.{stream}.{consumer}.1.22.3.4.5"
+        assert not ReplySubjects(stream, consumer).can_answer(reply.encode())
+
+
 def test_sequences_after_a_longer_reply_subject() -> None:
     """The numbers are those of the metadata, whatever form the consumer's subjects have."""
     replies = ReplySubjects("S", "C")

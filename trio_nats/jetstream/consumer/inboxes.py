@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-import trio
-
 from ...connection_base import BaseConnection
-from ...errors import NatsError
 from ...options import PendingLimits
 from ...subscription import Subscription
 
@@ -42,12 +39,10 @@ class InboxPool:
         """Return an inbox that is subscribed. If cancelled, nothing has happened."""
         while self._spare:
             inbox = self._spare.pop()
-            try:
-                inbox.sub.receive_nowait()
-            except trio.WouldBlock:
-                return inbox
-            except (trio.ClosedResourceError, trio.EndOfChannel, NatsError):
+            if inbox.sub._ended is not None:
                 continue  # The connection was drained, for example.
+            if not inbox.sub._queue:
+                return inbox
             await inbox.sub.aclose()  # It holds something that was not requested.
         inbox = Inbox(self._nc)
         await inbox.sub.__aenter__()

@@ -98,12 +98,13 @@ def read_metadata(reply: str) -> MsgMetadata:
 class ReplySubjects:
     """Recognizes the reply subjects of one consumer."""
 
-    __slots__ = ("_consumer", "_dots", "_front", "_short_front", "_stream")
+    __slots__ = ("_consumer", "_dots", "_front", "_has_valid_front", "_short_front", "_stream")
 
     def __init__(self, stream: str, consumer: str) -> None:
         self._stream = stream
         self._consumer = consumer
         self._short_front = b"$JS.ACK.%b.%b" % (stream.encode(), consumer.encode())
+        self._has_valid_front = can_respond_to(self._short_front)
         # The beginning of the last reply subject, up to the numbers.
         self._front = self._short_front + b"."
         self._dots = 8
@@ -116,6 +117,13 @@ class ReplySubjects:
         if reply.startswith(self._front) and reply.count(b".") == self._dots:
             return True
         return self._is_other_ack(reply)
+
+    def can_answer(self, reply: bytes) -> bool:
+        """Whether a reply subject can be published to, see :func:`can_respond_to`."""
+        front = self._short_front
+        if self._has_valid_front and reply.startswith(front) and _short_numbers(reply, len(front)):
+            return True  # Most are like this, and it takes less than half the time.
+        return can_respond_to(reply)
 
     def sequences(self, reply: bytes) -> tuple[int, int] | None:
         """Return the sequence numbers in a reply subject of the consumer: stream and consumer.
@@ -381,13 +389,13 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
 
         :param kind: what the message is answered with; ``None`` if it is no answer.
         """
-        reply, nc = self._check_unanswered(), self._ack_context.nc
+        reply, context = self._check_unanswered(), self._ack_context
         # Set before sending, because another task may be about to answer too.
         self._answer = kind
         try:
             # Each reply subject is used once, so that a cache of subjects would only fill up.
-            if can_respond_to(reply):
-                await nc._respond(reply, text, None)
+            if context.replies.can_answer(reply):
+                await context.nc._respond(reply, text, None)
                 return
             self._log_unanswerable(f"cannot publish to its reply subject {reply[:200]!a}")
         except InvalidSubjectError as error:
@@ -395,7 +403,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         except BaseException:
             self._answer = None
             raise
-        await nc._checkpoint()
+        await context.nc._checkpoint()
 
     def _log_unanswerable(self, reason: str) -> None:
         _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, reason)

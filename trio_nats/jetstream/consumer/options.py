@@ -78,6 +78,10 @@ class PullOptions:
         )
 
 
+NO_PULL_OPTIONS = PullOptions()
+"""The options of most calls."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumeOptions:
     """Options of ``consume``."""
@@ -106,6 +110,10 @@ def check_pull_options(
     priority: int | None,
 ) -> PullOptions:
     """Check options against the consumer's configuration, which may be ``None`` for unknown."""
+    given = (group, min_pending, min_ack_pending, priority)
+    restricted = config is not None and (config.deliver_subject or config.priority_groups)
+    if given == (None, None, None, None) and not restricted:
+        return NO_PULL_OPTIONS
     if group is not None:
         check_group(group)
     for name, value in (("min_pending", min_pending), ("min_ack_pending", min_ack_pending)):

@@ -319,8 +319,12 @@ class OrderedState:
 
         If it is, the position moves on.
         """
-        found = self._sequences(msg)
-        if found is None:
+        context = msg._ack_context
+        found = None
+        if context.consumer == self.name:
+            # Decoding all metadata would take several times as long.
+            found = context.replies.sequences(msg.raw.raw_reply or b"")
+        if found is None and (found := self._decoded_sequences(msg)) is None:
             return None
         stream_seq, consumer_seq = found
         if consumer_seq != self._consumer_seq + 1:
@@ -337,14 +341,8 @@ class OrderedState:
         self._reached = stream_seq
         return True
 
-    def _sequences(self, msg: JetStreamMsg) -> tuple[int, int] | None:
+    def _decoded_sequences(self, msg: JetStreamMsg) -> tuple[int, int] | None:
         """Return its sequence numbers: stream and consumer; ``None`` if from another consumer."""
-        context = msg._ack_context
-        if context.consumer == self.name:
-            # Decoding all metadata would take several times as long.
-            found = context.replies.sequences(msg.raw.raw_reply or b"")
-            if found is not None:
-                return found
         try:
             metadata = msg.metadata
         except ValueError as error:
