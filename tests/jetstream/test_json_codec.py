@@ -373,3 +373,29 @@ def test_fields_of_newer_servers_are_no_difference() -> None:
         sources=[StreamSource(name="A", external=ExternalStream(api="a.c"))],
     )
     assert json_codec.differences(asked, other).startswith("sources is ")
+
+
+# --- how much work it is -------------------------------------------------------------------------
+
+
+def test_only_fields_that_were_given_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted: list[object] = []
+    convert = msgspec.convert
+
+    def count(value: object, kind: type) -> object:
+        converted.append(value)
+        return convert(value, kind)
+
+    config = ConsumerConfig(name="c", ack_wait=5.0, description="")
+    monkeypatch.setattr(msgspec, "convert", count)
+    json_codec.check_types(config)
+    assert converted == ["c", 5.0, {}]  # the default of `extra` is made anew each time
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ack_wait": "5"}, {"filter_subjects": "a"}, {"max_deliver": None}, {"headers_only": 0}],
+)
+def test_what_only_looks_like_a_default_is_checked(wrong: dict[str, object]) -> None:
+    with pytest.raises(TypeError, match=f"ConsumerConfig: {next(iter(wrong))} must be"):
+        json_codec.check_types(msgspec.structs.replace(ConsumerConfig(), **wrong))

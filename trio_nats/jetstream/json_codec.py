@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import cache
@@ -140,13 +140,19 @@ def _fields(kind: type[msgspec.Struct]) -> Mapping[str, tuple[str, object]]:
 
 
 @cache
+def _defaults(kind: type[msgspec.Struct]) -> Mapping[str, object]:
+    """Return the default of each field; ``NODEFAULT`` if it has none."""
+    return {field.name: field.default for field in msgspec.structs.fields(kind)}
+
+
+@cache
 def _omitted(kind: type[msgspec.Struct]) -> Mapping[str, object]:
     """Return the defaults of the fields that are not sent when they have them."""
     always = cast("Sequence[str]", getattr(kind, "ALWAYS", ()))
-    fields = msgspec.structs.fields(kind)
-    return {field.name: field.default for field in fields if field.name not in always}
+    return {name: one for name, one in _defaults(kind).items() if name not in always}
 
 
+@cache
 def _bare(hint: object) -> object:
     """Return a type without ``| None``."""
     if get_origin(hint) in (Union, types.UnionType):
@@ -164,8 +170,11 @@ def check_types(value: msgspec.Struct) -> None:
 
 
 def _check_fields(prefix: str, value: msgspec.Struct) -> None:
+    defaults = _defaults(type(value))
     for name, (_, hint) in _fields(type(value)).items():
         given = getattr(value, name)
+        if given is defaults[name]:
+            continue
         field = f"{prefix}{name}"
         if get_origin(_bare(hint)) is Sequence and isinstance(given, str):
             raise TypeError(f"{field} must be a list, not a str; write {name}=[{given!r}]")
@@ -299,18 +308,34 @@ def from_wire(raw: object, kind: type[S]) -> S:
     return msgspec.convert(_read(raw, kind), kind)
 
 
+@cache
+def _readable(kind: type[msgspec.Struct]) -> tuple[Collection[str], Mapping[str, object]]:
+    """Return the names of the fields on the wire, and the types that :func:`_read` converts."""
+    fields = dict(one for name, one in _fields(kind).items() if name != EXTRA)
+    converted: dict[str, object] = {}
+    for key, hint in fields.items():
+        bare = _bare(hint)
+        is_struct = isinstance(bare, type) and issubclass(bare, msgspec.Struct)
+        if is_struct or bare is datetime or get_origin(bare) is not None:
+            converted[key] = bare
+    return fields.keys(), converted
+
+
 def _read(raw: object, hint: object) -> object:
     hint = _bare(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         if not isinstance(raw, dict):
             return raw
         given = cast("dict[str, object]", raw)
-        fields = dict(_fields(hint).values())
-        extra = fields.pop(EXTRA, None)
-        read = {k: _read(given[k], of) for k, of in fields.items() if given.get(k) is not None}
-        read = {key: value for key, value in read.items() if value is not None}
-        if extra is not None and len(read) < len(given):
-            read[EXTRA] = {key: value for key, value in given.items() if key not in fields}
+        known, converted = _readable(hint)
+        read = {key: one for key, one in given.items() if one is not None and key in known}
+        for key in converted.keys() & read.keys():
+            if (one := _read(read[key], converted[key])) is None:
+                del read[key]
+            else:
+                read[key] = one
+        if EXTRA in hint.__struct_fields__ and len(read) < len(given):
+            read[EXTRA] = {key: one for key, one in given.items() if key not in known}
         return read
     if hint is datetime:
         return time_from_wire(raw)
