@@ -52,6 +52,17 @@ async def test_fetch_enters_no_time_limit_for_messages_that_wait(
 
 
 @needs_server
+async def test_fetching_in_order_enters_time_limits_only_to_wait(nats_server: NatsServer) -> None:
+    async with connected(nats_server) as (js, _):
+        ordered = (await filled(js, 20)).ordered_consumer()
+        await ordered.next()
+        with counting_scopes() as entered:
+            for number in range(1, 11):
+                assert (await ordered.next()).data == b"%d" % number
+        assert len(entered) < 15
+
+
+@needs_server
 async def test_fetch_does_not_count_what_waits_elsewhere(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

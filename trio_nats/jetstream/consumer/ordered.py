@@ -484,8 +484,9 @@ class OrderedConsumer(metaclass=NoPublicConstructor, use="stream.ordered_consume
         self, batch: int, max_bytes: int, deadline: float, *, no_wait: bool
     ) -> tuple[list[JetStreamMsg], bool]:
         """Return the messages that arrived in order, and whether nothing was lost."""
-        with trio.move_on_at(deadline):
-            await self._consumers.ensure()
+        if self._consumers.name is None:
+            with trio.move_on_at(deadline):
+                await self._consumers.ensure()
         name, left = self._consumers.name, deadline - trio.current_time()
         if name is None or left <= 0:
             return [], False
