@@ -15,8 +15,9 @@ from tests.keyvalue.helpers import brief, bucket
 from tests.support.raw import raw_connection
 from tests.support.timeouts import HANG_TIMEOUT
 from trio_nats import ConfigurationError, DecodeError, EncodeError, Msg
+from trio_nats._constructors import construct
 from trio_nats.codecs import JSONCodec
-from trio_nats.headers import Headers
+from trio_nats.headers import Headers, encode_headers
 from trio_nats.jetstream import (
     JetStreamAPIError,
     NoStreamResponseError,
@@ -24,6 +25,7 @@ from trio_nats.jetstream import (
 )
 from trio_nats.keyvalue import (
     BucketNotFoundError,
+    Entry,
     InvalidKeyError,
     KeyDeletedError,
     KeyExistsError,
@@ -31,6 +33,7 @@ from trio_nats.keyvalue import (
     Operation,
 )
 from trio_nats.keyvalue.entry import operation_of
+from trio_nats.keyvalue.store import RAW
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -259,6 +262,20 @@ async def test_expired_entries(nats_server: NatsServer) -> None:
 )
 def test_the_operation_is_read_from_headers(headers: dict[str, str], operation: Operation) -> None:
     assert operation_of(Headers(headers)) is operation
+    entry = construct(
+        Entry,
+        bucket="b",
+        key="k",
+        revision=1,
+        timestamp=1_700_000_000_123_456_789,
+        delta=0,
+        data=b"",
+        headers=encode_headers(headers),
+        codec=RAW,
+    )
+    assert entry.operation is operation
+    assert entry.headers == Headers(headers)
+    assert entry.timestamp == datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)
 
 
 async def test_purge_deletes(nats_server: NatsServer) -> None:

@@ -13,9 +13,11 @@ from tests.jetstream.scripted_server import QUICK
 from tests.keyvalue.helpers import brief, bucket, initial
 from tests.support.proxies import PlainProxy
 from trio_nats import ConfigurationError, DecodeError, RequestTimeoutError, open_nats
+from trio_nats.headers import Headers, Status, decode_headers
 from trio_nats.jetstream import JetStreamError, NoStreamResponseError, watched_messages
 from trio_nats.jetstream.stream import ListingError, Stream
 from trio_nats.keyvalue import BucketNotFoundError, InvalidKeyError, KeyValue
+from trio_nats.keyvalue import entry as entry_module
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -363,3 +365,28 @@ async def test_draining(nats_server: NatsServer) -> None:
             assert len(await initial(watch)) == 3
             nursery.start_soon(nc.drain)
             assert [entry async for entry in watch] == []
+
+
+async def test_headers_are_not_decoded_unless_they_are_read(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def decode(block: bytes) -> tuple[Headers, Status | None]:
+        decoded.append(block)
+        return decode_headers(block)
+
+    monkeypatch.setattr(entry_module, "decode_headers", decode)
+    async with connected(nats_server) as (js, _):
+        kv = await bucket(js)
+        for number in range(3):
+            await kv.put(f"k{number}", b"value")
+        async with kv.watch(meta_only=True) as watcher:
+            entries = [entry async for entry in watcher.initial()]
+        assert len(entries) == 3
+        assert not decoded
+        assert [entry.size for entry in entries] == [5, 5, 5]
+        assert len(decoded) == 3
+        assert [entry.timestamp for entry in entries] == [
+            (await kv.get(entry.key)).timestamp for entry in entries
+        ]

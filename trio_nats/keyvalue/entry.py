@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar, cast
 
 from .._constructors import NoPublicConstructor
 from ..codecs import Decoder, decode_error
 from ..errors import DecodeError
-from ..headers import Headers
+from ..headers import Headers, decode_headers
 from .errors import KeyDeletedError
 
 __all__ = ["OPERATION", "Entry", "Operation", "deleted_error", "operation_of"]
@@ -20,6 +20,8 @@ OPERATION = "KV-Operation"
 _REASON = "Nats-Marker-Reason"
 _SIZE = "Nats-Msg-Size"
 _UNDECODED = object()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MARKS = OPERATION.lower().encode(), _REASON.lower().encode()
 
 
 class Operation(enum.StrEnum):
@@ -42,6 +44,14 @@ def operation_of(headers: Headers) -> Operation:
     return Operation.PUT
 
 
+def _is_unmarked(headers: Headers | bytes | None) -> bool:
+    """Whether the headers certainly have no operation but a put; to decode them takes longer."""
+    if isinstance(headers, bytes):
+        small = headers.lower()
+        return not any(mark in small for mark in _MARKS)
+    return headers is None
+
+
 class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch()"):
     """A value of a key, or a deletion marker.
 
@@ -51,16 +61,16 @@ class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch
 
     __slots__ = (
         "_codec",
+        "_headers",
         "_meta_only",
+        "_timestamp",
         "_value",
         "bucket",
         "data",
         "delta",
-        "headers",
         "key",
         "operation",
         "revision",
-        "timestamp",
     )
 
     def __init__(
@@ -69,32 +79,55 @@ class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch
         bucket: str,
         key: str,
         revision: int,
-        timestamp: datetime,
+        timestamp: datetime | int,
         delta: int,
         data: bytes,
-        headers: Headers,
+        headers: Headers | bytes | None,
         codec: Decoder[T],
         meta_only: bool = False,
     ) -> None:
+        """Make an entry.
+
+        :param timestamp: a time, or nanoseconds since 1970 (UTC).
+        :param headers: the headers, or the header block as received.
+        """
         self.bucket: str = bucket
         """Name of the bucket."""
         self.key: str = key
         """The key."""
         self.revision: int = revision
         """Number of the change. The revisions of a bucket count the changes of all its keys."""
-        self.timestamp: datetime = timestamp
-        """Time at which the server stored the entry, in UTC."""
+        self._timestamp = timestamp
         self.delta: int = delta
         """Number of entries that a watcher has still to deliver after this one; 0 from ``get``."""
-        self.operation: Operation = operation_of(headers)
+        self._headers = headers
+        self.operation: Operation = (
+            Operation.PUT if _is_unmarked(headers) else operation_of(self.headers)
+        )
         """The change that the entry records."""
         self.data: bytes = data
         """The stored bytes, not decoded; empty if the key was deleted."""
-        self.headers: Headers = headers
-        """Headers of the stored message."""
         self._codec = codec
         self._meta_only = meta_only
         self._value: object = _UNDECODED
+
+    # A watcher delivers many entries, whose times and headers are rarely read.
+
+    @property
+    def timestamp(self) -> datetime:
+        """Time at which the server stored the entry, in UTC."""
+        when = self._timestamp
+        if isinstance(when, int):
+            when = self._timestamp = _EPOCH + timedelta(microseconds=when // 1000)
+        return when
+
+    @property
+    def headers(self) -> Headers:
+        """Headers of the stored message."""
+        headers = self._headers
+        if not isinstance(headers, Headers):
+            headers = self._headers = decode_headers(headers)[0] if headers else Headers()
+        return headers
 
     @property
     def is_deleted(self) -> bool:
