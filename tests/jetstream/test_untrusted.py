@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trio_nats import Msg
 from trio_nats.jetstream import JetStreamError, PubAck, StreamInfo
 from trio_nats.jetstream.api import read_answer
-from trio_nats.jetstream.get.stored_message import from_direct, number_in
+from trio_nats.jetstream.get.stored_message import DirectAnswer
 from trio_nats.jetstream.publish.ack import read_ack
 
 values = (
@@ -80,10 +80,10 @@ def test_direct_gets(pairs: list[tuple[str, str]], first: str) -> None:
     block = "".join(f"{line}\r\n" for line in [first, *(f"{n}: {v}" for n, v in pairs), ""])
     msg = raw(b"x", block.encode())
     for name in ("Nats-Num-Pending", "Nats-Sequence"):
-        number = number_in(msg, name)
+        number = DirectAnswer(msg).number(name)
         assert number is None or number >= 0
     try:
-        stored = from_direct(msg)
+        stored = DirectAnswer(msg).stored()
     except JetStreamError:
         return
     assert stored.data == b"x"

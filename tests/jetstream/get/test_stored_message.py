@@ -28,6 +28,7 @@ from trio_nats.jetstream import (
     StreamInfo,
 )
 from trio_nats.jetstream.api import API
+from trio_nats.jetstream.get import stored_message
 from trio_nats.testing import NatsServer
 
 pytestmark = pytest.mark.nats_server(jetstream=True)
@@ -149,6 +150,24 @@ async def test_permissions_for_single_subjects(nats_server: NatsServer) -> None:
 
 async def seqs(paged) -> list[int]:
     return [msg.seq async for msg in paged]
+
+
+@pytest.mark.requires_server("2.11")
+async def test_the_headers_of_each_answer_are_split_once(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = stored_message.split_block
+    blocks: list[bytes] = []
+
+    def counted(block: bytes) -> tuple[dict[str, str], bytes]:
+        blocks.append(block)
+        return split(block)
+
+    async with connected(nats_server) as (js, _):
+        stream = await filled(js)
+        monkeypatch.setattr(stored_message, "split_block", counted)
+        assert await seqs(stream.get_msgs()) == [1, 2, 3, 4, 5, 6]
+        assert len(blocks) == 7  # and the status that ends the batch
 
 
 @pytest.mark.requires_server("2.11")

@@ -16,7 +16,7 @@ from .. import json_codec
 from ..api import API, PageIterator
 from ..errors import JetStreamAPIError, JetStreamError, MessageNotFoundError
 from ..features import api_level_error
-from .stored_message import PENDING, UP_TO, MsgRequest, StoredMsg, from_direct, number_in, refusal
+from .stored_message import PENDING, UP_TO, DirectAnswer, MsgRequest, StoredMsg
 
 __all__ = ["Batches", "direct_get", "not_allowed"]
 
@@ -49,7 +49,7 @@ async def direct_get(api: API, stream: str, request: MsgRequest, seconds: float)
         subject = f"{subject}.{request.last_by_subj}"
     else:
         payload = json_codec.encode(request)
-    return from_direct(await api.nc.request(subject, payload, timeout=seconds))
+    return DirectAnswer(await api.nc.request(subject, payload, timeout=seconds)).stored()
 
 
 class Batches:
@@ -80,12 +80,12 @@ class Batches:
             changes: dict[str, object] = {"seq": found[-1].seq + 1, "start_time": None}
             if request.multi_last:
                 # Later batches show the stream as it was at the time of the first one.
-                moment = request.up_to_seq if last is None else number_in(last, UP_TO) or 0
+                moment = request.up_to_seq if last is None else last.number(UP_TO) or 0
                 changes |= {"up_to_seq": moment, "up_to_time": None}
             self._request = msgspec.structs.replace(self._request, **changes)
         return found, more and self._left != 0
 
-    async def _whole(self, request: MsgRequest) -> tuple[list[StoredMsg], Msg | None, int]:
+    async def _whole(self, request: MsgRequest) -> tuple[list[StoredMsg], DirectAnswer | None, int]:
         """Return the messages of a batch, the status that ends it, and how many follow.
 
         Servers look up the last messages of all subjects first, and end the batch without its usual
@@ -102,7 +102,7 @@ class Batches:
             "attempts to get a batch; use a smaller max_messages"
         )
 
-    async def _ask(self, request: MsgRequest) -> tuple[list[StoredMsg], Msg | None, int]:
+    async def _ask(self, request: MsgRequest) -> tuple[list[StoredMsg], DirectAnswer | None, int]:
         """Request a batch once; the result is that of :meth:`_whole`.
 
         There is no status if there is no such message, or if the batch breaks off.
@@ -120,34 +120,36 @@ class Batches:
             pending_limits=PendingLimits(messages=most, bytes=room + most * OVERHEAD + LARGEST),
         ) as replies:
             while True:
-                msg = await self._receive(replies)
-                status = refusal(msg)
+                answer = DirectAnswer(await self._receive(replies))
+                status = answer.status
                 if status is not None and status.code == 204:
                     if replies.dropped:
                         raise self._too_much()
                     if not request.multi_last:
                         pending = 0  # servers before 2.12 count a message itself
                     # In the last messages of subjects, they count one too few in the status.
-                    return found, msg, max(pending, number_in(msg, PENDING) or 0)
+                    return found, answer, max(pending, answer.number(PENDING) or 0)
                 if room <= 0:
                     raise self._too_much()
                 # The server ends a batch with the message that reaches max_bytes.
-                room -= max(0, len(msg.data) + len(msg.raw_headers or b"") - OVERHEAD)
+                room -= max(0, answer.size - OVERHEAD)
                 try:
-                    found.append(from_direct(msg))
+                    found.append(answer.stored())
                 except MessageNotFoundError:
                     assert status is not None
                     is_removed = bool(request.multi_last) and status.description != NONE_FOUND
                     return found, None, int(is_removed)
                 except JetStreamAPIError as error:
                     raise self._too_old() if error.description == EMPTY else error from None
-                told = number_in(msg, PENDING)
+                told = answer.number(PENDING)
                 if told is None:
                     raise self._too_old()
                 pending = told
 
     async def _receive(self, replies: Replies) -> Msg:
         try:
+            if replies._queue:  # A time limit takes longer than all else.
+                return await replies.receive()
             with trio.move_on_after(self._seconds):
                 return await replies.receive()
         except NoRespondersError:

@@ -21,14 +21,13 @@ from ..errors import (
 from ..json_codec import time_from_wire
 
 __all__ = [
+    "DirectAnswer",
     "MsgAnswer",
     "MsgRequest",
     "StoredMsg",
     "from_answer",
-    "from_direct",
     "message_not_found",
-    "number_in",
-    "refusal",
+    "split_block",
 ]
 
 T = TypeVar("T")
@@ -123,44 +122,63 @@ def from_answer(stream: str, answer: MsgAnswer) -> StoredMsg:
     )
 
 
-def from_direct(msg: Msg) -> StoredMsg:
-    """Return the message in an answer to a direct get.
+class DirectAnswer:
+    """An answer to a direct get: a message, or a status.
 
     Stream, subject, sequence number and time are in headers that follow those of the message.
-
-    :raises MessageNotFoundError: if there is no such message.
-    :raises JetStreamAPIError: if the server refused the request.
-    :raises JetStreamError: if the answer is malformed.
     """
-    told, own = _split(msg.raw_headers or b"")
-    # The status line alone proves nothing: a publisher may have written it.
-    if (status := refusal(msg)) is not None:
-        if status.code == 404:
-            raise MessageNotFoundError(404, ErrorCode.MESSAGE_NOT_FOUND, "no message found")
-        raise JetStreamAPIError(status.code, 0, status.description or "direct get failed")
-    try:
-        return StoredMsg(
-            stream=told[_STREAM],
-            subject=told[_SUBJECT],
-            seq=int(told[_SEQUENCE]),
-            timestamp=_time(told[_TIME]),
-            data=msg.data,
-            headers=decode_headers(own)[0],
-        )
-    except (KeyError, ValueError, OverflowError) as error:
-        raise JetStreamError(f"malformed answer to a direct get: {error!r}") from error
+
+    __slots__ = ("_msg", "_own", "_told")
+
+    def __init__(self, msg: Msg) -> None:
+        self._msg = msg
+        self._told, self._own = split_block(msg.raw_headers or b"")
+
+    @property
+    def status(self) -> Status | None:
+        """The status; ``None`` if it is a stored message.
+
+        An answer with the headers that the server adds is a message, whatever its status line says:
+        a publisher may have written that.
+        """
+        return None if _SEQUENCE in self._told else self._msg.status
+
+    def stored(self) -> StoredMsg:
+        """Return the message.
+
+        :raises MessageNotFoundError: if there is no such message.
+        :raises JetStreamAPIError: if the server refused the request.
+        :raises JetStreamError: if the answer is malformed.
+        """
+        if (status := self.status) is not None:
+            if status.code == 404:
+                raise MessageNotFoundError(404, ErrorCode.MESSAGE_NOT_FOUND, "no message found")
+            raise JetStreamAPIError(status.code, 0, status.description or "direct get failed")
+        told = self._told
+        try:
+            return StoredMsg(
+                stream=told[_STREAM],
+                subject=told[_SUBJECT],
+                seq=int(told[_SEQUENCE]),
+                timestamp=_time(told[_TIME]),
+                data=self._msg.data,
+                headers=decode_headers(self._own)[0],
+            )
+        except (KeyError, ValueError, OverflowError) as error:
+            raise JetStreamError(f"malformed answer to a direct get: {error!r}") from error
+
+    def number(self, name: str) -> int | None:
+        """Return a number from a header line of the server, or ``None``."""
+        text = self._told.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+
+    @property
+    def size(self) -> int:
+        """Size of the payload and the headers, in bytes."""
+        return len(self._msg.data) + len(self._msg.raw_headers or b"")
 
 
-def refusal(msg: Msg) -> Status | None:
-    """Return the status of an answer to a direct get; ``None`` if it is a stored message.
-
-    An answer with the headers that the server adds is a message, whatever its status line says.
-    """
-    status = msg.status
-    return None if status is None or _SEQUENCE in _split(msg.raw_headers or b"")[0] else status
-
-
-def _split(block: bytes) -> tuple[dict[str, str], bytes]:
+def split_block(block: bytes) -> tuple[dict[str, str], bytes]:
     """Return the header lines of the server, and the header block of the publisher.
 
     The server appends its lines to the publisher's block, beginning with the name of the stream.
@@ -169,14 +187,11 @@ def _split(block: bytes) -> tuple[dict[str, str], bytes]:
     """
     own, found, rest = block.rpartition(_STREAM.encode() + b": ")
     lines = (found + rest).decode("utf-8", "backslashreplace").split("\r\n")
-    told = {name: value.strip(" \t") for name, _, value in (line.partition(":") for line in lines)}
+    told: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        told[name] = value.strip(" \t")
     return told, own
-
-
-def number_in(msg: Msg, name: str) -> int | None:
-    """Return a number from a header line of the server, or ``None``."""
-    text = _split(msg.raw_headers or b"")[0].get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
 
 def _time(text: str) -> datetime | None:
