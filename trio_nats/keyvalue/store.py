@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NoReturn, TypeVar, cast, ove
 from .._constructors import NoPublicConstructor, construct
 from .._nats_py_names import attribute_error
 from ..codecs import Codec, Payload, check_payload, encode
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InvalidSubjectError
 from ..headers import HeadersLike
 from ..jetstream.consumer.config import DeliverPolicy
 from ..jetstream.context_base import BaseJetStream
@@ -18,6 +18,7 @@ from ..jetstream.errors import (
     JetStreamError,
     MessageNotFoundError,
     NoStreamResponseError,
+    StreamNotFoundError,
     WrongLastSequenceError,
     described,
 )
@@ -28,8 +29,8 @@ from ..options import check_choice, check_count, check_flag, check_seconds
 from .config import KeyValueStatus, bucket_of, status_of, subjects_of
 from .entry import OPERATION, Entry, Operation, deleted_error
 from .errors import KeyExistsError, KeyNotFoundError
-from .validation import ALL_KEYS, check_filters, check_key, is_key, key_errors
-from .watch import KeyWatcher, Plan, bucket_errors
+from .validation import ALL_KEYS, check_filters, check_key, is_key, key_errors, key_too_long
+from .watch import KeyWatcher, Plan, bucket_errors, bucket_not_found
 
 __all__ = ["RAW", "KeyValue"]
 
@@ -134,14 +135,17 @@ class KeyValue(
         self, key: str, revision: int | None = None, *, direct: bool | None = None
     ) -> Entry[T] | None:
         subject = self._prefix + key
-        with bucket_errors(self._name), key_errors(key):
-            try:
-                if revision is None:
-                    msg = await self._stream.get_msg(last_for=subject, direct=direct)
-                else:
-                    msg = await self._stream.get_msg(revision, direct=direct)
-            except MessageNotFoundError:
-                return None
+        try:  # bucket_errors() and key_errors() take a noticeable part of the time
+            if revision is None:
+                msg = await self._stream.get_msg(last_for=subject, direct=direct)
+            else:
+                msg = await self._stream.get_msg(revision, direct=direct)
+        except MessageNotFoundError:
+            return None
+        except StreamNotFoundError as error:
+            raise bucket_not_found(self._name, error) from None
+        except InvalidSubjectError as error:
+            raise key_too_long(key, error) from None
         return self._entry(key, msg) if msg.subject == subject else None
 
     def _entry(self, key: str, msg: StoredMsg) -> Entry[T]:

@@ -11,7 +11,15 @@ from ..jetstream.validation import overlap
 from ..options import type_name
 from .errors import InvalidKeyError
 
-__all__ = ["ALL_KEYS", "check_bucket", "check_filters", "check_key", "is_key", "key_errors"]
+__all__ = [
+    "ALL_KEYS",
+    "check_bucket",
+    "check_filters",
+    "check_key",
+    "is_key",
+    "key_errors",
+    "key_too_long",
+]
 
 ALL_KEYS = ">"
 
@@ -56,7 +64,12 @@ def key_errors(key: str) -> Generator[None, None, None]:
     try:
         yield
     except InvalidSubjectError as error:
-        raise InvalidKeyError(f"key {key[:40]!a}... is too long: {error}") from None
+        raise key_too_long(key, error) from None
+
+
+def key_too_long(key: str, error: InvalidSubjectError) -> InvalidKeyError:
+    """Return the error that names the key."""
+    return InvalidKeyError(f"key {key[:40]!a}... is too long: {error}")
 
 
 def check_filters(keys: str | Sequence[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from ..jetstream.watched_messages import InitialIterator, WatchedMessages
 from .entry import Entry
 from .errors import BucketNotFoundError
 
-__all__ = ["KeyWatcher", "Plan", "bucket_errors"]
+__all__ = ["KeyWatcher", "Plan", "bucket_errors", "bucket_not_found"]
 
 T = TypeVar("T")
 
@@ -33,10 +33,11 @@ def bucket_errors(bucket: str) -> Generator[None, None, None]:
     try:
         yield
     except StreamNotFoundError as error:
-        raise _not_found(bucket, error) from None
+        raise bucket_not_found(bucket, error) from None
 
 
-def _not_found(bucket: str, error: StreamNotFoundError) -> BucketNotFoundError:
+def bucket_not_found(bucket: str, error: StreamNotFoundError) -> BucketNotFoundError:
+    """Return the error that names the bucket."""
     return BucketNotFoundError(
         error.code, error.err_code, f"bucket {bucket!r} does not exist: {error.description}"
     )
@@ -190,7 +191,7 @@ class KeyWatcher(
         try:  # bucket_errors() would take a noticeable part of the time of an entry
             msg = await self._messages.receive()
         except StreamNotFoundError as error:
-            raise _not_found(self._plan.bucket, error) from None
+            raise bucket_not_found(self._plan.bucket, error) from None
         return None if msg is None else self._entry(msg)
 
     def _entry(self, msg: JetStreamMsg) -> Entry[T] | None:
