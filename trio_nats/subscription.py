@@ -144,7 +144,6 @@ class Subscription(
         :raises RuntimeError: if the subscription has not been entered.
         """
         self._core.check_run()
-        await trio.lowlevel.checkpoint()
         if self._sid is None:
             raise RuntimeError("this subscription has not been entered, so it cannot be drained")
         seconds = math.inf if timeout is None else check_seconds("timeout", timeout)

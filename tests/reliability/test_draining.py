@@ -84,6 +84,21 @@ async def test_a_cancelled_drain_is_still_unsubscribed(transport: Transport) -> 
 
 
 @ALL_BUT_WSS
+async def test_a_drain_in_a_cancelled_scope_is_still_unsubscribed(transport: Transport) -> None:
+    async with transport.scripted(session()) as server:
+        async with transport.open(server) as nc, nc.subscribe("a") as sub:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await sub.drain()
+            assert scope.cancelled_caught
+            assert nc.stats.subscriptions == 0
+            with trio.fail_after(HANG_TIMEOUT), pytest.raises(trio.EndOfChannel):
+                await sub.receive()
+            await nc.flush(timeout=HANG_TIMEOUT)
+        assert frames_of(await server.peer()).count(b"UNSUB 1") == 1
+
+
+@ALL_BUT_WSS
 async def test_draining_a_subscription_while_the_connection_breaks(transport: Transport) -> None:
     async def breaks(peer: Peer) -> None:
         sid = (await read_line(peer, b"SUB")).split()[-1]
