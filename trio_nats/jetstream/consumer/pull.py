@@ -228,12 +228,10 @@ class PullSubscription(MessageSource):
         number = self._number_of(status)
         if number is None or status.outcome is PullOutcome.ALIVE:
             return
-        if status.outcome in (PullOutcome.DONE, PullOutcome.TOO_LARGE):
-            flow_control.ended(number, status.pending_messages, status.pending_bytes)
-        elif status.outcome in (PullOutcome.FATAL, PullOutcome.LOST, PullOutcome.UNPINNED):
+        if status.outcome in (PullOutcome.FATAL, PullOutcome.LOST, PullOutcome.UNPINNED):
             flow_control.start_generation(0, 0)
         else:
-            flow_control.withdraw(number)
+            flow_control.ended(number, status.pending_messages, status.pending_bytes)
 
     @property
     def receiver(self) -> Callable[[], Awaitable[JetStreamMsg]]:
@@ -469,7 +467,7 @@ class PullSubscription(MessageSource):
             self._emit(Unpinned, self._options.pull_options.group)
             self._start_over()
         else:
-            flow_control.withdraw(number)
+            flow_control.ended(number, status.pending_messages, status.pending_bytes)
             self._note_progress()
             if outcome is PullOutcome.ABSENT:
                 self._absent += 1

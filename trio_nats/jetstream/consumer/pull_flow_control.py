@@ -191,7 +191,7 @@ class PullFlowControl:
         return rest is not None and rest == amount == self._limit
 
     def withdraw(self, number: int) -> None:
-        """Count a pull request as not sent, or as refused."""
+        """Count a pull request as not sent."""
         self.ended(number, None, None)
 
     def start_generation(self, waiting: int, waiting_bytes: int) -> None:
