@@ -160,7 +160,7 @@ _arguments = cast("Callable[[object], tuple[object, ...]]", cache(get_args))
 @cache
 def _bare(hint: object) -> object:
     """Return a type without ``| None``."""
-    if _origin(hint) in (Union, types.UnionType):
+    if isinstance(hint, types.UnionType) or _origin(hint) is Union:
         return next(arg for arg in _arguments(hint) if arg is not type(None))
     return hint
 
