@@ -234,10 +234,23 @@ class BaseConnection:
         """
         if get_ident() != self._thread:
             self._core.check_run()
-        raw_reply = None if reply is None else check_subject(reply)
-        raw_subject = self._pub_lines.subject(subject)
-        frame = self._frame(raw_subject, encoded(codec, payload), raw_reply, headers)
         outbox = self._outbox
+        frame: Frame
+        if reply is None and headers is None and codec is None and type(payload) is bytes:
+            # The fast path of publish().
+            try:
+                head, size = self._known_pub_lines[subject][len(payload)]
+            except (KeyError, TypeError):  # TypeError: unhashable, so not a subject
+                head, size = self._pub_lines.learn(subject, len(payload))
+            if outbox.size < outbox.fast_path_limit:
+                outbox.open_chunk += (head, payload, CRLF)
+                outbox.size += size
+                return
+            frame = head, payload, CRLF
+        else:
+            raw_reply = None if reply is None else check_subject(reply)
+            raw_subject = self._pub_lines.subject(subject)
+            frame = self._frame(raw_subject, encoded(codec, payload), raw_reply, headers)
         if outbox.size >= outbox.fast_path_limit:
             self._core.check_open()
             outbox.check_space()

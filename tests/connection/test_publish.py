@@ -19,6 +19,7 @@ from trio_nats import (
     MaxPayloadError,
     RequestTimeoutError,
 )
+from trio_nats._protocol import commands
 
 pytestmark = ALL_BUT_WSS
 
@@ -200,6 +201,29 @@ async def refused(error: type[Exception], match: str | None = None, **argument: 
         assert open_requests(nc) == 0
         await nothing_was_sent(nc, peer)
         assert nc.stats.out_messages == 1
+
+
+async def test_publish_nowait_makes_a_control_line_only_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[bytes] = []
+    pub = commands.pub
+
+    def counting(subject: bytes, reply: bytes | None, payload: bytes) -> commands.Frame:
+        made.append(subject)
+        return pub(subject, reply, payload)
+
+    async with scripted() as (nc, peer):
+        monkeypatch.setattr(commands, "pub", counting)
+        await nc.publish("a", b"0")
+        learned = len(made)
+        for number in range(1, 4):
+            nc.publish_nowait("a", b"%d" % number)
+        assert len(made) == learned
+        for number in range(4):
+            await peer.expect_line(b"PUB a 1")
+            await peer.expect_line(b"%d" % number)
+        assert nc.stats.out_messages == 4
 
 
 async def test_max_payload_is_the_servers_to_the_byte() -> None:
