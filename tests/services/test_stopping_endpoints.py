@@ -63,7 +63,7 @@ async def test_stopping_one_endpoint(nats_server: NatsServer) -> None:
         assert await has_responders(client, "reverse")
         assert service.nc.stats.subscriptions == before
         await trio.testing.wait_all_tasks_blocked()
-        assert len(tasks - all_tasks()) == 1
+        assert len(tasks - all_tasks()) == 2  # the endpoint and its worker
         # Repeated, it is harmless, and the name is free again.
         endpoint.stop()
         await endpoint.aclose()

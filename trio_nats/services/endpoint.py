@@ -1,10 +1,17 @@
-"""An endpoint, which handles each request in a task, up to a maximum at a time.
+"""An endpoint, which handles up to a maximum number of requests at a time.
 
 Theory of operation. The service runs :meth:`Endpoint._serve` in a task of its own, with a nursery
-for the handlers. Stopping drains the subscription: once the server has processed the UNSUB,
-receiving ends with :exc:`trio.EndOfChannel`, and the nursery waits for the remaining handlers. If
-``close_timeout`` or a cancellation ends this earlier, the handlers are cancelled, and each
-remaining request gets error 503, which is sent without waiting.
+for the workers. These are tasks that receive requests from the subscription, and call the handler.
+Starting a task takes longer than everything else here, so workers are reused. While fewer than
+``concurrency`` exist, there is one more than handlers are running, which receives the next request.
+
+Handlers must not notice that they share tasks. So a worker ends when its handler has left
+something behind in the task, such as a changed context variable.
+
+Stopping drains the subscription: once the server has processed the UNSUB, receiving ends with
+:exc:`trio.EndOfChannel`, which ends the workers that do not run a handler. If ``close_timeout`` or
+a cancellation ends this earlier, the handlers are cancelled, and each remaining request gets error
+503, which is sent without waiting.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -36,6 +44,11 @@ __all__ = ["Endpoint", "EndpointOwner", "Handler", "check_handler"]
 
 Handler: TypeAlias = Callable[[ServiceRequest], Awaitable[Payload | None]]
 """Handles a request: an async function that returns the response, see :class:`ServiceRequest`."""
+
+_MAX_IDLE = 64
+"""Maximum number of idle workers that an endpoint keeps for requests to come."""
+
+_MISSING = object()
 
 MAX_LAST_ERROR = 1024
 """Maximum length of the last error in statistics."""
@@ -117,13 +130,14 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         self._metadata = metadata
         self._concurrency = concurrency
         self._handler = handler
-        self._handlers: set[trio.lowlevel.Task] = set()
-        sub._helpers = self._handlers
-        self._capacity = trio.lowlevel.ParkingLot()
+        self._workers: set[trio.lowlevel.Task] = set()
+        sub._helpers = self._workers
+        self._worker_count = 0
+        """Number of workers, including those that have yet to run for the first time."""
         self._has_task = False
         """Whether the service has started a task that subscribes it and calls :meth:`_serve`."""
         self._nursery: trio.Nursery | None = None
-        """The nursery of the handlers, as long as requests are received."""
+        """The nursery of the workers, as long as there are any."""
         self._removed = False
         self._stopping = False
         self._deadline = math.inf
@@ -262,18 +276,14 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
 
     async def _serve(self) -> None:
         """Handle requests until the subscription ends, and all of them have been handled."""
+        # Not the context of this task, because that cannot be entered while the task runs.
+        self._context = copy_context()
         try:
             async with open_nursery() as nursery:
                 self._nursery = nursery
+                self._start_worker()
                 if self._stopping:  # It was stopped since it was subscribed.
                     self._begin_stop()
-                try:
-                    await self._receive(nursery)
-                except (trio.EndOfChannel, trio.ClosedResourceError, NatsError) as error:
-                    if not self._stopping:
-                        self._owner._subscription_ended(error)
-                finally:
-                    self._nursery = None
             if nursery.cancel_scope.cancelled_caught:
                 _logger.warning(
                     "endpoint %r: requests were still pending after %g s",
@@ -281,23 +291,60 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
                     self._owner.close_timeout,
                 )
         finally:
+            self._nursery = None
             self._refuse_waiting()
 
-    async def _receive(self, nursery: trio.Nursery) -> None:
-        """Start a task for each request, until the subscription ends, which raises."""
+    def _start_worker(self) -> None:
+        assert self._nursery is not None
+        self._worker_count += 1
         name = f"endpoint {self._name!r} on {self.subject!r}"
-        while True:
-            while self.under_way >= self._concurrency:
-                await self._capacity.park()
-            # One task per request, because handlers must not share context variables.
-            msg = await self._sub.receive()
-            self._sub._being_handled += 1
-            nursery.start_soon(self._handle, msg, name=name)
+        self._context.run(partial(self._nursery.start_soon, self._work, name=name))
+
+    def _start_more_workers(self) -> None:
+        """Start workers for the requests that wait, at least one, up to ``concurrency``.
+
+        At most as many as there are, so that a burst of requests that take no time to handle starts
+        few.
+        """
+        wanted = min(max(len(self._sub._queue), 1), self._worker_count)
+        for _ in range(min(wanted, self._concurrency - self._worker_count)):
+            self._start_worker()
+
+    async def _work(self) -> None:
+        """Handle one request after the other, until the subscription ends."""
+        task = trio.lowlevel.current_task()
+        deadline = trio.current_effective_deadline()
+        sub = self._sub
+        self._workers.add(task)
+        try:
+            while True:
+                try:
+                    msg = await sub.receive()
+                except (trio.EndOfChannel, trio.ClosedResourceError, NatsError) as error:
+                    if not self._stopping:
+                        self._owner._subscription_ended(error)
+                    break
+                sub._being_handled += 1
+                if self._worker_count == sub._being_handled:
+                    self._start_more_workers()
+                await self._handle(msg)
+                if (
+                    _differ(task.context, self._context)
+                    or trio.current_effective_deadline() != deadline
+                    or task.child_nurseries
+                ):
+                    self._start_worker()
+                    break
+                if self._worker_count - sub._being_handled > _MAX_IDLE and not sub._queue:
+                    break
+        finally:
+            self._workers.discard(task)
+            self._worker_count -= 1
+            if not self._worker_count:
+                self._nursery = None
 
     async def _handle(self, msg: Msg) -> None:
         request = construct(ServiceRequest, msg)
-        task = trio.lowlevel.current_task()
-        self._handlers.add(task)
         self._requests += 1
         begun = time.perf_counter_ns()
         try:
@@ -309,9 +356,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
             raise
         finally:
             self._nanoseconds += time.perf_counter_ns() - begun
-            self._handlers.discard(task)
             self._sub._note_handled()
-            self._capacity.unpark()
 
     async def _respond(self, request: ServiceRequest) -> None:
         """Call the handler, and respond with what it returns or raises."""
@@ -412,6 +457,13 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
 
 async def _send(request: ServiceRequest, failure: ServiceError) -> None:
     await request.respond(failure.data, headers=failure.headers)
+
+
+def _differ(context: Context, other: Context) -> bool:
+    """Return whether any variable is not the same object in both contexts."""
+    return len(context) != len(other) or any(
+        other.get(variable, _MISSING) is not value for variable, value in context.items()
+    )
 
 
 def _unwrapped(error: BaseException) -> BaseException:
