@@ -93,6 +93,9 @@ class FailingMessages(Messages):
     async def _drain(self) -> None:
         raise AssertionError
 
+    async def _take_waiting(self, most: int) -> list[JetStreamMsg]:
+        raise AssertionError
+
 
 @pytest.mark.parametrize("kind", [KeyError, *KINDS])
 def test_of_a_channel_of_messages(kind: type[BaseException]) -> None:
