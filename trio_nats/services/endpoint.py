@@ -395,7 +395,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
                 f"{type(response).__name__}; to send other objects, await request.respond(value, "
                 "codec=...)"
             )
-        await request.respond(response)
+        await request.raw.respond(response)
 
     async def _respond_error(self, request: ServiceRequest, error: Exception) -> None:
         cause = _unwrapped(error)
