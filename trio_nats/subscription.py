@@ -23,7 +23,7 @@ from .events import ConnectionState
 from .message import Msg
 from .options import PendingLimits, check_count, check_seconds
 
-__all__ = ["Batches", "Subscription"]
+__all__ = ["BatchIterator", "Subscription"]
 
 T = TypeVar("T")
 
@@ -371,7 +371,7 @@ class Subscription(
         :returns: an iterator of lists of messages, none of them empty.
         :raises ConfigurationError: if ``max_messages`` is less than 1.
         """
-        return Batches(self.receive_batch, max_messages)
+        return BatchIterator(self.receive_batch, max_messages)
 
     def receive_nowait(self) -> Msg:
         """Receive a message without waiting.
@@ -443,7 +443,7 @@ class Subscription(
             raise StopAsyncIteration from None
 
 
-class Batches(AsyncIterator[list[T]], NeedsAsyncFor, Generic[T]):
+class BatchIterator(AsyncIterator[list[T]], NeedsAsyncFor, Generic[T]):
     """Iterate over what ``receive_batch`` returns, until the channel ends.
 
     It is not an async generator, because you would have to close that.

@@ -325,6 +325,15 @@ def test_values_that_cannot_be_sent(config, kind, text) -> None:
         json_codec.encode(StreamConfig(name="S", **config))
 
 
+def test_lists_cannot_be_none() -> None:
+    """Also not one whose type is equal to that of another field."""
+    for name in ("backoff", "filter_subjects", "priority_groups"):
+        with pytest.raises(TypeError, match=name):
+            json_codec.check_types(ConsumerConfig(**{name: None}))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tags"):
+        json_codec.check_types(Placement(tags=None))  # type: ignore[arg-type]
+
+
 def test_enums_may_be_given_as_text() -> None:
     sent = json_codec.encode(StreamConfig(name="S", retention="interest"))  # type: ignore[arg-type]
     assert msgspec.json.decode(sent) == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 
+import pytest
 import trio
 import trio.testing
 
@@ -126,6 +127,28 @@ async def test_a_context_variable_that_is_reset_costs_no_task(nats_server: NatsS
         await service.nc.flush()
         await many(client, "reset", tasks=5, each=5)
         assert len(tasks) == 1
+
+
+@pytest.mark.parametrize("shield", [False, True])
+async def test_a_cancel_scope_that_a_handler_leaves_behind_is_its_own(
+    nats_server: NatsServer, shield: bool
+) -> None:
+    left: list[trio.CancelScope] = []
+
+    async def handler(request: ServiceRequest) -> bytes:
+        scope = trio.CancelScope(shield=shield)
+        scope.__enter__()
+        left.append(scope)
+        return request.data[::-1]
+
+    async with running(nats_server) as (service, client):
+        endpoint = await service.add_endpoint("leave", handler, concurrency=1)
+        await service.nc.flush()
+        await many(client, "leave", tasks=1, each=3)
+        for scope in left:
+            scope.cancel()
+        await many(client, "leave", tasks=1)
+        assert endpoint.stats().num_errors == 0
 
 
 async def test_a_deadline_that_a_handler_leaves_behind_is_its_own(nats_server: NatsServer) -> None:

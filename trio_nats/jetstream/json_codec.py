@@ -152,7 +152,7 @@ def _omitted(kind: type[msgspec.Struct]) -> Mapping[str, object]:
     return {name: one for name, one in _defaults(kind).items() if name not in always}
 
 
-# Looking up a result takes a fraction of the time of these functions of typing.
+# Looking up a cached result is several times faster than calling these.
 _origin = cast("Callable[[object], object]", cache(get_origin))
 _arguments = cast("Callable[[object], tuple[object, ...]]", cache(get_args))
 
@@ -188,7 +188,7 @@ def _check_fields(prefix: str, value: msgspec.Struct) -> None:
                 raise TypeError(
                     f"{field} must have an instance, not {type_name(one)}; use {one.__name__}(...)"
                 )
-        if given is not None or hint is _bare(hint):
+        if given is not None or hint == _bare(hint):
             _check_type(field, given, _bare(hint))
 
 

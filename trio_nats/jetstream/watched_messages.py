@@ -174,6 +174,7 @@ class WatchedMessages:
 
         If cancelled, no message is lost.
         """
+        self.check_run()
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this watcher")
         self._receiving = True
@@ -209,11 +210,11 @@ class WatchedMessages:
         """Whether messages were taken from the consumer, and can still be received."""
         nc = self._messages._api.nc
         if self._batch and nc.state is ConnectionState.CLOSED and nc.failure is None:
-            self._batch.clear()  # as subscriptions of a connection that is closed do
+            self._batch.clear()  # A subscription also drops its messages then.
         return bool(self._batch)
 
     async def _receive_in_time(self) -> None:
-        """Receive a batch, unless there is a silence."""
+        """Receive a batch, or give up after a silence."""
         began = trio.current_time()
         with trio.move_on_after(self._silence):
             await self._receive_batch()

@@ -21,7 +21,7 @@ _REASON = "Nats-Marker-Reason"
 _SIZE = "Nats-Msg-Size"
 _UNDECODED = object()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MARKS = OPERATION.lower().encode(), _REASON.lower().encode()
+_OPERATION_HEADERS = OPERATION.lower().encode(), _REASON.lower().encode()
 
 
 class Operation(enum.StrEnum):
@@ -44,11 +44,14 @@ def operation_of(headers: Headers) -> Operation:
     return Operation.PUT
 
 
-def _is_unmarked(headers: Headers | bytes | None) -> bool:
-    """Whether the headers certainly have no operation but a put; to decode them takes longer."""
+def _is_certainly_put(headers: Headers | bytes | None) -> bool:
+    """Return whether the headers cannot record anything but a put.
+
+    Decoding them would take longer.
+    """
     if isinstance(headers, bytes):
         small = headers.lower()
-        return not any(mark in small for mark in _MARKS)
+        return not any(name in small for name in _OPERATION_HEADERS)
     return headers is None
 
 
@@ -102,7 +105,7 @@ class Entry(Generic[T], metaclass=NoPublicConstructor, use="kv.get() or kv.watch
         """Number of entries that a watcher has still to deliver after this one; 0 from ``get``."""
         self._headers = headers
         self.operation: Operation = (
-            Operation.PUT if _is_unmarked(headers) else operation_of(self.headers)
+            Operation.PUT if _is_certainly_put(headers) else operation_of(self.headers)
         )
         """The change that the entry records."""
         self.data: bytes = data

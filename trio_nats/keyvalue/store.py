@@ -135,7 +135,7 @@ class KeyValue(
         self, key: str, revision: int | None = None, *, direct: bool | None = None
     ) -> Entry[T] | None:
         subject = self._prefix + key
-        try:  # bucket_errors() and key_errors() take a noticeable part of the time
+        try:  # bucket_errors() and key_errors() would take a noticeable part of the time
             if revision is None:
                 msg = await self._stream.get_msg(last_for=subject, direct=direct)
             else:

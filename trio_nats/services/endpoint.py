@@ -2,8 +2,8 @@
 
 Theory of operation. The service runs :meth:`Endpoint._serve` in a task of its own, with a nursery
 for the workers. These are tasks that receive requests from the subscription, and call the handler.
-Starting a task takes longer than everything else here, so workers are reused. While fewer than
-``concurrency`` exist, there is one more than handlers are running, which receives the next request.
+Starting a task takes longer than everything else here, so workers are reused. Until there
+are ``concurrency`` workers, at least one is idle, to receive the next request.
 
 Handlers must not notice that they share tasks. So a worker ends when its handler has left
 something behind in the task, such as a changed context variable.
@@ -46,7 +46,7 @@ Handler: TypeAlias = Callable[[ServiceRequest], Awaitable[Payload | None]]
 """Handles a request: an async function that returns the response, see :class:`ServiceRequest`."""
 
 _MAX_IDLE = 64
-"""Maximum number of idle workers that an endpoint keeps for requests to come."""
+"""Maximum number of idle workers that an endpoint keeps."""
 
 _MISSING = object()
 
@@ -276,7 +276,7 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
 
     async def _serve(self) -> None:
         """Handle requests until the subscription ends, and all of them have been handled."""
-        # Not the context of this task, because that cannot be entered while the task runs.
+        # A copy, because the context of this task cannot be entered while it runs.
         self._context = copy_context()
         try:
             async with open_nursery() as nursery:
@@ -301,10 +301,9 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         self._context.run(partial(self._nursery.start_soon, self._work, name=name))
 
     def _start_more_workers(self) -> None:
-        """Start workers for the requests that wait, at least one, up to ``concurrency``.
+        """Start workers for the waiting requests: at least one, up to ``concurrency``.
 
-        At most as many as there are, so that a burst of requests that take no time to handle starts
-        few.
+        Their number at most doubles, so a burst of quick requests starts few.
         """
         wanted = min(max(len(self._sub._queue), 1), self._worker_count)
         for _ in range(min(wanted, self._concurrency - self._worker_count)):
@@ -314,6 +313,8 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
         """Handle one request after the other, until the subscription ends."""
         task = trio.lowlevel.current_task()
         deadline = trio.current_effective_deadline()
+        # Private to Trio, but nothing else tells that a cancel scope without a deadline was left.
+        status: object = getattr(task, "_cancel_status", None)
         sub = self._sub
         self._workers.add(task)
         try:
@@ -328,8 +329,10 @@ class Endpoint(metaclass=NoPublicConstructor, use="service.add_endpoint()"):
                 if self._worker_count == sub._being_handled:
                     self._start_more_workers()
                 await self._handle(msg)
+                del msg  # Do not keep it in memory while waiting for the next one.
                 if (
                     _differ(task.context, self._context)
+                    or getattr(task, "_cancel_status", None) is not status
                     or trio.current_effective_deadline() != deadline
                     or task.child_nurseries
                 ):

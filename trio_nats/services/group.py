@@ -166,8 +166,8 @@ class ServiceGroup(metaclass=NoPublicConstructor, use="service.group()"):
         :param queue: the queue group, one member of which receives each request, or ``None``, so
             that all instances receive it. Default: that of the group.
         :param metadata: shown to clients that ask for INFO; at most 128 KiB.
-        :param concurrency: maximum number of requests handled at a time, each by a task of its own.
-            With 1 they are handled in order. Default: 16.
+        :param concurrency: maximum number of requests handled at a time, each by its own worker
+            task. With 1 they are handled in order. Default: 16.
         :param pending_limits: limits on waiting requests, see :class:`PendingLimits`. Default:
             those of the connection.
         :returns: the endpoint.

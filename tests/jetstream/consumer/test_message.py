@@ -11,6 +11,7 @@ from tests.jetstream.helpers import MEMORY, connected, filled
 from tests.jetstream.scripted_server import Puller, pulled_from
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from trio_nats import ConfigurationError, DecodeError, Msg, NoRespondersError, codecs
+from trio_nats.connection_base import BaseConnection
 from trio_nats.jetstream import AckError, AckPolicy, JetStreamMsg
 from trio_nats.jetstream.consumer.message import AckContext
 from trio_nats.testing import NatsServer
@@ -58,6 +59,26 @@ async def test_a_message_is_answered_once() -> None:
             for second in (msg.ack, msg.nak, msg.term, msg.in_progress):
                 with pytest.raises(AckError, match=rf"already answered by {first}\(\)"):
                     await second()
+
+
+async def test_cancelled_progress_does_not_take_back_an_answer() -> None:
+    sent: list[bytes] = []
+
+    class Connection:
+        async def _respond(self, reply: bytes, payload: bytes, headers: None) -> None:
+            if payload == b"+WPI":
+                await msg.ack()  # as another task does while this one waits for space
+                raise KeyError("as if cancelled")
+            sent.append(payload)
+
+    context = AckContext(cast("BaseConnection", Connection()), "s", "c", acks=True)
+    msg = JetStreamMsg(
+        Msg.new("s.1", b"x", reply="$JS.ACK.s.c.1.1.1.1700000000000000000.0"), context
+    )
+    with pytest.raises(KeyError):
+        await msg.in_progress()
+    assert sent == [b"+ACK"]
+    assert msg.answered
 
 
 async def test_acknowledging_with_ack_policy_none_is_an_error(nats_server: NatsServer) -> None:

@@ -30,8 +30,8 @@ _logger = logging.getLogger("trio_nats.jetstream")
 
 LOOK = 0.5
 """Seconds between checks whether the connection was replaced since the request was sent."""
-TAKEN_AT_ONCE = 1000
-"""Messages to take before the next checkpoint."""
+MAX_TAKEN_AT_ONCE = 1000
+"""Maximum number of messages to take without a checkpoint."""
 PAUSE = 0.1
 """Seconds before a pull request that the server has given up is repeated."""
 GRACE = 0.5
@@ -225,7 +225,7 @@ class Fetch:
 
     def _connection(self) -> int:
         """Return the number of the connection. A pull request is lost with its connection."""
-        return self._nc._core.counters.connects  # `stats` would count what waits everywhere
+        return self._nc._core.counters.connects  # `stats` would also count all pending messages
 
     def _is_over(self) -> bool:
         return self.complete or self.ended is not None
@@ -250,7 +250,7 @@ class Fetch:
         )
         seen, nc = self._connection(), self._nc
         payload, reply = request.encode(), self._reply.decode()
-        if nc._outbox.has_space():  # else it may have to wait
+        if nc._outbox.has_space():  # Otherwise it may have to wait, which needs a time limit.
             await nc.publish(self._subject, payload, reply=reply)
         else:
             with trio.move_on_at(deadline):
@@ -264,16 +264,18 @@ class Fetch:
         self.complete = len(self._came) >= self._batch or full
 
     def _take_all(self, msg: Msg, inbox: Inbox) -> bool:
-        """Take a message or status, and some that wait behind it, until the request is over.
+        """Take a message or status and those waiting behind it, until the request is over.
 
-        Entering a time limit for each would take longer than all the rest. Return whether one came
-        from the consumer.
+        Entering a cancel scope for each would cost more than everything else. Return whether any
+        came from the consumer.
         """
+        sub = inbox.sub
         heard = self._take(msg)
-        for _ in range(min(len(inbox.sub._queue), TAKEN_AT_ONCE)):
-            if self._is_over():
-                break
-            heard = self._take(inbox.sub._pop()) or heard
+        taken = 0
+        while sub._queue and taken < MAX_TAKEN_AT_ONCE and not self._is_over():
+            heard = self._take(sub._pop()) or heard
+            taken += 1
+        sub._before_yield -= min(taken, sub._before_yield)  # Yield at most once for all of them.
         return heard
 
     def _take(self, msg: Msg) -> bool:

@@ -37,6 +37,7 @@ class InboxPool:
 
     async def take(self) -> Inbox:
         """Return an inbox that is subscribed. If cancelled, nothing has happened."""
+        self._nc._check_run()
         while self._spare:
             inbox = self._spare.pop()
             if inbox.sub._ended is not None:

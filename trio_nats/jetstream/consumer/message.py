@@ -33,8 +33,8 @@ _GATEWAY = "_GR_"
 _ACK = b"$JS.ACK."
 
 _can_be_published_to = re.compile(r"[^\x00-\x20\x7f.*>]+(?:\.[^\x00-\x20\x7f.*>]+)*").fullmatch
-# Up to 19 digits are certainly below 2**64. Longer numbers, and subjects with a domain, take the
-# slower way.
+# Numbers of up to 19 digits are below 2**64. Longer ones, and subjects with a domain, are parsed
+# token by token.
 _SHORT_NUMBER = r"\.(\d{1,19})"
 _short_ack = re.compile(
     r"\$JS\.ACK\.([^.]*)\.([^.]*)" + 5 * _SHORT_NUMBER, re.ASCII | re.DOTALL
@@ -122,7 +122,7 @@ class ReplySubjects:
         """Whether a reply subject can be published to, see :func:`can_respond_to`."""
         front = self._short_front
         if self._has_valid_front and reply.startswith(front) and _short_numbers(reply, len(front)):
-            return True  # Most are like this, and it takes less than half the time.
+            return True  # Most are. This takes less than half the time of the full check.
         return can_respond_to(reply)
 
     def sequences(self, reply: bytes) -> tuple[int, int] | None:
@@ -385,15 +385,16 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
             return False
 
     async def _say(self, kind: bytes | None, text: bytes) -> None:
-        """Publish to the reply subject, unless it is forged, which is not worth an exception.
+        """Publish to the reply subject. If it is forged, log that instead of raising.
 
-        :param kind: what the message is answered with; ``None`` if it is no answer.
+        :param kind: the answer to remember; ``None`` for a progress report.
         """
         reply, context = self._check_unanswered(), self._ack_context
-        # Set before sending, because another task may be about to answer too.
-        self._answer = kind
+        if kind is not None:
+            # Set before sending, because another task may be about to answer too.
+            self._answer = kind
         try:
-            # Each reply subject is used once, so that a cache of subjects would only fill up.
+            # Each reply subject is used once, so caching it would only displace others.
             if context.replies.can_answer(reply):
                 await context.nc._respond(reply, text, None)
                 return
@@ -401,7 +402,8 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         except InvalidSubjectError as error:
             self._log_unanswerable(str(error))
         except BaseException:
-            self._answer = None
+            if kind is not None:
+                self._answer = None
             raise
         await context.nc._checkpoint()
 
@@ -409,7 +411,7 @@ class JetStreamMsg(msgspec.Struct, gc=False, eq=False, weakref=False):
         _logger.info("consumer %r: not answered: %s", self._ack_context.consumer, reason)
 
     def _check_unanswered(self) -> bytes:
-        """Return the reply subject. Raise if the message must not be answered (again)."""
+        """Return the reply subject, or raise if the message cannot be answered."""
         reply = self.raw.raw_reply
         if self._answer is None and self._ack_context.acks and reply:
             return reply

@@ -20,7 +20,7 @@ from ..._constructors import NoPublicConstructor
 from ..._event_hub import EventChannel, EventHub
 from ..._nursery import open_nursery
 from ...options import check_count
-from ...subscription import Batches
+from ...subscription import BatchIterator
 from ..events import ConsumerEvent
 from .message import JetStreamMsg
 from .message_source import MessageSource
@@ -115,10 +115,10 @@ class Messages(
     async def receive_batch(self, max_messages: int | None = None) -> list[JetStreamMsg]:
         """Receive all waiting messages at once; wait if there are none.
 
-        This is faster than receiving many messages one by one. Messages requested in advance are
-        what can wait, so a batch has at most the ``max_messages`` of ``consume``. Acknowledge each
-        message; the acknowledgements of a batch are written together. If cancelled, no message is
-        lost.
+        This is faster than receiving many messages one by one. With a pull consumer, a batch rarely
+        exceeds the ``max_messages`` of ``consume``, because no more are requested in advance.
+        Acknowledge each message; the acknowledgements of a batch are written together. If
+        cancelled, no message is lost.
 
         It also raises what ``receive`` raises; see :class:`Messages`.
 
@@ -147,7 +147,7 @@ class Messages(
         :returns: an iterator of lists of messages, none of them empty.
         :raises ConfigurationError: if ``max_messages`` is less than 1.
         """
-        return Batches(self.receive_batch, max_messages)
+        return BatchIterator(self.receive_batch, max_messages)
 
     async def aclose(self) -> None:
         """Unsubscribe, and return messages that were not received to the server.
@@ -227,7 +227,10 @@ class Messages(
 
     @abstractmethod
     async def _take_waiting(self, most: int) -> list[JetStreamMsg]:
-        """Take messages that wait to be received. This is no checkpoint."""
+        """Take the waiting messages.
+
+        It cannot be cancelled, and blocks only to close the source after ``stop_after`` messages.
+        """
 
     @property
     @abstractmethod

@@ -102,12 +102,13 @@ class MessageSource(ABC):
     async def take_waiting(
         self, most: int, follows: Callable[[JetStreamMsg], bool | None] | None = None
     ) -> list[JetStreamMsg]:
-        """Take messages that wait to be received, up to what only :meth:`receive` can handle.
+        """Take the waiting messages, up to the first item that only :meth:`receive` can handle.
 
-        This is no checkpoint, and cannot be cancelled.
+        Such as a status. It cannot be cancelled.
 
         :param most: the most messages to take.
-        :param follows: whether a message is the next one. Default: any message is.
+        :param follows: returns whether a message is the next one; the first that is not ends the
+            batch. Default: take any.
         """
         came: list[JetStreamMsg] = []
         if self._closed is not None:
@@ -125,7 +126,7 @@ class MessageSource(ABC):
                 break
             came.append(one)
         taken = len(self._sub._take(len(came) - kept))
-        # However many they are, they are followed by at most one yield.
+        # Yield at most once for all of them.
         self._sub._before_yield -= min(taken, self._sub._before_yield)
         return came
 

@@ -79,7 +79,7 @@ class PullOptions:
 
 
 NO_PULL_OPTIONS = PullOptions()
-"""The options of most calls."""
+"""The options of calls that pass none."""
 
 
 @dataclass(frozen=True, slots=True)

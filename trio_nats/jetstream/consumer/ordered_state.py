@@ -342,7 +342,10 @@ class OrderedState:
         return True
 
     def _decoded_sequences(self, msg: JetStreamMsg) -> tuple[int, int] | None:
-        """Return its sequence numbers: stream and consumer; ``None`` if from another consumer."""
+        """Return the sequence numbers in the stream and the consumer.
+
+        ``None`` if the message is from another consumer.
+        """
         try:
             metadata = msg.metadata
         except ValueError as error:

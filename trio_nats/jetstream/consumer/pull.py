@@ -315,7 +315,7 @@ class PullSubscription(MessageSource):
             if pull_options.pin is not None:
                 note_pin(msg.raw, pull_options)
             is_due = flow_control.taken(message_size(msg.raw) if flow_control.by_bytes else 0)
-        if is_due:
+        if is_due or (came and flow_control.wanted):  # Others may have counted on these messages.
             self.ask()
         if flow_control.left is not None:
             flow_control.left -= kept

@@ -148,7 +148,7 @@ class Batches:
 
     async def _receive(self, replies: Replies) -> Msg:
         try:
-            if replies._queue:  # A time limit takes longer than all else.
+            if replies._queue:  # Entering a cancel scope costs more than everything else.
                 return await replies.receive()
             with trio.move_on_after(self._seconds):
                 return await replies.receive()

@@ -128,11 +128,11 @@ class DirectAnswer:
     Stream, subject, sequence number and time are in headers that follow those of the message.
     """
 
-    __slots__ = ("_msg", "_own", "_told")
+    __slots__ = ("_msg", "_publisher_block", "_server_lines")
 
     def __init__(self, msg: Msg) -> None:
         self._msg = msg
-        self._told, self._own = split_block(msg.raw_headers or b"")
+        self._server_lines, self._publisher_block = split_block(msg.raw_headers or b"")
 
     @property
     def status(self) -> Status | None:
@@ -141,7 +141,7 @@ class DirectAnswer:
         An answer with the headers that the server adds is a message, whatever its status line says:
         a publisher may have written that.
         """
-        return None if _SEQUENCE in self._told else self._msg.status
+        return None if _SEQUENCE in self._server_lines else self._msg.status
 
     def stored(self) -> StoredMsg:
         """Return the message.
@@ -154,7 +154,7 @@ class DirectAnswer:
             if status.code == 404:
                 raise MessageNotFoundError(404, ErrorCode.MESSAGE_NOT_FOUND, "no message found")
             raise JetStreamAPIError(status.code, 0, status.description or "direct get failed")
-        told = self._told
+        told = self._server_lines
         try:
             return StoredMsg(
                 stream=told[_STREAM],
@@ -162,14 +162,14 @@ class DirectAnswer:
                 seq=int(told[_SEQUENCE]),
                 timestamp=_time(told[_TIME]),
                 data=self._msg.data,
-                headers=decode_headers(self._own)[0],
+                headers=decode_headers(self._publisher_block)[0],
             )
         except (KeyError, ValueError, OverflowError) as error:
             raise JetStreamError(f"malformed answer to a direct get: {error!r}") from error
 
     def number(self, name: str) -> int | None:
         """Return a number from a header line of the server, or ``None``."""
-        text = self._told.get(name, "")
+        text = self._server_lines.get(name, "")
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
 
     @property
