@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from tests.support.timeouts import HANG_TIMEOUT
-from trio_nats import Connection, Msg, open_nats
+from trio_nats import Connection, Msg, RequestTimeoutError, open_nats
 from trio_nats.jetstream import (
     JetStream,
     JetStreamAPIError,
@@ -78,14 +78,17 @@ NO_SUITABLE_PEERS = 10005
 
 
 async def retried_placement(create: Callable[[], Awaitable[T]]) -> T:
-    """Create something with replicas in a cluster that has just been started; return it.
+    """Create something in a cluster that has just been started; return it.
 
     Servers before 2.12 take up to a second to learn what the others have room for. On a busy
-    machine, later ones may take each other for offline in the beginning.
+    machine, later ones may take each other for offline in the beginning, and a request is not
+    answered if another server becomes the leader in between. Creating the same again is harmless.
     """
     while True:
         try:
             return await create()
+        except RequestTimeoutError:
+            continue
         except JetStreamAPIError as failure:
             if failure.err_code != NO_SUITABLE_PEERS:
                 raise

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled
+from tests.jetstream.helpers import HANG_TIMEOUT, MEMORY, connected, filled, retried_placement
 from tests.jetstream.scripted_server import QUICK
 from tests.support.checkpoints import Operation, cancel_at_each_checkpoint
 from tests.support.leaks import all_tasks, no_leaks
@@ -118,7 +118,9 @@ async def test_receiving_continues_after_a_move() -> None:
         connected(cluster[0], reconnect=QUICK) as (js, nc),
     ):
         await cluster.wait_until_ready()
-        stream = await js.create_stream("S", subjects=["s"], storage=MEMORY)
+        stream = await retried_placement(
+            lambda: js.create_stream("S", subjects=["s"], storage=MEMORY)
+        )
         consumer = await stream.create_consumer("c", ack_wait=60)
         came: set[bytes] = set()
         async with consumer.consume(max_messages=5) as messages:
