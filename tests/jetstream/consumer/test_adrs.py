@@ -39,8 +39,8 @@ TOKENS = "S.C.3.1017.42.1700000000123456789.7"
         (f"$JS.ACK.{TOKENS}", None),
         (f"$JS.ACK._.Xa1bcD.{TOKENS}", None),
         (f"$JS.ACK.hub.Xa1bcD.{TOKENS}", "hub"),
-        (f"$JS.ACK.hub.Xa1bcD.{TOKENS}.r4nd0m", "hub"),
-        (f"$JS.ACK._.Xa1bcD.{TOKENS}.r4nd0m.more.to.come", None),
+        (f"$JS.ACK.hub.Xa1bcD.{TOKENS}.k7Qzx2", "hub"),
+        (f"$JS.ACK._.Xa1bcD.{TOKENS}.k7Qzx2.more.to.come", None),
     ],
 )
 async def test_adr_15_reply_subjects(reply: str, domain: str | None) -> None:
